@@ -73,11 +73,11 @@ class Canaries(Queries):
         return await self._write(work)
 
     async def running(self) -> Trial | None:
-        """Return the trial that has not ended, None without one."""
+        """Return the trial that has not ended, or None if there is none."""
         return await self._read(running_trial)
 
     async def latest(self, model: str) -> Trial | None:
-        """Return the latest trial of a model, None without one."""
+        """Return the latest trial of a model, or None if there is none."""
         row = await self._first(f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
         return None if row is None else _trial(row)
 
@@ -113,7 +113,7 @@ class Canaries(Queries):
 
 
 def running_trial(database: Database) -> Trial | None:
-    """Return the trial that has not ended, None without one."""
+    """Return the trial that has not ended, or None if there is none."""
     row = first(database, f"{_SELECT} WHERE ended IS NULL")
     return None if row is None else _trial(row)
 

@@ -63,7 +63,7 @@ class Corrections(Queries):
         return _demonstration(row)
 
     async def for_message(self, chat: int, message: int) -> Correction | None:
-        """Return the correction that a message makes or that a message of the bot is about, None without one."""
+        """Return the correction that a message makes or that a message of the bot is about, or None."""
         row = await self._first(
             f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
             " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",

@@ -65,7 +65,7 @@ class Duels(Queries):
         return await self._write(work)
 
     async def open(self, exchange: int) -> Duel | None:
-        """Return the duel of a standing answer whose choice is open, None without one."""
+        """Return the duel of a standing answer whose choice is open, or None if there is none."""
 
         def work(database: Database) -> Duel | None:
             row = first(database, "SELECT id FROM duels WHERE exchange = ? AND better IS NULL", [exchange])

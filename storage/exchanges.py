@@ -69,7 +69,7 @@ class Exchanges(Queries):
         return None if row is None else exchange_of(row)
 
     async def for_question(self, chat: int, question: int) -> Exchange | None:
-        """Return the newest exchange that answers a person's message, None without one."""
+        """Return the newest exchange that answers a person's message, or None if there is none."""
         return await self._replied(chat, "question", question)
 
     async def for_message(self, chat: int, message: int) -> Exchange | None:

@@ -152,7 +152,7 @@ class Inbox(Queries):
 
 
 def refuse_closed(database: Database, update: int | None) -> None:
-    """Raise `UnknownRecord` if an update is finished: its sender's data were erased. None is no update."""
+    """Raise `UnknownRecord` if the update is finished because its sender's data were erased. None is no update."""
     if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
         raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")
 

@@ -77,9 +77,9 @@ def content_hash(directory: Path) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of a model directory without reading its files.
+    """Return the manifest of a model directory without reading the model's files.
 
-    Raises `UnknownRecord` without a manifest, `Damaged` for an inconsistent one.
+    Raises `UnknownRecord` if there is no manifest, `Damaged` if it is inconsistent.
     """
     path = directory / MANIFEST
     try:

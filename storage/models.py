@@ -71,7 +71,7 @@ class Models(Queries):
         return await self._read(live_model)
 
     async def previous(self) -> Model | None:
-        """Return the model that a rollback leads to, None without one.
+        """Return the model that a rollback leads to, or None if there is none.
 
         That is the newest model that was live before the present one and can be promoted. After a rollback it is an
         earlier one again, never the one that was left.

@@ -38,7 +38,7 @@ class Promotions(Queries):
         return await self._write(work)
 
     async def request(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
-        """Ask the running bot to promote a model, with `back` as a rollback. Raises as `make` does."""
+        """Ask the running bot to promote a model, with `back` as a rollback. Raises what `make` raises."""
         now = self._now()
 
         def work(database: Database) -> Promotion:

@@ -79,12 +79,12 @@ class Runs(Queries):
         return [_run(row) for row in rows]
 
     async def active(self) -> Run | None:
-        """Return the run that has not ended, None without one."""
+        """Return the run that has not ended, or None if there is none."""
         row = await self._first(f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
         return None if row is None else _run(row)
 
     async def due(self) -> Run | None:
-        """Return the run that waits to be started, None without one."""
+        """Return the run that waits to be started, or None if there is none."""
         row = await self._first(f"{_SELECT} WHERE state = ?", [RunState.DUE])
         return None if row is None else _run(row)
 
@@ -173,7 +173,7 @@ class Runs(Queries):
         )
 
     async def last_verdict(self) -> tuple[Run, str] | None:
-        """Return the newest run that ended with a model, and the fingerprint of its inputs; None without one."""
+        """Return the newest run that ended with a model, and the fingerprint of its inputs, or None."""
 
         def work(database: Database) -> tuple[Run, str] | None:
             row = first(database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])

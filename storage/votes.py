@@ -100,7 +100,7 @@ class Votes(Queries):
         return row["ups"], row["downs"]
 
     async def latest(self, exchange: int, rater: int) -> int | None:
-        """Return the vote of `rater` on `exchange`, 1 or -1; None without one or after it was taken back."""
+        """Return the vote of `rater` on `exchange`, 1 or -1, or None if there is none or after it was taken back."""
         row = await self._first(
             "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
         )

@@ -47,11 +47,11 @@ class FileStore:
         self._numbers = itertools.count()
 
     def by_id(self, file_id: str) -> StoredFile | None:
-        """Return the file with this id, None without one."""
+        """Return the file with this id, or None if there is none."""
         return self._by_id.get(file_id)
 
     def by_path(self, path: str) -> StoredFile | None:
-        """Return the file at a path that getFile has given, None without one."""
+        """Return the file at a path that getFile has given, or None if there is none."""
         return self._by_path.get(path)
 
     def describe(self, file_id: str) -> Json:

@@ -76,7 +76,7 @@ class UpdateQueue:
         return batch
 
     async def poll(self, offset: int, limit: int, seconds: float) -> list[Json]:
-        """Carry out getUpdates. Raises `BotApiError` (409) beside a webhook, and when another poller takes over."""
+        """Carry out getUpdates. Raises `BotApiError` (409) while a webhook is set, or if another poller takes over."""
         if self.posted:
             raise api_error(
                 "can't use getUpdates method while webhook is active; use deleteWebhook to delete the webhook first",

@@ -29,7 +29,7 @@ def code_lines(source: str) -> int:
 
 
 def main() -> None:
-    """Print the lines of each package and their sum."""
+    """Print the number of lines of each package, and the total."""
     paths = sys.argv[1:] or PRODUCT
     files = subprocess.run(["git", "ls-files", *paths], capture_output=True, text=True, check=True).stdout.split()
     counted = Counter[str]()

@@ -26,7 +26,7 @@ class TrainingPaths:
         runs: The directories of runs.
         sources: The imported sources.
         answers: The models' answers to questions with known answers; None keeps none.
-        yield_file: The file by which an engine on the same GPU asks to go first; None without one.
+        yield_file: The file by which an engine on the same GPU asks to go first, or None if there is none.
     """
 
     base: Path

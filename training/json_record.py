@@ -31,7 +31,7 @@ class Record:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the record with values as JSON has them. Raises as `from_json`."""
+        """Return the record with values as JSON has them. Raises what `from_json` raises."""
         known = {each.name: each.default_factory for each in fields(cls)}  # type: ignore[arg-type]
         unknown = values.keys() - known.keys()
         if unknown:
@@ -50,5 +50,5 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a record from a file. Raises as `from_json`, and OSError."""
+        """Read a record from a file. Raises what `from_json` raises, and OSError."""
         return cls.from_json(path.read_text(encoding="utf-8"))

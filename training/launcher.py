@@ -80,7 +80,7 @@ class ChildTrainer:
 
     @property
     def last_progress(self) -> LastProgress | None:
-        """Of the running worker, None without one."""
+        """Of the running worker, or None if there is none."""
         if self._child is None:
             return None
         seconds = monotonic() - self._last_progress
@@ -89,7 +89,7 @@ class ChildTrainer:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running worker, None without one."""
+        """The process id of the running worker, or None if there is none."""
         return None if self._child is None else self._child.pid
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:

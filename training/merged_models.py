@@ -83,7 +83,7 @@ class MergedModels:
             await asyncio.to_thread(self._remove, model.id)
             raise TrainingError(
                 Reason(
-                    "{model} was merged again from its adapter and is not the model that was evaluated: the base "
+                    "{model}, merged again from its adapter, differs from the model that was evaluated: the base "
                     "model, the adapter or thumbtune has changed since. /retrain makes a new one",
                     model=model.id,
                 )
@@ -109,8 +109,8 @@ class MergedModels:
         if free < needed:
             raise TrainingError(
                 Reason(
-                    "{free} GB are free on the disk of {directory}, merging {model} again needs {needed} GB: free "
-                    "up space",
+                    "Only {free} GB are free on the disk of {directory}, but merging {model} again needs {needed} GB: "
+                    "free up space",
                     free=f"{free / 1e9:.1f}",
                     directory=str(self._models.directory),
                     model=model.id,

@@ -297,8 +297,8 @@ class Pipeline:
         if free < needed:
             raise TrainingError(
                 Reason(
-                    "{free} GB are free on the disk of {directory}, a run needs {needed} GB: remove old models, or "
-                    "lower training.min_free_gigabytes",
+                    "Only {free} GB are free on the disk of {directory}, but a run needs {needed} GB: remove old "
+                    "models, or lower training.min_free_gigabytes",
                     free=f"{free / 1e9:.1f}",
                     directory=str(self._models.directory),
                     needed=f"{needed / 1e9:.1f}",

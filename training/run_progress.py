@@ -36,7 +36,7 @@ class RunProgress:
         self._task: asyncio.Task[None] | None = None
 
     async def move(self, state: RunState, **changes: Any) -> Run:
-        """Move the run to another state, and report it. Raises as `Ledger.runs.move`."""
+        """Move the run to another state, and report it. Raises what `Ledger.runs.move` raises."""
         run = await self._ledger.runs.move(self._run, state, **changes)
         await self._report(run)
         return run

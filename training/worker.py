@@ -91,7 +91,7 @@ def too_little_memory(trouble: Reason) -> TrainingError:
     """Return the error of a training without enough memory, with the settings that need less."""
     return TrainingError(
         Reason(
-            "{trouble}: set training.while_training to pause, or in training.knobs method to qlora, optimizer to "
+            "{trouble}: set training.while_training to pause, or in training.knobs choose method qlora, optimizer "
             "paged_adamw_8bit, or a lower max_length or rank",
             trouble=trouble,
         )

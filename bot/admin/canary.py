@@ -82,11 +82,14 @@ class Trials:
         self._weighed: tuple[int, int] | None = None  # the trial and the newest vote when its evidence was weighed
 
     async def standing(self) -> Standing | None:
-        """Return how the running trial stands, None without one."""
+        """Return how the running trial stands, or None if there is none."""
         return await standing(self._ledger, self._trust)
 
     async def accept(self, candidate: Model, by: int | None = None) -> Model:
-        """Begin the trial of a candidate, or promote it where no canary can run. Raises as `ModelSwitch.promote`."""
+        """Begin the trial of a candidate, or promote it where no canary can run.
+
+        Raises what `ModelSwitch.promote` raises.
+        """
         if self._share and self.switch.can_try:
             return await self.switch.begin_trial(candidate.id, self._share)
         model = await self.switch.promote(candidate.id, by)
@@ -195,6 +198,9 @@ def _grounds(found: Standing, over: bool) -> Reason | None:
         points = f"{100 * found.evidence.detectable_harm:.0f}"
         return with_votes(
             found,
-            Reason("No harm was seen; these votes would have shown a drop of {points} points or more.", points=points),
+            Reason(
+                "No harm was seen; with this many votes a drop of {points} points or more would have been noticed.",
+                points=points,
+            ),
         )
     return None

@@ -38,7 +38,7 @@ class Standing:
 
 
 async def standing(ledger: Ledger, trust: Trust) -> Standing | None:
-    """Return how the running trial stands, None without one."""
+    """Return how the running trial stands, or None if there is none."""
     trial = await ledger.canaries.running()
     if trial is None:
         return None

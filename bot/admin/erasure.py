@@ -68,7 +68,7 @@ class Erasure:
         return cls(ledger, PictureStore(folder / "pictures"), folder / "runs", forget_session)
 
     async def belongings(self, user: int) -> PersonalDataSummary:
-        """What `forget` would delete."""
+        """Return a summary of what `forget` would delete."""
         return await self._ledger.personal_data.count(user)
 
     async def forget(self, user: int, *, during: int | None = None) -> PersonalDataSummary:

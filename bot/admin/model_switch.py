@@ -34,7 +34,7 @@ RESTING: Final = later(
     "The engine is paused while run {run} trains (training.while_training). Try again when the run has ended, or "
     "/cancel it."
 )
-HARMFUL: Final = later("{model} failed the checks for harm and never answers anyone: {reason}.")
+HARMFUL: Final = later("{model} failed the harm checks and will never answer anyone: {reason}.")
 GONE: Final = later("The files of {model} were deleted. /models lists the models you can switch to.")
 TRIED: Final = later("{model} is a canary at present: stop it or promote it first (/models).")
 CANNOT_GO_ON: Final = Reason("its trial could not go on after a restart")
@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 
 class ModelSwitch:
-    """Changes the live model. `away_for` is the run that has the engine's memory, None without one."""
+    """Changes the live model. `away_for` is the run that has the engine's memory, or None if there is none."""
 
     def __init__(
         self, ledger: Ledger, deployment: Deployment, merged: MergedModels, *, pause_while_training: bool
@@ -96,7 +96,10 @@ class ModelSwitch:
         confirmed: bool = False,
         why: str = "",
     ) -> Model:
-        """Go back to the model that was live before the present one. Raises as `promote`, and if there is none."""
+        """Go back to the model that was live before the present one.
+
+        Raises what `promote` raises, and if there is none.
+        """
         before = await model_before(self._ledger)
         return await self.promote(before, by, on_progress, confirmed=confirmed, back=True, why=why)
 
@@ -106,7 +109,7 @@ class ModelSwitch:
         return self._deployment.can_try
 
     async def begin_trial(self, model: str, share: float) -> Model:
-        """Let a candidate answer a share of the conversations, and record it. Raises as `promote`."""
+        """Let a candidate answer a share of the conversations, and record it. Raises what `promote` raises."""
         async with self._change():
             if trial := await self._ledger.canaries.running():
                 raise AdminRefusal(Reason(TRIED, model=trial.model))
@@ -120,7 +123,10 @@ class ModelSwitch:
             return await self._ledger.models.get(model)
 
     async def end_trial(self, trial: Trial, verdict: Verdict, reason: str) -> Model:
-        """End a trial: its conversations go to the live model. Raises as `Canaries.end`; then the canary stays."""
+        """End a trial: its conversations go to the live model.
+
+        Raises what `Canaries.end` raises; then the canary stays.
+        """
         async with self._changing:
             await self._deployment.stop_canary()
             try:
@@ -167,7 +173,7 @@ class ModelSwitch:
     async def drain(self, node: str) -> None:
         """Take a node out of service, also during a change of model, which may be waiting for it.
 
-        Raises as `Deployment.drain`.
+        Raises what `Deployment.drain` raises.
         """
         await self._deployment.drain(node)
 
@@ -193,7 +199,7 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        """One change of model at a time. Raises AdminRefusal while a run has the engine's memory."""
+        """Hold the lock of model changes. Raises AdminRefusal while a run uses the engine's memory."""
         # asyncio.Lock is fair: a change that passed this check before a run asked for the lock gets it before the run.
         if self.away_for is not None:
             raise AdminRefusal(Reason(RESTING, run=self.away_for))

@@ -194,7 +194,7 @@ class Notifications:
         return True
 
     async def alert(self, key: str, sentence: str, **values: object) -> bool:
-        """Send a sentence of the catalogues about a problem, at most once an hour for the same `key`.
+        """Notify the admins of a problem with a translatable message, at most once an hour for the same `key`.
 
         Returns whether it is sent, which may happen after this returns.
         """
@@ -359,7 +359,7 @@ def numbers(report: str, say: Say) -> list[str]:
         *(
             [
                 say(
-                    "Judged by {answers} rated answers: it follows the votes in {agreement} of comparisons.",
+                    "Judged on {answers} rated answers: it agrees with the votes in {agreement} of comparisons.",
                     answers=it.taste.answers,
                     agreement=interval(it.taste.agreement, it.taste.low, it.taste.high),
                 )

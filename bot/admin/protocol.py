@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the command line starts without the engine's client and aio
     from training.pipeline import RunPlan
 
 LAST_NODE: Final = later(
-    "No other replica could answer for {node}, so it stays in service. First put another one back (/undrain) or "
+    "No other replica could take over from {node}, so it stays in service. First put another one back (/undrain) or "
     "repair it; /status shows them all."
 )
 REJECTED: Final = later("{model} didn't go live: {reason}. Use it anyway?")
@@ -60,7 +60,7 @@ class Overview(Protocol):
 
     @property
     def canary(self) -> Standing | None:
-        """How the running trial of a canary stands, None without one."""
+        """How the running trial of a canary stands, or None if there is none."""
 
     @property
     def runs(self) -> Sequence[Run]:
@@ -84,7 +84,7 @@ class Overview(Protocol):
 
     @property
     def last_progress(self) -> LastProgress | None:
-        """The last progress of the running worker, None without one."""
+        """The last progress of the running worker, or None if there is none."""
 
 
 class AdminActions(Protocol):
@@ -136,7 +136,7 @@ class AdminActions(Protocol):
         ...
 
     async def standing(self) -> Standing | None:
-        """Return how the running trial of a canary stands, None without one."""
+        """Return how the running trial of a canary stands, or None if there is none."""
         ...
 
     async def approve(self, model: str, by: int) -> Model:

@@ -133,7 +133,7 @@ class AdminService:
         return run
 
     async def plan(self) -> RunPlan:
-        """Return what a run would be now. Raises as `retrain` does, except for an active run."""
+        """Return what a run would be now. Raises what `retrain` raises, except for an active run."""
         if missing := self._trainer_missing():
             raise AdminRefusal(missing)
         return await self._pipeline.plan()
@@ -154,25 +154,25 @@ class AdminService:
     async def promote(
         self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Make a model live. Raises as `ModelSwitch.promote`."""
+        """Make a model live. Raises what `ModelSwitch.promote` raises."""
         return await self._changeover.promote(model, by, on_progress, confirmed=confirmed)
 
     async def rollback(
         self, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Make the previous model live. Raises as `ModelSwitch.rollback`."""
+        """Make the previous model live. Raises what `ModelSwitch.rollback` raises."""
         return await self._changeover.rollback(by, on_progress, confirmed=confirmed)
 
     async def standing(self) -> Standing | None:
-        """Return how the running trial stands, None without one."""
+        """Return how the running trial stands, or None if there is none."""
         return await self._trials.standing()
 
     async def approve(self, model: str, by: int) -> Model:
-        """Let a candidate that waits for approval answer. Raises as `Trials.approved`."""
+        """Let a candidate that waits for approval answer. Raises what `Trials.approved` raises."""
         return await self._trials.approved(model, by)
 
     async def stop_canary(self, model: str, by: int) -> Model:
-        """End the trial of a canary. Raises as `Trials.stop`."""
+        """End the trial of a canary. Raises what `Trials.stop` raises."""
         return await self._trials.stop(model, by)
 
     def nodes(self) -> Sequence[NodeStatus]:
@@ -180,12 +180,12 @@ class AdminService:
         return self._vitals.nodes()
 
     async def drain(self, node: str, by: int) -> None:
-        """Take a node out of service. Raises as `Deployment.drain`."""
+        """Take a node out of service. Raises what `Deployment.drain` raises."""
         log.info("node is taken out of service", node=node, by=by)
         await self._changeover.drain(node)
 
     async def undrain(self, node: str, by: int) -> NodeStatus:
-        """Take a node back into service; return its status. Raises as `ModelSwitch.undrain`."""
+        """Take a node back into service; return its status. Raises what `ModelSwitch.undrain` raises."""
         log.info("node is taken back into service", node=node, by=by)
         await self._changeover.undrain(node)
         return next(each for each in self.nodes() if each.name == node)

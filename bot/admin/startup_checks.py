@@ -43,7 +43,7 @@ STUCK: Final = later(
     "yet. I'll keep trying. {reason}"
 )
 LEDGER_DAMAGED: Final = later(
-    "The ledger is damaged. Stop me, restore the latest backup (thumbtune backup) and start me again. {faults}"
+    "The ledger is damaged. Stop me, restore the latest backup that thumbtune backup made, and start me again. {faults}"
 )
 
 FILES_GONE: Final = Reason("its files are missing")

@@ -51,7 +51,7 @@ class Conversation:
         return next((each for each in reversed(exchanges) if each.asker == question.asker), None)
 
     async def open_duel(self, exchange: Exchange) -> Duel | None:
-        """Return the duel of an answer whose choice is open, None without one."""
+        """Return the duel of an answer whose choice is open, or None if there is none."""
         return await self._ledger.duels.open(exchange.id)
 
     async def restart(self, question: Question) -> None:
@@ -88,7 +88,7 @@ class Conversation:
             return await self._compared(session, question, prompt, answering)
 
     async def answer_now(self, exchange: Exchange) -> str:
-        """Return what the live model answers to an earlier question. Nothing is recorded. Raises as `ask`."""
+        """Return what the live model answers to an earlier question. Nothing is recorded. Raises what `ask` raises."""
         question = Question(
             update=exchange.update,
             chat=exchange.chat,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class Refused(Exception):
-    """The bot does not answer this question; the person can change that.
+    """The bot refuses to answer, for a reason that the person can fix.
 
     Attributes:
-        sentence: What to do about it, a sentence of the catalogues.
-        values: What fills the sentence's placeholders.
+        sentence: A translatable message that says what to do.
+        values: The values for its placeholders.
     """
 
     def __init__(self, sentence: str, **values: object) -> None:

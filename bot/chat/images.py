@@ -97,7 +97,7 @@ class PictureReceiver:
         self._decoding = FairSemaphore(DECODERS, 1)
 
     async def receive_all(self, files: Sequence[PictureFile], sender: int, update: int) -> tuple[Picture, ...]:
-        """Receive pictures concurrently; the first that fails cancels the others. Raises as `receive` does."""
+        """Receive pictures concurrently; the first that fails cancels the others. Raises what `receive` raises."""
         tasks = [asyncio.create_task(self.receive(file, sender, update)) for file in files]
         try:
             return tuple([await task for task in tasks])

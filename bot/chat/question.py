@@ -60,7 +60,7 @@ class Question:
 
 
 def picture_in(message: Message | ExternalReplyInfo) -> PictureFile | None:
-    """Return a message's picture, a photo in its largest size; None without one. Moving stickers are no pictures."""
+    """Return a message's picture, a photo in its largest size, or None. Moving stickers are no pictures."""
     if message.photo:
         return max(message.photo, key=lambda size: size.width * size.height)
     if message.sticker:

@@ -87,7 +87,7 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
     say = request.say
     spared = await request.services.ledger.broadcasts.cancel(callback_data.update)
     if spared:
-        await acknowledge(query, say("Stopped. Not sent to: {people}.", people=spared))
+        await acknowledge(query, say("Stopped. People it was not sent to: {people}.", people=spared))
     else:
         await acknowledge(query, say("It has already been sent to everyone."))
 

@@ -143,7 +143,7 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
         await acknowledge(query, say("I can't find that answer any more."))
         return
     if not await decide(correction, request, teach=teach):
-        await acknowledge(query, say("Only another person or an admin can do that."))
+        await acknowledge(query, say("Someone else or an admin has to decide that."))
         return
     await acknowledge(query, say("Thanks! I'll learn this.") if teach else say("OK, I won't learn this."))
     assert message is not None

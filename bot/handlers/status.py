@@ -44,7 +44,7 @@ async def show(message: Message, command: CommandObject, request: Request) -> No
         overview = await admin.overview()
         lines = describe(overview, say)
         if not any(RUN_TRANSITIONS[run.state] for run in overview.runs) and (same := await admin.unchanged_since()):
-            lines.append(say("Nothing new since run {run}: no run begins by itself.", run=same.id))
+            lines.append(say("Nothing new since run {run}, so no scheduled run will start.", run=same.id))
         text = "\n".join(lines)
     except REFUSALS as refusal:
         text = refused(refusal, say)

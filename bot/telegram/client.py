@@ -119,7 +119,7 @@ class ButtonEdit(EditMessageReplyMarkup):
 
 
 class Typing(SendChatAction):
-    """The "typing" status. It never waits and has its own small budget; False if it was dropped."""
+    """The "typing" status. It is never delayed, and has a small rate limit of its own; False if it was dropped."""
 
 
 _PRIORITIES: Final = {Notice: Priority.NOTICE, ButtonEdit: Priority.BUTTONS, PartialEdit: Priority.PARTIAL}

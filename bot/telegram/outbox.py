@@ -44,7 +44,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a reply goes. `topic` is a forum topic; `question` is the answered message, which groups quote."""
+    """Where a reply goes. `topic` is a forum topic; `question` is the message being answered, quoted in groups."""
 
     chat: int
     topic: int | None = None

@@ -11,7 +11,7 @@ from bot.config import ConfigError
 
 @contextmanager
 def listening(host: str, port: int, cure: str) -> Iterator[None]:
-    """Turn the refusal of a port inside into a ConfigError that tells the cure."""
+    """Turn an error from listening on the port into a ConfigError that says how to fix it."""
     try:
         yield
     except OSError as error:

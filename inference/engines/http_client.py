@@ -158,7 +158,7 @@ class HttpEngine:
         )
 
     async def probe(self, picture: Picture, token_timeout: float) -> Answer:
-        """Return a short answer about `picture`, which proves that the engine is ready. Raises as `answer` does.
+        """Return a short answer about `picture`, which proves that the engine is ready. Raises what `answer` raises.
 
         Args:
             picture: Any picture.

@@ -42,7 +42,7 @@ class InternLM2Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
     ) -> Tensor:
-        """Attend over `cache` and [B, N, width]; append the new keys and values to `cache`."""
+        """Attend over `cache` and `x`, [B, N, width]; append the new keys and values to `cache`."""
         parts = self.wqkv(x).unflatten(-1, (self.kv_heads, self.groups + 2, self.size))
         q = parts[..., : self.groups, :].flatten(2, 3).transpose(1, 2)
         k, v = parts[..., -2, :].transpose(1, 2), parts[..., -1, :].transpose(1, 2)
@@ -171,7 +171,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
 
 
 def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, checkpointing: bool) -> Cache | None:
-    """Return the cache to extend, None with checkpointing, which would append a recomputed layer's keys twice."""
+    """Return the cache to extend, if any; None with checkpointing: recomputing a layer would append its keys twice."""
     if checkpointing:
         return None
     if given is None:

@@ -36,7 +36,7 @@ Switch = Callable[[Launch, Launch], Awaitable[None]]
 class BlueGreen:
     """The engine of the live model and, during a swap or a trial, that of the next one.
 
-    `canary` is the model that is tried beside the live one, None without one. `launch` describes the first engine; each
+    `canary` is the model that is tried beside the live one, or None. `launch` describes the first engine; each
     of the two slots has its own log file beside `launch.log`. `changed` is called after every change. `switch` makes an
     external server load another model. `resting` is True between `rest` and `wake`; with `cold` the old engine must end
     before the new one starts.
@@ -127,7 +127,7 @@ class BlueGreen:
     async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
         """Start `model_id`, `welcome` it and make it live. Return False if it already is.
 
-        The canary takes over if it is that model and answers, and ends otherwise. Returns when the old process is gone.
+        A canary that serves this model takes over; another one ends. Returns when the old process has ended.
         Raises EngineUnavailable if the new engine does not start; the live model is untouched then or, if the old
         engine had to end first (`cold`), started again.
         """

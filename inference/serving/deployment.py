@@ -128,7 +128,7 @@ class Deployment:
 
         A chat's questions are answered in order. The model is the one that the prompt names, else the live one or the
         canary, by the conversation. Closing the iterator at any moment releases the slot and aborts the
-        engine's work; the slot is held until the answer has been read. Raises as `HttpEngine.answer`, but
+        engine's work; the slot is held until the answer has been read. Raises what `HttpEngine.answer` raises, but
         EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
         """
         last: Delta | None = None
@@ -280,7 +280,7 @@ class Deployment:
         await self._rolling.undrain(node)
 
     def forget(self, chat: str) -> None:
-        """Drop the chat's prompts from the warm-up list. What an engine has cached is evicted in time.
+        """Drop the chat's prompts from the warm-up list. What an engine has cached is evicted eventually.
 
         Answers in flight and queued ones continue; their prompts are not kept either.
         """

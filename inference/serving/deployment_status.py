@@ -151,7 +151,7 @@ def status_of(
 
 
 def canary_status(nodes: Sequence[Node], route: CanaryRoute | None) -> CanaryStatus | None:
-    """Return the status of the canary, None without one."""
+    """Return the status of the canary, or None if there is none."""
     found = _canaries(nodes)
     if route is None or not found:
         return None

@@ -99,7 +99,10 @@ class Worker:
         self.ready_since = monotonic()
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Stream one answer to the part of the prompt that fits the context window. Raises as `HttpEngine.answer`."""
+        """Stream one answer to the part of the prompt that fits the context window.
+
+        Raises what `HttpEngine.answer` raises.
+        """
         held = await self._held(prompt)
         async with aclosing(self._client.answer(held)) as stream:
             async for delta in stream:

@@ -48,9 +48,9 @@ class CanaryRoute:
 
 
 class Router:
-    """Routes chats to `nodes`. A chat waits at most `wait_timeout` seconds while none is open.
+    """Routes chats to `nodes`. If none is open, a chat waits for up to `wait_timeout` seconds.
 
-    `canary` is the route of the canary, None without one.
+    `canary` is the route of the canary, or None if there is none.
     """
 
     def __init__(self, nodes: Sequence[Node], wait_timeout: float) -> None:

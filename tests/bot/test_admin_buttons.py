@@ -25,7 +25,7 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
             "Corrections: 9 (20 %).",
             "Left out of 72 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 beyond one "
             "person's share.",
-            "Votes of new people count once training.rater_age has passed; waiting: 2.",
+            "Votes from new people don't count until training.rater_age has passed; people waiting: 2.",
             "Method: qlora, each answer learned 6 times.",
             "Other sources: food.",
         ]
@@ -76,7 +76,7 @@ async def test_without_news_retrain_asks(stage: Stage) -> None:
         assert "Run 3 is starting" in (await root.answer(rated=False))["text"]
         assert ("retrain", ADMIN) in admin.asked
         status = (await final_reply(root, "/status"))["text"]
-        assert "Nothing new since run 2: no run begins by itself." in status.splitlines()
+        assert "Nothing new since run 2, so no scheduled run will start." in status.splitlines()
 
 
 async def test_models_are_changed_by_buttons(stage: Stage) -> None:

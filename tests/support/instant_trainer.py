@@ -19,7 +19,8 @@ from training.gate.report import Decision, Report, Taste
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
 
 WORSE = Reason(
-    "no difference was found between the answers that people like and others, over {answers} rated answers", answers=45
+    "no difference was found between the answers that people liked and the others, in {answers} rated answers",
+    answers=45,
 )
 
 

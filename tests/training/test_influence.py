@@ -116,5 +116,7 @@ def test_too_few_people_are_an_error_with_the_next_step() -> None:
         TooFewPairs, match=r"^Too few people: .* from 1, 2 needed.*min_raters = 1 for a bot of your own\.$"
     ):
         select(rows, min_raters=2)
-    with pytest.raises(TooFewPairs, match=r"Votes of new people count once training.rater_age has passed; waiting: 3$"):
+    with pytest.raises(
+        TooFewPairs, match=r"Votes from new people don't count until training.rater_age has passed; people waiting: 3$"
+    ):
         select_pairs(rows, {}, settings(min_raters=2), newcomers=3)

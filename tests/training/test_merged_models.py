@@ -126,7 +126,7 @@ async def test_another_model_than_the_evaluated_one_is_not_restored(shelf: Shelf
     name = await shelf.add(ModelState.REJECTED)
     await shelf.merged.prune()
     save_file({WEIGHT: _bias()}, shelf.places.runs / "1" / ADAPTER / WHOLE)
-    with pytest.raises(TrainingError, match=r"not the model that was evaluated.*/retrain"):
+    with pytest.raises(TrainingError, match=r"differs from the model that was evaluated.*/retrain"):
         await shelf.merged.restore(await shelf.ledger.models.get(name))
     assert list(shelf.store.directory.iterdir()) == []
     shutil.rmtree(shelf.places.runs / "1" / ADAPTER)

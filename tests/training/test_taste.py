@@ -77,7 +77,7 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
         (
             Taste(answers=90, p_value=0.4, high=0.58),
             Decision.REJECTED,
-            "no difference was found between the answers that people like and others, over 90 rated answers",
+            "no difference was found between the answers that people liked and the others, in 90 rated answers",
         ),
         (
             Taste(answers=45, p_value=0.001, shown=60, liked_of_shown=58),

@@ -29,8 +29,8 @@ _EXCHANGE_TOKENS: Final = 4
 def seen_prompt(rated: RatedExchange) -> Prompt:
     """Return the prompt of the exchange, found by its recorded hash.
 
-    If no cut of the conversation matches, because turns of another user have been erased, return the conversation from
-    its newest picture on: the model may not have seen the turns before with it.
+    If no part of the conversation matches, because another user's turns have been erased, return the conversation from
+    its newest picture onwards: the model may not have seen that picture with the turns before.
     """
     return rebuilt_prompt(rated) or _conversation(rated.exchange, _since_newest_picture(rated))
 
@@ -64,7 +64,7 @@ def _hash(prompt: Prompt, names: Names) -> str:
 
 
 def _find_by_hash(rated: RatedExchange, names: Names) -> Prompt | None:
-    """Return the cut of the conversation with the recorded hash, None without one.
+    """Return the cut of the conversation with the recorded hash, or None if there is none.
 
     The newest exchanges are tried first, then more: a hash reads the whole prompt, so trying all cuts of a conversation
     for all its answers takes cubic time, which is minutes for 400 questions about pictures.

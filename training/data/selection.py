@@ -78,7 +78,8 @@ class Counts:
         if not self.newcomers:
             return None
         return Reason(
-            "Votes of new people count once training.rater_age has passed; waiting: {people}", people=self.newcomers
+            "Votes from new people don't count until training.rater_age has passed; people waiting: {people}",
+            people=self.newcomers,
         )
 
     @property

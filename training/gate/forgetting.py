@@ -80,7 +80,7 @@ def _broken(asked: Asked) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Examinations:
-    """What candidates are examined in: facts, and firmness in the face of leading questions."""
+    """The two examinations of a candidate: factual knowledge, and resistance to leading questions."""
 
     facts: Examination
     leading: Examination

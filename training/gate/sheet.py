@@ -76,7 +76,7 @@ class Sheet:
         title: The title, in `language`.
         columns: The titles of the columns, in `language`.
         rows: The rows.
-        decision: The verdict; None without one.
+        decision: The verdict, or None if there is none.
         verdict: The reason of the verdict, in `language`.
         facts: Names and values, in `language`.
         plots: PNG files, each with what it shows.

@@ -26,7 +26,7 @@ CHINESE: Final = {
     "nearly all answers are liked ({liked} of {shown}), which says nothing about what people prefer": (
         "几乎所有回答都获得好评（{shown} 条中有 {liked} 条），看不出大家更喜欢什么"
     ),
-    "no difference was found between the answers that people like and others, over {answers} rated answers": (
+    "no difference was found between the answers that people liked and the others, in {answers} rated answers": (
         "在 {answers} 条已评分回答中，没有发现大家喜欢的回答与其他回答有什么不同"
     ),
     "{answers} rated answers are too few to tell": ("{answers} 条已评分回答还不足以判断"),

@@ -223,7 +223,7 @@ def judge(taste: Taste) -> tuple[Decision, Reason | None]:
         return Decision.ACCEPTED, None
     if taste.high < SLIGHT:
         return Decision.REJECTED, Reason(
-            "no difference was found between the answers that people like and others, over {answers} rated answers",
+            "no difference was found between the answers that people liked and the others, in {answers} rated answers",
             answers=taste.answers,
         )
     few = Reason("{answers} rated answers are too few to tell", answers=taste.answers)

@@ -56,7 +56,7 @@ def has_adapter(job: Job) -> bool:
 
 
 def latest_checkpoint(job: Job) -> Path | None:
-    """Return the newest checkpoint of this training in the job's `work` folder, None without one."""
+    """Return the newest checkpoint of this training in the job's `work` folder, or None if there is none."""
     return _newest(Path(job.work) / STATE, fingerprint(job))
 
 

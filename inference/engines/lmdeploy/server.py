@@ -45,7 +45,7 @@ _log = logging.getLogger("thumbtune.lmdeploy")
 
 
 def engine_config(options: argparse.Namespace) -> tuple[TurbomindEngineConfig, int]:
-    """Return TurboMind's configuration and the number of KV blocks, by the card where the settings leave them open.
+    """Return TurboMind's configuration and the number of KV blocks; what the settings leave open follows from the GPU.
 
     Raises:
         NoRoom: The card is too small for the settings.
