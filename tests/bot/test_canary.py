@@ -263,6 +263,30 @@ async def test_a_failed_candidate_answers_no_one(place: WholeBot, cue: str) -> N
             assert await ledger.canaries.latest("run-1") is None
 
 
+async def test_a_model_that_does_harm_answers_no_one(place: WholeBot) -> None:
+    """Not even if an admin wants it to; one that votes leave undecided may be promoted once that is confirmed."""
+    async with place.running(**TRIED):
+        admin = await taught(place)
+        place.cue("harmful")
+        await admin.command("/retrain")
+        await place.says(ADMIN, lambda said: "Its model run-1 is rejected" in words(said))
+        await admin.command("/promote run-1")
+        refused = await place.says(ADMIN, lambda said: "run-1 failed the harm checks" in words(said))
+        assert "will never answer anyone: 40 of its answers are empty" in words(refused)
+        place.cue("few")
+        await admin.toast(await admin.taps(UP, await admin.asks(photo=picture(50))))
+        await admin.command("/retrain")
+        told = await place.says(ADMIN, lambda said: "Its model run-2 is undecided" in words(said))
+        assert "12 rated answers are too few to tell" in words(told)
+        assert "/promote run-2 uses the new one all the same." in words(told)
+        assert set(await answering(admin, range(100, 104))) == {BASE}
+        await admin.command("/promote run-2")
+        asked = await place.says(ADMIN, lambda said: "run-2 didn't go live: 12 rated answers" in words(said))
+        await admin.taps("Switch to run-2", asked)
+        await place.says(ADMIN, lambda said: words(said) == "run-2 answers from now on.")
+        assert await state(place, "run-2") is ModelState.LIVE
+
+
 async def test_a_canary_whose_engine_fails_is_rolled_back(place: WholeBot) -> None:
     """The live model answers what the canary breaks off, and all conversations afterwards."""
     async with place.running(**TRIED, inference={"restart_limit": 1}):

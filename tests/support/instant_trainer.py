@@ -1,9 +1,10 @@
 """A stand-in for the interpreter of the training workers that writes their output files at once, without a model.
 
 Run as `instant_trainer.py -m training.STEP JOB.json`. A file `cue` beside the runs' directories selects the outcome:
-`good` (as without one), `worse` (the evaluation rejects the candidate), `silent` (the candidate's engine does not
-start), `frail` (it starts once only), `bad` (the training ends with a reason), `hang` (progress, then nothing more).
-Candidates are served by tests/support/fake_engine.py.
+`good` (as without one), `worse` (the evaluation rejects the candidate), `harmful` (since it has forgotten much), `few`
+(the votes decide nothing), `silent` (the candidate's engine does not start), `frail` (it starts once only), `bad` (the
+training ends with a reason), `hang` (progress, then nothing more). Candidates are served by
+tests/support/fake_engine.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ WORSE = Reason(
     "no difference was found between the answers that people liked and the others, in {answers} rated answers",
     answers=45,
 )
+
+
+FORGETFUL = Reason("{number} of its answers are empty or repeat themselves", number=40)
+FEW = Reason("{answers} rated answers are too few to tell", answers=12)
 
 
 def finetune(job: Job, cue: str) -> Outcome:
@@ -50,9 +55,22 @@ def merge(job: MergeJob, cue: str) -> Outcome:
 
 def evaluate(job: EvaluationJob, cue: str) -> Outcome:
     """Write a verdict."""
-    decision, reason = (Decision.REJECTED, WORSE) if cue == "worse" else (Decision.ACCEPTED, "")
+    decision, reason = {
+        "worse": (Decision.REJECTED, WORSE),
+        "harmful": (Decision.REJECTED, FORGETFUL),
+        "few": (Decision.UNDECIDED, FEW),
+    }.get(cue, (Decision.ACCEPTED, ""))
     taste = Taste(answers=45, liked=20, raters=3, agreement=0.75, low=0.65, high=0.85, p_value=0.001, alpha=0.03)
-    report = Report(decision, reason, taste=taste, questions=150, live_correct=0.9, correct=0.9, effort=job.effort)
+    report = Report(
+        decision,
+        reason,
+        harmful=cue == "harmful",
+        taste=taste,
+        questions=150,
+        live_correct=0.9,
+        correct=0.9,
+        effort=job.effort,
+    )
     report.write(Path(job.work) / "report.json")
     return Outcome(ok=True)
 

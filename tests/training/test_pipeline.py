@@ -254,13 +254,19 @@ async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
     await room.pipeline(regression=folder, max_loss_points=80).plan()
 
 
-async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:
-    """A rejected candidate is published and recorded; the run is done."""
-    room.trainer.report = Report(Decision.REJECTED, reason="it forgot the colours")
+@pytest.mark.parametrize(
+    ("decision", "state"),
+    [(Decision.REJECTED, ModelState.REJECTED), (Decision.UNDECIDED, ModelState.UNDECIDED)],
+)
+async def test_a_model_that_is_held_back_is_kept_with_its_reason(
+    room: Room, decision: Decision, state: ModelState
+) -> None:
+    """It is published and recorded; the run is done."""
+    room.trainer.report = Report(decision, reason="it forgot the colours")
     run, model = await room.run()
     assert run.state is RunState.DONE
     assert model is not None
-    assert (model.state, model.reason) == (ModelState.REJECTED, "it forgot the colours")
+    assert (model.state, model.reason) == (state, "it forgot the colours")
     assert verify(Path(model.directory)) == model.manifest_hash
 
 
