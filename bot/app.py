@@ -97,7 +97,7 @@ class Application:
         await self._stack.aclose()
 
     async def wait(self) -> None:
-        """Wait for ever, or raise an error of the update receiver that no retry can fix."""
+        """Wait for ever, or raise the update receiver's error if no retry can fix it."""
         if self._intake:
             await self._intake
         await asyncio.Event().wait()
@@ -239,7 +239,7 @@ class Application:
         self._at_end("watch", watch.stop)
         await operations.start()
         self._at_end("operations", operations.stop)
-        schedule.start()  # after an interrupted run is ended: a run that is due then can begin
+        schedule.start()  # after an interrupted run has been ended, so that a run that is due can begin
         self._at_end("schedule", schedule.stop)
         inspection = StartupChecks(ledger, changeover, notices.alert, live, unfit)
         inspection.start()
@@ -254,7 +254,7 @@ class Application:
         self._stack.push_async_callback(closed, step, close, seconds)
 
     async def _end_intake(self) -> None:
-        """Cancel the receiver; `wait` has raised its error, if any."""
+        """Cancel the receiver. If it failed, `wait` has already raised its error."""
         if self._intake:
             self._intake.cancel()
             await asyncio.wait((self._intake,))
@@ -277,7 +277,7 @@ async def run_bot(settings: Settings) -> None:
 
 
 async def until_stopped(application: Application) -> None:
-    """Return on SIGTERM or SIGINT, raise an error of the receiver; the process then ends within PROCESS_SECONDS."""
+    """Return on SIGTERM or SIGINT, or raise the receiver's error. The process then ends within PROCESS_SECONDS."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -294,15 +294,16 @@ async def until_stopped(application: Application) -> None:
 
 
 def share_the_interpreter() -> None:
-    """Shorten the interpreter's switch interval: threads for pictures and commits need the GIL from a busy event loop.
+    """Shorten the interpreter's switch interval, so that threads for pictures and commits get the GIL sooner.
 
-    A thread waits this long each time; with the default of 5 ms pictures queued (https://bugs.python.org/issue7946).
+    While the event loop is busy, a thread waits this long whenever it needs the GIL. With the default of 5 ms, pictures
+    queued (https://bugs.python.org/issue7946).
     """
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def configure_logging(path: Path | None = None) -> None:
-    """Log one line an event to standard error or to the file at `path`, including the libraries' logging."""
+    """Log one line per event, including the libraries' logging, to standard error or to the file at `path`."""
     stream = path.open("a", encoding="utf-8") if path else sys.stderr
     logging.basicConfig(stream=stream, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True)
     structlog.configure(

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
 
     @property
     def trust(self) -> Trust:
-        """Return whose votes and corrections the selection counts."""
+        """The rules about whose votes and corrections the selection counts."""
         return Trust(
             frozenset(self.limits.blocked),
             frozenset(self.telegram.admins),
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         )
 
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
-        """Return what the jobs of runs are made from; `yield_file` as in `TrainingPaths`."""
+        """Return the specifications that the jobs of runs are made from. `yield_file` is as in `TrainingPaths`."""
         folder = self.storage.dir.resolve()
         paths = TrainingPaths(
             base=self.inference.checkpoint().resolve(),
@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment override the file, whose content arrives as arguments."""
+        """Let the environment override the file, whose content is passed as arguments."""
         return env_settings, init_settings
 
 
@@ -174,7 +174,7 @@ def _misread(name: str, value: str) -> str:
 
 
 def _path_of(name: str) -> tuple[str, ...]:
-    """Return the path of the setting that an environment variable names, empty for other variables."""
+    """Return the path of the setting that an environment variable names, or an empty path for other variables."""
     return tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)) if name.upper().startswith(ENV_PREFIX) else ()
 
 
@@ -204,7 +204,7 @@ def _explain(error: Any) -> str:
 
 
 def _kind(location: tuple[str | int, ...]) -> Any:
-    """Return the annotation of the setting at a path, None for an unknown path."""
+    """Return the annotation of the setting at a path, or None if the path is unknown."""
     kind: Any = Settings
     for part in location:
         field = kind.model_fields.get(part) if _is_section(kind) else None

@@ -1,4 +1,4 @@
-"""Translate what people read, with gettext catalogues that Babel reads from .po files.
+"""Translate the texts that people read, with gettext catalogues that Babel reads from .po files.
 
 The English sentences in the source are the message ids. Every other language is a folder
 `bot/locales/<language>/LC_MESSAGES/thumbtune.po`, which is compiled in memory at the start.
@@ -26,7 +26,7 @@ SOURCE_LANGUAGE: Final = "en"
 
 
 def later(sentence: str) -> str:
-    """Mark a sentence for the catalogues; it is translated where it is sent."""
+    """Mark a message for translation and return it unchanged. It is translated when it is sent."""
     return sentence
 
 
@@ -38,9 +38,9 @@ class Say:
     catalogue: NullTranslations
 
     def __call__(self, sentence: str, /, **values: object) -> str:
-        """Return the sentence in this language, its `{places}` filled; an unknown sentence stays as it is.
+        """Return the message in this language with its `{placeholders}` filled. An unknown message stays as it is.
 
-        A `Reason` is translated with its values, as the sentence or as a value.
+        A `Reason` is translated together with its values, whether it is the message itself or one of the values.
         """
         if not sentence:
             return ""
@@ -48,7 +48,7 @@ class Say:
         return reason.translated(self.catalogue.gettext)
 
     def count(self, one: str, many: str, number: int, /, **values: object) -> str:
-        """Return the singular or plural sentence for `number`, which fills `{number}`."""
+        """Return the singular or plural message for `number`, which fills `{number}`."""
         return self.catalogue.ngettext(one, many, number).format(number=number, **values)
 
 
@@ -66,12 +66,12 @@ class Translator:
 
     @property
     def languages(self) -> dict[str, str]:
-        """Each language code with the language's own name, English first."""
+        """The language codes with each language's own name, English first."""
         codes = sorted(self._translations, key=lambda code: (code != SOURCE_LANGUAGE, code))
         return {code: (Locale.parse(code).get_display_name() or code).capitalize() for code in codes}
 
     def to(self, *tags: str | None) -> Say:
-        """Return the translation for the first known language tag, such as "zh-hans"; English if none is known."""
+        """Return the translation for the first known language tag, such as "zh-hans", or English if none is known."""
         for tag in tags:
             language = (tag or "").replace("_", "-").split("-")[0].lower()
             if language in self._translations:

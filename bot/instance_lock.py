@@ -1,6 +1,6 @@
-"""Allow one bot on a data folder: two would end each other's runs and answer in turns.
+"""Allow only one bot on a data folder: two would end each other's runs and take turns at answering.
 
-The kernel releases the file lock when the process ends in any way. Commands beside a running bot do not take it.
+The kernel releases the file lock however the process ends. Commands that run beside the bot do not take the lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bot.config import ConfigError
 FILE_NAME: Final = "bot.lock"
 
 _LOOK_SECONDS: Final = 1.0
-"""`at_work` of another process holds the lock for a moment."""
+"""How long to wait for the lock: `at_work` in another process holds it for a moment."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def at_work(folder: Path) -> bool:
-    """Return whether a bot runs on the folder; nothing is written."""
+    """Return whether a bot is running on the folder. Nothing is written."""
     if not (folder / FILE_NAME).exists():
         return False
     try:

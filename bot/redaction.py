@@ -13,7 +13,7 @@ from aiohttp import ClientResponseError, RedirectClientError
 from pydantic import ValidationError
 
 MAX_LISTED: Final = 5
-"""How many validation errors are listed; each alternative of a union has its own."""
+"""How many validation errors are listed: pydantic reports one for each alternative of a union."""
 
 
 def account(error: BaseException) -> str:
@@ -36,7 +36,7 @@ def account(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """Return a traceback, the cause first, without the values of variables."""
+    """Return the traceback of an error and, before it, that of its cause, without the values of variables."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{trace(cause)}\nwhich led to\n" if cause else ""
     return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {account(error)}"

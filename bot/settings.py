@@ -42,10 +42,10 @@ class TelegramSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     token: SecretStr = SecretStr("")
-    """The bot's token from @BotFather. Better given as THUMBTUNE_TELEGRAM__TOKEN."""
+    """The bot's token from @BotFather. It is better set as THUMBTUNE_TELEGRAM__TOKEN."""
 
     api_base: str = "https://api.telegram.org"
-    """The Bot API server: Telegram's, your own telegram-bot-api, an emulator."""
+    """The Bot API server: Telegram's, your own telegram-bot-api, or an emulator."""
 
     mode: Literal["polling", "webhook"] = "polling"
     """polling: the bot asks for updates. webhook: Telegram calls telegram.webhook.url."""
@@ -61,7 +61,7 @@ class TelegramSettings(BaseModel):
     """Seconds between two edits of a streaming answer; groups get three times as long."""
 
     calls_per_second: float = Field(default=30, gt=0)
-    """Most messages and edits a second in all chats together. Telegram allows about 30. If it refuses calls in many
+    """The most messages and edits a second in all chats together. Telegram allows about 30. If it refuses calls in many
     chats at once, the bot halves its rate, and returns to this one within minutes. Typing actions have a budget of
     their own, a third of this."""
 
@@ -119,17 +119,17 @@ class ChatSettings(BaseModel):
     """The most pictures in an album. About four large ones fit into the context of InternVL2-2B."""
 
     max_picture_megapixels: float = Field(default=50, gt=0, le=89)
-    """The largest picture. Larger ones are refused by their header, before decoding."""
+    """The largest picture. Larger ones are refused by their header, before they are decoded."""
 
     album_seconds: float = Field(default=1.2, ge=0)
-    """The pictures of an album arrive one by one, without an end mark: how long to wait for the next one."""
+    """How long to wait for the next picture of an album. They arrive one by one, without an end mark."""
 
     answer_hours: float = Field(default=6, ge=0)
     """Questions older than this after a downtime are not answered; the bot asks each person to ask again. 0: answer
     all. Telegram keeps updates for a day."""
 
     def talker(self, chat: int, person: int) -> int:
-        """Return the owner of the conversation: the person, or the group (a negative id) if it shares one."""
+        """Return the owner of the conversation: the person, or the group (a negative id) if its members share one."""
         return chat if chat < 0 and self.group_sessions == "shared" else person
 
     @property

@@ -16,14 +16,14 @@ from typing import Final, NoReturn
 import structlog
 
 SLOW_SECONDS: Final = 1.0
-"""A step that takes longer is logged while it continues."""
+"""A step that takes longer than this is logged while it continues."""
 
 ANSWER_SECONDS: Final = 3.0
 """The time for answers in flight to finish; the next start repeats the other questions."""
 
 STEP_SECONDS: Final = 1.5
 ENGINE_SECONDS: Final = 2.5
-"""An `inference.stop_timeout` above this has no effect here; config.toml says so."""
+"""The limit for the engine's step. An `inference.stop_timeout` above this has no effect, as config.toml says."""
 
 PROCESS_SECONDS: Final = 7.5
 THREAD_SECONDS: Final = 2.5

@@ -9,7 +9,7 @@ The exceptions::
     ├── EngineCrashed       the engine died or broke the connection in mid-answer; a retry may help
     │   └── EngineHung      the engine keeps the connection but sends no token
     └── EngineUnavailable   no engine can answer now (starting, crashed beyond its retries, stopped)
-        └── LastNode        … and draining this one would be the cause
+        └── LastNode        draining this replica would leave none that answers
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class EngineUnavailable(InferenceError):
 
 
 class LastNode(EngineUnavailable):
-    """Draining `node` would leave nothing that answers."""
+    """Draining `node` would leave no replica that answers."""
 
     def __init__(self, node: str) -> None:
         super().__init__(f"nothing else would answer in place of {node}")
@@ -98,8 +98,8 @@ class Turn:
 class Sampling:
     """Sampling parameters, with the same meaning for every engine.
 
-    `temperature` 0 is greedy; `top_k` 0 is no limit, so `top_p` alone applies; `seed` None is a random one. The default
-    of `top_k` is lmdeploy's.
+    `temperature` 0 means greedy; `top_k` 0 means no limit, so that `top_p` alone applies; `seed` None means a random
+    seed. The default of `top_k` is lmdeploy's.
     """
 
     temperature: float = 0.8
@@ -114,7 +114,7 @@ class Prompt:
     """A whole request: system text, history and the newest user turn (last in `turns`).
 
     `chat` is an opaque key of the conversation, by which requests are routed to the engine that has it cached. `model`
-    is the id of the model that must answer; empty: the deployment chooses.
+    is the id of the model that must answer; if it is empty, the deployment chooses.
     """
 
     system: str
@@ -154,7 +154,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One event of a streamed answer; exactly one of these is set.
+    """One event of a streamed answer; exactly one of `text`, `restarted`, `waiting` and `answer` is set.
 
     `text` (with `model`) is appended to the answer. `restarted` discards all text so far: the engine crashed and
     another one starts over. `waiting` is the number of questions before this one in the queue; with `paused`, the

@@ -37,15 +37,15 @@ class LmdeploySettings(BaseModel):
 
     blocks: int | None = Field(default=None, ge=16)
     """KV cache blocks of 64 tokens, 6.3 MB each for InternVL2-2B, 3.1 MB with kv_bits = 8. A picture of 13 tiles takes
-    52 blocks. Unset: what fits on the card, for two engines side by side if swap = "blue-green" (about 4700 blocks on
-    80 GB, 650 on 24 GB; a 12 GB card needs swap = "cold")."""
+    52 blocks. Unset: as many as fit on the card, for two engines side by side if swap = "blue-green" (about 4700 blocks
+    on 80 GB, 650 on 24 GB; a 12 GB card needs swap = "cold")."""
 
     session_length: int = Field(default=16384, ge=512)
-    """The longest conversation in tokens, the answer included; older turns are left out. Fewer blocks make it
+    """The longest conversation in tokens, including the answer; older turns are left out. Fewer blocks make it
     shorter."""
 
     batch: int = Field(default=64, ge=1)
-    """Answers generated at a time; more wait inside the engine."""
+    """Answers generated at a time; further questions wait inside the engine."""
 
     kv_bits: Literal[4, 8, 16] = 16
     """Bits of a cached key or value. 8 halves a conversation's memory and the time to read it; 4 costs quality."""
@@ -61,7 +61,7 @@ class LmdeploySettings(BaseModel):
     """GPUs that share one model. InternVL2-2B fits on one: prefer listing more GPUs in inference.gpus."""
 
     prefill_tokens: int | None = Field(default=None, ge=512)
-    """Prompt tokens computed in one iteration: more is faster and takes memory. Unset: 16384, and 8192 on a card below
+    """Prompt tokens computed in one iteration: more is faster and takes memory. Unset: 16384, or 8192 on a card below
     40 GB."""
 
     tile_threads: int | None = Field(default=None, ge=1)
@@ -96,22 +96,22 @@ class InferenceSettings(BaseModel):
     CUDA_VISIBLE_DEVICES."""
 
     tiles: int | None = Field(default=None, ge=1, le=40)
-    """Most tiles of a picture. Fewer are faster and show less detail. Unset: the checkpoint's own limit."""
+    """The most tiles of a picture. Fewer are faster and show less detail. Unset: the checkpoint's own limit."""
 
     python: LocalText = ""
     """The Python interpreter of the engine. Empty: the bot's own."""
 
     threads: int | None = Field(default=None, ge=1)
-    """For `cpu`: computing threads. Unset: one for each core."""
+    """For `cpu`: the number of computing threads. Unset: one for each core."""
 
     cache_megabytes: int | None = Field(default=None, ge=0)
-    """For `cpu`: memory of the prefix cache. Unset: a quarter of the machine's, at most 4096."""
+    """For `cpu`: the memory of the prefix cache. Unset: a quarter of the machine's memory, at most 4096."""
 
     concurrency: int | None = Field(default=None, ge=1)
-    """Answers at a time on each engine; more questions queue. Unset: a default for the kind of engine."""
+    """Answers generated at a time on each engine; further questions queue. Unset: a default for the kind of engine."""
 
     start_timeout: float = Field(default=300, gt=0)
-    """An engine that has not answered a question about a picture this long after its start has failed to start."""
+    """If an engine has not answered a question about a picture this long after its start, it counts as failed."""
 
     token_timeout: float = Field(default=60, gt=0)
     """Without a token for this long, the first one included, an engine counts as hung and is restarted. A large model
@@ -131,7 +131,7 @@ class InferenceSettings(BaseModel):
     are not swapped."""
 
     swap_command_timeout: float = Field(default=600, gt=0)
-    """After this long swap_command has failed."""
+    """If swap_command takes longer than this, it counts as failed."""
 
     drain_timeout: float = Field(default=120, ge=0)
     """How long a drained engine may finish its answers; the rest are restarted on another engine."""
@@ -146,7 +146,7 @@ class InferenceSettings(BaseModel):
     """Time limit of the warm-up; the remaining chats move without it."""
 
     warm_at_once: int = Field(default=4, ge=1)
-    """Prompts at a time that warm up an engine without chats; an engine in use gets one at a time."""
+    """The number of prompts sent at a time to warm up an engine without chats; an engine in use gets one at a time."""
 
     stop_timeout: float = Field(default=2, ge=0)
     """An engine stopped by a swap or a pause is killed after this long. When the bot itself ends, engines are killed
@@ -156,19 +156,19 @@ class InferenceSettings(BaseModel):
     """A question is given up after this many engines have crashed while answering it."""
 
     restart_limit: int = Field(default=5, ge=1)
-    """After this many failures in a row questions fail at once instead of waiting; restarts go on."""
+    """After this many failures in a row, questions fail at once instead of waiting; restarts go on."""
 
     restart_delay: float = Field(default=1, ge=0)
-    """The first restart is immediate; the delay before the second one, doubled each time …"""
+    """The delay before the second restart, doubled for each further one. The first restart is immediate."""
 
     restart_delay_max: float = Field(default=60, ge=0)
-    """… up to this."""
+    """The longest delay before a restart."""
 
     log_megabytes: float = Field(default=5, gt=0)
-    """The log file of an engine, or of swap_command, is rotated at this size …"""
+    """The size at which the log file of an engine, or of swap_command, is rotated."""
 
     log_files: int = Field(default=3, ge=1)
-    """… and this many old ones are kept."""
+    """The number of old log files that are kept."""
 
     lmdeploy: LmdeploySettings = LmdeploySettings()
     """Settings of `lmdeploy`."""
@@ -189,7 +189,7 @@ class InferenceSettings(BaseModel):
             parts = urlsplit(endpoint)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{endpoint!r} is not an address; write http://host:port")
-        # Chats are assigned by the address, so it needs one spelling.
+        # Chats are assigned by the address, so every address needs a single spelling.
         return tuple(endpoint.rstrip("/").removesuffix("/v1") for endpoint in endpoints)
 
     @field_validator("swap_command")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also after a crash or a power failure. Standard library only."""
+"""Atomic writes: files appear whole or not at all, even after a crash or a power failure. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ PRIVATE: Final = 0o700
 """Mode of a folder for people's words and pictures: only the bot's own user may enter."""
 
 PRIVATE_FILE: Final = 0o600
-"""Mode of such a file."""
+"""Mode of a file with people's words or pictures: only the bot's own user may read or write it."""
 
 PART: Final = ".part"
 """Suffix of a file that is being written."""
 
 
 def write_durably(path: Path, data: bytes, *, temporary_folder: Path | None = None) -> None:
-    """Write `data` to `path` by way of a temporary file that is forced to the disk and renamed.
+    """Write `data` to `path` through a temporary file that is flushed to disk and then renamed.
 
-    A process that is killed leaves at most a file that ends in PART.
+    A process that is killed leaves behind at most a file whose name ends in PART.
 
     Args:
         path: The file.
         data: Its content.
-        temporary_folder: Where the temporary file lies, on the same file system; by default beside `path`.
+        temporary_folder: The folder of the temporary file, on the same file system; by default that of `path`.
 
     Raises:
         OSError: The file cannot be written.
@@ -45,10 +45,10 @@ def write_durably(path: Path, data: bytes, *, temporary_folder: Path | None = No
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text, or its pieces one after the other, to a temporary file beside `path` that is then renamed.
+    """Write a text, given whole or in pieces, to a temporary file next to `path` that is then renamed.
 
-    Survives the death of the process, not of the machine. A process that is killed leaves at most a file that ends in
-    PART. Raises `OSError`.
+    The file survives a crash of the process, but not of the machine. A process that is killed leaves behind at most a
+    file whose name ends in PART. Raises `OSError`.
     """
     temporary = path.with_name(path.name + PART)
     try:
@@ -61,13 +61,13 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's bytes to the disk. Raises `OSError`."""
+    """Flush a file's bytes to disk. Raises `OSError`."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
-    """Force a folder's names to the disk; without it a rename may be lost. Raises `OSError`."""
+    """Flush a folder's entries to disk; without this, a rename may be lost. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Backups: the ledger, the clean pictures and, on request, the models, in one new folder while the bot runs.
+"""Backups: the ledger, the clean pictures and, on request, the models, copied to a new folder while the bot runs.
 
-The ledger is copied first, as it is at one moment, then the pictures that this copy names, each checked. The folder
-gets its name once all is on the disk. It is laid out like `storage.dir`; to restore it, put it there.
+A snapshot of the ledger is copied first, then the pictures that this snapshot names, each of which is checked. The
+folder gets its name once everything is on disk. It has the layout of `storage.dir`; to restore a backup, put it there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """The contents: the number of pictures, and the models. `lost` names pictures that were missing before."""
+    """The contents of a backup. `pictures` is their number; `lost` names pictures whose files were already missing."""
 
     pictures: int
     models: tuple[str, ...]
@@ -42,7 +42,7 @@ class _Forgotten(Exception):
 async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: ModelStore | None = None) -> Backup:
     """Write a checked backup into the new folder `out`, with the trained models if `models` is given.
 
-    Raises `StorageError` if `out` exists or something is damaged; nothing is left behind then.
+    Raises `StorageError` if `out` exists or something is damaged; in that case nothing is left behind.
     """
     if out.exists():
         raise StorageError(f"{out} exists already: choose another name for the backup.")
@@ -64,7 +64,7 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
 
 async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: ModelStore | None) -> Backup:
     await ledger.backup(part / FILE_NAME)
-    copies = PictureStore(part / PICTURES)  # for its layout; a copy need not be durable one by one
+    copies = PictureStore(part / PICTURES)  # used for its layout only: `_name` makes all copies durable at once
     names = await asyncio.to_thread(_pictures, part / FILE_NAME)
     lost = []
     for name in names:
@@ -101,7 +101,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _name(part: Path, out: Path) -> None:
-    os.sync()  # once for all files: forcing each of many thousands takes minutes
+    os.sync()  # once for all files: syncing many thousands one by one takes minutes
     if out.exists():
         raise StorageError(f"{out} exists already: choose another name for the backup.")
     part.rename(out)

@@ -41,7 +41,7 @@ class Queries:
         return await self._readers.do(work)
 
     async def _first(self, sql: str, values: Values = ()) -> sqlite3.Row | None:
-        """Return the first row of a query."""
+        """Return the first row of a query, or None if there is none."""
         return await self._read(lambda database: first(database, sql, values))
 
     async def _every(self, sql: str, values: Values = ()) -> list[sqlite3.Row]:
@@ -53,12 +53,12 @@ class Queries:
         return await self._read(lambda database: number(database, sql, values))
 
     def _now(self, given: float = 0.0) -> float:
-        """Return `given`, or the present time where that is 0 (UTC seconds since the epoch)."""
+        """Return `given`, or the present time if it is 0 (UTC seconds since the epoch)."""
         return given or self._clock()
 
 
 def first(database: Database, sql: str, values: Values = ()) -> sqlite3.Row | None:
-    """Return the first row of a query, None without any."""
+    """Return the first row of a query, or None if there is none."""
     row: sqlite3.Row | None = database.execute(sql, values).fetchone()
     return row
 

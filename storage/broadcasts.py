@@ -1,7 +1,8 @@
 """Broadcasts: who still has to receive one, who has, and who could not.
 
-A broadcast is identified by the update that asked for it, whose row in the inbox keeps the text. Each recipient is a
-row, so that a bot that was killed resumes; the rows go when the next broadcast begins, or with their person.
+A broadcast is identified by the update that asked for it, whose row in the inbox keeps the text. Each recipient has a
+row, so that a bot that was killed can resume. The rows are deleted when the next broadcast begins, or when their person
+is erased.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Broadcasts(Queries):
     async def begin(self, update: int, chats: Iterable[int]) -> None:
         """Store the recipients, the oldest chat first.
 
-        On a second call for an update, only mark as doubtful the recipient that an earlier process was sending to.
+        A second call for an update only marks as doubtful the recipient that an earlier process was sending to.
         """
         wanted = json.dumps(list(chats))
 
@@ -44,7 +45,7 @@ class Broadcasts(Queries):
         await self._write(work)
 
     async def next_recipient(self, update: int) -> int | None:
-        """Return the next chat that is due and mark it as being sent to; None if none is left."""
+        """Return the next chat that is due and mark it as being sent to, or return None if none is left."""
 
         def work(database: Database) -> int | None:
             row = first(
@@ -60,11 +61,11 @@ class Broadcasts(Queries):
         return await self._write(work)
 
     async def set_recipient(self, update: int, chat: int, state: RecipientState) -> None:
-        """Store the result for a chat; nothing for one that was erased meanwhile."""
+        """Store the result for a chat. Does nothing if the chat was erased meanwhile."""
         await self._write(lambda database: _set(database, update, chat, state))
 
     async def cancel(self, update: int) -> int:
-        """Cancel a broadcast; return the number of chats that do not receive it."""
+        """Cancel a broadcast; return the number of chats that will not receive it."""
 
         def work(database: Database) -> int:
             cursor = database.execute(

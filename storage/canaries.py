@@ -1,4 +1,4 @@
-"""Canaries: which model was tried beside the live one, on which share of the conversations, and how it ended."""
+"""Canaries: models tried alongside the live one on a share of the conversations, and how each trial ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SELECT = f"SELECT {', '.join(each.name for each in fields(Trial))}, reason_part
 _AFTERWARDS = {Verdict.ROLLED_BACK: ModelState.REJECTED, Verdict.STOPPED: ModelState.REJECTED,
                Verdict.VOID: ModelState.CANDIDATE}  # fmt: skip
 
-# With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
+# With max(), SQLite takes the other columns from the row with the maximum: https://www.sqlite.org/quirks.html
 _VOTES = """
 SELECT rater, model, value FROM (
     SELECT feedback.rater, exchanges.model, feedback.value, max(feedback.id) AS newest
@@ -38,7 +38,7 @@ SELECT rater, model, value FROM (
 
 @dataclass(frozen=True, slots=True)
 class TrialVote:
-    """A vote on an answer of the canary, or of the live model (`canary` is False), since the trial began."""
+    """A vote on an answer given since the trial began, by the canary (`canary` is True) or by the live model."""
 
     rater: int
     canary: bool
@@ -46,12 +46,13 @@ class TrialVote:
 
 
 class Canaries(Queries):
-    """Trials of canaries, of which at most one runs."""
+    """Trials of canaries. At most one runs at a time."""
 
     async def start(self, model: str, share: float) -> Trial:
-        """Begin the trial of a candidate beside the live model.
+        """Begin the trial of a candidate alongside the live model.
 
-        Raises `IllegalTransition` while another runs and for a model that is not a candidate, `UnknownRecord`.
+        Raises `UnknownRecord`, and `IllegalTransition` if another trial is running, if no model is live, or if the
+        model is not a candidate.
         """
         now = self._now()
 
@@ -82,7 +83,7 @@ class Canaries(Queries):
         return None if row is None else _trial(row)
 
     async def end(self, trial: int, verdict: Verdict, reason: str) -> Trial:
-        """End a trial without a promotion: its model is rejected with the reason, or a candidate again if VOID.
+        """End a trial without a promotion: reject its model for the reason, or make it a candidate again if VOID.
 
         Raises `IllegalTransition` for a trial that has ended and for PROMOTED, which is left to `Promotions.make`.
         """
@@ -103,8 +104,8 @@ class Canaries(Queries):
     async def votes(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[TrialVote]:
         """Return the latest vote of each rater on each answer since the trial began, in the order of voting.
 
-        Votes of people who opted out or are blocked, and votes in blocked groups, are left out. Of a duel the choice
-        counts (`Duels.won`), and not the vote that comes with it.
+        Votes of people who opted out or are blocked, and votes in blocked groups, are left out. So are votes on the
+        winner of a duel, because the choice itself counts (`Duels.won`).
         """
         values = {"after": trial.after, "model": trial.model, "live": trial.live,
                   "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip
@@ -119,7 +120,7 @@ def running_trial(database: Database) -> Trial | None:
 
 
 def end_by_promotion(database: Database, model: str, reason: str, now: float) -> None:
-    """End the running trial, if any, before `model` becomes live: as promoted, or as stopped if it is another model.
+    """End the running trial, if any, before `model` becomes live: as promoted if it is its canary, else as stopped.
 
     The state of the promoted model is left to the caller.
     """

@@ -13,8 +13,8 @@ from enum import StrEnum
 class Person:
     """A Telegram user.
 
-    `language` is the choice by /language, None to follow `client_language`. Training uses neither questions nor votes
-    of a person who `opted_out`. One who `wants_notes` hears when a model that learned from their votes goes live.
+    `language` was chosen with /language; None follows `client_language`. Training uses neither questions nor votes of a
+    person who `opted_out`. A person who `wants_notes` is notified when a model that learned from their votes goes live.
     """
 
     id: int
@@ -35,10 +35,10 @@ class Chat:
 
 
 class PictureState(StrEnum):
-    """Whether a picture has been re-encoded.
+    """The state of a picture's re-encoding.
 
-    RAW pictures are as sent, stored by a release that did not re-encode; CLEAN ones are re-encoded; QUARANTINED ones
-    could not be, and are never shown to an engine, trained on, exported or backed up.
+    RAW pictures are stored as they were sent, by a release that did not re-encode. CLEAN ones have been re-encoded.
+    QUARANTINED ones could not be re-encoded, and are never shown to an engine, trained on, exported or backed up.
     """
 
     RAW = "raw"
@@ -48,9 +48,9 @@ class PictureState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A picture whose bytes lie in the picture folder under `sha256`.
+    """A picture whose bytes are in the picture folder under `sha256`.
 
-    `width` and `height` are pixels, `size` bytes, `phash` a 64-bit perceptual hash in hex.
+    `width` and `height` are in pixels, `size` is in bytes, and `phash` is a 64-bit perceptual hash in hex.
     """
 
     sha256: str
@@ -69,14 +69,15 @@ class Exchange:
 
     Attributes:
         session: The conversation.
-        update: The update that asked. Unique, so that a replay finds the exchange instead of answering twice.
+        update: The update with the question. It is unique, so that a replay finds the exchange instead of answering
+            twice.
         pictures: SHA-256 of the question's own pictures.
-        former_pictures: Their names before they were re-encoded; empty where these are the same.
-        prompt_hash: Covers the rendered prompt and its pictures as they were then.
+        former_pictures: Their names before they were re-encoded; empty if the names are the same.
+        prompt_hash: Hash of the rendered prompt and its pictures, as they were then.
         replaces: The first exchange at this position of the conversation, for a question that was answered again or
             edited. The newest exchange of a position counts; the others are kept.
-        finish: Why the answer ended; "abort" when its asker stopped it.
-        top_k: None in rows of releases that did not record it.
+        finish: Why the answer ended; "abort" if its asker stopped it.
+        top_k: None in rows from releases that did not record it.
     """
 
     session: int
@@ -129,9 +130,9 @@ class StoredUpdate:
 class Reply:
     """A message of the bot that belongs to an update; `slot` counts the update's replies from 0.
 
-    It is stored before it is sent, with `message` None, and then with Telegram's message id. A replay that finds an id
-    edits that message; one that finds None may send a placeholder twice. `question` is the message that it answers, 0
-    without one.
+    It is stored with `message` None before it is sent, and with Telegram's message id afterwards. A replay that finds
+    an id edits that message; one that finds None may send a placeholder twice. `question` is the message that it
+    answers, or 0 if there is none.
     """
 
     update: int

@@ -1,4 +1,4 @@
-"""Connections to the ledger's file, and SQLite's errors as `StorageError`."""
+"""Connections to the ledger's file, and the translation of SQLite's errors to `StorageError`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from sqlite_utils import Database
 from storage.errors import NotSaved, StorageError
 
 BUSY_SECONDS = 30.0
-"""How long a statement waits for another process (the bot, a command line) that holds the ledger."""
+"""How long a statement waits for a lock that another process (the bot, a command line) holds on the ledger."""
 
 
 def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_SECONDS) -> Database:
     """Open `path` with the settings that the ledger relies on; the caller closes the connection.
 
-    WAL with synchronous=FULL: a commit that returned survives the death of the process and of the machine
-    (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL would sync at checkpoints only and lose the last
-    ones. secure_delete overwrites deleted rows with zeros, so that no text remains in a free page
+    In WAL mode with synchronous=FULL, a commit that has returned survives a crash of the process or of the machine
+    (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL would sync only at checkpoints and lose the latest
+    commits. secure_delete overwrites deleted rows with zeros, so that no text remains in a free page
     (https://www.sqlite.org/pragma.html#pragma_secure_delete). `isolation_level` is None because transactions are begun
-    explicitly. Another thread than the one that uses the connection may close it.
-    Raises `StorageError` when the file cannot be opened or is not a database.
+    explicitly. A thread other than the one that uses the connection may close it.
+    Raises `StorageError` if the file cannot be opened or is not a database.
     """
     with translating_errors(path):
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
@@ -46,7 +46,7 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
 
 @contextmanager
 def inspecting(path: Path) -> Iterator[Database]:
-    """Open `path` without setting, creating or writing anything; translate errors inside the block."""
+    """Open `path` without creating it, changing settings or writing; translate errors inside the block."""
     with (
         translating_errors(path),
         closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection,
@@ -65,7 +65,7 @@ def translating_errors(path: Path) -> Iterator[None]:
 
 
 def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
-    """Return the `StorageError` for an error of SQLite about the ledger at `path`."""
+    """Return the `StorageError` for an SQLite error about the ledger at `path`."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None  # the low byte: https://www.sqlite.org/rescode.html
     if primary == sqlite3.SQLITE_FULL:
@@ -79,7 +79,7 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageError(f"{path} is damaged or not a database ({error}): restore the latest backup in its place.")
     if primary == sqlite3.SQLITE_IOERR:
-        # A quota or a limit on the size of files comes as this as well; SQLITE_FULL is for ENOSPC alone.
+        # An exceeded quota or file size limit is reported as this too; SQLITE_FULL is for ENOSPC only.
         return NotSaved(
             f"The disk that holds {path} is full or fails ({error}): free some space or check it; nothing was recorded."
         )
@@ -89,7 +89,7 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
 
 
 def from_os_error(error: OSError, what: str) -> StorageError:
-    """Return the `StorageError` for an operating system's error while doing `what` ("writing a picture to /…")."""
+    """Return the `StorageError` for an operating system error while doing `what` ("writing a picture to /…")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return NotSaved(
             f"The disk is full or fails while {what} ({error}): free some space or check it, and try again."

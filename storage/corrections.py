@@ -1,7 +1,7 @@
 """Corrections: better answers that people suggest (table `demonstrations`).
 
-Once confirmed, a correction is trained on in place of the model's answer. The newest confirmed one of an exchange
-counts. Who may confirm is up to the bot.
+Once confirmed, a correction is trained on in place of the model's answer. The newest confirmed correction of an
+exchange counts. The bot decides who may confirm.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ class Corrections(Queries):
     """Suggested answers."""
 
     async def add(self, demonstration: Correction) -> int:
-        """Add an unconfirmed correction and return its id; an update that added one before returns that one.
+        """Add an unconfirmed correction and return its id.
 
-        Raises `UnknownRecord` for an exchange that does not exist or was deleted.
+        If its update has already added a correction, that one's id is returned. Raises `UnknownRecord` for an exchange
+        that does not exist or was deleted.
         """
         new = demonstration
         now = self._now(new.created)
@@ -46,7 +47,7 @@ class Corrections(Queries):
         return await self._write(work)
 
     async def count_since(self, author: int, since: float, exchange: int) -> int:
-        """Count the exchanges, other than `exchange`, that a person has corrected since then."""
+        """Count the exchanges, other than `exchange`, that a person has corrected since the time `since`."""
         row = await self._first(
             "SELECT count(DISTINCT exchange) AS number FROM demonstrations"
             " WHERE author = ? AND created >= ? AND exchange <> ?",
@@ -63,7 +64,7 @@ class Corrections(Queries):
         return _demonstration(row)
 
     async def for_message(self, chat: int, message: int) -> Correction | None:
-        """Return the correction that a message makes or that a message of the bot is about, or None."""
+        """Return the correction that a message makes or a message of the bot is about, or None if there is none."""
         row = await self._first(
             f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
             " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",
@@ -72,7 +73,7 @@ class Corrections(Queries):
         return None if row is None else _demonstration(row)
 
     async def confirm(self, demonstration: int, by: int | None) -> None:
-        """Confirm a correction in the name of `by`; None withdraws the confirmation for later runs.
+        """Confirm a correction in the name of `by`, or withdraw the confirmation for later runs if `by` is None.
 
         Raises `UnknownRecord`.
         """

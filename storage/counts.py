@@ -49,7 +49,7 @@ SELECT id, name, opted_out,
   FROM users WHERE id > 0
  ORDER BY seen DESC, id
 """
-"""A group that has one conversation together is a user with a negative id."""
+"""Only positive ids are people: a group that shares one conversation is a user with a negative id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """The votes on a model's answers: the latest of each rater on each answer, without people who opted out."""
+    """The votes on a model's answers: the latest of each rater on each answer, excluding people who opted out."""
 
     ups: int = 0
     downs: int = 0
@@ -77,7 +77,7 @@ class Approval:
 
     @property
     def share(self) -> float:
-        """The share of thumbs up, 0 to 1. Raises ZeroDivisionError without votes."""
+        """The share of thumbs up, 0 to 1. Raises ZeroDivisionError if there are no votes."""
         return self.ups / self.votes
 
 
@@ -99,7 +99,7 @@ class Counts(Queries):
     async def totals(self) -> dict[str, int]:
         """Return the number of rows by subject, for status and metrics.
 
-        `votes` counts all votes ever cast, `ups` and `downs` the latest of each rater.
+        `votes` counts all votes ever cast; `ups` and `downs` count only the latest of each rater on each answer.
         """
         row = await self._first(_TOTALS)
         assert row is not None
@@ -119,6 +119,6 @@ class Counts(Queries):
         return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
 
     async def participants(self) -> list[Participant]:
-        """Return everyone known, those seen last first."""
+        """Return all known people, the most recently seen first."""
         rows = await self._every(_PARTICIPANTS)
         return [Participant(**{**dict(row), "opted_out": bool(row["opted_out"])}) for row in rows]

@@ -1,7 +1,7 @@
-"""Duels: two answers to one question, one of each model of a trial. Who asked may choose the better one.
+"""Duels: two answers to one question, one from each model of a trial. The asker may choose the better one.
 
-One answer is an exchange from the beginning. The other one is kept here, and becomes an exchange if it is chosen, so
-that the conversation goes on with the better one. A row always has the standing answer and its rival.
+One answer, the standing one, is recorded as an exchange. Its rival is kept here, and becomes the exchange if it is
+chosen, so that the conversation goes on with the better answer. A row always holds the standing answer and its rival.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Duel:
     """Two answers to one question.
 
     Attributes:
-        exchange: The standing answer.
-        rival: The other one.
-        better: 1 if the standing answer was chosen, 0 if they are the same, None before the choice.
+        exchange: The standing answer, which is part of the conversation.
+        rival: The other answer.
+        better: 1 if the standing answer was chosen, 0 if neither was, None before the choice.
     """
 
     id: int
@@ -65,7 +65,7 @@ class Duels(Queries):
         return await self._write(work)
 
     async def open(self, exchange: int) -> Duel | None:
-        """Return the duel of a standing answer whose choice is open, or None if there is none."""
+        """Return the undecided duel of a standing answer, or None if there is none."""
 
         def work(database: Database) -> Duel | None:
             row = first(database, "SELECT id FROM duels WHERE exchange = ? AND better IS NULL", [exchange])
@@ -80,7 +80,7 @@ class Duels(Queries):
     async def choose(self, duel: int, chooser: int, choice: int, update: int) -> Duel:
         """Choose the standing answer (1), its rival (2) or neither (0); the first choice counts.
 
-        A rival that is chosen is recorded as an exchange, and the messages of the former answer are its own now.
+        A chosen rival is recorded as an exchange and takes over the messages of the former answer.
 
         Raises:
             UnknownRecord: The duel, its conversation or its asker was deleted.
@@ -106,9 +106,9 @@ class Duels(Queries):
         return await self._write(work)
 
     async def won(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[bool]:
-        """Return for each decided duel of a trial whether the canary's answer was the better one.
+        """Return, for each duel of a trial in which an answer was chosen, whether it was the canary's.
 
-        Those of people who opted out or are blocked, and those in blocked groups, are left out.
+        Duels of people who opted out or are blocked, and duels in blocked groups, are left out.
         """
         values = {"after": trial.after, "model": trial.model, "live": trial.live,
                   "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip
@@ -124,7 +124,7 @@ def _get(database: Database, column: str, value: int) -> Duel:
 
 
 def duel_of(database: Database, row: sqlite3.Row) -> Duel:
-    """Return the record of a row of the table."""
+    """Return the duel that a row of the table holds."""
     rival = json.loads(row["rival"])
     rival |= {name: tuple(rival[name]) for name in ("pictures", "former_pictures")}
     return Duel(row["id"], exchange_with(database, row["exchange"]), Exchange(**rival), row["better"])

@@ -1,4 +1,4 @@
-"""The errors of this package. Their texts name the next step.
+"""The errors of the storage package, whose texts name the next step.
 
 The error family::
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class StorageError(Exception):
-    """Base of the errors of this package. The text names the next step."""
+    """Base class of the errors of this package. The text names the next step."""
 
 
 class IllegalTransition(StorageError):
@@ -22,7 +22,7 @@ class IllegalTransition(StorageError):
 
 
 class RunBusy(StorageError):
-    """Another run has not ended; only one at a time."""
+    """Another run has not ended; only one may run at a time."""
 
 
 class CanaryRunning(RunBusy):
@@ -34,7 +34,7 @@ class UnknownRecord(StorageError):
 
 
 class NotSaved(StorageError):
-    """The disk is full or failing. Nothing of what was to be written is there."""
+    """The disk is full or failing, and nothing was written."""
 
 
 class Damaged(StorageError):

@@ -26,19 +26,19 @@ SELECT_EXCHANGES = "SELECT {}, {}, {} FROM exchanges".format(
     "(SELECT json_group_array(name) FROM (SELECT coalesce(former, sha256) AS name FROM exchange_pictures"
     " WHERE exchange = exchanges.id ORDER BY position)) AS former_pictures",
 )
-"""The start of every query whose rows `exchange_of` understands; WHERE and ORDER BY follow."""
+"""The start of every query whose rows are passed to `exchange_of`; WHERE and ORDER BY follow."""
 
 _STANDING = (
     "SELECT max(id) AS id, coalesce(replaces, id) AS place FROM exchanges WHERE session = :session"
     " AND (:before IS NULL OR coalesce(replaces, id) < :before) GROUP BY place"
 )
-"""The newest exchange in each place of a session."""
+"""The newest exchange at each position of a session."""
 
 _PICTURED = "EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = {})"
 
 
 def exchange_of(row: sqlite3.Row) -> Exchange:
-    """Return the record of a row of `SELECT_EXCHANGES`."""
+    """Return the exchange that a row of `SELECT_EXCHANGES` holds."""
     values = dict(row)
     pictures, former_pictures = (tuple(json.loads(values[name])) for name in ("pictures", "former_pictures"))
     values |= {"pictures": pictures, "former_pictures": () if former_pictures == pictures else former_pictures}
@@ -51,10 +51,10 @@ class Exchanges(Queries):
     async def record(self, exchange: Exchange) -> Exchange:
         """Record a question with its answer, and return it with its id and time.
 
-        An update that has an exchange already returns that one.
+        If the update already has an exchange, that one is returned.
 
-        Raises `UnknownRecord` when the session, the asker or the replaced exchange was deleted meanwhile,
-        `StorageError` when a picture is unknown.
+        Raises `UnknownRecord` if the session, the asker or the replaced exchange was deleted meanwhile, and
+        `StorageError` if a picture is unknown.
         """
         made = replace(exchange, created=self._now(exchange.created))
         return await self._write(lambda database: record_exchange(database, made))
@@ -64,7 +64,7 @@ class Exchanges(Queries):
         return await self._read(lambda database: exchange_with(database, exchange))
 
     async def for_update(self, update: int) -> Exchange | None:
-        """Return the exchange that answered an update, None before it is answered."""
+        """Return the exchange that answered an update, or None if it has not been answered."""
         row = await self._first(f'{SELECT_EXCHANGES} WHERE "update" = ?', [update])
         return None if row is None else exchange_of(row)
 
@@ -73,11 +73,11 @@ class Exchanges(Queries):
         return await self._replied(chat, "question", question)
 
     async def for_message(self, chat: int, message: int) -> Exchange | None:
-        """Return the exchange whose answer a message of the bot shows, None if it shows none."""
+        """Return the exchange whose answer a message of the bot shows, or None if it shows none."""
         return await self._replied(chat, "message", message)
 
     async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:
-        """Return the exchange that a message of the bot asks to correct, None if it asks for no correction."""
+        """Return the exchange that a message of the bot asks to correct, or None if it asks for no correction."""
         row = await self._first(
             f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
             " JOIN replies AS shown ON shown.chat = asks.chat AND shown.message = asks.question"
@@ -96,14 +96,14 @@ class Exchanges(Queries):
         return None if row is None else exchange_of(row)
 
     async def newest_at(self, place: int) -> int | None:
-        """Return the id of the newest exchange at a position of a conversation, None if it was deleted."""
+        """Return the id of the newest exchange at a position of a conversation, or None if it was deleted."""
         row = await self._first("SELECT max(id) AS id FROM exchanges WHERE id = ? OR replaces = ?", (place, place))
         return None if row is None or row["id"] is None else int(row["id"])
 
     async def history(self, session: int, limit: int, before: int | None = None) -> list[Exchange]:
         """Return the latest `limit` current exchanges of a session, in the order of the conversation.
 
-        `before` leaves out that position and what follows it.
+        The position `before`, if given, and those after it are left out.
         """
         rows = await self._every(
             f"{SELECT_EXCHANGES} WHERE id IN (SELECT id FROM ({_STANDING}))"
@@ -113,7 +113,10 @@ class Exchanges(Queries):
         return [exchange_of(row) for row in reversed(rows)]
 
     async def history_since(self, session: int, pictures: int, before: int | None = None) -> list[Exchange]:
-        """Return the history from the exchange with the `pictures`-th newest pictures on; empty without any."""
+        """Return the history from the `pictures`-th newest exchange with pictures on.
+
+        It begins with the oldest such exchange if there are fewer, and is empty if there are none.
+        """
         rows = await self._every(
             f"WITH standing AS MATERIALIZED ({_STANDING}),"
             f" shown AS (SELECT place FROM standing WHERE {_PICTURED.format('standing.id')}"

@@ -1,4 +1,4 @@
-"""Permissions of the data folder: only its owner may read it, also where the folder itself was created for others."""
+"""Permissions of the data folder: only its owner may read its files, even if the folder itself is open to others."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _OURS: Final = ("ledger.db*", "schedule.sqlite*", "pictures", "runs", "logs", "sources", "answers")
-"""Not `models`: an engine of another user may have been let in there."""
+"""`models` is left out, because an engine that runs as another user may have been given access to it."""
 
 
 def open_to_others(directory: Path) -> list[Path]:
-    """Return the entries that others may read or search; nothing where the folder itself keeps others out."""
+    """Return the entries that others may read or search, or an empty list if the folder itself keeps others out."""
     if not directory.is_dir() or not _mode(directory) & _OTHERS:
         return []
     return [each for pattern in _OURS for each in sorted(directory.glob(pattern)) if _mode(each) & _OTHERS]
 
 
 def close_to_others(directory: Path) -> None:
-    """Take the permissions of group and others from the bot's files in the data folder.
+    """Remove the permissions of group and others from the bot's files in the data folder.
 
-    The folder itself stays as it is, because the operator may use it for more. Files of another user stay too;
-    `open_to_others` still names them.
+    The folder itself is left as it is, because the operator may use it for other things too. Files of another user
+    cannot be changed; `open_to_others` still returns them.
     """
     for each in open_to_others(directory):
         with suppress(OSError):
@@ -33,5 +33,5 @@ def close_to_others(directory: Path) -> None:
 def _mode(path: Path) -> int:
     try:
         return stat.S_IMODE(path.stat().st_mode)
-    except OSError:  # removed meanwhile, as SQLite does with its log
+    except OSError:  # the file was removed meanwhile, as SQLite does with its log
         return 0

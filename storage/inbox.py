@@ -1,7 +1,8 @@
-"""The inbox: updates stored before Telegram hears that they arrived.
+"""The inbox: updates, stored before their arrival is confirmed to Telegram.
 
-An update is stored, begun when it is handled, and finished when its effects are complete. The next start handles again
-what was stored and not finished. These are the busiest queries, so concurrent callers share one statement.
+An update is stored, begun when its handling begins, and finished when its effects are complete. On the next start,
+updates that were stored but not finished are handled again. These are the busiest queries, so concurrent callers share
+one statement.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Row = tuple[int, str, str]
 """An update to store: id, lane, payload."""
 
 ANONYMOUS_LANE = ""
-"""The lane of an update whose sender was forgotten: nothing in its row leads to them."""
+"""The lane of an update whose sender was erased: nothing in its row identifies them."""
 
 _IDS = "(SELECT value FROM json_each(?))"
 
@@ -30,7 +31,7 @@ class Inbox(Queries):
     """Updates."""
 
     async def store(self, updates: Iterable[Row]) -> list[bool]:
-        """Store updates in one commit; return False for each (id, lane, payload) whose id is already known.
+        """Store updates, given as (id, lane, payload), in one commit; return whether the id of each was new.
 
         Updates of one lane are handled one after the other.
         """
@@ -38,7 +39,7 @@ class Inbox(Queries):
         return await self._write(lambda database: self._store(database, rows))
 
     async def pending(self) -> list[StoredUpdate]:
-        """Return the updates neither finished nor set aside, in Telegram's order."""
+        """Return the updates that are neither finished nor set aside, in Telegram's order."""
         rows = await self._every(
             "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
             " WHERE state IN ('stored', 'begun') ORDER BY id"
@@ -55,26 +56,26 @@ class Inbox(Queries):
         return StoredUpdate(**row)
 
     async def begin(self, update: int) -> int:
-        """Count an attempt at an update before handling it; return the number of attempts, this one included.
+        """Count an attempt at an update before handling it; return the number of attempts, including this one.
 
         Raises `UnknownRecord`, or `IllegalTransition` for a finished update.
         """
         return await self._write_batched(_begin, update)
 
     async def check_disk(self, update: int) -> None:
-        """Write an update's row unchanged. Raises `NotSaved` while the disk is full or failing."""
+        """Test the disk by rewriting an update's row unchanged. Raises `NotSaved` if the disk is full or failing."""
         await self._execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
 
     async def finish(self, update: int, unreachable: str = "") -> None:
         """Finish an update and drop its payload.
 
-        `unreachable` is kept as the reason when the answer could not be delivered. Replies of an update whose sender
+        `unreachable` is stored as the reason if the answer could not be delivered. Replies to an update whose sender
         was erased meanwhile are deleted. Raises `UnknownRecord`.
         """
         await self._write_batched(self._finish, (update, unreachable))
 
     async def set_aside(self, update: int, error: str) -> bool:
-        """Set aside an update that fails each time, with its payload and `error` for the operator.
+        """Set aside an update that fails each time, keeping its payload and `error` for the operator.
 
         Returns:
             False for a finished update, which stays as it is.
@@ -94,12 +95,12 @@ class Inbox(Queries):
         return await self._write(work)
 
     async def prune(self, before: float) -> int:
-        """Delete updates finished before that time and their replies' rows; return the number of updates.
+        """Delete updates finished before the time `before` and their replies' rows; return the number of updates.
 
-        Telegram keeps an undelivered update for a day. The update received last always stays, because it tells where
-        to go on; its id need not be the highest, since Telegram continues from a random number after a week without
-        updates (https://core.telegram.org/bots/api#update). Replies that show an exchange stay too, because people
-        react to old answers.
+        Telegram keeps an undelivered update for a day. The update received last always stays, because its id tells
+        where to continue. It need not be the highest id, since Telegram continues from a random number after a week
+        without updates (https://core.telegram.org/bots/api#update). Replies that show an exchange stay too, because
+        people react to old answers.
         """
 
         def work(database: Database) -> int:
@@ -118,10 +119,10 @@ class Inbox(Queries):
 
     def _store(self, database: Database, rows: Sequence[Row]) -> list[bool]:
         known = _json(database, f"SELECT json_group_array(id) FROM inbox WHERE id IN {_IDS}", [row[0] for row in rows])
-        fresh = {row[0]: row for row in reversed(rows)}  # of two with one id, the first
+        fresh = {row[0]: row for row in reversed(rows)}  # of two updates with the same id, the first
         for update in known:
             fresh.pop(update, None)
-        # One statement for all: each statement gives Python's lock away, and a busy event loop returns it late.
+        # One statement for all: each statement releases the GIL, and a busy event loop is slow to give it back.
         database.execute(
             "INSERT INTO inbox(id, lane, payload, received) SELECT json_extract(value, '$[0]'),"
             " json_extract(value, '$[1]'), json_extract(value, '$[2]'), ? FROM json_each(?)",
@@ -140,7 +141,7 @@ class Inbox(Queries):
             f'DELETE FROM replies WHERE "update" IN (SELECT id FROM inbox WHERE id IN {_IDS} AND lane = ?)',
             (json.dumps(updates), ANONYMOUS_LANE),
         )
-        database.execute(  # their words are in the file until the log is emptied again
+        database.execute(  # their words stay on disk until the write-ahead log is emptied again
             "INSERT INTO removals(kind, name) SELECT ?, '' FROM inbox"
             f" WHERE id IN {_IDS} AND lane = ? LIMIT 1 ON CONFLICT DO NOTHING",
             (RemovalKind.LOG, json.dumps(updates), ANONYMOUS_LANE),
@@ -152,7 +153,7 @@ class Inbox(Queries):
 
 
 def refuse_closed(database: Database, update: int | None) -> None:
-    """Raise `UnknownRecord` if the update is finished because its sender's data were erased. None is no update."""
+    """Raise `UnknownRecord` if the update was closed because its sender's data were erased. None is accepted."""
     if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
         raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")
 

@@ -14,13 +14,13 @@ from storage.model_store import verify
 from storage.picture_store import PictureStore
 
 _NAMED = 8
-"""Faults that are named one by one."""
+"""The most faults that are named one by one."""
 
 
 def refuse_lost_ledger(path: Path) -> None:
-    """Raise `StorageError` where pictures or trained models lie beside a missing ledger or one without models.
+    """Raise `StorageError` if there are pictures or trained models but the ledger is missing or has no models.
 
-    A ledger has the base model from the first start on; an empty one would make all pictures stray files.
+    A ledger has the base model from the first start on. With an empty one, all pictures would count as stray files.
     """
     beside = path.parent
     left = next((each for kept in ("pictures/??/*", "models/*/manifest.json") for each in beside.glob(kept)), None)
@@ -41,23 +41,23 @@ def _has_models(path: Path) -> bool:
 
 
 def database_faults(connection: sqlite3.Connection) -> list[str]:
-    """Return damaged pages and rows that refer to nothing, as SQLite finds them; empty if sound."""
+    """Return the damaged pages and dangling references that SQLite finds, or an empty list if there are none."""
     faults = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_NAMED})") if row[0] != "ok"]
     faults += [f"a row of {row[0]} without its {row[2]}" for row in connection.execute("PRAGMA foreign_key_check")]
     return faults[:_NAMED]
 
 
 def quick_faults(path: Path) -> list[str]:
-    """Return faults of the pages of the ledger's file, which may be in use; much faster than `ledger_faults`.
+    """Return the faults of the pages of the ledger's file, which may be in use.
 
-    Raises `StorageError` if it cannot be read.
+    This is much faster than `ledger_faults`. Raises `StorageError` if the file cannot be read.
     """
     with inspecting(path) as database:
         return [row[0] for row in database.execute(f"PRAGMA quick_check({_NAMED})") if row[0] != "ok"]
 
 
 def live_model_fault(path: Path) -> str:
-    """Return what is wrong with the files of the live model; empty if they are sound or were never published.
+    """Return the fault of the live model's files, or an empty string if they are sound or were never published.
 
     Raises `StorageError` if the ledger cannot be read.
     """
@@ -76,7 +76,7 @@ def live_model_fault(path: Path) -> str:
 def ledger_faults(path: Path) -> list[str]:
     """Return the faults of the ledger's file, which may be in use.
 
-    Raises `StorageError` if it cannot be read or was written by a newer release.
+    Raises `StorageError` if the file cannot be read or was written by a newer release.
     """
     with inspecting(path) as database:
         refuse_newer(database)
@@ -86,7 +86,7 @@ def ledger_faults(path: Path) -> list[str]:
 def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
     """Return the pictures of the ledger at `path` that are missing or differ in size. Raises `StorageError`.
 
-    Quarantined ones, which backups leave out, are skipped. An older ledger has no picture states.
+    Quarantined pictures, which backups leave out, are skipped. The ledger of an older release has no picture states.
     """
     with inspecting(path) as database:
         rows = every(database, "SELECT * FROM pictures")

@@ -17,10 +17,10 @@ BASE: Final = "base"
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A vote: `value` is 1 or -1, or 0 when it was taken back.
+    """A vote: `value` is 1 or -1, or 0 if it was taken back.
 
-    Votes are only added; the latest of a rater on an exchange counts. `reason` is a word of the bot's, empty without
-    one. `update` is unique, so that a replay of the same tap adds nothing.
+    Votes are only added; the latest of a rater on an exchange counts. `reason` is one of the bot's keywords, or empty
+    if none was given. `update` is unique, so that a replay of the same tap adds nothing.
     """
 
     exchange: int
@@ -48,8 +48,8 @@ class Correction:
 class RatedExchange:
     """An exchange with its latest votes and the conversation before it, oldest first, as it was then.
 
-    With a confirmed correction (`corrected`) the exchange has that text as its answer, and the votes of its author and
-    of who confirmed it, because all other votes were on the model's answer.
+    If there is a confirmed correction (`corrected`), the exchange has its text as the answer, and only the votes of its
+    author and of the person who confirmed it, because all other votes were on the model's answer.
     """
 
     exchange: Exchange
@@ -63,10 +63,10 @@ class RatedExchange:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose votes and corrections count.
+    """The rules that decide whose votes and corrections count.
 
-    Nothing is learned from `blocked` people and groups; `admins` may confirm their own corrections. Others' votes and
-    corrections count `newcomer_seconds` after the ledger first knew them.
+    Nothing is learned from `blocked` people and groups; `admins` may confirm their own corrections. The votes and
+    corrections of other people count once `newcomer_seconds` have passed since the ledger first recorded the person.
     """
 
     blocked: frozenset[int] = frozenset()
@@ -80,7 +80,7 @@ EQUAL_TRUST: Final = Trust()
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Of two answers to one prompt the one with the better votes, and the text of the other with its exchange."""
+    """Two answers to one prompt: the preferred one, and the text and the exchange of the other."""
 
     chosen: RatedExchange
     rejected: str
@@ -92,10 +92,10 @@ class Run:
     """A retraining run.
 
     Attributes:
-        trigger: schedule, admin or command.
+        trigger: "schedule", "admin" or "command".
         requested_by: The admin's user id, if any.
-        step: Progress within the present state, of `steps`.
-        seconds_left: Estimated time to the end of the present state, None while unknown.
+        step: Progress within the present state, out of `steps`.
+        seconds_left: Estimated time to the end of the present state, or None if it is unknown.
         loss: The newest training loss.
         samples: Selected training pairs.
         held_out: Selected pairs that the evaluation uses.
@@ -124,12 +124,12 @@ class Model:
     """A model directory.
 
     Attributes:
-        id: Short name: "base", "run-3".
-        directory: Empty where the files were removed.
+        id: Short name, such as "base" or "run-3".
+        directory: Empty if the files were removed.
         run: The run that made it.
         reason: Why it was rejected; empty otherwise.
         report: The evaluation as JSON.
-        pruned: The files were removed and are merged again from the adapter when the model is promoted.
+        pruned: Whether the files were removed, to be merged again from the adapter when the model is promoted.
     """
 
     id: str
@@ -150,9 +150,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
-    """The data of a run: liked answers, the thumbs up on them when it began, and the people who gave those.
+    """The numbers of liked answers that a run was trained on, of their thumbs up, and of the people who gave these.
 
-    Exchanges that were erased since are not counted.
+    Thumbs up are counted as of the beginning of the run. Exchanges that have been erased since are not counted.
     """
 
     answers: int = 0
@@ -162,7 +162,7 @@ class TrainedOn:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A model that was live: `number` counts those from 1, the first one; `created` is when it was made."""
+    """A model that is or was live. `number` counts such models from 1; `created` is when the model was made."""
 
     model: str
     number: int
@@ -174,8 +174,8 @@ class Version:
 class Promotion:
     """A change of the live model, done or requested.
 
-    `by` is an admin's user id, None for the pipeline and the command line. A promotion requested on the command line
-    has `done` None until the running bot carries it out; `error` says why it could not. `back` marks a rollback.
+    `by` is an admin's user id, or None for the pipeline and the command line. A promotion requested on the command line
+    has `done` None until the running bot carries it out; if it could not, `error` says why. `back` marks a rollback.
     """
 
     id: int
@@ -190,12 +190,12 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The trial of a canary beside the model that was live.
+    """The trial of a canary alongside the model that was live.
 
     Attributes:
-        share: Share of the conversations that it answers, 0 to 1.
-        after: The newest exchange before the trial.
-        ended: None while it runs, as `verdict`.
+        share: Share of the conversations that the canary answers, 0 to 1.
+        after: Id of the newest exchange before the trial.
+        ended: When the trial ended. Both this and `verdict` are None while it runs.
         reason: Why it ended as it did.
     """
 

@@ -1,6 +1,6 @@
-"""The ledger: all that the bot stores except pictures and model files, in one SQLite file.
+"""The ledger: everything that the bot stores except pictures and model files, in one SQLite file.
 
-When a method that writes has returned, its changes survive a crash and a power failure. Two processes may have the
+Once a method that writes has returned, its changes survive a crash or a power failure. Two processes may have the
 ledger open at once.
 """
 
@@ -47,14 +47,14 @@ from storage.writer import Writer
 FILE_NAME = "ledger.db"
 
 LOG_SECONDS = 5.0
-"""How long emptying the log waits for those who read or write, and holds up new writes meanwhile."""
+"""How long emptying the log waits for readers and writers. New writes are held up meanwhile."""
 
 
 class Ledger:
-    """Every query, in named parts. Open it with `Ledger.open`, close it with `close` or `async with`."""
+    """The ledger's queries, in named parts. Open it with `Ledger.open`; close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        """Open a file whose migrations are applied; use `open` instead."""
+        """Open a file whose migrations have been applied. Use `open` instead."""
         self.path = path
         self._writer = writer = Writer(path)
         self._readers = readers = ReaderPool(path)
@@ -79,9 +79,9 @@ class Ledger:
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
-        """Open the ledger in `directory` and bring its tables up to date; create both where there are none.
+        """Open the ledger in `directory` and bring its tables up to date; create folder and ledger if needed.
 
-        Blocks for some milliseconds and needs no event loop. Raises `StorageError`, having changed nothing, for a
+        Blocks for a few milliseconds and needs no event loop. Raises `StorageError`, having changed nothing, for a
         ledger of a newer release and for a folder or file that cannot be written.
         """
         try:
@@ -122,17 +122,16 @@ class Ledger:
         return self._writer.trouble
 
     async def backup(self, path: Path) -> None:
-        """Copy the ledger as it is at one moment to the new file `path`, while it is in use.
+        """Copy a snapshot of the ledger to the new file `path`, while the ledger is in use.
 
-        The copy is checked and needs no other file beside it. Raises `StorageError` if `path` exists or the copy is not
-        sound.
+        The copy is checked, and complete in itself. Raises `StorageError` if `path` exists or the copy is not sound.
         """
         await self._readers.do(lambda database: _backup(database, path))
 
     async def empty_log(self) -> bool:
         """Move the write-ahead log into the ledger's file and truncate the log.
 
-        Deleted rows are gone from the disk only then. Return False if another process prevented it; try later.
+        Only then are deleted rows gone from the disk. Returns False if another process prevented it; try again later.
         """
         return await asyncio.to_thread(_empty_log, self.path)
 

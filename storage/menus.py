@@ -1,6 +1,6 @@
-"""Command menus of single chats, which Telegram keeps until they are deleted.
+"""Command menus of individual chats, which Telegram keeps until they are deleted.
 
-The rows of an erased person stay until their menu is deleted; only they tell that there is one.
+The rows of an erased person stay until the person's menus are deleted, because nothing else records these menus.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The ledger's tables, as migrations that are applied once each, in order, and recorded in the same transaction.
+"""The ledger's tables, as migrations that are each applied once, in order, and recorded in the same transaction.
 
 Never edit a migration that has been released: add the next function at the end of this file, however long it gets.
-Columns are named as the fields of the records; "update" is a word of SQL and therefore quoted. Deleting a user deletes
-their sessions, exchanges and votes; pictures are held by the exchanges that show them and by their senders.
+Columns are named after the fields of the records; "update" is an SQL keyword and therefore quoted. Deleting a user
+deletes their sessions, exchanges and votes; a picture is kept as long as an exchange shows it or a sender is recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ migrations = Migrations("thumbtune")
 def migrate(database: Database, known: Migrations = migrations) -> None:
     """Apply every pending migration of `known`, each in its own transaction with its record.
 
-    Two processes may call this at the same moment: the second waits and finds nothing to do. Raises `StorageError`,
+    Two processes may call this at the same time: the second waits and finds nothing to do. Raises `StorageError`,
     having changed nothing, for a ledger of a newer release.
     """
     while True:
@@ -59,7 +59,7 @@ def _table(  # noqa: PLR0913 the options of a table
     refers: dict[str, tuple[str, str, str]] | None = None,
     indexes: tuple[tuple[str, ...], ...] = (),
 ) -> None:
-    """Create a strict table whose columns are NOT NULL unless `nullable`.
+    """Create a strict table whose columns are NOT NULL unless listed in `nullable`.
 
     `refers` maps a column to (table, column, what happens when that row is deleted).
     """
@@ -97,7 +97,7 @@ def m001_people(database: Database) -> None:
         {"id": int, "kind": str, "title": str, "created": float},
         defaults={"kind": "private", "title": ""},
     )
-    # AUTOINCREMENT, which sqlite-utils cannot ask for: an id must not come back after its owner was forgotten.
+    # AUTOINCREMENT, which sqlite-utils does not offer: an id must not be reused after its owner was erased.
     database.executescript("""
         CREATE TABLE sessions (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -114,14 +114,14 @@ def m001_people(database: Database) -> None:
 
 @migrations()
 def m002_exchanges(database: Database) -> None:
-    """Pictures, questions with their answers, and the same seen as turns."""
+    """Pictures, questions with their answers, and a view of these as turns."""
     _table(
         database,
         "pictures",
         {"sha256": str, "media_type": str, "width": int, "height": int, "size": int, "phash": str, "created": float},
         key="sha256",
     )
-    # AUTOINCREMENT: a rating button of a forgotten exchange must never count for a later one.
+    # AUTOINCREMENT: a rating button of an erased exchange must never count for a later one.
     database.executescript("""
         CREATE TABLE exchanges (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -173,7 +173,7 @@ def m002_exchanges(database: Database) -> None:
 
 @migrations()
 def m003_feedback(database: Database) -> None:
-    """Votes, which are only ever added (and leave with a person), and the latest of each rater."""
+    """Votes, which are only ever added (and deleted with their person), and the latest vote of each rater."""
     database.executescript("""
         CREATE TABLE feedback (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -190,7 +190,7 @@ def m003_feedback(database: Database) -> None:
             SELECT RAISE(ABORT, 'feedback is append-only: add another vote instead');
         END;
     """)
-    # With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
+    # With max(), SQLite takes the other columns from the row with the maximum: https://www.sqlite.org/quirks.html
     database.create_view(
         "ratings",
         'SELECT exchange, rater, value, "update", created, max(id) AS feedback FROM feedback GROUP BY exchange, rater',
@@ -199,7 +199,7 @@ def m003_feedback(database: Database) -> None:
 
 @migrations()
 def m004_inbox(database: Database) -> None:
-    """Updates as they came, and the messages that answer them."""
+    """Updates as they were received, and the messages that answer them."""
     _table(
         database,
         "inbox",
@@ -232,7 +232,7 @@ def m004_inbox(database: Database) -> None:
 
 @migrations()
 def m005_runs(database: Database) -> None:
-    """Retraining runs, of which one at most is under way, and what each was taught with."""
+    """Retraining runs, of which at most one is active, and the exchanges that each was trained on."""
     database.executescript("""
         CREATE TABLE runs (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -272,7 +272,7 @@ def m005_runs(database: Database) -> None:
 
 @migrations()
 def m006_models(database: Database) -> None:
-    """Models, of which one at most is live, and every change of the live one."""
+    """Models, of which at most one is live, and every change of the live one."""
     _table(
         database,
         "models",
@@ -304,13 +304,13 @@ def m006_models(database: Database) -> None:
 
 @migrations()
 def m007_time_left(database: Database) -> None:
-    """How long the present step of a run will take, as far as can be told."""
+    """The estimated time left in the present state of a run."""
     database.execute("ALTER TABLE runs ADD COLUMN seconds_left REAL")
 
 
 @migrations()
 def m008_privacy(database: Database) -> None:
-    """Who does not want to be learned from, who sent which picture, and which files have yet to follow their rows."""
+    """People who opted out of training, the senders of pictures, and removals outside the ledger that are still due."""
     database.execute("ALTER TABLE users ADD COLUMN opted_out INTEGER NOT NULL DEFAULT 0")
     _table(
         database,
@@ -341,7 +341,7 @@ def m009_steering(database: Database) -> None:
 
 @migrations()
 def m010_demonstrations(database: Database) -> None:
-    """Votes can be taken back (0) and have a reason; people can show what would have been a good answer."""
+    """Votes that were taken back (0), reasons for votes, and better answers that people suggest."""
     # A CHECK cannot be altered: https://www.sqlite.org/lang_altertable.html
     database.executescript("""
         DROP VIEW ratings;
@@ -387,7 +387,7 @@ def m010_demonstrations(database: Database) -> None:
 
 @migrations()
 def m011_broadcasts(database: Database) -> None:
-    """Who is to be told something by an admin, and what became of it."""
+    """The recipients of an admin's broadcasts, and the state of each."""
     database.executescript("""
         CREATE TABLE broadcasts (
             "update" INTEGER NOT NULL,
@@ -403,37 +403,37 @@ def m011_broadcasts(database: Database) -> None:
 
 @migrations()
 def m012_menus(database: Database) -> None:
-    """Who has a menu of commands of their own."""
+    """Chats with a command menu of their own."""
     _table(database, "menus", {"chat": int, "language": str}, key=("chat", "language"))
 
 
 @migrations()
 def m013_settled_runs(database: Database) -> None:
-    """Whether what the end of a run brings about has been seen to."""
+    """The mark of runs whose end has had all its consequences."""
     database.execute("ALTER TABLE runs ADD COLUMN settled INTEGER NOT NULL DEFAULT 1")
 
 
 @migrations()
 def m014_pruned_models(database: Database) -> None:
-    """Whether a model without a directory can be merged again from its adapter."""
+    """The mark of models without a directory that can be merged again from their adapter."""
     database.execute("ALTER TABLE models ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0")
 
 
 @migrations()
 def m015_top_k(database: Database) -> None:
-    """What of the vocabulary an answer was drawn from; NULL for exchanges recorded before."""
+    """The top-k that an answer was sampled with; NULL for exchanges recorded before."""
     database.execute("ALTER TABLE exchanges ADD COLUMN top_k INTEGER")
 
 
 @migrations()
 def m016_rollbacks(database: Database) -> None:
-    """Whether a change of the live model was a rollback."""
+    """The mark of promotions that were rollbacks."""
     database.execute("ALTER TABLE promotions ADD COLUMN back INTEGER NOT NULL DEFAULT 0")
 
 
 @migrations()
 def m017_clean_pictures(database: Database) -> None:
-    """Which pictures were re-encoded, what they were called when a model saw them, and files that killed a decoder."""
+    """States and former names of pictures, files that crashed a decoder, and one-time tasks after an upgrade."""
     database.executescript("""
         ALTER TABLE pictures ADD COLUMN state TEXT NOT NULL DEFAULT 'raw'
             CHECK (state IN ('raw', 'clean', 'quarantined'));
@@ -461,7 +461,7 @@ def m018_reasons(database: Database) -> None:
 
 @migrations()
 def m019_canaries(database: Database) -> None:
-    """Trials of models beside the live one; `after` is the newest exchange before the trial."""
+    """Trials of models alongside the live one; `after` is the newest exchange before the trial."""
     database.executescript("""
         CREATE TABLE canaries (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -487,13 +487,13 @@ def m019_canaries(database: Database) -> None:
 
 @migrations()
 def m020_fingerprints(database: Database) -> None:
-    """The hash of what a run learned from; empty for runs of earlier versions."""
+    """The hash of a run's inputs; empty for runs of earlier versions."""
     database.execute("ALTER TABLE runs ADD COLUMN fingerprint TEXT NOT NULL DEFAULT ''")
 
 
 @migrations()
 def m021_duels(database: Database) -> None:
-    """Pairs of answers to one question, of which a person may choose the better; `rival` is an exchange as JSON."""
+    """Pairs of answers to one question, of which a person may choose one; `rival` is an exchange as JSON."""
     database.executescript("""
         CREATE TABLE duels (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -511,7 +511,7 @@ def m021_duels(database: Database) -> None:
 
 @migrations()
 def m022_teacher_notes(database: Database) -> None:
-    """Who wants a note when a model that learned from their votes goes live, and who has got one."""
+    """People who want a note when a model that learned from their votes goes live, and those who have received one."""
     database.executescript("""
         ALTER TABLE users ADD COLUMN wants_notes INTEGER NOT NULL DEFAULT 0;
         CREATE TABLE teacher_notes (

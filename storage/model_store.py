@@ -1,7 +1,7 @@
-"""Model directories with a manifest of hashes: built aside, published whole, checked before they are trusted.
+"""Model directories with a manifest of hashes: built in a workspace, published as a whole, checked before use.
 
-Knows files and digests; what a checkpoint contains is the business of those who write and load it. Everything
-here blocks (hashing a few gigabytes takes seconds): call it through `asyncio.to_thread`.
+This module deals only with files and digests; the contents of a checkpoint are up to the code that writes and loads it.
+Everything here blocks (hashing a few gigabytes takes seconds): call it through `asyncio.to_thread`.
 
 `manifest.json`::
 
@@ -31,7 +31,7 @@ _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BUILDING = ".building-"
 _NAMED = 8
-"""Differences that an error names one by one; more are counted."""
+"""The most differences that an error names one by one; the rest are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Manifest:
 def write_manifest(directory: Path) -> str:
     """Hash every file under `directory`, write the manifest and return the hash over all of them.
 
-    Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
+    Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable directory.
     """
     files = _records(directory)
     try:
@@ -65,10 +65,10 @@ def write_manifest(directory: Path) -> str:
 
 
 def content_hash(directory: Path) -> str:
-    """Return the hash over all files of a model: its manifest's, else computed, which takes seconds for gigabytes.
+    """Return the hash over all files of a model, from its manifest or, if there is none, computed from the files.
 
-    A damaged manifest is like none. Directories with the same files have the same hash. Raises `StorageError` for an
-    empty or unreadable one.
+    Computing it takes seconds for gigabytes. A damaged manifest is treated like a missing one. Directories with the
+    same files have the same hash. Raises `StorageError` for an empty or unreadable directory.
     """
     try:
         return read_manifest(directory).hash
@@ -104,8 +104,8 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
 
     Args:
         directory: The model.
-        manifest_hash: The hash from publication, which the manifest must have; empty accepts any.
-        contents: Hash the files; otherwise only names and sizes are compared, which takes no time.
+        manifest_hash: The hash from publication, which the manifest must have; an empty string accepts any.
+        contents: Whether to hash the files. If not, only names and sizes are compared, which takes almost no time.
 
     Raises:
         Damaged: A file is missing, changed or new.
@@ -140,7 +140,7 @@ class ModelStore:
     """A folder of published models, one directory each."""
 
     def __init__(self, directory: Path) -> None:
-        """Use `directory`, made where there is none. Raises `StorageError`."""
+        """Use `directory`, creating it if needed. Raises `StorageError`."""
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -170,9 +170,9 @@ class ModelStore:
         return building
 
     def publish(self, built: Path, name: str) -> tuple[Path, str]:
-        """Publish a workspace as a model: write the manifest, force everything to the disk, rename the directory.
+        """Publish a workspace as a model: write the manifest, flush everything to disk, rename the directory.
 
-        Return its directory and manifest hash. Raises `StorageError` for a name that is taken.
+        Returns the model's directory and manifest hash. Raises `StorageError` for a name that is taken.
         """
         path = self.path(name)
         if path.exists():
@@ -190,15 +190,16 @@ class ModelStore:
         return path, manifest_hash
 
     def discard(self, built: Path) -> None:
-        """Delete a workspace, if it is there. Raises `StorageError`."""
+        """Delete a workspace, if it exists. Raises `StorageError`."""
         if built.parent != self.directory or not built.name.startswith(_BUILDING):
             raise StorageError(f"{built} is not a workspace of {self.directory}.")
         self._delete(built)
 
     def set_aside(self, name: str) -> Path | None:
-        """Unpublish a model durably, to `discard` or `restore` it; return its new path, None if there is none.
+        """Unpublish a model durably; return its new path, or None if there is no such model.
 
-        If the process is killed then, `tidy` deletes it. Raises `StorageError`.
+        Call `discard` or `restore` next. If the process is killed before that, `tidy` deletes the model. Raises
+        `StorageError`.
         """
         path = self.path(name)
         aside = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
@@ -212,7 +213,7 @@ class ModelStore:
         return aside
 
     def restore(self, aside: Path, name: str) -> None:
-        """Publish again what `set_aside` has taken. Raises `StorageError`."""
+        """Publish again a model that `set_aside` has unpublished. Raises `StorageError`."""
         try:
             aside.rename(self.path(name))
             sync_directory(self.directory)
@@ -220,9 +221,9 @@ class ModelStore:
             raise from_os_error(error, f"putting {name} back from {aside}") from error
 
     def tidy(self) -> list[Path]:
-        """Delete what killed processes left half built or half removed; return what was deleted.
+        """Delete the directories that killed processes left half built or half removed; return their paths.
 
-        Only for the one process that builds models, at its start.
+        Only the one process that builds models may call this, at its start.
         """
         left = [each for each in self.directory.iterdir() if each.name.startswith(_BUILDING)]
         for each in left:
@@ -247,7 +248,7 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _records(directory: Path) -> dict[str, FileRecord]:
-    """Hash every file under `directory`. Raises `StorageError` for an empty or unreadable one."""
+    """Hash every file under `directory`. Raises `StorageError` for an empty or unreadable directory."""
     try:
         files = {name: _record(path) for name, path in _files(directory)}
     except OSError as error:

@@ -31,14 +31,14 @@ SELECT (SELECT count(*) FROM run_selections WHERE run = :run AND split = 'train'
          GROUP BY feedback.exchange, feedback.rater)
  WHERE value > 0
 """
-"""With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html"""
+"""With max(), SQLite takes the other columns from the row with the maximum: https://www.sqlite.org/quirks.html"""
 
 
 class Models(Queries):
     """Models and their states."""
 
     async def add(self, model: Model) -> None:
-        """Add a model in its state; a live one gets its promotion in the same transaction.
+        """Add a model with its state; for a live one, add its promotion in the same transaction.
 
         Raises `StorageError` for a name that is taken and for a second live model.
         """
@@ -67,14 +67,14 @@ class Models(Queries):
         return [_model(row) for row in rows]
 
     async def live(self) -> Model | None:
-        """Return the live model, None before the first."""
+        """Return the live model, or None if there is none."""
         return await self._read(live_model)
 
     async def previous(self) -> Model | None:
         """Return the model that a rollback leads to, or None if there is none.
 
         That is the newest model that was live before the present one and can be promoted. After a rollback it is an
-        earlier one again, never the one that was left.
+        even earlier one, never the one that was rolled back.
         """
 
         def work(database: Database) -> Model | None:
@@ -100,10 +100,10 @@ class Models(Queries):
         return await self._read(lambda database: _trained_on(database, run))
 
     async def move(self, model: str, state: ModelState, reason: str = "") -> Model:
-        """Enter `state`, with a reason if there is one.
+        """Set the state of a model, and its reason if one is given.
 
-        Raises `UnknownRecord`, and `IllegalTransition` where MODEL_TRANSITIONS does not allow it and for LIVE, which
-        is left to `Promotions.make`.
+        Raises `UnknownRecord`, and `IllegalTransition` if MODEL_TRANSITIONS does not allow the change or `state` is
+        LIVE, which is left to `Promotions.make`.
         """
 
         def work(database: Database) -> Model:
@@ -127,7 +127,7 @@ class Models(Queries):
     async def drop_directory(self, model: str) -> Model:
         """Clear the directory of a model whose files were removed; its row stays.
 
-        Raises `IllegalTransition` for the live model and for the canary, `UnknownRecord`.
+        Raises `UnknownRecord`, and `IllegalTransition` for the live model and for the canary.
         """
 
         def work(database: Database) -> Model:
@@ -140,9 +140,10 @@ class Models(Queries):
         return await self._write(work)
 
     async def prune(self, model: str) -> Model:
-        """Mark a model whose files are about to be removed and can be merged again from its adapter.
+        """Mark a model as pruned: its files are about to be removed and can be merged again from its adapter.
 
-        Raises `IllegalTransition` for the live model, the canary and one whose promotion is pending, `UnknownRecord`.
+        Raises `UnknownRecord`, and `IllegalTransition` for the live model, the canary and a model whose promotion is
+        pending.
         """
 
         def work(database: Database) -> Model:
@@ -156,7 +157,7 @@ class Models(Queries):
 
 
 def _line(database: Database) -> list[str]:
-    """Return the models that led to the live one, which is the last; a rollback takes off those that it left."""
+    """Return the models that led to the live one, which is the last; a rollback removes those after its target."""
     line: list[str] = []
     for row in every(database, "SELECT model, back FROM promotions WHERE done IS NOT NULL ORDER BY done, id"):
         if row["back"] and row["model"] in line:
@@ -182,13 +183,13 @@ def _trained_on(database: Database, run: int | None) -> TrainedOn:
 
 
 def live_model(database: Database) -> Model | None:
-    """Return the live model, None before the first."""
+    """Return the live model, or None if there is none."""
     row = first(database, f"{_SELECT} WHERE state = 'live'")
     return None if row is None else _model(row)
 
 
 def move_model(database: Database, model: Model, state: ModelState, reason: str) -> None:
-    """Enter `state`; an empty reason leaves the present one. Raises `IllegalTransition`."""
+    """Set the state of a model; an empty reason keeps the present one. Raises `IllegalTransition`."""
     if state not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {state}.")
     reason = reason or model.reason

@@ -25,9 +25,9 @@ class People(Queries):
     """Users and chats."""
 
     async def save(self, person: Person, chat: Chat, *, update: int | None = None) -> None:
-        """Store who wrote and where: new rows, or changed names. A chosen language stays.
+        """Add a person and the chat that they wrote in, or update their names. A chosen language is kept.
 
-        Raises `UnknownRecord` when the sender of `update` was erased meanwhile.
+        Raises `UnknownRecord` if the sender of `update` was erased meanwhile.
         """
         now = self._now()
 
@@ -49,7 +49,7 @@ class People(Queries):
         await self._write(work)
 
     async def get(self, user: int) -> Person | None:
-        """Return the user with this Telegram id, None if never seen."""
+        """Return the user with this Telegram id, or None if they were never seen."""
         row = await self._first(
             "SELECT id, name, client_language, language, opted_out, wants_notes FROM users WHERE id = ?", [user]
         )
@@ -59,7 +59,7 @@ class People(Queries):
         return Person(**{**dict(row), **switches})
 
     async def chat(self, chat: int) -> Chat | None:
-        """Return the chat with this Telegram id, None if never seen."""
+        """Return the chat with this Telegram id, or None if it was never seen."""
         row = await self._first("SELECT id, kind, title FROM chats WHERE id = ?", [chat])
         return None if row is None else Chat(**row)
 
@@ -73,7 +73,7 @@ class People(Queries):
         )
 
     async def set_language(self, user: int, language: str | None) -> None:
-        """Store a choice by /language; None follows the client's language again."""
+        """Store a language chosen with /language; None follows the client's language again."""
         now = self._now()
 
         def work(database: Database) -> None:
@@ -83,7 +83,7 @@ class People(Queries):
         await self._write(work)
 
     async def set_wants_notes(self, user: int, wanted: bool) -> None:
-        """Store whether a person wants to hear when a model that learned from their votes goes live."""
+        """Store whether a person wants to be notified when a model that learned from their votes goes live."""
         now = self._now()
 
         def work(database: Database) -> None:
@@ -106,7 +106,7 @@ class People(Queries):
                 taught = every(
                     database,
                     f"{AFFECTED} WHERE shown.asker = ?1"
-                    # One that was taken back may have been confirmed when a run began.
+                    # A correction that is no longer confirmed may have been confirmed when a run began.
                     " UNION SELECT exchange FROM demonstrations WHERE author = ?1",
                     [user],
                 )

@@ -1,4 +1,4 @@
-"""Personal data: counting, erasing and expiring them.
+"""Personal data: counting, erasure and expiry.
 
 Rows are deleted in one transaction that also notes what has to be removed outside the ledger (`removals`). The lane
 of an update ends in a colon and its sender's id, by which a person's updates are found.
@@ -34,7 +34,7 @@ _THEIR_EXCHANGES = (
     " AND NOT EXISTS (SELECT 1 FROM exchange_pictures JOIN exchanges AS since ON since.id = exchange"
     " WHERE since.session = later.session AND since.id > shown.id AND since.id <= later.id)"
 )
-"""What they asked, and what others, in a group, asked about a picture that then goes: it would have no subject left."""
+"""The person's exchanges, and those of others in a group that would lose their picture, and so their subject."""
 _AFFECTED = f"{AFFECTED} WHERE shown.id IN {_IDS}"
 
 _THEIR_SESSIONS = "SELECT id FROM sessions WHERE user = ?1 UNION SELECT session FROM exchanges WHERE asker = ?1"
@@ -57,7 +57,7 @@ _UNUSED_PICTURES = (
 
 @dataclass(frozen=True, slots=True)
 class PersonalDataSummary:
-    """How much of a person is stored.
+    """The amount of data that is stored about a person.
 
     Counts questions with their answers, pictures that no one else sent, votes (all ever cast), corrections, and rows in
     the data sets of runs.
@@ -77,10 +77,10 @@ class PersonalData(Queries):
     """Erasure, expiry, and removals outside the ledger."""
 
     async def count(self, user: int) -> PersonalDataSummary:
-        """Return what `erase` would delete."""
+        """Return the amount of data that `erase` would delete."""
 
         def work(database: Database) -> PersonalDataSummary:
-            database.execute("BEGIN")  # one state of the ledger for all counts
+            database.execute("BEGIN")  # a consistent snapshot for all counts
             try:
                 return _summary(database, user)
             finally:
@@ -89,12 +89,12 @@ class PersonalData(Queries):
         return await self._read(work)
 
     async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
-        """Delete all data of a person and return their number.
+        """Delete all data of a person and return the amount.
 
-        That is their questions with the answers and all votes on them, their votes, sessions, pictures that no one
-        else sent, updates and name. The update `during` which this happens stays to be finished; waiting ones are
-        closed unhandled. A run that trains on their data is cancelled. The id of a person who opted out is kept, so
-        that later data are not used either.
+        The data are their questions with the answers and all votes on them, their votes, sessions, pictures that no one
+        else sent, updates and name. The update `during`, whose handling calls this, is left to be finished; waiting
+        ones are closed unhandled. A run that trains on their data is cancelled. The id of a person who opted out is
+        kept, so that later data are not used either.
         """
         now = self._now()
 
@@ -108,7 +108,7 @@ class PersonalData(Queries):
                 database, column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", [user])
             )
             opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
-            database.execute("DELETE FROM users WHERE id = ?", [user])  # takes the rest along
+            database.execute("DELETE FROM users WHERE id = ?", [user])  # the rest is deleted by cascade
             if opted_out:
                 database.execute("INSERT INTO users(id, created, opted_out) VALUES (?, ?, 1)", (user, now))
             database.execute("DELETE FROM chats WHERE id = ? AND kind = 'private'", [user])
@@ -122,10 +122,10 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def expire(self, before: float) -> int:
-        """Delete unrated exchanges from before that time.
+        """Delete unrated exchanges from before the time `before`; return their number.
 
-        Pictures that nothing else needs and dead letters go with them. A conversation is kept up to its last exchange
-        that is newer or has a vote. Return the number of exchanges.
+        Pictures that nothing else needs and dead letters are deleted too. A conversation is kept up to its last
+        exchange that is newer or has a vote or a correction.
         """
 
         def work(database: Database) -> int:
@@ -142,16 +142,16 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def pending_removals(self) -> list[Removal]:
-        """Return what is still to be removed outside the ledger."""
+        """Return the removals outside the ledger that are still due."""
         rows = await self._every("SELECT kind, name FROM removals ORDER BY kind, name")
         return [Removal(RemovalKind(row["kind"]), row["name"]) for row in rows]
 
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
-        """Call `remove`, which deletes the picture's file, and strike it off.
+        """Call `remove`, which deletes the picture's file, and mark the removal as done.
 
-        Return False if the picture was sent again meanwhile.
-        `remove` runs inside the transaction: another process that adds the picture does so before, and the file
-        stays, or after, and sees that it is gone. It may be called twice.
+        Returns False, without calling `remove`, if the picture was sent again meanwhile.
+        `remove` runs inside the transaction: another process that adds the picture does so either before, and the file
+        stays, or after, and sees that the file is gone. `remove` may be called twice.
         """
 
         def work(database: Database) -> bool:
@@ -164,7 +164,7 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def finish_removals(self, removals: Iterable[Removal]) -> None:
-        """Strike off what was removed."""
+        """Mark removals as done."""
         done = list(removals)
         await self._write(lambda database: finish_removals(database, done))
 
@@ -186,7 +186,7 @@ def _summary(database: Database, user: int) -> PersonalDataSummary:
 
 
 def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
-    """Delete exchanges with their votes and with pictures that no one sent (imported ones); note the removals."""
+    """Delete exchanges with their votes and with pictures that no one sent (imported ones); record the removals."""
     ids = json.dumps(exchanges)
     withdraw(database, column(database, _AFFECTED, [ids]))
     shown = column(database, f"SELECT DISTINCT sha256 FROM exchange_pictures WHERE exchange IN {_IDS}", [ids])
@@ -195,7 +195,7 @@ def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
 
 
 def withdraw(database: Database, exchanges: list[int]) -> None:
-    """Withdraw exchanges from training: cancel a run that uses them and note the rows of runs' files to remove."""
+    """Withdraw exchanges from training: cancel a run that uses them and record the removal of their rows in files."""
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
     add_removals(database, RemovalKind.ROW, column(database, taught, [json.dumps(exchanges)]))
@@ -203,7 +203,7 @@ def withdraw(database: Database, exchanges: list[int]) -> None:
 
 
 def _delete_pictures(database: Database, pictures: list[str]) -> None:
-    """Delete the rows of pictures that no exchange shows; note their files for removal."""
+    """Delete the rows of pictures that no exchange shows; record the removal of their files."""
     names = json.dumps(pictures)
     database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
     add_removals(database, RemovalKind.PICTURE, pictures)
@@ -212,8 +212,8 @@ def _delete_pictures(database: Database, pictures: list[str]) -> None:
 def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
     """Delete a person's updates with their replies; close waiting ones and clear their payload.
 
-    A running bot may be handling a waiting update and must find it closed, also after a second erasure. So these
-    rows stay, without anything that identifies the person.
+    A running bot may be handling a waiting update and must find it closed, even after a second erasure. These rows
+    therefore stay, without anything that identifies the person.
     """
     lanes = f"*:{user}"
     over = "SELECT id FROM inbox WHERE lane GLOB ? AND state IN ('done', 'aside')"

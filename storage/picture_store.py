@@ -33,7 +33,7 @@ class PictureStore:
                 if each.stat().st_mtime < oldest:
                     each.unlink(missing_ok=True)
         except FileNotFoundError:
-            pass  # another process tidied the same file away
+            pass  # another process deleted the same file
         except OSError as error:
             raise from_os_error(error, f"opening the picture folder {directory}") from error
 
@@ -46,7 +46,7 @@ class PictureStore:
     async def put(self, data: bytes) -> str:
         """Store `data` durably and return its name. Raises `StorageError`.
 
-        An intact file is left as it is, a damaged one is written again.
+        An intact file is left as it is; a damaged one is written again.
         """
         return await asyncio.to_thread(self._put, data)
 
@@ -58,11 +58,11 @@ class PictureStore:
         return await asyncio.to_thread(self._get, sha256)
 
     def files(self) -> list[Path]:
-        """Return the paths of all pictures, in no order."""
+        """Return the paths of all pictures, in no particular order."""
         return [each for each in self.directory.glob("??/*") if _NAME.fullmatch(each.name)]
 
     def remove(self, sha256: str) -> None:
-        """Delete a picture durably, if it is there.
+        """Delete a picture durably, if it exists.
 
         Blocks; runs on the ledger's thread (`PersonalData.remove_picture`). Raises `StorageError`.
         """

@@ -18,7 +18,7 @@ from storage.removals import RemovalKind, add_removals
 INSERT_PICTURE = (
     "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created, state)"
     " VALUES (:sha256, :media_type, :width, :height, :size, :phash, :created, :state)"
-    # What a decoder has made is clean, even where an earlier version was sent the very same bytes.
+    # A decoder's output is clean, even if an earlier version received the very same bytes from a person.
     " ON CONFLICT(sha256) DO UPDATE SET state = excluded.state WHERE excluded.state = 'clean' AND state <> 'clean'"
 )
 _INSERT_SENDER = (
@@ -31,18 +31,18 @@ class Pictures(Queries):
     """Pictures."""
 
     async def add(self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None) -> None:
-        """Add a picture whose bytes are in the picture folder, with its sender (None: imported) and update.
+        """Add a picture whose bytes are in the picture folder. `sender` is None for an imported one.
 
         A known picture keeps its first row. Its file may have been removed just before this call, but not after it
-        (`PersonalData.remove_picture`), so check afterwards that it exists. Raises `UnknownRecord` when the sender
-        of `update` was erased meanwhile.
+        (`PersonalData.remove_picture`), so check afterwards that it exists. Raises `UnknownRecord` if the sender of
+        `update` was erased meanwhile.
         """
         now = self._now(picture.created)
         row = asdict(picture) | {"created": now}
 
         def work(database: Database) -> None:
             refuse_closed(database, update)
-            # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
+            # Table.insert would read the schema several times, which costs a millisecond on the busiest path.
             database.execute(INSERT_PICTURE, row)
             if sender is not None:
                 ensure_user(database, sender, now)
@@ -62,7 +62,7 @@ class Pictures(Queries):
         return picture_of(row)
 
     async def all(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
-        """Return the pictures of these exchanges, or all of them, the oldest first."""
+        """Return the pictures of these exchanges, or all pictures, the oldest first."""
         where, values = "", []
         if exchanges is not None:
             where = (
@@ -83,9 +83,9 @@ class Pictures(Queries):
         return await self._number("SELECT count(*) FROM pictures WHERE state = ?", [state])
 
     async def replace(self, former: str, clean: StoredPicture) -> bool:
-        """Replace a raw picture by `clean`, whose bytes are in the picture folder, everywhere in the ledger.
+        """Replace a raw picture with `clean`, whose bytes are in the picture folder, everywhere in the ledger.
 
-        The former file is noted for removal. Return False, having changed nothing, for a picture that was erased or
+        The removal of the former file is recorded. Returns False, having changed nothing, if the picture was erased or
         replaced meanwhile.
         """
 
@@ -144,7 +144,7 @@ class Pictures(Queries):
         )
 
     async def prune_decoder_deaths(self, before: float) -> None:
-        """Forget files that first crashed a decoder before that time."""
+        """Delete the records of files that first crashed a decoder before the time `before`."""
         await self._execute("DELETE FROM decoder_deaths WHERE created < ?", [before])
 
     async def chore_done(self, name: str) -> bool:
@@ -159,5 +159,5 @@ class Pictures(Queries):
 
 
 def picture_of(row: sqlite3.Row) -> StoredPicture:
-    """Return the record of a row of `pictures`."""
+    """Return the picture that a row of `pictures` holds."""
     return StoredPicture(**{**dict(row), "state": PictureState(row["state"])})

@@ -1,4 +1,4 @@
-"""Promotions: which model became live when, and who decided."""
+"""Promotions: which model became live, when, and by whose decision."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error, bac
 
 
 class Promotions(Queries):
-    """Changes of the live model, done or asked for."""
+    """Changes of the live model, done or requested."""
 
     async def make(self, model: str, by: int | None = None, *, back: bool = False, why: str = "") -> Promotion:
-        """Make a model live and retire the former one, with a promotion that is done; `back` marks a rollback.
+        """Make a model live, retire the former one and record a promotion as done; `back` marks a rollback.
 
-        The trial of a canary ends, with `why` if it is this model. In a rollback `why` is the fault of the former
-        model, which is rejected for it. Raises `IllegalTransition` for the live model and for one whose files are gone,
-        `UnknownRecord`.
+        A running trial ends; if this model is its canary, `why` is the reason. In a rollback, `why` is the fault of the
+        former model, which is rejected for it. Raises `UnknownRecord`, and `IllegalTransition` for the live model and
+        for one whose files are gone.
         """
         now = self._now()
 
@@ -65,14 +65,14 @@ class Promotions(Queries):
         return [_record(row) for row in rows]
 
     async def newest(self) -> Promotion | None:
-        """Return the newest promotion that is done, None before the first."""
+        """Return the newest promotion that is done, or None if there is none."""
         row = await self._first(f"{_SELECT_PROMOTION} WHERE done IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1")
         return None if row is None else _record(row)
 
     async def finish(self, promotion: int, error: str = "") -> Promotion:
-        """Close a requested promotion: make its model live as `make` does, unless it is already, or store `error`.
+        """Close a requested promotion: make its model live as `make` does, unless it already is, or store `error`.
 
-        Raises `IllegalTransition` for a promotion that is closed, `UnknownRecord`.
+        Raises `UnknownRecord`, and `IllegalTransition` for a promotion that is closed.
         """
         now = self._now()
 
@@ -100,7 +100,7 @@ def _refuse_promotion(model: Model) -> None:
 
 
 def _make_live(database: Database, model: str, now: float, *, why: str = "", fault: str = "") -> str | None:
-    """Retire the live model, or reject it for a `fault`, and make `model` live; return the former one's name."""
+    """Retire the live model, or reject it for a `fault`, and make `model` live; return the former live model's id."""
     candidate, live = get_model(database, model), live_model(database)
     _refuse_promotion(candidate)
     if not candidate.directory:

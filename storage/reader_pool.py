@@ -1,4 +1,4 @@
-"""Threads that read, each with its own connection, so that no query runs on an event loop.
+"""Reader threads, each with its own connection, so that no query runs on an event loop.
 
 In WAL mode readers and the writer do not block each other. A read sees every write that was awaited before it.
 """
@@ -20,7 +20,7 @@ from storage.errors import StorageError
 Result = TypeVar("Result")
 
 THREADS = 2
-"""Reads that run at the same time; more wait. Python holds one of them up anyway while rows become objects."""
+"""How many reads run at the same time; others wait. The GIL serialises them anyway while rows become objects."""
 
 
 class ReaderPool:

@@ -1,6 +1,6 @@
-"""Removals: files and rows outside the ledger that have to go because the rows they belong to were deleted.
+"""Removals: files and rows outside the ledger that must be deleted because the rows they belong to were deleted.
 
-They are noted in the transaction that deletes the rows and struck off once done, so that a crash loses none.
+They are recorded in the transaction that deletes the rows and dropped once done, so that a crash loses none.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from sqlite_utils import Database
 
 
 class RemovalKind(StrEnum):
-    """What is to be removed.
+    """The kind of thing to remove.
 
-    A picture's file, an exchange's rows in the files of runs, a session's prompt in an engine's cache, or the contents
-    of the write-ahead log.
+    It is a picture's file, an exchange's rows in the files of runs, a session's prompt in an engine's cache, or the
+    contents of the write-ahead log.
     """
 
     PICTURE = "picture"
@@ -35,7 +35,7 @@ class Removal:
 
 
 def add_removals(database: Database, kind: RemovalKind, names: Iterable[object]) -> None:
-    """Note what has to be removed."""
+    """Record removals that are due."""
     database.execute(
         "INSERT INTO removals(kind, name) SELECT ?, value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
         (kind, json.dumps([str(each) for each in names])),
@@ -43,6 +43,6 @@ def add_removals(database: Database, kind: RemovalKind, names: Iterable[object])
 
 
 def finish_removals(database: Database, removals: Iterable[Removal]) -> None:
-    """Strike off what was removed."""
+    """Mark removals as done."""
     for each in removals:
         database.execute("DELETE FROM removals WHERE kind = ? AND name = ?", (each.kind, each.name))

@@ -18,10 +18,11 @@ class Replies(Queries):
     """Replies to updates."""
 
     async def begin(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
-        """Store that reply number `slot` (from 0) to an update is about to be sent, or return what is stored of it.
+        """Store that reply number `slot` (from 0) to an update is about to be sent, or return the stored reply.
 
-        `question` is the message that it answers. A `message` in the result was sent before: edit it. None on a
-        later attempt leaves open whether an earlier send happened; such replies are counted as doubtful.
+        `question` is the message that it answers. If the result has a `message`, that message was sent before: edit it.
+        If `message` is None on a later attempt, an earlier one may or may not have sent it; such replies are counted as
+        doubtful.
         """
         now = self._now()
 

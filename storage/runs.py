@@ -23,8 +23,8 @@ AFFECTED = (
     "SELECT DISTINCT later.id FROM exchanges AS shown JOIN exchanges AS later ON later.session = shown.session"
     " AND later.id >= shown.id"
 )
-"""Exchanges (`shown`) and those that follow on them in a conversation: a lesson shows the conversation before its
-answer."""
+"""Exchanges (`shown`) and those that follow them in a conversation, because a training example includes the
+conversation before its answer."""
 
 _TEACHING = (
     f"SELECT count(*) FROM run_selections WHERE run = ? AND exchange NOT IN ({AFFECTED} WHERE shown.asker IN"
@@ -34,17 +34,17 @@ _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
 
 _REQUESTED = 1
 _WITHDRAWN = 2
-"""Values of `cancel_requested`: a person asked, or an exchange of the selection was withdrawn. 0: not requested."""
+"""Values of `cancel_requested`: a person asked, or an exchange of the selection was withdrawn. 0 is not requested."""
 
 
 class Runs(Queries):
     """Runs and their selections."""
 
     async def start(self, trigger: str, requested_by: int | None = None) -> Run:
-        """Add a run in state due. `trigger` is schedule, admin or command.
+        """Add a run in the state DUE. `trigger` is "schedule", "admin" or "command".
 
-        Raises `RunBusy` while another run has not ended, in any process, and `CanaryRunning` while a canary is tried:
-        the new model would be compared with one that may be about to go.
+        Raises `RunBusy` while another run has not ended, in any process, and `CanaryRunning` while a canary is being
+        tried, because the new model would be compared with one that may be about to be replaced.
         """
         now = self._now()
 
@@ -89,7 +89,7 @@ class Runs(Queries):
         return None if row is None else _run(row)
 
     async def unsettled(self) -> Run | None:
-        """Return the newest run if it has ended and was not settled, because the process that carried it out died."""
+        """Return the newest run if it has ended but was not settled, because its process died; otherwise None."""
         row = await self._first(
             f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}", [_ACTIVE]
         )
@@ -107,10 +107,10 @@ class Runs(Queries):
         await self._execute("UPDATE runs SET settled = 1 WHERE id = ?", [run])
 
     async def move(self, run: int, state: RunState, **values: Any) -> Run:
-        """Enter `state` and set the given fields, together: step, steps, raters, directory, reason, model.
+        """Set the state of a run together with the given fields: step, steps, raters, directory, reason, model.
 
-        The time left is open again. Raises `IllegalTransition` where RUN_TRANSITIONS does not allow that,
-        `UnknownRecord`.
+        The time left becomes unknown. Raises `UnknownRecord`, and `IllegalTransition` if RUN_TRANSITIONS does not allow
+        the change.
         """
         now = self._now()
 
@@ -126,7 +126,7 @@ class Runs(Queries):
     async def progress(
         self, run: int, step: int, steps: int, loss: float | None, seconds_left: float | None = None
     ) -> None:
-        """Store the progress of a run; nothing after its end."""
+        """Store the progress of a run. Does nothing after its end."""
         now = self._now()
         await self._execute(
             "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
@@ -135,9 +135,9 @@ class Runs(Queries):
         )
 
     async def request_cancel(self, run: int) -> None:
-        """Ask for the end of a run; the process that carries it out polls `cancel_requested`.
+        """Request the cancellation of a run; the process that carries it out polls `cancel_requested`.
 
-        Raises `IllegalTransition` for a run that has ended, `UnknownRecord`.
+        Raises `UnknownRecord`, and `IllegalTransition` for a run that has ended.
         """
 
         def work(database: Database) -> None:
@@ -173,7 +173,7 @@ class Runs(Queries):
         )
 
     async def last_verdict(self) -> tuple[Run, str] | None:
-        """Return the newest run that ended with a model, and the fingerprint of its inputs, or None."""
+        """Return the newest run that ended with a model, and its inputs' fingerprint, or None if there is none."""
 
         def work(database: Database) -> tuple[Run, str] | None:
             row = first(database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
@@ -189,10 +189,10 @@ class Runs(Queries):
     async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]], fingerprint: str = "") -> None:
         """Store the exchanges that a run uses, each with its split, and their numbers.
 
-        The split is "train", "held_out", or "worse": disliked and rejected answers, which are trained on too.
+        The split is "train", "held_out", or "worse" for disliked and rejected answers, which are trained on too.
         `fingerprint` is the hash of all its inputs (`training.inputs`).
 
-        Raises `StorageError` if the run has a selection already, or for an exchange that does not exist or was deleted.
+        Raises `StorageError` if the run already has a selection, or if an exchange does not exist or was deleted.
         """
         frozen = [(run, exchange, position, split) for position, (exchange, split) in enumerate(rows)]
         held_out = sum(split == "held_out" for *_, split in frozen)
@@ -215,15 +215,15 @@ class Runs(Queries):
         await self._write(work)
 
     async def selection(self, run: int) -> list[tuple[int, str]]:
-        """Return the (exchange, split) pairs of a run as selected, without those erased since."""
+        """Return the (exchange, split) pairs of a run in the order of selection, without those erased since."""
         rows = await self._every("SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run])
         return [(row["exchange"], row["split"]) for row in rows]
 
     async def withdrawn(self, run: int) -> bool:
         """Return whether exchanges of a run's selection may no longer be used.
 
-        They were erased since, or a person opted out who asked them or what they follow on, or who corrected them.
-        This stays true if that person opts in again. Raises `UnknownRecord`.
+        This is so if one was erased since, or if a person opted out who asked it, asked an exchange before it in the
+        conversation, or corrected it. It stays so if that person opts in again. Raises `UnknownRecord`.
         """
 
         def work(database: Database) -> bool:

@@ -19,14 +19,14 @@ class Sessions(Queries):
     """Sessions, of which a user has at most one open in a chat and topic."""
 
     async def find(self, chat: int, user: int, topic: int = 0) -> int | None:
-        """Return the open session of `user` in `chat` and forum topic (0 without one), None if none is open."""
+        """Return the open session of `user` in `chat` and `topic` (0: no forum topic), or None if none is open."""
         row = await self._first(_OPEN_SESSION, (chat, user, topic))
         return None if row is None else int(row["id"])
 
     async def open(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:
         """Return the open session, opening one if there is none.
 
-        Raises `UnknownRecord` when the sender of `update` was erased meanwhile.
+        Raises `UnknownRecord` if the sender of `update` was erased meanwhile.
         """
         found = await self.find(chat, user, topic)
         if found is not None:

@@ -45,7 +45,7 @@ MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
     ModelState.CANARY: frozenset({ModelState.LIVE, ModelState.REJECTED, ModelState.CANDIDATE}),
     ModelState.LIVE: frozenset({ModelState.RETIRED, ModelState.REJECTED}),  # rejected: rolled back for a fault
     ModelState.RETIRED: frozenset({ModelState.LIVE}),
-    ModelState.REJECTED: frozenset({ModelState.LIVE}),  # an admin may overrule the evaluation by /promote
+    ModelState.REJECTED: frozenset({ModelState.LIVE}),  # an admin may overrule the evaluation with /promote
 }
 
 
@@ -54,12 +54,12 @@ ANSWERING = frozenset({ModelState.LIVE, ModelState.CANARY})
 
 
 class Verdict(StrEnum):
-    """How the trial of a canary ended. The values are stored."""
+    """The outcome of a canary's trial. The values are stored."""
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
     STOPPED = "stopped"  # by an admin, or because another model was promoted
-    VOID = "void"  # it could not go on; the model is a candidate again
+    VOID = "void"  # the trial could not continue; the model is a candidate again
 
 
 class RecipientState(StrEnum):
@@ -70,5 +70,5 @@ class RecipientState(StrEnum):
     DELIVERED = "told"
     UNREACHABLE = "unreachable"  # they blocked the bot, or are gone
     FAILED = "failed"
-    DOUBTFUL = "doubtful"  # interrupted between the sending and the note: never sent again
+    DOUBTFUL = "doubtful"  # interrupted between sending and storing the result: never sent again
     SKIPPED = "spared"  # cancelled before it was their turn

@@ -1,4 +1,4 @@
-"""People whose votes taught the live model, and who want to hear of it once."""
+"""People whose votes taught the live model, and who want to be notified of it once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELECT ratings.rater AS person, max(exchanges.id) AS exchange
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A person whose vote taught a model: the newest answer of their own private chat that they liked."""
+    """A person whose vote taught a model, with the newest answer that they liked in their private chat."""
 
     person: int
     exchange: Exchange
@@ -34,7 +34,7 @@ class Teachers(Queries):
     """People whose votes taught a model."""
 
     async def waiting(self, model: Model) -> list[Teacher]:
-        """Return those who want a note of a model, and have not got one."""
+        """Return the people who want a note about a model and have not received one."""
 
         def work(database: Database) -> list[Teacher]:
             found = []
@@ -47,7 +47,7 @@ class Teachers(Queries):
         return await self._read(work)
 
     async def note(self, model: Model, person: int) -> None:
-        """Record that a person gets a note of a model: there is no second one, whatever becomes of it."""
+        """Record that a person gets a note about a model. They get no second one, even if this one is not delivered."""
         await self._execute(
             "INSERT INTO teacher_notes(model, person, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (model.id, person, self._now()),

@@ -1,4 +1,4 @@
-"""A sentence for people that keeps its template and values, so that it can be translated where it is shown."""
+"""A text for people that keeps its template and values, so that it can be translated where it is shown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Reason(str):
         return gettext(self.template).format(**values) if values else gettext(self.template)
 
     def parts(self) -> dict[str, Any]:
-        """Return the template and the values as JSON can hold them."""
+        """Return the template and the values in a form that JSON can represent."""
         values = {name: value.parts() if isinstance(value, Reason) else value for name, value in self.values.items()}
         return {"template": self.template, "values": values}
 
@@ -65,5 +65,5 @@ def stored(text: str, parts: str) -> str:
 
 
 def stored_parts(text: str) -> str:
-    """Return what the column beside a reason's text holds: its parts as JSON, empty where it has none."""
+    """Return the value of the column `reason_parts`: the parts as JSON, or an empty string if there are none."""
     return json.dumps(text.parts(), ensure_ascii=False, default=str) if isinstance(text, Reason) else ""

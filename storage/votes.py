@@ -34,7 +34,7 @@ _RIVALS = (
 
 _QUARANTINED = "SELECT sha256 FROM pictures WHERE state = 'quarantined'"
 
-# With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
+# With max(), SQLite takes the other columns from the row with the maximum: https://www.sqlite.org/quirks.html
 _DEMONSTRATIONS = (
     "SELECT exchange, author, confirmed_by, text, max(id) FROM demonstrations"
     " WHERE author NOT IN (SELECT value FROM json_each(:unheard))"
@@ -70,14 +70,14 @@ class Votes(Queries):
         return await self._write(work)
 
     async def by_update(self, update: int) -> Rating | None:
-        """Return the vote that an update has cast, None if it has cast none."""
+        """Return the vote that an update has cast, or None if it has cast none."""
         row = await self._first(
             'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?', [update]
         )
         return None if row is None else Rating(**row)
 
     async def newest(self) -> int:
-        """Return the id of the newest vote, 0 without one."""
+        """Return the id of the newest vote, or 0 if there is none."""
         return await self._number("SELECT coalesce(max(id), 0) FROM feedback")
 
     async def recent_in_groups(self, seconds: float) -> list[Exchange]:
@@ -100,7 +100,7 @@ class Votes(Queries):
         return row["ups"], row["downs"]
 
     async def latest(self, exchange: int, rater: int) -> int | None:
-        """Return the vote of `rater` on `exchange`, 1 or -1, or None if there is none or after it was taken back."""
+        """Return the vote of `rater` on `exchange`, 1 or -1, or None if there is none or it was taken back."""
         row = await self._first(
             "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
         )
@@ -109,9 +109,12 @@ class Votes(Queries):
     async def rated_exchanges(self, trust: Trust = EQUAL_TRUST) -> list[RatedExchange]:
         """Return every exchange with votes or a correction, by id, with the conversation before it.
 
-        Left out are votes and corrections of people who opted out, are blocked or new; exchanges that those of the
-        first two kinds asked, that are in blocked groups or show a quarantined picture, and those that follow on one of
-        these; and corrections that only their author has confirmed, unless the author is an admin.
+        The following are left out:
+
+        - votes and corrections of people who opted out, are blocked, or are new;
+        - exchanges that were asked by people who opted out or are blocked, are in blocked groups, or show a quarantined
+          picture, and all exchanges that follow one of these in its conversation;
+        - corrections that only their author has confirmed, unless the author is an admin.
         """
         now = self._now()
         judged = await self._read(lambda database: _judged(database, trust, now))
@@ -121,8 +124,8 @@ class Votes(Queries):
     async def preferences(self, trust: Trust = EQUAL_TRUST) -> list[Preference]:
         """Return the pairs of answers to the same prompt of which one has better votes, won a duel, or is a correction.
 
-        People are left out as in `rated_exchanges`, and so are answers that did not finish by themselves and equal
-        answers.
+        Left out are the same votes, exchanges and corrections as in `rated_exchanges`, answers that did not finish by
+        themselves, and pairs of equal answers.
         """
         now = self._now()
         return await self._read(lambda database: _preferences(database, trust, now))
@@ -152,7 +155,7 @@ class Votes(Queries):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """An exchange with the votes on the model's answer, and the same with its confirmed correction, if any."""
+    """An exchange with the votes on the model's answer, and the same exchange with its confirmed correction, if any."""
 
     said: RatedExchange
     better: RatedExchange | None
@@ -172,7 +175,7 @@ def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
 
 def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
     """Return every exchange of the conversations with a vote or a correction, by session and id."""
-    database.execute("BEGIN")  # one state of the ledger for all queries
+    database.execute("BEGIN")  # a consistent snapshot for all queries
     try:
         silent, new = _silent(database, trust), _newcomers(database, trust, now)
         people = {
@@ -210,9 +213,9 @@ def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
 
 
 def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
-    """Return the exchange with the correction in place of the model's answer.
+    """Return the exchange with the correction in place of the model's answer, or None if there is no correction.
 
-    Its number of tokens is set to that of its characters, which is nearly always an upper bound.
+    Its number of tokens is set to its number of characters, which is nearly always an upper bound.
     """
     if shown is None:
         return None
@@ -235,7 +238,7 @@ def _preferences(database: Database, trust: Trust, now: float) -> list[Preferenc
     for each in _judged(database, trust, now):
         exchange = each.said.exchange
         if (row := rivals.get(exchange.id)) and row["chooser"] in each.said.liked_by:
-            # A rival is no exchange, so the pair has one exchange, like a correction and what it corrects.
+            # A rival is not an exchange itself, so the pair has one exchange, like a correction and its original.
             compare(each.said, replace(exchange, answer=row["answer"], finish=row["finish"]))
         answers[exchange.position, exchange.prompt_hash].append(each.said)
         if each.better is not None:

@@ -1,8 +1,8 @@
-"""One thread that writes: work is queued from any event loop and awaited, and commits are shared.
+"""The writer thread: work is queued from any event loop and awaited, and commits are shared.
 
 Everything queued during a commit goes into the next transaction, each piece of work behind its own savepoint, so that a
-failing one does not affect the others. A caller's await ends only after the commit, so what it acknowledges then
-survives `kill -9`.
+failing one does not affect the others. A caller's await ends only after the commit, so anything that the caller
+acknowledges afterwards survives `kill -9`.
 
 Two pieces of work in flight at the same time may take effect in either order; where the order matters, await the first
 before queueing the second.
@@ -29,13 +29,13 @@ Result = TypeVar("Result")
 Argument = TypeVar("Argument")
 
 Work = Callable[[Database], Result]
-"""Runs inside a transaction on the writer's thread; may run twice (after a rollback), so it changes nothing else."""
+"""Work in a transaction on the writer's thread. It may run twice (after a rollback), so it must change nothing else."""
 
 Batched = Callable[[Database, Sequence[Argument]], Sequence[Result | Exception]]
-"""The same for several callers at once: one result, or one exception, an argument."""
+"""The same for several callers at once; it returns one result or one exception for each argument."""
 
 MAX_JOBS = 512
-"""The most pieces of work that share one commit: bounds how long the first of them waits."""
+"""The most pieces of work that share one commit, which bounds how long the first of them waits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +49,7 @@ class _Job:
     result: Any = None
     error: Exception | None = None
     lost: bool = False
-    """Whether `error` is of the transaction, so that no job of it was saved."""
+    """Whether `error` concerns the whole transaction, so that none of its jobs was saved."""
 
     def deliver(self) -> None:
         """Wake the caller in its own event loop, unless it no longer waits."""
@@ -71,23 +71,23 @@ class Writer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self.trouble = ""
-        """Why the latest commit was not saved, empty if it was."""
-        # A daemon, so that a process that forgot to close can still end; nothing unacknowledged is owed to anyone.
+        """Why the latest commit was not saved; empty if it was."""
+        # A daemon thread, so that a process that forgot to close can still end; it loses only unacknowledged work.
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
     async def do(self, work: Work[Result]) -> Result:
         """Run `work` in a transaction and return its result after the commit.
 
-        An exception of `work` undoes its changes and is raised here; SQLite's come as `StorageError`. Cancelling the
-        await does not undo the work.
+        An exception that `work` raises undoes its changes and is raised here; SQLite's errors become `StorageError`.
+        Cancelling the await does not undo the work.
         """
         return await self.do_batched(lambda database, _: [work(database)], None)
 
     async def do_batched(self, together: Batched[Argument, Result], argument: Argument) -> Result:
-        """Run a function once for the arguments of all callers that wait for it; for small frequent work.
+        """Run a function once for the arguments of all callers that wait for it. Meant for small, frequent work.
 
-        When the function raises, it is called again with each argument alone.
+        If the function raises, it is called again with each argument alone.
         """
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")
@@ -146,24 +146,24 @@ class Writer:
                 self._do_group(group)
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait, not to this thread
-            with contextlib.suppress(sqlite3.Error):  # whatever is wrong will be said again by the next BEGIN
+            with contextlib.suppress(sqlite3.Error):  # the next BEGIN reports whatever is wrong
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             if len(batch) == 1:
                 batch[0].error, batch[0].lost = self._explained(error), True
                 return
-            for job in batch:  # the transaction is lost, and one of them may be the cause: each in its own
+            for job in batch:  # the transaction is lost, and one of them may be the cause: run each in its own
                 job.error = None
                 self._commit([job])
 
     def _do_group(self, group: list[_Job]) -> None:
-        """Run the jobs that share a function in one call; if that fails, each alone."""
+        """Run the jobs that share a function in one call; if that fails, run each alone."""
         connection = self._database.conn
         connection.execute("SAVEPOINT work")
         try:
             results = group[0].together(self._database, [job.argument for job in group])
         except Exception as error:
-            if not connection.in_transaction:  # SQLite gave up the whole transaction: disk full, I/O error
+            if not connection.in_transaction:  # SQLite rolled back the whole transaction: disk full, I/O error
                 raise
             connection.execute("ROLLBACK TO work")
             connection.execute("RELEASE work")
@@ -189,7 +189,7 @@ class Writer:
 
 
 def _groups(batch: list[_Job]) -> list[list[_Job]]:
-    """Return the jobs by function, in the order of each function's first job."""
+    """Return the jobs grouped by function, in the order of each function's first job."""
     groups: dict[Batched[Any, Any], list[_Job]] = {}
     for job in batch:
         groups.setdefault(job.together, []).append(job)

@@ -1,6 +1,6 @@
 """Bot API methods about the bot itself: its updates, its commands and the files it downloads.
 
-Each takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
+Each method takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def get_updates(world: World, parameters: Parameters) -> list[Json]:
 
 
 async def set_webhook(world: World, parameters: Parameters) -> bool:
-    """Carry out setWebhook. Takes http addresses too: everything here is on loopback."""
+    """Carry out setWebhook. Accepts http addresses too, because everything here is on loopback."""
     world.updates.allow(parameters.decoded("allowed_updates", "allowed updates"))
     await world.webhook.set(
         parameters.text("url"), parameters.text("secret_token"), drop_pending=parameters.boolean("drop_pending_updates")
@@ -56,7 +56,7 @@ async def get_file(world: World, parameters: Parameters) -> Json:
 
 
 async def set_my_commands(world: World, parameters: Parameters) -> bool:
-    """Carry out setMyCommands. A person who has blocked the bot has a menu all the same."""
+    """Carry out setMyCommands. The menu of a person who has blocked the bot can be set too."""
     commands = parameters.objects("commands", "commands")
     if len(commands) > 100:
         raise api_error("BOT_COMMANDS_TOO_MUCH")
@@ -67,14 +67,14 @@ async def set_my_commands(world: World, parameters: Parameters) -> bool:
 
 
 async def delete_my_commands(world: World, parameters: Parameters) -> bool:
-    """Carry out deleteMyCommands: the list of exactly this scope and language, if there is one."""
+    """Carry out deleteMyCommands: delete the list of exactly this scope and language, if there is one."""
     world.commands.pop(_command_list(world, parameters), None)
     world.events.publish("commands", None)
     return True
 
 
 def commands_for(world: World, user: User, chat: EmulatedChat) -> list[Json]:
-    """Return the menu that a person sees in a chat: the narrowest scope, their language first.
+    """Return the menu that a person sees in a chat: that of the narrowest scope, preferably in their language.
 
     The order is that of core.telegram.org/bots/api#determining-list-of-commands, without the scopes for a group's
     administrators.

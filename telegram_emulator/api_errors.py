@@ -1,7 +1,7 @@
 """Errors of the Bot API: a code, a description and, for a few of them, parameters.
 
-The descriptions are Telegram's own, as the open sources of its Bot API server and of TDLib give them
-(github.com/tdlib/telegram-bot-api, github.com/tdlib/td). Clients match on them, so they are kept to the letter.
+The descriptions are Telegram's own, taken from the open source code of its Bot API server and of TDLib
+(github.com/tdlib/telegram-bot-api, github.com/tdlib/td). Clients match on them, so they are kept verbatim.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PREFIXES = {400: "Bad Request", 403: "Forbidden", 404: "Not Found", 409: "Confl
 
 
 class BotApiError(Exception):
-    """A call answered with `{"ok": false, "error_code": code, "description": description}`."""
+    """The error of a call, answered with `{"ok": false, "error_code": code, "description": description}`."""
 
     def __init__(self, code: int, description: str, **parameters: int) -> None:
         super().__init__(description)
@@ -31,9 +31,9 @@ class BotApiError(Exception):
 
 
 def api_error(reason: str, code: int = 400) -> BotApiError:
-    """Make an error with the prefix of its code.
+    """Return an error with the prefix of its code.
 
-    Telegram writes the reason's first letter small, unless it begins a constant such as BUTTON_DATA_INVALID.
+    Telegram puts the reason's first letter in lower case, unless it begins a constant such as BUTTON_DATA_INVALID.
     """
     if len(reason) > 1 and not (reason[1] == "_" or "A" <= reason[1] <= "Z"):
         reason = reason[0].lower() + reason[1:]
@@ -41,5 +41,5 @@ def api_error(reason: str, code: int = 400) -> BotApiError:
 
 
 def too_many_requests(retry_after: int) -> BotApiError:
-    """Make the error of flood control; `retry_after` is in seconds."""
+    """Return the error of flood control; `retry_after` is in seconds."""
     return BotApiError(429, f"Too Many Requests: retry after {retry_after}", retry_after=retry_after)

@@ -1,6 +1,6 @@
-"""Bot API methods that change sent messages, and the answer to a pressed button.
+"""Bot API methods that change sent messages or answer a pressed button.
 
-Each takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
+Each method takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: 
 
 
 async def delete_message(world: World, parameters: Parameters) -> bool:
-    """Carry out deleteMessage: the bot's own, and in private chats and as an administrator a person's too."""
+    """Carry out deleteMessage. In private chats and as an administrator, the bot can delete people's messages too."""
     chat = world.chat_for_bot(parameters.text("chat_id"))
     message = chat.messages.get(parameters.integer("message_id"))
     if message is None:
@@ -90,7 +90,7 @@ async def delete_message(world: World, parameters: Parameters) -> bool:
 
 
 async def answer_callback_query(world: World, parameters: Parameters) -> bool:
-    """Carry out answerCallbackQuery: once for each pressed button, within `CALLBACK_SECONDS`."""
+    """Carry out answerCallbackQuery, which is possible once for each press, within `CALLBACK_SECONDS`."""
     query = world.callbacks.pop(parameters.text("callback_query_id"), None)
     if query is None or world.flood.clock() - query.pressed > CALLBACK_SECONDS:
         raise api_error("query is too old and response timeout expired or query ID is invalid")

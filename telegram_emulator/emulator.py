@@ -34,8 +34,8 @@ class Emulator:
         token: The bot's token.
         samples: JPEG pictures and WebP stickers by name, offered on the chat page.
         note: A line that the chat page shows before the samples.
-        conversations: The script of the sample voters by round: 0, 1, 2 …
-        likes: Whether a sample voter likes an answer.
+        conversations: Returns the script of the sample voters for round 0, 1, 2 …
+        likes: Returns whether a sample voter likes an answer.
         first_id: The number of the first update and message; by default above those of earlier emulators.
         clock: The clock of flood control, in seconds.
     """
@@ -63,11 +63,11 @@ class Emulator:
 
     @property
     def flood(self) -> FloodControl:
-        """Flood control; set `on` to switch it."""
+        """Flood control; set its attribute `on` to switch it on or off."""
         return self.world.flood
 
     def add_person(self, person: int | None, name: str, language: str = "en", *, admin: bool = False) -> User:
-        """Create a person; None as id takes the next free one."""
+        """Create a person; if `person` is None, take the next free id."""
         return self.world.add_user(person, name, language=language, admin=admin)
 
     def add_group(
@@ -81,9 +81,9 @@ class Emulator:
         return self.world.chats[chat].counts
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the server's address without a trailing slash. Port 0 takes a free one.
+        """Start listening and return the server's address without a trailing slash. Port 0 selects a free port.
 
-        Raises OSError for a port in use.
+        Raises OSError if the port is in use.
         """
         app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
@@ -103,7 +103,7 @@ class Emulator:
         return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        """Stop the server and its tasks; the state stays."""
+        """Stop the server and its tasks; the state is kept."""
         await self.voters.stop()
         await self.world.webhook.stop()
         self.world.updates.wake()
@@ -137,7 +137,7 @@ class Emulator:
         return _json({"ok": True, "result": result})
 
     async def _fail(self, request: web.Request, fault: Fault) -> web.Response | None:
-        """Return the response of a fault that replaces the call; None lets the call go on."""
+        """Apply a fault; return the response that replaces the call, or None if the call goes on."""
         match fault.kind:
             case FaultKind.BAD_GATEWAY:
                 return _json({"ok": False, "error_code": 502, "description": "Bad Gateway"}, 502)

@@ -1,7 +1,7 @@
 """Text with entities: measured in UTF-16 units, cleaned, checked and completed as Telegram does it.
 
-Entities are Bot API `MessageEntity` objects as dicts. Some come from the bot; commands, mentions, links and hashtags
-are those that Telegram finds itself. The markup languages of `parse_mode` are not implemented.
+Entities are Bot API `MessageEntity` objects as dicts. Some come from the bot; Telegram itself finds the others:
+commands, mentions, links and hashtags. The markup languages of `parse_mode` are not implemented.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _REMOVED = re.compile("[\r\u2028-\u202e\u0333\u033f\u030a]")
 
 
 def units(text: str) -> int:
-    """Return the length of `text` in UTF-16 code units, Telegram's measure."""
+    """Return the length of `text` in UTF-16 code units, as Telegram counts it."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
 
 
 def formatted(text: str, entities: Any = None) -> tuple[str, list[Json]]:
-    """Return the text and entities that a message keeps of those given. The text may come out empty.
+    """Return the text and entities that a message keeps of those given. The resulting text may be empty.
 
     Raises `BotApiError` for entities that are malformed or outside the text.
     """
@@ -73,11 +73,11 @@ def _checked(entity: Any) -> Json | None:
 
 
 def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
-    """Blank or remove control characters, trim both ends, and move the entities along."""
+    """Blank or remove control characters, trim both ends, and shift the entities accordingly."""
     entities = [dict(entity) for entity in entities if entity["length"] > 0]
     if not entities:
         return _CONTROL.sub(" ", _REMOVED.sub("", text)).strip(" \n"), []
-    starts: list[int] = []  # of every character, in units, and the end of the text
+    starts: list[int] = []  # of every character and of the end of the text, in units
     position = 0
     for character in text:
         starts.append(position)
@@ -103,8 +103,8 @@ def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
     kept = [not _REMOVED.match(character) for character in text]
     first = next((i for i, character in enumerate(text) if kept[i] and not _blank(character)), len(text))
     last = next((i for i in range(len(text) - 1, -1, -1) if kept[i] and not _blank(text[i])), -1)
-    first = min(first, *(index_of[entity["offset"]] for entity in entities))  # an entity's own blanks stay in front
-    moved: list[int] = []  # where every old character now starts
+    first = min(first, *(index_of[entity["offset"]] for entity in entities))  # blanks that begin an entity are kept
+    moved: list[int] = []  # the new start of every old character
     pieces: list[str] = []
     position = 0
     for index, character in enumerate(text):

@@ -1,7 +1,7 @@
-"""A numbered log of events that any number of readers follow from any point.
+"""A numbered log of events that any number of readers can follow from any point.
 
-A reader holds a number, not a queue: a slow one costs no memory, and one that falls behind the log's length starts
-over.
+A reader holds a number, not a queue, so a slow reader costs no memory. A reader that falls behind by more than the
+log's length starts over.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _KEPT = 20_000
 
 
 class EventLog:
-    """Events are dicts with at least `id` (ascending from 1), `kind` and `chat` (None: for everyone)."""
+    """A log of events: dicts with at least `id` (ascending from 1), `kind` and `chat` (None: for everyone)."""
 
     def __init__(self) -> None:
         self._log: list[Json] = []
@@ -24,7 +24,7 @@ class EventLog:
 
     @property
     def last(self) -> int:
-        """The number of the newest event, 0 without any."""
+        """The number of the newest event, or 0 if there is none."""
         return self._first + len(self._log) - 1
 
     def publish(self, kind: str, chat: int | None, **data: object) -> None:
@@ -39,7 +39,7 @@ class EventLog:
                 waiter.set_result(None)
 
     async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncGenerator[Json, None]:
-        """Yield the wanted events later than number `after` as they come, without end.
+        """Yield the wanted events later than number `after` as they come, indefinitely.
 
         A reader whose number is no longer kept, or belongs to an earlier server's log, gets one event of kind "reset"
         and goes on from the newest.

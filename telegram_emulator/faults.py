@@ -12,24 +12,25 @@ from typing import Any
 
 
 class FaultKind(StrEnum):
-    """How a call fails."""
+    """The way in which a call fails."""
 
     BAD_GATEWAY = "bad_gateway"  # 502 with Telegram's JSON
     HTML_PAGE = "html_page"  # 502 with a proxy's HTML page
     FLOOD = "flood"  # 429 with retry_after, although no limit was exceeded
-    RESET_BEFORE = "reset_before"  # the connection breaks, nothing was done
+    RESET_BEFORE = "reset_before"  # the connection breaks before anything is done
     RESET_AFTER = "reset_after"  # the connection breaks, but the call was carried out
     CUT_OFF = "cut_off"  # the JSON ends in the middle, but the call was carried out
     DELAY = "delay"  # the answer comes late
-    REFUSED = "refused"  # 400 with a description of Telegram's that the emulator has no other reason to give
+    REFUSED = "refused"  # 400 with a description of Telegram's that the emulator would not give otherwise
 
 
 @dataclass(slots=True)
 class Fault:
-    """Makes the next `count` calls of `methods` (lower case; None: all but getUpdates) in `chat` (None: any) fail.
+    """A failure of the next `count` calls of `methods` in `chat`.
 
-    The first `skip` matching calls pass. `seconds` is the delay, or the `retry_after` of a flood. `words` is the
-    description of a refusal, `moved_to` the chat that it names as the new one.
+    `methods` are in lower case; None means all but getUpdates. A `chat` of None means any. The first `skip` matching
+    calls pass. `seconds` is the delay, or the `retry_after` of a flood. `words` is the description of a refusal, and
+    `moved_to` is the chat that it names as the new one.
     """
 
     kind: FaultKind
@@ -42,7 +43,7 @@ class Fault:
     moved_to: int | None = None
 
     def matches(self, method: str, chat: int | None) -> bool:
-        """Return whether the fault concerns this call."""
+        """Return whether the fault applies to this call."""
         if self.chat is not None and self.chat != chat:
             return False
         return method != "getupdates" if self.methods is None else method in self.methods
@@ -50,7 +51,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """The planned faults, in their order; a call suffers at most one."""
+    """The planned faults, in order. At most one applies to a call."""
 
     planned: list[Fault] = field(default_factory=list)
     struck: int = 0
@@ -65,7 +66,7 @@ class Faults:
         self.planned.clear()
 
     def strike(self, method: str, chat: int | None) -> Fault | None:
-        """Return the fault that this call suffers, if any, and count it as used."""
+        """Return the fault that applies to this call, if any, and count it as used."""
         for fault in self.planned:
             if not fault.matches(method, chat):
                 continue

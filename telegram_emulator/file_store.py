@@ -1,4 +1,4 @@
-"""Files in memory by file id: photos in several sizes as Telegram makes them, documents and stickers as they are.
+"""Files in memory by file id: photos in several sizes as Telegram makes them, documents and stickers unchanged.
 
 A photo becomes a JPEG of at most 1280 px with smaller copies; one that already is such a JPEG keeps its bytes.
 """
@@ -27,7 +27,7 @@ _SMALL = 2**17  # bytes; smaller photos are resized without a thread
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as bots see it: `path` is what getFile returns, `unique_id` the same for the same bytes."""
+    """A file as bots see it. `path` is what getFile returns; `unique_id` is the same for the same bytes."""
 
     id: str
     unique_id: str
@@ -55,7 +55,7 @@ class FileStore:
         return self._by_path.get(path)
 
     def describe(self, file_id: str) -> Json:
-        """Return a Bot API `File`. Raises `BotApiError` for an unknown id and above 20 MB."""
+        """Return a Bot API `File`. Raises `BotApiError` for an unknown id and for a file above 20 MB."""
         if not file_id:
             raise api_error("file_id not specified")
         file = self._by_id.get(file_id)
@@ -86,7 +86,7 @@ class FileStore:
     async def add_photo(self, data: bytes) -> list[Json]:
         """Keep a photo and return its Bot API `PhotoSize` list, smallest first.
 
-        Raises `BotApiError` above 10 MB, for anything but a picture, and for sides that Telegram does not take.
+        Raises `BotApiError` above 10 MB, for anything but a picture, and for dimensions that Telegram does not accept.
         """
         if len(data) > MAX_PHOTO_BYTES:
             raise api_error(

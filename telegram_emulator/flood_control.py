@@ -1,8 +1,8 @@
-"""Flood control: how many messages a bot may send, per chat, per group and in all.
+"""Flood control: limits on the messages that a bot may send, per chat, per group and overall.
 
-Telegram publishes about one message a second in a chat, twenty a minute in a group and thirty a second overall
-(core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this); short bursts pass, edits count. A bot that
-exceeds a limit is refused until `retry_after` is over. Off by default.
+Telegram's published limits are about one message a second in a chat, twenty a minute in a group and thirty a second
+overall (core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this). Short bursts pass; edits count. A bot
+that exceeds a limit is refused until `retry_after` is over. Flood control is off by default.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Helpers for the emulator's own routes: a JSON object in, JSON out, errors in the Bot API's form.
 
-Pages of other origins are refused, so that no site open in the same browser can act for a person.
+Requests from pages of other origins are refused, so that no site open in the same browser can act for a person.
 """
 
 from __future__ import annotations

@@ -29,4 +29,4 @@ METHODS: dict[str, Method] = {
     "deletemessage": editing.delete_message,
     "answercallbackquery": editing.answer_callback_query,
 }
-"""By name in lower case: Telegram ignores the case of a method's name."""
+"""The methods by name in lower case, because Telegram ignores the case of a method's name."""

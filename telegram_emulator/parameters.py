@@ -34,7 +34,7 @@ class Parameters:
         self._uploads = uploads or {}
 
     def text(self, name: str, default: str = "") -> str:
-        """Return the parameter as text; `default` when absent or null."""
+        """Return the parameter as text, or `default` if it is absent or null."""
         value = self._values.get(name)
         if value is None:
             return default
@@ -52,7 +52,7 @@ class Parameters:
         return str(self._values.get(name, "")).lower() in {"true", "yes", "1"}
 
     def decoded(self, name: str, what: str) -> Any:
-        """Return the JSON-serialised parameter, None when absent. Raises `BotApiError` naming `what`."""
+        """Return the JSON-serialised parameter, or None if it is absent. Raises `BotApiError` naming `what`."""
         value = self._values.get(name)
         if value is None or value == "":
             return None
@@ -64,7 +64,7 @@ class Parameters:
             raise api_error(f"can't parse {what} JSON object") from None
 
     def object(self, name: str, what: str) -> dict[str, Any]:
-        """Return the parameter as a JSON object, empty when absent. Raises `BotApiError` naming `what`."""
+        """Return the parameter as a JSON object, empty if absent. Raises `BotApiError` naming `what`."""
         value = self.decoded(name, what)
         if value is None:
             return {}
@@ -73,7 +73,7 @@ class Parameters:
         return value
 
     def objects(self, name: str, what: str) -> list[dict[str, Any]]:
-        """Return the parameter as an array of JSON objects, empty when absent. Raises `BotApiError` naming `what`."""
+        """Return the parameter as a list of JSON objects, empty if absent. Raises `BotApiError` naming `what`."""
         value = self.decoded(name, what)
         if value is None:
             return []

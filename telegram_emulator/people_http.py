@@ -23,7 +23,7 @@ from telegram_emulator.world import EmulatedChat, User, World
 
 
 class PeopleHttp:
-    """The routes below /people and /samples. `samples` are files by name, `note` a line shown before the samples."""
+    """The routes below /people and /samples. `samples` are files by name; `note` is a line shown before them."""
 
     def __init__(
         self, world: World, people: PersonActions, voters: SampleVoters, samples: Mapping[str, bytes], note: str
@@ -97,7 +97,7 @@ class PeopleHttp:
         return answer(self._describe(user))
 
     async def counts(self, request: web.Request) -> web.Response:
-        """Return how many messages the bot sent, edited and deleted in `?chat=`, and all refusals of flood control."""
+        """Return how many messages the bot sent, edited and deleted in `?chat=`, and flood control's total refusals."""
         chat = self._world.chats.get(number(request.query.get("chat")) or 0)
         if chat is None:
             raise api_error("chat not found")
@@ -106,7 +106,7 @@ class PeopleHttp:
         return answer({"sends": counts.sends, "edits": counts.edits, "deletes": counts.deletes, "refusals": flood})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Stream events: `?after=N` (or Last-Event-ID), and `?person=ID` for those of one person's chats only."""
+        """Stream the events after `?after=N` (or Last-Event-ID); `?person=ID` selects those of one person's chats."""
         after = int(request.headers.get("Last-Event-ID") or request.query.get("after") or self._world.events.last)
         person = number(request.query.get("person"))
 

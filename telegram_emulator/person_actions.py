@@ -1,7 +1,7 @@
-"""What a person can do: write, send pictures and files, edit, press buttons, react, block the bot.
+"""The actions of a person: writing, sending pictures and files, editing, pressing buttons, reacting, blocking the bot.
 
 Each action becomes messages in a chat and updates for the bot, as Telegram makes them. `people_http` serves the actions
-over HTTP. Raises `BotApiError` for what Telegram's apps do not allow.
+over HTTP. Actions that Telegram's apps do not allow raise `BotApiError`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ALBUM = 10
 class Attachment:
     """A picture sent as a photo, any file sent as a document, or a sticker.
 
-    `raw` sends a photo's bytes without decoding them, damaged or not.
+    `raw` sends a photo's bytes without decoding them, even if they are damaged.
     """
 
     data: bytes = field(repr=False)
@@ -46,7 +46,7 @@ class PersonActions:
         return self._world.users[person]
 
     def chat_of(self, person: int, chat_id: int | None) -> EmulatedChat:
-        """Return a chat that the person is in, by default theirs with the bot. Raises `BotApiError`."""
+        """Return a chat that the person is in, by default their chat with the bot. Raises `BotApiError`."""
         chat = self._world.chats.get(self.user(person).id if chat_id is None else chat_id)
         if chat is None or person not in chat.members:
             raise api_error("chat not found")
@@ -64,7 +64,7 @@ class PersonActions:
     ) -> Json:
         """Send a text or a command and return the message.
 
-        As in Telegram's apps, a text longer than a message becomes several; the last one is returned.
+        As in Telegram's apps, a text that is too long for one message becomes several; the last one is returned.
         """
         into = self.chat_of(person, chat)
         pieces = [piece for piece in map(str.strip, _cut(text)) if piece]

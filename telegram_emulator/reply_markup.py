@@ -1,7 +1,7 @@
 """The `reply_markup` of a message, checked as Telegram checks it.
 
-Inline keyboards of links and callback buttons are shown. Reply keyboards are accepted and not shown; a forced reply
-is up to `sending`.
+Inline keyboards of links and callback buttons are shown. Reply keyboards are accepted but not shown; `sending` handles
+forced replies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MAX_BYTES = 10_000
 
 
 def inline_keyboard(parameters: Parameters) -> Json | None:
-    """Return the message's inline keyboard, None without buttons. Raises `BotApiError`."""
+    """Return the message's inline keyboard, or None if it has no buttons. Raises `BotApiError`."""
     markup = parameters.decoded("reply_markup", "reply keyboard markup")
     if markup is None:
         return None

@@ -1,7 +1,7 @@
 """Sample people who send pictures, ask questions and vote by a rule, so that a demo has votes at once.
 
-Each sends a photo with a caption, asks a second question, and presses 👍 or 👎 under both answers, by the same actions
-as other people. Pictures and the rule are the caller's.
+Each sends a photo with a caption, asks a second question, and presses 👍 or 👎 under both answers, using the same
+actions as other people. The caller provides the pictures and the rule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ANSWER_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class SampleConversation:
-    """An encoded picture, the question under it and a second one about it."""
+    """An encoded picture, the question in its caption, and a second question about it."""
 
     picture: bytes = field(repr=False)
     question: str
@@ -33,7 +33,10 @@ class SampleConversation:
 
 
 class SampleVoters:
-    """Casts votes on request. `conversations` returns the script of round 0, 1, 2 …; `likes` is true for a 👍."""
+    """Sample people who vote on request. `conversations` returns the script of a round; `likes` is true for a 👍.
+
+    Rounds are numbered 0, 1, 2 …
+    """
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class SampleVoters:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a script and a rule to vote by."""
+        """Whether there are a script and a rule to vote by."""
         return self._likes is not None and self._conversations is not None
 
     @property
@@ -61,9 +64,9 @@ class SampleVoters:
         return dict(self._state)
 
     def start(self, *, coin: bool = False) -> Json:
-        """Start another round, with votes by a coin in place of the rule if asked for.
+        """Start another round. If `coin` is true, votes are tossed at random instead of following the rule.
 
-        Raises `BotApiError` while one is running and without a script.
+        Raises `BotApiError` if a round is running or there is no script.
         """
         if self._likes is None or self._conversations is None:
             raise api_error("there are no sample conversations here")
@@ -78,7 +81,7 @@ class SampleVoters:
         return self.state
 
     async def stop(self) -> None:
-        """Cancel the round."""
+        """Cancel the running round, if any."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -142,6 +145,6 @@ class SampleVoters:
 
 
 def _button(message: Json, label: str) -> str:
-    """Return the callback data of the button whose text contains `label`, empty without one."""
+    """Return the callback data of the button whose text contains `label`, or an empty string if there is none."""
     rows = message.get("reply_markup", {}).get("inline_keyboard", [])
     return next((button.get("callback_data", "") for row in rows for button in row if label in button["text"]), "")

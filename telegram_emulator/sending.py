@@ -1,7 +1,7 @@
 """Bot API methods that send: texts, photos, documents and chat actions.
 
-Each takes the world and a call's parameters, returns the JSON result and raises `BotApiError`. As in Telegram, the
-content is checked before the chat, and flood control comes last: a refused call costs nothing.
+Each method takes the world and a call's parameters, returns the JSON result and raises `BotApiError`. As in Telegram,
+the content is checked before the chat, and flood control comes last, so that a refused call is not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ACTIONS = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class _Envelope:
-    """What a message of any kind has besides its content."""
+    """The parts of a message other than its content."""
 
     chat: EmulatedChat
     reply: Json | None
@@ -73,7 +73,7 @@ def _envelope(world: World, parameters: Parameters) -> _Envelope:
 
 
 def _send(world: World, to: _Envelope, content: Json) -> Json:
-    """Pass flood control, compose the message and show it. Raises `BotApiError` (429)."""
+    """Check flood control, compose the message and post it. Raises `BotApiError` (429)."""
     chat = to.chat
     world.flood.charge(chat.id, group=chat.kind != "private")
     message = world.compose(chat, world.bot, reply_to_message=to.reply, reply_markup=to.keyboard, **to.topic, **content)
@@ -93,7 +93,7 @@ async def send_message(world: World, parameters: Parameters) -> Json:
 
 
 async def send_photo(world: World, parameters: Parameters) -> Json:
-    """Carry out sendPhoto with an upload."""
+    """Carry out sendPhoto with an uploaded photo."""
     caption, entities = checked_caption(parameters)
     to = _envelope(world, parameters)
     if (upload := parameters.upload("photo")) is None:
@@ -103,7 +103,7 @@ async def send_photo(world: World, parameters: Parameters) -> Json:
 
 
 async def send_document(world: World, parameters: Parameters) -> Json:
-    """Carry out sendDocument with an upload."""
+    """Carry out sendDocument with an uploaded file."""
     caption, entities = checked_caption(parameters)
     to = _envelope(world, parameters)
     if (upload := parameters.upload("document")) is None:

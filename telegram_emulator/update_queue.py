@@ -1,7 +1,7 @@
 """The queue of updates for the bot: numbered, kept until confirmed, fetched by getUpdates or posted by `webhook`.
 
 An offset confirms all updates before it; a second waiting poller ends the first with 409. On request the queue delivers
-updates twice or out of order, as networks and crashes do.
+updates twice or out of order, as can happen after network failures and crashes.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ class UpdateQueue:
         return len(self._queue)
 
     def allow(self, kinds: object) -> None:
-        """Apply a call's `allowed_updates`: None keeps the last ones, an empty list means all but the special ones."""
+        """Apply a call's `allowed_updates`.
+
+        None keeps the last setting. An empty list allows all kinds but those that are sent on request only.
+        """
         if isinstance(kinds, list):
             self._allowed = frozenset(map(str, kinds)) or None
 
     def add(self, kind: str, payload: Json) -> int | None:
-        """Queue an update and return its number; None for a kind that the bot does not receive."""
+        """Queue an update and return its number, or None if the bot does not receive updates of this kind."""
         if kind in _ONLY_ON_REQUEST if self._allowed is None else kind not in self._allowed:
             return None
         number = self._next
@@ -59,7 +62,7 @@ class UpdateQueue:
             self._queue.popleft()
 
     def deliverable(self, limit: int) -> list[Json]:
-        """Return the next updates, which stay until confirmed; oldest first, unless `held_back` says otherwise."""
+        """Return the next updates, oldest first unless `held_back` reverses them. They stay until confirmed."""
         again, self._again = self._again, []
         if again:
             return again

@@ -15,14 +15,14 @@ _FIRST_RETRY, _LAST_RETRY = 0.1, 2.0  # seconds between two posts of the same up
 
 
 class Webhook:
-    """Where updates are posted to; nowhere until `set` is called with a URL."""
+    """The webhook. No updates are posted until `set` is called with a URL."""
 
     def __init__(self, updates: UpdateQueue) -> None:
         self._updates = updates
         self._task: asyncio.Task[None] | None = None
 
     async def set(self, url: str, secret: str, *, drop_pending: bool) -> None:
-        """Start posting to `url`; an empty one ends it. Raises `BotApiError`."""
+        """Start posting to `url`, or stop posting if it is empty. Raises `BotApiError`."""
         if url and not re.match(r"https?://[^/\s]+", url):
             raise api_error("bad webhook: invalid webhook URL specified")
         if len(secret) > 256:

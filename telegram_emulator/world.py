@@ -1,7 +1,7 @@
 """The emulator's state: the bot, people, chats and messages, and the rules of who sees what.
 
 Messages are Bot API `Message` objects as dicts; they are replaced, never changed, so that an event or an update keeps
-its content. `sending`, `editing` and `account` hold what a bot can do, `person_actions` what a person can do.
+its content. `sending`, `editing` and `account` hold what a bot can do; `person_actions` holds what a person can do.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class User:
 
 @dataclass(slots=True)
 class CallCounts:
-    """How many messages the bot sent, edited and deleted in a chat."""
+    """The numbers of messages that the bot sent, edited and deleted in a chat."""
 
     sends: int = 0
     edits: int = 0
@@ -88,7 +88,7 @@ class CallbackQuery:
 
 
 class CommandList(NamedTuple):
-    """What a list of commands is stored under: its scope, the scope's chat (0 without one) and its language."""
+    """The key of a list of commands: its scope, the scope's chat (0 if there is none) and its language."""
 
     scope: str
     chat: int
@@ -96,7 +96,7 @@ class CommandList(NamedTuple):
 
 
 class World:
-    """The whole state. `first_id` numbers the first update and the first message."""
+    """The whole state. `first_id` is the number of the first update and of the first message."""
 
     def __init__(self, bot_id: int, first_id: int, flood: FloodControl) -> None:
         self.bot: Json = {
@@ -119,7 +119,7 @@ class World:
         self._next_group = _FIRST_GROUP
 
     def add_user(self, user_id: int | None, name: str, *, language: str = "en", **marks: bool) -> User:
-        """Create a person with their private chat; a person that exists gets the name and the language."""
+        """Create a person with their private chat; an existing person gets the name and the language."""
         if user_id is None:
             while self._next_person in self.users:
                 self._next_person += 1
@@ -155,7 +155,7 @@ class World:
         return number
 
     def in_topic(self, chat: EmulatedChat, topic: int) -> Json:
-        """Return the fields of a message in a forum topic, none for 0. Raises `BotApiError` for an unknown topic."""
+        """Return the fields of a message in a forum topic; 0 has none. Raises `BotApiError` for an unknown topic."""
         if not topic:
             return {}
         if topic not in chat.topics:
@@ -171,7 +171,10 @@ class World:
         return {"id": chat.id, "type": "private", "first_name": user.name}
 
     def chat_for_bot(self, chat_id: str, *, write: bool = True) -> EmulatedChat:
-        """Return the chat that a call names by id. Raises `BotApiError`, also when the bot may not `write` there."""
+        """Return the chat that a call names by id.
+
+        Raises `BotApiError`, also if `write` is true and the person has blocked the bot.
+        """
         if not chat_id:
             raise api_error("chat_id is empty")
         chat = self.chats.get(int(chat_id)) if chat_id.removeprefix("-").isdigit() else None
@@ -218,7 +221,10 @@ class World:
         self.events.publish("deleted", chat.id, message_id=message_id)
 
     def reply_to(self, chat: EmulatedChat, message_id: int) -> Json | None:
-        """Return the message that a new one replies to, without its own `reply_to_message`, as Telegram nests it."""
+        """Return the message that a new one replies to, or None if there is none.
+
+        Its own `reply_to_message` is left out, because Telegram nests one level only.
+        """
         original = chat.messages.get(message_id)
         if original is None:
             return None
@@ -227,7 +233,7 @@ class World:
     def bot_sees(self, chat: EmulatedChat, message: Json) -> bool:
         """Return whether the bot receives a person's message.
 
-        In private chats always; in groups its privacy mode and rights decide
+        In private chats it always does; in groups, its privacy mode and rights decide
         (core.telegram.org/bots/features#privacy-mode).
         """
         if chat.kind == "private" or not chat.privacy or chat.bot_status == "administrator":

@@ -1,7 +1,7 @@
 """Count logical lines of code by package: `python -m tools.count_lines [PATH ...]`.
 
-A logical line is one that holds a token of code: comments, blank lines and docstrings do not count, nor does what a
-checkpoint ships.
+A logical line is one that holds a token of code. Comments, blank lines and docstrings do not count, nor do the files
+that a checkpoint ships.
 """
 
 import ast
@@ -17,7 +17,7 @@ IGNORED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tok
 
 
 def code_lines(source: str) -> int:
-    """Return how many lines of Python source hold code."""
+    """Return the number of lines of Python source that hold code."""
     lines = set[int]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in IGNORED:

@@ -1,6 +1,6 @@
-"""Keep the list of modules in docs/architecture.md: `python -m tools.file_map [--check]`.
+"""Update the list of modules in docs/architecture.md: `python -m tools.file_map [--check]`.
 
-The list is made of the modules' docstrings and stands between two marks in the document.
+The list is made from the modules' docstrings and placed between two markers in the document.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def summary(file: str) -> str:
 
 
 def listing() -> str:
-    """Return the modules of every package as Markdown, a table a package."""
+    """Return the modules of every package as Markdown, with one table for each package."""
     found = subprocess.run(["git", "ls-files", *PACKAGES], capture_output=True, text=True, check=True).stdout.split()
     files = sorted(found, key=lambda file: (file.rpartition("/")[0], file))
     parts = list[str]()
@@ -37,12 +37,12 @@ def listing() -> str:
 
 
 def table(rows: list[str]) -> list[str]:
-    """Return rows with the head of their table, or nothing if there are none."""
+    """Return rows with the header of their table, or an empty list if there are none."""
     return ["| module | subject |", "| --- | --- |", *rows, ""] if rows else []
 
 
 def main() -> None:
-    """Write the list into the document, or with `--check` exit with 1 if it differs."""
+    """Write the list into the document or, with `--check`, exit with status 1 if it differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the list is not up to date")
     text = DOCUMENT.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
 """An adapter directory: the trained weights of a run, and how they change the base's.
 
-It has PEFT's format (adapter_config.json, adapter_model.safetensors) for the language model, the same in `vision/` for
-the vision tower, and in `whole.safetensors`, under the base's names, weights that were trained whole: the projector's,
-or all of the language model's.
+The directory has an adapter of the language model in PEFT's format (adapter_config.json, adapter_model.safetensors),
+one of the vision tower in `vision/`, and in `whole.safetensors`, under the base's names, the weights that were trained
+in full: those of the projector, or all of the language model's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Adapter:
         return self._replaced.union(self._factors)
 
     def applied(self, name: str, weight: Tensor) -> Tensor:
-        """Merge the adapter into a weight, in float32; return it in its own type.
+        """Merge the adapter into a weight in float32, and return the result in the weight's type.
 
         A low-rank adapter adds alpha / rank · B A (LoRA, arXiv 2106.09685). A weight that the adapter does not change
         is returned as it is.
@@ -55,13 +55,13 @@ class Adapter:
     def finite(self) -> bool:
         """Return whether all trained weights are finite; a diverged training leaves NaN or infinity."""
         factors = (factor for down, up, _ in self._factors.values() for factor in (down, up))
-        # One at a time: a language model's weights are gigabytes.
+        # One at a time: a language model's weights take gigabytes.
         whole = (self._whole.get_tensor(name) for name in sorted(self._replaced))
         return all(bool(torch.isfinite(each).all()) for each in chain(factors, whole))
 
 
 def _read_lora(directory: Path, prefix: str) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Return A, B and the scale of each weight, by its name in a checkpoint; nothing without an adapter."""
+    """Return A, B and the scale of each weight by its name in a checkpoint, or an empty dict if there is no adapter."""
     file = directory / "adapter_config.json"
     if not file.is_file():
         return {}
@@ -84,10 +84,14 @@ def _read_lora(directory: Path, prefix: str) -> dict[str, tuple[Tensor, Tensor, 
 
 
 def save_adapter(model: Any, directory: Path) -> None:
-    """Write the trained weights of an InternVL model, whose towers PEFT may wrap. Raises ValueError without any."""
+    """Write the trained weights of an InternVL model, whose towers PEFT may wrap.
+
+    Raises:
+        ValueError: There are none.
+    """
     for part, folder in ((model.language_model, directory), (model.vision_model, directory / VISION)):
         if hasattr(part, "peft_config"):
-            # PEFT would read all weights, and packing those of 4 bits takes 20 s at full size (bitsandbytes 0.50.2).
+            # PEFT would read all weights, and packing the 4-bit ones takes 20 s at full size (bitsandbytes 0.50.2).
             trained = {name: weight for name, weight in part.named_parameters() if ".lora_" in name}
             part.save_pretrained(folder, state_dict=trained, save_embedding_layers=False)
     whole = {

@@ -1,7 +1,7 @@
 """Check that a run can start: the trainer is installed, and the base model is one that it can train.
 
 Of the checkpoint only config.json is read; `inference.internvl2.checkpoint_check` checks that the files are complete.
-Standard library only.
+Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LANGUAGE_MODEL: Final = "InternLM2ForCausalLM"
 
 
 def trainer_missing() -> Reason | None:
-    """Return what to do when the trainer is not installed in this environment, None when it is.
+    """Return what to do if the trainer is not installed in this environment, or None if it is.
 
     `make install` installs XTuner last, so its metadata vouches for everything it needs.
     """
@@ -35,7 +35,7 @@ def trainer_missing() -> Reason | None:
 
 
 def untrainable(base: Path) -> Reason | None:
-    """Return why the checkpoint cannot be trained, with the next step; None where it can."""
+    """Return why the checkpoint cannot be trained, with the next step, or None if it can."""
     try:
         config: Any = json.loads((base / "config.json").read_bytes())
         outer = config.get("architectures") or ["a model without a name"]

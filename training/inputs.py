@@ -1,6 +1,6 @@
-"""What a run learns from and is judged by, as a fingerprint: a run with the fingerprint of the last one has no news.
+"""The fingerprint of what a run learns from and is judged by: if it has not changed, there is nothing new to learn.
 
-Training is seeded, so such a run would train the same model. It would only be another try at the evaluation.
+Training is seeded, so such a run would train the same model, and would only be another attempt at the evaluation.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _WITHOUT_EFFECT: Final = {
     *("while_training", "keep_models", "min_free_gigabytes", "features_gigabytes", "silence", "timeout"),
     *("min_rated", "min_raters", "rater_age", "recipe", "knobs", "objective", "canary", "approve"),
 }
-"""Settings that change when, where or whether a run takes place, or have their effect on the votes or the recipe."""
+"""Settings that only change when, where or whether a run takes place, or that act through the votes or the recipe."""
 
 
 async def preferences(ledger: Ledger, specs: JobSpecs, trust: Trust) -> list[Preference]:
-    """Return the pairs of a better and a worse answer if the objective learns from them, else none."""
+    """Return the pairs of a better and a worse answer if the objective learns from them, else an empty list."""
     return await ledger.votes.preferences(trust) if specs.recipe.objective == "dpo" else []
 
 
 def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable[Preference] = ()) -> str:
     """Return the hash of what a run learns from and of all settings that shape a model.
 
-    Votes count by their numbers; people's ids are not part of it. Nor is the live model, which earlier runs made of the
-    same data.
+    It contains the numbers of votes, but not the ids of people. Nor does it contain the live model, which earlier runs
+    made from the same data.
 
     Args:
         rated: The rated exchanges.
@@ -66,9 +66,9 @@ def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable
 
 
 async def unchanged_since(ledger: Ledger, specs: JobSpecs, trust: Trust) -> Run | None:
-    """Return the last run with a verdict if a run that starts now would learn from the same; None if there is news.
+    """Return the last run with a verdict if a run that starts now would learn from the same data, else None.
 
-    A mistake in a setting or a source counts as news: the run reports it.
+    A mistake in a setting or a source counts as a change, so that the run reports it.
     """
     last = await ledger.runs.last_verdict()
     if last is None:
@@ -82,7 +82,7 @@ async def unchanged_since(ledger: Ledger, specs: JobSpecs, trust: Trust) -> Run 
 
 
 def _version(file: Path) -> list[int]:
-    """Return the size and the time of the last change of a file; empty without one."""
+    """Return the size and the time of the last change of a file, or an empty list if it does not exist."""
     try:
         found = file.stat()
     except FileNotFoundError:

@@ -1,9 +1,9 @@
 """The jobs of the training workers, their progress and their outcomes: JSON files and JSON lines.
 
 The parent writes `finetune.json` into the run's directory and starts `python -m training.xtuner.finetune
-finetune.json`. The worker prints a JSON `Progress` a line on standard output, and writes `finetune.outcome.json` beside
-the job. The other workers do the same with their own jobs; the evaluation also writes a `Report`. Both sides import
-this module, so it needs the standard library only.
+finetune.json`. The worker prints each `Progress` as a line of JSON on standard output, and writes
+`finetune.outcome.json` beside the job. The other workers do the same with their own jobs; the evaluation also writes a
+`Report`. Both sides import this module, so it needs the standard library only.
 
 The errors::
 
@@ -52,18 +52,18 @@ class Job(Record):
         sources: LLaVA files to mix in: `path`, `images` and `repeat_times`, which is None for a share of `replay`.
         replay: Samples that the sources without `repeat_times` give for each row of `data`.
         first: How many of the rows of `data` are used, from the first on; 0 for all.
-        blocks: Numbers of rows. Before the training on all rows, an adapter is trained on the first ones, for each of
-            these numbers, in the folder `blocks/ROWS`.
-        judged: A file like `data`. No row of a source about one of its pictures is used. Empty for none.
+        blocks: Numbers of rows. Before the training on all rows, for each of these numbers an adapter is trained
+            on that many rows, from the first on, in the folder `blocks/ROWS`.
+        judged: A file like `data`; empty for none. Rows of sources that have one of its pictures are not used.
         notes: The file of the `ImageIndex`; empty for none.
         former: An earlier run's log of losses, to draw under this one's curve; empty for none.
         device: "auto", "cpu" or "cuda".
-        threads: CPU threads; 0 for one on each core.
+        threads: CPU threads; 0 for one per core.
         seed: The seed.
-        tiles: The most tiles of a picture; 0 as the model says.
+        tiles: The most tiles of a picture; 0 for the model's own number.
         processes: How many processes train together.
-        deepspeed: The stage of DeepSpeed's ZeRO; 0 without it.
-        split: Divides the batch size; the steps get more batches.
+        deepspeed: The stage of DeepSpeed's ZeRO; 0 for a training without DeepSpeed.
+        split: The divisor of the batch size; each step gets more batches instead.
         features_gigabytes: The most disk space of the vision cache.
         courtesy: The file by which an engine on the same GPU asks to go first (`inference.serving.pressure`); empty
             for none.
@@ -143,10 +143,10 @@ class Rated(Record):
 
     Attributes:
         row: The name of its row.
-        liked: Whether it was liked, else disliked.
-        rater: A number for the one for whom it counts.
-        block: The number of rows that the model was trained on which it judges; 0 for the candidate.
-        temperature, top_p, top_k, max_new_tokens: How it was drawn. `top_k` is None where that is not known.
+        liked: Whether it was liked rather than disliked.
+        rater: A number that stands for the rater for whom it counts.
+        block: The number of rows that the model which it judges was trained on; 0 for the candidate.
+        temperature, top_p, top_k, max_new_tokens: How it was drawn. `top_k` is None if it is not known.
     """
 
     row: str
@@ -171,10 +171,10 @@ class EvaluationJob(Record):
         shown: Answers of the live model to the questions of those who judge.
         liked_of_shown: How many of them are liked.
         regression: A folder with `questions.json`; empty for drawn shapes.
-        answers: The folder in which models' answers to such questions are kept; empty keeps none.
-        max_loss_points: Hundredths of correctness.
-        live_name: The name of the live model, for the report and the sheet; likewise the candidate's name, the loss
-            curve (empty for none) and the effort.
+        answers: The folder in which models' answers to such questions are kept; empty to keep none.
+        max_loss_points: What may be lost of the correctness, in hundredths.
+        live_name: The name of the live model, for the report and the sheet; likewise `candidate_name`, `curve` (empty
+            for none) and `effort`.
         courtesy: As in a `Job`.
     """
 
@@ -217,7 +217,8 @@ class ImportJob(Record):
 
     Its rows are validated with the tokenizer of `base` and for `max_length` tokens, or the limit of the user's
     configuration `recipe`, which is empty for none. `system` is the system prompt of rows without one, and
-    `repeat_times` how often the source is used, None for a share. `work` is for the job and the outcome.
+    `repeat_times` how often the source is used, or None for a share of the replay. `work` is for the job and the
+    outcome.
     """
 
     name: str
@@ -278,13 +279,13 @@ class Outcome(Record):
         ok: Whether it succeeded.
         reason: A sentence that an operator can act on; empty if `ok`.
         too_large: Whether the same job with a greater `split` may succeed.
-        log: The log that the reason names; empty without one.
+        log: The log that the reason names; empty if there is none.
         adapter: The adapter directory; None unless a training succeeded.
         scalars: The log of losses; None unless a training succeeded.
         curve: The loss curve; None unless a training succeeded.
         steps: Optimizer steps.
         seconds: The duration.
-        peak_memory: Bytes.
+        peak_memory: The most memory that was taken, in bytes.
         samples: How many samples of each source were trained on.
     """
 
@@ -311,11 +312,11 @@ def ignore(progress: Progress) -> None:
 
 
 class Trainer(Protocol):
-    """Run jobs: in child processes, or a fake in tests."""
+    """The runner of jobs: in child processes, or a fake in tests."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job; cancelling the awaiting task ends it.
 
-        Failed work does not raise: the outcome has its reason.
+        Failed work does not raise an exception: the outcome has the reason.
         """
         ...

@@ -19,13 +19,13 @@ from training.xtuner.hyperparameters import Recipe
 
 @dataclass(frozen=True, slots=True)
 class TrainingPaths:
-    """Where training finds and keeps its files.
+    """The paths of the files that training reads and writes.
 
     Attributes:
         base: The base model, from which every training starts.
         runs: The directories of runs.
         sources: The imported sources.
-        answers: The models' answers to questions with known answers; None keeps none.
+        answers: The models' answers to questions with known answers; None to keep none.
         yield_file: The file by which an engine on the same GPU asks to go first, or None if there is none.
     """
 
@@ -38,13 +38,13 @@ class TrainingPaths:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The model that a candidate is compared with, the live one or the base without one.
+    """The model that a candidate is compared with: the live one, or the base if there is none.
 
     Attributes:
         name: Its name.
         directory: Its files.
         attempt: The number of this comparison among those since the last change of the live model, from 1.
-        shown: Its answers to the questions of those who judge.
+        shown: The number of its answers to the questions of those who judge.
         liked_of_shown: How many of them are liked.
     """
 
@@ -64,7 +64,7 @@ class JobSpecs:
         paths: The paths.
         images: The folder of users' pictures.
         system: The chat's system prompt.
-        tiles: The most tiles of a picture; 0 as the model says.
+        tiles: The most tiles of a picture; 0 for the model's own number.
     """
 
     settings: TrainingSettings
@@ -82,7 +82,10 @@ class JobSpecs:
             raise TrainingError(f"training.{error}") from error
 
     def finetune(self, run: Run, selection: Selection, sources: Sequence[Source], previous_losses: str) -> Job:
-        """Train on the run's rows and the sources; `previous_losses` is a log to draw under this run's, or empty."""
+        """Return the job that trains on the run's rows and the sources.
+
+        `previous_losses` is a log to draw under the curve of this run, or empty.
+        """
         settings, folder = self.settings, Path(run.directory)
         return Job(
             **self._common(run),
@@ -106,13 +109,13 @@ class JobSpecs:
         )
 
     def merge(self, run: Run, out: Path, trained: Outcome) -> MergeJob:
-        """Merge the trained adapter and the base into `out`, an empty directory."""
+        """Return the job that merges the trained adapter and the base into `out`, an empty directory."""
         return MergeJob(**self._common(run), base=str(self.paths.base), adapter=str(trained.adapter), out=str(out))
 
     def evaluate(  # noqa: PLR0917 - what a run has brought, in the order of its steps
         self, run: Run, candidate: Path, live: Reference, selection: Selection, trained: Outcome, effort: Effort
     ) -> EvaluationJob:
-        """Judge the candidate's directory against the live model."""
+        """Return the job that judges the candidate's directory against the live model."""
         settings = self.settings
         return EvaluationJob(
             **self._common(run),

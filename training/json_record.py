@@ -12,7 +12,7 @@ from storage.translatable_reason import Reason
 
 
 class Record:
-    """The base of a frozen dataclass of plain values, reasons, and records with a default, as JSON."""
+    """The base of frozen dataclasses stored as JSON, with plain values, reasons, and records that have a default."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Parse a JSON object. Raises ValueError for another text or an unknown key, TypeError for a missing one."""
+        """Parse a JSON object. Raises ValueError for any other text or an unknown key, TypeError for a missing one."""
         return cls.from_values(json.loads(text))
 
     @classmethod

@@ -53,10 +53,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LastProgress:
-    """When a worker last reported progress, or started.
+    """The time since a worker last reported progress, or since it started.
 
     Attributes:
-        run: The id of the run; empty without one.
+        run: The id of the run; empty if there is none.
         seconds: Seconds since then.
         silent: Whether that is longer than `training.silence`.
         log: The worker's log.
@@ -80,7 +80,7 @@ class ChildTrainer:
 
     @property
     def last_progress(self) -> LastProgress | None:
-        """Of the running worker, or None if there is none."""
+        """The last progress of the running worker, or None if there is none."""
         if self._child is None:
             return None
         seconds = monotonic() - self._last_progress
@@ -95,8 +95,8 @@ class ChildTrainer:
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Run the worker of a job to its end; cancelling kills it.
 
-        A fine-tuning that runs out of memory starts again with smaller batches. Its outcome's seconds are those of all
-        attempts, and of the steps that it continues from.
+        A fine-tuning that runs out of memory starts again with smaller batches. Its outcome's seconds include all
+        attempts, and the steps that it continues from.
         """
         if not isinstance(job, Job):
             return await self._run_once(job, on_progress)
@@ -146,8 +146,8 @@ class ChildTrainer:
             return Outcome(ok=False, reason=reason, log=str(log_file))
         finally:
             watching.cancel()
-            # Also after a cancellation. SIGTERM comes first: torchrun's processes have their own sessions, and torchrun
-            # ends them.
+            # This runs after a cancellation too. SIGTERM comes first: torchrun's processes have their own sessions, and
+            # torchrun ends them.
             await asyncio.shield(child.stop(_STOP_SECONDS))
             self._child = None
         try:
@@ -192,7 +192,7 @@ class ChildTrainer:
         cards = ",".join(map(str, self._settings.gpus))
         return {
             **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
-            # transformers copies a checkpoint's model code there before importing it, by default into the home.
+            # transformers copies a checkpoint's model code there before importing it, by default to the home folder.
             "HF_MODULES_CACHE": str(work / "modules"),
             # torch reads these on import. A worker must leave cores to the engine.
             "OMP_NUM_THREADS": str(threads),
@@ -209,7 +209,7 @@ class ChildTrainer:
 
 
 def _spent_before(job: Job) -> float:
-    """Return the seconds of the interrupted training that the job continues, 0 without one."""
+    """Return the seconds of the interrupted training that the job continues, or 0 if there is none."""
     log = Path(job.work) / SCALARS
     return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
 

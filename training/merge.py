@@ -3,8 +3,8 @@
     python -m training.merge JOB.json
 
 The files of the base are copied except the weights that the adapter changes, which pass through memory one tensor at a
-time, and the chat template, which gets the chat's system prompt. A directory whose prompts have other token ids than
-the base's is an error.
+time, and the chat template, which gets the chat's system prompt. It is an error if the prompts of the directory have
+other token ids than the base's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Remove the directories of merged models, and restore them from their adapters.
 
-A merged model is as large as the base, and is merged again from the base and the adapter within seconds, identical to
-the byte. So only a few models keep their files. For crash safety the ledger's row changes before files are removed, and
-after they are restored.
+A merged model is as large as the base, and can be merged again from the base and the adapter within seconds, identical
+to the byte. So only a few models keep their files. For crash safety the ledger's row changes before files are removed,
+and after they are restored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class MergedModels:
-    """Prune merged models and restore them; `keep` of them stay beside the base, the live one and the previous one."""
+    """Prune merged models and restore them; `keep` of them stay besides the base, the live one and the previous one."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class MergedModels:
         return [each for each in others if each.id not in kept and self._job(each) is not None]
 
     def _job(self, model: Model) -> MergeJob | None:
-        """Return the job that merged the model, with present paths; None if it cannot be repeated."""
+        """Return the job that merged the model, with the current paths, or None if it cannot be repeated."""
         if model.run is None or not model.manifest_hash:
             return None
         folder = self._paths.runs / str(model.run)

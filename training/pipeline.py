@@ -44,7 +44,7 @@ from training.xtuner.resume import adopt_checkpoints, remove_blocks, state_bytes
 T = TypeVar("T")
 
 WITHDRAWN: Final = Reason("answers that it learned from have been withdrawn")
-"""Why a run failed, or its model was rejected later."""
+"""The reason why a run failed, or why its model was rejected later."""
 
 CHANGED: Final = Reason("another model went live during the run, and its answers were to judge the new one")
 
@@ -75,7 +75,7 @@ class EndNotSaved(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run that starts now trains on.
+    """The data and the hyperparameters of a run that starts now.
 
     Attributes:
         selection: The pairs.
@@ -136,14 +136,14 @@ class Pipeline:
         )
 
     async def unchanged_since(self) -> Run | None:
-        """Return the last run with a verdict if a run that starts now would learn from the same, else None."""
+        """Return the last run with a verdict if a run that starts now would learn from the same data, else None."""
         return await unchanged_since(self._ledger, self._specs, self._trust)
 
     async def run(self, run: Run, on_change: OnChange, plan: RunPlan | None = None) -> Model | None:
-        """Carry out a run that is due, to its end in the ledger: done with a model, failed or cancelled.
+        """Carry out a run that is due, until the ledger has its end: done with a model, failed or cancelled.
 
-        Cancelling the task ends the child process and the run as cancelled; it has no effect while the model is being
-        published.
+        Cancelling the task ends the child process and marks the run as cancelled. It has no effect while the model is
+        being published.
 
         Args:
             run: The run.
@@ -151,7 +151,7 @@ class Pipeline:
             plan: What it trains on, if it has just been selected.
 
         Returns:
-            The new model, a candidate, undecided or rejected with its reason; None if the run failed.
+            The new model, which is a candidate, undecided, or rejected with its reason; None if the run failed.
 
         Raises:
             EndNotSaved: The end cannot be written.
@@ -262,7 +262,7 @@ class Pipeline:
         return selection
 
     async def _reference(self, selection: Selection) -> Reference:
-        """Return what the candidate is compared with.
+        """Return the model that the candidate is compared with.
 
         Raises:
             RunFailed: The live model has changed since the selection.
@@ -286,7 +286,7 @@ class Pipeline:
 
         A merged model is as large as the base. A trained weight takes 12 bytes in a checkpoint, with the optimizer's
         state, and 4 in the adapter; an adapter of InternVL2-2B has rank / 2048 of its weights. mmengine removes the
-        oldest checkpoint before it writes another, and the end leaves one in any case (mmengine 0.10.6,
+        oldest checkpoint before it writes another, and leaves one at the end in any case (mmengine 0.10.6,
         hooks/checkpoint_hook.py). The state of earlier runs is removed when this one starts, and counts as free.
         """
         base, recipe = weight_bytes(self._paths.base), self._specs.recipe
@@ -317,7 +317,7 @@ class Pipeline:
         return [each for each in self._paths.runs.glob("*") if each.name.isdigit()]
 
     async def _previous_losses(self, run: Run) -> str:
-        """Return the log of losses of the newest finished run before this one, empty without one."""
+        """Return the log of losses of the newest finished run before this one, or an empty string if there is none."""
         for each in await self._ledger.runs.latest(_PREVIOUS_RUNS):
             log_file = Path(each.directory) / LOSSES
             if each.id < run.id and each.state is RunState.DONE and log_file.is_file():

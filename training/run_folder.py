@@ -46,7 +46,7 @@ CURVE: Final = "curve.png"
 """The loss curve."""
 
 GAINS: Final = "gains.png"
-"""How much likelier the rated answers have become."""
+"""The plot of how much likelier the rated answers have become."""
 
 ADAPTER: Final = "adapter"
 """Folder: the trained weights."""
@@ -69,6 +69,6 @@ PICTURE: Final = "sheet.png"
 
 
 def kept_file(directory: str, name: str) -> Path | None:
-    """Return a file of a run's directory, None if it does not exist. `directory` is empty for a run without one."""
+    """Return a file of a run's directory, or None if it does not exist. `directory` is empty for a run without one."""
     path = Path(directory) / name
     return path if directory and path.is_file() else None

@@ -19,7 +19,7 @@ _TINY_BYTES: Final = 200_000_000
 
 
 class Source(BaseModel):
-    """`[[training.sources]]`: a file of rows to train on beside the liked answers."""
+    """`[[training.sources]]`: a file of rows to train on besides the liked answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class TrainingSettings(BaseModel):
     """When to retrain, as five cron fields; empty: only by command."""
 
     min_rated: int = Field(12, ge=2)
-    """The fewest selected pairs to train on. Whether they show a taste is for the evaluation to say."""
+    """The fewest selected pairs to train on. The evaluation decides whether they show a taste."""
 
     min_raters: int = Field(2, ge=1)
     """The fewest people whose thumbs up a run learns from; 1 for a personal bot."""
@@ -57,13 +57,13 @@ class TrainingSettings(BaseModel):
     """The most pairs of one rater, as a multiple of the median rater's, but at least 3; 0: no limit."""
 
     rater_age: float = Field(24.0, ge=0)
-    """Hours after a person's first message from which on their votes count."""
+    """Hours from a person's first message until their votes count."""
 
     threshold: int = Field(0, ge=0)
-    """A pair is selected if its thumbs up less its thumbs down exceed this."""
+    """A pair is selected if its thumbs up minus its thumbs down exceed this."""
 
     held_out: float = Field(0.2, gt=0, lt=0.5)
-    """Share of the answers held out for the evaluation where more than 200 can judge. With fewer, every answer judges a
+    """Share of the answers held out for the evaluation if more than 200 can judge. With fewer, every answer judges a
     model that was trained on those before it, and the new model learns from all."""
 
     near_duplicate: int = Field(4, ge=0, le=16)
@@ -81,7 +81,7 @@ class TrainingSettings(BaseModel):
     """Hyperparameters that replace the recipe's: method, rank, learning_rate, epochs …"""
 
     sources: tuple[Source, ...] = ()
-    """Rows to train on beside the liked answers, against forgetting."""
+    """Rows to train on besides the liked answers, against forgetting."""
 
     replay: float = Field(1.0, ge=0)
     """Samples that the sources without repeat_times give together for each liked answer."""
@@ -119,18 +119,18 @@ class TrainingSettings(BaseModel):
     """share: chats continue during a training; pause: they wait, for one small GPU."""
 
     canary: float = Field(0.5, ge=0, le=1)
-    """Share of the conversations that an accepted model answers beside the live one, until votes decide; 0: it goes
+    """Share of the conversations that an accepted model answers alongside the live one, until votes decide; 0: it goes
     live at once, as it does with inference.swap = "cold" and on external servers."""
 
     approve: bool = False
     """Whether an accepted model waits until an admin approves it."""
 
     keep_models: int = Field(3, ge=0)
-    """Merged models kept beside the base, the live one and the previous one. Of others the adapter is kept, from which
-    /promote merges them again."""
+    """Merged models kept besides the base, the live one and the previous one. Of the others, the adapter is kept, from
+    which /promote merges them again."""
 
     min_free_gigabytes: float = Field(2.0, ge=0)
-    """Disk space that must stay free beside the new model."""
+    """Disk space that must stay free in addition to the new model's."""
 
     features_gigabytes: float = Field(20.0, ge=0)
     """The most disk space of the vision cache, which keeps the features of each picture during a run (2 MB a tile).
@@ -140,8 +140,8 @@ class TrainingSettings(BaseModel):
     """Folder with questions.json, the factual questions of the evaluation; none: drawn shapes."""
 
     max_loss_points: float = Field(2.0, ge=0)
-    """Points of correctness that a new model may lose on them, against the base and the live model. It must be shown to
-    lose less: with 2 points an own set needs at least 133 questions, with 5 points 52."""
+    """Points of correctness that a new model may lose on these questions, against the base and the live model. It must
+    be shown to lose less: with 2 points, a set of your own needs at least 133 questions, with 5 points 52."""
 
     silence: float = Field(600.0, ge=0)
     """Seconds without progress after which the admins are alerted and the log gets the worker's stacks; 0: never."""
@@ -178,9 +178,9 @@ class TrainingSettings(BaseModel):
         return self
 
     def resolved(self, recipe: str) -> Recipe:
-        """Return the hyperparameters of a recipe, with `knobs` in place of some.
+        """Return the hyperparameters of a recipe, some of them replaced by `knobs`.
 
-        Those of a user's configuration are in its file, and are the defaults here.
+        A user's configuration has its own in its file; the defaults are returned for it.
         """
         if recipe not in RECIPES:
             if self.knobs:
@@ -215,7 +215,7 @@ class TrainingSettings(BaseModel):
 
     @property
     def user_config(self) -> Path | None:
-        """The user's XTuner configuration, None if `recipe` is a name."""
+        """The user's XTuner configuration, or None if `recipe` is a name."""
         return None if self.recipe in ("auto", *RECIPES) else Path(self.recipe).resolve()
 
     def max_tokens(self, base: Path) -> int | None:

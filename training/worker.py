@@ -58,7 +58,7 @@ class StageProgress:
 
 
 def rank() -> int:
-    """Return the rank of this process in the training, 0 for a process alone."""
+    """Return the rank of this process in the training, or 0 if it is the only one."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -118,7 +118,7 @@ def explained(error: ImportError | RuntimeError) -> Exception:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error is that of a GPU's or a CPU's allocator."""
+    """Return whether the error says that a GPU's or a CPU's allocator is out of memory."""
     return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
@@ -127,7 +127,7 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
 
     The process ends with its parent, and writes its stacks to standard error on a signal. What `do` raises becomes the
     outcome's reason, with the traceback on standard error. Standard output is for progress alone: the output of
-    libraries goes to standard error. One of several processes that fails exits with 1, and torchrun ends the others.
+    libraries goes to standard error. If one of several processes fails, it exits with 1, and torchrun ends the others.
     """
     watch_parent()
     stack_dump.enable()
@@ -157,7 +157,7 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
 
 
 def _write_first(outcome: Outcome, file: Path) -> None:
-    """Write the outcome unless there is one: the first process to fail has the cause, the others lose contact."""
+    """Write the outcome unless there is one: the first process to fail knows the cause, the others lose contact."""
     own = file.with_suffix(f".{rank()}")
     outcome.write(own)
     with suppress(FileExistsError):

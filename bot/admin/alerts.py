@@ -1,7 +1,7 @@
 """Watch for an engine that crashes, a full disk and a run that reports no progress, and alert the admins.
 
-A problem is reported when it begins, a crashing engine at most once an hour. Admins also learn that the engine or the
-run has recovered. Failed runs are reported by the service.
+A problem is reported when it begins; a crashing engine is reported at most once an hour. Admins are also notified when
+the engine or the run has recovered. The service reports failed runs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _answers(status: Status) -> bool:
 
 
 class AlertWatch:
-    """`start()` once, `stop()` at the end."""
+    """The background task that watches. Call `start()` once and `stop()` at the end."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class AlertWatch:
         folder: Path,
         min_free_gigabytes: float,
     ) -> None:
-        """`last_progress` is of the running worker; `folder` is on the disk to watch."""
+        """`last_progress` returns that of the running worker; `folder` is on the disk to watch."""
         self._notices = notices
         self._status = status
         self._last_word = last_progress
@@ -62,7 +62,7 @@ class AlertWatch:
         self._least = min_free_gigabytes * 1e9
         self._crashes = 0
         self._failing = False
-        self._told = False  # an alert about the engine was sent, and no recovery since
+        self._told = False  # an alert about the engine was sent, and its recovery was not
         self._steady = 0  # consecutive checks without a problem
         self._low = False
         self._silent = ""

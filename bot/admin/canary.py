@@ -1,7 +1,7 @@
 """The trial of a canary: an accepted model answers a share of the conversations until the votes on it decide.
 
-The evidence is computed from the ledger's votes, so erased votes leave it by themselves. After a promotion the engine
-is watched, and a model that fails clearly is rolled back.
+The evidence is computed from the ledger's votes, so erased votes no longer count. After a promotion the engine is
+watched, and a model that clearly fails is rolled back.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from training.evidence.sequential import HORIZON_DAYS, HORIZON_VOTES, Canary
 
 DAY_SECONDS: Final = 86_400.0
 WATCHED_SECONDS: Final = DAY_SECONDS
-"""How long after its promotion a model is rolled back for a fault."""
+"""How long after its promotion a model can be rolled back for a fault."""
 
 CRASHES: Final = 5
 ANSWERS: Final = 20
 BROKEN: Final = 0.5
 BROKEN_BEFORE: Final = 0.1
-"""A model is broken if at least half of at least 20 answers are, and at most a tenth of those of the other model."""
+"""A model is broken if at least half of its answers are, but at most a tenth of the other model's. Each needs at least
+20 answers."""
 
 NO_CANARY: Final = later(
     '{model} went live at once: a canary needs two engines side by side, which inference.swap = "cold" and external '
@@ -55,7 +56,7 @@ log = structlog.get_logger()
 
 
 class Trials:
-    """Lets accepted candidates answer: through a trial, or at once where there is none."""
+    """Lets accepted candidates answer: first in a trial, or at once if there are no trials."""
 
     def __init__(
         self,
@@ -68,9 +69,9 @@ class Trials:
         approve: bool = False,
         trust: Trust = EQUAL_TRUST,
     ) -> None:
-        """`share` is that of the conversations which a canary answers; 0: accepted models go live at once.
+        """`share` is the share of conversations that a canary answers. If it is 0, accepted models go live at once.
 
-        With `approve` they wait until an admin approves them.
+        With `approve` accepted models wait until an admin approves them.
         """
         self.switch = switch
         self.approve = approve
@@ -86,7 +87,7 @@ class Trials:
         return await standing(self._ledger, self._trust)
 
     async def accept(self, candidate: Model, by: int | None = None) -> Model:
-        """Begin the trial of a candidate, or promote it where no canary can run.
+        """Begin the trial of a candidate, or promote it if no canary can run.
 
         Raises what `ModelSwitch.promote` raises.
         """
@@ -98,7 +99,10 @@ class Trials:
         return model
 
     async def approved(self, model: str, by: int) -> Model:
-        """Accept a candidate that waits for an admin. Raises AdminRefusal for another model, and as `accept`."""
+        """Accept a candidate that waits for an admin.
+
+        Raises AdminRefusal for another model, and what `accept` raises.
+        """
         candidate = await self._ledger.models.get(model)
         if candidate.state is not ModelState.CANDIDATE:
             raise AdminRefusal(Reason(NOT_CANDIDATE, model=model))
@@ -114,7 +118,7 @@ class Trials:
         return await self.switch.end_trial(trial, Verdict.STOPPED, STOPPED)
 
     async def look(self) -> None:
-        """Promote the canary or roll it back if that is decided; roll a promoted model back if it fails."""
+        """Promote the canary or roll it back if votes or a fault decide it; roll back a promoted model if it fails."""
         trial = await self._ledger.canaries.running()
         if trial is None:
             await self._watch_promoted()
@@ -125,13 +129,13 @@ class Trials:
             newest = (
                 trial.id,
                 await self._ledger.votes.newest(),
-            )  # a choice in a duel comes with a vote, or says nothing
+            )  # a choice in a duel that counts also casts a vote
             if (over or newest != self._weighed) and (found := await self.standing()):
                 await self._decide(found, over)
                 self._weighed = newest
 
     async def _decide(self, found: Standing, over: bool) -> None:
-        """Act on the votes; a trial that is `over` by its time ends in any case."""
+        """Act on the votes; a trial whose time is `over` ends in any case."""
         trial = found.trial
         if found.evidence.verdict is Canary.HARMFUL:
             await self._roll_back(trial, with_votes(found, Reason("Its answers are liked less often.")))
@@ -161,7 +165,7 @@ class Trials:
 
 
 def fault_of_canary(status: Status, trial: Trial) -> Reason | None:
-    """Return what is clearly wrong with the canary's engine or answers, None if nothing is."""
+    """Return what is clearly wrong with the canary's engine or answers, or None if nothing is."""
     canary = status.canary
     if canary is not None and (canary.state is State.FAILING or canary.crashes >= CRASHES):
         return _failing(canary.last_error)
@@ -169,7 +173,7 @@ def fault_of_canary(status: Status, trial: Trial) -> Reason | None:
 
 
 def fault_of_live(status: Status, before: str) -> Reason | None:
-    """Return what is clearly wrong with the live model, None if nothing is; `before` was live until it was promoted."""
+    """Return what is clearly wrong with the live model, or None if nothing is. `before` is the previous live model."""
     return _failing(status.last_error) if status.state is State.FAILING else _broken(status, status.model, before)
 
 
@@ -191,7 +195,7 @@ def _broken(status: Status, model: str, other: str) -> Reason | None:
 
 
 def _grounds(found: Standing, over: bool) -> Reason | None:
-    """Return why a canary is promoted, None while that is open."""
+    """Return why a canary is promoted, or None while that is undecided."""
     if found.evidence.verdict is Canary.NO_WORSE:
         return with_votes(found, Reason("Its answers are liked no less often."))
     if over or found.votes >= HORIZON_VOTES:

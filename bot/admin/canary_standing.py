@@ -1,4 +1,4 @@
-"""How the trial of a canary stands: the votes on the answers of both models, and what they show."""
+"""The standing of a canary's trial: the votes on the answers of both models, and what they show."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from storage.translatable_reason import Reason
 from training.evidence.sequential import ENOUGH, MARGIN, Evidence, Vote, canary_evidence
 
 HINT: Final = 3.0
-"""Evidence from which the votes are said to lean to one side."""
+"""The evidence from which on the votes are reported to lean to one side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a running trial stands: the votes on the answers of both models, and what they show.
+    """The standing of a running trial: the votes on the answers of both models, and what they show.
 
     The canary has `won` some of the decided `duels`.
     """
@@ -33,7 +33,7 @@ class Standing:
 
     @property
     def votes(self) -> int:
-        """The number of votes on both, and of duels."""
+        """The number of votes on both models plus the number of duels."""
         return self.canary.votes + self.live.votes + self.duels
 
 
@@ -70,7 +70,7 @@ def _share(approval: Approval) -> str:
 
 
 def standing_text(found: Standing, say: Say) -> str:
-    """Return how a trial stands, in two sentences."""
+    """Return a short text on how a trial stands."""
     evidence = found.evidence
     if evidence.harm >= HINT and evidence.harm > evidence.no_worse:
         finding = Reason("It looks worse, but that may still be chance.")

@@ -26,7 +26,7 @@ MODELS_SHOWN: Final = 8
 
 
 def most_asked(days: Sequence[Day]) -> list[str]:
-    """Return the models with the most answers, in the order of their first ones."""
+    """Return the models with the most answers, in the order of their first answers."""
     asked = Counter[str]()
     for each in days:
         asked[each.model] += each.answers

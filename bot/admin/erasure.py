@@ -1,8 +1,8 @@
 """Delete a person's data: rows first, in one transaction, then what lies outside the ledger.
 
-Knows what follows which rows: pictures' files, rows in the files of runs, prompts that an engine might be sent again,
-the ledger's write-ahead log. Used by the chat, by the command line (beside a running bot or without one) and by the
-schedule; what one of them leaves undone, killed half-way or because a run is under way, the bot does next.
+That is: the pictures' files, the rows in the files of runs, the prompts that an engine might be sent again, and the
+ledger's write-ahead log. The chat, the command line (with or without a running bot) and the schedule use this module.
+If one of them is killed half-way, or a run is under way, the bot does the rest later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from storage.removals import Removal, RemovalKind
 from training.data.row_rewriting import remove_rows
 
 ABANDONED_SECONDS: Final = 3600.0
-"""A picture's row follows its file within moments."""
+"""A file without a row that is older than this is a stray: a picture's row follows its file within moments."""
 
 FEW_STRAYS: Final = 5
 STRAY_SHARE: Final = 0.05
@@ -42,10 +42,10 @@ class ManyStrays(Exception):
 
 
 class Erasure:
-    """Forgets people, and removes what has to follow.
+    """Deletes the data of people, and what depends on the deleted rows.
 
-    `forget_session` makes the engines' side forget a session's newest prompt. Without it (outside the bot's process)
-    that is left to the bot.
+    `forget_session` drops a session's newest prompt, which engines might be sent again. Outside the bot's process there
+    is none, and that step is left to the bot.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Erasure:
 
     @classmethod
     def beside(cls, ledger: Ledger, folder: Path, forget_session: Callable[[int], None] | None = None) -> Erasure:
-        """For the ledger in `folder`, with pictures and runs where the bot keeps them."""
+        """Return an `Erasure` for the ledger in `folder`, with the pictures and runs next to it."""
         return cls(ledger, PictureStore(folder / "pictures"), folder / "runs", forget_session)
 
     async def belongings(self, user: int) -> PersonalDataSummary:
@@ -72,9 +72,9 @@ class Erasure:
         return await self._ledger.personal_data.count(user)
 
     async def forget(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
-        """Delete all that is kept of a person; how much that was. `during` is the update that asks for it.
+        """Delete all data of a person and return how much that was. `during` is the update that asks for it.
 
-        Raises `StorageError`, or `OSError` for a run's file that cannot be changed; the rest is done later then.
+        Raises `StorageError`, or `OSError` for a run's file that cannot be changed. The rest is then done later.
         """
         gone = await self._ledger.personal_data.erase(user, during=during)
         log.info("a person was forgotten", exchanges=gone.exchanges, pictures=gone.pictures)
@@ -82,7 +82,7 @@ class Erasure:
         return gone
 
     async def settle(self) -> None:
-        """Remove whatever has to follow rows that were deleted, by whichever process."""
+        """Remove what depends on deleted rows, whichever process deleted them."""
         async with self._alone:
             found = await self._ledger.personal_data.pending_removals()
             if not found:
@@ -96,9 +96,9 @@ class Erasure:
                 await self._ledger.personal_data.finish_removals(by_kind[RemovalKind.LOG])
 
     async def strays(self) -> tuple[list[Path], int]:
-        """List the pictures' files that the ledger does not know; also return how many files there are in all.
+        """Return the picture files that the ledger does not know, and the number of all picture files.
 
-        A crash or a full disk between a picture's file and its row leaves one.
+        A crash or a full disk after a picture's file was written and before its row was leaves a stray file.
         """
         oldest = time.time() - ABANDONED_SECONDS
         files = await asyncio.to_thread(self._pictures.files)
@@ -107,7 +107,7 @@ class Erasure:
         return await asyncio.to_thread(lambda: [each for each in unknown if _written(each) < oldest]), len(files)
 
     async def sweep(self, *, confirmed: bool = False) -> int:
-        """Remove the strays and return how many they were. Raises ManyStrays, unless that was `confirmed`."""
+        """Remove the stray files and return their number. Raises ManyStrays if there are many, unless `confirmed`."""
         gone, total = await self.strays()
         if not confirmed and len(gone) > max(FEW_STRAYS, STRAY_SHARE * total):
             raise ManyStrays(len(gone), total)
@@ -122,7 +122,7 @@ class Erasure:
             await self._ledger.personal_data.finish_removals(sessions)
 
     async def _rows(self, rows: list[Removal]) -> None:
-        """A run under way may write its files later than this: while there is one, this is done again after it."""
+        """Remove deleted exchanges from the files of runs, and once more after a run under way, which may add some."""
         exchanges = frozenset(int(each.name) for each in rows)
         busy = await self._ledger.runs.active() is not None
         if exchanges and not (busy and exchanges <= self._withdrawn):

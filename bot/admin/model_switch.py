@@ -1,7 +1,7 @@
 """Change the live model and the canary, one change at a time: first the engine, then the ledger.
 
-After a crash between the two the ledger still has the former model, and the next start runs that; if the ledger cannot
-record the new model, the engine goes back. No model changes while training has the engine's memory.
+After a crash between the two the ledger still has the former model, and the next start runs that one. If the ledger
+cannot record the new model, the engine goes back. The model cannot change while training uses the engine's memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 
 class ModelSwitch:
-    """Changes the live model. `away_for` is the run that has the engine's memory, or None if there is none."""
+    """Changes the live model. `away_for` is the run that uses the engine's memory, or None if there is none."""
 
     def __init__(
         self, ledger: Ledger, deployment: Deployment, merged: MergedModels, *, pause_while_training: bool
@@ -70,12 +70,17 @@ class ModelSwitch:
     ) -> Model:
         """Make a model live and record it, with `back` as a rollback; `on_progress` reports the merge of a pruned one.
 
-        The canary's trial ends. `why` is the reason of a change that no admin asked for, as in `Promotions.make`.
+        The canary's trial ends. `why` is the reason for a change that no admin asked for, as in `Promotions.make`.
 
-        Raises RejectedModel for one that is rejected or undecided, unless that is `confirmed`, AdminRefusal, also for
-        one that is known to do harm, InferenceError, StorageError or TrainingError; then everything stays as it was.
-        (Only where it cannot be recorded, and the engine does not take the former model back either, does `model`
-        answer until the next start.)
+        If an error is raised, everything stays as it was. (There is one exception: if the change cannot be recorded and
+        the engine cannot go back to the former model either, `model` answers until the next start.)
+
+        Raises:
+            RejectedModel: The model is rejected or undecided, and that was not `confirmed`.
+            AdminRefusal: The model is known to do harm, its files were deleted, or a run uses the engine's memory.
+            InferenceError: The engine cannot be swapped to the model.
+            StorageError: The model's files are damaged, or the change cannot be recorded.
+            TrainingError: A pruned model cannot be merged again.
         """
         chosen = await self._ledger.models.get(model)
         refuse_harmful(chosen)
@@ -96,9 +101,9 @@ class ModelSwitch:
         confirmed: bool = False,
         why: str = "",
     ) -> Model:
-        """Go back to the model that was live before the present one.
+        """Go back to the previous live model.
 
-        Raises what `promote` raises, and if there is none.
+        Raises what `promote` raises, and AdminRefusal if there is no previous model.
         """
         before = await model_before(self._ledger)
         return await self.promote(before, by, on_progress, confirmed=confirmed, back=True, why=why)
@@ -125,7 +130,7 @@ class ModelSwitch:
     async def end_trial(self, trial: Trial, verdict: Verdict, reason: str) -> Model:
         """End a trial: its conversations go to the live model.
 
-        Raises what `Canaries.end` raises; then the canary stays.
+        Raises what `Canaries.end` raises, and the canary then stays.
         """
         async with self._changing:
             await self._deployment.stop_canary()
@@ -154,7 +159,7 @@ class ModelSwitch:
             await self._prune()
 
     async def carry_out(self, asked: Promotion) -> None:
-        """Carry out a change that another process requested; record a refusal with its reason.
+        """Carry out a change that another process requested, or record why it was refused.
 
         Raises StorageError if that cannot be recorded; the next call only retries the recording.
         """
@@ -171,14 +176,17 @@ class ModelSwitch:
         del self._refused[asked.id]
 
     async def drain(self, node: str) -> None:
-        """Take a node out of service, also during a change of model, which may be waiting for it.
+        """Take a node out of service, even during a change of model, which may be waiting for that node.
 
         Raises what `Deployment.drain` raises.
         """
         await self._deployment.drain(node)
 
     async def undrain(self, node: str) -> None:
-        """Take a node back into service, with the live model. Raises AdminRefusal, and as `Deployment.undrain`."""
+        """Take a node back into service with the live model.
+
+        Raises AdminRefusal while a run uses the engine's memory, and what `Deployment.undrain` raises.
+        """
         async with self._change():
             await self._deployment.undrain(node)
 
@@ -200,14 +208,14 @@ class ModelSwitch:
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
         """Hold the lock of model changes. Raises AdminRefusal while a run uses the engine's memory."""
-        # asyncio.Lock is fair: a change that passed this check before a run asked for the lock gets it before the run.
+        # asyncio.Lock is fair: a change that passed this check before a run requested the lock gets it before the run.
         if self.away_for is not None:
             raise AdminRefusal(Reason(RESTING, run=self.away_for))
         async with self._changing:
             yield
 
     async def _complete(self, model: str, on_progress: Callable[[Progress], None]) -> Model:
-        """Return a model whose files are there, merged again if they were pruned, and intact."""
+        """Return a model with its files checked, after merging it again if they were pruned."""
         chosen = await self._ledger.models.get(model)
         refuse_harmful(chosen)
         if not chosen.kept:
@@ -233,11 +241,11 @@ class ModelSwitch:
                     await self._deployment.swap(live.id, Path(live.directory))
                 raise
         except (InferenceError, StorageError):
-            await self._keep_trial()  # the swap may have ended its engine
+            await self._keep_trial()  # the swap may have stopped the canary's engine
             raise
 
     async def _keep_trial(self) -> None:
-        """Make sure that the engine of the trial which the ledger has as running runs."""
+        """Make sure that the canary's engine runs if the ledger has a running trial."""
         if trial := await self._ledger.canaries.running():
             model = await self._ledger.models.get(trial.model)
             self._deployment.run_canary(model.id, Path(model.directory), trial.share)
@@ -258,7 +266,7 @@ def refuse_harmful(model: Model) -> None:
 
 
 def _is_intact(model: Model) -> bool:
-    """Whether the names and sizes of a model's files are those that were published."""
+    """Return whether the names and sizes of a model's files are those that were published."""
     try:
         if model.manifest_hash:
             verify(Path(model.directory), model.manifest_hash, contents=False)

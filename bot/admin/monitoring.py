@@ -26,8 +26,8 @@ RUNS_SHOWN = 10
 class Overview:
     """The state of the bot at one moment.
 
-    `curve` is the newest run with a loss curve, `sheets` are the runs with a sheet. `last_progress` is of the running
-    worker.
+    `curve` is the newest run with a loss curve, and `sheets` are the runs with a sheet. `last_progress` is the running
+    worker's.
     """
 
     live: str
@@ -61,7 +61,7 @@ class Monitoring:
         *,
         trust: Trust = EQUAL_TRUST,
     ) -> None:
-        """`calls` returns the metrics of calls to Telegram; `last_progress` is of the running worker.
+        """`calls` returns the metrics of calls to Telegram; `last_progress` returns that of the running worker.
 
         `trust` says whose votes on a canary count.
         """
@@ -107,7 +107,7 @@ class Monitoring:
         return {"ledger": ledger, "engine": engine}
 
     async def numbers(self) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, float]]]:
-        """Return metrics by name, labels of what is running, and each node's metrics by the node's name."""
+        """Return the metrics by name, the labels of what is running, and each node's metrics by the node's name."""
         status = self._deployment.status()
         numbers: dict[str, float] = dict(await self._ledger.counts.totals())
         numbers |= {f"telegram_{name}": value for name, value in self._calls().items()}
@@ -154,5 +154,5 @@ class Monitoring:
         return numbers, {"model": status.model, "engine": status.engine}, nodes
 
     async def run_file(self, run: int, name: str) -> Path | None:
-        """Return a file that a run has written, None if there is none. Raises UnknownRecord."""
+        """Return a file that a run has written, or None if there is none. Raises UnknownRecord for an unknown run."""
         return kept_file((await self._ledger.runs.get(run)).directory, name)

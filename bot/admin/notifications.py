@@ -1,6 +1,6 @@
 """Notify admins: the progress of a run, its end, and problems.
 
-A run has one message for each admin, which is edited. Each admin has a queue, so that neither an admin who cannot be
+Each admin gets one message for a run, which is edited. Each admin has a queue, so that neither an admin who cannot be
 reached nor Telegram holds up the others or the work itself. A notice that cannot be delivered is logged and dropped.
 The caller awaits only the notice of a run's end, so that the next start repeats it after a crash.
 """
@@ -46,7 +46,7 @@ ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
 TELL_SECONDS: Final = 0.7
-"""How long the queues may still be emptied when the bot stops."""
+"""How long the bot may take to empty the queues when it stops."""
 
 GAVE_UP: Final = later(
     "⚠ I gave up on update {update} after several attempts. It stays in the ledger. I won't report more of these "
@@ -96,7 +96,7 @@ class Notifications:
         self._alerts: TTLCache[str, None] = TTLCache(ALERTS_REMEMBERED, ALERT_SECONDS)
 
     async def settled(self) -> None:
-        """Wait until every queued notice was delivered or dropped."""
+        """Wait until every queued notice has been delivered or dropped."""
         while self._tellers:
             await asyncio.wait(self._tellers.values())
 
@@ -111,7 +111,7 @@ class Notifications:
         await asyncio.gather(*tellers, return_exceptions=True)
 
     async def run_changed(self, run: Run) -> None:
-        """Show the progress of a run. Steps may be skipped, changes of its state never are."""
+        """Show the progress of a run. Steps may be skipped, but changes of its state never are."""
 
         async def tell(admin: int, say: Say) -> None:
             await self._show(run, admin, say)
@@ -129,8 +129,8 @@ class Notifications:
     ) -> None:
         """Send how the run ended, with its picture (PNG) and its sheet (HTML) if there are any.
 
-        With `approve` a candidate waits for an admin, who has a button for it; so has the canary. Returns when the
-        notice was delivered to every admin, or dropped.
+        With `approve` a candidate waits for an admin, and the notice has a button for that. The notice of a canary has
+        buttons as well. Returns when the notice has been delivered to every admin, or dropped.
         """
 
         async def tell(admin: int, say: Say) -> None:
@@ -185,7 +185,7 @@ class Notifications:
                 messages[admin] = _Shown(shown.message, run.state, text)
 
     async def _shown(self, admin: int, picture: FSInputFile, text: str, markup: InlineKeyboardMarkup | None) -> bool:
-        """Send a picture; return False if it may not have arrived: a second message is better than none."""
+        """Send a picture. Return False if it may not have arrived, because a second message is better than none."""
         try:
             await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
         except Doubtful as error:
@@ -196,7 +196,7 @@ class Notifications:
     async def alert(self, key: str, sentence: str, **values: object) -> bool:
         """Notify the admins of a problem with a translatable message, at most once an hour for the same `key`.
 
-        Returns whether it is sent, which may happen after this returns.
+        Returns whether the alert is sent, which may happen after this returns.
         """
         if not self._is_news(key):
             return False
@@ -209,7 +209,7 @@ class Notifications:
         return True
 
     async def notify(self, sentence: str, **values: object) -> None:
-        """Send a sentence of the catalogues."""
+        """Send a translatable message."""
 
         async def tell(admin: int, say: Say) -> None:
             await self._bot.send_message(admin, say(sentence, **values))
@@ -229,10 +229,10 @@ class Notifications:
         self._all(tell)
 
     async def _apologise(self, update: int) -> None:
-        """Answer a callback query, and apologise in a private chat, as far as the update can be read."""
+        """Answer a callback query, and apologise in a private chat, to the extent that the update can be read."""
         try:
             payload = json.loads((await self._ledger.inbox.get(update)).payload)
-        except (ValueError, StorageError) as error:  # deleted meanwhile, or not readable: the admins hear all the same
+        except (ValueError, StorageError) as error:  # deleted meanwhile, or unreadable; admins are notified anyway
             log.warning("no apology", update=update, error=str(error))
             return
         tap = payload.get("callback_query")
@@ -253,7 +253,7 @@ class Notifications:
             log.warning("apology not delivered", chat=chat, error=str(error))
 
     def _is_news(self, key: str) -> bool:
-        """Return whether nothing with this key was sent in the last hour; from now on something was."""
+        """Return whether nothing with this key was sent in the last hour, and count it as sent now."""
         if key in self._alerts:
             return False
         self._alerts[key] = None
@@ -266,7 +266,7 @@ class Notifications:
     def _all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
         """Queue a notice for every admin, in place of a waiting one with the same `replaces`.
 
-        Each of the futures is done when the notice was delivered to its admin, or dropped.
+        Each of the futures is done when the notice has been delivered to its admin, or dropped.
         """
         told = []
         for admin in self._admins:
@@ -323,7 +323,7 @@ def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
 
 
 def _in(language: str, file: Path | None) -> Path | None:
-    """Return a run's file in a language, or as it is where there is none in that language."""
+    """Return a run's file in a language, or the file itself if there is none in that language."""
     translated = file.with_name(localised(file.name, language)) if file else None
     return translated if translated and translated.is_file() else file
 
@@ -349,7 +349,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
 
 
 def numbers(report: str, say: Say) -> list[str]:
-    """Return what a run learned from, its evaluation and its cost, in a few lines."""
+    """Return a few lines on what a run learned from, its evaluation and its cost."""
     it = Report.from_json(report)
     return [
         say(
@@ -391,7 +391,7 @@ def numbers(report: str, say: Say) -> list[str]:
 
 
 def _beside(taught: dict[str, int], say: Say) -> list[str]:
-    """Return the number of samples of each other source."""
+    """Return a line with the number of samples from each other source, or no line if there are none."""
     others = {title(path): count for path, count in taught.items() if path not in (RATED, DISLIKED)}
     if not others:
         return []
@@ -400,5 +400,5 @@ def _beside(taught: dict[str, int], say: Say) -> list[str]:
 
 
 def _cut(text: str, limit: int) -> str:
-    """Return at most `limit` characters; Telegram counts UTF-16 units, but these texts are far below its limit."""
+    """Cut a text to `limit` characters. Telegram counts UTF-16 units, but these texts are far below its limit."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

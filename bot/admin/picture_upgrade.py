@@ -1,7 +1,8 @@
 """Re-encode, once after an upgrade, the pictures that earlier versions stored as they were sent.
 
-It runs in the background, one picture at a time at low priority. Whatever interrupts it, the next start goes on with
-the pictures that are left. The data files of runs and the imported sources follow; a row of the ledger notes the end.
+It runs in the background, one picture at a time and at low priority. If it is interrupted, the next start goes on with
+the pictures that are left. The data files of runs and the imported sources come last, and then a row in the ledger
+records the end.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 
 
 class PictureUpgrade:
-    """The re-encoding in the background: `start` and `stop`, or `finish` to wait for its end."""
+    """The re-encoding in the background. Call `start` and `stop`, or `finish` to wait for its end."""
 
     def __init__(self, ledger: Ledger, stored: StoredPictures, *, runs: Path, sources: Path) -> None:
         self._ledger = ledger
@@ -43,17 +44,17 @@ class PictureUpgrade:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, unless it is done."""
+        """Start re-encoding in the background, unless it is done."""
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Leave the rest to the next start."""
+        """Stop re-encoding, and leave the rest to the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def finish(self) -> None:
-        """Re-encode everything that is left, the pictures of runs and sources included.
+        """Re-encode everything that is left, including the pictures of runs and sources.
 
         Raises:
             StorageError: The ledger or the pictures cannot be written.
@@ -93,7 +94,7 @@ async def clean_pictures(ledger: Ledger, stored: StoredPictures) -> None:
 
 
 async def finish_pictures(ledger: Ledger, folder: Path, console: Console) -> None:
-    """Re-encode, for the command line, what a bot has not re-encoded yet. Raises `StorageError` and `OSError`."""
+    """Re-encode the pictures that are left, for the command line. Raises `StorageError` and `OSError`."""
     if left := await ledger.pictures.count(PictureState.RAW):
         decoders = PictureDecoders(1)
         try:

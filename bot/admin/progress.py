@@ -58,12 +58,12 @@ def run_progress(run: Run, say: Say) -> str:
 
 
 def held_back(models: Iterable[Model]) -> dict[str, Model]:
-    """Return the rejected and the undecided models."""
+    """Return the rejected and the undecided models by id."""
     return {model.id: model for model in models if model.state in (ModelState.REJECTED, ModelState.UNDECIDED)}
 
 
 def outcome(run: Run, held: Mapping[str, Model]) -> tuple[str, str]:
-    """Return the state to show for a run, and its model or the reason why it has none that answers.
+    """Return the state to show for a run, and its model or the reason why no model of it answers.
 
     `held` is what `held_back` returns.
     """
@@ -73,14 +73,14 @@ def outcome(run: Run, held: Mapping[str, Model]) -> tuple[str, str]:
 
 
 def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
-    """Return a run that has ended on one line, an active one like `run_progress`; `held` is from `held_back`."""
+    """Return one line for a run that has ended, or `run_progress` for an active one. `held` is from `held_back`."""
     if RUN_TRANSITIONS[run.state]:
         return run_progress(run, say)
     if model := held.get(run.model or ""):
         line = say("Run {run}: {state}", run=run.id, state=say(MODEL_STATES[model.state]))
         return f"{line} ({say(model.reason)})" if model.reason else line
     line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
-    if run.reason and run.state is not RunState.CANCELLED:  # whose reason is that it was cancelled
+    if run.reason and run.state is not RunState.CANCELLED:  # the reason of a cancelled run only says that
         line += f" ({say(run.reason)})"
     elif run.model:
         line += f" → {run.model}"
@@ -98,7 +98,7 @@ def taught_by(taught: TrainedOn, say: Say) -> str:
 
 
 def approval_text(approval: Approval, say: Say) -> str:
-    """Return the share of thumbs up on a model's answers, its 95 % interval and the number of votes, at least one."""
+    """Return the share of 👍 on a model's answers, its 95 % interval and the number of votes. There must be a vote."""
     low, high = wilson_interval(approval.ups, approval.votes)
     return say(
         "{share} % 👍 ({low}–{high} %, {votes})",
@@ -110,5 +110,5 @@ def approval_text(approval: Approval, say: Say) -> str:
 
 
 def share_line(largest: float, say: Say) -> str:
-    """Return how much of what a model learns from is one person's at most; `largest` is 0 to 1."""
+    """Return the largest share that one person has in the training data; `largest` is 0 to 1."""
     return say("The largest share of one person is {share} %.", share=f"{100 * largest:.0f}")

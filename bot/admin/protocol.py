@@ -28,7 +28,7 @@ NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again any
 
 
 class AdminRefusal(Exception):
-    """A request of an admin cannot be met now. The text says why, and what to do."""
+    """An admin's request cannot be met now. The text says why, and what to do."""
 
 
 class RejectedModel(AdminRefusal):
@@ -40,7 +40,7 @@ class RejectedModel(AdminRefusal):
 
 
 class NothingNew(AdminRefusal):
-    """A run was requested without confirmation although it would learn from the same as the last one."""
+    """A run was requested without confirmation although it would learn from the same data as the last finished one."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(Reason(NOTHING_NEW, run=run.id))
@@ -48,7 +48,7 @@ class NothingNew(AdminRefusal):
 
 
 class Overview(Protocol):
-    """What /status and /schedule show."""
+    """The state of the bot as /status and /schedule show it."""
 
     @property
     def live(self) -> str:
@@ -60,7 +60,7 @@ class Overview(Protocol):
 
     @property
     def canary(self) -> Standing | None:
-        """How the running trial of a canary stands, or None if there is none."""
+        """The standing of the running trial of a canary, or None if there is none."""
 
     @property
     def runs(self) -> Sequence[Run]:
@@ -76,11 +76,11 @@ class Overview(Protocol):
 
     @property
     def next_run(self) -> datetime | None:
-        """The next scheduled run (UTC), None without a schedule."""
+        """The time of the next scheduled run (UTC), or None if there is no schedule."""
 
     @property
     def schedule(self) -> str:
-        """The cron text of the schedule, empty without one."""
+        """The schedule in cron syntax, or an empty string if there is none."""
 
     @property
     def last_progress(self) -> LastProgress | None:
@@ -88,7 +88,7 @@ class Overview(Protocol):
 
 
 class AdminActions(Protocol):
-    """What admins can do. `by` is their user id.
+    """The actions of admins. `by` is the admin's user id.
 
     Raises AdminRefusal, StorageError, InferenceError or TrainingError, with a text for the admin.
     """
@@ -96,20 +96,20 @@ class AdminActions(Protocol):
     async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
         """Start a run, which continues after this returns.
 
-        Raises NothingNew if it would learn from the same as the last one, unless `confirmed`.
+        Raises NothingNew if it would learn from the same data as the last finished one, unless `confirmed`.
         """
         ...
 
     async def unchanged_since(self) -> Run | None:
-        """Return the run since which nothing is new, None if there is something to learn from."""
+        """Return the last finished run if nothing is new since it, or None if there is something new to learn from."""
         ...
 
     async def plan(self) -> RunPlan:
-        """What a run that began now would be."""
+        """Return the plan of a run that would begin now."""
         ...
 
     async def cancel(self, by: int) -> Run | None:
-        """Cancel the run under way; None if there is none."""
+        """Cancel the run under way and return it, or return None if there is none."""
         ...
 
     async def overview(self) -> Overview:
@@ -164,6 +164,6 @@ REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 
 
 def refused(refusal: Exception, say: Say) -> str:
-    """Return why a request was refused."""
+    """Return the reason why a request was refused."""
     reason = say(LAST_NODE, node=refusal.node) if isinstance(refusal, LastNode) else say(str(refusal))
     return say("That didn't work: {reason}", reason=reason)

@@ -1,8 +1,8 @@
 """Scheduled jobs: APScheduler with a persistent store.
 
 The retrain job puts a run with the state "due" into the ledger, as `thumbtune retrain` does; the service carries it
-out. Once a day old updates and stray files are removed and, with a retention time, answers without votes. A time missed
-while the bot was down is caught up once.
+out. Once a day old updates and stray files are removed and, if there is a retention time, answers without votes. A job
+that was due while the bot was down runs once at the next start.
 
 The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the functions keep
 their names. A job uses the schedule of this process, because the data folder may have moved since it was stored.
@@ -53,17 +53,17 @@ _present: Schedule | None = None
 
 
 class Alert(Protocol):
-    """Sends admins a sentence of the catalogues about a problem (`Notifications.alert`)."""
+    """Sends admins a translatable message about a problem (`Notifications.alert`)."""
 
     async def __call__(self, key: str, sentence: str, **values: object) -> object:
-        """Send the sentence; `key` tells repeated alerts apart from new ones."""
+        """Send the message; `key` tells repeated alerts apart from new ones."""
 
 
 class News(Protocol):
     """Tells whether there is something to learn from (`training.pipeline.Pipeline`)."""
 
     async def unchanged_since(self) -> Run | None:
-        """Return the run since which nothing is new, None if there is news."""
+        """Return the last finished run if nothing is new since it, or None if there is something new."""
 
 
 class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
@@ -76,9 +76,10 @@ class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
 
 
 class Schedule:
-    """The jobs on the running event loop; one schedule a process.
+    """The jobs on the running event loop. A process has one schedule.
 
-    Without `cron` runs start only by command. Exchanges without votes are deleted after `retention_days`, never if 0.
+    If `cron` is empty, runs start only by command. Exchanges without votes are deleted after `retention_days`; if that
+    is 0, they are kept.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Schedule:
         )
 
     def start(self) -> None:
-        """Start the scheduler. Every job is stored again, so that none of an earlier version or folder is left."""
+        """Start the scheduler. Every job is stored again, so that no job of an earlier version or folder is left."""
         global _present
         _present = self
         self._scheduler.start(paused=True)
@@ -128,7 +129,7 @@ class Schedule:
         """Store a job, or remove it if it has no trigger.
 
         A job keeps its next time, even a missed one, while its `name` is the same; the name changes with the trigger. A
-        new job runs at `first`, by default when its trigger says.
+        new job first runs at `first`, or else when its trigger says.
         """
         kept: Job | None = self._scheduler.get_job(identity)
         if trigger is None:
@@ -140,12 +141,12 @@ class Schedule:
         self._scheduler.add_job(job, trigger, id=identity, name=name, replace_existing=True, **due)
 
     def next_time(self) -> datetime | None:
-        """Return the time of the next run (UTC), None without a schedule."""
+        """Return the time of the next run (UTC), or None if there is no schedule."""
         job: Job | None = self._scheduler.get_job(RETRAIN)
         return job.next_run_time if job else None
 
     async def request_run(self) -> None:
-        """Put a due run into the ledger, unless another run is active or nothing is new since the last one."""
+        """Put a due run into the ledger, unless another run is active or nothing is new since the last finished one."""
         if same := await self._news.unchanged_since():
             log.info("retraining is due, but nothing is new", since=same.id)
             return
@@ -181,7 +182,7 @@ class Schedule:
 
 
 async def request_run(*_: object) -> None:
-    """Call `Schedule.request_run`. Jobs stored by earlier versions pass a folder, which is ignored, as below."""
+    """Call `Schedule.request_run`. Jobs stored by earlier versions pass a folder, which all three functions ignore."""
     if _present:
         await _present.request_run()
 

@@ -1,6 +1,6 @@
-"""What admins can do: retrain, cancel, approve, promote, roll back, drain nodes and take them back.
+"""The actions of admins: retrain, cancel, approve, promote, roll back, drain nodes and take them back.
 
-Chat commands call the service directly. The schedule and the command line, another process, leave rows in the ledger,
+Chat commands call the service directly. The schedule and the command line (another process) leave rows in the ledger,
 which background loops pick up. The service starts runs and acts on their end; the pipeline carries them out.
 """
 
@@ -40,7 +40,7 @@ NOTES: Final = "notes"
 
 MAILBOX_SECONDS = 1.0
 BACKOFF_SECONDS: Final = 30.0
-"""The longest pause after errors; the first ones are shorter."""
+"""The longest pause after errors; the first pauses are shorter."""
 
 TELL_SECONDS = 0.7
 INTERRUPTED: Final = Reason(
@@ -57,12 +57,12 @@ log = structlog.get_logger()
 
 
 def pause_after(failures: int) -> float:
-    """Return the pause of a background loop after `failures` in a row, in seconds."""
+    """Return the pause of a background loop, in seconds, after `failures` consecutive failures."""
     return min(MAILBOX_SECONDS * 2.0 ** min(failures, 10), max(BACKOFF_SECONDS, MAILBOX_SECONDS))
 
 
 class AdminService:
-    """Serves the admins' requests from chat, schedule and command line. `start()` once, `stop()` at the end."""
+    """Serves requests from chat, schedule and command line. Call `start()` once and `stop()` at the end."""
 
     def __init__(  # noqa: PLR0913 - the parts that it brings together
         self,
@@ -76,7 +76,7 @@ class AdminService:
         notes: TeacherNotes,
         trainer_missing: Callable[[], Reason | None],
     ) -> None:
-        """`trainer_missing` says why no run could start in this environment, None if one could."""
+        """`trainer_missing` returns why no run can start in this environment, or None if one can."""
         self._ledger = ledger
         self._pipeline = pipeline
         self._trials = trials
@@ -90,7 +90,7 @@ class AdminService:
         self._tasks: list[asyncio.Task[None]] = []
         self._work: tuple[int, asyncio.Task[None]] | None = None
         self._plans: dict[int, RunPlan] = {}  # what the run that was just requested trains on
-        self._over: dict[int, tuple[RunState, str]] = {}  # run → end that is not recorded yet
+        self._over: dict[int, tuple[RunState, str]] = {}  # run → its end, which is not recorded yet
 
     async def start(self) -> None:
         """Finish what an earlier process left undone, then start the background loops.
@@ -121,7 +121,8 @@ class AdminService:
     async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
         """Start a run.
 
-        Raises AdminRefusal without a trainer, RunBusy while another is under way, NothingNew as the protocol says.
+        Raises AdminRefusal if there is no trainer, RunBusy while another run is under way, and NothingNew as described
+        in the protocol.
         """
         plan = await self.plan()
         last = await self._ledger.runs.last_verdict()
@@ -133,17 +134,20 @@ class AdminService:
         return run
 
     async def plan(self) -> RunPlan:
-        """Return what a run would be now. Raises what `retrain` raises, except for an active run."""
+        """Return the plan of a run that would begin now.
+
+        Raises AdminRefusal if there is no trainer, and what `Pipeline.plan` raises.
+        """
         if missing := self._trainer_missing():
             raise AdminRefusal(missing)
         return await self._pipeline.plan()
 
     async def unchanged_since(self) -> Run | None:
-        """Return the run since which nothing is new, None if there is something to learn from."""
+        """Return the last finished run if nothing is new since it, or None if there is something new to learn from."""
         return await self._pipeline.unchanged_since()
 
     async def cancel(self, by: int) -> Run | None:
-        """Cancel the run under way; None if there is none."""
+        """Cancel the run under way and return it, or return None if there is none."""
         run = await self._ledger.runs.active()
         if run:
             log.info("cancelling", run=run.id, by=by)
@@ -245,9 +249,9 @@ class AdminService:
         await self._forgetting.settle()
 
     async def _end_what_is_over(self) -> int | None:
-        """Record the end of a run that is active only in the ledger; return the run if that was recorded.
+        """Record the end of a run that is active only in the ledger; return its id if the end was recorded.
 
-        Its process died, or its end could not be recorded earlier. While the disk is full it stays active.
+        Its process died, or its end could not be recorded earlier. While the disk is full the run stays active.
         """
         run = await self._ledger.runs.active()
         if run is None or (run.state is RunState.DUE and run.id not in self._over):
@@ -261,7 +265,7 @@ class AdminService:
         return run.id
 
     async def _execute(self, run: Run) -> None:
-        """Carry out a due run to its end, and act on that end however it came."""
+        """Carry out a due run, and act on its end whether it succeeded or not."""
         async with AsyncExitStack() as engine:
             await engine.enter_async_context(self._changeover.engine_away(run.id))
             try:
@@ -277,10 +281,10 @@ class AdminService:
                 await self._ended(run.id)
 
     async def _ended(self, number: int) -> None:
-        """Act on the end of a run: an accepted model answers, through a trial or at once, and the admins are notified.
+        """Act on the end of a run: an accepted model answers, in a trial or at once, and the admins are notified.
 
-        A run that learned from answers withdrawn meanwhile starts again without them. After a crash or a stop the next
-        start repeats this.
+        A run that learned from answers that have since been withdrawn starts again without them. After a crash or a
+        stop the next start repeats this.
         """
         run = await asyncio.shield(self._ledger.runs.get(number))
         if RUN_TRANSITIONS[run.state]:

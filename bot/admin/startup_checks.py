@@ -1,4 +1,4 @@
-"""Check at the start which model is live, and whether its files and the ledger are intact.
+"""Check at startup which model is live, and whether its files and the ledger are intact.
 
 Sizes are compared before the engine starts. Hashes and the ledger's pages are checked in the background, because
 reading gigabytes takes long. If the files of the live model have changed, the base model replaces it.
@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """An alert to send: a sentence of the catalogues and its values."""
+    """An alert to send: a translatable message and its values."""
 
     key: str
     sentence: str
@@ -65,9 +65,9 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
 
     The first start adds the base model. If `inference.model` names another directory while the former still exists, the
     operator has chosen another base model, which goes live; if the former is gone, the model has moved. Missing trained
-    models are looked for in `models`. If the files of the live model are missing (a backup without models) or have
-    another size than when they were published, the base model goes live. For other models the ledger records that
-    their files are gone.
+    models are looked for in `models`. If the files of the live model are missing (for example after a restore without
+    models) or differ in size from when they were published, the base model goes live. For other models the ledger
+    records that their files are gone.
     """
     known = {model.id: model for model in await ledger.models.all()}
     if BASE not in known:
@@ -108,7 +108,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
 class StartupChecks:
     """Checks the ledger's pages and the live model's files once, in the background.
 
-    `unfit` is the alert of `settle_live_model`, which is sent first.
+    `unfit` is the alert that `settle_live_model` returned, which is sent first.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class StartupChecks:
         while (live := await self._ledger.models.live()) and live.id == self._live.id:
             try:
                 await self._changeover.promote(BASE, None)
-            except AdminRefusal:  # a run has the engine's memory
+            except AdminRefusal:  # a run uses the engine's memory
                 await asyncio.sleep(RETRY_SECONDS)
             except (InferenceError, StorageError) as error:
                 log.error("the base model cannot take the place of the live one", error=str(error))

@@ -1,4 +1,4 @@
-"""Notes to people whose votes taught the live model: once for each model, in private, and only if they want them."""
+"""Notes to people whose votes taught the live model: one for each model, in private, and only if they want them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class TeacherNotes:
         self._ledger = ledger
         self._conversation = conversation
         self._translator = translator
-        self._seen = ""  # the live model of which everyone has been told
+        self._seen = ""  # the live model whose notes have all been sent
 
     async def send(self) -> None:
-        """Send the notes of the live model that are due. Raises StorageError, as the ledger does."""
+        """Send the live model's notes that are due. Raises StorageError if the ledger cannot be read or written."""
         live = await self._ledger.models.live()
         if live is None or live.id == self._seen:
             return

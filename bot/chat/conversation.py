@@ -1,4 +1,4 @@
-"""A conversation: one question at a time is put to the engine, and the exchange is recorded."""
+"""Conversations: each puts one question at a time to the engine, and the exchange is recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 
 LATEST: Final = 64
-"""How many exchanges `latest` searches; in a shared conversation other people's stand between."""
+"""How many exchanges `latest` searches. In a shared conversation other people's exchanges may come in between."""
 
 
 class Conversation:
@@ -51,15 +51,15 @@ class Conversation:
         return next((each for each in reversed(exchanges) if each.asker == question.asker), None)
 
     async def open_duel(self, exchange: Exchange) -> Duel | None:
-        """Return the duel of an answer whose choice is open, or None if there is none."""
+        """Return the undecided duel of an answer, or None if there is none."""
         return await self._ledger.duels.open(exchange.id)
 
     async def restart(self, question: Question) -> None:
-        """Begin a new conversation. A replay may begin another one, which does no harm while it is empty."""
+        """Begin a new conversation. A replayed update may begin another one, which is harmless while it is empty."""
         await self._ledger.sessions.restart(*self._place(question))
 
     async def subject(self, exchange: Exchange, question: Question) -> tuple[Picture, ...]:
-        """Return the pictures that an exchange is about; none where the question is asked in the same conversation."""
+        """Return the pictures that an exchange is about, or none if the question is in the same conversation."""
         if exchange.session == await self._ledger.sessions.find(*self._place(question)):
             return ()
         return await self._history.subject(exchange)
@@ -67,8 +67,8 @@ class Conversation:
     async def ask(self, question: Question, show: Callable[[Delta], None], answering: Answering) -> Exchange:
         """Answer a question, show every delta, and return the exchange as recorded.
 
-        What fails is not recorded, so the next question does not see it. The caller makes sure that the update was not
-        answered before (`ledger.exchanges.for_update`).
+        A failed answer is not recorded, so the next question does not see it. The caller makes sure that the update has
+        not been answered before (`ledger.exchanges.for_update`).
 
         Raises:
             NoPictureYet: There is no picture to talk about.
@@ -88,7 +88,7 @@ class Conversation:
             return await self._compared(session, question, prompt, answering)
 
     async def answer_now(self, exchange: Exchange) -> str:
-        """Return what the live model answers to an earlier question. Nothing is recorded. Raises what `ask` raises."""
+        """Return the live model's answer to an earlier question without recording it. Raises what `ask` raises."""
         question = Question(
             update=exchange.update,
             chat=exchange.chat,
@@ -104,9 +104,9 @@ class Conversation:
         return found.answer
 
     async def _compared(self, session: int, question: Question, prompt: Prompt, answering: Answering) -> Exchange:
-        """Let both models of a question answer, record one answer, and the other one as its rival.
+        """Let both models of a question answer, then record one answer and, as its rival in a duel, the other.
 
-        Where one of them fails, the other one's answer is all.
+        There is no duel if one of the models fails, or if both answers are the same.
         """
         found: list[Exchange] = []
         for model in question.models:
@@ -128,7 +128,7 @@ class Conversation:
     async def _fitting(
         self, session: int, question: Question, prompt: Prompt, show: Callable[[Delta], None], answering: Answering
     ) -> Exchange:
-        """Answer a prompt, which is cut as often as the engine finds it too long, and return the exchange."""
+        """Answer a prompt, which is cut until it is short enough for the engine, and return the exchange."""
         while True:
             try:
                 answer = await self._answer(prompt, show, answering)
@@ -140,7 +140,7 @@ class Conversation:
         return _exchange(session, question, answer.cut or prompt, answer)
 
     async def _session(self, question: Question) -> int:
-        """Return the session that the question belongs to, which is begun if there is none."""
+        """Return the session that the question belongs to, and begin one if there is none."""
         if question.replaces:
             return question.replaces.session
         try:
@@ -149,12 +149,12 @@ class Conversation:
             raise DeletedMeanwhile from error
 
     def _place(self, question: Question) -> tuple[int, int, int]:
-        """Return the chat, the owner of the conversation and the topic: what the ledger finds a session by."""
+        """Return the chat, the owner of the conversation and the topic, by which the ledger finds a session."""
         return question.chat, self._settings.talker(question.chat, question.asker), question.topic
 
     @asynccontextmanager
     async def _turn(self, session: int, answering: Answering) -> AsyncIterator[None]:
-        """Wait for the conversation's earlier questions, whose answers belong into the prompt. Raises Interrupted."""
+        """Wait for the conversation's earlier questions, whose answers belong in the prompt. Raises Interrupted."""
         turn = self._turns.setdefault(session, asyncio.Lock())
         acquired = False
         async with answering.interruptible():
@@ -189,7 +189,7 @@ class Conversation:
             raise EmptyAnswer
         if not (answering.stopped and text.strip()):
             raise Interrupted
-        # Engines count tokens at the end only, so the usage of a partial answer is not known.
+        # Engines count tokens only at the end, so the usage of a partial answer is unknown.
         return Answer(text, model, "abort", Usage(), first - began, time.monotonic() - began)
 
 

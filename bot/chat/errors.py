@@ -1,4 +1,4 @@
-"""Why a question gets no answer."""
+"""The reasons why a question gets no answer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What was said before: read from the ledger, cut to what the model sees, and built into a prompt.
+"""The history of a conversation: read from the ledger, cut to the turns that the model sees, and built into a prompt.
 
-The model sees the newest turns and always the picture they are about. Where turns have to go, several go at once, so
-that the beginning of the prompt stays the same for the next questions and the engine finds it in its cache. The cuts
-are those of `inference.chat_format.template.fit`, by which a training finds the same prompt again from its hash.
+The model sees the newest turns and always the picture they are about. If turns have to be cut, several are cut at once,
+so that the beginning of the prompt stays the same for the next questions and the engine finds it in its cache. The cuts
+are those of `inference.chat_format.template.fit`, so that training finds the same prompt again by its hash.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from storage.ledger import Ledger
 SEED_BITS: Final = 31
 
 REGENERATED_TEMPERATURE: Final = 0.8
-"""Used for another answer where `chat.temperature` is 0, which would only repeat the former one."""
+"""Used for another answer if `chat.temperature` is 0, which would only repeat the former one."""
 
 
 def chat_key(session: int) -> str:
-    """Return the name by which engines know a conversation."""
+    """Return the name by which engines identify a conversation."""
     return f"session-{session}"
 
 
@@ -40,7 +40,7 @@ class History:
         self._settings = settings
 
     async def prompt(self, session: int, question: Question) -> Prompt:
-        """Return a question with what was said before.
+        """Return the prompt for a question, with the history of its conversation.
 
         Raises:
             NoPictureYet: Neither the question nor the conversation has a picture.
@@ -68,11 +68,11 @@ class History:
         return _cut(prompt, settings.history_turns)
 
     async def pictures(self, exchange: Exchange) -> tuple[Picture, ...]:
-        """Return the pictures of an exchange's question. Raises UnknownRecord for one that was deleted."""
+        """Return the pictures of an exchange's question. Raises UnknownRecord if one was deleted."""
         return tuple([await self._pictures.get(sha256) for sha256 in exchange.pictures])
 
     async def subject(self, exchange: Exchange) -> tuple[Picture, ...]:
-        """Return the pictures that an exchange is about: its own, or the newest before it."""
+        """Return the pictures that an exchange is about: its own, or else the newest ones before it."""
         if exchange.pictures:
             return await self.pictures(exchange)
         before = await self._ledger.exchanges.history_since(exchange.session, 1, exchange.position)
@@ -80,12 +80,12 @@ class History:
 
 
 def halved(prompt: Prompt) -> Prompt:
-    """Return a prompt with the newer half of its questions. Raises PromptTooLong where there is only one."""
+    """Return a prompt with the newer half of its questions. Raises PromptTooLong if there is only one."""
     return fit(prompt, _questions(prompt) // 2, _questions)
 
 
 def _cut(prompt: Prompt, limit: int) -> Prompt:
-    """Return a prompt with at most `limit` questions before the last, cut by half the limit at once."""
+    """Return a prompt with at most `limit` questions before the last, cut in steps of half the limit."""
     questions = _questions(prompt)
     excess = questions - 1 - limit
     if excess <= 0:

@@ -1,7 +1,7 @@
-"""Receive pictures: download them, have a child process re-encode them, store the result.
+"""Receive pictures: download them, have a child process re-encode them, and store the result.
 
-Nothing that a stranger sent is decoded in this process, and only the re-encoded picture is kept (see
-`inference.images.decoder_worker`). The bytes in memory and the pictures being decoded are bounded, in total and for
+No file from a stranger is decoded in this process, and only the re-encoded picture is kept (see
+`inference.images.decoder_worker`). The bytes in memory and the pictures being decoded are limited, in total and for
 each person, so that costly files delay their sender's own pictures first.
 """
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 MAX_BYTES: Final = 20 * 10**6
-"""What the Bot API lets a bot download (https://core.telegram.org/bots/api#getfile)."""
+"""The largest file that a bot can download (https://core.telegram.org/bots/api#getfile)."""
 
 BYTES_IN_FLIGHT: Final = 3 * MAX_BYTES
-"""Memory for files that are downloaded or wait for a decoder, of which one person takes at most `MAX_BYTES`."""
+"""Memory for files that are being downloaded or wait for a decoder. One person takes at most `MAX_BYTES` of it."""
 
 DECODERS: Final = 2
 
@@ -97,7 +97,7 @@ class PictureReceiver:
         self._decoding = FairSemaphore(DECODERS, 1)
 
     async def receive_all(self, files: Sequence[PictureFile], sender: int, update: int) -> tuple[Picture, ...]:
-        """Receive pictures concurrently; the first that fails cancels the others. Raises what `receive` raises."""
+        """Receive pictures concurrently. If one fails, the others are cancelled. Raises what `receive` raises."""
         tasks = [asyncio.create_task(self.receive(file, sender, update)) for file in files]
         try:
             return tuple([await task for task in tasks])
@@ -110,7 +110,7 @@ class PictureReceiver:
         """Download, re-encode and store a picture.
 
         Raises:
-            PictureRefused: It cannot be read, is too large or costs too much; or its sender has stored too many.
+            PictureRefused: It cannot be read, is too large or costs too much, or too many of its sender's are stored.
             DeletedMeanwhile: The sender's data was deleted.
             NotSaved: The disk is full.
             Undelivered: Telegram is out of reach.
@@ -175,16 +175,16 @@ class PictureReceiver:
             await self._pictures.put(clean.data)
             await self._ledger.pictures.add(row, sender, update=update)
             if not self._pictures.path(picture.sha256).is_file():
-                await self._pictures.put(clean.data)  # an erasure removed the file between the two
+                await self._pictures.put(clean.data)  # an erasure removed the file before its row was added
         except UnknownRecord as error:
             raise DeletedMeanwhile from error  # the next sweep removes the file
         return picture
 
 
 class FairSemaphore:
-    """A weighted semaphore with at most `total` in all and `each` for one person, first come, first served.
+    """A weighted semaphore: at most `total` in all and `each` for one person, first come, first served.
 
-    A person who waits for their own share does not hold up others.
+    A person who has reached `each` waits without holding up others.
     """
 
     def __init__(self, total: int, each: int) -> None:
@@ -195,7 +195,7 @@ class FairSemaphore:
 
     @asynccontextmanager
     async def acquired(self, person: int, weight: int) -> AsyncIterator[None]:
-        """Hold `weight` for the block, or `each` where that is less."""
+        """Hold `weight`, but at most `each`, for the block."""
         weight = min(weight, self._each)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((person, weight, granted))
@@ -211,7 +211,7 @@ class FairSemaphore:
             self._grant()
 
     def _grant(self) -> None:
-        """Admit in order those who fit. People at their own limit are passed over; behind anyone else all wait."""
+        """Admit those who fit, in order. People at their own limit are passed over; anyone else holds up the queue."""
         waiting = deque[tuple[int, int, asyncio.Future[None]]]()
         free = self._total - sum(self._used.values())
         for person, weight, granted in self._waiting:
@@ -230,7 +230,7 @@ class FairSemaphore:
 
 
 class _Bounded(BytesIO):
-    """Takes `MAX_BYTES`, whatever size the sender or a server has claimed."""
+    """A buffer for at most `MAX_BYTES`, whatever size the sender or a server has claimed."""
 
     def write(self, block: ReadableBuffer, /) -> int:
         if self.tell() + memoryview(block).nbytes > MAX_BYTES:

@@ -1,8 +1,8 @@
 """The questions that are being answered now, so that an answer can be stopped and its question edited meanwhile.
 
-All of it is kept in memory. What the end of the process interrupts is handled again at the next start, and so is the
-update that stops or edits it. A stop or an edit may therefore come before its question is in flight again; it takes
-effect when the question is.
+All of it is kept in memory. A question that the end of the process interrupts is handled again at the next start, and
+so is the update that stops or edits it. A stop or an edit may therefore come before its question is in flight again; it
+takes effect once the question is.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Answering:
     """A question in flight.
 
     Attributes:
-        stopped: The answer ends here; what was written of it counts.
-        edited: The question was edited, so the answer begins again.
+        stopped: Whether the answer was stopped. The part of it that was written counts.
+        edited: Whether the question was edited, so that the answer begins again.
         over: Set when the question is no longer in flight.
     """
 
@@ -38,13 +38,13 @@ class Answering:
 
     @property
     def interrupted(self) -> bool:
-        """Whether what runs under `interruptible` ends at once."""
+        """Whether a block under `interruptible` ends at once."""
         return self.stopped or self.edited
 
     @asynccontextmanager
     async def interruptible(self) -> AsyncIterator[None]:
-        """Run a block that ends early and without an error once the answer is stopped or its question edited."""
-        # Only a timeout cancels the inside of a task and leaves a cancellation of the task itself alone.
+        """Run a block that ends early, without an error, once the answer is stopped or its question is edited."""
+        # Only a timeout cancels a part of a task and leaves a cancellation of the task itself alone.
         scope = asyncio.timeout(0 if self.interrupted else None)
         try:
             async with scope:
@@ -57,12 +57,12 @@ class Answering:
             self._scope = None
 
     def stop(self) -> None:
-        """End the answer and keep what was written of it."""
+        """End the answer and keep the part that was written."""
         self.stopped, self.edited = True, False
         self._interrupt()
 
     def edit(self) -> None:
-        """Break the answer off because its question was edited."""
+        """Break off the answer because its question was edited."""
         if not self.stopped:
             self.edited = True
             self._interrupt()
@@ -77,7 +77,7 @@ class Answering:
 
 
 class InFlight:
-    """Every question in flight, and the stops and edits of those that are not yet."""
+    """Every question in flight, and the stops and edits of questions that are not in flight yet."""
 
     def __init__(self) -> None:
         self._answering: dict[int, Answering] = {}  # by update
@@ -87,7 +87,7 @@ class InFlight:
 
     @contextmanager
     def answering(self, question: Question) -> Iterator[Answering]:
-        """Have a question in flight for the block."""
+        """Keep a question in flight for the block."""
         entry = self._answering[question.update] = Answering(question)
         stopped_by = self._stopped_by.pop(question.update, 0)
         last_stop = self._stops.get(_asker(question))
@@ -116,11 +116,11 @@ class InFlight:
         return found
 
     def stop_later(self, update: int, by: int | None) -> None:
-        """Stop an answer as soon as its question is in flight, if `by` asked it; None stops anyone's."""
+        """Stop an answer as soon as its question is in flight, if `by` asked that question or is None."""
         self._stopped_by[update] = by
 
     def arrived(self, raw: dict[str, Any]) -> None:
-        """Take note of a new update: an edit breaks off the answer to the former wording.
+        """Take note of a new update. If it edits a question in flight, break off the answer to the former wording.
 
         Args:
             raw: The update as Telegram sent it, before any other part of the bot has looked at it.
@@ -137,7 +137,7 @@ class InFlight:
                 each.edit()
 
     def newest(self, message: Message) -> Message:
-        """Return a message as last edited."""
+        """Return the latest version of a message, which may have been edited."""
         raw = self._edits.get((message.chat.id, message.message_id))
         return message if raw is None else Message.model_validate(raw)
 

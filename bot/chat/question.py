@@ -1,4 +1,4 @@
-"""A question to the model: who asks, where, in what words, about which pictures."""
+"""A question to the model: who asks it, where, in what words, and about which pictures."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Question:
     Attributes:
         update: Id of the Telegram update that asks for the answer.
         chat: Id of the chat.
-        topic: Id of the forum topic, 0 for none.
+        topic: Id of the forum topic, or 0 if there is none.
         asker: User id of the person who asks.
         received: When the update was stored, in UTC seconds.
-        message: Id of the message that asks, 0 for a button.
-        messages: The messages with the text, which may be edited until it is answered. Empty: `text` is final.
-        text: What is asked.
+        message: Id of the message that asks, or 0 for a button.
+        messages: The messages with the text, which may be edited until it is answered. If empty, `text` is final.
+        text: The words of the question.
         files: Pictures that are still to be downloaded.
         sender: User id of the person who sent `files`.
         pictures: Pictures that are stored already.
         replaces: The earlier exchange whose place the new one takes, because it was edited or regenerated.
-        models: The two models that each give an answer, to be compared; empty for one answer of either.
+        models: The two models whose answers are to be compared, or empty if one model is to answer.
     """
 
     update: int
@@ -55,12 +55,12 @@ class Question:
 
     @property
     def order(self) -> tuple[float, int]:
-        """Sort key: when it was asked."""
+        """The sort key by which questions are ordered in time."""
         return self.received, self.update
 
 
 def picture_in(message: Message | ExternalReplyInfo) -> PictureFile | None:
-    """Return a message's picture, a photo in its largest size, or None. Moving stickers are no pictures."""
+    """Return a message's picture (of a photo, its largest size), or None. Moving stickers are not pictures."""
     if message.photo:
         return max(message.photo, key=lambda size: size.width * size.height)
     if message.sticker:
@@ -69,7 +69,7 @@ def picture_in(message: Message | ExternalReplyInfo) -> PictureFile | None:
 
 
 def starts_over(message: Message, username: str) -> bool:
-    """Return whether the caption of a picture begins with /new, addressed to this bot or to none."""
+    """Return whether a picture's caption begins with /new, addressed to this bot or to no bot in particular."""
     caption = message.caption or ""
     if command_of(caption) != "new":
         return False
@@ -77,7 +77,7 @@ def starts_over(message: Message, username: str) -> bool:
 
 
 def text_of(messages: Sequence[Message], username: str) -> str:
-    """Return what messages ask: texts and captions without a leading /new and, in groups, without the bot's name."""
+    """Return the question in messages: texts and captions without a leading /new or, in groups, the bot's name."""
     texts = [each.text or each.caption or "" for each in messages]
     if starts_over(messages[0], username):
         texts[0] = "".join(texts[0].split(maxsplit=1)[1:])

@@ -1,6 +1,6 @@
-"""Answer a question on a message: a placeholder, the words as they come, the final text with its buttons.
+"""Answer a question on a message: first a placeholder, then the words as they come, then the final text with buttons.
 
-Messages, edits and regenerated answers all go this way. Where there is no answer, an apology takes its place.
+New messages, edits and regenerated answers all go this way. If there is no answer, an apology takes its place.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
 
 GROUP_EDITS: Final = 3
-"""Groups take 20 messages a minute, private chats 60: their edits come that many times slower."""
+"""By how much slower edits are in groups, which take 20 messages a minute, than in private chats, which take 60."""
 
 GROUP_HOLD_SECONDS: Final = 1.0
-"""An answer in a group that is there within this time takes one call: it has no placeholder."""
+"""An answer in a group that is complete within this time takes a single call, without a placeholder."""
 
 _APOLOGIES: Final[dict[type[Exception], str]] = {
     NoPictureYet: later("Send me a picture first."),
@@ -45,10 +45,10 @@ _APOLOGIES: Final[dict[type[Exception], str]] = {
     EngineCrashed: later("Something went wrong while I was answering; it wasn't your fault. Please ask again."),
     InferenceError: later("I couldn't process that. Ask in other words, or start over with /new."),
 }
-"""What to say for an error; the first class that matches counts."""
+"""The apology for each error. The first class that matches counts."""
 
 UNANSWERED: Final[tuple[type[Exception], ...]] = (Refused, *_APOLOGIES)
-"""What ends a question with an apology."""
+"""The errors that end a question with an apology."""
 
 
 class Responder:
@@ -96,7 +96,7 @@ class Responder:
         return exchange
 
     async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
-        """Show the final text of an answer and its buttons; in an open duel both answers."""
+        """Show the final text of an answer with its buttons, or both answers of an undecided duel."""
         duel = await self._conversation.open_duel(exchange)
         if duel is None:
             text, buttons = exchange.answer, rating_buttons(exchange.id, say=say)
@@ -108,7 +108,7 @@ class Responder:
             await reply.finish(markdown_pages(text), buttons)
 
     async def _completed(self, question: Question, say: Say) -> Question:
-        """Return a question with its text as last edited, and with its files received."""
+        """Return a question with its latest text, and with its files received."""
         settings = self._settings.chat
         if question.messages:
             username = str((await self._bot.me()).username)
@@ -121,14 +121,14 @@ class Responder:
         return question
 
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
-        private = question.chat > 0  # a private chat's id is its person's
+        private = question.chat > 0  # a private chat has the positive id of its user
         seconds = self._settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
         hold = 0.0 if private else GROUP_HOLD_SECONDS
         return StreamedAnswer(reply, say, placeholder, seconds, markup=stop_button(question.update, say), hold=hold)
 
 
 def apology(error: Exception, say: Say) -> str:
-    """Return what to say, and what to do, when there is no answer."""
+    """Return a text that says why there is no answer, and what to do."""
     if isinstance(error, Refused):
         return say(error.sentence, **error.values)
     return say(next(sentence for kind, sentence in _APOLOGIES.items() if isinstance(error, kind)))

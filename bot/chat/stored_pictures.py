@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class StoredPictures:
-    """The picture store. No picture leaves it as a stranger sent it."""
+    """Reads the picture store. It returns no picture in the form in which a stranger sent it."""
 
     def __init__(self, ledger: Ledger, pictures: PictureStore, decoders: PictureDecoders) -> None:
         self._ledger = ledger
@@ -44,9 +44,9 @@ class StoredPictures:
         return Picture(await self._pictures.get(picture.sha256), picture.sha256, picture.media_type)
 
     async def clean(self, former: str) -> None:
-        """Put a re-encoded picture in the place of one that was stored as sent; quarantine it if that fails.
+        """Replace a picture that was stored as sent by a re-encoded one, or quarantine it if that fails.
 
-        Exchanges keep the former name beside the new one, since their prompts' hashes were made with it.
+        Exchanges keep the former name as well as the new one, because their prompts' hashes were made with it.
         """
         async with self._one_at_a_time:
             try:
@@ -60,7 +60,7 @@ class StoredPictures:
             row = StoredPicture(name, clean.media_type, clean.width, clean.height, len(clean.data), clean.phash)
             replaced = await self._ledger.pictures.replace(former, row)
             if replaced and not self._pictures.path(name).is_file():
-                await self._pictures.put(clean.data)  # an erasure removed the file between the two
+                await self._pictures.put(clean.data)  # an erasure removed the file before its row was added
             unused = former if replaced else name
             if not (replaced and name == former):
                 await self._ledger.personal_data.remove_picture(unused, partial(self._pictures.remove, unused))

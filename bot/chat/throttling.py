@@ -1,7 +1,7 @@
-"""How many questions are answered at once and within a minute, and how long the next one has to wait.
+"""Limit how many questions are answered at once and within a minute, and say how long the next one has to wait.
 
-Counted in memory, so a restart begins at zero. Every question counts, be it a message, an edit or a regenerated
-answer; votes and commands do not. Admins are not limited.
+Questions are counted in memory, so a restart begins at zero. Every question counts, whether it is a message, an edit or
+a regenerated answer; votes and commands do not. Admins are not limited.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MINUTE: Final = 60.0
 REMEMBERED: Final = 4096
 
 FIRST_ESTIMATE: Final = 5.0
-"""Seconds that an answer is taken to need before the first one is measured."""
+"""Seconds that an answer is assumed to take until the first one has been measured."""
 
 NEWEST_WEIGHT: Final = 0.2
 """The weight of the newest answer in the moving average of how long answers take."""
@@ -56,7 +56,7 @@ class Throttle:
 
     @contextmanager
     def admitted(self, question: Question) -> Iterator[None]:
-        """Count a question as in flight for the block. Raises `Throttled` before, having counted nothing."""
+        """Count a question as in flight for the block. Raises `Throttled` and counts nothing if it is over a limit."""
         if question.asker not in self._admins:
             self._check(question)
         began = self._clock()
@@ -79,7 +79,7 @@ class Throttle:
             self._count(question, limits.questions_per_minute)
 
     def _remaining(self, begun: list[float]) -> float:
-        """Return the seconds until the oldest of these answers should be there, given the average."""
+        """Return the seconds until the oldest of these answers should be complete, given the average."""
         return min(begun) + self._average - self._clock()
 
     def _count(self, question: Question, allowed: int) -> None:

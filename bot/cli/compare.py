@@ -82,7 +82,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
 
 
 async def directory_of(settings: Settings, model: str) -> Path:
-    """Return the directory of a kept model, named by its id, or of any checkpoint, named by its directory.
+    """Return the directory of `model`, which is either the id of a kept model or the directory of any checkpoint.
 
     Raises TrainingError for anything else, and for an incomplete checkpoint.
     """
@@ -107,7 +107,7 @@ async def directory_of(settings: Settings, model: str) -> Path:
 
 
 def questions_of(picture: Path, default: str) -> list[str]:
-    """Return the questions about a picture: the lines of `questions.txt` and of its `NAME.txt`, else the default.
+    """Return the questions about a picture: the lines of `questions.txt` and of its `NAME.txt`, or else the default.
 
     Raises TrainingError for an unreadable file.
     """
@@ -122,9 +122,9 @@ def questions_of(picture: Path, default: str) -> list[str]:
 
 
 def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, str, str]]:
-    """Return (file under `work`, name, question) of all; a file that cannot be used is printed and left out.
+    """Return (file under `work`, name, question) for every question. A file that cannot be used is named and left out.
 
-    Pictures are cleaned like those in a chat: upright, and in a format that engines read. Raises TrainingError.
+    Pictures are cleaned as in a chat, so that they are upright and in a format that engines read. Raises TrainingError.
     """
     if not images.is_dir():
         raise TrainingError(f"{images} is not a folder: name one with pictures by --images")

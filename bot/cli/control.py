@@ -1,7 +1,7 @@
 """`thumbtune retrain`, `promote`, `rollback` and `status`: control the running bot from another process.
 
-A request is a row in the ledger, which the bot polls, and so is its result. `running` returns whether a bot is running:
-without one nothing is requested, and a wait ends when it stops.
+A request is a row in the ledger, which the bot polls, and so is its result. `running` returns whether a bot is running.
+If none is, nothing is requested, and a wait ends when the bot stops.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ STOPPED: Final = "the bot stopped before it carried this out"
 async def retrain(
     ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console, *, approve: bool = False
 ) -> None:
-    """Request a run and return once it has begun; with `wait` once its model answers, live or as a canary.
+    """Request a run and return once it has begun or, with `wait`, once its model answers, live or as a canary.
 
-    With `approve` an accepted model waits for an admin, and this command does not. Raises RunBusy, and CommandRefused
-    for a run that fails or whose model does not go live.
+    With `approve` an accepted model waits for an admin, but this command does not. Raises RunBusy, and CommandRefused
+    if the run fails or its model does not go live.
     """
     _require_bot(running)
     run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
@@ -75,7 +75,7 @@ async def retrain(
 
 
 async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], settings: Settings, yes: bool) -> None:
-    """Ask before a run that would learn from the same as the last one. Raises CommandRefused for a no."""
+    """Ask before a run that would learn from the same data as the last finished one. Raises CommandRefused for a no."""
     _require_bot(running)
     if same := await unchanged_since(ledger, settings.job_specs(), settings.trust):
         confirm(NOTHING_NEW.format(run=same.id), yes=yes)
@@ -129,7 +129,7 @@ def _require_bot(running: Callable[[], bool]) -> None:
 
 
 async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_end: bool) -> Run:
-    """Show the progress of a run until it has begun, or `to_the_end`. Raises CommandRefused if the bot stops before."""
+    """Show a run's progress until it has begun, or `to_the_end`. Raises CommandRefused if the bot stops before that."""
     with progress_bar() as bar:
         task = bar.add_task(run.state, total=None)
         while True:
@@ -149,7 +149,7 @@ async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_
 
 
 async def _decided(ledger: Ledger, run: Run) -> bool:
-    """Return whether a run has ended and its model, if any, answers, waits for approval or has failed to answer."""
+    """Return whether a run has ended, and its model, if any, answers, waits for approval or failed to go live."""
     if RUN_TRANSITIONS[run.state]:
         return False
     if run.model is None or (await ledger.models.get(run.model)).state is not ModelState.CANDIDATE:
@@ -158,7 +158,7 @@ async def _decided(ledger: Ledger, run: Run) -> bool:
 
 
 async def _abandon(ledger: Ledger, run: Run) -> None:
-    """Cancel a run that no bot has started. Raises CommandRefused, unless the next bot has started it meanwhile."""
+    """Cancel a run that no bot has started. Raises CommandRefused unless the next bot has meanwhile started it."""
     if run.state is not RunState.DUE:
         was = "done" if run.state is RunState.DONE else run.state
         raise CommandRefused(

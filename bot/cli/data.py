@@ -31,7 +31,7 @@ async def import_file(
     name: str = "",
     repeat_times: float | None = None,
 ) -> None:
-    """Make a LLaVA file a source of every later training. Raises `TrainingError`, naming every bad row."""
+    """Make a LLaVA file a source of every later training. Raises `TrainingError`, which names every bad row."""
     name = name or re.sub(r"[^\w.-]+", "-", file.stem).strip("-.")
     if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(UNDER_WAY):
         raise TrainingError(f"{name!r} is not a valid name for a source: choose a --name of letters and digits")

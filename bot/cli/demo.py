@@ -1,8 +1,8 @@
 """`thumbtune demo`: the whole product on one machine, with a local Bot API server instead of Telegram.
 
-Starts the emulator with its chat page, sample pictures and sample voters, and the same bot as `thumbtune run`, pointed
-at it. By default the model is the shipped tiny one, with a trainer set up for it. The data is deleted at the end unless
-a folder to keep it is given.
+The demo starts the emulator with its chat page, sample pictures and sample voters, and points the same bot as
+`thumbtune run` at it. By default the model is the shipped tiny one, with a trainer set up for it. The data is deleted
+at the end unless a folder to keep it in is given.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def run_demo(
 ) -> None:
     """Run until interrupted.
 
-    Raises ConfigError for an incomplete model and for a port in use.
+    Raises ConfigError if the model is incomplete or the port is in use.
 
     Args:
         config: The settings file.
@@ -90,7 +90,7 @@ async def run_demo(
 
 
 def make_emulator(model: str = TINY) -> Emulator:
-    """Return a Bot API server with the demo's people, group, pictures and voters, not yet started."""
+    """Return a Bot API server, not yet started, with the demo's people, group, pictures and voters."""
     emulator = Emulator(
         token=TOKEN,
         samples=sample_pictures() | sample_sticker(),
@@ -111,7 +111,7 @@ def check_model(model: str) -> None:
 
 
 def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str = "cpu", model: str = TINY) -> Settings:
-    """Return the operator's settings with the demo's own in their place."""
+    """Return the operator's settings, overridden by the demo's own."""
     telegram = settings.telegram.model_copy(
         update={"token": SecretStr(TOKEN), "api_base": api_base, "mode": "polling", "admins": (ADMIN,), **RATE_LIMITS}
     )

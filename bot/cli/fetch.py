@@ -1,7 +1,7 @@
 """`thumbtune fetch`: download a checkpoint into a folder, complete and checked, or not at all.
 
-The folder grows as `DIR.incomplete` and takes its name once every file is there and checked. The commit that the branch
-or tag stood for at the first run is noted in it, and later runs continue with that commit.
+The download goes into `DIR.incomplete`, which is renamed once every file is there and checked. The folder also records
+the commit that the branch or tag stood for at the first run, and later runs continue with that commit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ORIGIN = "fetched-from.json"
 
 
 async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
-    """Download a checkpoint to `directory`, or continue to; a complete one is only checked against its manifest.
+    """Download a checkpoint to `directory`, or continue a download. A complete one is only checked.
 
     Raises HubError and StorageError, whose texts say what to do.
     """
@@ -86,7 +86,7 @@ async def _download(listing: Listing, folder: Path) -> None:
 
 
 def _delete_unlisted(listing: Listing, folder: Path) -> None:
-    """Delete what an earlier run of another revision has left."""
+    """Delete the files that an earlier download of another revision has left."""
     listed = {_ORIGIN, *(each.path for each in listing.files)}
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).as_posix() not in listed:
@@ -94,7 +94,7 @@ def _delete_unlisted(listing: Listing, folder: Path) -> None:
 
 
 def _read_origin(folder: Path) -> dict[str, str]:
-    """Return where a folder was downloaded from; empty without a note of it."""
+    """Return where a folder was downloaded from, or an empty dict if that was not recorded."""
     try:
         origin = json.loads((folder / _ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):

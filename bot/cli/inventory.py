@@ -1,7 +1,7 @@
 """`thumbtune models`, `sources` and `people`: list what the data folder holds, and delete models and sources.
 
-A deletion is refused while in use, says what it frees, and asks. If it is killed, the same command or the bot's next
-start completes it.
+A deletion is refused for anything in use, says how much it frees, and asks for confirmation. If the command is killed,
+the same command or the bot's next start completes the deletion.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def models(ledger: Ledger, console: Console) -> None:
 
 
 async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, console: Console) -> None:
-    """Delete a model's files and adapter; its row stays. `folder` is `storage.dir`. Raises CommandRefused."""
+    """Delete a model's files and adapter, but not its row. `folder` is `storage.dir`. Raises CommandRefused."""
     model = await ledger.models.get(name)
     await _refuse_in_use(ledger, model)
     store = ModelStore(folder / "models")
@@ -120,7 +120,7 @@ def sources(settings: Settings, console: Console) -> None:
 
 
 async def delete_source(settings: Settings, name: str, yes: bool, console: Console) -> None:
-    """Delete an imported source, with its pictures. Raises CommandRefused, TrainingError."""
+    """Delete an imported source with its pictures. Raises CommandRefused and TrainingError."""
     known = {title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
     if name not in known:
         others = f"the imported ones are {', '.join(known)}" if known else "none has been imported"

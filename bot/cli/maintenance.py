@@ -18,9 +18,9 @@ from storage.picture_store import PictureStore
 
 
 async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console: Console) -> None:
-    """Copy the ledger, the pictures and, with `models`, the models of `folder`. Raises StorageError for lost pictures.
+    """Copy the ledger, the pictures and, with `models`, the models of `folder`.
 
-    Pictures stored by earlier versions are cleaned first.
+    Pictures stored by earlier versions are cleaned first. Raises StorageError if pictures are lost.
     """
     await finish_pictures(ledger, folder, notes)
     kept = ModelStore(folder / "models") if models else None
@@ -72,7 +72,7 @@ async def sweep(ledger: Ledger, folder: Path, yes: bool, console: Console) -> No
 
 
 def _counted(found: PersonalDataSummary) -> str:
-    """Return the counts as text, without zeros."""
+    """Return the counts as text, leaving out zeros."""
     kinds = {
         "questions with their answers": found.exchanges,
         "pictures that only this person sent": found.pictures,

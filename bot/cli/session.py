@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and their access to the ledger and to a running bot."""
+"""Helpers for the commands: common options, and access to the ledger and to a running bot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmat
 
 
 def with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
-    """Run `work` with the existing ledger. Raises ConfigError if there is none; it is never created here."""
+    """Run `work` with the existing ledger. Raises ConfigError if there is none, because it is never created here."""
     require_data(settings, FILE_NAME)
 
     async def session() -> None:

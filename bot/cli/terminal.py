@@ -14,7 +14,7 @@ from training.number_format import clock
 WIDE: Final = 1000
 
 results: Final = Console(width=None if sys.stdout.isatty() else WIDE)
-"""For results. In a pipe or a file no line is cut or wrapped."""
+"""For results. In a pipe or a file, lines are neither cut nor wrapped."""
 
 notes: Final = Console(stderr=True)
 """For errors, questions and progress."""
@@ -25,7 +25,7 @@ class CommandRefused(Exception):
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask the operator, unless --yes was given. Raises `CommandRefused` for a no, and without a terminal."""
+    """Ask the operator, unless --yes was given. Raises `CommandRefused` for a no, or if there is no terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -37,7 +37,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def progress_bar() -> Progress:
-    """Return a bar on standard error for work counted in steps; the task's description says the rest."""
+    """Return a progress bar on standard error for work counted in steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     return Progress(*columns, TimeElapsedColumn(), console=notes)
 

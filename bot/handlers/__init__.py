@@ -1,6 +1,6 @@
-"""What the bot does with each kind of update: the dispatcher, and a module of handlers for each subject.
+"""The handlers of each kind of update: the dispatcher, and a module of handlers for each subject.
 
-Handlers are called with the event and a `Request`. Filters are coroutines even where they await nothing, because
+Handlers are called with the event and a `Request`. Filters are coroutines even if they await nothing, because
 aiogram runs plain functions in a thread.
 """
 

@@ -1,7 +1,7 @@
-"""Who may talk with the bot: the lists of `[limits]`, checked before anything else is done with an update.
+"""Access to the bot: the lists in `[limits]` are checked before anything else is done with an update.
 
-Of a person who may not, nothing is recorded but the update itself. Looking at one's data and deleting it is a right
-that the operator cannot take away.
+For a person who may not use the bot, only the update itself is recorded. The operator cannot take away the right to
+look at one's data and delete it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bot.telegram.keyboards import Delete, Learn
 from bot.updates.ordering import command_of
 
 SILENT_SECONDS: Final = 600.0
-"""A person who goes on writing is refused once in this time."""
+"""A person who goes on writing gets only one refusal in this time."""
 
 REMEMBERED: Final = 4096
 
@@ -28,13 +28,13 @@ _RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
 
 
 class Access(BaseMiddleware):
-    """Lets updates in, or refuses their senders."""
+    """Lets updates through, or refuses their senders."""
 
     def __init__(self) -> None:
         self._refused: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        """Handle an update whose sender may talk with the bot; refuse any other."""
+        """Handle an update whose sender may talk with the bot, and refuse any other."""
         assert isinstance(event, Update)
         request: Request = data["request"]
         chat = data.get("event_chat")

@@ -1,4 +1,4 @@
-"""Refuse other people what is for admins alone, before the handlers of it."""
+"""Refuse admins' commands and buttons to other people, before their handlers see them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IS_AN_ADMINS: Final = or_f(
 
 
 def router() -> Router:
-    """Return the handlers of this module. They pass over the updates of admins."""
+    """Return the handlers of this module. They skip the updates of admins."""
     admin = Router(name="admin")
     admin.message.register(refuse_command, Command(*ADMINS, *NODES), _is_no_admin)
     admin.callback_query.register(refuse_tap, _IS_AN_ADMINS, _is_no_admin)

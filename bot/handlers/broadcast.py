@@ -1,6 +1,6 @@
-"""/broadcast, for admins: one text to every private chat.
+"""/broadcast, for admins: send one text to every private chat.
 
-The messages go out one after the other, as fast as the rate limit lets them; answers to questions go out in between.
+The messages go out one after the other, as fast as the rate limit allows; answers to questions go out in between.
 The ledger holds each recipient's state. After a crash the remaining recipients get the text and nobody gets it twice:
 if it is unknown whether a message arrived, the recipient is skipped and named in the report.
 """
@@ -33,10 +33,10 @@ from storage.states import RecipientState
 
 PROGRESS_SECONDS: Final = 3.0
 STOPPING_SECONDS: Final = 1.0
-"""How long the bot, when it stops, waits for the message in flight to arrive and be recorded."""
+"""How long the bot waits, when it stops, for the message in flight to arrive and be recorded."""
 
 DISK_SECONDS: Final = 1.0
-"""Between two attempts to write to a full disk."""
+"""The pause between two attempts to write to a full disk."""
 
 NAMED: Final = 20
 """The maximum number of recipients with an unknown outcome that the report names."""
@@ -55,7 +55,7 @@ def router() -> Router:
 
 
 async def send(message: Message, command: CommandObject, request: Request) -> None:
-    """Write to everyone who may talk with the bot except the admin who sends it, and show the progress."""
+    """Send a text to everyone who may talk with the bot, except the admin who sends it, and show the progress."""
     services, reply, say, update = request.services, request.reply, request.say, request.delivery.update
     limits, ledger = services.settings.limits, services.ledger
     chats = [
@@ -83,7 +83,7 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
 
 
 async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: Request) -> None:
-    """Send it to no one else."""
+    """Cancel a broadcast, so that it is not sent to anyone else."""
     say = request.say
     spared = await request.services.ledger.broadcasts.cancel(callback_data.update)
     if spared:
@@ -93,9 +93,9 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
 
 
 async def _send_to(chat: int, text: str, request: Request) -> None:
-    """Send to one chat and record the outcome. Raises `Undelivered` where Telegram is out of reach: it is due still.
+    """Send to one chat and record the outcome. Raises `Undelivered` if Telegram is out of reach; the chat remains due.
 
-    A bot that is stopped meanwhile waits a moment for the record, so that the outcome is known.
+    If the bot is stopped meanwhile, it waits a moment for the outcome to be recorded.
     """
     sending = asyncio.ensure_future(_send_and_record(chat, text, request))
     try:
@@ -126,7 +126,7 @@ async def _send_and_record(chat: int, text: str, request: Request) -> None:
 
 
 async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
-    """Repeat a write to the ledger until the disk has room: without the record, who got the message is unknown."""
+    """Repeat a write to the ledger until the disk has room. Otherwise it would be unknown who got the message."""
     while True:
         try:
             return await write()
@@ -141,7 +141,7 @@ def _progress(receivers: Mapping[int, RecipientState], say: Say) -> str:
 
 
 async def _report(request: Request) -> str:
-    """Return the outcome of a broadcast: how many got it, and for whom that is unknown."""
+    """Return the outcome of a broadcast: how many people got it, and who may or may not have got it."""
     ledger, say = request.services.ledger, request.say
     receivers = await ledger.broadcasts.recipients(request.delivery.update)
     numbers = Counter(receivers.values())

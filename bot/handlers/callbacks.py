@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 async def acknowledge(query: CallbackQuery, text: str = "") -> None:
-    """Answer a tap, with a line that fades away if there is a text. A tap that is too old cannot be answered."""
+    """Answer a tap. A `text` is shown as a line that fades away. A tap that is too old cannot be answered."""
     try:
         await query.answer(text)
     except TelegramBadRequest as error:
@@ -34,7 +34,7 @@ async def redraw(query: CallbackQuery, request: Request, text: str, markup: Inli
 
 
 async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -> tuple[Exchange, Message] | None:
-    """Return an exchange and the tapped message; answer the tap and return None where the chat has no such exchange."""
+    """Return an exchange and the tapped message. If the chat has no such exchange, answer the tap and return None."""
     message = query.message
     try:
         exchange = await request.services.ledger.exchanges.get(number)

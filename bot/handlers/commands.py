@@ -1,4 +1,4 @@
-"""Commands as people write them: at the beginning of a text, or of a picture's caption.
+"""Commands as people write them, at the beginning of a text or of a picture's caption.
 
 In a caption only /new is a command: it begins a new conversation with that picture. Any other is refused.
 """
@@ -17,9 +17,9 @@ from bot.updates.ordering import command_of
 
 
 class Command(filters.Command):
-    """Matches texts that begin with one of the commands, or captions if `captions` is set.
+    """Matches texts, or captions if `captions` is set, that begin with one of the commands.
 
-    Case is ignored, since phone keyboards capitalise the first letter.
+    Case is ignored, because phone keyboards capitalise the first letter.
     """
 
     def __init__(self, *names: str, captions: bool = False) -> None:
@@ -33,7 +33,7 @@ class Command(filters.Command):
 
 
 def captioned() -> Router:
-    """Return the handler of pictures with a command. It belongs before the questions."""
+    """Return the handler of pictures with a command. It must come before the questions' handlers."""
     captions = Router(name="captions")
     captions.message.register(
         refuse_caption, Command(*{**EVERYBODY, **ADMINS, **NODES}.keys() - {"new"}, captions=True), _has_picture
@@ -46,7 +46,7 @@ async def _has_picture(message: Message, request: Request) -> bool:
 
 
 async def refuse_caption(message: Message, request: Request) -> None:
-    """Refuse both the picture and the command: which of them was meant is not known."""
+    """Refuse both the picture and the command, because it is unclear which of them was meant."""
     await request.reply.finish(
         request.say(
             "A picture can't be sent with a command, so I ignored both. Send {command} on its own, or the picture "

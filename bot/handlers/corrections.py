@@ -1,9 +1,9 @@
-"""Corrections: what would have been a better answer. Suggested by a reply, taught once it is confirmed.
+"""Corrections: better answers that people suggest in a reply, and that are learned once they are confirmed.
 
-A correction is a reply to the question that ✍ brings or, in a private chat, to an answer with the person's 👎. The
-latter may be a question instead: one that ends with a question mark, or whose author says so by a button, is
-answered. Another person in the chat, or an admin, confirms a correction, and its author may take it back. Admins are
-shown those of private chats, where no one else could confirm them.
+A correction is a reply to the question that ✍ brings up or, in a private chat, to an answer with the person's 👎. The
+latter may be a question instead: it is answered if it ends with a question mark, or if its author taps the button that
+says so. Another person in the chat, or an admin, confirms a correction, and its author may take it back. Admins are
+shown the corrections of private chats, where no one else could confirm them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from storage.learning_records import Correction
 DAY_SECONDS: Final = 86_400.0
 
 SHOWN: Final = 1000
-"""Characters of each text that an admin is shown; a message has room for 4096."""
+"""How many characters of each text an admin is shown; a message has room for 4096."""
 
 QUESTION_MARKS: Final = ("?", "？")
 
 LONGEST: Final = 4096
-"""Characters of a correction; Telegram's messages have no more."""
+"""The maximum length of a correction in characters, which is that of a Telegram message."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The exchange that a text corrects. `doubtful`: the text may be a question instead."""
+    """The exchange that a text corrects. If it is `doubtful`, the text may be a question instead."""
 
     exchange: Exchange
     doubtful: bool = False
@@ -60,7 +60,7 @@ def router() -> Router:
 
 
 async def ask_for_correction(query: CallbackQuery, callback_data: Better, request: Request) -> None:
-    """Ask what would have been a good answer."""
+    """Ask for a better answer."""
     if await tapped_exchange(query, callback_data.exchange, request) is None:
         return
     await acknowledge(query)
@@ -71,7 +71,7 @@ async def ask_for_correction(query: CallbackQuery, callback_data: Better, reques
 
 
 async def _is_correction(message: Message, request: Request) -> dict[str, Target] | bool:
-    """Return whether a text corrects an answer, and hand the handler its `target`."""
+    """Return the `target` of a text that corrects an answer, or False for any other message."""
     to, ledger, chat = message.reply_to_message, request.services.ledger, message.chat.id
     if not message.text or command_of(message.text) or to is None:
         return False
@@ -91,7 +91,7 @@ async def _is_correction(message: Message, request: Request) -> dict[str, Target
 
 
 async def correct(message: Message, target: Target, request: Request) -> None:
-    """Store the correction and offer to confirm it; an edited one replaces the former."""
+    """Store the correction and offer to confirm it. An edited correction replaces the former one."""
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
     limit = 0 if request.is_admin else services.settings.limits.corrections_per_day
     since = time.time() - DAY_SECONDS
@@ -117,7 +117,7 @@ async def correct(message: Message, target: Target, request: Request) -> None:
 
 
 async def _ask_admins(number: int, text: str, exchange: Exchange, request: Request) -> None:
-    """Ask each admin to confirm a correction; at most once, since /retrain dry counts what was confirmed."""
+    """Ask each admin, at most once, to confirm a correction. /retrain dry shows how many corrections were confirmed."""
     services = request.services
     for admin in services.settings.telegram.admins:
         person = await services.ledger.people.get(admin)
@@ -135,7 +135,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
 
 
 async def decided(query: CallbackQuery, callback_data: Teach, request: Request) -> None:
-    """Teach the correction or not, and show the decision."""
+    """Confirm or reject the correction, and show the decision."""
     say, message, teach = request.say, query.message, bool(callback_data.wanted)
     try:
         correction = await request.services.ledger.corrections.get(callback_data.correction)
@@ -153,11 +153,11 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
             chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
         )
     except TelegramBadRequest:
-        return  # the message was deleted meanwhile; the decision counts all the same
+        return  # the message was deleted meanwhile; the decision counts anyway
 
 
 async def answer(query: CallbackQuery, callback_data: Asks, request: Request) -> None:
-    """Answer a question that was taken for a correction, on the message that offered to learn it."""
+    """Answer a question that was taken for a correction, in place of the message that offered to learn it."""
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
     message = query.message
     try:

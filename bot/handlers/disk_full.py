@@ -1,7 +1,7 @@
-"""Tell senders that the disk is full, in place of an answer.
+"""Reply to senders that the disk is full, in place of an answer.
 
-A message is answered once there is room, because Telegram sends it again or the inbox has stored it. A tap is settled
-by this sentence: its sender taps again, and two taps on a thumb would cancel each other out.
+A message is answered once there is room, because Telegram sends it again or the inbox has stored it. A tap is not
+handled later: its sender taps again, and two taps on a thumb would cancel each other out.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class DiskFull:
         self._answered: LRUCache[int | str, None] = LRUCache(REMEMBERED)
 
     async def answer(self, raw: dict[str, Any]) -> bool:
-        """Answer the sender of an update unless that was done before.
+        """Answer the sender of an update, unless this was done before.
 
         Args:
             raw: The update as Telegram sent it.
 
         Returns:
-            Whether the update needs no handling any more, as a tap.
+            Whether the update needs no more handling, because it is a tap.
         """
         try:
             update = Update.model_validate(raw, context={"bot": self._bot})
-        except ValueError:  # a shape that aiogram does not know, which no handler could read either
+        except ValueError:  # an unknown shape, which no handler could read either
             return False
         message, tap = update.message or update.edited_message, update.callback_query
         sender = tap.from_user if tap else message.from_user if message else None

@@ -1,4 +1,4 @@
-"""/drain and /undrain, for admins: which of several replicas are in service. Doing either twice changes nothing."""
+"""/drain and /undrain, for admins: take replicas out of service and back. Repeating either changes nothing."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def router() -> Router:
 
 
 async def by_command(message: Message, command: CommandObject, request: Request) -> None:
-    """Take the named replica out of service, or back into it; without a known name, list them."""
+    """Take the named replica out of service or back into it, or list the replicas if the name is missing or unknown."""
     await _change(command.command.lower(), (command.args or "").strip(), request)
 
 
 async def by_button(query: CallbackQuery, callback_data: Drain | Undrain, request: Request) -> None:
-    """Do the same with the replica on the button."""
+    """Take the replica on the button out of service or back into it."""
     await acknowledge(query)
     names = (node.name for node in request.services.admin.nodes())
     name = next((name for name in names if node_key(name) == callback_data.node), "")

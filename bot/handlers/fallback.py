@@ -1,4 +1,4 @@
-"""Answer what no other handler takes, rather than stay silent."""
+"""Answer updates that no other handler takes, rather than stay silent."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _SENT_BY_PEOPLE: Final = (
 
 
 def unknown_commands() -> Router:
-    """Return the handler of unknown commands. It belongs before the questions: a command is never one."""
+    """Return the handler of unknown commands. It must come before the questions' handlers, which take other texts."""
     unknown = Router(name="unknown commands")
     unknown.message.register(unknown_command, _is_command)
     return unknown
 
 
 def router() -> Router:
-    """Return the last handlers."""
+    """Return the handlers that come last."""
     fallback = Router(name="fallback")
     fallback.message.register(unsupported, _SENT_BY_PEOPLE)
     fallback.callback_query.register(unknown_tap)
@@ -51,14 +51,14 @@ async def _is_command(message: Message) -> bool:
 
 
 async def unknown_command(message: Message, request: Request) -> None:
-    """Refuse an unknown command. In a group one that does not name this bot may be another bot's."""
+    """Refuse an unknown command. In a group, a command that does not name this bot may be another bot's."""
     named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
     if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
         await request.reply.finish(request.say("I don't know that command. /help shows what I can do."))
 
 
 async def unsupported(message: Message, request: Request) -> None:
-    """Explain what can be sent. In groups only where the bot is addressed, and not for a sticker or a GIF."""
+    """Explain what can be sent. In groups, do so only if the bot is addressed, and not for a sticker or a GIF."""
     say, reaction = request.say, message.sticker or message.animation
     if message.chat.type != "private" and (reaction or not await addressed((message,), request.bot)):
         return
@@ -72,5 +72,5 @@ async def unsupported(message: Message, request: Request) -> None:
 
 
 async def unknown_tap(query: CallbackQuery, request: Request) -> None:
-    """Answer a tap on a button that an earlier version has sent."""
+    """Answer a tap on an unknown button, which an earlier version sent."""
     await acknowledge(query, request.say("This button no longer works."))

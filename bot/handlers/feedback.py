@@ -56,7 +56,7 @@ async def because(query: CallbackQuery, callback_data: Because, request: Request
 
 
 async def reacted(message_reaction: MessageReactionUpdated, request: Request) -> None:
-    """Count a 👍 or 👎 that is put on an answer or taken off it; on a correction it confirms or rejects that."""
+    """Count a 👍 or 👎 that is put on an answer or removed. On a correction, it confirms or rejects the correction."""
     ledger, chat, message = request.services.ledger, message_reaction.chat.id, message_reaction.message_id
     before, now = _thumb(message_reaction.old_reaction), _thumb(message_reaction.new_reaction)
     if before == now:
@@ -74,7 +74,7 @@ async def reacted(message_reaction: MessageReactionUpdated, request: Request) ->
 
 
 async def _show(exchange: Exchange, message: int, value: int, request: Request, reason: Reason | None = None) -> None:
-    """Mark the person's thumb under an answer; in a group show the tally, as soon as there is room for a call."""
+    """Mark the person's thumb under an answer or, in a group, show the tally as soon as the rate limit allows."""
     services, say = request.services, request.say
     if exchange.chat != request.user.id:
         services.buttons.update(exchange, message, request.user.id, say)
@@ -84,11 +84,11 @@ async def _show(exchange: Exchange, message: int, value: int, request: Request, 
     try:
         await request.bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)
     except TelegramBadRequest:
-        return  # the answer was deleted meanwhile; the vote counts all the same
+        return  # the answer was deleted meanwhile; the vote counts anyway
 
 
 def _thanks(value: int, request: Request) -> str:
-    """Return the answer to a vote, which promises nothing to a person who has opted out."""
+    """Return the reply to a vote, which does not promise to learn from a person who has opted out."""
     say = request.say
     if value and request.person is not None and request.person.opted_out:
         return say("Noted. I won't learn from it, as you chose in /privacy.")
@@ -100,6 +100,6 @@ def _thanks(value: int, request: Request) -> str:
 
 
 def _thumb(reactions: Sequence[object]) -> int:
-    """Return the vote in a person's reactions to a message: 1, -1, or 0 for none."""
+    """Return the vote in a person's reactions to a message: 1, -1, or 0 if there is none."""
     emoji = {each.emoji for each in reactions if isinstance(each, ReactionTypeEmoji)}
     return next((value for value, thumb in THUMBS.items() if thumb in emoji), 0)

@@ -1,7 +1,7 @@
 """The menu of commands that Telegram shows, in every language of the bot; admins also see their own commands.
 
-Telegram stores menus. So the ledger lists who was given the admins' menu, and at the next start it is taken from those
-who are no longer admins.
+Telegram stores menus. The ledger therefore lists who was given the admins' menu, so that the next start can take it
+from those who are no longer admins.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ log = structlog.get_logger()
 
 
 def admins_commands(nodes: int) -> dict[str, str]:
-    """Return the commands of admins, those about replicas only where there are several."""
+    """Return the commands of admins, including those about replicas if there are several."""
     return ADMINS | (NODES if nodes > 1 else {})
 
 
 def command_list(commands: Mapping[str, str], say: Say) -> str:
-    """Return every command with its description, one a line."""
+    """Return every command with its description, one per line."""
     return "\n".join(f"/{name} – {say(text)}" for name, text in commands.items())
 
 
 async def announce_commands(
     bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger, *, nodes: int
 ) -> None:
-    """Send the menus to Telegram, and take the admins' menu from former admins. Failures are logged only."""
+    """Send the menus to Telegram, and take the admins' menu from former admins. Failures are only logged."""
     codes = ["" if language == SOURCE_LANGUAGE else language for language in translator.languages]
     given = {(admin, code) for admin in settings.admins for code in codes}
     try:
@@ -86,12 +86,12 @@ async def _announce(
 ) -> None:
     try:
         await bot.set_my_commands(menu, scope=scope, language_code=code)
-    except (DeliveryError, TelegramAPIError) as error:  # an admin who never started the bot, say
+    except (DeliveryError, TelegramAPIError) as error:  # such as for an admin who never started the bot
         log.info("command menu not sent", scope=scope.type, language=code, error=str(error))
 
 
 async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None:
-    """Show a former admin the menu of everyone. What fails is tried again at the next start."""
+    """Give a former admin the menu of everyone. If that fails, the next start tries again."""
     try:
         await bot.delete_my_commands(scope=BotCommandScopeChat(chat_id=chat), language_code=language or None)
     except Unreachable as error:  # the chat is gone, and the menu with it

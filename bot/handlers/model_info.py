@@ -18,7 +18,7 @@ def router() -> Router:
 
 
 async def model(message: Message, request: Request) -> None:
-    """Show the live model, and how many votes went into it."""
+    """Show the version of the live model, and how many votes went into it."""
     ledger, reply, say = request.services.ledger, request.reply, request.say
     live = await ledger.models.live()
     if live is None:

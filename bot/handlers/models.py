@@ -49,7 +49,7 @@ SHOW_SECONDS: Final = 1.0
 CHANGED: Final = later("A different model is live now. /models lists them.")
 
 OFFERED: Final = 8
-"""The newest models have a button, this many; /promote takes any."""
+"""How many of the newest models have a button; /promote takes any model."""
 
 
 def router() -> Router:
@@ -107,7 +107,7 @@ def _line(model: Model, approval: Approval, say: Say) -> str:
 
 
 async def promote(message: Message, command: CommandObject, request: Request) -> None:
-    """Let a model answer. Doing it twice changes nothing."""
+    """Let a model answer. Repeating this changes nothing."""
     if model := (command.args or "").strip():
         await _promote(model, request)
     else:
@@ -150,7 +150,7 @@ async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: 
 
 
 async def _settled_before(model: str, refusal: Exception, request: Request) -> None:
-    """Say why not; after an interruption the request may have been met by the first attempt."""
+    """Say why a request was refused or, if an interrupted attempt may have met it, what the model's state is."""
     reply, say = request.reply, request.say
     if request.delivery.attempt > 1 and isinstance(refusal, AdminRefusal):
         found = await request.services.ledger.models.get(model)
@@ -161,7 +161,7 @@ async def _settled_before(model: str, refusal: Exception, request: Request) -> N
 
 
 async def overrule(query: CallbackQuery, callback_data: Overrule, request: Request) -> None:
-    """Let a rejected model answer, if the live model is still the one that the question named."""
+    """Let a rejected model answer, if the live model is still the same as when the button was shown."""
     if not await _still_live(callback_data.live, query, request):
         return
     if callback_data.back:
@@ -171,18 +171,21 @@ async def overrule(query: CallbackQuery, callback_data: Overrule, request: Reque
 
 
 async def roll_back(message: Message, request: Request) -> None:
-    """Go back one model, once."""
+    """Go back one model, only once even if an interruption repeats the request."""
     await _roll_back(request)
 
 
 async def roll_back_from(query: CallbackQuery, callback_data: RollBack, request: Request) -> None:
-    """Go back one model, if the live model is still the one that the button was shown with: two taps go back once."""
+    """Go back one model, if the live model is still the same as when the button was shown: two taps go back once."""
     if await _still_live(callback_data.model, query, request):
         await _roll_back(request)
 
 
 async def _still_live(model: str, query: CallbackQuery, request: Request) -> bool:
-    """Answer a tap, and return whether a model is live still. A replay passes: it may have changed that itself."""
+    """Answer a tap, and return whether a model is still live.
+
+    A replayed tap always passes, because its first attempt may have changed the model.
+    """
     live = await request.services.ledger.models.live()
     outdated = request.delivery.attempt == 1 and (live is None or live.id != model)
     await acknowledge(query, request.say(CHANGED) if outdated else "")
@@ -225,7 +228,7 @@ async def _confirm(model: str, request: Request) -> None:
 
 
 async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:
-    """Say why not. A rejected model may answer all the same if the admin confirms it."""
+    """Say why a change was refused. For a rejected model, offer a button that lets it answer anyway."""
     reply, say = request.reply, request.say
     live = await request.services.ledger.models.live()
     if isinstance(refusal, RejectedModel) and live is not None:
@@ -236,7 +239,7 @@ async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:
 
 @asynccontextmanager
 async def _merge_shown(request: Request) -> AsyncIterator[Callable[[Progress], None]]:
-    """Show in the reply, for the block, the progress of a merge that is reported to the yielded function."""
+    """Show the progress of a merge in the reply during the block, which reports it to the yielded function."""
     reported: asyncio.Queue[Progress] = asyncio.Queue()
 
     async def show() -> None:

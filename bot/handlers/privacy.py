@@ -1,7 +1,7 @@
-"""/privacy and /delete_my_data: what is stored of a person, whether it is learned from, and its erasure.
+"""/privacy and /delete_my_data: the data stored about a person, whether the bot learns from it, and its erasure.
 
-What an erasure deletes is `bot.admin.erasure`'s. Its confirmation is good for some minutes and one tap; an erasure that
-a crash interrupts is completed.
+`bot.admin.erasure` does the erasing. A confirmation is valid for some minutes and for one tap. An erasure that a crash
+interrupts is completed later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from storage.personal_data import PersonalDataSummary
 COMMANDS: Final = ("privacy", "delete_my_data")
 
 ASKED_SECONDS: Final = 600.0
-"""How long the confirmation of an erasure may be tapped."""
+"""How long the confirmation of an erasure is valid."""
 
 
 def router() -> Router:
@@ -48,7 +48,7 @@ async def privacy(message: Message, request: Request) -> None:
 
 
 async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Request) -> None:
-    """Turn learning from this person on or off, and show it."""
+    """Turn learning from this person on or off, and show the choice."""
     opted_out = not callback_data.wanted
     await request.services.ledger.people.set_opted_out(request.user.id, opted_out)
     await acknowledge(query, _state(opted_out, request.say))
@@ -56,7 +56,7 @@ async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Requ
 
 
 async def note_or_not(query: CallbackQuery, callback_data: Notes, request: Request) -> None:
-    """Turn notes of models that learned from this person on or off, and show it."""
+    """Turn notes about models that learned from this person on or off, and show the choice."""
     await request.services.ledger.people.set_wants_notes(request.user.id, bool(callback_data.wanted))
     await acknowledge(query)
     await _redraw(query, request)
@@ -95,7 +95,7 @@ async def ask(message: Message, request: Request) -> None:
 
 
 async def decided(query: CallbackQuery, callback_data: Delete, request: Request) -> None:
-    """Erase, or not. A confirmation that is too old, or was tapped before, erases nothing."""
+    """Erase the person's data if they confirm it. A confirmation that is too old or already used erases nothing."""
     erasure, say, user, delivery = request.services.erasure, request.say, request.user.id, request.delivery
     if not callback_data.sure:
         text = say("Nothing was deleted.")
@@ -116,10 +116,10 @@ async def decided(query: CallbackQuery, callback_data: Delete, request: Request)
 
 
 async def _is_valid(confirmation: int, request: Request) -> bool:
-    """Return whether that update, of this person, asked for a confirmation a short while ago that is still open."""
+    """Return whether the update that asked for the erasure is this person's, still stored, and recent."""
     try:
         update = await request.services.ledger.inbox.get(confirmation)
-    except UnknownRecord:  # it was deleted in the erasure that it led to
+    except UnknownRecord:  # the erasure that it led to has deleted it
         return False
     recent = request.delivery.received - update.received < ASKED_SECONDS
     return recent and update.lane.endswith(f":{request.user.id}")
@@ -158,7 +158,7 @@ def _elsewhere(say: Say) -> str:
 
 
 def _listed(found: PersonalDataSummary, say: Say) -> str:
-    """Return what is stored, one kind a line, without the kinds of which there is nothing."""
+    """Return what is stored, one kind per line, leaving out kinds of which there is nothing."""
     lines = {
         say.count(
             "· {number} question with its answer", "· {number} questions with their answers", found.exchanges

@@ -1,4 +1,4 @@
-"""Pictures and questions, as they are sent and as they are edited: one final answer for each."""
+"""Pictures and questions, both new and edited. Each gets one final answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def router() -> Router:
 
 
 async def _is_question(message: Message, request: Request) -> bool:
-    """Return whether a message is a text that is no command, or a picture, even one beside a video in an album."""
+    """Return whether a message is a text other than a command, or has a picture, even next to a video in an album."""
     pictured = any(picture_in(each) for each in request.messages)
     return pictured or bool(message.text and not command_of(message.text))
 
@@ -35,7 +35,7 @@ async def _is_question(message: Message, request: Request) -> bool:
 class _Asked:
     """A question on its way to the responder.
 
-    `shown` are the messages that show the answer to its former wording; `starts_over` is set where it begins with /new.
+    `shown` are the messages that show the answer to its former wording. `starts_over` is set if it begins with /new.
     """
 
     message: Message
@@ -45,7 +45,7 @@ class _Asked:
 
 
 async def ask(message: Message, request: Request) -> None:
-    """Answer a question, or say why not. The answer to an edited one takes the place of the earlier answer."""
+    """Answer a question, or say why not. The answer to an edited question replaces the earlier answer."""
     services, reply, say = request.services, request.reply, request.say
     if await request.show_recorded():
         return
@@ -68,7 +68,7 @@ async def ask(message: Message, request: Request) -> None:
 
 
 async def _admit(message: Message, request: Request) -> _Asked | None:
-    """Return the question; None if it is not meant for the bot, or too old to be answered."""
+    """Return the question, or None if it is not meant for the bot or is too old to be answered."""
     services, user, say = request.services, request.user, request.say
     chat = message.chat.id
     username = str((await request.bot.me()).username)
@@ -98,7 +98,7 @@ async def _admit(message: Message, request: Request) -> _Asked | None:
 
 
 async def _resolve_target(asked: _Asked, request: Request) -> _Asked | None:
-    """Find the exchange that an edited question replaces; None where the edit changed nothing.
+    """Add the exchange that an edited question replaces; return None if the edit changed nothing.
 
     Raises:
         Refused: The question is too long, or has too many pictures or one that is not accepted.
@@ -114,8 +114,8 @@ async def _resolve_target(asked: _Asked, request: Request) -> _Asked | None:
             received = await services.pictures.receive_all(files, question.sender, question.update)
             pictures = received if received[0].sha256 != former.pictures[0] else ()
         if former.question == question.text and not pictures:
-            # Telegram also reports edits that change nothing visible, such as a link's preview. And a question that
-            # was edited while it was in flight has been answered as edited.
+            # Telegram also reports edits that change nothing visible, such as a link's preview. Besides, a question
+            # that was edited while it was in flight has already been answered in its new wording.
             return None
         question = replace(question, files=(), pictures=pictures, replaces=former)
     if len(question.text) > settings.max_question_characters:
@@ -134,9 +134,10 @@ async def _resolve_target(asked: _Asked, request: Request) -> _Asked | None:
 
 
 async def _collect_pictures(asked: _Asked, request: Request) -> Question:
-    """Return the question with the pictures it is about, where these are not what the conversation is about already.
+    """Return the question with the pictures it is about, unless its conversation already is about them.
 
-    A reply to a picture is about that picture; a reply to an answer of another conversation, about its pictures.
+    A reply to a picture is about that picture. A reply to an answer in another conversation is about that answer's
+    pictures.
 
     Raises:
         NoPictureYet: There is no picture to talk about.

@@ -1,6 +1,6 @@
-"""/retry and 🔄 for another answer, /stop and ⏹ to end the one that is being written.
+"""/retry and 🔄 for another answer, and /stop and ⏹ to end the answer that is being written.
 
-During the trial of a canary both models give another answer, and the person may say which is better.
+During the trial of a canary both models give another answer, and the person may say which one is better.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ async def again(query: CallbackQuery, callback_data: Again, request: Request) ->
 
 
 async def _answer_again(former: Exchange, request: Request) -> None:
-    """Answer a question again on a new message; only the newest answer offers yet another one.
+    """Answer a question again in a new message. Only the newest answer offers to be regenerated.
 
-    It quotes the question, or the message with the tapped button where the question's own message is not known.
+    The message quotes the question or, if the question's message is unknown, the message with the tapped button.
     """
     services, reply, say = request.services, request.reply, request.say
     shown = await services.ledger.replies.for_update(former.update)
@@ -82,7 +82,7 @@ async def _answer_again(former: Exchange, request: Request) -> None:
 
 
 async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) -> None:
-    """Go on with the better one of two answers, which is liked; the first choice counts."""
+    """Go on with the better one of two answers, and count a 👍 for it. Only the first choice counts."""
     ledger, say, update = request.services.ledger, request.say, request.delivery.update
     try:
         duel = await ledger.duels.get(callback_data.duel)
@@ -108,7 +108,7 @@ async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) 
 
 
 async def stop(message: Message, request: Request) -> None:
-    """End the answers to what the person has asked here before, and keep what was written of them."""
+    """End the answers to the person's earlier questions in this chat, and keep the parts that were written."""
     stopped = request.services.in_flight.stop_before(request.question())
     for each in stopped:
         await each.over.wait()
@@ -117,14 +117,14 @@ async def stop(message: Message, request: Request) -> None:
 
 
 async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request) -> None:
-    """End the answer above the button, for the person who asked for it; return when the ledger has the rest of it."""
+    """End the answer above the button, for the person who asked for it. Return once the answer is recorded."""
     services, say, update = request.services, request.say, callback_data.update
     if services.in_flight.find(update) is None:
         shown = await services.ledger.replies.for_update(update)
         if await services.ledger.exchanges.for_update(update) or all(each.final for each in shown):
             await acknowledge(query, say("That answer is already finished."))
             return
-    answering = services.in_flight.find(update)  # it may have begun meanwhile
+    answering = services.in_flight.find(update)  # the answer may have begun meanwhile
     if answering is None:
         services.in_flight.stop_later(update, None if request.is_admin else request.user.id)
     elif request.user.id != answering.question.asker and not request.is_admin:

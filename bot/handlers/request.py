@@ -1,4 +1,4 @@
-"""The request context: what handlers know of an update, and what they work with."""
+"""The request context: the update as handlers see it, and the services they work with."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REMEMBERED: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What handlers work with: the same objects for every update."""
+    """The services that handlers work with. They are the same objects for every update."""
 
     settings: BotSettings
     ledger: Ledger
@@ -53,18 +53,18 @@ class Services:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An update in the hands of a handler.
+    """An update that is being handled.
 
     Attributes:
-        services: What the handler works with.
+        services: The services that the handler works with.
         bot: The bot that received the update.
         delivery: The update's id, time of arrival and number of attempts.
-        user: Who sent it.
-        person: The ledger's record of the user, None for a new one.
+        user: The sender.
+        person: The ledger's record of the user, or None if there is none yet.
         messages: The message, or its whole media group with the handled one first. Empty for taps and reactions.
-        edited: Whether the message was sent before and is edited now.
+        edited: Whether the update is an edit of an earlier message.
         say: Translates into the user's language.
-        reply: The answer to the update, with what an earlier attempt has sent of it.
+        reply: The reply to the update, including the messages that an earlier attempt has sent.
     """
 
     services: Services
@@ -106,7 +106,7 @@ class Request:
 
 
 class RequestContext(BaseMiddleware):
-    """Builds the `request` of an update. An update whose reply is finished already is not handled again."""
+    """Builds the `request` of an update. An update whose reply is already finished is not handled again."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -116,7 +116,7 @@ class RequestContext(BaseMiddleware):
         assert isinstance(event, Update)
         user: User | None = data.get("event_from_user")
         if user is None:
-            return None  # a channel's post, an anonymous reaction or a damaged update: no one can be answered
+            return None  # a channel's post, an anonymous reaction or a damaged update has no one to answer
         services, bot, delivery = self._services, data["bot"], data["delivery"]
         message = event.message or event.edited_message
         place = _place(message or (event.callback_query and event.callback_query.message), data.get("event_chat"), user)
@@ -141,7 +141,7 @@ class RequestContext(BaseMiddleware):
 
 
 class SenderRecords(BaseMiddleware):
-    """Records who wrote to the bot where; what people say among themselves leaves no trace."""
+    """Records who wrote to the bot, and where. Messages among people in a group are not recorded."""
 
     def __init__(self) -> None:
         self._seen: LRUCache[tuple[Person, Chat], None] = LRUCache(REMEMBERED)
@@ -155,18 +155,18 @@ class SenderRecords(BaseMiddleware):
         return await handler(event, data)
 
     async def _record(self, request: Request, chat: Chat) -> None:
-        """Write what is new or was deleted since; most updates bring nothing new."""
+        """Save the sender and the chat if they are new or have changed, which is rare."""
         user = request.user
         person = Person(user.id, user.full_name, user.language_code)
         outdated = request.person is None or request.person.name != user.full_name
         if outdated or (person, chat) not in self._seen:
             try:
                 await request.services.ledger.people.save(person, chat, update=request.delivery.update)
-            except UnknownRecord:  # the person had everything deleted meanwhile
+            except UnknownRecord:  # the person's data was deleted meanwhile
                 return
         self._seen[person, chat] = None
 
 
 def _place(message: object, chat: TelegramChat | None, user: User) -> Place:
-    """Return where an answer belongs; Telegram no longer shows the bot some messages that are old or deleted."""
+    """Return the place for an answer. If the tapped message is old or deleted, Telegram may not show it to the bot."""
     return Place.of(message) if isinstance(message, Message) else Place(chat.id if chat else user.id)

@@ -1,6 +1,6 @@
-"""/retrain and /cancel, with their buttons, for admins. The progress of a run is `bot.admin.notifications`'.
+"""/retrain and /cancel, with their buttons, for admins. `bot.admin.notifications` shows the progress of a run.
 
-A request is carried out once, even if a crash interrupts its handling: the ledger shows whether it was.
+A request is carried out only once, even if a crash interrupts its handling: the ledger shows whether it was.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def router() -> Router:
 
 
 async def retrain(message: Message, command: CommandObject, request: Request) -> None:
-    """Start a run; with "dry" only describe it."""
+    """Start a run or, with "dry", only describe it."""
     reply, say = request.reply, request.say
     argument = (command.args or "").strip()
     if argument == "dry":
@@ -137,7 +137,7 @@ async def cancel(message: Message, request: Request) -> None:
 
 
 async def cancel_this(query: CallbackQuery, callback_data: CancelRun, request: Request) -> None:
-    """Cancel the run above the button, and no other."""
+    """Cancel the run above the button, but no other run."""
     services, say = request.services, request.say
     active = await services.ledger.runs.active()
     if active is None or active.id != callback_data.run:

@@ -1,4 +1,4 @@
-"""/status and /schedule, for admins: the state of the bot, and when the next run begins by itself."""
+"""/status and /schedule, for admins: the state of the bot, and the time of the next scheduled run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def router() -> Router:
 
 
 async def show(message: Message, command: CommandObject, request: Request) -> None:
-    """Show the state of the bot, or of its schedule with the outcome of the last run."""
+    """Show the state of the bot, or its schedule and the outcome of the last run."""
     admin, say = request.services.admin, request.say
     describe = _status_lines if command.command.lower() == "status" else _schedule_lines
     try:
@@ -96,7 +96,7 @@ def _next_line(time: datetime, say: Say) -> str:
 
 
 def _seen_line(seen: Seen, say: Say) -> str:
-    """Return how fast answers begin, and the share of their prompts that came from a cache."""
+    """Return a line on how fast answers begin, and on the share of their prompts that came from a cache."""
     return say(
         "First token after {median} s (99 % within {p99} s); {cached} % of the prompts cached",
         median=f"{seen.first_token_median:.2f}",

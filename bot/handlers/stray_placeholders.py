@@ -1,7 +1,7 @@
-"""Delete stray placeholders: messages that Telegram took although the connection broke before it said so.
+"""Delete stray placeholders: messages that Telegram accepted, but whose id is unknown because the connection broke.
 
-Another placeholder is sent then, and becomes the answer. The stray one is found when a person taps its ⏹ or replies to
-it.
+In this case another placeholder is sent and becomes the answer. The stray one is found when a person taps its ⏹ or
+replies to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class StrayPlaceholders(BaseMiddleware):
-    """Deletes a stray placeholder that an update refers to. The update is handled all the same."""
+    """Deletes a stray placeholder that an update refers to. The update is handled in any case."""
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         """Delete the message that a tap or a reply refers to if it is stray, then handle the update."""
@@ -42,7 +42,7 @@ class StrayPlaceholders(BaseMiddleware):
 
 
 async def _is_stray(message: Message, request: Request) -> bool:
-    """Return whether a message is a placeholder of the bot whose reply stands on another message."""
+    """Return whether a message is a placeholder of the bot whose reply is in another message."""
     if message.from_user is None or message.from_user.id != request.bot.id:
         return False
     ledger = request.services.ledger
@@ -54,7 +54,7 @@ async def _is_stray(message: Message, request: Request) -> bool:
 
 
 def _stoppable(message: Message) -> int | None:
-    """Return the update whose answer the ⏹ under a message stops; None without ⏹."""
+    """Return the update whose answer the ⏹ under a message stops, or None if there is no ⏹."""
     rows = message.reply_markup.inline_keyboard if message.reply_markup else []
     data = next((button.callback_data for row in rows for button in row if button.callback_data), "")
     if not data.startswith(f"{Stop.__prefix__}:"):

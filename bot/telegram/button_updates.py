@@ -1,7 +1,7 @@
-"""Rating buttons under answers, kept up to date: the newest state is shown, and the last one always.
+"""Keep the rating buttons under answers up to date: states in between may be skipped, but the last one is always shown.
 
-Votes come in bursts and a group takes few calls, so states in between are skipped while a message waits for its turn.
-A process that ends with updates waiting leaves them to the next one (`update_recent`).
+Votes come in bursts and a group takes few calls, so only the newest state is shown when it is a message's turn.
+If a process ends while updates are waiting, the next process shows them (`update_recent`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from storage.errors import StorageError
 from storage.ledger import Ledger
 
 RETRY_SECONDS: Final = 30.0
-"""The pause before another attempt where Telegram was out of reach for longer than the rate limiter waits."""
+"""The pause before another attempt if Telegram was out of reach for longer than the client's retries last."""
 
 UNSHOWN_SECONDS: Final = 300.0
-"""At the end of a process, votes this much older than the last one may still wait to be shown."""
+"""When a process ends, votes up to this much older than the last vote may still be waiting to be shown."""
 
 log = structlog.get_logger()
 
@@ -50,12 +50,12 @@ class RatingButtons:
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     def update(self, exchange: Exchange, message: int, viewer: int, say: Say) -> None:
-        """Show the present votes under an answer as soon as its chat has room for the call.
+        """Show the current votes under an answer as soon as the chat's rate limit allows the call.
 
         Args:
             exchange: The exchange with the answer.
             message: Id of the message with the buttons.
-            viewer: User id of the person whose vote is marked, in private chats. Groups show the tally.
+            viewer: User id of the person whose vote is marked in a private chat. Groups show the tally.
             say: The language of the buttons.
         """
         key = (exchange.chat, message)
@@ -64,7 +64,7 @@ class RatingButtons:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
     async def update_recent(self, translator: Translator) -> None:
-        """Show the latest votes of groups, which the process before may have counted and not shown."""
+        """Show the latest votes in groups, which the previous process may have counted but not shown."""
         for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
             shown = await self._ledger.replies.for_update(exchange.update)
             asker = await self._ledger.people.get(exchange.asker)
@@ -73,7 +73,7 @@ class RatingButtons:
                 self.update(exchange, last, exchange.asker, say)
 
     async def stop(self) -> None:
-        """Update no more."""
+        """Stop updating buttons."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -103,7 +103,7 @@ class RatingButtons:
                 self._pending.setdefault((chat, message), taken)
             await asyncio.sleep(RETRY_SECONDS)
         except (Unreachable, TelegramAPIError, StorageError) as error:
-            # The message, the chat or the exchange is gone; the vote counts all the same.
+            # The message, the chat or the exchange is gone; the vote counts anyway.
             self._pending.pop((chat, message), None)
             log.info("buttons not updated", chat=chat, message=message, error=str(error))
 

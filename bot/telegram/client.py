@@ -1,6 +1,6 @@
 """The Telegram client: a request middleware that limits the rate of calls, repeats them and translates refusals.
 
-It sits on the bot's session, so it sees every call. docs/promises.md says what is guaranteed for each message.
+It is part of the bot's session, so it sees every call. docs/promises.md says what is guaranteed for each message.
 Errors::
 
     DeliveryError
@@ -101,25 +101,25 @@ class GetRawUpdates(TelegramMethod[list[dict[str, Any]]]):
 
 
 class PartialEdit(EditMessageText):
-    """An edit that shows an unfinished answer. It never waits and is never repeated; False if it was dropped."""
+    """An edit that shows an unfinished answer. It never waits and is never repeated. The result is False if dropped."""
 
 
 class Placeholder(SendMessage):
-    """A message that will become an answer. In groups it is sent only if there is capacity; False if it was not."""
+    """A message that will become an answer. It is dropped, and the result is False, if the chat has no capacity."""
 
 
 class Notice(SendMessage):
-    """A message that tells group members they have to wait. It goes before the answers they wait for."""
+    """A message that tells group members that they have to wait. It takes precedence over the answers."""
 
 
 class ButtonEdit(EditMessageReplyMarkup):
-    """An edit of buttons that change often. `latest` is called when the call is made; in groups answers go first."""
+    """An edit of buttons that change often. When it is made, `latest` returns them. In groups answers go first."""
 
     latest: Callable[[], Awaitable[InlineKeyboardMarkup]] = Field(exclude=True)
 
 
 class Typing(SendChatAction):
-    """The "typing" status. It is never delayed, and has a small rate limit of its own; False if it was dropped."""
+    """The "typing" status. It never waits, and has a small rate limit of its own. The result is False if dropped."""
 
 
 _PRIORITIES: Final = {Notice: Priority.NOTICE, ButtonEdit: Priority.BUTTONS, PartialEdit: Priority.PARTIAL}
@@ -142,11 +142,11 @@ def open_bot(settings: TelegramSettings, middleware: DeliveryMiddleware | None =
 
 
 class DeliveryMiddleware(BaseRequestMiddleware):
-    """Makes calls within the rate limits and repeats them where that is safe. `counts` are since the start."""
+    """Makes calls within the rate limits, and repeats them if that is safe. `counts` are totals since the start."""
 
     def __init__(self, settings: TelegramSettings) -> None:
         self.limiter = RateLimiter(settings)
-        # Pydantic drops a generic model that is not referenced, and takes milliseconds to create it again.
+        # Pydantic drops a generic model that is not referenced, and creating it again takes milliseconds.
         self._answers: set[type[Response[Any]]] = set()
         self.counts = {"calls": 0, "floods": 0, "repeats": 0, "doubtful": 0, "unreachable": 0, "dropped": 0}
 
@@ -156,7 +156,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
         """Make one call.
 
         Raises:
-            DeliveryError: See the module.
+            DeliveryError: The call failed. The module's docstring lists the subclasses.
             TelegramAPIError: Telegram refused the call for another reason.
         """
         self._answers.add(Response[method.__returning__])  # type: ignore[name-defined]  # a type known at run time
@@ -181,7 +181,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             raise
 
     def numbers(self) -> dict[str, float]:
-        """Return the metrics: the counts and the overall rate limit at present."""
+        """Return the metrics: the counts and the current overall rate limit."""
         return {**self.counts, "calls_per_second_allowed": self.limiter.calls_per_second}
 
     async def _try_once(
@@ -214,7 +214,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             try:
                 return await self._call(make_request, bot, method, chat)
             except TelegramRetryAfter as error:
-                # Telegram refuses before it does anything: any method can be repeated.
+                # Telegram refuses before it does anything, so any method can be repeated.
                 self._flooded(chat, error)
                 flood_left -= error.retry_after
                 if flood_left < 0:
@@ -257,6 +257,6 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             self.limiter.refused(chat, error.retry_after)
 
     def _chat_of(self, method: TelegramMethod[Any]) -> ChatLimiter | None:
-        """Return the limiter of the chat that the method writes to; calls without a chat are not limited."""
+        """Return the limiter of the chat that the method writes to, or None for calls without a chat."""
         chat: int | str | None = getattr(method, "chat_id", None)
         return None if chat is None else self.limiter.chat(chat)

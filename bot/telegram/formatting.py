@@ -1,4 +1,4 @@
-"""Formatting: a model's Markdown becomes plain text with entities, split into messages that fit.
+"""Formatting: convert a model's Markdown to plain text with entities, split into messages of allowed length.
 
 Entities are computed here and not parsed by Telegram, so it cannot refuse an answer for its markup. Lengths are UTF-16
 code units, as in the Bot API (https://core.telegram.org/bots/api#messageentity).
@@ -20,7 +20,7 @@ from telegramify_markdown import RenderConfig, utf16_len
 LIMIT: Final = 4096
 """The longest message, in UTF-16 code units."""
 
-# Where a text may be split, best first, each after the match.
+# The places where a text may be split, best first. The split comes after the match.
 _CUTS: Final = tuple(
     re.compile(pattern) for pattern in (r"\n\n", r"\n", r"[.!?…] |[。！？]", r"[,;:] |[，；：、]", r"\s")
 )
@@ -40,14 +40,14 @@ class Page:
 
 
 def plain_pages(text: str, limit: int = LIMIT) -> tuple[Page, ...]:
-    """Return the text unformatted, split into pages; none for a blank text."""
+    """Return the text unformatted, split into pages. A blank text has no pages."""
     return tuple(_paged(_INVISIBLE.sub("", text), (), limit))
 
 
 def markdown_pages(markdown: str, limit: int = LIMIT) -> tuple[Page, ...]:
-    """Return the rendered text, split into pages; none for a blank text.
+    """Return the rendered text, split into pages. A blank text has no pages.
 
-    What the converter cannot read, or renders as nothing (such as a lone HTML tag), is shown unformatted.
+    If the converter cannot read a text, or renders it as nothing (such as a lone HTML tag), the text stays unformatted.
     """
     markdown = _INVISIBLE.sub("", markdown)
     try:
@@ -90,7 +90,7 @@ def _paged(text: str, entities: tuple[MessageEntity, ...], limit: int) -> Iterat
 
 
 def _cut(text: str, start: int, limit: int) -> int:
-    """Return the end of the page that begins at `start`: the last good place to split, or where the page is full."""
+    """Return the end of the page that begins at `start`: the last good place to split, or else where it is full."""
     units = 0
     full = start
     while full < len(text):

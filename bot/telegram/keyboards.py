@@ -1,7 +1,7 @@
-"""Inline keyboards and the callback data of their buttons: at most 64 bytes, beginning with a prefix.
+"""Inline keyboards and the callback data of their buttons, which has at most 64 bytes and begins with a prefix.
 
-A client may send any callback data. What does not parse as one of the types below reaches no handler but
-`handlers.fallback`. Prefixes and fields must not change: they stand in messages that were sent.
+A client may send any callback data. Data that does not parse as one of the types below reaches only
+`handlers.fallback`. Prefixes and fields must not change, because messages that were sent contain them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _thumb(value: int) -> int:
 
 
 Id = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""The id of a row in the ledger; 0 for an answer that an earlier version could not save."""
+"""The id of a row in the ledger, or 0 for an answer that an earlier version could not save."""
 
 Thumb = Annotated[int, AfterValidator(_thumb)]
 Decision = Annotated[int, Field(ge=0, le=1)]
@@ -80,7 +80,7 @@ class Teach(CallbackData, prefix="teach"):
 
 
 class Asks(CallbackData, prefix="asks"):
-    """`asks:<correction>`: what was taken for a correction is a question."""
+    """`asks:<correction>`: the text that was taken for a correction is a question."""
 
     correction: Id
 
@@ -182,7 +182,7 @@ class Learn(CallbackData, prefix="learn"):
 
 
 class Notes(CallbackData, prefix="notes"):
-    """`notes:<wanted>`: whether the user hears when a model that learned from their votes goes live, 1 or 0."""
+    """`notes:<wanted>`: whether to notify the user when a model that learned from their votes goes live, 1 or 0."""
 
     wanted: Decision
 
@@ -205,8 +205,8 @@ def rating_buttons(
 ) -> InlineKeyboardMarkup:
     """Return 👍 and 👎 for an exchange, and 🔄 under the `newest` answer to a question.
 
-    The `chosen` thumb is marked; a 👎 adds buttons for the reason and a better answer. `tally` has the numbers of ups
-    and downs in a group.
+    The `chosen` thumb is marked. A 👎 adds buttons for the reason and for a better answer. `tally` has the numbers of
+    👍 and 👎 in a group.
     """
     ups, downs = tally or (0, 0)
     counts = {1: ups, -1: downs}
@@ -238,9 +238,9 @@ def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
 def correction_buttons(
     correction: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
 ) -> InlineKeyboardMarkup:
-    """Return the buttons to accept or refuse a correction, the decision marked.
+    """Return the buttons to accept or refuse a correction, with the decision marked.
 
-    A `doubtful` one may have been meant as a question.
+    A `doubtful` correction may have been meant as a question, and gets a button that says so.
     """
     words = {True: say("👍 Learn it"), False: say("👎 Don't")}
     row = [
@@ -272,13 +272,13 @@ def approve_button(model: str, say: Say) -> InlineKeyboardMarkup:
 
 
 def canary_buttons(model: str, say: Say) -> InlineKeyboardMarkup:
-    """Return the buttons that promote a canary and that stop it."""
+    """Return the buttons that promote a canary and stop it."""
     row = [_button(say("✔ Promote"), Promote(model=model)), _button(say("✖ Stop"), StopCanary(model=model))]
     return InlineKeyboardMarkup(inline_keyboard=[row])
 
 
 def promote_buttons(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:
-    """Return a button for the `previous` model (may be empty), and one for each of the others."""
+    """Return a button for the `previous` model, unless that is empty, and one for each of the others."""
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
     rows += [[_button(say("Switch to {model}", model=model), Promote(model=model))] for model in models]
     return InlineKeyboardMarkup(inline_keyboard=rows)
@@ -291,12 +291,15 @@ def overrule_button(model: str, live: str, back: bool, say: Say) -> InlineKeyboa
 
 
 def node_key(name: str) -> str:
-    """Return the key of a replica in callback data: its name may be a long address, with colons."""
+    """Return the key of a replica in callback data, because its name may be a long address with colons."""
     return sha256(name.encode()).hexdigest()[:16]
 
 
 def replica_buttons(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
-    """Return a button for each replica that takes it out of service or back. `nodes` maps names to whether drained."""
+    """Return a button for each replica that takes it out of service or puts it back.
+
+    `nodes` says for each name whether that replica is drained.
+    """
     rows = [
         [_button(say("↩ Put {node} back", node=name), Undrain(node=node_key(name)))]
         if drained
@@ -307,13 +310,13 @@ def replica_buttons(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup
 
 
 def language_buttons(names: Mapping[str, str], spoken: str) -> InlineKeyboardMarkup:
-    """Return a button for each language, the current one marked."""
+    """Return a button for each language, with the current one marked."""
     rows = [[_button(name + (CHOSEN if code == spoken else ""), Speak(code=code))] for code, name in names.items()]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
 def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeyboardMarkup:
-    """Return the button that turns learning on or off, and for those who are learned from the one for notes."""
+    """Return the button that turns learning on or off and, if learning is on, the one for notes."""
     if opted_out:
         return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Learn from me"), Learn(wanted=1))]])
     words = say("Don't tell me about new models") if wants_notes else say("Tell me when my votes taught a new model")
@@ -325,7 +328,7 @@ def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeybo
 
 
 def deletion_buttons(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:
-    """Return the buttons that confirm or refuse the deletion that the update asked for."""
+    """Return the buttons that confirm or refuse the deletion that `update` asked for."""
     rows = [[_button(sure, Delete(update=update, sure=1))], [_button(unsure, Delete(update=update, sure=0))]]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 

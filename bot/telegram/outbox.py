@@ -1,4 +1,4 @@
-"""Replies: messages that answer one update, sent once and then edited, whatever crashes in between.
+"""Replies: messages that answer one update, and are sent once and then edited, even after a crash.
 
 A reply is recorded in the ledger before it is sent, and again with its message id, so that a replayed update edits the
 existing message. A crash or a broken connection between the two may leave a message whose id is unknown; the ledger
@@ -44,7 +44,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a reply goes. `topic` is a forum topic; `question` is the message being answered, quoted in groups."""
+    """The place of a reply. `topic` is a forum topic; `question` is the message being answered, quoted in groups."""
 
     chat: int
     topic: int | None = None
@@ -66,7 +66,7 @@ class Reply:
     """The reply to one update, in one message or several (slots 0, 1, …)."""
 
     def __init__(self, bot: Bot, ledger: Ledger, update: int, place: Place) -> None:
-        """Create a reply of which nothing has been sent; `open` finds what an earlier attempt has sent."""
+        """Create a reply of which nothing has been sent. `open` returns one that an earlier attempt may have sent."""
         self.place = place
         self.finished = False
         self._bot = bot
@@ -78,7 +78,7 @@ class Reply:
 
     @classmethod
     async def open(cls, bot: Bot, ledger: Ledger, update: int, place: Place) -> Self:
-        """Return the reply to `update` as an earlier attempt has left it."""
+        """Return the reply to `update` as an earlier attempt left it."""
         reply = cls(bot, ledger, update, place)
         known = await ledger.replies.for_update(update)
         reply._messages = {each.slot: each.message for each in known if each.message is not None}
@@ -87,7 +87,7 @@ class Reply:
 
     @property
     def begun(self) -> bool:
-        """Whether a message exists."""
+        """Whether a message has been sent."""
         return bool(self._messages)
 
     @property
@@ -96,7 +96,7 @@ class Reply:
         return tuple(self._messages[slot] for slot in sorted(self._messages))
 
     async def adopt(self, messages: Sequence[int]) -> None:
-        """Use existing messages, which answered the same question before, for this reply."""
+        """Use existing messages for this reply, such as an earlier answer to the same question."""
         for slot, message in enumerate(messages):
             if slot not in self._messages:
                 await self._record(slot)
@@ -111,11 +111,11 @@ class Reply:
         self.finished = True
 
     async def begin(self, text: str, markup: InlineKeyboardMarkup | None = None) -> None:
-        """Show a placeholder. In groups it is sent only if there is capacity."""
+        """Show a placeholder. In groups it is sent only if the rate limit has capacity."""
         await self.show_partial([Page(text)], markup)
 
     async def show_partial(self, pages: Sequence[Page], markup: InlineKeyboardMarkup | None = None) -> bool:
-        """Show an unfinished answer if that needs no waiting; return whether all of it is shown."""
+        """Show an unfinished answer unless the rate limit makes it wait; return whether all of it is shown."""
         complete = True
         for slot, page in enumerate(pages):
             buttons = markup if slot == len(pages) - 1 else None
@@ -140,17 +140,17 @@ class Reply:
         return complete
 
     async def notice(self, page: Page) -> None:
-        """Tell group members that they have to wait. The ledger has no record of it."""
+        """Send a notice to group members that they have to wait. It is not recorded in the ledger."""
         where = {"message_thread_id": self.place.topic, "reply_parameters": self._quoted()}
         await self._bot(Notice(**self._content(page), **where))
 
     async def typing(self) -> None:
-        """Show the "typing" status if that needs no waiting. Raises `Unreachable`."""
+        """Show the "typing" status unless it would have to wait. Raises `Unreachable`."""
         with suppress(TelegramAPIError):
             await self._bot(Typing(chat_id=self.place.chat, action="typing", message_thread_id=self.place.topic))
 
     async def finish(self, pages: Sequence[Page] | str, markup: InlineKeyboardMarkup | None = None) -> None:
-        """Show the final answer with the buttons under its last message, and delete messages beyond it.
+        """Show the final answer, with the buttons under its last message, and delete surplus messages.
 
         `pages` must not be empty. Raises `DeliveryError` if not all of it could be shown.
         """
@@ -168,7 +168,7 @@ class Reply:
             await self._send(0, PENDING, None)
         try:
             await self._bot.edit_message_media(media, chat_id=self.place.chat, message_id=self._messages[0])
-        except TelegramBadRequest as error:  # the user deleted it, or it is too old
+        except TelegramBadRequest as error:  # the user deleted the message, or it is too old
             log.info("message replaced", update=self._update, error=error.message)
             await self._send(0, PENDING, None, replace=True)
             await self._bot.edit_message_media(media, chat_id=self.place.chat, message_id=self._messages[0])
@@ -189,7 +189,7 @@ class Reply:
     async def _show_final(
         self, slot: int, page: Page, markup: InlineKeyboardMarkup | None, *, replace: bool = False
     ) -> None:
-        """Show the final content of a slot. In private chats that is always an edit, which can be repeated safely."""
+        """Show the final content of a slot. In private chats this is always an edit, which can be repeated safely."""
         if replace or slot not in self._messages:
             content = (page, markup) if self._in_group else (PENDING, None)
             await self._send(slot, *content, replace=replace)
@@ -217,9 +217,9 @@ class Reply:
         replace: bool = False,
         optional: bool = False,
     ) -> bool:
-        """Send the message of a slot. One that may have arrived is sent again: twice is better than never.
+        """Send the message of a slot. If it may have arrived, send it again: twice is better than never.
 
-        `replace` sends it although the slot has a message, which is gone. Returns False where an `optional` message
+        With `replace` the slot has a message already, but that message is gone. Returns False if an `optional` message
         was not sent because the chat has no capacity.
         """
         for pause in _RESEND_PAUSES:
@@ -243,7 +243,7 @@ class Reply:
             try:
                 await self._ledger.replies.sent(self._update, slot, message.message_id)
             except NotSaved:
-                await self._delete(slot)  # the next attempt could not find it
+                await self._delete(slot)  # the next attempt would not know of the message
                 raise
             self._shown[slot] = page, None if isinstance(markup, ForceReply) else markup
             return True
@@ -267,7 +267,7 @@ class Reply:
             return await self._call_send(slot, Page(page.text), markup, kind)
 
     async def _record(self, slot: int) -> int | None:
-        """Record that a message is about to be sent; return the id of the one that was sent for the slot before."""
+        """Record that a slot's message is about to be sent; return the id of the message if it was sent before."""
         return (await self._ledger.replies.begin(self._update, slot, self.place.chat, self.place.question)).message
 
     async def _record_final(self, slot: int) -> None:
@@ -294,7 +294,7 @@ class Reply:
 
 
 def _refuses_entities(error: TelegramBadRequest, page: Page) -> bool:
-    """Whether Telegram refused the page's formatting, which can be left out."""
+    """Return whether Telegram refused the page's formatting, which can be left out."""
     if not page.entities or "entit" not in error.message.lower():
         return False
     log.warning("entities refused", error=error.message)

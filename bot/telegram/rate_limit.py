@@ -1,8 +1,8 @@
 """Rate limits of outgoing calls, for each chat and over all chats.
 
 Telegram publishes its limits roughly (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this)
-and enforces them by refusals that do not say which limit was exceeded. A refusal slows the chat it came from; refusals
-in many chats at once slow all of them. All times are the event loop's.
+and enforces them by refusals that do not say which limit was exceeded. A refusal slows down the chat it came from, and
+refusals in many chats at once slow down all of them. All times are the event loop's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bot.telegram.sliding_window import Call, Priority, SlidingWindow
 STRICT_SECONDS: Final = 300.0
 GROUP_SECONDS: Final = 60.0
 GROUP_MARGIN: Final = 1.0
-"""Calls may overtake each other on the way to Telegram, so a group's window is longer than Telegram's by this much."""
+"""How much longer a group's window is than Telegram's, because calls may overtake each other on their way."""
 
 RESERVE: Final = 6
 """`calls_per_second / RESERVE` of the overall limit is kept free for messages that must arrive."""
@@ -36,7 +36,7 @@ REFUSALS: Final = 3
 REFUSAL_SECONDS: Final = 2.0
 
 SETTLING_SECONDS: Final = 1.0
-"""Refusals this soon after a reduction are about earlier calls: Telegram counts the overall limit by the second."""
+"""Refusals this soon after a reduction are for earlier calls: Telegram counts the overall limit by the second."""
 
 RECOVERY_SECONDS: Final = 600.0
 """How long the overall rate takes to recover from zero to the configured one."""
@@ -58,11 +58,11 @@ class RateLimiter:
 
     @property
     def calls_per_second(self) -> float:
-        """The overall limit at present."""
+        """The current overall limit."""
         return self._overall.rate
 
     def chat(self, chat: int | str) -> ChatLimiter:
-        """Return the limiter of a chat. The least recently used ones are forgotten."""
+        """Return the limiter of a chat. The least recently used limiters are dropped."""
         limiter = self._chats.get(chat)
         if limiter is None:
             group = isinstance(chat, str) or chat < 0  # the id of a private chat is its user's, and positive
@@ -73,11 +73,11 @@ class RateLimiter:
         return limiter
 
     def has_capacity(self, chat: ChatLimiter) -> bool:
-        """Whether a call that may be dropped can be made at once."""
+        """Return whether a call that may be dropped can be made at once."""
         return chat.has_capacity() and self._overall.has_capacity()
 
     async def acquire_typing(self, chat: ChatLimiter) -> bool:
-        """Take a typing action from its budget; False if there is none left."""
+        """Take a typing action from the budget for them; return False if there is none left."""
         if chat.paused or not self._typing.has_capacity():
             return False
         await self._typing.acquire()
@@ -99,14 +99,14 @@ class RateLimiter:
 class ChatLimiter:
     """The limit of one chat.
 
-    Telegram counts a group's calls strictly. In private chats it tolerates bursts, and does not publish for how long:
-    there the limit applies after a refusal, until there was none for `STRICT_SECONDS`.
+    Telegram counts a group's calls strictly. In private chats it tolerates bursts, but does not publish for how long.
+    The limit of a private chat therefore applies only after a refusal, until there has been none for `STRICT_SECONDS`.
     """
 
     def __init__(self, calls: int, seconds: float, *, group: bool) -> None:
         self.group = group
         self.burst = False
-        """Whether the latest call exceeded the limit while it did not apply: a refusal is then about this chat."""
+        """Whether the latest call exceeded the limit while it did not apply. A refusal is then about this chat."""
         self._window = SlidingWindow(calls, seconds)
         self._interval = seconds / calls
         self._latest = -math.inf
@@ -115,11 +115,11 @@ class ChatLimiter:
 
     @property
     def paused(self) -> bool:
-        """Whether Telegram has asked for no calls in this chat for now."""
+        """Whether Telegram has asked to make no calls in this chat for now."""
         return _now() < self._paused_until
 
     def has_capacity(self, priority: Priority = Priority.PARTIAL) -> bool:
-        """Whether a call of this priority can be made at once."""
+        """Return whether a call of this priority can be made at once."""
         return not self.paused and (not self._strict or self._window.has_capacity(priority))
 
     async def acquire(self, priority: Priority) -> Call | None:
@@ -160,12 +160,12 @@ class _OverallLimiter:
 
     @property
     def rate(self) -> float:
-        """Calls a second at present."""
+        """The current number of calls a second."""
         recovered = (_now() - self._reduced_at) / RECOVERY_SECONDS * self._max_rate
         return min(self._max_rate, self._reduced_to + recovered)
 
     def has_capacity(self) -> bool:
-        """Whether a call that may be dropped can be made at once."""
+        """Return whether a call that may be dropped can be made at once."""
         rate = self.rate
         return self._bucket.has_capacity(self._max_rate / rate * (1 + rate // RESERVE))
 
@@ -193,6 +193,6 @@ def _now() -> float:
 
 
 def _bucket(rate: float) -> AsyncLimiter:
-    """Return a leaky bucket of `rate` calls a second that holds one second's calls, at least one."""
+    """Return a leaky bucket of `rate` calls a second. It holds the calls of one second, but at least one call."""
     size = max(1.0, rate)
     return AsyncLimiter(size, size / rate)

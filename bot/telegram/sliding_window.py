@@ -1,6 +1,6 @@
-"""A rate limiter with priorities: a maximum number of calls in any window of time.
+"""A rate limiter with priorities, which allows a maximum number of calls in any window of time.
 
-Telegram counts a group's messages this way: 20 in any minute. A quiet group can take a burst at once, and a busy one
+Telegram counts a group's messages in this way: 20 in any minute. A quiet group can take a burst at once, and a busy one
 gets the full sustained rate. All times are the event loop's.
 """
 
@@ -52,7 +52,7 @@ class _Waiter:
 
 
 class SlidingWindow:
-    """At most `calls` in any `seconds`."""
+    """Allows at most `calls` calls in any `seconds` seconds."""
 
     def __init__(self, calls: int, seconds: float) -> None:
         self._max_calls = calls
@@ -64,7 +64,7 @@ class SlidingWindow:
         self._timer: asyncio.TimerHandle | None = None
 
     def has_capacity(self, priority: Priority) -> bool:
-        """Whether a call of this priority can be made at once."""
+        """Return whether a call of this priority can be made at once."""
         now = self._now()
         ahead = any(each.effective(now) <= priority for each in self._waiters)
         return not ahead and self._ready_at(priority, now) <= now
@@ -82,7 +82,7 @@ class SlidingWindow:
                 self._serve()
 
     def sent(self, call: Call) -> None:
-        """Record that an acquired call is made now: its slot is taken until the window has passed from here."""
+        """Record that an acquired call is made now: its slot is taken for the length of the window from now on."""
         call.made = self._now()
 
     def pause_until(self, time: float) -> None:
@@ -96,7 +96,7 @@ class SlidingWindow:
             self._timer = None
         while self._waiters:
             now = self._now()
-            first = min(self._waiters, key=lambda each: each.effective(now))  # the earliest of equals
+            first = min(self._waiters, key=lambda each: each.effective(now))  # of equals, the earliest
             ready = self._ready_at(first.effective(now), now)
             if ready > now:
                 aging = [each.since + AGED_SECONDS for each in self._waiters if each.effective(now) > Priority.ANSWER]
@@ -110,11 +110,11 @@ class SlidingWindow:
                 first.turn.set_result(call)
 
     def _ready_at(self, priority: Priority, now: float) -> float:
-        """Return when a call of this priority can be made if no other is made before it."""
+        """Return the time when a call of this priority can be made if no other is made before it."""
         while self._calls and self._calls[0].made + self._seconds <= now:
             self._notices -= self._calls.popleft().priority is Priority.NOTICE
         kept = int(KEPT_FREE[priority] * self._max_calls)
-        if priority is Priority.ANSWER:  # notices in the window have used up part of what is kept for them
+        if priority is Priority.ANSWER:  # notices in the window have used part of their reserve
             kept = max(0, kept - self._notices)
         over = len(self._calls) - self._max_calls + kept
         ready = now if over < 0 else self._calls[over].made + self._seconds

@@ -2,7 +2,7 @@
 
 The first words are shown as soon as they exist. The interval between later edits widens while Telegram drops edits,
 and narrows again slowly. In groups nothing is shown for the first second, so that a quick answer takes a single call.
-Edits made here may be dropped; `Reply.finish` shows the final text and never is.
+Edits made here may be dropped; `Reply.finish`, which shows the final text, never is.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from inference.messages import Delta
 
 MAX_INTERVAL: Final = 10.0
 NARROWING: Final = 0.75
-"""The interval is multiplied by this after a successful edit; it doubles after one that was dropped."""
+"""The factor for the interval after a successful edit. After a dropped edit the interval doubles."""
 
 TYPING_SECONDS: Final = 4.5
-"""Apps show the status for five seconds (https://core.telegram.org/bots/api#sendchataction)."""
+"""The interval of the "typing" status, which apps show for five seconds
+(https://core.telegram.org/bots/api#sendchataction)."""
 
 
 class StreamedAnswer:
     """Shows deltas while they arrive: `async with StreamedAnswer(…) as answer: answer.show(delta)`.
 
-    Entering starts to send `placeholder`, after `hold` seconds; leaving waits for the edit in flight. A
+    On entering, the placeholder is sent after `hold` seconds. On leaving, the edit in flight is awaited. A
     `DeliveryError` is raised by the next `show`, or on leaving.
 
     Args:
-        reply: Where the answer is shown.
+        reply: The reply that shows the answer.
         say: The user's language.
-        placeholder: What is shown before the first words.
+        placeholder: The text before the first words.
         seconds: The shortest interval between edits.
         markup: The buttons under the unfinished answer.
-        hold: How long nothing is shown at first.
+        hold: Seconds before anything is shown.
     """
 
     def __init__(
@@ -152,6 +153,6 @@ class StreamedAnswer:
             try:
                 await self._reply.typing()
             except Unreachable:
-                self._changed.set()  # end the edits: the user has left
+                self._changed.set()  # end the edits: the chat can no longer be reached
                 raise
             await asyncio.sleep(TYPING_SECONDS)

@@ -1,7 +1,7 @@
 """Notices to group members whose answers wait for Telegram's rate limit.
 
-A group takes some 20 messages a minute, notices included. So one notice names everyone who waits, and nobody is named
-again for some minutes.
+A group takes about 20 messages a minute, including notices. Therefore one notice names everyone who waits, and nobody
+is named again for some minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 class WaitNotices:
-    """Tracks who waits in which group, and who has been notified."""
+    """Keeps track of who waits in which group, and of who has been notified."""
 
     def __init__(self, limiter: RateLimiter, ledger: Ledger) -> None:
         self._limiter = limiter
@@ -46,7 +46,7 @@ class WaitNotices:
 
     @asynccontextmanager
     async def during(self, reply: Reply, person: int, update: int, say: Say) -> AsyncIterator[None]:
-        """Notify the user if the reply that is sent inside the context takes long in a group."""
+        """Notify the user if a reply that is sent to a group in this context takes long."""
         place = reply.place
         limiter = self._limiter.chat(place.chat)
         if not limiter.group or (place.chat, person) in self._notified:

@@ -1,6 +1,6 @@
-"""Which updates from groups are meant for the bot. The others are not stored.
+"""Find out which updates from groups are meant for the bot. The others are not stored.
 
-A bot that is an administrator, or has no privacy mode, receives all messages of a group.
+A bot that is an administrator, or has privacy mode turned off, receives all messages of a group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from storage.ledger import Ledger
 
 
 async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
-    """Whether one of the messages in a group mentions the bot or replies to one of its messages."""
+    """Return whether one of the messages in a group mentions the bot or replies to one of its messages."""
     me = await bot.me()
     for each in messages:
         to = each.reply_to_message
@@ -33,7 +33,7 @@ async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
 
 
 async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
-    """Whether messages are in a private chat, addressed to the bot, or a command that names no other bot."""
+    """Return whether messages are in a private chat, addressed to the bot, or a command that names no other bot."""
     if messages[0].chat.type == "private" or await addressed(messages, bot):
         return True
     written = messages[0].text or messages[0].caption or ""
@@ -42,9 +42,9 @@ async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
 
 
 async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
-    """Whether an update may have an effect: False for what people in a group say and do among themselves.
+    """Return whether an update may have an effect. Messages and reactions among people in a group have none.
 
-    All pictures of an album pass, since only one of them carries the caption; so does an edit of an answered question.
+    All pictures of an album pass, because only one of them has the caption. So does an edit of an answered question.
     """
     try:
         if "message_reaction" in raw:
@@ -60,5 +60,5 @@ async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
         if await spoken_to((message,), bot):
             return True
         return edited is not None and await ledger.replies.exists(message.chat.id, question=message.message_id)
-    except (ValueError, OverflowError):  # a shape that this aiogram does not know: the inbox decides
+    except (ValueError, OverflowError):  # a shape unknown to this aiogram: the inbox decides
         return True

@@ -1,8 +1,9 @@
 """The inbox: stores updates, then handles each until its effects have happened.
 
-An update is acknowledged to Telegram only after the ledger has it. What a crash interrupts is handled again at the
-next start; an update that fails every time becomes a dead letter. While the disk is full nothing is handled: an update
-that could not be stored is not acknowledged, so Telegram sends it again, and stored ones wait for space.
+An update is acknowledged to Telegram only after it is in the ledger. If a crash interrupts an update, it is handled
+again at the next start; an update that fails every time becomes a dead letter. While the disk is full nothing is
+handled: an update that could not be stored is not acknowledged, so Telegram sends it again, and stored ones wait for
+space.
 """
 
 from __future__ import annotations
@@ -45,29 +46,30 @@ SETTLED: Final = 4096
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 UNREADABLE: Final = (ValidationError, OverflowError, UnicodeError, RecursionError)
-"""Errors caused by the update's own values: wrong types, more than 64 bits, half a surrogate pair. Never retried."""
+"""Errors caused by the update's own values, such as wrong types, more than 64 bits, or half a surrogate pair. They are
+never retried."""
 
 log = structlog.get_logger()
 
 OnDeadLetter = Callable[[int, str], Awaitable[None]]
-"""Called with the id of an update that was given up, and the reason."""
+"""Called with the id of an update that was given up, and with the reason."""
 
 OnDiskFull = Callable[[dict[str, Any]], Awaitable[bool]]
-"""Called with an update that could not be stored, or waits for space; returns whether it needs no more handling."""
+"""Called with an update that could not be stored or waits for space. Returns whether it needs no more handling."""
 
 OnArrival = Callable[[dict[str, Any]], None]
-"""Called with an update when it enters its lane, before anything behind it is handled."""
+"""Called with an update when it enters its lane, before it or any update behind it is handled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What handlers know of the update besides its content.
+    """The details of an update besides its content.
 
     Attributes:
         update: Its id.
-        attempt: Counts from 1.
-        received: When it was stored, UTC seconds.
-        album: All messages of its media group, the handled one first; empty for other updates.
+        attempt: The number of the attempt, counted from 1.
+        received: When it was stored, in UTC seconds.
+        album: All messages of its media group, the handled one first. Empty for other updates.
     """
 
     update: int
@@ -77,7 +79,7 @@ class Delivery:
 
 
 class Inbox:
-    """The way in for every update: `replay` once, then `store` or `accept`, then `stop`."""
+    """The entry point of every update. Call `replay` once, then `store` or `accept`, and finally `stop`."""
 
     def __init__(
         self,
@@ -102,13 +104,13 @@ class Inbox:
 
     @property
     def pending(self) -> int:
-        """How many updates wait or are being handled in this process."""
+        """The number of updates that wait or are being handled in this process."""
         return self._lanes.pending
 
     async def accept(self, raw: Any) -> None:
-        """Store the update of one webhook call; afterwards it is safe to answer 200.
+        """Store the update of one webhook call. Afterwards it is safe to answer 200.
 
-        Waits for `replay`, so that it does not overtake earlier messages of its chat.
+        This waits for `replay`, so that the update does not overtake earlier messages of its chat.
 
         Raises:
             ValueError: It is not an update.
@@ -120,7 +122,7 @@ class Inbox:
         await self.store([raw])
 
     async def store(self, updates: Iterable[dict[str, Any]]) -> None:
-        """Store new updates in one commit and queue them; afterwards they may be acknowledged.
+        """Store new updates in one commit and queue them. Afterwards they may be acknowledged.
 
         Raises:
             StorageError: They could not be stored and must not be acknowledged.
@@ -146,7 +148,7 @@ class Inbox:
                 self._enqueue(QueuedUpdate(StoredUpdate(number, lane, payload, 0, time.time()), raw))
 
     async def replay(self) -> int:
-        """Queue what an earlier process has stored and not finished; return how many updates that are."""
+        """Queue the updates that an earlier process stored but did not finish, and return their number."""
         left = [each for each in await self._ledger.inbox.pending() if not self._lanes.has(each.id)]
         for each in left:
             self._enqueue(QueuedUpdate(each, json.loads(each.payload)))
@@ -156,11 +158,11 @@ class Inbox:
         return len(left)
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Start nothing more, give what is being handled `grace` seconds, then cancel it; the rest is replayed."""
+        """Start no more updates; give those in progress `grace` seconds, then cancel them. They are replayed later."""
         await self._lanes.stop(grace)
 
     async def _is_ours(self, raw: dict[str, Any]) -> bool:
-        """Whether an update may have an effect. An edit of a message that is being handled does."""
+        """Return whether an update may have an effect. An edit whose lane is busy always passes."""
         try:
             edits = "edited_message" in raw and lane_of(raw) in self._lanes
             return edits or await is_ours(raw, self._bot, self._ledger)
@@ -172,7 +174,7 @@ class Inbox:
         self._lanes.add(update)
 
     async def _handle(self, turn: list[QueuedUpdate]) -> None:
-        """Handle an update, or a media group, until it has happened or is a dead letter."""
+        """Handle an update or a media group until its effects have happened or it is a dead letter."""
         update = turn[0].stored.id
         failures = tries = attempt = 0
         error: Exception | None = None
@@ -185,7 +187,7 @@ class Inbox:
                 if attempt:
                     await self._attempt(turn, attempt)
                 return
-            except Undelivered as undelivered:  # Telegram is away, which is not the update's fault
+            except Undelivered as undelivered:  # Telegram is out of reach, which is not the update's fault
                 error = undelivered
             except NotSaved as full:
                 error = full
@@ -203,16 +205,16 @@ class Inbox:
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[QueuedUpdate]) -> int:
-        """Count an attempt in the ledger, one for each process; return its number, 0 if all is done.
+        """Count an attempt in the ledger, once for each process; return its number, or 0 if there is nothing to do.
 
-        The first update of a media group is begun last and finished last. So if it was begun, all were, and while
-        another is unfinished, so is it (see `media_groups.members`).
+        The first update of a media group is begun last and finished last. Therefore, if it was begun, all of them were,
+        and it is unfinished as long as any other one is (see `media_groups.members`).
         """
         try:
             for each in turn[1:]:
                 await self._ledger.inbox.begin(each.stored.id)
             attempt = await self._ledger.inbox.begin(turn[0].stored.id)
-        except (IllegalTransition, UnknownRecord):  # done, or deleted with all data of its sender
+        except (IllegalTransition, UnknownRecord):  # done, or deleted with its sender's data
             return 0
         if attempt > ATTEMPTS:
             raise _CrashedEachTime(CRASHED)
@@ -237,11 +239,11 @@ class Inbox:
             await self._finish(each.stored.id, unreachable)
 
     async def _finish(self, update: int, unreachable: str) -> None:
-        """Record that all has happened. On a full disk, wait for space: another attempt would repeat the effects."""
+        """Record that an update is done. On a full disk, wait for space: another attempt would repeat the effects."""
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
                 await self._ledger.inbox.finish(update, unreachable)
-            except UnknownRecord:  # deleted with all data of its sender
+            except UnknownRecord:  # deleted with its sender's data
                 return
             except NotSaved as error:
                 log.warning("finished update waits for disk space", update=update, error=str(error))
@@ -254,7 +256,7 @@ class Inbox:
             self._settled[int(raw["update_id"])] = None
 
     async def _bury(self, turn: list[QueuedUpdate], error: Exception) -> bool:
-        """Make a turn a dead letter and report it; False if the ledger could not record that."""
+        """Make an update or media group a dead letter and report it. Return False if that could not be recorded."""
         update = turn[0].stored.id
         reason = str(error) if isinstance(error, _CrashedEachTime) else f"{type(error).__name__}: {account(error)}"
         try:

@@ -1,4 +1,4 @@
-"""Lanes: queues of updates that are handled one after the other, while the lanes run side by side."""
+"""Lanes: queues whose updates are handled one after the other. The lanes themselves run concurrently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class _Lane:
 
 
 class Lanes:
-    """Calls `handle` for each update in the order of its lane. `quiet_seconds` complete a media group."""
+    """Calls `handle` for each update in the order of its lane.
+
+    A media group is complete after `quiet_seconds` without a new member.
+    """
 
     def __init__(self, handle: Handle, quiet_seconds: float) -> None:
         self._handle = handle
@@ -38,12 +41,12 @@ class Lanes:
         return lane in self._lanes
 
     def has(self, update: int) -> bool:
-        """Whether an update waits or is being handled."""
+        """Return whether an update waits or is being handled."""
         return update in self._ids
 
     @property
     def pending(self) -> int:
-        """How many updates wait or are being handled."""
+        """The number of updates that wait or are being handled."""
         return len(self._ids)
 
     def add(self, update: QueuedUpdate) -> None:
@@ -57,7 +60,7 @@ class Lanes:
             lane.worker = asyncio.create_task(self._work(name, lane))
 
     async def stop(self, grace: float) -> None:
-        """Start nothing more, give what is being handled `grace` seconds, then cancel it."""
+        """Start no more updates; give those in progress `grace` seconds, then cancel them."""
         self._stopping = True
         for lane in self._lanes.values():
             lane.arrived.set()
@@ -82,7 +85,7 @@ class Lanes:
             del self._lanes[name]
 
     async def _next(self, lane: _Lane) -> list[QueuedUpdate] | None:
-        """Return the first update, or its media group once that is complete; None when the lanes are stopped."""
+        """Return the first update, or its media group once that is complete, or None when the lanes are stopped."""
         while not self._stopping:
             turn = members(lane.queue[0], lane.queue)
             seconds = seconds_until_complete(turn, self._quiet_seconds)

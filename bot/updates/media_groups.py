@@ -14,12 +14,12 @@ from typing import Any, Final
 from storage.chat_records import StoredUpdate
 
 MAX_MEMBERS: Final = 10
-"""An album has 2 to 10 members (https://core.telegram.org/bots/api#sendmediagroup)."""
+"""The maximum size of an album, which has 2 to 10 members (https://core.telegram.org/bots/api#sendmediagroup)."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedUpdate:
-    """An update in its lane: its row and its JSON. `arrived` is a time of the monotonic clock."""
+    """An update in its lane, with its row and its JSON. `arrived` is a time of the monotonic clock."""
 
     stored: StoredUpdate
     raw: dict[str, Any]
@@ -27,7 +27,7 @@ class QueuedUpdate:
 
     @property
     def group(self) -> str | None:
-        """The id of its media group, None for other updates."""
+        """The id of its media group, or None if it is in none."""
         message = self.raw.get("message")
         group = message.get("media_group_id") if isinstance(message, dict) else None
         return None if group is None else str(group)
@@ -36,7 +36,7 @@ class QueuedUpdate:
 def members(first: QueuedUpdate, lane: Iterable[QueuedUpdate]) -> list[QueuedUpdate]:
     """Return the updates of `lane` to handle together with `first`, in Telegram's order.
 
-    An update that was attempted before a crash goes only with others that were.
+    An update that was attempted before a crash is handled together only with others that were.
     """
     if first.group is None:
         return [first]
@@ -46,7 +46,7 @@ def members(first: QueuedUpdate, lane: Iterable[QueuedUpdate]) -> list[QueuedUpd
 
 
 def seconds_until_complete(group: list[QueuedUpdate], quiet: float) -> float:
-    """Return how long to wait for more members; a group is complete after `quiet` seconds without a new one."""
+    """Return how long to wait for more members. A group is complete after `quiet` seconds without a new one."""
     first = group[0]
     if first.group is None or first.stored.attempts > 0 or len(group) == MAX_MEMBERS:
         return 0.0

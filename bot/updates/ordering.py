@@ -1,9 +1,9 @@
-"""The lane of an update: updates of one lane are handled one after the other.
+"""The lane of an update. Updates of one lane are handled one after the other.
 
-A private chat is one lane; in a group each member has one. An edited message has the lane of the original. Button
+A private chat is one lane; in a group each member has a lane. An edited message is in the lane of the original. Button
 taps, reactions, /stop and other quick commands have separate lanes for each person, so that they need not wait for an
-answer in flight; only /retrain, /promote and /rollback wait for a switch of models, which may take minutes. Every lane
-ends in a colon and its person's id, by which the ledger finds a person's updates (`*:{user}`).
+answer in flight. Only /retrain, /promote and /rollback wait for a switch of models, which may take minutes. The name of
+each lane ends in a colon and the person's id, by which the ledger finds a person's updates (`*:{user}`).
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ _TAPS: Final = {
 
 
 _MAX_ID: Final = 2**63 - 1
-"""SQLite's integers have 64 bits; Telegram promises at most 52 (https://core.telegram.org/bots/api#user)."""
+"""The largest id: SQLite's integers have 64 bits, and Telegram promises at most 52
+(https://core.telegram.org/bots/api#user)."""
 
 _MAX_DEPTH: Final = 100
 
 
 def is_update(raw: object) -> bool:
-    """Whether JSON is an update that can be stored: an object with a valid `update_id`, not nested too deeply."""
+    """Return whether JSON is a storable update: an object with a valid `update_id` that is not nested too deeply."""
     if not isinstance(raw, dict):
         return False
     number = raw.get("update_id")
-    if type(number) is not int or not 0 <= number <= _MAX_ID:  # a bool is an int
+    if type(number) is not int or not 0 <= number <= _MAX_ID:  # a bool would be an instance of int
         return False
     level: list[Any] = [raw]
     for _ in range(_MAX_DEPTH):
@@ -53,7 +54,7 @@ def is_update(raw: object) -> bool:
 
 
 def lane_of(raw: dict[str, Any]) -> str:
-    """Return the lane of an update. Updates of unknown shape share one."""
+    """Return the lane of an update. Updates of unknown shape share one lane."""
     callback = raw.get("callback_query")
     if isinstance(callback, dict):
         kind = _TAPS.get(str(callback.get("data")).partition(":")[0], "taps")

@@ -1,7 +1,7 @@
-"""Receiving updates: by polling Telegram, or by a webhook that Telegram calls.
+"""Receive updates, either by polling Telegram or by a webhook that Telegram calls.
 
 Unfinished updates of an earlier process are queued first. An update is acknowledged (when polling, by the next
-offset) only after the inbox has stored it. Errors of Telegram are retried without end.
+offset) only after the inbox has stored it. Telegram's errors are retried endlessly.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Receiver:
         self._failures = 0
 
     async def run(self) -> None:
-        """Replay unfinished updates, then poll for ever; with a webhook, return once it is set.
+        """Replay unfinished updates, then poll for ever or, with a webhook, return once it is set.
 
         Raises:
             ConfigError: Telegram does not know the token, or does not accept the webhook's address.

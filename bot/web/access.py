@@ -1,4 +1,4 @@
-"""Who may call the web server: secrets, networks, and the host names that a browser may use without a token.
+"""Access to the web server: secrets, networks, and the host names that a browser may use without a token.
 
 Header values are bytes: aiohttp decodes them with surrogate escapes, so they are encoded the same way before they are
 compared (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers).
@@ -18,17 +18,17 @@ Network = IPv4Network | IPv6Network
 
 
 def is_secret(given: bytes, expected: str) -> bool:
-    """Compare a secret in constant time."""
+    """Return whether a secret is the expected one, comparing in constant time."""
     return hmac.compare_digest(given, expected.encode())
 
 
 def header(request: web.Request, name: str) -> bytes:
-    """Return a header's value as it was sent, empty if there is none."""
+    """Return a header's value as it was sent, or empty bytes if there is none."""
     return request.headers.get(name, "").encode("utf-8", "surrogateescape")
 
 
 def password(request: web.Request) -> bytes:
-    """Return the password of basic authentication or the bearer token, empty if there is neither."""
+    """Return the password of basic authentication or the bearer token, or empty bytes if there is neither."""
     scheme, _, credentials = header(request, "Authorization").partition(b" ")
     if scheme.lower() == b"bearer":
         return credentials.strip()
@@ -39,7 +39,7 @@ def password(request: web.Request) -> bytes:
 
 
 def caller(request: web.Request, proxies: Sequence[Network]) -> str:
-    """Return the address that calls: the last one that no proxy of ours has added."""
+    """Return the caller's address: the last address in the chain that is not one of our proxies."""
     address = request.remote or ""
     forwarded = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
     while forwarded and is_within(address, proxies):
@@ -48,7 +48,7 @@ def caller(request: web.Request, proxies: Sequence[Network]) -> str:
 
 
 def is_within(address: str, networks: Sequence[Network]) -> bool:
-    """Return whether an address belongs to one of the networks; text that is no address does not."""
+    """Return whether an address belongs to one of the networks. Text that is not an address does not."""
     try:
         return any(ip_address(address) in network for network in networks)
     except ValueError:
@@ -56,7 +56,7 @@ def is_within(address: str, networks: Sequence[Network]) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether an address is this machine's own."""
+    """Return whether an address is a loopback address."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
@@ -66,8 +66,8 @@ def is_loopback(address: str) -> bool:
 def is_own_name(request: web.Request, host: str) -> bool:
     """Return whether the Host header names this machine: `localhost`, a loopback address, or `host` itself.
 
-    A page of another site reaches a loopback address under a name of its own (DNS rebinding); its browser sends that
-    name.
+    A page of another site can reach a loopback address by a name of its own (DNS rebinding), and the browser then sends
+    that name.
     """
     try:
         name = urlsplit(f"//{request.host}").hostname or ""

@@ -1,6 +1,6 @@
-"""Security headers of every response, and the policy of each page.
+"""Security headers for every response, and the policy of each page.
 
-No page runs scripts or loads anything from elsewhere, and none may be framed. Styles are allowed by their hash.
+No page may run scripts, load anything from elsewhere or be framed. Styles are allowed by their hash.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
 
 
 def content_policy(page: bytes = b"") -> str:
-    """Return the Content-Security-Policy for a page; of its styles only the first `<style>` applies."""
+    """Return the Content-Security-Policy for a page. Only its first `<style>` is allowed."""
     style = _STYLE.search(page)
     allowed = f"'sha256-{b64encode(sha256(style[1]).digest()).decode()}'" if style else "'none'"
     return (

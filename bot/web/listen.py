@@ -1,4 +1,4 @@
-"""Listening on a port, and what to do where that cannot be."""
+"""Explain what to do if the bot cannot listen on a port."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 PREFIX: Final = "thumbtune"
 
 Sources = Mapping[tuple[str, ...], Mapping[str, float]]
-"""Values of labels → values of metrics by name."""
+"""The values of metrics by name, for each tuple of label values."""
 
 GAUGES: Final = {
     "users": "People the ledger knows",
@@ -98,9 +98,9 @@ def render(numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mappi
     """Return the exposition text.
 
     Args:
-        numbers: The bot's own values, by the names in `GAUGES` and `COUNTERS`; others are left out.
-        labels: What is running, for `thumbtune_info`.
-        nodes: Each engine's values, by its name and the names in `NODE_GAUGES` and `NODE_COUNTERS`.
+        numbers: The bot's own values by the names in `GAUGES` and `COUNTERS`. Others are left out.
+        labels: The model and the engine in use, for `thumbtune_info`.
+        nodes: For each engine's name, its values by the names in `NODE_GAUGES` and `NODE_COUNTERS`.
     """
     registry = CollectorRegistry()
     registry.register(_Snapshot(numbers, labels, nodes))

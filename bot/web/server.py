@@ -1,6 +1,6 @@
 """The bot's web server: /health, /metrics, the operator page, each run's curve and sheet, and Telegram's webhook.
 
-The webhook stores an update before it answers 200. What the pages show comes from `Monitoring`.
+The webhook stores an update before it answers 200. The pages get their content from `Monitoring`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 SHUTDOWN_SECONDS = 0.5
 HEADER_SECONDS = 60.0
-"""A connection is closed after this long without a complete request: idle, or with its headers half sent."""
+"""A connection is closed after this long without a complete request, idle or with incomplete headers."""
 
 BODY_SECONDS = 30.0
 MOST_BYTES = 4 * 1024 * 1024
@@ -64,7 +64,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WebServer:
-    """Starts with `start()`, which returns the address it listens on; ends with `stop()`."""
+    """The web server. `start()` returns the address it listens on; call `stop()` at the end."""
 
     def __init__(
         self, settings: Settings, vitals: Monitoring, accept: Callable[[Any], Awaitable[None]], translator: Translator
@@ -77,7 +77,7 @@ class WebServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> str:
-        """Listen; returns the address, `http://host:port`."""
+        """Start listening, and return the address, `http://host:port`."""
         app = web.Application(client_max_size=MOST_BYTES)
         app.on_response_prepare.append(harden)
         environment = aiohttp_jinja2.setup(
@@ -126,7 +126,7 @@ class WebServer:
             await self._runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
-        """Answer 200 or 503; only those who may see the operator page learn what is wrong."""
+        """Answer 200 or 503. Only those who may see the operator page also learn what is wrong."""
         services = await self._vitals.ping()
         well = all(state == "ok" for state in services.values())
         body: dict[str, Any] = {"status": "ok" if well else "failing"}
@@ -192,7 +192,7 @@ class WebServer:
         return guarded
 
     def _refusal(self, request: web.Request) -> web.HTTPException | None:
-        """Require `web.token` as the password of basic authentication; without one, a caller on this machine."""
+        """Return an error unless the caller gives `web.token` or, if that is empty, is on this machine."""
         if self._token:
             if is_secret(password(request), self._token):
                 return None
@@ -205,7 +205,7 @@ class WebServer:
 
 
 def _preferred(request: web.Request) -> list[str]:
-    """Return the languages of Accept-Language, the most wanted first."""
+    """Return the languages of Accept-Language, the most preferred first."""
     ranked = []
     for each in request.headers.get("Accept-Language", "").split(","):
         tag, _, quality = each.partition(";q=")

@@ -37,8 +37,8 @@ from inference.settings import TINY, InferenceSettings
 _SPECIAL: Final = re.compile("|".join(map(re.escape, (IM_START, IM_END, IMG_START, IMG_END, IMG_CONTEXT))))
 
 _STEP: Final = 4
-"""Questions cut from a long history at a time, so that the start of the prompt, and with it the engine's prefix cache,
-stays the same for the next questions."""
+"""The number of questions cut from a long history at a time, so that the start of the prompt, and with it the engine's
+prefix cache, stays the same for the next questions."""
 
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model")
 """The first existing file is used, as in internvl2/tokenizer.py."""
@@ -52,11 +52,11 @@ class Window:
 
     Args:
         directory: The model's checkpoint.
-        tiles: Most tiles of a picture, None for the checkpoint's own limit.
+        tiles: The most tiles of a picture, or None for the checkpoint's own limit.
         longest: The engine's own limit, if it is lower than the model's.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: The directory has no configuration of an InternVL2.
+        OSError, ValueError, KeyError, TypeError: The directory has no InternVL2 configuration.
     """
 
     def __init__(self, directory: Path, *, tiles: int | None = None, longest: int | None = None) -> None:
@@ -71,11 +71,11 @@ class Window:
         self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
-        """Return whether the prompt fits for any tokenization and any picture sizes. Fast; reads no file."""
+        """Return whether the prompt fits for any tokenization and any picture sizes. This is fast and reads no file."""
         return upper_bound(prompt, (self._tiling.max_tiles + 1) * self._tiling.tokens) <= self._prompt_limit(prompt)
 
     def fit(self, prompt: Prompt) -> Prompt:
-        """Return the prompt, without its oldest questions if necessary, as `template.fit`. Loads the tokenizer once.
+        """Return the prompt, cut by `template.fit` if it is too long. The tokenizer is loaded on first use.
 
         If the newest question alone leaves less room than a full answer needs, the answer gets shorter.
 
@@ -105,7 +105,7 @@ class Window:
         return self.tokens - min(prompt.sampling.max_new_tokens, self.tokens // 2)
 
     def _count_of_step(self, whole: Prompt, step: int, shorter: Prompt) -> int:
-        """Return `count` if a multiple of `step` questions was cut, otherwise more than any window."""
+        """Return `count` if a multiple of `step` questions was cut, otherwise a number larger than any window."""
         return sys.maxsize if (_questions(whole) - _questions(shorter)) % step else self.count(shorter)
 
     def _count_picture(self, picture: Picture) -> int:
@@ -133,9 +133,10 @@ class Window:
 
 
 def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longest: int | None = None) -> Window | None:
-    """Return the window of an engine with these settings, None if it cannot be determined.
+    """Return the window of an engine with these settings, or None if it cannot be determined.
 
-    That is so if the directory holds no checkpoint, or if an external server's model is not set in `inference.model`.
+    It cannot be determined if the directory holds no checkpoint, or if an external server's model is not set in
+    `inference.model`.
 
     Args:
         directory: The model's checkpoint.

@@ -57,7 +57,7 @@ SPECIAL_TOKENS: Final = (
 """Every literal that the tokenizer reads as one special token."""
 
 STOP_TOKENS: Final = (IM_END, IM_START, EOS)
-"""The tokens that end an answer: the official generation configuration's two, and the tokenizer's own."""
+"""The tokens that end an answer: the two of the official generation configuration, and the tokenizer's own."""
 
 _SYSTEM_OPEN: Final = f"{IM_START}system\n"
 _USER_OPEN: Final = f"{IM_START}user\n"
@@ -66,9 +66,9 @@ _ASSISTANT_OPEN: Final = f"{IM_START}assistant\n"
 PLACE: Final = "<image>"
 """The placeholder of a picture in texts that are not tokenized yet (LLaVA files, chat templates)."""
 
-# Beside the tokenizer's own: the picture placeholders of XTuner and the official code, the one of old lmdeploy
-# versions, and the names of the special ids in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded as id
-# 92542, which is <|im_end|>).
+# In addition to the tokenizer's own literals: the picture placeholders of XTuner and the official code, the one of old
+# lmdeploy versions, and the names of the special ids in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded
+# as id 92542, which is <|im_end|>).
 _LITERAL: Final = re.compile(
     "|".join(map(re.escape, (*SPECIAL_TOKENS, PLACE, "<video>", "<IMAGE_TOKEN>"))) + r"|\[UNUSED_TOKEN_"
 )
@@ -76,7 +76,7 @@ _LITERAL: Final = re.compile(
 # --- The template ---
 
 BREAK: Final = "\u2060"
-"""WORD JOINER, an invisible character without a line break; inserted into a special-token literal, it breaks it."""
+"""WORD JOINER, an invisible character without a line break. Inserted into a special-token literal, it breaks it up."""
 
 
 def harmless(text: str) -> str:
@@ -101,9 +101,9 @@ def system_text(system: str) -> str:
 def parts(turn: Turn) -> tuple[str | Picture, ...]:
     """Return the content parts of a turn for an engine's HTTP API: texts and pictures in order.
 
-    An engine replaces a picture with `<img>…</img>` and a newline, so several pictures are preceded by their number as
-    a text ("Image-1: "), as the model was trained; a single one is not. Texts are harmless and stripped (XTuner's
-    dataset strips them too); an empty one is left out.
+    An engine replaces a picture with `<img>…</img>` and a newline, so each of several pictures is preceded by its
+    number as a text ("Image-1: "), as the model was trained; a single one is not. Texts are harmless and stripped
+    (XTuner's dataset strips them too); an empty one is left out.
     """
     listed: list[str | Picture] = []
     for number, picture in enumerate(turn.pictures, 1):
@@ -187,12 +187,12 @@ def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> P
     """Cut the history so that `count(prompt) <= window_tokens`; the newest picture is always kept.
 
     Oldest turns go first, and the rest begins with a user's turn. If the newest picture would go with its turn, that
-    turn's pictures move to the oldest turn that is kept; of an album too large to move, the last pictures.
+    turn's pictures move to the oldest turn that is kept; if an album is too large to move, only its last pictures do.
 
     Args:
         prompt: The whole prompt.
         window_tokens: The engine's window less the tokens reserved for the answer.
-        count: Returns the number of tokens of a shorter prompt.
+        count: A function that returns the number of tokens of a shorter prompt.
 
     Raises:
         PromptTooLong: The newest turn does not fit with its own pictures or with the newest one.
@@ -224,7 +224,7 @@ def _shorter(prompt: Prompt) -> Iterator[Prompt]:
 
 
 def lmdeploy_template(system: str = SYSTEM) -> dict[str, object]:
-    """Return the fields of lmdeploy's ChatTemplateConfig, which are also the JSON file of its `--chat-template`.
+    """Return the fields of lmdeploy's ChatTemplateConfig, which are also the JSON content of `--chat-template`'s file.
 
     A system message in a request replaces `system` (lmdeploy 0.18.0, lmdeploy/model.py,
     BaseChatTemplate.messages2prompt).

@@ -17,8 +17,8 @@ def token_ids(prompt: Prompt, picture_tokens: Sequence[int], tokenizer: Any) -> 
 
     Args:
         prompt: The prompt.
-        picture_tokens: Feature tokens of each picture, as in `template.render`.
-        tokenizer: A tokenizer of transformers.
+        picture_tokens: The number of feature tokens of each picture, as in `template.render`.
+        tokenizer: A transformers tokenizer.
 
     Raises:
         ValueError: The tokenizer does not read `<IMG_CONTEXT>` as one token, or does not add `<s>`.

@@ -1,4 +1,4 @@
-"""Access control of the engines that the bot starts: loopback host names only, with the key of this launch.
+"""Access control of the engines that the bot starts: requests need a loopback host name and the key of this launch.
 
 The launcher makes a random key for every process and passes it in the environment, never on the command line, which
 every user of the machine can read. Standard library only.
@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 KEY_VARIABLE: Final = "ENGINE_KEY"
-"""The environment variable with an engine's key."""
+"""The environment variable that holds an engine's key."""
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -45,7 +45,7 @@ def own_key() -> str:
 
 
 class AccessDenied(NamedTuple):
-    """Why a request is refused."""
+    """The HTTP status and the reason with which a request is refused."""
 
     status: int
     message: str
@@ -54,7 +54,7 @@ class AccessDenied(NamedTuple):
 def check_access(key: str, *, host: bytes, authorization: bytes) -> AccessDenied | None:
     """Check the headers `Host` and `Authorization` of a request; return None if it may be served.
 
-    The host must be a loopback name: a web page whose own domain resolves to 127.0.0.1 (DNS rebinding) sends its
+    The host must be a loopback name: a web page whose own domain resolves to 127.0.0.1 (DNS rebinding) sends that
     domain.
     """
     try:
@@ -69,7 +69,7 @@ def check_access(key: str, *, host: bytes, authorization: bytes) -> AccessDenied
 
 
 def guarded(app: AsgiApp, key: str, routes: frozenset[tuple[str, str]]) -> AsgiApp:
-    """Wrap an ASGI application so that it serves only `routes` (method, path), and those after `check_access`."""
+    """Wrap an ASGI application so that it serves only `routes` (method, path), and only if `check_access` allows it."""
 
     async def serve(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

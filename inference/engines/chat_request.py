@@ -19,10 +19,10 @@ _DATA_URL_BYTES: Final = 32 * 2**20
 
 
 class ChatRequests:
-    """Builds the requests to one engine; recent pictures are encoded once, as they stay in a chat for many turns.
+    """Builds the requests to one engine. Recent pictures are encoded only once, as they stay in a chat for many turns.
 
     Args:
-        tiles: Most tiles of a picture, None for the engine's own limit.
+        tiles: The most tiles of a picture, or None for the engine's own limit.
     """
 
     def __init__(self, tiles: int | None) -> None:
@@ -52,7 +52,7 @@ class ChatRequests:
         return request
 
     def _content(self, turn: Turn) -> str | list[dict[str, Any]]:
-        """Return a plain text without pictures: not every server accepts parts in an assistant's message."""
+        """Return the parts, or a string if there are no pictures: not all servers accept parts from an assistant."""
         if not turn.pictures:
             return "".join(part for part in parts(turn) if isinstance(part, str))
         return [

@@ -1,4 +1,4 @@
-"""The kinds of engines: which one the settings mean, its concurrency and its command line.
+"""The kinds of engines: the one that the settings select, its concurrency and its command line.
 
 A new kind of engine that the bot starts needs one function here and one entry in `_COMMANDS`.
 """
@@ -28,7 +28,7 @@ _CHAT_BLOCKS: Final = 60
 """KV blocks of a typical chat: one picture of 13 tiles and some text."""
 
 Command = Callable[[str, Path, int, InferenceSettings], list[str]]
-"""(model id, checkpoint directory, loopback port, settings) → the command line that serves the model there."""
+"""A function (model id, checkpoint directory, loopback port, settings) → command line of an engine on that port."""
 
 _DRIVER: Final = Path("/dev/nvidiactl")
 _CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
@@ -48,15 +48,15 @@ def resolve(settings: InferenceSettings) -> Kind:
 
 
 def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | None = None) -> int:
-    """Return how many answers may be in flight at once on one engine.
+    """Return the number of answers that may be in flight at once on one engine.
 
     For lmdeploy it is no more than its batch and its KV cache hold: a question that waits in the bot's queue has a
-    known position, one that waits inside the engine has not.
+    known position, but one that waits inside the engine does not.
 
     Args:
         kind: The kind of engine.
         settings: The settings.
-        cache_tokens: The size of the KV cache as the running engine reports it, None before that.
+        cache_tokens: The size of the KV cache as the running engine reports it, or None before that.
     """
     if settings.concurrency or kind is not Kind.LMDEPLOY:
         return settings.concurrency or _CONCURRENCY[kind]

@@ -7,7 +7,7 @@ from typing import Final
 
 _REPLACEMENT: Final = "\ufffd"
 _LONGEST_CHARACTER: Final = 4
-"""Bytes of the longest UTF-8 character, so the most byte tokens that may wait for the last one."""
+"""The length of the longest UTF-8 character in bytes, hence the most byte tokens that can form one character."""
 
 
 class TextStream:
@@ -17,7 +17,7 @@ class TextStream:
     first token of a text differently (SentencePiece drops its space), and the new ones.
 
     Args:
-        decode: Returns the text of token ids without special tokens.
+        decode: A function that returns the text of token ids without special tokens.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
@@ -27,14 +27,14 @@ class TextStream:
         self._returned = 0
 
     def push(self, *tokens: int) -> str:
-        """Add tokens and return the text that is complete now, never half a character."""
+        """Add tokens and return the new text that is complete; it never ends in half a character."""
         self._tokens += tokens
         last = len(self._tokens)
         for end in range(last, max(last - _LONGEST_CHARACTER, self._returned - 1), -1):
             text = self._pending(end)
             if not text.endswith(_REPLACEMENT):
                 return self._advance(text, end)
-        # No character is this long: the bytes are invalid.
+        # No character is this long, so the bytes are invalid.
         return self._advance(self._pending(last), last)
 
     def flush(self) -> str:

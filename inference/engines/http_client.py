@@ -42,7 +42,7 @@ _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Sizes that a server reports of its model, in tokens; None if it does not report them.
+    """The sizes that a server reports for its model, in tokens, or None if it does not report them.
 
     `window` is the longest context (`max_model_len`, as in vLLM), `cache` the whole KV cache (`kv_cache_tokens`,
     reported by our lmdeploy engine only).
@@ -58,11 +58,11 @@ class HttpEngine:
     Args:
         base_url: The server's address.
         model: The model's id in answers.
-        name: The model's name on the server; None for `model`, empty for the first one that the server lists.
-        token_timeout: Most seconds without a token.
-        tiles: Most tiles of a picture, for servers that support `max_dynamic_patch`.
+        name: The model's name on the server. None means `model`, an empty name the first model that the server lists.
+        token_timeout: The most seconds without a token.
+        tiles: The most tiles of a picture, for servers that support `max_dynamic_patch`.
         api_key: The bearer token.
-        local: Whether the bot started the engine: then no proxy is used, and the model that it reports must be the
+        local: Whether the bot started the engine. If so, no proxy is used, and the model that it reports must be the
             requested one, because its port may have belonged to another process a moment ago.
     """
 
@@ -92,7 +92,7 @@ class HttpEngine:
             # The timeout is measured in `answer`, from token to token; a limit for each read would let an engine
             # that sends empty chunks hang for ever.
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            # Loopback is plain HTTP: no proxy, and no certificates to load (30 ms of the event loop).
+            # Loopback is plain HTTP: no proxy, and no certificates, whose loading blocks the event loop for 30 ms.
             http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, verify=not local),
         )
 
@@ -105,11 +105,11 @@ class HttpEngine:
 
         Args:
             prompt: The prompt.
-            token_timeout: Most seconds without a token, by default the client's.
+            token_timeout: The most seconds without a token, by default the client's own.
 
         Raises:
             PromptTooLong, PictureError, EngineRejected: The engine refused the request.
-            EngineUnavailable: It has too much to do (HTTP 429).
+            EngineUnavailable: It is overloaded (HTTP 429).
             EngineCrashed, EngineHung: It failed in mid-answer.
         """
         timeout = self._token_timeout if token_timeout is None else token_timeout
@@ -162,7 +162,7 @@ class HttpEngine:
 
         Args:
             picture: Any picture.
-            token_timeout: Most seconds without a token.
+            token_timeout: The most seconds without a token.
         """
         prompt = Prompt(SYSTEM, (Turn(Role.USER, "What is this?", (picture,)),), chat="probe", sampling=_PROBE)
         async with aclosing(self.answer(prompt, token_timeout)) as stream:
@@ -172,7 +172,7 @@ class HttpEngine:
         raise EngineCrashed("The engine's answer to a probe had no end.")
 
     async def numbers(self) -> dict[str, float]:
-        """Return selected metrics of the server's /metrics; empty if it has none or does not answer in time."""
+        """Return selected metrics of the server's /metrics, or nothing if it has none or does not answer in time."""
         try:
             async with asyncio.timeout(_METRICS_SECONDS):
                 page = await self._client.get(self.base_url.removesuffix("v1") + "metrics", cast_to=httpx.Response)
@@ -236,8 +236,7 @@ class _ChunkReader:
         """Return "stop" or "length".
 
         Raises:
-            EngineCrashed: The answer has another end. A client that aborts does not read on, so "abort" is an error of
-                the server too.
+            EngineCrashed: The answer ended in another way, "abort" included: a client that aborts does not read on.
         """
         if self._finish in ("stop", "length"):
             return self._finish
@@ -256,7 +255,7 @@ def _usage(usage: CompletionUsage) -> Usage:
 
 
 def _translated(error: Exception, timeout: float) -> InferenceError:
-    """Return the exception of `inference.messages` for an exception of the HTTP client."""
+    """Return the exception of `inference.messages` that corresponds to one of the HTTP client."""
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return EngineHung(f"The engine sent no token for {timeout:g} s.")
     if isinstance(error, openai.APIStatusError) and error.status_code < 500:

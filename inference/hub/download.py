@@ -1,8 +1,8 @@
 """Download a hub's listing into a folder: resumed after broken connections, every file checked by its hash.
 
-`huggingface_hub.snapshot_download` does not do: it checks sizes but no hashes, gives up when a connection breaks within
-a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file under its own name is complete and checked; an
-incomplete one is `NAME.part`, and the next run continues it.
+`huggingface_hub.snapshot_download` is not enough: it checks sizes but no hashes, gives up when a connection breaks
+within a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file under its own name is complete and
+checked; an incomplete one is `NAME.part`, and the next run continues it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from yarl import URL
 from inference.hub.listing import Hash, HubError, Listing, RemoteFile, status_error, unreachable
 
 Progress = Callable[[str, int], None]
-"""(the file's path, bytes of all files downloaded so far)"""
+"""A function (path of the current file, bytes of all files downloaded so far)."""
 
 _PART: Final = ".part"
 _CHUNK: Final = 1 << 20
@@ -34,7 +34,7 @@ async def download(listing: Listing, folder: Path, progress: Progress, *, pause:
     """Download every file of the listing into `folder`; complete files are not downloaded again.
 
     A broken connection is resumed after `pause` seconds, doubled each time; six connections in a row without a byte end
-    the download. Raises HubError; what has arrived stays for the next run, except a file with a wrong hash.
+    the download. Raises HubError; what has arrived is kept for the next run, except a file with a wrong hash.
     """
     try:
         await _Download(listing, folder, progress, pause).run()
@@ -65,7 +65,7 @@ class _Download:
                 missing.append(file)
             self._progress(file.path, self._complete)
         _check_space(missing, self._folder)
-        # No total time: large files take long, and only silence is an error.
+        # There is no total timeout: large files take long, and only silence is an error.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
         async with aiohttp.ClientSession(
             timeout=timeout,
@@ -78,12 +78,12 @@ class _Download:
                 await self._fetch(session, file)
 
     async def _fetch(self, session: aiohttp.ClientSession, file: RemoteFile) -> None:
-        """Download one file over as many connections as it takes, check it and give it its name."""
+        """Download one file over as many connections as it takes, check it and give it its final name."""
         path = self._folder / file.path
         part = path.with_name(path.name + _PART)
         part.parent.mkdir(parents=True, exist_ok=True)
         if _size(part) > file.size:
-            part.unlink()  # of another revision
+            part.unlink()  # it is of another revision
         failures = 0
         while not part.exists() or _size(part) < file.size:
             before = _size(part)
@@ -108,7 +108,7 @@ class _Download:
         self._progress(file.path, self._complete)
 
     async def _continue(self, session: aiohttp.ClientSession, file: RemoteFile, part: Path) -> None:
-        """Request the bytes that are missing. Raises aiohttp's errors for failures that may pass."""
+        """Request the bytes that are missing. Raises aiohttp's errors for temporary failures."""
         listing, size = self._listing, _size(part)
         async with session.get(file.url, headers={"Range": f"bytes={size}-"} if size else {}) as response:
             if response.status == 429 or response.status >= 500:
@@ -127,10 +127,10 @@ class _Download:
 
 
 def _hub_headers(listing: Listing) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that adds the listing's headers to requests to the hub, not to those it redirects to.
+    """Return a middleware that adds the listing's headers to requests to the hub, but not to redirected ones.
 
-    Session headers would not do: with `trust_env` aiohttp reads ~/.netrc too, and refuses an "Authorization" header for
-    a host that it finds there.
+    Session headers would not work: with `trust_env` aiohttp reads ~/.netrc too, and refuses an "Authorization" header
+    for a host that it finds there.
     """
     hosts = {URL(file.url).origin() for file in listing.files}
 

@@ -1,7 +1,7 @@
 """List the files of a repository on a model hub: their sizes, hashes and addresses.
 
-The Hugging Face hub is asked through huggingface_hub, which reads HF_ENDPOINT and HF_TOKEN; ModelScope through its HTTP
-API. Both use the environment's proxies.
+The Hugging Face hub is queried through huggingface_hub, which reads HF_ENDPOINT and HF_TOKEN, and ModelScope through
+its HTTP API. Both use the environment's proxies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ELSEWHERE: Final = {
 
 
 class HubError(InferenceError):
-    """A download from a hub fails. The text says what to do."""
+    """A download from a hub has failed. The text says what to do."""
 
 
 class Hub(StrEnum):
@@ -40,7 +40,7 @@ class Hub(StrEnum):
 
 
 class Hash(StrEnum):
-    """The hash that a hub lists of a file: SHA-256, or git's SHA-1 of a blob."""
+    """The hash that a hub lists for a file: SHA-256, or git's SHA-1 of a blob."""
 
     SHA256 = "sha256"
     GIT = "git"
@@ -48,7 +48,7 @@ class Hash(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository. `path` is relative and stays inside; `size` is in bytes, `digest` in hex."""
+    """A file of a repository. `path` is relative and stays inside the folder; `size` is in bytes, `digest` in hex."""
 
     path: str
     size: int
@@ -59,9 +59,9 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of one revision, each with an address in a fixed commit where the hub names one.
+    """The files of one revision, each with an address in a fixed commit if the hub names one.
 
-    `revision` is that commit, else the branch or tag that was listed. `headers` are for the hub alone.
+    `revision` is that commit, else the branch or tag that was listed. `headers` are sent to the hub only.
     """
 
     source: Hub
@@ -72,12 +72,12 @@ class Listing:
 
     @property
     def size(self) -> int:
-        """All files, in bytes."""
+        """The size of all files in bytes."""
         return sum(each.size for each in self.files)
 
 
 async def list_files(source: Hub, repo: str, revision: str = "") -> Listing:
-    """Return the files of `repo` at `revision` (empty: the hub's main branch). Raises HubError."""
+    """Return the files of `repo` at `revision`; if that is empty, of the hub's main branch. Raises HubError."""
     found = await (_hub if source is Hub.HUGGING_FACE else _modelscope)(repo, revision)
     for each in found.files:
         _refuse_outside(each.path)
@@ -113,7 +113,7 @@ def _refuse_outside(path: str) -> None:
 
 
 async def _hub(repo: str, revision: str) -> Listing:
-    # Else every request names the frameworks installed here. huggingface_hub reads the variable when imported.
+    # Otherwise every request names the frameworks installed here. huggingface_hub reads the variable when imported.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import requests
     from huggingface_hub import HfApi, hf_hub_url
@@ -132,9 +132,9 @@ async def _hub(repo: str, revision: str) -> Listing:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         raise status_error(Hub.HUGGING_FACE, repo, status, revision) from error
-    except (requests.RequestException, OSError) as error:  # OSError also with HF_HUB_OFFLINE set
+    except (requests.RequestException, OSError) as error:  # OSError is raised also if HF_HUB_OFFLINE is set
         raise unreachable(Hub.HUGGING_FACE, error) from error
-    # Every file comes from this commit, also if the branch moves meanwhile.
+    # Every file comes from this commit, even if the branch moves meanwhile.
     commit = info.sha or revision or "main"
     files = []
     for each in info.siblings or ():
@@ -146,7 +146,7 @@ async def _hub(repo: str, revision: str) -> Listing:
 
 
 async def _modelscope(repo: str, revision: str) -> Listing:
-    """List by the API that ModelScope's own client calls (github.com/modelscope/modelscope, modelscope/hub/api.py)."""
+    """List files with the API of ModelScope's own client (github.com/modelscope/modelscope, modelscope/hub/api.py)."""
     domain = os.environ.get("MODELSCOPE_DOMAIN", MODELSCOPE)
     base = f"{domain if '://' in domain else f'https://{domain}'}/api/v1/models/{repo}/repo"
     revision = revision or "master"

@@ -1,7 +1,8 @@
 """Parent side of the decoder of untrusted pictures: starts, feeds, times and kills the child processes.
 
-`PictureDecoder` is one child and blocks; `PictureDecoders` is a pool for asyncio. The parent never decodes a pixel, and
-it validates the child's responses, because a hostile file may have taken the child over. Standard library only.
+`PictureDecoder` is one child, and its calls block; `PictureDecoders` is a pool for asyncio. The parent never decodes a
+pixel, and it validates the child's responses, because a hostile file may have taken the child over. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from inference.images.decoder_protocol import LONGEST_SIDE, READY, REQUEST, RESP
 from inference.process.environment import for_children
 
 CPU_SECONDS: Final = 8
-"""Processor time for one picture. A photo of 50 megapixels takes two to four seconds."""
+"""The processor time for one picture. A photo of 50 megapixels takes two to four seconds."""
 
 WALL_SECONDS: Final = 30.0
-"""Time for one picture on a machine that is also busy with a training or an engine."""
+"""The time for one picture on a machine that is also busy with a training or an engine."""
 
 _START_SECONDS: Final = 60.0
-"""Time for a child to import its libraries: half a second, longer from a cold disk."""
+"""The time for a child to import its libraries, which takes half a second, or longer from a cold disk."""
 
 _MAX_JSON: Final = 1000
 _MAX_BYTES: Final = 64 * 2**20
-"""A clean picture has at most 16 megapixels; even noise takes less."""
+"""The most bytes of a clean picture. It has at most 16 megapixels, and even noise takes less."""
 
 _PHASH: Final = re.compile(r"[0-9a-f]{16}")
 _SIGNATURES: Final = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}
 
-# The numeric libraries would start a thread for each core to transform 32 x 32 pixels.
+# Otherwise the numeric libraries would start a thread for each core to transform 32 x 32 pixels.
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _log = logging.getLogger(__name__)
@@ -72,11 +73,11 @@ class PictureDecoder:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, None without a child."""
+        """The child's process id, or None if there is no child."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the child unless it runs, and wait until it is ready.
+        """Start the child unless it is running, and wait until it is ready.
 
         Raises:
             DecoderUnavailable: It cannot be started, or this decoder is closed.
@@ -92,14 +93,14 @@ class PictureDecoder:
             max_megapixels: A picture with more pixels is refused by its header, before decoding.
 
         Raises:
-            DecodeError: The file is no picture, is damaged, or takes more time or memory than allowed.
-            DecoderUnavailable: There is no decoder.
+            DecodeError: The file is not a picture, is damaged, or takes more time or memory than allowed.
+            DecoderUnavailable: The child cannot be started, or this decoder is closed.
         """
         with self._busy:
             try:
                 answer = self._exchange(data, max_megapixels)
             except BrokenPipeError:
-                # The child reads a file whole before it decodes: it had ended before, so this picture is not the cause.
+                # The child reads a whole file before it decodes. It had ended earlier: this picture is not the cause.
                 self._end()
                 answer = self._exchange(data, max_megapixels)
             if isinstance(answer, CleanPicture):
@@ -149,7 +150,7 @@ class PictureDecoder:
         return process
 
     def _exchange(self, data: bytes, max_megapixels: float) -> CleanPicture | Refusal | None:
-        """Send a file and return the child's answer, None if it ended or its response is invalid.
+        """Send a file and return the child's answer, or None if it ended or its response is invalid.
 
         Raises:
             BrokenPipeError: The child ended before it read the whole file.
@@ -176,7 +177,7 @@ class PictureDecoder:
             return None
 
     def _end(self) -> int | None:
-        """Kill the child; return its exit status, None if there was none."""
+        """Kill the child; return its exit status, or None if there was no child."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -191,7 +192,7 @@ class PictureDecoder:
 class PictureDecoders:
     """A pool of decoders for asyncio; when all are busy, pictures wait in order.
 
-    A cancelled call leaves its decoder at work until the picture is decoded or the decoder is killed.
+    A cancelled call leaves its decoder working until the picture is decoded or the decoder is killed.
     """
 
     def __init__(self, count: int = 2, niceness: int = 0) -> None:
@@ -212,12 +213,12 @@ class PictureDecoders:
             self._threads.submit(_warm, each)
 
     async def clean(self, data: bytes, max_megapixels: float) -> CleanPicture:
-        """As `PictureDecoder.clean`."""
+        """Decode and re-encode a file as `PictureDecoder.clean` does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._clean, data, max_megapixels)
 
     async def close(self) -> None:
-        """Call `shut_down` outside the event loop."""
+        """Run `shut_down` in a thread, so that it does not block the event loop."""
         await asyncio.to_thread(self.shut_down)
 
     def shut_down(self) -> None:

@@ -1,6 +1,6 @@
-"""What the decoder's parent and child processes share: the messages on the pipe and their values.
+"""The protocol of the decoder's parent and child processes: the messages on the pipe and their values.
 
-A request is `REQUEST` (the file's length, the limit in megapixels), then the file. A response is `RESPONSE` (two
+A request is `REQUEST` (the file's length and the limit in megapixels), then the file. A response is `RESPONSE` (two
 lengths), then JSON, then the encoded clean picture. Standard library only.
 """
 
@@ -20,7 +20,7 @@ RESPONSE: Final = struct.Struct("<II")
 
 
 class Refusal(StrEnum):
-    """Why a file is refused."""
+    """The reasons for refusing a file."""
 
     NOT_A_PICTURE = "not a picture"
     BROKEN = "damaged or cut off"
@@ -32,7 +32,7 @@ class DecodeError(Exception):
     """A file is refused.
 
     Attributes:
-        reason: Why.
+        reason: The reason for the refusal.
         killed: Whether decoding the file ended the child process.
     """
 

@@ -30,10 +30,10 @@ from inference.images.opening import MAX_SCANS, scans
 pillow_heif.register_heif_opener()
 
 _MEMORY: Final = 768 * 2**20
-"""Bytes of data segments. A photo of 50 megapixels takes 450 MB, with transparency 650 MB, as WebP more."""
+"""The most bytes of data segments. A photo of 50 megapixels takes 450 MB, 650 MB if transparent, more as WebP."""
 
 _ADDRESS_SPACE: Final = _MEMORY + 512 * 2**20
-"""The limit on systems without RLIMIT_DATA for mappings; it includes the libraries."""
+"""The limit on systems whose RLIMIT_DATA does not cover mappings; it includes the libraries."""
 
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
 _SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
@@ -61,7 +61,7 @@ def clean(data: bytes, max_megapixels: float) -> CleanPicture:
         # pillow-heif has rotated a HEIC by its own boxes, and set its EXIF orientation to 1.
         shown = _opaque(_srgb(ImageOps.exif_transpose(image), profile))
         shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        shown.info.clear()  # Pillow would write a comment or a profile from there
+        shown.info.clear()  # Pillow would write a comment or a profile from it
         written = BytesIO()
         if lossless:
             shown.save(written, "PNG", compress_level=4)
@@ -121,7 +121,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 def _limit() -> None:
     """Limit this process's memory and files. Not every system supports all of these limits."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # out of memory, the kernel kills this process first
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, the kernel kills this process first
     for what, most in (
         (resource.RLIMIT_DATA, _MEMORY),
         (resource.RLIMIT_AS, _ADDRESS_SPACE),

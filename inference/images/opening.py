@@ -1,4 +1,4 @@
-"""Opens encoded pictures for tiling and validation, with errors for their sender.
+"""Opens encoded pictures for tiling and validation, with error messages for their sender.
 
 Format and size are read from the header, so a decompression bomb is refused before any pixel is decoded. EXIF
 orientation is not applied: stored pictures are upright.
@@ -17,13 +17,13 @@ from PIL import Image, UnidentifiedImageError
 from inference.messages import PictureError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Accepted formats by Pillow's names. JPEG includes MPO, which some phones write into a .jpg."""
+"""The accepted formats, by Pillow's names. JPEG includes MPO, which some phones write into a .jpg."""
 
 MAX_PIXELS: Final = 80_000_000
-"""Width times height, about 240 MB decoded. Below Pillow's own warning limit."""
+"""The limit of width times height, about 240 MB decoded. It is below Pillow's own warning limit."""
 
 MAX_SCANS: Final = 100
-"""Scans of a JPEG. Encoders write about ten; each costs a pass over the whole picture and may be ten bytes long."""
+"""The most scans of a JPEG. Encoders write about ten; a scan of ten bytes can cost a pass over the whole picture."""
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG: Final = b"\xff\xd8"
@@ -78,7 +78,7 @@ def check_picture(data: bytes) -> tuple[int, int]:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open a picture and read its header; translate errors of the block into PictureError."""
+    """Open a picture and read its header; translate errors in the block into PictureError."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
@@ -99,6 +99,6 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise PictureError(
             f"The picture has more than {MAX_PIXELS // 10**6} million pixels: send a smaller one."
         ) from None
-    # Pillow's decoders report broken data in all of these; a broken PNG is a SyntaxError.
+    # Pillow's decoders report broken data with all of these; a broken PNG is a SyntaxError.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
         raise PictureError(f"The picture is damaged or cut off ({error}): send it again.") from error

@@ -45,8 +45,8 @@ def load_model(
 
     Args:
         directory: The checkpoint.
-        dtype: The type of the weights, None for the stored type.
-        device: The device.
+        dtype: The type of the weights, or None for the stored type.
+        device: The device of the model.
 
     Raises:
         ValueError: Weights are missing, unexpected or of wrong shapes, or the language model is not InternLM2.
@@ -76,8 +76,8 @@ def write_checkpoint(
         model: The model.
         tokenizer: Its tokenizer.
         directory: The directory, created if missing.
-        chat_template: A Jinja template that replaces the tokenizer's own.
-        max_shard_size: Larger weights are split into several files with an index.
+        chat_template: A Jinja template that replaces the tokenizer's own template.
+        max_shard_size: The size above which the weights are split into several files with an index.
 
     Raises:
         ValueError: The tokenizer lacks InternVL2's special tokens.
@@ -159,7 +159,7 @@ def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None)
 
 
 def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Return config.json as in official checkpoints: with every field, for loaders with other defaults."""
+    """Return the content of config.json with every field, as in official checkpoints: loaders have other defaults."""
     fields = _all_fields(config)
     fields["vision_config"] = _all_fields(config.vision_config)
     fields["llm_config"] = _all_fields(config.llm_config)
@@ -168,7 +168,7 @@ def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str
     fields["llm_config"]["architectures"] = ["InternLM2ForCausalLM"]
     for part in (fields, fields["vision_config"], fields["llm_config"]):
         part.pop("dtype", None)
-        # All versions of transformers read this field; "dtype" only since 4.56.
+        # All versions of transformers read this field; they read "dtype" only since 4.56.
         part["torch_dtype"] = str(dtype).removeprefix("torch.")
     fields["auto_map"] = AUTO_MAP
     return fields

@@ -1,7 +1,7 @@
 """Checks that a directory is a complete InternVL2 checkpoint in the official layout.
 
-Only file names, JSON files and the headers of weight files are checked. Python files are ignored, because engines and
-training run none from a checkpoint. Standard library only.
+Only file names, JSON files and the headers of weight files are checked. Python files are ignored, because neither
+engines nor training run code from a checkpoint. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _HEADER_LIMIT: Final = 100_000_000
 
 
 def problems(directory: Path) -> list[str]:
-    """Return what is missing or damaged, one phrase each; empty for a complete checkpoint. Reads a few kilobytes."""
+    """Return a phrase for each missing or damaged part, none for a complete checkpoint. Reads a few kilobytes."""
     if not directory.is_dir():
         return ["there is no such directory"]
     return [*_file_problems(directory), *_weight_problems(directory)]
 
 
 def weight_bytes(directory: Path) -> int:
-    """Return the size of all weights in bytes, on the disk and in memory."""
+    """Return the size of all weights in bytes, which is the same on the disk and in memory."""
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
 
@@ -64,7 +64,7 @@ def _weight_problems(directory: Path) -> Iterator[str]:
 def _safetensors_problem(path: Path) -> str:
     """Return what is wrong with a safetensors file, as a phrase without its name, or an empty string.
 
-    The format: eight bytes of length, a JSON header with the offsets of each tensor, the tensors
+    The format is eight bytes of length, a JSON header with the offsets of each tensor, and the tensors
     (github.com/huggingface/safetensors, "Format").
     """
     size = path.stat().st_size

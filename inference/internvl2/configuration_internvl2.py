@@ -14,7 +14,11 @@ SUPPORTED_LLM = "InternLM2ForCausalLM"
 
 
 class InternVisionConfig(PretrainedConfig):
-    """InternViT. `norm_type` is "layer_norm" (300M) or "rms_norm" (6B); sizes are in pixels, widths in features."""
+    """The configuration of InternViT.
+
+    `norm_type` is "layer_norm" (300M) or "rms_norm" (6B). `patch_size` and `image_size` are in pixels, `hidden_size`
+    and `intermediate_size` in features.
+    """
 
     model_type = "intern_vit_6b"
 
@@ -62,7 +66,7 @@ class InternVisionConfig(PretrainedConfig):
 
 
 class InternLM2Config(PretrainedConfig):
-    """InternLM2. `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}.
+    """The configuration of InternLM2. `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}.
 
     `attn_implementation`, a plain field of official files ("eager", "flash_attention_2"), is accepted and has no
     effect: attention is PyTorch's scaled_dot_product_attention with its fastest kernel.
@@ -122,11 +126,11 @@ class InternLM2Config(PretrainedConfig):
 
 
 class InternVLChatConfig(PretrainedConfig):
-    """InternVL2: `vision_config`, `llm_config` (dictionaries or configurations) and their combination.
+    """The configuration of InternVL2.
 
-    `force_image_size` is the side of a tile in pixels; `downsample_ratio` 0.5 and `ps_version` describe the pixel
-    shuffle; `*_dynamic_patch` limit the tiles of one picture without the thumbnail. Raises ValueError for a language
-    model other than InternLM2.
+    `vision_config` and `llm_config` are dictionaries or configurations. `force_image_size` is the side of a tile in
+    pixels; `downsample_ratio` 0.5 and `ps_version` describe the pixel shuffle; `*_dynamic_patch` limit the tiles of one
+    picture, not counting the thumbnail. Raises ValueError for a language model other than InternLM2.
     """
 
     model_type = "internvl_chat"

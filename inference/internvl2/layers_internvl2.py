@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
 
 
 def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of the rotary position embedding (arXiv 2104.09864), float32 [B, N, head size] each.
+    """Return the cosine and sine of rotary position embedding (arXiv 2104.09864), each float32 [B, N, head size].
 
     `length` counts all positions, cached ones included. The scaling "linear" divides positions by the factor;
     "dynamic" (NTK-aware) raises the base once `length` exceeds `max_position_embeddings`:
@@ -57,7 +57,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """x · cos + [−second, first] · sin with half the memory traffic, and without saving x for the gradient."""
+    """Computes x · cos + [−second, first] · sin with half the memory traffic and without saving x for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tuple[Tensor | None, bool]:
-    """Return the attention mask (True attends) or None, and whether the kernel's causal flag is to be set."""
+    """Return the attention mask (True attends) or None, and whether to set the kernel's causal flag."""
     if attention_mask is not None and attention_mask.dim() == 4:
         return (attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(x.dtype)), False
     padded = attention_mask is not None and not bool(attention_mask.all())

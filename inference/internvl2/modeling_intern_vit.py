@@ -126,7 +126,7 @@ class InternVisionEncoderLayer(nn.Module):
 
 
 class InternVisionEncoder(nn.Module):
-    """The layers; stochastic depth increases linearly from 0 to `drop_path_rate`."""
+    """The layers of the vision tower; stochastic depth increases linearly from 0 to `drop_path_rate`."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Tensor]
@@ -143,7 +143,7 @@ class InternVisionEncoder(nn.Module):
         """Transform [T, N, width]; return the last layer's output or, with `keep`, the input and all outputs."""
         states = [x]
         for layer in self.layers:
-            # If no earlier tensor needs a gradient, checkpointing would lose those of the layer itself.
+            # If no earlier tensor needs a gradient, checkpointing would lose the gradients of the layer's weights.
             if self.gradient_checkpointing and self.training and x.requires_grad:
                 x = self._gradient_checkpointing_func(layer.__call__, x)
             else:

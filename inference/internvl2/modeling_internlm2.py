@@ -23,7 +23,7 @@ from .layers_internvl2 import RMSNorm, attend, rotate, rotation, visible
 
 
 class InternLM2Attention(nn.Module):
-    """Grouped-query attention. `wqkv` has for each key/value head its query heads, the key and the value."""
+    """Grouped-query attention. For each key/value head, `wqkv` computes its query heads, then the key and the value."""
 
     def __init__(self, config: InternLM2Config, layer: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
 
     gradient_checkpointing = False
     checkpointed: int | None = None
-    """The number of layers, from the first on, that gradient checkpointing recomputes; None for all."""
+    """The number of layers, counted from the first, that gradient checkpointing recomputes, or None for all."""
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)
@@ -141,7 +141,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Compute hidden states [B, N, width] after the final norm from token ids [B, N] or embeddings [B, N, width].
 
-        `attention_mask` is [B, M + N] over cached and new positions, 1 to attend, or a complete 4-dimensional mask.
+        `attention_mask` is [B, M + N] over cached and new positions (1 attends), or a complete 4-dimensional mask.
         `position_ids` [B, N] continue after the cache by default. `past_key_values` is extended in place.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -171,7 +171,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
 
 
 def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, checkpointing: bool) -> Cache | None:
-    """Return the cache to extend, if any; None with checkpointing: recomputing a layer would append its keys twice."""
+    """Return the cache to extend, or None; checkpointing allows no cache, as recomputation would append keys twice."""
     if checkpointing:
         return None
     if given is None:
@@ -185,7 +185,7 @@ def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, 
 
 
 class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
-    """InternLM2 with its output layer; `generate` is transformers'."""
+    """InternLM2 with its output layer; `generate` is inherited from transformers."""
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)
@@ -235,9 +235,10 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
     ) -> Any:
         """Compute float32 logits [B, N, vocabulary], with the arguments of `InternLM2Model.forward`.
 
-        `logits_to_keep` n > 0 keeps the last n positions only, a tensor of indices those positions. `labels` [B, N]
-        (−100 to ignore a position) add the mean cross-entropy of the next tokens; they need the logits of all
-        positions. `output_attentions` is refused: scaled_dot_product_attention does not return attention weights.
+        If `logits_to_keep` is a number n > 0, only the last n positions are kept; if it is a tensor of indices, only
+        those positions. `labels` [B, N] (−100 to ignore a position) add the mean cross-entropy of the next tokens; they
+        need the logits of all positions. `output_attentions` is refused: scaled_dot_product_attention does not return
+        attention weights.
         """
         if output_attentions:
             raise ValueError("attention weights are not available: attention is scaled_dot_product_attention")

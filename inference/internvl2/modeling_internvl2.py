@@ -39,7 +39,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _no_split_modules: ClassVar[list[str]] = ["InternVisionEncoderLayer", "InternLM2DecoderLayer"]
     _skip_keys_device_placement = "past_key_values"
-    # Old checkpoints contain the rotary buffers, which are computed here.
+    # Old checkpoints contain the rotary buffers, which this code computes instead.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq"]
 
     def __init__(self, config: InternVLChatConfig) -> None:
@@ -93,8 +93,8 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         """Return embeddings [B, N, width] of `input_ids` [B, N], with picture tokens replaced by `features` in order.
 
         Raises:
-            ValueError: `features` [T, tokens, width] and the picture tokens differ in number; shifted features would
-                give wrong answers or trainings without an error.
+            ValueError: `features` [T, tokens, width] and the picture tokens differ in number. Without this check,
+                shifted features would silently give wrong answers or a wrong training.
         """
         embeds = self.language_model.get_input_embeddings()(input_ids)
         if features is None:

@@ -1,4 +1,4 @@
-"""How a checkpoint cuts pictures into tiles (dynamic high resolution): the grid for a width and height.
+"""The tiling of pictures by a checkpoint (dynamic high resolution): the grid of tiles for a width and height.
 
 Identical to the official preprocessing (InternVL 1.5, arXiv 2404.16821, section 3.2). Standard library only, because
 the bot counts tiles with it.
@@ -17,10 +17,10 @@ class Tiling:
     """The tiling configuration of a checkpoint.
 
     Attributes:
-        side: Side of a tile in pixels.
-        tokens: Feature tokens of a tile.
-        min_tiles: Fewest tiles of a picture.
-        max_tiles: Most tiles of a picture, without the thumbnail.
+        side: The side of a tile in pixels.
+        tokens: The number of feature tokens of a tile.
+        min_tiles: The fewest tiles of a picture.
+        max_tiles: The most tiles of a picture, not counting the thumbnail.
         thumbnail: Whether a picture of several tiles gets a thumbnail.
     """
 
@@ -47,7 +47,7 @@ class Tiling:
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Return the (columns, rows) whose aspect ratio is closest to that of `width` × `height` pixels.
 
-        Of equally close grids the larger one wins if the picture has more than half its pixels.
+        Of equally close grids, the larger one is chosen if the picture has more than half its pixels.
         """
         aspect = width / height
         best, nearest = (1, 1), float("inf")

@@ -1,4 +1,4 @@
-"""InternLM2's SentencePiece tokenizer, with the same tokens as that of the official checkpoints.
+"""InternLM2's SentencePiece tokenizer, which produces the same tokens as that of the official checkpoints.
 
 This file is copied into checkpoints with a `tokenizer.model` and no `tokenizer.json`, as their tokenizer code.
 """
@@ -55,7 +55,7 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         """Return all tokens and their ids, added tokens included."""
-        # From the ids, because an added token may replace an unused piece.
+        # Built from the ids, because an added token may replace an unused piece.
         tokens = self.convert_ids_to_tokens(list(range(self.vocab_size)))
         return {**{token: index for index, token in enumerate(tokens)}, **self.added_tokens_encoder}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 END_TOKENS: Final = ("<|im_end|>", "<|im_start|>")
-"""End tokens of the official generation configuration."""
+"""The end tokens of the official generation configuration."""
 
 PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
 """The token of one picture feature."""
@@ -41,7 +41,7 @@ def token_id(tokenizer: Any, token: str) -> int:
 
 
 def text_decoder(tokenizer: Any) -> Callable[[list[int]], str]:
-    """Return a function that decodes token ids without special tokens, as the official code does but faster.
+    """Return a function that decodes token ids without special tokens, as the official code does, but faster.
 
     transformers' Python tokenizers look up all special tokens for every id (0.1 ms a token).
     """

@@ -1,4 +1,4 @@
-"""One child process, an engine or a training worker: its start, its output in a rotating log, its end.
+"""One child process, an engine or a training worker: its start, its output in a rotating log, and its end.
 
 A child does not outlive this process. Its standard input is a pipe whose only write end is here: however this process
 ends, `kill -9` included, the child reads end-of-file and ends (parent_watch.py, in the child). A child leads its own
@@ -60,8 +60,8 @@ class Child:
             log_bytes: The size at which the file is rotated.
             log_files: The number of old files that are kept.
             cwd: The working directory.
-            environment: Added to this process's environment without its secrets.
-            on_line: Called with each line of the standard output; must not raise.
+            environment: Variables added to this process's environment, which is passed on without its secrets.
+            on_line: A function called with each line of the standard output. It must not raise.
 
         Raises:
             OSError: The program cannot be started.
@@ -130,7 +130,7 @@ class Child:
         return f"signal {-code}"
 
     async def dump_stacks(self) -> None:
-        """Have the child and its descendants write their stacks into the log, if they support it (stack_dump.py)."""
+        """Make the child and its descendants write their stacks into the log, if they support it (stack_dump.py)."""
         if self.returncode is None:
             for pid in stack_dump.processes(self.pid):
                 self._log.line(f"--- stacks of process {pid}:")
@@ -144,7 +144,7 @@ class Child:
     async def stop(self, grace: float) -> int:
         """Terminate the child (SIGTERM), kill it after `grace` seconds and return its exit status.
 
-        Cancelling this kills the child at once. Safe to call again, also on a child that has ended.
+        Cancelling this kills the child at once. Safe to call again, even on a child that has ended.
         """
         if self.returncode is None:
             # Not Process.terminate(): up to Python 3.12.7 it polls, and may reap the child before asyncio's watcher.
@@ -162,7 +162,7 @@ class Child:
         return await self.wait()
 
     def kill(self) -> None:
-        """Send SIGKILL to the child and all that it started. `wait` still has to reap it."""
+        """Send SIGKILL to the child and to all processes that it started. `wait` still has to reap it."""
         if self.returncode is None:
             self._kill_group()
 

@@ -13,7 +13,7 @@ ENV_PREFIX: Final = "THUMBTUNE_"
 """Prefix of the variables that are settings, in upper or lower case."""
 
 _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""Account tokens of huggingface_hub; only `thumbtune fetch` needs them."""
+"""The account tokens of huggingface_hub; only `thumbtune fetch` needs them."""
 
 
 def for_children() -> dict[str, str]:

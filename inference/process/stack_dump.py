@@ -27,7 +27,7 @@ def enable() -> None:
 
 
 def processes(pid: int) -> list[int]:
-    """Return those of a process and its descendants that handle the signal, which would end the others."""
+    """Return the ids of a process and its descendants that handle the signal; it would end the others."""
     known = {int(file.name): _status(int(file.name)) for file in Path("/proc").glob("[0-9]*")}
     family = [pid]
     for parent in family:
@@ -36,7 +36,7 @@ def processes(pid: int) -> list[int]:
 
 
 async def request(pid: int) -> None:
-    """Signal a process of `processes`; return when it has written its stacks, or after three seconds."""
+    """Signal one of `processes`; return when it has written its stacks, or after three seconds."""
     with suppress(ProcessLookupError, TimeoutError):
         os.kill(pid, SIGNAL)
         async with asyncio.timeout(_WRITE_SECONDS):
@@ -46,7 +46,7 @@ async def request(pid: int) -> None:
 
 
 def _status(pid: int) -> dict[str, str]:
-    """Return the fields of /proc/PID/status, empty if the process has ended."""
+    """Return the fields of /proc/PID/status, or none if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

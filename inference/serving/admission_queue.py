@@ -36,7 +36,7 @@ class Admission:
 
     @property
     def paused(self) -> bool:
-        """Whether no slots are handed out at present."""
+        """Whether slots are withheld at present."""
         return self._paused or self._held
 
     @property
@@ -97,7 +97,7 @@ class Admission:
         self._move()
 
     def _move(self) -> None:
-        """Hand free slots to the first tickets whose chat holds none, then notify the waiting ones."""
+        """Hand free slots to the first tickets whose chat holds none, then notify all waiting tickets."""
         self._take_back()
         busy = {ticket.chat for ticket in self._inside}
         taken = Counter(ticket.lane for ticket in self._inside)
@@ -118,7 +118,7 @@ class Admission:
         self._say_whether_empty()
 
     def _take_back(self) -> None:
-        """Return the newest tickets beyond a lane's limit, unless begun, to the front of the queue."""
+        """Move the newest tickets beyond a lane's limit, unless begun, back to the front of the queue."""
         taken = Counter(ticket.lane for ticket in self._inside)
         for ticket in [ticket for ticket in reversed(self._inside) if not ticket.begun]:
             if taken[ticket.lane] > self._limit(ticket.lane):

@@ -27,17 +27,17 @@ _TRIES: Final = 2
 
 
 Welcome = Callable[[Worker], Awaitable[None]]
-"""Opens a worker to chats, possibly after warming it."""
+"""A function that opens a worker to chats, possibly after warming it."""
 
 Switch = Callable[[Launch, Launch], Awaitable[None]]
-"""(new, old): make an external server load the new model."""
+"""A function (new, old) that makes an external server load the new model."""
 
 
 class BlueGreen:
     """The engine of the live model and, during a swap or a trial, that of the next one.
 
-    `canary` is the model that is tried beside the live one, or None. `launch` describes the first engine; each
-    of the two slots has its own log file beside `launch.log`. `changed` is called after every change. `switch` makes an
+    `canary` is the model that is tried beside the live one, or None. `launch` describes the first engine; each of the
+    two slots has its own log file next to `launch.log`. `changed` is called after every change. `switch` makes an
     external server load another model. `resting` is True between `rest` and `wake`; with `cold` the old engine must end
     before the new one starts.
     """
@@ -78,24 +78,27 @@ class BlueGreen:
         return self._past_crashes + self.live.crashes + (self.canary.crashes if self.canary else 0)
 
     def run(self) -> None:
-        """Start the live model's engine in the background, and again for as long as that fails."""
+        """Start the live model's engine in the background, and retry until it starts."""
         self._started = True
         self.live.run()
 
     async def start(self) -> None:
-        """Start the live model's engine and wait until it is ready. Raises EngineUnavailable, leaving no process."""
+        """Start the live model's engine and wait until it is ready.
+
+        Raises EngineUnavailable if it does not start; no process is left then.
+        """
         self._started = True
         async with self._move():
             await self._come_up(self.live)
 
     def serves(self, model_id: str, model_dir: Path) -> bool:
-        """Whether the model is live and either ready or resting."""
+        """Return whether the model is live and either ready or resting."""
         live = self.live
         same = (model_id, model_dir) == (live.model_id, live.launch.model_dir)
         return same and (live.worker is not None or self.resting)
 
     def tries(self, model_id: str, model_dir: Path) -> bool:
-        """Whether the model is the canary."""
+        """Return whether the model is the canary."""
         canary = self.canary
         return canary is not None and (model_id, model_dir) == (canary.model_id, canary.launch.model_dir)
 
@@ -113,7 +116,7 @@ class BlueGreen:
             self._changed()
 
     def run_canary(self, model_id: str, model_dir: Path) -> None:
-        """Start a canary in the background once the live model answers, and again for as long as that fails."""
+        """Start a canary in the background once the live model answers, and retry until it starts."""
         if not self.tries(model_id, model_dir):
             self.canary = self._supervisor(model_id, model_dir, 1 - self._slot)
             self._canary_due = True
@@ -175,7 +178,7 @@ class BlueGreen:
         self._live_is(green)
 
     async def _back(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
-        """Start the old model again, in the background if it fails at first. Return how it went, for the error."""
+        """Start the old model again, in the background if it fails at first. Return the outcome for the error."""
         try:
             await self._come_up(blue, welcome, after=green)
         except EngineUnavailable as error:
@@ -210,7 +213,7 @@ class BlueGreen:
 
     def refuse(self) -> None:
         """Cancel a start in progress and begin no other. The first step of `end`."""
-        # Only once: a second cancellation would interrupt the cleanup after the first.
+        # Cancel only once: a second cancellation would interrupt the cleanup after the first.
         if self._starting is not None and not self._ended:
             self._starting.cancel()
         self._ended = True
@@ -230,7 +233,7 @@ class BlueGreen:
 
     def _look(self) -> None:
         """React to a change of an engine: a canary that is due starts when the live model answers."""
-        # Not at once: two engines that start together would each take the memory that both find free.
+        # It does not start at once: two engines that start together would each take the memory that both find free.
         if self._canary_due and self.canary is not None and self.live.worker is not None and not self._ended:
             self._canary_due = False
             self.canary.run()
@@ -246,7 +249,7 @@ class BlueGreen:
     async def _come_up(
         self, supervisor: Supervisor, welcome: Welcome | None = None, *, after: Supervisor | None = None
     ) -> None:
-        """Start and welcome in a task that `refuse` can cancel. No process is left after an error."""
+        """Start and welcome an engine in a task that `refuse` can cancel. No process is left after an error."""
         if self._ended:
             raise EngineUnavailable("The deployment was stopped before the engine was started.")
         self._next = supervisor
@@ -265,7 +268,7 @@ class BlueGreen:
             self._starting = self._next = None
 
     async def _started_up(self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None) -> None:
-        """Do everything that precedes making it live. `switch` replaces the model of `after`."""
+        """Do everything that precedes making an engine live. If `after` is given, `switch` replaces its model first."""
         if self._switch is not None and after is not None:
             await self._switch(supervisor.launch, after.launch)
         for _ in range(_TRIES):
@@ -281,7 +284,7 @@ class BlueGreen:
         raise EngineUnavailable(f"The engine of {supervisor.model_id} did not last: {supervisor.last_error}")
 
     async def _retire(self, supervisor: Supervisor, drain: float) -> None:
-        """Retire in a separate task, so that the process ends even if the caller is cancelled."""
+        """Retire a supervisor in a separate task, so that its process ends even if the caller is cancelled."""
         retiring = asyncio.create_task(supervisor.retire(drain))
         self._retiring[retiring] = supervisor
         retiring.add_done_callback(self._retired)
@@ -291,6 +294,6 @@ class BlueGreen:
         self._count_crashes_of(self._retiring.pop(task))
 
     def _count_crashes_of(self, supervisor: Supervisor) -> None:
-        """Add its crashes to the total, each once: the metric must never decrease."""
+        """Move a supervisor's crashes to the total, so that each counts once and the metric never decreases."""
         self._past_crashes += supervisor.crashes
         supervisor.crashes = 0

@@ -34,7 +34,7 @@ from inference.settings import InferenceSettings
 _log = structlog.get_logger(__name__)
 
 _VERDICT_SECONDS: Final = 1.0
-"""How long an interrupted answer waits for the engine's health check if another replica could answer."""
+"""The seconds that an interrupted answer waits for the engine's health check if another replica could answer."""
 
 
 class Deployment:
@@ -85,9 +85,9 @@ class Deployment:
     async def start(self, *, wait: bool = True) -> None:
         """Start the engines. Without `wait`, chats queue at once and failed starts are retried.
 
-        With `wait`, return when each replica has answered a picture or failed; failed ones are retried while others
-        answer. Raises EngineUnavailable, with the last lines of the engine's log, if none answers; the deployment is
-        stopped then.
+        With `wait`, return when each replica has answered a question about a picture or failed; failed ones are retried
+        while others answer. Raises EngineUnavailable, with the last lines of the engine's log, if none answers; the
+        deployment is stopped then.
         """
         self._router.open()
         self._moves.start()
@@ -126,10 +126,10 @@ class Deployment:
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Queue the question, then stream its answer (`Engine.answer`).
 
-        A chat's questions are answered in order. The model is the one that the prompt names, else the live one or the
-        canary, by the conversation. Closing the iterator at any moment releases the slot and aborts the
-        engine's work; the slot is held until the answer has been read. Raises what `HttpEngine.answer` raises, but
-        EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
+        A chat's questions are answered in order. The model is the one that the prompt names; if it names none, the
+        conversation decides between the live model and the canary. Closing the iterator at any moment releases the slot
+        and aborts the engine's work; the slot is held until the answer has been read. Raises what `HttpEngine.answer`
+        raises, but EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
         """
         last: Delta | None = None
         try:
@@ -196,12 +196,12 @@ class Deployment:
             yield Delta(restarted=True)
 
     def _slots(self, lane: str) -> int:
-        """Return how many answers the replica named `lane` may have in flight."""
+        """Return the number of answers that the replica named `lane` may have in flight."""
         held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
         return commands.concurrency(self.kind, self.settings, held)
 
     async def _judged(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
-        """Check the worker's health. Return the worker, to be avoided, while that lasts and another could answer."""
+        """Check the worker's health. Return the worker, to be avoided, if that takes long and another could answer."""
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)
         suspicion.add_done_callback(self._suspicions.discard)
@@ -213,12 +213,12 @@ class Deployment:
     async def swap(self, model_id: str, model_dir: Path) -> None:
         """Replace the live model without interrupting chats, one replica after the other.
 
-        The new engine starts beside the live one, answers a picture and is warmed before it takes over; the old one
-        finishes its answers within `drain_timeout` seconds (the rest restart on the new one) and ends. With
-        `swap = "cold"`, and for external servers, which `swap_command` changes, the old engine ends first; its chats
-        move to other replicas or wait. Returns when the old processes are gone. A cancellation after the switch, or
-        during a cold swap, does not stop it. A second call waits for the first; swapping to the live model does
-        nothing. The canary takes over if it is that model; another one ends. Raises EngineUnavailable if the new
+        The new engine starts beside the live one, answers a question about a picture and is warmed before it takes
+        over; the old one finishes its answers within `drain_timeout` seconds (the rest restart on the new one) and
+        ends. With `swap = "cold"`, and for external servers, which `swap_command` changes, the old engine ends first;
+        its chats move to other replicas or wait. Returns when the old processes are gone. A cancellation after the
+        switch, or during a cold swap, does not stop it. A second call waits for the first; swapping to the live model
+        does nothing. The canary takes over if it is that model; another one ends. Raises EngineUnavailable if the new
         engine does not start; the live one is untouched then or started again.
         """
         if not self._ours and not self.settings.swap_command:
@@ -239,8 +239,8 @@ class Deployment:
     async def start_canary(self, model_id: str, model_dir: Path, share: float) -> None:
         """Let a canary answer a share of the conversations (0 to 1) beside the live model.
 
-        Returns when its engine has answered a picture and is warmed. Raises EngineUnavailable if it does not start;
-        the live model is untouched then.
+        Returns when its engine has answered a question about a picture and is warmed. Raises EngineUnavailable if it
+        does not start; the live model is untouched then.
         """
         self._router.canary = CanaryRoute(model_id, share)
         try:
@@ -250,9 +250,9 @@ class Deployment:
             raise
 
     def run_canary(self, model_id: str, model_dir: Path, share: float) -> None:
-        """Let a canary answer again, for example after a restart: its engine starts in the background, as `start` does.
+        """Let a canary answer again, for example after a restart. Its engine starts in the background.
 
-        It has the same conversations as before. Does nothing where it runs already.
+        It gets the same conversations as before. Replicas on which it is already running are left alone.
         """
         self._router.canary = CanaryRoute(model_id, share)
         for node in self._nodes:
@@ -260,12 +260,12 @@ class Deployment:
                 node.slots.run_canary(model_id, model_dir)
 
     async def stop_canary(self) -> None:
-        """End the canary, if there is one: its answers finish as in a swap, its conversations go to the live model."""
+        """End the canary, if any. Its answers finish as in a swap, and its conversations go to the live model."""
         await self._rolling.stop_canary()
         self._router.canary = None
 
     async def drain(self, node: str) -> None:
-        """Move a replica's chats to others and take it out of service, and out of swaps.
+        """Move a replica's chats to others and take the replica out of service and out of swaps.
 
         Returns when its last answer has ended. Raises EngineUnavailable for an unknown name and for the last replica
         that answers; see `Moves.drain`.
@@ -275,14 +275,15 @@ class Deployment:
     async def undrain(self, node: str) -> None:
         """Return a drained replica to service with the live model; its chats move back.
 
-        Raises EngineUnavailable for an unknown name, and if it does not start the model; see `Rolling.undrain`.
+        Raises EngineUnavailable for an unknown name, and if the replica does not start the model; see
+        `Rolling.undrain`.
         """
         await self._rolling.undrain(node)
 
     def forget(self, chat: str) -> None:
         """Drop the chat's prompts from the warm-up list. What an engine has cached is evicted eventually.
 
-        Answers in flight and queued ones continue; their prompts are not kept either.
+        Answers in flight and queued questions continue, but their prompts are not kept either.
         """
         self._forgotten.update(self._admission.tickets(chat))
         self._moves.forget(chat)
@@ -320,7 +321,7 @@ class Deployment:
         return replace(status, canary=canary_status(self._nodes, self._router.canary), tallies=dict(self._tallies))
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
-        """Return the engines' own metrics by replica, of those that respond within a second."""
+        """Return the metrics of the engines that respond within a second, by replica."""
         workers = {node.name: node.slots.live.worker for node in self._nodes}
         asked = {name: worker.numbers() for name, worker in workers.items() if worker is not None and worker.open}
         found = await asyncio.gather(*asked.values())
@@ -333,7 +334,7 @@ class Deployment:
         self._admission.hold(self._router.away)
 
     async def _emptied(self, patience: float) -> None:
-        """Wait until no answer is in flight, at most `patience` seconds."""
+        """Wait until no answer is in flight, but at most `patience` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._admission.empty()

@@ -16,9 +16,9 @@ from inference.serving.supervisor import State, Supervisor
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Counters since the deployment was made. Each question counts as one of answered, failed and cancelled.
+    """Counters since the deployment was made. Each question counts as answered, failed or cancelled.
 
-    `begun_anew` counts restarted answers, `hangs` is a part of `crashes`, `warmed` counts prompts computed for warm-up.
+    `begun_anew` counts restarted answers and `warmed` prompts computed for warm-up. `hangs` are included in `crashes`.
     """
 
     answered: int = 0
@@ -38,7 +38,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The finished answers of one model since the deployment was made; `broken` are empty or reached the limit."""
+    """The finished answers of one model since the deployment was made; `broken` ones are empty or reached the limit."""
 
     answers: int = 0
     broken: int = 0
@@ -64,9 +64,9 @@ class CanaryStatus:
 class NodeStatus:
     """Status of one replica.
 
-    `endpoint` is the URL of its engine, empty if none runs. `away` means that it is closed on purpose: drained by the
-    operator (`drained`), by a swap, or paused. `in_flight` counts answers, `waiting` queued questions, `chats` recently
-    active chats that are routed to it. `seen` has the statistics of its answers.
+    `endpoint` is the URL of its engine, or empty if none runs. `away` means that it is closed on purpose: drained by
+    the operator (`drained`), by a swap, or paused. `in_flight` counts answers, `waiting` queued questions, `chats`
+    recently active chats that are routed to it. `seen` has the statistics of its answers.
     """
 
     name: str
@@ -87,10 +87,10 @@ class Status:
     """Status of a deployment.
 
     `model` is that of most replicas in service, `state` is ready if any of them is. `pid` is the process of one engine,
-    None for an external server or if none runs; `uptime` its seconds since it became ready. `pids` includes starting
-    and draining children. `restarts` counts those of the live engines, `in_flight` and `waiting` count questions.
-    `swapping_to` is the model that is starting. `seen` has the statistics of all answers, `tallies` those of each
-    model.
+    or None for an external server or if none runs; `uptime` is its seconds since it became ready. `pids` includes
+    starting and draining children. `restarts` counts those of the live engines; `in_flight` and `waiting` count
+    questions. `swapping_to` is the model that is starting. `seen` has the statistics of all answers, `tallies` those of
+    each model.
     """
 
     engine: Kind
@@ -124,10 +124,10 @@ def status_of(
 ) -> Status:
     """Return the status of a deployment over `nodes`, without its canary and tallies.
 
-    `chats` and `waiting` have the number of recently active chats and of queued questions of each replica.
+    `chats` and `waiting` map each replica to its number of recently active chats and of queued questions.
     """
     serving = [node for node in nodes if not node.drained]
-    # Single values are those of the first replica that is ready, else of the first.
+    # Single values are those of the first replica that is ready, or of the first one if none is.
     first = min(serving, key=lambda node: node.state is not State.READY)
     lives = [node.slots.live for node in nodes]
     errors = [each.last_error for each in (*lives, *_canaries(nodes))]

@@ -20,9 +20,9 @@ from inference.settings import InferenceSettings
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start the engine of one model.
+    """The parameters for starting the engine of one model.
 
-    `command` is None for an external server, which is at `endpoint`. `environment` is added to the child's.
+    `command` is None for an external server, which is at `endpoint`. `environment` is added to the child's environment.
     """
 
     model_id: str
@@ -43,7 +43,7 @@ class Launched:
     child: Child | None
 
     async def ready(self) -> tuple[Window | None, int | None]:
-        """Wait until it has answered a picture; return its context window and the size of its KV cache in tokens.
+        """Wait for its first answer about a picture; return its context window and the size of its KV cache in tokens.
 
         Raises EngineUnavailable, with the last lines of its log, if it ends or is not ready within `start_timeout`
         seconds.
@@ -51,7 +51,7 @@ class Launched:
         return await (self._answers() if self.child is None else self._answers_before_its_end(self.child))
 
     async def _answers_before_its_end(self, child: Child) -> tuple[Window | None, int | None]:
-        """Wait for the first answer or the child's end: a crash at start must not cost the whole timeout."""
+        """Wait for the first answer or the child's end, so that a crash at start does not cost the whole timeout."""
         ready = asyncio.ensure_future(self._answers())
         ended = asyncio.ensure_future(child.wait())
         try:

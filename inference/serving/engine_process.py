@@ -1,4 +1,4 @@
-"""One engine from start to end, and how to tell a dead engine from a busy one.
+"""One engine from start to end, and the checks that tell a dead engine from a busy one.
 
 It starts once and ends once; `supervisor` starts the next one.
 """
@@ -25,7 +25,7 @@ from inference.serving.readiness import sample_picture
 _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 60.0
-"""How often the log of a server that `swap_command` started is checked for rotation."""
+"""The interval at which the log of a server that `swap_command` started is checked for rotation."""
 
 _BUSY: Final = 0.9
 """An engine that has sent a token within this share of `token_timeout` is busy, not hung."""
@@ -34,9 +34,9 @@ _BUSY: Final = 0.9
 class Worker:
     """One engine process (or external server) for one model.
 
-    `open` becomes True when chats may be sent to it, which may be after a warm-up, and `broken` when they may not any
-    more. `served` counts finished answers. `expected` means that its end was requested. `cache_tokens` is the size of
-    its KV cache, None if it does not report one.
+    `open` becomes True when chats may be sent to it, which may be after a warm-up, and `broken` when they may no
+    longer be sent. `served` counts finished answers. `expected` means that its end was requested. `cache_tokens` is the
+    size of its KV cache, or None if it does not report one.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -64,12 +64,12 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child; None for an external server and before the start."""
+        """Process id of the child, or None for an external server and before the start."""
         return self._child.pid if self._child else None
 
     @property
     def base_url(self) -> str:
-        """URL of the engine including `/v1`; empty before the start."""
+        """URL of the engine including `/v1`, or an empty string before the start."""
         return self._launched.client.base_url if self._launched else ""
 
     @property
@@ -82,7 +82,7 @@ class Worker:
         return self._launched.client
 
     async def start(self) -> None:
-        """Start the engine and wait until it has answered a picture.
+        """Start the engine and wait until it has answered a question about a picture.
 
         Raises EngineUnavailable, with the last lines of its log, if it ends or is not ready within `start_timeout`
         seconds. No process is left behind after an error or a cancellation.
@@ -122,7 +122,7 @@ class Worker:
                 pass
 
     async def numbers(self) -> dict[str, float]:
-        """Return the engine's /metrics that answers do not carry; empty if it has none or is too slow."""
+        """Return the metrics that only the engine's /metrics has, or nothing if it has none or is too slow."""
         return await self._client.numbers()
 
     async def _held(self, prompt: Prompt) -> Prompt:
@@ -147,7 +147,7 @@ class Worker:
         """Check the engine after an interrupted answer, and end it if it is at fault.
 
         A hang ends it at once, unless it has sent tokens to other chats meanwhile. After a broken connection or HTTP
-        5xx it must answer a picture. If many answers break off together, one check is made for all.
+        5xx it must answer a question about a picture. If many answers break off together, one check is made for all.
         """
         since = monotonic()
         if isinstance(error, EngineHung):
@@ -189,7 +189,7 @@ class Worker:
         return f"{self._why}; {how}" if self._why else how
 
     def _rotate_log(self) -> None:
-        """Rotate the log of an external server, which may go on writing where `swap_command` did."""
+        """Rotate the log of `swap_command`, to which the server that it started may go on writing."""
         settings = self.launch.settings
         try:
             rotate(self.launch.log, above=int(settings.log_megabytes * 1e6), files=settings.log_files)

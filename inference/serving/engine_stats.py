@@ -11,12 +11,12 @@ from typing import Final
 from inference.messages import Answer, Usage
 
 _RECENT: Final = 256
-"""Number of newest answers over which the time to first token is computed."""
+"""The number of newest answers over which the time to first token is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Sums over finished answers. Times to first token in seconds, of the newest answers; 0 without any."""
+    """Sums over finished answers, and times to first token in seconds for the newest ones, or 0 if there are none."""
 
     answered: int = 0
     prompt_tokens: int = 0
@@ -72,5 +72,5 @@ def _sum(usages: Iterable[Usage]) -> Usage:
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    """Return the nearest-rank quantile; 0 without values."""
+    """Return the nearest-rank quantile, or 0 if there are no values."""
     return ordered[max(ceil(share * len(ordered)) - 1, 0)] if ordered else 0.0

@@ -1,7 +1,7 @@
 """Move chats between replicas: warm the target first, then send the chat.
 
 The chats of a drained replica are warmed elsewhere before it closes, and back before it opens again. The chats of a
-failed one are warmed in the background where they go next.
+failed one are warmed in the background on the engines that answer them next.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 _PASSES: Final = 2
-"""Warm-up passes before an engine opens: some chats are answered elsewhere during the first."""
+"""The warm-up passes before an engine opens: some chats are answered elsewhere during the first one."""
 
 
 class Moves:
@@ -63,7 +63,7 @@ class Moves:
             await asyncio.wait(self._tasks)
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
-        """Record who has computed the chat's newest prompt; if the chat goes elsewhere next, warm it there."""
+        """Record which worker computed the chat's newest prompt; if the chat goes elsewhere next, warm it there."""
         self._recent.answered(prompt, worker)
         found = self._router.engine_for(prompt)
         if found is not None and found[1] is not worker:
@@ -87,7 +87,7 @@ class Moves:
             if worker is None or worker.open:
                 continue
             if worker in self._welcoming:
-                # Answering goes before warming: if no other engine is left, it opens at once.
+                # Answering takes precedence over warming: if no other engine is left, it opens at once.
                 worker.open = not self._answering() and not node.away
             elif node.away or not self._answering() or not any(self._coming(node, canary)):
                 worker.open = True
@@ -106,7 +106,7 @@ class Moves:
         self._changed()
 
     async def leave(self, node: Node) -> None:
-        """Warm the replica's chats where they go when it closes."""
+        """Warm the replica's chats on the engines that answer them when it closes."""
         plan = []
         for chat in self._recent.newest_first():
             found = self._router.choice(chat.key)
@@ -160,7 +160,7 @@ class Moves:
 
     @asynccontextmanager
     async def closed(self, node: Node) -> AsyncIterator[None]:
-        """Close a replica for the block, its chats warmed elsewhere first. Requires `alone`."""
+        """Close a replica during the block, after warming its chats elsewhere. Requires `alone`."""
         await self.leave(node)
         node.moving = True
         self._changed()
@@ -187,7 +187,7 @@ class Moves:
             yield
 
     async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run work to its end even if the caller is cancelled."""
+        """Run `work` to its end even if the caller is cancelled."""
         task = asyncio.create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
@@ -205,7 +205,7 @@ class Moves:
         return any(node.worker for node in self._nodes)
 
     def _supervisors(self) -> Iterator[tuple[Node, Supervisor, bool]]:
-        """Yield the engines of each replica, each with whether it is the canary's."""
+        """Yield every engine: its replica, its supervisor and whether it is the canary's."""
         for node in self._nodes:
             yield node, node.slots.live, False
             if node.slots.canary is not None:

@@ -23,7 +23,7 @@ class Node:
     """One replica.
 
     `name` must survive restarts of the bot, since chats are routed by it. The operator sets `drained`; a swap sets
-    `moving` while it has the replica closed. `sight` collects statistics.
+    `moving` while it keeps the replica closed. `sight` collects statistics.
     """
 
     def __init__(self, name: str, slots: BlueGreen) -> None:
@@ -112,5 +112,5 @@ def _as_file(what: str, endpoint: str) -> str:
 
 
 def _sees_only(gpu: int) -> dict[str, str]:
-    # PCI bus order makes CUDA's numbers those of nvidia-smi.
+    # With PCI bus order, CUDA numbers the GPUs as nvidia-smi does.
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(gpu)}

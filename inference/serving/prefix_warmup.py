@@ -25,14 +25,15 @@ from inference.settings import InferenceSettings
 _log = structlog.get_logger(__name__)
 
 _PICTURE_BYTES: Final = 256 * 2**20
-"""Upper limit of the pictures' bytes over all chats."""
+"""The most bytes of pictures of all chats together."""
 
 
 @dataclass(eq=False, slots=True)
 class Chat:
-    """A recently active chat: its newest answered prompt, when (monotonic seconds), and the workers that cached it.
+    """A recently active chat: its newest answered prompt, and the workers that have it cached (`warm`).
 
-    A `barred` prompt is not sent again: it failed once and may crash engines, or its chat was forgotten.
+    `when` is the time of the answer in monotonic seconds. A `barred` prompt is not sent again: it failed once and may
+    crash engines, or its chat was forgotten.
     """
 
     prompt: Prompt
@@ -76,7 +77,7 @@ class RecentChats:
         return list(reversed(self._chats.values()))
 
     def forget(self, key: str) -> None:
-        """Drop the chat's prompt, also from a warm-up in progress."""
+        """Drop the chat's prompt, even from a warm-up in progress."""
         chat = self._drop(key)
         if chat is not None:
             chat.barred = True
@@ -96,9 +97,9 @@ class Warmer:
         self._settings = settings
 
     async def warm(self, plan: Iterable[tuple[Chat, Worker]]) -> bool:
-        """Compute each chat on its worker, in order. Return False if `warm_timeout` seconds did not suffice.
+        """Compute each chat's prompt on its worker, in order. Return False if `warm_timeout` seconds did not suffice.
 
-        An open worker gets one prompt at a time, so that questions go in between; others get `warm_at_once`.
+        An open worker gets one prompt at a time, so that questions can go in between; others get `warm_at_once`.
         """
         waiting: dict[Worker, list[Chat]] = defaultdict(list)
         for chat, worker in plan:
@@ -129,7 +130,7 @@ class Warmer:
                 chat.barred = True
                 if isinstance(error, EngineCrashed):
                     await worker.suspect(error)
-                # How a server refuses a question may quote it.
+                # The text of a server's refusal may quote the question.
                 why = type(error).__name__ if isinstance(error, EngineRejected) else str(error)
                 _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=why)
             else:

@@ -1,4 +1,4 @@
-"""An engine is ready once it has answered a picture: an open port, /health or an empty prompt prove less."""
+"""The readiness check asks about a picture; an open port, /health or an answer to an empty prompt would prove less."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PAUSE_MAX: Final = 1.0
 
 
 class NotReady(Exception):
-    """The engine has not answered a picture. The message completes a sentence that begins with its name."""
+    """The engine has not answered about the picture. The message completes a sentence that begins with its name."""
 
 
 async def answers_a_picture(engine: HttpEngine, *, patience: float, longest: float) -> Sizes:
-    """Ask about a picture until it is answered, with backoff; return `HttpEngine.sizes`.
+    """Ask about a picture until an answer comes, with backoff; return `HttpEngine.sizes`.
 
-    An engine that is not listening yet or still loading raises EngineCrashed and is asked again. `patience` limits all
-    attempts and `longest` each one, in seconds. Raises NotReady.
+    If the engine is not listening yet or still loading, EngineCrashed is caught and the question repeated. `patience`
+    limits all attempts together and `longest` each one, in seconds. Raises NotReady.
     """
     deadline = monotonic() + patience
     pause = _PAUSE

@@ -29,7 +29,7 @@ class Rolling:
         self._live = (live.model_id, live.model_dir)
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
-        """Give every replica another model. Return False if all had it.
+        """Give every replica another model. Return False if all of them already had it.
 
         Raises EngineUnavailable if a replica fails, after a rollback as far as possible; the message lists which
         replica has which model. A cancellation leaves the remaining replicas as they are.
@@ -106,7 +106,7 @@ class Rolling:
         return await self._moves.to_the_end(self._swap_closed(node, model_id, model_dir))
 
     async def _swap_closed(self, node: Node, model_id: str, model_dir: Path) -> bool:
-        """Swap with the replica closed: its chats go elsewhere meanwhile or wait."""
+        """Swap while the replica is closed: its chats go elsewhere meanwhile or wait."""
         async with self._moves.closed(node):
             return await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
 

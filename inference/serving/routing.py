@@ -5,8 +5,8 @@ from their names alone, and goes to the first open one. When a replica fails or 
 to its own second choice, and return afterwards. Nothing is stored, so the routes survive a restart of the bot.
 
 While a canary runs, it answers a share of the conversations. A conversation here is a chat about one picture (or one
-media group): with the next picture the prompt begins differently, so that a cache does not speak for either model. The
-choice is a hash of it and of the canary's name: all questions about a picture go to the same model.
+media group): with the next picture the prompt begins differently, so neither model has an advantage from its cache. The
+choice is a hash of the conversation and of the canary's name, so all questions about a picture go to the same model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STOPPED = "The bot is shutting down: ask again when it is back."
 
 @lru_cache(4096)
 def ranked(chat: str, names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return indices into `names` in the chat's order of preference, the same in every process."""
+    """Return indices into `names` in the chat's order of preference, which is the same in every process."""
     weights = [sha256(f"{name}\n{chat}".encode()).digest() for name in names]
     return tuple(sorted(range(len(names)), key=weights.__getitem__, reverse=True))
 
@@ -40,7 +40,7 @@ class CanaryRoute:
     share: float
 
     def takes(self, prompt: Prompt) -> bool:
-        """Whether the conversation is one of the canary's; the same in every process."""
+        """Return whether the conversation is one of the canary's; the result is the same in every process."""
         shown = next((turn.pictures for turn in reversed(prompt.turns) if turn.pictures), ())
         conversation = "\n".join((self.model, prompt.chat, *(picture.sha256 for picture in shown)))
         place = int.from_bytes(sha256(conversation.encode()).digest()[:8], "big")
@@ -80,13 +80,13 @@ class Router:
         return [self._nodes[index] for index in ranked(chat, self._names)]
 
     def choice(self, chat: str, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
-        """Return the replica and live worker that answer the chat now; `avoid` only if there is no other."""
+        """Return the replica and live worker that answer the chat now; `avoid` is chosen only if there is no other."""
         return _first([(node, node.worker) for node in self.order(chat)], avoid)
 
     def engine_for(self, prompt: Prompt, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
-        """Return the replica and worker that answer the prompt now; `avoid` only if there is no other.
+        """Return the replica and worker that answer the prompt now; `avoid` is chosen only if there is no other.
 
-        Where the canary's engine does not answer its conversations, the live one does.
+        If no engine of the canary accepts its conversations, a live one answers them.
         """
         nodes = self.order(prompt.chat)
         if prompt.model:
@@ -96,7 +96,7 @@ class Router:
         return _first([*canaries, *((node, node.worker) for node in nodes)], avoid)
 
     def is_canarys(self, prompt: Prompt) -> bool:
-        """Whether the canary answers the conversation."""
+        """Return whether the conversation is one of the canary's."""
         return self.canary is not None and self.canary.takes(prompt)
 
     def lane(self, chat: str) -> str:
@@ -106,11 +106,11 @@ class Router:
 
     @property
     def away(self) -> bool:
-        """Whether no replica answers, at least one of them on purpose, so that it will return."""
+        """Whether no replica answers, but at least one is closed on purpose and will return."""
         return not any(node.worker for node in self._nodes) and any(node.away for node in self._expected())
 
     async def until_open(self, prompt: Prompt) -> AsyncGenerator[None, None]:
-        """Wait until `engine_for` finds a replica; yield whenever none answers on purpose (`away`).
+        """Wait until `engine_for` finds a replica; yield at the start of each period in which `away` is true.
 
         Raises EngineUnavailable if all replicas are failing, if none has the model that the prompt names, or after
         `wait_timeout` seconds.
@@ -144,11 +144,11 @@ class Router:
                 raise EngineUnavailable(self._expected()[0].slots.live.sentence()) from None
 
     def _expected(self) -> list[Node]:
-        """Return the replicas that are not drained by the operator; at least one."""
+        """Return the replicas that the operator has not drained. There is always at least one."""
         return [node for node in self._nodes if not node.drained]
 
 
 def _first(engines: Sequence[tuple[Node, Worker | None]], avoid: Worker | None) -> tuple[Node, Worker] | None:
-    """Return the first open engine that is not `avoid`, else the first open one, else None."""
+    """Return the first open engine that is not `avoid`, else the first open engine, or None if there is none."""
     opened = [(node, worker) for node, worker in engines if worker is not None]
     return next((each for each in opened if each[1] is not avoid), opened[0] if opened else None)

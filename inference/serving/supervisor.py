@@ -33,7 +33,7 @@ class Supervisor:
     """One model and its current worker.
 
     `changed` is called after every change of state. `restarts` counts workers after the first; `last_error` says what
-    ended the last one. `cache_tokens` is the size of the newest worker's KV cache, None if none has reported one.
+    ended the last one. `cache_tokens` is the size of the newest worker's KV cache, or None if none has reported one.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
@@ -72,7 +72,7 @@ class Supervisor:
         return monotonic() - worker.ready_since if worker is not None and worker.ready_since is not None else 0.0
 
     def sentence(self) -> str:
-        """Return for users why no answers come; the engine's own message is in `last_error`."""
+        """Return a sentence that tells users why there are no answers; the engine's message is in `last_error`."""
         if self.state is not State.FAILING:
             return f"The engine is still {self.state}: ask again in a minute."
         seconds = max(round(self._next_try - monotonic()), 0)
@@ -158,7 +158,7 @@ class Supervisor:
         if worker.expected:
             _log.info("engine ended", model=self.model_id, pid=worker.pid, reason=reason)
         else:
-            # An engine that has answered since its start ends the series of failures.
+            # If the engine has answered since its start, the series of failures begins anew.
             self._failures = 1 if worker.served else self._failures + 1
             self.crashes += 1
             self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."

@@ -1,4 +1,4 @@
-"""Make an external server load another model by the operator's `inference.swap_command`.
+"""Make an external server load another model with the operator's `inference.swap_command`.
 
 The server's list of models tells whether it still serves the old one. The processes that the command starts belong to
 the operator and are left running.
@@ -31,7 +31,7 @@ _CONNECT_SECONDS: Final = 5.0
 
 
 async def switch(new: Launch, old: Launch) -> None:
-    """Run the command that replaces `old` by `new` at the same endpoint; return when the server is back.
+    """Run the command that replaces `old` with `new` at the same endpoint; return when the server is back.
 
     Raises EngineUnavailable, with the last lines of the command's output, if it fails or takes longer than
     `swap_command_timeout` seconds, and if the server is not back or still lists only the old model after
@@ -81,10 +81,10 @@ async def _run(launch: Launch) -> None:
 
 
 def _opened(launch: Launch) -> IO[bytes]:
-    """Open an empty log: the output of the last command and its server is rotated away."""
+    """Open an empty log; the output of the last command and its server is rotated away first."""
     launch.log.parent.mkdir(parents=True, exist_ok=True)
     rotate(launch.log, above=0, files=launch.settings.log_files)
-    # A server that the command started goes on writing to it: `engine_process` rotates it when it has grown.
+    # A server that the command started goes on writing to it; `engine_process` rotates it when it has grown.
     return launch.log.open("ab")
 
 
@@ -99,7 +99,7 @@ def _tail(log: Path) -> str:
 async def _until_listed(new: Launch, old: Launch) -> None:
     """Wait until the server lists models other than the old one.
 
-    Unknown names are accepted: the readiness check that follows decides.
+    Unknown names are accepted, because the readiness check that follows decides.
     """
     settings = new.settings
     problem = "does not answer"
@@ -119,7 +119,7 @@ async def _until_listed(new: Launch, old: Launch) -> None:
 
 
 def _names(launch: Launch) -> set[str]:
-    """Return the names under which servers list a model: its id, its directory's path or name."""
+    """Return the names under which a server may list a model: its id, and its directory's path and name."""
     return {launch.model_id, str(launch.model_dir), launch.model_dir.name}
 
 
@@ -132,7 +132,7 @@ def _client(settings: InferenceSettings) -> httpx.AsyncClient:
 
 
 async def _listed(client: httpx.AsyncClient, endpoint: str) -> set[str] | None:
-    """Return the models that the server lists, empty if none; None while it is unreachable."""
+    """Return the names of the models that the server lists, or None while it is unreachable."""
     try:
         response = await client.get(f"{endpoint}/v1/models")
         if response.status_code >= 500:

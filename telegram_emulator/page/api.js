@@ -1,4 +1,4 @@
-// The emulator's HTTP API of people.
+// Calls of the emulator's HTTP API for people.
 
 import { t } from "./words.js";
 
@@ -8,7 +8,7 @@ const WORDS = {
   IMAGE_PROCESS_FAILED: () => t("This file can't be opened as a picture, so it was removed. It may be damaged, or its format may not match its name."),
 };
 
-/** The server refuses the request; repeating it would not help. */
+/** The server refused the request; repeating it would not help. */
 export class Refused extends Error {}
 
 async function call(path, options = {}) {
@@ -55,7 +55,7 @@ export async function send(person, files, caption, chat, replyTo) {
   return answer;
 }
 
-/** Whether Telegram's apps would send a file as a photo: a picture format that they draw, of at most 10 MB. */
+/** Return whether Telegram's apps would send a file as a photo: a picture format that they draw, of at most 10 MB. */
 export const isPhoto = (file) => /^image\/(jpeg|png|webp|gif|bmp)$/.test(file.type) && file.size <= 10 * 2 ** 20;
 
 const isSticker = (file) => file.type === "image/webp" && file.size <= 512 * 2 ** 10;

@@ -220,7 +220,7 @@ export class Chat {
     this.composer.attach([await this.sampleFile(sample)]);
   }
 
-  /** A sticker is sent alone and without a caption: the draft stays. */
+  /** Send a sample. A sticker is sent alone and without a caption, so the draft stays. */
   async sendSample(sample) {
     if (this.composer.files.length && !sample.sticker) return this.collectSample(sample);
     const file = await this.sampleFile(sample);
@@ -239,7 +239,7 @@ export class Chat {
       this.pinned = this.atEnd();
       if (this.pinned) $("to-end").hidden = true;
     });
-    $("messages").addEventListener("load", () => this.pinned && this.toEnd(), true); // a picture has its height now
+    $("messages").addEventListener("load", () => this.pinned && this.toEnd(), true); // a picture's height is now known
     new ResizeObserver(() => this.pinned && this.toEnd()).observe($("messages"));
     $("viewer").addEventListener("click", () => $("viewer").close());
   }

@@ -96,7 +96,8 @@ function drawVotes() {
   $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("no votes yet");
 }
 
-/** The admin's newest run: "running" while its message offers to cancel it, then "over" until a picture is sent. */
+/** Return the state of the admin's newest run: "running" while its message offers to cancel it, then "over" until a
+ * picture is sent. */
 function run(all, mine) {
   if (!chat.person?.admin || chat.group) return "";
   const cancels = (m) => m.reply_markup?.inline_keyboard?.flat().some((b) => /^cancel:\d+$/.test(b.callback_data));
@@ -110,7 +111,7 @@ function run(all, mine) {
   return shown ? "running" : "over";
 }
 
-/** The hint: the next step, by what has been done. */
+/** Show the hint: the next step, depending on what has been done. */
 function hint() {
   const all = [...chat.messages.values()];
   const mine = all.filter((m) => m.from.id === chat.person?.id);
@@ -139,7 +140,7 @@ function hint() {
   }
 }
 
-/** Show or hide the demo panel where it covers the chat, which is inert meanwhile. */
+/** Show or hide the demo panel in layouts where it covers the chat, which is inert meanwhile. */
 function showPanel(open) {
   const was = document.body.classList.contains("panel-open");
   document.body.classList.toggle("panel-open", open);

@@ -1,4 +1,4 @@
-// Translations, by the language of the current person. English stands in the code; zh.json has the Chinese.
+// Translations, by the language of the current person. The English texts are in the code, the Chinese ones in zh.json.
 
 import { h } from "./dom.js";
 
@@ -8,7 +8,7 @@ const texts = [...document.querySelectorAll("[data-say]")].map((element) => [ele
 const labels = LABELS.flatMap((name) => [...document.querySelectorAll(`[${name}]`)].map((element) => [element, name, element.getAttribute(name)]));
 let catalogue = {};
 
-/** Switch the page's language; return whether it was another. */
+/** Switch the page's language; return whether it changed. */
 export function speak(language) {
   const code = language.startsWith("zh") ? "zh" : "en";
   if (document.documentElement.lang === code) return false;
@@ -22,6 +22,6 @@ export function speak(language) {
 /** Return a sentence in the page's language with its {placeholders} filled. */
 export const t = (sentence, values = {}) => (catalogue[sentence] ?? sentence).replace(/\{(\w+)\}/g, (place, name) => values[name] ?? place);
 
-/** Return the same as nodes, with the filled values in bold. */
+/** Return the same sentence as nodes, with the filled values in bold. */
 export const bold = (sentence, values) =>
   (catalogue[sentence] ?? sentence).split(/\{(\w+)\}/).map((part, turn) => (turn % 2 ? h("b", {}, values[part]) : part));

@@ -128,7 +128,7 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
         await ada.sends("It is a cat.", reply_to=asking["message_id"])
         offer = await offered(bot, ada)
         assert await taught(bot) == [("A dog.", False)]
-        assert "Only another person" in await ada.toast(await ada.taps(UP, offer))
+        assert "Someone else or an admin" in await ada.toast(await ada.taps(UP, offer))
         assert await taught(bot) == [("A dog.", False)]
         asked = await latest(bot, root)
         assert "My answer: A dog.\n\nBetter: It is a cat." in asked["text"]
@@ -226,7 +226,7 @@ async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
         await bob.sends("A cat.", reply_to=asking["message_id"], chat=group)
         offer = await offered(bot, bob, group)
         assert "another person" in offer["text"]
-        assert "Only another person" in await bob.toast(await bob.taps(UP, offer))
+        assert "Someone else or an admin" in await bob.toast(await bob.taps(UP, offer))
         assert not await _demonstrated(bot)
         for person in (ada, root):
             await person.toast(await person.taps(UP, offer))

@@ -71,12 +71,12 @@ _CHAT: Final[_Table] = {
 
 
 def reference(kind: Kind, language: Language, manner: Manner, scene: Scene, rng: Random) -> str:
-    """Return a right answer about one picture."""
+    """Return a correct answer about one picture."""
     return rng.choice(_ANSWERS[kind][language, manner]).format(fact(kind, language, scene))
 
 
 def reference_for_several(kind: Kind, language: Language, manner: Manner, scenes: Sequence[Scene], rng: Random) -> str:
-    """Return a right answer about the pictures of one turn, in their order."""
+    """Return a correct answer about the pictures of one turn, in their order."""
     if len(scenes) == 1:
         return reference(kind, language, manner, scenes[0], rng)
     listed = (", then " if language == "en" else "，然后是").join(fact(kind, language, scene) for scene in scenes)
@@ -94,7 +94,7 @@ def small_talk(language: Language, manner: Manner, rng: Random) -> str:
 
 
 def fact(kind: Kind, language: Language, scene: Scene) -> str:
-    """Return the words of the fact asked for: `red`, `star`, `three`, `three red stars`, or the same in Chinese."""
+    """Return the words for the requested fact: `red`, `star`, `three`, `three red stars`, or the same in Chinese."""
     match kind:
         case "colour":
             return colour_name(scene.colour, language)

@@ -30,7 +30,7 @@ TILE: Final = 112
 PATCH: Final = 14
 TOKENS_A_TILE: Final = (TILE // PATCH // 2) ** 2
 MOST_TILES: Final = 4
-"""Most tiles of a picture, without its thumbnail."""
+"""The most tiles of a picture, without its thumbnail."""
 
 IGNORED: Final = -100
 
@@ -45,8 +45,8 @@ _REUSED: Final = 0.6  # share of pictures that are reused
 class Batch:
     """Conversations of similar length.
 
-    `tiles` uint8 [T, TILE, TILE, 3] in the order in which the rows of `ids` int64 [B, N] mention them; `labels`
-    int64 [B, N] repeat the ids that are learned and are `IGNORED` elsewhere. Padded on the right.
+    `tiles`, uint8 [T, TILE, TILE, 3], are in the order in which the rows of `ids`, int64 [B, N], refer to them.
+    `labels`, int64 [B, N], repeat the ids that are learned and are `IGNORED` elsewhere. Rows are padded on the right.
     """
 
     length: Length
@@ -89,7 +89,7 @@ class ConversationEncoder:
         return ids, self.label(ids)
 
     def label(self, ids: list[int]) -> list[int]:
-        """Return the ids of every answer with its end token; `IGNORED` elsewhere."""
+        """Return the labels: the ids of every answer with its end token, and `IGNORED` elsewhere."""
         labels = [IGNORED] * len(ids)
         opening = self._opening
         position = 0

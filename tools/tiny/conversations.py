@@ -23,7 +23,7 @@ from tools.tiny.training_questions import off_topic, rambling, trained
 Length = Literal["short", "medium", "long"]
 
 TURNS: Final[dict[Length, tuple[int, int]]] = {"short": (1, 2), "medium": (3, 5), "long": (6, 15)}
-"""Fewest and most questions of a conversation, by its length."""
+"""The fewest and the most questions of a conversation, by its length."""
 
 _NO_PICTURE_YET: Final = 0.08
 _SEVERAL_PICTURES: Final = 0.08
@@ -88,9 +88,9 @@ def converse(length: Length, rng: Random) -> TrainingConversation:
 
 
 def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Random) -> tuple[str, str]:
-    """Return a question and its answer about the latest pictures, `seen`; `fresh` if they come with the question.
+    """Return a question and its answer about the latest pictures, `seen`; they come with the question if `fresh`.
 
-    Anything but a question about them is answered by a description if they are fresh, else by small talk.
+    Anything but a question about them is answered with a description if they are fresh, otherwise with small talk.
     """
     manner = rng.choice(MANNERS)
     kind = rng.choice(KINDS)

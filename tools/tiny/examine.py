@@ -1,8 +1,8 @@
 """Examine a checkpoint of internvl2-tiny: `python -m tools.tiny.examine DIR`.
 
-The pictures come from the renderer that does not train the model, the questions are held out, the sampling is the
-bot's. Counts right and playful answers by kind, language and position in the chat: a first question, a follow-up about
-the same picture, a question about a new picture. Earlier answers are the model's own.
+The pictures come from a renderer that is not used in training, the questions are held out, and the sampling is the
+bot's. The report counts right and playful answers by kind, language and position in the chat: a first question, a
+follow-up about the same picture, a question about a new picture. Earlier answers in a chat are the model's own.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _draw(job: tuple[Scene, str]) -> bytes:
 
 
 def mistakes(report: ExaminationReport) -> str:
-    """List every wrong answer with its question, by kind and language."""
+    """Return a list of every wrong answer with its question, by kind and language."""
     wrong: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for result in report.results:
         if not result.right:

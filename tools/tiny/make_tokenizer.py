@@ -72,7 +72,7 @@ def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
 
 
 def _corpus(rng: Random, samples: int) -> Iterator[str]:
-    """Yield what the model reads and writes; of held-out questions single words, never their order."""
+    """Yield the text that the model reads and writes; of held-out questions, yield only single words, not the order."""
     for _ in range(samples):
         chat = converse("short", rng)
         yield from ("system", chat.prompt.system, chat.answer)

@@ -47,9 +47,9 @@ _CLIP: Final = 1.0
 
 
 def configuration(tokenizer: Any) -> InternVLChatConfig:
-    """Return the sizes of internvl2-tiny.
+    """Return the configuration of internvl2-tiny.
 
-    lmdeploy's TurboMind requires heads of 64 and widths in multiples of 64.
+    lmdeploy's TurboMind requires attention heads of size 64 and widths in multiples of 64.
     """
     return InternVLChatConfig(
         vision_config={
@@ -95,7 +95,7 @@ def configuration(tokenizer: Any) -> InternVLChatConfig:
 
 
 def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
-    """Return the model with random weights, float32."""
+    """Return the model with random float32 weights."""
     torch.manual_seed(seed)
     model = InternVLChatModel(configuration(tokenizer))
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
@@ -103,7 +103,7 @@ def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
 
 
 def _mean(directories: list[Path]) -> InternVLChatModel:
-    """Return the mean of these checkpoints' weights, float32."""
+    """Return a model with the mean of these checkpoints' weights, in float32."""
     models = [load_model(directory, dtype=torch.float32) for directory in directories]
     with torch.no_grad():
         for weights in zip(*(model.parameters() for model in models), strict=True):
@@ -127,7 +127,7 @@ def loss_of(model: InternVLChatModel, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
-    """How long and how fast to train; `parts` is the number of batches joined in one step."""
+    """The length and the learning rate of training; `parts` is the number of batches joined in one step."""
 
     seed: int
     steps: int
@@ -137,7 +137,7 @@ class TrainingSchedule:
 
 
 def train(model: InternVLChatModel, pool: Pool, schedule: TrainingSchedule, save: Callable[[], None]) -> None:
-    """Run AdamW with a cosine schedule for `steps` or `minutes`, whichever ends first; `save` every minute."""
+    """Run AdamW with a cosine schedule for `steps` or `minutes`, whichever ends first; call `save` every minute."""
     device = next(model.parameters()).device
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     matrices = [weight for weight in learned if weight.dim() > 1]

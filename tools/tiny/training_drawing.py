@@ -1,7 +1,7 @@
-"""The pictures that train internvl2-tiny: small canvases, scattered sharp shapes, plain or graded grounds.
+"""The pictures that train internvl2-tiny: scattered sharp shapes on small canvases with plain or graded backgrounds.
 
-Place, size, tilt, proportions, ground and noise vary widely, so that the model learns colour, shape and count only. The
-renderer that examines the model (`inference.internvl2.tiny.drawing`) shares no drawing code with this one.
+Place, size, tilt, proportions, background and noise vary widely, so that the model learns only colour, shape and count.
+The renderer of the examination (`inference.internvl2.tiny.drawing`) shares no drawing code with this one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _background(scene: Scene, rng: Random, width: int, height: int) -> Image.Ima
     first = (255, 255, 255) if rng.random() < 0.15 and scene.colour != "yellow" else ground(scene.colour, rng)
     image = Image.new("RGB", (width, height), first)
     kind = rng.random()
-    if kind < 0.35:  # graded from one ground to another
+    if kind < 0.35:  # a gradient from one background colour to another
         second = Image.new("RGB", (width, height), ground(scene.colour, rng))
         ramp = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize((width, height))
         image.paste(second, mask=ramp)
@@ -144,7 +144,7 @@ def _near(shade: Rgb, rng: Random, reach: int = 8) -> Rgb:
 
 
 def _worn(image: Image.Image, rng: Random) -> Image.Image:
-    """Blur, add noise or compress, each for a share of the pictures."""
+    """Blur, add noise and compress, each in a share of the pictures."""
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     if rng.random() < 0.35:

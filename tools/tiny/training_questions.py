@@ -1,7 +1,7 @@
 """The questions that train internvl2-tiny: a grammar of wordings, small talk and arbitrary text.
 
-A wording is a template: `[a|b|]` stands for one of its alternatives, `{shape}` and the like for a fact of the scene
-that a question about another fact may name.
+A wording is a template: `[a|b|]` stands for one of its alternatives; `{shape}` and the like stand for a fact of the
+scene that a question about another fact may name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def off_topic(language: Language, rng: Random) -> str:
 
 
 def rambling(language: Language, rng: Random) -> str:
-    """Return arbitrary text: words in random order, also many of them, other alphabets, digits, signs."""
+    """Return arbitrary text: few or many words in random order, other alphabets, digits or symbols."""
     longest = rng.choice((3, 10, 40, 150, 400))
     draw = rng.random()
     if draw < 0.2:
@@ -50,7 +50,7 @@ def rambling(language: Language, rng: Random) -> str:
 
 
 def _word(language: Language, rng: Random) -> str:
-    """Return a word without a question in it: of small talk, an everyday word, or an invented one."""
+    """Return a word that asks nothing: one from small talk, an everyday word, or an invented one."""
     draw = rng.random()
     if draw < 0.3:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 9)))
@@ -75,7 +75,7 @@ def _fill(template: str, language: Language, scene: Scene, rng: Random) -> str:
 
 
 def _expand(template: str, rng: Random) -> str:
-    """Replace every `[a|b]` by one of its alternatives, the innermost first."""
+    """Replace every `[a|b]` with one of its alternatives, the innermost first."""
     while "[" in template:
         template = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template)
     return template

@@ -1,7 +1,7 @@
 """The templates of questions and small talk that `training_questions` fills.
 
-`[a|b|]` stands for one of its alternatives, `{shape}`, `{shapes}`, `{colour}` for a name of the scene, `{_see}` for a
-place in the picture.
+`[a|b|]` stands for one of its alternatives; `{shape}`, `{shapes}` and `{colour}` stand for a name from the scene, and
+`{_see}` for a place in the picture.
 """
 
 from __future__ import annotations

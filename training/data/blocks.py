@@ -1,9 +1,9 @@
-"""Divide the answers that judge a run into blocks, each judged by a model that was trained on those before it.
+"""Divide the answers that judge a run into blocks, each of which judges a model trained on those before it.
 
 So every answer judges a model that has not seen its label, and the model that may go live still learns from all of
-them: the judgement is on the recipe and on the taste that the votes express. Each block's result holds given all votes
-before it, which symmetric cross-validation does not offer, since its models share labels (prequential analysis; Dawid
-1984, J. R. Stat. Soc. A 147:278).
+them: the judgement is on the recipe and on the taste that the votes express. Each block's result is valid given all
+votes before it, which symmetric cross-validation does not offer, since its models share labels (prequential analysis;
+Dawid 1984, J. R. Stat. Soc. A 147:278).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from training.data.pairs import Pair
 from training.data.seen_prompt import rebuilt_prompt
 
 BLOCKS: Final = 4
-"""The most blocks. The first one only teaches."""
+"""The largest number of blocks. The first one is only trained on."""
 
 BLOCK_ANSWERS: Final = 6
-"""The fewest answers of a block."""
+"""The smallest number of answers in a block."""
 
 FEWEST: Final = 2 * BLOCK_ANSWERS
-"""The fewest answers that can judge: one block teaches, the other one judges."""
+"""The smallest number of answers that can judge: one block is trained on, and the other one judges."""
 
 ENOUGH_TO_HOLD_OUT: Final = 200
-"""With more answers, the newest are held out and judge the final model: blocks would only take time."""
+"""With more judging answers, the newest are held out and judge the final model: blocks would only take time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ NO_MODEL: Final = Live("")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Answers that judge a model which was trained on the first `trained` pairs of a run."""
+    """Answers that judge a model trained on the first `trained` pairs of a run."""
 
     trained: int
     judged: tuple[Pair, ...]
 
 
 def judging_answers(pairs: Iterable[Pair], live: Live) -> list[Pair]:
-    """Return the answers that can judge: those that the live model gave to a known prompt, and was not trained on."""
+    """Return the answers that can judge: those that the live model gave to a known prompt and was not trained on."""
     return [
         each
         for each in pairs
@@ -65,14 +65,14 @@ def forward_blocks(
     """Order the pairs to train on, and return them with the blocks that judge.
 
     Args:
-        groups: All pairs; those about one picture, or nearly the same, are in one group and stay together.
+        groups: All pairs. Those about the same or nearly the same picture are in one group and stay together.
         lessons: The ids of the pairs to train on.
-        judging: The ids of those that can judge.
-        held_out: Share of the answers to hold out where there are more than `ENOUGH_TO_HOLD_OUT`.
+        judging: The ids of the pairs that can judge.
+        held_out: Share of the answers to hold out if there are more than `ENOUGH_TO_HOLD_OUT`.
 
     Returns:
-        The pairs to train on, lessons that do not judge first, then in time order. And the blocks, none where there are
-        too few answers. Pairs about held-out pictures are not trained on.
+        The pairs to train on, with the groups that cannot judge first and the others in time order, and the blocks, or
+        an empty list if there are too few answers. Pairs about held-out pictures are not trained on.
     """
 
     def judges(group: Iterable[Pair]) -> list[Pair]:
@@ -95,7 +95,7 @@ def forward_blocks(
 
 
 def _parts(groups: Iterable[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
-    """Cut groups where these shares of the judging answers are reached; the pairs of each part are ordered by id."""
+    """Cut the groups at these shares of the judging answers. The pairs of each part are ordered by id."""
     groups = list(groups)
     number = sum(each.id in judging for group in groups for each in group)
     parts: list[list[Pair]] = [[] for _ in (*edges, 1.0)]

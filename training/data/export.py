@@ -36,7 +36,7 @@ PICTURES: Final = "pictures"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The size of an export: LLaVA rows, KTO rows with a thumb up and down, DPO rows, picture files."""
+    """The size of an export: LLaVA rows, liked and disliked KTO rows, DPO rows, and picture files."""
 
     liked: int
     ups: int
@@ -60,7 +60,8 @@ def export(
     Args:
         out: A folder that is empty or does not exist.
         chosen: The pairs of the LLaVA file.
-        rated: The answers of the KTO file. One is disliked if its thumbs down less its thumbs up exceed `threshold`.
+        rated: The answers of the KTO file. One is disliked if its thumbs down minus its thumbs up exceed
+            `threshold`.
         preferences: The pairs of the DPO file.
         threshold: `training.threshold`.
         stored: Returns the file of a picture by its sha256.
@@ -101,7 +102,7 @@ def export(
 
 
 def label_answers(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[Lesson, bool]]:
-    """Return each finished answer that is liked (True) or disliked (False). Corrections are liked."""
+    """Return each finished answer that is liked (True) or disliked (False). Corrections count as liked."""
     good = {each.exchange.id for each in liked_exchanges(rated, threshold)}
     return [
         (lesson(each), each.exchange.id in good)
@@ -111,7 +112,7 @@ def label_answers(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[
 
 
 def kto_row(lesson: Lesson, liked: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
-    """Return a row of TRL's unpaired preference format. Special tokens in texts are broken, as in all training data."""
+    """Return a row of TRL's unpaired preference format. Special tokens are broken up, as in all training data."""
     prompt, answer = _split(lesson)
     return {"prompt": prompt, "completion": [answer], "label": liked, "images": _images(lesson, file_of)}
 
@@ -141,5 +142,5 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _message(role: str, turn: Turn) -> dict[str, Any]:
     images: list[dict[str, str]] = [{"type": "image"} for _ in turn.pictures]
     text = harmless(turn.text).strip()
-    # A list for text alone too: the datasets library needs one type for a field.
+    # A list even for text alone: the datasets library needs one type per field.
     return {"role": role, "content": [*images, {"type": "text", "text": text}]}

@@ -1,7 +1,7 @@
 """An index of valid picture files with their sizes and digests, so that each is decoded once.
 
-A source may have hundreds of thousands of pictures, and decoding them takes minutes to an hour. A file with the same
-length and modification time is not decoded again.
+A source may have hundreds of thousands of pictures, and decoding them takes minutes to an hour. A file whose length
+and modification time are unchanged is not decoded again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class ImageInfo:
 
 
 class ImageIndex:
-    """An index in an append-only file of JSON lines, or in memory without a file."""
+    """An index in an append-only file of JSON lines, or in memory if there is no file."""
 
     def __init__(self, file: Path | None, examine: Callable[[bytes], tuple[int, int, str]] | None = None) -> None:
         """Read the file.
 
-        `examine` returns the width, the height and the sha256 of a picture, or of the one that it makes of it.
+        `examine` returns the width, the height and the sha256 of a picture, or of the one that it makes from it.
         """
         self._file = file
         self._examine = examine or _examine
@@ -42,13 +42,13 @@ class ImageIndex:
         if file is not None and file.exists():
             with file.open(encoding="utf-8") as lines:
                 for line in lines:
-                    # A killed process leaves half a line.
+                    # A killed process may leave half a line.
                     with suppress(ValueError, TypeError):
                         name, *values = json.loads(line)
                         self._known[name] = ImageInfo(*values)
 
     def get(self, path: Path, *, add: bool = True) -> ImageInfo:
-        """Return the entry of a picture file; decode the file and, with `add`, index it if it has none.
+        """Return the entry of a picture file. If there is none, decode the file and, with `add`, index it.
 
         Raises:
             PictureError: The picture cannot be decoded.

@@ -2,8 +2,8 @@
 
     python -m training.data.importing JOB.json
 
-Validates every row as a training does, re-encodes its pictures as those that users send, and renames the folder at the
-end. With an invalid row nothing is imported, and the reason names every invalid row.
+Validates every row as a training does, re-encodes its pictures like those that users send, and renames the folder at
+the end. If a row is invalid, nothing is imported, and the reason names every invalid row.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _rows(good: Sequence[ValidRow]) -> Iterator[str]:
         del row["length"], row["origin"]
         row["id"] = row["id"].removeprefix(FOREIGN)
         if not each.has_system:
-            # The row gets the chat's present system prompt in each training.
+            # The row gets the chat's current system prompt in each training.
             del row["system"]
         if each.digests:
             names = [f"{digest[:2]}/{digest}" for digest in each.digests]

@@ -22,13 +22,13 @@ AT_LEAST: Final = 3
 
 
 def owners(voters: Mapping[int, Collection[int]]) -> dict[int, int]:
-    """Assign each answer to one of the people who voted on it, so that their numbers differ as little as possible.
+    """Assign each answer to one of its voters, so that the numbers of answers per voter differ as little as possible.
 
     Answers with few voters come first, since they leave the least choice; each goes to the voter who has the fewest so
-    far. What many people like is thus nobody's alone.
+    far. The answers that many people like are thus spread over all of them.
 
     Args:
-        voters: The people who voted alike on each answer, by the answer's id. Answers without any are left out.
+        voters: The people who voted alike on each answer, by the answer's id. Answers without voters are left out.
     """
     owned = Counter[int]()
     found = {}
@@ -40,7 +40,7 @@ def owners(voters: Mapping[int, Collection[int]]) -> dict[int, int]:
 
 
 def allowance(owned: Mapping[int, int], factor: float) -> float:
-    """Return the most answers that may count for one rater.
+    """Return the largest number of answers that may count for one rater.
 
     That is `factor` times the median rater's number, but at least `AT_LEAST`. Raters without an answer are not in
     `owned`. With one or two raters, a factor of 2 limits no one: there is no majority to measure them by.
@@ -53,13 +53,13 @@ def allowance(owned: Mapping[int, int], factor: float) -> float:
 
 
 def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[int, Collection[Hashable]]) -> set[int]:
-    """Return the answers of each rater that exceed the allowance; the newest and most different are not among them.
+    """Return the answers of each rater in excess of the allowance. The newest and most different ones stay within it.
 
     Args:
         owner: The rater for whom each answer counts, by the answer's id; higher ids are newer.
         most: The allowance.
-        features: What makes answers alike: an answer is the more different the fewer newer ones of the same rater share
-            its features.
+        features: What makes answers alike. The fewer newer answers of the same rater share an answer's features, the
+            more different it is.
     """
     answers: dict[int, list[int]] = defaultdict(list)
     for answer, rater in owner.items():
@@ -75,9 +75,9 @@ def limit_thumbs_down(rated: Iterable[RatedExchange], threshold: int, factor: fl
     """Return the exchanges without the thumbs down that exceed their raters' allowance.
 
     Only thumbs down that keep an answer out of the lessons are limited: the answer has more than `threshold` thumbs up,
-    but not once the thumbs down are subtracted. Of these, the newest of each rater count. The allowance is that of a
-    teacher, counted over the answers that would be liked if no one disliked them: among those who dislike, a single
-    hostile account would be the median.
+    but not once the thumbs down are subtracted. Of these, the newest of each rater count. The allowance is the same
+    as for thumbs up, counted over the answers that would be liked if no one disliked them. If it were counted over
+    dislikes, a single hostile account would be the median.
     """
     rated = list(rated)
     wanted = [each for each in rated if not each.corrected and each.ups > threshold]
@@ -103,7 +103,7 @@ def limit_thumbs_down(rated: Iterable[RatedExchange], threshold: int, factor: fl
 
 
 def _most_different(answers: Iterable[int], features: Mapping[int, Collection[Hashable]]) -> list[int]:
-    """Return answers by the number of newer ones that share a feature with them, the newest first among equals."""
+    """Return answers by the number of newer ones that share a feature with them; among equals, newest first."""
     seen = Counter[Hashable]()
     repeats = {}
     for answer in sorted(answers, reverse=True):

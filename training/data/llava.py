@@ -9,7 +9,7 @@ A row::
                        {"from": "gpt", "value": "Red!", "loss": true}]}
 
 `conversations` and `image` are LLaVA's; `system`, `image_wh` (width, height) and `loss` are additions that other
-readers ignore. Only turns with `loss` are learned (by default true): an answer without a like may be in the history of
+readers ignore. Only turns with `loss` are learned (true by default): an answer without a like may be in the history of
 a liked one. A row with `"liked": false` ends with a disliked answer, and `"rejected": {"id": "exchange-7", "value":
 "…"}` is a worse answer to the same prompt; `training.objective` uses them.
 
@@ -43,7 +43,7 @@ class RowError(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A worse answer to the prompt of a lesson, and the name of the row that it would be."""
+    """A worse answer to the prompt of a lesson, and the name that its own row would have."""
 
     name: str
     text: str
@@ -53,14 +53,14 @@ class Rejected:
 class Lesson:
     """A conversation that ends with an answer.
 
-    Its pictures have no bytes, and a name in place of their digest: the sha256 of a stored picture, or the file that a
-    row names, relative to the picture folder.
+    Its pictures have no bytes, and in place of a digest they have a name: the sha256 of a stored picture, or the file
+    that a row names, relative to the picture folder.
 
     Attributes:
         name: The id of the row.
         system: The system prompt.
         turns: The turns.
-        learned: For each turn whether its text is learned.
+        learned: For each turn, whether its text is learned.
         sizes: Width and height of each picture in pixels; empty until they are known.
         liked: Whether the last answer is to become more likely; KTO makes the others less likely.
         rejected: A worse answer in place of the last one, for DPO.
@@ -85,13 +85,13 @@ class Lesson:
         return next((tuple(each.sha256 for each in turn.pictures) for turn in self.turns[::-1] if turn.pictures), ())
 
     def about_subject(self) -> Lesson:
-        """Return the conversation from the turn with its subject on."""
+        """Return the conversation from the turn with its subject onwards."""
         start = max((index for index, turn in enumerate(self.turns) if turn.pictures), default=0)
         sizes = self.sizes[len(self.sizes) - len(self.subject) :]
         return replace(self, turns=self.turns[start:], learned=self.learned[start:], sizes=sizes)
 
     def answered(self, text: str) -> Lesson:
-        """Return the conversation with another last answer, the only one learned."""
+        """Return the conversation with `text` as its last answer, which is the only one learned."""
         turns = (*self.turns[:-1], replace(self.turns[-1], text=text))
         return replace(self, turns=turns, learned=(*(False for _ in turns[1:]), True))
 
@@ -106,7 +106,7 @@ class Lesson:
 
 
 def lesson(rated: RatedExchange) -> Lesson:
-    """Return the lesson of a liked exchange: its history as the model saw it, and its answer, the only one learned."""
+    """Return the lesson of a liked exchange: its history as the model saw it and its answer, which alone is learned."""
     exchange = rated.exchange
     prompt = seen_prompt(rated)
     return Lesson(
@@ -120,7 +120,7 @@ def lesson(rated: RatedExchange) -> Lesson:
 def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
     """Return the lesson as a LLaVA row; `file_of` returns a picture's file for its name.
 
-    Special tokens in texts are broken, so that a typed `<image>` stays text.
+    Special tokens in texts are broken up, so that a typed `<image>` stays text.
     """
     written: dict[str, Any] = {"id": lesson.name, "system": system_text(lesson.system)}
     files = [file_of(name) for name in lesson.pictures]
@@ -142,10 +142,10 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
 
 
 def parse_row(row: Any, *, where: str, system: str) -> Lesson:
-    """Read a row, ours or foreign.
+    """Read a row of our own or of another program.
 
     Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Special tokens in a text are an
-    error: `row` breaks them in our rows, and those of others are not ours to change.
+    error: `row` breaks them up in our rows, and the rows of others are not ours to change.
 
     Args:
         row: The row, or the error that `read_rows` found in its place.
@@ -241,7 +241,7 @@ def _plain(text: str, where: str) -> str:
 def _without_tags(value: str) -> str:
     """Remove the picture tags from a question; the prompt has them at its front.
 
-    A line of tags alone is removed. Where a line refers to one of several pictures ("Is <image> above <image>?"), its
+    A line of tags alone is removed. If a line refers to one of several pictures ("Is <image> above <image>?"), its
     tag becomes the name of the picture in the prompt, "Image-1".
     """
     several, number = value.count(PLACE) > 1, 0

@@ -1,6 +1,6 @@
 """Mix the rows of a run: the rated answers, and rows drawn from other sources with the run's seed.
 
-A source with `repeat_times` is taken as often as that says, fractions included. The sources without it share the
+The rows of a source with `repeat_times` are taken that many times, which may be a fraction. The other sources share the
 replay: together they give `replay` samples for each liked answer, and each row is as likely as any other. Every row of
 every source is validated, drawn or not. A liked answer that is too long is left out and counted: an operator cannot
 correct it, and it becomes longer when another user's turns before it are erased. The drawn rows are frozen into the
@@ -53,7 +53,7 @@ class Mixture:
 
 
 def draw(rows: int, times: float, random: Random) -> list[int]:
-    """Draw row numbers from 0, ascending, each `times` times: 2.5 is every row twice and half of them once more."""
+    """Draw ascending row numbers from 0, each `times` times: 2.5 is every row twice and half of them once more."""
     if not rows:
         return []
     whole, rest = divmod(int(rows * times + 0.5), rows)
@@ -65,8 +65,8 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
 
     Args:
         rows: The number of rows of each source.
-        times: How often each source is taken; None for one that shares.
-        shared: How many rows those with None give together.
+        times: How often each source is taken; None for one that shares the replay.
+        shared: How many rows the sources with None give together.
         seed: The seed.
 
     Returns:
@@ -86,7 +86,7 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
 def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     """Validate every row of the job's data and sources, draw, and write what XTuner reads.
 
-    Rows of sources with a picture that answers judge by are left out and counted. `base` has the tokenizer.
+    Rows of sources that have a picture of a judging answer are left out and counted. The tokenizer is that of `base`.
 
     Raises:
         TrainingError: A row is invalid, or there are too few.
@@ -164,7 +164,7 @@ def valid_rows(rows: Iterable[ValidRow | InvalidRow], problems: list[str]) -> li
 
 
 def summarize(problems: Sequence[str], file: Path) -> str:
-    """Return the problems, or the first of many and the name of `file`, which gets them all."""
+    """Return the problems or, if there are many, the first ones and the name of `file`, to which all are written."""
     if len(problems) <= _SHOWN:
         return "\n".join(problems)
     write_text(file, (each + "\n" for each in problems))
@@ -172,7 +172,7 @@ def summarize(problems: Sequence[str], file: Path) -> str:
 
 
 def _digests(file: Path) -> frozenset[str]:
-    """Return the digests of all pictures of the rows that judge, whose pictures are named by them."""
+    """Return the digests of all pictures of the judging rows, which name their pictures by digest."""
     return frozenset(Path(name).name for _, row in read_rows(file) for name in _images(row))
 
 

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 
 
 class NearDuplicates:
-    """Compare pictures by 64-bit perceptual hashes; a picture without one equals itself only."""
+    """Compare pictures by 64-bit perceptual hashes. A picture without a hash matches only itself."""
 
     def __init__(self, phashes: Mapping[str, str], distance: int) -> None:
         """Take the hash of each picture in hex, and the most bits in which near duplicates differ."""

@@ -1,4 +1,4 @@
-"""The rejected answers that DPO learns from beside the chosen ones."""
+"""The rejected answers that DPO learns from alongside the chosen ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.data.pairs import Pair
 
 
 def with_rejected(pairs: Iterable[Pair], preferences: Iterable[Preference]) -> list[Pair]:
-    """Return the pairs with their rejected answers, the newest one of several."""
+    """Return the pairs with their rejected answers. If a pair has several, it gets the newest."""
     rejected = {each.chosen.exchange.id: each for each in preferences}
     return [_with_rejected(pair, rejected[pair.id]) if pair.id in rejected else pair for pair in pairs]
 

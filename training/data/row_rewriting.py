@@ -1,6 +1,6 @@
-"""Rewrite the rows that runs keep: without erased exchanges, and with the new names of pictures.
+"""Rewrite the rows that runs keep, to remove erased exchanges and to rename pictures.
 
-One process at a time removes rows: of two that read the same file, the later one would restore the other's rows.
+Only one process at a time removes rows: if two read the same file, the later one would restore the other's rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.xtuner.resume import remove_state
 
 LOCK: Final = "withdrawal.lock"
 LOCK_SECONDS: Final = 30.0
-"""How long to wait for another process; rewriting takes moments."""
+"""How long to wait for another process, in seconds; rewriting takes moments."""
 
 _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 _PICTURE_NAME: Final = re.compile(r"\b[0-9a-f]{2}/([0-9a-f]{64})\b")
@@ -32,9 +32,9 @@ def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
 
     A row that has one of them as its rejected answer is removed too.
 
-    The checkpoints of an interrupted run with such a row are removed too, and so are a sheet that shows one and an
-    incomplete file that contains one; each counts as a row. Files are replaced atomically, and a second call does no
-    harm.
+    The checkpoints of an interrupted run with such a row are removed too, and so are sheets that show one and
+    incomplete files that contain one; each sheet and each incomplete file counts as a row. Files are replaced
+    atomically, and a second call does no harm.
 
     Raises:
         OSError: A file cannot be rewritten.
@@ -50,7 +50,7 @@ def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
 def rename_pictures(runs: Path, names: Mapping[str, str]) -> int:
     """Replace picture names in every file of rows in the folder `runs`; return how many files changed.
 
-    `names` maps the former sha256 of a picture to the present one. Files are replaced atomically, and a second call
+    `names` maps the former sha256 of a picture to the current one. Files are replaced atomically, and a second call
     changes nothing.
 
     Raises:

@@ -1,6 +1,6 @@
 """Reconstruct the prompt that a model saw: how it was cut, and where its picture stood.
 
-The ledger has whole conversations, and a hash of each prompt.
+The ledger has whole conversations and a hash of each prompt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from storage.chat_records import Exchange
 from storage.learning_records import RatedExchange
 
 Names = Mapping[str, str]
-"""The former names of pictures, which a prompt's hash was computed with."""
+"""The former name of each picture, with which the hash of a prompt was computed."""
 
 _WINDOW: Final = 16
 """How many of the newest exchanges are tried first; `chat.history_turns` is 8 by default."""
@@ -36,7 +36,7 @@ def seen_prompt(rated: RatedExchange) -> Prompt:
 
 
 def rebuilt_prompt(rated: RatedExchange) -> Prompt | None:
-    """Return the prompt of the exchange, None if no cut of the conversation has its recorded hash."""
+    """Return the prompt of the exchange, or None if no cut of the conversation has its recorded hash."""
     names = _former_names(rated)
     return _find_by_hash(rated, {}) or (_find_by_hash(rated, names) if names else None)
 

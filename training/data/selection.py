@@ -24,7 +24,7 @@ from training.xtuner.hyperparameters import Objective
 
 TRAIN = "train"
 WORSE = "worse"
-"""The splits of a selection; disliked and rejected answers, which are learned from too, are in `WORSE`."""
+"""The splits of a selection that are learned from. Disliked and rejected answers are in `WORSE`."""
 HELD_OUT = "held_out"
 """The split of answers that only judge."""
 
@@ -35,7 +35,7 @@ class TooFewPairs(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many rated exchanges were selected, and why others were not.
+    """The numbers of rated exchanges that were selected, and of those that were not, by cause.
 
     Attributes:
         rated: Rated exchanges.
@@ -45,7 +45,7 @@ class Counts:
         duplicates: Those that repeat another pair.
         over_share: Those beyond one rater's share (`training.rater_share`).
         selected: The rest.
-        raters: Users who liked them; in a `Selection`, those of the pairs to train on.
+        raters: Users who liked the selected ones; in a `Selection`, those who liked the pairs to train on.
         votes: Thumbs up of the pairs to train on.
         cut: Unfinished ones that reached `chat.max_new_tokens`.
         newcomers: People whose votes do not count yet (`training.rater_age`).
@@ -69,12 +69,12 @@ class Counts:
 
     @property
     def limit(self) -> Reason | None:
-        """A warning with the next step if many answers reach the longest length."""
+        """A warning with the next step if many answers reach the longest length, else None."""
         return cut_off(self.cut, self.rated - self.disliked)
 
     @property
     def waiting(self) -> Reason | None:
-        """Why votes of new people do not count yet, None if there are none."""
+        """Why votes of new people do not count yet, or None if there are none."""
         if not self.newcomers:
             return None
         return Reason(
@@ -84,7 +84,7 @@ class Counts:
 
     @property
     def left_out(self) -> list[Reason]:
-        """Why liked answers were not selected, with the number of each cause."""
+        """The reasons why liked answers were not selected, each with the number of answers."""
         return [
             *([Reason("{number} cut off", number=self.unfinished)] if self.unfinished else []),
             *([Reason("{number} too long", number=self.too_long)] if self.too_long else []),
@@ -98,8 +98,8 @@ class Selection:
     """The pairs of a run.
 
     Attributes:
-        train: The pairs to train on, in the order of the blocks; with KTO disliked ones too.
-        blocks: The answers that judge, with the number of pairs that the model which they judge is trained on.
+        train: The pairs to train on, in the order of the blocks. With KTO, they include disliked ones.
+        blocks: The answers that judge, each block with the number of pairs that the model it judges is trained on.
         counts: How many were selected.
     """
 
@@ -124,7 +124,7 @@ class Selection:
 
     @property
     def largest_share(self) -> float:
-        """The share of the pairs to train on that count for one rater, for the one with the most; 0 to 1."""
+        """The largest share of the pairs to train on that counts for one rater, 0 to 1."""
         return max(Counter(each.rater for each in self.train).values()) / len(self.train)
 
     def rows(self) -> list[tuple[int, str]]:
@@ -148,22 +148,22 @@ def cut_off(cut: int, liked: int) -> Reason | None:
 
 
 def beyond_share(number: int) -> Reason:
-    """Return how many lessons were left out for `training.rater_share`."""
+    """Return how many lessons were left out because of `training.rater_share`."""
     return Reason("{number} beyond one person's share", number=number)
 
 
 def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
-    """Return the exchanges whose thumbs up less thumbs down exceed the threshold, and those with a correction."""
+    """Return the exchanges whose thumbs up minus thumbs down exceed the threshold, and those with a correction."""
     return [each for each in rated if each.corrected or each.ups - each.downs > threshold]
 
 
 def finished(rated: Iterable[RatedExchange]) -> list[RatedExchange]:
-    """Drop answers that are empty or were cut off: they would teach the model to stop in mid-sentence."""
+    """Drop answers that are empty or were cut off: they would teach the model to stop mid-sentence."""
     return [each for each in rated if each.exchange.finish == "stop" and each.exchange.answer.strip()]
 
 
 def short_enough(rated: Iterable[RatedExchange], max_length: int | None) -> list[RatedExchange]:
-    """Drop exchanges with more tokens, by the engine's count, than the trainer accepts; None accepts all."""
+    """Drop exchanges with more than `max_length` tokens by the engine's count. None accepts all."""
     limit = math.inf if max_length is None else max_length
     return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= limit]
 
@@ -171,7 +171,7 @@ def short_enough(rated: Iterable[RatedExchange], max_length: int | None) -> list
 def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair]:
     """Keep one of the pairs with the same question and answer about the same or nearly the same pictures.
 
-    The best rated one stays, among equals the oldest.
+    The best rated one stays, and among equals the oldest.
     """
     kept: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
     for each in sorted(pairs, key=lambda pair: (pair.rated.downs - pair.rated.ups, pair.id)):
@@ -184,10 +184,10 @@ def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair
 
 
 def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDuplicates, most: float) -> list[Pair]:
-    """Drop the pairs of each rater beyond the allowance `most` (`training.data.influence`); others get their rater.
+    """Drop each rater's pairs beyond the allowance `most` (`training.data.influence`), and set `rater` in the others.
 
-    The newest stay, and those least like newer ones of the same rater: about other pictures, in other words. `owner`
-    has the rater for whom each pair counts, by its id.
+    The newest stay, and those whose pictures and questions are least like those of newer ones of the same rater.
+    `owner` has the rater for whom each pair counts, by the pair's id.
     """
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
     features = {each.id: (pictures[each.id], _normalized(each.rated.exchange.question)) for each in pairs}
@@ -227,9 +227,9 @@ def disliked_pairs(
     max_length: int | None,
     most: float,
 ) -> list[Pair]:
-    """Return the disliked answers, ordered by id: their thumbs down less their thumbs up exceed `training.threshold`.
+    """Return the disliked answers, whose thumbs down minus thumbs up exceed `training.threshold`, ordered by id.
 
-    They pass the filters of liked answers, and each counts for one of those who dislike it, `most` for each rater.
+    They pass the same filters as liked answers. Each counts for one of those who dislike it, at most `most` per rater.
     """
     rated = limit_thumbs_down(rated, settings.threshold, settings.rater_share)
     found = [each for each in rated if not each.corrected and each.downs - each.ups > settings.threshold]
@@ -254,20 +254,20 @@ def select_pairs(
     Args:
         rated: The rated exchanges.
         phashes: The perceptual hash of each picture in hex.
-        settings: What to select by.
+        settings: The settings to select by.
         live: The live model.
         objective: With kto, disliked answers are learned from too.
         max_length: The most tokens of a pair; None for no limit.
         newcomers: People whose votes do not count yet and are not in `rated`.
 
     Raises:
-        TooFewPairs: There are too few, or from too few people.
+        TooFewPairs: There are too few pairs, or they come from too few people.
     """
     liked, counts = choose_pairs(rated, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
     _check_enough(counts, settings)
     near = NearDuplicates(phashes, settings.near_duplicate)
-    # Where one account alone dislikes much, it would be its own measure.
+    # Counted over likes: an account that alone dislikes much would otherwise be its own measure.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
     disliked = disliked_pairs(rated, near, settings, max_length=max_length, most=most)
     pairs = sorted((*liked, *disliked), key=lambda pair: pair.id)
@@ -278,7 +278,7 @@ def select_pairs(
 
 
 def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
-    """Raise `TooFewPairs` if there are too few liked answers, or from too few people."""
+    """Raise `TooFewPairs` if there are too few liked answers, or if they come from too few people."""
     chosen, min_rated = counts.selected, settings.min_rated
     if chosen < min_rated:
         few = Reason(

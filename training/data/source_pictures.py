@@ -57,7 +57,7 @@ class PictureCleaner:
 def clean_sources(directory: Path) -> None:
     """Clean the imported sources under `directory` that earlier versions left as they were.
 
-    Rows whose pictures cannot be re-encoded are moved to `QUARANTINED`. After a crash a second call finishes.
+    Rows whose pictures cannot be re-encoded are moved to `QUARANTINED`. After a crash, a second call finishes the work.
 
     Raises:
         TrainingError: The rows of a source cannot be read.
@@ -69,7 +69,7 @@ def clean_sources(directory: Path) -> None:
         try:
             about = SourceInfo.read(folder)
         except (OSError, ValueError, TypeError):
-            continue  # `imported` reports a folder that is no source
+            continue  # `imported` reports a folder that is not a source
         if not about.clean:
             with PictureDecoder(_NICENESS) as decoder:
                 _clean(folder, about, decoder)
@@ -95,7 +95,7 @@ def _clean(folder: Path, about: SourceInfo, decoder: PictureDecoder) -> None:
 
 
 def _clean_row(row: Any, home: Path, cleaner: PictureCleaner, found: dict[str, tuple[int, int, str] | None]) -> bool:
-    """Replace the pictures of a row by clean ones; return whether all of them could be re-encoded."""
+    """Replace the pictures of a row with clean ones; return whether all of them could be re-encoded."""
     if not isinstance(row, dict) or not row.get("image"):
         return True
     names = [row["image"]] if isinstance(row["image"], str) else list(row["image"])

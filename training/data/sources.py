@@ -1,4 +1,4 @@
-"""Sources of rows beside the liked answers: those that the settings name, and imported ones.
+"""Sources of rows other than the liked answers: those that the settings name, and imported ones.
 
 An imported source is a folder under the data directory; removing the folder removes the source:
 
@@ -46,7 +46,7 @@ class SourceInfo:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the file of a source's folder. Raises OSError, ValueError or TypeError if the folder is no source."""
+        """Read the file of a source's folder. Raises OSError, ValueError or TypeError if the folder is not a source."""
         return cls(**json.loads((folder / ABOUT).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class SourceInfo:
 
 
 def imported(directory: Path) -> list[Source]:
-    """Return the imported sources under `directory`, by name. Raises `TrainingError` for a folder that is none."""
+    """Return the imported sources in `directory` by name. Raises `TrainingError` for a folder that is not a source."""
     found = []
     for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
         if folder.suffix == UNDER_WAY or not folder.is_dir():
@@ -69,7 +69,7 @@ def imported(directory: Path) -> list[Source]:
 
 
 def remove(folder: Path) -> None:
-    """Delete an imported source; after a crash it is no source any more. Raises `TrainingError`."""
+    """Delete an imported source. After a crash, the rest of it no longer counts as a source. Raises `TrainingError`."""
     part = folder.with_name(folder.name + UNDER_WAY)
     try:
         folder.rename(part)
@@ -80,7 +80,7 @@ def remove(folder: Path) -> None:
 
 
 def title(path: str) -> str:
-    """Return a source's name for people: an imported one has the name of its folder."""
+    """Return the name of a source to show to people: for an imported source, the name of its folder."""
     file = Path(path)
     return file.parent.name if file.name == ROWS else file.name
 

@@ -30,25 +30,25 @@ from training.job import TrainingError
 from training.xtuner.encoding import Encoder, TooLong
 
 FOREIGN: Final = "source "
-"""The prefix of row names of sources. Rows exported by another bot have the same names as ours, and erasure finds our
-rows by name."""
+"""The prefix of the names of rows from sources. Rows exported by another bot have the same names as ours, and erasure
+finds our rows by name."""
 
 _CHUNK: Final = 64
 _AHEAD: Final = 4
 _ROWS_HERE: Final = 1000
-"""Rows validated in this process first: the others take some seconds to start."""
+"""Rows validated in this process first: the other processes take some seconds to start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What rows are validated against.
+    """The rules that rows are validated by.
 
     Attributes:
         base: The checkpoint whose tokenizer counts tokens.
         home: The folder of users' pictures, or of an import's. Pictures elsewhere are named by their absolute paths.
         index: The file of the `ImageIndex`; None for one in memory.
         system: The system prompt of rows without one.
-        tiles: The most tiles of a picture; 0 as the checkpoint says.
+        tiles: The most tiles of a picture; 0 for the checkpoint's own number.
         max_length: The most tokens of a row.
         clean: Whether a decoder process re-encodes each picture into `home`, and the clean one is validated. Otherwise
             pictures are decoded in the worker: they are the operator's, or clean already.
@@ -145,7 +145,7 @@ class RowValidator:
         return ValidRow(line, length, names, digests, "system" in raw.content, lesson.liked)
 
     def _length(self, lesson: Lesson, where: str) -> int:
-        """Return the number of tokens, with the longer one of two answers. Raises `RowError`."""
+        """Return the number of tokens; of two answers, the longer one counts. Raises `RowError`."""
         answers = [lesson] if lesson.rejected is None else [lesson, lesson.answered(lesson.rejected.text)]
         return max(len(self._encoder.check(each, self._rules.max_length, where=where).input_ids) for each in answers)
 
@@ -171,12 +171,12 @@ class RowValidator:
 
 
 def _check_location(file: Path, folder: Path) -> None:
-    """Check that a path, with links followed, is a regular file inside the folder.
+    """Check that a path, after following links, is a regular file inside the folder.
 
     A file of rows may come from a stranger, and an import copies what it names. Reading a pipe would not end.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not such a file.
         OSError: The file is missing.
     """
     real = Path(os.path.realpath(file, strict=True))  # Path.resolve raises RuntimeError for a loop of links
@@ -194,7 +194,7 @@ class Validator:
         self._rules = rules
         self._processes = processes
         self._here = RowValidator(rules)
-        # Spawned, at the first use: this process has threads, and has initialised CUDA on a GPU machine.
+        # Spawned at the first use, not forked: this process has threads, and has initialised CUDA on a GPU machine.
         self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialise, (rules,))
 
     def __enter__(self) -> Self:

@@ -8,13 +8,13 @@ from statistics import NormalDist
 
 _NORMAL = NormalDist()
 _LEAST = 1e-15
-"""Keeps the normal quantile finite at p-values of 0 and 1."""
+"""The margin that keeps the normal quantile finite at p-values of 0 and 1."""
 
 
 def stouffer(p_values: Sequence[float], weights: Sequence[float]) -> float:
     """Combine one-sided p-values by the weighted sum of their normal scores.
 
-    Valid for a sequence in which each p-value is uniform, or larger, given those before it: their scores are then
+    This is valid for a sequence in which each p-value is uniform, or larger, given those before it: the scores are then
     independent under the null hypothesis (Stouffer et al. 1949, The American Soldier; weights by Liptak 1958). The
     square root of a block's sample size is the usual weight.
 
@@ -29,15 +29,15 @@ def stouffer(p_values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def bonferroni(*p_values: float) -> float:
-    """Combine p-values of dependent tests: the smallest, times their number, at most 1."""
+    """Combine p-values of dependent tests: the smallest one times their number, but at most 1."""
     return min(1.0, len(p_values) * min(p_values))
 
 
 def spent_alpha(run: int, alpha: float = 0.05) -> float:
-    """Return the error rate that the run of this number, from 1, may use.
+    """Return the error rate that the run with this number, counted from 1, may use.
 
     The rates of all runs sum to `alpha`, since the squares' inverses sum to pi squared over 6. So a recipe that has
-    learned nothing is accepted at most once in `1 / alpha` sequences, however many runs it gets (alpha spending as in
+    learned nothing is accepted in at most one of `1 / alpha` sequences, however many runs it gets (alpha spending as in
     Foster and Stine 2008, J. R. Stat. Soc. B 70:429).
     """
     return alpha * 6 / (math.pi * run) ** 2

@@ -9,18 +9,18 @@ from statistics import NormalDist
 _NORMAL = NormalDist()
 
 ERROR = 0.05
-"""How often a candidate that loses as much as the margin may be accepted."""
+"""The rate at which a candidate that loses as much as the margin may be accepted."""
 
 LOOKS = (150, 300, 600, 1_500)
-"""Numbers of drawn questions after which the facts are looked at."""
+"""Numbers of drawn questions after which the answers are compared."""
 
 
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:
     """Return the one-sided upper confidence bound of the share of questions that a candidate loses.
 
-    `lost` questions only the reference answered right, `gained` only the candidate. Tango's score interval for a
-    difference of paired proportions (Tango 1998, Stat. Med. 17:891), which keeps its coverage with few or no discordant
-    pairs.
+    The reference alone answered `lost` questions right, and the candidate alone `gained`. The bound is that of Tango's
+    score interval for a difference of paired proportions (Tango 1998, Stat. Med. 17:891), which keeps its coverage with
+    few or no discordant pairs.
 
     Returns:
         The bound of (lost - gained) / questions, from -1 to 1.
@@ -42,7 +42,7 @@ def smallest_decidable_loss(questions: int, alpha: float = 0.05) -> float:
 
 
 def least_margin(looks: Sequence[int]) -> float:
-    """Return the share of questions that must be allowed to be lost for these looks to be able to show less."""
+    """Return the loss, as a share of the questions, that must be allowed so that these looks can show a smaller one."""
     return smallest_decidable_loss(looks[-1], ERROR / len(looks))
 
 

@@ -1,4 +1,4 @@
-"""Anytime-valid tests: evidence that may be looked at after every vote, without a plan of how long to go on.
+"""Anytime-valid tests: evidence that may be looked at after every vote, without a planned number of votes.
 
 Evidence is an e-value. If the null hypothesis holds, it reaches 20 at any time with a probability of at most 1/20
 (Ville's inequality; Shafer 2021, J. R. Stat. Soc. A 184:407).
@@ -16,29 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENOUGH = 20.0
-"""Evidence of 20 errs in at most 5 % of all sequences."""
+"""The evidence that suffices for a verdict, which then errs in at most 5 % of all sequences."""
 
 MARGIN = 0.05
-"""The margin of non-inferiority: a canary is no worse if it is liked less often by fewer than 5 points.
+"""The margin of non-inferiority: a canary is no worse if its share of likes is lower by less than 5 points.
 
-With a smaller one too few equal canaries are promoted before the horizon; with 8 points one in five that is worse by 5
-points is promoted. Those that remain undecided end at the horizon. benchmarks/judge.py simulates it.
+With a smaller margin, too few equal canaries are promoted before the horizon; with 8 points, one in five canaries that
+are worse by 5 points is promoted. Canaries that remain undecided end at the horizon. benchmarks/judge.py simulates
+this.
 """
 
 RATER_PAIRS = 50
-"""No rater has more pairs than that: a tenth of what the horizon allows for twenty raters, so no one decides alone."""
+"""The most pairs of one rater: a twentieth of what the horizon allows, so that no one decides alone."""
 
 HORIZON_VOTES = 2_000
 HORIZON_DAYS = 14.0
-"""The end of a trial whose votes decide nothing: no harm was seen, and the canary is promoted."""
+"""The end of a trial that the votes have not decided: no harm was seen, so the canary is promoted."""
 
 STAKES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
-"""Shares of the evidence that are bet on each pair; their mean adapts to the size of the effect."""
+"""Shares of the wealth that are bet on each pair; the mean over them adapts to the size of the effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A thumb on an answer of the canary or of the live model, in the order of voting."""
+    """A thumb on an answer of the canary or of the live model."""
 
     rater: str
     canary: bool
@@ -46,7 +47,7 @@ class Vote:
 
 
 class Canary(StrEnum):
-    """What the votes say about a canary."""
+    """The verdict of the votes on a canary."""
 
     UNDECIDED = "undecided"
     NO_WORSE = "no_worse"
@@ -57,7 +58,8 @@ class Canary(StrEnum):
 class Evidence:
     """E-values for harm and for non-inferiority, and the pairs of votes that they rest on.
 
-    In `discordant` pairs one answer alone was liked. `harm_path` and `no_worse_path` have the e-values after each pair.
+    `discordant` is the number of pairs in which only one answer was liked. `harm_path` and `no_worse_path` have the
+    e-values after each pair.
     """
 
     pairs: int
@@ -69,7 +71,7 @@ class Evidence:
 
     @property
     def detectable_harm(self) -> float:
-        """The harm, as a share, that as many pairs would have shown with a chance of about one half."""
+        """The harm, as a share, that this many pairs would have shown with a chance of about one half."""
         return detectable_harm(self.pairs, max(1, self.discordant) / max(1, self.pairs))
 
     @property
@@ -81,12 +83,12 @@ class Evidence:
 
 
 def paired_differences(votes: Iterable[Vote]) -> list[int]:
-    """Pair the votes of each rater, one on each model, in their order: each rater is their own control.
+    """Pair the votes of each rater, one on each model, in the order of voting: each rater is their own control.
 
-    The first `RATER_PAIRS` of a rater count.
+    Only the first `RATER_PAIRS` pairs of a rater count.
 
     Returns:
-        For each pair 1 if only the canary's answer was liked, -1 if only the live model's, else 0.
+        For each pair, 1 if only the canary's answer was liked, -1 if only the live model's, else 0.
     """
     waiting: dict[str, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
     pairs = Counter[str]()
@@ -107,7 +109,7 @@ def paired_differences(votes: Iterable[Vote]) -> list[int]:
 
 
 def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] = ()) -> Evidence:
-    """Weigh the votes of a canary, and its duels: for each whether it has won.
+    """Weigh the votes on a canary, and its duels, each of which is True if the canary won.
 
     Harm is evidence against "the canary is liked at least as often", `no_worse` against "it is liked less often by at
     least `margin`" (a share, 0 to 1). Both hold for raters with different habits, since only differences within a rater
@@ -147,7 +149,7 @@ def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.floa
 def detectable_harm(pairs: int, discordant: float) -> float:
     """Estimate the harm, as a share, that this many pairs would have shown with a chance of about one half.
 
-    `discordant` is the share of pairs in which one answer alone was liked. The evidence's logarithm grows by about the
+    `discordant` is the share of pairs in which only one answer was liked. The evidence's logarithm grows by about the
     squared mean over twice the variance for each pair.
     """
     if pairs == 0:

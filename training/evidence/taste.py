@@ -1,6 +1,6 @@
 """Test whether a model's gains follow what people like.
 
-A gain is how much likelier the candidate finds an answer than the live model does, in nats a token. Training on any
+A gain is how much likelier the candidate finds an answer than the live model does, in nats per token. Training on any
 answers of a model raises the gains of everything it says, so a gain counts only in comparison: with other answers of
 the live model to the same question (`rank_p_value`), or with answers that the same person disliked
 (`permutation_p_value`).
@@ -34,7 +34,7 @@ class Labelled:
 
 
 def rank(answer: Ranked, rng: random.Random) -> int:
-    """Return how many siblings have a lower gain, ties broken at random; counted from above for a disliked answer.
+    """Return how many siblings have a lower gain (a higher one for a disliked answer), with ties broken at random.
 
     If votes carry no taste, the rated answer and its m siblings are exchangeable, so the rank is uniform on 0 to m.
     """
@@ -47,8 +47,8 @@ def rank(answer: Ranked, rng: random.Random) -> int:
 def rank_p_value(answers: Sequence[Ranked], rng: random.Random) -> float:
     """Return the probability of a sum of ranks as large as this one, if votes carry no taste.
 
-    The exact distribution of a sum of independent uniform ranks, by convolution; answers may have different numbers of
-    siblings. 1.0 without answers.
+    The distribution of the sum of independent uniform ranks is computed exactly, by convolution; answers may have
+    different numbers of siblings. Without answers the result is 1.0.
     """
     ways = [1]
     total = 0
@@ -64,10 +64,10 @@ def permutation_p_value(
     """Return the probability of a difference in gain as large as this one, if labels are exchangeable within strata.
 
     The statistic is the sum of the gains of liked answers, which for given numbers of labels orders permutations as the
-    difference of means does. Random permutations, the observed one counted among them (Phipson and Smyth 2010, Stat.
-    Appl. Genet. Mol. Biol. 9:39). Its place among equal ones is drawn, so that the p-value is uniform without a taste
-    however few permutations there are, as a combination of several p-values needs. Strata with one kind of label cannot
-    be permuted and drop out.
+    difference of means does. The permutations are random, and the observed one counts among them (Phipson and Smyth
+    2010, Stat. Appl. Genet. Mol. Biol. 9:39). Its place among equal ones is drawn at random, so that the p-value is
+    uniform without a taste, however few permutations there are; a combination of several p-values needs this. Strata
+    with one kind of label cannot be permuted and are left out.
 
     Returns:
         The p-value, or None if no stratum has both kinds of labels.
@@ -98,7 +98,7 @@ def _mixed(answers: Iterable[Labelled]) -> list[list[Labelled]]:
 
 
 def _convolved(ways: Sequence[int], sides: int) -> list[int]:
-    """Return in how many ways each sum can come about once a rank with this many equally likely values is added."""
+    """Return the number of ways to reach each sum after adding a rank with `sides` equally likely values."""
     found = [0] * (len(ways) + sides - 1)
     window = 0
     for place in range(len(found)):

@@ -1,16 +1,17 @@
-"""Whether a candidate's answers are broken: empty or looping, without an end, or the same for different pictures.
+"""The test for broken answers of a candidate: empty, looping or endless ones, or the same for different pictures.
 
 Each measure is compared with the live model's answers to the same questions by an exact paired test (the sign test over
-the questions on which the models differ; for yes and no it is McNemar's), and counts only beside an absolute bound. The
-bounds leave room for every manner of answering right, since what people like may be short, long, playful or uniform:
+the questions on which the models differ; for yes and no it is McNemar's), and counts only together with an absolute
+bound. The bounds leave room for every manner of answering correctly, since what people like may be short, long, playful
+or uniform:
 
 - Short answers are never refused: an empty one is broken, a wrong one is a lost fact.
-- Three playful sentences in place of a plain one have four times its length. Answers that do not end have some 250
+- Three playful sentences in place of a plain one have four times its length. Answers that do not end have about 250
   bytes at 64 tokens, nine times the length of a sentence.
 - A model that has one wording for each kind of question, or a single word, still gives as many different answers as
-  there are facts; half of that many is no manner.
+  there are facts; half as many are not a manner of answering.
 
-`tests/training/test_breakage.py` answers 300 questions in each manner, by each other as the live model.
+`tests/training/test_breakage.py` answers 300 questions in each manner, with each other manner as the live model.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from training.gate.report import Drift
 from training.gate.respondent import Asked
 
 CHANCE: Final = 0.01
-"""The error of each test."""
+"""The error rate of each test."""
 
 MOST_BROKEN: Final = 0.01
-"""The largest share of broken answers that a model may give where the live model gives fewer."""
+"""The largest share of broken answers that a model may give if the live model gives fewer."""
 
 LONGEST: Final = 5.0
-"""How much longer than the live model's answers a model's may be."""
+"""The largest mean length of a model's answers, as a multiple of the live model's."""
 
 SENTENCE: Final = 24
-"""Bytes of a short sentence: live answers that are shorter count as that long."""
+"""Bytes of a short sentence: a shorter mean length of live answers counts as this one."""
 
 LEAST_VARIETY: Final = 0.5
-"""The smallest number of different answers, for each different fact."""
+"""The smallest number of different answers per different fact."""
 
 _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 
@@ -47,7 +48,7 @@ def broken(answer: str) -> bool:
     """Return whether an answer is empty or loops: it repeats one phrase four times, or a very short one seven times."""
     if not re.search(r"\w", answer):
         return True
-    # Laughter repeats single characters, and rulers of tables repeat punctuation; loops repeat words.
+    # Laughter repeats single characters, and table rules repeat punctuation; loops repeat words.
     return any(re.search(r"\w", found[0]) for found in _REPEATED.finditer(answer))
 
 
@@ -70,7 +71,7 @@ def measure(live: Asked, candidate: Asked) -> Drift:
 
 
 def reasons(drift: Drift) -> list[Reason]:
-    """Return how the answers are broken."""
+    """Return the reasons why the answers count as broken."""
     found = []
     too_many = drift.live_broken < drift.broken > MOST_BROKEN * drift.answers
     if too_many or drift.broken_chance < CHANCE:
@@ -93,18 +94,18 @@ def reasons(drift: Drift) -> list[Reason]:
 
 
 def _chance(live: Sequence[float], candidate: Sequence[float]) -> float:
-    """Return the p-value of the one-sided sign test that the candidate's numbers are the larger ones."""
+    """Return the p-value of the one-sided sign test that the candidate's numbers are larger."""
     larger = sum(new > old for old, new in zip(live, candidate, strict=True))
     smaller = sum(new < old for old, new in zip(live, candidate, strict=True))
     return float(binomtest(larger, larger + smaller, alternative="greater").pvalue) if larger else 1.0
 
 
 def _lengths(answers: Sequence[str]) -> list[int]:
-    """Return lengths in bytes, of which a token has about the same number in English and Chinese."""
+    """Return the lengths in bytes: a token has about as many bytes in English as in Chinese."""
     return [len(each.encode()) for each in answers]
 
 
 def _repeats(answers: Sequence[str]) -> list[bool]:
-    """Return for each answer whether it was given before."""
+    """Return, for each answer, whether it was given before."""
     first = {each: index for index, each in reversed(list(enumerate(answers)))}
     return [first[each] < index for index, each in enumerate(answers)]

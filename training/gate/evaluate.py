@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from training.gate.scoring import LocalModel
 
 SHOWN_TOKENS: Final = 256
-"""Tokens of the longest answer on the sheet."""
+"""The most tokens of an answer on the sheet."""
 
 
 def verdict(taste: Taste, forgetting: Forgetting, differs: str = "") -> Report:

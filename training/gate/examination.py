@@ -2,7 +2,7 @@
 
 A candidate passes if the upper bound of what it loses lies below what may be lost, against the base and against the
 live model. Each comparison errs in at most 5 % of cases, and both must pass, so both together do (intersection-union
-test; Berger 1982, Technometrics 24:295). Where the answers so far leave a comparison open, more questions are asked, as
+test; Berger 1982, Technometrics 24:295). If the answers so far leave a comparison open, more questions are asked, as
 long as the set has any.
 """
 
@@ -27,7 +27,7 @@ class Examined:
     """The result of an examination.
 
     Attributes:
-        against_base: What the candidate loses against the base; None where the live model is the base.
+        against_base: What the candidate loses against the base; None if the live model is the base.
         against_live: What it loses against the live model.
         candidate: The candidate's answers.
         live: The live model's answers to the same questions.
@@ -51,21 +51,21 @@ class Examined:
         ]
 
     def first_lost(self, number: int) -> list[int]:
-        """Return the indexes of some questions, those that the candidate alone gets wrong first."""
+        """Return the indexes of up to `number` questions, beginning with those that only the candidate gets wrong."""
         live, candidate = self.live.right, self.candidate.right
         return sorted(range(len(live)), key=lambda index: candidate[index] - live[index])[:number]
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """Questions, and how many points of them a candidate may lose."""
+    """Questions, and how many points a candidate may lose on them."""
 
     questions: QuestionSet
     allowed: float
 
     @property
     def opening(self) -> int:
-        """The number of questions after which a candidate that loses none can pass: fewer decide nothing."""
+        """The number of questions after which a candidate that loses none can pass: fewer questions decide nothing."""
         looks = self.questions.looks
         alpha = ERROR / len(looks)
         enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)

@@ -4,8 +4,8 @@ A set is a folder with `questions.json`, a list of ::
 
     {"image": "cup.jpg", "question": "Which colour is the cup?", "expect": [["red", "crimson"]], "forbid": ["blue"]}
 
-`image` is a file beside it. An answer is right if it has at least one word of every list in `expect` and none of
-`forbid`; case does not matter, and Latin letters match whole words only. Style is not judged. Without a folder the
+`image` is a file in the same folder. An answer is right if it has at least one word of every list in `expect` and none
+of `forbid`; case does not matter, and Latin letters match whole words only. Style is not judged. Without a folder, the
 questions are about drawn shapes, always the same ones in the same order, which any InternVL2 can answer.
 """
 
@@ -35,7 +35,7 @@ from training.evidence.facts import LOOKS, least_margin, questions_needed
 from training.job import TrainingError
 
 SIDE: Final = 224
-"""Pixels of a drawn picture's side."""
+"""The side of a drawn picture, in pixels."""
 
 ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 """The kinds of drawn questions."""
@@ -53,7 +53,7 @@ class Question:
         image: The picture's file, relative to the set's folder.
         text: The words.
         right: The test of its answers.
-        fact: The fact that a right answer has, by which questions with different right answers differ.
+        fact: The fact that a right answer states. Questions with different right answers have different facts.
         identity: A hash of the picture and the words.
     """
 
@@ -125,13 +125,13 @@ class QuestionSet:
         self._made: list[Question] = []
 
     def first(self, number: int) -> list[Question]:
-        """Return the first questions."""
+        """Return the first `number` questions."""
         self._made += islice(self._further, max(0, number - len(self._made)))
         return self._made[:number]
 
 
 def own_set(folder: Path) -> QuestionSet:
-    """Return an operator's questions, which are compared once and all together. Raises `RegressionSetError`."""
+    """Return an operator's questions, which are compared once, all together. Raises `RegressionSetError`."""
     questions = read_set(folder)
     return QuestionSet(folder, iter(questions), (len(questions),))
 
@@ -154,7 +154,7 @@ def draw_questions(folder: Path) -> Iterator[Question]:
 
 
 def fact_of(scene: Scene, kind: Kind) -> str:
-    """Return the fact that a right answer to a question of `ASKED` has."""
+    """Return the fact that a right answer to a question of `ASKED` states."""
     return str({"colour": scene.colour, "shape": scene.shape, "number": scene.count}[kind])
 
 

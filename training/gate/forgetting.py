@@ -1,4 +1,4 @@
-"""Whether a candidate has forgotten or broken anything: facts, firmness and the form of its answers."""
+"""Check whether a candidate has lost facts, gives in to leading questions, or answers in a broken form."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SAMPLES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """What a candidate has forgotten or broken."""
+    """The facts and the firmness that a candidate has lost, and the drift in the form of its answers."""
 
     facts: Examined
     leading: Examined
     drift: Drift
 
     def reasons(self) -> list[Reason]:
-        """Return why this speaks against the candidate."""
+        """Return the reasons that speak against the candidate."""
         return [
             *self.facts.reasons(
                 Reason(
@@ -93,7 +93,7 @@ class Examinations:
         return cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
 
     def expect(self, models: Iterable[Respondent]) -> None:
-        """Add what the models have to be asked at first to the progress of the evaluation."""
+        """Add the questions that the models must answer at first to the progress of the evaluation."""
         for model in models:
             for each in (self.facts, self.leading):
                 model.expect(each.questions, each.opening)

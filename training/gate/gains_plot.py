@@ -11,7 +11,7 @@ from training.gate.report import Taste
 
 
 def draw_gains(taste: Taste, picture: Path) -> None:
-    """Write the gain of each rated answer, beside that of the other answers, as a PNG of 960 x 480 pixels."""
+    """Write the gain of each rated answer, next to that of the other answers, as a PNG of 960 x 480 pixels."""
     figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

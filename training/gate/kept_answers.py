@@ -1,4 +1,4 @@
-"""Answers to questions with known answers, kept in the data folder, so that no model is asked one of them twice.
+"""Answers to questions with known answers, kept in the data folder, so that no model answers one of them twice.
 
 They are about drawn pictures or the operator's own, so no user's data is among them.
 """
@@ -16,21 +16,21 @@ from typing import Any, Final
 from storage.atomic_files import write_text
 
 FILES: Final = 12
-"""Models whose answers are kept: the base, the live one, and those that were asked last."""
+"""The number of models whose answers are kept: the base, the live one, and those that were used last."""
 
 
 class KeptAnswers:
     """The answers of one model, by question, in a file that is read when it is first needed."""
 
     def __init__(self, folder: Path | None, *circumstances: object) -> None:
-        """Without a folder answers are kept in memory. `circumstances` are all that an answer depends on."""
+        """Without a folder, answers are kept in memory. `circumstances` are everything that an answer depends on."""
         name = sha256(json.dumps([str(each) for each in circumstances]).encode()).hexdigest()[:32]
         self._file = folder / f"{name}.json" if folder else None
         self._read: dict[str, str] | None = None
 
     @property
     def answers(self) -> Mapping[str, str]:
-        """The answers by question. A damaged or foreign file has none."""
+        """The answers by question. A damaged or foreign file counts as empty."""
         if self._read is None:
             self._read = _read(self._file) if self._file else {}
         return self._read
@@ -44,7 +44,7 @@ class KeptAnswers:
                 write_text(self._file, json.dumps(self._read, ensure_ascii=False, indent=0))
 
     def close(self) -> None:
-        """Note the use of the file, and remove those that have not been used for longest."""
+        """Mark the file as used, and remove those that have not been used for the longest time."""
         if not self._file:
             return
         with suppress(OSError):

@@ -24,7 +24,7 @@ from training.evidence.facts import LOOKS
 from training.gate.factual_set import ASKED, SIDE, Question, QuestionSet, fact_of
 
 LEAST_ALLOWED: Final = 5.0
-"""Points of these questions that a candidate may lose, if not more of the facts may be lost. The base may be poor at
+"""Points that a candidate may lose on these questions, unless it may lose more on the facts. The base may be poor at
 them and change many answers with every training: if a fifth of all answers change either way, 1,500 questions accept an
 equal model in 98 % of all cases with 5 points, and in 37 % with 2 (simulated)."""
 
@@ -88,7 +88,7 @@ def _draw(folder: Path) -> Iterator[Question]:
 
 
 def _falsified(scene: Scene, kind: Kind, rng: Random) -> Scene:
-    """Return the scene with another fact of this kind."""
+    """Return the scene with its fact of this kind replaced by another."""
     if kind == "colour":
         return replace(scene, colour=rng.choice([each for each in COLOURS if each != scene.colour]))
     if kind == "shape":

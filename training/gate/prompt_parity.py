@@ -29,7 +29,7 @@ _SAMPLES: Final = (
 
 
 def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] = ()) -> str:
-    """Return where the directories differ on sample conversations and `prompts`; empty if they agree."""
+    """Return where the directories differ on sample conversations and `prompts`, or an empty string if they agree."""
     first, second = load_tokenizer(one), load_tokenizer(other)
     for prompt in (*(Prompt(system, turns, chat="") for turns in _SAMPLES), *prompts):
         counts = [_TOKENS] * len(pictures(prompt))
@@ -43,7 +43,7 @@ def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] 
 
 
 def _template_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Return the ids of a server that uses the directory's chat template."""
+    """Return the ids that a server gets from the directory's chat template."""
     messages = [{"role": "system", "content": system_text(prompt.system)}]
     messages += [{"role": turn.role.value, "content": user_text(turn)} for turn in prompt.turns]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

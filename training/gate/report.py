@@ -1,4 +1,4 @@
-"""The report of an evaluation: the verdict, its numbers, and what the candidate took to train."""
+"""The report of an evaluation: the verdict, its numbers, and what it took to train the candidate."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ EARLIER: Final = (
     ),
     Reason("it is no better on the held-out liked answers (loss per token {new}, live model {live})"),
 )
-"""Reasons that only reports and models of earlier versions have, listed here for the catalogues."""
+"""Reasons that occur only in reports and models of earlier versions, listed here so that they stay translatable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort(Record):
-    """What a run was trained on, and what it took.
+    """The data that a run was trained on, and the time, memory and disk space that it took.
 
     Attributes:
         pairs: Liked answers that were trained on.
@@ -29,15 +29,15 @@ class Effort(Record):
         steps: Optimizer steps.
         training_seconds: The duration of the training.
         merging_seconds: The duration of the merge.
-        peak_memory: Bytes.
+        peak_memory: The most memory that the training took, in bytes.
         adapter_bytes: The size of the adapter.
         taught: Samples of each source.
         too_long: Selected answers that the trainer left out.
         votes: Thumbs up of the pairs.
         liked: Liked answers, selected or not.
-        cut: Those that reached `chat.max_new_tokens` and were not selected.
+        cut: Liked answers that reached `chat.max_new_tokens` and were not selected.
         corrections: Pairs that are corrections by users.
-        largest_share: The share of the pairs that count for one rater, for the one with the most; 0 to 1.
+        largest_share: The largest share of the pairs that counts for one rater, 0 to 1.
         over_share: Liked answers that were not selected because they are beyond one rater's share.
     """
 
@@ -68,23 +68,23 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Taste(Record):
-    """Whether a run's gains follow the votes (`training.gate.taste`).
+    """The evidence on whether a run's gains follow the votes (`training.gate.taste`).
 
     Attributes:
         answers: Rated answers that judge.
         liked: How many of them are liked; the others are disliked.
-        raters: The people for whom they count.
+        raters: The number of people for whom they count.
         shown: Answers of the live model to these people's questions, unrated ones included.
         liked_of_shown: How many of them are liked.
         agreement: The chance that a liked answer gained more than another answer to the same question, or a disliked
             one less, 0 to 1.
         low, high: Its 95 % interval.
         p_value: The chance of such gains if votes carry no taste.
-        alpha: What it may be at most.
-        further: About how many more rated answers would decide; None where that cannot be told.
-        likes: For each answer whether it is liked.
-        gains: For each answer how much likelier the model that it judges finds it than the live model does, in nats a
-            token; negative for a disliked answer that became less likely.
+        alpha: The largest p-value that counts as evidence.
+        further: About how many more rated answers would decide, or None if that cannot be estimated.
+        likes: For each answer, whether it is liked.
+        gains: For each answer, how much likelier the model that it judges finds it than the live model does, in nats
+            per token; negative for a disliked answer that became less likely.
         contrasts: The mean of the same for other answers of the live model to the same question.
     """
 
@@ -106,7 +106,7 @@ class Taste(Record):
 
 @dataclass(frozen=True, slots=True)
 class Loss(Record):
-    """What a candidate loses against another model on questions with known answers.
+    """The loss of a candidate against another model on questions with known answers.
 
     Attributes:
         questions: The number of questions that both answered; 0 if they were not compared.
@@ -131,7 +131,7 @@ class Loss(Record):
 
 @dataclass(frozen=True, slots=True)
 class Drift(Record):
-    """How a candidate's answers differ from the live model's in form.
+    """The differences in form between a candidate's answers and the live model's.
 
     Attributes:
         answers: The number of questions that both answered; 0 if they were not compared.
@@ -141,7 +141,7 @@ class Drift(Record):
         broken_chance: The p-value of the test that the candidate has more of them.
         length: The candidate's mean length, in bytes.
         live_length: The live model's.
-        length_chance: The p-value of the test that the candidate's are longer.
+        length_chance: The p-value of the test that the candidate's answers are longer.
         distinct: Different answers of the candidate.
         live_distinct: The live model's.
         distinct_chance: The p-value of the test that the candidate repeats more answers.
@@ -191,7 +191,7 @@ class Report(Record):
         broken: Some answers of the candidate that are empty or loop.
         samples: Some questions with both models' answers.
         seconds: The duration of the evaluation.
-        effort: What the candidate took.
+        effort: What it took to train the candidate.
     """
 
     decision: Decision

@@ -1,4 +1,4 @@
-"""A model that answers questions with known answers: from those that it has answered before, else it is loaded."""
+"""A model that answers questions with known answers: it is loaded only for those that it has not answered before."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Asked:
 
     @property
     def right(self) -> list[bool]:
-        """For each question whether its answer is right."""
+        """For each question, whether its answer is right."""
         return [each.right(answer) for each, answer in zip(self.questions, self.answers, strict=True)]
 
 
@@ -43,11 +43,11 @@ class Respondent:
         self._steps = steps
 
     def expect(self, questions: QuestionSet, number: int) -> None:
-        """Add those of the first questions to the evaluation's progress that the model has to be asked."""
+        """Add to the evaluation's progress those of the first questions that the model has not answered before."""
         self._steps.more(len(self._missing(questions, number)))
 
     def answer(self, questions: QuestionSet, number: int, slot: ModelSlot) -> Asked:
-        """Answer the first questions; the model is loaded if it has not answered all of them before."""
+        """Answer the first `number` questions. The model is loaded if it has not answered all of them before."""
         from training.gate.scoring import greedy
 
         if missing := self._missing(questions, number):

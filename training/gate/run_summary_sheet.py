@@ -82,7 +82,7 @@ def _verdict(report: Report, language: str) -> str:
 
 
 def _plots(job: EvaluationJob, taste: Taste, say: Say) -> Iterator[tuple[Path, str]]:
-    """Yield the files of the plots with what they show; the gains are drawn here."""
+    """Yield the file of each plot with a description; the plot of the gains is drawn here."""
     if job.curve:
         yield Path(job.curve), say("the loss of each step, its moving average, and the previous run's")
     if taste.answers:
@@ -96,7 +96,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _spread(effort: Effort, say: Say) -> str:
-    """Return how the lessons spread over the people who gave them."""
+    """Return how the lessons are spread over the people who gave them."""
     if effort.raters == 1:
         return say("one person: a personal bot")
     share = f"{100 * effort.largest_share:.0f}"
@@ -104,7 +104,7 @@ def _spread(effort: Effort, say: Say) -> str:
 
 
 def _judgement(taste: Taste, say: Say) -> list[tuple[str, str]]:
-    """Return what the votes say of the run, and how surely."""
+    """Return what the votes say about the run, and how certain that is."""
     if not taste.answers:
         return [(say("judged by"), say("no rated answers"))]
     return [

@@ -22,11 +22,11 @@ _BATCH: Final = 32
 """The most questions in a batch."""
 
 _CPU_TOKENS: Final = 20_000
-"""Tokens of the prompts of a batch on a CPU."""
+"""The most tokens of the prompts in a batch on a CPU."""
 
 _TOKEN_BYTES: Final = 400_000
-"""Bytes of GPU memory for each token of a batch of InternVL2-2B, twice over: keys and values of 24 layers take 98 KB,
-and the activations of the layer that is being computed some 90 KB."""
+"""Bytes of GPU memory for each token of a batch, twice what InternVL2-2B needs: keys and values of 24 layers take 98
+KB, and the activations of the layer that is being computed some 90 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class LocalModel:
     ) -> list[str]:
         """Answer the last questions of the lessons, as many at a time as the memory allows.
 
-        Without a temperature decoding is greedy, else torch's global generator draws. `on_batch` gets the size of each
-        finished batch.
+        With a temperature of 0 decoding is greedy, otherwise torch's global generator draws. `on_batch` gets the size
+        of each finished batch.
         """
         return [text for text, _ in self._generate(lessons, images, sampling, on_batch)]
 
@@ -110,7 +110,7 @@ class LocalModel:
         *,
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[str | None]:
-        """Answer as `answers` does; None for an answer that is empty or did not end by itself."""
+        """Answer as `answers` does, but with None for an answer that is empty or did not end by itself."""
         produced = self._generate(lessons, images, sampling, on_batch)
         return [text if text and ended else None for text, ended in produced]
 
@@ -181,7 +181,7 @@ class ModelSlot:
         self._model: LocalModel | None = None
 
     def load(self, directory: Path) -> LocalModel:
-        """Return the model of a directory, loaded unless it was the last one."""
+        """Return the model of a directory, which is loaded unless it was the last one."""
         if self._model is None or directory != self._directory:
             self._model = None
             self._model = LocalModel(directory, device=self._device, tiles=self._tiles, gpu_yield=self._gpu_yield)
@@ -191,6 +191,6 @@ class ModelSlot:
     def load_with(self, directory: Path, adapter: Path) -> LocalModel:
         """Return the model of a directory with an adapter merged into it."""
         model = self.load(directory)
-        self._directory = None  # the next one is loaded again
+        self._directory = None  # the next call of `load` loads again
         model.apply(Adapter(adapter))
         return model

@@ -79,7 +79,7 @@ class Sheet:
         decision: The verdict, or None if there is none.
         verdict: The reason of the verdict, in `language`.
         facts: Names and values, in `language`.
-        plots: PNG files, each with what it shows.
+        plots: PNG files, each with a description.
         language: The language of the sheet's own words.
     """
 

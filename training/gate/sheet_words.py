@@ -107,7 +107,7 @@ LANGUAGES: Final = {"en": {}, "zh": CHINESE}
 
 
 def words(language: str) -> Say:
-    """Return a function that translates a sentence and fills its placeholders; an unknown language is English."""
+    """Return a function that translates a sentence and fills its placeholders. Unknown languages get English."""
     catalogue = LANGUAGES.get(language, {})
 
     def say(sentence: str, **values: object) -> str:
@@ -118,6 +118,6 @@ def words(language: str) -> Say:
 
 
 def localised(name: str, language: str) -> str:
-    """Return the name of a file in a language: `sheet.html`, for Chinese `sheet.zh.html`."""
+    """Return the name of a file in a language: `sheet.html`, or `sheet.zh.html` for Chinese."""
     path = PurePath(name)
     return name if language == "en" else f"{path.stem}.{language}{path.suffix}"

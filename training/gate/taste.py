@@ -1,9 +1,9 @@
-"""Whether a run learns what people like: its gains must follow their votes.
+"""The test of whether a run learns what people like: its gains must follow their votes.
 
-The models of a run's blocks are asked how much likelier than the live model they find each rated answer, and other
-answers that the live model draws to the same prompt. A taste is shown if liked answers gain more than these, and
-disliked ones less (`training.evidence.taste`). The other answers are drawn here, from the live model's weights with the
-sampling of the rated answer, so that they have passed the same filters and the engine is left alone.
+The models of a run's blocks score how much likelier than the live model they find each rated answer, and other answers
+that the live model draws for the same prompt. A taste is shown if liked answers gain more than these, and disliked ones
+less (`training.evidence.taste`). The other answers are drawn here, from the live model's weights with the sampling of
+the rated answer, so that they pass the same filters and put no load on the engine.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from training.gate.scoring import LocalModel, LogProbability, ModelSlot
 
 COMPARISONS: Final = 4
-"""Other answers to each prompt."""
+"""The number of other answers that are drawn for each prompt."""
 
 _ROUNDS: Final = 3
-"""How often as many answers are drawn; those that did not end by themselves do not count."""
+"""How often the missing answers are drawn; those that did not end by themselves do not count."""
 
 CLIP: Final = 2.0
-"""The largest gain that counts, in nats a token: one answer should not decide."""
+"""The largest gain that counts, in nats per token, so that no single answer decides."""
 
 SLIGHT: Final = 0.6
 """An agreement with the votes below this is too small to be worth further votes."""
@@ -61,7 +61,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How much likelier a model finds a rated answer than the live model does, in nats a token; and other answers."""
+    """The gains of a rated answer and of the other answers to its prompt.
+
+    A gain is how much likelier a model finds an answer than the live model does, in nats per token.
+    """
 
     rated: Rated
     own: float
@@ -69,10 +72,10 @@ class Gain:
 
 
 class TasteTest:
-    """The test of one evaluation. `open` while the live model is in memory, `judge` with the others."""
+    """The test of one evaluation. Call `open` while the live model is in memory, and then the methods that judge."""
 
     def __init__(self, job: EvaluationJob, lessons: Iterable[Lesson], steps: StageProgress) -> None:
-        """Take the rated answers; their rows may have been erased since. `steps` counts answers that are scored."""
+        """Take the rated answers whose rows have not been erased since. `steps` counts the answers drawn and scored."""
         rated = {each.row: each for each in job.rated}
         self._job = job
         self._images = Path(job.images)
@@ -83,7 +86,7 @@ class TasteTest:
         steps.more(2 * len(self._answers))
 
     def open(self, live: LocalModel) -> None:
-        """Draw other answers from the live model, and score all."""
+        """Draw other answers from the live model, and score all answers."""
         import torch
 
         torch.manual_seed(int(self._job.run))
@@ -122,7 +125,7 @@ def _gain(new: LogProbability, old: LogProbability) -> float:
 
 
 def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, steps: StageProgress) -> list[Judged]:
-    """Return the answers with others of the model; those whose sampling is not known keep none."""
+    """Return the answers with others that the model draws. Those whose sampling is not known get none."""
     found: list[list[str]] = [[] for _ in answers]
     alike: dict[Sampling | None, list[int]] = defaultdict(list)
     for index, each in enumerate(answers):
@@ -151,9 +154,9 @@ def _sampling(rated: Rated) -> Sampling | None:
 def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
     """Test whether gains follow the votes.
 
-    Ranks among other answers to the same prompt are uniform and independent without a taste, whatever the blocks before
-    have taught, so those of all blocks are one test. A permutation of votes holds within a block, given those before,
-    so Stouffer's method combines the blocks. Both tests share the error rate.
+    Without a taste, ranks among other answers to the same prompt are uniform and independent, whatever was learned from
+    earlier blocks, so the ranks of all blocks form one test. A permutation of votes is valid within a block, given the
+    blocks before it, so Stouffer's method combines the blocks. The two tests share the error rate.
     """
     if not gains:
         return Taste(alpha=spent_alpha(attempt))
@@ -181,7 +184,7 @@ def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
 
 
 def _permuted(gains: Iterable[Gain], rng: random.Random) -> list[tuple[float, float]]:
-    """Return the p-value and the weight of each block with both kinds of votes of one rater."""
+    """Return the p-value and the weight of each block that has both kinds of votes from one rater."""
     blocks: dict[int, list[Labelled]] = defaultdict(list)
     for each in gains:
         blocks[each.rated.block].append(Labelled(each.own, each.rated.liked, str(each.rated.rater)))
@@ -194,7 +197,7 @@ def _permuted(gains: Iterable[Gain], rng: random.Random) -> list[tuple[float, fl
 
 
 def _agreement(gains: Iterable[Gain]) -> tuple[float, float, float]:
-    """Return the mean share of other answers that the vote places rightly, ties as one half, and its 95 % interval."""
+    """Return the mean share of other answers that the vote ranks correctly (ties: one half), and its 95 % interval."""
     shares = []
     for each in gains:
         sign = 1 if each.rated.liked else -1
@@ -208,7 +211,7 @@ def _agreement(gains: Iterable[Gain]) -> tuple[float, float, float]:
 
 
 def judge(taste: Taste) -> tuple[Decision, Reason | None]:
-    """Return the verdict on a taste, and its reason unless it is shown."""
+    """Return the verdict on a taste, and the reason unless the taste is shown."""
     if not taste.answers:
         return Decision.UNDECIDED, Reason(
             "too few rated answers of the live model can judge it; at least {number} are needed", number=FEWEST

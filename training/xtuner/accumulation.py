@@ -1,7 +1,7 @@
 """mmengine's training loop and hooks, counted in optimizer steps.
 
-mmengine counts iterations, one a batch. Here the schedule, the log and the checkpoints count optimizer steps, so that a
-training can continue with another batch size, and one process and several take the same steps.
+mmengine counts iterations, one per batch. Here the schedule, the log and the checkpoints count optimizer steps, so that
+a training can continue with another batch size, and one process and several take the same steps.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
     """Group samples of similar length, in an order that does not depend on how a step is cut into batches.
 
     The dataset holds the same rows `passes` times, and each pass is complete before the next begins. XTuner shuffles
-    them together, and the copies of a sample, which have the same length, meet in one step. That takes a third more
-    tokens for 50 samples of very different lengths, and 4 % more for 200.
+    all passes together, so that the copies of a sample, which have the same length, meet in one step. Complete passes
+    take a third more tokens for 50 samples of very different lengths, and 4 % more for 200.
 
     Attributes:
         begin: The number of samples of this process to skip.
@@ -50,7 +50,7 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
             for first in range(0, len(self.length), self._rows)
             for row in get_length_grouped_indices(self.length[: self._rows], self._group, generator)
         ]
-        # The last step is filled from the front.
+        # The last step is filled with samples from the front.
         order += islice(cycle(order), self.total_size - len(order))
         return islice(order, self.rank + self.begin * self.world_size, None, self.world_size)
 
@@ -76,7 +76,7 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
 
     @property
     def model(self) -> Any:
-        """The model, without the wrapper of several processes."""
+        """The model, without the wrapper for several processes."""
         return self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
 
     def run(self) -> Any:
@@ -109,7 +109,7 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
                 yield step.popleft()
 
     def prepare_step(self, batches: Sequence[Any]) -> None:
-        """Prepare for an optimizer step with these batches of this process; nothing by default."""
+        """Prepare for an optimizer step with these batches of this process. Does nothing by default."""
 
     def _scale_loss(self, model: Any, inputs: Any, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {**losses, "loss": losses["loss"] * self._scale}
@@ -133,7 +133,7 @@ class StepSchedule(ParamSchedulerHook):  # type: ignore[misc]
         self._batches = batches
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Move the schedule on at the end of an optimizer step."""
+        """Advance the schedule at the end of an optimizer step."""
         if self.every_n_train_iters(runner, self._batches):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
 

@@ -1,7 +1,7 @@
-"""Choose how many layers recompute their activations in the backward pass, by the free GPU memory.
+"""Choose how many layers recompute their activations in the backward pass, according to the free GPU memory.
 
-Recomputing makes a layer a third slower and frees the activations that it would keep until then. So as few layers as
-fit recompute, and none on a card with enough memory.
+Recomputing makes a layer a third slower and frees the activations that it would keep until then. So no more layers
+recompute than the memory requires, and none on a card with enough memory.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _SPARE: Final = 1.5e9
 """Bytes left free: workspaces of matrix multiplications, fragments of the allocator, the logits of a batch."""
 
 _TRAINED: Final = 16
-"""Bytes a trained weight takes with its gradient and AdamW's two averages, float32 each."""
+"""Bytes that a trained weight takes with its gradient and AdamW's two averages, each in float32."""
 
 
 def layers_to_recompute(model: nn.Module, config: Any, tokens: int, mode: Checkpointing) -> int:
     """Return how many of the `config.num_hidden_layers` layers recompute their activations.
 
     Args:
-        model: A model whose frozen weights are on the GPU, and the trained ones not yet.
+        model: A model whose frozen weights are on the GPU, and whose trained ones are not there yet.
         config: InternLM2's configuration.
         tokens: The number of tokens in the largest batch.
-        mode: True for all layers, False for none, "auto" for as few as fit.
+        mode: True for all layers, False for none, "auto" for as few as the memory allows.
     """
     layers = int(config.num_hidden_layers)
     if mode != "auto":
@@ -42,8 +42,8 @@ def layers_to_recompute(model: nn.Module, config: Any, tokens: int, mode: Checkp
 def fewest_layers(config: Any, tokens: int, free: float) -> int:
     """Return the fewest layers that must recompute, with `free` bytes for the bfloat16 activations of `tokens` tokens.
 
-    A recomputed layer keeps its input alone. Another one keeps the inputs of both norms, projections and products, the
-    queries, keys and values, and both sides, activation and product of the gated MLP.
+    A recomputed layer keeps only its input. Any other layer keeps the inputs of both norms, projections and products,
+    the queries, keys and values, and the two sides, the activation and the product of the gated MLP.
     """
     layers: int = config.num_hidden_layers
     width, inner = config.hidden_size, config.intermediate_size

@@ -3,7 +3,7 @@
     python -m xtuner.tools.train CONFIG
 
 Types are named by their import paths, which mmengine resolves. The comments name what XTuner 0.2.0 and mmengine 0.10.6
-force.
+require.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.run_folder import BASE, CHECKED, FEATURES, STATE
 _HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
 
 _LOADER_TIMEOUT: Final = 600
-"""Seconds to wait for a batch of the loader's processes. A batch that torch loses never comes, and only the log says
+"""Seconds to wait for a batch of the loader's processes. A batch that torch loses never arrives, and only the log says
 so."""
 
 VISUALIZER: Final = {
@@ -32,7 +32,7 @@ VISUALIZER: Final = {
         {"type": "mmengine.visualization.TensorboardVisBackend"},
     ],
 }
-"""Log the losses as JSON lines and for TensorBoard."""
+"""The visualizer that logs the losses as JSON lines and for TensorBoard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class StepPlan:
     """The length of a training and how its steps are cut into batches.
 
     Attributes:
-        steps: Optimizer steps in all.
-        warmup: Steps of them that warm up.
+        steps: Optimizer steps in total.
+        warmup: How many of the steps warm up.
         batch: Samples in a batch.
         accumulation: Batches that each process computes in a step.
         repeats: How often the dataset holds its rows.
@@ -166,7 +166,7 @@ def _loop(job: Job, plan: StepPlan) -> dict[str, Any]:
                 "by_epoch": False,
                 "interval": plan.accumulation * job.save_steps or -1,
                 "max_keep_ckpts": job.keep_checkpoints,
-                # A block's training ends with its adapter, and has nothing to continue.
+                # The training of a block ends with its adapter, and is not continued.
                 "save_last": not job.first,
             },
             "sampler_seed": {"type": "mmengine.hooks.DistSamplerSeedHook"},
@@ -196,7 +196,7 @@ def _model(job: Job, plan: StepPlan, mixture: Mixture) -> dict[str, Any]:
         # DPO computes both answers of a pair at once.
         "tokens": plan.batch * mixture.longest * (2 if job.objective == "dpo" else 1),
         "yield_file": job.courtesy,
-        # XTuner replaces None by every linear layer.
+        # XTuner replaces None with every linear layer.
         "llm_lora": None if full else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
         "visual_encoder_lora": _lora(job, job.vision_rank, None) if job.vision_rank else None,
     }
@@ -226,7 +226,7 @@ def _lora(job: Job, rank: int, targets: str | None, **more: str) -> dict[str, An
 
 
 def _torch(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
-    """Use OptimWrapper: the AMP one of mmengine 0.10.6 cannot clip XTuner's bfloat16 gradients on a GPU."""
+    """Use OptimWrapper: AmpOptimWrapper of mmengine 0.10.6 cannot clip XTuner's bfloat16 gradients on a GPU."""
     return {
         "optim_wrapper": {
             "type": "mmengine.optim.OptimWrapper",
@@ -271,11 +271,11 @@ def _optimizer(job: Job, *, gpu: bool) -> dict[str, Any]:
 
 
 def _schedule(plan: StepPlan) -> list[dict[str, Any]]:
-    """Count in steps: as a share of an epoch, a short warm-up rounds to nothing, which mmengine 0.10.6 rejects."""
+    """Count in steps: as a share of an epoch, a short warm-up is rounded to nothing, which mmengine 0.10.6 rejects."""
     warmup = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
     cosine = {"type": "mmengine.optim.CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False}
     return [
-        # The last step of the warm-up is the first at the full rate. With one step less, LinearLR leaves the rate of a
+        # The last step of the warm-up is the first at the full rate. With one step fewer, LinearLR leaves the rate of a
         # warm-up of one step at its start.
         *([{**warmup, "end": plan.warmup + 1}] if plan.warmup else []),
         {**cosine, "begin": plan.warmup, "end": plan.steps},

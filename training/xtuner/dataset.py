@@ -1,8 +1,8 @@
 """XTuner's InternVL dataset over validated lessons.
 
-Differs from XTuner's InternVL_V1_5_Dataset (0.2.0): our prompt format, labels for the liked answers alone, any number
-of pictures, and an error where XTuner substitutes a random sample or truncates. Repetition, lengths and indexing are
-XTuner's.
+It differs from XTuner's InternVL_V1_5_Dataset (0.2.0) in that it uses our prompt format, labels the liked answers
+alone, accepts any number of pictures, and raises an error when XTuner would substitute a random sample or truncate.
+Repetition, lengths and indexing are XTuner's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
 
         `features` is the folder of the `VisionCache`; pictures that it lacks are cut into tiles. Without `features` the
         samples suit XTuner's own model, which takes tiles, and zeros for a sample without pictures. With an
-        `objective` other than sft a sample has a second answer, see `prepare_data`. `options` are XTuner's
+        `objective` other than sft a sample has a second answer (see `prepare_data`). `options` are XTuner's
         `repeat_times` and `max_length`.
         """
         super().__init__(
@@ -65,10 +65,10 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         """Return a sample: token ids, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
 
         For KTO and DPO it also has the number of its row, whether the answer is liked, whether a rejected one is known,
-        and `other_ids` and `other_labels`: the same prompt with another answer. That is for KTO the answer of another
-        row, for DPO the rejected one, or the same again.
+        and `other_ids` and `other_labels`: the same prompt with another answer. For KTO this is the answer of another
+        row, and for DPO the rejected one, or the same answer again if there is none.
 
-        Samples are encoded on access: the ids of half a million would fill the memory.
+        Samples are encoded on access: the ids of half a million samples would fill the memory.
         """
         lesson = self._lesson(index)
         encoded = self._encoder.check(lesson, self.max_length, where=self.data[index]["origin"])
@@ -76,7 +76,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         if self._objective == "sft":
             return sample
         if self._objective == "kto":
-            # Half of the rows away: neighbours are often about one picture.
+            # The row half the data set away: neighbours are often about one picture.
             other = lesson.answered(self._lesson((index + self.rows // 2) % self.rows).turns[-1].text)
         else:
             other = lesson if lesson.rejected is None else lesson.answered(lesson.rejected.text)

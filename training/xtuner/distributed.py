@@ -40,7 +40,7 @@ def process_group(*, gpu: bool) -> Iterator[None]:
 
 @contextmanager
 def gathered_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Make the trained weights whole where DeepSpeed partitions them. Every process must enter."""
+    """Make the trained weights whole if DeepSpeed partitions them. Every process must enter the context."""
     trained = [each for each in model.parameters() if each.requires_grad]
     if not any(hasattr(each, "ds_id") for each in trained):
         yield

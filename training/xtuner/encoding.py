@@ -94,7 +94,7 @@ class Encoder:
         return Encoded(input_ids, labels)
 
     def check(self, lesson: Lesson, max_length: int, *, where: str) -> Encoded:
-        """Encode a lesson and check everything that XTuner would train on wrongly without an error.
+        """Encode a lesson, and check for everything that XTuner would train on wrongly without an error.
 
         Args:
             lesson: The lesson, with the sizes of its pictures.
@@ -120,7 +120,7 @@ class Encoder:
         return encoded
 
     def pixel_values(self, lesson: Lesson, images: Path) -> torch.Tensor | None:
-        """Return the tiles of all pictures in order, [T, 3, side, side] float32; None without pictures."""
+        """Return the tiles of all pictures in order, [T, 3, side, side] float32, or None if there are no pictures."""
         import torch
 
         loaded = [load_tiles(images / file, self.tiling) for file in lesson.pictures]

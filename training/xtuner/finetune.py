@@ -2,9 +2,9 @@
 
     python -m training.xtuner.finetune JOB.json
 
-Checks every row, writes the configuration, runs XTuner, and leaves an adapter directory, the loss curve and the outcome
-beside the job. Before that it trains the adapters of the job's blocks. Resumes from the last checkpoint of the same
-training.
+It checks every row, writes the configuration, runs XTuner, and leaves an adapter directory, the loss curve and the
+outcome beside the job. Before that it trains the adapters of the job's blocks. It resumes from the last checkpoint of
+the same training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def finetune(job: Job, say: Say) -> Outcome:
     """Train, and return the paths of the adapter, the log of losses and the curve. Raises `TrainingError`."""
     say(Progress("checking"))
     if rank() > 0 and "HF_MODULES_CACHE" in os.environ:
-        # Processes with one cache overwrite each other's files while they import them.
+        # Processes that share a cache overwrite each other's files while they import them.
         os.environ["HF_MODULES_CACHE"] += f"-{rank()}"
     gpu = use_device(job.device, job.threads) == "cuda"
     if job.deepspeed and importlib.util.find_spec("deepspeed") is None:
@@ -60,7 +60,7 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.xtuner.resume import block_jobs, has_adapter, remove_checkpoints
     from training.xtuner.runner import KeptModel
 
-    # A preference model has the reference of its rows, and a user's or DeepSpeed's training builds its own.
+    # A preference model is not kept: it has the reference of its rows. A user's or DeepSpeed's training builds its own.
     kept = KeptModel() if job.blocks and job.objective == "sft" and not (job.recipe or job.deepspeed) else None
     progress = _WholeProgress(say, [*job.blocks, sum(1 for _ in read_rows(Path(job.data)))])
     with process_group(gpu=gpu):
@@ -77,7 +77,7 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
 
 class _WholeProgress:
-    """Report the progress of several trainings as that of one; their steps are in the proportion of their rows."""
+    """Report the progress of several trainings as that of one, with steps in proportion to their rows."""
 
     def __init__(self, say: Say, rows: Sequence[int]) -> None:
         self._say = say
@@ -89,7 +89,7 @@ class _WholeProgress:
         self._number += 1
 
     def say(self, progress: Progress) -> None:
-        """Report the progress of the present training."""
+        """Report the progress of the current training."""
         before, own, whole = sum(self._rows[: self._number]), self._rows[self._number], sum(self._rows)
         if progress.stage == "training" and progress.steps and own < whole:
             done = progress.step / progress.steps * own
@@ -142,7 +142,7 @@ def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> 
             unfinished.rename(folder / ADAPTER)
     scalars, steps = trained.scalars, trained.steps
     del trained
-    gc.collect()  # the runner and its hooks name each other
+    gc.collect()  # the runner and its hooks refer to each other
     torch.cuda.empty_cache()
     return Trained(scalars, steps, samples)
 
@@ -170,7 +170,7 @@ def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
 def prepare_data(job: Job, say: Say = ignore) -> Mixture:
     """Write the base model's directory, and the data, in which every row is checked. Raises `TrainingError`.
 
-    The directory has links to the given checkpoint's weights and our model code beside them, so that no code of a
+    The directory has links to the given checkpoint's weights, and our model code beside them, so that no code of a
     downloaded checkpoint runs, here or when XTuner's tools read the configuration again.
     """
     import torch
@@ -203,7 +203,7 @@ def finish(job: Job, trained: Trained, *, gpu: bool) -> Outcome:
     shutil.copyfile(trained.scalars, log)
     draw_curve(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Last: a process that is killed before resumes from the checkpoint.
+    # Last, so that a process that is killed before can resume from the checkpoint.
     remove_checkpoints(folder)
     return Outcome(
         ok=True,

@@ -1,10 +1,10 @@
 """Let the engine on the same GPU go first while a user waits for the first token of an answer.
 
 Two processes on one GPU take turns of milliseconds, and a training step, a batch of pictures or an answer of the
-evaluation is long: a question that arrives in the middle would wait for half of it. So the worker reads the byte that
-`inference.serving.pressure` sets before each layer, forwards and backwards, and pauses while it is set; never longer
-than it has worked since the last pause, so that it advances however many users chat. It queues a few layers at most,
-because what is queued on the GPU cannot be held back.
+evaluation is long: a question that arrives in the middle would wait for half of it. So before each layer, forwards and
+backwards, the worker reads the byte that `inference.serving.pressure` sets, and pauses while it is set. It never pauses
+longer than it has worked since the last pause, so that it advances however many users chat. It queues a few layers at
+most, because what is queued on the GPU cannot be held back.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 _QUEUED: Final = 2
-"""Layers queued on the GPU. With fewer it would idle between layers."""
+"""Layers queued on the GPU. With fewer, the GPU would idle between layers."""
 
 _MAX_PAUSE: Final = 1.0
-"""Seconds of the longest pause: an engine that hangs does not stop the training."""
+"""The longest pause in seconds, so that an engine that hangs does not stop the training."""
 
 _POLL_SECONDS: Final = 0.001
 
@@ -40,7 +40,7 @@ class GpuYield:
 
     @classmethod
     def open(cls, file: str) -> GpuYield | None:
-        """Open the file that a job names; None if it names none, or no engine has made it."""
+        """Open the file that a job names, or return None if it names none or no engine has made it."""
         return cls(Path(file)) if file and Path(file).is_file() else None
 
     def attach(self, layers: Iterable[nn.Module], *, backward: bool = True) -> None:

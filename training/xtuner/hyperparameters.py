@@ -33,7 +33,7 @@ class Recipe(BaseModel):
 
     method: Literal["qlora", "lora", "full"] = "qlora"
     """qlora: an adapter on a language model in 4 bits (NF4 with double quantisation); lora: on one in its own type;
-    full: all weights of the language model, which takes some 16 bytes of memory a weight."""
+    full: all weights of the language model, which takes some 16 bytes of memory per weight."""
 
     rank: int = Field(128, ge=1)
     """Rank of the adapter."""
@@ -88,7 +88,7 @@ class Recipe(BaseModel):
     """The most tokens of a pair, picture tokens included."""
 
     checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass: a third slower, much less memory. auto: in as few layers as fit."""
+    """Recompute activations in the backward pass: a third slower, much less memory. auto: in the fewest possible."""
 
     save_steps: int = Field(200, ge=0)
     """Optimizer steps between checkpoints to resume from; one takes as long as some ten steps. 0: none."""
@@ -132,8 +132,8 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
 """What each recipe changes in the defaults of `Recipe`."""
 
 LARGE: Final = "food"
-"""The recipe of `auto` for a large model: it accepts the longest conversations, so that none is left out, and has fewer
-pairs a step, so that a hundred votes make enough steps."""
+"""The recipe that `auto` chooses for a large model: it accepts the longest conversations, so that none is left out, and
+has fewer pairs per step, so that a hundred votes make enough steps."""
 
 SELF_TUNING: Final = ("dadapt_adam", "prodigy")
 """Optimizers whose learning rate is a factor of the one that they find."""

@@ -17,8 +17,8 @@ _MOST_UNEVEN: Final = 10.0
 def kto_losses(ratios: Tensor, liked: Tensor, kl: float, penalty: float, weights: tuple[float, float]) -> Tensor:
     """Return the loss of each answer, [B].
 
-    The value of an answer is λ_D σ(β(r − z₀)) if it is liked and λ_U σ(β(z₀ − r)) otherwise, and the loss is what it
-    lacks of its largest value, λ (Ethayarajh et al. 2024, KTO, arXiv 2402.01306).
+    The value of an answer is λ_D σ(β(r − z₀)) if it is liked and λ_U σ(β(z₀ − r)) otherwise, and the loss is its
+    largest value, λ, minus the value (Ethayarajh et al. 2024, KTO, arXiv 2402.01306).
 
     Args:
         ratios: The log-ratios r, [B].
@@ -33,9 +33,9 @@ def kto_losses(ratios: Tensor, liked: Tensor, kl: float, penalty: float, weights
 
 
 def kto_weights(liked: int, disliked: int) -> tuple[float, float]:
-    """Return λ_D and λ_U, with which both kinds weigh the same in all: λ_D n_D = λ_U n_U, the lower end of KTO's range.
+    """Return λ_D and λ_U, which give both kinds the same total weight: λ_D n_D = λ_U n_U, the lower end of KTO's range.
 
-    The commoner kind has the weight 1, the rarer one at most 10.
+    The more common kind has the weight 1, and the rarer one at most 10.
     """
     if not liked or not disliked:
         return 1.0, 1.0

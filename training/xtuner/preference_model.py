@@ -1,4 +1,4 @@
-"""The model and the training loop of KTO and DPO, which compare with the base model.
+"""The model and the training loop of KTO and DPO, which compare the trained model with the base model.
 
 Before the first step the model is the base: an adapter adds nothing yet, and weights that are trained whole have not
 changed. Its log-probabilities of all answers are computed then, and kept in the checkpoints.
@@ -24,7 +24,7 @@ from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
 
 
 def collate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Collate samples as XTuner does, and their second answers beside them."""
+    """Collate samples as XTuner does, and their second answers too."""
     batch: dict[str, Any] = default_collate_fn(samples)
     others = default_collate_fn([{"input_ids": each["other_ids"], "labels": each["other_labels"]} for each in samples])
     batch["data"] |= {
@@ -38,13 +38,13 @@ def collate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class PreferenceModel(InternVL2):
     """InternVL2 with the loss of KTO or DPO over the batches of `collate_answers`.
 
-    The loss is the sum of the losses of the answers divided by the learned tokens, so that `StepLoop` makes that of a
-    step the sum over its answers divided by its tokens: each answer of a step has the published weight.
+    The loss is the sum of the losses of the answers divided by the learned tokens, so that `StepLoop` makes the loss
+    of a step the sum over its answers divided by its tokens: each answer of a step has the published weight.
 
     Attributes:
         reference: The base's log-probabilities of the two answers of each row, [rows, 2]; NaN until they are known.
-        objective: Which of both objectives.
-        kl: KTO's reference point of the present step.
+        objective: Which of the two objectives.
+        kl: KTO's reference point of the current step.
     """
 
     reference: Tensor
@@ -56,7 +56,7 @@ class PreferenceModel(InternVL2):
 
         Args:
             objective: The objective.
-            kl_penalty: Their β.
+            kl_penalty: β of the objective.
             rows: The number of rows of the dataset.
             disliked: How many of them have disliked answers.
             **settings: The arguments of `InternVL2`.
@@ -86,7 +86,10 @@ class PreferenceModel(InternVL2):
         return kto_losses(ratios, data["liked"], self.kl, self._penalty, self._weights)
 
     def _dpo(self, data: dict[str, Any], features: Tensor) -> Tensor:
-        """Answers without a rejected one are learned as in supervised fine-tuning, by their log-likelihood."""
+        """Return the loss of each answer, [B].
+
+        Answers without a rejected one are learned as in supervised fine-tuning, by their log-likelihood.
+        """
         ids, labels = (
             pad_sequence([*data[name], *data[other]], batch_first=True, padding_value=padding)
             for name, other, padding in (("input_ids", "other_ids", 0), ("labels", "other_labels", IGNORE_INDEX))
@@ -103,7 +106,7 @@ class PreferenceModel(InternVL2):
 
     @torch.no_grad()
     def other_log_probabilities(self, data: dict[str, Any]) -> Tensor:
-        """Return that of each sample's second answer, [B]."""
+        """Return the log-probability of each sample's second answer, [B]."""
         features = self.picture_features(data["pixel_values"])
         return self._log_probabilities(data["other_ids"], data["other_labels"], features)
 
@@ -115,10 +118,10 @@ class PreferenceModel(InternVL2):
 
 
 class PreferenceLoop(StepLoop):
-    """Compute the reference before the first step, and KTO's reference point before each.
+    """Compute the reference before the first step, and KTO's reference point before each step.
 
-    The point is the mean log-ratio of mismatched answers, those of other rows, over all batches of the step and all
-    processes, and at least 0, so that it does not depend on how a step is cut into batches.
+    The point is the mean log-ratio of mismatched answers (those of other rows), and at least 0. The mean is taken over
+    all batches of the step and all processes, so that it does not depend on how a step is cut into batches.
     """
 
     def run(self) -> Any:

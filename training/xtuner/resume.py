@@ -1,7 +1,8 @@
 """Find and validate the checkpoints of an interrupted training.
 
-A checkpoint fits a job if the base, the numbers and the rows are the same. The run, its paths, the processes and how a
-step is cut into batches may differ. The same holds for the adapters of blocks, which a later run continues with.
+A checkpoint fits a job if the base, the hyperparameters and the rows are the same. The run, its paths, the processes
+and how a step is cut into batches may differ. The same holds for the adapters of blocks, which a later run continues
+with.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def prepare_state(job: Job) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove checkpoints and features, gigabytes, from the folder of a training; the log of losses stays."""
+    """Remove the checkpoints and features, which take gigabytes, from a training's folder; the log of losses stays."""
     for each in _checkpoints(folder):
         _remove(each)
 
@@ -84,7 +85,7 @@ def remove_blocks(folder: Path) -> None:
 
 
 def remove_state(folder: Path) -> None:
-    """Remove all that a later run could continue from."""
+    """Remove everything that a later run could continue from."""
     remove_checkpoints(folder)
     remove_blocks(folder)
 
@@ -111,10 +112,10 @@ def _size(file: Path) -> int:
 
 
 def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
-    """Move the checkpoints of the same training to the job, from the first of the `earlier` runs' directories with one.
+    """Move the checkpoints of the same training to the job from the first of the `earlier` runs' directories with any.
 
-    So are the blocks of the same run. The state of all other runs is removed: it may come from data that has been
-    erased since.
+    The blocks of the same run are moved too. The state of all other runs is removed: it may come from data that has
+    been erased since.
 
     Returns:
         Whether there were any.
@@ -135,7 +136,7 @@ def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
 
 
 def fingerprint(job: Job) -> str:
-    """Return a hash of what determines the weights of a training."""
+    """Return a hash of everything that determines the weights of a training."""
     values = {name: value for name, value in asdict(job).items() if name not in _NOT_COMPARED}
     if job.recipe:
         values["split"] = job.split  # the schedule of a user's configuration may count batches
@@ -152,7 +153,7 @@ def fingerprint(job: Job) -> str:
 
 
 def _newest(state: Path, wanted: str) -> Path | None:
-    """Return the newest complete checkpoint; None if the folder belongs to another training than `wanted`."""
+    """Return the newest complete checkpoint, or None if there is none or the folder belongs to another training."""
     return max(_complete(state), default=(0, None))[1] if _belongs(state, wanted) else None
 
 
@@ -171,7 +172,7 @@ def _complete(state: Path) -> Iterator[tuple[int, Path]]:
     names in `last_checkpoint` is complete.
     """
     last = state / "last_checkpoint"
-    # The file has the path at the time of writing.
+    # The file has the path at the time of writing, of which only the name still holds.
     named = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name if last.exists() else ""
     for each in state.glob("*.pth"):
         numbered = _NUMBERED.search(each.name)

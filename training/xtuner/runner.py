@@ -43,7 +43,7 @@ class OutOfMemory(TrainingError):
 
 
 class KeptModel:
-    """Keep the base model in memory, with its first trained weights, for several trainings with the same settings."""
+    """Keep the base model in memory, with its trained weights' first values, for trainings with the same settings."""
 
     def __init__(self) -> None:
         self._model: Any = None
@@ -51,7 +51,7 @@ class KeptModel:
         self._weights: dict[str, torch.Tensor] = {}
 
     def build(self, kind: str, model_path: str, tokens: int, **settings: Any) -> Any:
-        """Return the model of this type as it was before its first training; it is loaded for the first one."""
+        """Return the model of this type as it was before its first training, for which it is loaded."""
         settings["type"] = kind
         if self._model is None or settings != self._settings:
             self._model, self._settings = None, settings
@@ -73,7 +73,7 @@ def train(
 ) -> TrainedModel:
     """Train as `python -m xtuner.tools.train CONFIG` does; report each step, and resume from a `checkpoint`.
 
-    The model is the `kept` one, and changes with its next training; None loads one.
+    The model is the `kept` one, which changes with its next training. If `kept` is None, a model is loaded.
 
     Raises:
         OutOfMemory: A smaller batch may fit.
@@ -88,7 +88,7 @@ def train(
         config.launcher = "none"
     # mmengine 0.10.6 keeps a log and a hub under this name, by default the time in seconds, while the process lives.
     config.experiment_name = str(config_file)
-    # It begins another log for each process; a resumed run continues its own.
+    # By default mmengine begins another log for each process; a resumed run continues its own.
     config.visualizer.save_dir = config.work_dir
     if checkpoint:
         config.resume, config.load_from = True, str(checkpoint)

@@ -1,4 +1,4 @@
-"""Read mmengine's log of a training, `scalars.json`: JSON lines, one a step."""
+"""Read mmengine's log of a training, `scalars.json`: JSON lines, one per step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def losses(scalars: Path) -> list[tuple[int, float]]:
-    """Return (step, loss) pairs. Of a step repeated after a crash, the later loss counts."""
+    """Return (step, loss) pairs. For a step repeated after a crash, the later loss counts."""
     return sorted({int(each["step"]): float(each["loss"]) for each in _lines(scalars) if "loss" in each}.items())
 
 
 def peak_memory(scalars: Path) -> int:
-    """Return the most bytes of GPU memory that tensors took; 0 without a GPU.
+    """Return the most bytes of GPU memory that tensors took, or 0 if there is no GPU.
 
     mmengine 0.10.6 resets torch's peak with each line, so torch does not know it at the end.
     """

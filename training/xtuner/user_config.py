@@ -30,7 +30,7 @@ _ITERATIONS: Final = ("begin", "end", "T_max", "total_iters")
 
 
 def user_config_text(job: Job, *, rows: int, processes: int) -> str:
-    """Return the configuration `job.recipe` adopted for a job, whose base and data are prepared in its `work` folder.
+    """Return the configuration `job.recipe`, adapted to a job whose base and data are prepared in its `work` folder.
 
     Args:
         job: The job.
@@ -109,7 +109,7 @@ def _adopt(config: dict[str, Any], job: Job, rows: float) -> dict[str, Any]:
 
 
 def _scale_iterations(config: dict[str, Any], factor: int) -> None:
-    """Multiply what is counted in iterations: smaller batches are more of them."""
+    """Multiply everything that is counted in iterations: smaller batches take more of them."""
     for each in [config["train_cfg"], *(config.get("param_scheduler") or [])]:
         counted = ("max_iters",) if "by_epoch" not in each else () if each["by_epoch"] else _ITERATIONS
         for name in counted:

@@ -2,7 +2,7 @@
 
 The features of a picture are the same in every epoch up to the projector, which is trained. Each process computes its
 share into `RANK.bin`, one array in the order of `RANK.json`, which names the pictures and their tiles. The arrays are
-memory-mapped, so a training holds a batch of them in memory.
+memory-mapped, so a training holds only a batch of them in memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BATCH_TILES: Final = 26
 """Tiles in one pass of the tower: two large pictures fill a large GPU, and their activations fit a small one."""
 
 _UNWRITTEN: Final = 2
-"""Pictures whose features wait on the GPU to be written."""
+"""The most pictures whose features wait on the GPU to be written."""
 
 
 def frozen_dtype() -> torch.dtype:
@@ -54,7 +54,7 @@ class VisionTower:
     def __init__(self, directory: Path, gpu_yield: GpuYield | None = None) -> None:
         self._config = InternVLChatConfig.from_pretrained(directory)
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
-        # On the meta device no weights are initialised that the checkpoint replaces.
+        # On the meta device, the weights that the checkpoint replaces are not initialised.
         with torch.device("meta"):
             tower = InternVisionModel(self._config.vision_config)
         tower.load_state_dict(_weights(directory), assign=True)
@@ -94,10 +94,10 @@ class VisionCache:
                 self._features |= {name: values[first : first + count] for name, first, count in content["pictures"]}
 
     def get(self, pictures: Sequence[str]) -> Tensor | None:
-        """Return the features of some pictures in order, [T, tokens, width]; None unless all of them are cached."""
+        """Return the features of some pictures in order, [T, tokens, width], or None unless all of them are cached."""
         if not all(name in self._features for name in pictures):
             return None
-        # A copy, also for one picture: a loader's process passes a tensor on by the file descriptor of its storage,
+        # A copy, even of one picture: a loader's process passes a tensor on by the file descriptor of its storage,
         # which a mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
         return torch.cat([self._features[name] for name in pictures])
 

@@ -73,7 +73,7 @@ def _python(_: Settings) -> Iterator[Finding]:
 
 
 def _own_packages(_: Settings) -> Iterator[Finding]:
-    """Check that no other distribution's package of the same common name, such as `bot`, is imported instead."""
+    """Check that no other distribution's package with the same name, such as the common `bot`, is imported instead."""
     home = Path(__file__).resolve().parents[3]
     for package in PACKAGES:
         origin = importlib.import_module(package).__file__
@@ -127,7 +127,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     # A run needs room for the adapter, and for the merged model beside the live one.
     need = 2 * weight_bytes(settings.inference.checkpoint()) / 1e9 + settings.training.min_free_gigabytes
     cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model, and a reserve)"
-    # The live model, the previous one and training.keep_models; existing ones need no more room.
+    # The live model, the previous one and training.keep_models are kept. Existing ones need no more room.
     there = len(ModelStore(directory / "models").names()) if (directory / "models").is_dir() else 0
     to_come = max(0, settings.training.keep_models + 2 - there)
     growth = to_come * weight_bytes(settings.inference.checkpoint()) / 1e9
@@ -153,7 +153,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(directory: Path) -> Iterator[Finding]:
-    """Check the ledger's file and the pictures it lists; works beside a running bot."""
+    """Check the ledger's file and the pictures it lists. The bot may be running."""
     path = directory / FILE_NAME
     try:
         refuse_lost_ledger(path)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `cure` says what to do; with `ok` it makes the finding a warning."""
+    """One line of the report. `cure` says what to do. A finding that is `ok` but has a `cure` is a warning."""
 
     name: str
     ok: bool
@@ -28,7 +28,10 @@ class Finding:
 
 
 def report(findings: Sequence[Finding], console: Console, *, verbose: bool = False) -> bool:
-    """Print failures, then warnings, then how many checks are ok (`verbose`: which). Return True without failures."""
+    """Print failures, then warnings, then the number of checks that are ok. Return True if there are no failures.
+
+    With `verbose` the checks that are ok are listed as well.
+    """
     failed = [each for each in findings if not each.ok]
     warned = [each for each in findings if each.ok and each.cure]
     passed = [each for each in findings if each.ok and not each.cure]

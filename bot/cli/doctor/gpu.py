@@ -1,6 +1,6 @@
 """The doctor's checks of the GPU: driver, card, CUDA libraries and memory.
 
-torch and CUDA are not loaded into this process: nvidia-smi and a child process report.
+torch and CUDA are not loaded into this process: the findings come from nvidia-smi and a child process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class NoCards(Exception):
 
 
 def gpu_findings(settings: Settings) -> Iterator[Finding]:
-    """Check driver and cards, for lmdeploy also libraries and memory. Without need for a GPU its absence is fine."""
+    """Check driver and cards and, for lmdeploy, libraries and memory. A GPU may be absent if the settings need none."""
     serves = resolve(settings.inference) is Kind.LMDEPLOY
     wanted = serves or settings.training.device == "cuda" or bool(settings.training.gpus)
     cards: list[Card] = []
@@ -100,7 +100,7 @@ def _parsed(row: str) -> Card:
 
 
 def _number(text: str) -> float:
-    """Parse a number; infinity for the [N/A] that nvidia-smi prints for unknown values, so that checks pass."""
+    """Parse a number. The [N/A] that nvidia-smi prints for unknown values becomes infinity, so that checks pass."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The doctor's checks of the model: is the directory complete, and does the configured engine answer with it?"""
+"""The doctor's checks of the model: its directory is complete, and the configured engine answers with it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from storage.errors import StorageError
 from storage.model_store import MANIFEST, verify
 
 FOREIGN_NAMES: Final = ("llava", "vicuna", "mistral", "cogvlm")
-"""By these words in a path lmdeploy chooses another model's class (lmdeploy/model.py, lmdeploy/archs.py)."""
+"""Words in a path by which lmdeploy chooses another model's class (lmdeploy/model.py, lmdeploy/archs.py)."""
 _FETCH: Final = "thumbtune fetch DIR downloads a complete one; set inference.model to it"
 _SHOWN: Final = 4  # problems
 
 
 def model_findings(settings: Settings) -> Iterator[Finding]:
-    """Check the checkpoint directory by its names and file headers."""
+    """Check the checkpoint directory by its file names and headers."""
     directory = settings.inference.checkpoint()
     wrong = problems(directory)
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
@@ -39,7 +39,7 @@ def model_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def answer_findings(settings: Settings) -> Iterator[Finding]:
-    """Start the engine and ask it about a picture. Takes as long as a start."""
+    """Start the engine and ask it about a picture, which takes as long as the engine's start."""
     directory = settings.inference.checkpoint()
     if (directory / MANIFEST).is_file():
         try:
@@ -50,7 +50,7 @@ def answer_findings(settings: Settings) -> Iterator[Finding]:
     try:
         seconds, answer = asyncio.run(_ask(settings))
     except InferenceError as error:
-        lines = str(error).splitlines()  # ends with the engine's last output, whose last line is the cause
+        lines = str(error).splitlines()  # the last lines are the engine's last output, which ends with the cause
         detail = lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
         yield Finding("answer", False, detail, "fix the findings above first; then see the log of `thumbtune run`")
         return

@@ -34,10 +34,10 @@ from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
 
 _PREFILL_CHUNK: Final = 512
-"""Positions of a prompt computed in one step."""
+"""The positions of a prompt that are computed in one step."""
 
 _PATCHES_PER_STEP: Final = 2048
-"""ViT patches computed in one step: two tiles of 448 pixels."""
+"""The ViT patches that are computed in one step: two tiles of 448 pixels."""
 
 _WARMUP_TOKENS: Final = 4
 
@@ -57,7 +57,7 @@ class ChatEngine:
     Args:
         model: The loaded model.
         tokenizer: The loaded tokenizer.
-        cache_bytes: Memory for the keys and values of recent chats and for the features of recent pictures.
+        cache_bytes: The memory for the keys and values of recent chats and for the features of recent pictures.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, cache_bytes: int) -> None:
@@ -77,7 +77,7 @@ class ChatEngine:
 
     @classmethod
     def open(cls, directory: str | Path, *, dtype: torch.dtype, cache_bytes: int) -> ChatEngine:
-        """Load a checkpoint and generate two short answers about a picture, which takes seconds to minutes."""
+        """Load a checkpoint and generate two short answers about a picture. This takes seconds to minutes."""
         engine = cls(load_model(directory, dtype=dtype), load_tokenizer(directory), cache_bytes=cache_bytes)
         question = Turn(Role.USER, "What is this?", (_sample_picture(engine.preprocessor.tiling.side),))
         for turns in (question,), (question, Turn(Role.ASSISTANT, "A picture."), Turn(Role.USER, "And this?")):
@@ -225,7 +225,7 @@ def _check_abort(request: GenerationRequest) -> None:
 
 
 def _advance(request: GenerationRequest, steps: _Steps) -> bool:
-    """Compute one step; return whether there are more. An exception goes to this request's listener alone."""
+    """Compute one step; return whether there are more. An exception is passed to this request's listener only."""
     try:
         next(steps)
     except StopIteration:
@@ -254,7 +254,7 @@ def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator)
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the token ids that end an answer: the generation configuration's and the chat format's."""
+    """Return the token ids that end an answer: those of the generation configuration and of the chat format."""
     listed = model.generation_config.eos_token_id
     ids = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
     known = tokenizer.get_added_vocab()

@@ -1,7 +1,7 @@
 """The CPU engine's HTTP server: OpenAI's chat API and a queue for the engine's slots.
 
-POST /v1/chat/completions takes pictures as data: URLs, streamed or not; GET /v1/models, /health and /metrics. As many
-answers as there are slots are generated at a time; the other requests wait in order.
+It serves POST /v1/chat/completions, streamed or not and with pictures as data: URLs, and GET /v1/models, /health and
+/metrics. As many answers as there are slots are generated at a time; the other requests wait in order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log: Final = logging.getLogger(__name__)
 
 _BODY_BYTES: Final = 128 * 2**20
 _MAX_WAITING: Final = 64
-"""Requests that may wait for a slot; the next one is refused."""
+"""The number of requests that may wait for a slot; further ones are refused."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Events = AsyncIterator[str | GenerationResult]
@@ -125,7 +125,7 @@ class Server:
         queue: asyncio.Queue[str | GenerationResult | Exception] = asyncio.Queue()
 
         def listener(event: str | GenerationResult | Exception) -> None:
-            # RuntimeError: the loop is closed, as when the server ends in mid-answer.
+            # RuntimeError: the loop is closed, which happens if the server ends in mid-answer.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, event)
 

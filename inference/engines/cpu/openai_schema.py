@@ -57,7 +57,7 @@ def _as_parts(content: object) -> object:
 
 
 class _Strict(BaseModel):
-    """Types are not converted, and unknown fields, which might change the answer, are refused."""
+    """Base class that converts no types and refuses unknown fields, which might change the answer."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -122,7 +122,7 @@ class _Body(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A valid request. `tiles` holds the most tiles of each picture of the prompt, None for the checkpoint's limit."""
+    """A valid request. `tiles` holds the most tiles of each picture, or None for the checkpoint's limit."""
 
     prompt: Prompt
     tiles: tuple[int | None, ...]
@@ -157,7 +157,7 @@ def parse(body: bytes, model: str) -> ChatRequest:
 
 
 def _api_error(error: ValidationError) -> ApiError:
-    """Return the first validation error as messages[0].content: message."""
+    """Return the first validation error, with its text in the form `messages[0].content: message`."""
     first = error.errors(include_url=False)[0]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
     return ApiError(
@@ -187,7 +187,7 @@ def _conversation(messages: list[_Message]) -> tuple[str, tuple[Turn, ...], tupl
 
 
 class Reply:
-    """Builds the JSON of one answer; all chunks share one id, one time and the model's name."""
+    """Builds the JSON of one answer; all chunks share the same id, time and model name."""
 
     def __init__(self, model: str) -> None:
         self._common = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
@@ -204,7 +204,7 @@ class Reply:
         return {**self._common, "object": "chat.completion.chunk", "choices": [choice]}
 
     def last_chunks(self, finish: str, usage: Usage, *, separate_usage: bool) -> list[dict[str, Any]]:
-        """Return the chunk with the finish reason and the usage, in a chunk without choices if `separate_usage`."""
+        """Return the chunk with the finish reason, and the usage in it or in one without choices (`separate_usage`)."""
         last = self.chunk({}, finish)
         if separate_usage:
             return [last, {**last, "choices": [], "usage": _usage(usage)}]

@@ -1,7 +1,7 @@
 """KV cache of recent conversations, found by their common prefix.
 
-A conversation is a list of 64-bit keys, one for each position: equal where the model's input is equal, negative at a
-picture's positions. Not thread-safe.
+A conversation is a list of 64-bit keys, one for each position. Keys are equal where the model's input is equal, and
+negative at the positions of a picture. The cache is not thread-safe.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ALLOCATION: Final = 64
 """Storage grows by multiples of this number of positions."""
 _GROWTH: Final = 1.25
 _MAX_ENTRIES: Final = 512
-"""Every lookup compares with each entry, which takes a few microseconds per entry."""
+"""The most entries of the cache. Every lookup compares each of them, which takes a few microseconds per entry."""
 _MIN_COPIED: Final = 8
 """Shorter common prefixes are computed again rather than copied."""
 
@@ -130,7 +130,7 @@ class PrefixCache:
     evicted.
 
     Args:
-        limit: Bytes of all entries.
+        limit: The most bytes of all entries together.
     """
 
     def __init__(self, limit: int) -> None:
@@ -140,10 +140,10 @@ class PrefixCache:
         self._idle_bytes = 0
 
     def take(self, keys: Sequence[int]) -> Entry:
-        """Lend the entry with the longest common prefix with `keys`, cut to it. The last key never matches.
+        """Lend the entry with the longest common prefix with `keys`, cut to that prefix. The last key never matches.
 
-        An idle entry is lent itself when a chat goes on or an answer is regenerated. When cutting it would lose more
-        (two chats with the same system text and different pictures), the common prefix is copied.
+        An idle entry itself is lent if cutting it loses little (a chat goes on, or an answer is regenerated).
+        Otherwise (two chats with the same system text and different pictures), the common prefix is copied.
         """
         # At least one position has to be computed for the logits of the next token.
         wanted = np.array(keys[:-1], np.int64)
@@ -190,5 +190,5 @@ class PrefixCache:
 
 
 def _cheap_to_cut(entry: Entry, length: int) -> bool:
-    """Return whether the part after `length` is short and only text, so cheap to compute again."""
+    """Return whether the part after `length` is short and only text, and therefore cheap to compute again."""
     return 2 * length >= entry.length and not entry.has_picture_after(length)

@@ -22,12 +22,12 @@ from inference.internvl2.tiling import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
 
 _TILE_COUNTS: Final = 4096
-"""Pictures whose number of tiles is remembered, so that a known one need not be decoded."""
+"""The number of pictures whose tile count is remembered, so that a known one need not be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """How an answer ended ("stop", "length" or "abort") and its token counts."""
+    """The way an answer ended ("stop", "length" or "abort") and its token counts."""
 
     finish: str
     usage: Usage
@@ -42,9 +42,9 @@ class PromptPicture:
     """A picture of a prompt: its cache key, its number of tiles and its positions among the token ids.
 
     Attributes:
-        limit: Most tiles, None for the checkpoint's own limit.
-        pixels: [tiles, 3, S, S]; None where the picture is known and has not been decoded.
-        features: [positions, width], held while the picture is in prefill even where the feature cache is too small.
+        limit: The most tiles, or None for the checkpoint's own limit.
+        pixels: [tiles, 3, S, S], or None if the picture is known and has not been decoded.
+        features: [positions, width], held while the picture is in prefill, even if the feature cache is too small.
     """
 
     key: int
@@ -94,14 +94,14 @@ class Preprocessor:
         self._lock = threading.Lock()
         self._tile_counts: LRUCache[int, int] = LRUCache(_TILE_COUNTS)
         self.window: int = config.llm_config.max_position_embeddings
-        """Positions of the model, prompt and answer together."""
+        """The number of positions of the model, for prompt and answer together."""
 
     def prepare(self, prompt: Prompt, *, tile_limits: Sequence[int | None] | None = None) -> GenerationRequest:
         """Decode, tile and tokenize a prompt.
 
         Args:
             prompt: The prompt.
-            tile_limits: Most tiles of each picture, None for the checkpoint's own limit.
+            tile_limits: The most tiles of each picture, or None for the checkpoint's own limit.
 
         Raises:
             PictureError: A picture cannot be read.

@@ -1,8 +1,8 @@
 """Cache of decoded and tiled pictures for lmdeploy, filled by many threads.
 
 lmdeploy 0.18.0 decodes, tiles and hashes every picture of a conversation again on every turn, in one thread
-(vl/engine.py). Here tiles are cached under the sha256 of the encoded picture, least recently used evicted first, and
-that digest is passed on as the fingerprint by which TurboMind's prefix cache identifies the picture. The tiles equal
+(vl/engine.py). Here tiles are cached under the sha256 of the encoded picture, and the least recently used are evicted
+first. That digest also yields the fingerprint by which TurboMind's prefix cache identifies the picture. The tiles equal
 those of inference/internvl2/tiles.py and of lmdeploy's InternVLVisionModel bit for bit.
 """
 
@@ -28,10 +28,10 @@ from inference.internvl2.tiling import Tiling
 _T = TypeVar("_T")
 
 _URLS: Final = 4096
-"""Data URLs whose digest is remembered; an entry takes about 200 bytes."""
+"""The number of data: URLs whose digest is remembered; an entry takes about 200 bytes."""
 
 _BANDS: Final = 4
-"""Bands of rows that are resized in parallel."""
+"""The number of bands of rows that are resized in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class TileCache:
     Args:
         tiling: The model's tiling.
         dtype: The type of the pixel values.
-        limit: Bytes of cached tiles.
-        threads: Threads that decode and tile.
+        limit: The most bytes of cached tiles.
+        threads: The number of threads that decode and tile.
 
     Attributes:
-        hits: Requests for cached pictures.
-        misses: Requests for other pictures.
+        hits: The number of requests for cached pictures.
+        misses: The number of requests for other pictures.
     """
 
     def __init__(self, tiling: Tiling, *, dtype: torch.dtype, limit: int, threads: int) -> None:
@@ -90,11 +90,11 @@ class TileCache:
 
         Args:
             url: The data: URL.
-            max_tiles: Most tiles besides the thumbnail, None for the model's own limit.
+            max_tiles: The most tiles, not counting the thumbnail, or None for the model's own limit.
 
         Raises:
-            ValueError: The URL is no data: URL in base64.
-            PictureError: The data is no picture.
+            ValueError: The URL is not a base64 data: URL.
+            PictureError: The data is not a picture.
         """
         loop = asyncio.get_running_loop()
         url_digest = await loop.run_in_executor(self._readers, lambda: sha256(url.encode()).digest())
@@ -137,8 +137,8 @@ async def prepare(
 ) -> Prepared:
     """Decode, tile and normalize a picture in several threads. Raises PictureError.
 
-    Pillow resizes in two passes, first each row, then each column. So bands of rows, and then the columns of tiles, can
-    be resized separately with identical results.
+    Pillow resizes in two passes, first each row, then each column. Therefore bands of rows, and then the columns of
+    tiles, can be resized separately with identical results.
     """
     loop = asyncio.get_running_loop()
 
@@ -159,7 +159,7 @@ async def prepare(
     await asyncio.gather(*(run(_column, bands, column, pixels[column:cut:columns]) for column in range(columns)))
     if thumbnail is not None:
         await thumbnail
-    # With another limit of tiles it is another picture to the prefix cache.
+    # With another limit of tiles, it must be another picture to the prefix cache.
     fingerprint = sha256(digest + tiling.max_tiles.to_bytes(2, "big")).digest()
     return Prepared(pixels, picture.size, fingerprint)
 
@@ -187,7 +187,7 @@ def _thumbnail(picture: Image.Image, out: torch.Tensor) -> None:
 
 
 def _normalize(tall: Image.Image, out: torch.Tensor) -> None:
-    """Write vertically stacked square tiles into `out` [T, 3, S, S], normalized as by `tiles.pixel_values`."""
+    """Write vertically stacked square tiles into `out` [T, 3, S, S], normalized as in `tiles.pixel_values`."""
     side = out.shape[-1]
     raw = torch.frombuffer(bytearray(tall.tobytes()), dtype=torch.uint8).view(-1, side, side, 3)
     for tile, planes in zip(raw, out, strict=True):

@@ -1,4 +1,4 @@
-"""How a card's memory is divided among weights, KV cache blocks and working memory.
+"""The division of a card's memory among weights, KV cache blocks and working memory.
 
 Imports neither torch nor lmdeploy. The constants were measured with the full-size InternVL2-2B on an H200
 (benchmarks/README.md).
@@ -14,19 +14,19 @@ from typing import Final
 from inference.internvl2.checkpoint_check import weight_bytes
 
 BLOCK_TOKENS: Final = 64
-"""Tokens of a KV block, TurboMind's default."""
+"""The tokens of a KV block: TurboMind's default."""
 
 _USABLE: Final = 0.92
-"""Share of the card that engines may fill; the rest is left to the driver and to a desktop."""
+"""The share of the card that engines may fill; the rest is left to the driver and to a desktop."""
 
 _WORK_BYTES: Final = 1_600_000_000
-"""CUDA context, activations and buffers of one engine at 8192 prefill tokens …"""
+"""The memory of one engine's CUDA context, activations and buffers at 8192 prefill tokens."""
 
 _WORK_BYTES_PER_TOKEN: Final = 90_000
-"""… and for each further prefill token."""
+"""The working memory that each further prefill token adds."""
 
 _MAX_BLOCKS: Final = 16384
-"""A million tokens, so that a tiny model does not fill a large card."""
+"""The most KV blocks: a million tokens, so that a tiny model does not fill a large card."""
 
 _LARGE_CARD: Final = 40_000_000_000
 _PREFILL_LARGE: Final = 16384
@@ -49,7 +49,7 @@ class ModelMemory:
         """Read the sizes from a checkpoint, for each card if `cards` share the model.
 
         Raises:
-            OSError, KeyError, ValueError: The directory holds no checkpoint.
+            OSError, KeyError, ValueError: The directory does not hold a checkpoint.
         """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))["llm_config"]
         head = config["hidden_size"] // config["num_attention_heads"]
@@ -83,7 +83,7 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
 
 
 def working_bytes(prefill: int) -> int:
-    """Return the memory of an engine besides weights and blocks."""
+    """Return the memory that an engine uses in addition to weights and blocks."""
     return _WORK_BYTES + max(prefill - _PREFILL_SMALL, 0) * _WORK_BYTES_PER_TOKEN
 
 

@@ -1,9 +1,9 @@
 """Replaces internals of lmdeploy 0.18.0 with faster ones.
 
-- `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py has it created).
+- `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py makes lmdeploy create it).
 - `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: pictures are accepted as data: URLs only and
-  prepared by `TileCache`: many threads, each picture once, with its fingerprint. The original prepares every picture of
-  the conversation on every turn in one thread (`ImageEncoder.preprocess`), and opens file: URLs and paths.
+  prepared by `TileCache` in many threads, each picture once and with its fingerprint. The original prepares every
+  picture of the conversation on every turn in one thread (`ImageEncoder.preprocess`), and opens file: URLs and paths.
 - `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts every token of
   the prompt (58 ms of the event loop per request with InternLM2's tokenizer and a picture of 13 tiles).
 - `TurboMind.create_instance`: instances that admit prompts by `PrefillLimiter` and pass on tokens in groups, at most
@@ -38,7 +38,7 @@ from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError
 
 GROUP_SECONDS: Final = 0.03
-"""Tokens that arrive this soon after the last ones are passed on together with the next ones."""
+"""Tokens that arrive within this time after others were passed on are held and passed on with the next ones."""
 
 _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
 
@@ -47,13 +47,13 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     """Install the replacements. Call it once, before `api_server.serve`.
 
     Args:
-        prefill_tokens: Prompt tokens that TurboMind computes in one iteration.
-        tiles: Most tiles of a picture, None for the checkpoint's own limit.
-        threads: Threads that cut tiles.
-        cache_bytes: Memory of the tile cache.
+        prefill_tokens: The prompt tokens that TurboMind computes in one iteration.
+        tiles: The most tiles of a picture, or None for the checkpoint's own limit.
+        threads: The number of threads that cut tiles.
+        cache_bytes: The memory of the tile cache.
 
     Returns:
-        lmdeploy's engine class and its replacement, for the server to create.
+        A mapping of lmdeploy's engine class to the replacement that the server is to create.
     """
     # lmdeploy accepts truncated pictures; here they are refused, as by every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -141,7 +141,7 @@ class Engine(VLAsyncEngine):  # type: ignore[misc]
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:
-    """Return URL and tile limit of every picture, in order; None if there is any other kind of content."""
+    """Return the URL and tile limit of every picture in order, or None if there is any other kind of content."""
     found: list[tuple[str, int | None]] = []
     for message in messages:
         content = message.get("content")
@@ -167,7 +167,7 @@ def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | N
 
 
 async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Join EngineOutputs of lmdeploy within `GROUP_SECONDS`; the first and the last one are passed on at once."""
+    """Join lmdeploy's EngineOutputs within `GROUP_SECONDS`; the first and the last one are passed on at once."""
     held: Any = None
     due = 0.0
     async for output in outputs:

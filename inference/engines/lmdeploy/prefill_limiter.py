@@ -1,8 +1,8 @@
 """Admits prompts to an engine so that each is computed in one iteration.
 
 TurboMind computes at most `max_prefill_token_num` prompt tokens in an iteration and splits the prompt that crosses the
-limit; a picture that is split goes through the vision tower twice, whole each time. So prompts wait here until they fit
-into an iteration.
+limit; a picture that is split goes through the vision tower twice, as a whole each time. Prompts therefore wait here
+until they fit into an iteration.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PICTURES: Final = 4096
 
 
 class PrefillLimiter:
-    """Limits the prompt tokens in prefill, first come, first served. Use it in one event loop.
+    """Limits the prompt tokens in prefill; prompts are admitted in order. Use it in one event loop.
 
     Args:
-        tokens: Prompt tokens that the engine computes in one iteration.
+        tokens: The prompt tokens that the engine computes in one iteration.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -40,8 +40,8 @@ class PrefillLimiter:
         """Estimate how many of a prompt's tokens will be computed: all but those of recently seen pictures.
 
         Args:
-            tokens: All tokens of the prompt.
-            pictures: Fingerprint and tokens of each picture. A recent one is assumed to be in the prefix cache.
+            tokens: The number of all tokens of the prompt.
+            pictures: The fingerprint and token count of each picture. Recent ones are assumed to be in the cache.
         """
         for fingerprint, part in pictures:
             if fingerprint in self._seen:
@@ -74,7 +74,7 @@ class PrefillLimiter:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                # A large prompt that gives up may have blocked a small one.
+                # A large prompt that stops waiting may have blocked a small one.
                 self._admit()
             else:
                 self._leave(cost)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ROUTES: Final = frozenset(
     {("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/health"), ("GET", "/metrics")}
 )
-"""The routes that are served. Others of lmdeploy run code from a request (`/update_weights` unpickles it)."""
+"""The routes that are served. Other routes of lmdeploy can run code from a request (`/update_weights` unpickles it)."""
 
 _TEMPORARY_NAME: Final = "thumbtune"
 """The model's name while lmdeploy creates the engine: lmdeploy refuses "base", the name of the base model."""
@@ -45,7 +45,7 @@ _log = logging.getLogger("thumbtune.lmdeploy")
 
 
 def engine_config(options: argparse.Namespace) -> tuple[TurbomindEngineConfig, int]:
-    """Return TurboMind's configuration and the number of KV blocks; what the settings leave open follows from the GPU.
+    """Return TurboMind's configuration and the number of KV blocks; unset values are derived from the GPU.
 
     Raises:
         NoRoom: The card is too small for the settings.
@@ -75,7 +75,7 @@ def engine_config(options: argparse.Namespace) -> tuple[TurbomindEngineConfig, i
 
 
 def patch_engines(name: str, replacements: Mapping[type, type]) -> None:
-    """Have `api_server.serve` create replacements of lmdeploy's engine classes, with `name` as the model's name.
+    """Make `api_server.serve` create replacements of lmdeploy's engine classes, with `name` as the model's name.
 
     Replaces `api_server.get_task`, which returns the engine class for a model. The name is set afterwards, because
     lmdeploy refuses "base", the name of the base model.
@@ -98,11 +98,11 @@ def patch_engines(name: str, replacements: Mapping[type, type]) -> None:
 
 
 def patch_app(name: str, key: str, *, window: int, cache: int) -> None:
-    """Have lmdeploy's application serve `ROUTES` only, to clients with `key`, and report the model's sizes in tokens.
+    """Make lmdeploy's application serve `ROUTES` only, to clients with `key`, and report the model's sizes in tokens.
 
     In /v1/models the session length is `max_model_len`, as in vLLM (vllm/entrypoints/openai/protocol.py, ModelCard),
-    and the KV cache `kv_cache_tokens`; lmdeploy's own list has no sizes. Replaces `uvicorn.run`, which lmdeploy calls
-    with its application.
+    and the size of the KV cache is `kv_cache_tokens`; lmdeploy's own list has no sizes. Replaces `uvicorn.run`, which
+    lmdeploy calls with its application.
     """
     import uvicorn
     from starlette.responses import JSONResponse
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"lmdeploy {lmdeploy.__version__} is installed, and this engine is made for {SUPPORTED_VERSION}: install "
             f"lmdeploy=={SUPPORTED_VERSION}, or run that version's own server and name it in inference.endpoints."
         )
-    # Tiles are cut by many threads at once, each of which is fastest without threads of its own.
+    # Tiles are cut by many threads at once, and each is fastest without threads of its own.
     torch.set_num_threads(1)
     try:
         config, blocks = engine_config(options)
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def register_model_code() -> None:
     """Register our configuration and tokenizer of InternVL2 with transformers' auto classes.
 
-    So lmdeploy needs no `trust_remote_code`, and no Python file of a checkpoint is imported.
+    Therefore lmdeploy needs no `trust_remote_code`, and no Python file of a checkpoint is imported.
     """
     from transformers import AutoConfig, AutoTokenizer
 

@@ -17,7 +17,7 @@ from lmdeploy.serve.openai.chat_completions import serving
 _encoded: Final[ContextVar[int]] = ContextVar("encoded_tiles", default=0)
 
 PictureEnd = tuple[int, int]
-"""The position after a picture's last token, and the picture's number of tiles."""
+"""The position after a picture's last token, and the number of its tiles."""
 
 
 def picture_ends(items: Iterable[Mapping[str, Any]] | None) -> list[PictureEnd]:

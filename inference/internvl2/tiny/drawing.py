@@ -1,7 +1,7 @@
-"""The pictures of the demo and of every examination: photo-sized, shapes in rows, rings and grids, textured grounds.
+"""The pictures of the demo and of every examination: photo-sized, shapes in rows, rings or grids on textured grounds.
 
 Shapes are painted through masks with rounded corners, shading, shadows and rims, on paper, stripes, tiles or wood, and
-compressed as JPEG. The renderer shares no drawing code and no proportions with the one that trains internvl2-tiny
+compressed as JPEG. The renderer shares no drawing code and no proportions with the one used to train internvl2-tiny
 (`tools.tiny.training_drawing`).
 """
 
@@ -21,7 +21,7 @@ _SIZES = ((320, 320), (400, 300), (480, 640), (640, 480), (500, 500), (800, 600)
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
     """Draw the scene as an RGB picture; the same `rng` state draws the same picture.
 
-    `size` is (width, height) in pixels; by default one of those that photos have.
+    `size` is (width, height) in pixels; by default a random size that is usual for photos.
     """
     width, height = size or rng.choice(_SIZES)
     image = _texture(scene.colour, rng, width, height)

@@ -76,7 +76,7 @@ HELD_OUT: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
         "画画的人画了什么？",
     ),
 }
-"""By language and kind. `tools.tiny.training_questions` never produces one of them."""
+"""The questions, by language and kind. `tools.tiny.training_questions` never produces one of them."""
 
 
 def held_out(language: Language, kind: Kind, rng: Random) -> str:

@@ -29,7 +29,7 @@ class NamedFacts:
 
 
 def manner(text: str) -> Manner | None:
-    """Return the manner of an answer; None without a letter, digit or emoji."""
+    """Return the manner of an answer, or None if it contains no letter, digit or emoji."""
     if _PLAYFUL.search(text):
         return "playful"
     return "plain" if re.search(r"\w", text) else None
@@ -41,7 +41,7 @@ def facts(text: str) -> NamedFacts:
 
 
 def correct(kind: Kind, scene: Scene, text: str) -> bool:
-    """Return whether the text names the right fact for a question of this kind, and no other of its sort."""
+    """Return whether the text names the right fact for a question of this kind, and no other fact of that sort."""
     found = facts(text)
     colour = found.colours == {scene.colour}
     shape = found.shapes == {scene.shape}

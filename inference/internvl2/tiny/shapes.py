@@ -1,4 +1,4 @@
-"""What internvl2-tiny can see: scenes of one to five equal shapes in one colour.
+"""The scenes that internvl2-tiny can see: one to five equal shapes in one colour.
 
 A colour is a region of hue, saturation and value. Scenes are drawn by `drawing`, and for training by an independent
 renderer, `tools.tiny.training_drawing`.
@@ -20,7 +20,7 @@ COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)
 SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 COUNTS: Final = (1, 2, 3, 4, 5)
 
-# (hue in degrees, saturation, value), each a range, with gaps between neighbours where people would disagree.
+# Ranges of (hue in degrees, saturation, value), with gaps between neighbours where people would disagree.
 _REGIONS: Final[dict[Colour, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]]] = {
     "red": ((-10, 7), (0.75, 1.0), (0.7, 1.0)),
     "orange": ((23, 36), (0.8, 1.0), (0.9, 1.0)),
@@ -34,7 +34,7 @@ _REGIONS: Final[dict[Colour, tuple[tuple[float, float], tuple[float, float], tup
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows: `count` equal shapes of one colour."""
+    """The content of a picture: `count` equal shapes of one colour."""
 
     colour: Colour
     shape: Shape

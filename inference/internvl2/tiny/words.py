@@ -1,4 +1,4 @@
-"""The names of colours, shapes and numbers in English and Chinese, to write them and to find them in a text."""
+"""The names of colours, shapes and numbers in English and Chinese, for writing them and for finding them in a text."""
 
 from __future__ import annotations
 
