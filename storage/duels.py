@@ -7,7 +7,6 @@ chosen, so that the conversation goes on with the better answer. A row always ho
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import asdict, dataclass, replace
 
 from sqlite_utils import Database
@@ -120,11 +119,6 @@ def _get(database: Database, column: str, value: int) -> Duel:
     row = first(database, f"SELECT id, exchange, rival, better FROM duels WHERE {column} = ?", [value])
     if row is None:
         raise UnknownRecord(f"There is no duel {value}: it may have been deleted.")
-    return duel_of(database, row)
-
-
-def duel_of(database: Database, row: sqlite3.Row) -> Duel:
-    """Return the duel that a row of the table holds."""
     rival = json.loads(row["rival"])
     rival |= {name: tuple(rival[name]) for name in ("pictures", "former_pictures")}
     return Duel(row["id"], exchange_with(database, row["exchange"]), Exchange(**rival), row["better"])

@@ -144,7 +144,7 @@ class Rated(Record):
     Attributes:
         row: The name of its row.
         liked: Whether it was liked rather than disliked.
-        rater: A number that stands for the rater for whom it counts.
+        rater: A number in place of the id of the rater it is attributed to.
         block: The number of rows that the model which it judges was trained on; 0 for the candidate.
         temperature, top_p, top_k, max_new_tokens: How it was drawn. `top_k` is None if it is not known.
     """

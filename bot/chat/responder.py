@@ -97,7 +97,8 @@ class Responder:
 
     async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """Show the final text of an answer with its buttons, or both answers of an undecided duel."""
-        duel = await self._conversation.open_duel(exchange)
+        # Only another answer to a question can be half of a duel.
+        duel = await self._conversation.open_duel(exchange) if exchange.replaces else None
         if duel is None:
             text, buttons = exchange.answer, rating_buttons(exchange.id, say=say)
         else:

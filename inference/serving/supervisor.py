@@ -158,7 +158,7 @@ class Supervisor:
         if worker.expected:
             _log.info("engine ended", model=self.model_id, pid=worker.pid, reason=reason)
         else:
-            # If the engine has answered since its start, the series of failures begins anew.
+            # If the engine has answered since its start, the count of failures starts over.
             self._failures = 1 if worker.served else self._failures + 1
             self.crashes += 1
             self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."

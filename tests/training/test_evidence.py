@@ -19,10 +19,10 @@ from training.evidence.sequential import (
     RATER_PAIRS,
     Canary,
     Vote,
-    betting,
     betting_path,
     canary_evidence,
     detectable_harm,
+    newest,
     paired_differences,
 )
 from training.evidence.taste import Labelled, Ranked, likes_everything, permutation_p_value, rank, rank_p_value
@@ -244,8 +244,8 @@ def test_an_equal_canary_is_seldom_rolled_back() -> None:
 
 def test_evidence_for_and_against_swaps_with_the_models() -> None:
     """What speaks for one model speaks against the other."""
-    assert betting([1, 1, 0], 0.0) > 1 > betting([-1, -1, 0], 0.0)
-    assert betting([], 0.05) == 1.0
+    assert newest(betting_path([1, 1, 0], 0.0)) > 1 > newest(betting_path([-1, -1, 0], 0.0))
+    assert newest(betting_path([], 0.05)) == 1.0
 
 
 @pytest.mark.parametrize(("chance", "least", "most"), [(0.65, 260, 400), (0.5, 0, 32)])

@@ -94,9 +94,8 @@ def forward_blocks(
     return train, blocks
 
 
-def _parts(groups: Iterable[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
+def _parts(groups: Sequence[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
     """Cut the groups at these shares of the judging answers. The pairs of each part are ordered by id."""
-    groups = list(groups)
     number = sum(each.id in judging for group in groups for each in group)
     parts: list[list[Pair]] = [[] for _ in (*edges, 1.0)]
     done = 0

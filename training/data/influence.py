@@ -56,7 +56,7 @@ def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[in
     """Return the answers of each rater in excess of the allowance. The newest and most different ones stay within it.
 
     Args:
-        owner: The rater for whom each answer counts, by the answer's id; higher ids are newer.
+        owner: The rater each answer is attributed to, by the answer's id; higher ids are newer.
         most: The allowance.
         features: What makes answers alike. The fewer newer answers of the same rater share an answer's features, the
             more different it is.

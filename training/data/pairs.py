@@ -18,7 +18,7 @@ class Pair:
     Attributes:
         rated: The exchange.
         lesson: Its lesson.
-        rater: The rater for whom it counts (`training.data.influence`).
+        rater: The rater it is attributed to (`training.data.influence`).
         rejected: The exchange with the rejected answer of the lesson.
     """
 

@@ -187,7 +187,7 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
     """Drop each rater's pairs beyond the allowance `most` (`training.data.influence`), and set `rater` in the others.
 
     The newest stay, and those whose pictures and questions are least like those of newer ones of the same rater.
-    `owner` has the rater for whom each pair counts, by the pair's id.
+    `owner` maps the id of each pair to the rater it is attributed to.
     """
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
     features = {each.id: (pictures[each.id], _normalized(each.rated.exchange.question)) for each in pairs}

@@ -56,18 +56,25 @@ class Canary(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """E-values for harm and for non-inferiority, and the pairs of votes that they rest on.
+    """Evidence for harm and for non-inferiority, and the pairs of votes that it rests on.
 
-    `discordant` is the number of pairs in which only one answer was liked. `harm_path` and `no_worse_path` have the
-    e-values after each pair.
+    In `discordant` pairs one answer alone was liked. The paths have the e-values after each pair.
     """
 
     pairs: int
     discordant: int
-    harm: float
-    no_worse: float
-    harm_path: tuple[float, ...] = ()
-    no_worse_path: tuple[float, ...] = ()
+    harm_path: tuple[float, ...]
+    no_worse_path: tuple[float, ...]
+
+    @property
+    def harm(self) -> float:
+        """The e-value for harm."""
+        return newest(self.harm_path)
+
+    @property
+    def no_worse(self) -> float:
+        """The e-value for non-inferiority."""
+        return newest(self.no_worse_path)
 
     @property
     def detectable_harm(self) -> float:
@@ -116,29 +123,25 @@ def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] 
     count. A duel is a pair in itself.
     """
     differences = [*paired_differences(votes), *(1 if won else -1 for won in duels)]
-    harm = betting_path([-each for each in differences], 0.0).tolist()
-    no_worse = betting_path(differences, margin).tolist()
     return Evidence(
         len(differences),
         sum(each != 0 for each in differences),
-        harm[-1] if harm else 1.0,
-        no_worse[-1] if no_worse else 1.0,
-        tuple(harm),
-        tuple(no_worse),
+        tuple(betting_path([-each for each in differences], 0.0).tolist()),
+        tuple(betting_path(differences, margin).tolist()),
     )
 
 
-def betting(differences: Sequence[float], margin: float) -> float:
-    """Return the evidence against a mean difference of at most -`margin`, for differences within -1 and 1."""
-    path = betting_path(differences, margin)
+def newest(path: Sequence[float] | NDArray[np.float64]) -> float:
+    """Return the evidence at the end of a path, or 1 if it is empty."""
     return float(path[-1]) if len(path) else 1.0
 
 
 def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.float64]:
-    """Return the evidence after each difference, shape (differences,).
+    """Return the evidence after each difference, shape (differences,), for differences within -1 and 1.
 
-    It is the mean over several stakes of the wealth of a gambler who bets that stake on each difference: a nonnegative
-    supermartingale under the null hypothesis (Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86:1).
+    It is evidence against a mean difference of at most -`margin`: the mean over several stakes of the wealth of a
+    gambler who bets that stake on each difference, a nonnegative supermartingale under the null hypothesis
+    (Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86:1).
     """
     shares = np.array(STAKES)[:, None] / (1 - margin)
     gains = np.log1p(shares * (np.asarray(differences, dtype=np.float64) + margin))

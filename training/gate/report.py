@@ -73,7 +73,7 @@ class Taste(Record):
     Attributes:
         answers: Rated answers that judge.
         liked: How many of them are liked; the others are disliked.
-        raters: The number of people for whom they count.
+        raters: The number of raters they are attributed to.
         shown: Answers of the live model to these people's questions, unrated ones included.
         liked_of_shown: How many of them are liked.
         agreement: The chance that a liked answer gained more than another answer to the same question, or a disliked
