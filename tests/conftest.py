@@ -17,11 +17,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from bot.cli.main import main
+from inference.process.yapf_import import import_yapf
 from telegram_emulator import Emulator
 from tests.support.bot_process import Ended, Thumbtune
 from tests.support.chatting import Stage
 from tests.support.ledgers import copied_ledgers
 from tests.support.warm_python import WarmPython
+
+import_yapf()  # the test processes import mmengine at the same time
 
 
 @pytest.fixture(scope="session", autouse=True)

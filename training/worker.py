@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from inference.process import stack_dump
 from inference.process.parent_watch import watch_parent
+from inference.process.yapf_import import import_yapf
 from storage.translatable_reason import Reason
 from training.job import (
     CompareJob,
@@ -131,6 +132,7 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
     """
     watch_parent()
     stack_dump.enable()
+    import_yapf()
     lines = sys.stdout
 
     def say(progress: Progress) -> None:

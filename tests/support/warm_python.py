@@ -27,6 +27,8 @@ from typing import Any, Final, Self, cast
 
 from filelock import FileLock
 
+from inference.process.yapf_import import import_yapf
+
 PRELOADED: Final = (
     "inference.engines.cpu.engine",
     "inference.engines.cpu.http_api",
@@ -238,6 +240,7 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
 
 def main() -> None:
     """Import, then serve."""
+    import_yapf()
     for name in PRELOADED:
         __import__(name)
     Server(*sys.argv[1:]).serve()

@@ -28,6 +28,7 @@ from inference.engines.lmdeploy.kv_budget import (
     share_of_free,
 )
 from inference.process.parent_watch import watch_parent
+from inference.process.yapf_import import import_yapf
 from inference.settings import LmdeploySettings
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A pooled connection that the server closes just before the next question would look like a crash.
     os.environ.setdefault("UVICORN_TIMEOUT_KEEP_ALIVE", "3600")
     os.environ.setdefault("UVICORN_LOG_LEVEL", "warning")
+    import_yapf()
     import lmdeploy
     import torch
 

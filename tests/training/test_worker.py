@@ -1,0 +1,44 @@
+"""The start of a training worker beside others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yapf
+
+from training.job import MergeJob, Outcome, outcome_file
+
+WORKER = """
+from training.job import MergeJob, Outcome
+from training.worker import work
+
+def do(job, say):
+    import mmengine
+    return Outcome(ok=True)
+
+work(MergeJob, do)
+"""
+
+
+def test_a_half_written_cache_of_yapf_fails_no_worker(tmp_path: Path) -> None:
+    """mmengine imports yapf, whose cached grammars may be incomplete while another process writes them."""
+    cache = tmp_path / "cache"
+    grammars = cache / "YAPF" / yapf.__version__
+    grammars.mkdir(parents=True)
+    python = ".".join(map(str, sys.version_info))
+    for grammar in ("Grammar", "PatternGrammar"):
+        (grammars / f"{grammar}-py{python}.pickle").write_bytes(b"")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    plain = subprocess.run(
+        [sys.executable, "-c", "import yapf"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "EOFError: Ran out of input" in plain.stderr  # without this, the test below says nothing
+
+    job = tmp_path / "merge.json"
+    MergeJob("1", "", "", "", "", "").write(job)
+    with subprocess.Popen([sys.executable, "-c", WORKER, str(job)], env=environment, stdin=subprocess.PIPE) as worker:
+        assert worker.wait(timeout=120) == 0
+    assert Outcome.read(outcome_file(job)).ok
