@@ -65,6 +65,7 @@ def test_further_samples_would_decide() -> None:
     score = z_score(0.1) * math.sqrt((40 + more) / 40)
     assert stats.norm.sf(score) == pytest.approx(0.01, abs=0.001)
     assert further_samples(0.7, 40, 0.01) is None
+    assert further_samples(0.2, 40, 0.01) is None
     assert further_samples(0.001, 40, 0.01) == 0
 
 

@@ -47,10 +47,10 @@ def further_samples(p_value: float, samples: int, alpha: float) -> int | None:
     """Estimate how many more samples would bring the p-value down to `alpha`, if the effect stays as observed.
 
     A one-sided normal score grows with the square root of the number of samples. Returns None if the observed effect
-    points the wrong way or is too small to extrapolate (a score below 0.25).
+    points the wrong way or is too small to extrapolate (a score below 1: one sample in six shows as much by chance).
     """
     observed = z_score(p_value)
-    if observed < 0.25:
+    if observed < 1:
         return None
     return max(0, math.ceil(samples * ((z_score(alpha) / observed) ** 2 - 1)))
 

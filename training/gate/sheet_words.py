@@ -29,6 +29,9 @@ CHINESE: Final = {
     "no difference was found between the answers that people liked and the others, in {answers} rated answers": (
         "在 {answers} 条已评分回答中，没有发现大家喜欢的回答与其他回答有什么不同"
     ),
+    "no difference was found yet between liked answers and the others, in {answers} rated answers": (
+        "在 {answers} 条已评分回答中，尚未发现大家喜欢的回答与其他回答有什么不同"
+    ),
     "{answers} rated answers are too few to tell": ("{answers} 条已评分回答还不足以判断"),
     "{few}; about {number} more would": ("{few}；大约再有 {number} 条即可"),
     "it may lose up to {bound} points of factual correctness against {model} ({allowed} are allowed)": (

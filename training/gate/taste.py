@@ -229,7 +229,10 @@ def judge(taste: Taste) -> tuple[Decision, Reason | None]:
             "no difference was found between the answers that people liked and the others, in {answers} rated answers",
             answers=taste.answers,
         )
-    few = Reason("{answers} rated answers are too few to tell", answers=taste.answers)
     if taste.further is None:
-        return Decision.UNDECIDED, few
+        return Decision.UNDECIDED, Reason(
+            "no difference was found yet between liked answers and the others, in {answers} rated answers",
+            answers=taste.answers,
+        )
+    few = Reason("{answers} rated answers are too few to tell", answers=taste.answers)
     return Decision.UNDECIDED, Reason("{few}; about {number} more would", few=few, number=max(1, taste.further))
