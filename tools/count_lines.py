@@ -1,11 +1,12 @@
 """Count logical lines of code by package: `python -m tools.count_lines [PATH ...]`.
 
 A logical line is one that holds a token of code. Comments, blank lines and docstrings do not count, nor do the files
-that a checkpoint ships.
+that a checkpoint ships. Comments of JavaScript and SQL begin on lines of their own.
 """
 
 import ast
 import io
+import re
 import subprocess
 import sys
 import tokenize
@@ -14,9 +15,13 @@ from pathlib import Path
 
 PRODUCT = ("bot", "inference", "training", "storage", "telegram_emulator", "tools")
 IGNORED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+COMMENTS = {
+    ".js": re.compile(r"^\s*(?://[^\n]*|/\*.*?\*/)", re.MULTILINE | re.DOTALL),
+    ".sql": re.compile(r"^\s*--[^\n]*", re.MULTILINE),
+}
 
 
-def code_lines(source: str) -> int:
+def python_lines(source: str) -> int:
     """Return the number of lines of Python source that hold code."""
     lines = set[int]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -28,16 +33,22 @@ def code_lines(source: str) -> int:
     return len(lines)
 
 
+def code_lines(file: Path) -> int:
+    """Return the number of lines of a file that hold code."""
+    source = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        return python_lines(source)
+    return sum(bool(line.strip()) for line in COMMENTS[file.suffix].sub("", source).splitlines())
+
+
 def main() -> None:
     """Print the number of lines of each package, and the total."""
     paths = sys.argv[1:] or PRODUCT
     files = subprocess.run(["git", "ls-files", *paths], capture_output=True, text=True, check=True).stdout.split()
     counted = Counter[str]()
-    for file in files:
-        if file.endswith((".py", ".js")) and "checkpoint/" not in file:
-            package = "/".join(file.split("/")[:-1])
-            text = Path(file).read_text(encoding="utf-8")
-            counted[package] += code_lines(text) if file.endswith(".py") else text.count("\n")
+    for file in map(Path, files):
+        if file.suffix in {".py", *COMMENTS} and "checkpoint/" not in str(file):
+            counted[str(file.parent)] += code_lines(file)
     for package, lines in sorted(counted.items()):
         sys.stdout.write(f"{lines:7,} {package}\n")
     sys.stdout.write(f"{counted.total():7,}\n")

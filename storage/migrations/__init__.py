@@ -1,0 +1,58 @@
+"""The ledger's tables, as SQL files that are each applied once, in order, and recorded in the same transaction.
+
+Never edit a file that has been released: add the next one. Its name without the suffix is recorded. Columns are named
+after the fields of the records; "update" is an SQL keyword and therefore quoted. Deleting a user deletes their
+sessions, exchanges and votes; a picture is kept as long as an exchange shows it or a sender is recorded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlite_utils import Database, Migrations
+
+from storage.errors import StorageError
+
+migrations = Migrations("thumbtune")
+
+
+def _add(file: Path) -> None:
+    @migrations(name=file.stem)
+    def apply(database: Database) -> None:
+        database.executescript(file.read_text(encoding="utf-8"))
+
+
+for _file in sorted(Path(__file__).parent.glob("*.sql")):
+    _add(_file)
+
+
+def migrate(database: Database, known: Migrations = migrations) -> None:
+    """Apply every pending migration of `known`, each in its own transaction with its record.
+
+    Two processes may call this at the same time: the second waits and finds nothing to do. Raises `StorageError`,
+    having changed nothing, for a ledger of a newer release.
+    """
+    while True:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            names = [each.name for each in known.pending(database)]
+            refuse_newer(database, known)
+            if names:
+                known.apply(database, stop_before=names[1:2])
+        except BaseException:
+            database.rollback()
+            raise
+        database.commit()
+        if len(names) <= 1:
+            return
+
+
+def refuse_newer(database: Database, known: Migrations = migrations) -> None:
+    """Raise `StorageError` if a newer release has migrated the ledger further."""
+    ours = {each.name for each in known._migrations}  # the library offers no public list of all of them
+    strange = [each.name for each in known.applied(database) if each.name not in ours]
+    if strange:
+        raise StorageError(
+            f"This ledger was written by a newer version of thumbtune (it has the migration {strange[-1]}, unknown"
+            " here): start that version or a later one. Nothing has been changed."
+        )
