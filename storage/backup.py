@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.atomic_files import PRIVATE, sync_directory
-from storage.base import every
-from storage.connection import from_os_error, inspecting
+from storage.base import column
+from storage.connection import inspecting, translating_os_errors
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore, verify
@@ -49,16 +49,15 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
     for _ in range(_TRIES):
         part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
         try:
-            part.mkdir(mode=PRIVATE, parents=True)
-            made = await _fill(ledger, pictures, part, models)
-            await asyncio.to_thread(_name, part, out)
+            with translating_os_errors(f"writing the backup {out}"):
+                part.mkdir(mode=PRIVATE, parents=True)
+                made = await _fill(ledger, pictures, part, models)
+                await asyncio.to_thread(_name, part, out)
+                return made
         except _Forgotten:
             continue
-        except OSError as error:
-            raise from_os_error(error, f"writing the backup {out}") from error
         finally:
             await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
-        return made
     raise StorageError("People had their data deleted each time while the backup was made: try again later.")
 
 
@@ -75,19 +74,15 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
     known = {each.sha256 for each in await ledger.pictures.all()} if lost else set()
     if not known.issuperset(lost):
         raise _Forgotten
-    kept = [] if models is None else models.names()
-    for name in kept:
-        assert models is not None
-        await asyncio.to_thread(_copy_model, models.path(name), part / MODELS / name)
-    return Backup(len(names) - len(lost), tuple(kept), tuple(lost))
+    kept = [] if models is None else [models.path(name) for name in models.names()]
+    for model in kept:
+        await asyncio.to_thread(_copy_model, model, part / MODELS / model.name)
+    return Backup(len(names) - len(lost), tuple(model.name for model in kept), tuple(lost))
 
 
 def _pictures(path: Path) -> list[str]:
     with inspecting(path) as database:
-        return [
-            row["sha256"]
-            for row in every(database, "SELECT sha256 FROM pictures WHERE state = 'clean' ORDER BY sha256")
-        ]
+        return column(database, "SELECT sha256 FROM pictures WHERE state = 'clean' ORDER BY sha256")
 
 
 def _copy_model(model: Path, copy: Path) -> None:

@@ -8,16 +8,18 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
+from storage.errors import UnknownRecord
 from storage.reader_pool import ReaderPool
 from storage.writer import Batched, Writer
 
 Result = TypeVar("Result")
+Record = TypeVar("Record")
 Argument = TypeVar("Argument")
 Values = Sequence[Any] | dict[str, Any]
 
 
 class Queries:
-    """A part of the ledger: queries over the shared writer, readers and clock."""
+    """A part of the ledger: queries over the shared writer, readers and clock (UTC seconds since the epoch)."""
 
     def __init__(self, writer: Writer, readers: ReaderPool, clock: Callable[[], float]) -> None:
         self._writer = writer
@@ -44,6 +46,14 @@ class Queries:
         """Return the first row of a query, or None if there is none."""
         return await self._read(lambda database: first(database, sql, values))
 
+    async def _find(self, record: Callable[[sqlite3.Row], Record], sql: str, values: Values = ()) -> Record | None:
+        """Return the record made of the first row of a query, or None if there is none."""
+        return await self._read(lambda database: find(record, database, sql, values))
+
+    async def _list(self, record: Callable[[sqlite3.Row], Record], sql: str, values: Values = ()) -> list[Record]:
+        """Return the records made of all rows of a query."""
+        return [record(row) for row in await self._every(sql, values)]
+
     async def _every(self, sql: str, values: Values = ()) -> list[sqlite3.Row]:
         """Return all rows of a query."""
         return await self._read(lambda database: every(database, sql, values))
@@ -52,15 +62,24 @@ class Queries:
         """Return the one integer that a query yields."""
         return await self._read(lambda database: number(database, sql, values))
 
-    def _now(self, given: float = 0.0) -> float:
-        """Return `given`, or the present time if it is 0 (UTC seconds since the epoch)."""
-        return given or self._clock()
-
 
 def first(database: Database, sql: str, values: Values = ()) -> sqlite3.Row | None:
     """Return the first row of a query, or None if there is none."""
     row: sqlite3.Row | None = database.execute(sql, values).fetchone()
     return row
+
+
+def find(record: Callable[[sqlite3.Row], Record], database: Database, sql: str, values: Values = ()) -> Record | None:
+    """Return the record made of the first row of a query, or None if there is none."""
+    row = first(database, sql, values)
+    return None if row is None else record(row)
+
+
+def known(record: Record | None, trouble: str) -> Record:
+    """Return the record. Raises `UnknownRecord` with the text `trouble` if there is none."""
+    if record is None:
+        raise UnknownRecord(trouble)
+    return record
 
 
 def every(database: Database, sql: str, values: Values = ()) -> list[sqlite3.Row]:
@@ -72,6 +91,13 @@ def number(database: Database, sql: str, values: Values = ()) -> int:
     """Return the one integer that a query yields, such as a count."""
     value: int = database.execute(sql, values).fetchone()[0]
     return value
+
+
+def insert(database: Database, sql: str, values: Values) -> int:
+    """Insert a row and return its id."""
+    identifier = database.execute(sql, values).lastrowid
+    assert identifier is not None
+    return identifier
 
 
 def column(database: Database, sql: str, values: Values = ()) -> list[Any]:

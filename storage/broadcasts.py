@@ -15,6 +15,8 @@ from sqlite_utils import Database
 from storage.base import Queries, first
 from storage.states import RecipientState
 
+_MOVE = 'UPDATE broadcasts SET state = ? WHERE "update" = ?'
+
 
 class Broadcasts(Queries):
     """Broadcasts and their recipients."""
@@ -28,9 +30,7 @@ class Broadcasts(Queries):
 
         def work(database: Database) -> None:
             if first(database, 'SELECT 1 FROM broadcasts WHERE "update" = ?', [update]) is not None:
-                database.execute(
-                    "UPDATE broadcasts SET state = 'doubtful' WHERE \"update\" = ? AND state = 'sending'", [update]
-                )
+                database.execute(f"{_MOVE} AND state = 'sending'", (RecipientState.DOUBTFUL, update))
                 return
             database.execute(
                 'DELETE FROM broadcasts WHERE "update" NOT IN'
@@ -55,31 +55,20 @@ class Broadcasts(Queries):
             )
             if row is None:
                 return None
-            _set(database, update, row["chat"], RecipientState.SENDING)
+            database.execute(f"{_MOVE} AND chat = ?", (RecipientState.SENDING, update, row["chat"]))
             return int(row["chat"])
 
         return await self._write(work)
 
     async def set_recipient(self, update: int, chat: int, state: RecipientState) -> None:
         """Store the result for a chat. Does nothing if the chat was erased meanwhile."""
-        await self._write(lambda database: _set(database, update, chat, state))
+        await self._execute(f"{_MOVE} AND chat = ?", (state, update, chat))
 
     async def cancel(self, update: int) -> int:
         """Cancel a broadcast; return the number of chats that will not receive it."""
-
-        def work(database: Database) -> int:
-            cursor = database.execute(
-                "UPDATE broadcasts SET state = 'spared' WHERE \"update\" = ? AND state = 'due'", [update]
-            )
-            return int(cursor.rowcount)
-
-        return await self._write(work)
+        return await self._execute(f"{_MOVE} AND state = 'due'", (RecipientState.SKIPPED, update))
 
     async def recipients(self, update: int) -> dict[int, RecipientState]:
         """Return every recipient with its state, in the order of sending."""
         rows = await self._every('SELECT chat, state FROM broadcasts WHERE "update" = ? ORDER BY rowid', [update])
         return {row["chat"]: RecipientState(row["state"]) for row in rows}
-
-
-def _set(database: Database, update: int, chat: int, state: RecipientState) -> None:
-    database.execute('UPDATE broadcasts SET state = ? WHERE "update" = ? AND chat = ?', (state, update, chat))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
-from storage.errors import IllegalTransition, UnknownRecord
+from storage.base import Queries, find, insert, known
+from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Trial, Trust
 from storage.models import get_model, live_model, move_model
 from storage.states import ModelState, Verdict
@@ -54,7 +54,6 @@ class Canaries(Queries):
         Raises `UnknownRecord`, and `IllegalTransition` if another trial is running, if no model is live, or if the
         model is not a candidate.
         """
-        now = self._now()
 
         def work(database: Database) -> Trial:
             if (other := running_trial(database)) is not None:
@@ -63,13 +62,13 @@ class Canaries(Queries):
             if live is None:
                 raise IllegalTransition(f"No model is live that {model} could be compared with.")
             move_model(database, candidate, ModelState.CANARY, "")
-            cursor = database.execute(
+            started = insert(
+                database,
                 "INSERT INTO canaries(model, live, run, share, started, after)"
                 " VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) FROM exchanges))",
-                (model, live.id, candidate.run, share, now),
+                (model, live.id, candidate.run, share, self._clock()),
             )
-            assert cursor.lastrowid is not None
-            return _get(database, cursor.lastrowid)
+            return _get(database, started)
 
         return await self._write(work)
 
@@ -79,15 +78,13 @@ class Canaries(Queries):
 
     async def latest(self, model: str) -> Trial | None:
         """Return the latest trial of a model, or None if there is none."""
-        row = await self._first(f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
-        return None if row is None else _trial(row)
+        return await self._find(_trial, f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
 
     async def end(self, trial: int, verdict: Verdict, reason: str) -> Trial:
         """End a trial without a promotion: reject its model for the reason, or make it a candidate again if VOID.
 
         Raises `IllegalTransition` for a trial that has ended and for PROMOTED, which is left to `Promotions.make`.
         """
-        now = self._now()
 
         def work(database: Database) -> Trial:
             present = _get(database, trial)
@@ -96,7 +93,7 @@ class Canaries(Queries):
             state = _AFTERWARDS[verdict]
             rejected = state is ModelState.REJECTED
             move_model(database, get_model(database, present.model), state, reason if rejected else "")
-            _end(database, trial, verdict, reason, now)
+            _end(database, trial, verdict, reason, self._clock())
             return _get(database, trial)
 
         return await self._write(work)
@@ -109,14 +106,13 @@ class Canaries(Queries):
         """
         values = {"after": trial.after, "model": trial.model, "live": trial.live,
                   "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip
-        rows = await self._read(lambda database: every(database, _VOTES, values))
+        rows = await self._every(_VOTES, values)
         return [TrialVote(row["rater"], row["model"] == trial.model, row["value"] > 0) for row in rows]
 
 
 def running_trial(database: Database) -> Trial | None:
     """Return the trial that has not ended, or None if there is none."""
-    row = first(database, f"{_SELECT} WHERE ended IS NULL")
-    return None if row is None else _trial(row)
+    return find(_trial, database, f"{_SELECT} WHERE ended IS NULL")
 
 
 def end_by_promotion(database: Database, model: str, reason: str, now: float) -> None:
@@ -140,10 +136,7 @@ def _end(database: Database, trial: int, verdict: Verdict, reason: str, now: flo
 
 
 def _get(database: Database, trial: int) -> Trial:
-    row = first(database, f"{_SELECT} WHERE id = ?", [trial])
-    if row is None:
-        raise UnknownRecord(f"There is no trial {trial}.")
-    return _trial(row)
+    return known(find(_trial, database, f"{_SELECT} WHERE id = ?", [trial]), f"There is no trial {trial}.")
 
 
 def _trial(row: sqlite3.Row) -> Trial:

@@ -88,10 +88,16 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
     return StorageError(f"The ledger at {path} could not do that ({error}).")
 
 
-def from_os_error(error: OSError, what: str) -> StorageError:
-    """Return the `StorageError` for an operating system error while doing `what` ("writing a picture to /…")."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        return NotSaved(
-            f"The disk is full or fails while {what} ({error}): free some space or check it, and try again."
-        )
-    return StorageError(f"{what[:1].upper()}{what[1:]} failed ({error}): check the folder and its permissions.")
+@contextmanager
+def translating_os_errors(what: str) -> Iterator[None]:
+    """Translate OSError inside the block to `StorageError`; `what` is done there ("writing a picture to /…")."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise NotSaved(
+                f"The disk is full or fails while {what} ({error}): free some space or check it, and try again."
+            ) from error
+        raise StorageError(
+            f"{what[:1].upper()}{what[1:]} failed ({error}): check the folder and its permissions."
+        ) from error

@@ -10,7 +10,7 @@ import sqlite3
 
 from sqlite_utils import Database
 
-from storage.base import Queries, first
+from storage.base import Queries, find, first, insert, known
 from storage.errors import UnknownRecord
 from storage.learning_records import Correction
 from storage.people import ensure_user
@@ -28,7 +28,7 @@ class Corrections(Queries):
         that does not exist or was deleted.
         """
         new = demonstration
-        now = self._now(new.created)
+        now = new.created or self._clock()
 
         def work(database: Database) -> int:
             row = first(database, f'{_SELECT} WHERE "update" = ?', [new.update])
@@ -37,53 +37,44 @@ class Corrections(Queries):
             if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [new.exchange]) is None:
                 raise UnknownRecord(f"The ledger has no exchange {new.exchange}: it may have been deleted.")
             ensure_user(database, new.author, now)
-            cursor = database.execute(
+            return insert(
+                database,
                 'INSERT INTO demonstrations(exchange, author, text, "update", created) VALUES (?, ?, ?, ?, ?)',
                 (new.exchange, new.author, new.text, new.update, now),
             )
-            assert cursor.lastrowid is not None
-            return cursor.lastrowid
 
         return await self._write(work)
 
     async def count_since(self, author: int, since: float, exchange: int) -> int:
         """Count the exchanges, other than `exchange`, that a person has corrected since the time `since`."""
-        row = await self._first(
-            "SELECT count(DISTINCT exchange) AS number FROM demonstrations"
-            " WHERE author = ? AND created >= ? AND exchange <> ?",
+        return await self._number(
+            "SELECT count(DISTINCT exchange) FROM demonstrations WHERE author = ? AND created >= ? AND exchange <> ?",
             (author, since, exchange),
         )
-        assert row is not None
-        return int(row["number"])
 
     async def get(self, demonstration: int) -> Correction:
         """Return the correction with this id. Raises `UnknownRecord`."""
-        row = await self._first(f"{_SELECT} WHERE id = ?", [demonstration])
-        if row is None:
-            raise _unknown(demonstration)
-        return _demonstration(row)
+        return await self._read(lambda database: _get(database, demonstration))
 
     async def for_message(self, chat: int, message: int) -> Correction | None:
         """Return the correction that a message makes or a message of the bot is about, or None if there is none."""
-        row = await self._first(
+        return await self._find(
+            _demonstration,
             f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
             " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",
             {"chat": chat, "message": message},
         )
-        return None if row is None else _demonstration(row)
 
     async def confirm(self, demonstration: int, by: int | None) -> None:
         """Confirm a correction in the name of `by`, or withdraw the confirmation for later runs if `by` is None.
 
         Raises `UnknownRecord`.
         """
-        now = self._now()
 
         def work(database: Database) -> None:
-            if first(database, f"{_SELECT} WHERE id = ?", [demonstration]) is None:
-                raise _unknown(demonstration)
             if by is not None:
-                ensure_user(database, by, now)
+                ensure_user(database, by, self._clock())
+            _get(database, demonstration)
             database.execute("UPDATE demonstrations SET confirmed_by = ? WHERE id = ?", (by, demonstration))
 
         await self._write(work)
@@ -93,5 +84,6 @@ def _demonstration(row: sqlite3.Row) -> Correction:
     return Correction(**row)
 
 
-def _unknown(demonstration: int) -> UnknownRecord:
-    return UnknownRecord(f"The ledger has no demonstration {demonstration}: it may have been deleted.")
+def _get(database: Database, demonstration: int) -> Correction:
+    found = find(_demonstration, database, f"{_SELECT} WHERE id = ?", [demonstration])
+    return known(found, f"The ledger has no demonstration {demonstration}: it may have been deleted.")

@@ -110,8 +110,7 @@ class Counts(Queries):
 
         The latest vote of each rater counts, whenever it was cast. Days without answers are left out.
         """
-        rows = await self._every(_DAYS, [since])
-        return [Day(**row) for row in rows]
+        return await self._list(lambda row: Day(**row), _DAYS, [since])
 
     async def approvals(self) -> dict[str, Approval]:
         """Return the votes on each model's answers; models without votes are left out."""

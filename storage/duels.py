@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, replace
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, first, known
 from storage.chat_records import Exchange
-from storage.errors import UnknownRecord
 from storage.exchanges import exchange_with, record_exchange
 from storage.learning_records import EQUAL_TRUST, Trial, Trust
 from storage.people import ensure_user
@@ -51,13 +50,12 @@ class Duels(Queries):
 
     async def start(self, exchange: Exchange, rival: Exchange) -> Duel:
         """Add a duel between a recorded answer and another one."""
-        now = self._now()
 
         def work(database: Database) -> Duel:
             database.execute(
                 "INSERT INTO duels(exchange, rival, rival_model, created) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT(exchange) DO NOTHING",
-                (exchange.id, json.dumps(asdict(rival)), rival.model, now),
+                (exchange.id, json.dumps(asdict(rival)), rival.model, self._clock()),
             )
             return _get(database, "exchange", exchange.id)
 
@@ -84,7 +82,7 @@ class Duels(Queries):
         Raises:
             UnknownRecord: The duel, its conversation or its asker was deleted.
         """
-        now = self._now()
+        now = self._clock()
 
         def work(database: Database) -> Duel:
             found = _get(database, "id", duel)
@@ -111,14 +109,12 @@ class Duels(Queries):
         """
         values = {"after": trial.after, "model": trial.model, "live": trial.live,
                   "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip
-        rows = await self._read(lambda database: every(database, _WON, values))
-        return [bool(row["canary"]) for row in rows]
+        return await self._list(lambda row: bool(row["canary"]), _WON, values)
 
 
 def _get(database: Database, column: str, value: int) -> Duel:
-    row = first(database, f"SELECT id, exchange, rival, better FROM duels WHERE {column} = ?", [value])
-    if row is None:
-        raise UnknownRecord(f"There is no duel {value}: it may have been deleted.")
+    sql = f"SELECT id, exchange, rival, better FROM duels WHERE {column} = ?"
+    row = known(first(database, sql, [value]), f"There is no duel {value}: it may have been deleted.")
     rival = json.loads(row["rival"])
     rival |= {name: tuple(rival[name]) for name in ("pictures", "former_pictures")}
     return Duel(row["id"], exchange_with(database, row["exchange"]), Exchange(**rival), row["better"])

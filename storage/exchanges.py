@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 
 from sqlite_utils import Database
 
-from storage.base import Queries, first
+from storage.base import Queries, find, first, insert, known
 from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.inbox import refuse_closed
@@ -56,7 +56,7 @@ class Exchanges(Queries):
         Raises `UnknownRecord` if the session, the asker or the replaced exchange was deleted meanwhile, and
         `StorageError` if a picture is unknown.
         """
-        made = replace(exchange, created=self._now(exchange.created))
+        made = replace(exchange, created=exchange.created or self._clock())
         return await self._write(lambda database: record_exchange(database, made))
 
     async def get(self, exchange: int) -> Exchange:
@@ -65,8 +65,7 @@ class Exchanges(Queries):
 
     async def for_update(self, update: int) -> Exchange | None:
         """Return the exchange that answered an update, or None if it has not been answered."""
-        row = await self._first(f'{SELECT_EXCHANGES} WHERE "update" = ?', [update])
-        return None if row is None else exchange_of(row)
+        return await self._find(exchange_of, f'{SELECT_EXCHANGES} WHERE "update" = ?', [update])
 
     async def for_question(self, chat: int, question: int) -> Exchange | None:
         """Return the newest exchange that answers a person's message, or None if there is none."""
@@ -78,46 +77,49 @@ class Exchanges(Queries):
 
     async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:
         """Return the exchange that a message of the bot asks to correct, or None if it asks for no correction."""
-        row = await self._first(
+        return await self._find(
+            exchange_of,
             f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
             " JOIN replies AS shown ON shown.chat = asks.chat AND shown.message = asks.question"
             ' WHERE asks.chat = ? AND asks.message = ? AND asks."update" NOT IN (SELECT "update" FROM exchanges))'
             " ORDER BY id DESC LIMIT 1",
             (chat, message),
         )
-        return None if row is None else exchange_of(row)
 
     async def _replied(self, chat: int, column: str, value: int) -> Exchange | None:
-        row = await self._first(
+        return await self._find(
+            exchange_of,
             f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = ? AND {column} = ?)'
             " ORDER BY id DESC LIMIT 1",
             (chat, value),
         )
-        return None if row is None else exchange_of(row)
 
     async def newest_at(self, place: int) -> int | None:
         """Return the id of the newest exchange at a position of a conversation, or None if it was deleted."""
-        row = await self._first("SELECT max(id) AS id FROM exchanges WHERE id = ? OR replaces = ?", (place, place))
-        return None if row is None or row["id"] is None else int(row["id"])
+        return await self._find(
+            lambda row: row["id"], "SELECT max(id) AS id FROM exchanges WHERE id = ?1 OR replaces = ?1", [place]
+        )
 
     async def history(self, session: int, limit: int, before: int | None = None) -> list[Exchange]:
         """Return the latest `limit` current exchanges of a session, in the order of the conversation.
 
         The position `before`, if given, and those after it are left out.
         """
-        rows = await self._every(
+        newest_first = await self._list(
+            exchange_of,
             f"{SELECT_EXCHANGES} WHERE id IN (SELECT id FROM ({_STANDING}))"
             " ORDER BY coalesce(replaces, id) DESC LIMIT :limit",
             {"session": session, "limit": limit, "before": before},
         )
-        return [exchange_of(row) for row in reversed(rows)]
+        return newest_first[::-1]
 
     async def history_since(self, session: int, pictures: int, before: int | None = None) -> list[Exchange]:
         """Return the history from the `pictures`-th newest exchange with pictures on.
 
         It begins with the oldest such exchange if there are fewer, and is empty if there are none.
         """
-        rows = await self._every(
+        return await self._list(
+            exchange_of,
             f"WITH standing AS MATERIALIZED ({_STANDING}),"
             f" shown AS (SELECT place FROM standing WHERE {_PICTURED.format('standing.id')}"
             " ORDER BY place DESC LIMIT :pictures)"
@@ -126,29 +128,24 @@ class Exchanges(Queries):
             " ORDER BY coalesce(replaces, id)",
             {"session": session, "pictures": pictures, "before": before},
         )
-        return [exchange_of(row) for row in rows]
 
     async def has_pictures(self, session: int) -> bool:
         """Return whether a session has a picture."""
-        row = await self._first(
-            f"SELECT 1 FROM exchanges WHERE session = ? AND {_PICTURED.format('exchanges.id')} LIMIT 1", [session]
-        )
-        return row is not None
+        sql = f"SELECT EXISTS (SELECT 1 FROM exchanges WHERE session = ? AND {_PICTURED.format('exchanges.id')})"
+        return bool(await self._number(sql, [session]))
 
 
 def exchange_with(database: Database, exchange: int) -> Exchange:
     """Return the exchange with this id. Raises `UnknownRecord`."""
-    row = first(database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange])
-    if row is None:
-        raise UnknownRecord(f"The ledger has no exchange {exchange}: it may have been deleted.")
-    return exchange_of(row)
+    found = find(exchange_of, database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange])
+    return known(found, f"The ledger has no exchange {exchange}: it may have been deleted.")
 
 
 def record_exchange(database: Database, made: Exchange) -> Exchange:
     """Record an exchange as `Exchanges.record` does."""
-    row = first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [made.update])
-    if row is not None:
-        return exchange_of(row)
+    recorded = find(exchange_of, database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [made.update])
+    if recorded is not None:
+        return recorded
     if first(database, "SELECT 1 FROM sessions WHERE id = ?", [made.session]) is None:
         raise UnknownRecord(f"The ledger has no session {made.session}: it may have been deleted.")
     refuse_closed(database, made.update)
@@ -157,16 +154,15 @@ def record_exchange(database: Database, made: Exchange) -> Exchange:
     ensure_user(database, made.asker, made.created)
     ensure_chat(database, made.chat, made.created)
     try:
-        cursor = database.execute(_INSERT, asdict(made))
-        assert cursor.lastrowid is not None
+        added = insert(database, _INSERT, asdict(made))
         for position, sha256 in enumerate(made.pictures):
             database.execute(
                 "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, ?, ?)",
-                (cursor.lastrowid, position, sha256),
+                (added, position, sha256),
             )
     except sqlite3.IntegrityError as error:
         raise StorageError(
             f"The exchange for update {made.update} names a picture that the ledger does not have:"
             f" add it first ({error})."
         ) from error
-    return replace(made, id=cursor.lastrowid)
+    return replace(made, id=added)

@@ -8,6 +8,7 @@ one statement.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ Row = tuple[int, str, str]
 ANONYMOUS_LANE = ""
 """The lane of an update whose sender was erased: nothing in its row identifies them."""
 
+_SELECT = "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
 _IDS = "(SELECT value FROM json_each(?))"
 
 
@@ -40,20 +42,14 @@ class Inbox(Queries):
 
     async def pending(self) -> list[StoredUpdate]:
         """Return the updates that are neither finished nor set aside, in Telegram's order."""
-        rows = await self._every(
-            "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
-            " WHERE state IN ('stored', 'begun') ORDER BY id"
-        )
-        return [StoredUpdate(**row) for row in rows]
+        return await self._list(_stored, f"{_SELECT} WHERE state IN ('stored', 'begun') ORDER BY id")
 
     async def get(self, update: int) -> StoredUpdate:
         """Return an update in any state; a finished one has no payload. Raises `UnknownRecord`."""
-        row = await self._first(
-            "SELECT id, lane, payload, attempts, received, state, error FROM inbox WHERE id = ?", [update]
-        )
-        if row is None:
+        found = await self._find(_stored, f"{_SELECT} WHERE id = ?", [update])
+        if found is None:
             raise _unknown(update)
-        return StoredUpdate(**row)
+        return found
 
     async def begin(self, update: int) -> int:
         """Count an attempt at an update before handling it; return the number of attempts, including this one.
@@ -126,7 +122,7 @@ class Inbox(Queries):
         database.execute(
             "INSERT INTO inbox(id, lane, payload, received) SELECT json_extract(value, '$[0]'),"
             " json_extract(value, '$[1]'), json_extract(value, '$[2]'), ? FROM json_each(?)",
-            (self._now(), json.dumps(list(fresh.values()))),
+            (self._clock(), json.dumps(list(fresh.values()))),
         )
         return [fresh.pop(row[0], None) is not None for row in rows]
 
@@ -135,7 +131,7 @@ class Inbox(Queries):
         cursor = database.execute(
             "UPDATE inbox SET state = 'done', payload = '', finished = ?, error = json_extract(value, '$[1]')"
             " FROM json_each(?) WHERE inbox.id = json_extract(value, '$[0]')",
-            (self._now(), json.dumps(ends)),
+            (self._clock(), json.dumps(ends)),
         )
         database.execute(
             f'DELETE FROM replies WHERE "update" IN (SELECT id FROM inbox WHERE id IN {_IDS} AND lane = ?)',
@@ -180,6 +176,10 @@ def _json(database: Database, sql: str, values: Sequence[int]) -> list[Any]:
     """Return the list that a query yields as JSON; `values` are passed to it as JSON."""
     found: list[Any] = json.loads(database.execute(sql, [json.dumps(values)]).fetchone()[0])
     return found
+
+
+def _stored(row: sqlite3.Row) -> StoredUpdate:
+    return StoredUpdate(**row)
 
 
 def _storable(payload: str) -> str:

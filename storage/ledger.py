@@ -18,9 +18,10 @@ from typing import Self
 from sqlite_utils import Database
 
 from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
+from storage.base import number
 from storage.broadcasts import Broadcasts
 from storage.canaries import Canaries
-from storage.connection import connect, from_os_error, translating_errors
+from storage.connection import connect, translating_errors, translating_os_errors
 from storage.corrections import Corrections
 from storage.counts import Counts
 from storage.duels import Duels
@@ -84,23 +85,14 @@ class Ledger:
         Blocks for a few milliseconds and needs no event loop. Raises `StorageError`, having changed nothing, for a
         ledger of a newer release and for a folder or file that cannot be written.
         """
-        try:
-            directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(error, f"making the folder {directory}") from error
         path = directory / FILE_NAME
-        try:
+        with translating_os_errors(f"making {path}"):
+            directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             close_to_others(directory)
             if not path.exists():
                 path.touch(mode=PRIVATE_FILE)  # SQLite gives its log the permissions of the file
-        except OSError as error:
-            raise from_os_error(error, f"making {path}") from error
-        database = connect(path)
-        try:
-            with translating_errors(path):
-                migrate(database)
-        finally:
-            database.close()
+        with closing(connect(path)) as database, translating_errors(path):
+            migrate(database)
         return cls(path, clock)
 
     async def __aenter__(self) -> Self:
@@ -137,12 +129,8 @@ class Ledger:
 
 
 def _empty_log(path: Path) -> bool:
-    database = connect(path, busy_seconds=LOG_SECONDS)
-    try:
-        with translating_errors(path):
-            return int(database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]) == 0
-    finally:
-        database.close()
+    with closing(connect(path, busy_seconds=LOG_SECONDS)) as database, translating_errors(path):
+        return number(database, "PRAGMA wal_checkpoint(TRUNCATE)") == 0
 
 
 def _backup(database: Database, path: Path) -> None:
@@ -150,20 +138,16 @@ def _backup(database: Database, path: Path) -> None:
         raise StorageError(f"{path} exists already: choose another name for the backup.")
     temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.unlink(missing_ok=True)
-        with (
-            translating_errors(temporary),
-            closing(sqlite3.connect(temporary, isolation_level=None)) as copy,
-        ):
-            database.conn.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")
-            faults = database_faults(copy)
-        if faults:
-            raise StorageError(f"The ledger is damaged ({'; '.join(faults)}): restore an earlier backup.")
-        sync_file(temporary)
-        temporary.rename(path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise from_os_error(error, f"writing the backup {path}") from error
+        with translating_os_errors(f"writing the backup {path}"):
+            temporary.unlink(missing_ok=True)
+            with translating_errors(temporary), closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
+                database.conn.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+                faults = database_faults(copy)
+            if faults:
+                raise StorageError(f"The ledger is damaged ({'; '.join(faults)}): restore an earlier backup.")
+            sync_file(temporary)
+            temporary.rename(path)
+            sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

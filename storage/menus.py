@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from sqlite_utils import Database
-
 from storage.base import Queries
 
 
@@ -23,21 +21,12 @@ class Menus(Queries):
 
     async def add(self, menus: Iterable[tuple[int, str]]) -> None:
         """Store menus before they are set."""
-        given = json.dumps(list(menus))
-
-        def work(database: Database) -> None:
-            database.execute(
-                "INSERT OR IGNORE INTO menus(chat, language)"
-                " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
-                [given],
-            )
-
-        await self._write(work)
+        await self._execute(
+            "INSERT OR IGNORE INTO menus(chat, language)"
+            " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
+            [json.dumps(list(menus))],
+        )
 
     async def remove(self, chat: int, language: str) -> None:
         """Remove a menu that was deleted."""
-
-        def work(database: Database) -> None:
-            database.execute("DELETE FROM menus WHERE chat = ? AND language = ?", [chat, language])
-
-        await self._write(work)
+        await self._execute("DELETE FROM menus WHERE chat = ? AND language = ?", [chat, language])

@@ -17,13 +17,14 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from storage.atomic_files import sync_directory, sync_file, write_durably
-from storage.connection import from_os_error
+from storage.connection import translating_os_errors
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 MANIFEST = "manifest.json"
@@ -56,12 +57,12 @@ def write_manifest(directory: Path) -> str:
     Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable directory.
     """
     files = _records(directory)
-    try:
-        text = json.dumps({"version": _VERSION, "hash": _hash(files), "files": _plain(files)}, indent=1, sort_keys=True)
+    manifest_hash = _hash(files)
+    values = {"version": _VERSION, "hash": manifest_hash, "files": files}
+    text = json.dumps(values, indent=1, sort_keys=True, default=asdict)
+    with translating_os_errors(f"writing the manifest of {directory}"):
         write_durably(directory / MANIFEST, (text + "\n").encode())
-    except OSError as error:
-        raise from_os_error(error, f"writing the manifest of {directory}") from error
-    return _hash(files)
+    return manifest_hash
 
 
 def content_hash(directory: Path) -> str:
@@ -83,13 +84,12 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
+        with translating_os_errors(f"reading {path}"):
+            if not path.exists():
+                raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.")
+            values: dict[str, Any] = json.loads(path.read_bytes())
         files = {name: FileRecord(**record) for name, record in values["files"].items()}
         manifest, version = Manifest(values["hash"], files), values["version"]
-    except FileNotFoundError as error:
-        raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.") from error
-    except OSError as error:
-        raise from_os_error(error, f"reading {path}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
     if version != _VERSION:
@@ -115,7 +115,7 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
     differences = []
     if manifest_hash and expected.hash != manifest_hash:
         differences.append(f"{MANIFEST} is another one")
-    try:
+    with translating_os_errors(f"checking the model {directory}"):
         present = dict(_files(directory))
         for name, record in expected.files.items():
             if name not in present:
@@ -124,8 +124,6 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
                 differences.append(f"{name} has {present[name].stat().st_size} bytes instead of {record.size}")
             elif contents and _record(present[name]) != record:
                 differences.append(f"{name} has changed")
-    except OSError as error:
-        raise from_os_error(error, f"checking the model {directory}") from error
     differences += [f"{name} is not in the manifest" for name in present if name not in expected.files]
     if differences:
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
@@ -142,10 +140,8 @@ class ModelStore:
     def __init__(self, directory: Path) -> None:
         """Use `directory`, creating it if needed. Raises `StorageError`."""
         self.directory = directory
-        try:
+        with translating_os_errors(f"opening the model folder {directory}"):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(error, f"opening the model folder {directory}") from error
 
     def path(self, name: str) -> Path:
         """Return the path of a model, whether or not it exists. Raises `StorageError` for an invalid name."""
@@ -161,12 +157,9 @@ class ModelStore:
 
     def workspace(self, name: str) -> Path:
         """Create an empty directory on the same file system to build a model in. Raises `StorageError`."""
-        self.path(name)
-        building = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
-        try:
+        building = self._building(name)
+        with translating_os_errors(f"making the folder {building}"):
             building.mkdir()
-        except OSError as error:
-            raise from_os_error(error, f"making the folder {building}") from error
         return building
 
     def publish(self, built: Path, name: str) -> tuple[Path, str]:
@@ -178,15 +171,13 @@ class ModelStore:
         if path.exists():
             raise StorageError(f"{path} exists already: give the new model another name.")
         manifest_hash = write_manifest(built)
-        try:
+        with translating_os_errors(f"publishing the model {path}"):
             for _, file in _files(built):
                 sync_file(file)
             for folder in {built, *(each.parent for _, each in _files(built))}:
                 sync_directory(folder)
             built.rename(path)
             sync_directory(self.directory)
-        except OSError as error:
-            raise from_os_error(error, f"publishing the model {path}") from error
         return path, manifest_hash
 
     def discard(self, built: Path) -> None:
@@ -201,24 +192,20 @@ class ModelStore:
         Call `discard` or `restore` next. If the process is killed before that, `tidy` deletes the model. Raises
         `StorageError`.
         """
-        path = self.path(name)
-        aside = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
-        try:
-            path.rename(aside)
+        path, aside = self.path(name), self._building(name)
+        with translating_os_errors(f"deleting {path}"):
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                return None
             sync_directory(self.directory)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise from_os_error(error, f"deleting {path}") from error
         return aside
 
     def restore(self, aside: Path, name: str) -> None:
         """Publish again a model that `set_aside` has unpublished. Raises `StorageError`."""
-        try:
+        with translating_os_errors(f"putting {name} back from {aside}"):
             aside.rename(self.path(name))
             sync_directory(self.directory)
-        except OSError as error:
-            raise from_os_error(error, f"putting {name} back from {aside}") from error
 
     def tidy(self) -> list[Path]:
         """Delete the directories that killed processes left half built or half removed; return their paths.
@@ -230,13 +217,13 @@ class ModelStore:
             self._delete(each)
         return left
 
+    def _building(self, name: str) -> Path:
+        """Return a new path for a model that is built or removed. Raises `StorageError` for an invalid name."""
+        return self.path(name).with_name(f"{_BUILDING}{name}-{secrets.token_hex(4)}")
+
     def _delete(self, directory: Path) -> None:
-        try:
+        with translating_os_errors(f"deleting {directory}"), suppress(FileNotFoundError):
             shutil.rmtree(directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise from_os_error(error, f"deleting {directory}") from error
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
@@ -249,10 +236,8 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 def _records(directory: Path) -> dict[str, FileRecord]:
     """Hash every file under `directory`. Raises `StorageError` for an empty or unreadable directory."""
-    try:
+    with translating_os_errors(f"reading {directory}"):
         files = {name: _record(path) for name, path in _files(directory)}
-    except OSError as error:
-        raise from_os_error(error, f"reading {directory}") from error
     if not files:
         raise StorageError(f"{directory} has no files: it is not a model.")
     return files
@@ -263,9 +248,5 @@ def _record(path: Path) -> FileRecord:
         return FileRecord(file_digest(file, "sha256").hexdigest(), path.stat().st_size)
 
 
-def _plain(files: dict[str, FileRecord]) -> dict[str, dict[str, str | int]]:
-    return {name: {"sha256": record.sha256, "size": record.size} for name, record in files.items()}
-
-
 def _hash(files: dict[str, FileRecord]) -> str:
-    return sha256(json.dumps(_plain(files), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256(json.dumps(files, sort_keys=True, separators=(",", ":"), default=asdict).encode()).hexdigest()

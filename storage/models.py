@@ -7,8 +7,8 @@ from dataclasses import asdict, fields
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first, number
-from storage.errors import IllegalTransition, StorageError, UnknownRecord
+from storage.base import Queries, every, find, first, insert, known, number
+from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Model, TrainedOn, Version
 from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import stored, stored_parts
@@ -42,8 +42,8 @@ class Models(Queries):
 
         Raises `StorageError` for a name that is taken and for a second live model.
         """
-        now = self._now()
-        row = asdict(model) | {"created": self._now(model.created), "reason_parts": stored_parts(model.reason)}
+        now = self._clock()
+        row = asdict(model) | {"created": model.created or now, "reason_parts": stored_parts(model.reason)}
 
         def work(database: Database) -> None:
             if first(database, "SELECT 1 FROM models WHERE id = ?", [model.id]) is not None:
@@ -63,8 +63,7 @@ class Models(Queries):
 
     async def all(self) -> list[Model]:
         """Return all models, the oldest first."""
-        rows = await self._every(f"{_SELECT} ORDER BY created, id")
-        return [_model(row) for row in rows]
+        return await self._list(_model, f"{_SELECT} ORDER BY created, id")
 
     async def live(self) -> Model | None:
         """Return the live model, or None if there is none."""
@@ -116,13 +115,7 @@ class Models(Queries):
 
     async def relocate(self, model: str, directory: str) -> Model:
         """Set the directory of a model. Raises `UnknownRecord`."""
-
-        def work(database: Database) -> Model:
-            get_model(database, model)
-            database.execute("UPDATE models SET directory = ?, pruned = 0 WHERE id = ?", [directory, model])
-            return get_model(database, model)
-
-        return await self._write(work)
+        return await self._write(lambda database: _set_directory(database, model, directory))
 
     async def drop_directory(self, model: str) -> Model:
         """Clear the directory of a model whose files were removed; its row stays.
@@ -131,11 +124,10 @@ class Models(Queries):
         """
 
         def work(database: Database) -> Model:
-            present = get_model(database, model)
-            if present.state in ANSWERING:
-                raise IllegalTransition(f"{model} is {present.state}: promote another model before removing it.")
-            database.execute("UPDATE models SET directory = '', pruned = 0 WHERE id = ?", [model])
-            return get_model(database, model)
+            state = get_model(database, model).state
+            if state in ANSWERING:
+                raise IllegalTransition(f"{model} is {state}: promote another model before removing it.")
+            return _set_directory(database, model, "")
 
         return await self._write(work)
 
@@ -150,8 +142,7 @@ class Models(Queries):
             pending = "SELECT 1 FROM promotions WHERE model = ? AND done IS NULL AND error = ''"
             if get_model(database, model).state in ANSWERING or first(database, pending, [model]) is not None:
                 raise IllegalTransition(f"{model} is live or about to be: its files stay.")
-            database.execute("UPDATE models SET directory = '', pruned = 1 WHERE id = ?", [model])
-            return get_model(database, model)
+            return _set_directory(database, model, "", pruned=True)
 
         return await self._write(work)
 
@@ -170,10 +161,13 @@ def _line(database: Database) -> list[str]:
 
 def get_model(database: Database, model: str) -> Model:
     """Return the model with this name. Raises `UnknownRecord`."""
-    row = first(database, f"{_SELECT} WHERE id = ?", [model])
-    if row is None:
-        raise UnknownRecord(f"There is no model {model}: see the list of models.")
-    return _model(row)
+    found = find(_model, database, f"{_SELECT} WHERE id = ?", [model])
+    return known(found, f"There is no model {model}: see the list of models.")
+
+
+def _set_directory(database: Database, model: str, directory: str, *, pruned: bool = False) -> Model:
+    database.execute("UPDATE models SET directory = ?, pruned = ? WHERE id = ?", [directory, pruned, model])
+    return get_model(database, model)
 
 
 def _trained_on(database: Database, run: int | None) -> TrainedOn:
@@ -184,8 +178,7 @@ def _trained_on(database: Database, run: int | None) -> TrainedOn:
 
 def live_model(database: Database) -> Model | None:
     """Return the live model, or None if there is none."""
-    row = first(database, f"{_SELECT} WHERE state = 'live'")
-    return None if row is None else _model(row)
+    return find(_model, database, f"{_SELECT} WHERE state = 'live'")
 
 
 def move_model(database: Database, model: Model, state: ModelState, reason: str) -> None:
@@ -216,9 +209,8 @@ def add_promotion(
     back: bool = False,
 ) -> int:
     """Add a promotion and return its id."""
-    cursor = database.execute(
+    return insert(
+        database,
         'INSERT INTO promotions(model, previous, "by", created, done, back) VALUES (?, ?, ?, ?, ?, ?)',
         (model, previous, by, created, done, back),
     )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every
+from storage.base import Queries, column
 from storage.chat_records import Chat, Person
 from storage.inbox import refuse_closed
 from storage.personal_data import withdraw
@@ -29,7 +29,7 @@ class People(Queries):
 
         Raises `UnknownRecord` if the sender of `update` was erased meanwhile.
         """
-        now = self._now()
+        now = self._clock()
 
         def work(database: Database) -> None:
             refuse_closed(database, update)
@@ -60,56 +60,41 @@ class People(Queries):
 
     async def chat(self, chat: int) -> Chat | None:
         """Return the chat with this Telegram id, or None if it was never seen."""
-        row = await self._first("SELECT id, kind, title FROM chats WHERE id = ?", [chat])
-        return None if row is None else Chat(**row)
+        return await self._find(lambda row: Chat(**row), "SELECT id, kind, title FROM chats WHERE id = ?", [chat])
 
     async def private_chats(self) -> list[int]:
         """Return the ids of all private chats, the oldest first."""
-        return await self._read(
-            lambda database: [
-                row["id"]
-                for row in database.execute("SELECT id FROM chats WHERE kind = 'private' ORDER BY created, id")
-            ]
-        )
+        rows = await self._every("SELECT id FROM chats WHERE kind = 'private' ORDER BY created, id")
+        return [row["id"] for row in rows]
 
     async def set_language(self, user: int, language: str | None) -> None:
         """Store a language chosen with /language; None follows the client's language again."""
-        now = self._now()
-
-        def work(database: Database) -> None:
-            ensure_user(database, user, now)
-            database.execute("UPDATE users SET language = ? WHERE id = ?", (language, user))
-
-        await self._write(work)
+        await self._write(lambda database: self._set(database, user, "language", language))
 
     async def set_wants_notes(self, user: int, wanted: bool) -> None:
         """Store whether a person wants to be notified when a model that learned from their votes goes live."""
-        now = self._now()
-
-        def work(database: Database) -> None:
-            ensure_user(database, user, now)
-            database.execute("UPDATE users SET wants_notes = ? WHERE id = ?", (int(wanted), user))
-
-        await self._write(work)
+        await self._write(lambda database: self._set(database, user, "wants_notes", wanted))
 
     async def set_opted_out(self, user: int, opted_out: bool) -> None:
         """Store whether a person opts out of training.
 
         An opt-out also cancels a run that trains on their data and removes their rows from the files of runs.
         """
-        now = self._now()
 
         def work(database: Database) -> None:
-            ensure_user(database, user, now)
-            database.execute("UPDATE users SET opted_out = ? WHERE id = ?", (int(opted_out), user))
+            self._set(database, user, "opted_out", opted_out)
             if opted_out:
-                taught = every(
+                taught = column(
                     database,
                     f"{AFFECTED} WHERE shown.asker = ?1"
                     # A correction that is no longer confirmed may have been confirmed when a run began.
                     " UNION SELECT exchange FROM demonstrations WHERE author = ?1",
                     [user],
                 )
-                withdraw(database, [row["id"] for row in taught])
+                withdraw(database, taught)
 
         await self._write(work)
+
+    def _set(self, database: Database, user: int, field: str, value: object) -> None:
+        ensure_user(database, user, self._clock())
+        database.execute(f"UPDATE users SET {field} = ? WHERE id = ?", (value, user))

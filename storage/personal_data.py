@@ -96,7 +96,7 @@ class PersonalData(Queries):
         ones are closed unhandled. A run that trains on their data is cancelled. The id of a person who opted out is
         kept, so that later data are not used either.
         """
-        now = self._now()
+        now = self._clock()
 
         def work(database: Database) -> PersonalDataSummary:
             gone = _summary(database, user)
@@ -143,8 +143,10 @@ class PersonalData(Queries):
 
     async def pending_removals(self) -> list[Removal]:
         """Return the removals outside the ledger that are still due."""
-        rows = await self._every("SELECT kind, name FROM removals ORDER BY kind, name")
-        return [Removal(RemovalKind(row["kind"]), row["name"]) for row in rows]
+        return await self._list(
+            lambda row: Removal(RemovalKind(row["kind"]), row["name"]),
+            "SELECT kind, name FROM removals ORDER BY kind, name",
+        )
 
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
         """Call `remove`, which deletes the picture's file, and mark the removal as done.

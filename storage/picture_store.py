@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from storage.atomic_files import PRIVATE, sync_directory, write_durably
-from storage.connection import from_os_error
+from storage.connection import translating_os_errors
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -25,17 +26,14 @@ class PictureStore:
         """Use `directory`, creating it if needed. Raises `StorageError`."""
         self.directory = directory
         self._incoming = directory / _INCOMING
-        try:
+        with translating_os_errors(f"opening the picture folder {directory}"):
             directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             self._incoming.mkdir(mode=PRIVATE, exist_ok=True)
             oldest = time.time() - _ABANDONED_SECONDS
             for each in self._incoming.iterdir():
-                if each.stat().st_mtime < oldest:
-                    each.unlink(missing_ok=True)
-        except FileNotFoundError:
-            pass  # another process deleted the same file
-        except OSError as error:
-            raise from_os_error(error, f"opening the picture folder {directory}") from error
+                with suppress(FileNotFoundError):  # another process deleted the same file
+                    if each.stat().st_mtime < oldest:
+                        each.unlink()
 
     def path(self, sha256: str) -> Path:
         """Return the path of a picture, whether or not it exists. Raises `StorageError` for an invalid name."""
@@ -67,17 +65,15 @@ class PictureStore:
         Blocks; runs on the ledger's thread (`PersonalData.remove_picture`). Raises `StorageError`.
         """
         path = self.path(sha256)
-        try:
+        with translating_os_errors(f"deleting the picture {path}"):
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
                 sync_directory(path.parent)  # the process that deleted it may have died before this
-        except OSError as error:
-            raise from_os_error(error, f"deleting the picture {path}") from error
 
     def _put(self, data: bytes) -> str:
         name = sha256(data).hexdigest()
         path = self.path(name)
-        try:
+        with translating_os_errors(f"writing the picture {path}"):
             if not path.parent.is_dir():
                 path.parent.mkdir(mode=PRIVATE, exist_ok=True)
                 sync_directory(self.directory)
@@ -85,18 +81,17 @@ class PictureStore:
                 sync_directory(path.parent)  # the process that wrote it may have died before this
             else:
                 write_durably(path, data, temporary_folder=self._incoming)
-        except OSError as error:
-            raise from_os_error(error, f"writing the picture {path}") from error
         return name
 
     def _get(self, name: str) -> bytes:
         path = self.path(name)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise UnknownRecord(f"There is no picture {name} in {self.directory}: restore it from a backup.") from error
-        except OSError as error:
-            raise from_os_error(error, f"reading the picture {path}") from error
+        with translating_os_errors(f"reading the picture {path}"):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError as error:
+                raise UnknownRecord(
+                    f"There is no picture {name} in {self.directory}: restore it from a backup."
+                ) from error
         if sha256(data).hexdigest() != name:
             raise Damaged(
                 f"The picture {path} is damaged: its bytes no longer match its name. Restore it from a backup."

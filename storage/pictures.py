@@ -8,9 +8,8 @@ from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from storage.base import Queries, first
+from storage.base import Queries, first, known
 from storage.chat_records import PictureState, StoredPicture
-from storage.errors import UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_user
 from storage.removals import RemovalKind, add_removals
@@ -37,7 +36,7 @@ class Pictures(Queries):
         (`PersonalData.remove_picture`), so check afterwards that it exists. Raises `UnknownRecord` if the sender of
         `update` was erased meanwhile.
         """
-        now = self._now(picture.created)
+        now = picture.created or self._clock()
         row = asdict(picture) | {"created": now}
 
         def work(database: Database) -> None:
@@ -52,14 +51,13 @@ class Pictures(Queries):
 
     async def get(self, sha256: str) -> StoredPicture:
         """Return the picture with this name, or the one that was re-encoded from it. Raises `UnknownRecord`."""
-        row = await self._first(
+        found = await self._find(
+            picture_of,
             "SELECT * FROM pictures WHERE sha256 = ?1"
             " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
             [sha256],
         )
-        if row is None:
-            raise UnknownRecord(f"The ledger has no picture {sha256}: send it again.")
-        return picture_of(row)
+        return known(found, f"The ledger has no picture {sha256}: send it again.")
 
     async def all(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
         """Return the pictures of these exchanges, or all pictures, the oldest first."""
@@ -70,8 +68,7 @@ class Pictures(Queries):
                 " WHERE exchange IN (SELECT value FROM json_each(?)))"
             )
             values = [json.dumps(exchanges)]
-        rows = await self._every(f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
-        return [picture_of(row) for row in rows]
+        return await self._list(picture_of, f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
 
     async def raw(self, limit: int) -> list[str]:
         """Return the names of at most `limit` pictures that are not re-encoded."""
@@ -131,16 +128,14 @@ class Pictures(Queries):
 
     async def decoder_deaths(self, file: str) -> int:
         """Return how often a Telegram file (by its unique id) has crashed its decoder."""
-        row = await self._first("SELECT deaths FROM decoder_deaths WHERE file = ?", [file])
-        return 0 if row is None else int(row["deaths"])
+        return await self._number("SELECT coalesce(sum(deaths), 0) FROM decoder_deaths WHERE file = ?", [file])
 
     async def add_decoder_death(self, file: str) -> None:
         """Count a crash of the decoder by a file."""
-        now = self._now()
         await self._execute(
             "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
             " ON CONFLICT(file) DO UPDATE SET deaths = deaths + 1",
-            (file, now),
+            (file, self._clock()),
         )
 
     async def prune_decoder_deaths(self, before: float) -> None:
@@ -149,13 +144,12 @@ class Pictures(Queries):
 
     async def chore_done(self, name: str) -> bool:
         """Return whether a one-time task after an upgrade is done."""
-        row = await self._first("SELECT 1 FROM chores WHERE name = ?", [name])
-        return row is not None
+        return bool(await self._number("SELECT count(*) FROM chores WHERE name = ?", [name]))
 
     async def finish_chore(self, name: str) -> None:
         """Mark a one-time task as done."""
-        now = self._now()
-        await self._execute("INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now))
+        values = (name, self._clock())
+        await self._execute("INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", values)
 
 
 def picture_of(row: sqlite3.Row) -> StoredPicture:

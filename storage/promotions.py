@@ -6,9 +6,9 @@ import sqlite3
 
 from sqlite_utils import Database
 
-from storage.base import Queries, first
+from storage.base import Queries, find, known
 from storage.canaries import end_by_promotion
-from storage.errors import IllegalTransition, UnknownRecord
+from storage.errors import IllegalTransition
 from storage.learning_records import Model, Promotion
 from storage.models import add_promotion, get_model, live_model, move_model
 from storage.states import MODEL_TRANSITIONS, ModelState
@@ -27,7 +27,7 @@ class Promotions(Queries):
         former model, which is rejected for it. Raises `UnknownRecord`, and `IllegalTransition` for the live model and
         for one whose files are gone.
         """
-        now = self._now()
+        now = self._clock()
 
         def work(database: Database) -> Promotion:
             previous = _make_live(database, model, now, why=why, fault=why if back else "")
@@ -39,21 +39,19 @@ class Promotions(Queries):
 
     async def request(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
         """Ask the running bot to promote a model, with `back` as a rollback. Raises what `make` raises."""
-        now = self._now()
 
         def work(database: Database) -> Promotion:
             live = live_model(database)
             _refuse_promotion(get_model(database, model))
             previous = None if live is None else live.id
-            added = add_promotion(database, model, previous, by=by, created=now, done=None, back=back)
+            added = add_promotion(database, model, previous, by=by, created=self._clock(), done=None, back=back)
             return _promotion(database, added)
 
         return await self._write(work)
 
     async def pending(self) -> list[Promotion]:
         """Return the requested promotions that are neither carried out nor failed, the oldest first."""
-        rows = await self._every(f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
-        return [_record(row) for row in rows]
+        return await self._list(_record, f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
 
     async def get(self, promotion: int) -> Promotion:
         """Return the promotion with this id. Raises `UnknownRecord`."""
@@ -61,30 +59,27 @@ class Promotions(Queries):
 
     async def latest(self, limit: int = 20) -> list[Promotion]:
         """Return the latest promotions, failed ones included, the newest first."""
-        rows = await self._every(f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
-        return [_record(row) for row in rows]
+        return await self._list(_record, f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
 
     async def newest(self) -> Promotion | None:
         """Return the newest promotion that is done, or None if there is none."""
-        row = await self._first(f"{_SELECT_PROMOTION} WHERE done IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1")
-        return None if row is None else _record(row)
+        return await self._find(
+            _record, f"{_SELECT_PROMOTION} WHERE done IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1"
+        )
 
     async def finish(self, promotion: int, error: str = "") -> Promotion:
         """Close a requested promotion: make its model live as `make` does, unless it already is, or store `error`.
 
         Raises `UnknownRecord`, and `IllegalTransition` for a promotion that is closed.
         """
-        now = self._now()
+        now = self._clock()
 
         def work(database: Database) -> Promotion:
             asked = _promotion(database, promotion)
             if asked.done is not None or asked.error:
                 raise IllegalTransition(f"Promotion {promotion} is closed already: ask for another one.")
-            if error:
-                database.table("promotions").update(promotion, {"error": error})
-                return _promotion(database, promotion)
-            values: dict[str, object] = {"done": now}
-            if get_model(database, asked.model).state is not ModelState.LIVE:
+            values: dict[str, object] = {"error": error} if error else {"done": now}
+            if not error and get_model(database, asked.model).state is not ModelState.LIVE:
                 values["previous"] = _make_live(database, asked.model, now)
             database.table("promotions").update(promotion, values)
             return _promotion(database, promotion)
@@ -113,10 +108,8 @@ def _make_live(database: Database, model: str, now: float, *, why: str = "", fau
 
 
 def _promotion(database: Database, promotion: int) -> Promotion:
-    row = first(database, f"{_SELECT_PROMOTION} WHERE id = ?", [promotion])
-    if row is None:
-        raise UnknownRecord(f"There is no promotion {promotion}.")
-    return _record(row)
+    found = find(_record, database, f"{_SELECT_PROMOTION} WHERE id = ?", [promotion])
+    return known(found, f"There is no promotion {promotion}.")
 
 
 def _record(row: sqlite3.Row) -> Promotion:

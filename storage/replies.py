@@ -24,14 +24,13 @@ class Replies(Queries):
         If `message` is None on a later attempt, an earlier one may or may not have sent it; such replies are counted as
         doubtful.
         """
-        now = self._now()
 
         def work(database: Database) -> Reply:
             row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
             if row is None:
                 database.execute(
                     'INSERT INTO replies("update", slot, chat, question, created) VALUES (?, ?, ?, ?, ?)',
-                    (update, slot, chat, question, now),
+                    (update, slot, chat, question, self._clock()),
                 )
                 return Reply(update, slot, chat, None, question=question)
             if row["message"] is None:
@@ -44,16 +43,15 @@ class Replies(Queries):
 
     async def sent(self, update: int, slot: int, message: int) -> None:
         """Store Telegram's message id of a reply. Raises `UnknownRecord` for one that was not begun."""
-        await self._set_reply(update, slot, "message = ?", [message])
+        await self._set(update, slot, "message = ?", message)
 
     async def finish(self, update: int, slot: int) -> None:
         """Mark a reply as showing its final text. Raises `UnknownRecord` for one that was not begun."""
-        await self._set_reply(update, slot, "final = 1", [])
+        await self._set(update, slot, "final = ?", 1)
 
     async def for_update(self, update: int) -> list[Reply]:
         """Return all replies begun for an update, by slot."""
-        rows = await self._every(f"{_REPLY} ORDER BY slot", [update])
-        return [_reply(row) for row in rows]
+        return await self._list(_reply, f"{_REPLY} ORDER BY slot", [update])
 
     async def exists(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
         """Return whether a message of a chat is a reply of the bot, or a question that has one."""
@@ -66,22 +64,18 @@ class Replies(Queries):
 
     async def for_question(self, chat: int, question: int) -> list[Reply]:
         """Return the latest replies to a person's message, by slot."""
-        rows = await self._every(
+        return await self._list(
+            _reply,
             f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
             " AND message IS NOT NULL ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
             (chat, question),
         )
-        return [_reply(row) for row in rows]
 
-    async def _set_reply(self, update: int, slot: int, change: str, values: list[int]) -> None:
-        def work(database: Database) -> None:
-            cursor = database.execute(
-                f'UPDATE replies SET {change} WHERE "update" = ? AND slot = ?', (*values, update, slot)
-            )
-            if cursor.rowcount == 0:
-                raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
-
-        await self._write(work)
+    async def _set(self, update: int, slot: int, change: str, value: int) -> None:
+        if not await self._execute(
+            f'UPDATE replies SET {change} WHERE "update" = ? AND slot = ?', (value, update, slot)
+        ):
+            raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
 
 
 def _reply(row: sqlite3.Row) -> Reply:

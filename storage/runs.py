@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from storage.base import Queries, first, number
-from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError, UnknownRecord
+from storage.base import Queries, column, find, first, insert, known, number
+from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError
 from storage.learning_records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 from storage.translatable_reason import Reason, stored, stored_parts
@@ -46,7 +46,7 @@ class Runs(Queries):
         Raises `RunBusy` while another run has not ended, in any process, and `CanaryRunning` while a canary is being
         tried, because the new model would be compared with one that may be about to be replaced.
         """
-        now = self._now()
+        now = self._clock()
 
         def work(database: Database) -> Run:
             busy = first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
@@ -60,12 +60,12 @@ class Runs(Queries):
                         model=trial["model"],
                     )
                 )
-            cursor = database.execute(
+            started = insert(
+                database,
                 "INSERT INTO runs(trigger, requested_by, created, updated, settled) VALUES (?, ?, ?, ?, 0)",
                 (trigger, requested_by, now, now),
             )
-            assert cursor.lastrowid is not None
-            return _get(database, cursor.lastrowid)
+            return _get(database, started)
 
         return await self._write(work)
 
@@ -75,32 +75,26 @@ class Runs(Queries):
 
     async def latest(self, limit: int = 20) -> list[Run]:
         """Return the latest runs, the newest first."""
-        rows = await self._every(f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit])
-        return [_run(row) for row in rows]
+        return await self._list(_run, f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit])
 
     async def active(self) -> Run | None:
         """Return the run that has not ended, or None if there is none."""
-        row = await self._first(f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
-        return None if row is None else _run(row)
+        return await self._find(_run, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
 
     async def due(self) -> Run | None:
         """Return the run that waits to be started, or None if there is none."""
-        row = await self._first(f"{_SELECT} WHERE state = ?", [RunState.DUE])
-        return None if row is None else _run(row)
+        return await self._find(_run, f"{_SELECT} WHERE state = ?", [RunState.DUE])
 
     async def unsettled(self) -> Run | None:
         """Return the newest run if it has ended but was not settled, because its process died; otherwise None."""
-        row = await self._first(
-            f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}", [_ACTIVE]
+        return await self._find(
+            _run, f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}", [_ACTIVE]
         )
-        return None if row is None else _run(row)
 
     async def is_settled(self, run: int) -> bool:
         """Return whether the run has ended and its consequences are complete. Raises `UnknownRecord`."""
-        row = await self._first(f"SELECT settled AND NOT {_IS_ACTIVE} AS over FROM runs WHERE id = ?", [_ACTIVE, run])
-        if row is None:
-            raise _unknown(run)
-        return bool(row["over"])
+        sql = f"SELECT settled AND NOT {_IS_ACTIVE} FROM runs WHERE id = ?"
+        return bool(known(await self._first(sql, [_ACTIVE, run]), _unknown(run))[0])
 
     async def settle(self, run: int) -> None:
         """Mark the consequences of a run's end as complete."""
@@ -112,13 +106,12 @@ class Runs(Queries):
         The time left becomes unknown. Raises `UnknownRecord`, and `IllegalTransition` if RUN_TRANSITIONS does not allow
         the change.
         """
-        now = self._now()
 
         def work(database: Database) -> Run:
             present = _get(database, run)
             if state not in RUN_TRANSITIONS[present.state]:
                 raise IllegalTransition(f"Run {run} is {present.state} and cannot become {state}.")
-            _set(database, run, {"state": state, "seconds_left": None, **_settable(values)}, now)
+            _set(database, run, {"state": state, "seconds_left": None, **_settable(values)}, self._clock())
             return _get(database, run)
 
         return await self._write(work)
@@ -127,11 +120,10 @@ class Runs(Queries):
         self, run: int, step: int, steps: int, loss: float | None, seconds_left: float | None = None
     ) -> None:
         """Store the progress of a run. Does nothing after its end."""
-        now = self._now()
         await self._execute(
             "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
             f" WHERE id = ? AND {_IS_ACTIVE}",
-            (step, steps, loss, seconds_left, now, run, _ACTIVE),
+            (step, steps, loss, seconds_left, self._clock(), run, _ACTIVE),
         )
 
     async def request_cancel(self, run: int) -> None:
@@ -158,12 +150,8 @@ class Runs(Queries):
 
     async def cancel_requested(self, run: int) -> bool:
         """Return whether a cancellation was requested and the run has not ended. Raises `UnknownRecord`."""
-        row = await self._first(
-            f"SELECT cancel_requested AND {_IS_ACTIVE} AS wanted FROM runs WHERE id = ?", [_ACTIVE, run]
-        )
-        if row is None:
-            raise _unknown(run)
-        return bool(row["wanted"])
+        sql = f"SELECT cancel_requested AND {_IS_ACTIVE} FROM runs WHERE id = ?"
+        return bool(known(await self._first(sql, [_ACTIVE, run]), _unknown(run))[0])
 
     async def attempts(self) -> int:
         """Return the number of runs with a verdict since the live model was last changed."""
@@ -176,13 +164,10 @@ class Runs(Queries):
         """Return the newest run that ended with a model, and its inputs' fingerprint, or None if there is none."""
 
         def work(database: Database) -> tuple[Run, str] | None:
-            row = first(database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
-            if row is None:
+            run = find(_run, database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
+            if run is None:
                 return None
-            run = _run(row)
-            found = first(database, "SELECT fingerprint FROM runs WHERE id = ?", [run.id])
-            assert found is not None
-            return run, found["fingerprint"]
+            return run, column(database, "SELECT fingerprint FROM runs WHERE id = ?", [run.id])[0]
 
         return await self._read(work)
 
@@ -196,7 +181,6 @@ class Runs(Queries):
         """
         frozen = [(run, exchange, position, split) for position, (exchange, split) in enumerate(rows)]
         held_out = sum(split == "held_out" for *_, split in frozen)
-        now = self._now()
 
         def work(database: Database) -> None:
             _get(database, run)
@@ -210,7 +194,7 @@ class Runs(Queries):
                     f" select again ({error})."
                 ) from error
             values = {"samples": len(frozen) - held_out, "held_out": held_out, "fingerprint": fingerprint}
-            _set(database, run, values, now)
+            _set(database, run, values, self._clock())
 
         await self._write(work)
 
@@ -244,10 +228,7 @@ def cancel_learning(database: Database, exchanges: list[int]) -> None:
 
 
 def _get(database: Database, run: int) -> Run:
-    row = first(database, f"{_SELECT} WHERE id = ?", [run])
-    if row is None:
-        raise _unknown(run)
-    return _run(row)
+    return known(find(_run, database, f"{_SELECT} WHERE id = ?", [run]), _unknown(run))
 
 
 def _set(database: Database, run: int, values: dict[str, Any], now: float) -> None:
@@ -270,5 +251,5 @@ def _run(row: sqlite3.Row) -> Run:
     return Run(**values)
 
 
-def _unknown(run: int) -> UnknownRecord:
-    return UnknownRecord(f"The ledger has no run {run}: see the list of runs.")
+def _unknown(run: int) -> str:
+    return f"The ledger has no run {run}: see the list of runs."

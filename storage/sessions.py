@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from storage.base import Queries, first
+from storage.base import Queries, first, insert
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
 
@@ -31,17 +31,16 @@ class Sessions(Queries):
         found = await self.find(chat, user, topic)
         if found is not None:
             return found
-        now = self._now()
 
         def work(database: Database) -> int:
             refuse_closed(database, update)
-            return _open_session(database, chat, user, topic, now)
+            return _open_session(database, chat, user, topic, self._clock())
 
         return await self._write(work)
 
     async def restart(self, chat: int, user: int, topic: int = 0) -> int:
         """Close the open session, if any, and open another, with an empty history."""
-        now = self._now()
+        now = self._clock()
 
         def work(database: Database) -> int:
             database.execute(
@@ -59,8 +58,6 @@ def _open_session(database: Database, chat: int, user: int, topic: int, now: flo
         return int(row["id"])
     ensure_user(database, user, now)
     ensure_chat(database, chat, now)
-    cursor = database.execute(
-        "INSERT INTO sessions(chat, user, topic, created) VALUES (?, ?, ?, ?)", (chat, user, topic, now)
+    return insert(
+        database, "INSERT INTO sessions(chat, user, topic, created) VALUES (?, ?, ?, ?)", (chat, user, topic, now)
     )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, every
 from storage.chat_records import Exchange
-from storage.exchanges import SELECT_EXCHANGES, exchange_of
+from storage.exchanges import exchange_with
 from storage.learning_records import Model
 
 _WAITING = """
@@ -37,12 +37,8 @@ class Teachers(Queries):
         """Return the people who want a note about a model and have not received one."""
 
         def work(database: Database) -> list[Teacher]:
-            found = []
-            for row in every(database, _WAITING, [model.run, model.id]):
-                liked = first(database, f"{SELECT_EXCHANGES} WHERE id = ?", [row["exchange"]])
-                assert liked is not None
-                found.append(Teacher(row["person"], exchange_of(liked)))
-            return found
+            rows = every(database, _WAITING, [model.run, model.id])
+            return [Teacher(row["person"], exchange_with(database, row["exchange"])) for row in rows]
 
         return await self._read(work)
 
@@ -50,5 +46,5 @@ class Teachers(Queries):
         """Record that a person gets a note about a model. They get no second one, even if this one is not delivered."""
         await self._execute(
             "INSERT INTO teacher_notes(model, person, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (model.id, person, self._now()),
+            (model.id, person, self._clock()),
         )

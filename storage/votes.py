@@ -14,7 +14,7 @@ from itertools import groupby, permutations
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first, number
+from storage.base import Queries, column, every, first, number
 from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
@@ -31,8 +31,6 @@ _RIVALS = (
     "SELECT exchange, chooser, json_extract(rival, '$.answer') AS answer, json_extract(rival, '$.finish') AS finish"
     " FROM duels WHERE better = 1"
 )
-
-_QUARANTINED = "SELECT sha256 FROM pictures WHERE state = 'quarantined'"
 
 # With max(), SQLite takes the other columns from the row with the maximum: https://www.sqlite.org/quirks.html
 _DEMONSTRATIONS = (
@@ -54,7 +52,7 @@ class Votes(Queries):
         """
         if rating.value not in (1, -1, 0):
             raise StorageError(f"A rating is 1 or -1, or 0 for none, not {rating.value}.")
-        now = self._now(rating.created)
+        now = rating.created or self._clock()
 
         def work(database: Database) -> bool:
             if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [rating.exchange]) is None:
@@ -71,10 +69,11 @@ class Votes(Queries):
 
     async def by_update(self, update: int) -> Rating | None:
         """Return the vote that an update has cast, or None if it has cast none."""
-        row = await self._first(
-            'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?', [update]
+        return await self._find(
+            lambda row: Rating(**row),
+            'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?',
+            [update],
         )
-        return None if row is None else Rating(**row)
 
     async def newest(self) -> int:
         """Return the id of the newest vote, or 0 if there is none."""
@@ -82,12 +81,12 @@ class Votes(Queries):
 
     async def recent_in_groups(self, seconds: float) -> list[Exchange]:
         """Return the exchanges in groups with a vote in the last `seconds` before the newest vote of all."""
-        rows = await self._every(
+        return await self._list(
+            exchange_of,
             f"{SELECT_EXCHANGES} WHERE chat < 0 AND id IN (SELECT exchange FROM feedback"
             " WHERE created >= (SELECT max(created) FROM feedback) - ?) ORDER BY id",
             [seconds],
         )
-        return [exchange_of(row) for row in rows]
 
     async def tally(self, exchange: int) -> tuple[int, int]:
         """Return the numbers of people who like and who dislike an answer at present."""
@@ -116,8 +115,7 @@ class Votes(Queries):
           picture, and all exchanges that follow one of these in its conversation;
         - corrections that only their author has confirmed, unless the author is an admin.
         """
-        now = self._now()
-        judged = await self._read(lambda database: _judged(database, trust, now))
+        judged = await self._read(lambda database: _judged(database, trust, self._clock()))
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
         return sorted(rated, key=lambda each: each.exchange.id)
 
@@ -127,8 +125,7 @@ class Votes(Queries):
         Left out are the same votes, exchanges and corrections as in `rated_exchanges`, answers that did not finish by
         themselves, and pairs of equal answers.
         """
-        now = self._now()
-        return await self._read(lambda database: _preferences(database, trust, now))
+        return await self._read(lambda database: _preferences(database, trust, self._clock()))
 
     async def shown(self, model: str, raters: Iterable[int]) -> tuple[int, int]:
         """Return the number of a model's answers to questions of these people, and how many of them are liked."""
@@ -143,10 +140,9 @@ class Votes(Queries):
 
     async def newcomers(self, trust: Trust) -> int:
         """Return the number of people whose votes do not count yet because they are new."""
-        now = self._now()
 
         def work(database: Database) -> int:
-            new = _newcomers(database, trust, now) - _silent(database, trust)
+            new = _newcomers(database, trust, self._clock()) - _silent(database, trust)
             voted = "SELECT count(DISTINCT rater) FROM ratings WHERE rater IN (SELECT value FROM json_each(?))"
             return number(database, voted, [json.dumps(sorted(new))])
 
@@ -161,16 +157,16 @@ class _Judged:
     better: RatedExchange | None
 
 
-def _silent(database: Database, trust: Trust) -> set[int]:
+def _silent(database: Database, trust: Trust) -> frozenset[int]:
     """Return the people and groups that nothing is learned from."""
-    return {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")} | trust.blocked
+    return trust.blocked.union(column(database, "SELECT id FROM users WHERE opted_out"))
 
 
 def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
     if not trust.newcomer_seconds:
         return set()
-    seen = every(database, "SELECT id FROM users WHERE created > ?", [now - trust.newcomer_seconds])
-    return {row["id"] for row in seen} - trust.admins
+    seen = column(database, "SELECT id FROM users WHERE created > ?", [now - trust.newcomer_seconds])
+    return set(seen) - trust.admins
 
 
 def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
@@ -190,7 +186,7 @@ def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
             " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
         )
         shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS, people)}
-        quarantined = {row["sha256"] for row in every(database, _QUARANTINED)}
+        quarantined = set(column(database, "SELECT sha256 FROM pictures WHERE state = 'quarantined'"))
     finally:
         database.commit()
     found = []
