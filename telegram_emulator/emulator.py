@@ -19,7 +19,7 @@ from telegram_emulator.parameters import MAX_REQUEST_BYTES, read_parameters
 from telegram_emulator.people_http import PeopleHttp
 from telegram_emulator.person_actions import PersonActions
 from telegram_emulator.sample_voters import SampleConversation, SampleVoters
-from telegram_emulator.world import CallCounts, EmulatedChat, User, World, fresh_number
+from telegram_emulator.world import CallCounts, World, fresh_number
 
 PAGE = Path(__file__).parent / "page"
 _PROXY_PAGE = (
@@ -55,26 +55,14 @@ class Emulator:
         self.faults = Faults()
         first = fresh_number() if first_id is None else first_id
         self.world = World(int(token.partition(":")[0]), first, FloodControl(clock=clock))
+        self.flood = self.world.flood
+        self.add_person = self.world.add_user
+        self.add_group = self.world.add_group
         self.people = PersonActions(self.world)
         self.voters = SampleVoters(self.world, self.people, likes, conversations)
         self.calls: dict[str, int] = {}
         self._people_http = PeopleHttp(self.world, self.people, self.voters, samples or {}, note)
         self._runner: web.AppRunner | None = None
-
-    @property
-    def flood(self) -> FloodControl:
-        """Flood control; set its attribute `on` to switch it on or off."""
-        return self.world.flood
-
-    def add_person(self, person: int | None, name: str, language: str = "en", *, admin: bool = False) -> User:
-        """Create a person; if `person` is None, take the next free id."""
-        return self.world.add_user(person, name, language=language, admin=admin)
-
-    def add_group(
-        self, title: str, members: Sequence[int], *, kind: str = "supergroup", admin: bool = False, privacy: bool = True
-    ) -> EmulatedChat:
-        """Create a group with the bot in it."""
-        return self.world.add_group(title, members, kind=kind, admin=admin, privacy=privacy)
 
     def counts(self, chat: int) -> CallCounts:
         """Return how many messages the bot sent, edited and deleted in a chat."""

@@ -7,6 +7,7 @@ commands, mentions, links and hashtags. The markup languages of `parse_mode` are
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import Any
 
 from telegram_emulator.api_errors import Json, api_error
@@ -74,56 +75,40 @@ def _checked(entity: Any) -> Json | None:
 
 def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
     """Blank or remove control characters, trim both ends, and shift the entities accordingly."""
-    entities = [dict(entity) for entity in entities if entity["length"] > 0]
+    entities = [entity for entity in entities if entity["length"] > 0]
+    whole = _without_controls(text)
     if not entities:
-        return _CONTROL.sub(" ", _REMOVED.sub("", text)).strip(" \n"), []
-    starts: list[int] = []  # of every character and of the end of the text, in units
-    position = 0
-    for character in text:
-        starts.append(position)
-        position += 2 if character > "\uffff" else 1
-    starts.append(position)
-    index_of = {start: index for index, start in enumerate(starts)}
+        return whole.strip(" \n"), []
+    places = {start: index for index, start in enumerate(accumulate(map(units, text), initial=0))}
+    moved: list[tuple[Json, int, int]] = []  # each entity, and where it begins and ends in `whole`
     for entity in sorted(entities, key=lambda entity: entity["offset"]):
         begin, end = entity["offset"], entity["offset"] + entity["length"]
-        if begin >= position:
-            raise api_error(f"entity begins after the end of the text at UTF-16 offset {begin}")
-        if end > position:
-            raise api_error(
-                f"entity beginning at UTF-16 offset {begin} ends after the end of the text at UTF-16 offset {end}"
-            )
-        if begin not in index_of:
-            at = len(text[: index_of[begin + 1]].encode())
-            raise api_error(f"entity begins in a middle of a UTF-16 symbol at byte offset {at}")
-        if end not in index_of:
-            at = len(text[: index_of[end + 1]].encode())
-            raise api_error(
-                f"entity beginning at UTF-16 offset {begin} ends in a middle of a UTF-16 symbol at byte offset {at}"
-            )
-    kept = [not _REMOVED.match(character) for character in text]
-    first = next((i for i, character in enumerate(text) if kept[i] and not _blank(character)), len(text))
-    last = next((i for i in range(len(text) - 1, -1, -1) if kept[i] and not _blank(text[i])), -1)
-    first = min(first, *(index_of[entity["offset"]] for entity in entities))  # blanks that begin an entity are kept
-    moved: list[int] = []  # the new start of every old character
-    pieces: list[str] = []
-    position = 0
-    for index, character in enumerate(text):
-        moved.append(position)
-        if kept[index] and first <= index <= last:
-            pieces.append(_CONTROL.sub(" ", character))
-            position += 2 if character > "\uffff" else 1
-    moved.append(position)
-    result: list[Json] = []
-    for entity in entities:
-        begin = moved[index_of[entity["offset"]]]
-        end = moved[index_of[entity["offset"] + entity["length"]]]
-        if end > begin:
-            result.append({**entity, "offset": begin, "length": end - begin})
-    return "".join(pieces), result
+        _check_span(text, places, begin, end)
+        new_begin, new_end = (units(_without_controls(text[: places[at]])) for at in (begin, end))
+        moved.append((entity, new_begin, new_end))
+    # Blanks that begin an entity are kept.
+    cut = min(len(whole) - len(whole.lstrip(" \n")), *(begin for _, begin, _ in moved))
+    trimmed = whole[cut:].rstrip(" \n")
+    kept = [(entity, begin - cut, min(end - cut, units(trimmed))) for entity, begin, end in moved]
+    return trimmed, [{**entity, "offset": begin, "length": end - begin} for entity, begin, end in kept if end > begin]
 
 
-def _blank(character: str) -> bool:
-    return character in " \n" or bool(_CONTROL.match(character))
+def _check_span(text: str, places: dict[int, int], begin: int, end: int) -> None:
+    """Check where an entity begins and ends. `places` has the index of each character by its offset in units."""
+    length = max(places)
+    if begin >= length:
+        raise api_error(f"entity begins after the end of the text at UTF-16 offset {begin}")
+    ends = f"entity beginning at UTF-16 offset {begin} ends"
+    if end > length:
+        raise api_error(f"{ends} after the end of the text at UTF-16 offset {end}")
+    for at, what in ((begin, "entity begins"), (end, ends)):
+        if at not in places:
+            byte = len(text[: places[at + 1]].encode())
+            raise api_error(f"{what} in a middle of a UTF-16 symbol at byte offset {byte}")
+
+
+def _without_controls(text: str) -> str:
+    return _CONTROL.sub(" ", _REMOVED.sub("", text))
 
 
 def _complete(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
@@ -135,8 +120,6 @@ def _complete(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
         e for e in entities if not any(begin <= e["offset"] < end and e is not code for begin, end, code in inside_code)
     ]
     for kind, finder in _FINDERS:
-        if kind != "url" and not any(mark in text for mark in "/@#"):
-            break
         for match in finder.finditer(text):
             begin = units(text[: match.start()])
             end = begin + units(match.group())

@@ -20,7 +20,7 @@ class EventLog:
     def __init__(self) -> None:
         self._log: list[Json] = []
         self._first = 1
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._news = asyncio.Event()  # of the next event
 
     @property
     def last(self) -> int:
@@ -33,10 +33,8 @@ class EventLog:
         if len(self._log) > 2 * _KEPT:
             del self._log[:_KEPT]
             self._first += _KEPT
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncGenerator[Json, None]:
         """Yield the wanted events later than number `after` as they come, indefinitely.
@@ -54,9 +52,4 @@ class EventLog:
                 if wanted(event):
                     yield event
             if after >= self.last:
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiters.add(waiter)
-                try:
-                    await waiter
-                finally:
-                    self._waiters.discard(waiter)
+                await self._news.wait()

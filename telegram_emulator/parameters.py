@@ -1,4 +1,4 @@
-"""The parameters of a Bot API call from its query string, form, multipart form or JSON body.
+"""The parameters of a Bot API call from its form, multipart or not.
 
 Integers, booleans and JSON-serialised objects are read from text as Telegram reads them.
 """
@@ -91,28 +91,18 @@ class Parameters:
 
 
 async def read_parameters(request: web.Request) -> Parameters:
-    """Read a call's parameters. Raises `BotApiError`: 413 above 50 MB, 400 for malformed JSON."""
-    values: dict[str, Any] = dict(request.query)
+    """Read a call's parameters. Raises `BotApiError`: 413 above 50 MB."""
     if (request.content_length or 0) > MAX_REQUEST_BYTES:
         raise BotApiError(413, "Request Entity Too Large")
-    if request.content_type == "application/json":
-        try:
-            body = json.loads(await request.read() or b"{}")
-        except ValueError:
-            raise api_error("can't parse JSON object") from None
-        if isinstance(body, dict):
-            values |= body
-    elif request.content_type == "application/x-www-form-urlencoded":
-        values |= {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-    elif request.content_type == "multipart/form-data":
+    if request.content_type == "multipart/form-data":
         texts, uploads = await read_form(await request.multipart())
-        return Parameters(values | {name: found[-1] for name, found in texts.items()}, dict(uploads))
-    return Parameters(values)
+        return Parameters(texts, dict(uploads))
+    return Parameters(await request.post())
 
 
-async def read_form(form: MultipartReader) -> tuple[dict[str, list[str]], list[tuple[str, Upload]]]:
-    """Return the texts and the files of a multipart form, each in order. Raises `BotApiError` (413) above 50 MB."""
-    texts: dict[str, list[str]] = {}
+async def read_form(form: MultipartReader) -> tuple[dict[str, str], list[tuple[str, Upload]]]:
+    """Return the texts by name and the files, in order, of a multipart form. Raises `BotApiError` (413) above 50 MB."""
+    texts: dict[str, str] = {}
     uploads: list[tuple[str, Upload]] = []
     size = 0
     async for part in form:
@@ -123,7 +113,7 @@ async def read_form(form: MultipartReader) -> tuple[dict[str, list[str]], list[t
         if size > MAX_REQUEST_BYTES:
             raise BotApiError(413, "Request Entity Too Large")
         if part.filename is None:
-            texts.setdefault(part.name or "", []).append(data.decode())
+            texts[part.name or ""] = data.decode()
         else:
             media_type = part.headers.get("Content-Type", "application/octet-stream")
             uploads.append((part.name or "", Upload(part.filename, media_type, data)))

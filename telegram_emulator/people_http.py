@@ -1,25 +1,29 @@
 """The HTTP API of the chat page and of scripted people: what each person does, the samples and the sample votes.
 
-Requests are JSON or, with pictures and files, multipart forms; answers are JSON. `/people/events` is a stream of
-server-sent events that a reader can resume.
+Requests are JSON or, with pictures and files, multipart forms; answers are JSON, errors in the Bot API's form.
+`/people/events` is a stream of server-sent events that a reader can resume. Requests from pages of other origins are
+refused, so that no site open in the same browser can act for a person.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from telegram_emulator.account import commands_for
 from telegram_emulator.api_errors import BotApiError, Json, api_error
-from telegram_emulator.json_http import answer, json_object, number, routes
 from telegram_emulator.parameters import read_form
 from telegram_emulator.person_actions import Attachment, PersonActions
 from telegram_emulator.sample_voters import SampleVoters
 from telegram_emulator.world import EmulatedChat, User, World
+
+Handler = Callable[[web.Request], Awaitable[Json | web.StreamResponse]]
 
 
 class PeopleHttp:
@@ -37,7 +41,7 @@ class PeopleHttp:
     def routes(self) -> list[web.RouteDef]:
         """Return all routes."""
         person = r"/people/{person:\d+}"
-        table = [
+        table: list[tuple[str, str, Handler]] = [
             ("GET", "/people", self.overview),
             ("POST", "/people", self.create_person),
             ("GET", "/people/counts", self.counts),
@@ -55,7 +59,7 @@ class PeopleHttp:
             ("POST", f"{person}/react", self.react),
             ("POST", f"{person}/block", self.block),
         ]
-        return routes(table)
+        return [web.route(method, path, _guarded(handler)) for method, path, handler in table]
 
     def _describe(self, user: User) -> Json:
         return {
@@ -73,42 +77,35 @@ class PeopleHttp:
     def _person(self, request: web.Request) -> int:
         return self._people.user(int(request.match_info["person"])).id
 
-    async def overview(self, request: web.Request) -> web.Response:
+    async def overview(self, request: web.Request) -> Json:
         """Return the bot, the people, the groups, and the number of the last event."""
-        return answer(
-            {
-                "bot": self._world.bot,
-                "people": [self._describe(user) for user in self._world.users.values()],
-                "groups": [self._describe_chat(c) for c in self._world.chats.values() if c.kind != "private"],
-                "sample_votes": self._voters.state if self._voters.ready else None,
-                "last_event": self._world.events.last,
-            }
-        )
+        return {
+            "bot": self._world.bot,
+            "people": [self._describe(user) for user in self._world.users.values()],
+            "groups": [self._describe_chat(c) for c in self._world.chats.values() if c.kind != "private"],
+            "sample_votes": self._voters.state if self._voters.ready else None,
+            "last_event": self._world.events.last,
+        }
 
-    async def create_person(self, request: web.Request) -> web.Response:
+    async def create_person(self, request: web.Request) -> Json:
         """Create a person, or change an existing one: {id, name?, language?}."""
-        body = await json_object(request)
-        known = self._world.users.get(int(body["id"]))
-        user = self._world.add_user(
-            int(body["id"]),
-            str(body.get("name") or (known.name if known else "Anonymous")),
-            language=str(body.get("language") or (known.language if known else "en")),
-        )
-        return answer(self._describe(user))
+        body = await _json_object(request)
+        number = int(body["id"])
+        known = self._world.users.get(number, User(number, "Anonymous"))
+        name, language = body.get("name") or known.name, body.get("language") or known.language
+        return self._describe(self._world.add_user(number, str(name), str(language)))
 
-    async def counts(self, request: web.Request) -> web.Response:
+    async def counts(self, request: web.Request) -> Json:
         """Return how many messages the bot sent, edited and deleted in `?chat=`, and flood control's total refusals."""
-        chat = self._world.chats.get(number(request.query.get("chat")) or 0)
+        chat = self._world.chats.get(_number(request.query.get("chat")) or 0)
         if chat is None:
             raise api_error("chat not found")
-        counts = chat.counts
-        flood = self._world.flood.refusals
-        return answer({"sends": counts.sends, "edits": counts.edits, "deletes": counts.deletes, "refusals": flood})
+        return {**asdict(chat.counts), "refusals": self._world.flood.refusals}
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream the events after `?after=N` (or Last-Event-ID); `?person=ID` selects those of one person's chats."""
         after = int(request.headers.get("Last-Event-ID") or request.query.get("after") or self._world.events.last)
-        person = number(request.query.get("person"))
+        person = _number(request.query.get("person"))
 
         def wanted(event: Json) -> bool:
             chat = event["chat"]
@@ -122,12 +119,12 @@ class PeopleHttp:
                 await response.write(f"id: {event['id']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode())
         return response
 
-    async def messages(self, request: web.Request) -> web.Response:
+    async def messages(self, request: web.Request) -> Json:
         """Return the messages of one of the person's chats (`?chat=`, by default theirs with the bot), oldest first."""
-        chat = self._people.chat_of(self._person(request), number(request.query.get("chat")))
-        return answer({"messages": list(chat.messages.values()), "last_event": self._world.events.last})
+        chat = self._people.chat_of(self._person(request), _number(request.query.get("chat")))
+        return {"messages": list(chat.messages.values()), "last_event": self._world.events.last}
 
-    async def send(self, request: web.Request) -> web.Response:
+    async def send(self, request: web.Request) -> Json:
         """Send a text: {text, chat?, reply_to?, topic?}.
 
         Or send files in a form: `caption` and `photo`, `raw_photo`, `document` or `sticker`; several make an album.
@@ -136,62 +133,56 @@ class PeopleHttp:
         fields: Mapping[str, Any]
         attachments: list[Attachment] = []
         if request.content_type == "multipart/form-data":
-            texts, uploads = await read_form(await request.multipart())
-            fields = {name: values[-1] for name, values in texts.items()}
-            attachments = [
-                Attachment(
-                    file.data, file.name, file.media_type, field == "document", field == "sticker", field == "raw_photo"
-                )
-                for field, file in uploads
-            ]
+            fields, uploads = await read_form(await request.multipart())
+            attachments = [Attachment(file.data, file.name, file.media_type, field) for field, file in uploads]
         else:
-            fields = await json_object(request)
-        chat, reply_to = number(fields.get("chat")), number(fields.get("reply_to"))
-        topic = number(fields.get("topic")) or 0
+            fields = await _json_object(request)
+        chat, reply_to = _number(fields.get("chat")), _number(fields.get("reply_to"))
+        topic = _number(fields.get("topic")) or 0
         if not attachments:
             text = str(fields.get("text") or "")
-            return answer({"messages": [self._people.writes(person, text, chat=chat, reply_to=reply_to, topic=topic)]})
+            return {"messages": [self._people.writes(person, text, chat=chat, reply_to=reply_to, topic=topic)]}
         caption = str(fields.get("caption") or fields.get("text") or "")
         sent = await self._people.sends(person, attachments, caption, chat=chat, reply_to=reply_to, topic=topic)
-        return answer({"messages": sent})
+        return {"messages": sent}
 
-    async def commands(self, request: web.Request) -> web.Response:
+    async def commands(self, request: web.Request) -> Json:
         """Return the menu of commands that the person sees (`?chat=`, by default their chat with the bot)."""
         person = self._person(request)
-        chat = self._people.chat_of(person, number(request.query.get("chat")))
-        return answer({"commands": commands_for(self._world, self._people.user(person), chat)})
+        chat = self._people.chat_of(person, _number(request.query.get("chat")))
+        return {"commands": commands_for(self._world, self._people.user(person), chat)}
 
-    async def open_topic(self, request: web.Request) -> web.Response:
+    async def open_topic(self, request: web.Request) -> Json:
         """Create a forum topic: {chat, name}."""
-        body = await json_object(request)
+        body = await _json_object(request)
         topic = self._people.opens_topic(self._person(request), str(body["name"]), chat=int(body["chat"]))
-        return answer({"topic": topic})
+        return {"topic": topic}
 
-    async def edit(self, request: web.Request) -> web.Response:
+    async def edit(self, request: web.Request) -> Json:
         """Edit the person's own message: {message, text, chat?}."""
-        body = await json_object(request)
-        chat = number(body.get("chat"))
-        return answer(self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat))
+        body = await _json_object(request)
+        chat = _number(body.get("chat"))
+        return self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat)
 
-    async def press(self, request: web.Request) -> web.Response:
+    async def press(self, request: web.Request) -> Json:
         """Press an inline button: {message, data, chat?}."""
-        body = await json_object(request)
-        chat = number(body.get("chat"))
+        body = await _json_object(request)
+        chat = _number(body.get("chat"))
         query = self._people.presses(self._person(request), int(body["message"]), str(body["data"]), chat=chat)
-        return answer({"query": query})
+        return {"query": query}
 
-    async def react(self, request: web.Request) -> web.Response:
+    async def react(self, request: web.Request) -> Json:
         """React to a message: {message, emoji, chat?}; an empty emoji removes the reaction."""
-        body = await json_object(request)
-        chat = number(body.get("chat"))
+        body = await _json_object(request)
+        chat = _number(body.get("chat"))
         self._people.reacts(self._person(request), int(body["message"]), str(body["emoji"]), chat=chat)
-        return answer({})
+        return {}
 
-    async def block(self, request: web.Request) -> web.Response:
+    async def block(self, request: web.Request) -> Json:
         """Block or unblock the bot: {blocked}."""
-        body = await json_object(request)
+        body = await _json_object(request)
         self._people.blocks(self._person(request), blocked=bool(body.get("blocked", True)))
-        return answer({})
+        return {}
 
     async def file(self, request: web.Request) -> web.Response:
         """Return a photo or document by its file id."""
@@ -205,17 +196,17 @@ class PeopleHttp:
             headers={"Content-Security-Policy": "sandbox; default-src 'none'", "X-Content-Type-Options": "nosniff"},
         )
 
-    async def cast_sample_votes(self, request: web.Request) -> web.Response:
+    async def cast_sample_votes(self, request: web.Request) -> Json:
         """Start a round of sample votes: {coin?}. Its progress is in the events of kind "votes"."""
-        body = await json_object(request)
-        return answer(self._voters.start(coin=bool(body.get("coin"))))
+        body = await _json_object(request)
+        return self._voters.start(coin=bool(body.get("coin")))
 
-    async def samples(self, request: web.Request) -> web.Response:
+    async def samples(self, request: web.Request) -> Json:
         """Return the samples' names and addresses, which of them are stickers, and the note."""
         samples = [
             {"name": name, "url": f"/samples/{name}", "sticker": _is_webp(data)} for name, data in self._samples.items()
         ]
-        return answer({"samples": samples, "note": self._note})
+        return {"samples": samples, "note": self._note}
 
     async def sample(self, request: web.Request) -> web.Response:
         """Return a sample's file."""
@@ -228,3 +219,36 @@ class PeopleHttp:
 
 def _is_webp(data: bytes) -> bool:
     return data[8:12] == b"WEBP"
+
+
+async def _json_object(request: web.Request) -> Json:
+    """Return the request's body. Raises `BotApiError` for anything but a JSON object."""
+    with suppress(ValueError):
+        body = await request.json()
+        if isinstance(body, dict):
+            return body
+    raise api_error("expected a JSON object")
+
+
+def _number(value: object) -> int | None:
+    """Convert an optional number. Raises ValueError."""
+    return None if value in (None, "") else int(str(value))
+
+
+def _guarded(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Refuse requests from pages of other origins, and answer objects and errors as JSON."""
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        status = 200
+        try:
+            if origin and urlsplit(origin).netloc != request.host:
+                raise api_error("pages of other origins may not call this", 403)
+            body = await handler(request)
+        except BotApiError as error:
+            body, status = error.body(), error.code
+        except (KeyError, TypeError, ValueError) as error:
+            body, status = api_error(f"wrong parameters: {error}").body(), 400
+        return body if isinstance(body, web.StreamResponse) else web.json_response(body, status=status)
+
+    return guarded

@@ -20,17 +20,15 @@ _ALBUM = 10
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A picture sent as a photo, any file sent as a document, or a sticker.
+    """A picture or file, and what it is sent as.
 
-    `raw` sends a photo's bytes without decoding them, even if they are damaged.
+    `kind` is "photo", "raw_photo" (sent without decoding it, even if it is damaged), "document" or "sticker".
     """
 
     data: bytes = field(repr=False)
     name: str = "photo.jpg"
     media_type: str = ""
-    document: bool = False
-    sticker: bool = False
-    raw: bool = False
+    kind: str = "photo"
 
 
 class PersonActions:
@@ -89,10 +87,10 @@ class PersonActions:
         into = self.chat_of(person, chat)
         if not 1 <= len(attachments) <= _ALBUM:
             raise api_error("an album has up to ten pictures or files")
-        if len({attachment.document for attachment in attachments}) > 1:
+        if len({attachment.kind == "document" for attachment in attachments}) > 1:
             raise api_error("document can't be mixed with other media types")
         text, entities = formatted(caption)
-        if any(each.sticker for each in attachments) and (text or len(attachments) > 1):
+        if any(each.kind == "sticker" for each in attachments) and (text or len(attachments) > 1):
             raise api_error("a sticker comes alone")
         if units(text) > MAX_CAPTION:
             raise api_error("message caption is too long")
@@ -107,12 +105,13 @@ class PersonActions:
 
     async def _content(self, attachment: Attachment) -> Json:
         files = self._world.files
-        if attachment.document:
-            return {"document": files.add_document(attachment.data, attachment.name, attachment.media_type)}
-        if attachment.sticker:
-            return {"sticker": files.add_sticker(attachment.data, attachment.media_type)}
-        if attachment.raw:
-            return {"photo": files.add_broken_photo(attachment.data)}
+        match attachment.kind:
+            case "document":
+                return {"document": files.add_document(attachment.data, attachment.name, attachment.media_type)}
+            case "sticker":
+                return {"sticker": files.add_sticker(attachment.data, attachment.media_type)}
+            case "raw_photo":
+                return {"photo": files.add_broken_photo(attachment.data)}
         return {"photo": await files.add_photo(attachment.data)}
 
     def _say(self, person: int, chat: EmulatedChat, reply_to: int | None, topic: int, **content: object) -> Json:

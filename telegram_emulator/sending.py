@@ -6,29 +6,16 @@ the content is checked before the chat, and flood control comes last, so that a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from telegram_emulator.api_errors import Json, api_error
 from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
-from telegram_emulator.parameters import Parameters
+from telegram_emulator.parameters import Parameters, Upload
 from telegram_emulator.reply_markup import inline_keyboard
-from telegram_emulator.world import EmulatedChat, World
+from telegram_emulator.world import World
 
 _ACTIONS = frozenset({
     "typing", "upload_photo", "record_video", "upload_video", "record_voice", "upload_voice", "upload_document",
     "choose_sticker", "find_location", "record_video_note", "upload_video_note",
 })  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Envelope:
-    """The parts of a message other than its content."""
-
-    chat: EmulatedChat
-    reply: Json | None
-    keyboard: Json | None
-    topic: Json
-    forces_reply: bool
 
 
 def checked_text(parameters: Parameters) -> tuple[str, list[Json]]:
@@ -57,7 +44,8 @@ def _formatted(parameters: Parameters, name: str, entities: str) -> tuple[str, l
     return formatted(parameters.text(name), parameters.decoded(entities, entities.replace("_", " ")))
 
 
-def _envelope(world: World, parameters: Parameters) -> _Envelope:
+def _send(world: World, parameters: Parameters, **content: object) -> Json:
+    """Check the chat, the reply, the buttons and flood control; compose the message and post it."""
     keyboard = inline_keyboard(parameters)
     chat = world.chat_for_bot(parameters.text("chat_id"))
     given = Parameters(parameters.object("reply_parameters", "reply parameters"))
@@ -66,50 +54,44 @@ def _envelope(world: World, parameters: Parameters) -> _Envelope:
     if target and reply is None and not given.boolean("allow_sending_without_reply"):
         raise api_error("message to be replied not found")
     # A reply goes to the topic of the message it replies to.
-    topic = parameters.integer("message_thread_id") or (reply or {}).get("message_thread_id", 0)
-    markup = parameters.decoded("reply_markup", "reply keyboard markup")
-    forces_reply = isinstance(markup, dict) and bool(markup.get("force_reply"))
-    return _Envelope(chat, reply, keyboard, world.in_topic(chat, topic), forces_reply)
-
-
-def _send(world: World, to: _Envelope, content: Json) -> Json:
-    """Check flood control, compose the message and post it. Raises `BotApiError` (429)."""
-    chat = to.chat
+    topic = world.in_topic(chat, parameters.integer("message_thread_id") or (reply or {}).get("message_thread_id", 0))
     world.flood.charge(chat.id, group=chat.kind != "private")
-    message = world.compose(chat, world.bot, reply_to_message=to.reply, reply_markup=to.keyboard, **to.topic, **content)
+    message = world.compose(chat, world.bot, reply_to_message=reply, reply_markup=keyboard, **topic, **content)
     chat.counts.sends += 1
     world.post(chat, message)
-    if to.forces_reply:  # apps open the input field as a reply to it
+    markup = parameters.decoded("reply_markup", "reply keyboard markup")
+    if markup and markup.get("force_reply"):  # apps open the input field as a reply to it
         world.events.publish("force_reply", chat.id, message_id=message["message_id"])
     return message
+
+
+def _uploaded(parameters: Parameters, name: str) -> Upload:
+    upload = parameters.upload(name)
+    if upload is None:
+        raise api_error(f"there is no {name} in the request")
+    return upload
 
 
 async def send_message(world: World, parameters: Parameters) -> Json:
     """Carry out sendMessage."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
-    to = _envelope(world, parameters)
-    return _send(world, to, {"text": text, "entities": entities, "link_preview_options": preview})
+    return _send(world, parameters, text=text, entities=entities, link_preview_options=preview)
 
 
 async def send_photo(world: World, parameters: Parameters) -> Json:
     """Carry out sendPhoto with an uploaded photo."""
     caption, entities = checked_caption(parameters)
-    to = _envelope(world, parameters)
-    if (upload := parameters.upload("photo")) is None:
-        raise api_error("there is no photo in the request")
-    photo = await world.files.add_photo(upload.data)
-    return _send(world, to, {"photo": photo, "caption": caption, "caption_entities": entities})
+    photo = await world.files.add_photo(_uploaded(parameters, "photo").data)
+    return _send(world, parameters, photo=photo, caption=caption, caption_entities=entities)
 
 
 async def send_document(world: World, parameters: Parameters) -> Json:
     """Carry out sendDocument with an uploaded file."""
     caption, entities = checked_caption(parameters)
-    to = _envelope(world, parameters)
-    if (upload := parameters.upload("document")) is None:
-        raise api_error("there is no document in the request")
+    upload = _uploaded(parameters, "document")
     document = world.files.add_document(upload.data, upload.name, upload.media_type)
-    return _send(world, to, {"document": document, "caption": caption, "caption_entities": entities})
+    return _send(world, parameters, document=document, caption=caption, caption_entities=entities)
 
 
 async def send_chat_action(world: World, parameters: Parameters) -> bool:

@@ -118,8 +118,11 @@ class World:
         self._next_person = 1001
         self._next_group = _FIRST_GROUP
 
-    def add_user(self, user_id: int | None, name: str, *, language: str = "en", **marks: bool) -> User:
-        """Create a person with their private chat; an existing person gets the name and the language."""
+    def add_user(self, user_id: int | None, name: str, language: str = "en", **marks: bool) -> User:
+        """Create a person with their private chat; an existing person gets the name and the language.
+
+        If `user_id` is None, the next free id is taken.
+        """
         if user_id is None:
             while self._next_person in self.users:
                 self._next_person += 1

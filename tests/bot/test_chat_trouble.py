@@ -30,7 +30,7 @@ from tests.support.chatting import Script, ScriptedEngine, Stage, final_reply, p
 async def test_a_file_of_21_megabytes_is_refused_before_the_download(stage: Stage) -> None:
     """The reply names the limit; neither getFile nor the engine was called."""
     async with stage.bot() as bot, stage.person() as ada:
-        large = Attachment(b"\xff\xd8" + bytes(21_000_000), "large.jpg", "image/jpeg", document=True)
+        large = Attachment(b"\xff\xd8" + bytes(21_000_000), "large.jpg", "image/jpeg", kind="document")
         await stage.emulator.people.sends(ada.id, [large])
         answer = await final_reply(ada, after=0)
         assert "20 MB" in answer["text"]

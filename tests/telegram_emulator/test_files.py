@@ -25,8 +25,8 @@ async def test_files_over_20_megabytes_cannot_be_fetched(emulator: Emulator) -> 
     """getFile takes exactly 20 MB and refuses a byte more, an unknown id and none."""
     async with running(emulator) as (_, bot):
         limit = 20 * 2**20
-        fits = Attachment(b"x" * limit, "fits.bin", document=True)
-        large = Attachment(b"x" * (limit + 1), "large.bin", document=True)
+        fits = Attachment(b"x" * limit, "fits.bin", kind="document")
+        large = Attachment(b"x" * (limit + 1), "large.bin", kind="document")
         for attachment in (fits, large):
             await emulator.people.sends(ADA, [attachment])
         updates = await bot.get_updates()
