@@ -2,11 +2,9 @@
 
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
-import { h } from "./dom.js";
+import { $, h } from "./dom.js";
 import { day, render } from "./render.js";
 import { t } from "./words.js";
-
-const $ = (id) => document.getElementById(id);
 
 export class Chat {
   /** `say(text, wrong)` shows a toast; `changed()` is called after everything that may change the hint; `note()`
@@ -59,7 +57,10 @@ export class Chat {
       const message = this.messages.get(event.message_id);
       if (message) this.put(message);
     }
-    if (event.kind === "toast" && event.person === this.person.id) this.answered(event);
+    if (event.kind === "toast" && event.person === this.person.id) {
+      this.wait(event.message);
+      if (event.text) this.say(event.text);
+    }
     this.changed();
     return true;
   }
@@ -94,11 +95,10 @@ export class Chat {
   }
 
   element(message) {
-    const waiting = new Set([...this.waiting.values()].filter((w) => w.message === message.message_id).map((w) => w.data));
     return render(message, {
       me: this.person.id,
       group: Boolean(this.group),
-      waiting,
+      waiting: this.waiting.get(message.message_id),
       reaction: this.reactions.get(message.message_id),
       on: {
         command: (text) => this.write(text),
@@ -188,22 +188,18 @@ export class Chat {
   }
 
   async press(message, data) {
-    const answer = await this.attempt(() => api.press(this.person.id, message.message_id, data, this.chat));
-    if (!answer) return;
-    if (!this.waiting.has(answer.query)) this.waiting.set(answer.query, { message: message.message_id, data });
+    this.wait(message.message_id, data);
+    setTimeout(() => this.wait(message.message_id), 15000);
+    if (!(await this.attempt(() => api.press(this.person.id, message.message_id, data, this.chat)))) return this.wait(message.message_id);
     if (/^rate/.test(data)) sessionStorage.setItem("rated", "yes");
-    if (this.early?.has(answer.query)) this.waiting.delete(answer.query);
-    setTimeout(() => this.waiting.delete(answer.query), 15000);
-    this.put(this.messages.get(message.message_id) ?? message);
-    this.changed();
+    return this.changed();
   }
 
-  answered(event) {
-    this.early = (this.early ?? new Set()).add(event.query); // the bot's answer may arrive before the response to the press
-    const pressed = this.waiting.get(event.query);
-    this.waiting.delete(event.query);
-    if (pressed && this.messages.has(pressed.message)) this.put(this.messages.get(pressed.message));
-    if (event.text) this.say(event.text);
+  /** Mark the button of a message with these data as pressed until the bot answers, or none if they are left out. */
+  wait(message, data) {
+    if (data) this.waiting.set(message, data);
+    else if (!this.waiting.delete(message)) return;
+    if (this.messages.has(message)) this.put(this.messages.get(message));
   }
 
   view(source) {

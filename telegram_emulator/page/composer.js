@@ -1,10 +1,8 @@
 // The draft: a text, its pictures, the message that it edits or replies to, and the menu of commands.
 
 import { isPhoto } from "./api.js";
-import { h } from "./dom.js";
+import { $, h } from "./dom.js";
 import { t } from "./words.js";
-
-const $ = (id) => document.getElementById(id);
 
 export class Composer {
   /** `send(draft)` gets a text, files and the ids of the messages that it edits and replies to, and returns a true

@@ -1,4 +1,6 @@
-// Create elements.
+// Find and create elements.
+
+export const $ = (id) => document.getElementById(id);
 
 /** Create an element: h("b", {class: "x", onclick: f}, child, …). Text is never read as HTML. */
 export function h(name, attributes = {}, ...children) {

@@ -2,10 +2,9 @@
 
 import * as api from "./api.js";
 import { Chat } from "./chat.js";
-import { h } from "./dom.js";
+import { $, h } from "./dom.js";
 import { bold, speak, t } from "./words.js";
 
-const $ = (id) => document.getElementById(id);
 const FACES = ["#3b62d9", "#b84e26", "#217a51", "#8741bb", "#8f6413", "#227488", "#b63d75"];
 const ADMIN_COMMANDS = [
   ["/status", "Show the bot's status"],
@@ -20,7 +19,6 @@ let groups = [];
 let unread = new Map();
 let votes = null;
 let note = "";
-let online = true;
 
 function say(text, wrong = false) {
   const toast = h("div", { class: `toast${wrong ? " wrong" : ""}` }, text);
@@ -30,23 +28,25 @@ function say(text, wrong = false) {
 
 const chat = new Chat({ say, changed: hint, note: () => note });
 
+/** A radio button for a person or a chat, with its number of unread messages. */
+function choice(id, chosen, choose, ...content) {
+  const count = unread.get(id);
+  return h("button", { type: "button", class: "person", role: "radio", "aria-checked": String(chosen), onclick: choose },
+    ...content, count ? h("span", { class: "unread" }, String(count)) : null);
+}
+
 function person(someone) {
   const face = h("span", { class: "face" }, [...someone.name][0] ?? "?");
   face.style.background = FACES[someone.id % FACES.length];
-  const count = unread.get(someone.id);
-  return h("button", {
-    type: "button", class: "person", role: "radio", "aria-checked": String(someone.id === chat.person?.id),
-    onclick: () => become(someone),
-  }, face, someone.name, someone.admin ? h("small", {}, t("admin")) : null, count ? h("span", { class: "unread" }, String(count)) : null);
+  const admin = someone.admin ? h("small", {}, t("admin")) : null;
+  return choice(someone.id, someone.id === chat.person?.id, () => become(someone), face, someone.name, admin);
 }
 
 /** A chat of the current person: with the bot alone, or in a group. */
 function place(group) {
-  const count = group ? unread.get(group.id) : 0;
-  return h("button", {
-    type: "button", class: "person", role: "radio", "aria-checked": String(group?.id === chat.group?.id),
-    onclick: () => become(chat.person, group),
-  }, h("span", { class: "face" }, group ? "👥" : "👍"), group?.title ?? chat.bot.first_name, count ? h("span", { class: "unread" }, String(count)) : null);
+  const face = h("span", { class: "face" }, group ? "👥" : "👍");
+  const name = group?.title ?? chat.bot.first_name;
+  return choice(group?.id, group?.id === chat.group?.id, () => become(chat.person, group), face, name);
 }
 
 function drawPeople() {
@@ -185,9 +185,8 @@ async function onEvent(event) {
 
 function onState(connected) {
   document.title = t(connected ? "thumbtune · a chat that learns from 👍 and 👎" : "thumbtune (not running)");
-  if (!connected) $("bot-state").textContent = t("not running; waiting for it to come back…");
-  else if (!online) chat.busy(null);
-  online = connected;
+  if (connected) chat.busy(null);
+  else $("bot-state").textContent = t("not running; waiting for it to come back…");
 }
 
 /** Redraw what depends on the language. */

@@ -71,10 +71,8 @@ function photo(message, onView) {
 }
 
 function sticker(message) {
-  const { file_id, emoji, is_animated, is_video } = message.sticker;
-  return is_animated || is_video
-    ? h("span", { class: "sticker" }, emoji)
-    : h("img", { class: "sticker", src: fileUrl(file_id), alt: `${t("Sticker")} ${emoji}` });
+  const { file_id, emoji } = message.sticker;
+  return h("img", { class: "sticker", src: fileUrl(file_id), alt: `${t("Sticker")} ${emoji}` });
 }
 
 function file(document_) {
@@ -94,14 +92,14 @@ function keys(message, waiting, on) {
   const key = (button) => {
     if (button.url) return h("a", { href: button.url, target: "_blank", rel: "noopener noreferrer" }, `${button.text} ↗`);
     const thumb = /[👍👎]/u.test(button.text) && button.text.length <= 6;
-    const classes = `${thumb ? "thumb" : ""} ${waiting.has(button.callback_data) ? "waiting" : ""}`;
+    const classes = `${thumb ? "thumb" : ""} ${waiting === button.callback_data ? "waiting" : ""}`;
     return h("button", { type: "button", class: classes, onclick: () => on.press(message, button.callback_data) }, button.text);
   };
   return h("div", { class: "keys" }, ...rows.map((row) => h("div", {}, ...row.map(key))));
 }
 
-/** One message as an element. `on` holds the actions command, press, view, edit, reply and react; `waiting` the data of unanswered presses. */
-export function render(message, { me, waiting = new Set(), reaction = "", group = false, on }) {
+/** One message as an element. `on` holds the actions command, press, view, edit, reply and react; `waiting` the data of a press that is not answered yet. */
+export function render(message, { me, waiting = "", reaction = "", group = false, on }) {
   const mine = message.from.id === me;
   const text = message.text ?? message.caption ?? "";
   const entities = message.entities ?? message.caption_entities;

@@ -5,6 +5,7 @@ No bot runs; the tests call the Bot API in its place.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -48,7 +49,8 @@ async def opened(emulator: Emulator, *, width: int = 390, locale: str = "en-GB")
 async def call(page: ChatPage, emulator: Emulator, method: str, **arguments: Any) -> int:
     """Call the Bot API; returns the message's id."""
     address = f"{page.page.url.rstrip('/')}/bot{emulator.token}/{method}"
-    async with aiohttp.ClientSession() as session, session.post(address, json=arguments) as answer:
+    form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in arguments.items()}
+    async with aiohttp.ClientSession() as session, session.post(address, data=form) as answer:
         return int((await answer.json())["result"]["message_id"])
 
 
