@@ -78,15 +78,7 @@ class PersonalData(Queries):
 
     async def count(self, user: int) -> PersonalDataSummary:
         """Return the amount of data that `erase` would delete."""
-
-        def work(database: Database) -> PersonalDataSummary:
-            database.execute("BEGIN")  # a consistent snapshot for all counts
-            try:
-                return _summary(database, user)
-            finally:
-                database.commit()
-
-        return await self._read(work)
+        return await self._read(lambda database: _summary(database, user))
 
     async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
         """Delete all data of a person and return the amount.

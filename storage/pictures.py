@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from dataclasses import asdict
 
@@ -59,16 +58,9 @@ class Pictures(Queries):
         )
         return known(found, f"The ledger has no picture {sha256}: send it again.")
 
-    async def all(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
-        """Return the pictures of these exchanges, or all pictures, the oldest first."""
-        where, values = "", []
-        if exchanges is not None:
-            where = (
-                " WHERE sha256 IN (SELECT sha256 FROM exchange_pictures"
-                " WHERE exchange IN (SELECT value FROM json_each(?)))"
-            )
-            values = [json.dumps(exchanges)]
-        return await self._list(picture_of, f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
+    async def all(self) -> list[StoredPicture]:
+        """Return all pictures, the oldest first."""
+        return await self._list(picture_of, "SELECT * FROM pictures ORDER BY created, sha256")
 
     async def raw(self, limit: int) -> list[str]:
         """Return the names of at most `limit` pictures that are not re-encoded."""

@@ -36,7 +36,7 @@ class ReaderPool:
     async def do(self, work: Callable[[Database], Result]) -> Result:
         """Run `work` with a read-only connection on a thread and return its result. Raises `StorageError`.
 
-        The statements of one `work` may see different states of the ledger unless it begins a transaction.
+        All statements of one `work` see the same state of the ledger.
         """
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")
@@ -55,5 +55,5 @@ class ReaderPool:
         if database is None:
             database = self._mine.database = connect(self._path, read_only=True)
             self._opened.append(database)
-        with translating_errors(self._path):
+        with translating_errors(self._path), database.atomic():
             return work(database)

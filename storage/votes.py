@@ -171,24 +171,20 @@ def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
 
 def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
     """Return every exchange of the conversations with a vote or a correction, by session and id."""
-    database.execute("BEGIN")  # a consistent snapshot for all queries
-    try:
-        silent, new = _silent(database, trust), _newcomers(database, trust, now)
-        people = {
-            "unheard": json.dumps(sorted(silent | new)),
-            "doubted": json.dumps(sorted(trust.blocked | new)),
-            "admins": json.dumps(sorted(trust.admins)),
-        }
-        votes = {row["exchange"]: row for row in every(database, _VOTES, people)}
-        rows = every(
-            database,
-            f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
-            " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
-        )
-        shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS, people)}
-        quarantined = set(column(database, "SELECT sha256 FROM pictures WHERE state = 'quarantined'"))
-    finally:
-        database.commit()
+    silent, new = _silent(database, trust), _newcomers(database, trust, now)
+    people = {
+        "unheard": json.dumps(sorted(silent | new)),
+        "doubted": json.dumps(sorted(trust.blocked | new)),
+        "admins": json.dumps(sorted(trust.admins)),
+    }
+    votes = {row["exchange"]: row for row in every(database, _VOTES, people)}
+    rows = every(
+        database,
+        f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
+        " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
+    )
+    shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS, people)}
+    quarantined = set(column(database, "SELECT sha256 FROM pictures WHERE state = 'quarantined'"))
     found = []
     for _, talk in groupby((exchange_of(row) for row in rows), key=lambda exchange: exchange.session):
         stood: dict[int, Exchange] = {}

@@ -44,21 +44,11 @@ class _Job:
 
     together: Batched[Any, Any]
     argument: Any
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     result: Any = None
     error: Exception | None = None
     lost: bool = False
     """Whether `error` concerns the whole transaction, so that none of its jobs was saved."""
-
-    def deliver(self) -> None:
-        """Wake the caller in its own event loop, unless it no longer waits."""
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
 
 
 class Writer:
@@ -91,9 +81,8 @@ class Writer:
         """
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._jobs.put(_Job(together, argument, loop, future))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(together, argument, future))
         return await future
 
     async def close(self) -> None:
@@ -200,12 +189,18 @@ def _deliver(batch: list[_Job]) -> None:
     """Wake the callers of a batch with one call into each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
     for job in batch:
-        by_loop.setdefault(job.loop, []).append(job)
+        by_loop.setdefault(job.future.get_loop(), []).append(job)
     for loop, jobs in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed: its callers are gone
             loop.call_soon_threadsafe(_deliver_all, jobs)
 
 
 def _deliver_all(jobs: list[_Job]) -> None:
+    """Wake the callers in their own event loop, except those that no longer wait."""
     for job in jobs:
-        job.deliver()
+        if job.future.done():
+            continue
+        if job.error is None:
+            job.future.set_result(job.result)
+        else:
+            job.future.set_exception(job.error)

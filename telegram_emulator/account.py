@@ -18,14 +18,7 @@ _SCOPES = frozenset({
 
 async def get_me(world: World, parameters: Parameters) -> Json:
     """Carry out getMe."""
-    return {
-        **world.bot,
-        "can_join_groups": True,
-        "can_read_all_group_messages": False,
-        "supports_inline_queries": False,
-        "can_connect_to_business": False,
-        "has_main_web_app": False,
-    }
+    return world.bot
 
 
 async def get_updates(world: World, parameters: Parameters) -> list[Json]:

@@ -102,17 +102,12 @@ async def test_history_since_a_picture(ledger: Ledger) -> None:
 
 
 async def test_pictures_rows(ledger: Ledger) -> None:
-    """A picture's row is kept as first added; those of given exchanges are found, each once."""
+    """A picture's row is kept as first added."""
     await ledger.pictures.add(picture("aa", width=999))
     assert await ledger.pictures.get("aa") == picture("aa", created=CLOCK)
     with pytest.raises(UnknownRecord, match="no picture dd"):
         await ledger.pictures.get("dd")
-    session = await ledger.sessions.open(1, 1)
-    one = (await ledger.exchanges.record(exchange(session, 1, pictures=("cc", "bb")))).id
-    two = (await ledger.exchanges.record(exchange(session, 2, pictures=("cc",)))).id
-    assert [each.sha256 for each in await ledger.pictures.all([one, two])] == ["bb", "cc"]
     assert [each.sha256 for each in await ledger.pictures.all()] == ["aa", "bb", "cc"]
-    assert await ledger.pictures.all([]) == []
 
 
 async def test_turns_show_who_said_what(ledger: Ledger, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ class InlineWriter(Writer):
             raise asyncio.CancelledError
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        self._batch.append(_Job(together, argument, loop, future))
+        self._batch.append(_Job(together, argument, future))
         if len(self._batch) == 1:
             loop.call_soon(self._flush)
         return await future
