@@ -10,11 +10,10 @@ from sqlite_utils import Database
 
 from storage.errors import UnknownRecord
 from storage.reader_pool import ReaderPool
-from storage.writer import Batched, Writer
+from storage.writer import Writer
 
 Result = TypeVar("Result")
 Record = TypeVar("Record")
-Argument = TypeVar("Argument")
 Values = Sequence[Any] | dict[str, Any]
 
 
@@ -29,10 +28,6 @@ class Queries:
     async def _write(self, work: Callable[[Database], Result]) -> Result:
         """Run `work` on the writer's thread; return after the commit."""
         return await self._writer.do(work)
-
-    async def _write_batched(self, together: Batched[Argument, Result], argument: Argument) -> Result:
-        """Run `together` once for all callers that wait for it; return after the commit."""
-        return await self._writer.do_batched(together, argument)
 
     async def _execute(self, sql: str, values: Values = ()) -> int:
         """Run one statement on the writer's thread; return the number of changed rows after the commit."""

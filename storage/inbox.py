@@ -56,7 +56,7 @@ class Inbox(Queries):
 
         Raises `UnknownRecord`, or `IllegalTransition` for a finished update.
         """
-        return await self._write_batched(_begin, update)
+        return await self._writer.do_batched(_begin, update)
 
     async def check_disk(self, update: int) -> None:
         """Test the disk by rewriting an update's row unchanged. Raises `NotSaved` if the disk is full or failing."""
@@ -68,7 +68,7 @@ class Inbox(Queries):
         `unreachable` is stored as the reason if the answer could not be delivered. Replies to an update whose sender
         was erased meanwhile are deleted. Raises `UnknownRecord`.
         """
-        await self._write_batched(self._finish, (update, unreachable))
+        await self._writer.do_batched(self._finish, (update, unreachable))
 
     async def set_aside(self, update: int, error: str) -> bool:
         """Set aside an update that fails each time, keeping its payload and `error` for the operator.

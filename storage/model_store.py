@@ -83,15 +83,15 @@ def read_manifest(directory: Path) -> Manifest:
     Raises `UnknownRecord` if there is no manifest, `Damaged` if it is inconsistent.
     """
     path = directory / MANIFEST
-    try:
-        with translating_os_errors(f"reading {path}"):
-            if not path.exists():
-                raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.")
+    with translating_os_errors(f"reading {path}"):
+        try:
             values: dict[str, Any] = json.loads(path.read_bytes())
-        files = {name: FileRecord(**record) for name, record in values["files"].items()}
-        manifest, version = Manifest(values["hash"], files), values["version"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
+            files = {name: FileRecord(**record) for name, record in values["files"].items()}
+            manifest, version = Manifest(values["hash"], files), values["version"]
+        except FileNotFoundError as error:
+            raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
     if version != _VERSION:
         raise StorageError(f"{path} has the format {version}, this version reads {_VERSION}: update thumbtune.")
     if manifest.hash != _hash(files):

@@ -43,11 +43,11 @@ class Replies(Queries):
 
     async def sent(self, update: int, slot: int, message: int) -> None:
         """Store Telegram's message id of a reply. Raises `UnknownRecord` for one that was not begun."""
-        await self._set(update, slot, "message = ?", message)
+        await self._set(update, slot, "message", message)
 
     async def finish(self, update: int, slot: int) -> None:
         """Mark a reply as showing its final text. Raises `UnknownRecord` for one that was not begun."""
-        await self._set(update, slot, "final = ?", 1)
+        await self._set(update, slot, "final", 1)
 
     async def for_update(self, update: int) -> list[Reply]:
         """Return all replies begun for an update, by slot."""
@@ -71,10 +71,9 @@ class Replies(Queries):
             (chat, question),
         )
 
-    async def _set(self, update: int, slot: int, change: str, value: int) -> None:
-        if not await self._execute(
-            f'UPDATE replies SET {change} WHERE "update" = ? AND slot = ?', (value, update, slot)
-        ):
+    async def _set(self, update: int, slot: int, field: str, value: int) -> None:
+        sql = f'UPDATE replies SET {field} = ? WHERE "update" = ? AND slot = ?'
+        if not await self._execute(sql, (value, update, slot)):
             raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
 
 

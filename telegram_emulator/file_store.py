@@ -12,6 +12,7 @@ import mimetypes
 import secrets
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import PurePath
 
 from PIL import Image, ImageOps
 
@@ -38,11 +39,10 @@ class StoredFile:
 
 
 class FileStore:
-    """All files, by id and by path."""
+    """All files, by id."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, StoredFile] = {}
-        self._by_path: dict[str, StoredFile] = {}
         self._photos: dict[str, list[Json]] = {}
         self._numbers = itertools.count()
 
@@ -52,7 +52,7 @@ class FileStore:
 
     def by_path(self, path: str) -> StoredFile | None:
         """Return the file at a path that getFile has given, or None if there is none."""
-        return self._by_path.get(path)
+        return self._by_id.get(PurePath(path).stem)
 
     def describe(self, file_id: str) -> Json:
         """Return a Bot API `File`. Raises `BotApiError` for an unknown id and for a file above 20 MB."""
@@ -63,7 +63,6 @@ class FileStore:
             raise api_error("wrong file_id or the file is temporarily unavailable")
         if len(file.data) > MAX_DOWNLOAD_BYTES:
             raise api_error("file is too big")
-        self._by_path[file.path] = file
         return {**_reference(file), "file_path": file.path}
 
     def add_document(self, data: bytes, name: str, media_type: str = "") -> Json:
@@ -109,17 +108,10 @@ class FileStore:
         return {**_reference(file), "width": width, "height": height}
 
     def _keep(self, data: bytes, folder: str, name: str, media_type: str) -> StoredFile:
-        number = next(self._numbers)
-        suffix = name.rpartition(".")[2].lower() if "." in name else "bin"
-        file = StoredFile(
-            id=f"{folder[:2]}{number}-{secrets.token_urlsafe(24)}",
-            unique_id=sha256(data).hexdigest()[:16],
-            path=f"{folder}/file_{number}.{suffix}",
-            name=name,
-            media_type=media_type,
-            data=data,
-        )
-        self._by_id[file.id] = file
+        file_id = f"{folder[:2]}{next(self._numbers)}-{secrets.token_urlsafe(24)}"
+        path = f"{folder}/{file_id}{PurePath(name).suffix.lower() or '.bin'}"
+        file = StoredFile(file_id, sha256(data).hexdigest()[:16], path, name, media_type, data)
+        self._by_id[file_id] = file
         return file
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextlib import suppress
 
 from telegram_emulator.api_errors import Json, api_error
 
@@ -27,7 +28,8 @@ class UpdateQueue:
         self._queue: deque[Json] = deque()
         self._again: list[Json] = []
         self._allowed: frozenset[str] | None = None
-        self._poller: asyncio.Future[None] | None = None
+        self._turn = 0  # of the poller that waits; others are answered with 409
+        self._ended = ""  # why the poller before it was ended
         self._arrival = asyncio.Event()
 
     def __len__(self) -> int:
@@ -89,16 +91,14 @@ class UpdateQueue:
         self.confirm(offset)
         end = time.monotonic() + min(seconds, _LONGEST_POLL)
         batch = self.deliverable(limit)
-        while not batch and (left := end - time.monotonic()) > 0:
+        if not batch and seconds:
             self.end_poll("terminated by other getUpdates request; make sure that only one bot instance is running")
-            mine = self._poller = asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait_for(mine, left)
-            except TimeoutError:
-                return []
-            finally:
-                if self._poller is mine:
-                    self._poller = None
+        mine = self._turn
+        while not batch and (left := end - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.arrived(), left)
+            if self._turn != mine:
+                raise api_error(self._ended, 409)
             batch = self.deliverable(limit)
         return batch
 
@@ -110,11 +110,9 @@ class UpdateQueue:
     def wake(self) -> None:
         """Let the poller and the webhook look at the queue again."""
         self._arrival.set()
-        if self._poller is not None and not self._poller.done():
-            self._poller.set_result(None)
 
     def end_poll(self, reason: str) -> None:
         """Answer the waiting poller with 409."""
-        if self._poller is not None and not self._poller.done():
-            self._poller.set_exception(api_error(reason, 409))
-        self._poller = None
+        self._turn += 1
+        self._ended = reason
+        self.wake()
