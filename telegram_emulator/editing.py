@@ -98,5 +98,5 @@ async def answer_callback_query(world: World, parameters: Parameters) -> bool:
     if len(text) > _MAX_TOAST:
         world.callbacks[query.id] = query
         raise api_error("MESSAGE_TOO_LONG")
-    world.events.publish("toast", query.chat, person=query.person, message=query.message, query=query.id, text=text)
+    world.events.publish("toast", query.chat, person=query.person, message_id=query.message, query=query.id, text=text)
     return True

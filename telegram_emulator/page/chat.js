@@ -58,7 +58,7 @@ export class Chat {
       if (message) this.put(message);
     }
     if (event.kind === "toast" && event.person === this.person.id) {
-      this.wait(event.message);
+      this.wait(event.message_id);
       if (event.text) this.say(event.text);
     }
     this.changed();
