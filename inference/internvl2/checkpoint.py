@@ -6,7 +6,6 @@ by XTuner and by lmdeploy.
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig
 
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
@@ -159,10 +158,13 @@ def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None)
 
 
 def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the content of config.json with every field, as in official checkpoints: loaders have other defaults."""
-    fields = _all_fields(config)
-    fields["vision_config"] = _all_fields(config.vision_config)
-    fields["llm_config"] = _all_fields(config.llm_config)
+    """Return the content of config.json with every field of InternVL2, as in official checkpoints.
+
+    Loaders have other defaults. `to_diff_dict` leaves out only what transformers adds to every configuration.
+    """
+    fields = config.to_diff_dict()
+    fields["vision_config"] = config.vision_config.to_diff_dict()
+    fields["llm_config"] = config.llm_config.to_diff_dict()
     fields["architectures"] = ["InternVLChatModel"]
     fields["vision_config"]["architectures"] = ["InternVisionModel"]
     fields["llm_config"]["architectures"] = ["InternLM2ForCausalLM"]
@@ -171,15 +173,6 @@ def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str
         # All versions of transformers read this field; they read "dtype" only since 4.56.
         part["torch_dtype"] = str(dtype).removeprefix("torch.")
     fields["auto_map"] = AUTO_MAP
-    return fields
-
-
-def _all_fields(config: PretrainedConfig) -> dict[str, Any]:
-    """Return all parameters of a configuration's constructor, defaults included, and its other fields."""
-    named = [name for name in inspect.signature(type(config).__init__).parameters if hasattr(config, name)]
-    fields = {name: getattr(config, name) for name in named}
-    fields.update(config.to_diff_dict())
-    fields["model_type"] = config.model_type
     return fields
 
 

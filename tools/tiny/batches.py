@@ -6,6 +6,7 @@ learning from them.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
@@ -21,16 +22,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from inference.chat_format.template import IM_END, IM_START, render, render_answer
 from inference.internvl2.tiles import tiles
 from inference.internvl2.tiling import Tiling
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.shapes import Scene
 from tools.tiny.conversations import Length, TrainingConversation, converse
 from tools.tiny.training_drawing import draw
 
-TILE: Final = 112
-"""Side of a tile in pixels."""
-PATCH: Final = 14
-TOKENS_A_TILE: Final = (TILE // PATCH // 2) ** 2
-MOST_TILES: Final = 4
-"""The most tiles of a picture, without its thumbnail."""
+_TILING: Final = Tiling.from_config(json.loads((CHECKPOINT / "config.json").read_bytes()))
 
 IGNORED: Final = -100
 
@@ -45,7 +42,7 @@ _REUSED: Final = 0.6  # share of pictures that are reused
 class Batch:
     """Conversations of similar length.
 
-    `tiles`, uint8 [T, TILE, TILE, 3], are in the order in which the rows of `ids`, int64 [B, N], refer to them.
+    `tiles`, uint8 [T, S, S, 3], are in the order in which the rows of `ids`, int64 [B, N], refer to them.
     `labels`, int64 [B, N], repeat the ids that are learned and are `IGNORED` elsewhere. Rows are padded on the right.
     """
 
@@ -84,7 +81,7 @@ class ConversationEncoder:
 
     def encode(self, conversation: TrainingConversation, picture_tiles: list[int]) -> tuple[list[int], list[int]]:
         """Return the ids and labels of a conversation; `picture_tiles` holds the number of tiles of each picture."""
-        text = render(conversation.prompt, [TOKENS_A_TILE * count for count in picture_tiles])
+        text = render(conversation.prompt, [_TILING.tokens * count for count in picture_tiles])
         ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
         return ids, self.label(ids)
 
@@ -147,13 +144,13 @@ class _PictureCache:
         self._drawn: dict[Scene, deque[Tensor]] = {}
 
     def picture(self, scene: Scene) -> Tensor:
-        """Return the scene drawn and tiled, uint8 [T, TILE, TILE, 3]."""
+        """Return the scene drawn and tiled, uint8 [T, S, S, 3]."""
         kept = self._drawn.setdefault(scene, deque(maxlen=_KEPT_A_SCENE))
         if len(kept) == _KEPT_A_SCENE and self._rng.random() < _REUSED:
             return self._rng.choice(kept)
-        cut = tiles(draw(scene, self._rng), Tiling(side=TILE, max_tiles=MOST_TILES))
+        cut = tiles(draw(scene, self._rng), _TILING)
         pixels = [torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8) for tile in cut]
-        kept.append(torch.stack(pixels).view(-1, TILE, TILE, 3))
+        kept.append(torch.stack(pixels).view(-1, _TILING.side, _TILING.side, 3))
         return kept[-1]
 
 

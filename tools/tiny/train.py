@@ -35,8 +35,9 @@ from inference.internvl2.checkpoint import load_model, write_checkpoint
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-from tools.tiny.batches import MOST_TILES, PATCH, TILE, Batch, Batches, Pool
+from tools.tiny.batches import Batch, Batches, Pool
 from tools.tiny.examine import examine
 from tools.tiny.make_tokenizer import make_tokenizer
 
@@ -46,58 +47,12 @@ _WARM_UP: Final = 0.03  # share of the training
 _CLIP: Final = 1.0
 
 
-def configuration(tokenizer: Any) -> InternVLChatConfig:
-    """Return the configuration of internvl2-tiny.
-
-    lmdeploy's TurboMind requires attention heads of size 64 and widths in multiples of 64.
-    """
-    return InternVLChatConfig(
-        vision_config={
-            "hidden_size": 128,
-            "num_attention_heads": 2,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "image_size": TILE,
-            "patch_size": PATCH,
-            "qkv_bias": True,
-            "qk_normalization": False,
-            "norm_type": "layer_norm",
-            "initializer_range": 0.05,
-            "initializer_factor": 1.0,
-        },
-        llm_config={
-            "architectures": ["InternLM2ForCausalLM"],
-            "vocab_size": len(tokenizer),
-            "hidden_size": 256,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
-            "max_position_embeddings": 2048,
-            "initializer_range": 0.04,
-            "rms_norm_eps": 1e-5,
-            "bias": False,
-            "rope_theta": 1_000_000,
-            "rope_scaling": {"type": "dynamic", "factor": 2.0},
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        force_image_size=TILE,
-        downsample_ratio=0.5,
-        ps_version="v2",
-        template="internlm2-chat",
-        dynamic_image_size=True,
-        use_thumbnail=True,
-        min_dynamic_patch=1,
-        max_dynamic_patch=MOST_TILES,
-    )
-
-
 def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
-    """Return the model with random float32 weights."""
+    """Return the model with random float32 weights: the shipped one's configuration with the tokenizer's vocabulary."""
+    config = InternVLChatConfig.from_pretrained(CHECKPOINT)
+    config.llm_config.vocab_size = len(tokenizer)
     torch.manual_seed(seed)
-    model = InternVLChatModel(configuration(tokenizer))
+    model = InternVLChatModel(config)
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
     return model
 
