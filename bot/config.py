@@ -29,7 +29,13 @@ from training.settings import TrainingSettings
 ENV_DELIMITER = "__"
 DEFAULT_PATH = Path("config.toml")
 
-_REMOVED: Final = {"telegram.drafts": "this setting was removed: answers grow by edits everywhere. Delete it."}
+_REMOVED: Final = {
+    "telegram.drafts": "this setting was removed: answers grow by edits everywhere. Delete it.",
+    "inference.warm_timeout": "this setting was removed: a warm-up takes 20 s at most. Delete it.",
+    "inference.warm_at_once": "this setting was removed: an engine is warmed up by 4 prompts at a time. Delete it.",
+    "inference.restart_delay_max": "this setting was removed: restarts are delayed by 60 s at most. Delete it.",
+    "inference.log_files": "this setting was removed: 3 old log files are kept. Delete it.",
+}
 
 _LIST: Final = 'should be a list in brackets, for example [1, 2] or ["a", "b"]'
 _SECTION: Final = 'should be a section with keys of its own, in the environment as {"key": 1}'

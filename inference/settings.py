@@ -137,16 +137,11 @@ class InferenceSettings(BaseModel):
     """How long a drained engine may finish its answers; the rest are restarted on another engine."""
 
     warm_chats: int = Field(default=64, ge=0)
-    """Before chats move to another engine, the prompts of this many active ones are computed there. 0: none."""
+    """Before chats move to another engine, the prompts of this many active ones are computed there, for 20 s at most.
+    0: none."""
 
     warm_age: float = Field(default=900, ge=0)
     """A chat is recently active for this long after its last answer."""
-
-    warm_timeout: float = Field(default=20, gt=0)
-    """Time limit of the warm-up; the remaining chats move without it."""
-
-    warm_at_once: int = Field(default=4, ge=1)
-    """The number of prompts sent at a time to warm up an engine without chats; an engine in use gets one at a time."""
 
     stop_timeout: float = Field(default=2, ge=0)
     """An engine stopped by a swap or a pause is killed after this long. When the bot itself ends, engines are killed
@@ -159,16 +154,11 @@ class InferenceSettings(BaseModel):
     """After this many failures in a row, questions fail at once instead of waiting; restarts go on."""
 
     restart_delay: float = Field(default=1, ge=0)
-    """The delay before the second restart, doubled for each further one. The first restart is immediate."""
-
-    restart_delay_max: float = Field(default=60, ge=0)
-    """The longest delay before a restart."""
+    """The delay before the second restart, doubled for each further one up to a minute. The first restart is
+    immediate."""
 
     log_megabytes: float = Field(default=5, gt=0)
-    """The size at which the log file of an engine, or of swap_command, is rotated."""
-
-    log_files: int = Field(default=3, ge=1)
-    """The number of old log files that are kept."""
+    """The size at which the log file of an engine, or of swap_command, is rotated; three old files are kept."""
 
     lmdeploy: LmdeploySettings = LmdeploySettings()
     """Settings of `lmdeploy`."""

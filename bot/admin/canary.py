@@ -17,7 +17,8 @@ from bot.admin.model_switch import ModelSwitch
 from bot.admin.notifications import Notifications
 from bot.admin.protocol import AdminRefusal
 from bot.i18n import later
-from inference.serving.deployment_status import Status, Tally
+from inference.serving.deployment_status import Status
+from inference.serving.engine_stats import Tally
 from inference.serving.supervisor import State
 from storage.learning_records import EQUAL_TRUST, Model, Trial, Trust
 from storage.ledger import Ledger

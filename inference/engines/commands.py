@@ -1,6 +1,6 @@
 """The kinds of engines: the one that the settings select, its concurrency and its command line.
 
-A new kind of engine that the bot starts needs one function here and one entry in `_COMMANDS`.
+A new kind of engine that the bot starts needs one function here and one entry in `COMMANDS`.
 """
 
 from __future__ import annotations
@@ -66,11 +66,6 @@ def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | Non
     return max(min(_CONCURRENCY[kind], sizes.batch, chats), 1)
 
 
-def command(kind: Kind) -> Command:
-    """Return the function that builds the command line of a kind. Raises KeyError for external engines."""
-    return _COMMANDS[kind]
-
-
 def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
     line = [
         *(settings.python or sys.executable, "-m", "inference.engines.cpu.server"),
@@ -95,4 +90,5 @@ def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSett
     ]
 
 
-_COMMANDS: dict[Kind, Command] = {Kind.CPU: _cpu, Kind.LMDEPLOY: _lmdeploy}
+COMMANDS: Final[dict[Kind, Command]] = {Kind.CPU: _cpu, Kind.LMDEPLOY: _lmdeploy}
+"""The functions that build the command lines of the engines that the bot starts."""

@@ -16,6 +16,7 @@ from openai.types.chat import ChatCompletionChunk
 from inference.chat_format.template import SYSTEM
 from inference.engines.chat_request import ChatRequests
 from inference.engines.reported_metrics import read_metrics
+from inference.images.sample_picture import sample_picture
 from inference.messages import (
     INVALID_PICTURE,
     Answer,
@@ -25,7 +26,6 @@ from inference.messages import (
     EngineRejected,
     EngineUnavailable,
     InferenceError,
-    Picture,
     PictureError,
     Prompt,
     PromptTooLong,
@@ -157,14 +157,10 @@ class HttpEngine:
             )
         )
 
-    async def probe(self, picture: Picture, token_timeout: float) -> Answer:
-        """Return a short answer about `picture`, which proves that the engine is ready. Raises what `answer` raises.
-
-        Args:
-            picture: Any picture.
-            token_timeout: The most seconds without a token.
-        """
-        prompt = Prompt(SYSTEM, (Turn(Role.USER, "What is this?", (picture,)),), chat="probe", sampling=_PROBE)
+    async def probe(self, token_timeout: float) -> Answer:
+        """Return a short answer about a picture, which proves that the engine is ready. Raises what `answer` raises."""
+        question = Turn(Role.USER, "What is this?", (sample_picture(),))
+        prompt = Prompt(SYSTEM, (question,), chat="probe", sampling=_PROBE)
         async with aclosing(self.answer(prompt, token_timeout)) as stream:
             async for delta in stream:
                 if delta.answer is not None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 
 from inference.messages import EngineUnavailable
 
@@ -53,9 +52,16 @@ class Admission:
         """Return the queue length of each lane."""
         return Counter(self._lane(ticket.chat) for ticket in self._queue)
 
-    def ticket(self, chat: str) -> Ticket:
-        """Return a ticket; used as a context manager, it joins the queue and gives up its slot at the end."""
-        return Ticket(self, chat)
+    @contextmanager
+    def ticket(self, chat: str) -> Iterator[Ticket]:
+        """Join the queue for the duration of the block, at whose end the ticket gives up its slot."""
+        ticket = Ticket(self, chat)
+        self._queue.append(ticket)
+        self._move()
+        try:
+            yield ticket
+        finally:
+            ticket.leave()
 
     def tickets(self, chat: str) -> list[Ticket]:
         """Return the chat's tickets, queued or with a slot."""
@@ -85,17 +91,6 @@ class Admission:
         """Wait until no ticket holds a slot."""
         await self._empty.wait()
 
-    def _enter(self, ticket: Ticket) -> None:
-        self._queue.append(ticket)
-        self._move()
-
-    def _leave(self, ticket: Ticket) -> None:
-        if ticket in self._inside:
-            self._inside.remove(ticket)
-        if ticket in self._queue:
-            self._queue.remove(ticket)
-        self._move()
-
     def _move(self) -> None:
         """Hand free slots to the first tickets whose chat holds none, then notify all waiting tickets."""
         self._take_back()
@@ -115,7 +110,10 @@ class Admission:
             else:
                 ticket._tell(before[lane])
                 before[lane] += 1
-        self._say_whether_empty()
+        if self._inside:
+            self._empty.clear()
+        else:
+            self._empty.set()
 
     def _take_back(self) -> None:
         """Move the newest tickets beyond a lane's limit, unless begun, back to the front of the queue."""
@@ -125,12 +123,6 @@ class Admission:
                 taken[ticket.lane] -= 1
                 self._inside.remove(ticket)
                 self._queue.insert(0, ticket)
-
-    def _say_whether_empty(self) -> None:
-        if self._inside:
-            self._empty.clear()
-        else:
-            self._empty.set()
 
 
 class Ticket:
@@ -148,18 +140,12 @@ class Ticket:
         self._admission = admission
         self._news = asyncio.Event()
 
-    def __enter__(self) -> Self:
-        self._admission._enter(self)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.leave()
-
     def leave(self) -> None:
         """Leave the queue or release the slot. Safe to call again."""
-        self._admission._leave(self)
+        for tickets in (self._admission._inside, self._admission._queue):
+            if self in tickets:
+                tickets.remove(self)
+        self._admission._move()
 
     def begin(self) -> bool:
         """Mark the answer as begun. Return False if the slot was withdrawn; call `turn` again then."""

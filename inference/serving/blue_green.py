@@ -139,24 +139,17 @@ class BlueGreen:
                 raise EngineUnavailable("The model cannot be swapped: the engine is not running.")
             if self.serves(model_id, model_dir):
                 return False
-            if self.tries(model_id, model_dir) and self.canary is not None and self.canary.worker is not None:
-                await self._take_over(self.canary, self.canary.worker, welcome)
+            canary = self.canary
+            if canary is not None and canary.worker is not None and self.tries(model_id, model_dir):
+                await welcome(canary.worker)
+                self.canary = None
+                await self._make_live(canary)
                 return True
             await self._end_canary(0)
             green = self._supervisor(model_id, model_dir, 1 - self._slot)
-            await (self._replace(green, welcome) if self.cold else self._flip(green, welcome))
+            await (self._replace(green, welcome) if self.cold else self._come_up(green, welcome))
+            await self._make_live(green)
             return True
-
-    async def _flip(self, green: Supervisor, welcome: Welcome) -> None:
-        await self._come_up(green, welcome)
-        blue = self._live_is(green)
-        await self._retire(blue, self._settings.drain_timeout)
-
-    async def _take_over(self, canary: Supervisor, worker: Worker, welcome: Welcome) -> None:
-        await welcome(worker)
-        self.canary = None
-        blue = self._live_is(canary)
-        await self._retire(blue, self._settings.drain_timeout)
 
     async def _end_canary(self, drain: float) -> None:
         canary, self.canary, self._canary_due = self.canary, None, False
@@ -166,6 +159,7 @@ class BlueGreen:
             await self._retire(canary, drain)
 
     async def _replace(self, green: Supervisor, welcome: Welcome) -> None:
+        """End the live engine, then start the new one. If that fails, start the old one again."""
         blue = self.live
         await self._retire(blue, self._settings.drain_timeout)
         try:
@@ -175,7 +169,6 @@ class BlueGreen:
                 raise
             again = await self._back(blue, green, welcome)
             raise EngineUnavailable(f"{error}\n{blue.model_id} {again}") from error
-        self._live_is(green)
 
     async def _back(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
         """Start the old model again, in the background if it fails at first. Return the outcome for the error."""
@@ -187,21 +180,21 @@ class BlueGreen:
             return f"did not come up again either, and is tried on and on: {error}"
         return "answers again."
 
-    def _live_is(self, green: Supervisor) -> Supervisor:
-        """Make `green` live and return the former live supervisor."""
+    async def _make_live(self, green: Supervisor) -> None:
+        """Send chats to `green` and end the former live engine, whose answers may finish."""
         blue = self.live
         self.live, self._slot = green, 1 - self._slot
         self._count_crashes_of(blue)
         self._changed()
         _log.info("model swapped", old=blue.model_id, new=green.model_id, pid=green.pid)
-        return blue
+        await self._retire(blue, self._settings.drain_timeout)
 
     async def rest(self) -> None:
         """Stop the engine until `wake`. Answers in flight are interrupted and may wait for it."""
         async with self._move():
             self.resting = True
             self._canary_due = self.canary is not None
-            await asyncio.gather(*(self._retire(each, 0) for each in (self.live, self.canary) if each is not None))
+            await self._retire_all()
 
     async def wake(self) -> None:
         """Start the engine in the background if it is not running."""
@@ -225,7 +218,10 @@ class BlueGreen:
             retiring.cut()
         async with self._move():
             self._canary_due = False
-            await asyncio.gather(*(self._retire(each, 0) for each in (self.live, self.canary) if each is not None))
+            await self._retire_all()
+
+    async def _retire_all(self) -> None:
+        await asyncio.gather(*(self._retire(each, 0) for each in (self.live, self.canary) if each is not None))
 
     def _supervisor(self, model_id: str, model_dir: Path, slot: int) -> Supervisor:
         log = self._launch.log.with_stem(f"{self._launch.log.stem}-{_SLOTS[slot]}")

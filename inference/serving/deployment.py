@@ -1,40 +1,24 @@
-"""The front of the serving package: one `Engine` over changing processes and servers.
-
-Every token of an answer comes from one worker. If that worker fails, the text so far is discarded
-(`Delta(restarted=True)`) and the answer restarts on the next replica of the chat's preference order.
-"""
+"""The front of the serving package: one `Engine` over changing processes and servers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
-from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import Final
-from weakref import WeakSet
 
 import structlog
 
-from inference.engines import commands
-from inference.engines.commands import Command, Kind
-from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
-from inference.serving.admission_queue import Admission, Ticket
-from inference.serving.deployment_status import Counters, Status, Tally, canary_status, status_of
-from inference.serving.engine_process import Worker
+from inference.engines.commands import COMMANDS, Command, resolve
+from inference.messages import Delta, EngineUnavailable, InferenceError, Prompt
+from inference.serving.answering import Answering
+from inference.serving.deployment_status import Status, status_of
 from inference.serving.moves import Moves
 from inference.serving.nodes import nodes_for
-from inference.serving.pressure import FirstWords
 from inference.serving.rolling import Rolling
 from inference.serving.routing import STOPPED, CanaryRoute, Router
 from inference.settings import InferenceSettings
 
 _log = structlog.get_logger(__name__)
-
-_VERDICT_SECONDS: Final = 1.0
-"""The seconds that an interrupted answer waits for the engine's health check if another replica could answer."""
 
 
 class Deployment:
@@ -48,34 +32,22 @@ class Deployment:
     def __init__(
         self, settings: InferenceSettings, model_id: str, model_dir: Path, *, logs: Path, command: Command | None = None
     ) -> None:
-        self.settings = settings
-        self.kind = commands.resolve(settings)
-        if command is None and self.kind is not Kind.EXTERNAL:
-            command = commands.command(self.kind)
+        self._settings = settings
+        self._kind = resolve(settings)
+        command = command or COMMANDS.get(self._kind)
         self._ours = command is not None
         self._nodes = nodes_for(
-            settings, self.kind, model_id, model_dir, command=command, logs=logs, changed=self._changed
+            settings, self._kind, model_id, model_dir, command=command, logs=logs, changed=self._changed
         )
         self._router = Router(self._nodes, settings.wait_timeout)
         self._moves = Moves(self._nodes, self._router, settings, self._changed)
         self._rolling = Rolling(self._nodes, self._moves)
-        self._admission = Admission(self._slots, self._router.lane)
         self._pausing = asyncio.Lock()
-        self._suspicions: set[asyncio.Task[None]] = set()
-        self._forgotten: WeakSet[Ticket] = WeakSet()
-        self._counters = Counters()
-        self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
-        self._first_words = FirstWords(logs / "first-words")
-
-    @property
-    def first_words(self) -> Path:
+        self.first_words = logs / "first-words"
         """A file of one byte, 1 while an answer's first token is awaited; see `pressure`."""
-        return self._first_words.file
-
-    @property
-    def model(self) -> str:
-        """Id of the model that most replicas in service answer with."""
-        return self.status().model
+        self._answering = Answering(
+            self._kind, settings, self._nodes, self._router, self._moves, first_words=self.first_words
+        )
 
     @property
     def can_try(self) -> bool:
@@ -113,102 +85,18 @@ class Deployment:
 
         Interrupted answers raise EngineUnavailable. Safe to call again and during a start or swap.
         """
-        self._admission.close(STOPPED)
+        self._answering.admission.close(STOPPED)
         self._router.close()
         for node in self._nodes:
             node.slots.refuse()
-        await self._emptied(drain)
+        await self._answering.emptied(drain)
         await self._moves.end()
         await asyncio.gather(*(node.slots.end() for node in self._nodes))
-        for suspicion in self._suspicions:
-            suspicion.cancel()
+        self._answering.end()
 
-    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Queue the question, then stream its answer (`Engine.answer`).
-
-        A chat's questions are answered in order. The model is the one that the prompt names; if it names none, the
-        conversation decides between the live model and the canary. Closing the iterator at any moment releases the slot
-        and aborts the engine's work; the slot is held until the answer has been read. Raises what `HttpEngine.answer`
-        raises, but EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
-        """
-        last: Delta | None = None
-        try:
-            with self._admission.ticket(prompt.chat) as ticket:
-                async with aclosing(self._answered(prompt, ticket)) as deltas:
-                    async for delta in deltas:
-                        if delta.answer is not None:
-                            last = delta
-                            break
-                        yield delta
-        except InferenceError:
-            self._counters = self._counters.plus(failed=1)
-            raise
-        except (GeneratorExit, asyncio.CancelledError):
-            self._counters = self._counters.plus(cancelled=1)
-            raise
-        assert last is not None and last.answer is not None, "an engine's stream ends with the answer or raises"
-        self._counters = self._counters.plus(answered=1)
-        # The slot is already released: a reader that has the whole answer may stop here.
-        yield last
-
-    async def _answered(self, prompt: Prompt, ticket: Ticket) -> AsyncGenerator[Delta, None]:
-        avoid: Worker | None = None
-        for attempt in count(1):
-            while True:
-                async with aclosing(ticket.turn()) as turn:
-                    async for before, paused in turn:
-                        yield Delta(waiting=before, paused=paused)
-                async with aclosing(self._router.until_open(prompt)) as pauses:
-                    async for _ in pauses:
-                        yield Delta(waiting=0, paused=True)
-                if ticket.begin():
-                    break
-            found = self._router.engine_for(prompt, avoid=avoid)
-            assert found is not None, "nothing happens between until_open and here"
-            node, worker = found
-            ticket.move(node.name)
-            try:
-                with node.lease(worker), self._first_words.awaited() as heard:
-                    async with aclosing(worker.answer(prompt)) as deltas:
-                        async for delta in deltas:
-                            if delta.text:
-                                heard()
-                            if delta.answer is not None:
-                                if ticket not in self._forgotten:
-                                    self._moves.answered(prompt, worker)
-                                node.sight.note(delta.answer)
-                                tally = self._tallies[worker.model_id]
-                                self._tallies[worker.model_id] = tally.plus(delta.answer)
-                            yield delta
-                return
-            except EngineCrashed as error:
-                engine = {"node": node.name, "model": worker.model_id, "pid": worker.pid}
-                _log.warning("answer broke off", **engine, attempt=attempt, why=str(error))
-                # All answers of a hung engine break off; only the first counts as a hang.
-                hung = isinstance(error, EngineHung) and not worker.broken
-                avoid = await self._judged(worker, error, prompt)
-                self._counters = self._counters.plus(hangs=int(hung and worker.broken))
-                if attempt >= self.settings.answer_attempts:
-                    raise EngineCrashed(
-                        f"The engine broke off {attempt} times over this question: ask it in another way."
-                    ) from error
-            self._counters = self._counters.plus(begun_anew=1)
-            yield Delta(restarted=True)
-
-    def _slots(self, lane: str) -> int:
-        """Return the number of answers that the replica named `lane` may have in flight."""
-        held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
-        return commands.concurrency(self.kind, self.settings, held)
-
-    async def _judged(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
-        """Check the worker's health. Return the worker, to be avoided, if that takes long and another could answer."""
-        suspicion = asyncio.create_task(worker.suspect(error))
-        self._suspicions.add(suspicion)
-        suspicion.add_done_callback(self._suspicions.discard)
-        found = self._router.engine_for(prompt, avoid=worker)
-        others = found is not None and found[1] is not worker
-        await asyncio.wait((suspicion,), timeout=_VERDICT_SECONDS if others else None)
-        return None if suspicion.done() else worker
+    def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+        """Queue the question, then stream its answer (`Answering.answer`)."""
+        return self._answering.answer(prompt)
 
     async def swap(self, model_id: str, model_dir: Path) -> None:
         """Replace the live model without interrupting chats, one replica after the other.
@@ -221,18 +109,18 @@ class Deployment:
         does nothing. The canary takes over if it is that model; another one ends. Raises EngineUnavailable if the new
         engine does not start; the live one is untouched then or started again.
         """
-        if not self._ours and not self.settings.swap_command:
+        if not self._ours and not self._settings.swap_command:
             raise EngineUnavailable(
-                f"The external server at {', '.join(self.settings.endpoints)} is not ours to swap: load {model_dir} "
+                f"The external server at {', '.join(self._settings.endpoints)} is not ours to swap: load {model_dir} "
                 "there yourself, set inference.swap_command to what does, or inference.engine to an engine that the "
                 "bot starts."
             )
         try:
             swapped = await self._rolling.swap(model_id, model_dir)
         except InferenceError:
-            self._counters = self._counters.plus(failed_swaps=1)
+            self._answering.counted["failed_swaps"] += 1
             raise
-        self._counters = self._counters.plus(swaps=int(swapped))
+        self._answering.counted["swaps"] += swapped
         if swapped:
             self._router.canary = None
 
@@ -281,12 +169,8 @@ class Deployment:
         await self._rolling.undrain(node)
 
     def forget(self, chat: str) -> None:
-        """Drop the chat's prompts from the warm-up list. What an engine has cached is evicted eventually.
-
-        Answers in flight and queued questions continue, but their prompts are not kept either.
-        """
-        self._forgotten.update(self._admission.tickets(chat))
-        self._moves.forget(chat)
+        """Drop the chat's prompts from the warm-up list; see `Answering.forget`."""
+        self._answering.forget(chat)
 
     async def pause(self) -> None:
         """Stop answering until `resume` and end the engine processes to free their memory.
@@ -295,8 +179,8 @@ class Deployment:
         `Delta(paused=True)`. Call `resume` in a `finally`.
         """
         async with self._pausing:
-            self._admission.pause()
-            await self._emptied(self.settings.drain_timeout)
+            self._answering.admission.pause()
+            await self._answering.emptied(self._settings.drain_timeout)
             if self._ours:
                 await asyncio.gather(*(node.slots.rest() for node in self._nodes))
 
@@ -305,25 +189,18 @@ class Deployment:
         async with self._pausing:
             if self._ours:
                 await asyncio.gather(*(node.slots.wake() for node in self._nodes))
-            self._admission.resume()
+            self._answering.admission.resume()
 
     def status(self) -> Status:
         """Return the current status."""
-        status = status_of(
-            self.kind,
-            self._nodes,
-            self._moves.chats(),
-            self._counters.plus(warmed=self._moves.warmed),
-            paused=self._admission.paused,
-            in_flight=self._admission.active,
-            waiting=self._admission.waiting_by_lane(),
-        )
-        return replace(status, canary=canary_status(self._nodes, self._router.canary), tallies=dict(self._tallies))
+        return status_of(self._kind, self._nodes, self._answering, self._moves, self._router.canary)
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
         """Return the metrics of the engines that respond within a second, by replica."""
         workers = {node.name: node.slots.live.worker for node in self._nodes}
-        asked = {name: worker.numbers() for name, worker in workers.items() if worker is not None and worker.open}
+        asked = {
+            name: worker.client.numbers() for name, worker in workers.items() if worker is not None and worker.open
+        }
         found = await asyncio.gather(*asked.values())
         return dict(zip(asked, found, strict=True))
 
@@ -331,10 +208,4 @@ class Deployment:
         """React to a change of any replica."""
         self._moves.look()
         self._router.changed()
-        self._admission.hold(self._router.away)
-
-    async def _emptied(self, patience: float) -> None:
-        """Wait until no answer is in flight, but at most `patience` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._admission.empty()
+        self._answering.admission.hold(self._router.away)

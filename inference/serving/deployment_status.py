@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from inference.engines.commands import Kind
-from inference.messages import Answer
-from inference.serving.engine_stats import Seen, seen
+from inference.serving.answering import Answering
+from inference.serving.engine_stats import Seen, Tally, seen
+from inference.serving.moves import Moves
 from inference.serving.nodes import Node
 from inference.serving.routing import CanaryRoute
 from inference.serving.supervisor import State, Supervisor
@@ -30,23 +31,6 @@ class Counters:
     swaps: int = 0
     failed_swaps: int = 0
     warmed: int = 0
-
-    def plus(self, **more: int) -> Counters:
-        """Return a copy with some counters increased."""
-        return replace(self, **{name: getattr(self, name) + number for name, number in more.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """The finished answers of one model since the deployment was made; `broken` ones are empty or reached the limit."""
-
-    answers: int = 0
-    broken: int = 0
-
-    def plus(self, answer: Answer) -> Tally:
-        """Return the tally with one more answer."""
-        broken = not answer.text.strip() or answer.finish == "length"
-        return Tally(self.answers + 1, self.broken + broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,67 +97,55 @@ class Status:
 
 
 def status_of(
-    kind: Kind,
-    nodes: Sequence[Node],
-    chats: Mapping[str, int],
-    counters: Counters,
-    *,
-    paused: bool,
-    in_flight: int,
-    waiting: Mapping[str, int],
+    kind: Kind, nodes: Sequence[Node], answering: Answering, moves: Moves, route: CanaryRoute | None
 ) -> Status:
-    """Return the status of a deployment over `nodes`, without its canary and tallies.
-
-    `chats` and `waiting` map each replica to its number of recently active chats and of queued questions.
-    """
+    """Return the status of a deployment over `nodes`."""
     serving = [node for node in nodes if not node.drained]
     # Single values are those of the first replica that is ready, or of the first one if none is.
     first = min(serving, key=lambda node: node.state is not State.READY)
     lives = [node.slots.live for node in nodes]
-    errors = [each.last_error for each in (*lives, *_canaries(nodes))]
+    canaries = [node.slots.canary for node in nodes if node.slots.canary is not None]
+    waiting, chats = answering.admission.waiting_by_lane(), moves.chats()
     return Status(
         engine=kind,
         model=Counter(node.model_id for node in serving).most_common(1)[0][0],
         state=first.state,
-        paused=paused,
+        paused=answering.admission.paused,
         pid=first.slots.live.pid,
         pids=tuple(sorted(pid for node in nodes for pid in node.slots.pids)),
         uptime=first.slots.live.uptime,
         restarts=sum(live.restarts for live in lives),
-        in_flight=in_flight,
-        waiting=sum(waiting.values()),
+        in_flight=answering.admission.active,
+        waiting=waiting.total(),
         swapping_to=next((node.slots.swapping_to for node in nodes if node.slots.swapping_to), None),
-        last_error=next(filter(None, errors), ""),
-        counters=counters.plus(crashes=sum(node.slots.crashes for node in nodes)),
-        nodes=tuple(_node_status(node, chats[node.name], waiting.get(node.name, 0)) for node in nodes),
-        seen=seen(node.sight for node in nodes),
+        last_error=_first_error([*lives, *canaries]),
+        counters=Counters(**answering.counted, warmed=moves.warmed, crashes=sum(node.slots.crashes for node in nodes)),
+        nodes=tuple(_node_status(node, chats[node.name], waiting[node.name]) for node in nodes),
+        seen=seen([node.sight for node in nodes]),
+        canary=_canary_status(canaries, route) if route and canaries else None,
+        tallies=dict(answering.tallies),
     )
 
 
-def canary_status(nodes: Sequence[Node], route: CanaryRoute | None) -> CanaryStatus | None:
-    """Return the status of the canary, or None if there is none."""
-    found = _canaries(nodes)
-    if route is None or not found:
-        return None
+def _canary_status(canaries: Sequence[Supervisor], route: CanaryRoute) -> CanaryStatus:
     return CanaryStatus(
         model=route.model,
         share=route.share,
-        state=min((each.state for each in found), key=lambda state: state is not State.READY),
-        crashes=sum(each.crashes for each in found),
-        last_error=next((each.last_error for each in found if each.last_error), ""),
+        state=min((each.state for each in canaries), key=lambda state: state is not State.READY),
+        crashes=sum(each.crashes for each in canaries),
+        last_error=_first_error(canaries),
     )
 
 
-def _canaries(nodes: Sequence[Node]) -> list[Supervisor]:
-    """Return the engines of the canary."""
-    return [node.slots.canary for node in nodes if node.slots.canary is not None]
+def _first_error(supervisors: Iterable[Supervisor]) -> str:
+    return next((each.last_error for each in supervisors if each.last_error), "")
 
 
 def _node_status(node: Node, chats: int, waiting: int) -> NodeStatus:
     live = node.slots.live
     return NodeStatus(
         name=node.name,
-        endpoint=live.worker.base_url if live.worker else live.launch.endpoint,
+        endpoint=live.worker.client.base_url if live.worker else live.launch.endpoint,
         model=live.model_id,
         state=live.state,
         away=node.away,

@@ -6,23 +6,28 @@ It starts once and ends once; `supervisor` starts the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from inference.chat_format.context_window import Window
+from inference.chat_format.context_window import Window, window_of
+from inference.engines.access_key import KEY_VARIABLE, new_key
+from inference.engines.commands import Command
 from inference.engines.http_client import HttpEngine
-from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
+from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
 from inference.process.child import Child
 from inference.process.log_rotation import rotate
-from inference.serving.engine_launch import Launch, Launched, begin
-from inference.serving.readiness import sample_picture
+from inference.serving.engine_launch import Launch, free_port
 
 _log = structlog.get_logger(__name__)
+
+_PAUSE: Final = 0.1
+_PAUSE_MAX: Final = 1.0
+"""The first and the longest pause in seconds between questions to an engine that is starting."""
 
 _LOOK_SECONDS: Final = 60.0
 """The interval at which the log of a server that `swap_command` started is checked for rotation."""
@@ -32,7 +37,7 @@ _BUSY: Final = 0.9
 
 
 class Worker:
-    """One engine process (or external server) for one model.
+    """One engine process (or external server) for one model, and the `client` that talks to it.
 
     `open` becomes True when chats may be sent to it, which may be after a warm-up, and `broken` when they may no
     longer be sent. `served` counts finished answers. `expected` means that its end was requested. `cache_tokens` is the
@@ -48,7 +53,18 @@ class Worker:
         self.in_flight = 0
         self.ready_since: float | None = None
         self.cache_tokens: int | None = None
-        self._launched: Launched | None = None
+        settings, ours = launch.settings, launch.command is not None
+        self._port, self._key = free_port(), new_key()
+        self.client = HttpEngine(
+            f"http://127.0.0.1:{self._port}" if ours else launch.endpoint,
+            launch.model_id,
+            name=None if ours else settings.endpoint_model,
+            token_timeout=settings.token_timeout,
+            tiles=settings.tiles,
+            api_key=self._key if ours else settings.api_key.get_secret_value(),
+            local=ours,
+        )
+        self._child: Child | None = None
         self._window: Window | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -67,20 +83,6 @@ class Worker:
         """Process id of the child, or None for an external server and before the start."""
         return self._child.pid if self._child else None
 
-    @property
-    def base_url(self) -> str:
-        """URL of the engine including `/v1`, or an empty string before the start."""
-        return self._launched.client.base_url if self._launched else ""
-
-    @property
-    def _child(self) -> Child | None:
-        return self._launched.child if self._launched else None
-
-    @property
-    def _client(self) -> HttpEngine:
-        assert self._launched is not None, "started"
-        return self._launched.client
-
     async def start(self) -> None:
         """Start the engine and wait until it has answered a question about a picture.
 
@@ -88,8 +90,13 @@ class Worker:
         seconds. No process is left behind after an error or a cancellation.
         """
         try:
-            self._launched = await begin(self.launch)
-            self._window, self.cache_tokens = await self._launched.ready()
+            if self.launch.command is not None:
+                self._child = await self._begun(self.launch.command)
+            # Also wait for its end, so that a crash at the start does not cost the whole timeout.
+            ready, ended = await _either(self._ready(), self.gone())
+            if self._child is not None and not ended.cancelled():
+                raise self._failed(f"ended with {self._child.how_it_ended()} before it was ready")
+            ready.result()
         except BaseException:
             self.broken = True
             if self._child is not None:
@@ -98,13 +105,61 @@ class Worker:
             raise
         self.ready_since = monotonic()
 
+    async def _begun(self, command: Command) -> Child:
+        launch, settings = self.launch, self.launch.settings
+        try:
+            return await Child.start(
+                command(launch.model_id, launch.model_dir, self._port, settings),
+                log=launch.log,
+                log_bytes=int(settings.log_megabytes * 1e6),
+                environment={**launch.environment, KEY_VARIABLE: self._key},
+            )
+        except OSError as error:
+            raise EngineUnavailable(
+                f"The engine of {launch.model_id} could not be started ({error}): check inference.python."
+            ) from error
+
+    async def _ready(self) -> None:
+        """Ask about a picture until an answer comes, with backoff; note the context window and the cache's size.
+
+        An open port, /health or an answer to an empty prompt would prove less.
+        """
+        settings, ours = self.launch.settings, self._child is not None
+        deadline = monotonic() + settings.start_timeout
+        # A host that vanishes during a request never closes the connection, so each request has its own timeout.
+        longest = settings.start_timeout if ours else settings.token_timeout
+        pause = _PAUSE
+        while True:
+            try:
+                await self.client.probe(max(min(deadline - monotonic(), longest), 0.001))
+                sizes = await self.client.sizes()
+                break
+            except (EngineCrashed, EngineUnavailable) as error:
+                if monotonic() + pause >= deadline:
+                    raise self._failed(f"was not ready within {settings.start_timeout:g} s: {error}") from error
+            except InferenceError as error:
+                raise self._failed(f"refused a simple picture: {error}") from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, _PAUSE_MAX)
+        self.cache_tokens = sizes.cache
+        self._window = await asyncio.to_thread(
+            window_of, self.launch.model_dir, settings, ours=ours, longest=sizes.window
+        )
+
+    def _failed(self, what: str) -> EngineUnavailable:
+        if self._child is None:
+            return EngineUnavailable(f"The server at {self.launch.endpoint} {what}. Is it running, at this address?")
+        tail = self._child.tail()
+        wrote = f"its last lines:\n{tail}" if tail else "it wrote nothing."
+        return EngineUnavailable(f"The engine of {self.model_id} {what}.\nLog: {self._child.log_path}; {wrote}")
+
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Stream one answer to the part of the prompt that fits the context window.
 
         Raises what `HttpEngine.answer` raises.
         """
         held = await self._held(prompt)
-        async with aclosing(self._client.answer(held)) as stream:
+        async with aclosing(self.client.answer(held)) as stream:
             async for delta in stream:
                 self._spoke = monotonic()
                 if delta.answer is not None:
@@ -117,13 +172,9 @@ class Worker:
         """Compute the prompt to put its prefix into the cache. The answer is discarded and not counted."""
         held = await self._held(prompt)
         once = replace(held, sampling=replace(held.sampling, max_new_tokens=1))
-        async with aclosing(self._client.answer(once)) as stream:
+        async with aclosing(self.client.answer(once)) as stream:
             async for _ in stream:
                 pass
-
-    async def numbers(self) -> dict[str, float]:
-        """Return the metrics that only the engine's /metrics has, or nothing if it has none or is too slow."""
-        return await self._client.numbers()
 
     async def _held(self, prompt: Prompt) -> Prompt:
         """Return the part of the prompt that fits the context window. Raises PromptTooLong, PictureError."""
@@ -155,10 +206,10 @@ class Worker:
                 return
             self.give_up("it was killed because it said nothing any more")
         async with self._suspicion:
-            if self.broken or self._launched is None or self._spoke > since:
+            if self.broken or self._spoke > since:
                 return
             try:
-                await self._client.probe(sample_picture(), self.launch.settings.token_timeout)
+                await self.client.probe(self.launch.settings.token_timeout)
             except InferenceError:
                 self.give_up("it broke an answer off and did not answer a picture then")
             else:
@@ -190,22 +241,14 @@ class Worker:
 
     def _rotate_log(self) -> None:
         """Rotate the log of `swap_command`, to which the server that it started may go on writing."""
-        settings = self.launch.settings
         try:
-            rotate(self.launch.log, above=int(settings.log_megabytes * 1e6), files=settings.log_files)
+            rotate(self.launch.log, above=int(self.launch.settings.log_megabytes * 1e6))
         except OSError as error:
             _log.warning("log not rotated", log=str(self.launch.log), error=str(error))
 
     async def drained(self, patience: float) -> bool:
         """Wait for the answers in flight, the engine's end or `patience` seconds. Return whether none is in flight."""
-        idle = asyncio.ensure_future(self._idle.wait())
-        gone = asyncio.ensure_future(self.gone())
-        try:
-            await asyncio.wait((idle, gone), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            idle.cancel()
-            gone.cancel()
-            await asyncio.gather(idle, gone, return_exceptions=True)
+        await _either(self._idle.wait(), self.gone(), patience)
         return self.in_flight == 0
 
     async def stop(self) -> None:
@@ -216,5 +259,18 @@ class Worker:
             if self._child is not None:
                 await self._child.stop(self.launch.settings.stop_timeout)
         finally:
-            if self._launched is not None:
-                await self._launched.client.aclose()
+            await self.client.aclose()
+
+
+async def _either(
+    first: Coroutine[Any, Any, object], second: Coroutine[Any, Any, object], patience: float | None = None
+) -> list[asyncio.Task[object]]:
+    """Wait until one of the two ends, or `patience` seconds; cancel what still runs and return both tasks."""
+    tasks = [asyncio.create_task(each) for each in (first, second)]
+    try:
+        await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return tasks

@@ -1,14 +1,14 @@
-"""Statistics of one replica, computed from finished answers: time to first token and share of cached prompt tokens."""
+"""Statistics of finished answers: time to first token, share of cached prompt tokens, and broken answers."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Final
 
-from inference.messages import Answer, Usage
+from inference.messages import Answer
 
 _RECENT: Final = 256
 """The number of newest answers over which the time to first token is computed."""
@@ -32,43 +32,37 @@ class Seen:
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The finished answers of one model since the deployment was made; `broken` ones are empty or reached the limit."""
+
+    answers: int = 0
+    broken: int = 0
+
+    def plus(self, answer: Answer) -> Tally:
+        """Return the tally with one more answer."""
+        broken = not answer.text.strip() or answer.finish == "length"
+        return Tally(self.answers + 1, self.broken + broken)
+
+
 class Sight:
-    """Collects the statistics of one replica."""
+    """Collects the statistics of one replica: sums by the fields of `Seen`, and the newest times to first token."""
 
     def __init__(self) -> None:
-        self.answered = 0
-        self.usage = Usage()
+        self.sums = Counter[str]()
         self.first_tokens: deque[float] = deque(maxlen=_RECENT)
 
     def note(self, answer: Answer) -> None:
         """Add a finished answer."""
-        self.answered += 1
-        self.usage = _sum((self.usage, answer.usage))
+        self.sums.update(answered=1, **asdict(answer.usage))
         self.first_tokens.append(answer.first_token_seconds)
 
 
-def seen(sights: Iterable[Sight]) -> Seen:
+def seen(sights: Sequence[Sight]) -> Seen:
     """Combine the statistics of several replicas."""
-    sights = list(sights)
-    usage = _sum(sight.usage for sight in sights)
     times = sorted(time for sight in sights for time in sight.first_tokens)
-    return Seen(
-        answered=sum(sight.answered for sight in sights),
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        completion_tokens=usage.completion_tokens,
-        encoded_tiles=usage.encoded_tiles,
-        first_token_median=_quantile(times, 0.5),
-        first_token_p99=_quantile(times, 0.99),
-    )
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    columns = zip(
-        *((each.prompt_tokens, each.completion_tokens, each.cached_tokens, each.encoded_tiles) for each in usages),
-        strict=True,
-    )
-    return Usage(*(sum(column) for column in columns))
+    sums = sum((sight.sums for sight in sights), Counter[str]())
+    return Seen(**sums, first_token_median=_quantile(times, 0.5), first_token_p99=_quantile(times, 0.99))
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -39,7 +39,7 @@ class Moves:
         self._settings = settings
         self._changed = changed
         self._recent = RecentChats(settings)
-        self._warmer = Warmer(settings)
+        self._warmer = Warmer()
         self._alone = asyncio.Lock()
         self._stirred = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()

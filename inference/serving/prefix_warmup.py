@@ -27,6 +27,12 @@ _log = structlog.get_logger(__name__)
 _PICTURE_BYTES: Final = 256 * 2**20
 """The most bytes of pictures of all chats together."""
 
+_SECONDS: Final = 20.0
+"""The time limit of one warm-up."""
+
+_AT_ONCE: Final = 4
+"""The number of prompts sent at a time to an engine without chats; an engine in use gets one at a time."""
+
 
 @dataclass(eq=False, slots=True)
 class Chat:
@@ -92,14 +98,13 @@ class RecentChats:
 class Warmer:
     """Sends prompts to workers with a limit of one token; `warmed` counts those that were computed."""
 
-    def __init__(self, settings: InferenceSettings) -> None:
+    def __init__(self) -> None:
         self.warmed = 0
-        self._settings = settings
 
     async def warm(self, plan: Iterable[tuple[Chat, Worker]]) -> bool:
-        """Compute each chat's prompt on its worker, in order. Return False if `warm_timeout` seconds did not suffice.
+        """Compute each chat's prompt on its worker, in order. Return False if the time limit did not suffice.
 
-        An open worker gets one prompt at a time, so that questions can go in between; others get `warm_at_once`.
+        An open worker gets one prompt at a time, so that questions can go in between; others get several.
         """
         waiting: dict[Worker, list[Chat]] = defaultdict(list)
         for chat, worker in plan:
@@ -108,13 +113,13 @@ class Warmer:
         if not waiting:
             return True
         try:
-            async with asyncio.timeout(self._settings.warm_timeout), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(_SECONDS), asyncio.TaskGroup() as group:
                 for worker, chats in waiting.items():
                     queue = iter(chats)
-                    for _ in range(1 if worker.open else self._settings.warm_at_once):
+                    for _ in range(1 if worker.open else _AT_ONCE):
                         group.create_task(self._work_off(queue, worker))
         except TimeoutError:
-            _log.warning("not all chats could be warmed in time", seconds=self._settings.warm_timeout)
+            _log.warning("not all chats could be warmed in time", seconds=_SECONDS)
             return False
         return True
 

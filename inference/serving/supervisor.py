@@ -1,7 +1,6 @@
 """Keep one model answering: restart its worker with exponential backoff.
 
-It never gives up: after `restart_limit` failures in a row the state is FAILING and attempts continue every
-`restart_delay_max` seconds.
+It never gives up: after `restart_limit` failures in a row the state is FAILING and attempts continue once a minute.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from enum import StrEnum
 from time import monotonic
+from typing import Final
 
 import structlog
 
@@ -17,6 +17,9 @@ from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 
 _log = structlog.get_logger(__name__)
+
+_LONGEST_DELAY: Final = 60.0
+"""The longest delay before a restart, in seconds."""
 
 
 class State(StrEnum):
@@ -86,17 +89,12 @@ class Supervisor:
 
         Raises EngineUnavailable if it does not become ready; no process is left then.
         """
-        self._worker = worker = Worker(self.launch)
         self._set(State.STARTING)
         try:
-            await worker.start()
-        except BaseException as error:
-            self._worker = None
-            self.last_error = str(error)
+            worker = await self._begin()
+        except BaseException:
             self._set(State.STOPPED)
             raise
-        self.cache_tokens = worker.cache_tokens
-        self._set(State.READY)
         self._task = asyncio.create_task(self._keep_answering(worker))
 
     def run(self) -> None:
@@ -127,31 +125,30 @@ class Supervisor:
         self._worker = None
         return drained
 
-    async def _keep_answering(self, worker: Worker | None) -> None:
-        while True:
-            if worker is None:
-                worker = await self._started()
-            if worker is not None:
-                await self._until_gone(worker)
-                worker = None
-            await self._back_off()
-            self.restarts += 1
-
-    async def _started(self) -> Worker | None:
-        """Return a ready worker, or None with the reason in `last_error`."""
+    async def _begin(self) -> Worker:
+        """Return a new worker once it is ready; if it fails, the reason is in `last_error`."""
         self._worker = worker = Worker(self.launch)
         try:
             await worker.start()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must come
+        except BaseException as error:
             self._worker = None
-            self._failures += 1
-            self.last_error = str(error)
-            _log.warning("engine did not start", model=self.model_id, failures=self._failures, error=str(error))
-            return None
+            self.last_error = str(error) or self.last_error
+            raise
         _log.info("engine ready", model=self.model_id, pid=worker.pid)
         self.cache_tokens = worker.cache_tokens
         self._set(State.READY)
         return worker
+
+    async def _keep_answering(self, worker: Worker | None) -> None:
+        while True:
+            try:
+                await self._until_gone(worker or await self._begin())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must come
+                self._failures += 1
+                _log.warning("engine did not start", model=self.model_id, failures=self._failures, error=str(error))
+            worker = None
+            await self._back_off()
+            self.restarts += 1
 
     async def _until_gone(self, worker: Worker) -> None:
         reason = await worker.gone()
@@ -172,7 +169,7 @@ class Supervisor:
         delay = 0.0
         if self._failures > 1:
             # The exponent is bounded: 2.0**1024 raises OverflowError.
-            delay = min(settings.restart_delay * 2.0 ** min(self._failures - 2, 32), settings.restart_delay_max)
+            delay = min(settings.restart_delay * 2.0 ** min(self._failures - 2, 32), _LONGEST_DELAY)
         self._next_try = monotonic() + delay
         self._set(State.FAILING if self._failures > settings.restart_limit else State.RESTARTING)
         await asyncio.sleep(delay)

@@ -83,7 +83,7 @@ async def _run(launch: Launch) -> None:
 def _opened(launch: Launch) -> IO[bytes]:
     """Open an empty log; the output of the last command and its server is rotated away first."""
     launch.log.parent.mkdir(parents=True, exist_ok=True)
-    rotate(launch.log, above=0, files=launch.settings.log_files)
+    rotate(launch.log, above=0)
     # A server that the command started goes on writing to it; `engine_process` rotates it when it has grown.
     return launch.log.open("ab")
 

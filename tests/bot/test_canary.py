@@ -14,8 +14,9 @@ import pytest
 from bot.admin.canary import fault_of_canary, fault_of_live
 from bot.telegram.keyboards import AGAIN
 from inference.engines.commands import Kind
-from inference.serving.deployment_status import CanaryStatus, Counters, Status, Tally
+from inference.serving.deployment_status import CanaryStatus, Counters, Status
 from inference.serving.engine_launch import free_port
+from inference.serving.engine_stats import Tally
 from inference.serving.supervisor import State
 from storage.errors import IllegalTransition
 from storage.learning_records import BASE, Trial

@@ -72,9 +72,9 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             assert deployment.status().pids == ()
             training.over.set()
             await until(lambda: deployment.status().state is State.READY)
-            assert deployment.model == "b"
+            assert deployment.status().model == "b"
             await work.rollback(None)
-            assert deployment.model == "a"
+            assert deployment.status().model == "a"
         finally:
             await work.stop()
 
@@ -96,7 +96,7 @@ async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked:
             for _ in range(2):
                 with pytest.raises(NotSaved):
                     await (changeover.carry_out(request) if request else changeover.promote("b", None))
-        assert (deployment.model, await ledger.models.live()) == ("a", await ledger.models.get("a"))
+        assert (deployment.status().model, await ledger.models.live()) == ("a", await ledger.models.get("a"))
         assert deployment.status().counters.swaps == (2 if request else 4)
         if request:
             await changeover.carry_out(request)

@@ -37,7 +37,7 @@ def test_kind(values: dict[str, Any], kind: Kind) -> None:
 
 def test_cpu_command_line() -> None:
     """The CPU engine's command line has an option for each setting that is set."""
-    line = commands.command(Kind.CPU)
+    line = commands.COMMANDS[Kind.CPU]
     assert line("m-1", Path("/models/m-1"), 4711, settings()) == [
         *(sys.executable, "-m", "inference.engines.cpu.server", "--model", "/models/m-1", "--name", "m-1"),
         *("--port", "4711", "--slots", "6"),
@@ -50,7 +50,7 @@ def test_cpu_command_line() -> None:
 def test_lmdeploy_command_line() -> None:
     """The lmdeploy worker parses its command line to the same settings."""
     sizes = {"blocks": 900, "kv_bits": 8, "prefill_tokens": 4096, "tile_threads": 3, "weights": "awq", "batch": 9}
-    line = commands.command(Kind.LMDEPLOY)
+    line = commands.COMMANDS[Kind.LMDEPLOY]
     arguments = line(
         "m-1", Path("/models/m-1"), 4711, settings(engine="lmdeploy", tiles=6, swap="cold", lmdeploy=sizes)
     )

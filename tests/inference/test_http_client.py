@@ -35,7 +35,6 @@ from inference.messages import (
 )
 from inference.process.child import Child
 from inference.serving.engine_launch import free_port
-from inference.serving.readiness import sample_picture
 from inference.settings import InferenceSettings
 from tests.support.children import fake_command, notes, prompt, until
 
@@ -61,7 +60,7 @@ async def fake_engine(directory: Path, name: str = "model-a") -> AsyncIterator[R
         engine = HttpEngine(f"http://127.0.0.1:{port}", name)
         while True:
             try:
-                await engine.probe(sample_picture(), 10)
+                await engine.probe(10)
                 break
             except EngineCrashed:
                 await asyncio.sleep(0.02)

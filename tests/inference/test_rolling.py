@@ -55,7 +55,7 @@ async def test_rolling_swap_while_people_chat(tmp_path: Path) -> None:
         assert set(heard_models[:6]) == {"a"}
         assert set(heard_models[-6:]) == {"b"}
         assert most_away == 1
-        assert (deployment.model, deployment.status().counters.swaps) == ("b", 1)
+        assert (deployment.status().model, deployment.status().counters.swaps) == ("b", 1)
         for name in names:
             assert (await ask(deployment, "hi", name)).pid == servers.pid(servers.home(name))
 
@@ -132,7 +132,7 @@ async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
         for endpoint in servers.endpoints[1:]:
             await deployment.drain(endpoint)
         await deployment.swap("b", a_model(tmp_path, "b"))
-        assert (models(deployment), deployment.model) == (["b", "a", "a"], "b")
+        assert (models(deployment), deployment.status().model) == (["b", "a", "a"], "b")
         cued(tmp_path / "b", fail=True)
         with pytest.raises(
             EngineUnavailable, match=rf"could not be given b(?s:.)*/undrain {servers.endpoints[1]} again"

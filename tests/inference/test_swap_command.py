@@ -75,13 +75,13 @@ async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
 async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command's words are kept, and those of a server that it left behind rotated while it goes on writing."""
     monkeypatch.setattr("inference.serving.engine_process._LOOK_SECONDS", 0.02)
-    new = launch(tmp_path, "sh", "-c", "echo again; exit 1", log_megabytes=0.01, log_files=2)
-    for _ in range(4):
+    new = launch(tmp_path, "sh", "-c", "echo again; exit 1", log_megabytes=0.01)
+    for _ in range(5):
         with pytest.raises(EngineUnavailable):
             await switch(new, new)
-    logs = [tmp_path / name for name in ("swap.log", "swap.log.1", "swap.log.2")]
+    logs = [tmp_path / name for name in ("swap.log", "swap.log.1", "swap.log.2", "swap.log.3")]
     assert sorted(tmp_path.iterdir()) == logs
-    assert [log.read_text() for log in logs] == ["again\n"] * 3
+    assert [log.read_text() for log in logs] == ["again\n"] * 4
     worker = Worker(new)
     watching = asyncio.create_task(worker.gone())
     with new.log.open("ab", buffering=0) as server:
@@ -93,7 +93,7 @@ async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatc
         server.write(b"on\n")
     worker.give_up("enough")
     await watching
-    assert [log.stat().st_size for log in logs] == [3, 6 + 9_000 + 2_000, 6]
+    assert [log.stat().st_size for log in logs] == [3, 6 + 9_000 + 2_000, 6, 6]
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])

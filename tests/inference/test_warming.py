@@ -116,9 +116,12 @@ async def test_warming_leaves_out_who_was_forgotten_while_asking(deploy: Deploy,
         assert [note["chat"] for note in notes(tmp_path / "c", "begin")] == ["probe", "private"]
 
 
-async def test_warming_leaves_out_who_is_forgotten_meanwhile(deploy: Deploy, tmp_path: Path) -> None:
+async def test_warming_leaves_out_who_is_forgotten_meanwhile(
+    deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A chat that is forgotten while others are warmed before it is not put to the new engine."""
-    async with deploy(warm_at_once=1, warm_timeout=20) as deployment:
+    monkeypatch.setattr("inference.serving.prefix_warmup._AT_ONCE", 1)
+    async with deploy(warm_seconds=20) as deployment:
         open_gate(tmp_path / "a")
         for chat in ("private", "other"):
             await ask(deployment, "gate:0", chat)
@@ -132,18 +135,18 @@ async def test_warming_leaves_out_who_is_forgotten_meanwhile(deploy: Deploy, tmp
 
 async def test_warming_has_a_time_limit(deploy: Deploy, tmp_path: Path) -> None:
     """A prompt that takes too long delays a swap by no more than the limit, and fails nothing."""
-    async with deploy(warm_timeout=0.3) as deployment:
+    async with deploy(warm_seconds=0.3) as deployment:
         (tmp_path / "a" / "gate").touch()
         await ask(deployment, "gate:0", "slow")
         async with asyncio.timeout(10):
             await deployment.swap("b", a_model(tmp_path, "b"))
-        assert deployment.model == "b"
+        assert deployment.status().model == "b"
         assert deployment.status().counters.warmed == 0
 
 
 async def test_warming_ends_when_its_node_is_the_last(deploy: Deploy, tmp_path: Path) -> None:
     """An engine that is being warmed is opened at once when the last one that answered dies."""
-    async with deploy(gpus=[0, 1], warm_timeout=60) as deployment:
+    async with deploy(gpus=[0, 1], warm_seconds=60) as deployment:
         gate = tmp_path / "a" / "gate"
         gate.touch()
         for number in range(8):

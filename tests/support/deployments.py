@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from inference.engines.commands import Command
 from inference.messages import Answer, Delta
@@ -23,9 +24,7 @@ QUICK: dict[str, Any] = {
     "start_timeout": 20,
     "token_timeout": 20,
     "stop_timeout": 5,
-    "warm_timeout": 1,
     "restart_delay": 0.02,
-    "restart_delay_max": 0.1,
 }
 
 
@@ -52,21 +51,23 @@ async def deployed(
     start: bool = True,
     cue: dict[str, Any] | None = None,
     command: Command = fake_command,
+    warm_seconds: float = 1,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
     """A deployment of model "a" in `folder`, started unless `start=False`; at the end no process is left.
 
-    `cue` is the fake engine's, `command` starts it, `more` are settings.
+    `cue` is the fake engine's, `command` starts it, `warm_seconds` limits each warm-up, `more` are settings.
     """
     settings = InferenceSettings.model_validate(QUICK | more)
     directory = a_model(folder, "a", **(cue or {}))
     deployment = Deployment(settings, "a", directory, logs=folder / "logs", command=command)
-    try:
-        if start:
-            await deployment.start()
-        yield deployment
-    finally:
-        await deployment.stop()
+    with patch("inference.serving.prefix_warmup._SECONDS", warm_seconds):
+        try:
+            if start:
+                await deployment.start()
+            yield deployment
+        finally:
+            await deployment.stop()
     assert deployment.status().pids == ()
     assert not any(alive(note["pid"]) for name in os.listdir(folder) for note in notes(folder / name, "start"))
 

@@ -90,7 +90,6 @@ class WholeBot:
                 "model": str(self.base),
                 "python": self._interpreter("fake_engine.py"),
                 "restart_delay": 0.02,
-                "warm_timeout": 1,
             },
             "training": {
                 "recipe": "tiny",

@@ -11,10 +11,10 @@ from typing import Final
 from bot.cli.doctor.findings import Finding
 from bot.config import Settings
 from inference.engines.commands import Kind, resolve
+from inference.images.sample_picture import sample_picture
 from inference.internvl2.checkpoint_check import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
 from inference.serving.deployment import Deployment
-from inference.serving.readiness import sample_picture
 from storage.errors import StorageError
 from storage.model_store import MANIFEST, verify
 

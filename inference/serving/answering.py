@@ -1,0 +1,169 @@
+"""Answer questions: queue each one, stream it from the engine that the router picks, and restart it if that fails.
+
+Every token of an answer comes from one worker. If that worker fails, the text so far is discarded
+(`Delta(restarted=True)`) and the answer restarts on the next replica of the chat's preference order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from itertools import count
+from pathlib import Path
+from typing import Final
+from weakref import WeakSet
+
+import structlog
+
+from inference.engines.commands import Kind, concurrency
+from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
+from inference.serving.admission_queue import Admission, Ticket
+from inference.serving.engine_process import Worker
+from inference.serving.engine_stats import Tally
+from inference.serving.moves import Moves
+from inference.serving.nodes import Node
+from inference.serving.pressure import FirstWords
+from inference.serving.routing import Router
+from inference.settings import InferenceSettings
+
+_log = structlog.get_logger(__name__)
+
+_VERDICT_SECONDS: Final = 1.0
+"""The seconds that an interrupted answer waits for the engine's health check if another replica could answer."""
+
+
+class Answering:
+    """The answers of a deployment.
+
+    `admission` is their queue. `counted` counts them by the fields of `Counters`, `tallies` the finished ones by model.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        settings: InferenceSettings,
+        nodes: Sequence[Node],
+        router: Router,
+        moves: Moves,
+        *,
+        first_words: Path,
+    ) -> None:
+        self.admission = Admission(self._slots, router.lane)
+        self.counted = Counter[str]()
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        self._kind = kind
+        self._settings = settings
+        self._nodes = nodes
+        self._router = router
+        self._moves = moves
+        self._first_words = FirstWords(first_words)
+        self._suspicions: set[asyncio.Task[None]] = set()
+        self._forgotten: WeakSet[Ticket] = WeakSet()
+
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+        """Queue the question, then stream its answer (`Engine.answer`).
+
+        A chat's questions are answered in order. The model is the one that the prompt names; if it names none, the
+        conversation decides between the live model and the canary. Closing the iterator at any moment releases the slot
+        and aborts the engine's work; the slot is held until the answer has been read. Raises what `HttpEngine.answer`
+        raises, but EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
+        """
+        last: Delta | None = None
+        try:
+            with self.admission.ticket(prompt.chat) as ticket:
+                async with aclosing(self._answered(prompt, ticket)) as deltas:
+                    async for delta in deltas:
+                        if delta.answer is not None:
+                            last = delta
+                            break
+                        yield delta
+        except InferenceError:
+            self.counted["failed"] += 1
+            raise
+        except (GeneratorExit, asyncio.CancelledError):
+            self.counted["cancelled"] += 1
+            raise
+        assert last is not None and last.answer is not None, "an engine's stream ends with the answer or raises"
+        self.counted["answered"] += 1
+        # The slot is already released: a reader that has the whole answer may stop here.
+        yield last
+
+    async def _answered(self, prompt: Prompt, ticket: Ticket) -> AsyncGenerator[Delta, None]:
+        avoid: Worker | None = None
+        for attempt in count(1):
+            while True:
+                async with aclosing(ticket.turn()) as turn:
+                    async for before, paused in turn:
+                        yield Delta(waiting=before, paused=paused)
+                async with aclosing(self._router.until_open(prompt)) as pauses:
+                    async for _ in pauses:
+                        yield Delta(waiting=0, paused=True)
+                if ticket.begin():
+                    break
+            found = self._router.engine_for(prompt, avoid=avoid)
+            assert found is not None, "nothing happens between until_open and here"
+            node, worker = found
+            ticket.move(node.name)
+            try:
+                with node.lease(worker), self._first_words.awaited() as heard:
+                    async with aclosing(worker.answer(prompt)) as deltas:
+                        async for delta in deltas:
+                            if delta.text:
+                                heard()
+                            if delta.answer is not None:
+                                if ticket not in self._forgotten:
+                                    self._moves.answered(prompt, worker)
+                                node.sight.note(delta.answer)
+                                tally = self.tallies[worker.model_id]
+                                self.tallies[worker.model_id] = tally.plus(delta.answer)
+                            yield delta
+                return
+            except EngineCrashed as error:
+                engine = {"node": node.name, "model": worker.model_id, "pid": worker.pid}
+                _log.warning("answer broke off", **engine, attempt=attempt, why=str(error))
+                # All answers of a hung engine break off; only the first counts as a hang.
+                hung = isinstance(error, EngineHung) and not worker.broken
+                avoid = await self._judged(worker, error, prompt)
+                self.counted["hangs"] += hung and worker.broken
+                if attempt >= self._settings.answer_attempts:
+                    raise EngineCrashed(
+                        f"The engine broke off {attempt} times over this question: ask it in another way."
+                    ) from error
+            self.counted["begun_anew"] += 1
+            yield Delta(restarted=True)
+
+    def _slots(self, lane: str) -> int:
+        """Return the number of answers that the replica named `lane` may have in flight."""
+        held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
+        return concurrency(self._kind, self._settings, held)
+
+    async def _judged(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
+        """Check the worker's health. Return the worker, to be avoided, if that takes long and another could answer."""
+        suspicion = asyncio.create_task(worker.suspect(error))
+        self._suspicions.add(suspicion)
+        suspicion.add_done_callback(self._suspicions.discard)
+        found = self._router.engine_for(prompt, avoid=worker)
+        others = found is not None and found[1] is not worker
+        await asyncio.wait((suspicion,), timeout=_VERDICT_SECONDS if others else None)
+        return None if suspicion.done() else worker
+
+    def forget(self, chat: str) -> None:
+        """Drop the chat's prompts from the warm-up list. What an engine has cached is evicted eventually.
+
+        Answers in flight and queued questions continue, but their prompts are not kept either.
+        """
+        self._forgotten.update(self.admission.tickets(chat))
+        self._moves.forget(chat)
+
+    async def emptied(self, patience: float) -> None:
+        """Wait until no answer is in flight, but at most `patience` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.admission.empty()
+
+    def end(self) -> None:
+        """Cancel the health checks."""
+        for suspicion in self._suspicions:
+            suspicion.cancel()
