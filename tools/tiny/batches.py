@@ -1,4 +1,4 @@
-"""Batches of random conversations as tensors: drawn, tiled, tokenised and padded by several processes.
+"""Batches of random conversations: drawn, tiled and tokenised by several processes.
 
 Only answers and their end tokens are learned. A pool of batches is kept, because drawing pictures is slower than
 learning from them.
@@ -36,38 +36,30 @@ _LONGEST: Final[dict[Length, int]] = {"short": 640, "medium": 1000, "long": 2000
 _SHARE: Final[dict[Length, float]] = {"short": 0.5, "medium": 0.3, "long": 0.2}
 _KEPT_A_SCENE: Final = 8  # pictures of a scene that a process keeps
 _REUSED: Final = 0.6  # share of pictures that are reused
+_USES: Final = 2.0  # times that a batch is sampled before a new one is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Conversations of similar length.
+    """Conversations of similar length, one in each row.
 
-    `tiles`, uint8 [T, S, S, 3], are in the order in which the rows of `ids`, int64 [B, N], refer to them.
-    `labels`, int64 [B, N], repeat the ids that are learned and are `IGNORED` elsewhere. Rows are padded on the right.
+    `tiles`, uint8 [T, S, S, 3], are in the order in which the rows of `ids` refer to them. `labels` repeat the ids that
+    are learned and are `IGNORED` elsewhere.
     """
 
     length: Length
     tiles: Tensor
-    ids: Tensor
-    labels: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
-        return Batch(self.length, self.tiles.to(device), self.ids.to(device), self.labels.to(device))
+    ids: list[list[int]]
+    labels: list[list[int]]
 
     @classmethod
     def join(cls, parts: list[Batch]) -> Self:
-        """Join several batches, padded to the longest."""
-        longest = max(part.ids.shape[1] for part in parts)
-
-        def pad(values: Tensor, filler: int) -> Tensor:
-            return torch.nn.functional.pad(values, (0, longest - values.shape[1]), value=filler)
-
+        """Join several batches."""
         return cls(
             parts[0].length,
             torch.cat([part.tiles for part in parts]),
-            torch.cat([pad(part.ids, 0) for part in parts]),
-            torch.cat([pad(part.labels, IGNORED) for part in parts]),
+            [row for part in parts for row in part.ids],
+            [row for part in parts for row in part.labels],
         )
 
 
@@ -80,25 +72,21 @@ class ConversationEncoder:
         self._opening: list[int] = tokenizer.encode(f"{IM_START}assistant\n", add_special_tokens=False)
 
     def encode(self, conversation: TrainingConversation, picture_tiles: list[int]) -> tuple[list[int], list[int]]:
-        """Return the ids and labels of a conversation; `picture_tiles` holds the number of tiles of each picture."""
+        """Return the ids and labels of a conversation; `picture_tiles` holds the number of tiles of each picture.
+
+        The labels are the ids of every answer with its end token, and `IGNORED` elsewhere.
+        """
         text = render(conversation.prompt, [_TILING.tokens * count for count in picture_tiles])
         ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
-        return ids, self.label(ids)
-
-    def label(self, ids: list[int]) -> list[int]:
-        """Return the labels: the ids of every answer with its end token, and `IGNORED` elsewhere."""
         labels = [IGNORED] * len(ids)
-        opening = self._opening
-        position = 0
-        while position < len(ids):
-            if ids[position : position + len(opening)] != opening:
-                position += 1
-                continue
-            position += len(opening)
-            end = ids.index(self._end, position) + 1
-            labels[position:end] = ids[position:end]
-            position = end
-        return labels
+        answering = False
+        for position, token in enumerate(ids):
+            if answering:
+                labels[position] = token
+                answering = token != self._end
+            else:
+                answering = ids[max(position + 1 - len(self._opening), 0) : position + 1] == self._opening
+        return ids, labels
 
 
 class Batches(IterableDataset[Batch]):
@@ -118,22 +106,18 @@ class Batches(IterableDataset[Batch]):
             yield self._batch(length, rng, cache)
 
     def _batch(self, length: Length, rng: Random, cache: _PictureCache) -> Batch:
-        rows: list[tuple[list[int], list[int]]] = []
         pictures: list[Tensor] = []
-        while len(rows) < _ROWS[length]:
+        batch_ids: list[list[int]] = []
+        batch_labels: list[list[int]] = []
+        while len(batch_ids) < _ROWS[length]:
             conversation = converse(length, rng)
             shown = [cache.picture(scene) for scene in conversation.scenes]
-            row = self._encoder.encode(conversation, [len(each) for each in shown])
-            if len(row[0]) <= _LONGEST[length]:
-                rows.append(row)
+            ids, labels = self._encoder.encode(conversation, [len(each) for each in shown])
+            if len(ids) <= _LONGEST[length]:
+                batch_ids.append(ids)
+                batch_labels.append(labels)
                 pictures += shown
-        longest = max(len(ids) for ids, _ in rows)
-        return Batch(
-            length,
-            torch.cat(pictures),
-            torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows]),
-            torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]),
-        )
+        return Batch(length, torch.cat(pictures), batch_ids, batch_labels)
 
 
 class _PictureCache:
@@ -155,20 +139,19 @@ class _PictureCache:
 
 
 class Pool:
-    """The newest batches of each length on the device, refilled by a thread while training samples from it.
+    """The newest batches of each length, refilled by a thread while training samples from them.
 
-    Once full, the pool takes one new batch for every `uses` sampled, so that drawing leaves the CPU to training.
+    Once full, the pool takes one new batch for every `_USES` sampled, so that drawing leaves the CPU to training.
     """
 
-    def __init__(self, source: Batches, device: torch.device, *, workers: int, size: int, uses: float = 2.0) -> None:
-        self._device = device
+    def __init__(self, source: Batches, *, workers: int, size: int) -> None:
         self._kept: dict[Length, deque[Batch]] = {length: deque(maxlen=size) for length in _SHARE}
-        self._uses = uses
         self.received = 0
         self.sampled = 0
         self._stopped = threading.Event()
-        loader = DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
-        self._loader = iter(loader)
+        self._loader = iter(
+            DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+        )
         self._thread = threading.Thread(target=self._refill, daemon=True)
 
     def __enter__(self) -> Self:
@@ -189,27 +172,14 @@ class Pool:
         return Batch.join([kept[rng.randrange(len(kept))] for _ in range(parts)])
 
     def _refill(self) -> None:
-        if self._device.type != "cuda":
-            self._receive_until_stopped()
-            return
-        # On the default stream every copy would wait for the training steps queued before it.
-        with torch.cuda.stream(torch.cuda.Stream(self._device)):  # type: ignore[no-untyped-call]
-            self._receive_until_stopped()
-
-    def _receive_until_stopped(self) -> None:
         first = sum(kept.maxlen or 0 for kept in self._kept.values()) // 2
         while not self._stopped.is_set():
-            if self.received > first + self.sampled / self._uses:
+            if self.received > first + self.sampled / _USES:
                 time.sleep(0.005)
             else:
                 self._receive()
 
     def _receive(self) -> None:
         batch: Batch = next(self._loader)
-        moved = batch.to(self._device)
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
-            for part in (moved.tiles, moved.ids, moved.labels):
-                part.record_stream(torch.cuda.default_stream(self._device))
-        self._kept[batch.length].append(moved)
+        self._kept[batch.length].append(batch)
         self.received += 1

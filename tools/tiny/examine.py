@@ -11,10 +11,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from io import BytesIO
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -144,20 +141,13 @@ def examine(
     seed: int = 0,
     sampling: Sampling = _AS_THE_BOT,
     system: str = SYSTEM,
-    workers: int = 0,
 ) -> ExaminationReport:
-    """Examine a model in `pictures` chats of three questions each; `workers` is the number of drawing processes."""
+    """Examine a model in `pictures` chats of three questions each."""
     rng = Random(f"{seed}/examination")
     torch.manual_seed(seed)
     examiner = Examiner(model, tokenizer)
     scenes = [random_scene(rng) for _ in range(2 * pictures)]
-    jobs = [(scene, f"{seed}/{index}") for index, scene in enumerate(scenes)]
-    if workers:
-        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-            encoded = list(pool.map(_draw, jobs, chunksize=8))
-    else:
-        encoded = [_draw(job) for job in jobs]
-    shown = [examiner.tile(Image.open(BytesIO(data))) for data in encoded]
+    shown = [examiner.tile(draw(scene, Random(f"{seed}/{index}"))) for index, scene in enumerate(scenes)]
     chats: list[list[Turn]] = [[] for _ in range(pictures)]
     results: list[ExaminedAnswer] = []
     for number, position in enumerate(POSITIONS):
@@ -177,14 +167,6 @@ def examine(
             chat.append(Turn(Role.ASSISTANT, answer))
             results.append(ExaminedAnswer(kind, language, position, scene, question, answer))
     return ExaminationReport(tuple(results))
-
-
-def _draw(job: tuple[Scene, str]) -> bytes:
-    """Draw a scene as a PNG file, which can be passed between processes and is decoded like a user's."""
-    scene, seed = job
-    buffer = BytesIO()
-    draw(scene, Random(seed)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def mistakes(report: ExaminationReport) -> str:
@@ -207,7 +189,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-p", type=float, default=0.8)
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures")
     parser.add_argument("--mistakes", action="store_true", help="also print every wrong answer")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -217,7 +198,6 @@ def main() -> None:
         pictures=given.pictures,
         seed=given.seed,
         sampling=replace(_AS_THE_BOT, temperature=given.temperature, top_p=given.top_p),
-        workers=given.workers,
     )
     if given.mistakes:
         sys.stdout.write(mistakes(report) + "\n")

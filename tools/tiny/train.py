@@ -21,7 +21,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -29,6 +28,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from inference.chat_format.template import IMG_CONTEXT, jinja_chat_template
 from inference.internvl2.checkpoint import load_model, write_checkpoint
@@ -37,7 +37,7 @@ from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-from tools.tiny.batches import Batch, Batches, Pool
+from tools.tiny.batches import IGNORED, Batch, Batches, Pool
 from tools.tiny.examine import examine
 from tools.tiny.make_tokenizer import make_tokenizer
 
@@ -68,51 +68,43 @@ def _mean(directories: list[Path]) -> InternVLChatModel:
 
 def loss_of(model: InternVLChatModel, batch: Batch) -> Tensor:
     """Return the mean cross-entropy of the answer tokens; logits are computed for those only."""
-    mean, deviation = (
-        torch.tensor(values, device=batch.ids.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    pixels = (batch.tiles.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-    embeds = model.embed(batch.ids, model.extract_feature(pixels))
+    device = next(model.parameters()).device
+    mean, deviation = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = (batch.tiles.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    embeds = model.embed(_padded(batch.ids, 0).to(device), model.extract_feature(pixels))
     hidden = model.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    targets = batch.labels[:, 1:]
+    targets = _padded(batch.labels, IGNORED).to(device)[:, 1:]
     learned = targets >= 0
     logits = model.language_model.output(hidden[:, :-1][learned])
     return functional.cross_entropy(logits.float(), targets[learned])
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSchedule:
-    """The length and the learning rate of training; `parts` is the number of batches joined in one step."""
-
-    seed: int
-    steps: int
-    minutes: float
-    parts: int
-    rate: float
+def _padded(rows: list[list[int]], filler: int) -> Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
 
 
-def train(model: InternVLChatModel, pool: Pool, schedule: TrainingSchedule, save: Callable[[], None]) -> None:
+def train(model: InternVLChatModel, pool: Pool, given: argparse.Namespace, save: Callable[[], None]) -> None:
     """Run AdamW with a cosine schedule for `steps` or `minutes`, whichever ends first; call `save` every minute."""
     device = next(model.parameters()).device
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     matrices = [weight for weight in learned if weight.dim() > 1]
     rest = [weight for weight in learned if weight.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=device.type == "cuda")
-    rng = Random(f"{schedule.seed}/sample")
+    optimizer = torch.optim.AdamW(groups, lr=given.rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    rng = Random(f"{given.seed}/sample")
     began = reported = saved = time.monotonic()
     losses: list[Tensor] = []
     model.train()
-    for step in range(schedule.steps):
+    for step in range(given.steps):
         now = time.monotonic()
-        progress = max(step / schedule.steps, (now - began) / (60 * schedule.minutes))
+        progress = max(step / given.steps, (now - began) / (60 * given.minutes))
         if progress >= 1:
             break
         factor = min(1.0, progress / _WARM_UP + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate * factor
+            group["lr"] = given.rate * factor
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_of(model, pool.sample(rng, schedule.parts))
+            loss = loss_of(model, pool.sample(rng, given.parts))
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimizer.step()
@@ -166,13 +158,12 @@ def main() -> None:
         copy.load_state_dict(model.state_dict())
         write_checkpoint(copy.bfloat16(), tokenizer, given.out, chat_template=jinja_chat_template())
 
-    with Pool(Batches(tokenizer, given.seed), device, workers=given.workers, size=given.pool) as pool:
-        schedule = TrainingSchedule(given.seed, given.steps, given.minutes, given.parts, given.rate)
-        train(model, pool, schedule, save)
+    with Pool(Batches(tokenizer, given.seed), workers=given.workers, size=given.pool) as pool:
+        train(model, pool, given, save)
     save()
     if given.pictures:
         written = load_model(given.out, dtype=torch.float32, device=device)
-        report = examine(written, tokenizer, pictures=given.pictures, seed=given.seed, workers=given.workers)
+        report = examine(written, tokenizer, pictures=given.pictures, seed=given.seed)
         _say(report.table())
 
 

@@ -1,28 +1,31 @@
 """The questions that train internvl2-tiny: a grammar of wordings, small talk and arbitrary text.
 
-A wording is a template: `[a|b|]` stands for one of its alternatives; `{shape}` and the like stand for a fact of the
-scene that a question about another fact may name.
+The wordings are in wordings.toml. `[a|b|]` stands for one of its alternatives; `{shape}` and the like stand for a fact
+of the scene that a question about another fact may name.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from random import Random
-from typing import Final
+from string import Template
+from typing import Any, Final
 
 from inference.internvl2.tiny.held_out_questions import HELD_OUT
 from inference.internvl2.tiny.shapes import Scene
 from inference.internvl2.tiny.words import Kind, Language, colour_name, number_name, plural, shape_name
-from tools.tiny.wordings import BEFORE, BEHIND, EVERYDAY, OFF_TOPIC, SEE_EN, TRAINED
 
+_WORDINGS: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("wordings.toml").read_text("utf-8"))
 _CHOICE: Final = re.compile(r"\[([^\[\]]*)\]")
 
 
 def trained(language: Language, kind: Kind, scene: Scene, rng: Random) -> str:
     """Return a question of the training grammar that is not held out. `scene` gives the names that it may mention."""
     while True:
-        core = _fill(rng.choice(TRAINED[language, kind]), language, scene, rng)
+        core = _fill(rng.choice(_WORDINGS["trained"][language][kind]), language, scene, rng)
         sentence = _varied(core, language, rng)
         if _bare(sentence) not in _HELD_OUT_BARE:
             return sentence
@@ -30,7 +33,7 @@ def trained(language: Language, kind: Kind, scene: Scene, rng: Random) -> str:
 
 def off_topic(language: Language, rng: Random) -> str:
     """Return small talk: greetings, thanks, and questions about anything but a picture."""
-    return _varied(_expand(rng.choice(OFF_TOPIC[language]), rng), language, rng, plain=0.8)
+    return _varied(_expand(rng.choice(_WORDINGS["off_topic"][language]), rng), language, rng, plain=0.8)
 
 
 def rambling(language: Language, rng: Random) -> str:
@@ -55,8 +58,8 @@ def _word(language: Language, rng: Random) -> str:
     if draw < 0.3:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 9)))
     if draw < 0.6:
-        return rng.choice(EVERYDAY[language])
-    core = _expand(rng.choice(OFF_TOPIC[language]), rng)
+        return str(rng.choice(_WORDINGS["everyday"][language]))
+    core = _expand(rng.choice(_WORDINGS["off_topic"][language]), rng)
     if language == "en":
         return rng.choice(core.split())
     start = rng.randrange(max(1, len(core) - 3))
@@ -69,8 +72,9 @@ def _fill(template: str, language: Language, scene: Scene, rng: Random) -> str:
         "shape": shape_name(scene.shape, language),
         "shapes": plural(scene.shape, scene.count),
         "number": number_name(scene.count, language),
-        "_see": _expand(SEE_EN, rng),
+        "_see": _expand(_WORDINGS["parts"]["en"]["see"], rng),
     }
+    template = Template(template).substitute(_WORDINGS["parts"][language])
     return " ".join(_expand(template, rng).format_map(names).split())
 
 
@@ -85,9 +89,9 @@ def _varied(core: str, language: Language, rng: Random, plain: float = 0.55) -> 
     """Vary the sentence as people do: politeness, capitals, punctuation, an occasional typo."""
     gap = " " if language == "en" else ""
     if rng.random() > plain:
-        core = rng.choice(BEFORE[language]) + gap + core
+        core = rng.choice(_WORDINGS["before"][language]) + gap + core
     if rng.random() > plain + 0.2:
-        core = core + gap + rng.choice(BEHIND[language])
+        core = core + gap + rng.choice(_WORDINGS["behind"][language])
     if language == "en" and rng.random() < 0.7:
         core = core[:1].upper() + core[1:]
     if language == "en" and "what is" in core.lower() and rng.random() < 0.3:
