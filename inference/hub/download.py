@@ -18,7 +18,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from inference.hub.listing import Hash, HubError, Listing, RemoteFile, status_error, unreachable
+from inference.hub.listing import HubError, Listing, RemoteFile, status_error, unreachable
 
 Progress = Callable[[str, int], None]
 """A function (path of the current file, bytes of all files downloaded so far)."""
@@ -27,6 +27,7 @@ _PART: Final = ".part"
 _CHUNK: Final = 1 << 20
 _SILENCE: Final = 60.0  # seconds without a byte before a connection counts as broken
 _TRIES: Final = 6
+_GIT_DIGITS: Final = 40  # of a SHA-1
 _SPARE: Final = 1 << 28  # bytes that must stay free on the disk
 
 
@@ -163,7 +164,7 @@ def _is_whole(file: RemoteFile, path: Path) -> bool:
     if not path.is_file() or path.stat().st_size != file.size:
         return False
     with path.open("rb") as reader:
-        if file.kind is Hash.SHA256:
+        if len(file.digest) != _GIT_DIGITS:
             return file_digest(reader, "sha256").hexdigest() == file.digest
         digest = sha1(b"blob %d\0" % file.size, usedforsecurity=False)
         while chunk := reader.read(_CHUNK):

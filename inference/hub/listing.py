@@ -39,20 +39,15 @@ class Hub(StrEnum):
     MODELSCOPE = "modelscope"
 
 
-class Hash(StrEnum):
-    """The hash that a hub lists for a file: SHA-256, or git's SHA-1 of a blob."""
-
-    SHA256 = "sha256"
-    GIT = "git"
-
-
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository. `path` is relative and stays inside the folder; `size` is in bytes, `digest` in hex."""
+    """A file of a repository. `path` is relative and stays inside the folder; `size` is in bytes.
+
+    `digest` is in hex: a SHA-256, or with 40 digits git's SHA-1 of a blob.
+    """
 
     path: str
     size: int
-    kind: Hash
     digest: str
     url: str
 
@@ -138,10 +133,9 @@ async def _hub(repo: str, revision: str) -> Listing:
     commit = info.sha or revision or "main"
     files = []
     for each in info.siblings or ():
-        kind, digest = (Hash.SHA256, each.lfs.sha256) if each.lfs else (Hash.GIT, each.blob_id)
-        size = each.lfs.size if each.lfs else each.size
+        size, digest = (each.lfs.size, each.lfs.sha256) if each.lfs else (each.size, each.blob_id)
         url = hf_hub_url(repo, each.rfilename, revision=commit, endpoint=endpoint)
-        files.append(_remote_file(Hub.HUGGING_FACE, each.rfilename, size, (kind, digest), url))
+        files.append(_remote_file(Hub.HUGGING_FACE, each.rfilename, size, digest, url))
     return Listing(Hub.HUGGING_FACE, repo, commit, tuple(files), build_hf_headers(library_name="thumbtune"))
 
 
@@ -175,14 +169,11 @@ async def _modelscope(repo: str, revision: str) -> Listing:
         path, commit = each["Path"], each.get("Revision") or ""
         pinned = commit if _COMMIT.fullmatch(commit) else revision
         url = f"{base}?{urlencode({'Revision': pinned, 'FilePath': path})}"
-        files.append(_remote_file(Hub.MODELSCOPE, path, each["Size"], (Hash.SHA256, each.get("Sha256")), url))
+        files.append(_remote_file(Hub.MODELSCOPE, path, each["Size"], each.get("Sha256"), url))
     return Listing(Hub.MODELSCOPE, repo, revision, tuple(files))
 
 
-def _remote_file(
-    source: Hub, path: str, size: int | None, content_hash: tuple[Hash, str | None], url: str
-) -> RemoteFile:
-    kind, digest = content_hash
+def _remote_file(source: Hub, path: str, size: int | None, digest: str | None, url: str) -> RemoteFile:
     if size is None or not digest:
         raise HubError(f"{source} lists no hash of {path}, so it could not be checked: {_ELSEWHERE[source]}.")
-    return RemoteFile(path, size, kind, digest, url)
+    return RemoteFile(path, size, digest, url)

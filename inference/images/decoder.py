@@ -18,7 +18,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Final, Self
 
 from inference.images.decoder_protocol import LONGEST_SIDE, READY, REQUEST, RESPONSE, CleanPicture, DecodeError, Refusal
@@ -66,9 +65,7 @@ class PictureDecoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

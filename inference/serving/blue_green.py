@@ -44,6 +44,8 @@ class BlueGreen:
 
     def __init__(self, launch: Launch, changed: Callable[[], None], switch: Switch | None = None) -> None:
         self.resting = False
+        self.crashes = 0
+        """Number of engines that ended unexpectedly."""
         self.cold = switch is not None or launch.settings.swap == "cold"
         self._settings = launch.settings
         self._launch = launch
@@ -59,7 +61,6 @@ class BlueGreen:
         self._next: Supervisor | None = None
         self._starting: asyncio.Task[None] | None = None
         self._retiring: dict[asyncio.Task[bool], Supervisor] = {}
-        self._past_crashes = 0
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -71,11 +72,6 @@ class BlueGreen:
     def swapping_to(self) -> str | None:
         """The model that is starting beside the live one, or None."""
         return self._next.model_id if self._next is not None and self._next is not self.live else None
-
-    @property
-    def crashes(self) -> int:
-        """Number of engines that ended unexpectedly."""
-        return self._past_crashes + self.live.crashes + (self.canary.crashes if self.canary else 0)
 
     def run(self) -> None:
         """Start the live model's engine in the background, and retry until it starts."""
@@ -154,7 +150,6 @@ class BlueGreen:
     async def _end_canary(self, drain: float) -> None:
         canary, self.canary, self._canary_due = self.canary, None, False
         if canary is not None:
-            self._count_crashes_of(canary)
             self._changed()
             await self._retire(canary, drain)
 
@@ -184,7 +179,6 @@ class BlueGreen:
         """Send chats to `green` and end the former live engine, whose answers may finish."""
         blue = self.live
         self.live, self._slot = green, 1 - self._slot
-        self._count_crashes_of(blue)
         self._changed()
         _log.info("model swapped", old=blue.model_id, new=green.model_id, pid=green.pid)
         await self._retire(blue, self._settings.drain_timeout)
@@ -225,7 +219,9 @@ class BlueGreen:
 
     def _supervisor(self, model_id: str, model_dir: Path, slot: int) -> Supervisor:
         log = self._launch.log.with_stem(f"{self._launch.log.stem}-{_SLOTS[slot]}")
-        return Supervisor(replace(self._launch, model_id=model_id, model_dir=model_dir, log=log), self._look)
+        return Supervisor(
+            replace(self._launch, model_id=model_id, model_dir=model_dir, log=log), self._look, self._crashed
+        )
 
     def _look(self) -> None:
         """React to a change of an engine: a canary that is due starts when the live model answers."""
@@ -283,13 +279,8 @@ class BlueGreen:
         """Retire a supervisor in a separate task, so that its process ends even if the caller is cancelled."""
         retiring = asyncio.create_task(supervisor.retire(drain))
         self._retiring[retiring] = supervisor
-        retiring.add_done_callback(self._retired)
+        retiring.add_done_callback(self._retiring.pop)
         await asyncio.shield(retiring)
 
-    def _retired(self, task: asyncio.Task[bool]) -> None:
-        self._count_crashes_of(self._retiring.pop(task))
-
-    def _count_crashes_of(self, supervisor: Supervisor) -> None:
-        """Move a supervisor's crashes to the total, so that each counts once and the metric never decreases."""
-        self._past_crashes += supervisor.crashes
-        supervisor.crashes = 0
+    def _crashed(self) -> None:
+        self.crashes += 1

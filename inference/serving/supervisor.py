@@ -35,11 +35,12 @@ class State(StrEnum):
 class Supervisor:
     """One model and its current worker.
 
-    `changed` is called after every change of state. `restarts` counts workers after the first; `last_error` says what
-    ended the last one. `cache_tokens` is the size of the newest worker's KV cache, or None if none has reported one.
+    `changed` is called after every change of state, `crashed` when an engine ends unexpectedly, which `crashes` counts.
+    `restarts` counts workers after the first; `last_error` says what ended the last one. `cache_tokens` is the size of
+    the newest worker's KV cache, or None if none has reported one.
     """
 
-    def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
+    def __init__(self, launch: Launch, changed: Callable[[], None], crashed: Callable[[], None]) -> None:
         self.launch = launch
         self.state = State.STOPPED
         self.restarts = 0
@@ -47,6 +48,7 @@ class Supervisor:
         self.last_error = ""
         self.cache_tokens: int | None = None
         self._changed = changed
+        self._crashed = crashed
         self._worker: Worker | None = None
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
@@ -158,6 +160,7 @@ class Supervisor:
             # If the engine has answered since its start, the count of failures starts over.
             self._failures = 1 if worker.served else self._failures + 1
             self.crashes += 1
+            self._crashed()
             self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
             _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
         self._set(State.RESTARTING)

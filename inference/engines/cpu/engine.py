@@ -6,7 +6,6 @@ step by step, so that a long one does not hold up a short one.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -16,7 +15,6 @@ from typing import Any, Final
 
 import torch
 from cachetools import LRUCache
-from PIL import Image
 from torch import Tensor
 
 from inference.chat_format.template import STOP_TOKENS, SYSTEM
@@ -29,9 +27,10 @@ from inference.engines.cpu.preprocessing import (
     PromptPicture,
 )
 from inference.engines.detokenizer import TextStream
+from inference.images.sample_picture import sample_picture
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tokenizer import load_tokenizer, text_decoder
-from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
+from inference.messages import Prompt, Role, Sampling, Turn, Usage
 
 _PREFILL_CHUNK: Final = 512
 """The positions of a prompt that are computed in one step."""
@@ -79,7 +78,7 @@ class ChatEngine:
     def open(cls, directory: str | Path, *, dtype: torch.dtype, cache_bytes: int) -> ChatEngine:
         """Load a checkpoint and generate two short answers about a picture. This takes seconds to minutes."""
         engine = cls(load_model(directory, dtype=dtype), load_tokenizer(directory), cache_bytes=cache_bytes)
-        question = Turn(Role.USER, "What is this?", (_sample_picture(engine.preprocessor.tiling.side),))
+        question = Turn(Role.USER, "What is this?", (sample_picture(),))
         for turns in (question,), (question, Turn(Role.ASSISTANT, "A picture."), Turn(Role.USER, "And this?")):
             prompt = Prompt(SYSTEM, turns, chat="", sampling=Sampling(max_new_tokens=_WARMUP_TOKENS))
             engine.answer(engine.preprocessor.prepare(prompt))
@@ -259,10 +258,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     ids = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
     known = tokenizer.get_added_vocab()
     return frozenset(ids | {known[token] for token in STOP_TOKENS if token in known})
-
-
-def _sample_picture(side: int) -> Picture:
-    """Return a picture of one tile for the warm-up."""
-    encoded = io.BytesIO()
-    Image.linear_gradient("L").resize((side, side)).convert("RGB").save(encoded, "PNG")
-    return Picture.of(encoded.getvalue(), "image/png")

@@ -8,7 +8,6 @@ until they fit into an iteration.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -26,15 +25,13 @@ class PrefillLimiter:
     """
 
     def __init__(self, tokens: int) -> None:
+        self.waiting = 0
+        """Number of prompts that wait."""
         self._tokens = tokens
         self._admitted = 0
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._next = asyncio.Lock()
+        self._freed = asyncio.Event()
         self._seen: LRUCache[bytes, None] = LRUCache(_PICTURES)
-
-    @property
-    def waiting(self) -> int:
-        """Number of prompts that wait."""
-        return sum(not turn.done() for _, turn in self._queue)
 
     def cost(self, tokens: int, pictures: Iterable[tuple[bytes, int]]) -> int:
         """Estimate how many of a prompt's tokens will be computed: all but those of recently seen pictures.
@@ -52,47 +49,24 @@ class PrefillLimiter:
     @asynccontextmanager
     async def room(self, cost: int) -> AsyncIterator[Callable[[], None]]:
         """Wait for room and hold it until the block ends, or until the yielded function is called."""
-        await self._enter(cost)
+        self.waiting += 1
+        try:
+            # Locks are acquired in order, so only the first prompt watches for room, and no other overtakes it.
+            async with self._next:
+                while self._admitted and self._admitted + cost > self._tokens:
+                    self._freed.clear()
+                    await self._freed.wait()
+                self._admitted += cost
+        finally:
+            self.waiting -= 1
         held = [cost]
 
         def leave() -> None:
             if held:
-                self._leave(held.pop())
+                self._admitted -= held.pop()
+                self._freed.set()
 
         try:
             yield leave
         finally:
             leave()
-
-    async def _enter(self, cost: int) -> None:
-        if not self._queue and self._fits(cost):
-            self._admitted += cost
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((cost, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                # A large prompt that stops waiting may have blocked a small one.
-                self._admit()
-            else:
-                self._leave(cost)
-            raise
-
-    def _leave(self, cost: int) -> None:
-        self._admitted -= cost
-        self._admit()
-
-    def _fits(self, cost: int) -> bool:
-        return not self._admitted or self._admitted + cost <= self._tokens
-
-    def _admit(self) -> None:
-        while self._queue:
-            cost, turn = self._queue[0]
-            if not turn.cancelled():
-                if not self._fits(cost):
-                    return
-                self._admitted += cost
-                turn.set_result(None)
-            self._queue.popleft()
