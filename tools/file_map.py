@@ -32,13 +32,9 @@ def listing() -> str:
             continue
         about = [summary(each) for each in modules if each.endswith("/__init__.py")]
         rows = [f"| `{Path(each).name}` | {summary(each)} |" for each in modules if not each.endswith("/__init__.py")]
-        parts.append("\n".join([f"### {package}/\n", *(f"{each}.\n" for each in about), *table(rows)]))
+        table = ["| module | subject |", "| --- | --- |", *rows, ""] if rows else []
+        parts.append("\n".join([f"### {package}/\n", *(f"{each}.\n" for each in about), *table]))
     return "\n".join(parts)
-
-
-def table(rows: list[str]) -> list[str]:
-    """Return rows with the header of their table, or an empty list if there are none."""
-    return ["| module | subject |", "| --- | --- |", *rows, ""] if rows else []
 
 
 def main() -> None:

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 
 from inference.chat_format.template import (
     IM_END,
@@ -108,12 +109,9 @@ class Window:
         """Return `count` if a multiple of `step` questions was cut, otherwise a number larger than any window."""
         return sys.maxsize if (_questions(whole) - _questions(shorter)) % step else self.count(shorter)
 
+    @cachedmethod(attrgetter("_picture_tokens"), key=lambda _, picture: picture.sha256)
     def _count_picture(self, picture: Picture) -> int:
-        tokens = self._picture_tokens.get(picture.sha256)
-        if tokens is None:
-            tokens = self._tiling.count_tokens(*picture_size(picture.data))
-            self._picture_tokens[picture.sha256] = tokens
-        return tokens
+        return self._tiling.count_tokens(*picture_size(picture.data))
 
     @cached_property
     def _tokenize(self) -> Callable[[str], int]:

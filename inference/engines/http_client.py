@@ -198,6 +198,16 @@ class HttpEngine:
 
         return Sizes(window=tokens("max_model_len"), cache=tokens("kv_cache_tokens"))
 
+    async def listed(self) -> set[str] | None:
+        """Return the names of the models that the server lists, or None while it does not answer or fails."""
+        try:
+            async with asyncio.timeout(self._token_timeout):
+                return {model.id async for model in self._client.models.list()}
+        except (openai.APIConnectionError, openai.InternalServerError, httpx.HTTPError, TimeoutError):
+            return None
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+            return set()
+
     async def _first_listed(self) -> str:
         async for model in self._client.models.list():
             return model.id

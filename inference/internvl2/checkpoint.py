@@ -82,7 +82,6 @@ def write_checkpoint(
         ValueError: The tokenizer lacks InternVL2's special tokens.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     write_surroundings(model.config, tokenizer, directory, dtype=model.dtype, chat_template=chat_template)
     share_weights(directory)

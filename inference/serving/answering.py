@@ -155,7 +155,7 @@ class Answering:
         Answers in flight and queued questions continue, but their prompts are not kept either.
         """
         self._forgotten.update(self.admission.tickets(chat))
-        self._moves.forget(chat)
+        self._moves.recent.forget(chat)
 
     async def emptied(self, patience: float) -> None:
         """Wait until no answer is in flight, but at most `patience` seconds."""

@@ -18,6 +18,7 @@ from inference.messages import EngineUnavailable
 from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 from inference.serving.supervisor import State, Supervisor
+from inference.serving.swap_command import switch
 
 _log = structlog.get_logger(__name__)
 
@@ -29,28 +30,23 @@ _TRIES: Final = 2
 Welcome = Callable[[Worker], Awaitable[None]]
 """A function that opens a worker to chats, possibly after warming it."""
 
-Switch = Callable[[Launch, Launch], Awaitable[None]]
-"""A function (new, old) that makes an external server load the new model."""
-
 
 class BlueGreen:
     """The engine of the live model and, during a swap or a trial, that of the next one.
 
     `canary` is the model that is tried beside the live one, or None. `launch` describes the first engine; each of the
-    two slots has its own log file next to `launch.log`. `changed` is called after every change. `switch` makes an
-    external server load another model. `resting` is True between `rest` and `wake`; with `cold` the old engine must end
-    before the new one starts.
+    two slots has its own log file next to `launch.log`. `changed` is called after every change. `resting` is True
+    between `rest` and `wake`; with `cold` the old engine must end before the new one starts.
     """
 
-    def __init__(self, launch: Launch, changed: Callable[[], None], switch: Switch | None = None) -> None:
+    def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
         self.resting = False
         self.crashes = 0
         """Number of engines that ended unexpectedly."""
-        self.cold = switch is not None or launch.settings.swap == "cold"
+        self.cold = bool(launch.settings.swap_command) or launch.settings.swap == "cold"
         self._settings = launch.settings
         self._launch = launch
         self._changed = changed
-        self._switch = switch
         self._slot = 0
         self.live = self._supervisor(launch.model_id, launch.model_dir, self._slot)
         self.canary: Supervisor | None = None
@@ -260,9 +256,9 @@ class BlueGreen:
             self._starting = self._next = None
 
     async def _started_up(self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None) -> None:
-        """Do everything that precedes making an engine live. If `after` is given, `switch` replaces its model first."""
-        if self._switch is not None and after is not None:
-            await self._switch(supervisor.launch, after.launch)
+        """Do everything that precedes making an engine live; a server of the operator first replaces `after`."""
+        if self._settings.swap_command and after is not None:
+            await switch(supervisor.launch, after.launch)
         for _ in range(_TRIES):
             await supervisor.start()
             worker = supervisor.worker

@@ -102,14 +102,14 @@ def status_of(
     """Return the status of a deployment over `nodes`."""
     serving = [node for node in nodes if not node.drained]
     # Single values are those of the first replica that is ready, or of the first one if none is.
-    first = min(serving, key=lambda node: node.state is not State.READY)
+    first = min(serving, key=lambda node: node.slots.live.state is not State.READY)
     lives = [node.slots.live for node in nodes]
     canaries = [node.slots.canary for node in nodes if node.slots.canary is not None]
     waiting, chats = answering.admission.waiting_by_lane(), moves.chats()
     return Status(
         engine=kind,
-        model=Counter(node.model_id for node in serving).most_common(1)[0][0],
-        state=first.state,
+        model=Counter(node.slots.live.model_id for node in serving).most_common(1)[0][0],
+        state=first.slots.live.state,
         paused=answering.admission.paused,
         pid=first.slots.live.pid,
         pids=tuple(sorted(pid for node in nodes for pid in node.slots.pids)),
@@ -119,7 +119,9 @@ def status_of(
         waiting=waiting.total(),
         swapping_to=next((node.slots.swapping_to for node in nodes if node.slots.swapping_to), None),
         last_error=_first_error([*lives, *canaries]),
-        counters=Counters(**answering.counted, warmed=moves.warmed, crashes=sum(node.slots.crashes for node in nodes)),
+        counters=Counters(
+            **answering.counted, warmed=moves.warmer.warmed, crashes=sum(node.slots.crashes for node in nodes)
+        ),
         nodes=tuple(_node_status(node, chats[node.name], waiting[node.name]) for node in nodes),
         seen=seen([node.sight for node in nodes]),
         canary=_canary_status(canaries, route) if route and canaries else None,

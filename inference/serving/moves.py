@@ -7,8 +7,9 @@ failed one are warmed in the background on the engines that answer them next.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -18,7 +19,6 @@ from inference.serving.engine_process import Worker
 from inference.serving.nodes import Node
 from inference.serving.prefix_warmup import Chat, RecentChats, Warmer
 from inference.serving.routing import Router
-from inference.serving.supervisor import Supervisor
 from inference.settings import InferenceSettings
 
 _T = TypeVar("_T")
@@ -38,18 +38,13 @@ class Moves:
         self._router = router
         self._settings = settings
         self._changed = changed
-        self._recent = RecentChats(settings)
-        self._warmer = Warmer()
+        self.recent = RecentChats(settings)
+        self.warmer = Warmer()
         self._alone = asyncio.Lock()
         self._stirred = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._welcoming: set[Worker] = set()
-
-    @property
-    def warmed(self) -> int:
-        """Number of prompts computed for warm-up."""
-        return self._warmer.warmed
 
     def start(self) -> None:
         """Start warming chats whose engine has failed."""
@@ -64,28 +59,23 @@ class Moves:
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
         """Record which worker computed the chat's newest prompt; if the chat goes elsewhere next, warm it there."""
-        self._recent.answered(prompt, worker)
+        self.recent.answered(prompt, worker)
         found = self._router.engine_for(prompt)
         if found is not None and found[1] is not worker:
             self._stirred.set()
 
-    def forget(self, chat: str) -> None:
-        """Drop the chat from the warm-up list."""
-        self._recent.forget(chat)
-
-    def chats(self) -> dict[str, int]:
+    def chats(self) -> Counter[str]:
         """Return the number of recently active chats by replica."""
-        numbers = dict.fromkeys((node.name for node in self._nodes), 0)
-        for chat in self._recent.newest_first():
-            numbers[self._router.lane(chat.key)] += 1
-        return numbers
+        return Counter(self._router.lane(chat.key) for chat in self.recent.newest_first())
 
     def look(self) -> None:
         """Open engines that have become ready, after a warm-up if others answer meanwhile."""
-        for node, supervisor, canary in self._supervisors():
-            worker = supervisor.worker
+        engines = [(node, each) for node in self._nodes for each in (node.slots.live, node.slots.canary)]
+        for node, supervisor in engines:
+            worker = supervisor.worker if supervisor is not None else None
             if worker is None or worker.open:
                 continue
+            canary = supervisor is node.slots.canary
             if worker in self._welcoming:
                 # Answering takes precedence over warming: if no other engine is left, it opens at once.
                 worker.open = not self._answering() and not node.away
@@ -100,7 +90,7 @@ class Moves:
         """Open a worker of the replica, or of its `canary`, after a warm-up if others answer meanwhile."""
         for _ in range(_PASSES):
             coming = [(chat, worker) for chat in self._coming(node, canary)]
-            if not self._answering() or not await self._warmer.warm(coming):
+            if not self._answering() or not await self.warmer.warm(coming):
                 break
         worker.open = True
         self._changed()
@@ -108,21 +98,21 @@ class Moves:
     async def leave(self, node: Node) -> None:
         """Warm the replica's chats on the engines that answer them when it closes."""
         plan = []
-        for chat in self._recent.newest_first():
+        for chat in self.recent.newest_first():
             found = self._router.choice(chat.key)
             if found is not None and found[0] is node:
                 elsewhere = self._router.choice(chat.key, avoid=found[1])
                 assert elsewhere is not None
                 plan.append((chat, elsewhere[1]))
-        await self._warmer.warm(plan)
+        await self.warmer.warm(plan)
 
     async def leave_canary(self) -> None:
         """Warm the canary's chats on the engines that answer them when it ends."""
         routes = [
             (chat, self._router.engine_for(chat.prompt), self._router.choice(chat.key))
-            for chat in self._recent.newest_first()
+            for chat in self.recent.newest_first()
         ]
-        await self._warmer.warm(
+        await self.warmer.warm(
             [(chat, live[1]) for chat, now, live in routes if now and live and now[1] is not live[1]]
         )
 
@@ -140,12 +130,10 @@ class Moves:
         async with self.alone():
             await self.leave(node)
             self._close(node)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.drain_timeout):
-                    await node.idle()
-                    return
+            workers = [each.worker for each in (node.slots.live, node.slots.canary) if each is not None and each.worker]
+            finished = await asyncio.gather(*(each.drained(self._settings.drain_timeout) for each in workers))
             worker = node.slots.live.worker
-            if worker is not None and self._answering():
+            if not all(finished) and worker is not None and self._answering():
                 worker.give_up("its node was drained", expected=True)
 
     async def undrain(self, node: Node) -> None:
@@ -204,16 +192,9 @@ class Moves:
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)
 
-    def _supervisors(self) -> Iterator[tuple[Node, Supervisor, bool]]:
-        """Yield every engine: its replica, its supervisor and whether it is the canary's."""
-        for node in self._nodes:
-            yield node, node.slots.live, False
-            if node.slots.canary is not None:
-                yield node, node.slots.canary, True
-
     def _coming(self, node: Node, canary: bool) -> Iterator[Chat]:
         """Yield the chats that the replica, or its `canary`, would answer if it were open."""
-        for chat in self._recent.newest_first():
+        for chat in self.recent.newest_first():
             if canary and not self._router.is_canarys(chat.prompt):
                 continue
             for each in self._router.order(chat.key):
@@ -233,8 +214,8 @@ class Moves:
         while True:
             await self._stirred.wait()
             self._stirred.clear()
-            routes = [(chat, self._router.engine_for(chat.prompt)) for chat in self._recent.newest_first()]
-            await self._warmer.warm([(chat, found[1]) for chat, found in routes if found is not None])
+            routes = [(chat, self._router.engine_for(chat.prompt)) for chat in self.recent.newest_first()]
+            await self.warmer.warm([(chat, found[1]) for chat, found in routes if found is not None])
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

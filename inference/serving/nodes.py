@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,6 @@ from inference.serving.blue_green import BlueGreen
 from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 from inference.serving.engine_stats import Sight
-from inference.serving.supervisor import State
-from inference.serving.swap_command import switch
 from inference.settings import InferenceSettings
 
 
@@ -33,8 +30,6 @@ class Node:
         self.moving = False
         self.in_flight = 0
         self.sight = Sight()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def away(self) -> bool:
@@ -58,32 +53,15 @@ class Node:
         """Ids of the models that it answers with, or will once their engines are ready."""
         return {each.model_id for each in (self.slots.live, self.slots.canary) if each is not None}
 
-    @property
-    def state(self) -> State:
-        """State of its engine, regardless of `away`."""
-        return self.slots.live.state
-
-    @property
-    def model_id(self) -> str:
-        """Id of the model that it answers with."""
-        return self.slots.live.model_id
-
     @contextmanager
     def lease(self, worker: Worker) -> Iterator[None]:
         """Mark an answer of one of its workers as in flight."""
         self.in_flight += 1
-        self._idle.clear()
         try:
             with worker.lease():
                 yield
         finally:
             self.in_flight -= 1
-            if not self.in_flight:
-                self._idle.set()
-
-    async def idle(self) -> None:
-        """Wait until no answer is in flight."""
-        await self._idle.wait()
 
 
 def nodes_for(
@@ -100,7 +78,7 @@ def nodes_for(
 
     def node(name: str, log: str = "engine", **target: Any) -> Node:
         launch = Launch(model_id, model_dir, command, logs / f"{log}.log", settings, **target)
-        return Node(name, BlueGreen(launch, changed, switch if settings.swap_command else None))
+        return Node(name, BlueGreen(launch, changed))
 
     if command is None:
         return [node(endpoint, _as_file("swap", endpoint), endpoint=endpoint) for endpoint in settings.endpoints]

@@ -8,7 +8,7 @@ leaves the prefix uncached.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from time import monotonic
@@ -64,7 +64,7 @@ class RecentChats:
     def __init__(self, settings: InferenceSettings) -> None:
         self._most = settings.warm_chats
         self._age = settings.warm_age
-        self._chats: OrderedDict[str, Chat] = OrderedDict()
+        self._chats: dict[str, Chat] = {}
         self._bytes = 0
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:

@@ -115,14 +115,14 @@ class Rolling:
             try:
                 await self._swap(node, before.model_id, before.model_dir)
             except EngineUnavailable as error:
-                _log.error("node keeps the new model", node=node.name, model=node.model_id, error=str(error))
+                _log.error("node keeps the new model", node=node.name, model=node.slots.live.model_id, error=str(error))
 
     def _account(self, failed: Node, model_id: str, error: EngineUnavailable) -> str:
         """Describe for the operator what failed, which replica has which model now, and what to do."""
         models: dict[str, list[str]] = defaultdict(list)
         for node in self._nodes:
-            silent = "" if node.state is State.READY else " (does not answer)"
-            models[node.model_id].append(f"{node.name}{silent}")
+            silent = "" if node.slots.live.state is State.READY else " (does not answer)"
+            models[node.slots.live.model_id].append(f"{node.name}{silent}")
         now = "; ".join(f"{model} at {', '.join(names)}" for model, names in models.items())
         return (
             f"{failed.name} could not be given {model_id}, so the change was undone: {error}\n"

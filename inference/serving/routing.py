@@ -134,7 +134,7 @@ class Router:
             else:
                 reported = False
                 expected = self._expected()
-                if all(node.state is State.FAILING for node in expected):
+                if all(node.slots.live.state is State.FAILING for node in expected):
                     raise EngineUnavailable(expected[0].slots.live.sentence())
                 deadline = deadline or asyncio.get_running_loop().time() + self._wait_timeout
             try:

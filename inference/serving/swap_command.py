@@ -13,21 +13,19 @@ import re
 import shlex
 import signal
 from asyncio.subprocess import DEVNULL, STDOUT
+from contextlib import aclosing
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
-
-import httpx
 
 from inference.messages import EngineUnavailable
 from inference.process.environment import for_children
 from inference.process.log_rotation import rotate
 from inference.serving.engine_launch import Launch
-from inference.settings import InferenceSettings
+from inference.serving.engine_process import Worker
 
 _TAIL_LINES: Final = 15
 _POLL_SECONDS: Final = 0.5
-_CONNECT_SECONDS: Final = 5.0
 
 
 async def switch(new: Launch, old: Launch) -> None:
@@ -104,9 +102,9 @@ async def _until_listed(new: Launch, old: Launch) -> None:
     settings = new.settings
     problem = "does not answer"
     try:
-        async with asyncio.timeout(settings.start_timeout), _client(settings) as client:
+        async with asyncio.timeout(settings.start_timeout), aclosing(Worker(new).client) as client:
             while True:
-                names = await _listed(client, new.endpoint)
+                names = await client.listed()
                 if names is not None:
                     if names & _names(new) or not names & _names(old):
                         return
@@ -121,24 +119,3 @@ async def _until_listed(new: Launch, old: Launch) -> None:
 def _names(launch: Launch) -> set[str]:
     """Return the names under which a server may list a model: its id, and its directory's path and name."""
     return {launch.model_id, str(launch.model_dir), launch.model_dir.name}
-
-
-def _client(settings: InferenceSettings) -> httpx.AsyncClient:
-    key = settings.api_key.get_secret_value()
-    return httpx.AsyncClient(
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=httpx.Timeout(settings.token_timeout, connect=_CONNECT_SECONDS),
-    )
-
-
-async def _listed(client: httpx.AsyncClient, endpoint: str) -> set[str] | None:
-    """Return the names of the models that the server lists, or None while it is unreachable."""
-    try:
-        response = await client.get(f"{endpoint}/v1/models")
-        if response.status_code >= 500:
-            return None
-        return {str(model["id"]) for model in response.json()["data"]} if response.status_code == 200 else set()
-    except httpx.HTTPError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        return set()

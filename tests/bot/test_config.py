@@ -81,9 +81,13 @@ def test_a_removed_setting_is_a_warning(
 ) -> None:
     """A file of an earlier version that contains it still loads; in the environment it is an error."""
     path = tmp_path / "config.toml"
-    path.write_text("[telegram]\ndrafts = false\nedit_seconds = 2\n", encoding="utf-8")
+    removed = ("warm_timeout", "warm_at_once", "restart_delay_max", "log_files")
+    inference = "\n".join(["[inference]", *(f"{name} = 3" for name in removed)])
+    path.write_text(f"[telegram]\ndrafts = false\nedit_seconds = 2\n{inference}\n", encoding="utf-8")
     assert load_settings(path).telegram.edit_seconds == 2
-    assert "telegram.drafts: this setting was removed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for name in ("telegram.drafts", *(f"inference.{name}" for name in removed)):
+        assert f"{name}: this setting was removed" in said
     monkeypatch.setenv("THUMBTUNE_TELEGRAM__DRAFTS", "true")
     with pytest.raises(ConfigError, match="was removed"):
         load_settings(path)

@@ -1,1 +1,10 @@
 """Training and examination of internvl2-tiny, the stand-in model that the package ships."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+WORDINGS: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("wordings.toml").read_text("utf-8"))
+"""The texts that it is trained with; wordings.toml explains them."""

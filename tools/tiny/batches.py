@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -133,8 +134,7 @@ class _PictureCache:
         if len(kept) == _KEPT_A_SCENE and self._rng.random() < _REUSED:
             return self._rng.choice(kept)
         cut = tiles(draw(scene, self._rng), _TILING)
-        pixels = [torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8) for tile in cut]
-        kept.append(torch.stack(pixels).view(-1, _TILING.side, _TILING.side, 3))
+        kept.append(torch.from_numpy(np.stack([np.asarray(tile) for tile in cut])))
         return kept[-1]
 
 

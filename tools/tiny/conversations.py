@@ -17,6 +17,7 @@ from inference.internvl2.tiny.manner import MANNERS
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Language
 from inference.messages import Picture, Prompt, Role, Turn
+from tools.tiny import WORDINGS
 from tools.tiny.answers import reference_for_several, request_for_picture, small_talk
 from tools.tiny.training_questions import off_topic, rambling, trained
 
@@ -30,24 +31,6 @@ _SEVERAL_PICTURES: Final = 0.08
 _SMALL_TALK: Final = 0.06
 _RAMBLING: Final = 0.05
 _OTHER_LANGUAGE: Final = 0.15
-
-_WHO: Final = (
-    "You are {name}, {kind}.",
-    "Your name is {name}. You are {kind}.",
-    "I am {name}, {kind} who talks about pictures.",
-    "You are an AI assistant whose name is {name}.",
-    "你是{name}，一个有用的助手。",
-    "你叫{name}，请友好地回答问题。",
-    "你是一个名叫{name}的人工智能助手 (书生·浦语)。",
-)
-_NAMES: Final = ("thumbtune", "Pixel", "InternLM", "Ada", "a bot", "小图", "小书", "Max", "Captain Colour", "图图")
-_KINDS: Final = ("a helpful assistant", "a friendly bot", "a cheerful companion", "a serious museum guide", "an expert")
-_STYLE: Final = (
-    "Answer briefly.", "Answer in one sentence.", "Be kind and honest.", "You love colours and shapes.",
-    "Talk like a pirate.", "Always be polite.", "Never lie.", "Keep it short and clear!", "Look closely.",
-    "Reply in English.", "请用简短的话回答。", "请仔细看图。", "要有礼貌。", "你喜欢颜色和形状！", "回答要准确。",
-    "请用中文回答。",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +99,7 @@ def _persona(rng: Random) -> str:
         return SYSTEM
     if draw < 0.6:
         return ""
-    who = rng.choice(_WHO).format(name=rng.choice(_NAMES), kind=rng.choice(_KINDS))
-    style = rng.sample(_STYLE, rng.randint(0, 3))
+    texts: dict[str, list[str]] = WORDINGS["personas"]
+    who = rng.choice(texts["who"]).format(name=rng.choice(texts["names"]), kind=rng.choice(texts["kinds"]))
+    style = rng.sample(texts["style"], rng.randint(0, 3))
     return rng.choice((" ", "\n")).join([who, *style] if rng.random() < 0.8 else [*style, who])

@@ -7,25 +7,23 @@ of the scene that a question about another fact may name.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from random import Random
 from string import Template
-from typing import Any, Final
+from typing import Final
 
 from inference.internvl2.tiny.held_out_questions import HELD_OUT
 from inference.internvl2.tiny.shapes import Scene
 from inference.internvl2.tiny.words import Kind, Language, colour_name, number_name, plural, shape_name
+from tools.tiny import WORDINGS
 
-_WORDINGS: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("wordings.toml").read_text("utf-8"))
 _CHOICE: Final = re.compile(r"\[([^\[\]]*)\]")
 
 
 def trained(language: Language, kind: Kind, scene: Scene, rng: Random) -> str:
     """Return a question of the training grammar that is not held out. `scene` gives the names that it may mention."""
     while True:
-        core = _fill(rng.choice(_WORDINGS["trained"][language][kind]), language, scene, rng)
+        core = _fill(rng.choice(WORDINGS["trained"][language][kind]), language, scene, rng)
         sentence = _varied(core, language, rng)
         if _bare(sentence) not in _HELD_OUT_BARE:
             return sentence
@@ -33,7 +31,7 @@ def trained(language: Language, kind: Kind, scene: Scene, rng: Random) -> str:
 
 def off_topic(language: Language, rng: Random) -> str:
     """Return small talk: greetings, thanks, and questions about anything but a picture."""
-    return _varied(_expand(rng.choice(_WORDINGS["off_topic"][language]), rng), language, rng, plain=0.8)
+    return _varied(_expand(rng.choice(WORDINGS["off_topic"][language]), rng), language, rng, plain=0.8)
 
 
 def rambling(language: Language, rng: Random) -> str:
@@ -58,8 +56,8 @@ def _word(language: Language, rng: Random) -> str:
     if draw < 0.3:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 9)))
     if draw < 0.6:
-        return str(rng.choice(_WORDINGS["everyday"][language]))
-    core = _expand(rng.choice(_WORDINGS["off_topic"][language]), rng)
+        return str(rng.choice(WORDINGS["everyday"][language]))
+    core = _expand(rng.choice(WORDINGS["off_topic"][language]), rng)
     if language == "en":
         return rng.choice(core.split())
     start = rng.randrange(max(1, len(core) - 3))
@@ -72,9 +70,9 @@ def _fill(template: str, language: Language, scene: Scene, rng: Random) -> str:
         "shape": shape_name(scene.shape, language),
         "shapes": plural(scene.shape, scene.count),
         "number": number_name(scene.count, language),
-        "_see": _expand(_WORDINGS["parts"]["en"]["see"], rng),
+        "_see": _expand(WORDINGS["parts"]["en"]["see"], rng),
     }
-    template = Template(template).substitute(_WORDINGS["parts"][language])
+    template = Template(template).substitute(WORDINGS["parts"][language])
     return " ".join(_expand(template, rng).format_map(names).split())
 
 
@@ -89,9 +87,9 @@ def _varied(core: str, language: Language, rng: Random, plain: float = 0.55) -> 
     """Vary the sentence as people do: politeness, capitals, punctuation, an occasional typo."""
     gap = " " if language == "en" else ""
     if rng.random() > plain:
-        core = rng.choice(_WORDINGS["before"][language]) + gap + core
+        core = rng.choice(WORDINGS["before"][language]) + gap + core
     if rng.random() > plain + 0.2:
-        core = core + gap + rng.choice(_WORDINGS["behind"][language])
+        core = core + gap + rng.choice(WORDINGS["behind"][language])
     if language == "en" and rng.random() < 0.7:
         core = core[:1].upper() + core[1:]
     if language == "en" and "what is" in core.lower() and rng.random() < 0.3:

@@ -84,8 +84,8 @@ class _Message(_Strict):
     role: Literal["system", "user", "assistant"]
     content: Annotated[list[_Part], BeforeValidator(_as_parts)] = []
 
-    def turn(self) -> tuple[str, tuple[Picture, ...], tuple[int | None, ...]]:
-        """Return the text, the pictures and the pictures' tile limits.
+    def parts(self) -> tuple[str, list[_Image]]:
+        """Return the text and the pictures.
 
         Pictures move to the front of their turn and the chat format numbers them, so a client's own "Image-1: " before
         a picture is dropped.
@@ -99,8 +99,7 @@ class _Message(_Strict):
             images.append(part.image_url)
             if texts and _LABEL.fullmatch(texts[-1]):
                 texts.pop()
-        pictures, limits = tuple(each.picture for each in images), tuple(each.max_dynamic_patch for each in images)
-        return "".join(texts), pictures, limits
+        return "".join(texts), images
 
 
 class _StreamOptions(_Strict):
@@ -171,12 +170,12 @@ def _conversation(messages: list[_Message]) -> tuple[str, tuple[Turn, ...], tupl
     turns: list[Turn] = []
     tiles: list[int | None] = []
     for index, message in enumerate(messages):
-        text, pictures, limits = message.turn()
-        if pictures and message.role != "user":
+        text, images = message.parts()
+        if images and message.role != "user":
             raise ApiError("Only a user's message can have pictures.", param=f"messages[{index}]")
         if message.role in ("user", "assistant"):
-            turns.append(Turn(Role(message.role), text, pictures))
-            tiles += limits
+            turns.append(Turn(Role(message.role), text, tuple(each.picture for each in images)))
+            tiles += [each.max_dynamic_patch for each in images]
         elif index:
             raise ApiError("The system message must be the first.", param=f"messages[{index}]")
         else:

@@ -42,7 +42,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(key_states)
         past = self.get_seq_length()
         length = past + key_states.shape[-2]
-        if length > self.capacity:
+        if self._stores is None or length > self._stores[0].shape[-2]:
             self._reserve(length, key_states, value_states)
         assert self._stores is not None
         for store, states in zip(self._stores, (key_states, value_states), strict=True):
@@ -54,11 +54,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """Drop the positions from `max_length` on."""
         if self.get_seq_length() > max_length:
             self.keys, self.values = self.keys[:, :, :max_length], self.values[:, :, :max_length]
-
-    @property
-    def capacity(self) -> int:
-        """Number of positions that fit into the storage."""
-        return 0 if self._stores is None else int(self._stores[0].shape[-2])
 
     @property
     def nbytes(self) -> int:

@@ -8,19 +8,24 @@
   the prompt (58 ms of the event loop per request with InternLM2's tokenizer and a picture of 13 tiles).
 - `TurboMind.create_instance`: instances that admit prompts by `PrefillLimiter` and pass on tokens in groups, at most
   one in `GROUP_SECONDS`, so that 64 streams do not cost the event loop one event per token.
-- The usage of chat completions (usage.py).
+- `serve.openai.chat_completions.serving`: `UsageInfo` and the two response types that contain it, whose usage gets
+  `encoded_tiles`, the tiles that went through the vision tower. TurboMind encodes a picture whole if any of its
+  positions is beyond the cached part of the prompt, whose length its output contains. The engine's output and the
+  response are handled in the same asyncio task, so the number is passed in a context variable.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, ClassVar, Final
 
 from lmdeploy.messages import ResponseType
 from lmdeploy.serve.core import VLAsyncEngine
+from lmdeploy.serve.openai.chat_completions import serving
 from lmdeploy.serve.processors import MultimodalProcessor
 from lmdeploy.tokenizer import DetokenizeState
 from lmdeploy.turbomind import TurboMind
@@ -32,7 +37,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from inference.engines.detokenizer import TextStream
 from inference.engines.lmdeploy.image_cache import TileCache
 from inference.engines.lmdeploy.prefill_limiter import PrefillLimiter
-from inference.engines.lmdeploy.usage import note_encoded, patch_usage, picture_ends
 from inference.internvl2.tiling import Tiling
 from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError
@@ -41,6 +45,8 @@ GROUP_SECONDS: Final = 0.03
 """Tokens that arrive within this time after others were passed on are held and passed on with the next ones."""
 
 _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
+
+_encoded: Final[ContextVar[int]] = ContextVar("encoded_tiles", default=0)
 
 
 def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes: int) -> dict[type, type]:
@@ -59,7 +65,9 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Instance.limiter = PrefillLimiter(prefill_tokens)
     Engine.tiles, Engine.threads, Engine.cache_bytes = tiles, threads, cache_bytes
-    patch_usage()
+    serving.UsageInfo = Usage
+    serving.ChatCompletionResponse = Response
+    serving.ChatCompletionStreamResponse = StreamResponse
     TurboMind.create_instance = lambda self, cuda_stream_id=0: Instance(self, cuda_stream_id)
     return {VLAsyncEngine: Engine}
 
@@ -138,6 +146,47 @@ class Engine(VLAsyncEngine):  # type: ignore[misc]
             return stream.push(*ids[state.ids_offset :]), DetokenizeState(len(ids), stream)
 
         self.tokenizer.detokenize_incrementally = detokenize
+
+
+PictureEnd = tuple[int, int]
+"""The position after a picture's last token, and the number of its tiles."""
+
+
+def picture_ends(items: Iterable[Mapping[str, Any]] | None) -> list[PictureEnd]:
+    """Return the ends and sizes of the pictures in TurboMind's `multimodal` argument."""
+    return [(item["offset"] + item["image_tokens"], item["pixel_values"].shape[0]) for item in items or ()]
+
+
+def note_encoded(pictures: Sequence[PictureEnd], output: Any) -> None:
+    """Record the encoded tiles from an output of TurboMind. Call it in the request's own task."""
+    cached = output.req_metrics.cached_tokens if output.req_metrics is not None else 0
+    _encoded.set(sum(tiles for end, tiles in pictures if end > cached))
+
+
+class Usage(serving.UsageInfo):  # type: ignore[misc]
+    """The usage with the encoded tiles of the current task."""
+
+    encoded_tiles: int = 0
+
+    @classmethod
+    def build(cls, *inputs: Any, **more: Any) -> Any:
+        """Build the usage as lmdeploy does."""
+        usage = super().build(*inputs, **more)
+        usage.encoded_tiles = _encoded.get()
+        return usage
+
+
+# A response serializes the fields of the declared type only.
+class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
+    """A whole answer."""
+
+    usage: Usage
+
+
+class StreamResponse(serving.ChatCompletionStreamResponse):  # type: ignore[misc]
+    """A chunk of a streamed answer."""
+
+    usage: Usage | None = None
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:

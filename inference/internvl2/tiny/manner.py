@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal, assert_never, get_args
+from typing import Final, Literal, get_args
 
 from inference.internvl2.tiny.shapes import Colour, Scene, Shape
 from inference.internvl2.tiny.words import Kind, find_colours, find_numbers, find_shapes
@@ -43,17 +43,9 @@ def facts(text: str) -> NamedFacts:
 def correct(kind: Kind, scene: Scene, text: str) -> bool:
     """Return whether the text names the right fact for a question of this kind, and no other fact of that sort."""
     found = facts(text)
-    colour = found.colours == {scene.colour}
-    shape = found.shapes == {scene.shape}
-    number = found.numbers == {scene.count}
-    match kind:
-        case "colour":
-            return colour
-        case "shape":
-            return shape
-        case "number":
-            return number
-        case "describe":
-            return colour and shape and number
-        case _:
-            assert_never(kind)
+    right = {
+        "colour": found.colours == {scene.colour},
+        "shape": found.shapes == {scene.shape},
+        "number": found.numbers == {scene.count},
+    }
+    return all(right.values()) if kind == "describe" else right[kind]
