@@ -33,12 +33,14 @@ _END_OF_LINE: Final = re.compile(rb"\r\n|\n|\r")  # progress bars end their line
 class Child:
     """A child process. Create one with `start`; every child must be waited for or stopped."""
 
-    def __init__(self, process: Process, lifeline: int, log: _Log) -> None:
+    def __init__(
+        self, process: Process, lifeline: int, log: _Log, outputs: Sequence[tuple[int, Callable[[str], None] | None]]
+    ) -> None:
         self._process = process
-        self._lifeline: int | None = lifeline
+        self._lifeline = lifeline
         self._log = log
-        self._pumps: list[asyncio.Task[None]] = []
-        self._end: asyncio.Task[int] | None = None
+        self._pumps = [asyncio.create_task(self._pump(reader, listener)) for reader, listener in outputs]
+        self._end = asyncio.create_task(self._watch())
 
     @classmethod
     async def start(
@@ -93,11 +95,7 @@ class Child:
             for end in ends:
                 os.close(end)
         output.line(f"--- process {process.pid}: {shlex.join(command)}")
-        child = cls(process, lifeline, output)
-        for reader, listener in zip(readers, (on_line, None), strict=False):
-            child._pumps.append(asyncio.create_task(child._pump(reader, listener)))
-        child._end = asyncio.create_task(child._watch())
-        return child
+        return cls(process, lifeline, output, list(zip(readers, (on_line, None), strict=False)))
 
     @property
     def pid(self) -> int:
@@ -138,7 +136,6 @@ class Child:
 
     async def wait(self) -> int:
         """Wait for the end and return the exit status. The child is reaped and all its output is in the log."""
-        assert self._end is not None
         return await asyncio.shield(self._end)
 
     async def stop(self, grace: float) -> int:
@@ -179,9 +176,7 @@ class Child:
         for pump in late:
             pump.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        os.close(self._lifeline)
         self._log.line(f"--- process {self.pid}: {self.how_it_ended()}")
         self._log.close()
         return code

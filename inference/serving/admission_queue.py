@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from inference.messages import EngineUnavailable
 
@@ -42,11 +42,6 @@ class Admission:
     def active(self) -> int:
         """Number of tickets that hold a slot."""
         return len(self._inside)
-
-    @property
-    def waiting(self) -> int:
-        """Number of tickets in the queue."""
-        return len(self._queue)
 
     def waiting_by_lane(self) -> Counter[str]:
         """Return the queue length of each lane."""
@@ -87,9 +82,11 @@ class Admission:
         self._closed = reason
         self._move()
 
-    async def empty(self) -> None:
-        """Wait until no ticket holds a slot."""
-        await self._empty.wait()
+    async def empty(self, patience: float) -> None:
+        """Wait until no ticket holds a slot, but at most `patience` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._empty.wait()
 
     def _move(self) -> None:
         """Hand free slots to the first tickets whose chat holds none, then notify all waiting tickets."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -156,12 +156,6 @@ class Answering:
         """
         self._forgotten.update(self.admission.tickets(chat))
         self._moves.recent.forget(chat)
-
-    async def emptied(self, patience: float) -> None:
-        """Wait until no answer is in flight, but at most `patience` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self.admission.empty()
 
     def end(self) -> None:
         """Cancel the health checks."""

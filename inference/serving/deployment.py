@@ -89,7 +89,7 @@ class Deployment:
         self._router.close()
         for node in self._nodes:
             node.slots.refuse()
-        await self._answering.emptied(drain)
+        await self._answering.admission.empty(drain)
         await self._moves.end()
         await asyncio.gather(*(node.slots.end() for node in self._nodes))
         self._answering.end()
@@ -180,7 +180,7 @@ class Deployment:
         """
         async with self._pausing:
             self._answering.admission.pause()
-            await self._answering.emptied(self._settings.drain_timeout)
+            await self._answering.admission.empty(self._settings.drain_timeout)
             if self._ours:
                 await asyncio.gather(*(node.slots.rest() for node in self._nodes))
 

@@ -21,13 +21,13 @@ def test_admission_first_come_first_served() -> None:
     with ExitStack() as stack:
         a, b, c, d = (stack.enter_context(admission.ticket(chat)) for chat in "abcd")
         assert [ticket.before for ticket in (a, b, c, d)] == [None, None, 0, 1]
-        assert (admission.active, admission.waiting) == (2, 2)
+        assert (admission.active, admission.waiting_by_lane().total()) == (2, 2)
         b.leave()
         assert [ticket.before for ticket in (a, c, d)] == [None, None, 0]
         c.leave()
         c.leave()
         assert inside(a, d) == [True, True]
-    assert (admission.active, admission.waiting) == (0, 0)
+    assert (admission.active, admission.waiting_by_lane().total()) == (0, 0)
 
 
 def test_admission_one_place_a_chat() -> None:
@@ -78,7 +78,7 @@ def test_admission_takes_places_back_when_a_lane_shrinks() -> None:
         limits[""] = 2
         admission.hold(False)
         assert [ticket.before for ticket in (a, b, c, d, e)] == [None, 0, 1, None, 2]
-        assert (admission.active, admission.waiting) == (2, 3)
+        assert (admission.active, admission.waiting_by_lane().total()) == (2, 3)
         assert a.begin() and not b.begin()
         limits[""] = 1
         admission.hold(False)
@@ -143,7 +143,7 @@ async def test_admission_closing_turns_the_queue_away() -> None:
         with admission.ticket("c") as c, pytest.raises(EngineUnavailable, match="closing time"):
             await anext(c.turn())
         assert inside(a) == [True]
-        emptied = asyncio.create_task(admission.empty())
+        emptied = asyncio.create_task(admission.empty(10))
         await asyncio.sleep(0)
         assert not emptied.done()
     await emptied

@@ -45,12 +45,10 @@ def _wording(subject: str, language: Language, manner: Manner, rng: Random) -> s
 
 def fact(kind: Kind, language: Language, scene: Scene) -> str:
     """Return the words for the requested fact: `red`, `star`, `three`, `three red stars`, or the same in Chinese."""
-    match kind:
-        case "colour":
-            return colour_name(scene.colour, language)
-        case "shape":
-            return shape_name(scene.shape, language)
-        case "number":
-            return number_name(scene.count, language)
-        case _:
-            return phrase(scene, language)
+    names = {
+        "colour": colour_name(scene.colour, language),
+        "shape": shape_name(scene.shape, language),
+        "number": number_name(scene.count, language),
+        "describe": phrase(scene, language),
+    }
+    return names[kind]
