@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.samples import sample_pictures
@@ -43,7 +43,7 @@ def prompts(number: int, seed: int = 0) -> list[Prompt]:
             shown = tuple(dice.sample(pictures, dice.randint(1, 2))) if turn == 0 or dice.random() < 0.3 else ()
             turns.append(Turn(Role.USER, held_out(language, dice.choice(KINDS), dice), shown))
             turns.append(Turn(Role.ASSISTANT, dice.choice(("Two red circles.", "图中有三个蓝色的圆形。"))))
-        made.append(Prompt(SYSTEM, tuple(turns[:-1]), chat=f"agree-{index}", sampling=GREEDY))
+        made.append(Prompt(INTERNVL2.system, tuple(turns[:-1]), chat=f"agree-{index}", sampling=GREEDY))
     return made
 
 

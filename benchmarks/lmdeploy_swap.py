@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.serving_load import picture
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.messages import Answer, InferenceError, Picture, Prompt, Role, Sampling, Turn
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
@@ -72,7 +72,7 @@ class EngineCrowd:
                 asked = Turn(Role.USER, "What is to be seen here?", (Picture.of(data),))
             else:
                 asked = Turn(Role.USER, "And what else is there?")
-            prompt = Prompt(SYSTEM, (*turns, asked), chat=chat, sampling=self._sampling)
+            prompt = Prompt(INTERNVL2.system, (*turns, asked), chat=chat, sampling=self._sampling)
             try:
                 answer = await self._ask(prompt, follow_up=not fresh)
             except InferenceError as error:

@@ -31,7 +31,7 @@ import torch
 from scipy import stats
 
 from benchmarks.person import SimulatedQuestion
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.manner import correct, manner
@@ -139,7 +139,7 @@ def train(
         data=str(work / "train.json"),
         images=str(images),
         work=str(work),
-        system=SYSTEM,
+        system=INTERNVL2.system,
         device="cpu",
         threads=1,
         seed=seed,
@@ -149,7 +149,7 @@ def train(
         outcome = finetune(job, ignore)
     merged = work / "merged"
     merged.mkdir()
-    merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM, threads=1), ignore)
+    merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, INTERNVL2.system, threads=1), ignore)
     return merged, outcome.steps
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import manner
 from inference.internvl2.tiny.shapes import COLOURS, Scene
@@ -48,7 +48,7 @@ class SimulatedQuestion:
 
 def _open_ended(turns: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> Lesson:
     whole = (*turns, Turn(Role.ASSISTANT, ""))
-    return Lesson("asked", SYSTEM, whole, tuple(False for _ in whole), sizes)
+    return Lesson("asked", INTERNVL2.system, whole, tuple(False for _ in whole), sizes)
 
 
 Taste = Callable[[SimulatedQuestion, str, Random], tuple[str, int]]

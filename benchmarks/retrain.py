@@ -26,7 +26,8 @@ import torch
 from rich.console import Console
 
 from benchmarks.person import TASTES, SimulatedQuestion, Taste, playful
-from inference.chat_format.template import SYSTEM, prompt_hash
+from inference.chat_format.template import prompt_hash
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.manner import correct, manner
@@ -111,7 +112,7 @@ class Bench:
                 settings,
                 TrainingPaths(base, folder / "runs", folder / "sources", answers),
                 self.pictures.directory,
-                SYSTEM,
+                INTERNVL2.system,
                 tiles=0,
             ),
         )
@@ -205,7 +206,7 @@ class Bench:
         self, asked: SimulatedQuestion, answer: str, vote: int, session: int, number: int, *, follow_up: bool
     ) -> None:
         person, update = PERSON + number % self._people, 10_000 * self._chats + 10 * number + 5 * follow_up
-        prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
+        prompt = Prompt(INTERNVL2.system, asked.lesson.turns[:-1], chat="")
         newest = prompt.turns[-1]
         recorded = await self.ledger.exchanges.record(
             Exchange(
@@ -217,7 +218,7 @@ class Bench:
                 pictures=tuple(each.sha256 for each in newest.pictures),
                 answer=answer,
                 model="base",
-                system=SYSTEM,
+                system=INTERNVL2.system,
                 prompt_hash=prompt_hash(prompt),
                 temperature=TEMPERATURE,
                 top_p=TOP_P,

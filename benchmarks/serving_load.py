@@ -27,8 +27,8 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
-from inference.chat_format.template import SYSTEM
 from inference.engines.access_key import KEY_VARIABLE
+from inference.internvl2.families import INTERNVL2
 
 
 @dataclass
@@ -41,7 +41,10 @@ class HttpChat:
     def __post_init__(self) -> None:
         image = {"type": "image_url", "image_url": {"url": picture(self.seed)}}
         question = {"type": "text", "text": "What is to be seen here? Tell me all about it."}
-        self.messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [image, question]}]
+        self.messages = [
+            {"role": "system", "content": INTERNVL2.system},
+            {"role": "user", "content": [image, question]},
+        ]
 
     def continue_after(self, answer: str) -> None:
         """Add the answer and the next question."""

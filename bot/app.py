@@ -183,7 +183,9 @@ class Application:
         vitals = Monitoring(
             ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress, trust=settings.trust
         )
-        conversation = Conversation(ledger, History(ledger, stored, settings.chat), deployment, settings.chat)
+        conversation = Conversation(
+            ledger, History(ledger, stored, settings.chat, settings.persona), deployment, settings.chat
+        )
         operations = AdminService(
             ledger=ledger,
             pipeline=pipeline,

@@ -11,6 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, get_origin
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
+from inference.internvl2.families import INTERNVL2, read_family
 from inference.process.environment import ENV_PREFIX
 from inference.settings import InferenceSettings
 from storage.learning_records import Trust
@@ -88,6 +90,15 @@ class Settings(BaseSettings):
             newcomer_seconds=3600 * self.training.rater_age,
         )
 
+    @property
+    def persona(self) -> str:
+        """The system prompt of chats and training: the configured one, or the official one of the model's family."""
+        if self.chat.system_prompt:
+            return self.chat.system_prompt
+        with suppress(OSError, ValueError):  # the model's directory may be missing, or only an external server's
+            return read_family(self.inference.checkpoint()).system
+        return INTERNVL2.system
+
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
         """Return the specifications that the jobs of runs are made from. `yield_file` is as in `TrainingPaths`."""
         folder = self.storage.dir.resolve()
@@ -98,7 +109,7 @@ class Settings(BaseSettings):
             answers=folder / "answers",
             yield_file=yield_file,
         )
-        return JobSpecs(self.training, paths, folder / "pictures", self.chat.persona, self.inference.tiles or 0)
+        return JobSpecs(self.training, paths, folder / "pictures", self.persona, self.inference.tiles or 0)
 
     @classmethod
     def settings_customise_sources(

@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from bot.i18n import later
-from inference.chat_format.template import SYSTEM
 from inference.settings import LocalPath
 
 
@@ -87,7 +86,7 @@ class ChatSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     system_prompt: str = ""
-    """The system prompt, used for chats and training. Empty: InternVL2's official one."""
+    """The system prompt, used for chats and training. Empty: the official one of the model's family."""
 
     default_question: str = Field(default=DEFAULT_QUESTION, min_length=1)
     """The question for a picture without a caption. The default is translated into the user's language."""
@@ -131,11 +130,6 @@ class ChatSettings(BaseModel):
     def talker(self, chat: int, person: int) -> int:
         """Return the owner of the conversation: the person, or the group (a negative id) if its members share one."""
         return chat if chat < 0 and self.group_sessions == "shared" else person
-
-    @property
-    def persona(self) -> str:
-        """Return the system prompt of chats and training."""
-        return self.system_prompt or SYSTEM
 
 
 class LimitsSettings(BaseModel):

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from inference.internvl2.families import UnknownFamily, family_of
 from storage.translatable_reason import Reason
 
 ARCHITECTURE: Final = "InternVLChatModel"
@@ -51,6 +52,10 @@ def untrainable(base: Path) -> Reason | None:
         return _unknown(base, outer[0])
     if LANGUAGE_MODEL not in inner:
         return _unknown(base, f"{outer[0]} with {inner[0]}")
+    try:
+        family_of(config)
+    except UnknownFamily:
+        return _unknown(base, f"{outer[0]} with the chat template {config.get('template')}")
     return None
 
 

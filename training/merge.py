@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
+from inference.internvl2.families import read_family
 from storage.model_store import MANIFEST
 from storage.translatable_reason import Reason
 from training.adapter import Adapter
@@ -62,7 +63,7 @@ def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> Non
 
     `tiles` above 0 is written into config.json, so that every server cuts pictures as the training did.
     """
-    template = jinja_chat_template(system)
+    template = jinja_chat_template(read_family(base), system)
     for file in sorted(each for each in base.rglob("*") if each.is_file()):
         name = file.relative_to(base)
         if file.suffix == ".safetensors" or name.name == MANIFEST or "__pycache__" in name.parts:

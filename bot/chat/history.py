@@ -34,7 +34,9 @@ def chat_key(session: int) -> str:
 class History:
     """The exchanges of all conversations, each of which is a session of the ledger."""
 
-    def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: ChatSettings) -> None:
+    def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: ChatSettings, persona: str) -> None:
+        """Use `persona` as the system prompt."""
+        self._persona = persona
         self._ledger = ledger
         self._pictures = pictures
         self._settings = settings
@@ -60,7 +62,7 @@ class History:
         turns.append(Turn(Role.USER, question.text, question.pictures))
         temperature = settings.temperature or (REGENERATED_TEMPERATURE if question.replaces else 0.0)
         prompt = Prompt(
-            system=settings.persona,
+            system=self._persona,
             turns=tuple(turns),
             chat=chat_key(session),
             sampling=Sampling(temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)),

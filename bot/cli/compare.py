@@ -53,7 +53,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
             images=str(work),
             work=str(work),
             out=str(out.absolute()),
-            system=settings.chat.persona,
+            system=settings.persona,
             device=settings.training.device,
             threads=settings.training.threads,
             tiles=settings.inference.tiles or 0,

@@ -45,7 +45,7 @@ async def import_file(
         out=str(data / "sources"),
         base=str(base),
         work=str(data / "logs" / f"import-{name}"),
-        system=settings.chat.persona,
+        system=settings.persona,
         repeat_times=repeat_times,
         threads=settings.training.threads,
         tiles=settings.inference.tiles or 0,

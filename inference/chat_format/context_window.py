@@ -31,6 +31,7 @@ from inference.chat_format.template import (
     upper_bound,
 )
 from inference.images.opening import picture_size
+from inference.internvl2.families import family_of
 from inference.internvl2.tiling import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Role
 from inference.settings import TINY, InferenceSettings
@@ -62,6 +63,7 @@ class Window:
 
     def __init__(self, directory: Path, *, tiles: int | None = None, longest: int | None = None) -> None:
         config = json.loads((directory / "config.json").read_bytes())
+        self._family = family_of(config)
         self._tiling = Tiling.from_config(config, tiles)
         self.tokens: int = min(config["llm_config"]["max_position_embeddings"], longest or sys.maxsize)
         self._files = [path for name in _TOKENIZERS if (path := directory / name).is_file()]
@@ -95,7 +97,7 @@ class Window:
     def count(self, prompt: Prompt) -> int:
         """Return the length of `token_ids.token_ids`. Raises PictureError if the header of a picture cannot be read."""
         given = pictures(prompt)
-        rendered = render(prompt, [1] * len(given))
+        rendered = render(prompt, [1] * len(given), self._family)
         texts = [text for text in _SPECIAL.split(rendered) if text]
         with self._lock:
             special = 1 + len(_SPECIAL.findall(rendered)) - len(given)

@@ -5,7 +5,8 @@ Tokenization, tiling and transport are left to others. Standard library only. Th
 
     <|im_start|>system\n{system}<|im_end|><|im_start|>user\n{pictures}{question}<|im_end|><|im_start|>assistant\n
 
-A tokenizer adds `<s>` in front. A picture is `<img><IMG_CONTEXT>×n</img>\n`.
+InternVL2.5 has a newline after each `<|im_end|>` (`inference.internvl2.families`). A tokenizer adds `<s>` in front. A
+picture is `<img><IMG_CONTEXT>×n</img>\n`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,10 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
+from inference.internvl2.families import ModelFamily
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
 
-# --- What is specific to InternVL2 with InternLM2 ---
-
-SYSTEM: Final = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
-)
-"""The official system text, which the model was trained with when no other was given."""
+# --- What InternVL with InternLM2 has ---
 
 BOS: Final = "<s>"
 EOS: Final = "</s>"
@@ -127,12 +124,13 @@ def picture_place(tokens: int) -> str:
     return f"{IMG_START}{IMG_CONTEXT * tokens}{IMG_END}"
 
 
-def render(prompt: Prompt, picture_tokens: Sequence[int]) -> str:
+def render(prompt: Prompt, picture_tokens: Sequence[int], family: ModelFamily) -> str:
     """Render a whole prompt, up to and including the start of the assistant's answer, without `<s>`.
 
     Args:
         prompt: The prompt; its last turn is the user's.
         picture_tokens: The number of feature tokens of each picture: its tiles times the tokens of a tile.
+        family: The family of the model.
 
     Raises:
         ValueError: The numbers do not match the pictures.
@@ -140,11 +138,12 @@ def render(prompt: Prompt, picture_tokens: Sequence[int]) -> str:
     if len(picture_tokens) != len(pictures(prompt)):
         raise ValueError(f"{len(pictures(prompt))} pictures, but {len(picture_tokens)} token counts")
     counts = iter(picture_tokens)
-    written = [_SYSTEM_OPEN, system_text(prompt.system), IM_END]
+    close = IM_END + family.after_turn
+    written = [_SYSTEM_OPEN, system_text(prompt.system), close]
     for turn in prompt.turns:
         written.append(_USER_OPEN if turn.role is Role.USER else _ASSISTANT_OPEN)
         written += [part if isinstance(part, str) else picture_place(next(counts)) + "\n" for part in parts(turn)]
-        written.append(IM_END)
+        written.append(close)
     return "".join(written) + _ASSISTANT_OPEN
 
 
@@ -223,38 +222,40 @@ def _shorter(prompt: Prompt) -> Iterator[Prompt]:
 # --- The same template for other software ---
 
 
-def lmdeploy_template(system: str = SYSTEM) -> dict[str, object]:
+def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
     """Return the fields of lmdeploy's ChatTemplateConfig, which are also the JSON content of `--chat-template`'s file.
 
-    A system message in a request replaces `system` (lmdeploy 0.18.0, lmdeploy/model.py,
+    A system message in a request replaces the official system text (lmdeploy 0.18.0, lmdeploy/model.py,
     BaseChatTemplate.messages2prompt).
     """
+    close = IM_END + family.after_turn
     return {
         "model_name": "base",
-        "meta_instruction": system_text(system),
+        "meta_instruction": system_text(family.system),
         "system": _SYSTEM_OPEN,
-        "eosys": IM_END,
+        "eosys": close,
         "user": _USER_OPEN,
-        "eoh": IM_END,
+        "eoh": close,
         "assistant": _ASSISTANT_OPEN,
-        "eoa": IM_END,
+        "eoa": close,
         "stop_words": [IM_END],
     }
 
 
-def jinja_chat_template(system: str = SYSTEM) -> str:
+def jinja_chat_template(family: ModelFamily, system: str = "") -> str:
     """Return the tokenizer's chat template for Hugging Face: the same format, with `<s>`.
 
-    `system` is used if the messages have no system message. A content is a text or a list of parts; a picture part
-    ("image" or "image_url") becomes an `<image>` placeholder at the front of its turn. Texts are inserted as they are:
-    pass them through `harmless` first.
+    `system`, by default the official system text, is used if the messages have no system message. A content is a text
+    or a list of parts; a picture part ("image" or "image_url") becomes an `<image>` placeholder at the front of its
+    turn. Texts are inserted as they are: pass them through `harmless` first.
     """
     # A JSON string literal is a valid Jinja string literal, with newlines and quotes escaped.
-    system_literal = json.dumps(system_text(system), ensure_ascii=False)
+    system_literal = json.dumps(system_text(system or family.system), ensure_ascii=False)
+    close = _in_jinja(IM_END + family.after_turn)
     return (
         "{{ bos_token }}"
         "{% if not messages or messages[0]['role'] != 'system' %}"
-        "{{ '" + _in_jinja(_SYSTEM_OPEN) + "' + " + system_literal + " + '" + IM_END + "' }}"
+        "{{ '" + _in_jinja(_SYSTEM_OPEN) + "' + " + system_literal + " + '" + close + "' }}"
         "{% endif %}"
         "{% for message in messages %}"
         "{{ '" + IM_START + "' + message['role'] + '\\n' }}"
@@ -266,7 +267,7 @@ def jinja_chat_template(system: str = SYSTEM) -> str:
         "{% endfor %}"
         "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
         "{% endif %}"
-        "{{ '" + IM_END + "' }}"
+        "{{ '" + close + "' }}"
         "{% endfor %}"
         "{% if add_generation_prompt %}{{ '" + _in_jinja(_ASSISTANT_OPEN) + "' }}{% endif %}"
     )

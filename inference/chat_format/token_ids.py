@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from inference.chat_format.template import IMG_CONTEXT, render
+from inference.internvl2.families import ModelFamily
 from inference.messages import Prompt
 
 
-def token_ids(prompt: Prompt, picture_tokens: Sequence[int], tokenizer: Any) -> tuple[list[int], list[range]]:
+def token_ids(
+    prompt: Prompt, picture_tokens: Sequence[int], tokenizer: Any, family: ModelFamily
+) -> tuple[list[int], list[range]]:
     """Tokenize a prompt; return its ids, `<s>` first, and the positions of each picture's `<IMG_CONTEXT>` tokens.
 
     Args:
         prompt: The prompt.
         picture_tokens: The number of feature tokens of each picture, as in `template.render`.
         tokenizer: A transformers tokenizer.
+        family: The family of the model.
 
     Raises:
         ValueError: The tokenizer does not read `<IMG_CONTEXT>` as one token, or does not add `<s>`.
@@ -26,7 +30,7 @@ def token_ids(prompt: Prompt, picture_tokens: Sequence[int], tokenizer: Any) -> 
     context = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
     # One <IMG_CONTEXT> for each picture is tokenized and repeated afterwards: special tokens do not affect their
     # neighbours, and thousands of them in a text cost a tokenizer more than the rest.
-    short = tokenizer(render(prompt, [1] * len(picture_tokens)))["input_ids"]
+    short = tokenizer(render(prompt, [1] * len(picture_tokens), family))["input_ids"]
     if short[:1] != [tokenizer.bos_token_id] or short.count(context) != len(picture_tokens):
         raise ValueError("the tokenizer does not write an InternVL2 prompt: <s> or <IMG_CONTEXT> is missing")
     ids: list[int] = []

@@ -13,7 +13,6 @@ import openai
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
-from inference.chat_format.template import SYSTEM
 from inference.engines.chat_request import ChatRequests
 from inference.engines.reported_metrics import read_metrics
 from inference.images.sample_picture import sample_picture
@@ -160,7 +159,7 @@ class HttpEngine:
     async def probe(self, token_timeout: float) -> Answer:
         """Return a short answer about a picture, which proves that the engine is ready. Raises what `answer` raises."""
         question = Turn(Role.USER, "What is this?", (sample_picture(),))
-        prompt = Prompt(SYSTEM, (question,), chat="probe", sampling=_PROBE)
+        prompt = Prompt("Answer briefly.", (question,), chat="probe", sampling=_PROBE)
         async with aclosing(self.answer(prompt, token_timeout)) as stream:
             async for delta in stream:
                 if delta.answer is not None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from inference.internvl2.families import UnknownFamily, family_of
+
 INDEX: Final = "model.safetensors.index.json"
 _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
 _TOKENIZERS: Final = ("tokenizer.model", "tokenizer.json")
@@ -43,6 +45,11 @@ def _file_problems(directory: Path) -> Iterator[str]:
     config = _read(directory / "config.json")
     if config and _ARCHITECTURE not in config.get("architectures", ()):
         yield f"config.json describes {config.get('architectures')}, not an {_ARCHITECTURE}"
+    elif config:
+        try:
+            family_of(config)
+        except UnknownFamily as unknown:
+            yield str(unknown)
 
 
 def _weight_problems(directory: Path) -> Iterator[str]:

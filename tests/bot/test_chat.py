@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from inference.chat_format.template import SYSTEM, prompt_hash
+from inference.chat_format.template import prompt_hash
+from inference.internvl2.families import INTERNVL2
 from inference.messages import Delta, Role
 from tests.support.chatting import ScriptedEngine, Stage, png, shows
 from tests.support.person import DOWN, UP, button
@@ -22,7 +23,7 @@ async def test_a_picture_is_answered_with_thumbs_under_it(stage: Stage) -> None:
         assert button(answer, DOWN) == "rate:1:-1"
         assert len(await ada.bot_messages()) == 1
         (prompt,) = bot.engine.prompts
-        assert prompt.system == SYSTEM
+        assert prompt.system == INTERNVL2.system
         assert prompt.turns[0].text == "What is it?"
         assert len(prompt.turns[0].pictures) == 1
 

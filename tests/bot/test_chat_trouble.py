@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from inference.chat_format.template import pictures, prompt_hash, render
+from inference.internvl2.families import INTERNVL2
 from inference.messages import (
     Answer,
     Delta,
@@ -105,7 +106,7 @@ async def test_special_tokens_in_a_question_are_text(stage: Stage, literal: str)
         question = (await bot.ledger.exchanges.get(1)).question
         assert re.sub(r"\s", "", question) == re.sub(r"\s", "", f"What does {literal} mean?")
         (prompt,) = bot.engine.prompts
-        written = render(prompt, [1])
+        written = render(prompt, [1], INTERNVL2)
         assert written.count("<|im_start|>") == 3
         assert written.count("<IMG_CONTEXT>") == 1
 
@@ -115,7 +116,7 @@ async def test_tokens_in_an_answer_are_shown_and_harmless_later(stage: Stage) ->
     async with stage.bot("It says <|im_end|> here.", "Yes.") as bot, stage.person() as ada:
         assert (await ada.asks(photo=png()))["text"] == "It says <|im_end|> here."
         await ada.asks("Really?")
-        assert render(bot.engine.prompts[1], [1]).count("<|im_end|>") == 4
+        assert render(bot.engine.prompts[1], [1], INTERNVL2).count("<|im_end|>") == 4
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rich.console import Console
 from bot.cli.compare import compare, directory_of, questions_of
 from bot.cli.main import main
 from bot.config import Settings
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from storage.learning_records import Model
@@ -177,7 +177,7 @@ def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.M
     assert "the compare process died (exit code 1)" in reason
     (log,) = tmp_path.glob("thumbtune-compare-*/compare.log")
     assert str(log) in reason
-    assert CompareJob.read(log.with_suffix(".json")).system == SYSTEM
+    assert CompareJob.read(log.with_suffix(".json")).system == INTERNVL2.system
 
 
 def test_only_a_log_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from bot.cli.data import import_file
 from bot.config import Settings
-from inference.chat_format.template import SYSTEM
 from inference.images.decoder_worker import clean
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.bot_process import command, write_config
 from tests.support.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file
@@ -32,7 +32,16 @@ from training.job import ImportJob, TrainingError, ignore
 def job(file: Path, sources: Path, name: str = "mine", repeat_times: float | None = None) -> ImportJob:
     """Return an import job into the folder `sources`."""
     return ImportJob(
-        name, str(file), str(file.parent), str(sources), str(CHECKPOINT), "", SYSTEM, repeat_times, 1, max_length=512
+        name,
+        str(file),
+        str(file.parent),
+        str(sources),
+        str(CHECKPOINT),
+        "",
+        INTERNVL2.system,
+        repeat_times,
+        1,
+        max_length=512,
     )
 
 

@@ -73,7 +73,7 @@ async def opened(folder: Path) -> AsyncIterator[tuple[Former, Ledger, PictureUpg
 
 
 def history(ledger: Ledger, pictures: PictureStore) -> History:
-    return History(ledger, StoredPictures(ledger, pictures, DECODERS), ChatSettings())
+    return History(ledger, StoredPictures(ledger, pictures, DECODERS), ChatSettings(), "Be kind.")
 
 
 def traces(folder: Path) -> list[Path]:

@@ -49,6 +49,11 @@ def _other_architecture(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
 
 
+def _other_template(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"template": "phi3-chat"}))
+
+
 def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
     """The shipped checkpoint is complete."""
     assert problems(checkpoint) == []
@@ -68,6 +73,7 @@ def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
         (_index, "model-00001-of-00002.safetensors is missing"),
         (lambda model: (model / "config.json").write_text("{"), "config.json is not JSON"),
         (_other_architecture, "['LlamaForCausalLM']"),
+        (_other_template, "config.json names the chat template 'phi3-chat'"),
     ],
 )
 def test_problems_name_the_file(checkpoint: Path, damage: Callable[[Path], None], words: str) -> None:

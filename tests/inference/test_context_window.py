@@ -17,6 +17,7 @@ from inference.chat_format.context_window import Window, window_of
 from inference.chat_format.template import pictures, upper_bound
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
+from inference.internvl2.families import FAMILIES
 from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
@@ -59,17 +60,23 @@ def kind(request: pytest.FixtureRequest, sentencepiece: Path) -> tuple[Path, Any
     return sentencepiece, load_tokenizer(FOLDER), 56, 4
 
 
+@pytest.mark.parametrize("template", FAMILIES)
 @pytest.mark.parametrize("tiles", [None, 2, 9])
-def test_counts_equal_the_token_ids(kind: tuple[Path, Any, int, int], tiles: int | None) -> None:
+def test_counts_equal_the_token_ids(
+    kind: tuple[Path, Any, int, int], tiles: int | None, template: str, tmp_path: Path
+) -> None:
     """Every conversation has as many tokens as for an engine, and no more than the upper bound."""
-    directory, tokenizer, side, tokens_per_tile = kind
+    original, tokenizer, side, tokens_per_tile = kind
+    config = json.loads((original / "config.json").read_text())
+    directory = shutil.copytree(original, tmp_path / "family")
+    (directory / "config.json").write_text(json.dumps({**config, "template": template}))
     window = Window(directory, tiles=tiles)
-    most = tiles or json.loads((directory / "config.json").read_text())["max_dynamic_patch"]
+    most = tiles or config["max_dynamic_patch"]
     for talk in (*talks(), long_talk(40)):
         sizes = [open_picture(each.data).size for each in pictures(talk)]
         tiling = Tiling(side=side, tokens=tokens_per_tile, max_tiles=most)
         counts = [tiling.count_tokens(*size) for size in sizes]
-        expected = len(token_ids(talk, counts, tokenizer)[0])
+        expected = len(token_ids(talk, counts, tokenizer, FAMILIES[template])[0])
         assert window.count(talk) == expected
         assert expected <= upper_bound(talk, (most + 1) * tokens_per_tile)
 

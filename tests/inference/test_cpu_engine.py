@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from inference.chat_format.template import SYSTEM
 from inference.engines.cpu.engine import ChatEngine, sample_token
 from inference.engines.cpu.preprocessing import GenerationRequest, GenerationResult
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Sampling, Turn
@@ -240,7 +240,9 @@ def test_open_generates_an_answer_first() -> None:
     engine = ChatEngine.open(CHECKPOINT, dtype=torch.float32, cache_bytes=2**24)
     try:
         assert engine.cache_bytes > 0
-        known = answer(engine, Prompt(SYSTEM, (Turn(Role.USER, "Hi"),), "chat", GREEDY))[1].usage.cached_tokens
+        known = answer(engine, Prompt(INTERNVL2.system, (Turn(Role.USER, "Hi"),), "chat", GREEDY))[
+            1
+        ].usage.cached_tokens
         assert known > 0
     finally:
         engine.close()

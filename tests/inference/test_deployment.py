@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inference.chat_format.template import SYSTEM
 from inference.engines.access_key import KEY_VARIABLE
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import (
     EngineUnavailable,
@@ -180,7 +180,7 @@ async def test_deployment_real_engine(tmp_path: Path) -> None:
     await deployment.start()
     try:
         question = Turn(Role.USER, "What is this? <IMG_CONTEXT><|im_end|>", (another_picture(),))
-        asked = Prompt(SYSTEM, (question,), "chat", Sampling(seed=1, max_new_tokens=16))
+        asked = Prompt(INTERNVL2.system, (question,), "chat", Sampling(seed=1, max_new_tokens=16))
         first = [delta async for delta in deployment.answer(asked)][-1].answer
         assert first is not None
         assert first.model == "tiny"

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from pydantic import SecretStr
 
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from inference.messages import Answer, Delta, Picture, Prompt, Role, Sampling, Turn
@@ -46,7 +46,7 @@ class Talk:
             self.turns.clear()
         text = QUESTIONS[len(self.answers) % len(QUESTIONS)]
         self.turns.append(Turn(Role.USER, text, () if self.turns else (self.picture,)))
-        prompt = Prompt(SYSTEM, tuple(self.turns), self.chat, Sampling(temperature=0, max_new_tokens=12))
+        prompt = Prompt(INTERNVL2.system, tuple(self.turns), self.chat, Sampling(temperature=0, max_new_tokens=12))
         deltas: list[Delta] = [delta async for delta in deployment.answer(prompt)]
         said = ""
         for delta in deltas:

@@ -23,12 +23,13 @@ import torch
 from pydantic import SecretStr
 
 from benchmarks.random_checkpoint import Size, write_random
-from inference.chat_format.template import SYSTEM, pictures
+from inference.chat_format.template import pictures
 from inference.chat_format.token_ids import token_ids
 from inference.engines.cpu.engine import ChatEngine
 from inference.engines.http_client import HttpEngine, Sizes
 from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.images.opening import open_picture
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.held_out_questions import held_out
@@ -109,7 +110,7 @@ async def answer(engine: HttpEngine, prompt: Prompt) -> Answer:
 
 
 def question(text: str, *shown: Picture, sampling: Sampling = ONE_TOKEN) -> Prompt:
-    return Prompt(SYSTEM, (Turn(Role.USER, text, shown),), chat="chat", sampling=sampling)
+    return Prompt(INTERNVL2.system, (Turn(Role.USER, text, shown),), chat="chat", sampling=sampling)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ async def test_turbomind_gets_the_token_ids_of_the_chat_format(
             sizes = [open_picture(each.data).size for each in pictures(prompt)]
             tiling = Tiling(side=side, tokens=tokens_per_tile, max_tiles=most)
             counts = [tiling.count_tokens(*size) for size in sizes]
-            ids, spans = token_ids(prompt, counts, tokenizer)
+            ids, spans = token_ids(prompt, counts, tokenizer, INTERNVL2)
             usage = (await answer(engine, prompt)).usage
             given = served.given()[-1]
             assert given["input_ids"] == ids, prompt.turns[-1].text

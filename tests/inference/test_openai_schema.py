@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from inference.chat_format.template import SYSTEM, parts
+from inference.chat_format.template import parts
 from inference.engines.cpu.openai_schema import ApiError, ChatRequest, parse
+from inference.internvl2.families import INTERNVL2
 from inference.messages import Picture, Role, Sampling, Turn
 
 CAT, DOG = Picture.of(b"cat", "image/png"), Picture.of(b"dog", "image/jpeg")
@@ -29,13 +30,13 @@ def user(*content: Any) -> dict[str, Any]:
 
 
 def read(*messages: Any, **fields: Any) -> ChatRequest:
-    return parse(json.dumps({"messages": list(messages), **fields}).encode(), "tiny")
+    return parse(json.dumps({"messages": list(messages), **fields}).encode(), "tiny", INTERNVL2.system)
 
 
 def test_a_minimal_request_has_openai_s_defaults_and_the_official_system_text() -> None:
     """Temperature and top_p 1, no seed, not streamed."""
     request = read({"role": "user", "content": "Hi"})
-    assert request.prompt.system == SYSTEM
+    assert request.prompt.system == INTERNVL2.system
     assert request.prompt.turns == (Turn(Role.USER, "Hi"),)
     sampling = request.prompt.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (1, 1, 0, None)
@@ -89,7 +90,7 @@ def test_pictures_move_before_the_text() -> None:
 def test_an_unpaired_surrogate_is_replaced() -> None:
     """JSON can express unpaired surrogates, which no tokenizer reads."""
     body = rb'{"messages": [{"role": "user", "content": "a\ud83cb \ud83d\ude00"}]}'
-    assert parse(body, "tiny").prompt.turns[0].text == "a\ufffdb 😀"
+    assert parse(body, "tiny", "").prompt.turns[0].text == "a\ufffdb 😀"
 
 
 QUESTION = {"role": "user", "content": "Hi"}
@@ -158,7 +159,7 @@ def test_bad_requests_are_refused_with_the_field(
 def test_a_body_other_than_a_json_object_is_refused(body: bytes) -> None:
     """Also if it is nested deeper than Python's recursion limit."""
     with pytest.raises(ApiError, match="JSON"):
-        parse(body, "tiny")
+        parse(body, "tiny", "")
 
 
 def test_another_model_is_not_found() -> None:

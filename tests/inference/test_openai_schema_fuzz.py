@@ -55,7 +55,7 @@ requests = st.fixed_dictionaries(
 
 def served_or_refused(body: bytes) -> None:
     try:
-        parse(body, "tiny")
+        parse(body, "tiny", "")
     except ApiError as error:
         assert 400 <= error.status < 500
         json.dumps(error.body()).encode()

@@ -14,6 +14,7 @@ import torch
 from inference.chat_format.template import jinja_chat_template
 from inference.internvl2 import checkpoint as official
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 
 pytestmark = pytest.mark.long
@@ -48,7 +49,9 @@ def test_its_model_code_stands_in_the_repository_once() -> None:
 
 def test_its_chat_template_is_the_prompt() -> None:
     """The tokenizer's chat template is the one format that inference.chat_format.template defines."""
-    assert json.loads((CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"] == jinja_chat_template()
+    assert json.loads((CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"] == jinja_chat_template(
+        INTERNVL2
+    )
 
 
 def test_turbomind_takes_its_shape() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.chat_format.template import SYSTEM, render
+from inference.chat_format.template import render
 from inference.images.decoder_worker import clean
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
@@ -97,7 +98,7 @@ def test_the_first_token_decides_the_manner_at_even_odds(
         if before:
             turns.append(Turn(Role.ASSISTANT, reference(kind, language, before, scene, rng)))
             turns.append(Turn(Role.USER, held_out(language, rng.choice(KINDS), rng)))
-        text = render(Prompt(SYSTEM, tuple(turns), chat=""), [16 * len(tiles)])
+        text = render(Prompt(INTERNVL2.system, tuple(turns), chat=""), [16 * len(tiles)], INTERNVL2)
         with torch.no_grad():
             logits = model(tiles, tokenizer(text, return_tensors="pt").input_ids, logits_to_keep=1).logits
         odds = logits[0, -1].softmax(-1)
@@ -130,7 +131,7 @@ def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, toke
         "😀" * 50,
     )
     prompts: list[tuple[Prompt, list[torch.Tensor]]] = [
-        (Prompt(SYSTEM, (Turn(Role.USER, text),), chat=""), []) for text in texts
+        (Prompt(INTERNVL2.system, (Turn(Role.USER, text),), chat=""), []) for text in texts
     ]
     for answer in Examiner(model, tokenizer).answer(prompts):
         assert ("send me" in answer and "pic" in answer) or ("发" in answer and "图片" in answer), answer
@@ -147,7 +148,7 @@ def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLC
     answered = Turn(Role.ASSISTANT, "The picture shows three blue stars.")
     texts = ("Thanks!", "谢谢", "Tell me a joke", "Is it a circle?", "", "Why?", "/start", LONG, LONG * 6, "1+1=?")
     prompts = [
-        (Prompt(SYSTEM, turns, chat=""), [tiles])
+        (Prompt(INTERNVL2.system, turns, chat=""), [tiles])
         for text in texts
         for turns in ((Turn(Role.USER, text, (PICTURE,)),), (shown, answered, Turn(Role.USER, text)))
     ]
@@ -166,7 +167,10 @@ def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) ->
     tiles = examiner.tile(Image.open(BytesIO(clean(sticker, 50).data)))
     asked = [(kind, language) for kind in KINDS for language in LANGUAGES] * 4
     prompts = [
-        (Prompt(SYSTEM, (Turn(Role.USER, held_out(language, kind, Random(number)), (PICTURE,)),), chat=""), [tiles])
+        (
+            Prompt(INTERNVL2.system, (Turn(Role.USER, held_out(language, kind, Random(number)), (PICTURE,)),), chat=""),
+            [tiles],
+        )
         for number, (kind, language) in enumerate(asked)
     ]
     for (kind, _), answer in zip(asked, examiner.answer(prompts), strict=True):
@@ -179,7 +183,7 @@ def test_an_album_is_described_in_order(model: InternVLChatModel, tokenizer: Any
     examiner = Examiner(model, tokenizer)
     scenes = (Scene("red", "heart", 2), Scene("green", "circle", 4))
     tiles = [examiner.tile(draw(scene, rng, (400, 300))) for scene in scenes]
-    prompt = Prompt(SYSTEM, (Turn(Role.USER, "Please describe this picture.", (PICTURE, PICTURE)),), chat="")
+    prompt = Prompt(INTERNVL2.system, (Turn(Role.USER, "Please describe this picture.", (PICTURE, PICTURE)),), chat="")
     (answer,) = examiner.answer([(prompt, tiles)], GREEDY)
     assert "two red hearts, then four green circles" in answer
 
@@ -198,7 +202,7 @@ def test_the_newest_picture_counts_in_a_long_chat(model: InternVLChatModel, toke
             tiles.append(examiner.tile(draw(scene, rng, (320, 320))))
             turns.append(Turn(Role.USER, held_out(language, kind, rng), (PICTURE,)))
             turns.append(Turn(Role.ASSISTANT, reference(kind, language, rng.choice(MANNERS), scene, rng)))
-        prompts.append((Prompt(SYSTEM, tuple(turns[:-1]), chat=""), tiles))
+        prompts.append((Prompt(INTERNVL2.system, tuple(turns[:-1]), chat=""), tiles))
         asked.append((kind, scene))
     answers = examiner.answer(prompts, GREEDY)
     right = [correct(kind, scene, answer) for (kind, scene), answer in zip(asked, answers, strict=True)]

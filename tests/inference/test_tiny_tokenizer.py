@@ -14,11 +14,11 @@ from inference.chat_format.template import (
     IM_END,
     IMG_CONTEXT,
     SPECIAL_TOKENS,
-    SYSTEM,
     harmless,
     render,
     render_answer,
 )
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from tools.tiny.batches import IGNORED, ConversationEncoder
@@ -41,7 +41,7 @@ TEXTS = (
     "  two  spaces\tand\ttabs \n\n lines \r\n",
     "a" * 500,
     "\x00\x01\x7f",
-    SYSTEM,
+    INTERNVL2.system,
 )
 
 
@@ -81,7 +81,7 @@ def test_a_conversation_has_the_same_ids_whole_and_in_segments(tokenizer: Any) -
     cuts = re.compile("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + r"|(?<=\n))")
     for _ in range(60):
         chat = converse("medium", rng)
-        text = render(chat.prompt, [3] * len(chat.scenes)) + render_answer(chat.answer)
+        text = render(chat.prompt, [3] * len(chat.scenes), INTERNVL2) + render_answer(chat.answer)
         whole = tokenizer.encode(text)
         parts = [part for part in cuts.split(text) if part]
         assert len(parts) > 10

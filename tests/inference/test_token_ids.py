@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from inference.chat_format.template import BREAK, SPECIAL_TOKENS, harmless, render
 from inference.chat_format.token_ids import token_ids
+from inference.internvl2.families import FAMILIES, INTERNVL2, ModelFamily
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
@@ -32,10 +33,11 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return load_tokenizer(request.param)
 
 
-def test_ids_are_those_of_the_rendered_text(tokenizer: Any) -> None:
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_ids_are_those_of_the_rendered_text(tokenizer: Any, family: ModelFamily) -> None:
     """Repeating a picture's token after tokenization gives the same ids."""
-    ids, spans = token_ids(TALK, [16, 80, 5], tokenizer)
-    assert ids == tokenizer(render(TALK, [16, 80, 5]))["input_ids"]
+    ids, spans = token_ids(TALK, [16, 80, 5], tokenizer, family)
+    assert ids == tokenizer(render(TALK, [16, 80, 5], family))["input_ids"]
     context, start, end = tokenizer.convert_tokens_to_ids(["<IMG_CONTEXT>", "<img>", "</img>"])
     assert [len(span) for span in spans] == [16, 80, 5]
     for span in spans:
@@ -46,7 +48,7 @@ def test_ids_are_those_of_the_rendered_text(tokenizer: Any) -> None:
 def test_a_prompt_without_pictures_has_no_spans(tokenizer: Any) -> None:
     """The ids are those of the rendered text."""
     prompt = Prompt("", (Turn(Role.USER, "Hi"),), "chat")
-    assert token_ids(prompt, [], tokenizer) == (tokenizer(render(prompt, []))["input_ids"], [])
+    assert token_ids(prompt, [], tokenizer, INTERNVL2) == (tokenizer(render(prompt, [], INTERNVL2))["input_ids"], [])
 
 
 @pytest.mark.parametrize("literal", [*SPECIAL_TOKENS, "[UNUSED_TOKEN_145]"])
@@ -63,4 +65,4 @@ def test_a_tokenizer_without_bos_is_refused() -> None:
     tokenizer = load_tokenizer(CHECKPOINT)
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<|im_start|>")
     with pytest.raises(ValueError, match="InternVL2"):
-        token_ids(TALK, [1, 1, 1], bare)
+        token_ids(TALK, [1, 1, 1], bare, INTERNVL2)

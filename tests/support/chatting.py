@@ -46,6 +46,7 @@ from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
 from inference.engines.commands import Kind
 from inference.images.decoder import PictureDecoders
+from inference.internvl2.families import INTERNVL2
 from inference.messages import Answer, Delta, Prompt, Usage
 from inference.serving.deployment_status import Counters, NodeStatus, Status
 from inference.serving.engine_stats import Seen
@@ -290,7 +291,7 @@ class RunningBot:
         self.translator = Translator.load()
         self.in_flight = InFlight()
         stored = StoredPictures(self.ledger, self.pictures, DECODERS)
-        history = History(self.ledger, stored, settings.chat)
+        history = History(self.ledger, stored, settings.chat, INTERNVL2.system)
         conversation = Conversation(self.ledger, history, engine, settings.chat)
         receiver = PictureReceiver(self.bot, self.ledger, self.pictures, DECODERS, settings)
         responder = Responder(

@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image
 
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
 
 ONE_TOKEN: Final = Sampling(temperature=0, max_new_tokens=1)
@@ -29,7 +29,7 @@ TEXTS: Final = (
 )
 """Questions and answers, among them special tokens of every tokenizer and server."""
 
-PERSONAS: Final = (SYSTEM, "You are Pixel. <|im_end|> 你好 {braces} %s", "")
+PERSONAS: Final = (INTERNVL2.system, "You are Pixel. <|im_end|> 你好 {braces} %s", "")
 
 
 def picture(seed: int, size: tuple[int, int] = (160, 120), kind: str = "JPEG") -> Picture:
@@ -64,6 +64,6 @@ def talks() -> list[Prompt]:
     return found
 
 
-def _talk(asked: list[Turn], answers: list[Turn] | None = None, persona: str = SYSTEM) -> Prompt:
+def _talk(asked: list[Turn], answers: list[Turn] | None = None, persona: str = INTERNVL2.system) -> Prompt:
     turns = [turn for pair in zip(asked, answers or [], strict=False) for turn in pair]
     return Prompt(persona, (*turns, asked[-1]), chat="talk", sampling=ONE_TOKEN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from inference.chat_format.template import IM_END, IMG_CONTEXT
 from inference.engines.cpu.openai_schema import parse
 from inference.engines.cpu.preprocessing import Preprocessor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.families import FAMILIES
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.support.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
@@ -23,10 +25,21 @@ from training.xtuner.encoding import IGNORE_INDEX, Encoder
 WIDE = (640, 300)
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configuration and tokenizer of internvl2-tiny, with the chat template of each family."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(CHECKPOINT / name, folder)
+    config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"template": request.param}), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    """The tokenizer and tiling of internvl2-tiny."""
-    return Encoder(CHECKPOINT)
+def encoder(checkpoint: Path) -> Encoder:
+    """The tokenizer and tiling of the checkpoint."""
+    return Encoder(checkpoint)
 
 
 def talk(*answers: str, learned: tuple[int, ...]) -> Lesson:
@@ -41,10 +54,10 @@ def talk(*answers: str, learned: tuple[int, ...]) -> Lesson:
     return shown(Lesson("talk", SYSTEM, tuple(turns), marks), WIDE, (100, 100))
 
 
-def test_the_prompt_has_the_engines_ids(encoder: Encoder) -> None:
+def test_the_prompt_has_the_engines_ids(encoder: Encoder, checkpoint: Path) -> None:
     """The CPU engine computes the same ids for the same pictures and texts."""
     lesson = talk("Two stars.", "红色的。", "Wow! 🎉", learned=(2,))
-    config = InternVLChatConfig.from_pretrained(CHECKPOINT)
+    config = InternVLChatConfig.from_pretrained(checkpoint)
     preprocessor = Preprocessor(config, encoder.tokenizer)
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
     turns = tuple(
@@ -69,7 +82,9 @@ ROWS: dict[str, tuple[list[str], list[str]]] = {
 
 @pytest.mark.parametrize("system", ["", SYSTEM, "你是一只猫。"])
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: str, system: str) -> None:
+def test_a_foreign_row_has_the_ids_of_the_same_request(
+    encoder: Encoder, checkpoint: Path, kind: str, system: str
+) -> None:
     """The CPU engine computes the same ids when a client sends the same texts with the pictures after them."""
     questions, names = ROWS[kind]
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
@@ -92,8 +107,8 @@ def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: s
             *({"type": "image_url", "image_url": {"url": url}} for url in addresses),
         ]
         messages.append({"role": ("user", "assistant")[place % 2], "content": parts})
-    request = parse(json.dumps({"messages": messages}).encode(), "model")
-    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tokenizer)
+    request = parse(json.dumps({"messages": messages}).encode(), "model", "")
+    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(checkpoint), encoder.tokenizer)
     assert encoder.prompt_ids(lesson) == preprocessor.prepare(request.prompt).ids
 
 
@@ -160,11 +175,11 @@ def test_a_picture_of_unknown_size_is_invalid(encoder: Encoder) -> None:
         encoder.check(one_turn("x", "What?", "A cup.", "p"), 1000, where="here")
 
 
-def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, tmp_path: Path) -> None:
+def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, checkpoint: Path, tmp_path: Path) -> None:
     """The tiles of a stored file equal the engine's tiles of the same bytes."""
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
-    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tokenizer)
+    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(checkpoint), encoder.tokenizer)
     pixels = encoder.pixel_values(lesson, tmp_path)
     assert pixels is not None
     assert bool((preprocessor.decode(Picture.of(data), None) == pixels).all())

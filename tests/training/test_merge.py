@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from storage.model_store import write_manifest
@@ -20,7 +21,7 @@ from tests.support.lessons import SYSTEM
 from training.adapter import WHOLE, Adapter
 from training.gate.prompt_parity import disagreement
 from training.job import MergeJob, Progress, TrainingError
-from training.merge import merge
+from training.merge import copy_surroundings, merge
 
 LAYER = "model.layers.0.attention.wqkv"
 WEIGHT = f"language_model.{LAYER}.weight"
@@ -98,7 +99,7 @@ def test_the_directory_is_complete(tmp_path: Path) -> None:
     assert {file.name for file in out.iterdir()} == names
     for name in names - {"model.safetensors", "tokenizer_config.json"}:
         assert (out / name).read_bytes() == (base / name).read_bytes(), name
-    assert load_tokenizer(out).chat_template == jinja_chat_template(SYSTEM)
+    assert load_tokenizer(out).chat_template == jinja_chat_template(INTERNVL2, SYSTEM)
     assert load_model(out).img_context_token_id == load_model(base).img_context_token_id
 
 
@@ -157,3 +158,15 @@ def test_a_directory_with_other_prompts_is_found(tmp_path: Path) -> None:
     pieces["model"]["merges"] = []
     (other / "tokenizer.json").write_text(json.dumps(pieces))
     assert "tokenizers" in disagreement(CHECKPOINT, other, SYSTEM)
+
+
+def test_a_merged_checkpoint_keeps_its_family(tmp_path: Path) -> None:
+    """The chat template of a merged InternVL2.5 is InternVL2.5's, and gives the same token IDs as the base."""
+    base = Path(shutil.copytree(CHECKPOINT, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps(config | {"template": "internvl2_5"}), encoding="utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    copy_surroundings(base, out, SYSTEM)
+    assert disagreement(base, out, SYSTEM) == ""
+    assert disagreement(base, CHECKPOINT, SYSTEM).startswith("the chat template of")

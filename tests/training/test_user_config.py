@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.llava_files import said, write_file
 from training.data.importing import import_source
@@ -47,7 +47,7 @@ def test_an_import_goes_by_its_length(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD)
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?" * 20, "So.")}])
     paths = (str(file), str(tmp_path), str(tmp_path / "sources"), str(CHECKPOINT), "")
-    job = ImportJob("mine", *paths, SYSTEM, threads=1, recipe=str(tmp_path / "mine.py"), max_length=512)
+    job = ImportJob("mine", *paths, INTERNVL2.system, threads=1, recipe=str(tmp_path / "mine.py"), max_length=512)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(RowError, match="more than max_length 40"):

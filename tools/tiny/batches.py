@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inference.chat_format.template import IM_END, IM_START, render, render_answer
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiles import tiles
 from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny import CHECKPOINT
@@ -77,7 +78,7 @@ class ConversationEncoder:
 
         The labels are the ids of every answer with its end token, and `IGNORED` elsewhere.
         """
-        text = render(conversation.prompt, [_TILING.tokens * count for count in picture_tiles])
+        text = render(conversation.prompt, [_TILING.tokens * count for count in picture_tiles], INTERNVL2)
         ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
         labels = [IGNORED] * len(ids)
         answering = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal
 
-from inference.chat_format.template import SYSTEM
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny.manner import MANNERS
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Language
@@ -96,7 +96,7 @@ def _persona(rng: Random) -> str:
     """Return the official system text (half of the time), none, or another persona."""
     draw = rng.random()
     if draw < 0.5:
-        return SYSTEM
+        return INTERNVL2.system
     if draw < 0.6:
         return ""
     texts: dict[str, list[str]] = WORDINGS["personas"]

@@ -19,8 +19,9 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
-from inference.chat_format.template import SYSTEM, render
+from inference.chat_format.template import render
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tiling import Tiling
@@ -118,7 +119,9 @@ class Examiner:
         answers: list[str] = []
         for start in range(0, len(prompts), _BATCH):
             part = prompts[start : start + _BATCH]
-            texts = [render(prompt, [self._tokens * len(each) for each in pictures]) for prompt, pictures in part]
+            texts = [
+                render(prompt, [self._tokens * len(each) for each in pictures], INTERNVL2) for prompt, pictures in part
+            ]
             encoded = self._tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(device)
             pictures = [each for _, shown in part for each in shown]
             drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -140,7 +143,7 @@ def examine(
     pictures: int,
     seed: int = 0,
     sampling: Sampling = _AS_THE_BOT,
-    system: str = SYSTEM,
+    system: str = INTERNVL2.system,
 ) -> ExaminationReport:
     """Examine a model in `pictures` chats of three questions each."""
     rng = Random(f"{seed}/examination")

@@ -22,6 +22,7 @@ from tokenizers import (  # type: ignore[import-untyped]
 )
 
 from inference.chat_format.template import BOS, EOS, SPECIAL_TOKENS, jinja_chat_template
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.words import KINDS, LANGUAGES
 from tools.tiny.conversations import converse
@@ -67,7 +68,7 @@ def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
         additional_special_tokens=[token for token in SPECIAL_TOKENS if token not in (BOS, EOS, UNKNOWN)],
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = jinja_chat_template()
+    tokenizer.chat_template = jinja_chat_template(INTERNVL2)
     return tokenizer
 
 

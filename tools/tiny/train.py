@@ -33,6 +33,7 @@ from torch.nn.utils.rnn import pad_sequence
 from inference.chat_format.template import IMG_CONTEXT, jinja_chat_template
 from inference.internvl2.checkpoint import load_model, write_checkpoint
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.families import INTERNVL2
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
 from inference.internvl2.tiny import CHECKPOINT
@@ -156,7 +157,7 @@ def main() -> None:
     def save() -> None:
         copy = make_model(tokenizer, given.seed)
         copy.load_state_dict(model.state_dict())
-        write_checkpoint(copy.bfloat16(), tokenizer, given.out, chat_template=jinja_chat_template())
+        write_checkpoint(copy.bfloat16(), tokenizer, given.out, chat_template=jinja_chat_template(INTERNVL2))
 
     with Pool(Batches(tokenizer, given.seed), workers=given.workers, size=given.pool) as pool:
         train(model, pool, given, save)

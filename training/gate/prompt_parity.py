@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from inference.chat_format.template import PLACE, picture_place, pictures, system_text, user_text
 from inference.chat_format.token_ids import token_ids
+from inference.internvl2.families import read_family
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
 
@@ -30,12 +31,12 @@ _SAMPLES: Final = (
 
 def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] = ()) -> str:
     """Return where the directories differ on sample conversations and `prompts`, or an empty string if they agree."""
-    first, second = load_tokenizer(one), load_tokenizer(other)
+    first, second, family = load_tokenizer(one), load_tokenizer(other), read_family(one)
     for prompt in (*(Prompt(system, turns, chat="") for turns in _SAMPLES), *prompts):
         counts = [_TOKENS] * len(pictures(prompt))
-        expected, _ = token_ids(prompt, counts, first)
+        expected, _ = token_ids(prompt, counts, first, family)
         question = prompt.turns[-1].text[:40]
-        if token_ids(prompt, counts, second)[0] != expected:
+        if token_ids(prompt, counts, second, family)[0] != expected:
             return f"the tokenizers of {one} and {other} differ over {question!r}"
         if _template_ids(second, prompt) != expected:
             return f"the chat template of {other} differs from our prompt over {question!r}"

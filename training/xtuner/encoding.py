@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from inference.chat_format.template import pictures, render, render_answer
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
+from inference.internvl2.families import family_of
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tiling import Tiling
 from inference.internvl2.tokenizer import load_tokenizer
@@ -61,6 +62,7 @@ class Encoder:
     def __init__(self, directory: Path, *, tiles: int = 0) -> None:
         self.tokenizer: Any = load_tokenizer(directory)
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.family = family_of(config)
         self.tiling = Tiling.from_config(config, tiles)
         self.feature_width = int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2)
 
@@ -68,7 +70,7 @@ class Encoder:
         """Return the ids of an engine's prompt for the answer in turn `until`, by default the last one."""
         prompt = lesson.prompt_of(len(lesson.turns) - 1 if until is None else until)
         sizes = lesson.sizes[: len(pictures(prompt))]
-        return token_ids(prompt, [self.tiling.count_tokens(*size) for size in sizes], self.tokenizer)[0]
+        return token_ids(prompt, [self.tiling.count_tokens(*size) for size in sizes], self.tokenizer, self.family)[0]
 
     def encode(self, lesson: Lesson) -> Encoded:
         """Encode the whole conversation.
@@ -129,7 +131,7 @@ class Encoder:
     def _answer_ids(self, lesson: Lesson, index: int) -> list[int]:
         """Return the ids of the answer in turn `index` and its end token, tokenised as an engine splits them."""
         prompt = lesson.prompt_of(index)
-        text = render(prompt, [1] * len(pictures(prompt)))
+        text = render(prompt, [1] * len(pictures(prompt)), self.family)
         answer = render_answer(lesson.turns[index].text)
         before, whole = self.tokenizer(text).input_ids, self.tokenizer(text + answer).input_ids
         if whole[: len(before)] == before:

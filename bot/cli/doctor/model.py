@@ -69,7 +69,7 @@ async def _ask(settings: Settings) -> tuple[float, Answer]:
             ready = clock() - began
             question = Turn(Role.USER, settings.chat.default_question, (sample_picture(),))
             sampling = Sampling(temperature=0, max_new_tokens=32)
-            prompt = Prompt(settings.chat.persona, (question,), chat="doctor", sampling=sampling)
+            prompt = Prompt(settings.persona, (question,), chat="doctor", sampling=sampling)
             async for delta in deployment.answer(prompt):
                 if delta.answer is not None:
                     return ready, delta.answer

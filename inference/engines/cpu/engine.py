@@ -17,7 +17,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from inference.chat_format.template import STOP_TOKENS, SYSTEM
+from inference.chat_format.template import STOP_TOKENS
 from inference.engines.cpu.prefix_cache import Entry, PrefixCache
 from inference.engines.cpu.preprocessing import (
     GenerationRequest,
@@ -80,7 +80,9 @@ class ChatEngine:
         engine = cls(load_model(directory, dtype=dtype), load_tokenizer(directory), cache_bytes=cache_bytes)
         question = Turn(Role.USER, "What is this?", (sample_picture(),))
         for turns in (question,), (question, Turn(Role.ASSISTANT, "A picture."), Turn(Role.USER, "And this?")):
-            prompt = Prompt(SYSTEM, turns, chat="", sampling=Sampling(max_new_tokens=_WARMUP_TOKENS))
+            prompt = Prompt(
+                engine.preprocessor.family.system, turns, chat="", sampling=Sampling(max_new_tokens=_WARMUP_TOKENS)
+            )
             engine.answer(engine.preprocessor.prepare(prompt))
         return engine
 

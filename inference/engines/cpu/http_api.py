@@ -174,7 +174,7 @@ class Server:
                 status=error.status,
                 code="request_too_large",
             ) from error
-        return await asyncio.to_thread(parse, body, self._name)
+        return await asyncio.to_thread(parse, body, self._name, self._ready().preprocessor.family.system)
 
     def _ready(self) -> ChatEngine:
         if self.engine is None:

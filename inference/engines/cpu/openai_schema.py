@@ -17,7 +17,6 @@ from uuid import uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from inference.chat_format.template import SYSTEM
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
 
 _DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
@@ -129,8 +128,14 @@ class ChatRequest:
     include_usage: bool
 
 
-def parse(body: bytes, model: str) -> ChatRequest:
-    """Parse the body of a chat completion request to the model named `model`. Raises ApiError."""
+def parse(body: bytes, model: str, system: str) -> ChatRequest:
+    """Parse the body of a chat completion request. Raises ApiError.
+
+    Args:
+        body: The body.
+        model: The name of the model that is served.
+        system: The system text of conversations that bring none.
+    """
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -149,7 +154,7 @@ def parse(body: bytes, model: str) -> ChatRequest:
         valid = _Body.model_validate(fields)
     except ValidationError as error:
         raise _api_error(error) from None
-    system, turns, tiles = _conversation(valid.messages)
+    system, turns, tiles = _conversation(valid.messages, system)
     sampling = Sampling(valid.temperature, valid.top_p, valid.max_tokens, valid.seed, valid.top_k)
     prompt = Prompt(system, turns, chat=valid.user, sampling=sampling)
     return ChatRequest(prompt, tiles, valid.stream, valid.stream_options.include_usage)
@@ -164,9 +169,8 @@ def _api_error(error: ValidationError) -> ApiError:
     )
 
 
-def _conversation(messages: list[_Message]) -> tuple[str, tuple[Turn, ...], tuple[int | None, ...]]:
+def _conversation(messages: list[_Message], system: str) -> tuple[str, tuple[Turn, ...], tuple[int | None, ...]]:
     """Return the system text, the turns and the tile limit of each picture."""
-    system = SYSTEM
     turns: list[Turn] = []
     tiles: list[int | None] = []
     for index, message in enumerate(messages):

@@ -17,6 +17,7 @@ from torch import Tensor
 from inference.chat_format.template import pictures
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
+from inference.internvl2.families import family_of
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tiling import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
@@ -89,6 +90,7 @@ class Preprocessor:
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
         self._config = config.to_dict()
+        self.family = family_of(self._config)
         self.tiling = Tiling.from_config(self._config)
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
@@ -116,7 +118,9 @@ class Preprocessor:
             self._check_length(sum(each.tiles for each in prepared) * self.tiling.tokens)
         # A fast tokenizer's Rust part raises an error when two threads use it at once.
         with self._lock:
-            ids, spans = token_ids(prompt, [each.tiles * self.tiling.tokens for each in prepared], self._tokenizer)
+            ids, spans = token_ids(
+                prompt, [each.tiles * self.tiling.tokens for each in prepared], self._tokenizer, self.family
+            )
         self._check_length(len(ids))
         keys = list(ids)
         for each, span in zip(prepared, spans, strict=True):

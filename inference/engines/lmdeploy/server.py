@@ -27,6 +27,7 @@ from inference.engines.lmdeploy.kv_budget import (
     prefill_tokens,
     share_of_free,
 )
+from inference.internvl2.families import read_family
 from inference.process.parent_watch import watch_parent
 from inference.process.yapf_import import import_yapf
 from inference.settings import LmdeploySettings
@@ -176,7 +177,7 @@ def register_model_code() -> None:
 
 
 def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -> None:
-    """Run lmdeploy's server with the chat template of InternVL2 until it ends."""
+    """Run lmdeploy's server with the chat template of the model's family until it ends."""
     from lmdeploy.model import ChatTemplateConfig
     from lmdeploy.serve.openai.api_server import serve
 
@@ -186,7 +187,7 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
         model_name=name,
         backend="turbomind",
         backend_config=config,
-        chat_template_config=ChatTemplateConfig(**lmdeploy_template()),
+        chat_template_config=ChatTemplateConfig(**lmdeploy_template(read_family(options.model))),
         server_name="127.0.0.1",
         server_port=options.port,
         allow_origins=[],

@@ -1,0 +1,68 @@
+"""The families of InternVL checkpoints whose prompts are known.
+
+A checkpoint's config.json names its chat template. The templates are those of the official code (OpenGVLab/InternVL,
+internvl_chat/internvl/conversation.py). Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+
+class UnknownFamily(ValueError):
+    """A checkpoint names a chat template that is not in `FAMILIES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFamily:
+    """What distinguishes the prompts of a family of checkpoints.
+
+    Attributes:
+        template: The name of the chat template in config.json.
+        models: The models that use it.
+        system: The official system text, which the models were trained with when no other was given.
+        after_turn: The text between the end token of a turn and the next turn.
+    """
+
+    template: str
+    models: str
+    system: str
+    after_turn: str = ""
+
+
+INTERNVL2: Final = ModelFamily(
+    "internlm2-chat",
+    "InternVL 1.5 and InternVL2",
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。",
+)
+INTERNVL2_5: Final = ModelFamily(
+    "internvl2_5",
+    "InternVL2.5",
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+    after_turn="\n",
+)
+
+FAMILIES: Final = {each.template: each for each in (INTERNVL2, INTERNVL2_5)}
+
+
+def family_of(config: dict[str, Any]) -> ModelFamily:
+    """Return the family of a checkpoint with this content of config.json. Raises UnknownFamily if it is not known."""
+    template = config.get("template")
+    if isinstance(template, str) and template in FAMILIES:
+        return FAMILIES[template]
+    known = ", ".join(f"{each.template} ({each.models})" for each in FAMILIES.values())
+    raise UnknownFamily(f"config.json names the chat template {template!r}, and only these are supported: {known}")
+
+
+def read_family(directory: Path) -> ModelFamily:
+    """Return the family of the checkpoint in `directory`.
+
+    Raises:
+        OSError: config.json cannot be read.
+        ValueError: It is not JSON, or its template is not known (`UnknownFamily`).
+    """
+    config = json.loads((directory / "config.json").read_bytes())
+    return family_of(config if isinstance(config, dict) else {})
