@@ -291,7 +291,7 @@ class RunningBot:
         self.translator = Translator.load()
         self.in_flight = InFlight()
         stored = StoredPictures(self.ledger, self.pictures, DECODERS)
-        history = History(self.ledger, stored, settings.chat, INTERNVL2.system)
+        history = History(self.ledger, stored, settings.chat, settings.chat.system_prompt or INTERNVL2.system)
         conversation = Conversation(self.ledger, history, engine, settings.chat)
         receiver = PictureReceiver(self.bot, self.ledger, self.pictures, DECODERS, settings)
         responder = Responder(
