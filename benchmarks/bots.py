@@ -19,7 +19,7 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, Message
 
-from bot.app import share_the_interpreter
+from bot.process import share_the_interpreter
 from inference.messages import Answer, Delta, Prompt, Usage
 from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, settings
 from tests.support.emulated import THUMBS, client

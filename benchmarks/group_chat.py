@@ -28,11 +28,12 @@ import structlog
 from PIL import Image
 from pydantic import SecretStr
 
-from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
+from bot.config import Settings
+from bot.settings import TelegramSettings
 from inference.messages import Prompt
 from telegram_emulator import Emulator
 from telegram_emulator.person_actions import Attachment
-from tests.support.chatting import Notebook, RunningBot, Script, ScriptedEngine, Settings
+from tests.support.chatting import Notebook, RunningBot, Script, ScriptedEngine
 from tests.support.person import DOWN, UP, button
 
 ENGINE_SECONDS: Final = 0.1
@@ -160,12 +161,7 @@ async def group() -> AsyncIterator[Group]:
     emulator = Emulator()
     emulator.flood.on = True
     url = await emulator.start()
-    settings = Settings(
-        TelegramSettings(token=SecretStr(emulator.token), api_base=url),
-        ChatSettings(),
-        LimitsSettings(),
-        StorageSettings(),
-    )
+    settings = Settings(telegram=TelegramSettings(token=SecretStr(emulator.token), api_base=url))
     with tempfile.TemporaryDirectory() as folder:
         running = RunningBot(settings, Path(folder), ScriptedEngine(otherwise=_answer), Notebook())
         running.start()

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final, get_origin
 
 from apscheduler.triggers.cron import CronTrigger
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
+from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings, WebSettings
 from inference.internvl2.families import INTERNVL2, read_family
 from inference.process.environment import ENV_PREFIX
 from inference.settings import InferenceSettings
@@ -37,6 +37,7 @@ _REMOVED: Final = {
     "inference.warm_at_once": "this setting was removed: an engine is warmed up by 4 prompts at a time. Delete it.",
     "inference.restart_delay_max": "this setting was removed: restarts are delayed by 60 s at most. Delete it.",
     "inference.log_files": "this setting was removed: 3 old log files are kept. Delete it.",
+    "telegram.chat_calls_per_second": "this setting was removed: Telegram allows one call a second. Delete it.",
 }
 
 _LIST: Final = 'should be a list in brackets, for example [1, 2] or ["a", "b"]'
@@ -46,24 +47,6 @@ _WANTED: Final = {"tuple_type": _LIST, "list_type": _LIST, "model_type": _SECTIO
 
 class ConfigError(Exception):
     """A setting is unknown or has an invalid value. The text names the key and what is allowed."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WebSettings(_Part):
-    """The bot's own web server: /health, /metrics, the operator page and Telegram's webhook."""
-
-    host: str = Field("127.0.0.1")
-    """Address to listen on."""
-
-    port: int = Field(8080, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
-
-    token: SecretStr = Field(SecretStr(""))
-    """Password of the operator page and /metrics. Empty: only this machine may open them, as 127.0.0.1 or
-    localhost."""
 
 
 class Settings(BaseSettings):

@@ -18,6 +18,7 @@ from babel import Locale
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from storage.chat_records import Person
 from storage.translatable_reason import Reason
 
 LOCALES: Final = Path(__file__).parent / "locales"
@@ -69,6 +70,11 @@ class Translator:
         """The language codes with each language's own name, English first."""
         codes = sorted(self._translations, key=lambda code: (code != SOURCE_LANGUAGE, code))
         return {code: (Locale.parse(code).get_display_name() or code).capitalize() for code in codes}
+
+    def for_person(self, person: Person | None, client_language: str | None = None) -> Say:
+        """Return the language that a person has chosen, or else that of their client, now or when last seen."""
+        known = person or Person(0)
+        return self.to(known.language, client_language, known.client_language)
 
     def to(self, *tags: str | None) -> Say:
         """Return the translation for the first known language tag, such as "zh-hans", or English if none is known."""

@@ -1,4 +1,4 @@
-"""The bot's own settings: [telegram], [chat], [limits] and [storage] of config.toml.
+"""The bot's own settings: [telegram], [chat], [limits], [storage] and [web] of config.toml.
 
 `bot.config` reads the file and the environment.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
@@ -15,10 +15,14 @@ from bot.i18n import later
 from inference.settings import LocalPath
 
 
-class WebhookSettings(BaseModel):
-    """[telegram.webhook]: only read when `mode` is webhook."""
+class Section(BaseModel):
+    """A section of config.toml, in which an unknown key is a mistake."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WebhookSettings(Section):
+    """[telegram.webhook]: only read when `mode` is webhook."""
 
     url: str = ""
     """The public https address that Telegram calls, including the path. The bot itself receives the calls at
@@ -35,10 +39,8 @@ class WebhookSettings(BaseModel):
     """Networks of the proxy that terminates TLS; its X-Forwarded-For header is trusted."""
 
 
-class TelegramSettings(BaseModel):
+class TelegramSettings(Section):
     """[telegram]: the bot's account and its rate limits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     token: SecretStr = SecretStr("")
     """The bot's token from @BotFather. It is better set as THUMBTUNE_TELEGRAM__TOKEN."""
@@ -64,9 +66,6 @@ class TelegramSettings(BaseModel):
     chats at once, the bot halves its rate, and returns to this one within minutes. Typing actions have a budget of
     their own, a third of this."""
 
-    chat_calls_per_second: float = Field(default=1, gt=0)
-    """Messages and edits a second in a private chat after Telegram has refused a higher rate there."""
-
     group_calls_per_minute: float = Field(default=20, gt=0)
     """Messages and edits a minute in one group. Telegram allows about 20."""
 
@@ -80,10 +79,8 @@ class TelegramSettings(BaseModel):
 DEFAULT_QUESTION = later("What is in this picture?")
 
 
-class ChatSettings(BaseModel):
+class ChatSettings(Section):
     """[chat]: conversations and the sampling of answers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     system_prompt: str = ""
     """The system prompt, used for chats and training. Empty: the official one of the model's family."""
@@ -132,10 +129,8 @@ class ChatSettings(BaseModel):
         return chat if chat < 0 and self.group_sessions == "shared" else person
 
 
-class LimitsSettings(BaseModel):
+class LimitsSettings(Section):
     """[limits]: who may use the bot, and how much. Admins have no limits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     allowed: tuple[int, ...] = ()
     """User ids and group ids (negative): only these users, and everybody in these groups, may use the bot. Empty:
@@ -169,10 +164,8 @@ class LimitsSettings(BaseModel):
         return here.isdisjoint(self.blocked) and (not self.allowed or not here.isdisjoint(self.allowed))
 
 
-class StorageSettings(BaseModel):
+class StorageSettings(Section):
     """[storage]: the data folder and the retention."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dir: LocalPath = Path("data")
     """Folder of the ledger, the pictures, the models and the runs. The bot creates it for its own user only; give
@@ -185,21 +178,15 @@ class StorageSettings(BaseModel):
     """Days after which unrated answers are deleted with their pictures. 0: never."""
 
 
-class BotSettings(Protocol):
-    """The settings that the chat reads."""
+class WebSettings(Section):
+    """The bot's own web server: /health, /metrics, the operator page and Telegram's webhook."""
 
-    @property
-    def telegram(self) -> TelegramSettings:
-        """The section [telegram]."""
+    host: str = Field("127.0.0.1")
+    """Address to listen on."""
 
-    @property
-    def chat(self) -> ChatSettings:
-        """The section [chat]."""
+    port: int = Field(8080, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
 
-    @property
-    def limits(self) -> LimitsSettings:
-        """The section [limits]."""
-
-    @property
-    def storage(self) -> StorageSettings:
-        """The section [storage]."""
+    token: SecretStr = Field(SecretStr(""))
+    """Password of the operator page and /metrics. Empty: only this machine may open them, as 127.0.0.1 or
+    localhost."""

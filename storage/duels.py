@@ -77,7 +77,8 @@ class Duels(Queries):
     async def choose(self, duel: int, chooser: int, choice: int, update: int) -> Duel:
         """Choose the standing answer (1), its rival (2) or neither (0); the first choice counts.
 
-        A chosen rival is recorded as an exchange and takes over the messages of the former answer.
+        A chosen answer gets the chooser's 👍. A chosen rival is recorded as an exchange and takes over the messages of
+        the former answer.
 
         Raises:
             UnknownRecord: The duel, its conversation or its asker was deleted.
@@ -98,6 +99,11 @@ class Duels(Queries):
                 "UPDATE duels SET exchange = ?, rival = ?, rival_model = ?, chooser = ?, better = ? WHERE id = ?",
                 (standing.id, json.dumps(asdict(rival)), rival.model, chooser, int(choice > 0), duel),
             )
+            if choice:
+                database.execute(
+                    'INSERT INTO feedback(exchange, rater, value, "update", created) VALUES (?, ?, 1, ?, ?)',
+                    (standing.id, chooser, update, now),
+                )
             return _get(database, "id", duel)
 
         return await self._write(work)

@@ -1,29 +1,25 @@
 """Watch for an engine that crashes, a full disk and a run that reports no progress, and alert the admins.
 
 A problem is reported when it begins; a crashing engine is reported at most once an hour. Admins are also notified when
-the engine or the run has recovered. The service reports failed runs.
+the engine or the run has recovered. `Runs` reports failed runs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Final
-
-import structlog
 
 from bot.admin.notifications import Notifications
 from bot.admin.progress import SILENT, silence
 from bot.i18n import later
 from inference.serving.deployment_status import Status
 from inference.serving.supervisor import State
+from storage.ledger import Ledger
 from training.launcher import LastProgress
 
-LOOK_SECONDS: Final = 5.0
-STEADY_LOOKS: Final = 6
+STEADY_LOOKS: Final = 30
 """Consecutive checks without a problem after which a crashing engine counts as recovered."""
 
 CRASHED: Final = later("The engine crashed and is restarting. {reason}")
@@ -31,10 +27,9 @@ FAILING: Final = later("The engine won't start, so nobody gets answers. I'll kee
 DISK_LOW: Final = later(
     "Only {free} GB are free on the disk of {folder}. Free up space, or I soon can't save answers and votes."
 )
+UNSAVED: Final = later("I can't save anything right now. {reason}")
 BACK: Final = later("The engine is back and answering again.")
 GOES_ON: Final = later("Run {run} is making progress again.")
-
-log = structlog.get_logger()
 
 
 def _answers(status: Status) -> bool:
@@ -43,76 +38,57 @@ def _answers(status: Status) -> bool:
     return all(state is State.READY for state in states)
 
 
+@dataclass(eq=False)
 class AlertWatch:
-    """The background task that watches. Call `start()` once and `stop()` at the end."""
+    """Watches for problems. Call `look()` again and again.
 
-    def __init__(
-        self,
-        notices: Notifications,
-        status: Callable[[], Status],
-        last_progress: Callable[[], LastProgress | None],
-        folder: Path,
-        min_free_gigabytes: float,
-    ) -> None:
-        """`last_progress` returns that of the running worker; `folder` is on the disk to watch."""
-        self._notices = notices
-        self._status = status
-        self._last_word = last_progress
-        self._folder = folder
-        self._least = min_free_gigabytes * 1e9
-        self._crashes = 0
-        self._failing = False
-        self._told = False  # an alert about the engine was sent, and its recovery was not
-        self._steady = 0  # consecutive checks without a problem
-        self._low = False
-        self._silent = ""
-        self._task: asyncio.Task[None] | None = None
+    `last_progress` returns that of the running worker. The ledger's disk is watched.
+    """
 
-    def start(self) -> None:
-        """Start watching."""
-        self._task = asyncio.create_task(self._keep_looking())
+    notices: Notifications
+    status: Callable[[], Status]
+    last_progress: Callable[[], LastProgress | None]
+    ledger: Ledger
+    min_free_gigabytes: float
 
-    async def stop(self) -> None:
-        """Stop watching."""
-        if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _keep_looking(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except Exception:  # keep watching for the next problem
-                log.exception("watch")
-            await asyncio.sleep(LOOK_SECONDS)
+    _crashes: int = field(default=0, init=False)
+    _failing: bool = field(default=False, init=False)
+    _told: bool = field(default=False, init=False)
+    """Whether an alert about the engine was sent, and its recovery was not."""
+    _steady: int = field(default=0, init=False)
+    """Consecutive checks without a problem."""
+    _low: bool = field(default=False, init=False)
+    _silent: str = field(default="", init=False)
 
     async def look(self) -> None:
         """Report what has changed since the last check."""
-        await self._look_at_engine(self._status())
-        if word := self._last_word():
+        await self._look_at_engine(self.status())
+        if word := self.last_progress():
             await self._look_at_run(word)
-        free = shutil.disk_usage(self._folder).free
-        low, self._low = self._low, free < self._least
+        if self.ledger.trouble:
+            await self.notices.alert("ledger", UNSAVED, reason=self.ledger.trouble)
+        folder = self.ledger.path.parent
+        free = shutil.disk_usage(folder).free
+        low, self._low = self._low, free < 1e9 * self.min_free_gigabytes
         if self._low and not low:
-            await self._notices.alert("disk", DISK_LOW, free=f"{free / 1e9:.1f}", folder=self._folder)
+            await self.notices.alert("disk", DISK_LOW, free=f"{free / 1e9:.1f}", folder=folder)
 
     async def _look_at_engine(self, status: Status) -> None:
         failing, self._failing = self._failing, status.state is State.FAILING
         crashes, self._crashes = self._crashes, status.counters.crashes
         reason = status.last_error.partition("\n")[0]
         if self._failing and not failing:
-            self._told |= await self._notices.alert("engine failing", FAILING, reason=reason)
+            self._told |= await self.notices.alert("engine failing", FAILING, reason=reason)
         elif self._crashes > crashes and not self._failing:
-            self._told |= await self._notices.alert("engine crashed", CRASHED, reason=reason)
+            self._told |= await self.notices.alert("engine crashed", CRASHED, reason=reason)
         self._steady = self._steady + 1 if _answers(status) and self._crashes == crashes else 0
         if self._told and self._steady >= STEADY_LOOKS:
             self._told = False
-            await self._notices.notify(BACK)
+            await self.notices.notify(BACK)
 
     async def _look_at_run(self, word: LastProgress) -> None:
         silent, self._silent = self._silent, word.run if word.silent else ""
         if word.silent and silent != word.run:
-            await self._notices.alert(f"silent:{word.run}", SILENT, **silence(word))
+            await self.notices.alert(f"silent:{word.run}", SILENT, **silence(word))
         elif silent == word.run and not word.silent:
-            await self._notices.notify(GOES_ON, run=word.run)
+            await self.notices.notify(GOES_ON, run=word.run)

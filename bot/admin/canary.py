@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -15,12 +16,13 @@ import structlog
 from bot.admin.canary_standing import Standing, standing, with_votes
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.notifications import Notifications
-from bot.admin.protocol import AdminRefusal
+from bot.admin.refusals import AdminRefusal
+from bot.config import Settings
 from bot.i18n import later
 from inference.serving.deployment_status import Status
 from inference.serving.engine_stats import Tally
 from inference.serving.supervisor import State
-from storage.learning_records import EQUAL_TRUST, Model, Trial, Trust
+from storage.learning_records import Model, Trial
 from storage.ledger import Ledger
 from storage.states import ModelState, Verdict
 from storage.translatable_reason import Reason
@@ -56,55 +58,41 @@ STOPPED: Final = Reason("an admin stopped its trial")
 log = structlog.get_logger()
 
 
+@dataclass(eq=False)
 class Trials:
     """Lets accepted candidates answer: first in a trial, or at once if there are no trials."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        switch: ModelSwitch,
-        status: Callable[[], Status],
-        notices: Notifications,
-        *,
-        share: float = 0.0,
-        approve: bool = False,
-        trust: Trust = EQUAL_TRUST,
-    ) -> None:
-        """`share` is the share of conversations that a canary answers. If it is 0, accepted models go live at once.
+    ledger: Ledger
+    switch: ModelSwitch
+    status: Callable[[], Status]
+    notices: Notifications
+    settings: Settings
 
-        With `approve` accepted models wait until an admin approves them.
-        """
-        self.switch = switch
-        self.approve = approve
-        self._ledger = ledger
-        self._status = status
-        self._notices = notices
-        self._share = share
-        self._trust = trust
-        self._weighed: tuple[int, int] | None = None  # the trial and the newest vote when its evidence was weighed
+    _weighed: tuple[int, int] | None = field(default=None, init=False)
+    """The trial and the newest vote when its evidence was weighed."""
 
     async def standing(self) -> Standing | None:
         """Return how the running trial stands, or None if there is none."""
-        return await standing(self._ledger, self._trust)
+        return await standing(self.ledger, self.settings.trust)
 
     async def accept(self, candidate: Model, by: int | None = None) -> Model:
         """Begin the trial of a candidate, or promote it if no canary can run.
 
         Raises what `ModelSwitch.promote` raises.
         """
-        if self._share and self.switch.can_try:
-            return await self.switch.begin_trial(candidate.id, self._share)
+        if self.settings.training.canary and self.switch.can_try:
+            return await self.switch.begin_trial(candidate.id, self.settings.training.canary)
         model = await self.switch.promote(candidate.id, by)
-        if self._share:
-            await self._notices.notify(NO_CANARY, model=model.id)
+        if self.settings.training.canary:
+            await self.notices.notify(NO_CANARY, model=model.id)
         return model
 
-    async def approved(self, model: str, by: int) -> Model:
+    async def approve(self, model: str, by: int) -> Model:
         """Accept a candidate that waits for an admin.
 
         Raises AdminRefusal for another model, and what `accept` raises.
         """
-        candidate = await self._ledger.models.get(model)
+        candidate = await self.ledger.models.get(model)
         if candidate.state is not ModelState.CANDIDATE:
             raise AdminRefusal(Reason(NOT_CANDIDATE, model=model))
         log.info("candidate approved", model=model, by=by)
@@ -112,7 +100,7 @@ class Trials:
 
     async def stop(self, model: str, by: int) -> Model:
         """End the trial of a canary, which is rejected. Raises AdminRefusal for another model."""
-        trial = await self._ledger.canaries.running()
+        trial = await self.ledger.canaries.running()
         if trial is None or trial.model != model:
             raise AdminRefusal(Reason(NOT_CANARY, model=model))
         log.info("trial stopped", model=model, by=by)
@@ -120,16 +108,16 @@ class Trials:
 
     async def look(self) -> None:
         """Promote the canary or roll it back if votes or a fault decide it; roll back a promoted model if it fails."""
-        trial = await self._ledger.canaries.running()
+        trial = await self.ledger.canaries.running()
         if trial is None:
             await self._watch_promoted()
-        elif reason := fault_of_canary(self._status(), trial):
+        elif reason := fault_of_canary(self.status(), trial):
             await self._roll_back(trial, reason)
         else:
             over = time.time() - trial.started >= HORIZON_DAYS * DAY_SECONDS
             newest = (
                 trial.id,
-                await self._ledger.votes.newest(),
+                await self.ledger.votes.newest(),
             )  # a choice in a duel that counts also casts a vote
             if (over or newest != self._weighed) and (found := await self.standing()):
                 await self._decide(found, over)
@@ -143,18 +131,18 @@ class Trials:
         elif reason := _grounds(found, over):
             log.info("canary promoted", model=trial.model, votes=found.votes, reason=reason)
             await self.switch.promote(trial.model, None, why=reason)
-            await self._notices.notify(PROMOTED, model=trial.model, reason=reason)
+            await self.notices.notify(PROMOTED, model=trial.model, reason=reason)
 
     async def _roll_back(self, trial: Trial, reason: Reason) -> None:
         log.warning("canary rolled back", model=trial.model, reason=reason)
         await self.switch.end_trial(trial, Verdict.ROLLED_BACK, reason)
-        await self._notices.notify(ROLLED_BACK, model=trial.model, live=trial.live, reason=reason)
+        await self.notices.notify(ROLLED_BACK, model=trial.model, live=trial.live, reason=reason)
 
     async def _watch_promoted(self) -> None:
-        status = self._status()
+        status = self.status()
         if status.state is not State.FAILING and status.tallies.get(status.model, Tally()).answers < ANSWERS:
             return
-        promotion = await self._ledger.promotions.newest()
+        promotion = await self.ledger.promotions.newest()
         recent = promotion is not None and promotion.done is not None and time.time() - promotion.done < WATCHED_SECONDS
         if promotion is None or not recent or promotion.back or not promotion.previous:
             return
@@ -162,7 +150,7 @@ class Trials:
             return
         log.warning("promoted model rolled back", model=promotion.model, reason=reason)
         live = await self.switch.rollback(None, confirmed=True, why=reason)
-        await self._notices.notify(RETURNED, model=promotion.model, live=live.id, reason=reason)
+        await self.notices.notify(RETURNED, model=promotion.model, live=live.id, reason=reason)
 
 
 def fault_of_canary(status: Status, trial: Trial) -> Reason | None:

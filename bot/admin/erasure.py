@@ -42,30 +42,20 @@ class ManyStrays(Exception):
 
 
 class Erasure:
-    """Deletes the data of people, and what depends on the deleted rows.
+    """Deletes the data of people, and what depends on the deleted rows in the pictures and runs next to the ledger.
 
     `forget_session` drops a session's newest prompt, which engines might be sent again. Outside the bot's process there
     is none, and that step is left to the bot.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        pictures: PictureStore,
-        runs: Path,
-        forget_session: Callable[[int], None] | None = None,
-    ) -> None:
+    def __init__(self, ledger: Ledger, forget_session: Callable[[int], None] | None = None) -> None:
+        folder = ledger.path.parent
         self._ledger = ledger
-        self._pictures = pictures
-        self._runs = runs
+        self._pictures = PictureStore(folder / "pictures")
+        self._runs = folder / "runs"
         self._forget_session = forget_session
         self._withdrawn = frozenset[int]()
         self._alone = asyncio.Lock()
-
-    @classmethod
-    def beside(cls, ledger: Ledger, folder: Path, forget_session: Callable[[int], None] | None = None) -> Erasure:
-        """Return an `Erasure` for the ledger in `folder`, with the pictures and runs next to it."""
-        return cls(ledger, PictureStore(folder / "pictures"), folder / "runs", forget_session)
 
     async def belongings(self, user: int) -> PersonalDataSummary:
         """Return a summary of what `forget` would delete."""

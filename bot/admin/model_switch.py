@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from bot.admin.protocol import AdminRefusal, RejectedModel
+from bot.admin.refusals import AdminRefusal, RejectedModel
 from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
@@ -28,6 +29,7 @@ from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line, which starts without the engine's client, needs `model_before`
     from inference.serving.deployment import Deployment
+    from inference.serving.deployment_status import NodeStatus
     from training.merged_models import MergedModels
 
 RESTING: Final = later(
@@ -44,19 +46,19 @@ NONE_BEFORE: Final = later("There's no earlier model to go back to. /models list
 log = structlog.get_logger()
 
 
+@dataclass(eq=False)
 class ModelSwitch:
     """Changes the live model. `away_for` is the run that uses the engine's memory, or None if there is none."""
 
-    def __init__(
-        self, ledger: Ledger, deployment: Deployment, merged: MergedModels, *, pause_while_training: bool
-    ) -> None:
-        self._ledger = ledger
-        self._deployment = deployment
-        self._merged = merged
-        self._pause = pause_while_training
+    ledger: Ledger
+    deployment: Deployment
+    merged: MergedModels
+    pause_while_training: bool
+
+    def __post_init__(self) -> None:
+        self.away_for: int | None = None
         self._changing = asyncio.Lock()
         self._refused: dict[int, str] = {}  # promotion → reason that the ledger could not record yet
-        self.away_for: int | None = None
 
     async def promote(
         self,
@@ -82,16 +84,16 @@ class ModelSwitch:
             StorageError: The model's files are damaged, or the change cannot be recorded.
             TrainingError: A pruned model cannot be merged again.
         """
-        chosen = await self._ledger.models.get(model)
+        chosen = await self.ledger.models.get(model)
         refuse_harmful(chosen)
         if chosen.reason and not confirmed:
             raise RejectedModel(chosen)
         async with self._change():
             async with self._exchanged(model, on_progress):
-                if (await self._ledger.models.get(model)).state is not ModelState.LIVE:
-                    await self._ledger.promotions.make(model, by, back=back, why=why)
+                if (await self.ledger.models.get(model)).state is not ModelState.LIVE:
+                    await self.ledger.promotions.make(model, by, back=back, why=why)
             await self._prune()
-            return await self._ledger.models.get(model)
+            return await self.ledger.models.get(model)
 
     async def rollback(
         self,
@@ -105,27 +107,27 @@ class ModelSwitch:
 
         Raises what `promote` raises, and AdminRefusal if there is no previous model.
         """
-        before = await model_before(self._ledger)
+        before = await model_before(self.ledger)
         return await self.promote(before, by, on_progress, confirmed=confirmed, back=True, why=why)
 
     @property
     def can_try(self) -> bool:
         """Whether a canary can run beside the live model."""
-        return self._deployment.can_try
+        return self.deployment.can_try
 
     async def begin_trial(self, model: str, share: float) -> Model:
         """Let a candidate answer a share of the conversations, and record it. Raises what `promote` raises."""
         async with self._change():
-            if trial := await self._ledger.canaries.running():
+            if trial := await self.ledger.canaries.running():
                 raise AdminRefusal(Reason(TRIED, model=trial.model))
             chosen = await self._complete(model, ignore)
-            await self._deployment.start_canary(chosen.id, Path(chosen.directory), share)
+            await self.deployment.start_canary(chosen.id, Path(chosen.directory), share)
             try:
-                await self._ledger.canaries.start(model, share)
+                await self.ledger.canaries.start(model, share)
             except StorageError:
-                await self._deployment.stop_canary()
+                await self.deployment.stop_canary()
                 raise
-            return await self._ledger.models.get(model)
+            return await self.ledger.models.get(model)
 
     async def end_trial(self, trial: Trial, verdict: Verdict, reason: str) -> Model:
         """End a trial: its conversations go to the live model.
@@ -133,30 +135,35 @@ class ModelSwitch:
         Raises what `Canaries.end` raises, and the canary then stays.
         """
         async with self._changing:
-            await self._deployment.stop_canary()
+            await self.deployment.stop_canary()
             try:
-                await self._ledger.canaries.end(trial.id, verdict, reason)
+                await self.ledger.canaries.end(trial.id, verdict, reason)
             finally:
                 await self._keep_trial()
             await self._prune()
-            return await self._ledger.models.get(trial.model)
+            return await self.ledger.models.get(trial.model)
 
     async def resume_trial(self) -> None:
         """Start the canary of the running trial again after a restart, or end a trial that cannot go on."""
-        trial = await self._ledger.canaries.running()
+        trial = await self.ledger.canaries.running()
         if trial is None:
             return
-        model = await self._ledger.models.get(trial.model)
+        model = await self.ledger.models.get(trial.model)
         if self.can_try and await asyncio.to_thread(_is_intact, model):
             await self._keep_trial()
         else:
             log.warning("the trial of a canary cannot go on", model=trial.model)
-            await self._ledger.canaries.end(trial.id, Verdict.VOID, CANNOT_GO_ON)
+            await self.ledger.canaries.end(trial.id, Verdict.VOID, CANNOT_GO_ON)
 
     async def prune(self) -> None:
         """Remove the files of merged models beyond those to keep, when no change of model is running."""
         async with self._changing:
             await self._prune()
+
+    async def serve(self) -> None:
+        """Carry out the changes that other processes have requested, one after the other."""
+        for asked in await self.ledger.promotions.pending():
+            await self.carry_out(asked)
 
     async def carry_out(self, asked: Promotion) -> None:
         """Carry out a change that another process requested, or record why it was refused.
@@ -167,42 +174,46 @@ class ModelSwitch:
             try:
                 async with self._change():
                     async with self._exchanged(asked.model):
-                        await self._ledger.promotions.finish(asked.id)
+                        await self.ledger.promotions.finish(asked.id)
                     await self._prune()
                 return
             except (AdminRefusal, InferenceError, StorageError, TrainingError) as error:
                 self._refused[asked.id] = str(error)
-        await self._ledger.promotions.finish(asked.id, self._refused[asked.id])
+        await self.ledger.promotions.finish(asked.id, self._refused[asked.id])
         del self._refused[asked.id]
 
-    async def drain(self, node: str) -> None:
-        """Take a node out of service, even during a change of model, which may be waiting for that node.
+    async def drain(self, node: str, by: int) -> None:
+        """Take a node out of service; return when its chats have moved and its answers are finished.
 
-        Raises what `Deployment.drain` raises.
+        This works even during a change of model, which may be waiting for that node. Raises what `Deployment.drain`
+        raises.
         """
-        await self._deployment.drain(node)
+        log.info("node is taken out of service", node=node, by=by)
+        await self.deployment.drain(node)
 
-    async def undrain(self, node: str) -> None:
-        """Take a node back into service with the live model.
+    async def undrain(self, node: str, by: int) -> NodeStatus:
+        """Take a node back into service with the live model, and return its status.
 
         Raises AdminRefusal while a run uses the engine's memory, and what `Deployment.undrain` raises.
         """
+        log.info("node is taken back into service", node=node, by=by)
         async with self._change():
-            await self._deployment.undrain(node)
+            await self.deployment.undrain(node)
+        return next(each for each in self.deployment.status().nodes if each.name == node)
 
     @asynccontextmanager
     async def engine_away(self, run: int) -> AsyncIterator[None]:
         """Pause the engine if training needs its memory: wait for a change of model to end, and refuse others."""
-        if not self._pause:
+        if not self.pause_while_training:
             yield
             return
         self.away_for = run
         try:
             async with self._changing:
-                await self._deployment.pause()
+                await self.deployment.pause()
             yield
         finally:
-            await self._deployment.resume()
+            await self.deployment.resume()
             self.away_for = None
 
     @asynccontextmanager
@@ -216,13 +227,13 @@ class ModelSwitch:
 
     async def _complete(self, model: str, on_progress: Callable[[Progress], None]) -> Model:
         """Return a model with its files checked, after merging it again if they were pruned."""
-        chosen = await self._ledger.models.get(model)
+        chosen = await self.ledger.models.get(model)
         refuse_harmful(chosen)
         if not chosen.kept:
             raise AdminRefusal(Reason(GONE, model=model))
         if not chosen.directory:
             log.info("merging a pruned model again", model=model)
-            chosen = await self._merged.restore(chosen, on_progress)
+            chosen = await self.merged.restore(chosen, on_progress)
         if chosen.manifest_hash:
             await asyncio.to_thread(verify, Path(chosen.directory), chosen.manifest_hash)
         return chosen
@@ -230,15 +241,15 @@ class ModelSwitch:
     @asynccontextmanager
     async def _exchanged(self, model: str, on_progress: Callable[[Progress], None] = ignore) -> AsyncIterator[None]:
         """Swap the engine to a model; swap back if the block raises StorageError."""
-        chosen, live = await self._complete(model, on_progress), await self._ledger.models.live()
+        chosen, live = await self._complete(model, on_progress), await self.ledger.models.live()
         try:
-            await self._deployment.swap(chosen.id, Path(chosen.directory))
+            await self.deployment.swap(chosen.id, Path(chosen.directory))
             try:
                 yield
             except StorageError as error:
                 log.error("the engine goes back: the change cannot be recorded", model=model, error=str(error))
                 if live is not None:
-                    await self._deployment.swap(live.id, Path(live.directory))
+                    await self.deployment.swap(live.id, Path(live.directory))
                 raise
         except (InferenceError, StorageError):
             await self._keep_trial()  # the swap may have stopped the canary's engine
@@ -246,15 +257,15 @@ class ModelSwitch:
 
     async def _keep_trial(self) -> None:
         """Make sure that the canary's engine runs if the ledger has a running trial."""
-        if trial := await self._ledger.canaries.running():
-            model = await self._ledger.models.get(trial.model)
-            self._deployment.run_canary(model.id, Path(model.directory), trial.share)
+        if trial := await self.ledger.canaries.running():
+            model = await self.ledger.models.get(trial.model)
+            self.deployment.run_canary(model.id, Path(model.directory), trial.share)
 
     async def _prune(self) -> None:
-        status = self._deployment.status()
+        status = self.deployment.status()
         in_use = {status.model, *(each.model for each in status.nodes)}
         try:
-            await self._merged.prune(in_use)
+            await self.merged.prune(in_use)
         except (StorageError, OSError) as error:
             log.warning("merged models were not pruned; it is tried again after the next change", error=str(error))
 

@@ -48,59 +48,50 @@ class Overview:
         return held_back(self.models)
 
 
+@dataclass(eq=False)
 class Monitoring:
-    """Reads the present state of the ledger, the engines, the schedule and the calls to Telegram."""
+    """Reads the present state of the ledger, the engines, the schedule and the calls to Telegram.
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        deployment: Deployment,
-        schedule: Schedule,
-        calls: Callable[[], Mapping[str, float]],
-        last_progress: Callable[[], LastProgress | None],
-        *,
-        trust: Trust = EQUAL_TRUST,
-    ) -> None:
-        """`calls` returns the metrics of calls to Telegram; `last_progress` returns that of the running worker.
+    `calls` returns the metrics of calls to Telegram; `last_progress` returns that of the running worker. `trust` says
+    whose votes on a canary count.
+    """
 
-        `trust` says whose votes on a canary count.
-        """
-        self._trust = trust
-        self._ledger = ledger
-        self._deployment = deployment
-        self._schedule = schedule
-        self._calls = calls
-        self._last_word = last_progress
+    ledger: Ledger
+    deployment: Deployment
+    schedule: Schedule
+    calls: Callable[[], Mapping[str, float]]
+    last_progress: Callable[[], LastProgress | None]
+    trust: Trust = EQUAL_TRUST
 
     async def overview(self) -> Overview:
         """Return what the operator page and /status show."""
-        live = await self._ledger.models.live()
-        runs = await self._ledger.runs.latest(RUNS_SHOWN)
+        live = await self.ledger.models.live()
+        runs = await self.ledger.runs.latest(RUNS_SHOWN)
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
         return Overview(
             live=live.id if live else "",
-            canary=await standing(self._ledger, self._trust),
-            engine=self._deployment.status(),
+            canary=await standing(self.ledger, self.trust),
+            engine=self.deployment.status(),
             runs=runs,
-            models=await self._ledger.models.all(),
-            counts=await self._ledger.counts.totals(),
-            next_run=self._schedule.next_time(),
-            schedule=self._schedule.cron,
+            models=await self.ledger.models.all(),
+            counts=await self.ledger.counts.totals(),
+            next_run=self.schedule.next_time(),
+            schedule=self.schedule.cron,
             curve=curves[0] if curves else None,
             sheets=frozenset(run.id for run in runs if kept_file(run.directory, SHEET)),
-            last_progress=self._last_word(),
+            last_progress=self.last_progress(),
         )
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return the status of every node."""
-        return self._deployment.status().nodes
+        return self.deployment.status().nodes
 
     async def ping(self) -> dict[str, str]:
         """Return the health of each service: "ok" or the error."""
-        status = self._deployment.status()
+        status = self.deployment.status()
         try:
-            await self._ledger.models.live()
-            ledger = self._ledger.trouble or "ok"
+            await self.ledger.models.live()
+            ledger = self.ledger.trouble or "ok"
         except StorageError as error:
             ledger = str(error)
         engine = "ok" if status.state is State.READY or status.paused else str(status.last_error or status.state)
@@ -108,24 +99,19 @@ class Monitoring:
 
     async def numbers(self) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, float]]]:
         """Return the metrics by name, the labels of what is running, and each node's metrics by the node's name."""
-        status = self._deployment.status()
-        numbers: dict[str, float] = dict(await self._ledger.counts.totals())
-        numbers |= {f"telegram_{name}": value for name, value in self._calls().items()}
-        numbers |= {f"engine_{name}": value for name, value in asdict(status.counters).items()}
+        status = self.deployment.status()
+        numbers: dict[str, float] = dict(await self.ledger.counts.totals())
+        numbers |= {f"telegram_{name}": value for name, value in self.calls().items()}
+        counters = asdict(status.seen) | asdict(status.counters)
+        numbers |= {f"engine_{name}": value for name, value in counters.items()}
         numbers |= {
             "engine_ready": status.state is State.READY,
             "engine_restarts": status.restarts,
             "engine_in_flight": status.in_flight,
             "engine_waiting": status.waiting,
             "engine_uptime_seconds": status.uptime,
-            "engine_prompt_tokens": status.seen.prompt_tokens,
-            "engine_cached_tokens": status.seen.cached_tokens,
-            "engine_completion_tokens": status.seen.completion_tokens,
-            "engine_encoded_tiles": status.seen.encoded_tiles,
-            "engine_first_token_seconds_median": status.seen.first_token_median,
-            "engine_first_token_seconds_p99": status.seen.first_token_p99,
         }
-        found = await standing(self._ledger, self._trust)
+        found = await standing(self.ledger, self.trust)
         numbers |= {
             "canary_share": found.trial.share if found else 0,
             "canary_votes": found.canary.votes if found else 0,
@@ -133,7 +119,7 @@ class Monitoring:
             "canary_evidence_worse": found.evidence.harm if found else 0,
             "canary_evidence_no_worse": found.evidence.no_worse if found else 0,
         }
-        engines = await self._deployment.engine_numbers()
+        engines = await self.deployment.engine_numbers()
         nodes: dict[str, dict[str, float]] = {
             node.name: {
                 "ready": node.state is State.READY,
@@ -141,12 +127,7 @@ class Monitoring:
                 "in_flight": node.in_flight,
                 "chats": node.chats,
                 "waiting": node.waiting,
-                "answered": node.seen.answered,
-                "prompt_tokens": node.seen.prompt_tokens,
-                "cached_tokens": node.seen.cached_tokens,
-                "encoded_tiles": node.seen.encoded_tiles,
-                "first_token_seconds_median": node.seen.first_token_median,
-                "first_token_seconds_p99": node.seen.first_token_p99,
+                **asdict(node.seen),
                 **engines.get(node.name, {}),
             }
             for node in status.nodes
@@ -155,4 +136,4 @@ class Monitoring:
 
     async def run_file(self, run: int, name: str) -> Path | None:
         """Return a file that a run has written, or None if there is none. Raises UnknownRecord for an unknown run."""
-        return kept_file((await self._ledger.runs.get(run)).directory, name)
+        return kept_file((await self.ledger.runs.get(run)).directory, name)

@@ -8,7 +8,6 @@ The caller awaits only the notice of a run's end, so that the next start repeats
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,27 +18,23 @@ from typing import Any, Final
 import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
-from aiogram.methods import TelegramMethod
-from aiogram.types import Chat, FSInputFile, InlineKeyboardMarkup, Message
+from aiogram.methods import EditMessageText, TelegramMethod
+from aiogram.types import FSInputFile, InlineKeyboardMarkup, Message
 from cachetools import LRUCache, TTLCache
-from pydantic import ValidationError
 
-from bot.admin.progress import MODEL_STATES, run_progress, share_line, taught_by
+from bot.admin.progress import run_progress
+from bot.admin.run_outcome import outcome
+from bot.config import Settings
 from bot.i18n import Say, Translator, later
-from bot.settings import BotSettings
+from bot.telegram.callback_data import Approve, CancelRun
 from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
-from bot.telegram.keyboards import CancelRun, approve_button, canary_buttons, cancel_button
-from bot.telegram.outbox import Place, Reply
+from bot.telegram.keyboards import canary_buttons, one_button
 from storage.errors import StorageError
-from storage.learning_records import Model, Run, TrainedOn
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
-from training.data.selection import beyond_share, cut_off
-from training.data.sources import title
-from training.gate.report import Report
+from storage.translatable_reason import Reason
 from training.gate.sheet_words import localised
-from training.job import DISLIKED, RATED
-from training.number_format import clock, interval, percent, size
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
@@ -48,17 +43,11 @@ ALERTS_REMEMBERED: Final = 1000
 TELL_SECONDS: Final = 0.7
 """How long the bot may take to empty the queues when it stops."""
 
-GAVE_UP: Final = later(
-    "⚠ I gave up on update {update} after several attempts. It stays in the ledger. I won't report more of these "
-    "for an hour. Reason: {reason}"
-)
+PROBLEM: Final = later("⚠ Problem: {text}")
 TRIED: Final = later(
     "It answers a share of the conversations beside the live model, until the votes decide. /models shows how it does."
 )
 AWAITS: Final = later("It waits until an admin approves it.")
-SORRY: Final = later(
-    "Sorry, something went wrong and I couldn't answer this. My admins have been notified. Please try again."
-)
 
 Tell = Callable[[int, Say], Awaitable[None]]
 """Sends a notice to one admin, in their language."""
@@ -85,7 +74,7 @@ class _Notice:
 class Notifications:
     """Notifies every admin, each in their language."""
 
-    def __init__(self, bot: Bot, settings: BotSettings, ledger: Ledger, translator: Translator) -> None:
+    def __init__(self, bot: Bot, settings: Settings, ledger: Ledger, translator: Translator) -> None:
         self._bot = bot
         self._admins = settings.telegram.admins
         self._ledger = ledger
@@ -143,7 +132,7 @@ class Notifications:
                 markup = canary_buttons(model.id, say)
             elif model and model.state is ModelState.CANDIDATE and approve:
                 text = f"{text}\n{say(AWAITS)}"
-                markup = approve_button(model.id, say)
+                markup = one_button(say("✔ Approve"), Approve(model=model.id))
             shown, page = _in(say.language, picture), _in(say.language, sheet)
             name = f"run-{run.id}-{shown.name}" if shown else ""
             if not (shown and await self._shown(admin, FSInputFile(shown, name), text, markup)):
@@ -163,24 +152,15 @@ class Notifications:
         """Send or edit the progress message of a run."""
         messages = self._of(run)
         text = run_progress(run, say)
-        markup = cancel_button(CancelRun(run=run.id), say) if RUN_TRANSITIONS[run.state] else None
+        markup = one_button(say("✖ Cancel"), CancelRun(run=run.id)) if RUN_TRANSITIONS[run.state] else None
         shown = messages.get(admin)
         if shown is None:
             sent = await self._bot.send_message(admin, text, reply_markup=markup)
             messages[admin] = _Shown(sent.message_id, run.state, text)
-        elif shown.text == text and shown.state is run.state:
-            return
-        elif shown.state is not run.state:
-            await self._bot.edit_message_text(text, chat_id=admin, message_id=shown.message, reply_markup=markup)
-            messages[admin] = _Shown(shown.message, run.state, text)
-        else:
-            arguments: dict[str, Any] = {
-                "chat_id": admin,
-                "message_id": shown.message,
-                "text": text,
-                "reply_markup": markup,
-            }
-            edit: TelegramMethod[Message | bool] = PartialEdit(**arguments)
+        elif (shown.state, shown.text) != (run.state, text):
+            kind = PartialEdit if shown.state is run.state else EditMessageText
+            content: dict[str, Any] = {"chat_id": admin, "message_id": shown.message, "text": text}
+            edit: TelegramMethod[Message | bool] = kind(**content, reply_markup=markup)
             if await self._bot(edit):
                 messages[admin] = _Shown(shown.message, run.state, text)
 
@@ -198,61 +178,20 @@ class Notifications:
 
         Returns whether the alert is sent, which may happen after this returns.
         """
-        if not self._is_news(key):
+        if not self.is_news(key):
             return False
-
-        async def tell(admin: int, say: Say) -> None:
-            text = say(sentence, **values)
-            await self._bot.send_message(admin, _cut(say("⚠ Problem: {text}", text=text), 4 * CAPTION_LIMIT))
-
-        self._all(tell)
+        await self.notify(PROBLEM, text=sentence if isinstance(sentence, Reason) else Reason(sentence, **values))
         return True
 
     async def notify(self, sentence: str, **values: object) -> None:
         """Send a translatable message."""
 
         async def tell(admin: int, say: Say) -> None:
-            await self._bot.send_message(admin, say(sentence, **values))
+            await self._bot.send_message(admin, _cut(say(sentence, **values), 4 * CAPTION_LIMIT))
 
         self._all(tell)
 
-    async def update_set_aside(self, update: int, reason: str) -> None:
-        """Apologise to the sender of a dead letter, and notify the admins at most once an hour."""
-        await self._apologise(update)
-        if not self._is_news("set aside"):
-            return
-
-        async def tell(admin: int, say: Say) -> None:
-            text = say(GAVE_UP, update=update, reason=reason)
-            await self._bot.send_message(admin, _cut(text, 4 * CAPTION_LIMIT))
-
-        self._all(tell)
-
-    async def _apologise(self, update: int) -> None:
-        """Answer a callback query, and apologise in a private chat, to the extent that the update can be read."""
-        try:
-            payload = json.loads((await self._ledger.inbox.get(update)).payload)
-        except (ValueError, StorageError) as error:  # deleted meanwhile, or unreadable; admins are notified anyway
-            log.warning("no apology", update=update, error=str(error))
-            return
-        tap = payload.get("callback_query")
-        try:
-            if isinstance(tap, dict) and isinstance(tap.get("id"), str):
-                await self._bot.answer_callback_query(tap["id"])
-        except (DeliveryError, TelegramAPIError) as error:
-            log.info("tap not answered", update=update, error=str(error))
-        found = _private_chat(payload)
-        if found is None:
-            return
-        chat, language = found
-        say = await self._voice(chat, language)
-        reply = await Reply.open(self._bot, self._ledger, update, Place(chat))
-        try:
-            await reply.finish(say(SORRY))
-        except (DeliveryError, TelegramAPIError, StorageError) as error:
-            log.warning("apology not delivered", chat=chat, error=str(error))
-
-    def _is_news(self, key: str) -> bool:
+    def is_news(self, key: str) -> bool:
         """Return whether nothing with this key was sent in the last hour, and count it as sent now."""
         if key in self._alerts:
             return False
@@ -289,7 +228,7 @@ class Notifications:
                 if notice.told.cancelled():
                     continue
                 try:
-                    await notice.tell(admin, await self._voice(admin))
+                    await notice.tell(admin, self._translator.for_person(await self._ledger.people.get(admin)))
                 except (DeliveryError, TelegramAPIError, StorageError, OSError) as error:
                     log.warning("a notice was not delivered", admin=admin, error=str(error))
                 except Exception:
@@ -299,104 +238,11 @@ class Notifications:
         finally:
             del self._tellers[admin]
 
-    async def _voice(self, user: int, client_language: str | None = None) -> Say:
-        person = await self._ledger.people.get(user)
-        if person is None:
-            return self._translator.to(client_language)
-        return self._translator.to(person.language, person.client_language)
-
-
-def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
-    """Return the private chat of an update, which may be malformed, and its sender's language."""
-    tap = payload.get("callback_query")
-    said = tap if isinstance(tap, dict) else payload.get("message") or payload.get("edited_message")
-    message = tap.get("message") if isinstance(tap, dict) else said
-    if not isinstance(said, dict) or not isinstance(message, dict):
-        return None
-    try:
-        chat = Chat.model_validate(message.get("chat"))
-    except ValidationError:
-        return None
-    sender = said.get("from")
-    language = sender.get("language_code") if isinstance(sender, dict) else None
-    return (chat.id, language if isinstance(language, str) else None) if chat.type == "private" else None
-
 
 def _in(language: str, file: Path | None) -> Path | None:
     """Return a run's file in a language, or the file itself if there is none in that language."""
     translated = file.with_name(localised(file.name, language)) if file else None
     return translated if translated and translated.is_file() else file
-
-
-def outcome(run: Run, model: Model | None, say: Say) -> str:
-    """Return how a run ended, and the state of its model."""
-    if run.state is RunState.CANCELLED:
-        return say("Run {run} was cancelled. Nothing has changed.", run=run.id)
-    if run.state is not RunState.DONE or model is None:
-        reason = say(run.reason) or say("unknown")
-        return say("Run {run} failed; nothing has changed. Reason: {reason}", run=run.id, reason=reason)
-    text = say(
-        "Run {run} is done. Its model {model} is {state}.",
-        run=run.id,
-        model=model.id,
-        state=say(MODEL_STATES[model.state]),
-    )
-    verdict = [say(model.reason)] if model.reason else []
-    if model.state is ModelState.UNDECIDED:
-        verdict.append(say("The live model stays. /promote {model} uses the new one all the same.", model=model.id))
-    told = [text, *verdict, *(numbers(model.report, say) if model.report else [])]
-    return "\n".join(told)
-
-
-def numbers(report: str, say: Say) -> list[str]:
-    """Return a few lines on what a run learned from, its evaluation and its cost."""
-    it = Report.from_json(report)
-    return [
-        say(
-            "Learned from {taught}.",
-            taught=taught_by(TrainedOn(it.effort.pairs, it.effort.votes, it.effort.raters), say),
-        ),
-        *(
-            [
-                say(
-                    "Judged on {answers} rated answers: it agrees with the votes in {agreement} of comparisons.",
-                    answers=it.taste.answers,
-                    agreement=interval(it.taste.agreement, it.taste.low, it.taste.high),
-                )
-            ]
-            if it.taste.answers
-            else []
-        ),
-        *([say("Skipped as too long: {count}.", count=it.effort.too_long)] if it.effort.too_long else []),
-        *([share_line(it.effort.largest_share, say)] if it.effort.raters > 1 and it.effort.largest_share else []),
-        *([say("Left out: {reasons}.", reasons=beyond_share(it.effort.over_share))] if it.effort.over_share else []),
-        *([f"⚠ {say(limit)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
-        *_beside(it.effort.taught, say),
-        say(
-            "Factual questions right: {live} before, {new} now ({questions} questions).",
-            live=percent(it.live_correct),
-            new=percent(it.correct),
-            questions=it.questions,
-        ),
-        say(
-            "Time: training {training}, merging {merging}, evaluating {evaluating}. Peak memory {memory}, adapter "
-            "{adapter}.",
-            training=clock(it.effort.training_seconds),
-            merging=clock(it.effort.merging_seconds),
-            evaluating=clock(it.seconds),
-            memory=size(it.effort.peak_memory),
-            adapter=size(it.effort.adapter_bytes),
-        ),
-    ]
-
-
-def _beside(taught: dict[str, int], say: Say) -> list[str]:
-    """Return a line with the number of samples from each other source, or no line if there are none."""
-    others = {title(path): count for path, count in taught.items() if path not in (RATED, DISLIKED)}
-    if not others:
-        return []
-    listed = ", ".join(f"{name} ({count})" for name, count in others.items())
-    return [say("Other sources: {sources}.", sources=listed)]
 
 
 def _cut(text: str, limit: int) -> str:

@@ -1,6 +1,6 @@
 """Scheduled jobs: APScheduler with a persistent store.
 
-The retrain job puts a run with the state "due" into the ledger, as `thumbtune retrain` does; the service carries it
+The retrain job puts a run with the state "due" into the ledger, as `thumbtune retrain` does; `Runs` carries it
 out. Once a day old updates and stray files are removed and, if there is a retention time, answers without votes. A job
 that was due while the bot was down runs once at the next start.
 
@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Protocol
 
 import structlog
 from apscheduler.job import Job
@@ -27,10 +26,11 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import URL
 
 from bot.admin.erasure import Erasure, ManyStrays
+from bot.admin.notifications import Notifications
 from bot.i18n import later
 from storage.errors import RunBusy
-from storage.learning_records import Run
 from storage.ledger import Ledger
+from training.pipeline import Pipeline
 
 RETRAIN = "retrain"
 TIDY = "tidy"
@@ -52,20 +52,6 @@ _present: Schedule | None = None
 """The schedule of this process, for the stored jobs."""
 
 
-class Alert(Protocol):
-    """Sends admins a translatable message about a problem (`Notifications.alert`)."""
-
-    async def __call__(self, key: str, sentence: str, **values: object) -> object:
-        """Send the message; `key` tells repeated alerts apart from new ones."""
-
-
-class News(Protocol):
-    """Tells whether there is something to learn from (`training.pipeline.Pipeline`)."""
-
-    async def unchanged_since(self) -> Run | None:
-        """Return the last finished run if nothing is new since it, or None if there is something new."""
-
-
 class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
     """A job store that also reads the jobs of releases in which this module was `bot.schedule`."""
 
@@ -75,6 +61,7 @@ class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
         return super()._reconstitute_job(pickle.dumps(values))
 
 
+@dataclass(eq=False)
 class Schedule:
     """The jobs on the running event loop. A process has one schedule.
 
@@ -82,24 +69,15 @@ class Schedule:
     is 0, they are kept.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        ledger: Ledger,
-        forgetting: Erasure,
-        alert: Alert,
-        news: News,
-        *,
-        cron: str,
-        retention_days: int = 0,
-    ) -> None:
-        self._ledger = ledger
-        self._forgetting = forgetting
-        self._alert = alert
-        self._news = news
-        self.cron = cron
-        self._retention_days = retention_days
-        store = _JobStore(url=URL.create("sqlite", database=str(directory / STORE)))
+    ledger: Ledger
+    erasure: Erasure
+    notices: Notifications
+    pipeline: Pipeline
+    cron: str
+    retention_days: int = 0
+
+    def __post_init__(self) -> None:
+        store = _JobStore(url=URL.create("sqlite", database=str(self.ledger.path.with_name(STORE))))
         self._scheduler = AsyncIOScheduler(
             jobstores={"default": store},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -114,8 +92,8 @@ class Schedule:
         cron = CronTrigger.from_crontab(self.cron, timezone=UTC) if self.cron else None
         self._store(RETRAIN, request_run, cron, self.cron)
         self._store(TIDY, tidy, IntervalTrigger(days=1, timezone=UTC), TIDY)
-        daily = IntervalTrigger(days=1, timezone=UTC) if self._retention_days else None
-        self._store(EXPIRE, expire, daily, f"{EXPIRE} after {self._retention_days} days", first=_now())
+        daily = IntervalTrigger(days=1, timezone=UTC) if self.retention_days else None
+        self._store(EXPIRE, expire, daily, f"{EXPIRE} after {self.retention_days} days", first=_now())
         self._scheduler.resume()
 
     def _store(
@@ -147,30 +125,30 @@ class Schedule:
 
     async def request_run(self) -> None:
         """Put a due run into the ledger, unless another run is active or nothing is new since the last finished one."""
-        if same := await self._news.unchanged_since():
+        if same := await self.pipeline.unchanged_since():
             log.info("retraining is due, but nothing is new", since=same.id)
             return
         try:
-            run = await self._ledger.runs.start("schedule", None)
+            run = await self.ledger.runs.start("schedule", None)
             log.info("retraining is due", run=run.id)
         except RunBusy:
             log.info("retraining is due, but another run is active")
 
     async def tidy(self) -> None:
         """Delete old handled updates, which Telegram does not send again, and stray files."""
-        await self._ledger.inbox.prune((_now() - HANDLED_KEPT).timestamp())
-        await self._ledger.pictures.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
+        await self.ledger.inbox.prune((_now() - HANDLED_KEPT).timestamp())
+        await self.ledger.pictures.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
         try:
-            await self._forgetting.sweep()
+            await self.erasure.sweep()
         except ManyStrays as many:
             log.error("picture files are unknown to the ledger; none is deleted", count=many.count, total=many.total)
-            await self._alert("strays", STRAYS, count=many.count, total=many.total)
+            await self.notices.alert("strays", STRAYS, count=many.count, total=many.total)
 
     async def expire(self) -> None:
         """Delete unrated exchanges older than the retention time, with their files."""
-        gone = await self._ledger.personal_data.expire((_now() - timedelta(days=self._retention_days)).timestamp())
-        await self._forgetting.settle()
-        log.info("unrated answers were deleted", days=self._retention_days, exchanges=gone)
+        gone = await self.ledger.personal_data.expire((_now() - timedelta(days=self.retention_days)).timestamp())
+        await self.erasure.settle()
+        log.info("unrated answers were deleted", days=self.retention_days, exchanges=gone)
 
     async def stop(self) -> None:
         """Stop the scheduler; its jobs stay in the store."""

@@ -7,9 +7,7 @@ reading gigabytes takes long. If the files of the live model have changed, the b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,8 +15,8 @@ from typing import Final
 import structlog
 
 from bot.admin.model_switch import ModelSwitch
-from bot.admin.protocol import AdminRefusal
-from bot.admin.schedule import Alert
+from bot.admin.notifications import Notifications
+from bot.admin.refusals import AdminRefusal
 from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
@@ -51,13 +49,8 @@ FILES_GONE: Final = Reason("its files are missing")
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """An alert to send: a translatable message and its values."""
-
-    key: str
-    sentence: str
-    values: Mapping[str, object]
+Trouble = tuple[str, Reason]
+"""An alert to send: what tells it apart from others, and its text."""
 
 
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[Model, Trouble | None]:
@@ -105,63 +98,48 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
     return live, trouble
 
 
+@dataclass(eq=False)
 class StartupChecks:
     """Checks the ledger's pages and the live model's files once, in the background.
 
     `unfit` is the alert that `settle_live_model` returned, which is sent first.
     """
 
-    def __init__(
-        self, ledger: Ledger, changeover: ModelSwitch, alert: Alert, live: Model, unfit: Trouble | None
-    ) -> None:
-        self._ledger = ledger
-        self._changeover = changeover
-        self._alert = alert
-        self._live = live
-        self._unfit = unfit
-        self._reader = ThreadPoolExecutor(
-            1
-        )  # the process does not wait for its thread, unlike those of the loop's executor
-        self._task: asyncio.Task[None] | None = None
+    ledger: Ledger
+    switch: ModelSwitch
+    notices: Notifications
+    live: Model
+    unfit: Trouble | None
 
-    def start(self) -> None:
-        """Start the checks."""
-        self._task = asyncio.create_task(self._inspect())
-
-    async def stop(self) -> None:
-        """Stop without waiting for a file that is being hashed."""
-        if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        self._reader.shutdown(wait=False, cancel_futures=True)
-
-    async def _inspect(self) -> None:
-        if self._unfit:
-            await self._tell(self._unfit)
+    async def run(self) -> None:
+        """Check once. A cancellation does not wait for a file that is being hashed."""
+        if self.unfit:
+            await self.notices.alert(*self.unfit)
         loop = asyncio.get_running_loop()
-        if faults := await loop.run_in_executor(self._reader, _ledger_faults, self._ledger.path):
-            log.error("the ledger is damaged", faults=faults)
-            await self._tell(Trouble("ledger damaged", LEDGER_DAMAGED, {"faults": faults}))
-        if trouble := await loop.run_in_executor(self._reader, _unfit, self._live):
-            log.error("the files of the live model are not as they were", model=self._live.id)
+        reader = ThreadPoolExecutor(1)  # unlike those of the loop's executor, its thread is not waited for at the end
+        try:
+            if faults := await loop.run_in_executor(reader, _ledger_faults, self.ledger.path):
+                log.error("the ledger is damaged", faults=faults)
+                await self.notices.alert("ledger damaged", Reason(LEDGER_DAMAGED, faults=faults))
+            trouble = await loop.run_in_executor(reader, _unfit, self.live)
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+        if trouble:
+            log.error("the files of the live model are not as they were", model=self.live.id)
             await self._replace(trouble)
 
     async def _replace(self, trouble: Trouble) -> None:
         """Replace the live model by the base model as soon as possible."""
-        while (live := await self._ledger.models.live()) and live.id == self._live.id:
+        while (live := await self.ledger.models.live()) and live.id == self.live.id:
             try:
-                await self._changeover.promote(BASE, None)
+                await self.switch.promote(BASE, None)
             except AdminRefusal:  # a run uses the engine's memory
                 await asyncio.sleep(RETRY_SECONDS)
             except (InferenceError, StorageError) as error:
                 log.error("the base model cannot take the place of the live one", error=str(error))
-                await self._tell(Trouble(f"stuck:{live.id}", STUCK, {"model": live.id, "reason": str(error)}))
+                await self.notices.alert(f"stuck:{live.id}", Reason(STUCK, model=live.id, reason=str(error)))
                 await asyncio.sleep(RETRY_SECONDS)
-        await self._tell(trouble)
-
-    async def _tell(self, trouble: Trouble) -> None:
-        await self._alert(trouble.key, trouble.sentence, **trouble.values)
+        await self.notices.alert(*trouble)
 
 
 def _unfit(model: Model, *, contents: bool = True) -> Trouble | None:
@@ -169,12 +147,12 @@ def _unfit(model: Model, *, contents: bool = True) -> Trouble | None:
     if model.id == BASE:
         return None
     if not model.directory or not Path(model.directory).is_dir():
-        return Trouble(f"files:{model.id}", GONE, {"model": model.id, "folder": model.directory})
+        return f"files:{model.id}", Reason(GONE, model=model.id, folder=model.directory)
     try:
         if model.manifest_hash:
             verify(Path(model.directory), model.manifest_hash, contents=contents)
     except StorageError as error:
-        return Trouble(f"files:{model.id}", CHANGED, {"model": model.id, "reason": str(error)})
+        return f"files:{model.id}", Reason(CHANGED, model=model.id, reason=str(error))
     return None
 
 

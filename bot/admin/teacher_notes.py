@@ -48,7 +48,7 @@ class TeacherNotes:
         person = await self._ledger.people.get(teacher.person)
         if person is None:
             return
-        say = self._translator.to(person.language, person.client_language)
+        say = self._translator.for_person(person)
         try:
             now = await self._conversation.answer_now(exchange)
             text = say(NOTE, question=exchange.question, before=exchange.answer, now=now)

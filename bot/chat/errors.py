@@ -4,17 +4,7 @@ from __future__ import annotations
 
 
 class Refused(Exception):
-    """The bot refuses to answer, for a reason that the person can fix.
-
-    Attributes:
-        sentence: A translatable message that says what to do.
-        values: The values for its placeholders.
-    """
-
-    def __init__(self, sentence: str, **values: object) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.values = values
+    """The bot refuses to answer. The text, a `Reason`, says what the person can do."""
 
 
 class NoPictureYet(Exception):

@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
@@ -21,9 +22,9 @@ from aiohttp import ClientError
 
 from bot.chat.errors import DeletedMeanwhile, Refused
 from bot.chat.question import PictureFile
+from bot.config import Settings
 from bot.i18n import later
 from bot.redaction import account
-from bot.settings import BotSettings
 from bot.telegram.client import Undelivered
 from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import CleanPicture, DecodeError, Refusal
@@ -32,6 +33,7 @@ from storage.chat_records import StoredPicture
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
+from storage.translatable_reason import Reason
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -53,46 +55,39 @@ _DOWNLOAD_PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 log = structlog.get_logger()
 
 
-class PictureRefused(Refused):
-    """A picture is not accepted; its sender can send another one."""
-
-
-NOT_A_PICTURE: Final = later(
-    "I can't open this file as a picture. Send a photo, or a JPEG, PNG, WebP, GIF, BMP, TIFF or HEIC file."
-)
-BROKEN: Final = later("This picture is damaged or incomplete, so I can't open it. Please send it again.")
-TOO_MANY_BYTES: Final = later(
+_TOO_MANY_BYTES: Final = later(
     "This file is larger than {limit} MB, more than Telegram lets me download. Send a smaller one, or send it as a "
     "photo instead of a file."
 )
-TOO_MANY_PIXELS: Final = later(
-    "This picture is too large: the limit is {limit} million pixels. Make it smaller and send it again."
-)
-TOO_COSTLY: Final = later("This picture takes too much time or memory to open. Send it as a photo, or make it smaller.")
-TOO_MANY_STORED: Final = later(
+_TOO_MANY_STORED: Final = later(
     "I already store {limit} MB of your pictures, the limit for one person. /delete_my_data deletes them, and "
     "everything else I store about you."
 )
-
 _SENTENCES: Final = {
-    Refusal.NOT_A_PICTURE: NOT_A_PICTURE,
-    Refusal.BROKEN: BROKEN,
-    Refusal.TOO_MANY_PIXELS: TOO_MANY_PIXELS,
-    Refusal.TOO_COSTLY: TOO_COSTLY,
+    Refusal.NOT_A_PICTURE: later(
+        "I can't open this file as a picture. Send a photo, or a JPEG, PNG, WebP, GIF, BMP, TIFF or HEIC file."
+    ),
+    Refusal.BROKEN: later("This picture is damaged or incomplete, so I can't open it. Please send it again."),
+    Refusal.TOO_MANY_PIXELS: later(
+        "This picture is too large: the limit is {limit} million pixels. Make it smaller and send it again."
+    ),
+    Refusal.TOO_COSTLY: later(
+        "This picture takes too much time or memory to open. Send it as a photo, or make it smaller."
+    ),
 }
 
 
+@dataclass(eq=False)
 class PictureReceiver:
     """Turns the files of messages into stored pictures."""
 
-    def __init__(
-        self, bot: Bot, ledger: Ledger, pictures: PictureStore, decoders: PictureDecoders, settings: BotSettings
-    ) -> None:
-        self._bot = bot
-        self._ledger = ledger
-        self._pictures = pictures
-        self._decoders = decoders
-        self._settings = settings
+    bot: Bot
+    ledger: Ledger
+    store: PictureStore
+    decoders: PictureDecoders
+    settings: Settings
+
+    def __post_init__(self) -> None:
         self._memory = FairSemaphore(BYTES_IN_FLIGHT, MAX_BYTES)
         self._decoding = FairSemaphore(DECODERS, 1)
 
@@ -110,18 +105,18 @@ class PictureReceiver:
         """Download, re-encode and store a picture.
 
         Raises:
-            PictureRefused: It cannot be read, is too large or costs too much, or too many of its sender's are stored.
+            Refused: It cannot be read, is too large or costs too much, or too many of its sender's are stored.
             DeletedMeanwhile: The sender's data was deleted.
             NotSaved: The disk is full.
             Undelivered: Telegram is out of reach.
         """
-        if await self._ledger.pictures.decoder_deaths(file.file_unique_id) >= DEATHS:
-            raise PictureRefused(TOO_COSTLY)
-        most_stored = self._settings.limits.picture_megabytes_per_person
-        if sender not in self._settings.telegram.admins and (
-            0 < most_stored * 10**6 <= await self._ledger.pictures.bytes_from(sender)
+        if await self.ledger.pictures.decoder_deaths(file.file_unique_id) >= DEATHS:
+            raise Refused(Reason(_SENTENCES[Refusal.TOO_COSTLY]))
+        most_stored = self.settings.limits.picture_megabytes_per_person
+        if sender not in self.settings.telegram.admins and (
+            0 < most_stored * 10**6 <= await self.ledger.pictures.bytes_from(sender)
         ):
-            raise PictureRefused(TOO_MANY_STORED, limit=most_stored)
+            raise Refused(Reason(_TOO_MANY_STORED, limit=most_stored))
         if (file.file_size or 0) > MAX_BYTES:
             raise _too_large()
         async with self._memory.acquired(sender, file.file_size or MAX_BYTES):
@@ -132,7 +127,7 @@ class PictureReceiver:
 
     async def _download(self, file: PictureFile) -> bytes:
         try:
-            path = (await self._bot.get_file(file.file_id)).file_path
+            path = (await self.bot.get_file(file.file_id)).file_path
         except TelegramBadRequest as error:
             if "too big" in error.message.lower():
                 raise _too_large() from error
@@ -140,7 +135,7 @@ class PictureReceiver:
         for pause in _DOWNLOAD_PAUSES:
             content = _Bounded()
             try:
-                await self._bot.download_file(path or "", content, timeout=_DOWNLOAD_SECONDS)
+                await self.bot.download_file(path or "", content, timeout=_DOWNLOAD_SECONDS)
             except (ClientError, TimeoutError, OSError) as error:
                 log.warning("download broke off", kind=type(error).__name__, error=account(error))
                 await asyncio.sleep(pause)
@@ -149,17 +144,17 @@ class PictureReceiver:
         raise Undelivered("a file could not be downloaded")
 
     async def _clean(self, data: bytes, file: PictureFile) -> CleanPicture:
-        megapixels = self._settings.chat.max_picture_megapixels
+        megapixels = self.settings.chat.max_picture_megapixels
         try:
-            return await self._decoders.clean(data, megapixels)
+            return await self.decoders.clean(data, megapixels)
         except DecodeError as refusal:
             log.info("picture refused", reason=str(refusal), killed=refusal.killed)
             if refusal.killed:
                 try:
-                    await self._ledger.pictures.add_decoder_death(file.file_unique_id)
+                    await self.ledger.pictures.add_decoder_death(file.file_unique_id)
                 except NotSaved as error:
                     log.warning("death of a decoder not recorded", error=str(error))
-            raise PictureRefused(_SENTENCES[refusal.reason], limit=f"{megapixels:g}") from refusal
+            raise Refused(Reason(_SENTENCES[refusal.reason], limit=f"{megapixels:g}")) from refusal
 
     async def _store(self, clean: CleanPicture, sender: int, update: int) -> Picture:
         picture = Picture.of(clean.data, clean.media_type)
@@ -172,10 +167,10 @@ class PictureReceiver:
             phash=clean.phash,
         )
         try:
-            await self._pictures.put(clean.data)
-            await self._ledger.pictures.add(row, sender, update=update)
-            if not self._pictures.path(picture.sha256).is_file():
-                await self._pictures.put(clean.data)  # an erasure removed the file before its row was added
+            await self.store.put(clean.data)
+            await self.ledger.pictures.add(row, sender, update=update)
+            if not self.store.path(picture.sha256).is_file():
+                await self.store.put(clean.data)  # an erasure removed the file before its row was added
         except UnknownRecord as error:
             raise DeletedMeanwhile from error  # the next sweep removes the file
         return picture
@@ -238,5 +233,5 @@ class _Bounded(BytesIO):
         return super().write(block)
 
 
-def _too_large() -> PictureRefused:
-    return PictureRefused(TOO_MANY_BYTES, limit=MAX_BYTES // 10**6)
+def _too_large() -> Refused:
+    return Refused(Reason(_TOO_MANY_BYTES, limit=MAX_BYTES // 10**6))

@@ -5,7 +5,7 @@ New messages, edits and regenerated answers all go this way. If there is no answ
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aiogram import Bot
@@ -16,10 +16,11 @@ from bot.chat.images import PictureReceiver
 from bot.chat.in_flight import InFlight
 from bot.chat.question import Question, text_of
 from bot.chat.throttling import Throttle
+from bot.config import Settings
 from bot.i18n import Say, later
-from bot.settings import BotSettings
+from bot.telegram.callback_data import Stop
 from bot.telegram.formatting import markdown_pages
-from bot.telegram.keyboards import duel_buttons, rating_buttons, stop_button
+from bot.telegram.keyboards import duel_buttons, one_button, rating_buttons
 from bot.telegram.outbox import Reply
 from bot.telegram.streaming import StreamedAnswer
 from bot.telegram.wait_notices import WaitNotices
@@ -51,37 +52,27 @@ UNANSWERED: Final[tuple[type[Exception], ...]] = (Refused, *_APOLOGIES)
 """The errors that end a question with an apology."""
 
 
+@dataclass(eq=False)
 class Responder:
     """Answers questions on messages."""
 
-    def __init__(
-        self,
-        *,
-        bot: Bot,
-        conversation: Conversation,
-        pictures: PictureReceiver,
-        in_flight: InFlight,
-        throttle: Throttle,
-        notices: WaitNotices,
-        settings: BotSettings,
-    ) -> None:
-        self._bot = bot
-        self._conversation = conversation
-        self._pictures = pictures
-        self._in_flight = in_flight
-        self._throttle = throttle
-        self._notices = notices
-        self._settings = settings
+    bot: Bot
+    conversation: Conversation
+    pictures: PictureReceiver
+    in_flight: InFlight
+    throttle: Throttle
+    notices: WaitNotices
+    settings: Settings
 
     async def answer(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Exchange | None:
         """Answer on `reply` and return the exchange, or apologise there and return None."""
         try:
-            with self._throttle.admitted(question), self._in_flight.answering(question) as answering:
+            with self.throttle.admitted(question), self.in_flight.answering(question) as answering:
                 async with self._screen(question, reply, say, placeholder) as screen:
                     while True:
                         try:
                             question = await self._completed(question, say)
-                            exchange = await self._conversation.ask(question, screen.show, answering)
+                            exchange = await self.conversation.ask(question, screen.show, answering)
                             break
                         except Interrupted:
                             if not answering.edited:
@@ -89,7 +80,7 @@ class Responder:
                             answering.restart()
                             screen.show(Delta(restarted=True))
         except UNANSWERED as error:
-            async with self._notices.during(reply, question.asker, question.update, say):
+            async with self.notices.during(reply, question.asker, question.update, say):
                 await reply.finish(apology(error, say))
             return None
         await self.show(exchange, reply, say)
@@ -98,38 +89,39 @@ class Responder:
     async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """Show the final text of an answer with its buttons, or both answers of an undecided duel."""
         # Only another answer to a question can be half of a duel.
-        duel = await self._conversation.open_duel(exchange) if exchange.replaces else None
+        duel = await self.conversation.open_duel(exchange) if exchange.replaces else None
         if duel is None:
             text, buttons = exchange.answer, rating_buttons(exchange.id, say=say)
         else:
             asks = say("Which is better?")
             text = f"1️⃣ {duel.exchange.answer}\n\n2️⃣ {duel.rival.answer}\n\n{asks}"
             buttons = duel_buttons(duel.id, say)
-        async with self._notices.during(reply, exchange.asker, exchange.update, say):
+        async with self.notices.during(reply, exchange.asker, exchange.update, say):
             await reply.finish(markdown_pages(text), buttons)
 
     async def _completed(self, question: Question, say: Say) -> Question:
         """Return a question with its latest text, and with its files received."""
-        settings = self._settings.chat
+        settings = self.settings.chat
         if question.messages:
-            username = str((await self._bot.me()).username)
-            text = text_of([self._in_flight.newest(each) for each in question.messages], username)
+            username = str((await self.bot.me()).username)
+            text = text_of([self.in_flight.newest(each) for each in question.messages], username)
             text = text[: settings.max_question_characters] or say(settings.default_question)
             question = replace(question, text=text)
         if question.files:
-            received = await self._pictures.receive_all(question.files, question.sender, question.update)
+            received = await self.pictures.receive_all(question.files, question.sender, question.update)
             question = replace(question, files=(), pictures=received)
         return question
 
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
         private = question.chat > 0  # a private chat has the positive id of its user
-        seconds = self._settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
+        seconds = self.settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
         hold = 0.0 if private else GROUP_HOLD_SECONDS
-        return StreamedAnswer(reply, say, placeholder, seconds, markup=stop_button(question.update, say), hold=hold)
+        stop = one_button(say("⏹ Stop"), Stop(update=question.update))
+        return StreamedAnswer(reply, say, placeholder, seconds, stop, hold)
 
 
 def apology(error: Exception, say: Say) -> str:
     """Return a text that says why there is no answer, and what to do."""
     if isinstance(error, Refused):
-        return say(error.sentence, **error.values)
+        return say(str(error))
     return say(next(sentence for kind, sentence in _APOLOGIES.items() if isinstance(error, kind)))

@@ -1,12 +1,20 @@
-"""Read pictures that are stored, re-encoding those that earlier versions stored as they were sent."""
+"""Read pictures that are stored, and re-encode those that earlier versions stored as they were sent.
+
+After an upgrade that happens once, in the background, one picture at a time and at low priority, and before that for
+each picture that is read. If it is interrupted, the next start goes on with the pictures that are left. The data files
+of runs and the imported sources come last, and then a row in the ledger records the end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Final
 
 import structlog
+from rich.console import Console
 
+from bot.redaction import trace
 from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
@@ -15,18 +23,30 @@ from storage.chat_records import PictureState, StoredPicture
 from storage.errors import Damaged, UnknownRecord
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
+from training.data.row_rewriting import rename_pictures
+from training.data.source_pictures import clean_sources
+
+CHORE: Final = "clean pictures"
+NICENESS: Final = 19
+RETRY_SECONDS: Final = 60.0
+
+_BATCH: Final = 100
 
 log = structlog.get_logger()
 
 
 class StoredPictures:
-    """Reads the picture store. It returns no picture in the form in which a stranger sent it."""
+    """Reads the picture store. It returns no picture in the form in which a stranger sent it.
+
+    `run` re-encodes the others in the background, and `finish` at once.
+    """
 
     def __init__(self, ledger: Ledger, pictures: PictureStore, decoders: PictureDecoders) -> None:
         self._ledger = ledger
         self._pictures = pictures
         self._decoders = decoders
         self._one_at_a_time = asyncio.Lock()
+        self._finishing = asyncio.Lock()
 
     async def get(self, sha256: str) -> Picture:
         """Return a picture by its present or its former name.
@@ -64,3 +84,55 @@ class StoredPictures:
             unused = former if replaced else name
             if not (replaced and name == former):
                 await self._ledger.personal_data.remove_picture(unused, partial(self._pictures.remove, unused))
+
+    async def finish(self) -> None:
+        """Re-encode everything that is left, including the pictures of runs and sources.
+
+        Raises:
+            StorageError: The ledger or the pictures cannot be written.
+            TrainingError: A source cannot be read.
+            OSError: A run's files cannot be changed.
+        """
+        async with self._finishing:
+            if await self._ledger.pictures.chore_done(CHORE) and not await self._ledger.pictures.raw(1):
+                return
+            await self.clean_all()
+            former = await self._ledger.pictures.former_names()
+            await asyncio.to_thread(rename_pictures, self._ledger.path.with_name("runs"), former)
+            await asyncio.to_thread(clean_sources, self._ledger.path.with_name("sources"))
+            await self._ledger.pictures.finish_chore(CHORE)
+
+    async def run(self) -> None:
+        """Re-encode what is left, again after errors. A cancellation leaves the rest to the next start."""
+        while True:
+            try:
+                await self.finish()
+            except Exception as error:  # noqa: BLE001 - the bot answers meanwhile
+                log.error("re-encoding of stored pictures failed", trace=trace(error), retry_in=RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def clean_all(self) -> None:
+        """Re-encode the pictures of the ledger that were stored as sent. Raises `StorageError` and `OSError`."""
+        cleaned = 0
+        while names := await self._ledger.pictures.raw(_BATCH):
+            for name in names:
+                await self.clean(name)
+            cleaned += len(names)
+        if cleaned:
+            quarantined = await self._ledger.pictures.count(PictureState.QUARANTINED)
+            log.info("stored pictures re-encoded", pictures=cleaned, quarantined=quarantined)
+
+
+async def finish_pictures(ledger: Ledger, console: Console) -> None:
+    """Re-encode the pictures that are left, for the command line. Raises `StorageError` and `OSError`."""
+    if left := await ledger.pictures.count(PictureState.RAW):
+        decoders = PictureDecoders(1)
+        try:
+            with console.status(f"cleaning {left} pictures of an earlier version"):
+                await StoredPictures(ledger, PictureStore(ledger.path.with_name("pictures")), decoders).clean_all()
+        finally:
+            await decoders.close()
+    if quarantined := await ledger.pictures.count(PictureState.QUARANTINED):
+        console.print(f"Left out: {quarantined} pictures in quarantine, which could not be re-encoded.")

@@ -19,6 +19,7 @@ from bot.chat.errors import Refused
 from bot.chat.question import Question
 from bot.i18n import later
 from bot.settings import LimitsSettings
+from storage.translatable_reason import Reason
 
 MINUTE: Final = 60.0
 REMEMBERED: Final = 4096
@@ -38,7 +39,7 @@ class Throttled(Refused):
     """A question is over a limit."""
 
     def __init__(self, sentence: str, seconds: float, **values: object) -> None:
-        super().__init__(sentence, seconds=max(1, math.ceil(seconds)), **values)
+        super().__init__(Reason(sentence, seconds=max(1, math.ceil(seconds)), **values))
 
 
 class Throttle:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bot.chat.question import SUFFIXES
-from bot.cli.terminal import notes, progress_bar, progress_text
+from bot.cli.terminal import notes, run_worker
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder
 from inference.images.decoder_protocol import DecodeError, Refusal
@@ -25,8 +25,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.settings import TINY
 from storage.learning_records import BASE
 from storage.ledger import FILE_NAME, Ledger
-from training.job import CompareJob, Progress, TrainingError
-from training.launcher import ChildTrainer
+from training.job import CompareJob, TrainingError
 
 QUESTIONS: Final = "questions.txt"
 _REFUSALS: Final = {
@@ -59,14 +58,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
             tiles=settings.inference.tiles or 0,
             max_new_tokens=settings.chat.max_new_tokens,
         )
-        with progress_bar() as bar:
-            task = bar.add_task("loading", total=None)
-
-            def show(progress: Progress) -> None:
-                text = progress_text(progress.stage, progress.loss, progress.seconds_left)
-                bar.update(task, description=text, completed=progress.step, total=progress.steps)
-
-            outcome = await ChildTrainer(settings.training).run(job, show)
+        outcome = await run_worker(settings.training, job, "loading")
         if not outcome.ok:
             kept = bool(outcome.log)
             raise TrainingError(outcome.reason)
@@ -74,11 +66,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
         if not kept:
             shutil.rmtree(work)
     pictures = len({picture for picture, *_ in asked})
-    console.print(
-        f"{out}: {len(asked)} questions about {pictures} pictures, answered by {len(chosen)} models.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"{out}: {len(asked)} questions about {pictures} pictures, answered by {len(chosen)} models.")
 
 
 async def directory_of(settings: Settings, model: str) -> Path:
@@ -135,7 +123,7 @@ def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, s
             try:
                 cleaned = decoder.clean(each.read_bytes(), settings.chat.max_picture_megapixels)
             except DecodeError as refusal:
-                notes.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.reason]}", highlight=False)
+                notes.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.reason]}")
                 continue
             file = f"{number}{_ENDINGS[cleaned.media_type]}"
             (work / file).write_bytes(cleaned.data)

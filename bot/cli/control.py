@@ -18,7 +18,7 @@ from rich.table import Table
 from bot.admin.canary_standing import standing, standing_text
 from bot.admin.model_switch import model_before
 from bot.admin.progress import held_back, outcome
-from bot.admin.protocol import NOTHING_NEW, REJECTED
+from bot.admin.refusals import NOTHING_NEW, REJECTED
 from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
 from bot.config import Settings
 from bot.i18n import Translator
@@ -44,34 +44,31 @@ async def retrain(
     _require_bot(running)
     run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
     if RUN_TRANSITIONS[run.state]:
-        console.print(f"Run {run.id} has begun. `thumbtune status` shows its progress.", highlight=False)
+        console.print(f"Run {run.id} has begun. `thumbtune status` shows its progress.")
         return
     state, result = outcome(run, held_back(await ledger.models.all()))
     if state != RunState.DONE:
         raise CommandRefused(f"Run {run.id}: {state}. {result}")
     model = await ledger.models.get(run.model) if run.model else None
+    end = f"{run.model} is live."
     if model and model.state is ModelState.CANARY:
         found = await ledger.canaries.running()
         share = f"{100 * found.share:.0f} %" if found else "a share"
-        console.print(
-            f"Run {run.id}: {state}. {run.model} answers {share} of the conversations as a canary, until the votes "
-            "decide; `thumbtune status` shows how it does.",
-            highlight=False,
+        end = (
+            f"{run.model} answers {share} of the conversations as a canary, until the votes decide; `thumbtune status` "
+            "shows how it does."
         )
-        return
-    if model and model.state is ModelState.CANDIDATE and approve:
-        console.print(
-            f"Run {run.id}: {state}. {run.model} waits until an admin approves it in the chat (training.approve), or "
-            f"`thumbtune promote {run.model}` makes it live.",
-            highlight=False,
+    elif model and model.state is ModelState.CANDIDATE:
+        if not approve:
+            raise CommandRefused(
+                f"Run {run.id} is done, but the switch to {run.model} failed; the bot's log says why. "
+                f"`thumbtune promote {run.model}` tries again."
+            )
+        end = (
+            f"{run.model} waits until an admin approves it in the chat (training.approve), or "
+            f"`thumbtune promote {run.model}` makes it live."
         )
-        return
-    if model and model.state is ModelState.CANDIDATE:
-        raise CommandRefused(
-            f"Run {run.id} is done, but the switch to {run.model} failed; the bot's log says why. "
-            f"`thumbtune promote {run.model}` tries again."
-        )
-    console.print(f"Run {run.id}: {state}. {run.model} is live.", highlight=False)
+    console.print(f"Run {run.id}: {state}. {end}")
 
 
 async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], settings: Settings, yes: bool) -> None:
@@ -105,9 +102,9 @@ async def status(ledger: Ledger, running: bool, console: Console, *, trust: Trus
     """Print the live model, the canary, what has been collected, and the latest runs."""
     console.print(f"bot: {'running' if running else 'not running'}")
     live = await ledger.models.live()
-    console.print(f"live model: {live.id if live else 'none yet; start the bot'}", highlight=False)
+    console.print(f"live model: {live.id if live else 'none yet; start the bot'}")
     if found := await standing(ledger, trust):
-        console.print(standing_text(found, Translator({}).to()), highlight=False)
+        console.print(standing_text(found, Translator({}).to()))
     for name, count in (await ledger.counts.totals()).items():
         console.print(f"{name.replace('_', ' ')}: {count}")
     table = Table("run", "state", "by", "pairs", "step", "average loss", "result", box=None)
@@ -187,4 +184,4 @@ async def _await_promotion(ledger: Ledger, running: Callable[[], bool], request:
                     await ledger.promotions.finish(request.id, STOPPED)
     if promotion.error:
         raise CommandRefused(f"{promotion.model} is not live: {promotion.error}")
-    console.print(f"{promotion.model} is live.", highlight=False)
+    console.print(f"{promotion.model} is live.")

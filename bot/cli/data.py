@@ -10,16 +10,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from bot.admin.picture_upgrade import finish_pictures
-from bot.cli.terminal import notes, progress_bar
+from bot.chat.stored_pictures import finish_pictures
+from bot.cli.terminal import notes, run_worker
 from bot.config import Settings
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
 from training.data.export import DPO, KTO, LLAVA, export
 from training.data.selection import choose_pairs
 from training.data.sources import UNDER_WAY, SourceInfo
-from training.job import ImportJob, Progress, TrainingError
-from training.launcher import ChildTrainer
+from training.job import ImportJob, TrainingError
 
 
 async def import_file(
@@ -52,13 +51,7 @@ async def import_file(
         recipe=str(settings.training.user_config or ""),
         max_length=settings.training.recipe_for(base).max_length,
     )
-    with progress_bar() as bar:
-        task = bar.add_task("checking", total=None)
-
-        def show(progress: Progress) -> None:
-            bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps)
-
-        outcome = await ChildTrainer(settings.training).run(job, show)
+    outcome = await run_worker(settings.training, job, "checking")
     if not outcome.ok:
         raise TrainingError(outcome.reason)
     made = data / "sources" / name
@@ -66,9 +59,7 @@ async def import_file(
     often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
         f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later training uses them, "
-        f"{often}. `thumbtune sources delete {name}` removes them again.",
-        highlight=False,
-        soft_wrap=True,
+        f"{often}. `thumbtune sources delete {name}` removes them again."
     )
 
 
@@ -77,7 +68,7 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
 
     Pictures stored by earlier versions are cleaned first.
     """
-    await finish_pictures(ledger, settings.storage.dir, notes)
+    await finish_pictures(ledger, notes)
     training = settings.training
     rated, preferences = (
         await ledger.votes.rated_exchanges(settings.trust),
@@ -104,10 +95,8 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
     console.print(
         f"{escape(str(out))}: {LLAVA} with {made.liked} liked answers ({counts}), {KTO} with {made.ups} thumbs up and "
         f"{made.downs} down, {DPO} with {made.pairs} pairs, {made.pictures} pictures. People who have opted out of "
-        "training are left out.",
-        highlight=False,
-        soft_wrap=True,
+        "training are left out."
     )
     counts = replace(counts, newcomers=await ledger.votes.newcomers(settings.trust))
     if counts.waiting:
-        console.print(f"{counts.waiting}.", highlight=False)
+        console.print(f"{counts.waiting}.")

@@ -18,10 +18,11 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 
-from bot.app import Application, configure_logging, share_the_interpreter, until_stopped
+from bot.app import Application
 from bot.config import ConfigError, Settings, load_settings
+from bot.process import configure_logging, share_the_interpreter, until_stopped
 from bot.shutdown import THREAD_SECONDS, end_process_within
-from bot.web.listen import listening
+from bot.web.server import listening
 from inference.internvl2.checkpoint_check import problems
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
@@ -45,7 +46,6 @@ SHAPES_ONLY = "This demo's model only knows coloured shapes; for your own photos
 RATE_LIMITS = {
     "edit_seconds": 0.1,
     "calls_per_second": 1000.0,
-    "chat_calls_per_second": 50.0,
     "group_calls_per_minute": 3000.0,
 }
 
@@ -81,7 +81,8 @@ async def run_demo(
                         welcome(page, application.address, folder, kept=keep is not None, model=model),
                         title="👍 thumbtune demo",
                         expand=False,
-                    )
+                    ),
+                    soft_wrap=False,
                 )
                 await until_stopped(application)
         finally:

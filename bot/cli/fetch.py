@@ -34,9 +34,7 @@ async def fetch(directory: Path, source: Hub, repo: str, revision: str, console:
         await asyncio.to_thread(verify, directory)
         console.print(
             f"{directory} is complete{_origin_text(directory)}: every file matches its manifest. "
-            "Nothing was downloaded; for another repository or revision name another folder.",
-            highlight=False,
-            soft_wrap=True,
+            "Nothing was downloaded; for another repository or revision name another folder."
         )
         _print_next_steps(directory, console)
         return
@@ -49,11 +47,7 @@ async def fetch(directory: Path, source: Hub, repo: str, revision: str, console:
     origin = _read_origin(incomplete)
     commit = origin["commit"] if {**origin, **request} == origin else ""
     listing = await list_files(source, repo, commit or revision)
-    console.print(
-        f"{repo} at {listing.revision}: {len(listing.files)} files, {listing.size / 1e9:.2f} GB",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"{repo} at {listing.revision}: {len(listing.files)} files, {listing.size / 1e9:.2f} GB")
     try:
         incomplete.mkdir(parents=True, exist_ok=True)
         (incomplete / _ORIGIN).write_text(json.dumps({**request, "commit": listing.revision}) + "\n", encoding="utf-8")
@@ -66,9 +60,7 @@ async def fetch(directory: Path, source: Hub, repo: str, revision: str, console:
         directory.rmdir()
     await asyncio.to_thread(_delete_unlisted, listing, incomplete)
     await asyncio.to_thread(store.publish, incomplete, directory.name)
-    console.print(
-        f"{directory} is complete{_origin_text(directory)}, every file checked.", highlight=False, soft_wrap=True
-    )
+    console.print(f"{directory} is complete{_origin_text(directory)}, every file checked.")
     _print_next_steps(directory, console)
 
 
@@ -113,7 +105,5 @@ def _print_next_steps(directory: Path, console: Console) -> None:
         f'Now set model = "{directory}" under [inference] in config.toml, or\n'
         f"  export THUMBTUNE_INFERENCE__MODEL={shlex.quote(str(directory))}\n"
         "and run `thumbtune doctor`, or try it: "
-        f"thumbtune demo --engine lmdeploy --model {shlex.quote(str(directory))}",
-        highlight=False,
-        soft_wrap=True,
+        f"thumbtune demo --engine lmdeploy --model {shlex.quote(str(directory))}"
     )

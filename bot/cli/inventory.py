@@ -1,4 +1,4 @@
-"""`thumbtune models`, `sources` and `people`: list what the data folder holds, and delete models and sources.
+"""`thumbtune models`, `sources`, `people`, `backup`, `forget` and `sweep`: list, copy and delete the stored data.
 
 A deletion is refused for anything in use, says how much it frees, and asks for confirmation. If the command is killed,
 the same command or the bot's next start completes the deletion.
@@ -16,13 +16,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bot.admin.erasure import Erasure
+from bot.chat.stored_pictures import finish_pictures
 from bot.cli.terminal import CommandRefused, confirm, notes
 from bot.config import Settings
+from storage.backup import back_up
 from storage.counts import Approval
 from storage.errors import StorageError
 from storage.learning_records import BASE, Model
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
+from storage.personal_data import PersonalDataSummary
+from storage.picture_store import PictureStore
 from storage.states import ModelState
 from training.data.sources import SourceInfo, imported, remove, title
 from training.evidence.proportions import wilson_interval
@@ -51,19 +56,20 @@ async def models(ledger: Ledger, console: Console) -> None:
     console.print(table)
 
 
-async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, console: Console) -> None:
-    """Delete a model's files and adapter, but not its row. `folder` is `storage.dir`. Raises CommandRefused."""
+async def delete_model(ledger: Ledger, name: str, yes: bool, console: Console) -> None:
+    """Delete a model's files and adapter, but not its row. Raises CommandRefused."""
+    folder = ledger.path.parent
     model = await ledger.models.get(name)
     await _refuse_in_use(ledger, model)
     store = ModelStore(folder / "models")
     parts = [each for each in (store.path(name), _adapter(folder, model)) if each.is_dir()]
     if not parts:
         await ledger.models.drop_directory(name)
-        console.print(f"{name} has no files on the disk.", highlight=False)
+        console.print(f"{name} has no files on the disk.")
         return
     freed = size(sum(each.stat().st_size for part in parts for each in part.rglob("*")))
     if not yes:
-        notes.print(f"{name}: {freed} in {' and '.join(map(str, parts))}", highlight=False, soft_wrap=True)
+        notes.print(f"{name}: {freed} in {' and '.join(map(str, parts))}", soft_wrap=True)
     confirm(f"Permanently delete {name}? It can never be live again.", yes=yes)
     aside = store.set_aside(name)
     try:
@@ -75,7 +81,7 @@ async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, conso
     if aside:
         store.discard(aside)
     shutil.rmtree(_adapter(folder, model), ignore_errors=True)
-    console.print(f"{name} was deleted: {freed} freed.", highlight=False)
+    console.print(f"{name} was deleted: {freed} freed.")
 
 
 async def _refuse_in_use(ledger: Ledger, model: Model) -> None:
@@ -131,10 +137,10 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
                 raise CommandRefused(f"Run {run.id} may be reading {name}: wait for its end, or cancel it.")
     about = SourceInfo.read(known[name])
     if not yes:
-        notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures", highlight=False)
+        notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures")
     confirm(f"Permanently delete {name}?", yes=yes)
     remove(known[name])
-    console.print(f"{name} was deleted: later trainings do not use it.", highlight=False)
+    console.print(f"{name} was deleted: later trainings do not use it.")
 
 
 async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
@@ -160,3 +166,69 @@ def _approval_text(approval: Approval) -> str:
 
 def _repeat_text(repeat_times: float | None) -> str:
     return "its share" if repeat_times is None else f"{repeat_times:g} times"
+
+
+async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> None:
+    """Copy the ledger, the pictures and, with `models`, the models.
+
+    Pictures stored by earlier versions are cleaned first. Raises StorageError if pictures are lost.
+    """
+    await finish_pictures(ledger, notes)
+    folder = ledger.path.parent
+    kept = ModelStore(folder / "models") if models else None
+    with notes.status(f"copying into {out}"):
+        made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
+    named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
+    console.print(f"{out}: the ledger, {made.pictures} pictures{named}. Everything was checked.")
+    if made.lost:
+        raise StorageError(
+            f"{len(made.lost)} pictures that the ledger lists are missing, here and in the backup; the first is "
+            f"{made.lost[0]}: see `thumbtune doctor`."
+        )
+
+
+async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None:
+    """Delete everything stored about a person, after confirmation. Raises CommandRefused."""
+    erasure = Erasure(ledger)
+    await erasure.settle()
+    found = await erasure.belongings(user)
+    if not found and await ledger.people.get(user) is None:
+        console.print(f"Nothing is stored about {user}.")
+        return
+    if not yes:
+        notes.print(f"Stored about {user}: {_counted(found)}.")
+    confirm("Permanently delete all of it?", yes=yes)
+    gone = await erasure.forget(user)
+    console.print(
+        f"Deleted: {_counted(gone)}. A model already trained on it stays live until the next one, which "
+        "`thumbtune retrain` trains. Backups are not changed."
+    )
+
+
+async def sweep(ledger: Ledger, yes: bool, console: Console) -> None:
+    """Delete the picture files that the ledger does not list, after confirmation. Raises CommandRefused."""
+    erasure = Erasure(ledger)
+    strays, total = await erasure.strays()
+    if not strays:
+        console.print("There is nothing to sweep: the ledger lists every picture file.")
+        return
+    if not yes:
+        notes.print(
+            f"{len(strays)} of {total} picture files are not in the ledger. If the ledger was lost, or comes from an "
+            "old backup, restore the latest backup instead."
+        )
+    confirm("Permanently delete those files?", yes=yes)
+    console.print(f"Deleted: {await erasure.sweep(confirmed=True)} picture files.")
+
+
+def _counted(found: PersonalDataSummary) -> str:
+    """Return the counts as text, leaving out zeros."""
+    kinds = {
+        "questions with their answers": found.exchanges,
+        "pictures that only this person sent": found.pictures,
+        "votes": found.votes,
+        "corrections": found.corrections,
+        "rows in data sets of runs": found.rows,
+    }
+    counted = [f"{number} {kind}" for kind, number in kinds.items() if number]
+    return ", ".join(counted) or "the name and the language"

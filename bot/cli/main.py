@@ -18,14 +18,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bot.admin.protocol import AdminRefusal
-from bot.cli import control, inventory, maintenance
+from bot.admin.refusals import AdminRefusal
+from bot.cli import control, inventory
 from bot.cli.data import export_data, import_file
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.session import ConfigOption, YesOption, require_data, with_bot, with_ledger
 from bot.cli.terminal import CommandRefused, notes, results
-from bot.config import ConfigError, load_settings
+from bot.config import ConfigError, Settings, load_settings
 from bot.shutdown import end_process
 from inference.hub.listing import Hub
 from inference.messages import InferenceError
@@ -59,13 +59,13 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except (ConfigError, CommandRefused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
-        notes.print(f"[red]thumbtune:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        notes.print(f"[red]thumbtune:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from error
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        results.print(f"thumbtune {version('thumbtune')}", highlight=False)
+        results.print(f"thumbtune {version('thumbtune')}")
         raise typer.Exit
 
 
@@ -102,7 +102,7 @@ def demo(
 @app.command()
 def run(config: ConfigOption = None) -> None:
     """Run the bot against Telegram, or the Bot API server of telegram.api_base."""
-    from bot.app import run_bot
+    from bot.process import run_bot
 
     asyncio.run(run_bot(load_settings(config)))
     end_process()
@@ -146,20 +146,18 @@ def retrain(
     yes: YesOption = False,
 ) -> None:
     """Ask the running bot to retrain on the liked answers; without anything new it asks first."""
-    settings = load_settings(config)
 
-    async def request(ledger: Ledger, running: Callable[[], bool]) -> None:
+    async def request(ledger: Ledger, settings: Settings, running: Callable[[], bool]) -> None:
         await control.confirm_without_news(ledger, running, settings, yes)
         await control.retrain(ledger, running, wait, results, approve=settings.training.approve)
 
-    with_bot(settings, request)
+    with_bot(config, request)
 
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Show the live model, what has been collected, and the latest runs."""
-    settings = load_settings(config)
-    with_bot(settings, lambda ledger, running: control.status(ledger, running(), results, trust=settings.trust))
+    with_bot(config, lambda ledger, settings, running: control.status(ledger, running(), results, trust=settings.trust))
 
 
 @models_app.callback()
@@ -167,7 +165,7 @@ def models(context: typer.Context, config: ConfigOption = None) -> None:
     """List all models with their share of likes; `delete ID` deletes one."""
     context.obj = config
     if context.invoked_subcommand is None:
-        with_ledger(load_settings(config), lambda ledger: inventory.models(ledger, results))
+        with_ledger(config, lambda ledger, _: inventory.models(ledger, results))
 
 
 @models_app.command("delete")
@@ -178,9 +176,7 @@ def delete_model(
     yes: YesOption = False,
 ) -> None:
     """Permanently delete a model and its adapter; the base model and the live one cannot be deleted."""
-    settings = load_settings(config or context.obj)
-    folder = settings.storage.dir
-    with_ledger(settings, lambda ledger: inventory.delete_model(ledger, folder, model, yes, results))
+    with_ledger(config or context.obj, lambda ledger, _: inventory.delete_model(ledger, model, yes, results))
 
 
 @sources_app.callback()
@@ -209,8 +205,7 @@ def delete_source(
 @app.command()
 def people(config: ConfigOption = None) -> None:
     """List the people who have used the bot: answers, votes, last message, blocked, opted out of training."""
-    settings = load_settings(config)
-    with_ledger(settings, lambda ledger: inventory.people(ledger, settings.limits.blocked, results))
+    with_ledger(config, lambda ledger, settings: inventory.people(ledger, settings.limits.blocked, results))
 
 
 @app.command()
@@ -237,13 +232,13 @@ def promote(
     model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, yes: YesOption = False
 ) -> None:
     """Ask the running bot to switch to this model; a rejected one needs confirmation."""
-    with_bot(load_settings(config), lambda ledger, running: control.promote(ledger, running, model, yes, results))
+    with_bot(config, lambda ledger, _, running: control.promote(ledger, running, model, yes, results))
 
 
 @app.command()
 def rollback(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Ask the running bot to switch back to the previous model; repeat to go further back."""
-    with_bot(load_settings(config), lambda ledger, running: control.rollback(ledger, running, yes, results))
+    with_bot(config, lambda ledger, _, running: control.rollback(ledger, running, yes, results))
 
 
 @app.command()
@@ -253,15 +248,13 @@ def forget(
     yes: YesOption = False,
 ) -> None:
     """Delete everything stored about a person, as /delete_my_data does; works with and without a running bot."""
-    settings = load_settings(config)
-    with_ledger(settings, lambda ledger: maintenance.forget(ledger, settings.storage.dir, user, yes, results))
+    with_ledger(config, lambda ledger, _: inventory.forget(ledger, user, yes, results))
 
 
 @app.command()
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Delete picture files that the ledger does not list; the daily cleanup leaves them if they are many."""
-    settings = load_settings(config)
-    with_ledger(settings, lambda ledger: maintenance.sweep(ledger, settings.storage.dir, yes, results))
+    with_ledger(config, lambda ledger, _: inventory.sweep(ledger, yes, results))
 
 
 @app.command()
@@ -271,9 +264,7 @@ def backup(
     models: Annotated[bool, typer.Option("--models", help="Also copy the trained models.")] = False,
 ) -> None:
     """Copy the ledger and the pictures and check them, also while the bot runs; laid out like storage.dir."""
-    settings = load_settings(config)
-    folder = settings.storage.dir
-    with_ledger(settings, lambda ledger: maintenance.backup(ledger, folder, out, models, results))
+    with_ledger(config, lambda ledger, _: inventory.backup(ledger, out, models, results))
 
 
 @app.command("import")
@@ -301,8 +292,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")], config: ConfigOption = None
 ) -> None:
     """Write the liked answers in LLaVA's format and all votes as rows for KTO into a folder, with the pictures."""
-    settings = load_settings(config)
-    with_ledger(settings, lambda ledger: export_data(ledger, settings, out, results))
+    with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out, results))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bot.config import ConfigError, Settings
+from bot.config import ConfigError, Settings, load_settings
 from bot.instance_lock import at_work
 from storage.ledger import FILE_NAME, Ledger
 
@@ -19,20 +19,21 @@ ConfigOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
-def with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
+def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitable[None]]) -> None:
     """Run `work` with the existing ledger. Raises ConfigError if there is none, because it is never created here."""
+    settings = load_settings(config)
     require_data(settings, FILE_NAME)
 
     async def session() -> None:
         async with Ledger.open(settings.storage.dir) as ledger:
-            await work(ledger)
+            await work(ledger, settings)
 
     asyncio.run(session())
 
 
-def with_bot(settings: Settings, work: Callable[[Ledger, Callable[[], bool]], Awaitable[None]]) -> None:
+def with_bot(config: Path | None, work: Callable[[Ledger, Settings, Callable[[], bool]], Awaitable[None]]) -> None:
     """Run `work` with the ledger and a function that returns whether a bot is running on it."""
-    with_ledger(settings, lambda ledger: work(ledger, lambda: at_work(settings.storage.dir)))
+    with_ledger(config, lambda ledger, settings: work(ledger, settings, lambda: at_work(settings.storage.dir)))
 
 
 def require_data(settings: Settings, file: str = "") -> None:

@@ -9,14 +9,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from training.job import Outcome, WorkerJob
+from training.job import Progress as WorkerProgress
+from training.launcher import ChildTrainer
 from training.number_format import clock
+from training.settings import TrainingSettings
 
 WIDE: Final = 1000
 
-results: Final = Console(width=None if sys.stdout.isatty() else WIDE)
-"""For results. In a pipe or a file, lines are neither cut nor wrapped."""
+results: Final = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=True)
+"""For results. Lines are not wrapped, so that they can be copied, and in a pipe or a file tables are not cut."""
 
-notes: Final = Console(stderr=True)
+notes: Final = Console(stderr=True, highlight=False)
 """For errors, questions and progress."""
 
 
@@ -40,6 +44,18 @@ def progress_bar() -> Progress:
     """Return a progress bar on standard error for work counted in steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     return Progress(*columns, TimeElapsedColumn(), console=notes)
+
+
+async def run_worker(settings: TrainingSettings, job: WorkerJob, first_stage: str) -> Outcome:
+    """Run a worker with a progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task(first_stage, total=None)
+
+        def show(progress: WorkerProgress) -> None:
+            text = progress_text(progress.stage, progress.loss, progress.seconds_left)
+            bar.update(task, description=text, completed=progress.step, total=progress.steps)
+
+        return await ChildTrainer(settings).run(job, show)
 
 
 def progress_text(stage: str, loss: float | None, seconds_left: float | None) -> str:

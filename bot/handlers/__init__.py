@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiogram import Dispatcher
 
 from bot.handlers import (
-    admin_only,
+    access,
     basics,
     broadcast,
     commands,
@@ -17,42 +17,40 @@ from bot.handlers import (
     drain,
     fallback,
     feedback,
-    model_info,
     models,
     privacy,
     questions,
     regenerate,
     runs,
-    stats,
     status,
 )
 from bot.handlers.access import Access
+from bot.handlers.callbacks import answer_refused
 from bot.handlers.request import RequestContext, SenderRecords, Services
-from bot.handlers.stray_placeholders import StrayPlaceholders
+from bot.handlers.stray_placeholders import delete_stray_placeholder
 
 
 def build_dispatcher(services: Services) -> Dispatcher:
     """Return the dispatcher of all updates. Feed it with a `delivery` (`bot.updates.inbox.Delivery`)."""
     dispatcher = Dispatcher(disable_fsm=True)
-    for middleware in (RequestContext(services), Access(), SenderRecords(), StrayPlaceholders()):
+    for middleware in (RequestContext(services), Access(), SenderRecords(), delete_stray_placeholder):
         dispatcher.update.outer_middleware(middleware)
-    dispatcher.include_routers(
-        basics.router(),
-        regenerate.router(),
-        model_info.router(),
-        privacy.router(),
-        admin_only.router(),
-        runs.router(),
-        status.router(),
-        models.router(),
-        drain.router(),
-        stats.router(),
-        broadcast.router(),
-        feedback.router(),
-        fallback.unknown_commands(),
-        commands.captioned(),
-        corrections.router(),
-        questions.router(),
-        fallback.router(),
-    )
+    dispatcher.callback_query.middleware(answer_refused)
+    for subject in (
+        basics,
+        regenerate,
+        privacy,
+        access,
+        runs,
+        status,
+        models,
+        drain,
+        broadcast,
+        feedback,
+        commands,
+        corrections,
+        questions,
+        fallback,
+    ):
+        subject.register(dispatcher)
     return dispatcher

@@ -1,4 +1,6 @@
-"""Access to the bot: the lists in `[limits]` are checked before anything else is done with an update.
+"""Access to the bot, and to admins' commands and buttons.
+
+The lists in `[limits]` are checked before anything else is done with an update.
 
 For a person who may not use the bot, only the update itself is recorded. The operator cannot take away the right to
 look at one's data and delete it.
@@ -8,21 +10,43 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aiogram import BaseMiddleware
+from aiogram import BaseMiddleware, Router
 from aiogram.filters import or_f
-from aiogram.types import TelegramObject, Update
+from aiogram.types import CallbackQuery, Message, TelegramObject, Update
 from cachetools import TTLCache
 
 from bot.handlers import privacy
 from bot.handlers.callbacks import acknowledge
+from bot.handlers.commands import Command
+from bot.handlers.menu import ADMINS, NODES
 from bot.handlers.request import Handler, Request
-from bot.telegram.keyboards import Delete, Learn
+from bot.telegram.callback_data import (
+    Approve,
+    CancelBroadcast,
+    CancelRun,
+    Delete,
+    Drain,
+    Learn,
+    Overrule,
+    Promote,
+    RollBack,
+    StopCanary,
+    TrainAgain,
+    Undrain,
+)
 from bot.updates.ordering import command_of
 
 SILENT_SECONDS: Final = 600.0
 """A person who goes on writing gets only one refusal in this time."""
 
 REMEMBERED: Final = 4096
+
+BUTTONS: Final = (
+    *(CancelRun, TrainAgain, CancelBroadcast),
+    *(Promote, Approve, StopCanary, RollBack, Overrule),
+    *(Drain, Undrain),
+)
+"""The buttons of admins."""
 
 _RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
 
@@ -68,3 +92,23 @@ async def _exercises_a_right(event: Update) -> bool:
     if event.callback_query:
         return bool(await _RIGHTS(event.callback_query))
     return event.message is not None and command_of(event.message.text) in privacy.COMMANDS
+
+
+def register(router: Router) -> None:
+    """Register the refusals of admins' commands and buttons. They skip the updates of admins."""
+    router.message.register(refuse_command, Command(*ADMINS, *NODES), _is_no_admin)
+    router.callback_query.register(refuse_tap, or_f(*(button.filter() for button in BUTTONS)), _is_no_admin)
+
+
+async def _is_no_admin(event: TelegramObject, request: Request) -> bool:
+    return not request.is_admin
+
+
+async def refuse_command(message: Message, request: Request) -> None:
+    """Refuse an admin's command."""
+    await request.reply.finish(request.say("Only admins can do that. /help shows what I can do for you."))
+
+
+async def refuse_tap(query: CallbackQuery, request: Request) -> None:
+    """Refuse a tap on an admin's button, which an admin may have forwarded."""
+    await acknowledge(query, request.say("Only admins can do that."))

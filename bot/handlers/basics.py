@@ -1,26 +1,27 @@
-"""/start, /help, /new and /language."""
+"""/start, /help, /new, /model and /language."""
 
 from __future__ import annotations
 
 from aiogram import Router
 from aiogram.types import CallbackQuery, Message
 
+from bot.admin.progress import taught_by
 from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.menu import EVERYBODY, admins_commands, command_list
 from bot.handlers.request import Request
-from bot.telegram.keyboards import Speak, language_buttons
+from bot.telegram.callback_data import Speak
+from bot.telegram.keyboards import language_buttons
 
 
-def router() -> Router:
-    """Return the handlers of this module."""
-    basics = Router(name="basics")
-    basics.message.register(start, Command("start"))
-    basics.message.register(show_help, Command("help"))
-    basics.message.register(new, Command("new"))
-    basics.message.register(language, Command("language"))
-    basics.callback_query.register(language_chosen, Speak.filter())
-    return basics
+def register(router: Router) -> None:
+    """Register the handlers of this module."""
+    router.message.register(start, Command("start"))
+    router.message.register(show_help, Command("help"))
+    router.message.register(new, Command("new"))
+    router.message.register(model, Command("model"))
+    router.message.register(language, Command("language"))
+    router.callback_query.register(language_chosen, Speak.filter())
 
 
 async def start(message: Message, request: Request) -> None:
@@ -69,7 +70,7 @@ async def show_help(message: Message, request: Request) -> None:
         command_list(EVERYBODY, say),
     ]
     if request.is_admin:
-        parts += [say("Admin commands:"), command_list(admins_commands(len(services.admin.nodes())), say)]
+        parts += [say("Admin commands:"), command_list(admins_commands(len(services.monitoring.nodes())), say)]
     await request.reply.finish("\n\n".join(parts))
 
 
@@ -77,6 +78,21 @@ async def new(message: Message, request: Request) -> None:
     """Begin a new conversation."""
     await request.services.conversation.restart(request.question())
     await request.reply.finish(request.say("This is a new conversation. Send me a picture!"))
+
+
+async def model(message: Message, request: Request) -> None:
+    """Show the version of the live model, and how many votes went into it."""
+    ledger, reply, say = request.services.ledger, request.reply, request.say
+    live = await ledger.models.live()
+    if live is None:
+        await reply.finish(say("There's no model yet."))
+        return
+    version = await ledger.models.version(live.id)
+    name = say("Version {number} ({model})", number=version.number, model=live.id)
+    if live.run is None:
+        await reply.finish(say("{version}. The original model; it hasn't learned from any votes yet.", version=name))
+        return
+    await reply.finish(say("{version}, trained on {taught}.", version=name, taught=taught_by(version.taught, say)))
 
 
 async def language(message: Message, request: Request) -> None:

@@ -24,9 +24,9 @@ from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
+from bot.telegram.callback_data import CancelBroadcast
 from bot.telegram.client import DeliveryError, Doubtful, Undelivered, Unreachable
-from bot.telegram.formatting import Page
-from bot.telegram.keyboards import CancelBroadcast, cancel_button
+from bot.telegram.keyboards import one_button
 from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.states import RecipientState
@@ -46,12 +46,10 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
-def router() -> Router:
-    """Return the handlers of this module. They belong behind `admin_only`."""
-    broadcast = Router(name="broadcast")
-    broadcast.message.register(send, Command("broadcast"))
-    broadcast.callback_query.register(cancel, CancelBroadcast.filter())
-    return broadcast
+def register(router: Router) -> None:
+    """Register the handlers of this module. They belong behind `access`."""
+    router.message.register(send, Command("broadcast"))
+    router.callback_query.register(cancel, CancelBroadcast.filter())
 
 
 async def send(message: Message, command: CommandObject, request: Request) -> None:
@@ -71,14 +69,14 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
         )
         return
     await _written(lambda: ledger.broadcasts.begin(update, chats))
-    button = cancel_button(CancelBroadcast(update=update), say)
-    await reply.begin(_progress(await ledger.broadcasts.recipients(update), say), button)
+    button = one_button(say("✖ Cancel"), CancelBroadcast(update=update))
+    await reply.show_partial(_progress(await ledger.broadcasts.recipients(update), say), button)
     shown = time.monotonic()
     while (chat := await _written(lambda: ledger.broadcasts.next_recipient(update))) is not None:
         await _send_to(chat, text, request)
         if time.monotonic() - shown >= PROGRESS_SECONDS:
             shown = time.monotonic()
-            await reply.show_partial([Page(_progress(await ledger.broadcasts.recipients(update), say))], button)
+            await reply.show_partial(_progress(await ledger.broadcasts.recipients(update), say), button)
     await reply.finish(await _report(request))
 
 

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
+from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, TelegramObject
 
-from bot.handlers.request import Request
+from bot.handlers.request import Handler, Request
 from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
 
 log = structlog.get_logger()
+
+
+class TapRefused(Exception):
+    """A tap has no effect. The text says why, in the person's language."""
+
+
+async def answer_refused(handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+    """Handle a tap, and answer one that is refused or is about something that was deleted (a middleware)."""
+    assert isinstance(event, CallbackQuery)
+    try:
+        return await handler(event, data)
+    except TapRefused as refusal:
+        await acknowledge(event, str(refusal))
+    except UnknownRecord:
+        await acknowledge(event, data["request"].say("I can't find that answer any more."))
 
 
 async def acknowledge(query: CallbackQuery, text: str = "") -> None:
@@ -33,14 +50,10 @@ async def redraw(query: CallbackQuery, request: Request, text: str, markup: Inli
         log.info("tapped message not redrawn", chat=chat, message=message, error=error.message)
 
 
-async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -> tuple[Exchange, Message] | None:
-    """Return an exchange and the tapped message. If the chat has no such exchange, answer the tap and return None."""
+async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -> tuple[Exchange, Message]:
+    """Return an exchange and the tapped message. Raises UnknownRecord if the chat has no such exchange."""
     message = query.message
-    try:
-        exchange = await request.services.ledger.exchanges.get(number)
-    except UnknownRecord:
-        exchange = None
-    if exchange and isinstance(message, Message) and exchange.chat == message.chat.id:
+    exchange = await request.services.ledger.exchanges.get(number)
+    if isinstance(message, Message) and exchange.chat == message.chat.id:
         return exchange, message
-    await acknowledge(query, request.say("I can't find that answer any more."))
-    return None
+    raise UnknownRecord(f"The chat has no exchange {number}.")

@@ -32,13 +32,23 @@ class Command(filters.Command):
         return bool(written) and await super().__call__(message, bot)
 
 
-def captioned() -> Router:
-    """Return the handler of pictures with a command. It must come before the questions' handlers."""
-    captions = Router(name="captions")
-    captions.message.register(
+def register(router: Router) -> None:
+    """Register the handlers of commands that no other module takes. They come before those of questions."""
+    router.message.register(unknown_command, _is_command)
+    router.message.register(
         refuse_caption, Command(*{**EVERYBODY, **ADMINS, **NODES}.keys() - {"new"}, captions=True), _has_picture
     )
-    return captions
+
+
+async def _is_command(message: Message) -> bool:
+    return bool(command_of(message.text))
+
+
+async def unknown_command(message: Message, request: Request) -> None:
+    """Refuse an unknown command. In a group, a command that does not name this bot may be another bot's."""
+    named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
+    if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
+        await request.reply.finish(request.say("I don't know that command. /help shows what I can do."))
 
 
 async def _has_picture(message: Message, request: Request) -> bool:

@@ -9,8 +9,8 @@ shown the corrections of private chats, where no one else could confirm them.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import structlog
 from aiogram import Router
@@ -18,10 +18,11 @@ from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
 from bot.chat.responder import apology
-from bot.handlers.callbacks import acknowledge, tapped_exchange
+from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
 from bot.handlers.request import Request
+from bot.telegram.callback_data import Asks, Better, Teach
 from bot.telegram.client import DeliveryError
-from bot.telegram.keyboards import Asks, Better, Teach, correction_buttons
+from bot.telegram.keyboards import correction_buttons
 from bot.updates.ordering import command_of
 from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
@@ -40,29 +41,18 @@ LONGEST: Final = 4096
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The exchange that a text corrects. If it is `doubtful`, the text may be a question instead."""
-
-    exchange: Exchange
-    doubtful: bool = False
-
-
-def router() -> Router:
-    """Return the handlers of this module."""
-    corrections = Router(name="corrections")
-    corrections.message.register(correct, _is_correction)
-    corrections.edited_message.register(correct, _is_correction)
-    corrections.callback_query.register(ask_for_correction, Better.filter())
-    corrections.callback_query.register(decided, Teach.filter())
-    corrections.callback_query.register(answer, Asks.filter())
-    return corrections
+def register(router: Router) -> None:
+    """Register the handlers of this module."""
+    router.message.register(correct, _is_correction)
+    router.edited_message.register(correct, _is_correction)
+    router.callback_query.register(ask_for_correction, Better.filter())
+    router.callback_query.register(decided, Teach.filter())
+    router.callback_query.register(answer, Asks.filter())
 
 
 async def ask_for_correction(query: CallbackQuery, callback_data: Better, request: Request) -> None:
     """Ask for a better answer."""
-    if await tapped_exchange(query, callback_data.exchange, request) is None:
-        return
+    await tapped_exchange(query, callback_data.exchange, request)
     await acknowledge(query)
     request.reply.place = replace(request.reply.place, quotes=True)
     await request.reply.ask(
@@ -70,8 +60,8 @@ async def ask_for_correction(query: CallbackQuery, callback_data: Better, reques
     )
 
 
-async def _is_correction(message: Message, request: Request) -> dict[str, Target] | bool:
-    """Return the `target` of a text that corrects an answer, or False for any other message."""
+async def _is_correction(message: Message, request: Request) -> dict[str, Any] | bool:
+    """Return the exchange that a text corrects, or False. If it is `doubtful`, the text may be a question instead."""
     to, ledger, chat = message.reply_to_message, request.services.ledger, message.chat.id
     if not message.text or command_of(message.text) or to is None:
         return False
@@ -79,31 +69,29 @@ async def _is_correction(message: Message, request: Request) -> dict[str, Target
         return False
     exchange = await ledger.exchanges.for_correction_prompt(chat, to.message_id)
     if exchange is not None:
-        return {"target": Target(exchange)}
+        return {"exchange": exchange, "doubtful": False}
     asks = message.text.rstrip().endswith(QUESTION_MARKS) or await ledger.exchanges.for_question(
         chat, message.message_id
     )
     if message.chat.type == "private" and not asks:
         shown = await ledger.exchanges.for_message(chat, to.message_id)
         if shown is not None and await ledger.votes.latest(shown.id, chat) == -1:
-            return {"target": Target(shown, doubtful=True)}
+            return {"exchange": shown, "doubtful": True}
     return False
 
 
-async def correct(message: Message, target: Target, request: Request) -> None:
+async def correct(message: Message, exchange: Exchange, doubtful: bool, request: Request) -> None:
     """Store the correction and offer to confirm it. An edited correction replaces the former one."""
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
     limit = 0 if request.is_admin else services.settings.limits.corrections_per_day
     since = time.time() - DAY_SECONDS
-    if limit and await services.ledger.corrections.count_since(author, since, target.exchange.id) >= limit:
+    if limit and await services.ledger.corrections.count_since(author, since, exchange.id) >= limit:
         await reply.finish(say("That's the limit: {limit} corrections a day. Try again tomorrow.", limit=limit))
         return
     text = (message.text or "").strip()[:LONGEST]
     earlier = await services.ledger.replies.for_question(message.chat.id, message.message_id)
     await reply.adopt([each.message for each in earlier if each.message is not None])
-    number = await services.ledger.corrections.add(
-        Correction(target.exchange.id, author, text, request.delivery.update)
-    )
+    number = await services.ledger.corrections.add(Correction(exchange.id, author, text, request.delivery.update))
     private = message.chat.type == "private"
     if request.is_admin:
         words = say("Should I learn this as the better answer?")
@@ -111,17 +99,16 @@ async def correct(message: Message, target: Target, request: Request) -> None:
         words = say("Thanks! I'll show it to my admins, with your question and my answer, and learn it if they agree.")
     else:
         words = say("Thanks! I'll learn this once another person here, or an admin, gives it a 👍.")
-    await reply.finish(words, correction_buttons(number, say, doubtful=target.doubtful))
+    await reply.finish(words, correction_buttons(number, say, doubtful=doubtful))
     if private and not request.is_admin and request.delivery.attempt == 1:
-        await _ask_admins(number, text, target.exchange, request)
+        await _ask_admins(number, text, exchange, request)
 
 
 async def _ask_admins(number: int, text: str, exchange: Exchange, request: Request) -> None:
     """Ask each admin, at most once, to confirm a correction. /retrain dry shows how many corrections were confirmed."""
     services = request.services
     for admin in services.settings.telegram.admins:
-        person = await services.ledger.people.get(admin)
-        say = services.translator.to(person.language, person.client_language) if person else services.translator.to()
+        say = services.translator.for_person(await services.ledger.people.get(admin))
         words = say(
             "Should I learn this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
             question=exchange.question[:SHOWN],
@@ -137,14 +124,9 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
 async def decided(query: CallbackQuery, callback_data: Teach, request: Request) -> None:
     """Confirm or reject the correction, and show the decision."""
     say, message, teach = request.say, query.message, bool(callback_data.wanted)
-    try:
-        correction = await request.services.ledger.corrections.get(callback_data.correction)
-    except UnknownRecord:
-        await acknowledge(query, say("I can't find that answer any more."))
-        return
+    correction = await request.services.ledger.corrections.get(callback_data.correction)
     if not await decide(correction, request, teach=teach):
-        await acknowledge(query, say("Someone else or an admin has to decide that."))
-        return
+        raise TapRefused(say("Someone else or an admin has to decide that."))
     await acknowledge(query, say("Thanks! I'll learn this.") if teach else say("OK, I won't learn this."))
     assert message is not None
     markup = correction_buttons(correction.id, say, wanted=teach)
@@ -160,22 +142,16 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
     """Answer a question that was taken for a correction, in place of the message that offered to learn it."""
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
     message = query.message
-    try:
-        correction = await services.ledger.corrections.get(callback_data.correction)
-        about = await services.ledger.exchanges.get(correction.exchange)
-    except UnknownRecord:
-        await acknowledge(query, say("I can't find that answer any more."))
-        return
+    correction = await services.ledger.corrections.get(callback_data.correction)
+    about = await services.ledger.exchanges.get(correction.exchange)
     offered = await services.ledger.replies.for_update(correction.update)
     if not isinstance(message, Message) or not offered or author != correction.author:
-        await acknowledge(query, say("Only the person who asked can do that."))
-        return
+        raise TapRefused(say("Only the person who asked can do that."))
     reply.place = replace(reply.place, question=offered[0].question)
     if await request.show_recorded():
         return
     if await services.ledger.exchanges.for_question(reply.place.chat, reply.place.question):
-        await acknowledge(query, say("This button no longer works."))
-        return
+        raise TapRefused(say("This button no longer works."))
     await acknowledge(query)
     await services.ledger.corrections.confirm(correction.id, None)
     await reply.adopt([message.message_id])

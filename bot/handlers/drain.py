@@ -6,21 +6,20 @@ from aiogram import Router
 from aiogram.filters import CommandObject, or_f
 from aiogram.types import CallbackQuery, Message
 
-from bot.admin.protocol import REFUSALS, refused
+from bot.admin.refusals import REFUSALS, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.handlers.status import node_line
-from bot.telegram.keyboards import Drain, Undrain, node_key, replica_buttons
+from bot.telegram.callback_data import Drain, Undrain, node_key
+from bot.telegram.keyboards import replica_buttons
 from inference.serving.supervisor import State
 
 
-def router() -> Router:
-    """Return the handlers of this module. They belong behind `admin_only`."""
-    drain = Router(name="drain")
-    drain.message.register(by_command, Command("drain", "undrain"))
-    drain.callback_query.register(by_button, or_f(Drain.filter(), Undrain.filter()))
-    return drain
+def register(router: Router) -> None:
+    """Register the handlers of this module. They belong behind `access`."""
+    router.message.register(by_command, Command("drain", "undrain"))
+    router.callback_query.register(by_button, or_f(Drain.filter(), Undrain.filter()))
 
 
 async def by_command(message: Message, command: CommandObject, request: Request) -> None:
@@ -31,13 +30,13 @@ async def by_command(message: Message, command: CommandObject, request: Request)
 async def by_button(query: CallbackQuery, callback_data: Drain | Undrain, request: Request) -> None:
     """Take the replica on the button out of service or back into it."""
     await acknowledge(query)
-    names = (node.name for node in request.services.admin.nodes())
+    names = (node.name for node in request.services.monitoring.nodes())
     name = next((name for name in names if node_key(name) == callback_data.node), "")
     await _change(callback_data.__prefix__, name, request)
 
 
 async def _change(action: str, name: str, request: Request) -> None:
-    nodes = request.services.admin.nodes()
+    nodes = request.services.monitoring.nodes()
     if len(nodes) == 1:
         await request.reply.finish(
             request.say(
@@ -56,8 +55,8 @@ async def _change(action: str, name: str, request: Request) -> None:
 
 async def _drain(node: str, request: Request) -> None:
     reply, say = request.reply, request.say
-    await reply.begin(say("Moving the chats of {node} to other replicas…", node=node))
-    await request.services.admin.drain(node, request.user.id)
+    await reply.show_partial(say("Moving the chats of {node} to other replicas…", node=node))
+    await request.services.switch.drain(node, request.user.id)
     await reply.finish(
         say(
             "{node} is out of service; other replicas answer its chats. /undrain puts it back with the live model.",
@@ -68,8 +67,8 @@ async def _drain(node: str, request: Request) -> None:
 
 async def _undrain(node: str, request: Request) -> None:
     reply, say = request.reply, request.say
-    await reply.begin(say("Putting {node} back into service…", node=node))
-    now = await request.services.admin.undrain(node, request.user.id)
+    await reply.show_partial(say("Putting {node} back into service…", node=node))
+    now = await request.services.switch.undrain(node, request.user.id)
     text = say("{node} is in service.", node=node)
     if now.state is not State.READY:
         text += " " + say("It isn't answering yet. I'll keep trying; /status shows its state.")
@@ -77,7 +76,7 @@ async def _undrain(node: str, request: Request) -> None:
 
 
 async def _list(wanted: str, request: Request) -> None:
-    say, nodes = request.say, request.services.admin.nodes()
+    say, nodes = request.say, request.services.monitoring.nodes()
     lines = [
         *([say("There's no replica called {node}.", node=wanted)] if wanted else []),
         say("/drain NAME takes one of these out of service, /undrain NAME puts it back:"),

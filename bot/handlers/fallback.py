@@ -10,7 +10,6 @@ from aiogram.types import CallbackQuery, Message
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.request import Request
 from bot.updates.addressing import addressed
-from bot.updates.ordering import command_of
 
 _SENT_BY_PEOPLE: Final = (
     F.voice
@@ -31,30 +30,10 @@ _SENT_BY_PEOPLE: Final = (
 )
 
 
-def unknown_commands() -> Router:
-    """Return the handler of unknown commands. It must come before the questions' handlers, which take other texts."""
-    unknown = Router(name="unknown commands")
-    unknown.message.register(unknown_command, _is_command)
-    return unknown
-
-
-def router() -> Router:
-    """Return the handlers that come last."""
-    fallback = Router(name="fallback")
-    fallback.message.register(unsupported, _SENT_BY_PEOPLE)
-    fallback.callback_query.register(unknown_tap)
-    return fallback
-
-
-async def _is_command(message: Message) -> bool:
-    return bool(command_of(message.text))
-
-
-async def unknown_command(message: Message, request: Request) -> None:
-    """Refuse an unknown command. In a group, a command that does not name this bot may be another bot's."""
-    named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
-    if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
-        await request.reply.finish(request.say("I don't know that command. /help shows what I can do."))
+def register(router: Router) -> None:
+    """Register the handlers of this module. They come last."""
+    router.message.register(unsupported, _SENT_BY_PEOPLE)
+    router.callback_query.register(unknown_tap)
 
 
 async def unsupported(message: Message, request: Request) -> None:

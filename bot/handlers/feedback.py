@@ -11,26 +11,22 @@ from aiogram.types import CallbackQuery, MessageReactionUpdated, ReactionTypeEmo
 from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.corrections import decide
 from bot.handlers.request import Request
-from bot.telegram.keyboards import THUMBS, Because, Rate, Reason, rating_buttons
+from bot.telegram.callback_data import THUMBS, Because, Rate, Reason
+from bot.telegram.keyboards import rating_buttons
 from storage.chat_records import Exchange
 from storage.learning_records import Rating
 
 
-def router() -> Router:
-    """Return the handlers of this module."""
-    feedback = Router(name="feedback")
-    feedback.callback_query.register(rated, Rate.filter())
-    feedback.callback_query.register(because, Because.filter())
-    feedback.message_reaction.register(reacted)
-    return feedback
+def register(router: Router) -> None:
+    """Register the handlers of this module."""
+    router.callback_query.register(rated, Rate.filter())
+    router.callback_query.register(because, Because.filter())
+    router.message_reaction.register(reacted)
 
 
 async def rated(query: CallbackQuery, callback_data: Rate, request: Request) -> None:
     """Count the thumb, or take it back if the person has given it before."""
-    here = await tapped_exchange(query, callback_data.exchange, request)
-    if here is None:
-        return
-    exchange, message = here
+    exchange, message = await tapped_exchange(query, callback_data.exchange, request)
     ledger, rater, update = request.services.ledger, request.user.id, request.delivery.update
     counted = await ledger.votes.by_update(update) if request.delivery.attempt > 1 else None
     if counted:
@@ -39,20 +35,17 @@ async def rated(query: CallbackQuery, callback_data: Rate, request: Request) -> 
         value = 0 if await ledger.votes.latest(exchange.id, rater) == callback_data.value else callback_data.value
     await ledger.votes.cast(Rating(exchange.id, rater, value, update))
     await acknowledge(query, _thanks(value, request))
-    await _show(exchange, message.message_id, value, request)
+    await show_vote(exchange, message.message_id, value, request)
 
 
 async def because(query: CallbackQuery, callback_data: Because, request: Request) -> None:
     """Record why the person does not like an answer."""
-    here = await tapped_exchange(query, callback_data.exchange, request)
-    if here is None:
-        return
-    exchange, message = here
+    exchange, message = await tapped_exchange(query, callback_data.exchange, request)
     reason = callback_data.reason
     vote = Rating(exchange.id, request.user.id, -1, request.delivery.update, reason=reason.value)
     await request.services.ledger.votes.cast(vote)
     await acknowledge(query, _thanks(-1, request))
-    await _show(exchange, message.message_id, -1, request, reason)
+    await show_vote(exchange, message.message_id, -1, request, reason)
 
 
 async def reacted(message_reaction: MessageReactionUpdated, request: Request) -> None:
@@ -66,14 +59,16 @@ async def reacted(message_reaction: MessageReactionUpdated, request: Request) ->
         await ledger.votes.cast(Rating(exchange.id, request.user.id, now, request.delivery.update))
         shown = await ledger.replies.for_update(exchange.update)
         if shown and (last := shown[-1].message):
-            await _show(exchange, last, now, request)
+            await show_vote(exchange, last, now, request)
     elif await ledger.exchanges.for_question(chat, message):
         return  # the reply was a question after all
     elif correction := await ledger.corrections.for_message(chat, message):
         await decide(correction, request, teach=now > 0)
 
 
-async def _show(exchange: Exchange, message: int, value: int, request: Request, reason: Reason | None = None) -> None:
+async def show_vote(
+    exchange: Exchange, message: int, value: int, request: Request, reason: Reason | None = None
+) -> None:
     """Mark the person's thumb under an answer or, in a group, show the tally as soon as the rate limit allows."""
     services, say = request.services, request.say
     if exchange.chat != request.user.id:

@@ -18,23 +18,14 @@ from aiogram.types import CallbackQuery, Message
 
 from bot.admin.canary_standing import standing_text
 from bot.admin.progress import MODEL_STATES, approval_text
-from bot.admin.protocol import REFUSALS, AdminRefusal, RejectedModel, refused
+from bot.admin.refusals import REFUSALS, AdminRefusal, RejectedModel, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
+from bot.telegram.callback_data import Approve, Overrule, Promote, RollBack, StopCanary
 from bot.telegram.client import DeliveryError
-from bot.telegram.formatting import Page
-from bot.telegram.keyboards import (
-    Approve,
-    Overrule,
-    Promote,
-    RollBack,
-    StopCanary,
-    canary_buttons,
-    overrule_button,
-    promote_buttons,
-)
+from bot.telegram.keyboards import canary_buttons, one_button, promote_buttons
 from storage.counts import Approval
 from storage.errors import UnknownRecord
 from storage.learning_records import Model
@@ -52,31 +43,25 @@ OFFERED: Final = 8
 """How many of the newest models have a button; /promote takes any model."""
 
 
-def router() -> Router:
-    """Return the handlers of this module. They belong behind `admin_only`."""
-    models = Router(name="models")
-    models.message.register(show, Command("models"))
-    models.message.register(promote, Command("promote"))
-    models.message.register(roll_back, Command("rollback"))
-    models.callback_query.register(promote_this, Promote.filter())
-    models.callback_query.register(overrule, Overrule.filter())
-    models.callback_query.register(approve_this, Approve.filter())
-    models.callback_query.register(stop_canary, StopCanary.filter())
-    models.callback_query.register(roll_back_from, RollBack.filter())
-    return models
+def register(router: Router) -> None:
+    """Register the handlers of this module. They belong behind `access`."""
+    router.message.register(show, Command("models"))
+    router.message.register(promote, Command("promote"))
+    router.message.register(roll_back, Command("rollback"))
+    router.callback_query.register(promote_this, Promote.filter())
+    router.callback_query.register(overrule, Overrule.filter())
+    router.callback_query.register(approve_this, Approve.filter())
+    router.callback_query.register(stop_canary, StopCanary.filter())
+    router.callback_query.register(roll_back_from, RollBack.filter())
 
 
 async def show(message: Message, request: Request) -> None:
     """List the models, with buttons for those that may answer."""
     ledger, reply, say = request.services.ledger, request.reply, request.say
-    try:
-        kept = await request.services.admin.models()
-    except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-        return
+    kept = await ledger.models.all()
     approvals = await ledger.counts.approvals()
     lines = [_line(model, approvals.get(model.id, Approval()), say) for model in kept]
-    tried = await request.services.admin.standing()
+    tried = await request.services.trials.standing()
     live = next((model.id for model in kept if model.state is ModelState.LIVE), "")
     before = await ledger.models.previous()
     previous = before.id if before else ""
@@ -124,14 +109,14 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
     """Let the candidate on the button answer, as a canary or live."""
     await acknowledge(query)
     reply, say, wanted = request.reply, request.say, callback_data.model
-    await reply.begin(say("Warming up {model}…", model=wanted))
+    await reply.show_partial(say("Warming up {model}…", model=wanted))
     try:
-        model = await request.services.admin.approve(wanted, request.user.id)
+        model = await request.services.trials.approve(wanted, request.user.id)
     except REFUSALS as refusal:
         await _settled_before(wanted, refusal, request)
         return
     if model.state is ModelState.CANARY:
-        tried = await request.services.admin.standing()
+        tried = await request.services.trials.standing()
         await reply.finish(standing_text(tried, say) if tried else model.id, canary_buttons(model.id, say))
     else:
         await _confirm(model.id, request)
@@ -142,7 +127,7 @@ async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: 
     await acknowledge(query)
     wanted = callback_data.model
     try:
-        await request.services.admin.stop_canary(wanted, request.user.id)
+        await request.services.trials.stop(wanted, request.user.id)
     except REFUSALS as refusal:
         await _settled_before(wanted, refusal, request)
         return
@@ -194,10 +179,10 @@ async def _still_live(model: str, query: CallbackQuery, request: Request) -> boo
 
 async def _promote(wanted: str, request: Request, *, confirmed: bool = False) -> None:
     reply, say = request.reply, request.say
-    await reply.begin(say("Warming up {model}…", model=wanted))
+    await reply.show_partial(say("Warming up {model}…", model=wanted))
     try:
         async with _merge_shown(request) as on_progress:
-            model = await request.services.admin.promote(wanted, request.user.id, on_progress, confirmed=confirmed)
+            model = await request.services.switch.promote(wanted, request.user.id, on_progress, confirmed=confirmed)
     except UnknownRecord:
         await reply.finish(say("There's no model called {model}. /models lists them.", model=wanted))
     except REFUSALS as refusal:
@@ -213,10 +198,10 @@ async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
             if promotion.by == admin and promotion.done and promotion.created >= delivery.received:
                 await _confirm(promotion.model, request)
                 return
-    await reply.begin(say("Warming up the previous model…"))
+    await reply.show_partial(say("Warming up the previous model…"))
     try:
         async with _merge_shown(request) as on_progress:
-            model = await request.services.admin.rollback(admin, on_progress, confirmed=confirmed)
+            model = await request.services.switch.rollback(admin, on_progress, confirmed=confirmed)
     except REFUSALS as refusal:
         await _refuse(refusal, request, back=True)
     else:
@@ -232,7 +217,8 @@ async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:
     reply, say = request.reply, request.say
     live = await request.services.ledger.models.live()
     if isinstance(refusal, RejectedModel) and live is not None:
-        await reply.finish(say(str(refusal)), overrule_button(refusal.model.id, live.id, back, say))
+        data = Overrule(model=refusal.model.id, live=live.id, back=int(back))
+        await reply.finish(say(str(refusal)), one_button(say("Switch to {model}", model=refusal.model.id), data))
     else:
         await reply.finish(refused(refusal, say))
 
@@ -249,7 +235,7 @@ async def _merge_shown(request: Request) -> AsyncIterator[Callable[[Progress], N
                 progress = reported.get_nowait()
             text = request.say(MERGING, percent=100 * progress.step // max(1, progress.steps))
             with suppress(DeliveryError, TelegramAPIError):
-                await request.reply.show_partial([Page(text)])
+                await request.reply.show_partial(text)
             await asyncio.sleep(SHOW_SECONDS)
 
     showing = asyncio.create_task(show())

@@ -11,11 +11,12 @@ from typing import Final
 from aiogram import Router
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
-from bot.handlers.callbacks import acknowledge, redraw
+from bot.handlers.callbacks import TapRefused, acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
-from bot.telegram.keyboards import Delete, Learn, Notes, deletion_buttons, privacy_buttons
+from bot.telegram.callback_data import Delete, Learn, Notes
+from bot.telegram.keyboards import deletion_buttons, privacy_buttons
 from storage.chat_records import Person
 from storage.errors import UnknownRecord
 from storage.personal_data import PersonalDataSummary
@@ -26,25 +27,21 @@ ASKED_SECONDS: Final = 600.0
 """How long the confirmation of an erasure is valid."""
 
 
-def router() -> Router:
-    """Return the handlers of this module."""
-    private = Router(name="privacy")
-    private.message.register(privacy, Command("privacy"))
-    private.message.register(ask, Command("delete_my_data"))
-    private.callback_query.register(learn_or_not, Learn.filter())
-    private.callback_query.register(note_or_not, Notes.filter())
-    private.callback_query.register(decided, Delete.filter())
-    return private
+def register(router: Router) -> None:
+    """Register the handlers of this module."""
+    router.message.register(privacy, Command("privacy"))
+    router.message.register(ask, Command("delete_my_data"))
+    router.callback_query.register(learn_or_not, Learn.filter())
+    router.callback_query.register(note_or_not, Notes.filter())
+    router.callback_query.register(decided, Delete.filter())
 
 
 async def privacy(message: Message, request: Request) -> None:
     """Explain what is stored and why; in a private chat also offer the switch for learning."""
-    say, reply = request.say, request.reply
-    text = _explanation(say, request.services.settings.storage.retention_days)
-    if message.chat.type != "private":
-        await reply.finish(f"{text}\n\n{_elsewhere(say)}")
-        return
-    await reply.finish(*_with_switches(text, request.person or Person(request.user.id), say))
+    if message.chat.type == "private":
+        await request.reply.finish(*_with_switches(request.person or Person(request.user.id), request))
+    else:
+        await request.reply.finish(f"{_explanation(request)}\n\n{_elsewhere(request.say)}")
 
 
 async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Request) -> None:
@@ -63,10 +60,8 @@ async def note_or_not(query: CallbackQuery, callback_data: Notes, request: Reque
 
 
 async def _redraw(query: CallbackQuery, request: Request) -> None:
-    services, say = request.services, request.say
-    person = await services.ledger.people.get(request.user.id) or Person(request.user.id)
-    text = _explanation(say, services.settings.storage.retention_days)
-    await redraw(query, request, *_with_switches(text, person, say))
+    person = await request.services.ledger.people.get(request.user.id) or Person(request.user.id)
+    await redraw(query, request, *_with_switches(person, request))
 
 
 async def ask(message: Message, request: Request) -> None:
@@ -109,8 +104,7 @@ async def decided(query: CallbackQuery, callback_data: Delete, request: Request)
         await erasure.settle()
         text = say("I've deleted everything I stored about you.")
     else:
-        await acknowledge(query, say("This button no longer works."))
-        return
+        raise TapRefused(say("This button no longer works."))
     await acknowledge(query)
     await redraw(query, request, text, None)
 
@@ -125,8 +119,9 @@ async def _is_valid(confirmation: int, request: Request) -> bool:
     return recent and update.lane.endswith(f":{request.user.id}")
 
 
-def _with_switches(text: str, person: Person, say: Say) -> tuple[str, InlineKeyboardMarkup]:
-    return f"{text}\n\n{_state(person.opted_out, say)}", privacy_buttons(person.opted_out, person.wants_notes, say)
+def _with_switches(person: Person, request: Request) -> tuple[str, InlineKeyboardMarkup]:
+    text = f"{_explanation(request)}\n\n{_state(person.opted_out, request.say)}"
+    return text, privacy_buttons(person.opted_out, person.wants_notes, request.say)
 
 
 def _state(opted_out: bool, say: Say) -> str:
@@ -135,7 +130,8 @@ def _state(opted_out: bool, say: Say) -> str:
     return say("I learn from what you and others like.")
 
 
-def _explanation(say: Say, retention_days: int) -> str:
+def _explanation(request: Request) -> str:
+    say, retention_days = request.say, request.services.settings.storage.retention_days
     text = say(
         "What I store: your questions, your pictures and my answers, so that you can ask follow-up questions; your "
         "votes and corrections, because I learn from what people like when I'm retrained; your name, user ID and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aiogram import Router
 from aiogram.types import Message
@@ -11,18 +11,17 @@ from bot.chat.errors import NoPictureYet, Refused
 from bot.chat.question import Question, picture_in, starts_over, text_of
 from bot.chat.responder import UNANSWERED, apology
 from bot.handlers.request import Request
-from bot.i18n import later
+from bot.settings import ChatSettings
 from bot.updates.addressing import addressed
 from bot.updates.ordering import command_of
 from inference.messages import Picture
+from storage.translatable_reason import Reason
 
 
-def router() -> Router:
-    """Return the handlers of this module."""
-    questions = Router(name="questions")
-    questions.message.register(ask, _is_question)
-    questions.edited_message.register(ask, _is_question)
-    return questions
+def register(router: Router) -> None:
+    """Register the handlers of this module."""
+    router.message.register(ask, _is_question)
+    router.edited_message.register(ask, _is_question)
 
 
 async def _is_question(message: Message, request: Request) -> bool:
@@ -31,109 +30,104 @@ async def _is_question(message: Message, request: Request) -> bool:
     return pictured or bool(message.text and not command_of(message.text))
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A question on its way to the responder.
-
-    `shown` are the messages that show the answer to its former wording. `starts_over` is set if it begins with /new.
-    """
-
-    message: Message
-    question: Question
-    shown: tuple[int, ...]
-    starts_over: bool
-
-
 async def ask(message: Message, request: Request) -> None:
     """Answer a question, or say why not. The answer to an edited question replaces the earlier answer."""
     services, reply, say = request.services, request.reply, request.say
     if await request.show_recorded():
         return
-    asked = await _admit(message, request)
-    if asked is None:
-        return
-    try:
-        resolved = await _resolve_target(asked, request)
-        if resolved is None:
-            return
-        question = await _collect_pictures(resolved, request)
-    except UNANSWERED as error:
-        await reply.adopt(asked.shown)
-        await reply.finish(apology(error, say))
-        return
-    await reply.adopt(asked.shown)
-    pictured = asked.question.files or question.files
-    placeholder = say("Looking at your picture…") if pictured else say("Thinking…")
-    await services.responder.answer(question, reply, say, placeholder)
-
-
-async def _admit(message: Message, request: Request) -> _Asked | None:
-    """Return the question, or None if it is not meant for the bot or is too old to be answered."""
-    services, user, say = request.services, request.user, request.say
-    chat = message.chat.id
     username = str((await request.bot.me()).username)
-    earlier = await services.ledger.replies.for_question(chat, message.message_id) if request.edited else []
+    earlier = await services.ledger.replies.for_question(message.chat.id, message.message_id) if request.edited else []
     new = not request.edited and starts_over(message, username)
     if message.chat.type != "private" and not (earlier or new or await addressed(request.messages, request.bot)):
-        return None
-    if services.stale_questions.is_stale(message):
-        if services.stale_questions.should_apologise(chat, user.id) or request.reply.begun:
-            await request.reply.finish(
-                say(
-                    "I was offline for a while and didn't answer the messages that came in. If you still want an "
-                    "answer, please ask again."
-                )
-            )
-        return None
-    services.stale_questions.reset(chat, user.id)
+        return
+    if await _is_stale(message, request):
+        return
     text = text_of([services.in_flight.newest(each) for each in request.messages], username)
-    question = replace(
+    asked = replace(
         request.question(text=text or say(services.settings.chat.default_question)),
         message=message.message_id,
         messages=request.messages,
         files=tuple(file for each in request.messages if (file := picture_in(each))),
-        sender=user.id,
+        sender=request.user.id,
     )
-    return _Asked(message, question, tuple(each.message for each in earlier if each.message is not None), new)
+    shown = [each.message for each in earlier if each.message is not None]
+    try:
+        question = await _edited(asked, request) if request.edited else asked
+        if question is None:
+            return
+        _check_size(asked, services.settings.chat)
+        if new:
+            await services.conversation.restart(question)
+        if not (question.files or question.replaces):
+            question = await _about(message, question, request)
+    except UNANSWERED as error:
+        await reply.adopt(shown)
+        await reply.finish(apology(error, say))
+        return
+    await reply.adopt(shown)
+    placeholder = say("Looking at your picture…") if asked.files or question.files else say("Thinking…")
+    await services.responder.answer(question, reply, say, placeholder)
 
 
-async def _resolve_target(asked: _Asked, request: Request) -> _Asked | None:
-    """Add the exchange that an edited question replaces; return None if the edit changed nothing.
+async def _is_stale(message: Message, request: Request) -> bool:
+    """Return whether a message is too old to be answered; if so, ask its sender once to ask again."""
+    stale, say, chat = request.services.stale_questions, request.say, message.chat.id
+    if not stale.is_stale(message):
+        stale.reset(chat, request.user.id)
+        return False
+    if stale.should_apologise(chat, request.user.id) or request.reply.begun:
+        await request.reply.finish(
+            say(
+                "I was offline for a while and didn't answer the messages that came in. If you still want an "
+                "answer, please ask again."
+            )
+        )
+    return True
+
+
+async def _edited(asked: Question, request: Request) -> Question | None:
+    """Return an edited question with the exchange that it replaces, or None if the edit changed nothing.
 
     Raises:
-        Refused: The question is too long, or has too many pictures or one that is not accepted.
+        Refused: The new picture is not accepted.
         DeletedMeanwhile: The person's data was deleted.
     """
-    services, question = request.services, asked.question
-    settings = services.settings.chat
-    former = await services.ledger.exchanges.for_question(question.chat, question.message) if request.edited else None
-    if former is not None:
-        files = question.files
-        pictures: tuple[Picture, ...] = ()
-        if len(files) == len(former.pictures) == 1:
-            received = await services.pictures.receive_all(files, question.sender, question.update)
-            pictures = received if received[0].sha256 != former.pictures[0] else ()
-        if former.question == question.text and not pictures:
-            # Telegram also reports edits that change nothing visible, such as a link's preview. Besides, a question
-            # that was edited while it was in flight has already been answered in its new wording.
-            return None
-        question = replace(question, files=(), pictures=pictures, replaces=former)
+    services = request.services
+    former = await services.ledger.exchanges.for_question(asked.chat, asked.message)
+    if former is None:
+        return asked
+    pictures: tuple[Picture, ...] = ()
+    if len(asked.files) == len(former.pictures) == 1:
+        received = await services.pictures.receive_all(asked.files, asked.sender, asked.update)
+        pictures = received if received[0].sha256 != former.pictures[0] else ()
+    if former.question == asked.text and not pictures:
+        # Telegram also reports edits that change nothing visible, such as a link's preview. Besides, a question
+        # that was edited while it was in flight has already been answered in its new wording.
+        return None
+    return replace(asked, files=(), pictures=pictures, replaces=former)
+
+
+def _check_size(question: Question, settings: ChatSettings) -> None:
+    """Raise Refused for a question that is too long, or has too many pictures."""
     if len(question.text) > settings.max_question_characters:
         raise Refused(
-            later("That's too long: {length} characters, and the limit is {limit}. Please shorten your question."),
-            length=len(question.text),
-            limit=settings.max_question_characters,
+            Reason(
+                "That's too long: {length} characters, and the limit is {limit}. Please shorten your question.",
+                length=len(question.text),
+                limit=settings.max_question_characters,
+            )
         )
-    if len(asked.question.files) > settings.max_pictures:
+    if len(question.files) > settings.max_pictures:
         raise Refused(
-            later("I can look at up to {limit} pictures at once, and you sent {number}. Please send fewer."),
-            limit=settings.max_pictures,
-            number=len(asked.question.files),
+            Reason(
+                "I can look at up to {limit} pictures at once, and you sent {number}. Please send fewer.",
+                limit=settings.max_pictures,
+                number=len(question.files),
+            )
         )
-    return replace(asked, question=question)
 
 
-async def _collect_pictures(asked: _Asked, request: Request) -> Question:
+async def _about(message: Message, question: Question, request: Request) -> Question:
     """Return the question with the pictures it is about, unless its conversation already is about them.
 
     A reply to a picture is about that picture. A reply to an answer in another conversation is about that answer's
@@ -143,13 +137,9 @@ async def _collect_pictures(asked: _Asked, request: Request) -> Question:
         NoPictureYet: There is no picture to talk about.
         UnknownRecord: A picture was deleted.
     """
-    services, question = request.services, asked.question
-    if asked.starts_over:
-        await services.conversation.restart(question)
-    if question.files or question.replaces:
-        return question
-    to = asked.message.reply_to_message
-    elsewhere = asked.message.external_reply  # the replied-to message is in another chat
+    services = request.services
+    to = message.reply_to_message
+    elsewhere = message.external_reply  # the replied-to message is in another chat
     if elsewhere and (file := picture_in(elsewhere)):
         question = replace(question, files=(file,))
     elif to and (file := picture_in(to)):

@@ -5,32 +5,27 @@ During the trial of a canary both models give another answer, and the person may
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
 from aiogram import Router
-from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
-from bot.handlers.callbacks import acknowledge, tapped_exchange
+from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
 from bot.handlers.commands import Command
+from bot.handlers.feedback import show_vote
 from bot.handlers.request import Request
-from bot.telegram.keyboards import Again, Prefer, Stop, rating_buttons
+from bot.telegram.callback_data import Again, Prefer, Stop
 from storage.chat_records import Exchange
-from storage.errors import UnknownRecord
-from storage.learning_records import Rating
 
 
-def router() -> Router:
-    """Return the handlers of this module."""
-    regenerate = Router(name="regenerate")
-    regenerate.message.register(retry, Command("retry"))
-    regenerate.message.register(stop, Command("stop"))
-    regenerate.callback_query.register(again, Again.filter())
-    regenerate.callback_query.register(stop_this, Stop.filter())
-    regenerate.callback_query.register(prefer, Prefer.filter())
-    return regenerate
+def register(router: Router) -> None:
+    """Register the handlers of this module."""
+    router.message.register(retry, Command("retry"))
+    router.message.register(stop, Command("stop"))
+    router.callback_query.register(again, Again.filter())
+    router.callback_query.register(stop_this, Stop.filter())
+    router.callback_query.register(prefer, Prefer.filter())
 
 
 async def retry(message: Message, request: Request) -> None:
@@ -47,19 +42,15 @@ async def retry(message: Message, request: Request) -> None:
 async def again(query: CallbackQuery, callback_data: Again, request: Request) -> None:
     """Answer the question above the button again, for the person who asked it."""
     services, say = request.services, request.say
-    here = await tapped_exchange(query, callback_data.exchange, request)
-    if here is None:
-        return
-    former, _ = here
+    former, _ = await tapped_exchange(query, callback_data.exchange, request)
     if await request.show_recorded():
         return
     if request.user.id != former.asker and not request.is_admin:
-        await acknowledge(query, say("Only the person who asked can do that."))
-    elif await services.ledger.exchanges.newest_at(former.position) != former.id:
-        await acknowledge(query, say("There's already a newer answer to this question."))
-    else:
-        await acknowledge(query)
-        await _answer_again(former, request)
+        raise TapRefused(say("Only the person who asked can do that."))
+    if await services.ledger.exchanges.newest_at(former.position) != former.id:
+        raise TapRefused(say("There's already a newer answer to this question."))
+    await acknowledge(query)
+    await _answer_again(former, request)
 
 
 async def _answer_again(former: Exchange, request: Request) -> None:
@@ -82,29 +73,16 @@ async def _answer_again(former: Exchange, request: Request) -> None:
 
 
 async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) -> None:
-    """Go on with the better one of two answers, and count a 👍 for it. Only the first choice counts."""
-    ledger, say, update = request.services.ledger, request.say, request.delivery.update
-    try:
-        duel = await ledger.duels.get(callback_data.duel)
-    except UnknownRecord:
-        await acknowledge(query, say("I can't find that answer any more."))
-        return
-    here = await tapped_exchange(query, duel.exchange.id, request)
-    if here is None:
-        return
+    """Go on with the better one of two answers, which gets the person's 👍. Only the first choice counts."""
+    ledger, say = request.services.ledger, request.say
+    duel = await ledger.duels.get(callback_data.duel)
+    _, message = await tapped_exchange(query, duel.exchange.id, request)
     if request.user.id != duel.exchange.asker:
-        await acknowledge(query, say("Only the person who asked can do that."))
-        return
-    chosen = await ledger.duels.choose(duel.id, request.user.id, callback_data.choice, update)
-    exchange, better = chosen.exchange, bool(chosen.better)
-    if better:
-        await ledger.votes.cast(Rating(exchange.id, request.user.id, 1, update))
-    await acknowledge(query, say("Thanks! I'll go on with that answer.") if better else say("Thanks!"))
-    markup = rating_buttons(exchange.id, 1 if better else None, say=say)
-    with suppress(TelegramBadRequest):  # the message was deleted meanwhile
-        await request.bot.edit_message_reply_markup(
-            chat_id=exchange.chat, message_id=here[1].message_id, reply_markup=markup
-        )
+        raise TapRefused(say("Only the person who asked can do that."))
+    chosen = await ledger.duels.choose(duel.id, request.user.id, callback_data.choice, request.delivery.update)
+    await acknowledge(query, say("Thanks! I'll go on with that answer.") if chosen.better else say("Thanks!"))
+    vote = await ledger.votes.latest(chosen.exchange.id, request.user.id)
+    await show_vote(chosen.exchange, message.message_id, vote or 0, request)
 
 
 async def stop(message: Message, request: Request) -> None:
@@ -122,14 +100,12 @@ async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request)
     if services.in_flight.find(update) is None:
         shown = await services.ledger.replies.for_update(update)
         if await services.ledger.exchanges.for_update(update) or all(each.final for each in shown):
-            await acknowledge(query, say("That answer is already finished."))
-            return
+            raise TapRefused(say("That answer is already finished."))
     answering = services.in_flight.find(update)  # the answer may have begun meanwhile
     if answering is None:
         services.in_flight.stop_later(update, None if request.is_admin else request.user.id)
     elif request.user.id != answering.question.asker and not request.is_admin:
-        await acknowledge(query, say("Only the person who asked can do that."))
-        return
+        raise TapRefused(say("Only the person who asked can do that."))
     else:
         answering.stop()
     await acknowledge(query, say("Stopping…"))

@@ -11,15 +11,18 @@ from aiogram.types import Chat as TelegramChat
 from aiogram.types import Message, TelegramObject, Update, User
 from cachetools import LRUCache
 
+from bot.admin.canary import Trials
 from bot.admin.erasure import Erasure
-from bot.admin.protocol import AdminActions
+from bot.admin.model_switch import ModelSwitch
+from bot.admin.monitoring import Monitoring
+from bot.admin.runs import Runs
 from bot.chat.conversation import Conversation
 from bot.chat.images import PictureReceiver
 from bot.chat.in_flight import InFlight
 from bot.chat.question import Question
 from bot.chat.responder import Responder
+from bot.config import Settings
 from bot.i18n import Say, Translator
-from bot.settings import BotSettings
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.outbox import Place, Reply
 from bot.updates.addressing import spoken_to
@@ -38,10 +41,13 @@ REMEMBERED: Final = 4096
 class Services:
     """The services that handlers work with. They are the same objects for every update."""
 
-    settings: BotSettings
+    settings: Settings
     ledger: Ledger
     translator: Translator
-    admin: AdminActions
+    runs: Runs
+    trials: Trials
+    switch: ModelSwitch
+    monitoring: Monitoring
     erasure: Erasure
     conversation: Conversation
     pictures: PictureReceiver
@@ -134,7 +140,7 @@ class RequestContext(BaseMiddleware):
             person=person,
             messages=delivery.album or ((message,) if message else ()),
             edited=event.edited_message is not None,
-            say=services.translator.to(person.language if person else None, user.language_code),
+            say=services.translator.for_person(person, user.language_code),
             reply=reply,
         )
         return await handler(event, data | {"request": request})

@@ -12,25 +12,24 @@ from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
 from bot.admin.progress import share_line
-from bot.admin.protocol import REFUSALS, NothingNew, refused
-from bot.handlers.callbacks import acknowledge
+from bot.admin.refusals import REFUSALS, NothingNew, refused
+from bot.handlers.callbacks import TapRefused, acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
-from bot.telegram.keyboards import CancelRun, TrainAgain, train_again_button
+from bot.telegram.callback_data import CancelRun, TrainAgain
+from bot.telegram.keyboards import one_button
 from storage.errors import CanaryRunning, RunBusy
 from storage.learning_records import Run
 from storage.translatable_reason import Reason, listed
 from training.data.sources import title
 
 
-def router() -> Router:
-    """Return the handlers of this module. They belong behind `admin_only`."""
-    runs = Router(name="runs")
-    runs.message.register(retrain, Command("retrain"))
-    runs.message.register(cancel, Command("cancel"))
-    runs.callback_query.register(cancel_this, CancelRun.filter())
-    runs.callback_query.register(train_again, TrainAgain.filter())
-    return runs
+def register(router: Router) -> None:
+    """Register the handlers of this module. They belong behind `access`."""
+    router.message.register(retrain, Command("retrain"))
+    router.message.register(cancel, Command("cancel"))
+    router.callback_query.register(cancel_this, CancelRun.filter())
+    router.callback_query.register(train_again, TrainAgain.filter())
 
 
 async def retrain(message: Message, command: CommandObject, request: Request) -> None:
@@ -59,17 +58,17 @@ async def train_again(query: CallbackQuery, callback_data: TrainAgain, request: 
 
 
 async def _start(request: Request, *, confirmed: bool = False) -> None:
-    reply, say, admin = request.reply, request.say, request.services.admin
+    reply, say, runs = request.reply, request.say, request.services.runs
     markup = None
     try:
-        run = await _started_before(request) or await admin.retrain(request.user.id, confirmed=confirmed)
+        run = await _started_before(request) or await runs.retrain(request.user.id, confirmed=confirmed)
         text = say("Run {run} is starting. I'll post its progress here.", run=run.id)
     except CanaryRunning as refusal:
         text = refused(refusal, say)
     except RunBusy:
         text = say("A run is already in progress. /status shows it, /cancel stops it.")
     except NothingNew as refusal:
-        text, markup = say(str(refusal)), train_again_button(refusal.run.id, say)
+        text, markup = say(str(refusal)), one_button(say("Train again"), TrainAgain(run=refusal.run.id))
     except REFUSALS as refusal:
         text = refused(refusal, say)
     await reply.finish(text, markup)
@@ -87,7 +86,7 @@ async def _started_before(request: Request) -> Run | None:
 
 async def _dry_run(request: Request) -> str:
     say = request.say
-    plan = await request.services.admin.plan()
+    plan = await request.services.runs.plan()
     selection, recipe = plan.selection, plan.recipe
     counts, pairs = selection.counts, len(selection.train)
     lines = [
@@ -126,7 +125,7 @@ async def cancel(message: Message, request: Request) -> None:
     """Cancel the active run."""
     reply, say = request.reply, request.say
     try:
-        run = await request.services.admin.cancel(request.user.id)
+        run = await request.services.runs.cancel(request.user.id)
     except REFUSALS as refusal:
         await reply.finish(refused(refusal, say))
         return
@@ -141,11 +140,9 @@ async def cancel_this(query: CallbackQuery, callback_data: CancelRun, request: R
     services, say = request.services, request.say
     active = await services.ledger.runs.active()
     if active is None or active.id != callback_data.run:
-        await acknowledge(query, say("Run {run} has already ended.", run=callback_data.run))
-        return
+        raise TapRefused(say("Run {run} has already ended.", run=callback_data.run))
     try:
-        await services.admin.cancel(request.user.id)
+        await services.runs.cancel(request.user.id)
     except REFUSALS as refusal:
-        await acknowledge(query, refused(refusal, say))
-    else:
-        await acknowledge(query, say("Run {run} is being cancelled.", run=active.id))
+        raise TapRefused(refused(refusal, say)) from refusal
+    await acknowledge(query, say("Run {run} is being cancelled.", run=active.id))

@@ -1,17 +1,20 @@
-"""/status and /schedule, for admins: the state of the bot, and the time of the next scheduled run."""
+"""/status, /schedule and /stats, for admins: the state of the bot, its next run, and a chart of its answers."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from aiogram import Router
 from aiogram.filters import CommandObject
-from aiogram.types import Message
+from aiogram.types import BufferedInputFile, Message
 
 from bot.admin.canary_standing import standing_text
-from bot.admin.progress import SILENT, run_line, silence
-from bot.admin.protocol import REFUSALS, Overview, refused
+from bot.admin.charts import draw, most_asked
+from bot.admin.monitoring import Overview
+from bot.admin.progress import SILENT, approval_text, run_line, silence
+from bot.admin.refusals import REFUSALS, refused
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
@@ -19,6 +22,9 @@ from inference.serving.deployment_status import NodeStatus
 from inference.serving.engine_stats import Seen
 from inference.serving.supervisor import State
 from storage.states import RUN_TRANSITIONS
+
+DAYS: Final = 30
+MOST_DAYS: Final = 366
 
 ENGINE_STATES: Final = {
     State.STARTING: later("starting"),
@@ -29,21 +35,22 @@ ENGINE_STATES: Final = {
 }
 
 
-def router() -> Router:
-    """Return the handlers of this module. They belong behind `admin_only`."""
-    overview = Router(name="status")
-    overview.message.register(show, Command("status", "schedule"))
-    return overview
+def register(router: Router) -> None:
+    """Register the handlers of this module. They belong behind `access`."""
+    router.message.register(show, Command("status", "schedule"))
+    router.message.register(stats, Command("stats"))
 
 
 async def show(message: Message, command: CommandObject, request: Request) -> None:
     """Show the state of the bot, or its schedule and the outcome of the last run."""
-    admin, say = request.services.admin, request.say
+    services, say = request.services, request.say
     describe = _status_lines if command.command.lower() == "status" else _schedule_lines
     try:
-        overview = await admin.overview()
+        overview = await services.monitoring.overview()
         lines = describe(overview, say)
-        if not any(RUN_TRANSITIONS[run.state] for run in overview.runs) and (same := await admin.unchanged_since()):
+        if not any(RUN_TRANSITIONS[run.state] for run in overview.runs) and (
+            same := await services.runs.unchanged_since()
+        ):
             lines.append(say("Nothing new since run {run}, so no scheduled run will start.", run=same.id))
         text = "\n".join(lines)
     except REFUSALS as refusal:
@@ -99,8 +106,8 @@ def _seen_line(seen: Seen, say: Say) -> str:
     """Return a line on how fast answers begin, and on the share of their prompts that came from a cache."""
     return say(
         "First token after {median} s (99 % within {p99} s); {cached} % of the prompts cached",
-        median=f"{seen.first_token_median:.2f}",
-        p99=f"{seen.first_token_p99:.2f}",
+        median=f"{seen.first_token_seconds_median:.2f}",
+        p99=f"{seen.first_token_seconds_p99:.2f}",
         cached=f"{100 * seen.cached_share:.0f}",
     )
 
@@ -118,3 +125,33 @@ def node_line(node: NodeStatus, say: Say) -> str:
     if node.seen.answered:
         line += f"\n  {_seen_line(node.seen, say)}"
     return line if node.state is State.READY or not node.last_error else f"{line}\n  {node.last_error.splitlines()[0]}"
+
+
+async def stats(message: Message, command: CommandObject, request: Request) -> None:
+    """Send the picture of the last days: 30, or the number after the command."""
+    ledger, reply, say = request.services.ledger, request.reply, request.say
+    number = (command.args or "").strip() or str(DAYS)
+    if not (number.isdecimal() and 1 <= int(number) <= MOST_DAYS):
+        await reply.finish(say("Usage: /stats DAYS, from 1 to {most}", most=MOST_DAYS))
+        return
+    last = datetime.now(UTC).date()
+    first = last - timedelta(days=int(number) - 1)
+    days = await ledger.counts.days(datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp())
+    if not days:
+        await reply.finish(say("Nobody asked me anything in that time."))
+        return
+    approvals = await ledger.counts.approvals()
+    trial = await request.services.trials.standing()
+    picture = await asyncio.to_thread(draw, days, first, last, say, trial)
+    summary = say(
+        "Last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
+        days=int(number),
+        answers=sum(each.answers for each in days),
+        ups=sum(each.ups for each in days),
+        downs=sum(each.downs for each in days),
+    )
+    shown = [model for model in most_asked(days) if model in approvals]
+    lines = [f"{model}: {approval_text(approvals[model], say)}" for model in shown]
+    if trial:
+        lines.append(standing_text(trial, say))
+    await reply.finish_with_picture(BufferedInputFile(picture, "stats.png"), "\n".join((summary, *lines)))

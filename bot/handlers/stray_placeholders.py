@@ -9,36 +9,32 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from aiogram import BaseMiddleware
 from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Message, TelegramObject, Update
 
 from bot.handlers.request import Handler, Request
+from bot.telegram.callback_data import Stop
 from bot.telegram.client import DeliveryError
-from bot.telegram.keyboards import Stop
 from bot.telegram.outbox import PENDING
 
 log = structlog.get_logger()
 
 
-class StrayPlaceholders(BaseMiddleware):
-    """Deletes a stray placeholder that an update refers to. The update is handled in any case."""
-
-    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        """Delete the message that a tap or a reply refers to if it is stray, then handle the update."""
-        assert isinstance(event, Update)
-        request: Request = data["request"]
-        to: object = None
-        if event.callback_query:
-            to = event.callback_query.message
-        elif event.message:
-            to = event.message.reply_to_message
-        if isinstance(to, Message) and await _is_stray(to, request):
-            try:
-                await request.bot.delete_message(to.chat.id, to.message_id)
-            except (DeliveryError, TelegramAPIError) as error:
-                log.info("stray placeholder not deleted", chat=to.chat.id, error=str(error))
-        return await handler(event, data)
+async def delete_stray_placeholder(handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+    """Delete the message that a tap or a reply refers to if it is stray, then handle the update (a middleware)."""
+    assert isinstance(event, Update)
+    request: Request = data["request"]
+    to: object = None
+    if event.callback_query:
+        to = event.callback_query.message
+    elif event.message:
+        to = event.message.reply_to_message
+    if isinstance(to, Message) and await _is_stray(to, request):
+        try:
+            await request.bot.delete_message(to.chat.id, to.message_id)
+        except (DeliveryError, TelegramAPIError) as error:
+            log.info("stray placeholder not deleted", chat=to.chat.id, error=str(error))
+    return await handler(event, data)
 
 
 async def _is_stray(message: Message, request: Request) -> bool:

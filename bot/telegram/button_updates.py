@@ -7,7 +7,6 @@ If a process ends while updates are waiting, the next process shows them (`updat
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -31,13 +30,8 @@ UNSHOWN_SECONDS: Final = 300.0
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Buttons:
-    """The buttons under a message: the votes on `exchange` as `viewer` sees them."""
-
-    exchange: Exchange
-    viewer: int
-    say: Say
+_View = tuple[Exchange, int, Say]
+"""The buttons under a message: the votes on an exchange as a viewer sees them, in a language."""
 
 
 class RatingButtons:
@@ -46,7 +40,7 @@ class RatingButtons:
     def __init__(self, bot: Bot, ledger: Ledger) -> None:
         self._bot = bot
         self._ledger = ledger
-        self._pending: dict[tuple[int, int], _Buttons] = {}
+        self._pending: dict[tuple[int, int], _View] = {}
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     def update(self, exchange: Exchange, message: int, viewer: int, say: Say) -> None:
@@ -59,7 +53,7 @@ class RatingButtons:
             say: The language of the buttons.
         """
         key = (exchange.chat, message)
-        self._pending[key] = _Buttons(exchange, viewer, say)
+        self._pending[key] = (exchange, viewer, say)
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
@@ -68,9 +62,8 @@ class RatingButtons:
         for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
             shown = await self._ledger.replies.for_update(exchange.update)
             asker = await self._ledger.people.get(exchange.asker)
-            say = translator.to(asker.language, asker.client_language) if asker else translator.to()
             if shown and (last := shown[-1].message):
-                self.update(exchange, last, exchange.asker, say)
+                self.update(exchange, last, exchange.asker, translator.for_person(asker))
 
     async def stop(self) -> None:
         """Stop updating buttons."""
@@ -87,13 +80,13 @@ class RatingButtons:
             del self._tasks[chat, message]
 
     async def _update(self, chat: int, message: int) -> None:
-        taken: _Buttons | None = None
+        taken: _View | None = None
 
         async def latest() -> InlineKeyboardMarkup:
             nonlocal taken
             taken = self._pending.pop((chat, message), taken)
             assert taken is not None
-            return await self._markup(taken)
+            return await self._markup(*taken)
 
         try:
             await self._bot(ButtonEdit(chat_id=chat, message_id=message, latest=latest))
@@ -107,11 +100,10 @@ class RatingButtons:
             self._pending.pop((chat, message), None)
             log.info("buttons not updated", chat=chat, message=message, error=str(error))
 
-    async def _markup(self, buttons: _Buttons) -> InlineKeyboardMarkup:
-        exchange, viewer = buttons.exchange, buttons.viewer
+    async def _markup(self, exchange: Exchange, viewer: int, say: Say) -> InlineKeyboardMarkup:
         newest = await self._ledger.exchanges.newest_at(exchange.position) == exchange.id
         if exchange.chat != viewer:
             tally = await self._ledger.votes.tally(exchange.id)
-            return rating_buttons(exchange.id, tally=tally, newest=newest, say=buttons.say)
+            return rating_buttons(exchange.id, tally=tally, newest=newest, say=say)
         chosen = await self._ledger.votes.latest(exchange.id, viewer)
-        return rating_buttons(exchange.id, chosen, newest=newest, say=buttons.say)
+        return rating_buttons(exchange.id, chosen, newest=newest, say=say)

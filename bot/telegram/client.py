@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, cast
 
 import structlog
@@ -58,6 +59,8 @@ MAX_RETRY_SECONDS: Final = 60.0
 MAX_FLOOD_SECONDS: Final = 900.0
 FIRST_BACKOFF: Final = 0.25
 MAX_BACKOFF: Final = 8.0
+
+_Request = Callable[[TelegramMethod[Any]], Awaitable[Response[Any]]]
 
 _SENDS: Final = ("send", "copy", "forward")
 # Refusals for chats that are gone, and for groups in which the bot may no longer write
@@ -164,7 +167,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             return await make_request(bot, method)  # the receiver retries
         try:
             attempt = self._try_once if isinstance(method, PartialEdit | Typing) else self._deliver
-            return await attempt(make_request, bot, method)
+            return await attempt(partial(make_request, bot), method)
         except TelegramForbiddenError as error:
             self.counts["unreachable"] += 1
             raise Unreachable(error.message) from error
@@ -184,9 +187,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
         """Return the metrics: the counts and the current overall rate limit."""
         return {**self.counts, "calls_per_second_allowed": self.limiter.calls_per_second}
 
-    async def _try_once(
-        self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
-    ) -> Response[TelegramType]:
+    async def _try_once(self, request: _Request, method: TelegramMethod[Any]) -> Response[Any]:
         chat = self._chat_of(method)
         typing = isinstance(method, Typing)
         if chat is not None and not (
@@ -194,16 +195,14 @@ class DeliveryMiddleware(BaseRequestMiddleware):
         ):
             return self._dropped()
         try:
-            return await self._call(make_request, bot, method, None if typing else chat)
+            return await self._call(request, method, None if typing else chat)
         except TelegramRetryAfter as error:
             self._flooded(chat, error)
         except (TelegramNetworkError, TelegramServerError, ClientDecodeError):
             pass
         return self._dropped()
 
-    async def _deliver(
-        self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
-    ) -> Response[TelegramType]:
+    async def _deliver(self, request: _Request, method: TelegramMethod[Any]) -> Response[Any]:
         chat = self._chat_of(method)
         if isinstance(method, Placeholder) and chat is not None and not self.limiter.has_capacity(chat):
             return self._dropped()
@@ -212,7 +211,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
         backoff = FIRST_BACKOFF
         while True:
             try:
-                return await self._call(make_request, bot, method, chat)
+                return await self._call(request, method, chat)
             except TelegramRetryAfter as error:
                 # Telegram refuses before it does anything, so any method can be repeated.
                 self._flooded(chat, error)
@@ -232,19 +231,13 @@ class DeliveryMiddleware(BaseRequestMiddleware):
                 backoff = min(2 * backoff, MAX_BACKOFF)
             self.counts["repeats"] += 1
 
-    async def _call(
-        self,
-        make_request: NextRequestMiddlewareType[TelegramType],
-        bot: Bot,
-        method: TelegramMethod[TelegramType],
-        chat: ChatLimiter | None,
-    ) -> Response[TelegramType]:
+    async def _call(self, request: _Request, method: TelegramMethod[Any], chat: ChatLimiter | None) -> Response[Any]:
         if chat is not None:
             await self.limiter.acquire(chat, _PRIORITIES.get(type(method), Priority.ANSWER))
         if isinstance(method, ButtonEdit):
             method.reply_markup = await method.latest()
         self.counts["calls"] += 1
-        return await make_request(bot, method)
+        return await request(method)
 
     def _dropped(self) -> Response[Any]:
         self.counts["dropped"] += 1

@@ -110,12 +110,10 @@ class Reply:
         await self._record_final(0)
         self.finished = True
 
-    async def begin(self, text: str, markup: InlineKeyboardMarkup | None = None) -> None:
-        """Show a placeholder. In groups it is sent only if the rate limit has capacity."""
-        await self.show_partial([Page(text)], markup)
-
-    async def show_partial(self, pages: Sequence[Page], markup: InlineKeyboardMarkup | None = None) -> bool:
+    async def show_partial(self, pages: Sequence[Page] | str, markup: InlineKeyboardMarkup | None = None) -> bool:
         """Show an unfinished answer unless the rate limit makes it wait; return whether all of it is shown."""
+        if isinstance(pages, str):
+            pages = plain_pages(pages)
         complete = True
         for slot, page in enumerate(pages):
             buttons = markup if slot == len(pages) - 1 else None

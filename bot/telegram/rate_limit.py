@@ -19,6 +19,9 @@ from bot.settings import TelegramSettings
 from bot.telegram.sliding_window import Call, Priority, SlidingWindow
 
 STRICT_SECONDS: Final = 300.0
+PRIVATE_SECONDS = 1.0
+"""The interval of messages and edits in a private chat after Telegram has refused more there."""
+
 GROUP_SECONDS: Final = 60.0
 GROUP_MARGIN: Final = 1.0
 """How much longer a group's window is than Telegram's, because calls may overtake each other on their way."""
@@ -51,7 +54,7 @@ class RateLimiter:
     """Limits calls in each chat, then over all chats."""
 
     def __init__(self, settings: TelegramSettings) -> None:
-        self._settings = settings
+        self._group_rate = settings.group_calls_per_minute
         self._chats: LRUCache[int | str, ChatLimiter] = LRUCache(CHATS_REMEMBERED)
         self._overall = _OverallLimiter(settings.calls_per_second)
         self._typing = _bucket(settings.calls_per_second / TYPING)
@@ -65,11 +68,12 @@ class RateLimiter:
         """Return the limiter of a chat. The least recently used limiters are dropped."""
         limiter = self._chats.get(chat)
         if limiter is None:
-            group = isinstance(chat, str) or chat < 0  # the id of a private chat is its user's, and positive
-            rate = self._settings.group_calls_per_minute if group else self._settings.chat_calls_per_second
-            calls = max(1, int(rate))
-            seconds = calls / rate * GROUP_SECONDS + GROUP_MARGIN if group else calls / rate
-            self._chats[chat] = limiter = ChatLimiter(calls, seconds, group=group)
+            if isinstance(chat, str) or chat < 0:  # the id of a private chat is its user's, and positive
+                calls = max(1, int(self._group_rate))
+                limiter = ChatLimiter(calls, calls / self._group_rate * GROUP_SECONDS + GROUP_MARGIN, group=True)
+            else:
+                limiter = ChatLimiter(1, PRIVATE_SECONDS, group=False)
+            self._chats[chat] = limiter
         return limiter
 
     def has_capacity(self, chat: ChatLimiter) -> bool:

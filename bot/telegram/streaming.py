@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
@@ -29,6 +30,7 @@ TYPING_SECONDS: Final = 4.5
 (https://core.telegram.org/bots/api#sendchataction)."""
 
 
+@dataclass(eq=False)
 class StreamedAnswer:
     """Shows deltas while they arrive: `async with StreamedAnswer(…) as answer: answer.show(delta)`.
 
@@ -44,27 +46,18 @@ class StreamedAnswer:
         hold: Seconds before anything is shown.
     """
 
-    def __init__(
-        self,
-        reply: Reply,
-        say: Say,
-        placeholder: str,
-        seconds: float,
-        *,
-        markup: InlineKeyboardMarkup | None = None,
-        hold: float = 0.0,
-    ) -> None:
-        self._reply = reply
-        self._say = say
-        self._placeholder = placeholder
-        self._seconds = seconds
-        self._markup = markup
-        self._hold = hold
-        self._text = ""
-        self._notice = ""
-        self._changed = asyncio.Event()
-        self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+    reply: Reply
+    say: Say
+    placeholder: str
+    seconds: float
+    markup: InlineKeyboardMarkup
+    hold: float
+
+    _text: str = field(default="", init=False)
+    _notice: str = field(default="", init=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _closing: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
@@ -90,7 +83,7 @@ class StreamedAnswer:
             self._task.result()
         if delta.restarted:
             self._text = ""
-            self._notice = self._say("One moment, I have to start over…")
+            self._notice = self.say("One moment, I have to start over…")
         elif delta.waiting is not None:
             self._notice = self._queue_notice(delta.waiting, delta.paused)
         elif delta.text:
@@ -101,33 +94,33 @@ class StreamedAnswer:
 
     def _queue_notice(self, ahead: int, paused: bool) -> str:
         if paused:
-            return self._say("I'm busy learning from your votes. I'll answer as soon as I'm done…")
+            return self.say("I'm busy learning from your votes. I'll answer as soon as I'm done…")
         if ahead == 0:
             return ""
-        return self._say.count("{number} question ahead of yours…", "{number} questions ahead of yours…", ahead)
+        return self.say.count("{number} question ahead of yours…", "{number} questions ahead of yours…", ahead)
 
     def _pages(self) -> tuple[Page, ...]:
-        return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self._placeholder)
+        return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self.placeholder)
 
     async def _run(self) -> None:
-        if not self._hold:
-            await self._reply.begin(self._placeholder, self._markup)
+        if not self.hold:
+            await self.reply.show_partial(self.placeholder, self.markup)
         typing = asyncio.create_task(self._type())
         try:
-            if self._hold:
-                await self._sleep(self._hold)
+            if self.hold:
+                await self._sleep(self.hold)
                 if typing.done():
                     typing.result()
                 if self._closing.is_set():
                     return
-                await self._reply.begin(self._placeholder, self._markup)
+                await self.reply.show_partial(self.placeholder, self.markup)
             await self._edit(typing)
         finally:
             typing.cancel()
             await asyncio.gather(typing, return_exceptions=True)
 
     async def _edit(self, typing: asyncio.Task[None]) -> None:
-        interval = self._seconds
+        interval = self.seconds
         while True:
             await self._changed.wait()
             if self._closing.is_set():
@@ -135,10 +128,10 @@ class StreamedAnswer:
             if typing.done():
                 typing.result()
             self._changed.clear()
-            if await self._reply.show_partial(self._pages(), self._markup):
-                interval = max(NARROWING * interval, self._seconds)
+            if await self.reply.show_partial(self._pages(), self.markup):
+                interval = max(NARROWING * interval, self.seconds)
             else:
-                interval = min(max(2 * interval, 0.1), max(MAX_INTERVAL, self._seconds))
+                interval = min(max(2 * interval, 0.1), max(MAX_INTERVAL, self.seconds))
                 self._changed.set()
             await self._sleep(interval)
 
@@ -151,7 +144,7 @@ class StreamedAnswer:
         """Show the "typing" status until cancelled. Raises `Unreachable`."""
         while True:
             try:
-                await self._reply.typing()
+                await self.reply.typing()
             except Unreachable:
                 self._changed.set()  # end the edits: the chat can no longer be reached
                 raise

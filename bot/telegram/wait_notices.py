@@ -13,9 +13,9 @@ from typing import Final
 
 import structlog
 from aiogram.exceptions import TelegramAPIError
-from aiogram.types import MessageEntity, User
+from aiogram.types import User
+from aiogram.utils.formatting import TextMention, as_line
 from cachetools import TTLCache
-from telegramify_markdown import utf16_len
 
 from bot.i18n import Say
 from bot.telegram.client import DeliveryError
@@ -81,18 +81,14 @@ class WaitNotices:
 
     async def _page(self, people: list[int], say: Say) -> Page:
         """Return the notice, which mentions everyone by name."""
-        text, entities = "", []
+        mentions = []
         for each in people:
             known = await self._ledger.people.get(each)
             name = known.name if known and known.name else str(each)
-            text += ", " if text else ""
-            mentioned = User(id=each, is_bot=False, first_name=name)
-            entities.append(
-                MessageEntity(type="text_mention", offset=utf16_len(text), length=utf16_len(name), user=mentioned)
-            )
-            text += name
+            mentions.append(TextMention(name, user=User(id=each, is_bot=False, first_name=name)))
         words = say(
             "There are many questions here, and Telegram limits how much I can post in a group. I'll answer them "
             "one by one."
         )
-        return Page(f"{text}: {words}", tuple(entities))
+        text, entities = as_line(*mentions, end=f": {words}", sep=", ").render()
+        return Page(text, tuple(entities))

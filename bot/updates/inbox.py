@@ -23,13 +23,12 @@ from aiogram.types.update import UpdateTypeLookupError
 from cachetools import LRUCache
 from pydantic import ValidationError
 
+from bot.config import Settings
 from bot.i18n import later
 from bot.redaction import account, trace
-from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Undelivered, Unreachable
 from bot.updates.addressing import is_ours
-from bot.updates.lanes import Lanes
-from bot.updates.media_groups import QueuedUpdate
+from bot.updates.lanes import Lanes, QueuedUpdate
 from bot.updates.ordering import is_update, lane_of
 from storage.chat_records import StoredUpdate
 from storage.errors import IllegalTransition, NotSaved, StorageError, UnknownRecord
@@ -78,28 +77,21 @@ class Delivery:
     album: tuple[Message, ...] = ()
 
 
+@dataclass(eq=False)
 class Inbox:
     """The entry point of every update. Call `replay` once, then `store` or `accept`, and finally `stop`."""
 
-    def __init__(
-        self,
-        bot: Bot,
-        dispatcher: Dispatcher,
-        ledger: Ledger,
-        settings: BotSettings,
-        *,
-        on_arrival: OnArrival,
-        on_dead_letter: OnDeadLetter,
-        on_disk_full: OnDiskFull,
-    ) -> None:
-        self._bot = bot
-        self._dispatcher = dispatcher
-        self._ledger = ledger
-        self._on_arrival = on_arrival
-        self._on_dead_letter = on_dead_letter
-        self._on_disk_full = on_disk_full
+    bot: Bot
+    dispatcher: Dispatcher
+    ledger: Ledger
+    settings: Settings
+    on_arrival: OnArrival
+    on_dead_letter: OnDeadLetter
+    on_disk_full: OnDiskFull
+
+    def __post_init__(self) -> None:
         self._settled: LRUCache[int, None] = LRUCache(SETTLED)
-        self._lanes = Lanes(self._handle, settings.chat.album_seconds)
+        self._lanes = Lanes(self._handle, self.settings.chat.album_seconds)
         self._replayed = asyncio.Event()
 
     @property
@@ -137,7 +129,7 @@ class Inbox:
             return
         rows = [(int(raw["update_id"]), lane_of(raw), json.dumps(raw)) for raw in raws]
         try:
-            fresh = await self._ledger.inbox.store(rows)
+            fresh = await self.ledger.inbox.store(rows)
         except NotSaved:
             for raw in raws:
                 if not self._lanes.has(int(raw["update_id"])):
@@ -149,7 +141,7 @@ class Inbox:
 
     async def replay(self) -> int:
         """Queue the updates that an earlier process stored but did not finish, and return their number."""
-        left = [each for each in await self._ledger.inbox.pending() if not self._lanes.has(each.id)]
+        left = [each for each in await self.ledger.inbox.pending() if not self._lanes.has(each.id)]
         for each in left:
             self._enqueue(QueuedUpdate(each, json.loads(each.payload)))
         if left:
@@ -165,12 +157,12 @@ class Inbox:
         """Return whether an update may have an effect. An edit whose lane is busy always passes."""
         try:
             edits = "edited_message" in raw and lane_of(raw) in self._lanes
-            return edits or await is_ours(raw, self._bot, self._ledger)
+            return edits or await is_ours(raw, self.bot, self.ledger)
         except DeliveryError:  # the bot's name is unknown for now; the handlers check again
             return True
 
     def _enqueue(self, update: QueuedUpdate) -> None:
-        self._on_arrival(update.raw)
+        self.on_arrival(update.raw)
         self._lanes.add(update)
 
     async def _handle(self, turn: list[QueuedUpdate]) -> None:
@@ -181,7 +173,7 @@ class Inbox:
         while True:
             try:
                 if isinstance(error, NotSaved):  # compute no answer that the disk cannot keep
-                    await self._ledger.inbox.check_disk(update)
+                    await self.ledger.inbox.check_disk(update)
                 attempt = attempt + 1 if attempt else await self._begin(turn)
                 error = None
                 if attempt:
@@ -208,12 +200,12 @@ class Inbox:
         """Count an attempt in the ledger, once for each process; return its number, or 0 if there is nothing to do.
 
         The first update of a media group is begun last and finished last. Therefore, if it was begun, all of them were,
-        and it is unfinished as long as any other one is (see `media_groups.members`).
+        and it is unfinished as long as any other one is (see `lanes.members`).
         """
         try:
             for each in turn[1:]:
-                await self._ledger.inbox.begin(each.stored.id)
-            attempt = await self._ledger.inbox.begin(turn[0].stored.id)
+                await self.ledger.inbox.begin(each.stored.id)
+            attempt = await self.ledger.inbox.begin(turn[0].stored.id)
         except (IllegalTransition, UnknownRecord):  # done, or deleted with its sender's data
             return 0
         if attempt > ATTEMPTS:
@@ -222,7 +214,7 @@ class Inbox:
 
     async def _attempt(self, turn: list[QueuedUpdate], attempt: int) -> None:
         first = turn[0].stored
-        updates = [Update.model_validate(each.raw, context={"bot": self._bot}) for each in turn]
+        updates = [Update.model_validate(each.raw, context={"bot": self.bot}) for each in turn]
         if not _has_known_type(updates[0]):
             log.warning("update of an unknown type", update=first.id)
             await self._finish(first.id, "")
@@ -231,7 +223,7 @@ class Inbox:
         unreachable = ""
         try:
             delivery = Delivery(first.id, attempt, first.received, album)
-            await self._dispatcher.feed_update(self._bot, updates[0], delivery=delivery)
+            await self.dispatcher.feed_update(self.bot, updates[0], delivery=delivery)
         except Unreachable as error:
             unreachable = str(error)
             log.info("chat unreachable", update=first.id, error=unreachable)
@@ -242,7 +234,7 @@ class Inbox:
         """Record that an update is done. On a full disk, wait for space: another attempt would repeat the effects."""
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
-                await self._ledger.inbox.finish(update, unreachable)
+                await self.ledger.inbox.finish(update, unreachable)
             except UnknownRecord:  # deleted with its sender's data
                 return
             except NotSaved as error:
@@ -252,7 +244,7 @@ class Inbox:
                 return
 
     async def _report_full(self, raw: dict[str, Any]) -> None:
-        if await self._on_disk_full(raw):
+        if await self.on_disk_full(raw):
             self._settled[int(raw["update_id"])] = None
 
     async def _bury(self, turn: list[QueuedUpdate], error: Exception) -> bool:
@@ -260,7 +252,7 @@ class Inbox:
         update = turn[0].stored.id
         reason = str(error) if isinstance(error, _CrashedEachTime) else f"{type(error).__name__}: {account(error)}"
         try:
-            given_up = [await self._ledger.inbox.set_aside(each.stored.id, reason) for each in turn]
+            given_up = [await self.ledger.inbox.set_aside(each.stored.id, reason) for each in turn]
         except UnknownRecord:
             log.info("update deleted while it was handled", update=update)
             return True
@@ -272,7 +264,7 @@ class Inbox:
             return True
         log.error("dead letter", update=update, error=reason)
         try:
-            await self._on_dead_letter(update, reason)
+            await self.on_dead_letter(update, reason)
         except Exception as failed:  # noqa: BLE001 - the lane goes on without the report
             log.error("dead letter not reported", update=update, trace=trace(failed))
         return True

@@ -88,6 +88,7 @@ NODE_COUNTERS: Final = {
     "answered": "Questions answered",
     "prompt_tokens": "Tokens in the prompts of finished answers",
     "cached_tokens": "Prompt tokens taken from a cache",
+    "completion_tokens": "Tokens generated in finished answers",
     "encoded_tiles": "Picture tiles that went through the vision tower",
     "tile_cache_hits": "Picture tiles found in the cache of picture features",
     "tile_cache_misses": "Picture tiles not found in the cache of picture features",

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,20 @@ from aiohttp import web
 from bot.admin.canary_standing import standing_text
 from bot.admin.monitoring import Monitoring
 from bot.admin.progress import MODEL_STATES, RUN_STATES, outcome
-from bot.config import Settings
+from bot.config import ConfigError, Settings
 from bot.i18n import Say, Translator, later
-from bot.web.access import caller, header, is_loopback, is_own_name, is_secret, is_within, password
-from bot.web.headers import content_policy, harden
-from bot.web.listen import listening
 from bot.web.metrics import render
+from bot.web.security import (
+    caller,
+    content_policy,
+    harden,
+    header,
+    is_loopback,
+    is_own_name,
+    is_secret,
+    is_within,
+    password,
+)
 from storage.errors import StorageError, UnknownRecord
 from training.gate.sheet_words import localised
 from training.number_format import clock
@@ -63,18 +74,26 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@contextmanager
+def listening(host: str, port: int, cure: str) -> Iterator[None]:
+    """Turn an error from listening on the port into a ConfigError that says how to fix it."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"Nothing can listen on {host}:{port} ({why}): {cure}") from error
+
+
+@dataclass(eq=False)
 class WebServer:
     """The web server. `start()` returns the address it listens on; call `stop()` at the end."""
 
-    def __init__(
-        self, settings: Settings, vitals: Monitoring, accept: Callable[[Any], Awaitable[None]], translator: Translator
-    ) -> None:
-        self._settings = settings
-        self._translator = translator
-        self._vitals = vitals
-        self._accept = accept
-        self._token = settings.web.token.get_secret_value()
-        self._runner: web.AppRunner | None = None
+    settings: Settings
+    monitoring: Monitoring
+    accept: Callable[[Any], Awaitable[None]]
+    translator: Translator
+
+    _runner: web.AppRunner | None = field(default=None, init=False)
 
     async def start(self) -> str:
         """Start listening, and return the address, `http://host:port`."""
@@ -91,7 +110,7 @@ class WebServer:
             "counted": COUNTED,
             "run_states": RUN_STATES | MODEL_STATES,
             "triggers": TRIGGERS,
-            "languages": self._translator.languages,
+            "languages": self.translator.languages,
         }
         app.add_routes(
             [
@@ -104,7 +123,7 @@ class WebServer:
                 ),
             ]
         )
-        if self._settings.telegram.mode == "webhook":
+        if self.settings.telegram.mode == "webhook":
             app.router.add_post(WEBHOOK_PATH, self._webhook)
         self._runner = web.AppRunner(
             app,
@@ -114,7 +133,7 @@ class WebServer:
             lingering_time=BODY_SECONDS,
         )
         await self._runner.setup()
-        wanted = self._settings.web
+        wanted = self.settings.web
         with listening(wanted.host, wanted.port, "set web.port to one that is free"):
             await web.TCPSite(self._runner, wanted.host, wanted.port).start()
         host, port = self._runner.addresses[0][:2]
@@ -127,7 +146,7 @@ class WebServer:
 
     async def _health(self, request: web.Request) -> web.Response:
         """Answer 200 or 503. Only those who may see the operator page also learn what is wrong."""
-        services = await self._vitals.ping()
+        services = await self.monitoring.ping()
         well = all(state == "ok" for state in services.values())
         body: dict[str, Any] = {"status": "ok" if well else "failing"}
         if self._refusal(request) is None:
@@ -135,11 +154,11 @@ class WebServer:
         return web.json_response(body, status=200 if well else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = render(*await self._vitals.numbers())
+        body = render(*await self.monitoring.numbers())
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _page(self, request: web.Request) -> web.Response:
-        overview = await self._vitals.overview()
+        overview = await self.monitoring.overview()
         context = {"it": overview, "say": self._say(request)}
         page = aiohttp_jinja2.render_string("operator.html", request, context).encode()
         headers = {"Content-Security-Policy": content_policy(page)}
@@ -147,13 +166,13 @@ class WebServer:
 
     def _say(self, request: web.Request) -> Say:
         """Return the language that the page's link asks for, or else the browser's."""
-        return self._translator.to(request.query.get("language"), *_preferred(request))
+        return self.translator.to(request.query.get("language"), *_preferred(request))
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
         try:
             run, name = int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
-            path = await self._vitals.run_file(run, localised(name, self._say(request).language))
-            path = path or await self._vitals.run_file(run, name)
+            path = await self.monitoring.run_file(run, localised(name, self._say(request).language))
+            path = path or await self.monitoring.run_file(run, name)
         except UnknownRecord as error:
             raise web.HTTPNotFound(text=str(error)) from error
         if path is None:
@@ -162,7 +181,7 @@ class WebServer:
         return web.FileResponse(path, headers={"Content-Security-Policy": policy})
 
     async def _webhook(self, request: web.Request) -> web.Response:
-        webhook = self._settings.telegram.webhook
+        webhook = self.settings.telegram.webhook
         if webhook.networks and not is_within(caller(request, webhook.proxies), webhook.networks):
             raise web.HTTPForbidden(text="not a network of telegram.webhook.networks")
         if not is_secret(header(request, SECRET_HEADER), webhook.secret.get_secret_value()):
@@ -175,7 +194,7 @@ class WebServer:
         except (ValueError, RecursionError, web.RequestPayloadError) as error:
             raise web.HTTPBadRequest(text="not JSON") from error
         try:
-            await self._accept(update)
+            await self.accept(update)
         except ValueError as error:
             raise web.HTTPBadRequest(text="not an update") from error
         except StorageError as error:
@@ -193,13 +212,13 @@ class WebServer:
 
     def _refusal(self, request: web.Request) -> web.HTTPException | None:
         """Return an error unless the caller gives `web.token` or, if that is empty, is on this machine."""
-        if self._token:
-            if is_secret(password(request), self._token):
+        if token := self.settings.web.token.get_secret_value():
+            if is_secret(password(request), token):
                 return None
             return web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="thumbtune"'})
         if not is_loopback(request.remote or ""):
             return web.HTTPForbidden(text="set web.token to look from another machine")
-        if not is_own_name(request, self._settings.web.host):
+        if not is_own_name(request, self.settings.web.host):
             return web.HTTPForbidden(text="open http://127.0.0.1 or http://localhost, or set web.token")
         return None
 

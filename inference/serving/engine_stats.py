@@ -23,8 +23,8 @@ class Seen:
     cached_tokens: int = 0
     completion_tokens: int = 0
     encoded_tiles: int = 0
-    first_token_median: float = 0
-    first_token_p99: float = 0
+    first_token_seconds_median: float = 0
+    first_token_seconds_p99: float = 0
 
     @property
     def cached_share(self) -> float:
@@ -62,7 +62,9 @@ def seen(sights: Sequence[Sight]) -> Seen:
     """Combine the statistics of several replicas."""
     times = sorted(time for sight in sights for time in sight.first_tokens)
     sums = sum((sight.sums for sight in sights), Counter[str]())
-    return Seen(**sums, first_token_median=_quantile(times, 0.5), first_token_p99=_quantile(times, 0.99))
+    return Seen(
+        **sums, first_token_seconds_median=_quantile(times, 0.5), first_token_seconds_p99=_quantile(times, 0.99)
+    )
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from aiogram import Router
+from aiogram.filters.callback_data import CallbackData
+from aiogram.types import CallbackQuery, User
+
+from bot.handlers import broadcast, drain, models, runs
+from bot.handlers.access import BUTTONS
 from bot.handlers.menu import NODES
 from inference.messages import EngineUnavailable
 from storage.learning_records import Model, Run
@@ -100,7 +106,7 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
         stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
         assert await ada.toast(await ada.taps("Back to", forwarded)) == "Only admins can do that."
-    assert admin.asked == [("models",), ("promote", "base", ADMIN), ("rollback", ADMIN)]
+    assert admin.asked == [("promote", "base", ADMIN), ("rollback", ADMIN)]
 
 
 async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> None:
@@ -185,3 +191,28 @@ async def test_a_failed_drain_is_shown(stage: Stage) -> None:
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         for command in NODES:
             assert (await final_reply(root, f"/{command} http://a:1"))["text"] == "That didn't work: not now"
+
+
+def _tap(kind: type[CallbackData]) -> CallbackQuery:
+    """Return a tap on a button with callback data of this kind."""
+    data = kind(**dict.fromkeys(kind.model_fields, "1")).pack()
+    return CallbackQuery(id="1", from_user=User(id=1, is_bot=False, first_name="Ada"), chat_instance="1", data=data)
+
+
+async def test_other_people_cannot_use_admins_buttons(stage: Stage) -> None:
+    """Each button that the admins' handlers take is refused to anybody else, whoever forwards or forges it."""
+    admins = Router()
+    for subject in (runs, models, drain, broadcast):
+        subject.register(admins)
+    for handler in admins.callback_query.handlers:
+        assert any([await each.call(_tap(kind)) for kind in BUTTONS for each in handler.filters or ()])
+    forged = [_tap(kind).data or "" for kind in BUTTONS]
+    admin = Notebook()
+    async with stage.bot(admin=admin), stage.person() as ada:
+        asked = await final_reply(ada, "/start")
+        rows = [[{"text": data, "callback_data": data}] for data in forged]
+        shown = {**asked, "message_id": 99, "reply_markup": {"inline_keyboard": rows}}
+        stage.emulator.world.chats[ada.id].messages[99] = shown
+        for data in forged:
+            assert await ada.toast(await ada.presses(data, shown)) == "Only admins can do that."
+    assert admin.asked == []

@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 
 from bot.admin.alerts import CRASHED, DISK_LOW
-from bot.admin.notifications import GAVE_UP, SORRY
 from bot.admin.progress import SILENT
-from bot.admin.service import NOT_TAKEN
+from bot.admin.runs import NOT_TAKEN
+from bot.handlers.apologies import GAVE_UP, SORRY
 from bot.i18n import Translator
 from storage.states import RunState
 from tests.support.person import Message, Person, button

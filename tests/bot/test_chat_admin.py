@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bot.admin.progress import BAR, run_progress
-from bot.admin.protocol import AdminRefusal
+from bot.admin.refusals import AdminRefusal
 from bot.cli.terminal import progress_text
 from bot.handlers import privacy
 from bot.handlers.menu import ADMINS, NODES
@@ -67,6 +67,13 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
     """Each command is carried out for the admin who sent it, and its outcome is shown."""
     admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
+        for model in (
+            Model("base", "/m/base", ModelState.RETIRED, None, 1.0),
+            Model("run-0", "", ModelState.RETIRED, None, 1.5),
+            Model("run-1", "/m/1", ModelState.REJECTED, None, 2.0, reason="worse on facts"),
+            Model("run-2", "/m/2", ModelState.LIVE, None, 3.0),
+        ):
+            await bot.ledger.models.add(model)
         for number, value in enumerate((1, 1, -1), 1):
             session = await bot.ledger.sessions.open(7, 7)
             said = exchange(session, -number, chat=7, asker=7, model="run-2")
@@ -100,7 +107,6 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         ("retrain", ADMIN),
         ("cancel", ADMIN),
         ("overview",),
-        ("models",),
         ("promote", "run-1", ADMIN),
         ("rollback", ADMIN),
     ]
@@ -118,7 +124,7 @@ async def test_a_refusal_is_shown(stage: Stage, refusal: Exception, says: str) -
     """The admin reads why a request is refused."""
     async with stage.bot(admin=Notebook(refusal=refusal)), stage.person(ADMIN, "Root") as root:
         assert says in await words(root, "/retrain")
-        for command in ("/cancel", "/status", "/models", "/promote x", "/rollback"):
+        for command in ("/cancel", "/status", "/promote x", "/rollback"):
             assert str(refusal) in await words(root, command)
 
 

@@ -76,19 +76,27 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.telegram.webhook.secret.get_secret_value() == "abc"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("telegram.drafts", "false"),
+        ("telegram.chat_calls_per_second", "1"),
+        ("inference.warm_timeout", "3"),
+        ("inference.warm_at_once", "3"),
+        ("inference.restart_delay_max", "3"),
+        ("inference.log_files", "3"),
+    ],
+)
 def test_a_removed_setting_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     """A file of an earlier version that contains it still loads; in the environment it is an error."""
     path = tmp_path / "config.toml"
-    removed = ("warm_timeout", "warm_at_once", "restart_delay_max", "log_files")
-    inference = "\n".join(["[inference]", *(f"{name} = 3" for name in removed)])
-    path.write_text(f"[telegram]\ndrafts = false\nedit_seconds = 2\n{inference}\n", encoding="utf-8")
-    assert load_settings(path).telegram.edit_seconds == 2
-    said = capsys.readouterr().err
-    for name in ("telegram.drafts", *(f"inference.{name}" for name in removed)):
-        assert f"{name}: this setting was removed" in said
-    monkeypatch.setenv("THUMBTUNE_TELEGRAM__DRAFTS", "true")
+    section, _, key = name.partition(".")
+    path.write_text(f"[{section}]\n{key} = {value}\n[chat]\ntop_p = 0.2\n", encoding="utf-8")
+    assert load_settings(path).chat.top_p == 0.2
+    assert f"{name}: this setting was removed" in capsys.readouterr().err
+    monkeypatch.setenv(f"THUMBTUNE_{section.upper()}__{key.upper()}", value)
     with pytest.raises(ConfigError, match="was removed"):
         load_settings(path)
 

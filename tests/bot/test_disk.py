@@ -169,7 +169,7 @@ async def test_the_ledger_reports_a_full_disk(stage: Stage) -> None:
 async def test_a_picture_that_cannot_be_deleted_stays_recorded(tmp_path: Path) -> None:
     """The error names the picture, and its deletion is repeated later."""
     async with Ledger.open(tmp_path) as ledger:
-        forgetting = Erasure.beside(ledger, tmp_path, lambda _: None)
+        forgetting = Erasure(ledger, lambda _: None)
         name = "ab" * 32
         path = tmp_path / "pictures" / "ab" / name
         path.mkdir(parents=True)
@@ -187,7 +187,7 @@ async def test_files_without_a_row_are_swept(stage: Stage, monkeypatch: pytest.M
     async with stage.bot() as bot:
         kept, left = await bot.pictures.put(b"kept"), await bot.pictures.put(b"left")
         await bot.ledger.pictures.add(picture(kept))
-        forgetting = Erasure.beside(bot.ledger, stage.directory)
+        forgetting = Erasure(bot.ledger)
         assert await forgetting.sweep() == 0
         monkeypatch.setattr("bot.admin.erasure.ABANDONED_SECONDS", -5.0)
         assert await forgetting.sweep() == 1

@@ -14,7 +14,7 @@ from bot.config import ConfigError
 from bot.settings import TelegramSettings
 from bot.telegram.client import open_bot
 from bot.updates.inbox import ATTEMPTS
-from bot.updates.media_groups import QueuedUpdate, members
+from bot.updates.lanes import QueuedUpdate, members
 from bot.updates.ordering import lane_of
 from storage.chat_records import StoredUpdate
 from storage.errors import StorageError
@@ -251,7 +251,7 @@ async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         await bot.ledger.inbox.store([(5, "chat:1001", "")])
         await bot.ledger.inbox.set_aside(5, "RuntimeError: broken")
-        await bot.notices.update_set_aside(5, "RuntimeError: broken")
+        await bot.apologies.given_up(5, "RuntimeError: broken")
         await bot.notices.settled()
         (alert,) = await root.bot_messages()
         assert "I gave up on update 5" in alert["text"]

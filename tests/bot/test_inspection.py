@@ -88,13 +88,13 @@ async def test_a_sound_start_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     async with whole_bot(tmp_path, monkeypatch) as whole:
         await trained(whole)
         checked = asyncio.Event()
-        real = StartupChecks._inspect
+        real = StartupChecks.run
 
         async def noted(inspection: StartupChecks) -> None:
             await real(inspection)
             checked.set()
 
-        monkeypatch.setattr(StartupChecks, "_inspect", noted)
+        monkeypatch.setattr(StartupChecks, "run", noted)
         root = await whole.person(ADMIN, "Root", "en")
         async with whole.running():
             async with asyncio.timeout(30):

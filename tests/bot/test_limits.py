@@ -30,7 +30,8 @@ def refused(limits: Throttle, update: int, person: int) -> tuple[str, object]:
     """Return the sentence of a refusal and the seconds that it names."""
     with pytest.raises(Throttled) as raised, limits.admitted(asked(update, person)):
         pass
-    return raised.value.sentence, raised.value.values["seconds"]
+    reason = raised.value.args[0]
+    return reason.template, reason.values["seconds"]
 
 
 def test_questions_within_a_minute() -> None:

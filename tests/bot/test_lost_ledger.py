@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -85,8 +86,8 @@ async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
         names = await _pictures(folder, *(b"%d" % number for number in range(8)))
         for name in names[:2]:
             await ledger.pictures.add(picture(name))
-        forgetting = Erasure.beside(ledger, folder)
-        schedule = Schedule(folder, ledger, forgetting, admins.alert, News(), cron="")
+        forgetting = Erasure(ledger)
+        schedule = Schedule(ledger, forgetting, cast(Any, admins), cast(Any, News()), cron="")
         await schedule.tidy()
         assert admins.alerts == ["strays"]
         with pytest.raises(ManyStrays, match="6 of 8"):

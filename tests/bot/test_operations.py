@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.admin.model_switch import ModelSwitch
-from bot.admin.protocol import AdminRefusal
-from bot.admin.service import PROMOTIONS
+from bot.admin.refusals import AdminRefusal
 from inference.serving.supervisor import State
 from storage.errors import NotSaved
 from storage.learning_records import Model, Run
@@ -18,7 +17,7 @@ from storage.states import ModelState, RunState
 from tests.support.children import until
 from tests.support.deployments import a_model, deployed, under_way
 from tests.support.ledgers import full_disk
-from tests.support.operating import merged_models, operations
+from tests.support.operating import merged_models, serving
 
 
 class Training:
@@ -48,24 +47,21 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
         await ledger.promotions.make("a")
         training = Training(ledger)
         changeover = ModelSwitch(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=True)
-        work = operations(ledger, training, changeover)
-        await work.start()
-        try:
+        async with serving(ledger, training, changeover) as runs:
             talk, _ = await under_way(deployment, "words:3 gate:1", "chat")
-            changing = asyncio.create_task(work.promote("b", None))
+            changing = asyncio.create_task(changeover.promote("b", None))
             await until(lambda: deployment.status().swapping_to or deployment.status().nodes[0].away)
-            run = await work.retrain(1)
+            run = await runs.retrain(1)
             await until(lambda: changeover.away_for == run.id)
             assert not changing.done()
             (tmp_path / "a" / "gate").touch()
             assert (await changing).state is ModelState.LIVE
             await talk
             await until(lambda: deployment.status().paused and not deployment.status().pids)
-            for asking in (work.promote("a", None), work.undrain(deployment.status().nodes[0].name, 1)):
+            for asking in (changeover.promote("a", None), changeover.undrain(deployment.status().nodes[0].name, 1)):
                 with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*again"):
                     await asking
             asked = await ledger.promotions.request("a", None)
-            work._wake[PROMOTIONS].set()
             while not (refused := await ledger.promotions.get(asked.id)).error:
                 await asyncio.sleep(0.02)
             assert f"run {run.id} trains" in refused.error
@@ -73,10 +69,8 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             training.over.set()
             await until(lambda: deployment.status().state is State.READY)
             assert deployment.status().model == "b"
-            await work.rollback(None)
+            await changeover.rollback(None)
             assert deployment.status().model == "a"
-        finally:
-            await work.stop()
 
 
 @pytest.mark.parametrize("asked", ["here", "by another process"])

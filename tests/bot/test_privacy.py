@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -212,7 +212,7 @@ async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
         await person.taps(SURE, question)
         await said_to(person, question, DELETED)
         await bot.settled()
-        await Erasure.beside(bot.ledger, stage.directory, lambda _: None).settle()
+        await Erasure(bot.ledger, lambda _: None).settle()
         for file in stage.directory.glob(f"{FILE_NAME}*"):
             data = file.read_bytes()
             assert (b"Zerubbabel" in data, b"77123456789" in data) == (False, False), file
@@ -268,7 +268,7 @@ async def test_a_picture_in_flight_is_dropped(stage: Stage, monkeypatch: pytest.
         counts = await bot.ledger.counts.totals()
         assert [counts[each] for each in ("users", "chats", "sessions", "pictures")] == [0, 0, 0, 0]
         monkeypatch.setattr("bot.admin.erasure.ABANDONED_SECONDS", -5.0)
-        await Erasure.beside(bot.ledger, stage.directory).sweep()
+        await Erasure(bot.ledger).sweep()
         assert bot.pictures.files() == []
 
 
@@ -297,7 +297,7 @@ async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
     assert picture.exists()
     async with Ledger.open(stage.directory) as ledger:
         assert not await ledger.personal_data.count(ada.id)
-        await Erasure.beside(ledger, stage.directory, lambda _: None).settle()
+        await Erasure(ledger, lambda _: None).settle()
         assert await ledger.personal_data.pending_removals() == []
     assert not picture.exists()
     assert json.loads((stage.directory / "runs" / "1" / "train.json").read_text()) == []
@@ -328,7 +328,7 @@ async def test_rows_are_removed_again_after_an_active_run(stage: Stage) -> None:
         run = await bot.ledger.runs.start("schedule")
         await bot.ledger.runs.freeze_selection(run.id, [(1, "train")])
         await bot.ledger.runs.move(run.id, RunState.TRAINING)
-        forgetting = Erasure.beside(bot.ledger, stage.directory, lambda _: None)
+        forgetting = Erasure(bot.ledger, lambda _: None)
         await forgetting.forget(ada.id)
         file = runs / str(run.id) / "train.json"
         file.parent.mkdir(parents=True)
@@ -349,13 +349,13 @@ async def test_the_daily_job_deletes_expired_answers(stage: Stage, monkeypatch: 
         await final_reply(ada, "/new")
         await ada.asks(photo=png(colour="red"))
         names = [each.sha256 for each in await bot.ledger.pictures.all()]
-        forgetting = Erasure.beside(bot.ledger, stage.directory)
+        forgetting = Erasure(bot.ledger)
         await Schedule(
-            stage.directory, bot.ledger, forgetting, Admins().alert, News(), cron="", retention_days=1
+            bot.ledger, forgetting, cast(Any, Admins()), cast(Any, News()), cron="", retention_days=1
         ).expire()
         assert (await bot.ledger.counts.totals())["exchanges"] == 2
         await Schedule(
-            stage.directory, bot.ledger, forgetting, Admins().alert, News(), cron="", retention_days=0
+            bot.ledger, forgetting, cast(Any, Admins()), cast(Any, News()), cron="", retention_days=0
         ).expire()
         assert (await bot.ledger.counts.totals())["exchanges"] == 1
         assert [bot.pictures.path(name).exists() for name in names] == [True, False]

@@ -48,12 +48,13 @@ async def refused(stage: Stage, bot: Bot, middleware: DeliveryMiddleware, people
     await asyncio.wait(waiting)
 
 
-async def test_a_rate_set_too_high_is_reduced(stage: Stage) -> None:
+async def test_a_rate_set_too_high_is_reduced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals of the overall limit become rare, and every message arrives once."""
+    monkeypatch.setattr(rate_limit, "PRIVATE_SECONDS", 1.0)
     stage.emulator.flood.on = True
     stage.emulator.flood.overall_per_second = 5
     refusals = []
-    async with calling(stage, calls_per_second=80, chat_calls_per_second=1) as (bot, middleware):
+    async with calling(stage, calls_per_second=80) as (bot, middleware):
 
         async def greet(person: int) -> None:
             await bot.send_message(person, "Hello")
@@ -90,8 +91,9 @@ async def test_only_refusals_without_a_burst_reduce_the_overall_rate(
 ) -> None:
     """A refusal in a chat that was written to too fast is about that chat's own limit."""
     monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
+    monkeypatch.setattr(rate_limit, "PRIVATE_SECONDS", 3600.0)
     few = PEOPLE[: rate_limit.REFUSALS]
-    async with calling(stage, calls_per_second=80, chat_calls_per_second=1 / 3600) as (bot, middleware):
+    async with calling(stage, calls_per_second=80) as (bot, middleware):
         for person in few if hurried else ():
             await bot.send_message(person, "Hello")
         await refused(stage, bot, middleware, few)

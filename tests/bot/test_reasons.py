@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.protocol import AdminRefusal, refused
-from bot.admin.service import INTERRUPTED
+from bot.admin.refusals import AdminRefusal, refused
+from bot.admin.runs import INTERRUPTED
 from bot.i18n import Translator
 from inference.messages import EngineUnavailable
 from inference.serving.deployment import Deployment

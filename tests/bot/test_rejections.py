@@ -12,8 +12,9 @@ from rich.console import Console
 
 from bot.admin.monitoring import Monitoring, Overview
 from bot.cli import control
-from bot.config import Settings, WebSettings
+from bot.config import Settings
 from bot.i18n import Translator
+from bot.settings import WebSettings
 from bot.web.server import WebServer
 from inference.serving.engine_launch import free_port
 from storage.learning_records import Model

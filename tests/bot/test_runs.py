@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,21 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from bot.admin import service as module
-from bot.admin.service import INTERRUPTED, AdminService
+from bot.admin import background
+from bot.admin.runs import INTERRUPTED, Runs
 from inference.messages import EngineUnavailable
-from storage.learning_records import Model, Promotion, Run
+from storage.learning_records import Model, Run
 from storage.states import ModelState, RunState
 from tests.support.children import until
 from tests.support.ledgers import full_disk
-from tests.support.operating import Admins, NoEngine, operations
+from tests.support.operating import Admins, NoEngine, serving
 from tests.support.pipelines import Room
 from training.pipeline import WITHDRAWN
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "MAILBOX_SECONDS", 0.02)
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.02)
     yield
 
 
@@ -47,12 +47,10 @@ def admins() -> Admins:
 
 
 @pytest_asyncio.fixture
-async def work(room: Room, admins: Admins) -> AsyncIterator[AdminService]:
-    """A started AdminService over a ledger."""
-    made = operations(room.ledger, room.pipeline(), admins=admins)
-    await made.start()
-    yield made
-    await made.stop()
+async def work(room: Room, admins: Admins) -> AsyncIterator[Runs]:
+    """Runs that are being served."""
+    async with serving(room.ledger, room.pipeline(), admins=admins) as made:
+        yield made
 
 
 async def ended(room: Room, admins: Admins) -> Run:
@@ -62,15 +60,13 @@ async def ended(room: Room, admins: Admins) -> Run:
     return await room.ledger.runs.get(run.id)
 
 
-async def idle(work: AdminService) -> None:
+async def idle(work: Runs) -> None:
     """Wait until no run is active and the follow-up of the last one is complete."""
     await until(lambda: work._work is None)
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled"])
-async def test_an_end_that_cannot_be_written_is_written_later(
-    room: Room, work: AdminService, admins: Admins, how: str
-) -> None:
+async def test_an_end_that_cannot_be_written_is_written_later(room: Room, work: Runs, admins: Admins, how: str) -> None:
     """Once the disk has room, the end of the run is recorded and reported, and another run can start."""
     await work.retrain(1)
     await room.trainer.hanging.wait()
@@ -106,7 +102,6 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
             yield
 
     looks: list[object] = []
-    work = operations(room.ledger, room.pipeline(), Counted(room.ledger), admins)
     due_run = room.ledger.runs.due
 
     async def counted() -> Run | None:
@@ -114,33 +109,32 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
         return await due_run()
 
     room.ledger.runs.due = counted  # type: ignore[method-assign]
-    with full_disk(room.ledger):
-        await work.start()
-        await until(lambda: begun and work._over)
-        seen = len(looks)
-        await until(lambda: len(looks) > seen + 2)
-    run = await ended(room, admins)
-    assert (run.state, run.reason) == (RunState.FAILED, "the disk is full")
-    assert begun == [run.id]
-    await work.stop()
+    async with AsyncExitStack() as stack:
+        with full_disk(room.ledger):
+            work = await stack.enter_async_context(serving(room.ledger, room.pipeline(), Counted(room.ledger), admins))
+            await until(lambda: begun and work._over)
+            seen = len(looks)
+            await until(lambda: len(looks) > seen + 2)
+        run = await ended(room, admins)
+        assert (run.state, run.reason) == (RunState.FAILED, "the disk is full")
+        assert begun == [run.id]
 
 
 async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None:
     """A run that the last process left active is ended and reported as soon as its end can be recorded."""
     left = await room.ledger.runs.start("admin")
     await room.ledger.runs.move(left.id, RunState.TRAINING)
-    work = operations(room.ledger, room.pipeline(), admins=admins)
-    with full_disk(room.ledger):
-        await work.start()
-        assert admins.told == []
-    run = await ended(room, admins)
-    assert (run.state, run.reason) == (RunState.FAILED, INTERRUPTED)
-    await work.stop()
+    async with AsyncExitStack() as stack:
+        with full_disk(room.ledger):
+            await stack.enter_async_context(serving(room.ledger, room.pipeline(), admins=admins))
+            assert admins.told == []
+        run = await ended(room, admins)
+        assert (run.state, run.reason) == (RunState.FAILED, INTERRUPTED)
 
 
 @pytest.mark.parametrize("why", ["/cancel", "everybody leaves"])
 async def test_a_cancellation_while_the_model_is_published_is_too_late(
-    room: Room, work: AdminService, admins: Admins, why: str
+    room: Room, work: Runs, admins: Admins, why: str
 ) -> None:
     """The run completes and its model goes live.
 
@@ -183,7 +177,7 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
         assert "Not enough yet: 0 liked answers" in again.reason
 
 
-async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: AdminService, admins: Admins) -> None:
+async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: Runs, admins: Admins) -> None:
     """The run restarts even if the person has opted in again by the time it ends."""
     await work.retrain(1)
     await room.trainer.hanging.wait()
@@ -204,20 +198,16 @@ async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(
             raise AssertionError("stopped before")
 
     room.trainer.hangs = ""
-    first = operations(room.ledger, room.pipeline(), Slow(room.ledger), admins)
-    await first.start()
-    await first.retrain(1)
-    await at.wait()
-    await first.stop()
+    async with serving(room.ledger, room.pipeline(), Slow(room.ledger), admins) as first:
+        await first.retrain(1)
+        await at.wait()
     assert admins.told == []
     for _ in range(2):
-        work = operations(room.ledger, room.pipeline(), admins=admins)
-        await work.start()
-        await until(lambda: admins.told)
-        await idle(work)
-        ((run, model),) = admins.told
-        assert (run.state, model and model.state) == (RunState.DONE, ModelState.LIVE)
-        await work.stop()
+        async with serving(room.ledger, room.pipeline(), admins=admins) as work:
+            await until(lambda: admins.told)
+            await idle(work)
+            ((run, model),) = admins.told
+            assert (run.state, model and model.state) == (RunState.DONE, ModelState.LIVE)
 
 
 async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Room, admins: Admins) -> None:
@@ -229,13 +219,11 @@ async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Ro
 
     room.trainer.hangs = ""
     for _ in range(2):
-        work = operations(room.ledger, room.pipeline(), Broken(room.ledger), admins)
-        await work.start()
-        if not admins.told:
-            await work.retrain(1)
-        await until(lambda: admins.told)
-        await idle(work)
-        await work.stop()
+        async with serving(room.ledger, room.pipeline(), Broken(room.ledger), admins) as work:
+            if not admins.told:
+                await work.retrain(1)
+            await until(lambda: admins.told)
+            await idle(work)
     ((_, model),) = admins.told
     assert model is not None and model.state is ModelState.CANDIDATE
     assert admins.alerts == ["swap:run-1"]
@@ -246,54 +234,48 @@ async def test_a_change_of_model_from_elsewhere_holds_up_no_run(room: Room, admi
     changing = asyncio.Event()
 
     class Slow(NoEngine):
-        async def carry_out(self, asked: Promotion) -> None:
+        async def serve(self) -> None:
             changing.set()
             await asyncio.Event().wait()
 
-    await room.ledger.models.add(Model("other", "/other", ModelState.CANDIDATE, None, 0.0))
-    await room.ledger.promotions.request("other")
-    work = operations(room.ledger, room.pipeline(), Slow(room.ledger), admins)
-    await work.start()
-    await changing.wait()
-    run = await room.ledger.runs.start("command")
-    await room.trainer.hanging.wait()
-    await room.ledger.runs.request_cancel(run.id)
-    assert (await ended(room, admins)).state is RunState.CANCELLED
-    await work.stop()
+    async with serving(room.ledger, room.pipeline(), Slow(room.ledger), admins):
+        await changing.wait()
+        run = await room.ledger.runs.start("command")
+        await room.trainer.hanging.wait()
+        await room.ledger.runs.request_cancel(run.id)
+        assert (await ended(room, admins)).state is RunState.CANCELLED
 
 
 async def test_an_error_that_stays_is_logged_and_told_once(
     room: Room, admins: Admins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step is retried and blocks no run; the error is reported again only after it has cleared in between."""
-    monkeypatch.setattr(module, "BACKOFF_SECONDS", 0.02)
+    monkeypatch.setattr(background, "BACKOFF_SECONDS", 0.02)
     tries: list[object] = []
     wrong = True
 
-    async def settle() -> None:
-        tries.append(None)
-        if wrong:
-            raise OSError("train.json cannot be read")
+    class Broken(NoEngine):
+        async def serve(self) -> None:
+            tries.append(None)
+            if wrong:
+                raise OSError("train.json cannot be read")
 
-    work = operations(room.ledger, room.pipeline(), admins=admins)
-    monkeypatch.setattr(work._forgetting, "settle", settle)
     with capture_logs() as logs:
-        await work.start()
-        await until(lambda: len(tries) > 5)
-        await work.retrain(1)
-        await room.trainer.hanging.wait()
-        wrong = False
-        seen = len(tries)
-        await until(lambda: len(tries) > seen + 1)
-        wrong = True
-        seen = len(tries)
-        await until(lambda: len(tries) > seen + 2)
-        await work.stop()
-    assert [each["duty"] for each in logs if each["event"] == "background loop failed"] == ["deletions", "deletions"]
-    assert admins.alerts == ["mailbox:deletions"] * 2, "of which notices send one an hour"
+        async with serving(room.ledger, room.pipeline(), Broken(room.ledger), admins) as work:
+            await until(lambda: len(tries) > 5)
+            await work.retrain(1)
+            await room.trainer.hanging.wait()
+            wrong = False
+            seen = len(tries)
+            await until(lambda: len(tries) > seen + 1)
+            wrong = True
+            seen = len(tries)
+            await until(lambda: len(tries) > seen + 2)
+    assert [each["duty"] for each in logs if each["event"] == "background loop failed"] == ["promotions", "promotions"]
+    assert admins.alerts == ["mailbox:promotions"] * 2, "of which notices send one an hour"
 
 
 def test_the_pause_grows_with_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backoff grows from one second to thirty."""
-    monkeypatch.setattr(module, "MAILBOX_SECONDS", 1.0)
-    assert [module.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 1.0)
+    assert [background.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -28,13 +29,7 @@ async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIt
     """Run a schedule with its own ledger."""
     async with Ledger.open(folder) as ledger:
         schedule = Schedule(
-            folder,
-            ledger,
-            Erasure.beside(ledger, folder),
-            Admins().alert,
-            News(),
-            cron=cron,
-            retention_days=retention_days,
+            ledger, Erasure(ledger), cast(Any, Admins()), cast(Any, News()), cron=cron, retention_days=retention_days
         )
         schedule.start()
         try:
@@ -108,12 +103,12 @@ async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
 async def test_without_news_no_run_is_requested(tmp_path: Path) -> None:
     """A scheduled time passes without a run, and the log says since when nothing is new."""
     async with _schedule(tmp_path, DAILY) as schedule:
-        schedule._news = News(Run(4, RunState.DONE, "admin", None, 1.0, 1.0))
+        schedule.pipeline = cast(Any, News(Run(4, RunState.DONE, "admin", None, 1.0, 1.0)))
         with capture_logs() as events:
             await request_run()
         assert [(each["event"], each["since"]) for each in events] == [("retraining is due, but nothing is new", 4)]
         assert await _runs(tmp_path) == 0
-        schedule._news = News()
+        schedule.pipeline = cast(Any, News())
         await request_run()
         assert await _runs(tmp_path) == 1
 
@@ -172,6 +167,6 @@ async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
             await ledger.inbox.store([(update, "lane", "{}")])
         await ledger.inbox.begin(1)
         await ledger.inbox.finish(1)
-        await Schedule(tmp_path, ledger, Erasure.beside(ledger, tmp_path), Admins().alert, News(), cron="").tidy()
+        await Schedule(ledger, Erasure(ledger), cast(Any, Admins()), cast(Any, News()), cron="").tidy()
         assert [each.id for each in await ledger.inbox.pending()] == [2]
         assert await ledger.inbox.store([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"

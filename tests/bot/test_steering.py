@@ -62,6 +62,30 @@ async def test_a_duel_needs_two_answers(stage: Stage) -> None:
         assert asked[0] == "" and [set(asked[number : number + 2]) for number in (1, 3, 5)] == 3 * [{"base", "run-1"}]
 
 
+async def test_a_duel_is_decided_once(stage: Stage) -> None:
+    """The chosen answer gets one 👍. Once that is taken back, another tap on an old button does not bring it back."""
+    async with stage.bot("One.", "A.", "B.") as bot, stage.person() as ada:
+        await bot.ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
+        await bot.ledger.models.add(Model("run-1", "/m/1", ModelState.CANDIDATE, None, 1.0))
+        await bot.ledger.canaries.start("run-1", 0.5)
+        answer = await ada.asks(photo=png(), caption="What?")
+        await ada.taps(AGAIN, answer)
+        duel = await final_reply(ada, after=answer["message_id"])
+        chosen = button(duel, "2️⃣")
+        assert chosen is not None
+        await ada.toast(await ada.presses(chosen, duel))
+        await bot.settled()
+        exchange = await bot.ledger.exchanges.for_message(ada.id, duel["message_id"])
+        assert exchange is not None and exchange.answer == "B."
+        assert await bot.ledger.votes.latest(exchange.id, ada.id) == 1
+        assert await ada.toast(await ada.taps(f"{UP} ✓", duel)) == "I've removed your vote."
+        stage.emulator.world.chats[ada.id].messages[99] = old = {**duel, "message_id": 99}
+        await ada.toast(await ada.presses(chosen, old))
+        await bot.settled()
+        assert await bot.ledger.votes.latest(exchange.id, ada.id) is None
+        assert button((await ada.bot_messages())[-1], UP) == f"rate:{exchange.id}:1"
+
+
 async def test_a_regenerated_answer_to_a_deleted_question_is_dropped(stage: Stage) -> None:
     """If the first answer is deleted while the second one streams, one reply says so."""
     go_on = asyncio.Event()

@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bot.admin.picture_upgrade import CHORE, PictureUpgrade, finish_pictures
 from bot.chat.history import History
-from bot.chat.stored_pictures import StoredPictures
-from bot.cli.maintenance import backup
+from bot.chat.stored_pictures import CHORE, StoredPictures, finish_pictures
+from bot.cli.inventory import backup
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
@@ -66,10 +65,10 @@ class Former:
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[tuple[Former, Ledger, PictureUpgrade]]:
+async def opened(folder: Path) -> AsyncIterator[tuple[Former, Ledger, StoredPictures]]:
     async with Ledger.open(folder) as ledger:
         stored = StoredPictures(ledger, PictureStore(folder / "pictures"), DECODERS)
-        yield Former(folder), ledger, PictureUpgrade(ledger, stored, runs=folder / "runs", sources=folder / "sources")
+        yield Former(folder), ledger, stored
 
 
 def history(ledger: Ledger, pictures: PictureStore) -> History:
@@ -159,8 +158,8 @@ async def test_a_quarantined_picture_is_not_used(tmp_path: Path) -> None:
         shown_before = history(ledger, former.pictures)
         with pytest.raises(UnknownRecord, match="quarantine"):
             await shown_before.pictures(await ledger.exchanges.get(1))
-        await backup(ledger, data, out, models=False, console=Console(file=StringIO()))
-        await finish_pictures(ledger, data, Console(file=said))
+        await backup(ledger, out, models=False, console=Console(file=StringIO()))
+        await finish_pictures(ledger, Console(file=said))
         assert "1 pictures in quarantine" in said.getvalue()
         (clean,) = [each for each in await ledger.pictures.all() if each.state is PictureState.CLEAN]
         assert [each.name for each in PictureStore(out / "pictures").files()] == [clean.sha256]

@@ -140,11 +140,11 @@ async def test_the_final_text_survives_flood_control(stage: Stage) -> None:
         assert stage.emulator.flood.refusals > 0
 
 
-async def test_a_refusal_turns_the_rate_limit_on(stage: Stage) -> None:
+async def test_a_refusal_turns_the_rate_limit_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A private chat is not limited until Telegram refuses a call; then it is, and no call is refused."""
     stage.emulator.flood.on = True
-    pace = {"edit_seconds": 0.2, "chat_calls_per_second": 0.9}
-    async with stage.bot(telegram=pace), stage.person() as ada:
+    monkeypatch.setattr("bot.telegram.rate_limit.PRIVATE_SECONDS", 1.1)
+    async with stage.bot(telegram={"edit_seconds": 0.2}), stage.person() as ada:
         for number in range(3):
             await ada.asks(photo=png(), caption=f"question {number}")
         refusals = stage.emulator.flood.refusals

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from aiogram import Router
 from aiogram.filters import Command
 from aiogram.filters.callback_data import CallbackData
 
-import bot.handlers.admin_only
+import bot.handlers.access
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
 from bot.i18n import SOURCE_LANGUAGE, Say, Translator
-from bot.telegram import keyboards
+from bot.telegram import callback_data
 from bot.updates.ordering import command_of
 from tests.support.person import Message, Person, button
 from tests.support.speech import foreign
@@ -44,13 +45,12 @@ IN_FLIGHT: Final = "gate:1 words:3"
 
 
 def commands() -> set[str]:
-    """Return the commands of all handlers except the refusal of non-admins, which is built from the menu."""
-    routers = [
-        module.router() for module in MODULES if hasattr(module, "router") and module is not bot.handlers.admin_only
-    ]
-    filters = [
-        part.callback for router in routers for handler in router.message.handlers for part in handler.filters or ()
-    ]
+    """Return the commands of all handlers except the refusals, which are built from the menu."""
+    router = Router()
+    for module in MODULES:
+        if hasattr(module, "register") and module not in (bot.handlers.access, bot.handlers.commands):
+            module.register(router)
+    filters = [part.callback for handler in router.message.handlers for part in handler.filters or ()]
     return {str(name) for each in filters if isinstance(each, Command) for name in each.commands}
 
 
@@ -138,7 +138,7 @@ async def chatting(walk: Walk, ada: Person) -> None:
     for _ in range(2):
         await walk.presses(ada, "rate:1", answer)
     await walk.presses(ada, "rate:-1", answer)
-    for reason in keyboards.Reason:
+    for reason in callback_data.Reason:
         await walk.presses(ada, f"because:{reason}", answer)
     before = (await ada.bot_messages())[-1]["message_id"]
     await walk.presses(ada, "better", answer)

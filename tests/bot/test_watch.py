@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.alerts import AlertWatch
+from bot.admin.alerts import STEADY_LOOKS, AlertWatch
 from inference.serving.deployment_status import Counters
 from inference.serving.supervisor import State
 from tests.support.chatting import ADMIN, Notebook, Stage
@@ -22,7 +22,7 @@ async def test_a_crash_is_told_once(stage: Stage) -> None:
     """Repeated crashes of an engine send one alert, and a failure to start sends another."""
     status = Notebook().engine
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        watch = AlertWatch(bot.notices, lambda: status, lambda: None, stage.directory, 0)
+        watch = AlertWatch(bot.notices, lambda: status, lambda: None, bot.ledger, 0)
         await watch.look()
         await bot.notices.settled()
         assert await root.bot_messages() == []
@@ -47,10 +47,10 @@ async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
     starting = replace(ready, nodes=(replace(ready.nodes[0], state=State.RESTARTING), ready.nodes[1]))
     crashed = replace(ready, counters=Counters(crashes=1), last_error="Out of memory.")
     restarting = replace(crashed, nodes=starting.nodes)
-    looks = [ready, restarting, restarting, *9 * [crashed]]
-    looks += 9 * [replace(ready, counters=Counters(crashes=2))]
+    looks = [ready, restarting, restarting, *2 * STEADY_LOOKS * [crashed]]
+    looks += 2 * STEADY_LOOKS * [replace(ready, counters=Counters(crashes=2))]
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        watch = AlertWatch(bot.notices, lambda: looks.pop(0), lambda: None, stage.directory, 0)
+        watch = AlertWatch(bot.notices, lambda: looks.pop(0), lambda: None, bot.ledger, 0)
         while looks:
             await watch.look()
         await bot.notices.settled()
@@ -68,7 +68,7 @@ async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pyte
         await root.sends("/language")
         await stage.handled(bot)
         before = len(await root.bot_messages())
-        watch = AlertWatch(bot.notices, lambda: Notebook().engine, lambda: None, stage.directory, 2.0)
+        watch = AlertWatch(bot.notices, lambda: Notebook().engine, lambda: None, bot.ledger, 2.0)
         for free[0] in (3.0, 1.5, 1.4, 1.3):
             await watch.look()
             await bot.notices.settled()
@@ -84,7 +84,7 @@ async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> No
         return LastProgress(str(run), seconds, seconds >= 600, Path(f"/data/runs/{run}/finetune.log"))
 
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        watch = AlertWatch(bot.notices, lambda: Notebook().engine, lambda: word[0], stage.directory, 0)
+        watch = AlertWatch(bot.notices, lambda: Notebook().engine, lambda: word[0], bot.ledger, 0)
         for word[0] in (None, said(3, 1), said(3, 300), said(3, 600), said(3, 605)):
             await watch.look()
             await bot.notices.settled()
@@ -106,7 +106,7 @@ async def test_updates_that_are_given_up_are_no_flood(stage: Stage) -> None:
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         await bot.ledger.inbox.store([(number, "chat:1", "{}") for number in range(9001, 9004)])
         for number in range(9001, 9004):
-            await bot.notices.update_set_aside(number, "a mistake of ours")
+            await bot.apologies.given_up(number, "a mistake of ours")
             await bot.notices.settled()
         (told,) = await root.bot_messages()
         assert "update 9001" in told["text"]

@@ -13,9 +13,9 @@ import pytest
 from pydantic import SecretStr
 
 from bot.admin.monitoring import Monitoring
-from bot.config import Settings, WebSettings
+from bot.config import Settings
 from bot.i18n import Translator
-from bot.settings import TelegramSettings, WebhookSettings
+from bot.settings import TelegramSettings, WebhookSettings, WebSettings
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from inference.serving.engine_launch import free_port
 from storage.errors import NotSaved

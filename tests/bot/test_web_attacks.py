@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings, strategies
 from pydantic import SecretStr
 
 from bot.admin.monitoring import Monitoring
-from bot.config import Settings, WebSettings
+from bot.config import Settings
 from bot.i18n import Translator
-from bot.settings import TelegramSettings, WebhookSettings
+from bot.settings import TelegramSettings, WebhookSettings, WebSettings
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from storage.ledger import Ledger
 from tests.support.chatting import Stage

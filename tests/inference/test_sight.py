@@ -44,7 +44,7 @@ async def test_each_node_tells_what_its_answers_cost(tmp_path: Path) -> None:
         status = deployment.status()
         assert sum(node.seen.answered for node in status.nodes) == status.seen.answered == 5
         assert all(node.seen.answered == node.chats for node in status.nodes)
-        assert 0 < status.seen.first_token_median <= status.seen.first_token_p99
+        assert 0 < status.seen.first_token_seconds_median <= status.seen.first_token_seconds_p99
         assert status.seen.prompt_tokens == 500
         assert [node.waiting for node in status.nodes] == [0, 0]
         assert await deployment.engine_numbers() == {"gpu0": {}, "gpu1": {}}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.admin.model_switch import ModelSwitch
-from bot.admin.protocol import AdminRefusal
+from bot.admin.refusals import AdminRefusal
 from bot.admin.startup_checks import settle_live_model
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings

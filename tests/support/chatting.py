@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from bot.admin.canary_standing import Standing
 from bot.admin.erasure import Erasure
 from bot.admin.notifications import Notifications
-from bot.admin.protocol import NothingNew, RejectedModel
+from bot.admin.refusals import NothingNew, RejectedModel
 from bot.chat.conversation import Conversation
 from bot.chat.history import History
 from bot.chat.images import PictureReceiver
@@ -33,8 +33,9 @@ from bot.chat.in_flight import InFlight
 from bot.chat.responder import Responder
 from bot.chat.stored_pictures import StoredPictures
 from bot.chat.throttling import Throttle
+from bot.config import Settings
 from bot.handlers import build_dispatcher
-from bot.handlers.disk_full import DiskFull
+from bot.handlers.apologies import Apologies
 from bot.handlers.request import Services
 from bot.i18n import Translator
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
@@ -129,7 +130,7 @@ class ScriptedEngine:
 
 @dataclass
 class Notebook:
-    """`AdminActions` that record what was requested."""
+    """The admin services that handlers call, as one stub that records what was requested."""
 
     asked: list[tuple[object, ...]] = field(default_factory=list)
     refusal: Exception | None = None
@@ -169,15 +170,6 @@ class Notebook:
     async def overview(self) -> Notebook:
         return self._noted(self, "overview")
 
-    async def models(self) -> list[Model]:
-        models = [
-            Model("base", "/m/base", ModelState.RETIRED, None, 1.0),
-            Model("run-0", "", ModelState.RETIRED, 0, 1.5),
-            Model("run-1", "/m/1", ModelState.REJECTED, 1, 2.0, reason="worse on facts"),
-            Model("run-2", "/m/2", ModelState.LIVE, 2, 3.0),
-        ]
-        return self._noted(models, "models")
-
     async def promote(
         self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
@@ -196,7 +188,7 @@ class Notebook:
     async def approve(self, model: str, by: int) -> Model:
         return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "approve", model, by)
 
-    async def stop_canary(self, model: str, by: int) -> Model:
+    async def stop(self, model: str, by: int) -> Model:
         return self._noted(Model(model, f"/m/{model}", ModelState.REJECTED, None, 1.0), "stop_canary", model, by)
 
     def nodes(self) -> Sequence[NodeStatus]:
@@ -241,14 +233,6 @@ class Notebook:
         return result
 
 
-@dataclass(frozen=True)
-class Settings:
-    telegram: TelegramSettings
-    chat: ChatSettings
-    limits: LimitsSettings
-    storage: StorageSettings
-
-
 def settings(
     url: str,
     token: str,
@@ -265,14 +249,13 @@ def settings(
         "poll_seconds": 5,
         "edit_seconds": 0.05,
         "calls_per_second": 10_000,
-        "chat_calls_per_second": 10_000,
         "group_calls_per_minute": 600_000,
     }
     return Settings(
-        TelegramSettings(**(quick | (telegram or {}))),
-        ChatSettings(**({"album_seconds": 0.3} | (chat or {}))),
-        LimitsSettings(**(limits or {})),
-        StorageSettings(**(storage or {})),
+        telegram=TelegramSettings(**(quick | (telegram or {}))),
+        chat=ChatSettings(**({"album_seconds": 0.3} | (chat or {}))),
+        limits=LimitsSettings(**(limits or {})),
+        storage=StorageSettings(**(storage or {})),
     )
 
 
@@ -303,12 +286,16 @@ class RunningBot:
             notices=WaitNotices(middleware.limiter, self.ledger),
             settings=settings,
         )
+        recorded: Any = admin
         services = Services(
             settings=settings,
             ledger=self.ledger,
             translator=self.translator,
-            admin=admin,
-            erasure=Erasure.beside(self.ledger, directory),
+            runs=recorded,
+            trials=recorded,
+            switch=recorded,
+            monitoring=recorded,
+            erasure=Erasure(self.ledger),
             conversation=conversation,
             pictures=receiver,
             in_flight=self.in_flight,
@@ -318,14 +305,15 @@ class RunningBot:
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
         self.notices = Notifications(self.bot, settings, self.ledger, self.translator)
+        self.apologies = Apologies(self.bot, self.ledger, settings, self.translator, self.notices)
         self.inbox = Inbox(
             self.bot,
             self.dispatcher,
             self.ledger,
             settings,
             on_arrival=self.in_flight.arrived,
-            on_dead_letter=self.notices.update_set_aside,
-            on_disk_full=DiskFull(self.bot, self.ledger, settings, self.translator).answer,
+            on_dead_letter=self.apologies.given_up,
+            on_disk_full=self.apologies.disk_full,
         )
         self.intake = Receiver(self.bot, self.inbox, settings.telegram)
         self._fetching: asyncio.Task[None] | None = None

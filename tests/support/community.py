@@ -30,7 +30,7 @@ from tests.support.bot_process import BotProcess, write_config
 from tests.support.person import DOWN, UP, Message, Person
 
 ADMIN = 1
-PACE = {"edit_seconds": 0.1, "calls_per_second": 10_000, "chat_calls_per_second": 100}
+PACE = {"edit_seconds": 0.1, "calls_per_second": 10_000}
 TRAINING = {
     "recipe": "tiny",
     "threads": 1,

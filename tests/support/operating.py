@@ -1,14 +1,17 @@
-"""An AdminService for tests over a real ledger: notifications are recorded, and no engine changes its model."""
+"""Runs for tests over a real ledger: notifications are recorded, and no engine changes its model."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from bot.admin.background import repeat
 from bot.admin.canary import Trials
-from bot.admin.service import AdminService
+from bot.admin.runs import Runs
+from bot.config import Settings
 from inference.engines.commands import Kind
 from inference.serving.deployment_status import Counters, Status
 from inference.serving.supervisor import State
@@ -37,14 +40,6 @@ class Admins:
 
     async def alert(self, key: str, sentence: str, **values: object) -> None:
         self.alerts.append(key)
-
-
-class Nothing:
-    """A stub of the erasure with nothing to remove, and of notes that are not due."""
-
-    async def settle(self) -> None: ...
-
-    async def send(self) -> None: ...
 
 
 def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
@@ -77,6 +72,8 @@ class NoEngine:
 
     async def prune(self) -> None: ...
 
+    async def serve(self) -> None: ...
+
     async def promote(self, model: str, by: int | None, *_: Any) -> Model:
         await self._ledger.promotions.make(model, by)
         return await self._ledger.models.get(model)
@@ -87,19 +84,23 @@ def idle() -> Status:
     return Status(Kind.CPU, "a", State.READY, False, None, (), 0, 0, 0, 0, None, "", Counters())
 
 
-def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Admins | None = None) -> AdminService:
-    """Return an AdminService that is not started."""
+@asynccontextmanager
+async def serving(
+    ledger: Ledger, pipeline: Any, switch: Any = None, admins: Admins | None = None
+) -> AsyncIterator[Runs]:
+    """Yield runs whose background loops, and those of the changes of model, are running."""
     notices: Any = admins or Admins()
-    trials = Trials(ledger, changeover or cast(Any, NoEngine(ledger)), idle, notices)
-    made: Any = AdminService  # what stands in for others is of no type that it names
-    found: AdminService = made(
-        ledger=ledger,
-        pipeline=pipeline,
-        trials=trials,
-        vitals=None,
-        notices=notices,
-        forgetting=Nothing(),
-        notes=Nothing(),
-        trainer_missing=lambda: None,
-    )
-    return found
+    switch = switch or NoEngine(ledger)
+    runs = Runs(ledger, pipeline, Trials(ledger, switch, idle, notices, Settings()), notices, lambda: None)
+    await runs.start()
+    loops = [
+        asyncio.create_task(repeat(duty, serve, notices))
+        for duty, serve in {"runs": runs.serve, "promotions": switch.serve}.items()
+    ]
+    try:
+        yield runs
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await runs.stop()

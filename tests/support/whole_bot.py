@@ -35,8 +35,8 @@ from tests.support.person import Message, Person, button
 ROOT = Path(__file__).parents[2]
 ADMIN = 7
 QUICKLY = {
-    "bot.admin.service.MAILBOX_SECONDS": 0.02,
-    "bot.admin.alerts.LOOK_SECONDS": 0.02,
+    "bot.telegram.rate_limit.PRIVATE_SECONDS": 0.0001,
+    "bot.admin.background.PAUSE_SECONDS": 0.02,
     "bot.updates.inbox.PAUSES": (0.02,),
     "training.run_progress._SECONDS": 0.02,
 }
@@ -80,7 +80,6 @@ class WholeBot:
                 "poll_seconds": 5,
                 "edit_seconds": 0.05,
                 "calls_per_second": 10_000,
-                "chat_calls_per_second": 10_000,
                 "group_calls_per_minute": 600_000,
             },
             "chat": {"album_seconds": 0.1},

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.admin.service import INTERRUPTED
+from bot.admin.runs import INTERRUPTED
 from storage.states import RunState
 from tests.support.community import Community, playful, questions
 from tests.support.person import DOWN, UP, Person, button

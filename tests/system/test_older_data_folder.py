@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import structlog
 
+from bot.admin.runs import INTERRUPTED
 from bot.admin.schedule import STORE
-from bot.admin.service import INTERRUPTED
 from storage.states import ModelState, RunState
 from telegram_emulator.file_store import StoredFile
 from tests.support.children import until

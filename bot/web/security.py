@@ -1,20 +1,26 @@
-"""Access to the web server: secrets, networks, and the host names that a browser may use without a token.
+"""Security of the web server: secrets, networks, the host names that a browser may use without a token, and headers.
 
 Header values are bytes: aiohttp decodes them with surrogate escapes, so they are encoded the same way before they are
-compared (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers).
+compared (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page may run
+scripts, load anything from elsewhere or be framed. Styles are allowed by their hash.
 """
 
 from __future__ import annotations
 
 import hmac
-from base64 import b64decode
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 Network = IPv4Network | IPv6Network
+
+_STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
 
 
 def is_secret(given: bytes, expected: str) -> bool:
@@ -74,3 +80,24 @@ def is_own_name(request: web.Request, host: str) -> bool:
     except ValueError:
         return False
     return name in ("localhost", host.strip("[]").lower()) or is_loopback(name)
+
+
+def content_policy(page: bytes = b"") -> str:
+    """Return the Content-Security-Policy for a page. Only its first `<style>` is allowed."""
+    style = _STYLE.search(page)
+    allowed = f"'sha256-{b64encode(sha256(style[1]).digest()).decode()}'" if style else "'none'"
+    return (
+        f"default-src 'none'; img-src 'self' data:; style-src {allowed}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+async def harden(_: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that a response does not set itself (a signal handler: `on_response_prepare`)."""
+    for name, value in {
+        "Content-Security-Policy": content_policy(),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }.items():
+        response.headers.setdefault(name, value)

@@ -1,0 +1,50 @@
+"""The reasons why an admin's request is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from bot.i18n import Say, later
+from inference.messages import InferenceError, LastNode
+from storage.errors import StorageError
+from storage.translatable_reason import Reason
+from training.job import TrainingError
+
+if TYPE_CHECKING:
+    from storage.learning_records import Model, Run
+
+LAST_NODE: Final = later(
+    "No other replica could take over from {node}, so it stays in service. First put another one back (/undrain) or "
+    "repair it; /status shows them all."
+)
+REJECTED: Final = later("{model} didn't go live: {reason}. Use it anyway?")
+NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again anyway?")
+
+
+class AdminRefusal(Exception):
+    """An admin's request cannot be met now. The text says why, and what to do."""
+
+
+class RejectedModel(AdminRefusal):
+    """A rejected or undecided model was promoted without confirmation."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(Reason(REJECTED, model=model.id, reason=model.reason))
+        self.model = model
+
+
+class NothingNew(AdminRefusal):
+    """A run was requested without confirmation although it would learn from the same data as the last finished one."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(Reason(NOTHING_NEW, run=run.id))
+        self.run = run
+
+
+REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
+
+
+def refused(refusal: Exception, say: Say) -> str:
+    """Return the reason why a request was refused."""
+    reason = say(LAST_NODE, node=refusal.node) if isinstance(refusal, LastNode) else say(str(refusal))
+    return say("That didn't work: {reason}", reason=reason)

@@ -1,0 +1,191 @@
+"""Runs: start one, cancel it, and act on its end.
+
+Chat commands call `Runs` directly. The schedule and the command line (another process) leave rows in the ledger, which
+`Runs.serve` picks up. The pipeline carries a run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from bot.admin.canary import Trials
+from bot.admin.notifications import Notifications
+from bot.admin.refusals import AdminRefusal, NothingNew
+from bot.i18n import later
+from inference.messages import InferenceError
+from storage.errors import NotSaved, RunBusy, StorageError
+from storage.learning_records import Model, Run
+from storage.ledger import Ledger
+from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.translatable_reason import Reason
+from training.job import TrainingError
+from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, RunPlan
+from training.run_folder import CURVE, PICTURE, SHEET, kept_file
+
+TELL_SECONDS = 0.7
+INTERRUPTED: Final = Reason(
+    "the bot stopped during this run; /retrain continues from its last checkpoint if it would train on the same "
+    "answers, and otherwise starts over"
+)
+NOT_TAKEN: Final = later("The new model {model} didn't go live; the previous one keeps answering. {reason}")
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class Runs:
+    """Starts and cancels runs. Call `start()` once, `serve()` again and again, and `stop()` at the end.
+
+    `trainer_missing` returns why no run can start in this environment, or None if one can.
+    """
+
+    ledger: Ledger
+    pipeline: Pipeline
+    trials: Trials
+    notices: Notifications
+    trainer_missing: Callable[[], Reason | None]
+
+    _work: tuple[int, asyncio.Task[None]] | None = field(default=None, init=False)
+    _plans: dict[int, RunPlan] = field(default_factory=dict, init=False)
+    """What the run that was just requested trains on."""
+    _over: dict[int, tuple[RunState, str]] = field(default_factory=dict, init=False)
+    """For each run that has ended, its end, if that is not recorded yet."""
+
+    async def start(self) -> None:
+        """Finish what an earlier process left undone."""
+        await self._end_what_is_over()
+        if run := await self.ledger.runs.unsettled():
+            self._work = (run.id, asyncio.create_task(self._ended(run.id)))
+
+    async def stop(self) -> None:
+        """Cancel the active run, if any. A notice that takes longer than TELL_SECONDS is dropped."""
+        while self._work and not self._work[1].done():
+            self._work[1].cancel()
+            await asyncio.wait((self._work[1],), timeout=TELL_SECONDS)
+
+    async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
+        """Start a run.
+
+        Raises AdminRefusal if there is no trainer, RunBusy while another run is under way, and NothingNew if it
+        would learn from the same data as the last finished one, unless `confirmed`.
+        """
+        plan = await self.plan()
+        last = await self.ledger.runs.last_verdict()
+        if last and plan.fingerprint == last[1] and not confirmed:
+            raise NothingNew(last[0])
+        run = await self.ledger.runs.start("admin", by)
+        self._plans = {run.id: plan}
+        return run
+
+    async def plan(self) -> RunPlan:
+        """Return the plan of a run that would begin now.
+
+        Raises AdminRefusal if there is no trainer, and what `Pipeline.plan` raises.
+        """
+        if missing := self.trainer_missing():
+            raise AdminRefusal(missing)
+        return await self.pipeline.plan()
+
+    async def unchanged_since(self) -> Run | None:
+        """Return the last finished run if nothing is new since it, or None if there is something new to learn from."""
+        return await self.pipeline.unchanged_since()
+
+    async def cancel(self, by: int) -> Run | None:
+        """Cancel the run under way and return it, or return None if there is none."""
+        run = await self.ledger.runs.active()
+        if run:
+            log.info("cancelling", run=run.id, by=by)
+            await self.ledger.runs.request_cancel(run.id)
+        return run
+
+    async def serve(self) -> None:
+        """Start the due run, and end the one to be cancelled."""
+        if self._work and self._work[1].done():
+            number, task = self._work
+            self._work = None
+            if not task.cancelled() and (error := task.exception()):
+                log.error("acting on the end of a run failed; the next start retries", run=number, exc_info=error)
+        if self._work and await self.ledger.runs.cancel_requested(self._work[0]):
+            self._work[1].cancel()
+            await asyncio.wait((self._work[1],))  # a second cancellation would interrupt its cleanup
+        if self._work is None:
+            if (over := await self._end_what_is_over()) is not None:
+                self._work = (over, asyncio.create_task(self._ended(over)))
+            elif (run := await self.ledger.runs.due()) and run.id not in self._over:
+                self._work = (run.id, asyncio.create_task(self._execute(run)))
+
+    async def _end_what_is_over(self) -> int | None:
+        """Record the end of a run that is active only in the ledger; return its id if the end was recorded.
+
+        Its process died, or its end could not be recorded earlier. While the disk is full the run stays active.
+        """
+        run = await self.ledger.runs.active()
+        if run is None or (run.state is RunState.DUE and run.id not in self._over):
+            return None
+        state, reason = self._over.get(run.id, (RunState.FAILED, INTERRUPTED))
+        try:
+            await self.ledger.runs.move(run.id, state, reason=reason)
+        except NotSaved:
+            return None
+        self._over.pop(run.id, None)
+        return run.id
+
+    async def _execute(self, run: Run) -> None:
+        """Carry out a due run, and act on its end whether it succeeded or not."""
+        async with AsyncExitStack() as engine:
+            await engine.enter_async_context(self.trials.switch.engine_away(run.id))
+            try:
+                if missing := self.trainer_missing():
+                    self._over[run.id] = (RunState.FAILED, missing)
+                else:
+                    await self.pipeline.run(run, self.notices.run_changed, self._plans.pop(run.id, None))
+            except EndNotSaved as end:
+                log.warning("the end of a run could not be saved", run=run.id, state=end.state, reason=end.reason)
+                self._over[run.id] = (end.state, end.reason)
+            finally:
+                await engine.aclose()
+                await self._ended(run.id)
+
+    async def _ended(self, number: int) -> None:
+        """Act on the end of a run: an accepted model answers, in a trial or at once, and the admins are notified.
+
+        A run that learned from answers that have since been withdrawn starts again without them. After a crash or a
+        stop the next start repeats this.
+        """
+        run = await asyncio.shield(self.ledger.runs.get(number))
+        if RUN_TRANSITIONS[run.state]:
+            return  # its end could not be recorded; `serve` retries
+        log.info("run ended", run=run.id, state=run.state, reason=run.reason, model=run.model)
+        model = await self.ledger.models.get(run.model) if run.model else None
+        again = await self.ledger.runs.withdrawn(run.id)
+        if model and model.state is ModelState.CANDIDATE:
+            if again:
+                model = await self.ledger.models.move(model.id, ModelState.REJECTED, WITHDRAWN)
+            elif not self.trials.settings.training.approve:
+                model = await self._accept(model)
+        elif model:
+            again = False  # already rejected, tried, or promoted by an admin
+        picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
+        await self.notices.run_finished(
+            run, model, picture, kept_file(run.directory, SHEET), approve=self.trials.settings.training.approve
+        )
+        if again:
+            log.info("run starts again without withdrawn answers", run=run.id)
+            with suppress(RunBusy):
+                await self.ledger.runs.start(run.trigger, run.requested_by)
+        await self.ledger.runs.settle(run.id)
+        await self.trials.switch.prune()
+
+    async def _accept(self, candidate: Model) -> Model:
+        try:
+            return await self.trials.accept(candidate)
+        except (AdminRefusal, InferenceError, StorageError, TrainingError) as error:
+            log.error("the new model does not answer; the old one stays", model=candidate.id, error=str(error))
+            await self.notices.alert(f"swap:{candidate.id}", NOT_TAKEN, model=candidate.id, reason=str(error))
+            return candidate

@@ -1,0 +1,159 @@
+"""Apologies for updates that are not handled: because the disk is full, or because they failed too often.
+
+While the disk is full, a message is answered once there is room, because Telegram sends it again or the inbox has
+stored it. A tap is not handled later: its sender taps again, and two taps on a thumb would cancel each other out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from aiogram import Bot
+from aiogram.exceptions import TelegramAPIError
+from aiogram.types import Chat, Message, ReplyParameters, Update
+from cachetools import LRUCache
+from pydantic import ValidationError
+
+from bot.admin.notifications import Notifications
+from bot.config import Settings
+from bot.handlers.callbacks import acknowledge
+from bot.i18n import Translator, later
+from bot.telegram.client import DeliveryError, Doubtful
+from bot.telegram.outbox import Place, Reply
+from bot.updates.addressing import spoken_to
+from storage.errors import StorageError
+from storage.ledger import Ledger
+
+DISK_FULL: Final = later("My disk is full; ask again once my operator has made room.")
+GAVE_UP: Final = later(
+    "⚠ I gave up on update {update} after several attempts. It stays in the ledger. I won't report more of these "
+    "for an hour. Reason: {reason}"
+)
+SORRY: Final = later(
+    "Sorry, something went wrong and I couldn't answer this. My admins have been notified. Please try again."
+)
+
+REMEMBERED: Final = 4096
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class Apologies:
+    """Answers the senders of updates that are not handled."""
+
+    bot: Bot
+    ledger: Ledger
+    settings: Settings
+    translator: Translator
+    notices: Notifications
+
+    def __post_init__(self) -> None:
+        self._answered: LRUCache[int | str, None] = LRUCache(REMEMBERED)
+
+    async def given_up(self, update: int, reason: str) -> None:
+        """Apologise to the sender, and notify the admins at most once an hour."""
+        await self._apologise(update)
+        if self.notices.is_news("set aside"):
+            await self.notices.notify(GAVE_UP, update=update, reason=reason)
+
+    async def _apologise(self, update: int) -> None:
+        """Answer a callback query, and apologise in a private chat, to the extent that the update can be read."""
+        try:
+            payload = json.loads((await self.ledger.inbox.get(update)).payload)
+        except (ValueError, StorageError) as error:  # deleted meanwhile, or unreadable; admins are notified anyway
+            log.warning("no apology", update=update, error=str(error))
+            return
+        tap = payload.get("callback_query")
+        try:
+            if isinstance(tap, dict) and isinstance(tap.get("id"), str):
+                await self.bot.answer_callback_query(tap["id"])
+        except (DeliveryError, TelegramAPIError) as error:
+            log.info("tap not answered", update=update, error=str(error))
+        found = _private_chat(payload)
+        if found is None:
+            return
+        chat, language = found
+        say = self.translator.for_person(await self.ledger.people.get(chat), language)
+        reply = await Reply.open(self.bot, self.ledger, update, Place(chat))
+        try:
+            await reply.finish(say(SORRY))
+        except (DeliveryError, TelegramAPIError, StorageError) as error:
+            log.warning("apology not delivered", chat=chat, error=str(error))
+
+    async def disk_full(self, raw: dict[str, Any]) -> bool:
+        """Answer the sender of an update, or of an album, unless this was done before.
+
+        Args:
+            raw: The update as Telegram sent it.
+
+        Returns:
+            Whether the update needs no more handling, because it is a tap.
+        """
+        try:
+            update = Update.model_validate(raw, context={"bot": self.bot})
+        except ValueError:  # an unknown shape, which no handler could read either
+            return False
+        message, tap = update.message or update.edited_message, update.callback_query
+        sender = tap.from_user if tap else message.from_user if message else None
+        key = (message.media_group_id if message else None) or update.update_id
+        if sender is None or key in self._answered:
+            return False
+        self._answered[key] = None
+        person = await self.ledger.people.get(sender.id)
+        text = self.translator.for_person(person, sender.language_code)(DISK_FULL)
+        try:
+            if tap:
+                await acknowledge(tap, text)
+                if tap.message:
+                    await self._replace(update.update_id, tap.message.chat.id, text)
+            elif message and await self._would_answer(message, sender.id):
+                await self._show(update.update_id, message, text)
+        except (DeliveryError, TelegramAPIError) as error:
+            log.warning("sender not told that the disk is full", update=update.update_id, error=str(error))
+            if not isinstance(error, Doubtful):
+                del self._answered[key]
+            return False
+        return tap is not None
+
+    async def _would_answer(self, message: Message, sender: int) -> bool:
+        limits, admins = self.settings.limits, self.settings.telegram.admins
+        welcome = sender in admins or limits.welcome(sender, message.chat.id)
+        return welcome and await spoken_to((message,), self.bot)
+
+    async def _replace(self, update: int, chat: int, text: str) -> bool:
+        """Show the text in place of an unfinished answer, and return whether there is one."""
+        begun = [each.message for each in await self.ledger.replies.for_update(update) if each.message is not None]
+        if begun:
+            await self.bot.edit_message_text(text, chat_id=chat, message_id=begun[-1])
+        return bool(begun)
+
+    async def _show(self, update: int, message: Message, text: str) -> None:
+        if await self._replace(update, message.chat.id, text):
+            return
+        quoted = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
+        await self.bot.send_message(
+            message.chat.id,
+            text,
+            message_thread_id=message.message_thread_id if message.is_topic_message else None,
+            reply_parameters=None if message.chat.type == "private" else quoted,
+        )
+
+
+def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
+    """Return the private chat of an update, which may be malformed, and its sender's language."""
+    tap = payload.get("callback_query")
+    said = tap if isinstance(tap, dict) else payload.get("message") or payload.get("edited_message")
+    message = tap.get("message") if isinstance(tap, dict) else said
+    if not isinstance(said, dict) or not isinstance(message, dict):
+        return None
+    try:
+        chat = Chat.model_validate(message.get("chat"))
+    except ValidationError:
+        return None
+    sender = said.get("from")
+    language = sender.get("language_code") if isinstance(sender, dict) else None
+    return (chat.id, language if isinstance(language, str) else None) if chat.type == "private" else None
