@@ -149,7 +149,10 @@ def train(
         outcome = finetune(job, ignore)
     merged = work / "merged"
     merged.mkdir()
-    merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, INTERNVL2.system, threads=1), ignore)
+    merge(
+        MergeJob("1", job.base, str(outcome.adapter), str(merged), work=job.work, system=INTERNVL2.system, threads=1),
+        ignore,
+    )
     return merged, outcome.steps
 
 

@@ -15,8 +15,8 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Final, Protocol
@@ -46,6 +46,7 @@ from training.job import Trainer
 from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer
 from training.pipeline import Pipeline
+from training.run_plan import RunPlanner
 from training.settings import TrainingSettings
 
 PERSON: Final = 1
@@ -62,18 +63,6 @@ class Score:
     liked: float
     colour: float
     shape: float
-
-
-@dataclass(frozen=True, slots=True)
-class LoopResult:
-    """One seed: the number of liked pairs, the run, and the scores before and after it."""
-
-    pairs: int
-    model: Model | None
-    run: Run
-    seconds: float
-    before: Score
-    after: Score
 
 
 class Speaker(Protocol):
@@ -103,19 +92,10 @@ class Bench:
         self.ledger = Ledger.open(folder)
         self.pictures = PictureStore(folder / "pictures")
         self.models = ModelStore(folder / "models")
-        self.pipeline = Pipeline(
-            ledger=self.ledger,
-            pictures=self.pictures,
-            models=self.models,
-            trainer=trainer or ChildTrainer(settings),
-            specs=JobSpecs(
-                settings,
-                TrainingPaths(base, folder / "runs", folder / "sources", answers),
-                self.pictures.directory,
-                INTERNVL2.system,
-                tiles=0,
-            ),
-        )
+        paths = TrainingPaths(base, folder / "runs", folder / "sources", answers)
+        specs = JobSpecs(settings, paths, self.pictures.directory, INTERNVL2.system, tiles=0)
+        planner = RunPlanner(self.ledger, self.models, specs)
+        self.pipeline = Pipeline(planner, self.pictures, trainer or ChildTrainer(settings))
 
     async def open(self) -> None:
         """Record the base model and the people."""
@@ -140,7 +120,7 @@ class Bench:
 
     def answers(self, model: Speaker, questions: Sequence[SimulatedQuestion]) -> list[str]:
         """Return the model's answers, sampled like the bot's."""
-        lessons = [_on_disk(each.lesson, self.file) for each in questions]
+        lessons = [replace(each.lesson, turns=tuple(map(self._on_disk, each.lesson.turns))) for each in questions]
         return model.answers(lessons, self.pictures.directory, Sampling(TEMPERATURE, TOP_P, MOST_TOKENS, top_k=0))
 
     async def chat(self, model: Speaker, count: int, taste: Taste, seed: int) -> int:
@@ -197,6 +177,9 @@ class Bench:
         model = await self.pipeline.run(run, quiet)
         return await self.ledger.runs.get(run.id), model
 
+    def _on_disk(self, turn: Turn) -> Turn:
+        return replace(turn, pictures=tuple(Picture(b"", self.file(each.sha256)) for each in turn.pictures))
+
     async def _ask(self, rng: Random, number: int) -> SimulatedQuestion:
         scene = random_scene(rng)
         name, size = await self.keep(scene, rng)
@@ -237,37 +220,32 @@ class Bench:
         await self.ledger.votes.cast(Rating(recorded.id, person, vote, update + 1))
 
 
-async def learn(
-    folder: Path,
-    taste: Taste,
-    seed: int,
-    *,
-    settings: TrainingSettings,
-    base: Path = CHECKPOINT,
-    pictures: int = 30,
-    unseen: int = 100,
-) -> LoopResult:
-    """Run one whole loop in `folder`; the model after it is the new one, even if it was rejected."""
-    bench = Bench(folder, settings, base)
+async def learn(folder: Path, given: argparse.Namespace, seed: int, console: Console) -> float:
+    """Run one whole loop in `folder`, print its result, and return the seconds of the run.
+
+    The model after it is the new one, even if it was rejected.
+    """
+    taste, base = TASTES[given.taste], given.model
+    knobs = dict(each.split("=", 1) for each in given.knob)
+    bench = Bench(folder, TrainingSettings.for_tiny(knobs=knobs), base)
     try:
         await bench.open()
-        before = await bench.examine(base, unseen, seed)
-        pairs = await bench.chat(LocalModel(base), pictures, taste, seed)
+        before = await bench.examine(base, given.unseen, seed)
+        pairs = await bench.chat(LocalModel(base), given.pictures, taste, seed)
         begun = time.monotonic()
         run, model = await bench.retrain()
         seconds = time.monotonic() - begun
-        after = await bench.examine(base if model is None else Path(model.directory), unseen, seed)
-        return LoopResult(pairs, model, run, seconds, before, after)
+        after = await bench.examine(base if model is None else Path(model.directory), given.unseen, seed)
     finally:
         await bench.ledger.close()
-
-
-def _on_disk(lesson: Lesson, file: Callable[[str], str]) -> Lesson:
-    turns = tuple(
-        Turn(turn.role, turn.text, tuple(Picture(b"", file(each.sha256)) for each in turn.pictures))
-        for turn in lesson.turns
+    console.print(
+        f"seed {seed}: {pairs} liked, {seconds:.0f} s, {run.reason if model is None else model.state}; "
+        f"playful {before.playful:.0%} → {after.playful:.0%}, colour {before.colour:.0%} → {after.colour:.0%}, "
+        f"shape {before.shape:.0%} → {after.shape:.0%}"
     )
-    return Lesson(lesson.name, lesson.system, turns, lesson.learned, lesson.sizes)
+    if model is not None:
+        console.print(f"  {model.report}")
+    return seconds
 
 
 def main() -> None:
@@ -282,34 +260,12 @@ def main() -> None:
     parser.add_argument("--knob", action="append", default=[], metavar="NAME=VALUE", help="replaces one of the recipe")
     parser.add_argument("--keep", type=Path, help="folder for the ledger and the runs; default: a temporary one")
     given = parser.parse_args()
-    knobs = dict(each.split("=", 1) for each in given.knob)
-    settings = TrainingSettings.for_tiny(knobs=knobs)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     seconds = []
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(given.keep or temporary) / f"{given.taste}-{seed}"
-            result = asyncio.run(
-                learn(
-                    folder,
-                    TASTES[given.taste],
-                    seed,
-                    settings=settings,
-                    base=given.model,
-                    pictures=given.pictures,
-                    unseen=given.unseen,
-                )
-            )
-        seconds.append(result.seconds)
-        state = result.run.reason if result.model is None else result.model.state
-        console.print(
-            f"seed {seed}: {result.pairs} liked, {result.seconds:.0f} s, {state}; "
-            f"playful {result.before.playful:.0%} → {result.after.playful:.0%}, "
-            f"colour {result.before.colour:.0%} → {result.after.colour:.0%}, "
-            f"shape {result.before.shape:.0%} → {result.after.shape:.0%}"
-        )
-        if result.model is not None:
-            console.print(f"  {result.model.report}")
+            seconds.append(asyncio.run(learn(folder, given, seed, console)))
     console.print(f"median {statistics.median(seconds):.0f} s a run")
 
 

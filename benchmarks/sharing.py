@@ -122,13 +122,13 @@ def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, M
     (work / JUDGED_ROWS).write_text(json.dumps(rows[:HELD_OUT]), encoding="utf-8")
     device = "cpu" if options.engine == "cpu" else "cuda"
     training = replace(
-        Job("1", str(base), str(data), str(images), str(work), SYSTEM, device=device),
+        Job("1", str(base), str(data), str(images), work=str(work), system=SYSTEM, device=device),
         courtesy=courtesy,
         epochs=2,
         save_steps=0,
         **options.knobs,
     )
-    merging = MergeJob("1", str(base), "", str(merged), str(work), SYSTEM)
+    merging = MergeJob("1", str(base), "", str(merged), work=str(work), system=SYSTEM)
     judging = EvaluationJob(
         run="1",
         candidate=str(merged),

@@ -31,7 +31,7 @@ from typing import Any, Final
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.serving_load import picture
 from inference.internvl2.checkpoint import MODEL_CODE
-from training.data.llava import read_lessons
+from training.data.row_parser import read_lessons
 from training.job import Job, Progress
 from training.xtuner.encoding import Encoder
 
@@ -178,7 +178,7 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **change
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     job = replace(
-        Job("1", str(base), str(data), str(images), str(work), SYSTEM),
+        Job("1", str(base), str(data), str(images), work=str(work), system=SYSTEM),
         **{"epochs": REPEATS, "learning_rate": 2e-5, "warmup": 1 / 48, **changes},
     )
     job.write(work / "finetune.json")

@@ -57,6 +57,7 @@ from training.base_model_check import trainer_missing
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
 from training.pipeline import Pipeline
+from training.run_plan import RunPlanner
 
 log = structlog.get_logger()
 
@@ -125,28 +126,14 @@ class Application:
 
         trainer = ChildTrainer(settings.training)
         specs = settings.job_specs(None if on_cards_of_its_own(settings) else deployment.first_words)
-        merged = MergedModels(
-            ledger,
-            models,
-            ChildTrainer(settings.training),
-            specs.paths,
-            keep=settings.training.keep_models,
-            spare_bytes=settings.training.min_free_gigabytes * 1e9,
-        )
-        pipeline = Pipeline(
-            ledger=ledger,
-            pictures=pictures,
-            models=models,
-            trainer=trainer,
-            specs=specs,
-            trust=settings.trust,
-            ready=stored.finish,
-        )
+        merged = MergedModels(ledger, models, ChildTrainer(settings.training), settings.training, specs.paths)
+        planner = RunPlanner(ledger, models, specs, settings.trust)
+        pipeline = Pipeline(planner, pictures, trainer, stored.finish)
         schedule = Schedule(
             ledger,
             erasure,
             notices,
-            pipeline,
+            planner,
             cron=settings.training.schedule,
             retention_days=settings.storage.retention_days,
         )

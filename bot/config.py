@@ -90,7 +90,7 @@ class Settings(BaseSettings):
             runs=folder / "runs",
             sources=folder / "sources",
             answers=folder / "answers",
-            yield_file=yield_file,
+            yield_file=yield_file and yield_file.resolve(),
         )
         return JobSpecs(self.training, paths, folder / "pictures", self.persona, self.inference.tiles or 0)
 

@@ -175,7 +175,7 @@ class Runs(Queries):
         """Store the exchanges that a run uses, each with its split, and their numbers.
 
         The split is "train", "held_out", or "worse" for disliked and rejected answers, which are trained on too.
-        `fingerprint` is the hash of all its inputs (`training.inputs`).
+        `fingerprint` is the hash of all its inputs (`training.run_plan`).
 
         Raises `StorageError` if the run already has a selection, or if an exchange does not exist or was deleted.
         """

@@ -7,14 +7,11 @@ finetune.json`. The worker prints each `Progress` as a line of JSON on standard 
 
 The errors::
 
-    TrainingError            there is no training, or no model; the text has the next step
-    ├── TooFewPairs          (selection) there are too few pairs
-    ├── RowError             (llava) a row is invalid
-    │   └── TooLong          (encoding) it has too many tokens, and is valid otherwise
-    ├── RegressionSetError   (factual_set) the factual questions cannot be used
-    ├── OutOfMemory          (runner) a training ran out of memory after its start
-    ├── RunFailed            (pipeline) a step of a run failed
-    └── EndNotSaved          (pipeline) a run has ended, and the ledger cannot be written
+    TrainingError      there is no training, or no model; the text has the next step
+    ├── RowError       (row_parser) a row is invalid
+    │   └── TooLong    (encoding) it has too many tokens, and is valid otherwise
+    ├── OutOfMemory    (runner) a training ran out of memory after its start
+    └── EndNotSaved    (pipeline) a run has ended, and the ledger cannot be written
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 
 from training.gate.report import Effort
 from training.json_record import Record
@@ -38,17 +35,35 @@ class TrainingError(Exception):
     """The base of the errors of this package. The text has the next step."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJob(Record):
+    """What all jobs have. Paths are absolute.
+
+    Attributes:
+        worker: The name of the job's files in its directory, and the module of its worker.
+        work: The directory of the job and its outcome; for the job of a run, the run's.
+        system: The system prompt of rows without one.
+        threads: CPU threads; 0 for one per core.
+        tiles: The most tiles of a picture; 0 for the model's own number.
+    """
+
+    worker: ClassVar[tuple[str, str]]
+
+    work: str
+    system: str
+    threads: int = 0
+    tiles: int = 0
+
+
 @dataclass(frozen=True, slots=True)
-class Job(Record):
-    """A fine-tuning. Paths are absolute.
+class Job(WorkerJob):
+    """A fine-tuning.
 
     Attributes:
         run: The id of the run.
         base: The checkpoint directory to train.
         data: A LLaVA JSON file, whose `image` entries are relative to `images`.
         images: The folder of users' pictures.
-        work: The run's directory.
-        system: The system prompt of rows without one.
         sources: LLaVA files to mix in: `path`, `images` and `repeat_times`, which is None for a share of `replay`.
         replay: Samples that the sources without `repeat_times` give for each row of `data`.
         first: How many of the rows of `data` are used, from the first on; 0 for all.
@@ -58,9 +73,7 @@ class Job(Record):
         notes: The file of the `ImageIndex`; empty for none.
         former: An earlier run's log of losses, to draw under this one's curve; empty for none.
         device: "auto", "cpu" or "cuda".
-        threads: CPU threads; 0 for one per core.
         seed: The seed.
-        tiles: The most tiles of a picture; 0 for the model's own number.
         processes: How many processes train together.
         deepspeed: The stage of DeepSpeed's ZeRO; 0 for a training without DeepSpeed.
         split: The divisor of the batch size; each step gets more batches instead.
@@ -71,12 +84,12 @@ class Job(Record):
             `objective` on are those of `training.xtuner.hyperparameters.Recipe`.
     """
 
+    worker = ("finetune", "training.xtuner.finetune")
+
     run: str
     base: str
     data: str
     images: str
-    work: str
-    system: str
     sources: list[dict[str, Any]] = field(default_factory=list)
     replay: float = 1.0
     first: int = 0
@@ -85,9 +98,7 @@ class Job(Record):
     notes: str = ""
     former: str = ""
     device: str = "auto"
-    threads: int = 0
     seed: int = 0
-    tiles: int = 0
     processes: int = 1
     deepspeed: int = 0
     split: int = 1
@@ -120,21 +131,19 @@ class Job(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class MergeJob(Record):
+class MergeJob(WorkerJob):
     """Fill `out`, an empty directory, with a complete checkpoint made from `base` and `adapter`.
 
     `system` becomes the chat template's default system prompt, and `tiles` above 0 the checkpoint's most tiles of a
-    picture, as in the training. `work` is the run's directory.
+    picture, as in the training.
     """
+
+    worker = ("merge", "training.merge")
 
     run: str
     base: str
     adapter: str
     out: str
-    work: str
-    system: str
-    threads: int = 0
-    tiles: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +169,7 @@ class Rated(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationJob(Record):
+class EvaluationJob(WorkerJob):
     """Judge `candidate` against `live`, both checkpoint directories.
 
     Attributes:
@@ -178,13 +187,13 @@ class EvaluationJob(Record):
         courtesy: As in a `Job`.
     """
 
+    worker = ("evaluate", "training.gate.evaluate")
+
     run: str
     candidate: str
     live: str
     data: str
     images: str
-    work: str
-    system: str
     rated: list[Rated] = field(default_factory=list)
     attempt: int = 1
     shown: int = 0
@@ -193,8 +202,6 @@ class EvaluationJob(Record):
     regression: str = ""
     answers: str = ""
     device: str = "auto"
-    threads: int = 0
-    tiles: int = 0
     max_loss_points: float = 2.0
     max_new_tokens: int = 64
     live_name: str = "live"
@@ -209,52 +216,6 @@ class EvaluationJob(Record):
         return super(EvaluationJob, cls).from_values(
             {**values, "rated": [Rated(**each) for each in values.get("rated", [])]}
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ImportJob(Record):
-    """Import the LLaVA file `file`, with pictures under `images`, as the source `name` in the directory `out`.
-
-    Its rows are validated with the tokenizer of `base` and for `max_length` tokens, or the limit of the user's
-    configuration `recipe`, which is empty for none. `system` is the system prompt of rows without one, and
-    `repeat_times` how often the source is used, or None for a share of the replay. `work` is for the job and the
-    outcome.
-    """
-
-    name: str
-    file: str
-    images: str
-    out: str
-    base: str
-    work: str
-    system: str
-    repeat_times: float | None = None
-    threads: int = 0
-    tiles: int = 0
-    recipe: str = ""
-    max_length: int = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class CompareJob(Record):
-    """Let every model answer every question, and write the answers side by side into the page `out`.
-
-    `models` are (name, checkpoint directory), `asked` (picture file under `images`, caption, question).
-    """
-
-    models: list[tuple[str, str]]
-    asked: list[tuple[str, str, str]]
-    images: str
-    work: str
-    out: str
-    system: str
-    device: str = "auto"
-    threads: int = 0
-    tiles: int = 0
-    max_new_tokens: int = 512
-
-
-WorkerJob = Job | MergeJob | EvaluationJob | ImportJob | CompareJob
 
 
 @dataclass(frozen=True, slots=True)

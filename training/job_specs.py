@@ -37,25 +37,6 @@ class TrainingPaths:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """The model that a candidate is compared with: the live one, or the base if there is none.
-
-    Attributes:
-        name: Its name.
-        directory: Its files.
-        attempt: The number of this comparison among those since the last change of the live model, from 1.
-        shown: The number of its answers to the questions of those who judge.
-        liked_of_shown: How many of them are liked.
-    """
-
-    name: str
-    directory: Path
-    attempt: int = 1
-    shown: int = 0
-    liked_of_shown: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class JobSpecs:
     """Make the jobs of a run whose directory exists.
 
@@ -89,7 +70,6 @@ class JobSpecs:
         settings, folder = self.settings, Path(run.directory)
         return Job(
             **self._common(run),
-            base=str(self.paths.base),
             data=str(folder / TRAIN_ROWS),
             images=str(self.images),
             sources=[each.model_dump(mode="json") for each in sources],
@@ -103,54 +83,45 @@ class JobSpecs:
             processes=settings.world_size,
             deepspeed=settings.deepspeed,
             features_gigabytes=settings.features_gigabytes,
-            courtesy=self._yield_file,
+            courtesy=str(self.paths.yield_file or ""),
             recipe=str(settings.user_config or ""),
             **self.recipe.model_dump(),
         )
 
     def merge(self, run: Run, out: Path, trained: Outcome) -> MergeJob:
         """Return the job that merges the trained adapter and the base into `out`, an empty directory."""
-        return MergeJob(**self._common(run), base=str(self.paths.base), adapter=str(trained.adapter), out=str(out))
+        return MergeJob(**self._common(run), adapter=str(trained.adapter), out=str(out))
 
-    def evaluate(  # noqa: PLR0917 - what a run has brought, in the order of its steps
-        self, run: Run, candidate: Path, live: Reference, selection: Selection, trained: Outcome, effort: Effort
-    ) -> EvaluationJob:
-        """Return the job that judges the candidate's directory against the live model."""
+    def evaluate(self, run: Run, candidate: Path, selection: Selection, **others: Any) -> EvaluationJob:
+        """Return the job that judges the candidate's directory.
+
+        `others` are the job's fields about the live model, the loss curve and the effort.
+        """
         settings = self.settings
         return EvaluationJob(
             **self._common(run),
             candidate=str(candidate),
-            live=str(live.directory),
             data=str(Path(run.directory) / JUDGED_ROWS),
             rated=_rated(selection),
-            attempt=live.attempt,
-            shown=live.shown,
-            liked_of_shown=live.liked_of_shown,
             images=str(self.images),
-            base=str(self.paths.base),
             regression=str(settings.regression or ""),
             answers=str(self.paths.answers or ""),
             device=settings.device,
             max_loss_points=settings.max_loss_points,
-            live_name=live.name,
             candidate_name=model_name(run),
-            curve=trained.curve or "",
-            courtesy=self._yield_file,
-            effort=effort,
+            courtesy=str(self.paths.yield_file or ""),
+            **others,
         )
 
     def _common(self, run: Run) -> dict[str, Any]:
         return {
             "run": str(run.id),
+            "base": str(self.paths.base),
             "work": run.directory,
             "system": self.system,
             "threads": self.settings.threads,
             "tiles": self.tiles,
         }
-
-    @property
-    def _yield_file(self) -> str:
-        return "" if self.paths.yield_file is None else str(self.paths.yield_file.resolve())
 
 
 def _rated(selection: Selection) -> list[Rated]:
@@ -175,7 +146,7 @@ def _rated(selection: Selection) -> list[Rated]:
     return found
 
 
-def measure_effort(run: Run, selection: Selection, taught: TrainedOn, trained: Outcome, merged: Outcome) -> Effort:
+def measure_effort(selection: Selection, taught: TrainedOn, trained: Outcome, merged: Outcome) -> Effort:
     """Sum up what a run was trained on and what it took."""
     counts = selection.counts
     pairs = trained.samples.get(RATED, selection.liked)

@@ -18,31 +18,11 @@ from typing import Final
 
 from inference.process.child import Child
 from storage.translatable_reason import Reason
-from training.job import (
-    CompareJob,
-    EvaluationJob,
-    ImportJob,
-    Job,
-    MergeJob,
-    Outcome,
-    Progress,
-    WorkerJob,
-    ignore,
-    outcome_file,
-)
+from training.job import Job, Outcome, Progress, WorkerJob, ignore, outcome_file
 from training.run_folder import SCALARS
 from training.settings import TrainingSettings
 from training.xtuner.resume import latest_checkpoint
 from training.xtuner.scalars import step_seconds
-
-_WORKERS: Final[dict[type[WorkerJob], tuple[str, str]]] = {
-    Job: ("finetune", "training.xtuner.finetune"),
-    MergeJob: ("merge", "training.merge"),
-    EvaluationJob: ("evaluate", "training.gate.evaluate"),
-    ImportJob: ("importing", "training.data.importing"),
-    CompareJob: ("compare", "training.gate.side_by_side"),
-}
-"""The worker of each kind of job: the name of its files in the run's directory, and its module."""
 
 _TAIL_LINES: Final = 4
 _LOG_BYTES: Final = 50_000_000
@@ -110,13 +90,14 @@ class ChildTrainer:
             log.warning("run %s: %s; trying with smaller ones", job.run, outcome.reason)
 
     async def _run_once(self, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
-        step, module = _WORKERS[type(job)]
+        step, module = job.worker
         job_file = Path(job.work) / f"{step}.json"
         outcome = outcome_file(job_file)
         job_file.parent.mkdir(parents=True, exist_ok=True)
         job.write(job_file)
         outcome.unlink(missing_ok=True)  # of an earlier attempt
         log_file = job_file.with_suffix(".log")
+        processes = self._settings.local_processes if step == "finetune" else 1
         command = [self._settings.python or sys.executable]
         if step == "finetune" and self._settings.world_size > 1:
             command += ["-m", "torch.distributed.run", *self._torchrun()]
@@ -128,9 +109,7 @@ class ChildTrainer:
                 log=log_file,
                 log_bytes=_LOG_BYTES,
                 log_files=1,
-                environment=self._environment(
-                    job_file.parent, self._settings.local_processes if step == "finetune" else 1
-                ),
+                environment=self._environment(job_file.parent, processes),
                 on_line=lambda line: self._report(line, on_progress),
             )
         except OSError as error:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -24,8 +23,8 @@ from storage.model_store import MANIFEST
 from storage.translatable_reason import Reason
 from training.adapter import Adapter
 from training.gate.prompt_parity import disagreement
-from training.job import MergeJob, Outcome, Progress, TrainingError
-from training.worker import Say, work
+from training.job import MergeJob, Outcome, TrainingError
+from training.worker import Say, StageProgress, work
 
 _CHUNK: Final = 1 << 24
 
@@ -41,17 +40,10 @@ def merge(job: MergeJob, say: Say) -> Outcome:
     unknown = adapter.names() - known
     if unknown:
         raise TrainingError(f"the adapter changes {sorted(unknown)[0]}, which {base} does not have")
-    total, done = len(known), 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        if done == total or done % 20 == 0:
-            say(Progress("merging", done, total))
-
+    steps = StageProgress(say, "merging", len(known))
     copy_surroundings(base, out, job.system, job.tiles)
     for file in weights:
-        merge_file(file, out / file.name, adapter, count)
+        merge_file(file, out / file.name, adapter, steps)
     differs = disagreement(base, out, job.system)
     if differs:
         raise TrainingError(f"the merged model's token IDs differ from those it was trained on: {differs}")
@@ -85,7 +77,7 @@ def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> Non
             shutil.copyfile(file, target)
 
 
-def merge_file(source: Path, target: Path, adapter: Adapter, on_tensor: Callable[[], None]) -> None:
+def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgress) -> None:
     """Write `source` with the adapter applied, tensor by tensor, in the same order, types and layout.
 
     The safetensors format (github.com/huggingface/safetensors, "Format") has eight bytes of length, a JSON header with
@@ -111,7 +103,7 @@ def merge_file(source: Path, target: Path, adapter: Adapter, on_tensor: Callable
                 writer.write(merged.view(torch.uint8).numpy().data)
             else:
                 _copy(reader, writer, end - begin)
-            on_tensor()
+            steps.add(1)
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:

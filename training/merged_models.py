@@ -25,29 +25,22 @@ from storage.translatable_reason import Reason
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
 from training.job_specs import TrainingPaths
 from training.run_folder import ADAPTER, MERGE_JOB
+from training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
 
 class MergedModels:
-    """Prune merged models and restore them; `keep` of them stay besides the base, the live one and the previous one."""
+    """Prune merged models and restore them."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        models: ModelStore,
-        trainer: Trainer,
-        paths: TrainingPaths,
-        *,
-        keep: int,
-        spare_bytes: float = 0,
+        self, ledger: Ledger, models: ModelStore, trainer: Trainer, settings: TrainingSettings, paths: TrainingPaths
     ) -> None:
         self._ledger = ledger
         self._models = models
         self._trainer = trainer
+        self._settings = settings
         self._paths = paths
-        self._keep = keep
-        self._spare_bytes = spare_bytes
 
     async def prune(self, in_use: Collection[str] = ()) -> list[str]:
         """Remove the directories of all models but those to keep; return the names of the models.
@@ -104,7 +97,7 @@ class MergedModels:
                     model=model.id,
                 )
             )
-        needed = weight_bytes(self._paths.base) + self._spare_bytes
+        needed = weight_bytes(self._paths.base) + self._settings.min_free_gigabytes * 1e9
         free = shutil.disk_usage(self._models.directory).free
         if free < needed:
             raise TrainingError(
@@ -142,7 +135,7 @@ class MergedModels:
         ]
         others = [each for each in ours if each.id not in kept]
         good = [each for each in others if each.state not in (ModelState.REJECTED, ModelState.UNDECIDED)]
-        kept |= {each.id for each in good[: self._keep]}
+        kept |= {each.id for each in good[: self._settings.keep_models]}
         return [each for each in others if each.id not in kept and self._job(each) is not None]
 
     def _job(self, model: Model) -> MergeJob | None:

@@ -68,6 +68,12 @@ PICTURE: Final = "sheet.png"
 """The sheet as a picture."""
 
 
+def run_folders(runs: Path, *, but: int | None = None) -> list[Path]:
+    """Return the directories of all runs in the folder `runs`, or of all `but` one, newest first."""
+    folders = [each for each in runs.glob("*") if each.name.isdigit() and each.name != str(but)]
+    return sorted(folders, key=lambda each: int(each.name), reverse=True)
+
+
 def kept_file(directory: str, name: str) -> Path | None:
     """Return a file of a run's directory, or None if it does not exist. `directory` is empty for a run without one."""
     path = Path(directory) / name

@@ -20,20 +20,10 @@ from inference.process import stack_dump
 from inference.process.parent_watch import watch_parent
 from inference.process.yapf_import import import_yapf
 from storage.translatable_reason import Reason
-from training.job import (
-    CompareJob,
-    EvaluationJob,
-    ImportJob,
-    Job,
-    MergeJob,
-    Outcome,
-    Progress,
-    TrainingError,
-    outcome_file,
-)
+from training.job import Outcome, Progress, TrainingError, WorkerJob, outcome_file
 
 Say = Callable[[Progress], None]
-AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob, CompareJob)
+AnyJob = TypeVar("AnyJob", bound=WorkerJob)
 
 
 class StageProgress:

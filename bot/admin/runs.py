@@ -25,8 +25,9 @@ from storage.ledger import Ledger
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from storage.translatable_reason import Reason
 from training.job import TrainingError
-from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, RunPlan
+from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file
+from training.run_plan import RunPlan
 
 TELL_SECONDS = 0.7
 INTERRUPTED: Final = Reason(
@@ -86,15 +87,15 @@ class Runs:
     async def plan(self) -> RunPlan:
         """Return the plan of a run that would begin now.
 
-        Raises AdminRefusal if there is no trainer, and what `Pipeline.plan` raises.
+        Raises AdminRefusal if there is no trainer, and what `RunPlanner.plan` raises.
         """
         if missing := self.trainer_missing():
             raise AdminRefusal(missing)
-        return await self.pipeline.plan()
+        return await self.pipeline.planner.plan()
 
     async def unchanged_since(self) -> Run | None:
         """Return the last finished run if nothing is new since it, or None if there is something new to learn from."""
-        return await self.pipeline.unchanged_since()
+        return await self.pipeline.planner.unchanged_since()
 
     async def cancel(self, by: int) -> Run | None:
         """Cancel the run under way and return it, or return None if there is none."""

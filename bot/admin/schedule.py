@@ -30,7 +30,7 @@ from bot.admin.notifications import Notifications
 from bot.i18n import later
 from storage.errors import RunBusy
 from storage.ledger import Ledger
-from training.pipeline import Pipeline
+from training.run_plan import RunPlanner
 
 RETRAIN = "retrain"
 TIDY = "tidy"
@@ -72,7 +72,7 @@ class Schedule:
     ledger: Ledger
     erasure: Erasure
     notices: Notifications
-    pipeline: Pipeline
+    planner: RunPlanner
     cron: str
     retention_days: int = 0
 
@@ -125,7 +125,7 @@ class Schedule:
 
     async def request_run(self) -> None:
         """Put a due run into the ledger, unless another run is active or nothing is new since the last finished one."""
-        if same := await self.pipeline.unchanged_since():
+        if same := await self.planner.unchanged_since():
             log.info("retraining is due, but nothing is new", since=same.id)
             return
         try:

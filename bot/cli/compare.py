@@ -25,7 +25,8 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.settings import TINY
 from storage.learning_records import BASE
 from storage.ledger import FILE_NAME, Ledger
-from training.job import CompareJob, TrainingError
+from training.command_jobs import CompareJob
+from training.job import TrainingError
 
 QUESTIONS: Final = "questions.txt"
 _REFUSALS: Final = {

@@ -25,9 +25,10 @@ from bot.i18n import Translator
 from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Promotion, Run, Trust
 from storage.ledger import Ledger
+from storage.model_store import ModelStore
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
-from training.inputs import unchanged_since
 from training.number_format import clock
+from training.run_plan import RunPlanner
 
 POLL_SECONDS: Final = 0.5
 STOPPED: Final = "the bot stopped before it carried this out"
@@ -74,7 +75,8 @@ async def retrain(
 async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], settings: Settings, yes: bool) -> None:
     """Ask before a run that would learn from the same data as the last finished one. Raises CommandRefused for a no."""
     _require_bot(running)
-    if same := await unchanged_since(ledger, settings.job_specs(), settings.trust):
+    models = ModelStore(settings.storage.dir / "models")
+    if same := await RunPlanner(ledger, models, settings.job_specs(), settings.trust).unchanged_since():
         confirm(NOTHING_NEW.format(run=same.id), yes=yes)
 
 

@@ -13,12 +13,14 @@ from rich.markup import escape
 from bot.chat.stored_pictures import finish_pictures
 from bot.cli.terminal import notes, run_worker
 from bot.config import Settings
+from storage.atomic_files import PART
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
+from training.command_jobs import ImportJob
 from training.data.export import DPO, KTO, LLAVA, export
 from training.data.selection import choose_pairs
-from training.data.sources import UNDER_WAY, SourceInfo
-from training.job import ImportJob, TrainingError
+from training.data.sources import ABOUT, SourceInfo
+from training.job import TrainingError
 
 
 async def import_file(
@@ -32,7 +34,7 @@ async def import_file(
 ) -> None:
     """Make a LLaVA file a source of every later training. Raises `TrainingError`, which names every bad row."""
     name = name or re.sub(r"[^\w.-]+", "-", file.stem).strip("-.")
-    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(UNDER_WAY):
+    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(PART):
         raise TrainingError(f"{name!r} is not a valid name for a source: choose a --name of letters and digits")
     if not (folder := (images or file.parent)).is_dir():
         raise TrainingError(f"{folder} is not a folder: name the folder of the pictures with --images")
@@ -55,7 +57,7 @@ async def import_file(
     if not outcome.ok:
         raise TrainingError(outcome.reason)
     made = data / "sources" / name
-    about = SourceInfo.read(made)
+    about = SourceInfo.read(made / ABOUT)
     often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
         f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later training uses them, "

@@ -29,7 +29,7 @@ from storage.model_store import ModelStore
 from storage.personal_data import PersonalDataSummary
 from storage.picture_store import PictureStore
 from storage.states import ModelState
-from training.data.sources import SourceInfo, imported, remove, title
+from training.data.sources import ABOUT, SourceInfo, imported, remove, title
 from training.evidence.proportions import wilson_interval
 from training.number_format import size
 from training.run_folder import ADAPTER
@@ -103,7 +103,7 @@ def sources(settings: Settings, console: Console) -> None:
     """Print the training data besides the liked answers. Raises TrainingError for a damaged source."""
     table = Table("source", "rows", "pictures", "used", "from", box=None)
     for each in imported(settings.storage.dir / "sources"):
-        about = SourceInfo.read(each.path.parent)
+        about = SourceInfo.read(each.path.with_name(ABOUT))
         table.add_row(
             escape(title(str(each.path))),
             str(about.rows),
@@ -135,7 +135,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
         async with Ledger.open(settings.storage.dir) as ledger:
             if run := await ledger.runs.active():
                 raise CommandRefused(f"Run {run.id} may be reading {name}: wait for its end, or cancel it.")
-    about = SourceInfo.read(known[name])
+    about = SourceInfo.read(known[name] / ABOUT)
     if not yes:
         notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures")
     confirm(f"Permanently delete {name}?", yes=yes)

@@ -16,11 +16,11 @@ from tests.support.community import ADMIN, Community
 
 STUCK = """
 import time
-import bot.app, training.pipeline
+import bot.app, training.run_plan
 def choosing_for_ever(*_, **__):
     print("choosing", flush=True)
     time.sleep(3600)
-training.pipeline.select_pairs = choosing_for_ever
+training.run_plan.select_pairs = choosing_for_ever
 bot.app.THREAD_SECONDS = 0.5
 """
 

@@ -26,7 +26,8 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.states import ModelState
 from tests.support.bot_process import write_config
 from tests.support.doctoring import settings_in
-from training.job import CompareJob, TrainingError
+from training.command_jobs import CompareJob
+from training.job import TrainingError
 
 SQUARE = "one-green-square"
 TURNED = 6

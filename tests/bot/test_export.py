@@ -21,9 +21,10 @@ from storage.picture_store import PictureStore
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import photo
+from training.command_jobs import ImportJob
 from training.data.importing import import_source
-from training.data.llava import read_lessons, read_rows
-from training.job import ImportJob, TrainingError, ignore
+from training.data.row_parser import read_lessons, read_rows
+from training.job import TrainingError, ignore
 
 
 class Community:
@@ -112,7 +113,9 @@ async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -
     """Imported elsewhere, the rows are the same."""
     out, sources = tmp_path / "out", tmp_path / "sources"
     await community.export(out)
-    taking = ImportJob("llava", str(out / "llava.json"), str(out), str(sources), str(CHECKPOINT), "", "", threads=1)
+    taking = ImportJob(
+        "llava", str(out / "llava.json"), str(out), str(sources), str(CHECKPOINT), work="", system="", threads=1
+    )
     assert import_source(taking, ignore).ok
     ours = list(read_lessons(sources / "llava" / "rows.jsonl", sources / "llava" / "pictures", system=""))
     for our, their in zip(ours, read_lessons(out / "llava.json", out, system=""), strict=True):

@@ -23,24 +23,25 @@ from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.bot_process import command, write_config
 from tests.support.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file
+from training.command_jobs import ImportJob
 from training.data.importing import import_source
-from training.data.llava import read_lessons, read_rows
-from training.data.sources import SourceInfo, imported, resolved
-from training.job import ImportJob, TrainingError, ignore
+from training.data.row_parser import read_lessons, read_rows
+from training.data.sources import ABOUT, SourceInfo, imported, resolved
+from training.job import TrainingError, ignore
 
 
 def job(file: Path, sources: Path, name: str = "mine", repeat_times: float | None = None) -> ImportJob:
     """Return an import job into the folder `sources`."""
     return ImportJob(
-        name,
-        str(file),
-        str(file.parent),
-        str(sources),
-        str(CHECKPOINT),
-        "",
-        INTERNVL2.system,
-        repeat_times,
-        1,
+        name=name,
+        file=str(file),
+        images=str(file.parent),
+        out=str(sources),
+        base=str(CHECKPOINT),
+        work="",
+        system=INTERNVL2.system,
+        repeat_times=repeat_times,
+        threads=1,
         max_length=512,
     )
 
@@ -94,7 +95,7 @@ def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
     assert import_source(job(given, sources, repeat_times=2.5), ignore).ok
     (source,) = imported(sources)
     assert (source.path.parent, source.repeat_times) == (sources / "mine", 2.5)
-    assert SourceInfo.read(sources / "mine") == SourceInfo(str(given), 5, 2, 2.5, clean=True)
+    assert SourceInfo.read(sources / "mine" / ABOUT) == SourceInfo(str(given), 5, 2, 2.5, clean=True)
     ours = list(read_lessons(source.path, source.folder, system=""))
     theirs = list(read_lessons(given, given.parent, system=""))
     for our, their in zip(ours, theirs, strict=True):

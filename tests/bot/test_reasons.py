@@ -53,7 +53,7 @@ async def raised(folder: Path) -> list[str]:
     found.append(untrainable(room.base) or "")
     try:
         with pytest.raises(TrainingError) as full:
-            room.pipeline(min_free_gigabytes=1e9)._check_disk()
+            room.pipeline(min_free_gigabytes=1e9).planner._check_disk()
         found.append(str(full.value))
     finally:
         await room.ledger.close()

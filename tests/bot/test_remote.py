@@ -17,7 +17,7 @@ from bot.config import Settings
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.states import ModelState, RunState
-from training.inputs import fingerprint
+from training.run_plan import fingerprint
 
 WHY = "the finetune process died; it said last: [rank0]: no memory at [/opt/x.cpp:12]"
 

@@ -103,12 +103,12 @@ async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
 async def test_without_news_no_run_is_requested(tmp_path: Path) -> None:
     """A scheduled time passes without a run, and the log says since when nothing is new."""
     async with _schedule(tmp_path, DAILY) as schedule:
-        schedule.pipeline = cast(Any, News(Run(4, RunState.DONE, "admin", None, 1.0, 1.0)))
+        schedule.planner = cast(Any, News(Run(4, RunState.DONE, "admin", None, 1.0, 1.0)))
         with capture_logs() as events:
             await request_run()
         assert [(each["event"], each["since"]) for each in events] == [("retraining is due, but nothing is new", 4)]
         assert await _runs(tmp_path) == 0
-        schedule.pipeline = cast(Any, News())
+        schedule.planner = cast(Any, News())
         await request_run()
         assert await _runs(tmp_path) == 1
 

@@ -33,7 +33,7 @@ from tests.support.chatting import DECODERS
 from tests.support.hostile_pictures import GPS, large_webp, located
 from tests.support.ledgers import exchange, picture
 from training.data.seen_prompt import seen_prompt
-from training.data.sources import ROWS, SourceInfo
+from training.data.sources import ABOUT, ROWS, SourceInfo
 
 
 class Former:
@@ -176,11 +176,11 @@ async def test_imported_pictures_are_re_encoded(tmp_path: Path) -> None:
     talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Food."}]
     rows = [{"id": str(each), "image": f"{each[:2]}/{each}", "conversations": talk} for each in names]
     (source / ROWS).write_text("".join(json.dumps(each) + "\n" for each in rows))
-    SourceInfo("food.json", 2, 2).write(source)
+    SourceInfo("food.json", 2, 2).write(source / ABOUT)
     async with opened(tmp_path) as (_, ledger, upgrade):
         assert not await ledger.pictures.chore_done(CHORE)
         await upgrade.finish()
-    about = SourceInfo.read(source)
+    about = SourceInfo.read(source / ABOUT)
     assert (about.rows, about.pictures, about.clean) == (1, 1, True)
     (row,) = [json.loads(line) for line in (source / ROWS).read_text().splitlines()]
     assert GPS not in (source / "pictures" / row["image"]).read_bytes()

@@ -42,7 +42,7 @@ from tests.inference.test_internvl2_tokenizer import FOLDER
 from tests.support.hostile import plant, planted, ran
 from tests.support.lmdeploy_serving import HEADERS, KEY, Served, part, started
 from tests.support.talks import ONE_TOKEN, PICTURES, picture, talks
-from training.data.llava import parse_row
+from training.data.row_parser import parse_row
 from training.xtuner.encoding import Encoder
 
 SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)

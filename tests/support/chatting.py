@@ -65,7 +65,7 @@ from training.data.pairs import Pair
 from training.data.selection import Counts, Selection
 from training.job import Progress, ignore
 from training.launcher import LastProgress
-from training.pipeline import RunPlan
+from training.run_plan import RunPlan
 from training.settings import Source
 from training.xtuner.hyperparameters import Recipe
 

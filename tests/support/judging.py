@@ -14,9 +14,8 @@ from training.data.llava import Lesson, write_rows
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
 from training.gate.evaluate import evaluate
-from training.gate.examination import Examination, Examined
 from training.gate.factual_set import Question, QuestionSet
-from training.gate.forgetting import Forgetting
+from training.gate.forgetting import Examination, Examined, Forgetting
 from training.gate.report import Report
 from training.gate.respondent import Asked
 from training.gate.scoring import LogProbability

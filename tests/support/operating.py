@@ -45,7 +45,8 @@ class Admins:
 def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
     """Return the merged models of the runs in `folder`; real workers merge them."""
     places = TrainingPaths(folder / "base", folder / "runs", folder / "sources")
-    return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(settings()), places, keep=keep)
+    chosen = settings(keep_models=keep)
+    return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(chosen), chosen, places)
 
 
 class News:

@@ -25,8 +25,9 @@ from tests.support.lessons import SYSTEM, photo, seen, settings
 from training.gate.report import Decision, Report
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, WorkerJob, ignore
 from training.job_specs import JobSpecs, TrainingPaths
-from training.pipeline import Pipeline, RunPlan
+from training.pipeline import Pipeline
 from training.run_folder import LOSSES, REPORT
+from training.run_plan import RunPlan, RunPlanner
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
 
@@ -81,19 +82,14 @@ class Room:
 
     def pipeline(self, **changes: Any) -> Pipeline:
         """Return the pipeline, with changed settings."""
-        return Pipeline(
-            ledger=self.ledger,
-            pictures=self.pictures,
-            models=self.models,
-            trainer=self.trainer,
-            specs=JobSpecs(
-                settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
-                TrainingPaths(self.base, self.folder / "runs", self.folder / "sources"),
-                self.pictures.directory,
-                SYSTEM,
-                tiles=0,
-            ),
+        specs = JobSpecs(
+            settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
+            TrainingPaths(self.base, self.folder / "runs", self.folder / "sources"),
+            self.pictures.directory,
+            SYSTEM,
+            tiles=0,
         )
+        return Pipeline(RunPlanner(self.ledger, self.models, specs), self.pictures, self.trainer)
 
     async def fill(self) -> None:
         """Add people, pictures, answers and votes, with the base model live."""

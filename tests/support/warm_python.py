@@ -36,7 +36,7 @@ PRELOADED: Final = (
     "training.gate.prompt_parity",
     "training.gate.run_summary_sheet",
     "training.gate.scoring",
-    "training.xtuner.curve",
+    "training.plots",
     "training.xtuner.dataset",
     "training.xtuner.internvl_model",
     "training.xtuner.runner",

@@ -22,7 +22,7 @@ def mixture(rows: int) -> Mixture:
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
     """Steps are whole, the warm-up leaves at least one, and the repeated data lasts for one epoch."""
-    job = Job("1", "", "", "", "", "", epochs=2.5, batch=4, accumulation=accumulation)
+    job = Job("1", "", "", "", work="", system="", epochs=2.5, batch=4, accumulation=accumulation)
     plan = StepPlan.for_job(job, rows)
     assert 0 <= plan.warmup < plan.steps
     assert plan.batches == plan.steps * accumulation
@@ -36,7 +36,7 @@ def test_the_loader_has_a_timeout(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
         from mmengine.config import Config
 
-    job = Job("1", "", "", "", str(tmp_path), "")
+    job = Job("1", "", "", "", work=str(tmp_path), system="")
     text = config_text(job, StepPlan.for_job(job, 9), mixture(9), gpu=True)
     loader = Config.fromstring(text, ".py")["train_dataloader"]
     assert loader["num_workers"] > 0
@@ -97,7 +97,7 @@ def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
         from mmengine.config import Config
         from mmengine.registry import PARAM_SCHEDULERS
 
-    job = Job("1", "", "", "", str(tmp_path), "", epochs=6, batch=4, learning_rate=1e-3)
+    job = Job("1", "", "", "", work=str(tmp_path), system="", epochs=6, batch=4, learning_rate=1e-3)
     plan = StepPlan.for_job(job, rows)
     text = config_text(job, plan, mixture(rows), gpu=False)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=job.learning_rate)

@@ -19,7 +19,8 @@ from inference.internvl2.families import FAMILIES
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.support.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
-from training.data.llava import Lesson, RowError, parse_row
+from training.data.llava import Lesson
+from training.data.row_parser import RowError, parse_row
 from training.xtuner.encoding import IGNORE_INDEX, Encoder
 
 WIDE = (640, 300)

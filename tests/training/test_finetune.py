@@ -30,16 +30,17 @@ from tests.support.hostile import plant, planted, ran
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, photo, settings
 from tools.tiny.examine import examine
 from training.adapter import Adapter
-from training.data.llava import check_pictures, read_rows, write_rows
+from training.data.llava import write_rows
+from training.data.row_parser import check_pictures, read_rows
 from training.gate.evaluate import evaluate
 from training.gate.report import Report
 from training.gate.run_summary_sheet import SHOWN
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Rated, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge
+from training.plots import draw_curve
 from training.run_folder import ADAPTER, PICTURE, SHEET
 from training.xtuner.config_file import StepPlan
-from training.xtuner.curve import draw_curve
 from training.xtuner.encoding import Encoder
 from training.xtuner.resume import adopt_checkpoints, block_jobs, has_adapter
 from training.xtuner.scalars import losses
@@ -76,7 +77,7 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
     assert outcome.ok, outcome.reason
     merged = folder / "merged"
     merged.mkdir()
-    merging = MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM, threads=1)
+    merging = MergeJob("1", job.base, str(outcome.adapter), str(merged), work=job.work, system=SYSTEM, threads=1)
     assert asyncio.run(trainer.run(merging)).ok
     judging_rows = drawn_lessons(Path(job.images), JUDGING, seed=1, right=right)
     write_rows(judging_rows, folder / "judged.json")
@@ -278,7 +279,7 @@ def test_lessons_without_a_taste_teach_no_manner(tmp_path: Path, warm_python: st
     outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(job))
     merged = tmp_path / "merged"
     merged.mkdir()
-    assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM), ignore).ok
+    assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), work=job.work, system=SYSTEM), ignore).ok
     examined = examine(load_model(merged, dtype=torch.float32), load_tokenizer(merged), pictures=25, system=SYSTEM)
     assert 0.3 <= examined.playful() <= 0.7, examined.table()
 

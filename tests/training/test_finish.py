@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.training.test_resume import interrupted
+from training.job import Outcome
+from training.plots import draw_curve
 from training.run_folder import CURVE, SCALARS
-from training.xtuner.curve import draw_curve
-from training.xtuner.finetune import Trained, finish
+from training.xtuner.finetune import finish
 from training.xtuner.resume import latest_checkpoint
 
 LOG = '{"loss": 2.0, "step": 1}\n{"loss": 1.0, "step": 2}\n'
@@ -22,10 +23,10 @@ def test_checkpoints_are_removed_last(tmp_path: Path) -> None:
     scalars.write_text(LOG)
     (tmp_path / "1" / CURVE).mkdir()
     with pytest.raises(IsADirectoryError):
-        finish(job, Trained(scalars, 2, {}), gpu=False)
+        finish(job, Outcome(ok=True, steps=2), gpu=False)
     assert latest_checkpoint(job) is not None
     (tmp_path / "1" / CURVE).rmdir()
-    outcome = finish(job, Trained(scalars, 2, {}), gpu=False)
+    outcome = finish(job, Outcome(ok=True, steps=2), gpu=False)
     assert outcome.ok and outcome.steps == 2
     assert Path(str(outcome.curve)).is_file()
     assert latest_checkpoint(job) is None

@@ -14,8 +14,8 @@ import pytest
 from tests.support.judging import Bench, Forgetful, forgetting
 from training.evidence.facts import LOOKS, decided
 from training.gate.evaluate import verdict
-from training.gate.kept_answers import FILES, KeptAnswers
 from training.gate.report import Decision, Report, Taste
+from training.gate.respondent import FILES, KeptAnswers
 from training.gate.run_summary_sheet import facts
 from training.gate.sheet_picture import WIDTH
 from training.gate.sheet_words import LANGUAGES

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.lessons import photo
-from training.data.llava import RowError, parse_row, read_rows, row
-from training.data.validation import InvalidRow, RawRow, RowValidator, Rules, ValidRow
+from training.data.llava import row
+from training.data.row_parser import RowError, parse_row, read_rows
+from training.data.validation import RowValidator, Rules, ValidRow
 
 WORDS = st.one_of(
     st.sampled_from(["human", "gpt", "<image>", "<image>\nWhat?", "A cup.", "cup.jpg", "Image-1: <image>", "\ud800"]),
@@ -70,8 +71,8 @@ def test_a_row_is_read_or_invalid(content: Any) -> None:
 def test_a_row_is_validated(validator: RowValidator, tmp_path: Path, content: Any) -> None:
     """With its pictures, one of which exists."""
     (tmp_path / "cup.jpg").write_bytes(photo("red"))
-    found = validator.validate(RawRow(Path("rows.json"), 1, tmp_path, content))
-    assert isinstance(found, ValidRow | InvalidRow)
+    (found,), _ = validator.validate(Path("rows.json"), tmp_path, [(1, content)])
+    assert isinstance(found, ValidRow | RowError)
     if isinstance(found, ValidRow):
         json.loads(found.line)
 

@@ -126,7 +126,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     for yield_file, expected in (("", 0), (str(words.file), seeing)):
         tower = vision_cache.VisionTower(CHECKPOINT, GpuYield.open(yield_file))
         vision_cache.write_features(
-            tmp_path / "0.bin",
+            tmp_path,
             tower,
             lesson.pictures,
             lambda name: load_tiles(tmp_path / "pictures" / name, TILING),

@@ -12,7 +12,8 @@ import pytest
 from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, settings
 from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
-from training.data.selection import Selection, TooFewPairs, select_pairs
+from training.data.selection import Selection, select_pairs
+from training.job import TrainingError
 
 HOSTILE = 99
 
@@ -113,10 +114,11 @@ def test_too_few_people_are_an_error_with_the_next_step() -> None:
     rows = [voted(number, [1]) for number in range(8)]
     assert chosen(select(rows))
     with pytest.raises(
-        TooFewPairs, match=r"^Too few people: .* from 1, 2 needed.*min_raters = 1 for a bot of your own\.$"
+        TrainingError, match=r"^Too few people: .* from 1, 2 needed.*min_raters = 1 for a bot of your own\.$"
     ):
         select(rows, min_raters=2)
     with pytest.raises(
-        TooFewPairs, match=r"Votes from new people don't count until training.rater_age has passed; people waiting: 3$"
+        TrainingError,
+        match=r"Votes from new people don't count until training.rater_age has passed; people waiting: 3$",
     ):
         select_pairs(rows, {}, settings(min_raters=2), newcomers=3)

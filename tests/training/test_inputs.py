@@ -28,14 +28,14 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 
 async def since(room: Room, **changes: Any) -> int | None:
     """Return the run since which nothing is new with changed settings, None if there is news."""
-    run = await room.pipeline(**changes).unchanged_since()
+    run = await room.pipeline(**changes).planner.unchanged_since()
     return run.id if run else None
 
 
 async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> None:
     """A vote that is taken back leaves things as they were; a run that failed has learned nothing."""
     assert await since(room) == 1
-    assert (await room.pipeline().plan()).fingerprint
+    assert (await room.pipeline().planner.plan()).fingerprint
     await room.ledger.votes.cast(Rating(1, 2, -1, 900))
     assert await since(room) is None
     await room.ledger.votes.cast(Rating(1, 2, 0, 901))
@@ -89,7 +89,7 @@ async def test_other_numbers_are_news(room: Room, changed: dict[str, Any]) -> No
 async def test_where_and_when_it_trains_is_no_news(room: Room) -> None:
     """Settings without effect on the model do not count, nor do the recipe's own numbers written out."""
     assert await since(room, timeout=60.0, schedule="0 3 * * *", min_rated=4, keep_models=1) == 1
-    own = (await room.pipeline().plan()).recipe
+    own = (await room.pipeline().planner.plan()).recipe
     assert not isinstance(own, Path)
     assert await since(room, knobs={"epochs": own.epochs}) == 1
 

@@ -76,7 +76,7 @@ async def test_a_failed_worker_has_its_reason(python: Path, tmp_path: Path) -> N
     """The worker's reason is the outcome's, for every kind of job."""
     job(tmp_path / "run", "bad")
     trainer = ChildTrainer(settings(python=str(python)))
-    merging = MergeJob("1", "base", "adapter", "out", str(tmp_path / "run"), "")
+    merging = MergeJob("1", "base", "adapter", "out", work=str(tmp_path / "run"), system="")
     assert (await trainer.run(merging)).reason == "row 3 is bad"
 
 

@@ -54,7 +54,7 @@ def job(tmp_path: Path, base: Path = CHECKPOINT) -> MergeJob:
     """Return a job that merges the files in `tmp_path`."""
     out = tmp_path / "out"
     out.mkdir()
-    return MergeJob("1", str(base), str(tmp_path / "adapter"), str(out), str(tmp_path), SYSTEM)
+    return MergeJob("1", str(base), str(tmp_path / "adapter"), str(out), work=str(tmp_path), system=SYSTEM)
 
 
 def test_the_merged_config_has_the_tiles_of_the_training(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_product_is_added_and_the_rest_unchanged(tmp_path: Path) -> None:
     assert torch.equal(after["mlp1.1.bias"], before["mlp1.1.bias"] + 1)
     for name in before.keys() - {WEIGHT, "mlp1.1.bias"}:
         assert torch.equal(after[name], before[name]), name
-    assert said[-1] == Progress("merging", len(before), len(before))
+    assert said[-1] == Progress("merging", len(before), len(before), seconds_left=0.0)
 
 
 def test_the_directory_is_complete(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class Shelf:
         self.store = ModelStore(folder / "models")
         self.base = folder / "base"
         self.places = TrainingPaths(self.base, folder / "runs", folder / "sources")
-        self.merged = MergedModels(self.ledger, self.store, ChildTrainer(settings()), self.places, keep=keep)
+        chosen = settings(keep_models=keep)
+        self.merged = MergedModels(self.ledger, self.store, ChildTrainer(chosen), chosen, self.places)
 
     async def add(self, state: ModelState = ModelState.CANDIDATE) -> str:
         """Add a run's adapter and the model merged from it, as the pipeline does."""
@@ -55,7 +56,9 @@ class Shelf:
         adapter.mkdir(parents=True)
         save_file({WEIGHT: torch.full_like(_bias(), run.id)}, adapter / WHOLE)
         workspace = self.store.workspace("new")
-        job = MergeJob(str(run.id), str(self.base), str(adapter), str(workspace), str(work), SYSTEM, threads=1)
+        job = MergeJob(
+            str(run.id), str(self.base), str(adapter), str(workspace), work=str(work), system=SYSTEM, threads=1
+        )
         assert merge(job, ignore).ok
         job.write(work / MERGE_JOB)
         name = f"run-{run.id}"

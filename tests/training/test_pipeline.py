@@ -26,8 +26,8 @@ from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
 from tests.support.pipelines import COLOURS, Room
 from tests.training.test_resume import save
-from training.data.selection import HELD_OUT, TRAIN, WORSE, TooFewPairs
-from training.data.sources import SourceInfo
+from training.data.selection import HELD_OUT, TRAIN, WORSE
+from training.data.sources import ABOUT, SourceInfo
 from training.gate.report import Decision, Report
 from training.gate.run_summary_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
@@ -160,7 +160,7 @@ async def test_the_jobs_have_their_inputs(room: Room) -> None:
 async def test_a_run_trains_on_its_plan(room: Room) -> None:
     """A plan made just before the run is not selected again."""
     pipeline = room.pipeline()
-    plan = await pipeline.plan()
+    plan = await pipeline.planner.plan()
     await room.like(500, "brown")
     run, _ = await room.run(pipeline, plan)
     assert await room.ledger.runs.selection(run.id) == plan.selection.rows()
@@ -171,7 +171,7 @@ async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
     """Since the plan was made an exchange was erased, or a picture got another name."""
     await room.like(500, "brown")
     pipeline = room.pipeline()
-    plan = await pipeline.plan()
+    plan = await pipeline.planner.plan()
     pair = plan.selection.train[0]
     if change == "erased":
         erased = replace(pair, rated=replace(pair.rated, exchange=replace(pair.rated.exchange, id=999)))
@@ -186,7 +186,7 @@ async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
 async def test_an_opt_out_after_the_plan_fails_the_run(room: Room) -> None:
     """The run fails before any training, and the bot starts another one."""
     pipeline = room.pipeline()
-    plan = await pipeline.plan()
+    plan = await pipeline.planner.plan()
     await room.ledger.people.set_opted_out(1, True)
     run, model = await room.run(pipeline, plan)
     assert (run.state, run.reason, model) == (RunState.FAILED, WITHDRAWN, None)
@@ -202,7 +202,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     folder = room.folder / "sources" / "jokes"
     (folder / "pictures").mkdir(parents=True)
     write_file(folder / "rows.jsonl", [])
-    SourceInfo("ex_cn.json", 0, 0, 2.5).write(folder)
+    SourceInfo("ex_cn.json", 0, 0, 2.5).write(folder / ABOUT)
     (room.folder / "sources" / "half.part").mkdir()
     room.trainer.taught = {"liked answers": 8, "other": 8}
     run, model = await room.run(room.pipeline(sources=[{"path": os.path.relpath(named)}], replay=0.5))
@@ -233,7 +233,7 @@ async def test_a_missing_source_is_named_before_the_run(room: Room, sources: lis
     if not sources:
         (room.folder / "sources" / "half").mkdir(parents=True)
     with pytest.raises(TrainingError, match=words):
-        await room.pipeline(sources=sources).plan()
+        await room.pipeline(sources=sources).planner.plan()
 
 
 async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
@@ -241,7 +241,7 @@ async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
     folder = room.folder / "questions"
     pipeline = room.pipeline(regression=folder)
     with pytest.raises(TrainingError, match=r"questions\.json cannot be read .*correct training\.regression"):
-        await pipeline.plan()
+        await pipeline.planner.plan()
     folder.mkdir()
     asked = [{"image": "cup.png", "question": "Which colour?", "expect": [["red"]]}]
     (folder / "questions.json").write_text(json.dumps(asked))
@@ -250,8 +250,8 @@ async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
     assert room.trainer.jobs == []
     (folder / "cup.png").write_bytes(photo("red"))
     with pytest.raises(TrainingError, match=r"the 1 factual questions in .* are too few .* until there are 133"):
-        await pipeline.plan()
-    await room.pipeline(regression=folder, max_loss_points=80).plan()
+        await pipeline.planner.plan()
+    await room.pipeline(regression=folder, max_loss_points=80).planner.plan()
 
 
 @pytest.mark.parametrize(
@@ -286,20 +286,20 @@ async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
 async def test_too_few_pairs_fail_the_run_and_the_plan(room: Room) -> None:
     """Both have the numbers in their reason."""
     pipeline = room.pipeline(min_rated=11)
-    with pytest.raises(TooFewPairs, match=r"^Not enough yet: 10 liked answers"):
-        await pipeline.plan()
+    with pytest.raises(TrainingError, match=r"^Not enough yet: 10 liked answers"):
+        await pipeline.planner.plan()
     run, model = await room.run(pipeline)
     assert model is None
     assert run.state is RunState.FAILED
     assert run.reason.startswith("Not enough yet: 10 liked answers")
-    await room.pipeline().plan()
+    await room.pipeline().planner.plan()
 
 
 async def test_a_full_disk_fails_the_run_before_training(room: Room) -> None:
     """The reason has the free and the needed space."""
     pipeline = room.pipeline(min_free_gigabytes=1e9)
     with pytest.raises(TrainingError, match=r"GB are free .* remove old models"):
-        await pipeline.plan()
+        await pipeline.planner.plan()
     run, _ = await room.run(pipeline)
     assert run.state is RunState.FAILED
     assert room.trainer.jobs == []
@@ -312,25 +312,25 @@ async def test_the_space_that_a_run_needs(
     room: Room, monkeypatch: pytest.MonkeyPatch, kept: dict[str, int], needed: str
 ) -> None:
     """InternVL2-2B's merged weights, an adapter and the kept checkpoints, the one being written included."""
-    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 39e9, 1e9))
+    monkeypatch.setattr("training.run_plan.shutil.disk_usage", lambda _: USAGE(40e9, 39e9, 1e9))
     with (room.base / "model.safetensors").open("wb") as file:
         file.truncate(4_400_000_000)  # bytes that no disk has to hold
     with pytest.raises(TrainingError, match=f"a run needs {needed} GB"):
-        await room.pipeline(recipe="food", min_free_gigabytes=0, knobs=kept).plan()
+        await room.pipeline(recipe="food", min_free_gigabytes=0, knobs=kept).planner.plan()
 
 
 async def test_the_state_of_earlier_runs_counts_as_free(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their checkpoints and features are removed when the next run starts."""
-    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 25e9, 15e9))
+    monkeypatch.setattr("training.run_plan.shutil.disk_usage", lambda _: USAGE(40e9, 25e9, 15e9))
     pipeline = room.pipeline(min_free_gigabytes=20)
     with pytest.raises(TrainingError, match="a run needs"):
-        await pipeline.plan()
+        await pipeline.planner.plan()
     left = [room.folder / "runs" / "77" / name for name in (f"{STATE}/iter_9.pth", f"{FEATURES}/0.bin")]
     for each in left:
         each.parent.mkdir(parents=True)
         with each.open("wb") as file:
             file.truncate(3 * 10**9)  # bytes that no disk has to hold
-    await pipeline.plan()
+    await pipeline.planner.plan()
     run, _ = await room.run(pipeline)
     assert run.state is RunState.DONE
     assert not any(each.exists() for each in left)
@@ -495,7 +495,7 @@ async def test_a_base_that_cannot_be_trained_is_named_first(
     file.write_text(json.dumps(config) if config else "")
     pipeline = room.pipeline(min_rated=99, min_free_gigabytes=1e9)
     with pytest.raises(TrainingError, match=told):
-        await pipeline.plan()
+        await pipeline.planner.plan()
     run, model = await room.run(pipeline)
     assert (run.state, model) == (RunState.FAILED, None)
     assert re.search(told, run.reason)

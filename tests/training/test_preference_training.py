@@ -14,7 +14,8 @@ import pytest
 
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
-from training.data.llava import Lesson, Rejected, check_pictures, write_rows
+from training.data.llava import Lesson, Rejected, write_rows
+from training.data.row_parser import check_pictures
 from training.gate.scoring import LocalModel
 from training.job import DISLIKED, RATED, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
@@ -76,7 +77,7 @@ def assert_follows_the_votes(job: Job, outcome: Outcome) -> None:
     """On new pictures playful answers are likelier than before, by far more than plain ones."""
     merged = Path(job.work) / "merged"
     merged.mkdir()
-    assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM), ignore).ok
+    assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), work=job.work, system=SYSTEM), ignore).ok
     images = Path(job.images)
     base, model = LocalModel(CHECKPOINT), LocalModel(merged)
     change = []

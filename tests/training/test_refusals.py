@@ -13,7 +13,7 @@ import torch
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.lessons import drawn_job, settings
 from tests.support.llava_files import said, write_file
-from training.data.llava import RowError
+from training.data.row_parser import RowError
 from training.job import TrainingError
 from training.launcher import ChildTrainer
 from training.worker import explained

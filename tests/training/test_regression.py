@@ -16,12 +16,12 @@ from tests.support.lessons import SYSTEM, photo
 from tools.tiny.answers import reference
 from training.gate.factual_set import (
     Question,
-    RegressionSetError,
     check_decidable,
     drawn_set,
     matches,
     read_set,
 )
+from training.job import TrainingError
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 def test_flaws_of_a_folder_are_named(tmp_path: Path, content: str, complaint: str) -> None:
     """The error has the number of the entry."""
     (tmp_path / "questions.json").write_text(content)
-    with pytest.raises(RegressionSetError, match=complaint):
+    with pytest.raises(TrainingError, match=complaint):
         read_set(tmp_path)
 
 
@@ -115,11 +115,11 @@ def test_large_sets_can_decide(tmp_path: Path, questions: int, allowed: float) -
 def test_a_set_that_cannot_decide_is_refused(tmp_path: Path, questions: int, allowed: float, advice: str) -> None:
     """The error names the smallest number of points that the set can decide, and with that it does."""
     folder = own_questions(tmp_path, questions) if questions else None
-    with pytest.raises(RegressionSetError, match=advice) as refused:
+    with pytest.raises(TrainingError, match=advice) as refused:
         check_decidable(folder, allowed)
     smallest = float(re.findall(r"at least ([\d.]+\d)", str(refused.value))[0])
     check_decidable(folder, smallest)
-    with pytest.raises(RegressionSetError):
+    with pytest.raises(TrainingError, match=r"set training\.max_loss_points"):
         check_decidable(folder, smallest - 0.1)
 
 

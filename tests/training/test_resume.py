@@ -18,7 +18,7 @@ def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
     """Return a job on these rows."""
     folder.mkdir(exist_ok=True)
     (folder / "train.json").write_text(rows)
-    made = Job(folder.name, "base", str(folder / "train.json"), "images", str(folder), "system")
+    made = Job(folder.name, "base", str(folder / "train.json"), "images", work=str(folder), system="system")
     return replace(made, **changes)
 
 

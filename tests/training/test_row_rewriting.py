@@ -17,7 +17,8 @@ from filelock import FileLock
 from storage.atomic_files import write_text
 from tests.support.lessons import one_turn, photo
 from tests.support.llava_files import write_file
-from training.data.llava import read_rows, row, row_name, write_rows
+from training.data.llava import row, row_name, write_rows
+from training.data.row_parser import read_rows
 from training.data.row_rewriting import LOCK, remove_rows
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw

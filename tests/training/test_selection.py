@@ -10,7 +10,8 @@ import pytest
 
 from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, settings
-from training.data.selection import Selection, TooFewPairs, select_pairs
+from training.data.selection import Selection, select_pairs
+from training.job import TrainingError
 
 FAR = [f"{number * 0x0123456789ABCDEF % 2**64:016x}" for number in range(1, 60)]
 
@@ -37,7 +38,7 @@ def test_only_liked_exchanges_are_selected() -> None:
     rows = [rated(1, "a", ups=2, downs=1), rated(2, "b", ups=1, downs=1), rated(3, "c", ups=0, downs=1)]
     rows += [rated(4, "d", ups=3)]
     assert chosen(select(rows)) == {1, 4}
-    with pytest.raises(TooFewPairs):
+    with pytest.raises(TrainingError, match=r"^Not enough yet: 0 liked answers"):
         select(rows, threshold=3)
     assert select(rows).counts.disliked == 2
 
@@ -91,7 +92,7 @@ def test_other_words_about_one_picture_are_no_duplicates() -> None:
 def test_too_few_pairs_are_an_error_with_the_numbers() -> None:
     """The error has how many there are and how many are missing."""
     rows = [rated(1, "a"), rated(2, "b"), rated(3, "c", ups=0, downs=1)]
-    with pytest.raises(TooFewPairs, match=r"^Not enough yet: 2 liked answers, 5 needed\. Collect 3 more 👍\.$"):
+    with pytest.raises(TrainingError, match=r"^Not enough yet: 2 liked answers, 5 needed\. Collect 3 more 👍\.$"):
         select(rows, min_rated=5)
 
 
@@ -100,10 +101,10 @@ def test_the_longest_answer_is_named_if_many_answers_reach_it() -> None:
     rows = [rated(number, [f"p{number}"], finish="length" if number < 4 else "stop") for number in range(10)]
     assert str(select(rows).counts.limit).startswith("4 of 10 liked answers were cut off")
     with pytest.raises(
-        TooFewPairs, match=r"^4 of 10 liked answers were cut off.*raise chat.max_new_tokens; Not enough yet: 6 liked"
+        TrainingError, match=r"^4 of 10 liked answers were cut off.*raise chat.max_new_tokens; Not enough yet: 6 liked"
     ):
         select(rows, min_rated=8)
-    with pytest.raises(TooFewPairs, match=r"Collect 2 more 👍\. Left out: 4 cut off\.$"):
+    with pytest.raises(TrainingError, match=r"Collect 2 more 👍\. Left out: 4 cut off\.$"):
         select(rows, min_rated=8)
     assert select(rows[1:]).counts.limit is None, "a third of them is no cause"
     stopped = [rated(number, [f"p{number}"], finish="abort" if number < 9 else "stop") for number in range(20)]

@@ -268,9 +268,7 @@ def test_every_word_of_a_sheet_is_translated() -> None:
     for path in sources:
         calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
         said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
-    judges = [
-        TEMPLATES.parent / f"{name}.py" for name in ("evaluate", "examination", "forgetting", "breakage", "taste")
-    ]
+    judges = [TEMPLATES.parent / f"{name}.py" for name in ("evaluate", "forgetting", "breakage", "taste")]
     verdicts = [each for judge in judges for each in extract_from_file("python", judge, keywords={"Reason": None})]
     reasons = {str(text) for _, text, *_ in verdicts}
     limit = cut_off(2, 4)

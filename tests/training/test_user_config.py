@@ -10,9 +10,10 @@ import pytest
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.llava_files import said, write_file
+from training.command_jobs import ImportJob
 from training.data.importing import import_source
-from training.data.llava import RowError
-from training.job import ImportJob, TrainingError, ignore
+from training.data.row_parser import RowError
+from training.job import TrainingError, ignore
 
 GOOD = """
 model = dict(model_path="base")
@@ -46,8 +47,10 @@ def test_an_import_goes_by_its_length(tmp_path: Path) -> None:
     """A row that the training would reject is rejected by the import."""
     (tmp_path / "mine.py").write_text(GOOD)
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?" * 20, "So.")}])
-    paths = (str(file), str(tmp_path), str(tmp_path / "sources"), str(CHECKPOINT), "")
-    job = ImportJob("mine", *paths, INTERNVL2.system, threads=1, recipe=str(tmp_path / "mine.py"), max_length=512)
+    paths = (str(file), str(tmp_path), str(tmp_path / "sources"), str(CHECKPOINT))
+    job = ImportJob(
+        "mine", *paths, work="", system=INTERNVL2.system, threads=1, recipe=str(tmp_path / "mine.py"), max_length=512
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(RowError, match="more than max_length 40"):

@@ -94,7 +94,9 @@ def test_what_was_trained_is_merged(trained: Mapping[str, Trained], tmp_path: Pa
     """The merged model differs from the base where the method trains, and nowhere else."""
     job = trained[name].job
     (tmp_path / "out").mkdir()
-    merging = MergeJob("1", job.base, str(trained[name].outcome.adapter), str(tmp_path / "out"), job.work, SYSTEM)
+    merging = MergeJob(
+        "1", job.base, str(trained[name].outcome.adapter), str(tmp_path / "out"), work=job.work, system=SYSTEM
+    )
     assert merge(merging, ignore).ok
     before, after = load_model(CHECKPOINT).state_dict(), load_model(tmp_path / "out").state_dict()
     changed = {each for each in before if not torch.equal(before[each], after[each])}

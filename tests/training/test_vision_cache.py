@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from inference.messages import PictureError
 from tests.support.lessons import photo
 from training.xtuner.activation_checkpointing import fewest_layers
 from training.xtuner.encoding import Encoder, load_tiles
-from training.xtuner.vision_cache import VisionCache, VisionTower, write_features
+from training.xtuner.vision_cache import VisionTower, cached_features, write_features
 
 ENCODER = Encoder(CHECKPOINT)
 TILING = ENCODER.tiling
@@ -25,10 +26,16 @@ TILING = ENCODER.tiling
 
 def write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
     """Write the features of some pictures of a folder into its cache; return how many were written."""
-    cache, tower = folder / "cache" / "0.bin", VisionTower(CHECKPOINT)
-    return write_features(
-        cache, tower, names, lambda name: load_tiles(folder / name, TILING), max_bytes=max_bytes, threads=2
-    )
+    cache, tower = folder / "cache", VisionTower(CHECKPOINT)
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir()
+    write_features(cache, tower, names, lambda name: load_tiles(folder / name, TILING), max_bytes=max_bytes, threads=2)
+    return len(list(cache.iterdir()))
+
+
+def used(cache: Path) -> int:
+    """Return the bytes that a cache takes."""
+    return sum(file.stat().st_size for file in cache.iterdir())
 
 
 def draw_and_write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
@@ -42,10 +49,10 @@ def test_cached_features_are_those_of_the_tower(tmp_path: Path) -> None:
     """Behind the projector they equal the whole model's features of the same tiles, one by one and together."""
     names = ["a.jpg", "b.jpg", "c.jpg"]
     assert draw_and_write(tmp_path, names) == 3
-    cache, model = VisionCache(tmp_path / "cache"), load_model(CHECKPOINT, dtype=torch.float32)
+    cache, model = tmp_path / "cache", load_model(CHECKPOINT, dtype=torch.float32)
     with torch.inference_mode():
         for some in (["a.jpg"], ["c.jpg"], ["c.jpg", "a.jpg", "b.jpg"]):
-            cached = cache.get(some)
+            cached = cached_features(cache, some)
             assert cached is not None and cached.shape[1:] == (TILING.tokens, ENCODER.feature_width)
             tiles = torch.cat([load_tiles(tmp_path / name, TILING) for name in some])
             torch.testing.assert_close(model.mlp1(cached), model.extract_feature(tiles), rtol=1e-4, atol=1e-4)
@@ -54,7 +61,7 @@ def test_cached_features_are_those_of_the_tower(tmp_path: Path) -> None:
 class _Each(Dataset[Tensor]):
     """The features of each picture."""
 
-    def __init__(self, cache: VisionCache, names: list[str]) -> None:
+    def __init__(self, cache: Path, names: list[str]) -> None:
         self._cache = cache
         self._names = names
 
@@ -62,7 +69,7 @@ class _Each(Dataset[Tensor]):
         return len(self._names)
 
     def __getitem__(self, index: int) -> Tensor:
-        cached = self._cache.get([self._names[index]])
+        cached = cached_features(self._cache, [self._names[index]])
         assert cached is not None
         return cached
 
@@ -72,7 +79,7 @@ def test_features_of_different_shapes_leave_a_loaders_process(tmp_path: Path) ->
     """A batch of pictures with different numbers of tiles, which cannot be stacked, arrives from another process."""
     names = ["a.jpg", "b.jpg", "c.jpg"]
     draw_and_write(tmp_path, names)
-    each = _Each(VisionCache(tmp_path / "cache"), names)
+    each = _Each(tmp_path / "cache", names)
     assert len({len(each[index]) for index in range(3)}) > 1, "they differ"
     # A lost batch never arrives; the loader raises after a minute.
     (batch,) = DataLoader(each, batch_size=3, num_workers=1, collate_fn=list, timeout=60)
@@ -83,22 +90,22 @@ def test_features_of_different_shapes_leave_a_loaders_process(tmp_path: Path) ->
 def test_a_picture_that_is_not_cached_has_no_features(tmp_path: Path) -> None:
     """A sample with one picture that did not fit is not cached: it is computed from its tiles."""
     names = [f"{number}.jpg" for number in range(4)]
-    full = draw_and_write(tmp_path, names) and (tmp_path / "cache" / "0.bin").stat().st_size
+    cache = tmp_path / "cache"
+    full = draw_and_write(tmp_path, names) and used(cache)
     fitted = draw_and_write(tmp_path, names, max_bytes=0.6 * full)
     assert 0 < fitted < 4
-    cache = VisionCache(tmp_path / "cache")
-    assert cache.get(names[:fitted]) is not None
-    assert cache.get([names[0], names[-1]]) is None
-    assert (tmp_path / "cache" / "0.bin").stat().st_size <= 0.6 * full
+    assert cached_features(cache, names[:fitted]) is not None
+    assert cached_features(cache, [names[0], names[-1]]) is None
+    assert used(cache) <= 0.6 * full
 
 
-def test_a_broken_picture_leaves_no_cache(tmp_path: Path) -> None:
+def test_a_broken_picture_has_no_features(tmp_path: Path) -> None:
     """What was written before the picture that cannot be opened is not taken for the whole."""
     draw_and_write(tmp_path, ["a.jpg"])
     (tmp_path / "b.jpg").write_bytes(photo()[:300])
     with pytest.raises(PictureError):
         write(tmp_path, ["a.jpg", "b.jpg"])
-    assert VisionCache(tmp_path / "cache").get(["a.jpg"]) is None
+    assert cached_features(tmp_path / "cache", ["a.jpg", "b.jpg"]) is None
 
 
 def test_less_memory_recomputes_more_layers() -> None:

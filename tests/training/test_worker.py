@@ -38,7 +38,7 @@ def test_a_half_written_cache_of_yapf_fails_no_worker(tmp_path: Path) -> None:
     assert "EOFError: Ran out of input" in plain.stderr  # without this, the test below says nothing
 
     job = tmp_path / "merge.json"
-    MergeJob("1", "", "", "", "", "").write(job)
+    MergeJob("1", "", "", "", work="", system="").write(job)
     with subprocess.Popen([sys.executable, "-c", WORKER, str(job)], env=environment, stdin=subprocess.PIPE) as worker:
         assert worker.wait(timeout=120) == 0
     assert Outcome.read(outcome_file(job)).ok

@@ -15,10 +15,10 @@ from inference.internvl2.tiny import CHECKPOINT
 from storage.learning_records import Preference, RatedExchange
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, one_turn, rated, settings
 from tests.support.llava_files import said, write_file
-from training.data.llava import Rejected, RowError, parse_row, row, write_rows
+from training.data.llava import Rejected, row, write_rows
 from training.data.mixture import mix
-from training.data.pairs import Pair
-from training.data.rejected_answers import with_rejected
+from training.data.pairs import Pair, with_rejected
+from training.data.row_parser import RowError, parse_row
 from training.data.row_rewriting import remove_rows
 from training.data.selection import TRAIN, WORSE, Selection, select_pairs
 from training.job import DISLIKED, RATED, Job, ignore

@@ -113,26 +113,20 @@ def label_answers(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[
 
 def kto_row(lesson: Lesson, liked: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
     """Return a row of TRL's unpaired preference format. Special tokens are broken up, as in all training data."""
-    prompt, answer = _split(lesson)
-    return {"prompt": prompt, "completion": [answer], "label": liked, "images": _images(lesson, file_of)}
+    return _row(lesson, file_of, completion=[_message("assistant", lesson.turns[-1])], label=liked)
 
 
 def dpo_row(lesson: Lesson, rejected: str, file_of: Callable[[str], str]) -> dict[str, Any]:
     """Return a row of TRL's paired preference format, which prefers the lesson's answer."""
-    prompt, answer = _split(lesson)
     other = _message("assistant", Turn(Role.ASSISTANT, rejected))
-    return {"prompt": prompt, "chosen": [answer], "rejected": [other], "images": _images(lesson, file_of)}
+    return _row(lesson, file_of, chosen=[_message("assistant", lesson.turns[-1])], rejected=[other])
 
 
-def _split(lesson: Lesson) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the messages before the answer, beginning with the system's, and the answer."""
-    *before, answer = lesson.turns
+def _row(lesson: Lesson, file_of: Callable[[str], str], **answers: Any) -> dict[str, Any]:
+    """Return the messages before the answer, beginning with the system's, the answers, and the pictures."""
     prompt = [_message("system", Turn(Role.USER, system_text(lesson.system)))]
-    return prompt + [_message(turn.role.value, turn) for turn in before], _message("assistant", answer)
-
-
-def _images(lesson: Lesson, file_of: Callable[[str], str]) -> list[str]:
-    return [file_of(name) for name in lesson.pictures]
+    prompt += [_message(turn.role.value, turn) for turn in lesson.turns[:-1]]
+    return {"prompt": prompt, **answers, "images": [file_of(name) for name in lesson.pictures]}
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

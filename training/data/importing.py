@@ -15,12 +15,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.atomic_files import write_text
-from training.data.llava import RowError
+from storage.atomic_files import PART, write_text
+from training.command_jobs import ImportJob
+from training.data.llava import image_entry
 from training.data.mixture import valid_rows
-from training.data.sources import PICTURES, ROWS, UNDER_WAY, SourceInfo
+from training.data.row_parser import RowError
+from training.data.sources import ABOUT, PICTURES, ROWS, SourceInfo
 from training.data.validation import FOREIGN, Rules, Validator, ValidRow
-from training.job import ImportJob, Outcome, Progress, TrainingError
+from training.job import Outcome, Progress, TrainingError
 from training.worker import Say, explained, work
 
 
@@ -29,14 +31,14 @@ def import_source(job: ImportJob, say: Say) -> Outcome:
     folder = Path(job.out) / job.name
     if folder.exists():
         raise TrainingError(f"{folder} is there already: choose another --name, or remove the folder")
-    part = folder.with_name(job.name + UNDER_WAY)
+    part = folder.with_name(job.name + PART)
     shutil.rmtree(part, ignore_errors=True)
     try:
         (part / PICTURES).mkdir(parents=True)
         good = _validate(job, part / PICTURES, say)
         write_text(part / ROWS, _rows(good))
         pictures = {digest for each in good for digest in each.digests}
-        SourceInfo(job.file, len(good), len(pictures), job.repeat_times, clean=True).write(part)
+        SourceInfo(job.file, len(good), len(pictures), job.repeat_times, clean=True).write(part / ABOUT)
         os.sync()
         part.rename(folder)
     except ImportError as error:
@@ -79,8 +81,7 @@ def _rows(good: Sequence[ValidRow]) -> Iterator[str]:
             # The row gets the chat's current system prompt in each training.
             del row["system"]
         if each.digests:
-            names = [f"{digest[:2]}/{digest}" for digest in each.digests]
-            row["image"] = names[0] if len(names) == 1 else names
+            row["image"] = image_entry([f"{digest[:2]}/{digest}" for digest in each.digests])
         yield json.dumps(row, ensure_ascii=False) + "\n"
 
 

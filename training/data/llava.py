@@ -13,32 +13,22 @@ readers ignore. Only turns with `loss` are learned (true by default): an answer 
 a liked one. A row with `"liked": false` ends with a disliked answer, and `"rejected": {"id": "exchange-7", "value":
 "…"}` is a worse answer to the same prompt; `training.objective` uses them.
 
-Every row is validated before a training, because XTuner replaces a broken sample by a random one, moves and cuts
-picture tokens with a warning at most, and accepts one picture a row (xtuner 0.2.0, dataset/internvl_dataset.py).
+`training.data.row_parser` reads rows.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from inference.chat_format.template import PLACE, harmless, special_literal, system_text, user_text
-from inference.images.opening import open_picture
-from inference.messages import Picture, PictureError, Prompt, Role, Turn
+from inference.chat_format.template import harmless, system_text, user_text
+from inference.messages import Prompt, Role, Turn
 from storage.atomic_files import write_text
 from storage.learning_records import RatedExchange
 from training.data.seen_prompt import seen_prompt
-from training.job import TrainingError
-
-_TAG: Final = re.compile(rf"(?:Image-\d+: ?)?{re.escape(PLACE)}")
-
-
-class RowError(TrainingError):
-    """A row is invalid. The text names the file and the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +74,6 @@ class Lesson:
         """The names of the pictures that the answer is about: those of the newest turn with pictures."""
         return next((tuple(each.sha256 for each in turn.pictures) for turn in self.turns[::-1] if turn.pictures), ())
 
-    def about_subject(self) -> Lesson:
-        """Return the conversation from the turn with its subject onwards."""
-        start = max((index for index, turn in enumerate(self.turns) if turn.pictures), default=0)
-        sizes = self.sizes[len(self.sizes) - len(self.subject) :]
-        return replace(self, turns=self.turns[start:], learned=self.learned[start:], sizes=sizes)
-
     def answered(self, text: str) -> Lesson:
         """Return the conversation with `text` as its last answer, which is the only one learned."""
         turns = (*self.turns[:-1], replace(self.turns[-1], text=text))
@@ -123,9 +107,8 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
     Special tokens in texts are broken up, so that a typed `<image>` stays text.
     """
     written: dict[str, Any] = {"id": lesson.name, "system": system_text(lesson.system)}
-    files = [file_of(name) for name in lesson.pictures]
-    if files:
-        written["image"] = files[0] if len(files) == 1 else files
+    if lesson.pictures:
+        written["image"] = image_entry([file_of(name) for name in lesson.pictures])
     if lesson.sizes:
         written["image_wh"] = [list(size) for size in lesson.sizes]
     if not lesson.liked:
@@ -141,190 +124,15 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
     return written
 
 
-def parse_row(row: Any, *, where: str, system: str) -> Lesson:
-    """Read a row of our own or of another program.
-
-    Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Special tokens in a text are an
-    error: `row` breaks them up in our rows, and the rows of others are not ours to change.
-
-    Args:
-        row: The row, or the error that `read_rows` found in its place.
-        where: The name of the row in errors.
-        system: The system prompt of rows without one.
-
-    Raises:
-        RowError: The row is invalid.
-    """
-    if isinstance(row, RowError):
-        raise RowError(f"{where}: {row}")
-    if not isinstance(row, dict):
-        raise RowError(f"{where}: a row must be a JSON object")
-    files = row.get("image") or []
-    files = [files] if isinstance(files, str) else files
-    if not isinstance(files, list) or not all(isinstance(each, str) and each for each in files):
-        raise RowError(f"{where}: image must be a file name or a list of them")
-    conversation = row.get("conversations")
-    if not isinstance(conversation, list) or not conversation:
-        raise RowError(f"{where}: conversations is missing or empty")
-    turns, learned = _parse_turns(conversation, files, where)
-    if turns[-1].role is not Role.ASSISTANT:
-        raise RowError(f"{where}: the conversation must end with an answer")
-    if not any(learned):
-        raise RowError(f"{where}: no answer is to be learned (every loss is false)")
-    system = row.get("system", system)
-    if not isinstance(system, str):
-        raise RowError(f"{where}: system must be a text")
-    if "system" in row:
-        system = _plain(system, f"{where}: system")
-    if not isinstance(liked := row.get("liked", True), bool):
-        raise RowError(f"{where}: liked must be true or false, not {liked!r}")
-    return Lesson(
-        str(row.get("id", where)),
-        system,
-        tuple(turns),
-        tuple(learned),
-        liked=liked,
-        rejected=_parse_rejected(row["rejected"], f"{where}: rejected") if "rejected" in row else None,
-    )
+def image_entry(files: Sequence[str]) -> str | Sequence[str]:
+    """Return the value of `image` for some files: one of them is named alone."""
+    return files[0] if len(files) == 1 else files
 
 
-def _parse_rejected(value: Any, where: str) -> Rejected:
-    if not isinstance(value, dict) or not isinstance(text := value.get("value"), str) or not text.strip():
-        raise RowError(f"{where} must have an answer as value")
-    return Rejected(str(value.get("id", "")), _plain(text, where))
-
-
-def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple[list[Turn], list[bool]]:
-    """Return the turns with their pictures, and whether each is learned."""
-    left = iter(files)
-    turns: list[Turn] = []
-    learned: list[bool] = []
-    for number, each in enumerate(conversation, 1):
-        speaker, value = (each.get("from"), each.get("value")) if isinstance(each, dict) else (None, None)
-        wanted = "human" if len(turns) % 2 == 0 else "gpt"
-        if speaker != wanted or not isinstance(value, str):
-            raise RowError(f"{where}: turn {number} must be from {wanted!r} and have a text as value")
-        turn = f"{where}: turn {number}"
-        if speaker == "gpt":
-            if not value.strip():
-                raise RowError(f"{turn}: the answer is empty, there is nothing to learn")
-            turns.append(Turn(Role.ASSISTANT, _plain(value, turn)))
-            if not isinstance(each.get("loss", True), bool):
-                raise RowError(f"{turn}: loss must be true or false, not {each['loss']!r}")
-            learned.append(each.get("loss", True))
-            continue
-        pictures = tuple(Picture(b"", file) for _, file in zip(_TAG.findall(value), left, strict=False))
-        if len(pictures) != value.count(PLACE):
-            raise RowError(f"{where}: more {PLACE} tags than the {len(files)} pictures in image")
-        text = _plain(_without_tags(value), turn)
-        if not text and not pictures:
-            raise RowError(f"{turn}: the question is empty")
-        turns.append(Turn(Role.USER, text, pictures))
-        learned.append(False)
-    over = sum(1 for _ in left)
-    if over:
-        raise RowError(f"{where}: {len(files)} pictures in image, but only {len(files) - over} {PLACE} tags")
-    return turns, learned
-
-
-def _plain(text: str, where: str) -> str:
-    """Strip the text. Raises `RowError` if it has a special token or is not valid Unicode."""
-    if literal := special_literal(text):
-        raise RowError(f"{where}: {literal!r} would be read as a special token: write it otherwise, or leave it out")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RowError(f"{where}: half of a character (a lone surrogate at {error.start}): mend the text") from error
-    return text.strip()
-
-
-def _without_tags(value: str) -> str:
-    """Remove the picture tags from a question; the prompt has them at its front.
-
-    A line of tags alone is removed. If a line refers to one of several pictures ("Is <image> above <image>?"), its
-    tag becomes the name of the picture in the prompt, "Image-1".
-    """
-    several, number = value.count(PLACE) > 1, 0
-    lines = []
-    for line in value.split("\n"):
-        pieces = _TAG.split(line)
-        if len(pieces) > 1 and not "".join(pieces).strip():
-            number += len(pieces) - 1
-            continue
-        text = pieces[0]
-        for index, piece in enumerate(pieces[1:], 1):
-            number += 1
-            inside = "".join(pieces[:index]).strip() and "".join(pieces[index:]).strip()
-            text += f"Image-{number}{piece}" if several and inside else piece
-        lines.append(text)
-    return "\n".join(lines)
-
-
-def open_question(picture: str, question: str, system: str, images: Path) -> Lesson:
-    """Return a question about a picture file as a conversation with an empty answer.
-
-    Raises:
-        RowError: The picture is missing or broken.
-    """
-    turns = (Turn(Role.USER, question, (Picture(b"", picture),)), Turn(Role.ASSISTANT, ""))
-    return check_pictures(
-        Lesson(picture, system, turns, (False, False)), images, where=f"{images}: the question {question!r}"
-    )
-
-
-def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
-    """Decode every picture of the lesson and set `sizes`. Raises `RowError` for a missing or broken one."""
-    sizes = []
-    for file in lesson.pictures:
-        path = images / file
-        try:
-            sizes.append(open_picture(path.read_bytes()).size)
-        except FileNotFoundError as error:
-            raise RowError(f"{where}: the picture {path} is missing: restore it from a backup") from error
-        except (OSError, PictureError) as error:
-            raise RowError(f"{where}: the picture {path}: {error}") from error
-    return replace(lesson, sizes=tuple(sizes))
-
-
-def read_lessons(file: Path, images: Path, *, system: str) -> Iterator[Lesson]:
-    """Yield the lessons of a file and check their pictures. Raises `RowError` at the first invalid row."""
-    for number, each in read_rows(file):
-        where = f"{file} row {number}"
-        yield check_pictures(parse_row(each, where=where, system=system), images, where=where)
-
-
-def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a LLaVA file with their numbers from 1: a JSON list, or one JSON object a line (.jsonl).
-
-    A .jsonl file is read line by line, and its numbers are those of the lines. A line that is not JSON is yielded as a
-    `RowError`: valid ones may follow.
-
-    Raises:
-        RowError: The file cannot be read.
-    """
-    try:
-        # Some editors write a byte order mark (U+FEFF).
-        with file.open(encoding="utf-8-sig") as lines:
-            if file.suffix == ".jsonl":
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield number, _parse_json(line)
-                return
-            rows = _parse_json(lines.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise RowError(f"{file}: cannot be read: {error}") from error
-    if isinstance(rows, RowError):
-        raise RowError(f"{file}: {rows}; a file with one object a line must be called .jsonl")
-    if not isinstance(rows, list):
-        raise RowError(f"{file}: must be a list of rows")
-    yield from enumerate(rows, 1)
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return RowError(f"is not JSON: {error}")
+def image_files(row: dict[str, Any]) -> list[str]:
+    """Return the files that a row names in `image`, whether one, several or none."""
+    files: str | list[str] = row.get("image") or []
+    return [files] if isinstance(files, str) else files
 
 
 def row_name(exchange: int) -> str:
@@ -332,12 +140,10 @@ def row_name(exchange: int) -> str:
     return f"exchange-{exchange}"
 
 
-def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], str] = str) -> int:
-    """Write a LLaVA file (.json) atomically; return the number of rows.
+def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], str] = str) -> None:
+    """Write a LLaVA file (.json) atomically.
 
     `file_of` returns a picture's file, relative to the picture folder, for its name.
     """
     rows = [row(each, file_of) for each in lessons]
-    text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-    write_text(file, text)
-    return len(rows)
+    write_text(file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")

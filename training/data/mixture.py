@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from storage.atomic_files import write_text
 from storage.translatable_reason import Reason
-from training.data.llava import RowError, read_rows
-from training.data.validation import InvalidRow, Rules, Validator, ValidRow
+from training.data.llava import image_files
+from training.data.row_parser import RowError, read_rows
+from training.data.validation import Rules, Validator, ValidRow
 from training.job import DISLIKED, RATED, Job, Progress, TrainingError
 from training.run_folder import CHECKED, MIXTURE, PROBLEMS
+from training.xtuner.encoding import TooLong
 
 _SHOWN: Final = 10
 _MIN_REPORTED: Final = 1000
@@ -132,7 +134,7 @@ def _validate(
         results = [list(validator.rows(file, images, progress)) for file, images in files]
     if job.first:
         del results[0][job.first :]
-    short = [each for each in results[0] if isinstance(each, ValidRow) or not each.too_long]
+    short = [each for each in results[0] if not isinstance(each, TooLong)]
     too_long = len(results[0]) - len(short)
     problems: list[str] = []
     rated, *others = (valid_rows(rows, problems) for rows in (short, *results[1:]))
@@ -152,14 +154,14 @@ def _validate(
     return rated, too_long, others
 
 
-def valid_rows(rows: Iterable[ValidRow | InvalidRow], problems: list[str]) -> list[ValidRow]:
+def valid_rows(rows: Iterable[ValidRow | RowError], problems: list[str]) -> list[ValidRow]:
     """Return the valid rows, and add the reasons of the others to `problems`."""
     valid = []
     for each in rows:
         if isinstance(each, ValidRow):
             valid.append(each)
         else:
-            problems.append(each.reason)
+            problems.append(str(each))
     return valid
 
 
@@ -173,9 +175,4 @@ def summarize(problems: Sequence[str], file: Path) -> str:
 
 def _digests(file: Path) -> frozenset[str]:
     """Return the digests of all pictures of the judging rows, which name their pictures by digest."""
-    return frozenset(Path(name).name for _, row in read_rows(file) for name in _images(row))
-
-
-def _images(row: dict[str, Any]) -> list[str]:
-    files: str | list[str] = row.get("image") or []
-    return [files] if isinstance(files, str) else files
+    return frozenset(Path(name).name for _, row in read_rows(file) for name in image_files(row))

@@ -1,14 +1,15 @@
-"""Liked or disliked exchanges with their lessons, grouped by picture."""
+"""Liked or disliked exchanges with their lessons, and which of them are alike."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 
-from storage.learning_records import RatedExchange
-from training.data.llava import Lesson
-from training.data.near_duplicates import NearDuplicates
+from storage.learning_records import Preference, RatedExchange
+from training.data.llava import Lesson, Rejected, row_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,37 @@ class Pair:
         return self.rated.exchange.id
 
 
+class NearDuplicates:
+    """Compare pictures by 64-bit perceptual hashes. A picture without a hash matches only itself."""
+
+    def __init__(self, phashes: Mapping[str, str], distance: int) -> None:
+        """Take the hash of each picture in hex, and the most bits in which near duplicates differ."""
+        self._hashes = {name: int(phash, 16) for name, phash in phashes.items() if phash}
+        self._distance = distance
+
+    def match(self, one: str, other: str) -> bool:
+        """Return whether two pictures are the same or nearly the same."""
+        if one == other:
+            return True
+        first, second = self._hashes.get(one), self._hashes.get(other)
+        return first is not None and second is not None and (first ^ second).bit_count() <= self._distance
+
+    def pairs(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Yield the pairs of near duplicates among some pictures.
+
+        Two 64-bit hashes within `distance` bits agree in one of `distance + 1` bands of bits.
+        """
+        known = sorted(name for name in names if name in self._hashes)
+        bands = self._distance + 1
+        edges = [64 * band // bands for band in range(bands + 1)]
+        for low, high in pairwise(edges):
+            buckets: dict[int, list[str]] = defaultdict(list)
+            for name in known:
+                buckets[self._hashes[name] >> low & (1 << high - low) - 1].append(name)
+            for bucket in buckets.values():
+                yield from (pair for pair in combinations(bucket, 2) if self.match(*pair))
+
+
 def connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
     """Group the pairs about the same picture or near duplicates, transitively (union-find)."""
     parent: dict[str, str] = {}
@@ -55,3 +87,36 @@ def connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
     for names, each in zip(keys, pairs, strict=True):
         groups[find(names[0])].append(each)
     return list(groups.values())
+
+
+def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair]:
+    """Keep one of the pairs with the same question and answer about the same or nearly the same pictures.
+
+    The best rated one stays, and among equals the oldest.
+    """
+    kept: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
+    for each in sorted(pairs, key=lambda pair: (pair.rated.downs - pair.rated.ups, pair.id)):
+        exchange, subject = each.rated.exchange, each.lesson.subject
+        same_texts = kept[normalized_text(exchange.question), normalized_text(exchange.answer), len(subject)]
+        if not any(all(map(near.match, subject, other.lesson.subject)) for other in same_texts):
+            same_texts.append(each)
+    ids = {pair.id for group in kept.values() for pair in group}
+    return [each for each in pairs if each.id in ids]
+
+
+def normalized_text(text: str) -> str:
+    """Return a text in the form in which equal ones are found: without case, styles of letters and extra spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def with_rejected(pairs: Iterable[Pair], preferences: Iterable[Preference]) -> list[Pair]:
+    """Return the pairs with the rejected answers that DPO learns from. If a pair has several, it gets the newest."""
+    newest = {each.chosen.exchange.id: each for each in preferences}
+    found = []
+    for pair in pairs:
+        if preference := newest.get(pair.id):
+            number = preference.rejected_exchange
+            lesson = replace(pair.lesson, rejected=Rejected(row_name(number), preference.rejected))
+            pair = replace(pair, lesson=lesson, rejected=number)
+        found.append(pair)
+    return found

@@ -47,8 +47,8 @@ def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
         return _remove_rows(runs, names) + _remove_sheets(runs, names) + _remove_incomplete(runs, names)
 
 
-def rename_pictures(runs: Path, names: Mapping[str, str]) -> int:
-    """Replace picture names in every file of rows in the folder `runs`; return how many files changed.
+def rename_pictures(runs: Path, names: Mapping[str, str]) -> None:
+    """Replace picture names in every file of rows in the folder `runs`.
 
     `names` maps the former sha256 of a picture to the current one. Files are replaced atomically, and a second call
     changes nothing.
@@ -61,14 +61,11 @@ def rename_pictures(runs: Path, names: Mapping[str, str]) -> int:
         name = names.get(found[1], found[1])
         return f"{name[:2]}/{name}"
 
-    changed = 0
     for file in _row_files(runs) if names else ():
         text = file.read_text(encoding="utf-8")
         renamed = _PICTURE_NAME.sub(rename, text)
         if renamed != text:
             write_text(file, renamed)
-            changed += 1
-    return changed
 
 
 def _row_files(runs: Path) -> list[Path]:

@@ -6,8 +6,7 @@ Pure functions over rows of the ledger.
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -16,8 +15,7 @@ from storage.translatable_reason import Reason, join, listed
 from training.data.blocks import NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.llava import lesson
-from training.data.near_duplicates import NearDuplicates
-from training.data.pairs import Pair, connected
+from training.data.pairs import NearDuplicates, Pair, connected, normalized_text, without_duplicates
 from training.job import TrainingError
 from training.settings import TrainingSettings
 from training.xtuner.hyperparameters import Objective
@@ -27,10 +25,6 @@ WORSE = "worse"
 """The splits of a selection that are learned from. Disliked and rejected answers are in `WORSE`."""
 HELD_OUT = "held_out"
 """The split of answers that only judge."""
-
-
-class TooFewPairs(TrainingError):
-    """There are too few pairs to train on. The text has the numbers and the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,6 @@ class Counts:
         over_share: Those beyond one rater's share (`training.rater_share`).
         selected: The rest.
         raters: Users who liked the selected ones; in a `Selection`, those who liked the pairs to train on.
-        votes: Thumbs up of the pairs to train on.
         cut: Unfinished ones that reached `chat.max_new_tokens`.
         newcomers: People whose votes do not count yet (`training.rater_age`).
     """
@@ -59,12 +52,11 @@ class Counts:
     over_share: int = 0
     selected: int = 0
     raters: int = 0
-    votes: int = 0
     cut: int = 0
     newcomers: int = 0
 
     def __str__(self) -> str:
-        shown = {name: value for name, value in asdict(self).items() if name not in ("votes", "cut", "newcomers")}
+        shown = {name: value for name, value in asdict(self).items() if name not in ("cut", "newcomers")}
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
     @property
@@ -168,21 +160,6 @@ def short_enough(rated: Iterable[RatedExchange], max_length: int | None) -> list
     return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= limit]
 
 
-def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair]:
-    """Keep one of the pairs with the same question and answer about the same or nearly the same pictures.
-
-    The best rated one stays, and among equals the oldest.
-    """
-    kept: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
-    for each in sorted(pairs, key=lambda pair: (pair.rated.downs - pair.rated.ups, pair.id)):
-        exchange, subject = each.rated.exchange, each.lesson.subject
-        same_texts = kept[_normalized(exchange.question), _normalized(exchange.answer), len(subject)]
-        if not any(all(map(near.match, subject, other.lesson.subject)) for other in same_texts):
-            same_texts.append(each)
-    ids = {pair.id for group in kept.values() for pair in group}
-    return [each for each in pairs if each.id in ids]
-
-
 def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDuplicates, most: float) -> list[Pair]:
     """Drop each rater's pairs beyond the allowance `most` (`training.data.influence`), and set `rater` in the others.
 
@@ -190,7 +167,7 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
     `owner` maps the id of each pair to the rater it is attributed to.
     """
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
-    features = {each.id: (pictures[each.id], _normalized(each.rated.exchange.question)) for each in pairs}
+    features = {each.id: (pictures[each.id], normalized_text(each.rated.exchange.question)) for each in pairs}
     beyond = beyond_allowance(owner, most, features)
     return [replace(each, rater=owner.get(each.id)) for each in pairs if each.id not in beyond]
 
@@ -223,7 +200,6 @@ def disliked_pairs(
     rated: Iterable[RatedExchange],
     near: NearDuplicates,
     settings: TrainingSettings,
-    *,
     max_length: int | None,
     most: float,
 ) -> list[Pair]:
@@ -261,7 +237,7 @@ def select_pairs(
         newcomers: People whose votes do not count yet and are not in `rated`.
 
     Raises:
-        TooFewPairs: There are too few pairs, or they come from too few people.
+        TrainingError: There are too few pairs, or they come from too few people.
     """
     liked, counts = choose_pairs(rated, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
@@ -269,7 +245,7 @@ def select_pairs(
     near = NearDuplicates(phashes, settings.near_duplicate)
     # Counted over likes: an account that alone dislikes much would otherwise be its own measure.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
-    disliked = disliked_pairs(rated, near, settings, max_length=max_length, most=most)
+    disliked = disliked_pairs(rated, near, settings, max_length, most)
     pairs = sorted((*liked, *disliked), key=lambda pair: pair.id)
     lessons = {each.id for each in pairs if each.lesson.liked or objective == "kto"}
     judging = {each.id for each in judging_answers(pairs, live)}
@@ -278,7 +254,7 @@ def select_pairs(
 
 
 def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
-    """Raise `TooFewPairs` if there are too few liked answers, or if they come from too few people."""
+    """Raise `TrainingError` if there are too few liked answers, or if they come from too few people."""
     chosen, min_rated = counts.selected, settings.min_rated
     if chosen < min_rated:
         few = Reason(
@@ -289,7 +265,7 @@ def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
         )
         if counts.left_out:
             few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
-        raise TooFewPairs(join([each for each in (counts.limit, few, counts.waiting) if each]))
+        raise TrainingError(join([each for each in (counts.limit, few, counts.waiting) if each]))
     if counts.raters < settings.min_raters:
         alone = Reason(
             "Too few people: the liked answers have 👍 from {raters}, {wanted} needed. Let others vote too, or set "
@@ -297,12 +273,8 @@ def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
             raters=counts.raters,
             wanted=settings.min_raters,
         )
-        raise TooFewPairs(join([each for each in (alone, counts.waiting) if each]))
+        raise TrainingError(join([each for each in (alone, counts.waiting) if each]))
 
 
 def _raters(pairs: Iterable[Pair]) -> int:
     return len({rater for each in pairs for rater in each.rated.liked_by})
-
-
-def _normalized(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -16,9 +16,10 @@ from inference.images.decoder import PictureDecoder
 from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
-from storage.atomic_files import write_text
-from training.data.llava import read_rows
-from training.data.sources import PICTURES, ROWS, UNDER_WAY, SourceInfo
+from storage.atomic_files import PART, write_text
+from training.data.llava import image_entry, image_files
+from training.data.row_parser import read_rows
+from training.data.sources import ABOUT, PICTURES, ROWS, SourceInfo, source_folders
 
 QUARANTINED: Final = "quarantined.jsonl"
 """The rows of an earlier version's import whose pictures cannot be re-encoded. Nothing reads them."""
@@ -26,32 +27,25 @@ QUARANTINED: Final = "quarantined.jsonl"
 _NICENESS: Final = 19
 
 
-class PictureCleaner:
-    """Write clean pictures into a folder."""
+def write_clean(home: Path, decoder: PictureDecoder, data: bytes) -> tuple[int, int, str]:
+    """Write the clean picture into the folder `home`; return its width, height and sha256.
 
-    def __init__(self, home: Path, decoder: PictureDecoder) -> None:
-        self._home = home
-        self._decoder = decoder
-
-    def __call__(self, data: bytes) -> tuple[int, int, str]:
-        """Write the clean picture; return its width, height and sha256.
-
-        Raises:
-            PictureError: The picture cannot be re-encoded.
-            OSError: The file cannot be written.
-        """
-        try:
-            clean = self._decoder.clean(data, MAX_PIXELS / 1e6)
-        except DecodeError as refusal:
-            raise PictureError(f"it cannot be imported: {refusal}") from refusal
-        name = sha256(clean.data).hexdigest()
-        target = self._home / name[:2] / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f"{name}.{uuid4().hex}{UNDER_WAY}")  # another process may clean the same picture
-            part.write_bytes(clean.data)
-            part.replace(target)
-        return clean.width, clean.height, name
+    Raises:
+        PictureError: The picture cannot be re-encoded.
+        OSError: The file cannot be written.
+    """
+    try:
+        clean = decoder.clean(data, MAX_PIXELS / 1e6)
+    except DecodeError as refusal:
+        raise PictureError(f"it cannot be imported: {refusal}") from refusal
+    name = sha256(clean.data).hexdigest()
+    target = home / name[:2] / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{name}.{uuid4().hex}{PART}")  # another process may clean the same picture
+        part.write_bytes(clean.data)
+        part.replace(target)
+    return clean.width, clean.height, name
 
 
 def clean_sources(directory: Path) -> None:
@@ -63,11 +57,9 @@ def clean_sources(directory: Path) -> None:
         TrainingError: The rows of a source cannot be read.
         OSError: A file cannot be read or written.
     """
-    for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if folder.suffix == UNDER_WAY or not folder.is_dir():
-            continue
+    for folder in source_folders(directory):
         try:
-            about = SourceInfo.read(folder)
+            about = SourceInfo.read(folder / ABOUT)
         except (OSError, ValueError, TypeError):
             continue  # `imported` reports a folder that is not a source
         if not about.clean:
@@ -77,38 +69,35 @@ def clean_sources(directory: Path) -> None:
 
 def _clean(folder: Path, about: SourceInfo, decoder: PictureDecoder) -> None:
     home = folder / PICTURES
-    cleaner = PictureCleaner(home, decoder)
     found: dict[str, tuple[int, int, str] | None] = {}
     good: list[str] = []
     bad: list[str] = []
     for _, row in read_rows(folder / ROWS):
-        (good if _clean_row(row, home, cleaner, found) else bad).append(json.dumps(row, ensure_ascii=False) + "\n")
+        (good if _clean_row(row, home, decoder, found) else bad).append(json.dumps(row, ensure_ascii=False) + "\n")
     if bad:
         write_text(folder / QUARANTINED, bad)
     write_text(folder / ROWS, good)
     kept = {each[2] for each in found.values() if each}
-    replace(about, rows=len(good), pictures=len(kept), clean=True).write(folder)
+    replace(about, rows=len(good), pictures=len(kept), clean=True).write(folder / ABOUT)
     unread = {name.rpartition("/")[2] for name, each in found.items() if each is None}
     for file in home.glob("*/*"):
         if file.name not in kept | unread:
             file.unlink(missing_ok=True)
 
 
-def _clean_row(row: Any, home: Path, cleaner: PictureCleaner, found: dict[str, tuple[int, int, str] | None]) -> bool:
+def _clean_row(row: Any, home: Path, decoder: PictureDecoder, found: dict[str, tuple[int, int, str] | None]) -> bool:
     """Replace the pictures of a row with clean ones; return whether all of them could be re-encoded."""
-    if not isinstance(row, dict) or not row.get("image"):
-        return True
-    names = [row["image"]] if isinstance(row["image"], str) else list(row["image"])
+    names = image_files(row) if isinstance(row, dict) else []
     for name in names:
         if name not in found:
             try:
-                found[name] = cleaner((home / name).read_bytes())
+                found[name] = write_clean(home, decoder, (home / name).read_bytes())
             except (PictureError, FileNotFoundError):
                 found[name] = None
     clean = [info for name in names if (info := found[name]) is not None]
     if len(clean) < len(names):
         return False
-    files = [f"{digest[:2]}/{digest}" for _, _, digest in clean]
-    row["image"] = files[0] if len(files) == 1 else files
-    row["image_wh"] = [[width, height] for width, height, _ in clean]
+    if names:
+        row["image"] = image_entry([f"{digest[:2]}/{digest}" for _, _, digest in clean])
+        row["image_wh"] = [[width, height] for width, height, _ in clean]
     return True

@@ -9,26 +9,25 @@ An imported source is a folder under the data directory; removing the folder rem
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
-from storage.atomic_files import sync_directory
+from storage.atomic_files import PART, sync_directory
 from training.job import TrainingError
+from training.json_record import Record
 from training.settings import Source
 
 ROWS: Final = "rows.jsonl"
 PICTURES: Final = "pictures"
 ABOUT: Final = "source.json"
-UNDER_WAY: Final = ".part"
-"""The suffix of a folder that is being filled or deleted."""
+"""The file of a source with its `SourceInfo`."""
 
 
 @dataclass(frozen=True, slots=True)
-class SourceInfo:
-    """The contents of `source.json`.
+class SourceInfo(Record):
+    """The contents of a source's `ABOUT`.
 
     Attributes:
         file: The imported file.
@@ -44,24 +43,19 @@ class SourceInfo:
     repeat_times: float | None = None
     clean: bool = False
 
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read the file of a source's folder. Raises OSError, ValueError or TypeError if the folder is not a source."""
-        return cls(**json.loads((folder / ABOUT).read_text(encoding="utf-8")))
 
-    def write(self, folder: Path) -> None:
-        """Write the file into a source's folder."""
-        (folder / ABOUT).write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def source_folders(directory: Path) -> list[Path]:
+    """Return the folders of imported sources in `directory` by name, without those that are being filled or deleted."""
+    folders = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [each for each in folders if each.suffix != PART and each.is_dir()]
 
 
 def imported(directory: Path) -> list[Source]:
     """Return the imported sources in `directory` by name. Raises `TrainingError` for a folder that is not a source."""
     found = []
-    for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if folder.suffix == UNDER_WAY or not folder.is_dir():
-            continue
+    for folder in source_folders(directory):
         try:
-            times = SourceInfo.read(folder).repeat_times
+            times = SourceInfo.read(folder / ABOUT).repeat_times
             found.append(Source(path=folder / ROWS, images=folder / PICTURES, repeat_times=times))
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{folder} is no imported source ({error}): import it again, or remove it") from error
@@ -70,7 +64,7 @@ def imported(directory: Path) -> list[Source]:
 
 def remove(folder: Path) -> None:
     """Delete an imported source. After a crash, the rest of it no longer counts as a source. Raises `TrainingError`."""
-    part = folder.with_name(folder.name + UNDER_WAY)
+    part = folder.with_name(folder.name + PART)
     try:
         folder.rename(part)
         sync_directory(folder.parent)

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,10 +25,11 @@ from inference.images.decoder import PictureDecoder
 from inference.messages import PictureError
 from training.bounded_map import bounded_map
 from training.data.image_index import ImageIndex, ImageInfo
-from training.data.llava import Lesson, RowError, parse_row, read_rows, row
-from training.data.source_pictures import PictureCleaner
+from training.data.llava import Lesson, row
+from training.data.row_parser import RowError, parse_row, read_rows
+from training.data.source_pictures import write_clean
 from training.job import TrainingError
-from training.xtuner.encoding import Encoder, TooLong
+from training.xtuner.encoding import Encoder
 
 FOREIGN: Final = "source "
 """The prefix of the names of rows from sources. Rows exported by another bot have the same names as ours, and erasure
@@ -84,30 +86,7 @@ class ValidRow:
     liked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidRow:
-    """An invalid row.
-
-    Attributes:
-        reason: A sentence that names the file and the row.
-        too_long: Whether the row has too many tokens and is valid otherwise.
-    """
-
-    reason: str
-    too_long: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row to validate: its file, its number there, the folder of its pictures, and its content."""
-
-    file: Path
-    number: int
-    images: Path
-    content: Any
-
-
-_ChunkResult = tuple[list[ValidRow | InvalidRow], dict[str, ImageInfo]]
+_ChunkResult = tuple[list[ValidRow | RowError], dict[str, ImageInfo]]
 """The results of a chunk of rows, and the new entries of the image index."""
 
 
@@ -118,50 +97,56 @@ class RowValidator:
         self._rules = rules
         self._encoder = Encoder(rules.base, tiles=rules.tiles)
         self._decoder = PictureDecoder() if rules.clean else None
-        cleaner = None if self._decoder is None else PictureCleaner(rules.home, self._decoder)
-        self.index = ImageIndex(rules.index, cleaner)
+        clean = None if self._decoder is None else partial(write_clean, rules.home, self._decoder)
+        self.index = ImageIndex(rules.index, clean)
 
     def close(self) -> None:
         """End the decoder process."""
         if self._decoder is not None:
             self._decoder.close()
 
-    def validate(self, raw: RawRow) -> ValidRow | InvalidRow:
-        """Validate a row."""
-        where = f"{raw.file} row {raw.number}"
-        try:
-            read = parse_row(raw.content, where=where, system=self._rules.system)
-            if not self._is_home(raw):
-                if not read.liked:
-                    raise RowError(f"{where}: a source cannot have disliked answers: leave the row out")
-                read = replace(read, name=FOREIGN + read.name)
-            lesson, digests = self._with_pictures(read, raw, where)
-            length = self._length(lesson, where)
-        except RowError as error:
-            return InvalidRow(str(error), isinstance(error, TooLong))
-        file_of: Callable[[str], str] = str if self._is_home(raw) else lambda name: str(raw.images / name)
+    def validate(self, file: Path, images: Path, rows: Iterable[tuple[int, Any]]) -> _ChunkResult:
+        """Validate numbered rows of a file, whose pictures are in the folder `images`."""
+        results: list[ValidRow | RowError] = []
+        for number, content in rows:
+            try:
+                results.append(self._valid_row(content, images, f"{file} row {number}"))
+            except RowError as error:
+                results.append(error.with_traceback(None))  # it would keep the row in memory
+        return results, self.index.take_new()
+
+    def _valid_row(self, content: Any, images: Path, where: str) -> ValidRow:
+        """Return the row as it will be trained on. Raises `RowError`."""
+        lesson = parse_row(content, where=where, system=self._rules.system)
+        if not self._is_home(images):
+            if not lesson.liked:
+                raise RowError(f"{where}: a source cannot have disliked answers: leave the row out")
+            lesson = replace(lesson, name=FOREIGN + lesson.name)
+        lesson, digests = self._with_pictures(lesson, images, where)
+        length = self._length(lesson, where)
+        file_of: Callable[[str], str] = str if self._is_home(images) else lambda name: str(images / name)
         line = json.dumps({**row(lesson, file_of), "length": length, "origin": where}, ensure_ascii=False)
         names = tuple(map(file_of, lesson.pictures))
-        return ValidRow(line, length, names, digests, "system" in raw.content, lesson.liked)
+        return ValidRow(line, length, names, digests, "system" in content, lesson.liked)
 
     def _length(self, lesson: Lesson, where: str) -> int:
         """Return the number of tokens; of two answers, the longer one counts. Raises `RowError`."""
         answers = [lesson] if lesson.rejected is None else [lesson, lesson.answered(lesson.rejected.text)]
         return max(len(self._encoder.check(each, self._rules.max_length, where=where).input_ids) for each in answers)
 
-    def _is_home(self, raw: RawRow) -> bool:
-        return raw.images == self._rules.home
+    def _is_home(self, images: Path) -> bool:
+        return images == self._rules.home
 
-    def _with_pictures(self, lesson: Lesson, raw: RawRow, where: str) -> tuple[Lesson, tuple[str, ...]]:
+    def _with_pictures(self, lesson: Lesson, images: Path, where: str) -> tuple[Lesson, tuple[str, ...]]:
         """Return the lesson with the sizes of its pictures, and their digests. Raises `RowError`."""
         found: list[ImageInfo] = []
         for name in lesson.pictures:
-            path = raw.images / name
+            path = images / name
             try:
-                if not self._is_home(raw):
-                    _check_location(path, raw.images)
+                if not self._is_home(images):
+                    _check_location(path, images)
                 # Users' pictures are few, and must leave no trace here when they are erased.
-                found.append(self.index.get(path, add=not self._is_home(raw)))
+                found.append(self.index.get(path, add=not self._is_home(images)))
             except FileNotFoundError as error:
                 raise RowError(f"{where}: the picture {path} is missing: restore it, or leave the row out") from error
             except (OSError, ValueError, PictureError) as error:
@@ -204,43 +189,34 @@ class Validator:
         self._here.close()
         self._pool.shutdown(cancel_futures=True)
 
-    def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[ValidRow | InvalidRow]:
+    def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[ValidRow | RowError]:
         """Yield the result of each row in order. `say` gets (validated rows, all rows) after each chunk.
 
         Raises:
             RowError: The file cannot be read.
         """
-        rows: Iterator[RawRow] = (RawRow(file, number, images, content) for number, content in read_rows(file))
-        total = 0
+        rows, total = read_rows(file), 0
         if file.suffix == ".jsonl":
             with suppress(OSError), file.open("rb") as lines:
                 total = sum(1 for line in lines if line.strip())
         else:
             every = list(rows)
             rows, total = iter(every), len(every)
+        first = rows if self._processes == 1 else islice(rows, _ROWS_HERE)
+        here = map(partial(self._here.validate, file, images), _chunks(first))
+        others = bounded_map(self._pool, partial(_validate, file, images), _chunks(rows), _AHEAD * self._processes)
         done = 0
-        for chunk in chain(self._rows_here(rows), self._rows_in_pool(rows)):
-            yield from chunk
-            done += len(chunk)
-            say(done, total)
-
-    def _rows_here(self, rows: Iterator[RawRow]) -> Iterator[list[ValidRow | InvalidRow]]:
-        for chunk in _chunks(rows if self._processes == 1 else islice(rows, _ROWS_HERE)):
-            found = [self._here.validate(raw) for raw in chunk]
-            self._here.index.write(self._here.index.take_new())
-            yield found
-
-    def _rows_in_pool(self, rows: Iterator[RawRow]) -> Iterator[list[ValidRow | InvalidRow]]:
         try:
-            for found, new in bounded_map(self._pool, _validate, _chunks(rows), _AHEAD * self._processes):
+            for results, new in chain(here, others):
                 self._here.index.write(new)
-                yield found
+                yield from results
+                done += len(results)
+                say(done, total)
         except BrokenProcessPool as error:
             raise TrainingError("a process that checks rows was killed, often for want of memory: try again") from error
 
 
-def _chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
-    rows = iter(rows)
+def _chunks(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
     while chunk := list(islice(rows, _CHUNK)):
         yield chunk
 
@@ -254,5 +230,5 @@ def _initialise(rules: Rules) -> None:
     _validator = RowValidator(rules)
 
 
-def _validate(chunk: list[RawRow]) -> _ChunkResult:
-    return [_validator.validate(raw) for raw in chunk], _validator.index.take_new()
+def _validate(file: Path, images: Path, rows: list[tuple[int, Any]]) -> _ChunkResult:
+    return _validator.validate(file, images, rows)

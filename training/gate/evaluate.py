@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from storage.translatable_reason import Reason, join
-from training.data.llava import read_lessons
+from training.data.row_parser import read_lessons
 from training.gate import run_summary_sheet
 from training.gate.forgetting import Examinations, Forgetting
 from training.gate.report import Decision, Report, Taste

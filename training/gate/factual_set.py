@@ -30,7 +30,8 @@ from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind
 from storage.translatable_reason import Reason
-from training.data.llava import Lesson, open_question
+from training.data.llava import Lesson
+from training.data.row_parser import open_question
 from training.evidence.facts import LOOKS, least_margin, questions_needed
 from training.job import TrainingError
 
@@ -39,10 +40,6 @@ SIDE: Final = 224
 
 ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 """The kinds of drawn questions."""
-
-
-class RegressionSetError(TrainingError):
-    """The folder of factual questions is invalid. The text names the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +86,24 @@ _ENTRIES: Final[TypeAdapter[list[_Entry]]] = TypeAdapter(Annotated[list[_Entry],
 
 
 def read_set(folder: Path) -> list[Question]:
-    """Read a folder's questions and check that their pictures exist. Raises `RegressionSetError`."""
+    """Read a folder's questions and check that their pictures exist. Raises `TrainingError`."""
     file = folder / "questions.json"
     try:
         entries = _ENTRIES.validate_json(file.read_bytes())
     except OSError as error:
-        raise RegressionSetError(f"{file} cannot be read ({error}): correct training.regression") from error
+        raise TrainingError(f"{file} cannot be read ({error}): correct training.regression") from error
     except ValidationError as error:
         first = error.errors()[0]
         entry, *names = first["loc"] or ("",)
         where = f" entry {entry + 1}: {'.'.join(map(str, names))}" if isinstance(entry, int) else ""
-        raise RegressionSetError(f"{file}{where}: {first['msg']}") from error
+        raise TrainingError(f"{file}{where}: {first['msg']}") from error
     questions = []
     for number, each in enumerate(entries, 1):
         right = partial(matches, expect=each.expect, forbid=each.forbid or ())
         try:
             questions.append(Question.about(each.image, each.question, right, fact=str(each.expect), folder=folder))
         except OSError as error:
-            raise RegressionSetError(f"{file} entry {number}: there is no picture {folder / each.image}") from error
+            raise TrainingError(f"{file} entry {number}: there is no picture {folder / each.image}") from error
     return questions
 
 
@@ -131,7 +128,7 @@ class QuestionSet:
 
 
 def own_set(folder: Path) -> QuestionSet:
-    """Return an operator's questions, which are compared once, all together. Raises `RegressionSetError`."""
+    """Return an operator's questions, which are compared once, all together. Raises `TrainingError`."""
     questions = read_set(folder)
     return QuestionSet(folder, iter(questions), (len(questions),))
 
@@ -166,7 +163,7 @@ def check_decidable(folder: Path | None, max_loss_points: float) -> None:
         max_loss_points: What may be lost, in hundredths of the questions.
 
     Raises:
-        RegressionSetError: They cannot be read, or are too few. The text names the smallest number of points that they
+        TrainingError: They cannot be read, or are too few. The text names the smallest number of points that they
             can decide.
     """
     looks = LOOKS if folder is None else own_set(folder).looks
@@ -174,7 +171,7 @@ def check_decidable(folder: Path | None, max_loss_points: float) -> None:
         return
     smallest = f"{floor(1_000 * least_margin(looks) + 1) / 10:g}"
     if folder is None or max_loss_points == 0:
-        raise RegressionSetError(
+        raise TrainingError(
             Reason(
                 "{questions} factual questions can't show that a model loses less than {allowed} points: set "
                 "training.max_loss_points to at least {smallest}",
@@ -183,7 +180,7 @@ def check_decidable(folder: Path | None, max_loss_points: float) -> None:
                 smallest=smallest,
             )
         )
-    raise RegressionSetError(
+    raise TrainingError(
         Reason(
             "the {questions} factual questions in {folder} are too few to show that a model loses less than {allowed} "
             "points: set training.max_loss_points to at least {smallest}, or add questions until there are {needed}",

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pydantic import TypeAdapter
+
+from storage.atomic_files import write_text
 from storage.model_store import content_hash
 from training.gate.factual_set import Question, QuestionSet
-from training.gate.kept_answers import KeptAnswers
 from training.job import EvaluationJob
 from training.worker import StageProgress
 
 if TYPE_CHECKING:
     from training.gate.scoring import ModelSlot
+
+
+FILES: Final = 12
+"""The number of models whose answers are kept: the base, the live one, and those that were used last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +43,57 @@ class Asked:
         return [each.right(answer) for each, answer in zip(self.questions, self.answers, strict=True)]
 
 
+class KeptAnswers:
+    """The answers of one model, kept in the data folder, so that no model answers a question twice.
+
+    They are about drawn pictures or the operator's own, so no user's data is among them.
+
+    Attributes:
+        answers: Them, by question.
+    """
+
+    def __init__(self, folder: Path | None, *circumstances: object) -> None:
+        """Read the file; a damaged or foreign one counts as empty.
+
+        Without a folder, answers are kept in memory. `circumstances` are everything that an answer depends on.
+        """
+        name = sha256(json.dumps([str(each) for each in circumstances]).encode()).hexdigest()[:32]
+        self._file = folder / f"{name}.json" if folder else None
+        self.answers = _read(self._file) if self._file else {}
+
+    def add(self, answers: Mapping[str, str]) -> None:
+        """Add answers and write the file atomically. On a full disk they are kept in memory."""
+        self.answers |= answers
+        if self._file:
+            with suppress(OSError):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_text(self._file, json.dumps(self.answers, ensure_ascii=False, indent=0))
+
+    def close(self) -> None:
+        """Mark the file as used, and remove those that have not been used for the longest time."""
+        if not self._file:
+            return
+        with suppress(OSError):
+            os.utime(self._file)
+            files = sorted(self._file.parent.glob("*.json"), key=lambda each: each.stat().st_mtime, reverse=True)
+            for each in files[FILES:]:
+                each.unlink()
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        return TypeAdapter(dict[str, str]).validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
 class Respondent:
     """A checkpoint directory that answers the questions of one evaluation."""
 
     def __init__(self, directory: Path, kept: KeptAnswers, job: EvaluationJob, steps: StageProgress) -> None:
         """`steps` is the progress of the evaluation, in answers."""
         self.directory = directory
-        self._kept = kept
+        self.kept = kept
         self._job = job
         self._steps = steps
 
@@ -54,13 +109,12 @@ class Respondent:
             lessons = [each.lesson(questions.folder, self._job.system) for each in missing.values()]
             sampling = greedy(self._job.max_new_tokens)
             said = slot.load(self.directory).answers(lessons, questions.folder, sampling, on_batch=self._steps.add)
-            self._kept.add(dict(zip(missing, said, strict=True)))
+            self.kept.add(dict(zip(missing, said, strict=True)))
         asked = questions.first(number)
-        return Asked(tuple(asked), tuple(self._kept.answers[each.identity] for each in asked))
+        return Asked(tuple(asked), tuple(self.kept.answers[each.identity] for each in asked))
 
     def _missing(self, questions: QuestionSet, number: int) -> dict[str, Question]:
-        kept = self._kept.answers
-        return {each.identity: each for each in questions.first(number) if each.identity not in kept}
+        return {each.identity: each for each in questions.first(number) if each.identity not in self.kept.answers}
 
 
 class Respondents:
@@ -70,7 +124,7 @@ class Respondents:
         self._job = job
         self._device = device
         self._steps = steps
-        self._known: dict[str, tuple[Respondent, KeptAnswers]] = {}
+        self._known: dict[str, Respondent] = {}
 
     def of(self, directory: Path) -> Respondent:
         """Return the model of a directory. Raises `StorageError` for an empty or unreadable one."""
@@ -78,10 +132,10 @@ class Respondents:
         if content not in self._known:
             folder = Path(job.answers) if job.answers else None
             kept = KeptAnswers(folder, content, job.system, job.tiles, job.max_new_tokens, self._device)
-            self._known[content] = (Respondent(directory, kept, job, self._steps), kept)
-        return self._known[content][0]
+            self._known[content] = Respondent(directory, kept, job, self._steps)
+        return self._known[content]
 
     def close(self) -> None:
         """Tidy the folder of kept answers."""
-        for _, kept in self._known.values():
-            kept.close()
+        for each in self._known.values():
+            each.kept.close()

@@ -13,13 +13,13 @@ from typing import Final
 
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
-from training.gate.gains_plot import draw_gains
-from training.gate.report import Drift, Effort, Loss, Report, Taste
+from training.gate.report import Effort, Loss, Report, Taste
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import LANGUAGES, Say, localised, words
 from training.job import DISLIKED, RATED, EvaluationJob
 from training.number_format import clock, interval, percent, points, size
+from training.plots import draw_gains
 from training.run_folder import GAINS, PICTURE, SHEET
 
 SHOWN: Final = 12
@@ -66,7 +66,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
             ),
             rows=tuple(rows),
             decision=report.decision,
-            verdict=_verdict(report, language),
+            verdict=say(report.reason or "it follows what people like, and has forgotten nothing"),
             facts=facts(report, language),
             plots=tuple(_plots(job, report.taste, say)),
             language=language,
@@ -74,11 +74,6 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
         folder = Path(job.work)
         sheet.write(folder / localised(SHEET, language))
         draw(sheet, folder / localised(PICTURE, language))
-
-
-def _verdict(report: Report, language: str) -> str:
-    """Return the reason of the decision, in the sheet's language."""
-    return words(language)(report.reason or "it follows what people like, and has forgotten nothing")
 
 
 def _plots(job: EvaluationJob, taste: Taste, say: Say) -> Iterator[tuple[Path, str]]:
@@ -103,24 +98,11 @@ def _spread(effort: Effort, say: Say) -> str:
     return say("{people} people; the largest share is {share} %", people=effort.raters, share=share)
 
 
-def _judgement(taste: Taste, say: Say) -> list[tuple[str, str]]:
-    """Return what the votes say about the run, and how certain that is."""
-    if not taste.answers:
-        return [(say("judged by"), say("no rated answers"))]
-    return [
-        (
-            say("judged by"),
-            say("{answers} rated answers of {people} people", answers=taste.answers, people=taste.raters),
-        ),
-        (say("follows the votes"), interval(taste.agreement, taste.low, taste.high)),
-        (say("chance without a taste"), f"{taste.p_value:.2g} (≤ {taste.alpha:.2g})"),
-    ]
-
-
-def _bounded(name: str, loss: Loss, say: Say) -> list[tuple[str, str]]:
+def _bounded(loss: Loss, say: Say) -> str:
+    """Return what may be lost, or nothing if the models were not compared."""
     if not loss.questions:
-        return []
-    value = say(
+        return ""
+    return say(
         "at most {bound} points, {allowed} allowed ({lost} lost, {gained} gained of {questions})",
         bound=points(loss.bound),
         allowed=f"{loss.allowed:g}",
@@ -128,49 +110,50 @@ def _bounded(name: str, loss: Loss, say: Say) -> list[tuple[str, str]]:
         gained=loss.gained,
         questions=loss.questions,
     )
-    return [(name, value)]
 
 
-def _drifts(drift: Drift, say: Say) -> list[tuple[str, str]]:
-    if not drift.answers:
-        return []
-    counts = {"before": drift.live_broken, "after": drift.broken, "questions": drift.answers}
-    different = {"before": drift.live_distinct, "after": drift.distinct, "questions": drift.answers}
-    longer = f"{100 * drift.times_longer:.0f}"
-    return [
-        (say("empty or looping answers"), say("{before} → {after} of {questions}", **counts)),
-        (say("different answers"), say("{before} → {after} of {questions}", **different)),
-        (say("length of answers"), say("{percent} % of before", percent=longer)),
-    ]
+def _change(before: int, after: int, questions: int, say: Say) -> str:
+    """Return a number of both models' answers to some questions, or nothing if there are none."""
+    if not questions:
+        return ""
+    return say("{before} → {after} of {questions}", before=before, after=after, questions=questions)
 
 
 def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
-    """Return the numbers of a run as (name, value)."""
-    say, effort = words(language), report.effort
+    """Return the numbers of a run as (name, value), without those that it does not have."""
+    say, effort, taste, drift = words(language), report.effort, report.taste, report.drift
     others = sum(count for source, count in effort.taught.items() if source not in (RATED, DISLIKED))
     disliked = effort.taught.get(DISLIKED, 0)
     limit = cut_off(effort.cut, effort.liked)
+    rated = say("{answers} rated answers of {people} people", answers=taste.answers, people=taste.raters)
+    chance = f"{taste.p_value:.2g} (≤ {taste.alpha:.2g})"
+    longer = f"{100 * drift.times_longer:.0f}"
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
-    return (
+    numbers = (
         (say("learned from"), say("{number} liked answers", number=effort.pairs)),
-        *([(say("and from"), say("{number} disliked answers", number=disliked))] if disliked else []),
-        *([(say("including corrections"), _share(effort.corrections, effort.pairs))] if effort.corrections else []),
-        *([(say("skipped as too long"), str(effort.too_long))] if effort.too_long else []),
-        *([(say("other sources"), say("{number} samples", number=others))] if others else []),
+        (say("and from"), say("{number} disliked answers", number=disliked) if disliked else ""),
+        (say("including corrections"), _share(effort.corrections, effort.pairs) if effort.corrections else ""),
+        (say("skipped as too long"), str(effort.too_long or "")),
+        (say("other sources"), say("{number} samples", number=others) if others else ""),
         (say("votes"), say("{votes} from {people} people", votes=effort.votes, people=effort.raters)),
-        *([(say("lessons by person"), _spread(effort, say))] if effort.largest_share else []),
-        *([(say("left out"), say(beyond_share(effort.over_share)))] if effort.over_share else []),
-        *([(say("cut off"), say(limit))] if limit else []),
-        *_judgement(report.taste, say),
+        (say("lessons by person"), _spread(effort, say) if effort.largest_share else ""),
+        (say("left out"), say(beyond_share(effort.over_share)) if effort.over_share else ""),
+        (say("cut off"), say(limit) if limit else ""),
+        (say("judged by"), rated if taste.answers else say("no rated answers")),
+        (say("follows the votes"), interval(taste.agreement, taste.low, taste.high) if taste.answers else ""),
+        (say("chance without a taste"), chance if taste.answers else ""),
         (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
-        *_bounded(say("facts lost"), report.facts, say),
-        *_bounded(say("facts lost against the base"), report.facts_base, say),
-        *_bounded(say("gives in to leading questions"), report.leading, say),
-        *_bounded(say("the same against the base"), report.leading_base, say),
-        *_drifts(report.drift, say),
+        (say("facts lost"), _bounded(report.facts, say)),
+        (say("facts lost against the base"), _bounded(report.facts_base, say)),
+        (say("gives in to leading questions"), _bounded(report.leading, say)),
+        (say("the same against the base"), _bounded(report.leading_base, say)),
+        (say("empty or looping answers"), _change(drift.live_broken, drift.broken, drift.answers, say)),
+        (say("different answers"), _change(drift.live_distinct, drift.distinct, drift.answers, say)),
+        (say("length of answers"), say("{percent} % of before", percent=longer) if drift.answers else ""),
         (say("training"), say("{time}, {steps} steps", time=clock(effort.training_seconds), steps=effort.steps)),
         (say("merging"), clock(effort.merging_seconds)),
         (say("evaluating"), clock(report.seconds)),
         (say("peak memory"), size(effort.peak_memory)),
         (say("adapter"), size(effort.adapter_bytes)),
     )
+    return tuple((name, value) for name, value in numbers if value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -87,31 +87,15 @@ class LocalModel:
             LogProbability(-float(own[: len(each)].sum()), len(each)) for own, each in zip(losses, said, strict=True)
         ]
 
-    def answers(
-        self,
-        lessons: Sequence[Lesson],
-        images: Path,
-        sampling: Sampling,
-        *,
-        on_batch: Callable[[int], None] = lambda done: None,
-    ) -> list[str]:
-        """Answer the last questions of the lessons, as many at a time as the memory allows.
-
-        With a temperature of 0 decoding is greedy, otherwise torch's global generator draws. `on_batch` gets the size
-        of each finished batch.
-        """
-        return [text for text, _ in self._generate(lessons, images, sampling, on_batch)]
+    def answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, **options: Any) -> list[str]:
+        """Answer the last questions of the lessons. The arguments are those of `generate`."""
+        return [text for text, _ in self.generate(lessons, images, sampling, **options)]
 
     def finished_answers(
-        self,
-        lessons: Sequence[Lesson],
-        images: Path,
-        sampling: Sampling,
-        *,
-        on_batch: Callable[[int], None] = lambda done: None,
+        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, **options: Any
     ) -> list[str | None]:
         """Answer as `answers` does, but with None for an answer that is empty or did not end by itself."""
-        produced = self._generate(lessons, images, sampling, on_batch)
+        produced = self.generate(lessons, images, sampling, **options)
         return [text if text and ended else None for text, ended in produced]
 
     def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[slice]:
@@ -130,14 +114,22 @@ class LocalModel:
             yield slice(start, len(prompts))
 
     @torch.inference_mode()
-    def _generate(
+    def generate(
         self,
         lessons: Sequence[Lesson],
         images: Path,
         sampling: Sampling,
-        on_batch: Callable[[int], None],
+        *,
+        on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[tuple[str, bool]]:
-        """Return each answer, and whether it ended by itself."""
+        """Answer the last questions of the lessons, as many at a time as the memory allows.
+
+        With a temperature of 0 decoding is greedy, otherwise torch's global generator draws. `on_batch` gets the size
+        of each finished batch.
+
+        Returns:
+            Each answer, and whether it ended by itself.
+        """
         answers: list[tuple[str, bool]] = []
         tokenizer = self.encoder.tokenizer
         encoded = [self.encoder.prompt_ids(each) for each in lessons]
@@ -171,12 +163,10 @@ class LocalModel:
 
 
 class ModelSlot:
-    """Hold at most one model in memory: loading another one frees it first."""
+    """Hold at most one model in memory: loading another one frees it first. `options` are those of `LocalModel`."""
 
-    def __init__(self, *, device: str, tiles: int, gpu_yield: GpuYield | None) -> None:
-        self._device = device
-        self._tiles = tiles
-        self._gpu_yield = gpu_yield
+    def __init__(self, **options: Any) -> None:
+        self._options = options
         self._directory: Path | None = None
         self._model: LocalModel | None = None
 
@@ -184,7 +174,7 @@ class ModelSlot:
         """Return the model of a directory, which is loaded unless it was the last one."""
         if self._model is None or directory != self._directory:
             self._model = None
-            self._model = LocalModel(directory, device=self._device, tiles=self._tiles, gpu_yield=self._gpu_yield)
+            self._model = LocalModel(directory, **self._options)
             self._directory = directory
         return self._model
 

@@ -23,6 +23,7 @@ from training.gate.sheet_words import words
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _STYLE: Final = (TEMPLATES / "sheet.css").read_text(encoding="utf-8")
+_STYLE_HASH: Final = f"sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}"
 _THUMBNAIL: Final = 480
 """Pixels of a picture's longer side: sharp on a phone, some 20 KB."""
 
@@ -106,16 +107,12 @@ class Sheet:
             (f"data:image/png;base64,{b64encode(file.read_bytes()).decode()}", shown) for file, shown in self.plots
         ]
         return environment.get_template("sheet.html").render(
-            it=self, plots=plots, say=words(self.language), style=_STYLE, style_hash=f"sha256-{_digest(_STYLE)}"
+            it=self, plots=plots, say=words(self.language), style=_STYLE, style_hash=_STYLE_HASH
         )
 
     def write(self, path: Path) -> None:
         """Write the page atomically. Raises `PictureError`, OSError."""
         write_text(path, self.html())
-
-
-def _digest(text: str) -> str:
-    return b64encode(sha256(text.encode()).digest()).decode()
 
 
 def _jpeg(picture: Image.Image) -> str:

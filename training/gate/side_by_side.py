@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.data.llava import open_question
+from training.command_jobs import CompareJob
+from training.data.row_parser import open_question
 from training.gate.sheet import Row, Sheet
-from training.job import CompareJob, Outcome, TrainingError
+from training.job import Outcome, TrainingError
 from training.worker import Say, StageProgress, use_device, work
 
 

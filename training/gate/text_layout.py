@@ -96,9 +96,8 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
 @cache
 def _covered() -> tuple[frozenset[int], ...]:
     """Return the code points of each font."""
-    return tuple(_code_points(path) for path in _FILES)
-
-
-def _code_points(path: Path) -> frozenset[int]:
-    with TTFont(path, lazy=True) as font:
-        return frozenset(font.getBestCmap())
+    found = []
+    for path in _FILES:
+        with TTFont(path, lazy=True) as font:
+            found.append(frozenset(font.getBestCmap()))
+    return tuple(found)

@@ -15,10 +15,11 @@ import torch
 from xtuner.dataset import InternVL_V1_5_Dataset
 from xtuner.utils import PROMPT_TEMPLATE
 
-from training.data.llava import Lesson, parse_row
+from training.data.llava import Lesson
+from training.data.row_parser import parse_row
 from training.xtuner.encoding import Encoder
 from training.xtuner.hyperparameters import Objective
-from training.xtuner.vision_cache import VisionCache
+from training.xtuner.vision_cache import cached_features
 
 
 class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
@@ -41,7 +42,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
     ) -> None:
         """Open the file.
 
-        `features` is the folder of the `VisionCache`; pictures that it lacks are cut into tiles. Without `features` the
+        `features` is the folder of the vision cache; pictures that it lacks are cut into tiles. Without `features` the
         samples suit XTuner's own model, which takes tiles, and zeros for a sample without pictures. With an
         `objective` other than sft a sample has a second answer (see `prepare_data`). `options` are XTuner's
         `repeat_times` and `max_length`.
@@ -55,7 +56,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
             **options,
         )
         self._images = Path(image_folder)
-        self._cache = None if features is None else VisionCache(Path(features))
+        self._cache = None if features is None else Path(features)
         self._encoder = Encoder(Path(model_path), tiles=tiles)
         self._system = system
         self._objective = objective
@@ -96,7 +97,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         return replace(parse_row(row, where=row["origin"], system=self._system), sizes=sizes)
 
     def _pixel_values(self, lesson: Lesson) -> torch.Tensor:
-        cached = self._cache.get(lesson.pictures) if self._cache and lesson.pictures else None
+        cached = cached_features(self._cache, lesson.pictures) if self._cache and lesson.pictures else None
         if cached is not None:
             return cached
         tiles, tiling = self._encoder.pixel_values(lesson, self._images), self._encoder.tiling

@@ -19,7 +19,8 @@ from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tiling import Tiling
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Role
-from training.data.llava import Lesson, RowError
+from training.data.llava import Lesson
+from training.data.row_parser import RowError
 
 if TYPE_CHECKING:
     import torch

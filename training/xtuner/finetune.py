@@ -15,15 +15,19 @@ import os
 import resource
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.atomic_files import PART
 from training.base_model_check import untrainable
+from training.data.row_parser import read_rows
 from training.job import Job, Outcome, Progress, TrainingError, ignore
-from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
+from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES, SCALARS
 from training.worker import Say, diverged, explained, rank, too_little_memory, use_device, work, world_size
+from training.xtuner.resume import block_jobs, has_adapter, latest_checkpoint, prepare_state, remove_checkpoints
+from training.xtuner.scalars import peak_memory
 
 if TYPE_CHECKING:
     from training.data.mixture import Mixture
@@ -55,69 +59,42 @@ def finetune(job: Job, say: Say) -> Outcome:
 
 
 def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
-    from training.data.llava import read_rows
     from training.xtuner.distributed import process_group
-    from training.xtuner.resume import block_jobs, has_adapter, remove_checkpoints
     from training.xtuner.runner import KeptModel
 
     # A preference model is not kept: it has the reference of its rows. A user's or DeepSpeed's training builds its own.
     kept = KeptModel() if job.blocks and job.objective == "sft" and not (job.recipe or job.deepspeed) else None
-    progress = _WholeProgress(say, [*job.blocks, sum(1 for _ in read_rows(Path(job.data)))])
+    rows = [*job.blocks, sum(1 for _ in read_rows(Path(job.data)))]
     with process_group(gpu=gpu):
-        for each in block_jobs(job):
+        for number, each in enumerate(block_jobs(job)):
             if not has_adapter(each):
-                _train_adapter(each, progress.say, kept, gpu=gpu)
+                _train_adapter(each, partial(_say_as_part, say, rows, number), kept, gpu=gpu)
                 if rank() == 0:
                     remove_checkpoints(Path(each.work))
-            progress.next()
-        trained = _train_adapter(job, progress.say, kept, gpu=gpu)
-    if rank() > 0:
-        return Outcome(ok=True)
-    return finish(job, trained, gpu=gpu)
+        trained = _train_adapter(job, partial(_say_as_part, say, rows, len(job.blocks)), kept, gpu=gpu)
+    return trained if rank() > 0 else finish(job, trained, gpu=gpu)
 
 
-class _WholeProgress:
-    """Report the progress of several trainings as that of one, with steps in proportion to their rows."""
-
-    def __init__(self, say: Say, rows: Sequence[int]) -> None:
-        self._say = say
-        self._rows = rows
-        self._number = 0
-
-    def next(self) -> None:
-        """Begin with the next training."""
-        self._number += 1
-
-    def say(self, progress: Progress) -> None:
-        """Report the progress of the current training."""
-        before, own, whole = sum(self._rows[: self._number]), self._rows[self._number], sum(self._rows)
-        if progress.stage == "training" and progress.steps and own < whole:
-            done = progress.step / progress.steps * own
-            left = progress.seconds_left
-            if left is not None and done < own:
-                left = round(left * (whole - before - done) / (own - done), 1)
-            step, steps = (round(progress.steps * rows / own) for rows in (before + done, whole))
-            progress = replace(progress, step=step, steps=steps, seconds_left=left)
-        self._say(progress)
+def _say_as_part(say: Say, rows: Sequence[int], number: int, progress: Progress) -> None:
+    """Report the progress of a training as that of several, with steps in proportion to their rows."""
+    before, own, whole = sum(rows[:number]), rows[number], sum(rows)
+    if progress.stage == "training" and progress.steps and own < whole:
+        done = progress.step / progress.steps * own
+        left = progress.seconds_left
+        if left is not None and done < own:
+            left = round(left * (whole - before - done) / (own - done), 1)
+        step, steps = (round(progress.steps * part / own) for part in (before + done, whole))
+        progress = replace(progress, step=step, steps=steps, seconds_left=left)
+    say(progress)
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A finished training: the log of losses (JSON lines), optimizer steps, and samples of each source."""
-
-    scalars: Path
-    steps: int
-    samples: dict[str, int]
-
-
-def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> Trained:
-    """Train, and write the adapter into the job's folder. Raises `TrainingError` for one that is not finite."""
+def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> Outcome:
+    """Train and write the adapter into the job's folder. Raises `TrainingError` for one that is not finite."""
     import torch
     import torch.distributed as dist
 
     from training.adapter import Adapter, save_adapter
     from training.xtuner.distributed import gathered_weights
-    from training.xtuner.resume import latest_checkpoint
     from training.xtuner.runner import train
     from training.xtuner.vision_cache import compute_features
 
@@ -132,25 +109,23 @@ def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> 
         compute_features(job, say)
         dist.barrier()
     say(Progress("loading"))
-    trained = train(folder / CONFIG, say, latest_checkpoint(job), kept)
-    with gathered_weights(trained.model):
+    model, steps = train(folder / CONFIG, say, latest_checkpoint(job), kept)
+    with gathered_weights(model):
         if rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
-            save_adapter(trained.model, unfinished)
+            save_adapter(model, unfinished)
             if not Adapter(unfinished).finite():
                 raise diverged()
             unfinished.rename(folder / ADAPTER)
-    scalars, steps = trained.scalars, trained.steps
-    del trained
+    del model
     gc.collect()  # the runner and its hooks refer to each other
     torch.cuda.empty_cache()
-    return Trained(scalars, steps, samples)
+    return Outcome(ok=True, steps=steps, samples=samples)
 
 
 def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
     """Write what XTuner reads; return the number of samples of each source."""
     from training.xtuner.config_file import StepPlan, config_text
-    from training.xtuner.resume import prepare_state
     from training.xtuner.user_config import user_config_text, user_max_length
     from training.xtuner.vision_cache import request_features
 
@@ -192,27 +167,23 @@ def prepare_data(job: Job, say: Say = ignore) -> Mixture:
     return mix(job, prepared, say)
 
 
-def finish(job: Job, trained: Trained, *, gpu: bool) -> Outcome:
-    """Write the log of losses and the curve, and remove the checkpoints."""
-    from training.xtuner.curve import draw_curve
-    from training.xtuner.resume import remove_checkpoints
-    from training.xtuner.scalars import peak_memory
+def finish(job: Job, trained: Outcome, *, gpu: bool) -> Outcome:
+    """Write the log of losses and the curve, remove the checkpoints, and return the outcome with the paths."""
+    from training.plots import draw_curve
 
     folder = Path(job.work)
     log, curve = folder / LOSSES, folder / CURVE
-    shutil.copyfile(trained.scalars, log)
+    shutil.copyfile(folder / SCALARS, log)
     draw_curve(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # Last, so that a process that is killed before can resume from the checkpoint.
     remove_checkpoints(folder)
-    return Outcome(
-        ok=True,
+    return replace(
+        trained,
         adapter=str(folder / ADAPTER),
         scalars=str(log),
         curve=str(curve),
-        steps=trained.steps,
         peak_memory=peak_memory(log) if gpu else peak,
-        samples=trained.samples,
     )
 
 

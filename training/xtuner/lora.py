@@ -27,29 +27,26 @@ def use_fused_layers(config: LoraConfig) -> LoraConfig:
     return config
 
 
-class FusedLinear(PeftLinear):
+class _Fused:
+    """The forward pass of a layer with one active adapter."""
+
+    def forward(self: Any, x: Tensor, *_unused: Any, **_ignored: Any) -> Tensor:
+        """[..., in] → [..., out], in the type of `x`."""
+        (name,) = self.active_adapters
+        dropout = self.lora_dropout[name]
+        probability = dropout.p if isinstance(dropout, nn.Dropout) and self.training else 0.0
+        down, up = self.lora_A[name].weight, self.lora_B[name].weight
+        adapted = _Adapted(self.get_base_layer(), self.scaling[name], probability)
+        result: Tensor = _LoraLinear.apply(x, down, up, adapted)
+        return result
+
+
+class FusedLinear(_Fused, PeftLinear):
     """A linear layer with one active adapter."""
 
-    def forward(self, x: Tensor, *_unused: Any, **_ignored: Any) -> Tensor:
-        """[..., in] → [..., out], in the type of `x`."""
-        return _forward(self, x)
 
-
-class FusedLinear4bit(PeftLinear4bit):
+class FusedLinear4bit(_Fused, PeftLinear4bit):
     """A linear layer of 4-bit weights with one active adapter."""
-
-    def forward(self, x: Tensor, *_unused: Any, **_ignored: Any) -> Tensor:
-        """[..., in] → [..., out], in the type of `x`."""
-        return _forward(self, x)
-
-
-def _forward(layer: FusedLinear | FusedLinear4bit, x: Tensor) -> Tensor:
-    (name,) = layer.active_adapters
-    dropout = layer.lora_dropout[name]
-    probability = dropout.p if isinstance(dropout, nn.Dropout) and layer.training else 0.0
-    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    result: Tensor = _LoraLinear.apply(x, down, up, _Adapted(layer.get_base_layer(), layer.scaling[name], probability))
-    return result
 
 
 class _Adapted(NamedTuple):

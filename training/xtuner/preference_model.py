@@ -100,15 +100,9 @@ class PreferenceModel(InternVL2):
         return torch.where(data["paired"], pairs, -chosen)
 
     @torch.no_grad()
-    def answer_log_probabilities(self, data: dict[str, Any]) -> Tensor:
-        """Return the log-probability of each sample's answer, [B]."""
-        return self._log_probabilities(data["input_ids"], data["labels"], self.picture_features(data["pixel_values"]))
-
-    @torch.no_grad()
-    def other_log_probabilities(self, data: dict[str, Any]) -> Tensor:
-        """Return the log-probability of each sample's second answer, [B]."""
-        features = self.picture_features(data["pixel_values"])
-        return self._log_probabilities(data["other_ids"], data["other_labels"], features)
+    def log_probabilities(self, data: dict[str, Any], ids: str = "input_ids", labels: str = "labels") -> Tensor:
+        """Return the log-probability of each sample's answer, [B]: its own, or that with these `ids` and `labels`."""
+        return self._log_probabilities(data[ids], data[labels], self.picture_features(data["pixel_values"]))
 
     def _log_probabilities(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
         """Return the log-probability of the learned tokens of each row, [B]."""
@@ -138,7 +132,7 @@ class PreferenceLoop(StepLoop):
             for start in range(0, len(rows), self.dataloader.batch_size):
                 samples = [dataset[row] for row in rows[start : start + self.dataloader.batch_size]]
                 data = self._on_device(self.dataloader.collate_fn(samples))
-                both = (model.answer_log_probabilities(data), model.other_log_probabilities(data))
+                both = (model.log_probabilities(data), model.log_probabilities(data, "other_ids", "other_labels"))
                 found[data["row"]] = torch.stack(both, dim=1)
         all_reduce(found)
         model.reference.copy_(found)
@@ -150,7 +144,7 @@ class PreferenceLoop(StepLoop):
             return
         with without_dropout(model):
             ratios = [
-                model.other_log_probabilities(data) - model.reference[data["row"], 1]
+                model.log_probabilities(data, "other_ids", "other_labels") - model.reference[data["row"], 1]
                 for data in map(self._on_device, batches)
             ]
         # Every process has the same number of samples.

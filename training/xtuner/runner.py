@@ -6,7 +6,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from statistics import mean
@@ -22,15 +21,6 @@ from xtuner.tools.train import register_function
 from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError
 from training.worker import is_out_of_memory, world_size
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedModel:
-    """A finished training: the InternVL model, the log of losses (JSON lines) and the number of optimizer steps."""
-
-    model: torch.nn.Module
-    scalars: Path
-    steps: int
 
 
 class OutOfMemory(TrainingError):
@@ -70,10 +60,13 @@ class KeptModel:
 
 def train(
     config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None, kept: KeptModel | None = None
-) -> TrainedModel:
+) -> tuple[torch.nn.Module, int]:
     """Train as `python -m xtuner.tools.train CONFIG` does; report each step, and resume from a `checkpoint`.
 
     The model is the `kept` one, which changes with its next training. If `kept` is None, a model is loaded.
+
+    Returns:
+        The InternVL model and the number of optimizer steps.
 
     Raises:
         OutOfMemory: A smaller batch may fit.
@@ -109,7 +102,7 @@ def train(
             raise OutOfMemory(config.train_dataloader.batch_size) from error
         raise
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return TrainedModel(model.model, Path(config.work_dir) / "vis_data" / "scalars.json", runner.iter // batches)
+    return model.model, runner.iter // batches
 
 
 class _ProgressHook(Hook):  # type: ignore[misc]

@@ -1,24 +1,24 @@
-"""The frozen vision tower's features of each picture, computed once for a run and kept in files.
+"""The frozen vision tower's features of each picture, computed once for a run and kept in a file each.
 
-The features of a picture are the same in every epoch up to the projector, which is trained. Each process computes its
-share into `RANK.bin`, one array in the order of `RANK.json`, which names the pictures and their tiles. The arrays are
-memory-mapped, so a training holds only a batch of them in memory.
+The features of a picture are the same in every epoch up to the projector, which is trained. Each process computes a
+share of the pictures.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
@@ -35,6 +35,9 @@ from training.xtuner.gpu_yield import GpuYield
 _PREFIX: Final = "vision_model."
 _PICTURES: Final = "wanted"
 """The file with the names of the pictures to compute."""
+
+_FEATURES: Final = "features"
+"""The name of the tensor in a picture's file."""
 
 _BATCH_TILES: Final = 26
 """Tiles in one pass of the tower: two large pictures fill a large GPU, and their activations fit a small one."""
@@ -81,57 +84,18 @@ def _weights(directory: Path) -> dict[str, Tensor]:
     return found
 
 
-class VisionCache:
-    """Read the features in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._features: dict[str, Tensor] = {}
-        for index in sorted(folder.glob("*.json")):
-            content = json.loads(index.read_text(encoding="utf-8"))
-            dtype, size = getattr(torch, content["dtype"]), math.prod(content["shape"])
-            if size:
-                values = torch.from_file(str(index.with_suffix(".bin")), size=size, dtype=dtype).view(content["shape"])
-                self._features |= {name: values[first : first + count] for name, first, count in content["pictures"]}
-
-    def get(self, pictures: Sequence[str]) -> Tensor | None:
-        """Return the features of some pictures in order, [T, tokens, width], or None unless all of them are cached."""
-        if not all(name in self._features for name in pictures):
-            return None
-        # A copy, even of one picture: a loader's process passes a tensor on by the file descriptor of its storage,
-        # which a mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
-        return torch.cat([self._features[name] for name in pictures])
+def cached_features(folder: Path, pictures: Sequence[str]) -> Tensor | None:
+    """Return the features of some pictures in order, [T, tokens, width], or None unless all of them are cached."""
+    files = [_file(folder, name) for name in pictures]
+    if not all(file.exists() for file in files):
+        return None
+    # A copy, even of one picture: a loader's process passes a tensor on by the file descriptor of its storage, which a
+    # mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
+    return torch.cat([load_file(file)[_FEATURES] for file in files])
 
 
-class _Writer:
-    """Write features to a file. The index is written at the end; a file without one is not read."""
-
-    def __init__(self, file: Path) -> None:
-        self._index = file.with_suffix(".json")
-        file.parent.mkdir(exist_ok=True)
-        self._index.unlink(missing_ok=True)
-        self._file = file.open("wb")
-        self._pictures: list[tuple[str, int, int]] = []
-        self._tiles, self._shape, self._dtype = 0, (0, 0), frozen_dtype()
-
-    def add(self, name: str, features: Tensor) -> None:
-        values = features.cpu().contiguous()
-        values.view(torch.uint8).numpy().tofile(self._file)
-        self._pictures.append((name, self._tiles, len(values)))
-        self._tiles += len(values)
-        self._shape = (values.shape[1], values.shape[2])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            content: dict[str, Any] = {
-                "dtype": str(self._dtype).removeprefix("torch."),
-                "shape": (self._tiles, *self._shape),
-                "pictures": self._pictures,
-            }
-            self._index.write_text(json.dumps(content) + "\n", encoding="utf-8")
+def _file(folder: Path, picture: str) -> Path:
+    return folder / f"{sha256(picture.encode()).hexdigest()}.safetensors"
 
 
 def request_features(job: Job, pictures: Sequence[str]) -> None:
@@ -156,7 +120,7 @@ def compute_features(job: Job, say: Say) -> None:
         base, images = Path(job.work) / BASE, Path(job.images)
         tiling = Tiling.from_config(json.loads((base / "config.json").read_text(encoding="utf-8")), job.tiles)
         write_features(
-            folder / f"{rank()}.bin",
+            folder,
             VisionTower(base, GpuYield.open(job.courtesy)),
             share,
             lambda name: load_tiles(images / name, tiling),
@@ -167,7 +131,7 @@ def compute_features(job: Job, say: Say) -> None:
 
 
 def write_features(
-    file: Path,
+    folder: Path,
     tower: VisionTower,
     pictures: Iterable[str],
     load: Callable[[str], Tensor],
@@ -175,15 +139,18 @@ def write_features(
     max_bytes: float,
     threads: int,
     on_picture: Callable[[], None] = lambda: None,
-) -> int:
-    """Write the features of as many pictures as fit into `max_bytes`; return their number.
+) -> None:
+    """Write the features of as many pictures as fit into `max_bytes` into the folder.
 
     `threads` threads `load` pictures, by name, as tiles [T, 3, S, S] while the tower computes those before.
     `on_picture` is called before each picture is computed.
     """
-    written, used = 0, 0
+    used = 0
+
+    def write(name: str, features: Tensor) -> None:
+        save_file({_FEATURES: features.cpu().contiguous()}, _file(folder, name))
+
     with (
-        _Writer(file) as writer,
         ThreadPoolExecutor(threads) as loaders,
         # Copying features from the GPU and writing them takes as long as computing them.
         ThreadPoolExecutor(1) as writers,
@@ -196,10 +163,8 @@ def write_features(
             if used > max_bytes:
                 loaders.shutdown(cancel_futures=True)
                 break
-            waiting.append(writers.submit(writer.add, name, features))
-            written += 1
+            waiting.append(writers.submit(write, name, features))
             if len(waiting) > _UNWRITTEN:
                 waiting.popleft().result()
         for each in waiting:
             each.result()
-    return written

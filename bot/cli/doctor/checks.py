@@ -31,7 +31,8 @@ from storage.ledger import FILE_NAME
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from training.base_model_check import untrainable
-from training.gate.factual_set import RegressionSetError, check_decidable, read_set
+from training.gate.factual_set import check_decidable, read_set
+from training.job import TrainingError
 
 PACKAGES = ("bot", "inference", "training", "storage")
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
@@ -186,7 +187,7 @@ def _factual_questions(settings: Settings) -> Iterator[Finding]:
         found = f"{len(read_set(folder))} in {folder}" if folder else ""
         cure = ""  # the next error names the next step
         check_decidable(folder, settings.training.max_loss_points)
-    except RegressionSetError as error:
+    except TrainingError as error:
         yield Finding("factual questions", False, str(error), cure)
     else:
         if found:

@@ -1,0 +1,66 @@
+"""The plots of a run: PNG files of 960 x 480 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from training.gate.report import Taste
+from training.xtuner.scalars import losses
+
+
+def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> None:
+    """Draw the loss curve: each step faint, the moving average strong.
+
+    Args:
+        scalars: The log of losses.
+        picture: The file to write.
+        previous: The log of an earlier run, whose moving average is drawn under the curve if the file exists.
+    """
+    with _plot(picture, "step", "loss (nats a token)") as axes:
+        if previous and previous.exists():
+            steps, values = _columns(previous)
+            axes.plot(steps, _smooth(values), "--", color="tab:gray", alpha=0.7, linewidth=2, label="former run")
+        steps, values = _columns(scalars)
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each step")
+        axes.plot(steps, _smooth(values), color="tab:blue", linewidth=2, label="moving average")
+        axes.set_ylim(bottom=0)
+
+
+def draw_gains(taste: Taste, picture: Path) -> None:
+    """Draw the gain of each rated answer, next to that of the other answers."""
+    with _plot(picture, "rated answer, oldest first", "gain (nats a token)") as axes:
+        for liked, label, marker, colour in ((True, "liked", "^", "tab:green"), (False, "disliked", "v", "tab:red")):
+            chosen = [index for index, like in enumerate(taste.likes) if like is liked]
+            axes.scatter(chosen, [taste.gains[index] for index in chosen], marker=marker, color=colour, label=label)
+        axes.scatter(range(len(taste.contrasts)), taste.contrasts, s=12, color="tab:gray", label="others, mean")
+        axes.axhline(0, color="tab:gray", linewidth=1)
+
+
+@contextmanager
+def _plot(picture: Path, across: str, up: str) -> Iterator[Axes]:
+    """Give the axes of a plot, and write it at the end."""
+    figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
+    axes = figure.add_subplot()
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(alpha=0.3)
+    yield axes
+    axes.legend()
+    figure.savefig(picture)
+
+
+def _columns(scalars: Path) -> tuple[list[int], list[float]]:
+    points = losses(scalars)
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Return the mean over a twentieth of the steps to either side."""
+    reach = len(values) // 20
+    windows = [values[max(0, index - reach) : index + reach + 1] for index in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,196 @@
+"""Plan a run: check that it can start, select what it trains on, and tell whether that is anything new.
+
+Training is seeded, so a run on unchanged inputs would train the same model, and would only be another attempt at the
+evaluation. A fingerprint of what a run learns from and is judged by tells whether they have changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from inference.internvl2.checkpoint_check import weight_bytes
+from storage.learning_records import BASE, EQUAL_TRUST, Preference, RatedExchange, Run, Trust
+from storage.ledger import Ledger
+from storage.model_store import ModelStore
+from storage.translatable_reason import Reason
+from training.base_model_check import untrainable
+from training.data.blocks import Live
+from training.data.pairs import with_rejected
+from training.data.selection import TRAIN, WORSE, Selection, select_pairs
+from training.data.sources import imported, resolved
+from training.gate.factual_set import check_decidable
+from training.job import TrainingError
+from training.job_specs import JobSpecs
+from training.run_folder import run_folders
+from training.settings import Source
+from training.xtuner.hyperparameters import Recipe
+from training.xtuner.resume import state_bytes
+
+_WITHOUT_EFFECT: Final = {
+    *("schedule", "device", "gpus", "processes", "hosts", "rendezvous", "deepspeed", "threads", "python"),
+    *("while_training", "keep_models", "min_free_gigabytes", "features_gigabytes", "silence", "timeout"),
+    *("min_rated", "min_raters", "rater_age", "recipe", "knobs", "objective", "canary", "approve"),
+}
+"""Settings that only change when, where or whether a run takes place, or that act through the votes or the recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """The data and the hyperparameters of a run that starts now.
+
+    Attributes:
+        selection: The pairs.
+        sources: The other sources.
+        recipe: The hyperparameters, or the user's configuration file that has them.
+        fingerprint: The hash of all inputs.
+    """
+
+    selection: Selection
+    sources: tuple[Source, ...]
+    recipe: Recipe | Path
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlanner:
+    """Plan the runs of a bot."""
+
+    ledger: Ledger
+    models: ModelStore
+    specs: JobSpecs
+    trust: Trust = EQUAL_TRUST
+
+    async def plan(self) -> RunPlan:
+        """Check that a run can start, and select what it trains on.
+
+        Raises:
+            TrainingError: It cannot start; the text has the next step.
+        """
+        settings, paths = self.specs.settings, self.specs.paths
+        if wrong := untrainable(paths.base):
+            raise TrainingError(wrong)
+        self._check_disk()
+        check_decidable(settings.regression, settings.max_loss_points)
+        sources = resolved([*settings.sources, *imported(paths.sources)])
+        rated, pairs = await self._rated()
+        return RunPlan(
+            await self._select(rated, pairs),
+            tuple(sources),
+            settings.user_config or self.specs.recipe,
+            await asyncio.to_thread(fingerprint, rated, self.specs, pairs),
+        )
+
+    async def unchanged_since(self) -> Run | None:
+        """Return the last run with a verdict if a run that starts now would learn from the same data, else None.
+
+        A mistake in a setting or a source counts as a change, so that the run reports it.
+        """
+        last = await self.ledger.runs.last_verdict()
+        if last is None:
+            return None
+        run, known = last
+        with suppress(TrainingError, OSError):
+            rated, pairs = await self._rated()
+            if await asyncio.to_thread(fingerprint, rated, self.specs, pairs) == known:
+                return run
+        return None
+
+    async def _rated(self) -> tuple[list[RatedExchange], list[Preference]]:
+        """Return the rated exchanges, and pairs of a better and a worse answer if the objective learns from them."""
+        rated = await self.ledger.votes.rated_exchanges(self.trust)
+        paired = self.specs.recipe.objective == "dpo"
+        return rated, await self.ledger.votes.preferences(self.trust) if paired else []
+
+    async def _select(self, rated: list[RatedExchange], preferences: list[Preference]) -> Selection:
+        settings = self.specs.settings
+        live = await self.ledger.models.live()
+        taught = frozenset[int]()
+        if live is not None and live.run is not None:
+            frozen = await self.ledger.runs.selection(live.run)
+            taught = frozenset(exchange for exchange, split in frozen if split in (TRAIN, WORSE))
+        selection = await asyncio.to_thread(
+            select_pairs,
+            rated,
+            {each.sha256: each.phash for each in await self.ledger.pictures.all()},
+            settings,
+            live=Live(BASE if live is None else live.id, taught),
+            objective=self.specs.recipe.objective,
+            max_length=settings.max_tokens(self.specs.paths.base),
+            newcomers=await self.ledger.votes.newcomers(self.trust),
+        )
+        return replace(selection, train=tuple(with_rejected(selection.train, preferences)))
+
+    def _check_disk(self) -> None:
+        """Check that the disk has space for a run. Raises `TrainingError`.
+
+        A merged model is as large as the base. A trained weight takes 12 bytes in a checkpoint, with the optimizer's
+        state, and 4 in the adapter; an adapter of InternVL2-2B has rank / 2048 of its weights. mmengine removes the
+        oldest checkpoint before it writes another, and leaves one at the end in any case (mmengine 0.10.6,
+        hooks/checkpoint_hook.py). The state of earlier runs is removed when this one starts, and counts as free.
+        """
+        base, recipe = weight_bytes(self.specs.paths.base), self.specs.recipe
+        trained = base / 2 * (1 if recipe.method == "full" else min(1, recipe.rank / 2048))
+        kept = recipe.keep_checkpoints if recipe.save_steps else 1
+        needed = base + trained * (12 * kept + 4) + self.specs.settings.min_free_gigabytes * 1e9
+        free = shutil.disk_usage(self.models.directory).free
+        free += sum(state_bytes(each) for each in run_folders(self.specs.paths.runs))
+        if free < needed:
+            raise TrainingError(
+                Reason(
+                    "Only {free} GB are free on the disk of {directory}, but a run needs {needed} GB: remove old "
+                    "models, or lower training.min_free_gigabytes",
+                    free=f"{free / 1e9:.1f}",
+                    directory=str(self.models.directory),
+                    needed=f"{needed / 1e9:.1f}",
+                )
+            )
+
+
+def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable[Preference] = ()) -> str:
+    """Return the hash of what a run learns from and of all settings that shape a model.
+
+    It contains the numbers of votes, but not the ids of people. Nor does it contain the live model, which earlier runs
+    made from the same data.
+
+    Args:
+        rated: The rated exchanges.
+        specs: The settings.
+        pairs: The pairs of a better and a worse answer that it learns from; they may change without a vote.
+
+    Raises:
+        TrainingError: A setting or a source is not valid.
+    """
+    settings = specs.settings
+    recipe: Any = specs.recipe.model_dump()
+    if settings.user_config:
+        recipe = settings.user_config.read_text(encoding="utf-8")
+    parts = {
+        "rated": sorted((each.exchange.id, each.exchange.answer, each.ups, each.downs) for each in rated),
+        "pairs": sorted((each.chosen.exchange.id, each.rejected) for each in pairs),
+        "settings": settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+        "recipe": recipe,
+        "prompt": [str(specs.paths.base), specs.system, specs.tiles],
+        "sources": [
+            [each.model_dump(mode="json"), _version(each.path)]
+            for each in (*settings.sources, *imported(specs.paths.sources))
+        ],
+        "facts": settings.regression and _version(settings.regression / "questions.json"),
+    }
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _version(file: Path) -> list[int]:
+    """Return the size and the time of the last change of a file, or an empty list if it does not exist."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
