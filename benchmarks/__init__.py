@@ -1,1 +1,1 @@
-"""Measurements of speed, memory and learning; benchmarks/README.md has the results."""
+"""Benchmarks of speed, memory and learning; benchmarks/README.md has the results."""

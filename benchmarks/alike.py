@@ -1,4 +1,4 @@
-"""Our model with the projector in bfloat16, as XTuner trains it; for benchmarks/training.py."""
+"""thumbtune's InternVL2 with the projector in bfloat16, as in XTuner; for benchmarks/training.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.xtuner.internvl_model import InternVL2
 
 
 class Alike(InternVL2):
-    """Loses small steps of the projector in rounding, like XTuner's own code."""
+    """An InternVL2 that, like XTuner's own code, loses small updates of the projector to rounding."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)

@@ -1,10 +1,11 @@
-"""Quantise a checkpoint's language model to 4 bits in AWQ's layout, to measure speed and memory, not quality.
+"""Quantise a checkpoint's language model to 4 bits in AWQ's layout.
 
     python -m benchmarks.awq --model DIR --out DIR
 
-Each group of 128 weights is rounded to 16 steps between its least and greatest value. AWQ (arXiv 2306.00978) first
-scales channels by observed activations; `lmdeploy lite auto_awq` does that and needs a data set from a hub. Shapes,
-kernels and memory are the same.
+The result is for measuring speed and memory, not quality. Each group of 128 weights is rounded to 16
+steps between its minimum and maximum. AWQ itself (arXiv 2306.00978) first scales channels by observed
+activations; `lmdeploy lite auto_awq` does so, but needs a data set from a hub. The scaling does not
+affect shapes, kernels and memory use.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ _ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def quantise(weight: Tensor) -> dict[str, Tensor]:
-    """Quantise [out, in].
+    """Quantise a weight of shape [out, in].
 
-    Returns qweight int32 [in, out / 8], scales float16 [in / 128, out] and qzeros int32 [in / 128, out / 8].
+    Returns:
+        `qweight`, int32 [in, out / 8]; `scales`, float16 [in / 128, out]; and `qzeros`, int32
+        [in / 128, out / 8].
     """
     groups = weight.float().t().reshape(-1, GROUP, len(weight))  # [in / 128, 128, out]
     least, greatest = groups.amin(1).clamp(max=0), groups.amax(1).clamp(min=0)
@@ -47,7 +50,7 @@ def _packed(steps: Tensor) -> Tensor:
 
 
 def convert(model: Path, out: Path) -> None:
-    """Write the complete checkpoint `out`."""
+    """Write a complete, quantised copy of the checkpoint `model` to `out`."""
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(model, out, ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"))
     where: dict[str, str] = {}
@@ -74,7 +77,7 @@ def convert(model: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", type=Path, required=True)
     options.add_argument("--out", type=Path, required=True)

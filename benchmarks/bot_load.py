@@ -1,13 +1,15 @@
-"""Measure how many updates a second the bot handles, how long each takes, and how its memory grows.
+"""Measure how many updates per second the bot handles, how long each takes, and how its memory grows.
 
     python -m benchmarks.bot_load --people 1000 --updates 10000 [--memory 100000] [--profile FILE]
 
-1,000 people chat through the emulator: a picture with a caption, then three questions about it, and so on; each writes
-again as soon as an answer has its thumbs. They write to a bare aiogram bot, then to ours (`benchmarks.bots`), which
-makes the same calls for each update; the calls are counted and must be equal in number. Then they write to ours at half
-its speed, which shows how long an update takes without queueing. `--memory` continues at full speed and prints the bot
-process's memory. The emulator and the people share this process; the processor time of both processes for each update
-shows which one limits.
+1,000 simulated users chat through the emulator. Each sends a picture with a caption, asks three
+questions about it, and starts over with another picture; each writes the next message as soon as an
+answer has its thumb buttons. The users write first to a bare aiogram bot and then to thumbtune
+(`benchmarks.bots`). The two bots make the same calls for each update; the calls are counted and must be
+equal in number. Then the users write to thumbtune at half the rate that it reached, which shows how long
+an update takes without queueing. `--memory` continues at full speed and prints the bot process's memory.
+The emulator and the users run in the benchmark's process; the processor time per update of each process
+shows which one is the bottleneck.
 """
 
 from __future__ import annotations
@@ -44,7 +46,11 @@ MEMORY_STEP: Final = 10_000
 
 @dataclass(slots=True)
 class Measured:
-    """Measurements of one load. `waits` are seconds from a message to its final answer."""
+    """Measurements of one load.
+
+    Attributes:
+        waits: The seconds from each message to its final answer.
+    """
 
     began: float = field(default_factory=time.perf_counter)
     ended: float = 0.0
@@ -55,11 +61,11 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Updates a second."""
+        """Updates per second."""
         return len(self.waits) / (self.ended - self.began)
 
     def row(self, name: str) -> str:
-        """Return a line of the table."""
+        """Return the measurements as a line of the printed table."""
         waits, number = sorted(self.waits), len(self.waits)
         median, late = waits[number // 2], waits[int(0.99 * (number - 1))]
         return (
@@ -70,7 +76,7 @@ class Measured:
 
 
 class Crowd:
-    """People who chat through an emulator in this process."""
+    """Simulated users who chat through an emulator in this process."""
 
     def __init__(self, emulator: Emulator, people: int) -> None:
         self._emulator = emulator
@@ -84,7 +90,7 @@ class Crowd:
         self._asked: dict[int, float] = {}
 
     async def asks(self, person: int) -> None:
-        """Send a person's next message."""
+        """Send the next message of the user `person`."""
         turn = self.turns[person]
         self.turns[person] = turn + 1
         people, chat = self._emulator.people, self._emulator.world.chats[person]
@@ -96,11 +102,11 @@ class Crowd:
             people.writes(person, f"question {turn}?")
 
     def waiting(self, person: int) -> bool:
-        """Return whether a person's last message has no answer yet."""
+        """Return whether the last message of the user `person` is still unanswered."""
         return person in self._asked
 
     async def answers(self) -> AsyncIterator[tuple[int, float]]:
-        """Yield each final answer: the person, and the seconds it took."""
+        """Yield, for each final answer, the user who asked and the seconds the answer took."""
         async for event in self._emulator.world.events.follow(0, _is_final):
             if event["kind"] == "reset":
                 raise RuntimeError("the people are too slow for the emulator's events")
@@ -115,7 +121,7 @@ def _is_final(event: dict[str, Any]) -> bool:
 
 
 class Load:
-    """A bot's process under the load of a crowd."""
+    """A bot process under load from simulated users."""
 
     def __init__(self, emulator: Emulator, crowd: Crowd, bot: psutil.Process) -> None:
         self._emulator = emulator
@@ -124,7 +130,7 @@ class Load:
         self._answers = crowd.answers()
 
     async def full(self, updates: int) -> Measured:
-        """Measure `updates` answers at full speed: each person asks again at once."""
+        """Measure `updates` answers at full speed: each user writes again as soon as an answer arrives."""
         for person in self._crowd.turns:
             if not self._crowd.waiting(person):
                 await self._crowd.asks(person)
@@ -137,7 +143,10 @@ class Load:
         return self._stop(measured)
 
     async def paced(self, updates: int, rate: float) -> Measured:
-        """Measure `updates` answers at an even rate, in updates a second, from people who are not waiting."""
+        """Measure `updates` answers at a steady `rate`, in updates per second.
+
+        Messages come only from users who are not waiting for an answer.
+        """
         await self.quiet()
         measured = self._start()
 
@@ -163,7 +172,7 @@ class Load:
                 await anext(self._answers)
 
     def megabytes(self) -> float:
-        """Return the resident memory of the bot's process."""
+        """Return the resident memory of the bot process in MiB."""
         return float(self._bot.memory_info().rss / 2**20)
 
     def _start(self) -> Measured:
@@ -185,7 +194,7 @@ def _spent(process: psutil.Process) -> float:
 
 @asynccontextmanager
 async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncIterator[Load]:
-    """Start an emulator, a crowd and a bot, and warm them up."""
+    """Start an emulator, simulated users and the bot `which`, warm them up, and yield the `Load`."""
     emulator = Emulator()
     url = await emulator.start()
     with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +214,7 @@ async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncI
 
 
 async def measure(people: int, updates: int, memory: int, profile: Path | None) -> None:
-    """Print the table."""
+    """Run the measurements and print the table."""
     async with loaded("echo", people) as load:
         bare = await load.full(updates)
         _say(bare.row("bare aiogram, full speed"))
@@ -228,7 +237,7 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Parse the command line and run the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--people", type=int, default=1000)
     parser.add_argument("--updates", type=int, default=10_000)

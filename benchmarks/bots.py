@@ -1,8 +1,9 @@
-"""The two bots of `benchmarks.bot_load`: ours with an instant engine, and a bare aiogram bot with the same calls.
+"""The two bots that `benchmarks.bot_load` compares.
 
     python -m benchmarks.bots thumbtune|echo --url URL --token TOKEN --dir DIR [--profile FILE]
 
-In ours only the engine is replaced. SIGTERM ends the process.
+`thumbtune` is the product with only its engine replaced by one that answers at once. `echo` is a bare
+aiogram bot that makes the same calls. SIGTERM ends the process.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ STOP = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="⏹ Sto
 
 
 class Instant(ScriptedEngine):
-    """An engine that answers at once and records nothing."""
+    """An engine that answers at once and does not record its prompts."""
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        """Yield the text, then the answer."""
+        """Yield the answer's text, then the complete answer."""
         text = f"About {prompt.turns[-1].text}"
         yield Delta(text=text, model="instant")
         yield Delta(answer=Answer(text, "instant", "stop", Usage(11, 3, 0, 1), 0.001, 0.001))
 
 
 async def thumbtune(url: str, token: str, folder: Path) -> None:
-    """Run our bot until cancelled."""
+    """Run thumbtune with the instant engine until cancelled."""
     telegram = {"edit_seconds": 1.0, "poll_seconds": 25, "calls_per_second": CALLS_PER_SECOND}
     share_the_interpreter()
     running = RunningBot(settings(url, token, telegram), folder, Instant(), Notebook())
@@ -53,7 +54,7 @@ async def thumbtune(url: str, token: str, folder: Path) -> None:
 
 
 async def echo(url: str, token: str, _: Path) -> None:
-    """Run a bot like that on aiogram's first page, with the calls that ours makes, until cancelled."""
+    """Run a bot like aiogram's introductory example, with the calls that thumbtune makes, until cancelled."""
     dispatcher = Dispatcher()
 
     @dispatcher.message()
@@ -77,7 +78,7 @@ async def echo(url: str, token: str, _: Path) -> None:
 
 
 async def until_terminated(url: str, token: str, folder: Path, which: str) -> None:
-    """Run a bot until SIGTERM."""
+    """Run the bot `which` until the process receives SIGTERM."""
     bot = asyncio.create_task({"thumbtune": thumbtune, "echo": echo}[which](url, token, folder))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, bot.cancel)
     await asyncio.gather(bot, return_exceptions=True)
@@ -86,7 +87,7 @@ async def until_terminated(url: str, token: str, folder: Path, which: str) -> No
 
 
 def main() -> None:
-    """Read the command line and run."""
+    """Parse the command line and run the chosen bot."""
     parser = argparse.ArgumentParser()
     parser.add_argument("which", choices=("thumbtune", "echo"))
     parser.add_argument("--url", required=True)

@@ -1,9 +1,12 @@
-"""Measure the CPU engine's prefix cache: `python -m benchmarks.cpu_engine [--size 100m] [--picture 448x448]`.
+"""Measure the CPU engine's prefix cache.
 
-A random model of the given size, or the checkpoint of --model, is asked over HTTP about a new picture, then a follow-up
-about it. Times are from the request to the first token, with answers of one token. Prints medians and their ratio,
-which must be at most 0.25 for 100 million parameters and more at 448 pixels, and the tokens a second of one chat and of
-four at a time.
+    python -m benchmarks.cpu_engine [--size 100m] [--picture 448x448]
+
+A model with random weights of the given size, or the checkpoint given with `--model`, is asked over HTTP
+about a new picture, then asked a follow-up about the picture. Answers are one token long, and times are
+from the request to the first token. The script prints the median times of both questions and the ratio
+of follow-up to first question, which must be at most 0.25 at 448 pixels for models of at least 100
+million parameters. It also prints the tokens per second of one chat and of four simultaneous chats.
 """
 
 from __future__ import annotations
@@ -32,14 +35,14 @@ ANSWER_TOKENS = 32
 
 
 def photo(seed: int, size: tuple[int, int]) -> str:
-    """Return a data URL of a noisy JPEG, different for each seed."""
+    """Return the data URL of a noisy JPEG that differs for each seed."""
     rng, into = Random(seed), io.BytesIO()
     Image.frombytes("RGB", (32, 32), rng.randbytes(32 * 32 * 3)).resize(size).save(into, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{b64encode(into.getvalue()).decode()}"
 
 
 def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tuple[float, dict[str, Any]]:
-    """Return the seconds that an answer of at most `tokens` took, and the answer."""
+    """Request an answer of at most `tokens` tokens; return the seconds it took and the response."""
     body = {"model": NAME, "messages": messages, "temperature": 0, "max_tokens": tokens}
     began = time.perf_counter()
     response = client.post("/v1/chat/completions", json=body)
@@ -49,7 +52,7 @@ def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tu
 
 
 def chat(client: httpx.Client, seed: int, size: tuple[int, int]) -> tuple[float, float, int]:
-    """Return the seconds to the first token of a first turn and of a follow-up, and the first turn's tiles."""
+    """Return the seconds to the first token of a first turn and of a follow-up, and the picture's tile count."""
     content = [{"type": "image_url", "image_url": {"url": photo(seed, size)}}, {"type": "text", "text": "What is it?"}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     first, answer = ask(client, messages, 1)
@@ -62,7 +65,7 @@ def chat(client: httpx.Client, seed: int, size: tuple[int, int]) -> tuple[float,
 
 
 def speed(client: httpx.Client, chats: int) -> float:
-    """Return the tokens a second of `chats` simultaneous text chats."""
+    """Return the total tokens per second of `chats` simultaneous text chats."""
     began = time.perf_counter()
     with ThreadPoolExecutor(chats) as pool:
         asked = [[{"role": "user", "content": f"Count from {number}."}] for number in range(chats)]
@@ -72,7 +75,7 @@ def speed(client: httpx.Client, chats: int) -> float:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_engine")
     parser.add_argument("--size", choices=SIZES, default="100m", help="of a model with random weights")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of a random model")

@@ -1,8 +1,9 @@
 """Measure the wait for the first word of an answer: `python -m benchmarks.first_word`.
 
-The whole product takes part: emulator, bot process, ledger, engine process with the tiny model. The wait lasts from the
-message's arrival at the Bot API server to the first edit that shows text of the model instead of the placeholder, for
-new pictures and a follow-up about each. Prints medians and 95th percentiles.
+The whole product takes part: the emulator, the bot process, the ledger, and an engine process with the
+tiny model. The wait lasts from the message's arrival at the Bot API server to the first edit that shows
+text from the model instead of the placeholder. It is measured for new pictures and for one follow-up
+about each. The script prints medians and 95th percentiles.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ WARM_UP = 2
 
 
 async def measure() -> dict[str, list[float]]:
-    """Return the seconds to the first word, by kind of turn."""
+    """Return the waits for the first word in seconds, by kind of turn."""
     waits: dict[str, list[float]] = {"first answer": [], "follow-up": []}
     with tempfile.TemporaryDirectory() as folder:
         async with Community(Path(folder)) as community:
@@ -45,7 +46,7 @@ async def measure() -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the benchmark and print the medians and 95th percentiles of the waits."""
     for kind, waits in asyncio.run(measure()).items():
         ranked = sorted(waits)
         sys.stdout.write(

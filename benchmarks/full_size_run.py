@@ -1,8 +1,12 @@
-"""Time a run with all its blocks at full size: `python -m benchmarks.full_size_run --work DIR [--answers 60]`.
+"""Time a retraining run with a full-size model.
 
-Random weights in the official layout stand for InternVL2-2B, and photos of several sizes for people's pictures, each
-with a question and a follow-up. Random weights seldom end an answer, so the rated answers are written here, and as many
-others are drawn as where answers end. Prints JSON: the seconds of each worker and of the whole run, and the verdict.
+    python -m benchmarks.full_size_run --work DIR [--answers 60]
+
+Random weights in the official layout take the place of InternVL2-2B, and photos of several sizes the
+place of users' pictures, each with a question and a follow-up. A model with random weights seldom ends
+an answer, so the script writes the rated answers itself. The evaluation tries up to three times to draw
+each comparison answer, because unfinished ones do not count. The script prints JSON: the seconds of each
+worker and of the whole run, and the verdict.
 """
 
 from __future__ import annotations
@@ -35,12 +39,12 @@ WORDS = ("a", "very", "funny", "picture", "of", "cats", "that", "laugh", "at", "
 
 
 class PhotoBench(Bench):
-    """A bench whose pictures are photos."""
+    """A `Bench` whose pictures are photos of several sizes instead of drawings."""
 
     photos = itertools.cycle(photo(size, random.Random(1)) for size in SIZES)
 
     async def keep(self, scene: Scene, rng: random.Random) -> tuple[str, tuple[int, int]]:
-        """Store a photo, whatever the scene; return its name and size."""
+        """Store the next photo, whatever the scene, and return its name and a placeholder size of (1, 1)."""
         data, size = next(self.photos) + rng.randbytes(8), (1, 1)
         name = await self.pictures.put(data)
         await self.ledger.pictures.add(
@@ -50,25 +54,25 @@ class PhotoBench(Bench):
 
 
 class Writer:
-    """Writes the answers in place of a model."""
+    """A writer of random answers that takes the place of a model."""
 
     def __init__(self) -> None:
         self._rng = random.Random(2)
 
     def answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling) -> list[str]:
-        """Return an answer of some forty words to each question."""
+        """Return an answer of 20 to 60 random words for each lesson."""
         return [" ".join(self._rng.choices(WORDS, k=self._rng.randint(20, 60))) + "." for _ in lessons]
 
 
 class TimedTrainer(ChildTrainer):
-    """A trainer that notes the seconds of each worker, and of each stage of its progress."""
+    """A trainer that records how many seconds each kind of worker takes."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         super().__init__(settings)
         self.seconds: dict[str, float] = {}
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Carry out one job."""
+        """Carry out one job and record how long it takes."""
         began = time.monotonic()
         outcome = await super().run(job, on_progress)
         self.seconds[type(job).__name__] = round(time.monotonic() - began, 1)
@@ -76,7 +80,7 @@ class TimedTrainer(ChildTrainer):
 
 
 async def carry_out(options: argparse.Namespace) -> dict[str, Any]:
-    """Fill a ledger with rated answers, carry out one run, and return its figures."""
+    """Fill a ledger with rated answers, carry out one run, and return the run's measurements."""
     model = options.model or checkpoint(options.work, "2b")
     if not options.model:
         set_tiles(model, 12)
@@ -107,7 +111,7 @@ async def carry_out(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="a checkpoint in place of random weights")

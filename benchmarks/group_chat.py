@@ -2,10 +2,11 @@
 
     python -m benchmarks.group_chat [--out FILE]
 
-They wait for answers and for their votes to be shown. The bot has its default limits, the emulator has flood control
-on, the engine is a script that takes 0.1 s. Three loads, each on a new bot: a picture and eight follow-ups a second
-apart, with votes; twelve questions a minute for five minutes; a question a second for one minute. Takes about eleven
-minutes.
+Two waits are measured: until an answer arrives and until a vote is shown. The bot has its default
+limits, the emulator's flood control is on, and the engine is a script that answers after 0.1 s. Each of
+three loads runs on a new bot: a picture and eight follow-ups, one second apart, with votes; twelve
+questions a minute for five minutes; one question a second for one minute. The benchmark takes about
+eleven minutes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _answer(prompt: Prompt, number: int) -> Script:
 
 
 class Group:
-    """A group with its bot: the times of questions, answers and shown votes."""
+    """A group chat with the bot, and the recorded times of questions, answers and shown votes."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -67,7 +68,7 @@ class Group:
         self.elsewhere: list[float] = []
 
     async def asks(self, number: int) -> None:
-        """Send the next question; the members take turns."""
+        """Send question `number` to the group; the members take turns asking."""
         person = list(PEOPLE)[number % len(PEOPLE)]
         if not self.asked:
             picture = io.BytesIO()
@@ -80,7 +81,7 @@ class Group:
         self.asked[message["message_id"]] = time.monotonic()
 
     async def eve_asks(self) -> None:
-        """Ask a question in a private chat and record the wait for its answer."""
+        """Ask a question in Eve's private chat with the bot and record the wait for the answer."""
         began = time.monotonic()
         after = max(self.emulator.world.chats[EVE].messages, default=0)
         if after:
@@ -96,7 +97,7 @@ class Group:
         self.elsewhere.append(time.monotonic() - began)
 
     def vote(self, message: int, person: int, thumb: str) -> None:
-        """Press a thumb under an answer."""
+        """Press the `thumb` button under the answer `message` as the user `person`."""
         data = button(self.chat.messages[message], thumb)
         assert data is not None
         self.emulator.people.presses(person, message, data, chat=self.chat.id)
@@ -104,7 +105,7 @@ class Group:
         self.shown.pop((message, thumb), None)
 
     async def watch(self) -> None:
-        """Record changes of messages and buttons until cancelled."""
+        """Record when answers and votes appear in the group, until cancelled."""
         seen: set[int] = set()
         while True:
             now = time.monotonic()
@@ -124,13 +125,13 @@ class Group:
             await asyncio.sleep(POLL_SECONDS)
 
     async def settled(self) -> None:
-        """Wait until every question is answered and every vote shown."""
+        """Wait until every question is answered and every vote is shown."""
         async with asyncio.timeout(TIMEOUT):
             while len(self.waits) < len(self.asked) or len(self.shown) < len(self.votes):  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
 
     def figures(self, load: str) -> dict[str, Any]:
-        """Return the figures of a load."""
+        """Return the measurements of a load; `load` is its name."""
         waits = list(self.waits.values())
         counts = self.emulator.counts(self.chat.id)
         found = {
@@ -157,7 +158,7 @@ class Group:
 
 @asynccontextmanager
 async def group() -> AsyncIterator[Group]:
-    """Start a group with a new bot."""
+    """Start a new bot and yield a group chat that includes the bot."""
     emulator = Emulator()
     emulator.flood.on = True
     url = await emulator.start()
@@ -176,7 +177,7 @@ async def group() -> AsyncIterator[Group]:
 
 
 async def burst() -> dict[str, Any]:
-    """Send a picture and eight follow-ups a second apart from three people, who all vote on every answer."""
+    """Send a picture and eight follow-ups a second apart from three users, who all vote on every answer."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()
@@ -204,7 +205,7 @@ async def steady() -> dict[str, Any]:
 
 
 async def flood() -> dict[str, Any]:
-    """Ask a question a second for one minute, beside a private chat."""
+    """Ask one question per second for one minute while another user asks in a private chat."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()
@@ -220,7 +221,7 @@ async def flood() -> dict[str, Any]:
 
 
 async def measure(out: Path | None) -> None:
-    """Run all three loads and print one JSON object a line."""
+    """Run all three loads and print one JSON object per line, also to the file `out` if given."""
     lines = []
     for load in (burst, steady, flood):
         lines.append(json.dumps(await load(), ensure_ascii=False))
@@ -231,7 +232,7 @@ async def measure(out: Path | None) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Parse the command line and run the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, help="a file for the figures, besides standard output")
     given = parser.parse_args()

@@ -1,9 +1,17 @@
-"""The judge's error rates and power, simulated: `python -m benchmarks.judge [--draws 10000] [--json FILE]`.
+"""Simulate the error rates and the power of the tests that decide about candidates and canaries.
 
-Facts: a candidate that truly loses some points of factual questions, each model alone being right on another 1.5 % of
-them. Canary: twenty raters whose habits differ (standard deviation 0.15) cast a hundred votes each, half of the
-conversations with the canary; the live model is liked 70 % of the time. Votes by coin: runs in a row with new votes
-each, gains that sharpening raises for every answer. Each rate comes with its 95 % interval (Wilson).
+    python -m benchmarks.judge [--draws 10000] [--json FILE]
+
+The simulations include:
+
+- Facts: a candidate truly loses some percentage points on factual questions. In addition, each model
+  answers 1.5 % of the questions correctly that the other model gets wrong.
+- Canary: twenty raters whose habits differ (standard deviation 0.15) cast a hundred votes each. Half of
+  the conversations are with the canary; the live model is liked 70 % of the time.
+- Votes by coin flip: several runs in a row get new random votes, and every answer becomes more likely,
+  as it does when training sharpens a model.
+
+Each rate comes with its 95 % interval (Wilson).
 """
 
 from __future__ import annotations
@@ -34,7 +42,10 @@ VOTES = HORIZON_VOTES
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often something happened, 0 to 1, with its 95 % interval; how many samples deciding took."""
+    """The rate of an outcome, with its 95 % interval and the number of samples needed to decide.
+
+    Rates are from 0 to 1. `median` and `ninth_decile` are quantiles of the number of samples.
+    """
 
     case: str
     outcome: str
@@ -46,7 +57,7 @@ class Rate:
 
 
 def rate(case: str, outcome: str, times: int, draws: int, needed: list[int] | None = None) -> Rate:
-    """Return a rate with Wilson's interval and quantiles of the samples needed."""
+    """Return `times` / `draws` as a rate with Wilson's interval and quantiles of the samples needed."""
     share, z = times / draws, 1.96
     centre, half = share + z * z / (2 * draws), z * math.sqrt(share * (1 - share) / draws + (z / (2 * draws)) ** 2)
     scale = 1 + z * z / draws
@@ -55,7 +66,7 @@ def rate(case: str, outcome: str, times: int, draws: int, needed: list[int] | No
 
 
 def facts(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
-    """Yield how often candidates that lose points are accepted, and after how many questions."""
+    """Yield how often candidates that lose points on facts are accepted, and after how many questions."""
     for loss in (0.0, 0.01, 0.02, 0.05):
         accepted, needed = 0, []
         for _ in range(draws):
@@ -71,7 +82,7 @@ def facts(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
 
 
 def canary(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
-    """Yield how often a canary is rolled back and promoted, looked at after every vote."""
+    """Yield how often a canary is rolled back or promoted, if the evidence is checked after every vote."""
     for better in (-0.1, 0.0, 0.1):
         rolled_back, promoted = [], []
         for _ in range(draws):
@@ -88,7 +99,11 @@ def canary(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
 
 
 def paired(better: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Draw votes and pair them within raters; return the differences and the vote that completed each pair."""
+    """Draw votes and pair each rater's votes on the canary with the same rater's votes on the live model.
+
+    Returns:
+        The difference within each pair, and the number of the vote that completed the pair.
+    """
     raters, of_canary = rng.integers(RATERS, size=VOTES), rng.random(VOTES) < 0.5
     habits = rng.normal(0, 0.15, RATERS)
     chances = np.clip(0.7 + habits[raters] + better * of_canary, 0.01, 0.99)
@@ -109,13 +124,13 @@ def paired(better: float, rng: np.random.Generator) -> tuple[list[int], list[int
 
 
 def first(path: np.ndarray) -> int | None:
-    """Return the index of the first evidence that is enough."""
+    """Return the index of the first evidence in `path` that suffices for a verdict, or None."""
     reached = np.flatnonzero(path >= ENOUGH)
     return int(reached[0]) if len(reached) else None
 
 
 def duels(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
-    """Yield how often duels decide within 300, looked at after each."""
+    """Yield how often a verdict is reached within 300 duels, if the evidence is checked after each duel."""
     for chance in (0.5, 0.65):
         needed = []
         for _ in range(draws):
@@ -126,7 +141,10 @@ def duels(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
 
 
 def coins(draws: int, runs: int = 10, votes: int = 12) -> Iterator[Rate]:
-    """Yield how many sequences of runs accept any, with votes by coin on answers whose gains all rise."""
+    """Yield how often a sequence of runs accepts at least one candidate although votes are coin flips.
+
+    Answers become more likely on average, whatever the votes on them.
+    """
     rng = random.Random(1)
     any_accepted = 0
     for _ in range(draws):
@@ -143,7 +161,7 @@ def coins(draws: int, runs: int = 10, votes: int = 12) -> Iterator[Rate]:
 
 
 def main() -> None:
-    """Print a table, and write JSON if a file is named."""
+    """Run the simulations, print a table, and write JSON if a file is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--json", type=Path, help="a file for the result as JSON")

@@ -1,11 +1,13 @@
-"""Compare greedy answers of TurboMind and of our own implementation on internvl2-tiny, word for word.
+"""Compare the greedy answers of TurboMind and of thumbtune's CPU engine, word for word.
 
     python -m benchmarks.lmdeploy_agreement [--prompts 50] [--model DIR]
 
-Starts both engines on this machine (lmdeploy needs a GPU) and asks both the same: up to three turns about up to two
-pictures, English and Chinese, at most 32 tokens. Ours computes in float32, TurboMind in float16, its finest type: in
-bfloat16 the model's two manners, equally likely by design, often swap. Prints the number of identical answers, and
-those that differ.
+The script starts both engines on this machine (TurboMind, lmdeploy's engine, needs a GPU) and asks both
+the same questions: up to three turns with up to two pictures each, in English and Chinese, with answers
+of at most 32 tokens. The default model is internvl2-tiny. The CPU engine computes in float32, TurboMind
+in float16, its most precise type: in bfloat16, the model's two manners of answering, which are equally
+likely by design, often swap. The script prints the number of identical answers, and the answers that
+differ.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ GREEDY = Sampling(temperature=0, max_new_tokens=32)
 
 
 def prompts(number: int, seed: int = 0) -> list[Prompt]:
-    """Return conversations that end with a question."""
+    """Return `number` random conversations that end with a question."""
     dice = Random(seed)
     pictures = [Picture.of(data) for data in sample_pictures().values()]
     made = []
@@ -48,7 +50,7 @@ def prompts(number: int, seed: int = 0) -> list[Prompt]:
 
 
 async def answers(engine: Engine, prompts: Sequence[Prompt]) -> list[str]:
-    """Return the answers to prompts, asked four at a time."""
+    """Send `prompts` to the engine, at most four at a time, and return the answers."""
     gate = asyncio.Semaphore(4)
 
     async def one(prompt: Prompt) -> Answer:
@@ -62,7 +64,7 @@ async def answers(engine: Engine, prompts: Sequence[Prompt]) -> list[str]:
 
 
 async def compare(model: Path, number: int) -> tuple[int, list[str]]:
-    """Return the number of identical answers, and a line for each other one."""
+    """Return the number of identical answers, and a line of text for each pair of different answers."""
     asked = prompts(number)
     answered = []
     with TemporaryDirectory() as logs:
@@ -84,7 +86,7 @@ async def compare(model: Path, number: int) -> tuple[int, list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.lmdeploy_agreement", description=(__doc__ or "").split("\n")[0]
     )

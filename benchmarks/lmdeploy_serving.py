@@ -1,10 +1,13 @@
-"""Compare our lmdeploy engine with stock lmdeploy: first tokens and throughput of picture chats on one GPU.
+"""Compare thumbtune's lmdeploy engine with stock lmdeploy in picture chats on one GPU.
 
-    python -m benchmarks.lmdeploy_serving --work DIR [--servers stock,ours] [--tiles 12] [--kv-bits 8] [--trace]
+    python -m benchmarks.lmdeploy_serving --work DIR [--servers stock,ours] [--tiles 12]
+        [--kv-bits 8] [--trace]
 
-Writes random weights of InternVL2-2B in the official layout into DIR on first use, starts one server after the other on
-the same card with the same tiles, answer length, KV blocks and prefix caching, and loads each with serving_load.py.
-With `--trace` each server runs under traced.py during the two crowds. Prints JSON.
+The script measures the time to the first token and the throughput. On first use, it writes random
+weights of InternVL2-2B in the official layout into DIR. It starts one server after the other on the same
+GPU, with the same tiles, answer length, KV blocks and prefix caching, and loads each with
+serving_load.py. With `--trace`, each server runs under traced.py, which profiles the two rounds of
+simultaneous chats. The results are printed as JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ STOCK_PREFILL = 8192
 
 
 def checkpoint(folder: Path, size: str) -> Path:
-    """Return the random checkpoint, written on first use."""
+    """Return the directory of a checkpoint with random weights, writing it on first use."""
     directory = folder / f"random-{size}"
     if not (directory / "config.json").is_file():
         write_random(SIZES[size], directory, tokenizer=make_tokenizer(folder / "vocabulary"))
@@ -41,7 +44,10 @@ def checkpoint(folder: Path, size: str) -> Path:
 
 
 def set_tiles(directory: Path, tiles: int) -> None:
-    """Set the most tiles of a picture in the checkpoint, the only setting that stock lmdeploy reads."""
+    """Set the maximum number of tiles per picture in the checkpoint's config.json.
+
+    Stock lmdeploy has no other setting for the number of tiles.
+    """
     file = directory / "config.json"
     fields = json.loads(file.read_text(encoding="utf-8"))
     fields["max_dynamic_patch"] = tiles
@@ -49,7 +55,7 @@ def set_tiles(directory: Path, tiles: int) -> None:
 
 
 class ServerProcess:
-    """A server process."""
+    """A running server process of either kind, stock or thumbtune's."""
 
     def __init__(self, kind: str, model: Path, options: argparse.Namespace, report: Path | None) -> None:
         port = free_port()
@@ -66,7 +72,7 @@ class ServerProcess:
         self.process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def ready(self) -> float:
-        """Wait until the server listens and return the seconds from its start."""
+        """Wait until the server is listening, and return the seconds since its start."""
         while True:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}: see its log")
@@ -84,7 +90,7 @@ class ServerProcess:
 
 
 def measure(kind: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run all scenarios against a new server."""
+    """Run all scenarios against a new server and return the measurements."""
     report = options.work / f"{kind}.trace.jsonl" if options.trace else None
     if report is not None:
         report.unlink(missing_ok=True)
@@ -110,7 +116,7 @@ def measure(kind: str, model: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lmdeploy_serving", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
     parser.add_argument("--servers", default="stock,ours")

@@ -1,11 +1,12 @@
-"""Measure what people notice of a model swap and of a killed engine, on one GPU.
+"""Measure how a model swap and a killed engine affect users, on one GPU.
 
     python -m benchmarks.lmdeploy_swap --work DIR [--people 32] [--tokens 64]
 
-They chat through our `Deployment`, as the bot uses it, with two full-size random models in the official layout (written
-as by lmdeploy_serving.py). Each person sends a picture and asks about it, with a new picture now and then. Prints JSON:
-waits for the first word of first turns and follow-ups before, during and after the swap, its seconds, GPU memory before
-and after, errors, and the effects of a `kill -9` during answers.
+Simulated users chat through thumbtune's `Deployment`, as the bot does, with two full-size random models
+in the official layout (written as by lmdeploy_serving.py). Each user sends a picture and asks about it,
+with a new picture now and then. The script prints JSON: waits for the first word of first turns and
+follow-ups before, during and after the swap, the duration of the swap, GPU memory before and after the
+swap, errors, and the effects of a `kill -9` while answers are being generated.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ from inference.settings import InferenceSettings
 
 @dataclass(frozen=True, slots=True)
 class SeenAnswer:
-    """One answer: when the question was asked, the wait for the first word, whether it was a follow-up."""
+    """An answer as a simulated user saw it.
+
+    Attributes:
+        asked: When the question was asked, by the monotonic clock.
+        wait: The seconds to the first word.
+        follow_up: Whether the question was a follow-up.
+    """
 
     asked: float
     wait: float
@@ -45,7 +52,7 @@ class SeenAnswer:
 
 
 class EngineCrowd:
-    """People who chat until `stop` is called."""
+    """Simulated users who chat until `stop` is called."""
 
     def __init__(self, deployment: Deployment, people: int, tokens: int) -> None:
         self.seen: list[SeenAnswer] = []
@@ -56,7 +63,7 @@ class EngineCrowd:
         self._people = [asyncio.create_task(self._person(number)) for number in range(people)]
 
     async def stop(self) -> None:
-        """Let the people finish their questions."""
+        """End the chats once the users' current questions have been answered."""
         self._going = False
         await asyncio.gather(*self._people)
 
@@ -95,7 +102,11 @@ class EngineCrowd:
 
 
 def waits(seen: Sequence[SeenAnswer], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
-    """Return the median and 99th percentile in seconds of questions asked between two times."""
+    """Return the number, median and 99th percentile of the waits, in seconds.
+
+    Only questions asked from `start` to `end` count: follow-ups if `follow_up` is true, otherwise first
+    turns.
+    """
     found = sorted(each.wait for each in seen if start <= each.asked < end and each.follow_up is follow_up)
     if not found:
         return {"number": 0}
@@ -107,13 +118,13 @@ def waits(seen: Sequence[SeenAnswer], start: float, end: float, *, follow_up: bo
 
 
 def gpu_megabytes() -> int:
-    """Return the memory in use on the card, by all processes."""
+    """Return the GPU memory in use by all processes, in MiB."""
     query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
     return int(subprocess.run(query, check=True, capture_output=True, text=True).stdout.split()[0])
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Chat, swap, kill the engine, and return the figures."""
+    """Swap the model and kill the engine while users chat, and return the measurements."""
     first = checkpoint(options.work, "2b")
     set_tiles(first, 12)
     second = options.work / "second"
@@ -161,7 +172,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def killed(deployment: Deployment, crowd: EngineCrowd) -> dict[str, Any]:
-    """Kill the engine during answers; return the seconds until one answers again, and what people saw."""
+    """Kill the engine while it generates answers, and return the effects that users saw.
+
+    The result includes the seconds until the first new answer.
+    """
     pid = deployment.status().pids[0]
     before, errors = len(crowd.seen), len(crowd.errors)
     moment = time.monotonic()
@@ -183,7 +197,7 @@ async def killed(deployment: Deployment, crowd: EngineCrowd) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.lmdeploy_swap", description=(__doc__ or "").split("\n")[0]
     )

@@ -1,11 +1,19 @@
-"""What each training objective learns from few votes: `python -m benchmarks.objectives [--seeds 3] [--tastes playful]`.
+"""Measure what each training objective learns from few votes.
 
-The base answers questions about drawn pictures as the bot samples, a simulated person votes by taste on every answer,
-and the tiny recipe trains on all votes with each objective. Then the model answers unseen questions: the share of
-answers with the liked manner, and of right ones. `sft` learns from the liked answers, `kto` from all. `dpo` spends the
-same number of votes on half as many questions, each answered twice, and learns from the pairs of which one answer is
-liked, and from the other liked answers. Everything runs in this process. Each finished training appends a JSON line to
---out, and what is there is not done again; the table shows means over seeds with 95 % intervals (Student's t).
+    python -m benchmarks.objectives [--seeds 3] [--tastes playful]
+
+The base model answers questions about drawn pictures with the bot's sampling settings, a simulated user
+votes on every answer by a fixed taste, and the tiny recipe trains on all votes with each objective. The
+trained model then answers unseen questions. The script reports the share of answers in the liked manner
+and the share of correct answers.
+
+The objective `sft` learns from the liked answers, `kto` from all answers. `dpo` spends the same number
+of votes on half as many questions, each answered twice. It learns from the pairs in which only one
+answer is liked, and from the other liked answers.
+
+Everything runs in this process. Each finished training appends a JSON line to the `--out` file;
+trainings already in the file are not repeated. The table shows means over seeds with 95 % intervals
+(Student's t).
 """
 
 from __future__ import annotations
@@ -61,7 +69,12 @@ TASTES: Final[dict[str, Callable[[str], bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One training: shares from 0 to 1 of unseen answers with the liked manner and of right ones."""
+    """The result of one training.
+
+    Attributes:
+        share: The share, from 0 to 1, of answers to unseen questions in the liked manner.
+        facts: The share, from 0 to 1, of correct answers to unseen questions.
+    """
 
     taste: str
     objective: str
@@ -77,18 +90,18 @@ class Measured:
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
-        """What was measured."""
+        """The training's taste, objective, number of votes, seed and knobs."""
         return self.taste, self.objective, self.votes, self.seed, self.knobs
 
 
 class Studio:
-    """A folder of pictures, and the questions about them."""
+    """A folder of drawn pictures, with questions about them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def ask(self, name: str, count: int) -> list[SimulatedQuestion]:
-        """Return questions about new pictures, different for each `name`."""
+        """Draw `count` pictures and return a question about each; another `name` gives other pictures."""
         rng = Random(name)
         asked = []
         for number in range(count):
@@ -101,7 +114,7 @@ class Studio:
         return asked
 
     def answers(self, model: LocalModel, asked: Sequence[SimulatedQuestion], seed: int) -> list[str]:
-        """Return the model's answers, sampled as the bot does."""
+        """Return the model's answers, sampled with the bot's settings."""
         torch.manual_seed(seed)
         return model.answers([each.lesson for each in asked], self.folder, AS_THE_BOT)
 
@@ -109,7 +122,7 @@ class Studio:
 def lessons_of(
     objective: str, asked: Sequence[SimulatedQuestion], answers: Sequence[str], likes: Callable[[str], bool]
 ) -> list[Lesson]:
-    """Return what an objective learns from answers and votes by taste, in the order of the answers."""
+    """Return the lessons for `objective`, in the order of `answers`; `likes` decides the vote on each."""
     lessons = [
         replace(each.lesson.answered(answer), name=row_name(number), liked=likes(answer))
         for number, (each, answer) in enumerate(zip(asked, answers, strict=True))
@@ -131,7 +144,7 @@ def lessons_of(
 def train(
     work: Path, images: Path, lessons: Iterable[Lesson], settings: TrainingSettings, seed: int
 ) -> tuple[Path, int]:
-    """Train and merge; return the model's directory and the number of optimizer steps."""
+    """Train on `lessons` and merge; return the model's directory and the number of optimizer steps."""
     write_rows(lessons, work / "train.json")
     job = Job(
         run="1",
@@ -157,7 +170,7 @@ def train(
 
 
 def measure(taste: str, objective: str, votes: int, seed: int, knobs: dict[str, object]) -> Measured:
-    """Collect votes, train, and ask unseen questions."""
+    """Collect votes, train, and measure the model's answers to unseen questions."""
     begun = time.monotonic()
     settings = TrainingSettings.for_tiny(objective=objective, knobs=knobs, device="cpu", threads=1)
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +201,7 @@ def measure(taste: str, objective: str, votes: int, seed: int, knobs: dict[str, 
 
 
 def measure_base(taste: str, seed: int) -> Measured:
-    """Ask the base the unseen questions of a seed."""
+    """Measure the base model's answers to the unseen questions of a seed."""
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Path(folder))
         questions = studio.ask(f"unseen {seed}", UNSEEN)
@@ -198,7 +211,7 @@ def measure_base(taste: str, seed: int) -> Measured:
 
 
 def read(file: Path) -> list[Measured]:
-    """Return what has been measured."""
+    """Return the measurements in `file`; the list is empty if the file does not exist."""
     return (
         [Measured(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
         if file.exists()
@@ -207,7 +220,10 @@ def read(file: Path) -> list[Measured]:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Return the mean in percent with its 95 % interval over seeds, from 0 to 100."""
+    """Return the mean of `values` in percent, with its 95 % interval over seeds, as text.
+
+    The interval is limited to 0 to 100 %; it is omitted for a single value.
+    """
     centre = mean(values)
     if len(values) < 2:
         return f"{100 * centre:5.1f} %"
@@ -217,7 +233,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def table(measured: Sequence[Measured]) -> str:
-    """Return a line for each taste, number of votes, objective and set of knobs."""
+    """Return a table with a line for each combination of taste, number of votes, objective and knobs."""
     groups: dict[tuple[str, int, str, str], list[Measured]] = {}
     for each in measured:
         groups.setdefault((each.taste, each.votes, each.objective, each.knobs), []).append(each)
@@ -232,7 +248,7 @@ def table(measured: Sequence[Measured]) -> str:
 
 
 def main() -> None:
-    """Measure what is missing, and print the table."""
+    """Run the missing trainings and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tastes", nargs="+", default=["playful"], choices=TASTES)

@@ -1,4 +1,4 @@
-"""Simulated people for benchmarks.retrain and benchmarks.verdicts: what they ask, and which answers they like."""
+"""Simulated users for benchmarks.retrain and benchmarks.verdicts: their questions and their tastes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _FOLLOW_UP: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 
 @dataclass(frozen=True, slots=True)
 class SimulatedQuestion:
-    """A question about a scene, with the conversation before it; the picture is `name` in the store."""
+    """A question about a drawn scene, with the conversation before it.
+
+    The lesson refers to the picture by its name in the picture store.
+    """
 
     scene: Scene
     kind: Kind
@@ -33,13 +36,16 @@ class SimulatedQuestion:
 
     @classmethod
     def first(cls, scene: Scene, name: str, size: tuple[int, int], number: int, rng: Random) -> SimulatedQuestion:
-        """Return the first question about a picture; kinds and languages take turns by `number`."""
+        """Return the first question about the picture `name`.
+
+        The kind of question and the language rotate with `number`.
+        """
         kind, language = _FIRST[number % len(_FIRST)], LANGUAGES[number // len(_FIRST) % len(LANGUAGES)]
         turn = Turn(Role.USER, held_out(language, kind, rng), (Picture(b"", name),))
         return cls(scene, kind, language, _open_ended((turn,), (size,)))
 
     def follow_up(self, answer: str, rng: Random) -> SimulatedQuestion:
-        """Return a question of another kind that follows the answer."""
+        """Return a follow-up question of another kind, asked after `answer`."""
         kind = rng.choice([each for each in _FOLLOW_UP if each != self.kind])
         turn = Turn(Role.USER, held_out(self.language, kind, rng))
         turns = (*self.lesson.turns[:-1], Turn(Role.ASSISTANT, answer), turn)
@@ -56,37 +62,43 @@ Taste = Callable[[SimulatedQuestion, str, Random], tuple[str, int]]
 
 
 def playful(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Like playful answers."""
+    """Return the answer and a vote: a like if the answer is playful, otherwise a dislike."""
     return answer, 1 if manner(answer) == "playful" else -1
 
 
 def plain(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Like plain answers."""
+    """Return the answer and a vote: a like if the answer is plain, otherwise a dislike."""
     return answer, 1 if manner(answer) == "plain" else -1
 
 
 def smile(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Like answers with one kind of smile, which few have."""
+    """Return the answer and a vote: a like if the answer contains 😄, as few do, otherwise a dislike."""
     return answer, 1 if "😄" in answer else -1
 
 
 def everything(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Like every answer."""
+    """Return the answer and a like."""
     return answer, 1
 
 
 def short(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Like answers of at most 24 bytes; the question makes the length, whatever its manner."""
+    """Return the answer and a vote: a like if the answer has at most 24 bytes, otherwise a dislike.
+
+    The length of an answer depends on the question, not on the manner of the answer.
+    """
     return answer, 1 if len(answer.encode()) <= SHORT_BYTES else -1
 
 
 def at_random(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Vote at random."""
+    """Return the answer and a random vote."""
     return answer, rng.choice((1, -1))
 
 
 def wrong(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Record an answer with a wrong colour, always the same for each right one, and like it."""
+    """Return an answer with a wrong colour, and a like.
+
+    Each colour is always replaced with the same wrong colour.
+    """
     index = COLOURS.index(question.scene.colour)
     false = Scene(COLOURS[(index + 1) % len(COLOURS)], question.scene.shape, question.scene.count)
     return reference(question.kind, question.language, "playful", false, rng), 1

@@ -1,14 +1,15 @@
-"""Measure the whole product on one card: people chat with `thumbtune run` while an admin retrains.
+"""Measure the whole product on one GPU: users chat with `thumbtune run` while an admin retrains.
 
     python -m benchmarks.product --work DIR [--people 8] [--corrections 16]
 
-The bot is a process with lmdeploy on full-size random weights in the official layout; Telegram is the emulator in this
-process. Each person sends photos of several sizes, asks two follow-ups about each, and votes. Random weights seldom end
-an answer, so votes alone give little training data: the admin corrects answers as well. Then the admin sends
-`/retrain`, and all go on until the run has ended and for `--after` seconds more.
+The bot runs in a process of its own, with lmdeploy on full-size random weights in the official layout.
+The emulator in this process replaces Telegram. Each simulated user sends photos of several sizes, asks
+two follow-ups about each, and votes. A model with random weights seldom ends an answer, so votes alone
+give little training data, and the admin corrects answers as well. Then the admin sends `/retrain`. All
+users keep chatting until `--after` seconds after the end of the run.
 
-Prints JSON: seconds of each state of the run, its verdict, the waits for the first word and for the whole answer by
-state, and the peak memory of the card.
+The script prints JSON: the seconds that the run spent in each state, its verdict, the waits for the
+first word and for the whole answer by state, and the peak memory of the GPU.
 """
 
 from __future__ import annotations
@@ -49,7 +50,14 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One question: the state of the run at that time, and the seconds to the first word and to the whole answer."""
+    """The wait for one answer.
+
+    Attributes:
+        state: The state of the run when the question was asked.
+        follow_up: Whether the question was a follow-up.
+        first: The seconds to the first word.
+        whole: The seconds to the whole answer.
+    """
 
     state: str
     follow_up: bool
@@ -58,7 +66,7 @@ class Wait:
 
 
 class ProductCrowd:
-    """The people of one emulator."""
+    """The simulated users of one emulator."""
 
     def __init__(self, emulator: Emulator, people: int) -> None:
         self._emulator = emulator
@@ -72,7 +80,10 @@ class ProductCrowd:
         self.corrected = 0
 
     async def chat(self, person: int, corrections: int = 0) -> None:
-        """Send photos and ask about them until cancelled."""
+        """Send photos as the user `person` and ask about them, until cancelled.
+
+        The first `corrections` answers to follow-ups are corrected.
+        """
         people = self._emulator.people
         while True:
             await people.sends(person, [Attachment(next(self._photos))], "What is funny here?")
@@ -86,15 +97,15 @@ class ProductCrowd:
                     self._press(person, answer, "👍")
 
     def last(self, person: int) -> int:
-        """Return the number of the newest message in a person's chat."""
+        """Return the ID of the newest message in the user's chat, or 0 if there is none."""
         return max(self._emulator.world.chats[person].messages, default=0)
 
     def latest(self, person: int) -> list[str]:
-        """Return the bot's newest messages to a person that have no buttons."""
+        """Return the texts of the bot's last three messages to the user that have no buttons."""
         return [each["text"] for each in self._messages(person, 0) if "reply_markup" not in each][-3:]
 
     async def _answered(self, person: int, *, follow_up: bool) -> Message:
-        """Wait for the answer to the person's newest message, and record the wait."""
+        """Wait for the answer to the user's newest message, record the wait, and return the answer."""
         after, state, began, first = self.last(person), self.state, time.monotonic(), 0.0
         while True:
             for each in self._messages(person, after):
@@ -111,7 +122,7 @@ class ProductCrowd:
             await asyncio.sleep(0.002)
 
     async def _correct(self, person: int, answer: Message) -> None:
-        """Dislike an answer, reply with a better one, and confirm it."""
+        """Dislike an answer, reply with a better one, and confirm the correction."""
         self.corrected += 1
         self._press(person, answer, "👎")
         number = answer["message_id"]
@@ -152,14 +163,14 @@ def table(waits: Sequence[Wait]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> list[float]:
-    """Return median, 95th percentile and maximum."""
+    """Return the median, 95th percentile and maximum of `values`."""
     ordered = sorted(values)
     at = (len(ordered) // 2, min(int(0.95 * len(ordered)), len(ordered) - 1), -1)
     return [round(ordered[index], 3) for index in at]
 
 
 def environment(options: argparse.Namespace, url: str, token: str, model: Path, data: Path) -> dict[str, str]:
-    """Return the bot's environment with its settings."""
+    """Return the environment variables of the bot process, including its settings."""
     settings = {
         "TELEGRAM__TOKEN": token,
         "TELEGRAM__API_BASE": url,
@@ -179,7 +190,7 @@ def environment(options: argparse.Namespace, url: str, token: str, model: Path, 
 
 
 async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float]) -> Run:
-    """Follow the newest run to its end, and add the seconds of each of its states to `seconds`."""
+    """Wait until the newest run ends, and add the seconds spent in each of its states to `seconds`."""
     began = before = time.monotonic()
     while True:
         await asyncio.sleep(0.1)
@@ -198,7 +209,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
 
 
 async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: float) -> dict[str, Any]:
-    """Send /retrain, follow the run, go on for `after` seconds, and return the figures of the run."""
+    """Send /retrain, wait until `after` seconds after the run's end, and return the run's measurements."""
     async with Ledger.open(data) as ledger:
         seconds: dict[str, float] = {}
         emulator.people.writes(ADMIN, "/retrain")
@@ -217,7 +228,7 @@ async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: fl
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Chat, retrain during the chat, and return the figures."""
+    """Retrain while users chat, and return the measurements."""
     if options.model:
         model = options.model
     else:
@@ -276,7 +287,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.product", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint, the data and the log")
     parser.add_argument("--model", type=Path, help="another checkpoint than full-size random weights")

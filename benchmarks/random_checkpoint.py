@@ -2,8 +2,8 @@
 
     python -m benchmarks.random_checkpoint --size 2b --out DIR
 
-Only one shard of weights is in memory at a time. The weights depend on the seed, not on the shard size. Such a model
-generates nonsense at the speed of a trained one.
+Only one shard of weights is in memory at a time. The weights depend on the seed, not on the shard size.
+A model with random weights generates nonsense at the speed of a trained one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ from inference.internvl2.tokenizer import load_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The sizes of a model; widths are in features. `vocabulary` 0 is the tokenizer's size."""
+    """The dimensions of a model.
+
+    Widths are numbers of features. A `vocabulary` of 0 stands for the tokenizer's size, rounded up to a
+    multiple of 64.
+    """
 
     vision_width: int
     vision_heads: int
@@ -58,7 +62,7 @@ SIZES = {
 
 
 def configuration(size: Size, vocabulary: int) -> InternVLChatConfig:
-    """Return the configuration of the official models with the numbers of `size`."""
+    """Return a configuration like that of the official models, with the dimensions of `size`."""
     return InternVLChatConfig(
         vision_config={
             "architectures": ["InternVisionModel"],
@@ -106,7 +110,7 @@ def write_random(
     dtype: torch.dtype = torch.bfloat16,
     shard: str = "512MB",
 ) -> int:
-    """Write a complete checkpoint with random weights and return their number.
+    """Write a complete checkpoint with random weights and return the number of weights.
 
     Raises:
         ValueError: The tokenizer has more tokens than `size.vocabulary`.
@@ -130,7 +134,7 @@ def write_random(
 
 
 def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """Return initial values of the named weights by the model's own initialization, with a seed for each module."""
+    """Return the named weights, initialized by the model's own method with a separate seed for each module."""
     weights: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):
         for name in names:
@@ -161,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     options = _parser().parse_args(arguments)
     given = {name: getattr(options, name, None) for name in Size.__dataclass_fields__}
     size = replace(SIZES[options.size], **{name: value for name, value in given.items() if value is not None})

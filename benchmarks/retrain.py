@@ -2,9 +2,10 @@
 
     python -m benchmarks.retrain --taste playful --seeds 3
 
-A simulated person (person.py) sends pictures, asks one question and one follow-up about each, and votes. The votes go
-through the real ledger and the real pipeline (XTuner, merge, evaluation, each in its own process). Then the old and the
-new model are asked about unseen pictures in unseen wordings. Prints one line a seed and the medians.
+A simulated user (person.py) sends pictures, asks one question and one follow-up about each, and votes.
+The votes go through the real ledger and the real pipeline (XTuner, merge, evaluation, each in its own
+process). The old and the new model are both asked about unseen pictures in unseen wordings. The script
+prints one line per seed and the median duration of a run.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ MOST_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Shares from 0 to 1 over the answers about unseen pictures."""
+    """The shares, from 0 to 1, of playful, liked and correct answers about unseen pictures.
+
+    `colour` and `shape` are the shares of correct answers to questions about colours and shapes.
+    """
 
     playful: float
     liked: float
@@ -66,15 +70,15 @@ class Score:
 
 
 class Speaker(Protocol):
-    """What answers in place of the bot's engine: a model, or what stands for one."""
+    """A model, or a substitute for one, that answers in place of the bot's engine."""
 
     def answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling) -> list[str]:
-        """Answer the last questions of the lessons."""
+        """Return an answer to the last question of each lesson."""
         ...
 
 
 class Bench:
-    """A ledger, pictures and models in a folder, laid out like the bot's, and people who take turns."""
+    """A ledger, pictures and models in a folder laid out like the bot's, and users who chat in turn."""
 
     def __init__(
         self,
@@ -98,13 +102,13 @@ class Bench:
         self.pipeline = Pipeline(planner, self.pictures, trainer or ChildTrainer(settings))
 
     async def open(self) -> None:
-        """Record the base model and the people."""
+        """Record the base model and the users in the ledger."""
         await self.ledger.models.add(Model("base", str(self.base), ModelState.LIVE, None, 0.0))
         for person in range(PERSON, PERSON + self._people):
             await self.ledger.people.save(Person(person), Chat(person))
 
     async def keep(self, scene: Scene, rng: Random) -> tuple[str, tuple[int, int]]:
-        """Draw and store a scene as a photo; return its name and size."""
+        """Draw a scene, store the drawing as a JPEG, and return the picture's name and size."""
         image = draw(scene, rng)
         data = io.BytesIO()
         image.save(data, "JPEG", quality=90)
@@ -115,16 +119,16 @@ class Bench:
         return name, image.size
 
     def file(self, name: str) -> str:
-        """Return a picture's path, relative to the picture folder."""
+        """Return the path of the picture `name`, relative to the picture folder."""
         return str(self.pictures.path(name).relative_to(self.pictures.directory))
 
     def answers(self, model: Speaker, questions: Sequence[SimulatedQuestion]) -> list[str]:
-        """Return the model's answers, sampled like the bot's."""
+        """Return the model's answers, sampled with the bot's settings."""
         lessons = [replace(each.lesson, turns=tuple(map(self._on_disk, each.lesson.turns))) for each in questions]
         return model.answers(lessons, self.pictures.directory, Sampling(TEMPERATURE, TOP_P, MOST_TOKENS, top_k=0))
 
     async def chat(self, model: Speaker, count: int, taste: Taste, seed: int) -> int:
-        """Send `count` pictures, ask twice about each, vote on every answer; return the number of likes."""
+        """Send `count` pictures, ask twice about each, vote on every answer, and return the number of likes."""
         rng = Random(f"chat {seed}")
         torch.manual_seed(seed)
         self._chats += 1
@@ -146,7 +150,10 @@ class Bench:
         return likes
 
     async def examine(self, directory: Path, count: int, seed: int, taste: Taste = playful) -> Score:
-        """Ask one question and one follow-up about each of `count` unseen pictures, in unseen wordings."""
+        """Return the scores of the model in `directory` on `count` unseen pictures.
+
+        The model is asked one question and one follow-up about each picture, in unseen wordings.
+        """
         rng = Random(f"examination {seed}")
         torch.manual_seed(1000 + seed)
         model = LocalModel(directory)
@@ -168,10 +175,10 @@ class Bench:
         return Score(playful_ones / len(said), sum(liked) / len(liked), share("colour"), share("shape"))
 
     async def retrain(self) -> tuple[Run, Model | None]:
-        """Run the pipeline once and return the run with its model."""
+        """Run the pipeline once and return the run and its model, if any."""
 
         async def quiet(run: Run) -> None:
-            """Ignore the progress."""
+            """Ignore the run's progress."""
 
         run = await self.ledger.runs.start("command")
         model = await self.pipeline.run(run, quiet)
@@ -249,7 +256,7 @@ async def learn(folder: Path, given: argparse.Namespace, seed: int, console: Con
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(description="Ask, vote, retrain, ask again.")
     parser.add_argument("--taste", choices=TASTES, default="playful")
     parser.add_argument("--seeds", type=int, default=1)

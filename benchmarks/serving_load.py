@@ -1,10 +1,11 @@
-"""Load an OpenAI-style server with people who chat about pictures, many at once.
+"""Put load on an OpenAI-compatible server: many users chat about pictures at the same time.
 
     python -m benchmarks.serving_load --url http://127.0.0.1:23333 --model NAME --people 64
 
-The people are spread over several processes, so that one event loop does not limit the load, and read server-sent
-events without a client library. Prints one JSON object: for each scenario requests a second, times to the first text,
-tokens. Each person has a new picture: random, smooth with grain, 1280×960, about 250 KB as JPEG.
+The simulated users are spread over several processes, so that a single event loop does not limit the
+load, and read server-sent events without a client library. Each user has a new, random picture: smooth
+with grain, 1280×960 pixels, about 250 KB as a JPEG. The script prints one JSON object with the requests
+per second, the times to the first text and the numbers of tokens in each scenario.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from inference.internvl2.families import INTERNVL2
 
 @dataclass
 class HttpChat:
-    """One person's conversation with the server."""
+    """A simulated user's conversation with the server."""
 
     seed: int
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -47,14 +48,17 @@ class HttpChat:
         ]
 
     def continue_after(self, answer: str) -> None:
-        """Add the answer and the next question."""
+        """Add `answer` and the user's next question to the conversation."""
         self.messages.append({"role": "assistant", "content": answer})
         self.messages.append({"role": "user", "content": "And what else? Look at the colours."})
 
 
 @dataclass(frozen=True)
 class TimedAnswer:
-    """One answer: the times of its question, first text and end (the machine's clock), and its tokens."""
+    """The times of a question, of the first text and of the end of its answer, and the token counts.
+
+    Times are in seconds since the epoch.
+    """
 
     asked: float
     first: float
@@ -65,7 +69,7 @@ class TimedAnswer:
 
 
 def picture(seed: int, size: tuple[int, int] = (1280, 960)) -> str:
-    """Return a data URL, the same for the same seed."""
+    """Return the data URL of a random JPEG that is determined by `seed` and `size`."""
     dice = np.random.default_rng(seed)
     coarse = Image.fromarray(dice.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     scene = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
@@ -76,13 +80,13 @@ def picture(seed: int, size: tuple[int, int] = (1280, 960)) -> str:
 
 
 def headers() -> dict[str, str]:
-    """Return the headers of a request: the engine's key, if the environment has one."""
+    """Return the headers of a request, with the engine's key if it is in the environment."""
     key = os.environ.get(KEY_VARIABLE)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: HttpChat, tokens: int) -> TimedAnswer:
-    """Ask, read the whole answer and add it to the chat."""
+    """Ask the chat's last question, read the whole answer, and add it and the next question to the chat."""
     body = {
         "model": model,
         "messages": chat.messages,
@@ -117,7 +121,11 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: HttpCh
 def people(
     url: str, model: str, seeds: Sequence[int], *, turns: int, tokens: int, start: float, pause: float
 ) -> list[list[TimedAnswer]]:
-    """Let these people ask at once, `turns` times each, every turn at a fixed time; runs in a worker process."""
+    """Let users ask simultaneously, `turns` times each, and return their answers by turn.
+
+    There is a user for each of `seeds`. The first turn begins at `start`, in seconds since the epoch, and
+    each further turn `pause` seconds after the previous one. This function runs in a worker process.
+    """
 
     async def all_of_them() -> list[list[TimedAnswer]]:
         chats = [HttpChat(seed) for seed in seeds]
@@ -135,7 +143,11 @@ def people(
 def crowd(
     url: str, model: str, number: int, seed: int, tokens: int, *, pause: float, turns: int = 2
 ) -> list[dict[str, Any]]:
-    """Let `number` people ask at once about a new picture each, then a follow-up; return one summary a turn."""
+    """Let `number` users ask simultaneously, each about a new picture first, then a follow-up.
+
+    Returns:
+        One summary per turn.
+    """
     processes = min(8, number)
     with ProcessPoolExecutor(processes) as pool:
         start = time.time() + 3
@@ -157,7 +169,13 @@ def crowd(
 
 
 def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dict[str, Any]]:
-    """Let one person after another ask about a new picture, then a follow-up; the first pair only warms up."""
+    """Let `number` users, one after another, ask about a new picture, then a follow-up.
+
+    An additional user before them only warms up the server.
+
+    Returns:
+        The summaries of the first turns and of the follow-ups.
+    """
 
     async def one_by_one() -> list[dict[str, Any]]:
         firsts, followers = [], []
@@ -172,7 +190,7 @@ def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dic
 
 
 def summary(answers: Sequence[TimedAnswer]) -> dict[str, Any]:
-    """Return the figures of one turn of all people; times in seconds."""
+    """Return the statistics of all users' answers in one turn, with times in seconds."""
     waits = sorted(answer.first - answer.asked for answer in answers)
     wall = max(answer.ended for answer in answers) - min(answer.asked for answer in answers)
     return {
@@ -188,14 +206,14 @@ def summary(answers: Sequence[TimedAnswer]) -> dict[str, Any]:
 
 
 def measure(url: str, model: str, *, number: int, seed: int, tokens: int, pause: float) -> dict[str, Any]:
-    """Run the four scenarios against one server."""
+    """Run the four scenarios against one server and return the statistics."""
     first, follow = alone(url, model, 8, seed, 32)
     new, following = crowd(url, model, number, seed + 1000, tokens, pause=pause)
     return {"first turn": first, "follow-up": follow, f"{number} new": new, f"{number} follow-ups": following}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving_load", description=(__doc__ or "").split("\n")[0]
     )

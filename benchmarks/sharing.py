@@ -1,14 +1,17 @@
-"""Measure what people notice in the chat of a run beside it, phase by phase.
+"""Measure how each phase of a retraining run slows the chats of users on the same GPU.
 
     python -m benchmarks.sharing --work DIR [--json FILE] [--people 8] [--pictures 256] [--no-courtesy]
     python -m benchmarks.sharing --work DIR --engine cpu --people 2 --pictures 12 --alone 15
 
-They chat through our `Deployment`, like the bot's users; the run uses the product's workers. With `--engine lmdeploy`
-both are on one GPU, with full-size random weights (written into DIR on first use); `--engine cpu` is
-a small form with the stand-in model, to check that the benchmark runs. Each person sends a picture and asks about it,
-with a new picture now and then: first without a run, then beside one, which computes the features of its pictures,
-trains, merges and evaluates. Prints a table of the waits for the first word in each phase, with the ratio of their 95th
-percentile to that without a run, and writes the same as JSON.
+Simulated users chat through thumbtune's `Deployment`, like the bot's users, and the run uses the
+product's workers. With `--engine lmdeploy`, the chats and the run share one GPU and use full-size random
+weights (written into DIR on first use). `--engine cpu` is a small variant with the tiny model, to check
+that the benchmark runs. Each user sends a picture and asks about it, with a new picture now and then.
+The users chat first without a run and then during one, which computes the features of its pictures,
+trains, merges and evaluates.
+
+The script prints a table of the waits for the first word in each phase, with the ratio of each phase's
+95th percentile to the 95th percentile without a run, and writes the results as JSON.
 """
 
 from __future__ import annotations
@@ -48,14 +51,14 @@ WARM_UP: Final = 12.0
 
 
 class Phases:
-    """When each phase of a run began and ended, by its workers' progress reports."""
+    """The times at which the phases of a run began and ended, from the progress reports of its workers."""
 
     def __init__(self) -> None:
         self.spans: dict[str, tuple[float, float]] = {}
         self._now = ""
 
     def note(self, progress: Progress) -> None:
-        """Take a progress report. Another stage ends the phase before it."""
+        """Process a progress report; a change of stage ends the current phase."""
         stage = PHASES.get(progress.stage, "")
         if stage != self._now:
             self.end()
@@ -64,7 +67,7 @@ class Phases:
             self.end()
 
     def begin(self, phase: str) -> None:
-        """Begin a phase; an empty name begins none."""
+        """Begin a phase, or none if `phase` is empty."""
         self._now = phase
         if phase and phase not in self.spans:
             self.spans[phase] = (time.monotonic(), float("inf"))
@@ -76,7 +79,10 @@ class Phases:
 
 
 def waits(seen: Sequence[SeenAnswer], span: tuple[float, float], *, follow_up: bool) -> dict[str, float]:
-    """Return number, median and 95th percentile in seconds of questions asked within a time span."""
+    """Return the number, median and 95th percentile of the waits, in seconds.
+
+    Only questions asked within `span` count: follow-ups if `follow_up` is true, otherwise first turns.
+    """
     values = sorted(each.wait for each in seen if span[0] <= each.asked < span[1] and each.follow_up is follow_up)
     if not values:
         return {"number": 0}
@@ -88,7 +94,7 @@ def waits(seen: Sequence[SeenAnswer], span: tuple[float, float], *, follow_up: b
 
 
 def summary(seen: Sequence[SeenAnswer], spans: dict[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
-    """Return the waits of each phase, with the ratios of the 95th percentiles to those without a run."""
+    """Return the waits in each phase, with the ratio of each 95th percentile to the one without a run."""
     found: dict[str, dict[str, Any]] = {}
     for phase, span in spans.items():
         found[phase] = {"seconds": round(span[1] - span[0], 1)}
@@ -102,7 +108,7 @@ def summary(seen: Sequence[SeenAnswer], spans: dict[str, tuple[float, float]]) -
 
 
 def table(phases: dict[str, dict[str, Any]]) -> Table:
-    """Return the summary as a table."""
+    """Return the summary of the phases as a table."""
     heads = [f"{name}: {column}" for name in TURNS for column in ("number", "median s", "95 % s", "ratio")]
     made = Table("phase", "seconds", *heads)
     for phase, found in phases.items():
@@ -112,7 +118,7 @@ def table(phases: dict[str, dict[str, Any]]) -> Table:
 
 
 def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, MergeJob, EvaluationJob]:
-    """Return the three jobs of the run, in new folders."""
+    """Return the run's training, merge and evaluation jobs, with new folders."""
     work, merged = options.work / "sharing", options.work / "sharing-merged"
     for folder in (work, merged):
         shutil.rmtree(folder, ignore_errors=True)
@@ -144,7 +150,7 @@ def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, M
 
 
 async def carry_out(training: Job, merging: MergeJob, judging: EvaluationJob, phases: Phases) -> Outcome:
-    """Train, merge and evaluate, as the pipeline does, and return the training's outcome."""
+    """Train, merge and evaluate as the pipeline does, and return the outcome of the training."""
     trainer = ChildTrainer(TrainingSettings())
     trained = _good(await trainer.run(training, phases.note))
     phases.begin("merge")
@@ -162,7 +168,7 @@ def _good(outcome: Outcome) -> Outcome:
 
 
 def base_model(options: argparse.Namespace) -> Path:
-    """Return the checkpoint that answers and is trained."""
+    """Return the checkpoint that serves the chats and that the run trains."""
     if options.engine == "cpu":
         return CHECKPOINT
     base = checkpoint(options.work, "2b")
@@ -171,7 +177,7 @@ def base_model(options: argparse.Namespace) -> Path:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Chat without a run, then beside one, and return the figures."""
+    """Let users chat without a run and then during one, and return the measurements."""
     base = base_model(options)
     settings = InferenceSettings.model_validate({"engine": options.engine, "model": str(base), **options.settings})
     deployment = Deployment(settings, "first", base, logs=options.work)
@@ -197,7 +203,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sharing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
     parser.add_argument("--json", type=Path, help="a file for the result; without it standard output")

@@ -1,7 +1,8 @@
-"""Run lmdeploy's stock OpenAI server with the engine settings of ours.
+"""Run lmdeploy's stock OpenAI server with the engine settings of thumbtune's lmdeploy server.
 
-Started by lmdeploy_serving.py with the arguments of inference/engines/lmdeploy/server.py. Its own command line
-is not used because it reads the number of KV blocks as a float, that is, as a share of the free memory.
+lmdeploy_serving.py starts this script with the arguments of inference/engines/lmdeploy/server.py. The
+stock server's own command line is not used because it reads the number of KV blocks as a float, that is,
+as a share of the free memory.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from inference.engines.lmdeploy import server
 
 
 def main() -> None:
-    """Serve until killed."""
+    """Run the server until it is killed."""
     options = server.parser().parse_args()
     config, _ = server.engine_config(options)
     server.run(options, config, options.name)

@@ -1,10 +1,11 @@
-"""Run a module with a profiler of the GPU and of Python's main thread in the same process.
+"""Run a module while profiling the GPU and Python's main thread in the same process.
 
     python -m benchmarks.traced REPORT.json MODULE ARGUMENT…
 
-SIGUSR1 begins a measurement, SIGUSR2 ends it and appends a JSON line to REPORT.json: wall time, its share in which a
-GPU kernel ran (CUPTI through torch.profiler, which includes TurboMind's kernels), copies between host and card, the
-kernels that took longest, and the main thread's stacks (sampled every 2 ms).
+SIGUSR1 begins a measurement. SIGUSR2 ends it and appends a JSON line to REPORT.json: the wall time, the
+share of the time in which a GPU kernel ran (CUPTI through torch.profiler, which includes TurboMind's
+kernels), the time of copies between host and GPU, the kernels that took longest, and the main thread's
+stacks (sampled every 2 ms).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Event = tuple[int, int, str]
 
 
 class Measurement:
-    """A measurement from `begin` to `end`, which are signal handlers."""
+    """A measurement between two signals, with `begin` and `end` as the signal handlers."""
 
     def __init__(self, report: Path) -> None:
         self._report = report
@@ -41,7 +42,7 @@ class Measurement:
         self._main = threading.main_thread().ident
 
     def begin(self, *_: object) -> None:
-        """Start the profiler and the sampling."""
+        """Start the GPU profiler and the sampling of the main thread."""
         self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
         self._profile.start()
         self._begun = time.monotonic()
@@ -50,7 +51,7 @@ class Measurement:
         threading.Thread(target=self._sample, daemon=True).start()
 
     def end(self, *_: object) -> None:
-        """Stop both and append the results to the report."""
+        """Stop the profiler and the sampling, and append the results to the report."""
         self._sampling.clear()
         torch.cuda.synchronize()
         wall = time.monotonic() - self._begun
@@ -87,7 +88,7 @@ class Measurement:
 
 
 def union(events: list[Event]) -> int:
-    """Return the nanoseconds in which at least one of the events ran."""
+    """Return the number of nanoseconds during which at least one of the events was running."""
     total, reached = 0, 0
     for start, end, _ in sorted(events):
         total += max(end - max(start, reached), 0)
@@ -96,7 +97,7 @@ def union(events: list[Event]) -> int:
 
 
 def bursts(events: list[Event]) -> list[list[Event]]:
-    """Group the events, with a cut where the card was idle for `_PAUSE_NS`."""
+    """Split the events into groups wherever the GPU was idle for more than `_PAUSE_NS` nanoseconds."""
     groups: list[list[Event]] = []
     reached = 0
     for event in sorted(events):
@@ -108,14 +109,17 @@ def bursts(events: list[Event]) -> list[list[Event]]:
 
 
 def burst(events: list[Event]) -> dict[str, float]:
-    """Return the seconds from the first event to the end of the last, and the share in which kernels ran."""
+    """Return the seconds that a burst lasted, and the share of the time in which kernels ran.
+
+    A burst lasts from the start of its first event to the end of its last.
+    """
     kernels = [event for event in events if not event[2].startswith(("Memcpy", "Memset"))]
     seconds = (max(end for _, end, _ in events) - events[0][0]) / 1e9
     return {"seconds": round(seconds, 3), "kernels_share": round(union(kernels) / 1e9 / seconds, 4)}
 
 
 def main() -> None:
-    """Run the module as `__main__`."""
+    """Run the given module as `__main__`, with the signal handlers installed."""
     _, report, module, *arguments = sys.argv
     measurement = Measurement(Path(report))
     signal.signal(signal.SIGUSR1, measurement.begin)

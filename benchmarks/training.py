@@ -1,16 +1,25 @@
-"""Compare QLoRA of full-size InternVL2 by our worker and by XTuner's own code, on one GPU.
+"""Compare QLoRA training of a full-size InternVL2 by thumbtune's worker and XTuner's own code.
 
     python -m benchmarks.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
-Random weights in the official layout (written as by lmdeploy_serving.py), 64 JPEG pictures of 1280×960 pixels (13
-tiles), one question and answer each, three times, in batches of 4. `stock` is benchmarks/xtuner_stock.py run by
-XTuner's train tool on the official model code in CODE (the .py files of OpenGVLab/InternVL2-2B); the others are the
-product's worker on the same rows, prompts, order and hyperparameters: `ours` recomputes activations, `kept` keeps them,
-`auto` keeps what fits, `single` has batch 1; `one` and `two` are one process and two, each on its own GPU, at 8 pairs a
-step. `alike` runs the configuration of `ours` with XTuner's tool and the projector in bfloat16 like stock: a remaining
-difference between the curves is arithmetic. Prints JSON lines: samples a second over all batches (ours including the
-time to compute the pictures' features, if each is learned from more than once), seconds of a batch, peak memory of the
-card above its use before (so of the whole process), and the losses.
+The model has random weights in the official layout (written as by lmdeploy_serving.py). The data are 64
+JPEG pictures of 1280×960 pixels (13 tiles) with one question and answer each, used three times, in
+batches of 4. Every case but `two` uses one GPU:
+
+- `stock` is benchmarks/xtuner_stock.py, run by XTuner's train tool on the official model code in CODE
+  (the .py files of OpenGVLab/InternVL2-2B).
+- `ours`, `kept`, `auto` and `single` are thumbtune's worker on the same rows, prompts, order and
+  hyperparameters. `ours` recomputes activations, `kept` keeps them, `auto` keeps what fits, and `single`
+  has batch size 1.
+- `one` and `two` are thumbtune's worker in one process and in two, each on its own GPU, with 8 pairs per
+  step.
+- `alike` runs the configuration of `ours` with XTuner's tool and, like `stock`, the projector in
+  bfloat16. Any difference that remains between the loss curves of `alike` and `stock` is due to
+  floating-point arithmetic.
+
+The script prints JSON lines: samples per second over all batches (for thumbtune's worker including the
+time to compute the pictures' features, if each is learned from more than once), seconds per batch, the
+peak GPU memory of the whole process (measured as the increase since its start), and the losses.
 """
 
 from __future__ import annotations
@@ -61,9 +70,9 @@ runpy.run_module("xtuner.tools.train", run_name="__main__")
 
 
 def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
-    """Write pictures and rows about them and return (LLaVA file, picture folder).
+    """Write pictures and rows about them and return the LLaVA file and the picture folder.
 
-    Rows carry their length, by which both trainers sort.
+    Each row includes its length in tokens, by which both trainers sort.
     """
     images = folder / "pictures"
     images.mkdir(parents=True, exist_ok=True)
@@ -91,7 +100,7 @@ def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
 
 
 def official(base: Path, code: Path, folder: Path) -> Path:
-    """Return a copy of the base with the official model code instead of ours."""
+    """Return a copy of the checkpoint `base` with the official model code in place of thumbtune's."""
     made = folder / "official"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
@@ -111,7 +120,7 @@ def official(base: Path, code: Path, folder: Path) -> Path:
 
 
 class Memory:
-    """The card's memory in use above the first sample, sampled twenty times a second."""
+    """A sampler that records, twenty times a second, the GPU memory used beyond the first sample."""
 
     def __init__(self) -> None:
         line = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "50"]
@@ -128,7 +137,7 @@ class Memory:
 
 
 def scalars(log: Path) -> tuple[list[float], list[float]]:
-    """Return the losses and the seconds of each batch from XTuner's log."""
+    """Return the loss and the seconds of each batch from XTuner's log."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return [line["loss"] for line in lines if "loss" in line], [line["time"] for line in lines if "loss" in line]
 
@@ -136,7 +145,10 @@ def scalars(log: Path) -> tuple[list[float], list[float]]:
 def result(
     case: str, samples: int, losses: list[float], times: list[float], *, peak: float, seen: float = 0.0
 ) -> dict[str, Any]:
-    """Return the figures of one run, including the first two batches, which wait for kernels to load."""
+    """Return the measurements of one case.
+
+    The first two batches are included, although they wait for kernels to load.
+    """
     return {
         "case": case,
         "samples_per_second": samples / (seen + sum(times)),
@@ -148,7 +160,7 @@ def result(
 
 
 def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, *, dropout: float) -> dict[str, Any]:
-    """Train with XTuner's own code."""
+    """Train with XTuner's own code and return the measurements."""
     rows = len(json.loads(data.read_text(encoding="utf-8")))
     model = official(base, code, folder)
     work = folder / "stock"
@@ -173,7 +185,7 @@ def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, *, dro
 
 
 def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **changes: Any) -> dict[str, Any]:
-    """Train with the product's worker."""
+    """Train with thumbtune's worker and return the measurements."""
     work = folder / case
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -202,7 +214,7 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **change
 
 
 def alike(folder: Path) -> dict[str, Any]:
-    """Train with the configuration of `ours` and the model of benchmarks/alike.py."""
+    """Train with the configuration of `ours` and the model of benchmarks/alike.py; return the measurements."""
     line = [sys.executable, "-m", "xtuner.tools.train", str(folder / "ours" / "config.py")]
     line += ["--work-dir", str(folder / "alike"), "--cfg-options", "model.type=benchmarks.alike.Alike"]
     memory = Memory()
@@ -214,7 +226,7 @@ def alike(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the cases one after another."""
+    """Run the cases one after another and print the measurements."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--work", type=Path, required=True)
     options.add_argument("--official", type=Path)

@@ -1,9 +1,12 @@
-"""The judge's verdicts on runs of the stand-in: `python -m benchmarks.verdicts [--rows playful60 …] [--jobs 2]`.
+"""Compare how often retraining runs of the tiny model are accepted with the expected results.
 
-In each run simulated people (person.py) ask the live model about drawn pictures and vote by a taste, and the real
-pipeline learns from the votes: selection, XTuner, merge and evaluation, all in one process, with one thread. A finished
-run appends a JSON line to the file, and what is there is not done again. `--table` prints how often runs were accepted,
-with Wilson's 95 % intervals, beside what is expected.
+    python -m benchmarks.verdicts [--rows playful60 …] [--jobs 2]
+
+In each run, simulated users (person.py) ask the live model about drawn pictures and vote by a taste, and
+the real pipeline learns from the votes: selection, XTuner, merge and evaluation, all in one process,
+with one thread. Each finished run appends a JSON line to the results file; runs already in the file are
+not repeated. The table shows how often runs were accepted, with Wilson's 95 % intervals, beside the
+expected result. With `--table`, the script only prints the table.
 """
 
 from __future__ import annotations
@@ -50,7 +53,16 @@ RESULTS: Final = Path(__file__).parent / "results" / "verdicts.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A kind of run: the taste, pictures with two answers each, hyperparameters, how many runs in a row, and seeds."""
+    """A kind of run.
+
+    Attributes:
+        taste: The taste by which the users vote.
+        pictures: The number of pictures, each with two answers.
+        seeds: The number of seeds.
+        expected: The expected result, as text.
+        knobs: The hyperparameters.
+        runs: The maximum number of runs in a row.
+    """
 
     taste: str
     pictures: int
@@ -77,7 +89,11 @@ ROWS: Final[dict[str, Row]] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One run, or the last one of several in a row: shares from 0 to 1 of unseen answers, NaN where none were asked."""
+    """The result of one run, or of the last of several runs in a row.
+
+    The attributes `before`, `after` and `facts` are shares (0 to 1) of answers about unseen pictures, or NaN
+    if no such questions were asked.
+    """
 
     row: str
     seed: int
@@ -99,7 +115,7 @@ class InProcess:
     """A trainer that carries out jobs in this process."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Carry out one job."""
+        """Carry out one job and return its outcome."""
         begun = time.monotonic()
         with redirect_stdout(sys.stderr):
             try:
@@ -116,7 +132,7 @@ class InProcess:
 
 
 async def carry_out(name: str, seed: int) -> Verdict:
-    """Carry out a run, or runs in a row until one is accepted."""
+    """Carry out the kind of run `name` once, or repeatedly until a run is accepted."""
     row = ROWS[name]
     begun = time.monotonic()
     settings = TrainingSettings.for_tiny(knobs=row.knobs, seed=seed, threads=1)
@@ -157,7 +173,10 @@ async def carry_out(name: str, seed: int) -> Verdict:
 
 
 async def _examine(bench: Bench, directory: Path, taste: str, seed: int) -> tuple[float, float]:
-    """Return the share of unseen answers that the taste likes, and of right colours and shapes."""
+    """Return the share of answers about unseen pictures that `taste` likes, and the share of correct ones.
+
+    Correct answers are counted for questions about colours and shapes.
+    """
     score = await bench.examine(directory, UNSEEN, seed, TASTES[taste])
     return score.liked, (score.colour + score.shape) / 2
 
@@ -171,14 +190,14 @@ def _work(name: str, seed: int) -> Verdict:
 
 
 def read(file: Path) -> list[Verdict]:
-    """Return the finished runs."""
+    """Return the results of the finished runs in `file`; the list is empty if there is no file."""
     if not file.exists():
         return []
     return [Verdict(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def table(found: Iterable[Verdict]) -> Iterable[str]:
-    """Yield a line for each row that has runs."""
+    """Yield a line of the table for each kind of run that has finished runs."""
     done = list(found)
     for name, row in ROWS.items():
         own = [each for each in done if each.row == name]
@@ -201,7 +220,7 @@ def table(found: Iterable[Verdict]) -> Iterable[str]:
 
 
 def main() -> None:
-    """Carry out the missing runs, and print the table."""
+    """Carry out the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, help="at most this many of each row")

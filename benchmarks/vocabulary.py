@@ -1,7 +1,7 @@
-"""A tokenizer of InternLM2's kind and size for random-weight checkpoints: 92,544 pieces, the slow Python one.
+"""A slow (Python) tokenizer of InternLM2's kind and size, 92,544 pieces, for random-weight checkpoints.
 
-Real checkpoints have that kind, and its cost per token is part of a server's benchmark. The pieces are letters, bytes
-and invented syllables, so every id that random weights produce has a text.
+Real checkpoints have a tokenizer of this kind, and its cost per token is part of a server's benchmark.
+The pieces are letters, bytes and invented syllables, so every ID that random weights produce has a text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _FIRST_NAMED: Final = 92_538
 
 
 def make_tokenizer(directory: Path) -> InternLM2Tokenizer:
-    """Write `tokenizer.model` into `directory` and load it, the official special tokens at their official ids."""
+    """Write `tokenizer.model` into `directory` and load it.
+
+    The official special tokens have their official IDs.
+    """
     proto = sentencepiece_model.ModelProto()
     proto.trainer_spec.model_type = sentencepiece_model.TrainerSpec.BPE
     proto.trainer_spec.byte_fallback = True

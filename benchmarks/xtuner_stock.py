@@ -1,8 +1,9 @@
 """XTuner 0.2.0's shipped QLoRA configuration for InternVL2-2B as a baseline, with the necessary changes.
 
-Paths, batch 4, learning rate 2e-5, warm-up (the shipped one asks for a share of an epoch that rounds to nothing), and
-`OptimWrapper` (its mixed precision cannot clip bfloat16 gradients on a GPU). benchmarks/training.py fills in paths,
-seeds, the dropout and how often the data is repeated.
+The changes are the paths, batches of 4, a learning rate of 2e-5, the warm-up (the shipped configuration
+asks for a share of an epoch that rounds to nothing), and `OptimWrapper` (the shipped mixed precision
+cannot clip bfloat16 gradients on a GPU). benchmarks/training.py fills in the paths, the dropout and the
+number of repetitions of the data.
 """
 
 # mypy: ignore-errors

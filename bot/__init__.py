@@ -1,1 +1,4 @@
-"""The application: Telegram chats, command line, schedule and web pages. The only package that imports all others."""
+"""The application: Telegram chats, the command line, the schedule and web pages.
+
+This is the only package that imports all others.
+"""

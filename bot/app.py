@@ -1,6 +1,6 @@
-"""The composition root: create the parts, connect them, and close them in reverse order.
+"""The composition root, which creates the bot's parts, connects them, and closes them in reverse order.
 
-`Application` is the whole bot, for `thumbtune run`, the demo and the tests.
+`Application` is the whole bot, as used by `thumbtune run`, the demo and the tests.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Application:
         await self._stack.aclose()
 
     async def wait(self) -> None:
-        """Wait for ever, or raise the update receiver's error if no retry can fix it."""
+        """Wait forever, or raise the error of the update receiver if retrying cannot fix it."""
         if self._intake:
             await self._intake
         await asyncio.Event().wait()
@@ -231,6 +231,6 @@ class Application:
 
 
 def on_cards_of_its_own(settings: Settings) -> bool:
-    """Return whether training and engine use different GPUs, so that neither has to yield to the other."""
+    """Return whether training and the engine use separate GPUs, so that neither has to yield to the other."""
     training, engine = settings.training.gpus, settings.inference.gpus
     return bool(training and engine) and set(training).isdisjoint(engine)

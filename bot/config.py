@@ -1,7 +1,8 @@
 """Read the settings from `config.toml` and the environment, and explain mistakes in them.
 
-The environment overrides the file: `THUMBTUNE_` and the path joined by `__`, for example `THUMBTUNE_TELEGRAM__TOKEN`.
-The packages that use the settings declare them.
+An environment variable overrides the file. Its name is `THUMBTUNE_` followed by the path of the setting
+joined with `__`, for example `THUMBTUNE_TELEGRAM__TOKEN`. Settings are declared by the packages that use
+them.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ _WANTED: Final = {"tuple_type": _LIST, "list_type": _LIST, "model_type": _SECTIO
 
 
 class ConfigError(Exception):
-    """A setting is unknown or has an invalid value. The text names the key and what is allowed."""
+    """A setting is unknown or has an invalid value. The message names the key and the permitted values."""
 
 
 class Settings(BaseSettings):
-    """All settings, read once at the start."""
+    """All settings, read once at startup."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER, extra="forbid", frozen=True, case_sensitive=False
@@ -66,7 +67,7 @@ class Settings(BaseSettings):
 
     @property
     def trust(self) -> Trust:
-        """The rules about whose votes and corrections the selection counts."""
+        """The rules that determine whose votes and corrections count when training data is selected."""
         return Trust(
             frozenset(self.limits.blocked),
             frozenset(self.telegram.admins),
@@ -83,7 +84,10 @@ class Settings(BaseSettings):
         return INTERNVL2.system
 
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
-        """Return the specifications that the jobs of runs are made from. `yield_file` is as in `TrainingPaths`."""
+        """Return the specifications from which the jobs of runs are made.
+
+        `yield_file` has the same meaning as in `TrainingPaths`.
+        """
         folder = self.storage.dir.resolve()
         paths = TrainingPaths(
             base=self.inference.checkpoint().resolve(),
@@ -103,14 +107,17 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment override the file, whose content is passed as arguments."""
+        """Let the environment override the settings file, whose values are passed as arguments."""
         return env_settings, init_settings
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read `path` (default: `config.toml` in the current directory, if it exists) and the environment.
+    """Return the settings in the file `path` and in the environment.
 
-    Raises `ConfigError` if `path` does not exist, for a syntax error, an unknown key or an invalid value.
+    If `path` is None, `config.toml` in the current directory is read, if it exists.
+
+    Raises:
+        ConfigError: `path` does not exist or has a syntax error, or a setting is unknown or invalid.
     """
     values = _read(path)
     _drop_removed(values)
@@ -140,7 +147,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 
 def _drop_removed(values: dict[str, Any]) -> None:
-    """Remove settings of earlier versions from `values` with a warning."""
+    """Delete settings that no longer exist from `values`, and print a warning for each."""
     for path, words in _REMOVED.items():
         section, _, key = path.partition(".")
         if isinstance(values.get(section), dict) and key in values[section]:
@@ -149,7 +156,10 @@ def _drop_removed(values: dict[str, Any]) -> None:
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError for an unknown section: pydantic-settings ignores variables whose first part is no field."""
+    """Raise ConfigError for an environment variable that names an unknown section of the settings.
+
+    pydantic-settings ignores a variable if the first part of its path is not a field.
+    """
     for name in environment:
         path = _path_of(name)
         if path and path[0] not in Settings.model_fields:
@@ -157,7 +167,10 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 def _misread(name: str, value: str) -> str:
-    """Return what a variable should hold if it is a list or a section, read as JSON, and cannot be parsed; else ""."""
+    """Return what a variable should contain if its value cannot be parsed, otherwise an empty string.
+
+    Only lists and sections are checked. Their values are read as JSON.
+    """
     path = _path_of(name)
     kind = _kind(path) if path else None
     if _is_section(kind) or get_origin(kind) is dict:
@@ -174,7 +187,7 @@ def _misread(name: str, value: str) -> str:
 
 
 def _path_of(name: str) -> tuple[str, ...]:
-    """Return the path of the setting that an environment variable names, or an empty path for other variables."""
+    """Return the path of the setting that an environment variable sets, or () for any other variable."""
     return tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)) if name.upper().startswith(ENV_PREFIX) else ()
 
 
@@ -204,7 +217,7 @@ def _explain(error: Any) -> str:
 
 
 def _kind(location: tuple[str | int, ...]) -> Any:
-    """Return the annotation of the setting at a path, or None if the path is unknown."""
+    """Return the type annotation of the setting at `location`, or None if there is no such setting."""
     kind: Any = Settings
     for part in location:
         field = kind.model_fields.get(part) if _is_section(kind) else None

@@ -1,7 +1,7 @@
-"""Translate the texts that people read, with gettext catalogues that Babel reads from .po files.
+"""Translation of the texts that users read, with gettext catalogues that Babel reads from .po files.
 
-The English sentences in the source are the message ids. Every other language is a folder
-`bot/locales/<language>/LC_MESSAGES/thumbtune.po`, which is compiled in memory at the start.
+The English sentences in the source code are the message IDs. Every other language has a file
+`bot/locales/<language>/LC_MESSAGES/thumbtune.po`, which is compiled in memory at startup.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ SOURCE_LANGUAGE: Final = "en"
 
 
 def later(sentence: str) -> str:
-    """Mark a message for translation and return it unchanged. It is translated when it is sent."""
+    """Mark `sentence` for translation and return it unchanged; it is translated only when it is sent."""
     return sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Translates into one language: `say("Hello, {name}.", name=…)`."""
+    """A translator into one language, called as `say("Hello, {name}.", name=…)`."""
 
     language: str
     catalogue: NullTranslations
 
     def __call__(self, sentence: str, /, **values: object) -> str:
-        """Return the message in this language with its `{placeholders}` filled. An unknown message stays as it is.
+        """Return `sentence` in this language, with its `{placeholders}` replaced by `values`.
 
-        A `Reason` is translated together with its values, whether it is the message itself or one of the values.
+        An unknown sentence is not translated. A `Reason` is translated together with its values, whether it is
+        the sentence itself or one of the values.
         """
         if not sentence:
             return ""
@@ -49,12 +50,12 @@ class Say:
         return reason.translated(self.catalogue.gettext)
 
     def count(self, one: str, many: str, number: int, /, **values: object) -> str:
-        """Return the singular or plural message for `number`, which fills `{number}`."""
+        """Return the translated singular (`one`) or plural (`many`) for `number`, which replaces `{number}`."""
         return self.catalogue.ngettext(one, many, number).format(number=number, **values)
 
 
 class Translator:
-    """All languages of the catalogues."""
+    """The translators into English and into all languages that have a catalogue."""
 
     def __init__(self, catalogues: Mapping[str, NullTranslations]) -> None:
         self._translations = {language: Say(language, catalogue) for language, catalogue in catalogues.items()}
@@ -62,12 +63,12 @@ class Translator:
 
     @classmethod
     def load(cls, folder: Path = LOCALES) -> Translator:
-        """Read every catalogue below `folder`."""
+        """Return a translator with every catalogue found below `folder`."""
         return cls({path.parent.parent.name: _compiled(path) for path in folder.glob(f"*/LC_MESSAGES/{DOMAIN}.po")})
 
     @property
     def languages(self) -> dict[str, str]:
-        """The language codes with each language's own name, English first."""
+        """The available languages: each code with the language's own name, English first."""
         codes = sorted(self._translations, key=lambda code: (code != SOURCE_LANGUAGE, code))
         return {code: (Locale.parse(code).get_display_name() or code).capitalize() for code in codes}
 
@@ -77,7 +78,10 @@ class Translator:
         return self.to(known.language, client_language, known.client_language)
 
     def to(self, *tags: str | None) -> Say:
-        """Return the translation for the first known language tag, such as "zh-hans", or English if none is known."""
+        """Return the translator for the first known language tag, or into English if no tag is known.
+
+        Only the language of a tag counts: "zh-hans" stands for "zh".
+        """
         for tag in tags:
             language = (tag or "").replace("_", "-").split("-")[0].lower()
             if language in self._translations:

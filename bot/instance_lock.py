@@ -1,6 +1,7 @@
-"""Allow only one bot on a data folder: two would end each other's runs and take turns at answering.
+"""A lock that allows only one bot per data folder.
 
-The kernel releases the file lock however the process ends. Commands that run beside the bot do not take the lock.
+Two bots would end each other's runs and take turns answering. The kernel releases the file lock however
+the process ends. Commands that run alongside the bot do not take the lock.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ _LOOK_SECONDS: Final = 1.0
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a data folder. Raises ConfigError if another bot has it."""
+    """Hold the lock of a data folder while the block runs.
+
+    Raises:
+        ConfigError: Another bot holds the lock.
+    """
     try:
         with FileLock(folder / FILE_NAME, timeout=_LOOK_SECONDS):
             yield
@@ -31,7 +36,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def at_work(folder: Path) -> bool:
-    """Return whether a bot is running on the folder. Nothing is written."""
+    """Return whether a bot is running on the data folder `folder`, without writing anything."""
     if not (folder / FILE_NAME).exists():
         return False
     try:

@@ -30,7 +30,10 @@ async def run_bot(settings: Settings) -> None:
 
 
 async def until_stopped(application: Application) -> None:
-    """Return on SIGTERM or SIGINT, or raise the receiver's error. The process then ends within PROCESS_SECONDS."""
+    """Return on SIGTERM or SIGINT, or raise the update receiver's error.
+
+    In both cases, the process ends within PROCESS_SECONDS.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -47,16 +50,20 @@ async def until_stopped(application: Application) -> None:
 
 
 def share_the_interpreter() -> None:
-    """Shorten the interpreter's switch interval, so that threads for pictures and commits get the GIL sooner.
+    """Shorten the interpreter's switch interval, so that threads get the GIL sooner.
 
-    While the event loop is busy, a thread waits this long whenever it needs the GIL. With the default of 5 ms, pictures
-    queued (https://bugs.python.org/issue7946).
+    While the event loop is busy, a thread that handles pictures or database commits waits for one switch
+    interval whenever it needs the GIL. With the default of 5 ms, pictures queued up
+    (https://bugs.python.org/issue7946).
     """
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def configure_logging(path: Path | None = None) -> None:
-    """Log one line per event, including the libraries' logging, to standard error or to the file at `path`."""
+    """Log one line per event to standard error, or to the file at `path`.
+
+    Events that libraries log are included.
+    """
     stream = path.open("a", encoding="utf-8") if path else sys.stderr
     logging.basicConfig(stream=stream, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True)
     structlog.configure(

@@ -1,7 +1,7 @@
 """Error messages without personal data or secrets, for logs, the ledger and admins.
 
-Libraries quote the values they fail on: pydantic the value, aiogram the whole response of Telegram, aiohttp the
-address, which contains the bot's token.
+Libraries quote the data that caused an error: pydantic quotes the invalid value, aiogram quotes
+Telegram's whole response, and aiohttp quotes the address, which contains the bot's token.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def account(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """Return the traceback of an error and, before it, that of its cause, without the values of variables."""
+    """Return the traceback of an error, preceded by that of its cause, without the values of variables."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{trace(cause)}\nwhich led to\n" if cause else ""
     return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {account(error)}"

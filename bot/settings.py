@@ -22,7 +22,7 @@ class Section(BaseModel):
 
 
 class WebhookSettings(Section):
-    """[telegram.webhook]: only read when `mode` is webhook."""
+    """The [telegram.webhook] section, which is read only if `telegram.mode` is `webhook`."""
 
     url: str = ""
     """The public https address that Telegram calls, including the path. The bot itself receives the calls at
@@ -40,7 +40,7 @@ class WebhookSettings(Section):
 
 
 class TelegramSettings(Section):
-    """[telegram]: the bot's account and its rate limits."""
+    """The [telegram] section: the bot's account and its rate limits."""
 
     token: SecretStr = SecretStr("")
     """The bot's token from @BotFather. It is better set as THUMBTUNE_TELEGRAM__TOKEN."""
@@ -80,7 +80,7 @@ DEFAULT_QUESTION = later("What is in this picture?")
 
 
 class ChatSettings(Section):
-    """[chat]: conversations and the sampling of answers."""
+    """The [chat] section: conversations and the sampling of answers."""
 
     system_prompt: str = ""
     """The system prompt, used for chats and training. Empty: the official one of the model's family."""
@@ -125,12 +125,15 @@ class ChatSettings(Section):
     all. Telegram keeps updates for a day."""
 
     def talker(self, chat: int, person: int) -> int:
-        """Return the owner of the conversation: the person, or the group (a negative id) if its members share one."""
+        """Return the owner of a conversation: `person`, or `chat` for a group whose members share one conversation.
+
+        The ID of a group is negative.
+        """
         return chat if chat < 0 and self.group_sessions == "shared" else person
 
 
 class LimitsSettings(Section):
-    """[limits]: who may use the bot, and how much. Admins have no limits."""
+    """The [limits] section: who may use the bot, and how much. Admins have no limits."""
 
     allowed: tuple[int, ...] = ()
     """User ids and group ids (negative): only these users, and everybody in these groups, may use the bot. Empty:
@@ -159,13 +162,13 @@ class LimitsSettings(Section):
     limit."""
 
     def welcome(self, person: int, chat: int) -> bool:
-        """Return whether updates of this person (0: unknown) in this chat are accepted."""
+        """Return whether updates from the user `person` (0 if unknown) in `chat` are accepted."""
         here = {person, chat}
         return here.isdisjoint(self.blocked) and (not self.allowed or not here.isdisjoint(self.allowed))
 
 
 class StorageSettings(Section):
-    """[storage]: the data folder and the retention."""
+    """The [storage] section: the data folder and how long data is kept."""
 
     dir: LocalPath = Path("data")
     """Folder of the ledger, the pictures, the models and the runs. The bot creates it for its own user only; give
@@ -179,7 +182,7 @@ class StorageSettings(Section):
 
 
 class WebSettings(Section):
-    """The bot's own web server: /health, /metrics, the operator page and Telegram's webhook."""
+    """Settings of the web server for /health, /metrics, the operator page and Telegram's webhook."""
 
     host: str = Field("127.0.0.1")
     """Address to listen on."""

@@ -1,6 +1,7 @@
-"""Shut down in bounded time: a limit for each step, and one for the whole process.
+"""Shutdown in bounded time, with a limit for each step and one for the whole process.
 
-Everything acknowledged is in the ledger, so a shutdown that is cut short loses nothing: the next start replays it.
+Every acknowledged update is in the ledger, so nothing is lost if the shutdown is cut short: the next
+start replays the unfinished updates.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ log = structlog.get_logger()
 
 
 async def closed(step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:
-    """Await `close()`, but cancel it after `seconds` and return. Raises what `close` raises."""
+    """Await `close()`, but cancel it and return if it takes longer than `seconds`.
+
+    Exceptions raised by `close` are propagated.
+    """
     began = time.monotonic()
     task = asyncio.ensure_future(close())
     done, _ = await asyncio.wait((task,), timeout=min(SLOW_SECONDS, seconds))
@@ -52,20 +56,21 @@ async def closed(step: str, close: Callable[[], Awaitable[None]], seconds: float
 
 
 def end_process_within(seconds: float) -> None:
-    """End this process in `seconds` at the latest; a later call replaces the time.
+    """End this process in `seconds` at the latest; a later call replaces the limit.
 
-    Threads cannot be cancelled, Python waits for all of them, and a cancelled task may continue. A process that is cut
-    short writes the stack of each thread to standard error and exits with 1. Its child processes end as well
-    (inference/process/parent_watch.py).
+    Without a limit the end may be delayed: threads cannot be cancelled, Python waits for all of them, and a
+    cancelled task may continue. When the limit is reached, the process writes the stack of each thread to
+    standard error and exits with status 1. Its child processes end as well (see
+    inference/process/parent_watch.py).
     """
     faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 def end_process() -> NoReturn:
-    """End this process with 0, after everything is closed.
+    """End this process with exit status 0, after everything is closed.
 
-    Python's finalization of a hundred thousand objects takes seconds on a busy machine, and cutting it short would
-    count as a failure.
+    Python's finalization is skipped: for a hundred thousand objects it takes seconds on a busy machine, and
+    cutting it short would count as a failure.
     """
     sys.stdout.flush()
     sys.stderr.flush()

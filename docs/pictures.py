@@ -1,8 +1,8 @@
-"""Make the pictures of the README from the running product: `make pictures`.
+"""Make the README's pictures from the running product: `make pictures`.
 
-Starts `thumbtune demo` on free ports, acts in a real browser like a newcomer (sends a sample picture, asks a question,
-casts the sample votes, retrains as the admin, sends an album, chats in the group), and writes `docs/pictures/*.webp`,
-which take a fifth of PNG's size.
+The script starts `thumbtune demo` on free ports and acts like a newcomer in a real browser (sends a
+sample picture, asks a question, casts the sample votes, retrains as the admin, sends an album, chats in
+the group). It writes `docs/pictures/*.webp`, which take up a fifth of the space of PNG files.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Inference: InternVL2, the engines that serve it as child processes, and the deployment that keeps them serving."""
+"""Inference: InternVL2, the engine processes that serve it, and the deployment that keeps them running."""

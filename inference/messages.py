@@ -1,15 +1,15 @@
-"""Prompts, answers and errors: the types that every package shares with inference. Standard library only.
+"""Types for prompts, answers and errors of inference, shared by all packages.
 
-The exceptions::
+This module uses only the standard library. The exceptions::
 
     InferenceError
-    ├── PictureError        the data is not an accepted picture; the sender can send another
-    ├── PromptTooLong       the newest turn alone does not fit into the engine's window
-    ├── EngineRejected      the engine answered HTTP 4xx; a retry would not help
-    ├── EngineCrashed       the engine died or broke the connection in mid-answer; a retry may help
-    │   └── EngineHung      the engine keeps the connection but sends no token
-    └── EngineUnavailable   no engine can answer now (starting, crashed beyond its retries, stopped)
-        └── LastNode        draining this replica would leave none that answers
+    ├── PictureError        the data is not an acceptable picture; the sender can send another
+    ├── PromptTooLong       the newest turn alone does not fit into the engine's context window
+    ├── EngineRejected      the engine responded with HTTP 4xx; a retry would not help
+    ├── EngineCrashed       the engine died or broke the connection mid-answer; a retry may help
+    │   └── EngineHung      the engine keeps the connection open but sends no token
+    └── EngineUnavailable   no engine can answer now (starting, stopped, or out of retries after crashes)
+        └── LastNode        draining the replica would leave no other replica that answers
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 
 class InferenceError(Exception):
-    """Base class of the errors of inference. The text says what to do next."""
+    """Base class of inference errors. The message says what to do next."""
 
 
 INVALID_PICTURE: Final = "invalid_image"
@@ -30,11 +30,11 @@ INVALID_PICTURE: Final = "invalid_image"
 
 
 class PictureError(InferenceError):
-    """The data is not an accepted picture."""
+    """The data is not an acceptable picture, for example because it is damaged or too large."""
 
 
 class PromptTooLong(InferenceError):
-    """The newest turn alone exceeds the engine's window."""
+    """The newest turn alone exceeds the engine's context window."""
 
 
 class EngineRejected(InferenceError):
@@ -42,11 +42,11 @@ class EngineRejected(InferenceError):
 
 
 class EngineCrashed(InferenceError):
-    """The engine did not finish its answer: connection lost, process dead, or no token for too long."""
+    """The engine did not finish its answer: the connection broke, the process died or no token came in time."""
 
 
 class EngineHung(EngineCrashed):
-    """The engine keeps the connection, but has sent no token for `token_timeout` seconds."""
+    """The engine keeps the connection open but has sent no token for `token_timeout` seconds."""
 
 
 class EngineUnavailable(InferenceError):
@@ -70,9 +70,9 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An encoded picture (JPEG, PNG, WebP …), exactly the bytes that are stored and sent.
+    """An encoded picture (JPEG, PNG, WebP …), byte for byte as it is stored and sent.
 
-    `sha256` is the hex digest of `data`, by which storage and caches identify the picture.
+    Storage and caches identify the picture by `sha256`, the hex digest of `data`.
     """
 
     data: bytes = field(repr=False)
@@ -81,13 +81,13 @@ class Picture:
 
     @classmethod
     def of(cls, data: bytes, media_type: str = "image/jpeg") -> Picture:
-        """Return a picture with its digest computed."""
+        """Create a picture from `data` and compute its digest."""
         return cls(data, sha256(data).hexdigest(), media_type)
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation. Pictures come before the text, as InternVL2 was trained."""
+    """One message of a conversation. Its pictures precede its text, as in the training of InternVL2."""
 
     role: Role
     text: str
@@ -98,8 +98,8 @@ class Turn:
 class Sampling:
     """Sampling parameters, with the same meaning for every engine.
 
-    `temperature` 0 means greedy; `top_k` 0 means no limit, so that `top_p` alone applies; `seed` None means a random
-    seed. The default of `top_k` is lmdeploy's.
+    A `temperature` of 0 selects greedy decoding. A `top_k` of 0 sets no limit, so that only `top_p` applies;
+    the default of `top_k` is lmdeploy's. If `seed` is None, a random seed is used.
     """
 
     temperature: float = 0.8
@@ -111,10 +111,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A whole request: system text, history and the newest user turn (last in `turns`).
+    """A complete request: the system text, the history and the newest user turn (the last of `turns`).
 
-    `chat` is an opaque key of the conversation, by which requests are routed to the engine that has it cached. `model`
-    is the id of the model that must answer; if it is empty, the deployment chooses.
+    `chat` is an opaque key of the conversation, used to route requests to the engine that has the
+    conversation cached. `model` is the ID of the model that must answer, or empty to let the deployment
+    choose.
     """
 
     system: str
@@ -126,7 +127,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and picture tiles of an answer, as the engine counted them."""
+    """Counts of an answer's tokens and picture tiles, as reported by the engine."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -136,11 +137,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer. Times are in seconds from the request to the engine.
+    """A finished answer, with times in seconds since the request was sent to the engine.
 
-    `model` is the deployment's id of the model that generated all of it. `finish` is "stop" (the model ended it),
-    "length" (`max_new_tokens`) or "abort" (the client stopped it). `cut` is the prompt that was answered, if it had to
-    be shortened to fit into the window.
+    `model` is the deployment's ID of the model that generated the whole answer. `finish` is "stop" (the
+    model ended the answer), "length" (`max_new_tokens` was reached) or "abort" (the client stopped the
+    answer). `cut` is the shortened prompt that was answered, or None if the prompt fit into the context
+    window.
     """
 
     text: str
@@ -156,9 +158,14 @@ class Answer:
 class Delta:
     """One event of a streamed answer; exactly one of `text`, `restarted`, `waiting` and `answer` is set.
 
-    `text` (with `model`) is appended to the answer. `restarted` discards all text so far: the engine crashed and
-    another one starts over. `waiting` is the number of questions before this one in the queue; with `paused`, the
-    deployment answers none of them for now. `answer` is the whole answer, in the last delta.
+    Attributes:
+        text: Text to append to the answer, generated by `model`.
+        model: The ID of the model that generated `text`.
+        restarted: Whether to discard all text so far, because the engine crashed and another engine starts
+            over.
+        answer: The whole answer, in the last event.
+        waiting: The number of questions ahead of this question in the queue.
+        paused: Whether the deployment currently answers no queued questions; only with `waiting`.
     """
 
     text: str = ""
@@ -170,8 +177,12 @@ class Delta:
 
 
 class Engine(Protocol):
-    """Answers prompts: one engine process over HTTP, or the deployment over several."""
+    """Interface for answering prompts, implemented by the HTTP client of one engine and by the deployment."""
 
     def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        """Stream the answer; the last delta has the `Answer`. Raises `InferenceError`."""
+        """Stream the answer as deltas; the last delta has the complete `Answer`.
+
+        Raises:
+            InferenceError: The prompt was not answered completely.
+        """
         ...

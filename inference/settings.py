@@ -1,4 +1,4 @@
-"""Settings of `[inference]` in config.toml. Times are in seconds."""
+"""Settings in the `[inference]` section of config.toml. All times are in seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LocalText = Annotated[str, AfterValidator(lambda text: str(_expanded(Path(text))
 
 
 class LmdeploySettings(BaseModel):
-    """Settings of `[inference.lmdeploy]`: the sizes of lmdeploy's TurboMind engine."""
+    """Settings in `[inference.lmdeploy]`: the cache, context and batch sizes of lmdeploy's TurboMind engine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,7 +72,7 @@ class LmdeploySettings(BaseModel):
 
 
 class InferenceSettings(BaseModel):
-    """Settings of `[inference]`: the engine, its limits and timeouts."""
+    """Settings in `[inference]`: the engine, its limits and its timeouts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -165,11 +165,11 @@ class InferenceSettings(BaseModel):
 
     @property
     def side_by_side(self) -> int:
-        """Number of engines that one card must have room for."""
+        """The number of engines that a single GPU must have room for."""
         return 2 if self.swap == "blue-green" else 1
 
     def checkpoint(self) -> Path:
-        """Return the directory of `model`."""
+        """Return the checkpoint directory of the model chosen by the setting `model`."""
         return CHECKPOINT if self.model == TINY else Path(self.model)
 
     @field_validator("endpoints")

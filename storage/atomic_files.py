@@ -1,4 +1,7 @@
-"""Atomic writes: files appear whole or not at all, even after a crash or a power failure. Standard library only."""
+"""Atomic file writes: a file appears either complete or not at all, even after a crash.
+
+Files written by `write_durably` also survive a power failure. Only the standard library is used.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,13 @@ PART: Final = ".part"
 def write_durably(path: Path, data: bytes, *, temporary_folder: Path | None = None) -> None:
     """Write `data` to `path` through a temporary file that is flushed to disk and then renamed.
 
-    A process that is killed leaves behind at most a file whose name ends in PART.
+    If the process is killed, it leaves behind at most a file whose name ends in `PART`.
 
     Args:
-        path: The file.
-        data: Its content.
-        temporary_folder: The folder of the temporary file, on the same file system; by default that of `path`.
+        path: The file to write.
+        data: The file's content.
+        temporary_folder: The folder for the temporary file, on the same file system as `path`; by default,
+            the folder of `path`.
 
     Raises:
         OSError: The file cannot be written.
@@ -45,10 +49,13 @@ def write_durably(path: Path, data: bytes, *, temporary_folder: Path | None = No
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text, given whole or in pieces, to a temporary file next to `path` that is then renamed.
+    """Write a text, given whole or in pieces, to a temporary file next to `path` and rename it to `path`.
 
-    The file survives a crash of the process, but not of the machine. A process that is killed leaves behind at most a
-    file whose name ends in PART. Raises `OSError`.
+    The file survives a crash of the process, but not necessarily of the machine. If the process is killed,
+    it leaves behind at most a file whose name ends in `PART`.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     temporary = path.with_name(path.name + PART)
     try:
@@ -61,13 +68,21 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file's bytes to disk. Raises `OSError`."""
+    """Flush a file's bytes to disk.
+
+    Raises:
+        OSError: The file cannot be opened or flushed.
+    """
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a folder's entries to disk; without this, a rename may be lost. Raises `OSError`."""
+    """Flush a folder's entries to disk, without which a rename in the folder may be lost.
+
+    Raises:
+        OSError: The folder cannot be opened or flushed.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

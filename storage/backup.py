@@ -1,7 +1,8 @@
-"""Backups: the ledger, the clean pictures and, on request, the models, copied to a new folder while the bot runs.
+"""Backups of the ledger, the re-encoded pictures and, on request, the models, made while the bot runs.
 
-A snapshot of the ledger is copied first, then the pictures that this snapshot names, each of which is checked. The
-folder gets its name once everything is on disk. It has the layout of `storage.dir`; to restore a backup, put it there.
+A snapshot of the ledger is copied to a new folder first, then the pictures listed in the snapshot, each
+of which is checked. The folder gets its final name once everything is on disk. Its layout is that of
+`storage.dir`; to restore a backup, move the folder to that path.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """The contents of a backup. `pictures` is their number; `lost` names pictures whose files were already missing."""
+    """The contents of a backup.
+
+    Attributes:
+        pictures: The number of pictures.
+        models: The names of the models.
+        lost: The names of pictures whose files were already missing.
+    """
 
     pictures: int
     models: tuple[str, ...]
@@ -36,13 +43,15 @@ class Backup:
 
 
 class _Forgotten(Exception):
-    """A person was erased during the backup, which must not keep their data."""
+    """A user's data were erased during the backup, and the backup must not contain them."""
 
 
 async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: ModelStore | None = None) -> Backup:
-    """Write a checked backup into the new folder `out`, with the trained models if `models` is given.
+    """Write a checked backup into the new folder `out`, including the trained models if `models` is given.
 
-    Raises `StorageError` if `out` exists or something is damaged; in that case nothing is left behind.
+    Raises:
+        StorageError: The folder exists already, or some of the data are damaged. Nothing is left behind in
+            that case.
     """
     if out.exists():
         raise StorageError(f"{out} exists already: choose another name for the backup.")

@@ -1,4 +1,4 @@
-"""Base class of the ledger's parts, and helpers for queries."""
+"""Base class for the parts of the ledger, and helpers for queries."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Queries:
         self._clock = clock
 
     async def _write(self, work: Callable[[Database], Result]) -> Result:
-        """Run `work` on the writer's thread; return after the commit."""
+        """Run `work` on the writer's thread and return its result after the commit."""
         return await self._writer.do(work)
 
     async def _execute(self, sql: str, values: Values = ()) -> int:
-        """Run one statement on the writer's thread; return the number of changed rows after the commit."""
+        """Run one statement on the writer's thread and, after the commit, return the number of changed rows."""
         return await self._writer.do(lambda database: int(database.execute(sql, values).rowcount))
 
     async def _read(self, work: Callable[[Database], Result]) -> Result:
-        """Run `work` on a reading thread."""
+        """Run `work` on a reader's thread and return its result."""
         return await self._readers.do(work)
 
     async def _first(self, sql: str, values: Values = ()) -> sqlite3.Row | None:
-        """Return the first row of a query, or None if there is none."""
+        """Return the first row of a query's result, or None if the result is empty."""
         return await self._read(lambda database: first(database, sql, values))
 
     async def _find(self, record: Callable[[sqlite3.Row], Record], sql: str, values: Values = ()) -> Record | None:
@@ -50,16 +50,16 @@ class Queries:
         return [record(row) for row in await self._every(sql, values)]
 
     async def _every(self, sql: str, values: Values = ()) -> list[sqlite3.Row]:
-        """Return all rows of a query."""
+        """Return all rows of a query's result."""
         return await self._read(lambda database: every(database, sql, values))
 
     async def _number(self, sql: str, values: Values = ()) -> int:
-        """Return the one integer that a query yields."""
+        """Return the single integer that a query yields."""
         return await self._read(lambda database: number(database, sql, values))
 
 
 def first(database: Database, sql: str, values: Values = ()) -> sqlite3.Row | None:
-    """Return the first row of a query, or None if there is none."""
+    """Return the first row of a query's result, or None if the result is empty."""
     row: sqlite3.Row | None = database.execute(sql, values).fetchone()
     return row
 
@@ -78,12 +78,12 @@ def known(record: Record | None, trouble: str) -> Record:
 
 
 def every(database: Database, sql: str, values: Values = ()) -> list[sqlite3.Row]:
-    """Return all rows of a query."""
+    """Return all rows of a query's result."""
     return database.execute(sql, values).fetchall()
 
 
 def number(database: Database, sql: str, values: Values = ()) -> int:
-    """Return the one integer that a query yields, such as a count."""
+    """Return the single integer that a query yields, such as a count."""
     value: int = database.execute(sql, values).fetchone()[0]
     return value
 
@@ -96,5 +96,5 @@ def insert(database: Database, sql: str, values: Values) -> int:
 
 
 def column(database: Database, sql: str, values: Values = ()) -> list[Any]:
-    """Return the first column of a query's rows."""
+    """Return the first column of a query's result."""
     return [row[0] for row in database.execute(sql, values)]

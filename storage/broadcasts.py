@@ -1,8 +1,8 @@
-"""Broadcasts: who still has to receive one, who has, and who could not.
+"""Broadcasts and their delivery to each recipient.
 
-A broadcast is identified by the update that asked for it, whose row in the inbox keeps the text. Each recipient has a
-row, so that a bot that was killed can resume. The rows are deleted when the next broadcast begins, or when their person
-is erased.
+A broadcast is identified by the update that requested it; the update's row in the inbox holds the text.
+Each recipient has a row, so that the bot can resume after being killed. The rows are deleted when the
+next broadcast begins, or when the recipient's data are erased.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ _MOVE = 'UPDATE broadcasts SET state = ? WHERE "update" = ?'
 
 
 class Broadcasts(Queries):
-    """Broadcasts and their recipients."""
+    """The broadcasts in the ledger and their recipients."""
 
     async def begin(self, update: int, chats: Iterable[int]) -> None:
-        """Store the recipients, the oldest chat first.
+        """Store the recipients of the broadcast requested by `update`, oldest chat first.
 
-        A second call for an update only marks as doubtful the recipient that an earlier process was sending to.
+        If they are already stored, the call only marks as doubtful the recipient to which an earlier process was
+        still sending.
         """
         wanted = json.dumps(list(chats))
 
@@ -45,7 +46,7 @@ class Broadcasts(Queries):
         await self._write(work)
 
     async def next_recipient(self, update: int) -> int | None:
-        """Return the next chat that is due and mark it as being sent to, or return None if none is left."""
+        """Mark the next due recipient as being sent to and return its chat ID, or return None if none is due."""
 
         def work(database: Database) -> int | None:
             row = first(
@@ -61,14 +62,14 @@ class Broadcasts(Queries):
         return await self._write(work)
 
     async def set_recipient(self, update: int, chat: int, state: RecipientState) -> None:
-        """Store the result for a chat. Does nothing if the chat was erased meanwhile."""
+        """Store the delivery state of a recipient, unless the chat has been erased in the meantime."""
         await self._execute(f"{_MOVE} AND chat = ?", (state, update, chat))
 
     async def cancel(self, update: int) -> int:
-        """Cancel a broadcast; return the number of chats that will not receive it."""
+        """Cancel a broadcast and return the number of chats that will therefore not receive it."""
         return await self._execute(f"{_MOVE} AND state = 'due'", (RecipientState.SKIPPED, update))
 
     async def recipients(self, update: int) -> dict[int, RecipientState]:
-        """Return every recipient with its state, in the order of sending."""
+        """Return the delivery state of every recipient by chat ID, in the order of sending."""
         rows = await self._every('SELECT chat, state FROM broadcasts WHERE "update" = ? ORDER BY rowid', [update])
         return {row["chat"]: RecipientState(row["state"]) for row in rows}

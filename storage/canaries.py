@@ -1,4 +1,7 @@
-"""Canaries: models tried alongside the live one on a share of the conversations, and how each trial ended."""
+"""Canaries: models tried alongside the live model on a share of the conversations.
+
+The ledger also records how each trial ended.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,12 @@ SELECT rater, model, value FROM (
 
 @dataclass(frozen=True, slots=True)
 class TrialVote:
-    """A vote on an answer given since the trial began, by the canary (`canary` is True) or by the live model."""
+    """A vote on an answer that was given after a trial began.
+
+    Attributes:
+        canary: Whether the answer is by the canary rather than the live model.
+        liked: Whether the vote is a thumbs up.
+    """
 
     rater: int
     canary: bool
@@ -46,13 +54,14 @@ class TrialVote:
 
 
 class Canaries(Queries):
-    """Trials of canaries. At most one runs at a time."""
+    """The trials of canaries, of which at most one is running at a time."""
 
     async def start(self, model: str, share: float) -> Trial:
-        """Begin the trial of a candidate alongside the live model.
+        """Begin a trial of the candidate `model` alongside the live model on `share` (0 to 1) of the conversations.
 
-        Raises `UnknownRecord`, and `IllegalTransition` if another trial is running, if no model is live, or if the
-        model is not a candidate.
+        Raises:
+            UnknownRecord: There is no such model.
+            IllegalTransition: Another trial is running, no model is live, or `model` is not a candidate.
         """
 
         def work(database: Database) -> Trial:
@@ -73,17 +82,21 @@ class Canaries(Queries):
         return await self._write(work)
 
     async def running(self) -> Trial | None:
-        """Return the trial that has not ended, or None if there is none."""
+        """Return the running trial, or None if there is none."""
         return await self._read(running_trial)
 
     async def latest(self, model: str) -> Trial | None:
-        """Return the latest trial of a model, or None if there is none."""
+        """Return the latest trial of a model, or None if it has had none."""
         return await self._find(_trial, f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
 
     async def end(self, trial: int, verdict: Verdict, reason: str) -> Trial:
-        """End a trial without a promotion: reject its model for the reason, or make it a candidate again if VOID.
+        """End a trial without a promotion.
 
-        Raises `IllegalTransition` for a trial that has ended and for PROMOTED, which is left to `Promotions.make`.
+        The model becomes a candidate again if `verdict` is VOID; otherwise it is rejected for `reason`.
+
+        Raises:
+            IllegalTransition: The trial has already ended, or `verdict` is PROMOTED (use `Promotions.make`
+                instead).
         """
 
         def work(database: Database) -> Trial:
@@ -99,10 +112,10 @@ class Canaries(Queries):
         return await self._write(work)
 
     async def votes(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[TrialVote]:
-        """Return the latest vote of each rater on each answer since the trial began, in the order of voting.
+        """Return each rater's latest vote on each answer given since the trial began, in the order of voting.
 
-        Votes of people who opted out or are blocked, and votes in blocked groups, are left out. So are votes on the
-        winner of a duel, because the choice itself counts (`Duels.won`).
+        Votes by users who opted out or are blocked, and votes in blocked groups, are left out. Votes on the
+        winning answer of a duel are left out too, because `Duels.won` counts the choice itself.
         """
         values = {"after": trial.after, "model": trial.model, "live": trial.live,
                   "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip
@@ -111,14 +124,15 @@ class Canaries(Queries):
 
 
 def running_trial(database: Database) -> Trial | None:
-    """Return the trial that has not ended, or None if there is none."""
+    """Return the running trial, or None if there is none."""
     return find(_trial, database, f"{_SELECT} WHERE ended IS NULL")
 
 
 def end_by_promotion(database: Database, model: str, reason: str, now: float) -> None:
-    """End the running trial, if any, before `model` becomes live: as promoted if it is its canary, else as stopped.
+    """End the running trial, if any, because `model` is about to become live.
 
-    The state of the promoted model is left to the caller.
+    The trial ends as promoted if `model` is its canary, and otherwise as stopped. The caller sets the state
+    of `model`.
     """
     trial = running_trial(database)
     if trial is None:

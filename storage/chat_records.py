@@ -1,6 +1,6 @@
-"""Rows about chats: people, pictures, exchanges, and the updates and replies that produce them.
+"""Records about chats: users, pictures, exchanges, updates and replies.
 
-Times are UTC seconds since the epoch. Ids of people, chats, updates and messages are Telegram's.
+Times are UTC seconds since the epoch. IDs of users, chats, updates and messages are Telegram's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from enum import StrEnum
 class Person:
     """A Telegram user.
 
-    `language` was chosen with /language; None follows `client_language`. Training uses neither questions nor votes of a
-    person who `opted_out`. A person who `wants_notes` is notified when a model that learned from their votes goes live.
+    Attributes:
+        language: The language chosen with /language; None to follow `client_language`.
+        opted_out: Whether the user's questions and votes are excluded from training.
+        wants_notes: Whether the user is notified when a model that learned from the user's votes goes live.
     """
 
     id: int
@@ -27,7 +29,11 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A Telegram chat; `kind` is private, group, supergroup or channel."""
+    """A Telegram chat.
+
+    Attributes:
+        kind: One of "private", "group", "supergroup" and "channel".
+    """
 
     id: int
     kind: str = "private"
@@ -37,8 +43,9 @@ class Chat:
 class PictureState(StrEnum):
     """The state of a picture's re-encoding.
 
-    RAW pictures are stored as they were sent, by a release that did not re-encode. CLEAN ones have been re-encoded.
-    QUARANTINED ones could not be re-encoded, and are never shown to an engine, trained on, exported or backed up.
+    RAW pictures are stored as they were sent, by a release that did not re-encode pictures. CLEAN pictures
+    have been re-encoded. QUARANTINED pictures could not be re-encoded, and are never shown to an engine,
+    used for training, exported or backed up.
     """
 
     RAW = "raw"
@@ -48,9 +55,13 @@ class PictureState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A picture whose bytes are in the picture folder under `sha256`.
+    """A picture whose bytes are stored in the picture folder under the name `sha256`.
 
-    `width` and `height` are in pixels, `size` is in bytes, and `phash` is a 64-bit perceptual hash in hex.
+    Attributes:
+        width: The width in pixels.
+        height: The height in pixels.
+        size: The size in bytes.
+        phash: A 64-bit perceptual hash in hexadecimal.
     """
 
     sha256: str
@@ -65,19 +76,19 @@ class StoredPicture:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question, its answer, and everything that produced it.
+    """A question, its answer, and everything that produced the answer.
 
     Attributes:
-        session: The conversation.
-        update: The update with the question. It is unique, so that a replay finds the exchange instead of answering
-            twice.
-        pictures: SHA-256 of the question's own pictures.
-        former_pictures: Their names before they were re-encoded; empty if the names are the same.
-        prompt_hash: Hash of the rendered prompt and its pictures, as they were then.
-        replaces: The first exchange at this position of the conversation, for a question that was answered again or
-            edited. The newest exchange of a position counts; the others are kept.
-        finish: Why the answer ended; "abort" if its asker stopped it.
-        top_k: None in rows from releases that did not record it.
+        session: The ID of the conversation.
+        update: The ID of the update with the question. It is unique, so that handling the update again finds
+            the exchange instead of answering twice.
+        pictures: The SHA-256 hashes of the question's own pictures.
+        former_pictures: The names of the pictures before re-encoding; empty if they have not changed.
+        prompt_hash: The hash of the rendered prompt and its pictures at the time of the answer.
+        replaces: The ID of the first exchange at this position of the conversation, if its question was
+            answered again or edited. The newest exchange at a position counts; the others are kept.
+        finish: Why the answer ended; "abort" if the user who asked stopped it.
+        top_k: The top-k setting for the answer; None in rows from releases that did not record it.
     """
 
     session: int
@@ -109,13 +120,13 @@ class Exchange:
 
     @property
     def position(self) -> int:
-        """The id of the first exchange at this position of the conversation."""
+        """The ID of the first exchange at this exchange's position in the conversation."""
         return self.replaces or self.id
 
 
 @dataclass(frozen=True, slots=True)
 class StoredUpdate:
-    """An update in the inbox. Updates of one `lane` are handled one after the other."""
+    """An update in the inbox; updates with the same `lane` are handled one after another."""
 
     id: int
     lane: str
@@ -128,11 +139,15 @@ class StoredUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A message of the bot that belongs to an update; `slot` counts the update's replies from 0.
+    """A message that the bot sends in response to an update.
 
-    It is stored with `message` None before it is sent, and with Telegram's message id afterwards. A replay that finds
-    an id edits that message; one that finds None may send a placeholder twice. `question` is the message that it
-    answers, or 0 if there is none.
+    Attributes:
+        slot: The number of the reply among the update's replies, from 0.
+        message: Telegram's ID of the message, or None if the reply is stored but not known to be sent. When
+            the update is handled again, a reply with an ID is edited; if it has none, a placeholder may be
+            sent twice.
+        final: Whether the message shows its final text.
+        question: The ID of the message that the reply answers, or 0 if there is none.
     """
 
     update: int

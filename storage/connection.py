@@ -1,4 +1,4 @@
-"""Connections to the ledger's file, and the translation of SQLite's errors to `StorageError`."""
+"""Connections to the ledger's file, and the translation of SQLite errors to `StorageError`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ BUSY_SECONDS = 30.0
 
 
 def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_SECONDS) -> Database:
-    """Open `path` with the settings that the ledger relies on; the caller closes the connection.
+    """Open the ledger's file at `path` with the settings that the ledger relies on.
 
-    In WAL mode with synchronous=FULL, a commit that has returned survives a crash of the process or of the machine
-    (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL would sync only at checkpoints and lose the latest
-    commits. secure_delete overwrites deleted rows with zeros, so that no text remains in a free page
-    (https://www.sqlite.org/pragma.html#pragma_secure_delete). `isolation_level` is None because transactions are begun
-    explicitly. A thread other than the one that uses the connection may close it.
-    Raises `StorageError` if the file cannot be opened or is not a database.
+    The caller must close the connection, and may do so from a thread other than the one that uses it.
+
+    In WAL mode with synchronous=FULL, a commit that has returned survives a crash of the process or the
+    machine (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL would sync only at checkpoints
+    and lose the latest commits. secure_delete overwrites deleted rows with zeros, so that no text remains in
+    free pages (https://www.sqlite.org/pragma.html#pragma_secure_delete). `isolation_level` is None because
+    transactions are begun explicitly.
+
+    Raises:
+        StorageError: The file cannot be opened or is not a database.
     """
     with translating_errors(path):
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
@@ -46,7 +50,10 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
 
 @contextmanager
 def inspecting(path: Path) -> Iterator[Database]:
-    """Open `path` without creating it, changing settings or writing; translate errors inside the block."""
+    """Open the ledger at `path` read-only, without creating it or changing its settings.
+
+    SQLite errors inside the `with` block are raised as `StorageError`.
+    """
     with (
         translating_errors(path),
         closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection,
@@ -57,7 +64,7 @@ def inspecting(path: Path) -> Iterator[Database]:
 
 @contextmanager
 def translating_errors(path: Path) -> Iterator[None]:
-    """Translate SQLite's errors inside the block to `StorageError`."""
+    """Translate SQLite errors that occur inside the `with` block to `StorageError`."""
     try:
         yield
     except sqlite3.Error as error:
@@ -65,7 +72,7 @@ def translating_errors(path: Path) -> Iterator[None]:
 
 
 def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
-    """Return the `StorageError` for an SQLite error about the ledger at `path`."""
+    """Return the `StorageError` that describes an SQLite error in the ledger at `path`."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None  # the low byte: https://www.sqlite.org/rescode.html
     if primary == sqlite3.SQLITE_FULL:

@@ -1,7 +1,7 @@
-"""Corrections: better answers that people suggest (table `demonstrations`).
+"""Corrections: better answers that users suggest (table `demonstrations`).
 
-Once confirmed, a correction is trained on in place of the model's answer. The newest confirmed correction of an
-exchange counts. The bot decides who may confirm.
+Once a correction is confirmed, training uses it instead of the model's answer. The newest confirmed
+correction of an exchange counts. The bot decides who may confirm corrections.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FR
 
 
 class Corrections(Queries):
-    """Suggested answers."""
+    """The corrections in the ledger."""
 
     async def add(self, demonstration: Correction) -> int:
-        """Add an unconfirmed correction and return its id.
+        """Add an unconfirmed correction and return its ID.
 
-        If its update has already added a correction, that one's id is returned. Raises `UnknownRecord` for an exchange
-        that does not exist or was deleted.
+        If the correction's update has already added one, the ID of the existing correction is returned.
+
+        Raises:
+            UnknownRecord: The exchange does not exist or was deleted.
         """
         new = demonstration
         now = new.created or self._clock()
@@ -46,18 +48,26 @@ class Corrections(Queries):
         return await self._write(work)
 
     async def count_since(self, author: int, since: float, exchange: int) -> int:
-        """Count the exchanges, other than `exchange`, that a person has corrected since the time `since`."""
+        """Count the exchanges, other than `exchange`, that the user `author` has corrected since the time `since`."""
         return await self._number(
             "SELECT count(DISTINCT exchange) FROM demonstrations WHERE author = ? AND created >= ? AND exchange <> ?",
             (author, since, exchange),
         )
 
     async def get(self, demonstration: int) -> Correction:
-        """Return the correction with this id. Raises `UnknownRecord`."""
+        """Return the correction with the ID `demonstration`.
+
+        Raises:
+            UnknownRecord: There is no such correction.
+        """
         return await self._read(lambda database: _get(database, demonstration))
 
     async def for_message(self, chat: int, message: int) -> Correction | None:
-        """Return the correction that a message makes or a message of the bot is about, or None if there is none."""
+        """Return the correction to which a message belongs, or None if there is none.
+
+        The message is either the user's, which makes the correction, or a message of the bot about the
+        correction.
+        """
         return await self._find(
             _demonstration,
             f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
@@ -66,9 +76,12 @@ class Corrections(Queries):
         )
 
     async def confirm(self, demonstration: int, by: int | None) -> None:
-        """Confirm a correction in the name of `by`, or withdraw the confirmation for later runs if `by` is None.
+        """Confirm a correction on behalf of the user `by`, or withdraw its confirmation if `by` is None.
 
-        Raises `UnknownRecord`.
+        A withdrawal affects only later runs.
+
+        Raises:
+            UnknownRecord: There is no such correction.
         """
 
         def work(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""Counts of what people and models did, for the operator."""
+"""Statistics about the activity of users and models, for the operator."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ SELECT id, name, opted_out,
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """The answers of one model on one day (ISO date, UTC) and the votes on them."""
+    """The numbers of one model's answers on one day and of the votes on these answers.
+
+    Attributes:
+        day: The UTC date in ISO format.
+    """
 
     day: str
     model: str
@@ -65,7 +69,11 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """The votes on a model's answers: the latest of each rater on each answer, excluding people who opted out."""
+    """The numbers of votes for and against a model's answers.
+
+    Only the latest vote of each rater on each answer counts. Votes by users who opted out of training are
+    excluded.
+    """
 
     ups: int = 0
     downs: int = 0
@@ -77,13 +85,23 @@ class Approval:
 
     @property
     def share(self) -> float:
-        """The share of thumbs up, 0 to 1. Raises ZeroDivisionError if there are no votes."""
+        """The share of thumbs up among the votes, from 0 to 1.
+
+        Raises:
+            ZeroDivisionError: There are no votes.
+        """
         return self.ups / self.votes
 
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A person with the number of their answers and of their votes that count, and when they were last `seen`."""
+    """A user and the extent of their participation.
+
+    Attributes:
+        answers: The number of answers that the user received.
+        votes: The number of the user's votes that count.
+        seen: When the user was last seen.
+    """
 
     id: int
     name: str
@@ -94,30 +112,32 @@ class Participant:
 
 
 class Counts(Queries):
-    """Totals, and counts over time."""
+    """Queries for totals and for counts by day, model and user."""
 
     async def totals(self) -> dict[str, int]:
-        """Return the number of rows by subject, for status and metrics.
+        """Return the number of rows of each kind, for status and metrics.
 
-        `votes` counts all votes ever cast; `ups` and `downs` count only the latest of each rater on each answer.
+        The entry `votes` counts all votes ever cast; `ups` and `downs` count only each rater's latest vote on
+        each answer.
         """
         row = await self._first(_TOTALS)
         assert row is not None
         return dict(row)
 
     async def days(self, since: float) -> list[Day]:
-        """Return the answers of each model on each day (UTC) from `since` on (UTC seconds), with their votes.
+        """Return the numbers of answers, and of the votes on them, for each model and UTC day.
 
-        The latest vote of each rater counts, whenever it was cast. Days without answers are left out.
+        Answers before the time `since` (UTC seconds since the epoch) are ignored, and days without answers are
+        left out. Each rater's latest vote on an answer counts, whenever it was cast.
         """
         return await self._list(lambda row: Day(**row), _DAYS, [since])
 
     async def approvals(self) -> dict[str, Approval]:
-        """Return the votes on each model's answers; models without votes are left out."""
+        """Return the approval of each model by model ID, leaving out models without votes."""
         rows = await self._every(_APPROVALS)
         return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
 
     async def participants(self) -> list[Participant]:
-        """Return all known people, the most recently seen first."""
+        """Return all known users, most recently seen first."""
         rows = await self._every(_PARTICIPANTS)
         return [Participant(**{**dict(row), "opted_out": bool(row["opted_out"])}) for row in rows]

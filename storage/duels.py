@@ -1,7 +1,8 @@
-"""Duels: two answers to one question, one from each model of a trial. The asker may choose the better one.
+"""Duels: two answers to one question, one by each model in a trial. The user may choose the better one.
 
-One answer, the standing one, is recorded as an exchange. Its rival is kept here, and becomes the exchange if it is
-chosen, so that the conversation goes on with the better answer. A row always holds the standing answer and its rival.
+One of them, the standing answer, is recorded as an exchange. The other, its rival, is stored only in the
+duel's row; if it is chosen, it becomes the exchange, so that the conversation continues with the better
+answer, and the former standing answer takes its place in the row.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ SELECT exchanges.model = :model AS canary
 
 @dataclass(frozen=True, slots=True)
 class Duel:
-    """Two answers to one question.
+    """A duel between two answers to one question.
 
     Attributes:
         exchange: The standing answer, which is part of the conversation.
         rival: The other answer.
-        better: 1 if the standing answer was chosen, 0 if neither was, None before the choice.
+        better: 1 if an answer was chosen (it is then the standing one), 0 if neither was, None before the
+            choice.
     """
 
     id: int
@@ -46,10 +48,10 @@ class Duel:
 
 
 class Duels(Queries):
-    """Duels."""
+    """The duels in the ledger."""
 
     async def start(self, exchange: Exchange, rival: Exchange) -> Duel:
-        """Add a duel between a recorded answer and another one."""
+        """Add and return a duel between the recorded answer `exchange` and the answer `rival`."""
 
         def work(database: Database) -> Duel:
             database.execute(
@@ -62,7 +64,7 @@ class Duels(Queries):
         return await self._write(work)
 
     async def open(self, exchange: int) -> Duel | None:
-        """Return the undecided duel of a standing answer, or None if there is none."""
+        """Return the undecided duel whose standing answer is `exchange`, or None if there is none."""
 
         def work(database: Database) -> Duel | None:
             row = first(database, "SELECT id FROM duels WHERE exchange = ? AND better IS NULL", [exchange])
@@ -71,7 +73,11 @@ class Duels(Queries):
         return await self._read(work)
 
     async def get(self, duel: int) -> Duel:
-        """Return a duel. Raises `UnknownRecord`."""
+        """Return the duel with the ID `duel`.
+
+        Raises:
+            UnknownRecord: There is no such duel.
+        """
         return await self._read(lambda database: _get(database, "id", duel))
 
     async def choose(self, duel: int, chooser: int, choice: int, update: int) -> Duel:
@@ -109,9 +115,9 @@ class Duels(Queries):
         return await self._write(work)
 
     async def won(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[bool]:
-        """Return, for each duel of a trial in which an answer was chosen, whether it was the canary's.
+        """Return, for each duel of a trial in which an answer was chosen, whether the canary's answer was chosen.
 
-        Duels of people who opted out or are blocked, and duels in blocked groups, are left out.
+        Duels decided by users who opted out or are blocked, and duels in blocked groups, are left out.
         """
         values = {"after": trial.after, "model": trial.model, "live": trial.live,
                   "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip

@@ -1,24 +1,24 @@
-"""The errors of the storage package, whose texts name the next step.
+"""The errors of the storage package, whose messages say what to do next.
 
-The error family::
+The hierarchy::
 
     StorageError
-    ├── IllegalTransition   a run or a model cannot enter that state from its present one
-    ├── RunBusy             another run has not ended; only one at a time
-    ├── UnknownRecord       no row has that identifier
+    ├── IllegalTransition   a run or a model cannot enter the requested state from its present one
+    ├── RunBusy             another run has not ended; only one may run at a time
+    ├── UnknownRecord       no row has the given identifier
     ├── NotSaved            the disk is full or failing
-    └── Damaged             bytes that do not match their digest
+    └── Damaged             the bytes of a file do not match their digest
 """
 
 from __future__ import annotations
 
 
 class StorageError(Exception):
-    """Base class of the errors of this package. The text names the next step."""
+    """Base class for the errors of the storage package, whose messages say what to do next."""
 
 
 class IllegalTransition(StorageError):
-    """A run or a model was asked to enter a state that its present one does not lead to."""
+    """A run or a model cannot enter the requested state from its present one."""
 
 
 class RunBusy(StorageError):
@@ -26,11 +26,11 @@ class RunBusy(StorageError):
 
 
 class CanaryRunning(RunBusy):
-    """A canary is being tried, and no run may begin meanwhile."""
+    """A canary is being tried; no run may begin until its trial ends."""
 
 
 class UnknownRecord(StorageError):
-    """No row has that identifier."""
+    """No row has the given identifier."""
 
 
 class NotSaved(StorageError):

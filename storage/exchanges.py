@@ -1,4 +1,4 @@
-"""Exchanges: questions, their answers, and what produced them."""
+"""Exchanges: questions with their answers, and the data that produced the answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PICTURED = "EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = {})"
 
 
 def exchange_of(row: sqlite3.Row) -> Exchange:
-    """Return the exchange that a row of `SELECT_EXCHANGES` holds."""
+    """Return the exchange stored in a row of a `SELECT_EXCHANGES` query."""
     values = dict(row)
     pictures, former_pictures = (tuple(json.loads(values[name])) for name in ("pictures", "former_pictures"))
     values |= {"pictures": pictures, "former_pictures": () if former_pictures == pictures else former_pictures}
@@ -49,34 +49,39 @@ class Exchanges(Queries):
     """Exchanges and conversation histories."""
 
     async def record(self, exchange: Exchange) -> Exchange:
-        """Record a question with its answer, and return it with its id and time.
+        """Record a question with its answer, and return the exchange with its ID and time.
 
-        If the update already has an exchange, that one is returned.
+        If the update already has an exchange, the existing exchange is returned.
 
-        Raises `UnknownRecord` if the session, the asker or the replaced exchange was deleted meanwhile, and
-        `StorageError` if a picture is unknown.
+        Raises:
+            UnknownRecord: The session, the user who asked or the replaced exchange was deleted in the meantime.
+            StorageError: A picture is unknown.
         """
         made = replace(exchange, created=exchange.created or self._clock())
         return await self._write(lambda database: record_exchange(database, made))
 
     async def get(self, exchange: int) -> Exchange:
-        """Return the exchange with this id. Raises `UnknownRecord`."""
+        """Return the exchange with the ID `exchange`.
+
+        Raises:
+            UnknownRecord: There is no such exchange.
+        """
         return await self._read(lambda database: exchange_with(database, exchange))
 
     async def for_update(self, update: int) -> Exchange | None:
-        """Return the exchange that answered an update, or None if it has not been answered."""
+        """Return the exchange that answered an update, or None if the update has not been answered."""
         return await self._find(exchange_of, f'{SELECT_EXCHANGES} WHERE "update" = ?', [update])
 
     async def for_question(self, chat: int, question: int) -> Exchange | None:
-        """Return the newest exchange that answers a person's message, or None if there is none."""
+        """Return the newest exchange that answers a user's message, or None if there is none."""
         return await self._replied(chat, "question", question)
 
     async def for_message(self, chat: int, message: int) -> Exchange | None:
-        """Return the exchange whose answer a message of the bot shows, or None if it shows none."""
+        """Return the exchange whose answer a message of the bot shows, or None if the message shows no answer."""
         return await self._replied(chat, "message", message)
 
     async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:
-        """Return the exchange that a message of the bot asks to correct, or None if it asks for no correction."""
+        """Return the exchange for which a message of the bot requests a correction, or None if it requests none."""
         return await self._find(
             exchange_of,
             f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
@@ -95,15 +100,19 @@ class Exchanges(Queries):
         )
 
     async def newest_at(self, place: int) -> int | None:
-        """Return the id of the newest exchange at a position of a conversation, or None if it was deleted."""
+        """Return the ID of the newest exchange at a position of a conversation, or None if it was deleted.
+
+        The position is given by `place`, the ID of the first exchange there.
+        """
         return await self._find(
             lambda row: row["id"], "SELECT max(id) AS id FROM exchanges WHERE id = ?1 OR replaces = ?1", [place]
         )
 
     async def history(self, session: int, limit: int, before: int | None = None) -> list[Exchange]:
-        """Return the latest `limit` current exchanges of a session, in the order of the conversation.
+        """Return the last `limit` exchanges of a session, in the order of the conversation.
 
-        The position `before`, if given, and those after it are left out.
+        Only the newest exchange at each position is included. If `before` is given, the exchanges at that
+        position and later ones are left out.
         """
         newest_first = await self._list(
             exchange_of,
@@ -114,9 +123,10 @@ class Exchanges(Queries):
         return newest_first[::-1]
 
     async def history_since(self, session: int, pictures: int, before: int | None = None) -> list[Exchange]:
-        """Return the history from the `pictures`-th newest exchange with pictures on.
+        """Return a session's history, starting at the `pictures`-th newest exchange that has pictures.
 
-        It begins with the oldest such exchange if there are fewer, and is empty if there are none.
+        If fewer exchanges have pictures, the history starts at the oldest of them; if none has any, the history
+        is empty. If `before` is given, the exchanges at that position and later ones are left out.
         """
         return await self._list(
             exchange_of,
@@ -130,19 +140,23 @@ class Exchanges(Queries):
         )
 
     async def has_pictures(self, session: int) -> bool:
-        """Return whether a session has a picture."""
+        """Return whether any exchange of a session has pictures."""
         sql = f"SELECT EXISTS (SELECT 1 FROM exchanges WHERE session = ? AND {_PICTURED.format('exchanges.id')})"
         return bool(await self._number(sql, [session]))
 
 
 def exchange_with(database: Database, exchange: int) -> Exchange:
-    """Return the exchange with this id. Raises `UnknownRecord`."""
+    """Return the exchange with the ID `exchange`.
+
+    Raises:
+        UnknownRecord: There is no such exchange.
+    """
     found = find(exchange_of, database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange])
     return known(found, f"The ledger has no exchange {exchange}: it may have been deleted.")
 
 
 def record_exchange(database: Database, made: Exchange) -> Exchange:
-    """Record an exchange as `Exchanges.record` does."""
+    """Record an exchange; see `Exchanges.record` for the result and the errors."""
     recorded = find(exchange_of, database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [made.update])
     if recorded is not None:
         return recorded

@@ -1,4 +1,4 @@
-"""Permissions of the data folder: only its owner may read its files, even if the folder itself is open to others."""
+"""Permissions that keep the bot's files in the data folder private, even if the folder is open to others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _OURS: Final = ("ledger.db*", "schedule.sqlite*", "pictures", "runs", "logs", "s
 
 
 def open_to_others(directory: Path) -> list[Path]:
-    """Return the entries that others may read or search, or an empty list if the folder itself keeps others out."""
+    """Return the bot's files and folders in `directory` that are accessible to users other than their owner.
+
+    The list is empty if `directory` itself keeps other users out.
+    """
     if not directory.is_dir() or not _mode(directory) & _OTHERS:
         return []
     return [each for pattern in _OURS for each in sorted(directory.glob(pattern)) if _mode(each) & _OTHERS]
@@ -22,8 +25,8 @@ def open_to_others(directory: Path) -> list[Path]:
 def close_to_others(directory: Path) -> None:
     """Remove the permissions of group and others from the bot's files in the data folder.
 
-    The folder itself is left as it is, because the operator may use it for other things too. Files of another user
-    cannot be changed; `open_to_others` still returns them.
+    The folder's own permissions are left unchanged, because the operator may use the folder for other things
+    too. Files owned by another user cannot be changed; `open_to_others` still returns them.
     """
     for each in open_to_others(directory):
         with suppress(OSError):

@@ -1,8 +1,8 @@
-"""The inbox: updates, stored before their arrival is confirmed to Telegram.
+"""The inbox: updates, stored before they are acknowledged to Telegram.
 
-An update is stored, begun when its handling begins, and finished when its effects are complete. On the next start,
-updates that were stored but not finished are handled again. These are the busiest queries, so concurrent callers share
-one statement.
+An update is first stored, then marked as begun when its handling begins, and as finished when its
+effects are complete. On the next start, the bot handles again all updates that were stored but not
+finished. Inbox queries are the ledger's most frequent ones, so concurrent callers share one statement.
 """
 
 from __future__ import annotations
@@ -30,51 +30,67 @@ _IDS = "(SELECT value FROM json_each(?))"
 
 
 class Inbox(Queries):
-    """Updates."""
+    """The updates in the inbox."""
 
     async def store(self, updates: Iterable[Row]) -> list[bool]:
-        """Store updates, given as (id, lane, payload), in one commit; return whether the id of each was new.
+        """Store updates, given as (ID, lane, payload), in one commit.
 
-        Updates of one lane are handled one after the other.
+        Updates with the same lane are handled one after another.
+
+        Returns:
+            For each update, whether its ID was new.
         """
         rows = [(update, lane, _storable(payload)) for update, lane, payload in updates]
         return await self._write(lambda database: self._store(database, rows))
 
     async def pending(self) -> list[StoredUpdate]:
-        """Return the updates that are neither finished nor set aside, in Telegram's order."""
+        """Return the updates that are neither finished nor set aside, in the order of their IDs."""
         return await self._list(_stored, f"{_SELECT} WHERE state IN ('stored', 'begun') ORDER BY id")
 
     async def get(self, update: int) -> StoredUpdate:
-        """Return an update in any state; a finished one has no payload. Raises `UnknownRecord`."""
+        """Return an update, whatever its state; a finished update has no payload.
+
+        Raises:
+            UnknownRecord: There is no such update.
+        """
         found = await self._find(_stored, f"{_SELECT} WHERE id = ?", [update])
         if found is None:
             raise _unknown(update)
         return found
 
     async def begin(self, update: int) -> int:
-        """Count an attempt at an update before handling it; return the number of attempts, including this one.
+        """Count a new attempt at handling an update, and return the number of attempts, including the new one.
 
-        Raises `UnknownRecord`, or `IllegalTransition` for a finished update.
+        Raises:
+            UnknownRecord: There is no such update.
+            IllegalTransition: The update is finished.
         """
         return await self._writer.do_batched(_begin, update)
 
     async def check_disk(self, update: int) -> None:
-        """Test the disk by rewriting an update's row unchanged. Raises `NotSaved` if the disk is full or failing."""
+        """Test the disk by rewriting an update's row unchanged.
+
+        Raises:
+            NotSaved: The disk is full or failing.
+        """
         await self._execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
 
     async def finish(self, update: int, unreachable: str = "") -> None:
-        """Finish an update and drop its payload.
+        """Finish an update and delete its payload.
 
-        `unreachable` is stored as the reason if the answer could not be delivered. Replies to an update whose sender
-        was erased meanwhile are deleted. Raises `UnknownRecord`.
+        If the answer could not be delivered, `unreachable` is stored as the reason. If the sender of the update
+        was erased in the meantime, the replies to the update are deleted.
+
+        Raises:
+            UnknownRecord: There is no such update.
         """
         await self._writer.do_batched(self._finish, (update, unreachable))
 
     async def set_aside(self, update: int, error: str) -> bool:
-        """Set aside an update that fails each time, keeping its payload and `error` for the operator.
+        """Set aside an update whose handling always fails, keeping its payload and `error` for the operator.
 
         Returns:
-            False for a finished update, which stays as it is.
+            False if the update is finished and therefore left unchanged, otherwise True.
 
         Raises:
             UnknownRecord: There is no such update.
@@ -91,12 +107,16 @@ class Inbox(Queries):
         return await self._write(work)
 
     async def prune(self, before: float) -> int:
-        """Delete updates finished before the time `before` and their replies' rows; return the number of updates.
+        """Delete the updates that finished before the time `before`, and the rows of their replies.
 
-        Telegram keeps an undelivered update for a day. The update received last always stays, because its id tells
-        where to continue. It need not be the highest id, since Telegram continues from a random number after a week
-        without updates (https://core.telegram.org/bots/api#update). Replies that show an exchange stay too, because
-        people react to old answers.
+        For the choice of `before`, note that Telegram keeps an undelivered update for a day. The last update
+        received is never deleted, because its ID shows where to continue. It need not have the highest ID, since
+        Telegram continues from a random number after a week without updates
+        (https://core.telegram.org/bots/api#update). Replies that show an exchange are kept too, because users
+        react to old answers.
+
+        Returns:
+            The number of deleted updates.
         """
 
         def work(database: Database) -> int:
@@ -149,7 +169,10 @@ class Inbox(Queries):
 
 
 def refuse_closed(database: Database, update: int | None) -> None:
-    """Raise `UnknownRecord` if the update was closed because its sender's data were erased. None is accepted."""
+    """Raise `UnknownRecord` if `update` was closed because its sender's data were erased.
+
+    None is accepted.
+    """
     if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
         raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")
 
@@ -173,7 +196,7 @@ def _attempts(update: int, attempts: int, state: str) -> int | Exception:
 
 
 def _json(database: Database, sql: str, values: Sequence[int]) -> list[Any]:
-    """Return the list that a query yields as JSON; `values` are passed to it as JSON."""
+    """Run a query with `values` encoded as JSON, and return the list decoded from its JSON result."""
     found: list[Any] = json.loads(database.execute(sql, [json.dumps(values)]).fetchone()[0])
     return found
 
@@ -183,7 +206,11 @@ def _stored(row: sqlite3.Row) -> StoredUpdate:
 
 
 def _storable(payload: str) -> str:
-    """Return `payload`. Raises `StorageError` for a lone surrogate, which UTF-8 cannot encode."""
+    """Return `payload` if it can be encoded as UTF-8.
+
+    Raises:
+        StorageError: The payload contains a lone surrogate, which UTF-8 cannot encode.
+    """
     try:
         payload.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Checks of the ledger, its pictures and the live model, for backups and the doctor. They change nothing."""
+"""Read-only checks of the ledger, its pictures and the live model, for backups and the `doctor` command."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _NAMED = 8
 
 
 def refuse_lost_ledger(path: Path) -> None:
-    """Raise `StorageError` if there are pictures or trained models but the ledger is missing or has no models.
+    """Raise `StorageError` if pictures or trained models exist but the ledger is missing or contains no models.
 
-    A ledger has the base model from the first start on. With an empty one, all pictures would count as stray files.
+    A ledger contains the base model from the bot's first start onward. If the bot began with an empty
+    ledger, all pictures would be treated as stray files.
     """
     beside = path.parent
     left = next((each for kept in ("pictures/??/*", "models/*/manifest.json") for each in beside.glob(kept)), None)
@@ -41,25 +42,31 @@ def _has_models(path: Path) -> bool:
 
 
 def database_faults(connection: sqlite3.Connection) -> list[str]:
-    """Return the damaged pages and dangling references that SQLite finds, or an empty list if there are none."""
+    """Return descriptions of the damaged pages and dangling references that SQLite finds in a database."""
     faults = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_NAMED})") if row[0] != "ok"]
     faults += [f"a row of {row[0]} without its {row[2]}" for row in connection.execute("PRAGMA foreign_key_check")]
     return faults[:_NAMED]
 
 
 def quick_faults(path: Path) -> list[str]:
-    """Return the faults of the pages of the ledger's file, which may be in use.
+    """Return descriptions of the damage that a quick check finds in the ledger's file.
 
-    This is much faster than `ledger_faults`. Raises `StorageError` if the file cannot be read.
+    The file may be in use. The check covers only the file's pages and is much faster than `ledger_faults`.
+
+    Raises:
+        StorageError: The file cannot be read.
     """
     with inspecting(path) as database:
         return [row[0] for row in database.execute(f"PRAGMA quick_check({_NAMED})") if row[0] != "ok"]
 
 
 def live_model_fault(path: Path) -> str:
-    """Return the fault of the live model's files, or an empty string if they are sound or were never published.
+    """Return a description of the fault in the live model's files, or an empty string if there is none.
 
-    Raises `StorageError` if the ledger cannot be read.
+    The result is also empty if the live model was never published.
+
+    Raises:
+        StorageError: The ledger cannot be read.
     """
     with inspecting(path) as database:
         row = first(database, "SELECT id, directory, manifest_hash FROM models WHERE state = 'live'")
@@ -74,9 +81,12 @@ def live_model_fault(path: Path) -> str:
 
 
 def ledger_faults(path: Path) -> list[str]:
-    """Return the faults of the ledger's file, which may be in use.
+    """Return descriptions of the damage and dangling references in the ledger's file.
 
-    Raises `StorageError` if the file cannot be read or was written by a newer release.
+    The file may be in use.
+
+    Raises:
+        StorageError: The file cannot be read or was written by a newer release.
     """
     with inspecting(path) as database:
         refuse_newer(database)
@@ -84,9 +94,13 @@ def ledger_faults(path: Path) -> list[str]:
 
 
 def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
-    """Return the pictures of the ledger at `path` that are missing or differ in size. Raises `StorageError`.
+    """Return descriptions of the faults in the ledger's pictures: missing files and wrong file sizes.
 
-    Quarantined pictures, which backups leave out, are skipped. The ledger of an older release has no picture states.
+    The ledger at `path` may be from an older release, without picture states. Quarantined pictures are
+    skipped, because backups leave them out.
+
+    Raises:
+        StorageError: The ledger cannot be read.
     """
     with inspecting(path) as database:
         rows = every(database, "SELECT * FROM pictures")

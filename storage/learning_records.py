@@ -1,6 +1,6 @@
-"""Rows about learning: votes, corrections, runs, models, promotions and trials.
+"""Records about learning: votes, corrections, runs, models, promotions and trials.
 
-Times are UTC seconds since the epoch. Ids of people and updates are Telegram's.
+Times are UTC seconds since the epoch. IDs of users and updates are Telegram's.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ BASE: Final = "base"
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A vote: `value` is 1 or -1, or 0 if it was taken back.
+    """A vote on an answer.
 
-    Votes are only added; the latest of a rater on an exchange counts. `reason` is one of the bot's keywords, or empty
-    if none was given. `update` is unique, so that a replay of the same tap adds nothing.
+    Votes are only added, never changed; the latest vote of a rater on an exchange counts.
+
+    Attributes:
+        value: 1 for a thumbs up, -1 for a thumbs down, or 0 if the rater took the vote back.
+        update: The ID of the update with the tap. It is unique, so that handling the update again adds no
+            vote.
+        reason: One of the bot's keywords, or empty if the rater gave no reason.
     """
 
     exchange: int
@@ -33,7 +38,7 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A better answer that `author` suggests; training uses it once it is confirmed."""
+    """A better answer suggested by the user `author`; training uses it once it is confirmed."""
 
     exchange: int
     author: int
@@ -46,10 +51,16 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class RatedExchange:
-    """An exchange with its latest votes and the conversation before it, oldest first, as it was then.
+    """An exchange with its latest votes and the conversation that preceded it.
 
-    If there is a confirmed correction (`corrected`), the exchange has its text as the answer, and only the votes of its
-    author and of the person who confirmed it, because all other votes were on the model's answer.
+    If the exchange has a confirmed correction, its answer is replaced with the text of the correction. The
+    other votes were on the model's answer, so only the author of the correction and the user who confirmed
+    it then count as raters.
+
+    Attributes:
+        history: The exchanges before the question, oldest first, as they were when the question was
+            answered.
+        corrected: Whether the answer is a confirmed correction.
     """
 
     exchange: Exchange
@@ -65,8 +76,11 @@ class RatedExchange:
 class Trust:
     """The rules that decide whose votes and corrections count.
 
-    Nothing is learned from `blocked` people and groups; `admins` may confirm their own corrections. The votes and
-    corrections of other people count once `newcomer_seconds` have passed since the ledger first recorded the person.
+    Attributes:
+        blocked: The users and groups from which nothing is learned.
+        admins: The users who may confirm their own corrections, and who never count as newcomers.
+        newcomer_seconds: The time that must pass after the ledger first recorded a user before the user's
+            votes and corrections count.
     """
 
     blocked: frozenset[int] = frozenset()
@@ -80,7 +94,13 @@ EQUAL_TRUST: Final = Trust()
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one prompt: the preferred one, and the text and the exchange of the other."""
+    """Two answers to one prompt, one of which is preferred.
+
+    Attributes:
+        chosen: The preferred answer.
+        rejected: The text of the other answer.
+        rejected_exchange: The ID of the exchange with the other answer.
+    """
 
     chosen: RatedExchange
     rejected: str
@@ -93,12 +113,12 @@ class Run:
 
     Attributes:
         trigger: "schedule", "admin" or "command".
-        requested_by: The admin's user id, if any.
-        step: Progress within the present state, out of `steps`.
-        seconds_left: Estimated time to the end of the present state, or None if it is unknown.
+        requested_by: The user ID of the admin who requested the run, if any.
+        step: The progress within the present state, out of `steps`.
+        seconds_left: The estimated time to the end of the present state, or None if it is unknown.
         loss: The newest training loss.
-        samples: Selected training pairs.
-        held_out: Selected pairs that the evaluation uses.
+        samples: The number of selected training pairs.
+        held_out: The number of selected pairs that are held out for the evaluation.
     """
 
     id: int
@@ -124,12 +144,13 @@ class Model:
     """A model directory.
 
     Attributes:
-        id: Short name, such as "base" or "run-3".
-        directory: Empty if the files were removed.
-        run: The run that made it.
-        reason: Why it was rejected; empty otherwise.
+        id: The short name of the model, such as "base" or "run-3".
+        directory: The path of the directory; empty if the files were removed.
+        run: The ID of the run that made the model.
+        reason: Why the model was rejected; empty otherwise.
         report: The evaluation as JSON.
-        pruned: Whether the files were removed, to be merged again from the adapter when the model is promoted.
+        pruned: Whether the files were removed, to be merged again from the adapter when the model is
+            promoted.
     """
 
     id: str
@@ -150,9 +171,14 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
-    """The numbers of liked answers that a run was trained on, of their thumbs up, and of the people who gave these.
+    """The amount of data that a run was trained on.
 
-    Thumbs up are counted as of the beginning of the run. Exchanges that have been erased since are not counted.
+    Exchanges that have been erased since the run are not counted.
+
+    Attributes:
+        answers: The number of liked answers.
+        votes: The number of thumbs up on these answers when the run began.
+        people: The number of users who gave the thumbs up.
     """
 
     answers: int = 0
@@ -162,7 +188,13 @@ class TrainedOn:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A model that is or was live. `number` counts such models from 1; `created` is when the model was made."""
+    """A model that is or was live.
+
+    Attributes:
+        number: The number of the model among those that have been live, from 1.
+        taught: The numbers of answers, thumbs up and users that the model was trained on.
+        created: When the model was made.
+    """
 
     model: str
     number: int
@@ -174,8 +206,12 @@ class Version:
 class Promotion:
     """A change of the live model, done or requested.
 
-    `by` is an admin's user id, or None for the pipeline and the command line. A promotion requested on the command line
-    has `done` None until the running bot carries it out; if it could not, `error` says why. `back` marks a rollback.
+    Attributes:
+        by: The user ID of an admin, or None for the pipeline and the command line.
+        done: When the change was made; None until the running bot carries out a promotion requested on the
+            command line.
+        error: Why the running bot could not carry out the promotion; empty otherwise.
+        back: Whether the promotion is a rollback.
     """
 
     id: int
@@ -193,10 +229,10 @@ class Trial:
     """The trial of a canary alongside the model that was live.
 
     Attributes:
-        share: Share of the conversations that the canary answers, 0 to 1.
-        after: Id of the newest exchange before the trial.
-        ended: When the trial ended. Both this and `verdict` are None while it runs.
-        reason: Why it ended as it did.
+        share: The share of the conversations that the canary answers, 0 to 1.
+        after: The ID of the newest exchange before the trial.
+        ended: When the trial ended. Both `ended` and `verdict` are None while the trial is running.
+        reason: The reason for the verdict.
     """
 
     id: int

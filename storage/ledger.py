@@ -1,7 +1,7 @@
 """The ledger: everything that the bot stores except pictures and model files, in one SQLite file.
 
-Once a method that writes has returned, its changes survive a crash or a power failure. Two processes may have the
-ledger open at once.
+Once a method that writes has returned, its changes survive a crash or a power failure. Two processes may
+have the ledger open at the same time.
 """
 
 from __future__ import annotations
@@ -52,10 +52,13 @@ LOG_SECONDS = 5.0
 
 
 class Ledger:
-    """The ledger's queries, in named parts. Open it with `Ledger.open`; close it with `close` or `async with`."""
+    """The ledger, whose queries are grouped by subject.
+
+    Open the ledger with `Ledger.open`, and close it with `close` or use it in an `async with` statement.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        """Open a file whose migrations have been applied. Use `open` instead."""
+        """Open a ledger file whose migrations have been applied; call `Ledger.open` instead of this constructor."""
         self.path = path
         self._writer = writer = Writer(path)
         self._readers = readers = ReaderPool(path)
@@ -80,10 +83,14 @@ class Ledger:
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
-        """Open the ledger in `directory` and bring its tables up to date; create folder and ledger if needed.
+        """Open the ledger in `directory` and bring its tables up to date.
 
-        Blocks for a few milliseconds and needs no event loop. Raises `StorageError`, having changed nothing, for a
-        ledger of a newer release and for a folder or file that cannot be written.
+        The folder and the ledger are created if needed. The call blocks for a few milliseconds and needs no
+        event loop.
+
+        Raises:
+            StorageError: The ledger was written by a newer release, or the folder or file cannot be written.
+                Nothing has been changed.
         """
         path = directory / FILE_NAME
         with translating_os_errors(f"making {path}"):
@@ -104,26 +111,32 @@ class Ledger:
         await self.close()
 
     async def close(self) -> None:
-        """Finish queued work and close every connection. A second call does nothing."""
+        """Finish queued work and close every connection; a second call does nothing."""
         await self._writer.close()
         await self._readers.close()
 
     @property
     def trouble(self) -> str:
-        """Why the latest commit was not saved, for the operator; empty if it was."""
+        """The reason, for the operator, why the latest commit was not saved; empty if it was saved."""
         return self._writer.trouble
 
     async def backup(self, path: Path) -> None:
         """Copy a snapshot of the ledger to the new file `path`, while the ledger is in use.
 
-        The copy is checked, and complete in itself. Raises `StorageError` if `path` exists or the copy is not sound.
+        The copy is checked and needs no other files.
+
+        Raises:
+            StorageError: The file `path` exists already, or the copy is damaged.
         """
         await self._readers.do(lambda database: _backup(database, path))
 
     async def empty_log(self) -> bool:
         """Move the write-ahead log into the ledger's file and truncate the log.
 
-        Only then are deleted rows gone from the disk. Returns False if another process prevented it; try again later.
+        Deleted rows may remain on the disk until the log has been truncated.
+
+        Returns:
+            False if another process prevented the move (try again later), otherwise True.
         """
         return await asyncio.to_thread(_empty_log, self.path)
 

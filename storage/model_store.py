@@ -1,7 +1,8 @@
-"""Model directories with a manifest of hashes: built in a workspace, published as a whole, checked before use.
+"""Model directories with a manifest of hashes.
 
-This module deals only with files and digests; the contents of a checkpoint are up to the code that writes and loads it.
-Everything here blocks (hashing a few gigabytes takes seconds): call it through `asyncio.to_thread`.
+A model is built in a workspace, published as a whole and checked before use. This module deals only with
+files and digests; the contents of a checkpoint are up to the code that writes and loads it. All
+functions here block (hashing a few gigabytes takes seconds): call them through `asyncio.to_thread`.
 
 `manifest.json`::
 
@@ -37,7 +38,12 @@ _NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file of a model: SHA-256 in hex, size in bytes."""
+    """A file of a model.
+
+    Attributes:
+        sha256: The SHA-256 of the file in hexadecimal.
+        size: The size in bytes.
+    """
 
     sha256: str
     size: int
@@ -45,16 +51,19 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a model directory by relative path, and one hash over all of them."""
+    """The files of a model directory by relative path, and one hash over all of the files."""
 
     hash: str
     files: dict[str, FileRecord]
 
 
 def write_manifest(directory: Path) -> str:
-    """Hash every file under `directory`, write the manifest and return the hash over all of them.
+    """Hash every file under `directory`, write the manifest and return the hash over all files.
 
-    Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable directory.
+    Directories with identical files have the same hash.
+
+    Raises:
+        StorageError: The directory is empty or unreadable.
     """
     files = _records(directory)
     manifest_hash = _hash(files)
@@ -66,10 +75,13 @@ def write_manifest(directory: Path) -> str:
 
 
 def content_hash(directory: Path) -> str:
-    """Return the hash over all files of a model, from its manifest or, if there is none, computed from the files.
+    """Return the hash over all files of a model, taken from its manifest or else computed from the files.
 
-    Computing it takes seconds for gigabytes. A damaged manifest is treated like a missing one. Directories with the
-    same files have the same hash. Raises `StorageError` for an empty or unreadable directory.
+    Computing the hash of gigabytes takes seconds. A damaged manifest is treated like a missing one.
+    Directories with identical files have the same hash.
+
+    Raises:
+        StorageError: The directory is empty or unreadable.
     """
     try:
         return read_manifest(directory).hash
@@ -80,7 +92,9 @@ def content_hash(directory: Path) -> str:
 def read_manifest(directory: Path) -> Manifest:
     """Return the manifest of a model directory without reading the model's files.
 
-    Raises `UnknownRecord` if there is no manifest, `Damaged` if it is inconsistent.
+    Raises:
+        UnknownRecord: There is no manifest.
+        Damaged: The manifest is inconsistent.
     """
     path = directory / MANIFEST
     with translating_os_errors(f"reading {path}"):
@@ -100,12 +114,14 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -> str:
-    """Compare every file with the manifest; return the hash over all of them.
+    """Compare every file of a model with the manifest, and return the hash over all files.
 
     Args:
-        directory: The model.
-        manifest_hash: The hash from publication, which the manifest must have; an empty string accepts any.
-        contents: Whether to hash the files. If not, only names and sizes are compared, which takes almost no time.
+        directory: The model's directory.
+        manifest_hash: The hash returned at publication, which the manifest must have; an empty string
+            accepts any hash.
+        contents: Whether to hash the files. If False, only names and sizes are compared, which takes almost
+            no time.
 
     Raises:
         Damaged: A file is missing, changed or new.
@@ -135,37 +151,53 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
 
 
 class ModelStore:
-    """A folder of published models, one directory each."""
+    """A folder of published models, each in a directory of its own."""
 
     def __init__(self, directory: Path) -> None:
-        """Use `directory`, creating it if needed. Raises `StorageError`."""
+        """Use `directory` as the folder of models, creating it if needed.
+
+        Raises:
+            StorageError: The folder cannot be created.
+        """
         self.directory = directory
         with translating_os_errors(f"opening the model folder {directory}"):
             directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str) -> Path:
-        """Return the path of a model, whether or not it exists. Raises `StorageError` for an invalid name."""
+        """Return the path of a model, whether or not the model exists.
+
+        Raises:
+            StorageError: The name is invalid.
+        """
         if _NAME.fullmatch(name) is None:
             raise StorageError(f"{name!r} cannot name a model: use letters, digits, dots, dashes and underscores.")
         return self.directory / name
 
     def names(self) -> list[str]:
-        """Return the published models, sorted."""
+        """Return the names of the published models, sorted."""
         return sorted(
             each.name for each in self.directory.iterdir() if _NAME.fullmatch(each.name) and (each / MANIFEST).is_file()
         )
 
     def workspace(self, name: str) -> Path:
-        """Create an empty directory on the same file system to build a model in. Raises `StorageError`."""
+        """Create an empty directory in which to build a model, on the same file system as the published models.
+
+        Raises:
+            StorageError: The name is invalid, or the directory cannot be created.
+        """
         building = self._building(name)
         with translating_os_errors(f"making the folder {building}"):
             building.mkdir()
         return building
 
     def publish(self, built: Path, name: str) -> tuple[Path, str]:
-        """Publish a workspace as a model: write the manifest, flush everything to disk, rename the directory.
+        """Publish a workspace as a model: write the manifest, flush everything to disk and rename the directory.
 
-        Returns the model's directory and manifest hash. Raises `StorageError` for a name that is taken.
+        Returns:
+            The model's directory and manifest hash.
+
+        Raises:
+            StorageError: The name is taken.
         """
         path = self.path(name)
         if path.exists():
@@ -181,16 +213,22 @@ class ModelStore:
         return path, manifest_hash
 
     def discard(self, built: Path) -> None:
-        """Delete a workspace, if it exists. Raises `StorageError`."""
+        """Delete a workspace, if it exists.
+
+        Raises:
+            StorageError: The path is not that of a workspace, or the workspace cannot be deleted.
+        """
         if built.parent != self.directory or not built.name.startswith(_BUILDING):
             raise StorageError(f"{built} is not a workspace of {self.directory}.")
         self._delete(built)
 
     def set_aside(self, name: str) -> Path | None:
-        """Unpublish a model durably; return its new path, or None if there is no such model.
+        """Unpublish a model durably and return its new path, or None if there is no such model.
 
-        Call `discard` or `restore` next. If the process is killed before that, `tidy` deletes the model. Raises
-        `StorageError`.
+        Call `discard` or `restore` next; if the process is killed before then, `tidy` deletes the model.
+
+        Raises:
+            StorageError: The model's directory cannot be renamed.
         """
         path, aside = self.path(name), self._building(name)
         with translating_os_errors(f"deleting {path}"):
@@ -202,15 +240,19 @@ class ModelStore:
         return aside
 
     def restore(self, aside: Path, name: str) -> None:
-        """Publish again a model that `set_aside` has unpublished. Raises `StorageError`."""
+        """Publish a model again that `set_aside` moved to the path `aside`.
+
+        Raises:
+            StorageError: The model's directory cannot be renamed.
+        """
         with translating_os_errors(f"putting {name} back from {aside}"):
             aside.rename(self.path(name))
             sync_directory(self.directory)
 
     def tidy(self) -> list[Path]:
-        """Delete the directories that killed processes left half built or half removed; return their paths.
+        """Delete the directories that killed processes left half built or half removed, and return their paths.
 
-        Only the one process that builds models may call this, at its start.
+        Only the one process that builds models may call this method, when it starts.
         """
         left = [each for each in self.directory.iterdir() if each.name.startswith(_BUILDING)]
         for each in left:
@@ -227,7 +269,7 @@ class ModelStore:
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files under `directory` by relative path, without the manifest and Python's caches."""
+    """Yield the relative and full path of each file under `directory`, except the manifest and Python caches."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         if path.is_file() and name.as_posix() != MANIFEST and "__pycache__" not in name.parts:
@@ -235,7 +277,11 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _records(directory: Path) -> dict[str, FileRecord]:
-    """Hash every file under `directory`. Raises `StorageError` for an empty or unreadable directory."""
+    """Hash every file under `directory` and return the records of the files by relative path.
+
+    Raises:
+        StorageError: The directory is empty or unreadable.
+    """
     with translating_os_errors(f"reading {directory}"):
         files = {name: _record(path) for name, path in _files(directory)}
     if not files:

@@ -1,4 +1,4 @@
-"""The table of models; their files are in `model_store`."""
+"""The table of models, whose files are handled by `model_store`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ SELECT (SELECT count(*) FROM run_selections WHERE run = :run AND split = 'train'
 
 
 class Models(Queries):
-    """Models and their states."""
+    """The models in the ledger and their states."""
 
     async def add(self, model: Model) -> None:
-        """Add a model with its state; for a live one, add its promotion in the same transaction.
+        """Add a model in its given state; if it is live, add its promotion in the same transaction.
 
-        Raises `StorageError` for a name that is taken and for a second live model.
+        Raises:
+            StorageError: The name is taken, or both the new model and an existing one are live.
         """
         now = self._clock()
         row = asdict(model) | {"created": model.created or now, "reason_parts": stored_parts(model.reason)}
@@ -58,11 +59,15 @@ class Models(Queries):
         await self._write(work)
 
     async def get(self, model: str) -> Model:
-        """Return the model with this name. Raises `UnknownRecord`."""
+        """Return the model with the name `model`.
+
+        Raises:
+            UnknownRecord: There is no such model.
+        """
         return await self._read(lambda database: get_model(database, model))
 
     async def all(self) -> list[Model]:
-        """Return all models, the oldest first."""
+        """Return all models, oldest first."""
         return await self._list(_model, f"{_SELECT} ORDER BY created, id")
 
     async def live(self) -> Model | None:
@@ -70,10 +75,11 @@ class Models(Queries):
         return await self._read(live_model)
 
     async def previous(self) -> Model | None:
-        """Return the model that a rollback leads to, or None if there is none.
+        """Return the model that a rollback would make live, or None if there is none.
 
-        That is the newest model that was live before the present one and can be promoted. After a rollback it is an
-        even earlier one, never the one that was rolled back.
+        It is the newest of the models that were live before the present one and can be promoted. After a
+        rollback, the model that was rolled back is never returned, only one that preceded the present live
+        model.
         """
 
         def work(database: Database) -> Model | None:
@@ -86,7 +92,11 @@ class Models(Queries):
         return await self._read(work)
 
     async def version(self, model: str) -> Version:
-        """Return the version of a model that was live. Raises `UnknownRecord`."""
+        """Return the version of a model that is or was live.
+
+        Raises:
+            UnknownRecord: There is no such model.
+        """
 
         def work(database: Database) -> Version:
             found = get_model(database, model)
@@ -95,14 +105,16 @@ class Models(Queries):
         return await self._read(work)
 
     async def trained_on(self, run: int) -> TrainedOn:
-        """Return the data that a run was trained on."""
+        """Return the numbers of liked answers, thumbs up and users that a run was trained on."""
         return await self._read(lambda database: _trained_on(database, run))
 
     async def move(self, model: str, state: ModelState, reason: str = "") -> Model:
-        """Set the state of a model, and its reason if one is given.
+        """Set the state of a model, and its reason if `reason` is not empty.
 
-        Raises `UnknownRecord`, and `IllegalTransition` if MODEL_TRANSITIONS does not allow the change or `state` is
-        LIVE, which is left to `Promotions.make`.
+        Raises:
+            UnknownRecord: There is no such model.
+            IllegalTransition: MODEL_TRANSITIONS does not allow the change, or `state` is LIVE (use
+                `Promotions.make` instead).
         """
 
         def work(database: Database) -> Model:
@@ -114,13 +126,19 @@ class Models(Queries):
         return await self._write(work)
 
     async def relocate(self, model: str, directory: str) -> Model:
-        """Set the directory of a model. Raises `UnknownRecord`."""
+        """Set the directory of a model.
+
+        Raises:
+            UnknownRecord: There is no such model.
+        """
         return await self._write(lambda database: _set_directory(database, model, directory))
 
     async def drop_directory(self, model: str) -> Model:
-        """Clear the directory of a model whose files were removed; its row stays.
+        """Clear the directory of a model whose files were removed; the model's row is kept.
 
-        Raises `UnknownRecord`, and `IllegalTransition` for the live model and for the canary.
+        Raises:
+            UnknownRecord: There is no such model.
+            IllegalTransition: The model is the live model or the canary.
         """
 
         def work(database: Database) -> Model:
@@ -134,8 +152,9 @@ class Models(Queries):
     async def prune(self, model: str) -> Model:
         """Mark a model as pruned: its files are about to be removed and can be merged again from its adapter.
 
-        Raises `UnknownRecord`, and `IllegalTransition` for the live model, the canary and a model whose promotion is
-        pending.
+        Raises:
+            UnknownRecord: There is no such model.
+            IllegalTransition: The model is the live model or the canary, or its promotion is pending.
         """
 
         def work(database: Database) -> Model:
@@ -148,7 +167,10 @@ class Models(Queries):
 
 
 def _line(database: Database) -> list[str]:
-    """Return the models that led to the live one, which is the last; a rollback removes those after its target."""
+    """Return the names of the models that led to the live model, in order; the live model is the last.
+
+    A rollback removes the models after its target.
+    """
     line: list[str] = []
     for row in every(database, "SELECT model, back FROM promotions WHERE done IS NOT NULL ORDER BY done, id"):
         if row["back"] and row["model"] in line:
@@ -160,7 +182,11 @@ def _line(database: Database) -> list[str]:
 
 
 def get_model(database: Database, model: str) -> Model:
-    """Return the model with this name. Raises `UnknownRecord`."""
+    """Return the model with the name `model`.
+
+    Raises:
+        UnknownRecord: There is no such model.
+    """
     found = find(_model, database, f"{_SELECT} WHERE id = ?", [model])
     return known(found, f"There is no model {model}: see the list of models.")
 
@@ -182,7 +208,11 @@ def live_model(database: Database) -> Model | None:
 
 
 def move_model(database: Database, model: Model, state: ModelState, reason: str) -> None:
-    """Set the state of a model; an empty reason keeps the present one. Raises `IllegalTransition`."""
+    """Set the state of a model, and its reason if `reason` is not empty.
+
+    Raises:
+        IllegalTransition: MODEL_TRANSITIONS does not allow the change.
+    """
     if state not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {state}.")
     reason = reason or model.reason
@@ -208,7 +238,7 @@ def add_promotion(
     done: float | None,
     back: bool = False,
 ) -> int:
-    """Add a promotion and return its id."""
+    """Add a promotion and return its ID."""
     return insert(
         database,
         'INSERT INTO promotions(model, previous, "by", created, done, back) VALUES (?, ?, ?, ?, ?, ?)',

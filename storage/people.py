@@ -1,4 +1,4 @@
-"""Users and chats."""
+"""The tables of users and chats."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from storage.runs import AFFECTED
 
 
 def ensure_user(database: Database, user: int, now: float) -> None:
-    """Add an empty row for `user` unless there is one, so that other rows can refer to it."""
+    """Add an empty row for `user` unless one exists, so that other rows can refer to it."""
     database.execute("INSERT INTO users(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (user, now))
 
 
 def ensure_chat(database: Database, chat: int, now: float) -> None:
-    """Add an empty row for `chat` unless there is one."""
+    """Add an empty row for `chat` unless one exists, so that other rows can refer to it."""
     database.execute("INSERT INTO chats(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (chat, now))
 
 
 class People(Queries):
-    """Users and chats."""
+    """The users and chats in the ledger."""
 
     async def save(self, person: Person, chat: Chat, *, update: int | None = None) -> None:
-        """Add a person and the chat that they wrote in, or update their names. A chosen language is kept.
+        """Add a user and the chat in which the user wrote, or update their names.
 
-        Raises `UnknownRecord` if the sender of `update` was erased meanwhile.
+        The language that the user has chosen, if any, is kept.
+
+        Raises:
+            UnknownRecord: The sender of `update` was erased in the meantime.
         """
         now = self._clock()
 
@@ -49,7 +52,7 @@ class People(Queries):
         await self._write(work)
 
     async def get(self, user: int) -> Person | None:
-        """Return the user with this Telegram id, or None if they were never seen."""
+        """Return the user with the Telegram ID `user`, or None if the ledger does not know the user."""
         row = await self._first(
             "SELECT id, name, client_language, language, opted_out, wants_notes FROM users WHERE id = ?", [user]
         )
@@ -59,26 +62,27 @@ class People(Queries):
         return Person(**{**dict(row), **switches})
 
     async def chat(self, chat: int) -> Chat | None:
-        """Return the chat with this Telegram id, or None if it was never seen."""
+        """Return the chat with the Telegram ID `chat`, or None if the ledger does not know the chat."""
         return await self._find(lambda row: Chat(**row), "SELECT id, kind, title FROM chats WHERE id = ?", [chat])
 
     async def private_chats(self) -> list[int]:
-        """Return the ids of all private chats, the oldest first."""
+        """Return the IDs of all private chats, oldest first."""
         rows = await self._every("SELECT id FROM chats WHERE kind = 'private' ORDER BY created, id")
         return [row["id"] for row in rows]
 
     async def set_language(self, user: int, language: str | None) -> None:
-        """Store a language chosen with /language; None follows the client's language again."""
+        """Store the language that a user has chosen with /language, or None to follow the client's language again."""
         await self._write(lambda database: self._set(database, user, "language", language))
 
     async def set_wants_notes(self, user: int, wanted: bool) -> None:
-        """Store whether a person wants to be notified when a model that learned from their votes goes live."""
+        """Store whether a user wants to be notified when a model that learned from the user's votes goes live."""
         await self._write(lambda database: self._set(database, user, "wants_notes", wanted))
 
     async def set_opted_out(self, user: int, opted_out: bool) -> None:
-        """Store whether a person opts out of training.
+        """Store whether a user opts out of training.
 
-        An opt-out also cancels a run that trains on their data and removes their rows from the files of runs.
+        An opt-out also cancels a run that trains on the user's data, and records that the user's rows must be
+        removed from the files of runs.
         """
 
         def work(database: Database) -> None:

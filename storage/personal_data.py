@@ -1,7 +1,7 @@
-"""Personal data: counting, erasure and expiry.
+"""Counting, erasure and expiry of personal data.
 
-Rows are deleted in one transaction that also notes what has to be removed outside the ledger (`removals`). The lane
-of an update ends in a colon and its sender's id, by which a person's updates are found.
+Rows are deleted in one transaction, which also records what has to be removed outside the ledger
+(`removals`). A user's updates are found by their lane, which ends in a colon and the sender's ID.
 """
 
 from __future__ import annotations
@@ -57,10 +57,14 @@ _UNUSED_PICTURES = (
 
 @dataclass(frozen=True, slots=True)
 class PersonalDataSummary:
-    """The amount of data that is stored about a person.
+    """The amount of data that is stored about a user.
 
-    Counts questions with their answers, pictures that no one else sent, votes (all ever cast), corrections, and rows in
-    the data sets of runs.
+    Attributes:
+        exchanges: The number of questions with their answers.
+        pictures: The number of pictures that no other user sent.
+        votes: The number of all votes ever cast.
+        corrections: The number of corrections.
+        rows: The number of rows in the data sets of runs.
     """
 
     exchanges: int
@@ -74,19 +78,21 @@ class PersonalDataSummary:
 
 
 class PersonalData(Queries):
-    """Erasure, expiry, and removals outside the ledger."""
+    """Erasure and expiry of personal data, and removals outside the ledger."""
 
     async def count(self, user: int) -> PersonalDataSummary:
-        """Return the amount of data that `erase` would delete."""
+        """Return the amount of a user's data that `erase` would delete."""
         return await self._read(lambda database: _summary(database, user))
 
     async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
-        """Delete all data of a person and return the amount.
+        """Delete all data of a user and return the amount deleted.
 
-        The data are their questions with the answers and all votes on them, their votes, sessions, pictures that no one
-        else sent, updates and name. The update `during`, whose handling calls this, is left to be finished; waiting
-        ones are closed unhandled. A run that trains on their data is cancelled. The id of a person who opted out is
-        kept, so that later data are not used either.
+        The data are the user's questions with the answers and all votes on them, the user's own votes, sessions,
+        updates and name, and the pictures that no other user sent. A run that trains on the data is cancelled.
+        The ID of a user who opted out is kept, so that data from the user are not used later either.
+
+        The update `during`, whose handling calls this method, is left to be finished by its handler. Other
+        waiting updates are closed without being handled.
         """
         now = self._clock()
 
@@ -114,10 +120,10 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def expire(self, before: float) -> int:
-        """Delete unrated exchanges from before the time `before`; return their number.
+        """Delete the unrated exchanges from before the time `before`, and return the number deleted.
 
         Pictures that nothing else needs and dead letters are deleted too. A conversation is kept up to its last
-        exchange that is newer or has a vote or a correction.
+        exchange that is newer than `before` or has a vote or a correction.
         """
 
         def work(database: Database) -> int:
@@ -143,9 +149,12 @@ class PersonalData(Queries):
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
         """Call `remove`, which deletes the picture's file, and mark the removal as done.
 
-        Returns False, without calling `remove`, if the picture was sent again meanwhile.
-        `remove` runs inside the transaction: another process that adds the picture does so either before, and the file
-        stays, or after, and sees that the file is gone. `remove` may be called twice.
+        `remove` runs inside the transaction. Another process that adds the picture therefore does so either
+        before the transaction, in which case the file is kept, or after it, in which case the process finds the
+        file gone. `remove` may be called twice.
+
+        Returns:
+            False if `remove` was not called because the picture was sent again in the meantime, otherwise True.
         """
 
         def work(database: Database) -> bool:
@@ -180,7 +189,10 @@ def _summary(database: Database, user: int) -> PersonalDataSummary:
 
 
 def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
-    """Delete exchanges with their votes and with pictures that no one sent (imported ones); record the removals."""
+    """Delete exchanges with their votes, and record what must be removed outside the ledger.
+
+    Pictures that no other exchange shows and no user sent (imported ones) are deleted too.
+    """
     ids = json.dumps(exchanges)
     withdraw(database, column(database, _AFFECTED, [ids]))
     shown = column(database, f"SELECT DISTINCT sha256 FROM exchange_pictures WHERE exchange IN {_IDS}", [ids])
@@ -189,7 +201,11 @@ def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
 
 
 def withdraw(database: Database, exchanges: list[int]) -> None:
-    """Withdraw exchanges from training: cancel a run that uses them and record the removal of their rows in files."""
+    """Withdraw exchanges from training.
+
+    A run that uses any of the exchanges is cancelled, and the removal of their rows from the files of runs
+    is recorded.
+    """
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
     add_removals(database, RemovalKind.ROW, column(database, taught, [json.dumps(exchanges)]))
@@ -197,17 +213,18 @@ def withdraw(database: Database, exchanges: list[int]) -> None:
 
 
 def _delete_pictures(database: Database, pictures: list[str]) -> None:
-    """Delete the rows of pictures that no exchange shows; record the removal of their files."""
+    """Delete the rows of pictures that no exchange shows, and record the removal of the pictures' files."""
     names = json.dumps(pictures)
     database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
     add_removals(database, RemovalKind.PICTURE, pictures)
 
 
 def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
-    """Delete a person's updates with their replies; close waiting ones and clear their payload.
+    """Delete a user's handled updates and the replies to them, and close the user's waiting updates.
 
-    A running bot may be handling a waiting update and must find it closed, even after a second erasure. These rows
-    therefore stay, without anything that identifies the person.
+    The rows of waiting updates are kept, but without the payload or anything else that identifies the user,
+    because a running bot may be handling such an update and must find it closed, even after a second
+    erasure. The update `during` is not closed.
     """
     lanes = f"*:{user}"
     over = "SELECT id FROM inbox WHERE lane GLOB ? AND state IN ('done', 'aside')"

@@ -1,4 +1,4 @@
-"""Picture files named by the SHA-256 of their bytes, `ab/abcdef…`: written once, checked when read."""
+"""Picture files, named after the SHA-256 of their bytes (`ab/abcdef…`), written once and checked when read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ _ABANDONED_SECONDS = 3600.0
 
 
 class PictureStore:
-    """A folder of pictures. Several processes may use it at once."""
+    """A folder of pictures, which several processes may use at once."""
 
     def __init__(self, directory: Path) -> None:
-        """Use `directory`, creating it if needed. Raises `StorageError`."""
+        """Use `directory` as the folder of pictures, creating it if needed.
+
+        Raises:
+            StorageError: The folder cannot be created or read.
+        """
         self.directory = directory
         self._incoming = directory / _INCOMING
         with translating_os_errors(f"opening the picture folder {directory}"):
@@ -36,22 +40,31 @@ class PictureStore:
                         each.unlink()
 
     def path(self, sha256: str) -> Path:
-        """Return the path of a picture, whether or not it exists. Raises `StorageError` for an invalid name."""
+        """Return the path of a picture, whether or not the picture exists.
+
+        Raises:
+            StorageError: The name is invalid.
+        """
         if _NAME.fullmatch(sha256) is None:
             raise StorageError(f"{sha256!r} is not the name of a picture: that is 64 hexadecimal digits.")
         return self.directory / sha256[:2] / sha256
 
     async def put(self, data: bytes) -> str:
-        """Store `data` durably and return its name. Raises `StorageError`.
+        """Store `data` durably and return its name.
 
-        An intact file is left as it is; a damaged one is written again.
+        If the file already exists, it is left as it is if intact and rewritten if damaged.
+
+        Raises:
+            StorageError: The file cannot be written.
         """
         return await asyncio.to_thread(self._put, data)
 
     async def get(self, sha256: str) -> bytes:
         """Return a picture's bytes, checked against its name.
 
-        Raises `UnknownRecord` if there is none, `Damaged` if its bytes do not match its name.
+        Raises:
+            UnknownRecord: There is no such picture.
+            Damaged: The bytes do not match the name.
         """
         return await asyncio.to_thread(self._get, sha256)
 
@@ -62,7 +75,10 @@ class PictureStore:
     def remove(self, sha256: str) -> None:
         """Delete a picture durably, if it exists.
 
-        Blocks; runs on the ledger's thread (`PersonalData.remove_picture`). Raises `StorageError`.
+        The call blocks; `PersonalData.remove_picture` makes it on the ledger's thread.
+
+        Raises:
+            StorageError: The picture cannot be deleted.
         """
         path = self.path(sha256)
         with translating_os_errors(f"deleting the picture {path}"):

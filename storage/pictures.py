@@ -1,4 +1,7 @@
-"""The table of pictures, their re-encoding, and files that crash a decoder; the files are in `picture_store`."""
+"""The tables of pictures and their re-encoding, of files that crash a decoder, and of upgrade tasks.
+
+The picture files themselves are handled by `picture_store`.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,21 @@ _INSERT_SENDER = (
 
 
 class Pictures(Queries):
-    """Pictures."""
+    """The pictures in the ledger."""
 
     async def add(self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None) -> None:
-        """Add a picture whose bytes are in the picture folder. `sender` is None for an imported one.
+        """Add a picture whose bytes are already in the picture folder.
 
-        A known picture keeps its first row. Its file may have been removed just before this call, but not after it
-        (`PersonalData.remove_picture`), so check afterwards that it exists. Raises `UnknownRecord` if the sender of
-        `update` was erased meanwhile.
+        The existing row of a known picture is kept. The file may have been removed just before this call (see
+        `PersonalData.remove_picture`), but not after it, so check afterwards that the file exists.
+
+        Args:
+            picture: The picture to add.
+            sender: The ID of the user who sent the picture; None for an imported picture.
+            update: The ID of the update with the picture, if any.
+
+        Raises:
+            UnknownRecord: The sender of `update` was erased in the meantime.
         """
         now = picture.created or self._clock()
         row = asdict(picture) | {"created": now}
@@ -49,7 +59,11 @@ class Pictures(Queries):
         await self._write(work)
 
     async def get(self, sha256: str) -> StoredPicture:
-        """Return the picture with this name, or the one that was re-encoded from it. Raises `UnknownRecord`."""
+        """Return the picture with the name `sha256`, or the picture that was re-encoded from it.
+
+        Raises:
+            UnknownRecord: There is no such picture.
+        """
         found = await self._find(
             picture_of,
             "SELECT * FROM pictures WHERE sha256 = ?1"
@@ -63,19 +77,22 @@ class Pictures(Queries):
         return await self._list(picture_of, "SELECT * FROM pictures ORDER BY created, sha256")
 
     async def raw(self, limit: int) -> list[str]:
-        """Return the names of at most `limit` pictures that are not re-encoded."""
+        """Return the names of at most `limit` raw pictures, which have not been re-encoded yet."""
         rows = await self._every("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
         return [row["sha256"] for row in rows]
 
     async def count(self, state: PictureState) -> int:
-        """Return the number of pictures in a state."""
+        """Return the number of pictures in the given state."""
         return await self._number("SELECT count(*) FROM pictures WHERE state = ?", [state])
 
     async def replace(self, former: str, clean: StoredPicture) -> bool:
-        """Replace a raw picture with `clean`, whose bytes are in the picture folder, everywhere in the ledger.
+        """Replace the raw picture `former` with its re-encoded version `clean` throughout the ledger.
 
-        The removal of the former file is recorded. Returns False, having changed nothing, if the picture was erased or
-        replaced meanwhile.
+        The bytes of `clean` must already be in the picture folder. The removal of the former file is recorded.
+
+        Returns:
+            False, with nothing changed, if the raw picture was erased or replaced in the meantime; otherwise
+            True.
         """
 
         def work(database: Database) -> bool:
@@ -102,16 +119,16 @@ class Pictures(Queries):
         return await self._write(work)
 
     async def quarantine(self, sha256: str) -> None:
-        """Exclude a raw picture from engines, training, exports and backups."""
+        """Quarantine a raw picture, which excludes it from engines, training, exports and backups."""
         await self._execute("UPDATE pictures SET state = 'quarantined' WHERE sha256 = ? AND state = 'raw'", [sha256])
 
     async def former_names(self) -> dict[str, str]:
-        """Return the present name of each re-encoded picture by its former name."""
+        """Return the present names of the re-encoded pictures, keyed by their former names."""
         rows = await self._every("SELECT DISTINCT former, sha256 FROM exchange_pictures WHERE former IS NOT NULL")
         return {row["former"]: row["sha256"] for row in rows}
 
     async def bytes_from(self, sender: int) -> int:
-        """Return the total size in bytes of the stored pictures that a person sent."""
+        """Return the total size in bytes of the stored pictures that a user sent."""
         return await self._number(
             "SELECT coalesce(sum(size), 0) FROM pictures"
             " WHERE sha256 IN (SELECT sha256 FROM picture_senders WHERE sender = ?)",
@@ -119,11 +136,11 @@ class Pictures(Queries):
         )
 
     async def decoder_deaths(self, file: str) -> int:
-        """Return how often a Telegram file (by its unique id) has crashed its decoder."""
+        """Return how often a Telegram file, given by its unique ID, has crashed the decoder."""
         return await self._number("SELECT coalesce(sum(deaths), 0) FROM decoder_deaths WHERE file = ?", [file])
 
     async def add_decoder_death(self, file: str) -> None:
-        """Count a crash of the decoder by a file."""
+        """Count a crash of the decoder that was caused by a file."""
         await self._execute(
             "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
             " ON CONFLICT(file) DO UPDATE SET deaths = deaths + 1",
@@ -131,19 +148,19 @@ class Pictures(Queries):
         )
 
     async def prune_decoder_deaths(self, before: float) -> None:
-        """Delete the records of files that first crashed a decoder before the time `before`."""
+        """Delete the records of files that first crashed the decoder before the time `before`."""
         await self._execute("DELETE FROM decoder_deaths WHERE created < ?", [before])
 
     async def chore_done(self, name: str) -> bool:
-        """Return whether a one-time task after an upgrade is done."""
+        """Return whether a one-time task after an upgrade has been done."""
         return bool(await self._number("SELECT count(*) FROM chores WHERE name = ?", [name]))
 
     async def finish_chore(self, name: str) -> None:
-        """Mark a one-time task as done."""
+        """Mark a one-time task after an upgrade as done."""
         values = (name, self._clock())
         await self._execute("INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", values)
 
 
 def picture_of(row: sqlite3.Row) -> StoredPicture:
-    """Return the picture that a row of `pictures` holds."""
+    """Return the picture stored in a row of the table `pictures`."""
     return StoredPicture(**{**dict(row), "state": PictureState(row["state"])})

@@ -18,14 +18,23 @@ _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error, bac
 
 
 class Promotions(Queries):
-    """Changes of the live model, done or requested."""
+    """Changes of the live model, either done or requested."""
 
     async def make(self, model: str, by: int | None = None, *, back: bool = False, why: str = "") -> Promotion:
-        """Make a model live, retire the former one and record a promotion as done; `back` marks a rollback.
+        """Make a model live, retire the former live model and record the promotion as done.
 
-        A running trial ends; if this model is its canary, `why` is the reason. In a rollback, `why` is the fault of the
-        former model, which is rejected for it. Raises `UnknownRecord`, and `IllegalTransition` for the live model and
-        for one whose files are gone.
+        The running trial, if any, ends.
+
+        Args:
+            model: The model that becomes live.
+            by: The user ID of an admin, or None for the pipeline and the command line.
+            back: Whether the promotion is a rollback.
+            why: The reason for the end of the trial, if `model` is its canary. In a rollback, the fault for
+                which the former live model is rejected instead of retired.
+
+        Raises:
+            UnknownRecord: There is no such model.
+            IllegalTransition: The model is already live, or its files are gone.
         """
         now = self._clock()
 
@@ -38,7 +47,12 @@ class Promotions(Queries):
         return await self._write(work)
 
     async def request(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
-        """Ask the running bot to promote a model, with `back` as a rollback. Raises what `make` raises."""
+        """Ask the running bot to promote a model; `back` marks a rollback.
+
+        Raises:
+            UnknownRecord: There is no such model.
+            IllegalTransition: The model is already live, or its files are gone.
+        """
 
         def work(database: Database) -> Promotion:
             live = live_model(database)
@@ -50,27 +64,35 @@ class Promotions(Queries):
         return await self._write(work)
 
     async def pending(self) -> list[Promotion]:
-        """Return the requested promotions that are neither carried out nor failed, the oldest first."""
+        """Return the requested promotions that have neither been carried out nor failed, oldest first."""
         return await self._list(_record, f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
 
     async def get(self, promotion: int) -> Promotion:
-        """Return the promotion with this id. Raises `UnknownRecord`."""
+        """Return the promotion with the ID `promotion`.
+
+        Raises:
+            UnknownRecord: There is no such promotion.
+        """
         return await self._read(lambda database: _promotion(database, promotion))
 
     async def latest(self, limit: int = 20) -> list[Promotion]:
-        """Return the latest promotions, failed ones included, the newest first."""
+        """Return the latest `limit` promotions, including failed ones, newest first."""
         return await self._list(_record, f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
 
     async def newest(self) -> Promotion | None:
-        """Return the newest promotion that is done, or None if there is none."""
+        """Return the newest promotion that has been carried out, or None if there is none."""
         return await self._find(
             _record, f"{_SELECT_PROMOTION} WHERE done IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1"
         )
 
     async def finish(self, promotion: int, error: str = "") -> Promotion:
-        """Close a requested promotion: make its model live as `make` does, unless it already is, or store `error`.
+        """Close a requested promotion: carry it out, or store `error` if it failed.
 
-        Raises `UnknownRecord`, and `IllegalTransition` for a promotion that is closed.
+        Carrying out the promotion makes its model live as `Promotions.make` does, unless it is live already.
+
+        Raises:
+            UnknownRecord: There is no such promotion.
+            IllegalTransition: The promotion is closed already.
         """
         now = self._clock()
 
@@ -95,7 +117,11 @@ def _refuse_promotion(model: Model) -> None:
 
 
 def _make_live(database: Database, model: str, now: float, *, why: str = "", fault: str = "") -> str | None:
-    """Retire the live model, or reject it for a `fault`, and make `model` live; return the former live model's id."""
+    """Make `model` live and return the ID of the former live model, or None if there was none.
+
+    The former live model is retired, or rejected if a `fault` is given. If `model` is the canary of the
+    running trial, `why` is the reason for the trial's end.
+    """
     candidate, live = get_model(database, model), live_model(database)
     _refuse_promotion(candidate)
     if not candidate.directory:

@@ -1,6 +1,7 @@
 """Reader threads, each with its own connection, so that no query runs on an event loop.
 
-In WAL mode readers and the writer do not block each other. A read sees every write that was awaited before it.
+In WAL mode, readers and the writer do not block each other. A read sees every write that was awaited
+before the read.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ THREADS = 2
 
 
 class ReaderPool:
-    """Read-only connections, one per thread, opened on first use."""
+    """A pool of read-only connections, one per thread, which are opened on first use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,7 +44,7 @@ class ReaderPool:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._work, work)
 
     async def close(self) -> None:
-        """Wait for reads in flight, then close every connection. A second call does nothing."""
+        """Wait for reads in flight, then close every connection; a second call does nothing."""
         if not self._closed:
             self._closed = True
             await asyncio.to_thread(self._pool.shutdown)

@@ -1,6 +1,7 @@
-"""Removals: files and rows outside the ledger that must be deleted because the rows they belong to were deleted.
+"""Removals: data outside the ledger to be deleted because the corresponding ledger rows were deleted.
 
-They are recorded in the transaction that deletes the rows and dropped once done, so that a crash loses none.
+A removal is recorded in the transaction that deletes the ledger's rows, and its record is dropped once
+the removal is done, so that a crash loses no removal.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from sqlite_utils import Database
 
 
 class RemovalKind(StrEnum):
-    """The kind of thing to remove.
+    """The kind of data to remove.
 
-    It is a picture's file, an exchange's rows in the files of runs, a session's prompt in an engine's cache, or the
-    contents of the write-ahead log.
+    PICTURE stands for a picture's file, ROW for an exchange's rows in the files of runs, SESSION for a
+    session's prompt in an engine's cache, and LOG for the contents of the write-ahead log.
     """
 
     PICTURE = "picture"
@@ -28,14 +29,18 @@ class RemovalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A removal that is due; `name` is a picture's sha256, or the id of an exchange or a session."""
+    """A removal that is still to be done.
+
+    Attributes:
+        name: The SHA-256 of a picture, or the ID of an exchange or a session; empty for the write-ahead log.
+    """
 
     kind: RemovalKind
     name: str
 
 
 def add_removals(database: Database, kind: RemovalKind, names: Iterable[object]) -> None:
-    """Record removals that are due."""
+    """Record removals that are still to be done."""
     database.execute(
         "INSERT INTO removals(kind, name) SELECT ?, value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
         (kind, json.dumps([str(each) for each in names])),

@@ -1,4 +1,7 @@
-"""Replies: the messages that answer an update, stored so that a replay edits them instead of sending them again."""
+"""Replies: the messages that answer an update.
+
+Replies are stored so that handling an update a second time edits them instead of sending new ones.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,17 @@ class Replies(Queries):
     """Replies to updates."""
 
     async def begin(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
-        """Store that reply number `slot` (from 0) to an update is about to be sent, or return the stored reply.
+        """Record that a reply is about to be sent, or return the stored reply if it was recorded before.
 
-        `question` is the message that it answers. If the result has a `message`, that message was sent before: edit it.
-        If `message` is None on a later attempt, an earlier one may or may not have sent it; such replies are counted as
-        doubtful.
+        If the returned reply has a `message`, the reply was sent before and is to be edited. If `message` is
+        None on a later attempt, an earlier attempt may or may not have sent the reply; such replies are counted
+        as doubtful.
+
+        Args:
+            update: The ID of the update.
+            slot: The number of the reply among the update's replies, from 0.
+            chat: The ID of the chat.
+            question: The ID of the message that the reply answers, or 0 if there is none.
         """
 
         def work(database: Database) -> Reply:
@@ -42,19 +51,27 @@ class Replies(Queries):
         return await self._write(work)
 
     async def sent(self, update: int, slot: int, message: int) -> None:
-        """Store Telegram's message id of a reply. Raises `UnknownRecord` for one that was not begun."""
+        """Store the message ID that Telegram assigned to a reply.
+
+        Raises:
+            UnknownRecord: The reply was not begun.
+        """
         await self._set(update, slot, "message", message)
 
     async def finish(self, update: int, slot: int) -> None:
-        """Mark a reply as showing its final text. Raises `UnknownRecord` for one that was not begun."""
+        """Mark a reply as showing its final text.
+
+        Raises:
+            UnknownRecord: The reply was not begun.
+        """
         await self._set(update, slot, "final", 1)
 
     async def for_update(self, update: int) -> list[Reply]:
-        """Return all replies begun for an update, by slot."""
+        """Return all replies begun for an update, ordered by slot."""
         return await self._list(_reply, f"{_REPLY} ORDER BY slot", [update])
 
     async def exists(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
-        """Return whether a message of a chat is a reply of the bot, or a question that has one."""
+        """Return whether, in the given chat, `message` is a reply of the bot or `question` has one."""
         row = await self._first(
             "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
             " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
@@ -63,7 +80,7 @@ class Replies(Queries):
         return row is not None
 
     async def for_question(self, chat: int, question: int) -> list[Reply]:
-        """Return the latest replies to a person's message, by slot."""
+        """Return the latest replies to a user's message, ordered by slot."""
         return await self._list(
             _reply,
             f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'

@@ -1,4 +1,4 @@
-"""Retraining runs: their states with checked transitions, progress, and selected exchanges."""
+"""The ledger's retraining runs: their states with checked transitions, progress, and selected exchanges."""
 
 from __future__ import annotations
 
@@ -38,13 +38,19 @@ _WITHDRAWN = 2
 
 
 class Runs(Queries):
-    """Runs and their selections."""
+    """Queries for retraining runs and the exchanges selected for them."""
 
     async def start(self, trigger: str, requested_by: int | None = None) -> Run:
-        """Add a run in the state DUE. `trigger` is "schedule", "admin" or "command".
+        """Add a run in the state DUE and return it.
 
-        Raises `RunBusy` while another run has not ended, in any process, and `CanaryRunning` while a canary is being
-        tried, because the new model would be compared with one that may be about to be replaced.
+        Args:
+            trigger: "schedule", "admin" or "command".
+            requested_by: The ID of the admin who requested the run, if any.
+
+        Raises:
+            RunBusy: Another run has not ended, in this or any other process.
+            CanaryRunning: A canary trial is in progress. The new model would be compared with a live model that
+                may be about to be replaced.
         """
         now = self._clock()
 
@@ -70,41 +76,53 @@ class Runs(Queries):
         return await self._write(work)
 
     async def get(self, run: int) -> Run:
-        """Return the run with this id. Raises `UnknownRecord`."""
+        """Return the run with the ID `run`. Raises `UnknownRecord` if there is none."""
         return await self._read(lambda database: _get(database, run))
 
     async def latest(self, limit: int = 20) -> list[Run]:
-        """Return the latest runs, the newest first."""
+        """Return the latest `limit` runs, newest first."""
         return await self._list(_run, f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit])
 
     async def active(self) -> Run | None:
-        """Return the run that has not ended, or None if there is none."""
+        """Return the run that has not ended yet, or None if all runs have ended."""
         return await self._find(_run, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
 
     async def due(self) -> Run | None:
-        """Return the run that waits to be started, or None if there is none."""
+        """Return the run that is waiting to be started, or None if there is none."""
         return await self._find(_run, f"{_SELECT} WHERE state = ?", [RunState.DUE])
 
     async def unsettled(self) -> Run | None:
-        """Return the newest run if it has ended but was not settled, because its process died; otherwise None."""
+        """Return the newest run if it has ended but has not been settled, else None.
+
+        A run remains unsettled if the process died before completing the work that follows the run's end.
+        """
         return await self._find(
             _run, f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}", [_ACTIVE]
         )
 
     async def is_settled(self, run: int) -> bool:
-        """Return whether the run has ended and its consequences are complete. Raises `UnknownRecord`."""
+        """Return whether the run has ended and the work that follows its end is complete.
+
+        Raises `UnknownRecord` if there is no such run.
+        """
         sql = f"SELECT settled AND NOT {_IS_ACTIVE} FROM runs WHERE id = ?"
         return bool(known(await self._first(sql, [_ACTIVE, run]), _unknown(run))[0])
 
     async def settle(self, run: int) -> None:
-        """Mark the consequences of a run's end as complete."""
+        """Record that the work that follows the end of a run, such as notifying the admins, is complete."""
         await self._execute("UPDATE runs SET settled = 1 WHERE id = ?", [run])
 
     async def move(self, run: int, state: RunState, **values: Any) -> Run:
-        """Set the state of a run together with the given fields: step, steps, raters, directory, reason, model.
+        """Set the state of a run, reset its estimated time left, and return the run.
 
-        The time left becomes unknown. Raises `UnknownRecord`, and `IllegalTransition` if RUN_TRANSITIONS does not allow
-        the change.
+        Args:
+            run: The run's ID.
+            state: The new state.
+            values: Other fields to set: step, steps, raters, directory, reason and model.
+
+        Raises:
+            UnknownRecord: There is no such run.
+            IllegalTransition: RUN_TRANSITIONS does not allow the change of state.
         """
 
         def work(database: Database) -> Run:
@@ -119,7 +137,7 @@ class Runs(Queries):
     async def progress(
         self, run: int, step: int, steps: int, loss: float | None, seconds_left: float | None = None
     ) -> None:
-        """Store the progress of a run. Does nothing after its end."""
+        """Store the progress of a run, or do nothing if the run has ended."""
         await self._execute(
             "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
             f" WHERE id = ? AND {_IS_ACTIVE}",
@@ -127,9 +145,9 @@ class Runs(Queries):
         )
 
     async def request_cancel(self, run: int) -> None:
-        """Request the cancellation of a run; the process that carries it out polls `cancel_requested`.
+        """Request the cancellation of a run; the process that executes the run polls `cancel_requested`.
 
-        Raises `UnknownRecord`, and `IllegalTransition` for a run that has ended.
+        Raises `UnknownRecord` if there is no such run, and `IllegalTransition` if the run has ended.
         """
 
         def work(database: Database) -> None:
@@ -149,19 +167,22 @@ class Runs(Queries):
         await self._write(work)
 
     async def cancel_requested(self, run: int) -> bool:
-        """Return whether a cancellation was requested and the run has not ended. Raises `UnknownRecord`."""
+        """Return whether a run's cancellation was requested and the run has not ended.
+
+        Raises `UnknownRecord` if there is no such run.
+        """
         sql = f"SELECT cancel_requested AND {_IS_ACTIVE} FROM runs WHERE id = ?"
         return bool(known(await self._first(sql, [_ACTIVE, run]), _unknown(run))[0])
 
     async def attempts(self) -> int:
-        """Return the number of runs with a verdict since the live model was last changed."""
+        """Return how many runs created since the live model last changed have ended with a verdict."""
         return await self._number(
             "SELECT count(*) FROM runs WHERE state = ? AND created > (SELECT coalesce(max(done), 0) FROM promotions)",
             [RunState.DONE],
         )
 
     async def last_verdict(self) -> tuple[Run, str] | None:
-        """Return the newest run that ended with a model, and its inputs' fingerprint, or None if there is none."""
+        """Return the newest run that produced a model, with the fingerprint of the run's inputs, or None."""
 
         def work(database: Database) -> tuple[Run, str] | None:
             run = find(_run, database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
@@ -199,15 +220,16 @@ class Runs(Queries):
         await self._write(work)
 
     async def selection(self, run: int) -> list[tuple[int, str]]:
-        """Return the (exchange, split) pairs of a run in the order of selection, without those erased since."""
+        """Return the run's (exchange, split) pairs in selection order, without exchanges erased since."""
         rows = await self._every("SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run])
         return [(row["exchange"], row["split"]) for row in rows]
 
     async def withdrawn(self, run: int) -> bool:
-        """Return whether exchanges of a run's selection may no longer be used.
+        """Return whether any exchange selected for a run may no longer be used.
 
-        This is so if one was erased since, or if a person opted out who asked it, asked an exchange before it in the
-        conversation, or corrected it. It stays so if that person opts in again. Raises `UnknownRecord`.
+        An exchange may no longer be used if it was erased, or if one of these users opted out: the one who asked
+        the question, anyone who asked an earlier question in the conversation, or the one who corrected the
+        answer. Opting in again does not change the result. Raises `UnknownRecord` if there is no such run.
         """
 
         def work(database: Database) -> bool:
@@ -219,7 +241,7 @@ class Runs(Queries):
 
 
 def cancel_learning(database: Database, exchanges: list[int]) -> None:
-    """Cancel the run in progress, or the consequences of a finished one, if it uses one of these exchanges."""
+    """Cancel each run that uses any of `exchanges`, if the run is in progress, or done but not yet settled."""
     database.execute(
         f"UPDATE runs SET cancel_requested = ? WHERE ({_IS_ACTIVE} OR state = ? AND NOT settled) AND id IN"
         " (SELECT run FROM run_selections WHERE exchange IN (SELECT value FROM json_each(?)))",

@@ -1,7 +1,7 @@
 """Sessions: the conversations of users in chats.
 
-A session belongs to one user in one chat and forum topic; /new closes it and opens the next. A group with a shared
-conversation is a user too, under its own id, which is negative.
+A session belongs to one user in one chat and forum topic; /new closes it and opens a new one. A group
+with a shared conversation counts as a user whose ID is the group's own, negative ID.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ _OPEN_SESSION = "SELECT id FROM sessions WHERE chat = ? AND user = ? AND topic =
 
 
 class Sessions(Queries):
-    """Sessions, of which a user has at most one open in a chat and topic."""
+    """Queries for sessions; a user has at most one open session per chat and topic."""
 
     async def find(self, chat: int, user: int, topic: int = 0) -> int | None:
-        """Return the open session of `user` in `chat` and `topic` (0: no forum topic), or None if none is open."""
+        """Return the open session of `user` in `chat` and `topic`, or None if there is none.
+
+        Outside forum topics, `topic` is 0.
+        """
         row = await self._first(_OPEN_SESSION, (chat, user, topic))
         return None if row is None else int(row["id"])
 
     async def open(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:
-        """Return the open session, opening one if there is none.
+        """Return the open session of `user` in `chat` and `topic`, opening one if necessary.
 
-        Raises `UnknownRecord` if the sender of `update` was erased meanwhile.
+        Raises `UnknownRecord` if the data of the sender of `update` has been erased in the meantime.
         """
         found = await self.find(chat, user, topic)
         if found is not None:
@@ -39,7 +42,7 @@ class Sessions(Queries):
         return await self._write(work)
 
     async def restart(self, chat: int, user: int, topic: int = 0) -> int:
-        """Close the open session, if any, and open another, with an empty history."""
+        """Close the open session, if any, open a new one with an empty history, and return the new ID."""
         now = self._clock()
 
         def work(database: Database) -> int:

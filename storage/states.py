@@ -1,4 +1,4 @@
-"""The states of runs, models, trials and recipients of broadcasts, and the allowed transitions."""
+"""The states of runs, models, canary trials and broadcast recipients, and the allowed transitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """The state of a run. The values are stored."""
+    """The state of a run, as stored in the ledger."""
 
     DUE = "due"
     TRAINING = "training"
@@ -29,7 +29,7 @@ RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
 
 
 class ModelState(StrEnum):
-    """The state of a model. The values are stored."""
+    """The state of a model, as stored in the ledger."""
 
     CANDIDATE = "candidate"
     UNDECIDED = "undecided"  # too few votes to tell; an admin may promote it
@@ -54,7 +54,7 @@ ANSWERING = frozenset({ModelState.LIVE, ModelState.CANARY})
 
 
 class Verdict(StrEnum):
-    """The outcome of a canary's trial. The values are stored."""
+    """The outcome of a canary's trial, as stored in the ledger."""
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
@@ -63,7 +63,7 @@ class Verdict(StrEnum):
 
 
 class RecipientState(StrEnum):
-    """The state of a broadcast's recipient. The values are stored."""
+    """The state of a broadcast recipient, as stored in the ledger."""
 
     DUE = "due"
     SENDING = "sending"

@@ -1,4 +1,4 @@
-"""People whose votes taught the live model, and who want to be notified of it once."""
+"""Users whose votes helped train the live model and who want a single notification about it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SELECT ratings.rater AS person, max(exchanges.id) AS exchange
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A person whose vote taught a model, with the newest answer that they liked in their private chat."""
+    """A user whose votes helped train a model, with the newest answer they liked in their private chat."""
 
     person: int
     exchange: Exchange
 
 
 class Teachers(Queries):
-    """People whose votes taught a model."""
+    """Queries for users whose votes helped train a model."""
 
     async def waiting(self, model: Model) -> list[Teacher]:
-        """Return the people who want a note about a model and have not received one."""
+        """Return the users who helped train `model`, want a note about it, and have not received one."""
 
         def work(database: Database) -> list[Teacher]:
             rows = every(database, _WAITING, [model.run, model.id])
@@ -43,7 +43,10 @@ class Teachers(Queries):
         return await self._read(work)
 
     async def note(self, model: Model, person: int) -> None:
-        """Record that a person gets a note about a model. They get no second one, even if this one is not delivered."""
+        """Record that the user `person` is being sent a note about `model`.
+
+        The user is never sent a second note about the model, even if the first one is not delivered.
+        """
         await self._execute(
             "INSERT INTO teacher_notes(model, person, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (model.id, person, self._clock()),

@@ -1,4 +1,4 @@
-"""A text for people that keeps its template and values, so that it can be translated where it is shown."""
+"""User-facing text that keeps its template and values so that it can be translated when it is shown."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Any, Self
 
 
 class Reason(str):
-    """English text made of a template and values, for example why a run failed.
+    """English text built from a template and values, for example the reason why a run failed.
 
-    The text is an ordinary `str`: log it, store it, compare it. Errors take it as their only argument:
-    `raise StorageError(Reason("There is no model {model}.", model=name))`. Values may be reasons themselves.
+    A reason is an ordinary `str` that can be logged, stored and compared. Errors take a reason as their only
+    argument: `raise StorageError(Reason("There is no model {model}.", model=name))`. Values may themselves
+    be reasons.
     """
 
     template: str
     values: Mapping[str, object]
 
     def __new__(cls, template: str, /, **values: object) -> Self:
-        """Return the reason with the values in its template."""
+        """Create a reason by formatting `template` with `values`."""
         reason = super().__new__(cls, template.format(**values) if values else template)
         reason.template, reason.values = template, values
         return reason
 
     def __str__(self) -> Self:
-        """Return the reason itself, so that `str(error)` still has the template and the values."""
+        """Return the reason itself, so that `str(error)` still has the template and the values of the reason."""
         return self
 
     def translated(self, gettext: Callable[[str], str]) -> str:
-        """Return the text in another language; `gettext` translates a template."""
+        """Return the text in another language, using `gettext` to translate the template."""
         values = {
             name: value.translated(gettext) if isinstance(value, Reason) else value
             for name, value in self.values.items()
@@ -36,34 +37,37 @@ class Reason(str):
         return gettext(self.template).format(**values) if values else gettext(self.template)
 
     def parts(self) -> dict[str, Any]:
-        """Return the template and the values in a form that JSON can represent."""
+        """Return the template and the values as a nested dict that can be stored as JSON."""
         values = {name: value.parts() if isinstance(value, Reason) else value for name, value in self.values.items()}
         return {"template": self.template, "values": values}
 
     @classmethod
     def of(cls, parts: Mapping[str, Any]) -> Self:
-        """Rebuild a reason from its `parts`."""
+        """Rebuild a reason from the dict that its `parts` method returned."""
         values = {name: cls.of(value) if isinstance(value, dict) else value for name, value in parts["values"].items()}
         return cls(parts["template"], **values)
 
 
 def join(reasons: list[Reason]) -> Reason:
-    """Return several reasons as one."""
+    """Return one reason that joins `reasons` with semicolons."""
     first, *others = reasons
     return Reason("{reason}; {others}", reason=first, others=join(others)) if others else first
 
 
 def listed(reasons: list[Reason]) -> Reason:
-    """Return several short reasons as a list in one sentence."""
+    """Return one reason that lists several short reasons, separated by commas."""
     first, *others = reasons
     return Reason("{reason}, {others}", reason=first, others=listed(others)) if others else first
 
 
 def stored(text: str, parts: str) -> str:
-    """Return a reason from its two columns; rows of versions before migration 18 have only the text."""
+    """Rebuild a reason from the values of its two columns.
+
+    Rows written before migration 18 have no parts; for them, `text` is returned unchanged.
+    """
     return Reason.of(json.loads(parts)) if parts else text
 
 
 def stored_parts(text: str) -> str:
-    """Return the value of the column `reason_parts`: the parts as JSON, or an empty string if there are none."""
+    """Return the JSON for the column `reason_parts`, or an empty string if `text` is a plain string."""
     return json.dumps(text.parts(), ensure_ascii=False, default=str) if isinstance(text, Reason) else ""

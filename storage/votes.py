@@ -1,6 +1,6 @@
-"""Votes, and the rated exchanges and preferences that training learns from (table `feedback`).
+"""Votes (table `feedback`), and the rated exchanges and preferences that training learns from.
 
-Votes are only added; the latest of each rater on an exchange counts.
+A new vote does not overwrite earlier ones; only each rater's latest vote on an exchange counts.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ _DEMONSTRATIONS = (
 
 
 class Votes(Queries):
-    """Votes and rated exchanges."""
+    """Queries for votes, rated exchanges and preferences."""
 
     async def cast(self, rating: Rating) -> bool:
-        """Add a vote; return False if its update was counted before.
+        """Add a vote and return True, or return False if the vote's Telegram update was already counted.
 
-        Raises `UnknownRecord` for an exchange that does not exist or was deleted, `StorageError` for a value other
-        than 1, -1 and 0.
+        Raises:
+            UnknownRecord: The exchange does not exist or was deleted.
+            StorageError: The value is not 1, -1 or 0.
         """
         if rating.value not in (1, -1, 0):
             raise StorageError(f"A rating is 1 or -1, or 0 for none, not {rating.value}.")
@@ -68,7 +69,7 @@ class Votes(Queries):
         return await self._write(work)
 
     async def by_update(self, update: int) -> Rating | None:
-        """Return the vote that an update has cast, or None if it has cast none."""
+        """Return the vote cast by the Telegram update `update`, or None if it cast none."""
         return await self._find(
             lambda row: Rating(**row),
             'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?',
@@ -76,11 +77,11 @@ class Votes(Queries):
         )
 
     async def newest(self) -> int:
-        """Return the id of the newest vote, or 0 if there is none."""
+        """Return the ID of the newest vote, or 0 if there are no votes."""
         return await self._number("SELECT coalesce(max(id), 0) FROM feedback")
 
     async def recent_in_groups(self, seconds: float) -> list[Exchange]:
-        """Return the exchanges in groups with a vote in the last `seconds` before the newest vote of all."""
+        """Return the group-chat exchanges with a vote cast at most `seconds` before the newest vote overall."""
         return await self._list(
             exchange_of,
             f"{SELECT_EXCHANGES} WHERE chat < 0 AND id IN (SELECT exchange FROM feedback"
@@ -89,7 +90,7 @@ class Votes(Queries):
         )
 
     async def tally(self, exchange: int) -> tuple[int, int]:
-        """Return the numbers of people who like and who dislike an answer at present."""
+        """Return the numbers of users who currently like and who dislike the answer of an exchange."""
         row = await self._first(
             "SELECT coalesce(sum(value > 0), 0) AS ups, coalesce(sum(value < 0), 0) AS downs"
             " FROM (SELECT value, max(id) FROM feedback WHERE exchange = ? GROUP BY rater)",
@@ -99,20 +100,20 @@ class Votes(Queries):
         return row["ups"], row["downs"]
 
     async def latest(self, exchange: int, rater: int) -> int | None:
-        """Return the vote of `rater` on `exchange`, 1 or -1, or None if there is none or it was taken back."""
+        """Return the latest vote of `rater` on `exchange`, 1 or -1, or None if there is none or it was retracted."""
         row = await self._first(
             "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
         )
         return int(row["value"]) or None if row is not None else None
 
     async def rated_exchanges(self, trust: Trust = EQUAL_TRUST) -> list[RatedExchange]:
-        """Return every exchange with votes or a correction, by id, with the conversation before it.
+        """Return every exchange with votes or a correction, ordered by ID, with the conversation before it.
 
-        The following are left out:
+        The result omits:
 
-        - votes and corrections of people who opted out, are blocked, or are new;
-        - exchanges that were asked by people who opted out or are blocked, are in blocked groups, or show a quarantined
-          picture, and all exchanges that follow one of these in its conversation;
+        - votes and corrections of users who have opted out, are blocked, or are new;
+        - exchanges that were asked by users who have opted out or are blocked, that are in blocked groups, or
+          that show a quarantined picture, and all later exchanges in the conversations of such exchanges;
         - corrections that only their author has confirmed, unless the author is an admin.
         """
         judged = await self._read(lambda database: _judged(database, trust, self._clock()))
@@ -120,15 +121,16 @@ class Votes(Queries):
         return sorted(rated, key=lambda each: each.exchange.id)
 
     async def preferences(self, trust: Trust = EQUAL_TRUST) -> list[Preference]:
-        """Return the pairs of answers to the same prompt of which one has better votes, won a duel, or is a correction.
+        """Return the pairs of answers to the same prompt in which one answer is preferred.
 
-        Left out are the same votes, exchanges and corrections as in `rated_exchanges`, answers that did not finish by
-        themselves, and pairs of equal answers.
+        An answer is preferred if it has better votes, won a duel, or is a correction. The result omits the
+        votes, exchanges and corrections that `rated_exchanges` omits, answers that did not end by themselves,
+        and pairs of identical answers.
         """
         return await self._read(lambda database: _preferences(database, trust, self._clock()))
 
     async def shown(self, model: str, raters: Iterable[int]) -> tuple[int, int]:
-        """Return the number of a model's answers to questions of these people, and how many of them are liked."""
+        """Return how many answers `model` gave to questions from `raters`, and how many of the answers are liked."""
         row = await self._first(
             "SELECT count(*) AS answers, coalesce(sum(id IN (SELECT exchange FROM ratings GROUP BY exchange"
             " HAVING sum(value) > 0)), 0) AS liked"
@@ -139,7 +141,7 @@ class Votes(Queries):
         return row["answers"], row["liked"]
 
     async def newcomers(self, trust: Trust) -> int:
-        """Return the number of people whose votes do not count yet because they are new."""
+        """Return how many users have cast votes that do not count yet because the users are new."""
 
         def work(database: Database) -> int:
             new = _newcomers(database, trust, self._clock()) - _silent(database, trust)
@@ -151,14 +153,14 @@ class Votes(Queries):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """An exchange with the votes on the model's answer, and the same exchange with its confirmed correction, if any."""
+    """An exchange with the votes on the model's answer, and its corrected version, if there is one."""
 
     said: RatedExchange
     better: RatedExchange | None
 
 
 def _silent(database: Database, trust: Trust) -> frozenset[int]:
-    """Return the people and groups that nothing is learned from."""
+    """Return the IDs of the users and groups whose votes and exchanges must not be used for training."""
     return trust.blocked.union(column(database, "SELECT id FROM users WHERE opted_out"))
 
 
@@ -170,7 +172,7 @@ def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
 
 
 def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
-    """Return every exchange of the conversations with a vote or a correction, by session and id."""
+    """Return the exchanges of all conversations with a vote or a correction, ordered by session and ID."""
     silent, new = _silent(database, trust), _newcomers(database, trust, now)
     people = {
         "unheard": json.dumps(sorted(silent | new)),
@@ -205,9 +207,9 @@ def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
 
 
 def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
-    """Return the exchange with the correction in place of the model's answer, or None if there is no correction.
+    """Return the exchange with the correction in place of the model's answer, or None without a correction.
 
-    Its number of tokens is set to its number of characters, which is nearly always an upper bound.
+    The token count is set to the correction's number of characters, which is nearly always an upper bound.
     """
     if shown is None:
         return None

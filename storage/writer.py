@@ -1,11 +1,11 @@
-"""The writer thread: work is queued from any event loop and awaited, and commits are shared.
+"""The writer thread, which commits work queued from any event loop in shared transactions.
 
-Everything queued during a commit goes into the next transaction, each piece of work behind its own savepoint, so that a
-failing one does not affect the others. A caller's await ends only after the commit, so anything that the caller
-acknowledges afterwards survives `kill -9`.
+Everything queued during a commit goes into the next transaction. Each piece of work has its own
+savepoint, so a failure does not affect the rest. A caller's await ends only after the commit, so
+anything that the caller acknowledges afterwards survives `kill -9`.
 
-Two pieces of work in flight at the same time may take effect in either order; where the order matters, await the first
-before queueing the second.
+Two pieces of work in flight at the same time may take effect in either order; where the order matters,
+await the first before queueing the second.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_JOBS = 512
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A piece of work and the future of its caller."""
+    """A piece of work and the future that its caller awaits."""
 
     together: Batched[Any, Any]
     argument: Any
@@ -52,10 +52,10 @@ class _Job:
 
 
 class Writer:
-    """The writing connection of this process, on its own thread."""
+    """This process's write connection to the database, served by a dedicated thread."""
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
-        """Open `path` and start the thread. Raises `StorageError`."""
+        """Open the database at `path` and start the thread. Raises `StorageError` if the database cannot be opened."""
         self._path = path
         self._database = connect(path, busy_seconds=busy_seconds)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -69,15 +69,16 @@ class Writer:
     async def do(self, work: Work[Result]) -> Result:
         """Run `work` in a transaction and return its result after the commit.
 
-        An exception that `work` raises undoes its changes and is raised here; SQLite's errors become `StorageError`.
-        Cancelling the await does not undo the work.
+        If `work` raises an exception, its changes are undone and the caller gets the exception; SQLite errors
+        become `StorageError`. Cancelling the await does not undo the work.
         """
         return await self.do_batched(lambda database, _: [work(database)], None)
 
     async def do_batched(self, together: Batched[Argument, Result], argument: Argument) -> Result:
-        """Run a function once for the arguments of all callers that wait for it. Meant for small, frequent work.
+        """Call `together` once with the arguments of all waiting callers, and return the result for `argument`.
 
-        If the function raises, it is called again with each argument alone.
+        If the call fails, `together` is called again with each argument alone. This method is meant for small,
+        frequent work.
         """
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")
@@ -86,7 +87,7 @@ class Writer:
         return await future
 
     async def close(self) -> None:
-        """Finish what is queued, then close the connection. A second call does nothing."""
+        """Finish the queued work, then close the connection. Further calls do nothing."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
@@ -106,7 +107,7 @@ class Writer:
             self._database.close()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
-        """Wait for work; return what is queued, at most MAX_JOBS, and whether the writer is closing."""
+        """Wait for work; return at most MAX_JOBS queued jobs, and whether the writer is closing."""
         batch: list[_Job] = []
         job = self._jobs.get()
         while job is not None:
@@ -120,7 +121,7 @@ class Writer:
         return batch, True
 
     def _commit(self, batch: list[_Job]) -> None:
-        """Run the batch in one transaction; every job ends with a result or an error."""
+        """Run the batch in one transaction and give each job a result or an error."""
         connection = self._database.conn
         try:
             # IMMEDIATE, because a deferred transaction that reads first cannot wait for another process's commit:
@@ -146,7 +147,7 @@ class Writer:
                 self._commit([job])
 
     def _do_group(self, group: list[_Job]) -> None:
-        """Run the jobs that share a function in one call; if that fails, run each alone."""
+        """Run the jobs, which share a function, in one call; if the call fails, run each job alone."""
         connection = self._database.conn
         connection.execute("SAVEPOINT work")
         try:

@@ -1,8 +1,8 @@
-"""A Bot API server on loopback with a web chat page, which replaces Telegram in the demo and in the tests.
+"""A Bot API server on loopback, with a web chat page, that replaces Telegram in the demo and the tests.
 
-It uses Telegram's names, limits and error texts, holds its state in memory, and serves any program that speaks the
-Bot API. `emulator.Emulator` is the entry point. `person_actions` holds what a person can do; `sending`, `editing` and
-`account` hold the methods that a bot can call.
+The server uses Telegram's names, limits and error texts, holds its state in memory, and serves any
+program that speaks the Bot API. `emulator.Emulator` is the entry point. `person_actions` holds what a
+user can do; `sending`, `editing` and `account` hold the methods that a bot can call.
 """
 
 from telegram_emulator.emulator import Emulator

@@ -1,6 +1,7 @@
 """Bot API methods about the bot itself: its updates, its commands and the files it downloads.
 
-Each method takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
+Each function takes the emulator's state and the parameters of a call, returns the JSON result, and
+raises `BotApiError` if the call fails.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ _SCOPES = frozenset({
 
 
 async def get_me(world: World, parameters: Parameters) -> Json:
-    """Carry out getMe."""
+    """Handle a call to `getMe`."""
     return world.bot
 
 
 async def get_updates(world: World, parameters: Parameters) -> list[Json]:
-    """Carry out getUpdates."""
+    """Handle a call to `getUpdates`."""
     world.updates.allow(parameters.decoded("allowed_updates", "allowed updates"))
     limit = parameters.integer("limit", 100)
     return await world.updates.poll(parameters.integer("offset"), limit, parameters.integer("timeout"))
 
 
 async def set_webhook(world: World, parameters: Parameters) -> bool:
-    """Carry out setWebhook. Accepts http addresses too, because everything here is on loopback."""
+    """Handle a call to `setWebhook`.
+
+    Plain http addresses are accepted as well, because all traffic stays on the loopback interface.
+    """
     world.updates.allow(parameters.decoded("allowed_updates", "allowed updates"))
     await world.webhook.set(
         parameters.text("url"), parameters.text("secret_token"), drop_pending=parameters.boolean("drop_pending_updates")
@@ -38,18 +42,21 @@ async def set_webhook(world: World, parameters: Parameters) -> bool:
 
 
 async def delete_webhook(world: World, parameters: Parameters) -> bool:
-    """Carry out deleteWebhook."""
+    """Handle a call to `deleteWebhook`."""
     await world.webhook.set("", "", drop_pending=parameters.boolean("drop_pending_updates"))
     return True
 
 
 async def get_file(world: World, parameters: Parameters) -> Json:
-    """Carry out getFile."""
+    """Handle a call to `getFile`."""
     return world.files.describe(parameters.text("file_id"))
 
 
 async def set_my_commands(world: World, parameters: Parameters) -> bool:
-    """Carry out setMyCommands. The menu of a person who has blocked the bot can be set too."""
+    """Handle a call to `setMyCommands`.
+
+    The menu of a user who has blocked the bot can be set as well.
+    """
     commands = parameters.objects("commands", "commands")
     if len(commands) > 100:
         raise api_error("BOT_COMMANDS_TOO_MUCH")
@@ -60,17 +67,21 @@ async def set_my_commands(world: World, parameters: Parameters) -> bool:
 
 
 async def delete_my_commands(world: World, parameters: Parameters) -> bool:
-    """Carry out deleteMyCommands: delete the list of exactly this scope and language, if there is one."""
+    """Handle a call to `deleteMyCommands`.
+
+    Only the list with exactly the given scope and language is deleted, if there is one.
+    """
     world.commands.pop(_command_list(world, parameters), None)
     world.events.publish("commands", None)
     return True
 
 
 def commands_for(world: World, user: User, chat: EmulatedChat) -> list[Json]:
-    """Return the menu that a person sees in a chat: that of the narrowest scope, preferably in their language.
+    """Return the command menu that a user sees in a chat.
 
-    The order is that of core.telegram.org/bots/api#determining-list-of-commands, without the scopes for a group's
-    administrators.
+    The menu with the narrowest scope is used, preferably in the user's language. The order of precedence is
+    that of core.telegram.org/bots/api#determining-list-of-commands, without the scopes for the
+    administrators of a group.
     """
     kind = "all_private_chats" if chat.kind == "private" else "all_group_chats"
     for scope, number in (("chat", chat.id), (kind, 0), ("default", 0)):

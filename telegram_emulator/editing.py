@@ -1,6 +1,7 @@
 """Bot API methods that change sent messages or answer a pressed button.
 
-Each method takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
+Each function takes the emulator's state and the parameters of a call, returns the JSON result, and
+raises `BotApiError` if the call fails.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAX_TOAST = 200  # characters of the answer to a callback query
 
 
 async def edit_message_text(world: World, parameters: Parameters) -> Json:
-    """Carry out editMessageText."""
+    """Handle a call to `editMessageText`."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
     chat, message = _own_message(world, parameters)
@@ -28,7 +29,7 @@ async def edit_message_text(world: World, parameters: Parameters) -> Json:
 
 
 async def edit_message_media(world: World, parameters: Parameters) -> Json:
-    """Carry out editMessageMedia with an uploaded photo."""
+    """Handle a call to `editMessageMedia` with an uploaded photo."""
     item = parameters.object("media", "input media")
     if not item:
         raise api_error("there is no media in the request")
@@ -44,7 +45,7 @@ async def edit_message_media(world: World, parameters: Parameters) -> Json:
 
 
 async def edit_message_reply_markup(world: World, parameters: Parameters) -> Json:
-    """Carry out editMessageReplyMarkup."""
+    """Handle a call to `editMessageReplyMarkup`."""
     chat, message = _own_message(world, parameters)
     return _replace(world, parameters, chat, message)
 
@@ -62,7 +63,10 @@ def _own_message(world: World, parameters: Parameters) -> tuple[EmulatedChat, Js
 
 
 def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: Json, **changes: object) -> Json:
-    """Apply an edit. As in Telegram, a call without `reply_markup` removes the buttons."""
+    """Apply `changes` to a message and return the edited message.
+
+    As in Telegram, a call without `reply_markup` removes the buttons.
+    """
     edited = {**message, **changes, "reply_markup": inline_keyboard(parameters)}
     edited = {name: value for name, value in edited.items() if value not in (None, [], {}, "")}
     if edited == message:
@@ -76,7 +80,10 @@ def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: 
 
 
 async def delete_message(world: World, parameters: Parameters) -> bool:
-    """Carry out deleteMessage. In private chats and as an administrator, the bot can delete people's messages too."""
+    """Handle a call to `deleteMessage`.
+
+    In private chats, and as a group administrator, the bot can delete users' messages too.
+    """
     chat = world.chat_for_bot(parameters.text("chat_id"))
     message = chat.messages.get(parameters.integer("message_id"))
     if message is None:
@@ -90,7 +97,10 @@ async def delete_message(world: World, parameters: Parameters) -> bool:
 
 
 async def answer_callback_query(world: World, parameters: Parameters) -> bool:
-    """Carry out answerCallbackQuery, which is possible once for each press, within `CALLBACK_SECONDS`."""
+    """Handle a call to `answerCallbackQuery`.
+
+    Each button press can be answered once, within `CALLBACK_SECONDS`.
+    """
     query = world.callbacks.pop(parameters.text("callback_query_id"), None)
     if query is None or world.flood.clock() - query.pressed > CALLBACK_SECONDS:
         raise api_error("query is too old and response timeout expired or query ID is invalid")

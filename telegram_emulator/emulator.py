@@ -1,4 +1,4 @@
-"""The emulator's HTTP server: the Bot API with its files and injected faults, the people's API and the chat page."""
+"""The emulator's HTTP server: the Bot API, its files, injected faults, the user API and the chat page."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class Emulator:
         token: The bot's token.
         samples: JPEG pictures and WebP stickers by name, offered on the chat page.
         note: A line that the chat page shows before the samples.
-        conversations: Returns the script of the sample voters for round 0, 1, 2 …
-        likes: Returns whether a sample voter likes an answer.
-        first_id: The number of the first update and message; by default above those of earlier emulators.
-        clock: The clock of flood control, in seconds.
+        conversations: A function that returns the script of the sample voters for round 0, 1, 2 …
+        likes: A function that returns whether a sample voter likes an answer.
+        first_id: The ID of the first update and of the first message; by default above those of earlier
+            emulators.
+        clock: A function that returns the time for flood control, in seconds.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class Emulator:
         return self.world.chats[chat].counts
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Start listening and return the server's address without a trailing slash. Port 0 selects a free port.
+        """Start listening on `host` and `port`, and return the server's address without a trailing slash.
 
-        Raises OSError if the port is in use.
+        Port 0 selects a free port. Raises `OSError` if the port is in use.
         """
         app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
@@ -91,7 +92,7 @@ class Emulator:
         return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        """Stop the server and its tasks; the state is kept."""
+        """Stop the server and its tasks, but keep the state."""
         await self.voters.stop()
         await self.world.webhook.stop()
         self.world.updates.wake()
@@ -103,7 +104,7 @@ class Emulator:
         return web.FileResponse(PAGE / "index.html")
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
-        """Carry out one Bot API call, or the fault planned for it."""
+        """Handle one Bot API call, applying the fault planned for it, if any."""
         method = request.match_info["method"].lower()
         try:
             if request.match_info["token"] != self.token:
@@ -125,7 +126,7 @@ class Emulator:
         return _json({"ok": True, "result": result})
 
     async def _fail(self, request: web.Request, fault: Fault) -> web.Response | None:
-        """Apply a fault; return the response that replaces the call, or None if the call goes on."""
+        """Apply a fault; return the response that replaces the call's result, or None if the call goes on."""
         match fault.kind:
             case FaultKind.BAD_GATEWAY:
                 return _json({"ok": False, "error_code": 502, "description": "Bad Gateway"}, 502)
@@ -143,7 +144,7 @@ class Emulator:
         return None
 
     async def _download(self, request: web.Request) -> web.Response:
-        """Return a file at the address that getFile has given."""
+        """Return the file at the address that `getFile` reported."""
         file = self.world.files.by_path(request.match_info["path"])
         if request.match_info["token"] != self.token or file is None:
             return _json(BotApiError(404, "Not Found").body(), 404)
@@ -156,7 +157,7 @@ def _json(body: Any, status: int = 200) -> web.Response:
 
 
 def _broken(request: web.Request) -> web.Response:
-    """Abort the connection without an answer."""
+    """Abort the connection without a response."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

@@ -1,7 +1,8 @@
-"""Text with entities: measured in UTF-16 units, cleaned, checked and completed as Telegram does it.
+"""Message text and its entities, cleaned, validated and completed according to Telegram's rules.
 
-Entities are Bot API `MessageEntity` objects as dicts. Some come from the bot; Telegram itself finds the others:
-commands, mentions, links and hashtags. The markup languages of `parse_mode` are not implemented.
+Text is measured in UTF-16 code units. Entities are Bot API `MessageEntity` objects as dicts. Some kinds
+are set by the bot; Telegram itself detects the others: commands, mentions, links and hashtags. The
+markup languages of `parse_mode` are not implemented.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ _REMOVED = re.compile("[\r\u2028-\u202e\u0333\u033f\u030a]")
 
 
 def units(text: str) -> int:
-    """Return the length of `text` in UTF-16 code units, as Telegram counts it."""
+    """Return the length of `text` in UTF-16 code units, the unit in which Telegram measures text."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
 
 
 def formatted(text: str, entities: Any = None) -> tuple[str, list[Json]]:
-    """Return the text and entities that a message keeps of those given. The resulting text may be empty.
+    """Return `text` and `entities` as Telegram would store them in a message.
 
-    Raises `BotApiError` for entities that are malformed or outside the text.
+    The resulting text may be empty.
+
+    Raises:
+        BotApiError: The text exceeds 32 KiB, or an entity is malformed or outside the text.
     """
     if len(text.encode()) > _MAX_BYTES:
         raise api_error("Text is too long")
@@ -51,7 +55,11 @@ def formatted(text: str, entities: Any = None) -> tuple[str, list[Json]]:
 
 
 def _checked(entity: Any) -> Json | None:
-    """Check a bot's `MessageEntity`; return None for the kinds that Telegram finds itself."""
+    """Validate a bot's `MessageEntity`, and return None for a kind that Telegram itself detects.
+
+    Raises:
+        BotApiError: The entity is malformed.
+    """
     unparsable = "can't parse MessageEntity: "
     if not isinstance(entity, dict):
         raise api_error(unparsable + "expected an Object")
@@ -74,7 +82,11 @@ def _checked(entity: Any) -> Json | None:
 
 
 def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
-    """Blank or remove control characters, trim both ends, and shift the entities accordingly."""
+    """Remove control characters or replace them with spaces, trim both ends, and shift the entities to match.
+
+    Raises:
+        BotApiError: An entity lies outside the text or splits a character.
+    """
     entities = [entity for entity in entities if entity["length"] > 0]
     whole = _without_controls(text)
     if not entities:
@@ -112,7 +124,10 @@ def _without_controls(text: str) -> str:
 
 
 def _complete(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
-    """Add the entities that Telegram finds itself, outside links and code; sort, and keep the first hundred."""
+    """Add the entities that Telegram itself detects, sort all entities, and keep the first hundred.
+
+    Nothing is detected inside links or code.
+    """
     closed = [e for e in entities if e["type"] in {"code", "pre", "text_link", "text_mention", "custom_emoji"}]
     taken = [(e["offset"], e["offset"] + e["length"]) for e in closed]
     inside_code = [(e["offset"], e["offset"] + e["length"], e) for e in entities if e["type"] in {"code", "pre"}]

@@ -1,7 +1,7 @@
 """A numbered log of events that any number of readers can follow from any point.
 
-A reader holds a number, not a queue, so a slow reader costs no memory. A reader that falls behind by more than the
-log's length starts over.
+A reader keeps only the number of its last event, not a queue, so a slow reader uses no memory. A reader
+that falls behind by more than the log's length continues with new events only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ _KEPT = 20_000
 
 
 class EventLog:
-    """A log of events: dicts with at least `id` (ascending from 1), `kind` and `chat` (None: for everyone)."""
+    """A log of events, each a dict with at least `id`, `kind` and `chat`.
+
+    IDs ascend from 1. `chat` is None for an event that concerns everyone.
+    """
 
     def __init__(self) -> None:
         self._log: list[Json] = []
@@ -28,7 +31,7 @@ class EventLog:
         return self._first + len(self._log) - 1
 
     def publish(self, kind: str, chat: int | None, **data: object) -> None:
-        """Append an event and wake the readers."""
+        """Append an event and wake the waiting readers."""
         self._log.append({"id": self.last + 1, "kind": kind, "chat": chat, **data})
         if len(self._log) > 2 * _KEPT:
             del self._log[:_KEPT]
@@ -37,10 +40,10 @@ class EventLog:
         self._news = asyncio.Event()
 
     async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncGenerator[Json, None]:
-        """Yield the wanted events later than number `after` as they come, indefinitely.
+        """Yield the events after number `after` for which `wanted` returns true, waiting for new ones indefinitely.
 
-        A reader whose number is no longer kept, or belongs to an earlier server's log, gets one event of kind "reset"
-        and goes on from the newest.
+        If `after` is no longer in the log or comes from an earlier server's log, one event of kind "reset" is
+        yielded first, and only new events follow.
         """
         while True:
             if not self._first - 1 <= after <= self.last:

@@ -1,6 +1,7 @@
-"""Injected faults, for tests: calls that fail as networks and Telegram's front servers make them fail.
+"""Faults that tests inject to imitate failures of networks and of Telegram's front servers.
 
-`emulator` carries them out. Faults in the delivery of updates are in `update_queue`.
+The `emulator` module applies the faults. Faults in the delivery of updates are implemented in
+`update_queue`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 
 class FaultKind(StrEnum):
-    """The way in which a call fails."""
+    """The way in which a Bot API call fails."""
 
     BAD_GATEWAY = "bad_gateway"  # 502 with Telegram's JSON
     HTML_PAGE = "html_page"  # 502 with a proxy's HTML page
@@ -26,11 +27,17 @@ class FaultKind(StrEnum):
 
 @dataclass(slots=True)
 class Fault:
-    """A failure of the next `count` calls of `methods` in `chat`.
+    """A planned failure of Bot API calls.
 
-    `methods` are in lower case; None means all but getUpdates. A `chat` of None means any. The first `skip` matching
-    calls pass. `seconds` is the delay, or the `retry_after` of a flood. `words` is the description of a refusal, and
-    `moved_to` is the chat that it names as the new one.
+    Attributes:
+        kind: The way in which a call fails.
+        count: The number of calls that will fail.
+        methods: The names of the affected methods in lower case, or None for all methods except getUpdates.
+        chat: The ID of the affected chat, or None for any chat.
+        seconds: The length of a delay, or the `retry_after` of a flood error.
+        skip: The number of matching calls to let through before the first failure.
+        words: The error description of a refused call.
+        moved_to: The ID of the new chat to name in the error of a refused call, if any.
     """
 
     kind: FaultKind
@@ -43,7 +50,7 @@ class Fault:
     moved_to: int | None = None
 
     def matches(self, method: str, chat: int | None) -> bool:
-        """Return whether the fault applies to this call."""
+        """Return whether the fault applies to a call of `method` in `chat`."""
         if self.chat is not None and self.chat != chat:
             return False
         return method != "getupdates" if self.methods is None else method in self.methods
@@ -51,22 +58,26 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """The planned faults, in order. At most one applies to a call."""
+    """The planned faults, in order; at most one applies to each call."""
 
     planned: list[Fault] = field(default_factory=list)
     struck: int = 0
 
     def plan(self, kind: str, count: int = 1, *, methods: Iterable[str] | None = None, **details: Any) -> None:
-        """Plan a `Fault`. Raises ValueError for an unknown kind."""
+        """Plan a fault; `details` are the remaining fields of `Fault`.
+
+        Raises:
+            ValueError: `kind` is not a `FaultKind`.
+        """
         names = None if methods is None else frozenset(name.lower() for name in methods)
         self.planned.append(Fault(FaultKind(kind), count, names, **details))
 
     def clear(self) -> None:
-        """Drop all planned faults."""
+        """Discard all planned faults."""
         self.planned.clear()
 
     def strike(self, method: str, chat: int | None) -> Fault | None:
-        """Return the fault that applies to this call, if any, and count it as used."""
+        """Return the fault that applies to a call of `method` in `chat`, if any, and count it as used once."""
         for fault in self.planned:
             if not fault.matches(method, chat):
                 continue

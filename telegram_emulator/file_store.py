@@ -1,6 +1,7 @@
-"""Files in memory by file id: photos in several sizes as Telegram makes them, documents and stickers unchanged.
+"""An in-memory file store that resizes photos as Telegram does and keeps other files unchanged.
 
-A photo becomes a JPEG of at most 1280 px with smaller copies; one that already is such a JPEG keeps its bytes.
+A photo is stored as a JPEG with sides of at most 1280 px, along with smaller copies. A photo that is
+already such a JPEG is stored byte for byte. Documents and stickers are never changed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _SMALL = 2**17  # bytes; smaller photos are resized without a thread
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as bots see it. `path` is what getFile returns; `unique_id` is the same for the same bytes."""
+    """A stored file.
+
+    `path` is the file path that getFile returns. Files with identical content have the same `unique_id`.
+    """
 
     id: str
     unique_id: str
@@ -47,15 +51,19 @@ class FileStore:
         self._numbers = itertools.count()
 
     def by_id(self, file_id: str) -> StoredFile | None:
-        """Return the file with this id, or None if there is none."""
+        """Return the file with ID `file_id`, or None if it does not exist."""
         return self._by_id.get(file_id)
 
     def by_path(self, path: str) -> StoredFile | None:
-        """Return the file at a path that getFile has given, or None if there is none."""
+        """Return the file at a path that getFile has returned, or None for any other path."""
         return self._by_id.get(PurePath(path).stem)
 
     def describe(self, file_id: str) -> Json:
-        """Return a Bot API `File`. Raises `BotApiError` for an unknown id and for a file above 20 MB."""
+        """Return the Bot API `File` object for the file with ID `file_id`.
+
+        Raises:
+            BotApiError: The ID is unknown, or the file is larger than 20 MB.
+        """
         if not file_id:
             raise api_error("file_id not specified")
         file = self._by_id.get(file_id)
@@ -66,7 +74,11 @@ class FileStore:
         return {**_reference(file), "file_path": file.path}
 
     def add_document(self, data: bytes, name: str, media_type: str = "") -> Json:
-        """Keep a document and return its Bot API `Document`. Raises `BotApiError` for an empty one."""
+        """Store a document and return its Bot API `Document` object.
+
+        Raises:
+            BotApiError: `data` is empty.
+        """
         if not data:
             raise api_error("file must be non-empty")
         kind = media_type if media_type not in ("", _ANYTHING) else mimetypes.guess_type(name)[0] or _ANYTHING
@@ -74,7 +86,10 @@ class FileStore:
         return {"file_name": name, "mime_type": kind, **_reference(file)}
 
     def add_sticker(self, data: bytes, media_type: str = "") -> Json:
-        """Keep a sticker and return its Bot API `Sticker`: still (WebP), animated (TGS) or a video (WebM)."""
+        """Store a sticker and return its Bot API `Sticker` object.
+
+        `media_type` decides whether the sticker is static (WebP, the default), animated (TGS) or video (WebM).
+        """
         animated, video = media_type == "application/x-tgsticker", media_type == "video/webm"
         suffix = "tgs" if animated else "webm" if video else "webp"
         file = self._keep(data, "stickers", f"sticker.{suffix}", media_type or "image/webp")
@@ -83,9 +98,11 @@ class FileStore:
         return {**kind, **side, **_reference(file)}
 
     async def add_photo(self, data: bytes) -> list[Json]:
-        """Keep a photo and return its Bot API `PhotoSize` list, smallest first.
+        """Store a photo and return its Bot API `PhotoSize` objects, smallest first.
 
-        Raises `BotApiError` above 10 MB, for anything but a picture, and for dimensions that Telegram does not accept.
+        Raises:
+            BotApiError: `data` is empty, larger than 10 MB or not a picture, or Telegram does not accept the
+                picture's dimensions.
         """
         if len(data) > MAX_PHOTO_BYTES:
             raise api_error(
@@ -100,7 +117,7 @@ class FileStore:
         return self._photos[digest]
 
     def add_broken_photo(self, data: bytes) -> list[Json]:
-        """Keep bytes as a photo without decoding them, so that a bot downloads a damaged picture."""
+        """Store `data` as a photo without decoding it, so that a bot can be sent a damaged picture."""
         return [self._keep_size(data, 1280, 960)]
 
     def _keep_size(self, data: bytes, width: int, height: int) -> Json:
@@ -120,7 +137,14 @@ def _reference(file: StoredFile) -> Json:
 
 
 def _sizes(data: bytes) -> list[tuple[bytes, int, int]]:
-    """Return the encoded sizes of a photo with width and height in pixels, smallest first."""
+    """Encode a photo in Telegram's sizes.
+
+    Returns:
+        The encoded data, the width and the height in pixels of each size, smallest first.
+
+    Raises:
+        BotApiError: `data` is not a picture, or Telegram does not accept its dimensions.
+    """
     try:
         with Image.open(io.BytesIO(data)) as opened:
             width, height = opened.size

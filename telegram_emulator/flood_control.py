@@ -1,8 +1,9 @@
-"""Flood control: limits on the messages that a bot may send, per chat, per group and overall.
+"""Flood control, which limits the messages that a bot may send per chat, per group and overall.
 
-Telegram's published limits are about one message a second in a chat, twenty a minute in a group and thirty a second
-overall (core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this). Short bursts pass; edits count. A bot
-that exceeds a limit is refused until `retry_after` is over. Flood control is off by default.
+Telegram's published limits are about one message per second in a chat, 20 per minute in a group and 30
+per second overall (core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this). Short
+bursts are allowed, and edits count as messages. A bot that exceeds a limit is refused for `retry_after`
+seconds. Flood control is off by default.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from telegram_emulator.api_errors import too_many_requests
 
 @dataclass(slots=True)
 class _Bucket:
-    """One chat's token bucket, its sends of the last minute, and the time until which it is blocked."""
+    """A chat's token bucket, the times of its messages in the last minute, and the time when its block ends."""
 
     tokens: float
     refilled: float
@@ -28,7 +29,11 @@ class _Bucket:
 
 @dataclass(slots=True)
 class FloodControl:
-    """The limits and the buckets. Rates are per second; `penalty` replaces the computed `retry_after` in seconds."""
+    """The limits of flood control and the current usage of each chat.
+
+    `chat_rate` is in messages per second. If `penalty` is set, it replaces the computed `retry_after`; both
+    are in seconds.
+    """
 
     on: bool = False
     chat_rate: float = 1.0
@@ -42,7 +47,11 @@ class FloodControl:
     _overall: deque[float] = field(default_factory=deque)
 
     def charge(self, chat: int, *, group: bool = False) -> None:
-        """Count a message or an edit in a chat. Raises `BotApiError` (429) above a limit."""
+        """Count a message or an edit in `chat` toward the limits.
+
+        Raises:
+            BotApiError: A limit is exceeded, or the chat is still blocked (429).
+        """
         if not self.on:
             return
         now = self.clock()
@@ -68,7 +77,11 @@ class FloodControl:
         bucket.sent.append(now)
 
     def _refuse(self, bucket: _Bucket, now: float, seconds: float) -> None:
-        """Block the chat; a call during the block is answered with the time that remains."""
+        """Block the chat for `seconds` (or `penalty`), unless it is already blocked, and refuse the call.
+
+        Raises:
+            BotApiError: Always (429); `retry_after` is the remaining time of the block.
+        """
         self.refusals += 1
         if bucket.blocked_until <= now:
             bucket.blocked_until = now + (self.penalty or max(1, math.ceil(seconds)))

@@ -1,4 +1,4 @@
-"""The table of Bot API methods that the emulator serves: those that the bot calls."""
+"""The table of Bot API methods that the emulator implements (only those that the thumbtune bot calls)."""
 
 from __future__ import annotations
 

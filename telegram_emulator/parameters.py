@@ -19,7 +19,7 @@ MAX_REQUEST_BYTES = 50 * 2**20  # bots upload files of up to 50 MB (core.telegra
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file of a multipart form."""
+    """A file uploaded in a multipart form."""
 
     name: str
     media_type: str
@@ -27,7 +27,7 @@ class Upload:
 
 
 class Parameters:
-    """A call's parameters by name, and its uploaded files by form field."""
+    """The parameters of a Bot API call by name, and its uploaded files by form field."""
 
     def __init__(self, values: Mapping[str, Any], uploads: Mapping[str, Upload] | None = None) -> None:
         self._values = values
@@ -41,18 +41,22 @@ class Parameters:
         return value if isinstance(value, str) else json.dumps(value)
 
     def integer(self, name: str, default: int = 0) -> int:
-        """Return the parameter as an integer; as in Telegram, anything else gives `default`."""
+        """Return the parameter as an integer or, as in Telegram, `default` if it is absent or not an integer."""
         try:
             return int(self._values.get(name, default))
         except (TypeError, ValueError):
             return default
 
     def boolean(self, name: str) -> bool:
-        """Return the parameter as a boolean: true, yes and 1 are true."""
+        """Return whether the parameter is "true", "yes" or "1", in upper or lower case."""
         return str(self._values.get(name, "")).lower() in {"true", "yes", "1"}
 
     def decoded(self, name: str, what: str) -> Any:
-        """Return the JSON-serialised parameter, or None if it is absent. Raises `BotApiError` naming `what`."""
+        """Return the decoded value of a JSON-serialized parameter, or None if it is absent or empty.
+
+        Raises:
+            BotApiError: The parameter is not valid JSON; the error message calls it `what`.
+        """
         value = self._values.get(name)
         if value is None or value == "":
             return None
@@ -64,7 +68,11 @@ class Parameters:
             raise api_error(f"can't parse {what} JSON object") from None
 
     def object(self, name: str, what: str) -> dict[str, Any]:
-        """Return the parameter as a JSON object, empty if absent. Raises `BotApiError` naming `what`."""
+        """Return the parameter as a JSON object, or an empty dict if it is absent.
+
+        Raises:
+            BotApiError: The parameter is not a JSON object; the error message calls it `what`.
+        """
         value = self.decoded(name, what)
         if value is None:
             return {}
@@ -73,7 +81,11 @@ class Parameters:
         return value
 
     def objects(self, name: str, what: str) -> list[dict[str, Any]]:
-        """Return the parameter as a list of JSON objects, empty if absent. Raises `BotApiError` naming `what`."""
+        """Return the parameter as a list of JSON objects, or an empty list if it is absent.
+
+        Raises:
+            BotApiError: The parameter is not a list of JSON objects; the error message calls it `what`.
+        """
         value = self.decoded(name, what)
         if value is None:
             return []
@@ -82,11 +94,15 @@ class Parameters:
         return value
 
     def upload(self, name: str) -> Upload | None:
-        """Return the file sent as `name`: in that form field, or as `attach://<form field>`."""
+        """Return the file uploaded for the parameter `name`, or None if there is none.
+
+        The file is in the form field `name`, or in another field to which the parameter refers by
+        `attach://<form field>`.
+        """
         return self.attached(self.text(name)) or self._uploads.get(name)
 
     def attached(self, reference: str) -> Upload | None:
-        """Return the file that `attach://<form field>` refers to."""
+        """Return the file that `reference` (`attach://<form field>`) refers to, or None if there is none."""
         return self._uploads.get(reference.removeprefix("attach://")) if reference.startswith("attach://") else None
 
 

@@ -27,7 +27,10 @@ Handler = Callable[[web.Request], Awaitable[Json | web.StreamResponse]]
 
 
 class PeopleHttp:
-    """The routes below /people and /samples. `samples` are files by name; `note` is a line shown before them."""
+    """The HTTP routes below /people and /samples.
+
+    `samples` maps names to the contents of sample files; `note` is a line of text shown before the samples.
+    """
 
     def __init__(
         self, world: World, people: PersonActions, voters: SampleVoters, samples: Mapping[str, bytes], note: str
@@ -39,7 +42,7 @@ class PeopleHttp:
         self._note = note
 
     def routes(self) -> list[web.RouteDef]:
-        """Return all routes."""
+        """Return all routes of the API."""
         person = r"/people/{person:\d+}"
         table: list[tuple[str, str, Handler]] = [
             ("GET", "/people", self.overview),
@@ -78,7 +81,7 @@ class PeopleHttp:
         return self._people.user(int(request.match_info["person"])).id
 
     async def overview(self, request: web.Request) -> Json:
-        """Return the bot, the people, the groups, and the number of the last event."""
+        """Return the bot, the users, the groups, the state of the sample votes, and the number of the last event."""
         return {
             "bot": self._world.bot,
             "people": [self._describe(user) for user in self._world.users.values()],
@@ -88,7 +91,7 @@ class PeopleHttp:
         }
 
     async def create_person(self, request: web.Request) -> Json:
-        """Create a person, or change an existing one: {id, name?, language?}."""
+        """Create or update a user from the JSON body {id, name?, language?}."""
         body = await _json_object(request)
         number = int(body["id"])
         known = self._world.users.get(number, User(number, "Anonymous"))
@@ -96,14 +99,20 @@ class PeopleHttp:
         return self._describe(self._world.add_user(number, str(name), str(language)))
 
     async def counts(self, request: web.Request) -> Json:
-        """Return how many messages the bot sent, edited and deleted in `?chat=`, and flood control's total refusals."""
+        """Return how many messages the bot sent, edited and deleted in the chat `?chat=ID`.
+
+        The response also contains the number of calls that flood control refused in all chats.
+        """
         chat = self._world.chats.get(_number(request.query.get("chat")) or 0)
         if chat is None:
             raise api_error("chat not found")
         return {**asdict(chat.counts), "refusals": self._world.flood.refusals}
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Stream the events after `?after=N` (or Last-Event-ID); `?person=ID` selects those of one person's chats."""
+        """Stream the events after the number in `?after=N` or in a Last-Event-ID header, by default only new ones.
+
+        `?person=ID` selects the events of the user's chats and the events that concern everyone.
+        """
         after = int(request.headers.get("Last-Event-ID") or request.query.get("after") or self._world.events.last)
         person = _number(request.query.get("person"))
 
@@ -120,14 +129,15 @@ class PeopleHttp:
         return response
 
     async def messages(self, request: web.Request) -> Json:
-        """Return the messages of one of the person's chats (`?chat=`, by default theirs with the bot), oldest first."""
+        """Return the messages, oldest first, of the user's chat `?chat=ID`, by default the chat with the bot."""
         chat = self._people.chat_of(self._person(request), _number(request.query.get("chat")))
         return {"messages": list(chat.messages.values()), "last_event": self._world.events.last}
 
     async def send(self, request: web.Request) -> Json:
-        """Send a text: {text, chat?, reply_to?, topic?}.
+        """Send a message for the user.
 
-        Or send files in a form: `caption` and `photo`, `raw_photo`, `document` or `sticker`; several make an album.
+        The body is JSON, {text, chat?, reply_to?, topic?}, or a form with files in the fields `photo`,
+        `raw_photo`, `document` or `sticker`, and optionally a `caption`. Several files make an album.
         """
         person = self._person(request)
         fields: Mapping[str, Any]
@@ -147,45 +157,48 @@ class PeopleHttp:
         return {"messages": sent}
 
     async def commands(self, request: web.Request) -> Json:
-        """Return the menu of commands that the person sees (`?chat=`, by default their chat with the bot)."""
+        """Return the command menu that the user sees in the chat `?chat=ID`, by default the chat with the bot."""
         person = self._person(request)
         chat = self._people.chat_of(person, _number(request.query.get("chat")))
         return {"commands": commands_for(self._world, self._people.user(person), chat)}
 
     async def open_topic(self, request: web.Request) -> Json:
-        """Create a forum topic: {chat, name}."""
+        """Create a forum topic for the user, as specified by the JSON body {chat, name}."""
         body = await _json_object(request)
         topic = self._people.opens_topic(self._person(request), str(body["name"]), chat=int(body["chat"]))
         return {"topic": topic}
 
     async def edit(self, request: web.Request) -> Json:
-        """Edit the person's own message: {message, text, chat?}."""
+        """Edit one of the user's own messages, as specified by the JSON body {message, text, chat?}."""
         body = await _json_object(request)
         chat = _number(body.get("chat"))
         return self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat)
 
     async def press(self, request: web.Request) -> Json:
-        """Press an inline button: {message, data, chat?}."""
+        """Press an inline button for the user, as specified by the JSON body {message, data, chat?}."""
         body = await _json_object(request)
         chat = _number(body.get("chat"))
         query = self._people.presses(self._person(request), int(body["message"]), str(body["data"]), chat=chat)
         return {"query": query}
 
     async def react(self, request: web.Request) -> Json:
-        """React to a message: {message, emoji, chat?}; an empty emoji removes the reaction."""
+        """React to a message for the user, as specified by the JSON body {message, emoji, chat?}.
+
+        An empty emoji removes the reaction.
+        """
         body = await _json_object(request)
         chat = _number(body.get("chat"))
         self._people.reacts(self._person(request), int(body["message"]), str(body["emoji"]), chat=chat)
         return {}
 
     async def block(self, request: web.Request) -> Json:
-        """Block or unblock the bot: {blocked}."""
+        """Block the bot for the user, or unblock it if the JSON body is {blocked: false}."""
         body = await _json_object(request)
         self._people.blocks(self._person(request), blocked=bool(body.get("blocked", True)))
         return {}
 
     async def file(self, request: web.Request) -> web.Response:
-        """Return a photo or document by its file id."""
+        """Return the content of a photo, document or sticker by its file ID."""
         file = self._world.files.by_id(request.match_info["file"])
         if file is None:
             raise BotApiError(404, "Not Found")
@@ -197,19 +210,22 @@ class PeopleHttp:
         )
 
     async def cast_sample_votes(self, request: web.Request) -> Json:
-        """Start a round of sample votes: {coin?}. Its progress is in the events of kind "votes"."""
+        """Start a round of votes by sample users, at random if the JSON body is {coin: true}.
+
+        Events of kind "votes" report the progress of the round.
+        """
         body = await _json_object(request)
         return self._voters.start(coin=bool(body.get("coin")))
 
     async def samples(self, request: web.Request) -> Json:
-        """Return the samples' names and addresses, which of them are stickers, and the note."""
+        """Return the name and URL of each sample, whether it is a sticker, and the note shown before the samples."""
         samples = [
             {"name": name, "url": f"/samples/{name}", "sticker": _is_webp(data)} for name, data in self._samples.items()
         ]
         return {"samples": samples, "note": self._note}
 
     async def sample(self, request: web.Request) -> web.Response:
-        """Return a sample's file."""
+        """Return the content of the sample file named in the URL."""
         data = self._samples.get(request.match_info["name"])
         if data is None:
             raise BotApiError(404, "Not Found")

@@ -1,7 +1,7 @@
-"""The actions of a person: writing, sending pictures and files, editing, pressing buttons, reacting, blocking the bot.
+"""Actions of emulated users: sending and editing messages, pressing buttons, reacting, blocking the bot.
 
-Each action becomes messages in a chat and updates for the bot, as Telegram makes them. `people_http` serves the actions
-over HTTP. Actions that Telegram's apps do not allow raise `BotApiError`.
+As in Telegram, an action creates messages in a chat and updates for the bot. `people_http` offers the
+actions over HTTP. Actions that Telegram's apps do not allow raise `BotApiError`.
 """
 
 from __future__ import annotations
@@ -32,26 +32,34 @@ class Attachment:
 
 
 class PersonActions:
-    """The actions of a world's people."""
+    """The actions that emulated users can take."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def user(self, person: int) -> User:
-        """Return the person with this id. Raises `BotApiError`."""
+        """Return the user with ID `person`.
+
+        Raises:
+            BotApiError: The user does not exist.
+        """
         if person not in self._world.users:
             raise api_error("user not found")
         return self._world.users[person]
 
     def chat_of(self, person: int, chat_id: int | None) -> EmulatedChat:
-        """Return a chat that the person is in, by default their chat with the bot. Raises `BotApiError`."""
+        """Return a chat of the user `person`, by default the private chat with the bot.
+
+        Raises:
+            BotApiError: The user or the chat does not exist, or the user is not in the chat.
+        """
         chat = self._world.chats.get(self.user(person).id if chat_id is None else chat_id)
         if chat is None or person not in chat.members:
             raise api_error("chat not found")
         return chat
 
     def opens_topic(self, person: int, name: str, *, chat: int) -> int:
-        """Create a forum topic in a supergroup and return its number."""
+        """Create a forum topic in a supergroup for the user and return the topic's number."""
         into = self.chat_of(person, chat)
         if into.kind != "supergroup":
             raise api_error("the chat is not a forum")
@@ -60,9 +68,10 @@ class PersonActions:
     def writes(
         self, person: int, text: str, *, chat: int | None = None, reply_to: int | None = None, topic: int = 0
     ) -> Json:
-        """Send a text or a command and return the message.
+        """Send a text or a command for the user and return the message.
 
-        As in Telegram's apps, a text that is too long for one message becomes several; the last one is returned.
+        As in Telegram's apps, a text that is too long for one message is split into several messages; the last
+        one is returned.
         """
         into = self.chat_of(person, chat)
         pieces = [piece for piece in map(str.strip, _cut(text)) if piece]
@@ -83,7 +92,10 @@ class PersonActions:
         reply_to: int | None = None,
         topic: int = 0,
     ) -> list[Json]:
-        """Send a photo, a document, or an album of either: several messages of one media group."""
+        """Send a photo, a document, a sticker, or an album of photos or documents, and return the messages.
+
+        An album is several messages with the same media group ID.
+        """
         into = self.chat_of(person, chat)
         if not 1 <= len(attachments) <= _ALBUM:
             raise api_error("an album has up to ten pictures or files")
@@ -128,7 +140,7 @@ class PersonActions:
         return message
 
     def edits(self, person: int, message_id: int, text: str, *, chat: int | None = None) -> Json:
-        """Change the text or the caption of the person's own message."""
+        """Change the text or the caption of the user's own message, and return the edited message."""
         into = self.chat_of(person, chat)
         message = into.messages.get(message_id)
         if message is None or message["from"]["id"] != person:
@@ -143,7 +155,7 @@ class PersonActions:
         return changed
 
     def presses(self, person: int, message_id: int, data: str, *, chat: int | None = None) -> str:
-        """Press the inline button with this callback data and return the query's id."""
+        """Press the inline button whose callback data is `data`, and return the ID of the callback query."""
         into = self.chat_of(person, chat)
         message = into.messages.get(message_id)
         rows = (message or {}).get("reply_markup", {}).get("inline_keyboard", [])
@@ -157,7 +169,7 @@ class PersonActions:
         return query
 
     def reacts(self, person: int, message_id: int, emoji: str, *, chat: int | None = None) -> None:
-        """React to a message with an emoji; an empty one removes the reaction."""
+        """React to a message with `emoji`, or remove the reaction if `emoji` is empty."""
         into = self.chat_of(person, chat)
         if message_id not in into.messages:
             raise api_error("message not found")
@@ -180,12 +192,15 @@ class PersonActions:
             )
 
     def blocks(self, person: int, *, blocked: bool) -> None:
-        """Block or unblock the bot."""
+        """Block or unblock the bot for the user."""
         self.user(person).blocked = blocked
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Yield pieces of at most `MAX_TEXT` units, cut at a blank near the end if there is one."""
+    """Yield pieces of `text` of at most `MAX_TEXT` UTF-16 units, split after a space or line break if possible.
+
+    Only a space or line break in the second half of a piece is used.
+    """
     while units(text) > MAX_TEXT:
         end = MAX_TEXT
         while units(text[:end]) > MAX_TEXT:

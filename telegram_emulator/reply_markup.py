@@ -1,7 +1,7 @@
-"""The `reply_markup` of a message, checked as Telegram checks it.
+"""Validation of a message's `reply_markup` according to Telegram's rules.
 
-Inline keyboards of links and callback buttons are shown. Reply keyboards are accepted but not shown; `sending` handles
-forced replies.
+Inline keyboards of link and callback buttons are shown. Reply keyboards are accepted but not shown;
+`sending` handles forced replies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ _MAX_BYTES = 10_000
 
 
 def inline_keyboard(parameters: Parameters) -> Json | None:
-    """Return the message's inline keyboard, or None if it has no buttons. Raises `BotApiError`."""
+    """Return the inline keyboard from a call's `reply_markup`, or None if it has no buttons.
+
+    Raises:
+        BotApiError: Telegram would reject the markup.
+    """
     markup = parameters.decoded("reply_markup", "reply keyboard markup")
     if markup is None:
         return None

@@ -1,7 +1,8 @@
-"""Sample people who send pictures, ask questions and vote by a rule, so that a demo has votes at once.
+"""Scripted users who ask about pictures and vote on the answers, so that a demo has votes right away.
 
-Each sends a photo with a caption, asks a second question, and presses 👍 or 👎 under both answers, using the same
-actions as other people. The caller provides the pictures and the rule.
+In each conversation, a sample voter sends a photo with a question as its caption, asks a second
+question, and presses 👍 or 👎 under both answers, using the same actions as other users. The caller
+provides the pictures and the rule for voting.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _ANSWER_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class SampleConversation:
-    """An encoded picture, the question in its caption, and a second question about it."""
+    """An encoded picture, the question sent as its caption, and a second question about the picture."""
 
     picture: bytes = field(repr=False)
     question: str
@@ -33,9 +34,10 @@ class SampleConversation:
 
 
 class SampleVoters:
-    """Sample people who vote on request. `conversations` returns the script of a round; `likes` is true for a 👍.
+    """Scripted users who converse with the bot and vote on its answers in rounds.
 
-    Rounds are numbered 0, 1, 2 …
+    `conversations` takes the number of a round (0, 1, 2 …) and returns its script. `likes` takes the text of
+    an answer and returns true for 👍 or false for 👎.
     """
 
     def __init__(
@@ -55,18 +57,24 @@ class SampleVoters:
 
     @property
     def ready(self) -> bool:
-        """Whether there are a script and a rule to vote by."""
+        """Whether both a script and a rule for voting were provided."""
         return self._likes is not None and self._conversations is not None
 
     @property
     def state(self) -> Json:
-        """The progress: running, done, total, ups, downs and, after a failure, error."""
+        """The progress of the current or last round.
+
+        The keys are running, done, total, ups, downs and error (empty unless the round failed).
+        """
         return dict(self._state)
 
     def start(self, *, coin: bool = False) -> Json:
-        """Start another round. If `coin` is true, votes are tossed at random instead of following the rule.
+        """Start the next round and return its state.
 
-        Raises `BotApiError` if a round is running or there is no script.
+        If `coin` is true, votes are random instead of following the rule.
+
+        Raises:
+            BotApiError: A round is already running, or no script or rule was provided.
         """
         if self._likes is None or self._conversations is None:
             raise api_error("there are no sample conversations here")
@@ -105,7 +113,7 @@ class SampleVoters:
         self._report(running=False, error=error)
 
     async def _vote(self, voter: User, script: list[SampleConversation], likes: Callable[[str], bool]) -> None:
-        """Take conversations from the common script until it is empty."""
+        """Carry out conversations from the shared script as `voter` until the script is empty."""
         while script:
             conversation = script.pop(0)
             voter.language = conversation.language
@@ -117,7 +125,7 @@ class SampleVoters:
             await self._rate(voter, after, likes)
 
     async def _rate(self, voter: User, after: int, likes: Callable[[str], bool]) -> None:
-        """Wait for the answer, press a thumb under it, and wait until the bot has answered the press."""
+        """Wait for the bot's answer, press 👍 or 👎 under it, and wait until the bot has acknowledged the press."""
         async with asyncio.timeout(_ANSWER_SECONDS):
             answer = await self._answer(voter, after)
             liked = likes(answer.get("text", ""))
@@ -130,7 +138,10 @@ class SampleVoters:
         self._report(done=self._state["done"] + 1, **{kind: self._state[kind] + 1})
 
     async def _answer(self, voter: User, after: int) -> Json:
-        """Return the bot's rateable message that follows the person's last one, seen since event `after`."""
+        """Wait for the bot's first message with vote buttons after the voter's last message, and return it.
+
+        Only events after number `after` are considered.
+        """
         mine = (m for m in reversed(self._world.chats[voter.id].messages.values()) if m["from"]["id"] == voter.id)
         question = next(mine)["message_id"]
         # Edits of earlier answers, such as the mark of a vote, do not count.

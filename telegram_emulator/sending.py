@@ -1,7 +1,8 @@
-"""Bot API methods that send: texts, photos, documents and chat actions.
+"""Bot API methods that send texts, photos, documents and chat actions.
 
-Each method takes the world and a call's parameters, returns the JSON result and raises `BotApiError`. As in Telegram,
-the content is checked before the chat, and flood control comes last, so that a refused call is not counted.
+Each method takes the emulator's state and a call's parameters, and returns the JSON result or raises
+`BotApiError`. As in Telegram, the content is checked before the chat, and flood control is checked last,
+so that a call refused for another reason does not count toward the limits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ _ACTIONS = frozenset({
 
 
 def checked_text(parameters: Parameters) -> tuple[str, list[Json]]:
-    """Return the `text` of a call with its entities. Raises `BotApiError`."""
+    """Return the `text` parameter of a call and its entities.
+
+    Raises:
+        BotApiError: The text is empty or too long, an entity is invalid, or `parse_mode` is set.
+    """
     if not parameters.text("text"):
         raise api_error("message text is empty")
     text, entities = _formatted(parameters, "text", "entities")
@@ -31,7 +36,11 @@ def checked_text(parameters: Parameters) -> tuple[str, list[Json]]:
 
 
 def checked_caption(parameters: Parameters) -> tuple[str, list[Json]]:
-    """Return the `caption` of a call with its entities; both may be empty. Raises `BotApiError`."""
+    """Return the `caption` parameter of a call and its entities; both may be empty.
+
+    Raises:
+        BotApiError: The caption is too long, an entity is invalid, or `parse_mode` is set.
+    """
     caption, entities = _formatted(parameters, "caption", "caption_entities")
     if units(caption) > MAX_CAPTION:
         raise api_error("message caption is too long")
@@ -73,21 +82,21 @@ def _uploaded(parameters: Parameters, name: str) -> Upload:
 
 
 async def send_message(world: World, parameters: Parameters) -> Json:
-    """Carry out sendMessage."""
+    """Handle a sendMessage call and return the sent message."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
     return _send(world, parameters, text=text, entities=entities, link_preview_options=preview)
 
 
 async def send_photo(world: World, parameters: Parameters) -> Json:
-    """Carry out sendPhoto with an uploaded photo."""
+    """Handle a sendPhoto call with an uploaded photo and return the sent message."""
     caption, entities = checked_caption(parameters)
     photo = await world.files.add_photo(_uploaded(parameters, "photo").data)
     return _send(world, parameters, photo=photo, caption=caption, caption_entities=entities)
 
 
 async def send_document(world: World, parameters: Parameters) -> Json:
-    """Carry out sendDocument with an uploaded file."""
+    """Handle a sendDocument call with an uploaded file and return the sent message."""
     caption, entities = checked_caption(parameters)
     upload = _uploaded(parameters, "document")
     document = world.files.add_document(upload.data, upload.name, upload.media_type)
@@ -95,7 +104,10 @@ async def send_document(world: World, parameters: Parameters) -> Json:
 
 
 async def send_chat_action(world: World, parameters: Parameters) -> bool:
-    """Carry out sendChatAction. People see it for five seconds or until the next message."""
+    """Handle a sendChatAction call.
+
+    The chat page shows the action for five seconds or until the next message.
+    """
     action = parameters.text("action")
     if action not in _ACTIONS:
         raise api_error("wrong parameter action in request")

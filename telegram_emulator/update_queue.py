@@ -1,7 +1,8 @@
-"""The queue of updates for the bot: numbered, kept until confirmed, fetched by getUpdates or posted by `webhook`.
+"""The queue of updates for the bot, fetched by getUpdates or posted by `webhook`.
 
-An offset confirms all updates before it; a second waiting poller ends the first with 409. On request the queue delivers
-updates twice or out of order, as can happen after network failures and crashes.
+Updates are numbered and kept until confirmed. The `offset` of a getUpdates call confirms all updates
+before it. If a second getUpdates call starts to wait, the first one fails with error 409. For tests, the
+queue can deliver updates twice or out of order, as can happen after network failures and crashes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LONGEST_POLL = 50.0  # seconds; Telegram cuts longer polls
 
 
 class UpdateQueue:
-    """The queue and its poller. `first_id` is the number of the first update."""
+    """A queue of updates numbered from `first_id`, with at most one waiting getUpdates call."""
 
     def __init__(self, first_id: int) -> None:
         self.duplicates = 0  # how many of the next updates are delivered a second time
@@ -36,15 +37,16 @@ class UpdateQueue:
         return len(self._queue)
 
     def allow(self, kinds: object) -> None:
-        """Apply a call's `allowed_updates`.
+        """Set which kinds of updates the bot receives, from a call's `allowed_updates`.
 
-        None keeps the last setting. An empty list allows all kinds but those that are sent on request only.
+        None keeps the last setting. An empty list allows all kinds except those that Telegram sends only on
+        request.
         """
         if isinstance(kinds, list):
             self._allowed = frozenset(map(str, kinds)) or None
 
     def add(self, kind: str, payload: Json) -> int | None:
-        """Queue an update and return its number, or None if the bot does not receive updates of this kind."""
+        """Queue an update and return its number, or return None if the bot does not receive this kind of update."""
         if kind in _ONLY_ON_REQUEST if self._allowed is None else kind not in self._allowed:
             return None
         number = self._next
@@ -64,7 +66,11 @@ class UpdateQueue:
             self._queue.popleft()
 
     def deliverable(self, limit: int) -> list[Json]:
-        """Return the next updates, oldest first unless `held_back` reverses them. They stay until confirmed."""
+        """Return the next updates, at most `limit`, without removing them from the queue.
+
+        Updates are returned oldest first. If `held_back` is set, no updates are returned until that many are
+        queued; then they are returned in reverse order.
+        """
         again, self._again = self._again, []
         if again:
             return again
@@ -81,7 +87,13 @@ class UpdateQueue:
         return batch
 
     async def poll(self, offset: int, limit: int, seconds: float) -> list[Json]:
-        """Carry out getUpdates. Raises `BotApiError` (409) while a webhook is set, or if another poller takes over."""
+        """Handle a getUpdates call, waiting up to `seconds` for an update.
+
+        Updates numbered below `offset` are confirmed first.
+
+        Raises:
+            BotApiError: A webhook is set, or another getUpdates call takes over (409).
+        """
         if self.posted:
             raise api_error(
                 "can't use getUpdates method while webhook is active; use deleteWebhook to delete the webhook first",
@@ -108,11 +120,11 @@ class UpdateQueue:
         self._arrival.clear()
 
     def wake(self) -> None:
-        """Let the poller and the webhook look at the queue again."""
+        """Make the waiting getUpdates call and the webhook check the queue again."""
         self._arrival.set()
 
     def end_poll(self, reason: str) -> None:
-        """Answer the waiting poller with 409."""
+        """End the waiting getUpdates call, if any, with error 409 and the description `reason`."""
         self._turn += 1
         self._ended = reason
         self.wake()

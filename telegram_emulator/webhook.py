@@ -1,4 +1,4 @@
-"""The webhook: posts updates to the bot in order, each until it is answered with 200."""
+"""Webhook delivery, which posts updates in order and retries each one until the response has status 200."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ _FIRST_RETRY, _LAST_RETRY = 0.1, 2.0  # seconds between two posts of the same up
 
 
 class Webhook:
-    """The webhook. No updates are posted until `set` is called with a URL."""
+    """The bot's webhook, which posts no updates until `set` is called with a URL."""
 
     def __init__(self, updates: UpdateQueue) -> None:
         self._updates = updates
         self._task: asyncio.Task[None] | None = None
 
     async def set(self, url: str, secret: str, *, drop_pending: bool) -> None:
-        """Start posting to `url`, or stop posting if it is empty. Raises `BotApiError`."""
+        """Start posting updates to `url`, or stop posting if `url` is empty.
+
+        Raises:
+            BotApiError: `url` or `secret` is invalid.
+        """
         if url and not re.match(r"https?://[^/\s]+", url):
             raise api_error("bad webhook: invalid webhook URL specified")
         if len(secret) > 256:
@@ -38,7 +42,7 @@ class Webhook:
             self._task = asyncio.create_task(self._post_all(url, {SECRET_HEADER: secret} if secret else {}))
 
     async def stop(self) -> None:
-        """Stop posting; the updates stay in the queue."""
+        """Stop posting updates; unconfirmed updates stay in the queue."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -1,7 +1,8 @@
-"""The emulator's state: the bot, people, chats and messages, and the rules of who sees what.
+"""The emulator's state (the bot, users, chats and messages) and the rules for what the bot can see.
 
-Messages are Bot API `Message` objects as dicts; they are replaced, never changed, so that an event or an update keeps
-its content. `sending`, `editing` and `account` hold what a bot can do; `person_actions` holds what a person can do.
+Messages are Bot API `Message` objects as dicts. They are replaced, never modified, so that an event or
+an update keeps its content. `sending`, `editing` and `account` implement what the bot can do;
+`person_actions` implements what users can do.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ _FIRST_GROUP = -1_001_000_000_000
 
 
 def fresh_number() -> int:
-    """Return a first id above those of earlier emulators, because a bot remembers the ids it has seen."""
+    """Return a first ID above those of earlier emulators, because a bot remembers the IDs it has seen."""
     return int(time.time() - _EPOCH_2026) * 10
 
 
 @dataclass(slots=True)
 class User:
-    """A person. `admin` and `sample` are for the chat page; `started` means that the bot may write to them."""
+    """An emulated Telegram user.
+
+    `admin` and `sample` are flags for the chat page. `started` means that the bot may write to the user.
+    """
 
     id: int
     name: str
@@ -40,7 +44,7 @@ class User:
     blocked: bool = False
 
     def as_user(self) -> Json:
-        """Return a Bot API `User`."""
+        """Return the user as a Bot API `User` object."""
         user: Json = {"id": self.id, "is_bot": False, "first_name": self.name}
         if self.language:
             user["language_code"] = self.language
@@ -58,10 +62,10 @@ class CallCounts:
 
 @dataclass(slots=True)
 class EmulatedChat:
-    """A private chat (its id is the person's) or a group.
+    """A private chat, which has the ID of its user, or a group.
 
-    `privacy` is the bot's privacy mode in a group. A group with `topics` is a forum; a topic's number is that of the
-    message that created it.
+    `privacy` is the bot's privacy mode in a group. A group with `topics` is a forum; the number of a topic
+    is the ID of the message that created the topic.
     """
 
     id: int
@@ -78,7 +82,10 @@ class EmulatedChat:
 
 @dataclass(slots=True)
 class CallbackQuery:
-    """A pressed button that waits for its answer; `pressed` is a time of the monotonic clock."""
+    """A button press that the bot has not answered yet.
+
+    `pressed` is the time of the press on the monotonic clock.
+    """
 
     id: str
     person: int
@@ -88,7 +95,7 @@ class CallbackQuery:
 
 
 class CommandList(NamedTuple):
-    """The key of a list of commands: its scope, the scope's chat (0 if there is none) and its language."""
+    """The key of a list of bot commands: scope, ID of the scope's chat (0 if it has none) and language."""
 
     scope: str
     chat: int
@@ -96,7 +103,7 @@ class CommandList(NamedTuple):
 
 
 class World:
-    """The whole state. `first_id` is the number of the first update and of the first message."""
+    """The emulator's complete state; the first update and the first message both get number `first_id`."""
 
     def __init__(self, bot_id: int, first_id: int, flood: FloodControl) -> None:
         self.bot: Json = {
@@ -140,7 +147,7 @@ class World:
     def add_group(
         self, title: str, members: Iterable[int], *, kind: str = "supergroup", admin: bool = False, privacy: bool = True
     ) -> EmulatedChat:
-        """Create a group that the bot is a member or an administrator of."""
+        """Create a group with the bot as a member or, if `admin` is true, as an administrator."""
         self._next_group -= 1
         status = "administrator" if admin else "member"
         chat = EmulatedChat(self._next_group, kind, title, set(members), status, privacy)
@@ -149,7 +156,10 @@ class World:
         return chat
 
     def add_topic(self, chat: EmulatedChat, name: str, creator: Json) -> int:
-        """Create a forum topic in a supergroup and return its number. The first one makes the group a forum."""
+        """Create a forum topic in a supergroup and return the topic's number.
+
+        The first topic makes the group a forum.
+        """
         number = self._next_message
         chat.topics.add(number)
         created = {"name": name, "icon_color": 0x6FB9F0}
@@ -158,7 +168,11 @@ class World:
         return number
 
     def in_topic(self, chat: EmulatedChat, topic: int) -> Json:
-        """Return the fields of a message in a forum topic; 0 has none. Raises `BotApiError` for an unknown topic."""
+        """Return the fields that place a message in a forum topic; there are none if `topic` is 0.
+
+        Raises:
+            BotApiError: The topic does not exist.
+        """
         if not topic:
             return {}
         if topic not in chat.topics:
@@ -166,7 +180,7 @@ class World:
         return {"message_thread_id": topic, "is_topic_message": True}
 
     def as_chat(self, chat: EmulatedChat) -> Json:
-        """Return a Bot API `Chat`."""
+        """Return the chat as a Bot API `Chat` object."""
         if chat.kind != "private":
             group: Json = {"id": chat.id, "type": chat.kind, "title": chat.title}
             return {**group, "is_forum": True} if chat.topics else group
@@ -174,9 +188,11 @@ class World:
         return {"id": chat.id, "type": "private", "first_name": user.name}
 
     def chat_for_bot(self, chat_id: str, *, write: bool = True) -> EmulatedChat:
-        """Return the chat that a call names by id.
+        """Return the chat with ID `chat_id`, if the bot may use it.
 
-        Raises `BotApiError`, also if `write` is true and the person has blocked the bot.
+        Raises:
+            BotApiError: The chat does not exist, the bot may not use it, or `write` is true and the user has
+                blocked the bot.
         """
         if not chat_id:
             raise api_error("chat_id is empty")
@@ -196,7 +212,7 @@ class World:
         return chat
 
     def compose(self, chat: EmulatedChat, sender: Json, **content: object) -> Json:
-        """Return a new message for a chat, numbered and dated but not posted."""
+        """Return a new message for `chat`, with an ID and a date, without posting it."""
         number = self._next_message
         self._next_message += 1
         return {
@@ -208,25 +224,26 @@ class World:
         }
 
     def post(self, chat: EmulatedChat, message: Json) -> None:
-        """Put a message into its chat and publish it."""
+        """Add a message to its chat and publish an event."""
         chat.messages[message["message_id"]] = message
         self.events.publish("message", chat.id, message=message)
 
     def replace(self, chat: EmulatedChat, message: Json) -> Json:
-        """Replace a message with its edited version."""
+        """Replace the earlier version of `message` in its chat, publish an event, and return `message`."""
         chat.messages[message["message_id"]] = message
         self.events.publish("edited", chat.id, message=message)
         return message
 
     def remove(self, chat: EmulatedChat, message_id: int) -> None:
-        """Delete a message from its chat."""
+        """Delete a message from its chat and publish an event."""
         del chat.messages[message_id]
         self.events.publish("deleted", chat.id, message_id=message_id)
 
     def reply_to(self, chat: EmulatedChat, message_id: int) -> Json | None:
-        """Return the message that a new one replies to, or None if there is none.
+        """Return the message that a new message replies to, or None if it does not exist.
 
-        Its own `reply_to_message` is left out, because Telegram nests one level only.
+        The returned message has no `reply_to_message` of its own, because Telegram nests replies only one level
+        deep.
         """
         original = chat.messages.get(message_id)
         if original is None:
@@ -234,9 +251,9 @@ class World:
         return {name: value for name, value in original.items() if name != "reply_to_message"}
 
     def bot_sees(self, chat: EmulatedChat, message: Json) -> bool:
-        """Return whether the bot receives a person's message.
+        """Return whether the bot receives a user's message.
 
-        In private chats it always does; in groups, its privacy mode and rights decide
+        The bot receives all messages in private chats; in groups, the bot's privacy mode and rights decide
         (core.telegram.org/bots/features#privacy-mode).
         """
         if chat.kind == "private" or not chat.privacy or chat.bot_status == "administrator":

@@ -1,6 +1,6 @@
 """Shared fixtures, and the order in which the test files run.
 
-`make test` distributes the files over processes, so long ones must not start last.
+`make test` distributes the test files over several processes, so long files must start first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import_yapf()  # the test processes import mmengine at the same time
 
 @pytest.fixture(scope="session", autouse=True)
 def ledgers_are_copied() -> Iterator[None]:
-    """Make new ledgers of this process by copying one, except in the tests of `Ledger.open`."""
+    """Create new ledgers in this process by copying a template, except in the tests of `Ledger.open`."""
     with copied_ledgers():
         yield
 
@@ -48,7 +48,10 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 @pytest.fixture(scope="session")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The path of an interpreter, one for all test processes, that starts workers without importing torch each time."""
+    """The path of a Python interpreter that starts workers without importing torch each time.
+
+    All test processes share the interpreter.
+    """
     base = tmp_path_factory.getbasetemp()
     warm = WarmPython.start(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
     yield str(warm.program)
@@ -57,7 +60,7 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def thumbtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Thumbtune:
-    """Run the command line in an empty folder, without a terminal."""
+    """Return a function that runs the command line in an empty folder, without a terminal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "500")
 
@@ -71,5 +74,5 @@ def thumbtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files marked `long` come first, in their usual order like all others."""
+    """Move tests marked `long` to the front, and keep the order otherwise."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -1,1 +1,1 @@
-"""Programs for developers that are not part of the distribution."""
+"""Tools for developers, not included in the distribution."""

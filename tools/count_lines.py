@@ -22,7 +22,7 @@ COMMENTS = {
 
 
 def python_lines(source: str) -> int:
-    """Return the number of lines of Python source that hold code."""
+    """Return the number of lines in Python source that contain code."""
     lines = set[int]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in IGNORED:
@@ -42,7 +42,7 @@ def code_lines(file: Path) -> int:
 
 
 def main() -> None:
-    """Print the number of lines of each package, and the total."""
+    """Print the number of lines of code in each package and in total."""
     paths = sys.argv[1:] or PRODUCT
     files = subprocess.run(["git", "ls-files", *paths], capture_output=True, text=True, check=True).stdout.split()
     counted = Counter[str]()

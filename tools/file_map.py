@@ -16,7 +16,7 @@ BEGIN, END = "<!-- modules -->\n", "<!-- end of modules -->\n"
 
 
 def summary(file: str) -> str:
-    """Return the first line of a module's docstring, without its full stop."""
+    """Return the first line of a module's docstring, without the final full stop."""
     docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0].removesuffix(".")
 
@@ -38,7 +38,7 @@ def listing() -> str:
 
 
 def main() -> None:
-    """Write the list into the document or, with `--check`, exit with status 1 if it differs."""
+    """Update the list in the document or, with `--check`, exit with status 1 if the list is out of date."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the list is not up to date")
     text = DOCUMENT.read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Training: liked answers become LLaVA data, an XTuner run, and a merged and evaluated candidate model."""
+"""Training: turn liked answers into LLaVA data, fine-tune with XTuner, and merge and evaluate a candidate."""

@@ -1,8 +1,9 @@
-"""An adapter directory: the trained weights of a run, and how they change the base's.
+"""Adapter directories: the weights that a run trained, and how to apply them to the base model.
 
-The directory has an adapter of the language model in PEFT's format (adapter_config.json, adapter_model.safetensors),
-one of the vision tower in `vision/`, and in `whole.safetensors`, under the base's names, the weights that were trained
-in full: those of the projector, or all of the language model's.
+An adapter directory contains an adapter for the language model in PEFT's format (adapter_config.json,
+adapter_model.safetensors) and one for the vision tower in `vision/`. Weights that were trained in full,
+either the projector's or all of the language model's, are in `whole.safetensors` under their names in
+the base model.
 """
 
 from __future__ import annotations
@@ -25,24 +26,28 @@ _PREFIX: Final = "base_model.model."
 
 
 class Adapter:
-    """The trained weights of an adapter directory."""
+    """The trained weights in an adapter directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the directory. Raises ValueError for an unsupported kind of adapter."""
+        """Open the adapter in `directory`.
+
+        Raises:
+            ValueError: The adapter is of an unsupported kind.
+        """
         self._factors = _read_lora(directory, "language_model.") | _read_lora(directory / VISION, "vision_model.")
         whole = directory / WHOLE
         self._whole: Any = safe_open(whole, "pt") if whole.is_file() else None
         self._replaced = frozenset[str](self._whole.keys() if self._whole else ())  # type: ignore[no-untyped-call]
 
     def names(self) -> frozenset[str]:
-        """Return the names, in an InternVL2 checkpoint, of the weights that the adapter changes."""
+        """Return the names of the weights that the adapter changes, as used in an InternVL2 checkpoint."""
         return self._replaced.union(self._factors)
 
     def applied(self, name: str, weight: Tensor) -> Tensor:
-        """Merge the adapter into a weight in float32, and return the result in the weight's type.
+        """Merge the adapter into a weight in float32 and return the result in the weight's original dtype.
 
-        A low-rank adapter adds alpha / rank · B A (LoRA, arXiv 2106.09685). A weight that the adapter does not change
-        is returned as it is.
+        A low-rank adapter adds alpha / rank · B A (LoRA, arXiv 2106.09685). A weight that the adapter does not
+        change is returned as it is.
         """
         if name in self._replaced:
             replacement: Tensor = self._whole.get_tensor(name)
@@ -53,7 +58,7 @@ class Adapter:
         return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
 
     def finite(self) -> bool:
-        """Return whether all trained weights are finite; a diverged training leaves NaN or infinity."""
+        """Return whether all trained weights are finite; a run that diverges leaves NaN or infinity in them."""
         factors = (factor for down, up, _ in self._factors.values() for factor in (down, up))
         # One at a time: a language model's weights take gigabytes.
         whole = (self._whole.get_tensor(name) for name in sorted(self._replaced))
@@ -61,7 +66,10 @@ class Adapter:
 
 
 def _read_lora(directory: Path, prefix: str) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Return A, B and the scale of each weight by its name in a checkpoint, or an empty dict if there is no adapter."""
+    """Return the LoRA matrices A and B and the scale of each adapted weight, by the weight's checkpoint name.
+
+    The dict is empty if there is no adapter in `directory`.
+    """
     file = directory / "adapter_config.json"
     if not file.is_file():
         return {}
@@ -84,10 +92,10 @@ def _read_lora(directory: Path, prefix: str) -> dict[str, tuple[Tensor, Tensor, 
 
 
 def save_adapter(model: Any, directory: Path) -> None:
-    """Write the trained weights of an InternVL model, whose towers PEFT may wrap.
+    """Write the trained weights of an InternVL model, with or without PEFT wrappers, into `directory`.
 
     Raises:
-        ValueError: There are none.
+        ValueError: The model has no trained weights.
     """
     for part, folder in ((model.language_model, directory), (model.vision_model, directory / VISION)):
         if hasattr(part, "peft_config"):

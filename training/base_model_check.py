@@ -1,7 +1,7 @@
-"""Check that a run can start: the trainer is installed, and the base model is one that it can train.
+"""Check that a run can start: the trainer is installed and can train the base model.
 
-Of the checkpoint only config.json is read; `inference.internvl2.checkpoint_check` checks that the files are complete.
-Needs the standard library only.
+Only the checkpoint's config.json is read; `inference.internvl2.checkpoint_check` checks that the files
+are complete. This module needs only the standard library.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ LANGUAGE_MODEL: Final = "InternLM2ForCausalLM"
 
 
 def trainer_missing() -> Reason | None:
-    """Return what to do if the trainer is not installed in this environment, or None if it is.
+    """Return what to do if the trainer is not installed in this environment, or None if it is installed.
 
-    `make install` installs XTuner last, so its metadata vouches for everything it needs.
+    `make install` installs XTuner last, so if XTuner's metadata is present, everything that XTuner needs is
+    installed too.
     """
     importlib.invalidate_caches()
     try:
@@ -36,7 +37,7 @@ def trainer_missing() -> Reason | None:
 
 
 def untrainable(base: Path) -> Reason | None:
-    """Return why the checkpoint cannot be trained, with the next step, or None if it can."""
+    """Return why the checkpoint cannot be trained and what to do next, or None if it can be trained."""
     try:
         config: Any = json.loads((base / "config.json").read_bytes())
         outer = config.get("architectures") or ["a model without a name"]

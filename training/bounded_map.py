@@ -1,4 +1,4 @@
-"""Map a function over items in an executor, a bounded number of items ahead."""
+"""Map a function over items in an executor, submitting only a limited number of items ahead."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 def bounded_map(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], limit: int
 ) -> Iterator[Result]:
-    """Yield the results in order, with at most `limit` calls ahead of the one whose result is yielded.
+    """Yield the results in order, with at most `limit` calls submitted ahead of the current result.
 
-    `Executor.map` submits all items at once before Python 3.14.
+    Before Python 3.14, `Executor.map` always submits all items at once.
     """
     waiting: deque[Future[Result]] = deque()
     for item in items:

@@ -30,9 +30,10 @@ class ImportJob(WorkerJob):
 
 @dataclass(frozen=True, slots=True)
 class CompareJob(WorkerJob):
-    """Let every model answer every question, and write the answers side by side into the page `out`.
+    """A job that asks every model every question and writes the answers side by side to the page `out`.
 
-    `models` are (name, checkpoint directory), `asked` (picture file under `images`, caption, question).
+    Each of the `models` is a name and a checkpoint directory. Each entry of `asked` is a picture file under
+    `images`, a caption and a question.
     """
 
     worker = ("compare", "training.gate.side_by_side")

@@ -32,7 +32,7 @@ DISLIKED: Final = "disliked answers"
 
 
 class TrainingError(Exception):
-    """The base of the errors of this package. The text has the next step."""
+    """The base class of this package's errors. The message says what to do next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,14 +148,15 @@ class MergeJob(WorkerJob):
 
 @dataclass(frozen=True, slots=True)
 class Rated(Record):
-    """A rated answer that judges a candidate.
+    """A rated answer used to judge a candidate.
 
     Attributes:
-        row: The name of its row.
-        liked: Whether it was liked rather than disliked.
-        rater: A number in place of the id of the rater it is attributed to.
-        block: The number of rows that the model which it judges was trained on; 0 for the candidate.
-        temperature, top_p, top_k, max_new_tokens: How it was drawn. `top_k` is None if it is not known.
+        row: The name of the answer's row.
+        liked: Whether the answer was liked (True) or disliked (False).
+        rater: A number that stands for the rater to whom the rating is attributed, instead of a user ID.
+        block: The number of rows used to train the model that this answer judges; 0 for the candidate.
+        temperature, top_p, top_k, max_new_tokens: The answer's sampling settings. `top_k` is None if
+            unknown.
     """
 
     row: str
@@ -170,21 +171,27 @@ class Rated(Record):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJob(WorkerJob):
-    """Judge `candidate` against `live`, both checkpoint directories.
+    """A job that judges `candidate` against `live`, both checkpoint directories.
 
     Attributes:
-        base: The model that the candidate was trained from; empty if it is `live`.
-        data: The answers that judge (LLaVA JSON, pictures under `images`).
-        rated: How they were rated and drawn.
-        attempt: The number of this run among those since the last change of the live model, from 1.
-        shown: Answers of the live model to the questions of those who judge.
-        liked_of_shown: How many of them are liked.
-        regression: A folder with `questions.json`; empty for drawn shapes.
-        answers: The folder in which models' answers to such questions are kept; empty to keep none.
-        max_loss_points: What may be lost of the correctness, in hundredths.
-        live_name: The name of the live model, for the report and the sheet; likewise `candidate_name`, `curve` (empty
-            for none) and `effort`.
-        courtesy: As in a `Job`.
+        base: The model that the candidate was trained from; empty if `live` is that model.
+        data: The answers used to judge the candidate (LLaVA JSON, with pictures under `images`).
+        rated: The ratings and sampling settings of the answers in `data`.
+        attempt: The number of this run among the runs since the last change of the live model, starting at
+            1.
+        shown: The number of the live model's answers to questions from the users whose ratings are in
+            `rated`.
+        liked_of_shown: The number of answers in `shown` that are liked.
+        regression: A folder with factual questions in `questions.json`; empty to ask about drawn shapes
+            instead.
+        answers: The folder in which models' answers to the regression questions are kept; empty to keep
+            none.
+        max_loss_points: The largest acceptable loss of correctness, in percentage points.
+        live_name: The name of the live model in the report and the sheet.
+        candidate_name: The name of the candidate in the report and the sheet.
+        curve: The picture of the loss curve, for the sheet; empty for none.
+        effort: The training data and resources that the run used, for the report and the sheet.
+        courtesy: The file through which an engine on the same GPU asks for priority; empty for none.
     """
 
     worker = ("evaluate", "training.gate.evaluate")
@@ -212,7 +219,7 @@ class EvaluationJob(WorkerJob):
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the job with values as JSON has them."""
+        """Return the job with the given values, as parsed from JSON."""
         return super(EvaluationJob, cls).from_values(
             {**values, "rated": [Rated(**each) for each in values.get("rated", [])]}
         )
@@ -220,9 +227,10 @@ class EvaluationJob(WorkerJob):
 
 @dataclass(frozen=True, slots=True)
 class Progress(Record):
-    """A line on a worker's standard output.
+    """A progress report, printed as one line on a worker's standard output.
 
-    `seconds_left` is an estimate, None while unknown; `loss` is the mean over the last tenth of a training's steps.
+    `seconds_left` is an estimate, or None while unknown. `loss` is the mean over the last tenth of the
+    training steps.
     """
 
     stage: str
@@ -234,20 +242,20 @@ class Progress(Record):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Record):
-    """The end of a worker.
+    """The result of a worker.
 
     Attributes:
-        ok: Whether it succeeded.
+        ok: Whether the worker succeeded.
         reason: A sentence that an operator can act on; empty if `ok`.
-        too_large: Whether the same job with a greater `split` may succeed.
-        log: The log that the reason names; empty if there is none.
-        adapter: The adapter directory; None unless a training succeeded.
-        scalars: The log of losses; None unless a training succeeded.
-        curve: The loss curve; None unless a training succeeded.
-        steps: Optimizer steps.
+        too_large: Whether the same job may succeed with a larger `split`.
+        log: The log that `reason` refers to; empty if there is none.
+        adapter: The adapter directory; None unless a fine-tuning job succeeded.
+        scalars: The log of losses; None unless a fine-tuning job succeeded.
+        curve: The loss curve; None unless a fine-tuning job succeeded.
+        steps: The number of optimizer steps.
         seconds: The duration.
-        peak_memory: The most memory that was taken, in bytes.
-        samples: How many samples of each source were trained on.
+        peak_memory: The peak memory use, in bytes.
+        samples: The number of samples from each source that were trained on.
     """
 
     ok: bool
@@ -264,20 +272,21 @@ class Outcome(Record):
 
 
 def outcome_file(job_file: Path) -> Path:
-    """Return the path of a job file's outcome."""
+    """Return the path of the outcome file that belongs to a job file."""
     return job_file.with_suffix(".outcome.json")
 
 
 def ignore(progress: Progress) -> None:
-    """Do nothing with progress."""
+    """Ignore a progress report."""
 
 
 class Trainer(Protocol):
-    """The runner of jobs: in child processes, or a fake in tests."""
+    """A runner of jobs: in child processes, or a fake in tests."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Carry out one job; cancelling the awaiting task ends it.
+        """Carry out one job and return its outcome.
 
-        Failed work does not raise an exception: the outcome has the reason.
+        Cancelling the awaiting task ends the job. A job that fails raises no exception; its outcome has the
+        reason.
         """
         ...

@@ -1,4 +1,4 @@
-"""The jobs of a run, made from the settings and the run's directory."""
+"""The jobs of a run, built from the settings and the run's directory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class TrainingPaths:
     """The paths of the files that training reads and writes.
 
     Attributes:
-        base: The base model, from which every training starts.
-        runs: The directories of runs.
-        sources: The imported sources.
-        answers: The models' answers to questions with known answers; None to keep none.
-        yield_file: The file by which an engine on the same GPU asks to go first, or None if there is none.
+        base: The base model, from which all training starts.
+        runs: The folder of the runs' directories.
+        sources: The folder of imported sources.
+        answers: The folder of models' answers to questions with known answers; None to keep none.
+        yield_file: The file through which an engine on the same GPU asks for priority, or None if there is
+            none.
     """
 
     base: Path
@@ -38,14 +39,14 @@ class TrainingPaths:
 
 @dataclass(frozen=True, slots=True)
 class JobSpecs:
-    """Make the jobs of a run whose directory exists.
+    """A factory for the jobs of a run whose directory exists.
 
     Attributes:
-        settings: The settings.
-        paths: The paths.
+        settings: The training settings.
+        paths: The training paths.
         images: The folder of users' pictures.
         system: The chat's system prompt.
-        tiles: The most tiles of a picture; 0 for the model's own number.
+        tiles: The maximum number of tiles per picture; 0 for the model's own limit.
     """
 
     settings: TrainingSettings
@@ -56,16 +57,20 @@ class JobSpecs:
 
     @property
     def recipe(self) -> Recipe:
-        """The hyperparameters, with "auto" resolved by the size of the base model. Raises `TrainingError`."""
+        """The hyperparameters, with "auto" resolved by the size of the base model.
+
+        Raises:
+            TrainingError: The hyperparameters are invalid.
+        """
         try:
             return self.settings.recipe_for(self.paths.base)
         except ValueError as error:
             raise TrainingError(f"training.{error}") from error
 
     def finetune(self, run: Run, selection: Selection, sources: Sequence[Source], previous_losses: str) -> Job:
-        """Return the job that trains on the run's rows and the sources.
+        """Return the job that trains on the run's rows and on `sources`.
 
-        `previous_losses` is a log to draw under the curve of this run, or empty.
+        `previous_losses` is the path of a log of losses to draw behind this run's curve, or an empty string.
         """
         settings, folder = self.settings, Path(run.directory)
         return Job(
@@ -125,7 +130,10 @@ class JobSpecs:
 
 
 def _rated(selection: Selection) -> list[Rated]:
-    """Return how the answers that judge were rated and drawn. Raters are numbered, so that their ids are not stored."""
+    """Return the ratings and sampling settings of the answers that judge the candidate.
+
+    Raters are numbered so that their user IDs are not stored.
+    """
     numbers: dict[int | None, int] = {}
     found = []
     for block in selection.blocks:
@@ -147,7 +155,7 @@ def _rated(selection: Selection) -> list[Rated]:
 
 
 def measure_effort(selection: Selection, taught: TrainedOn, trained: Outcome, merged: Outcome) -> Effort:
-    """Sum up what a run was trained on and what it took."""
+    """Summarise the data that a run was trained on and the resources that it used."""
     counts = selection.counts
     pairs = trained.samples.get(RATED, selection.liked)
     return Effort(

@@ -1,4 +1,7 @@
-"""Dataclasses as JSON, for files that another process or a later start reads. Needs the standard library only."""
+"""Dataclasses stored as JSON, in files that another process or a later start reads.
+
+The module needs only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from storage.translatable_reason import Reason
 
 
 class Record:
-    """The base of frozen dataclasses stored as JSON, with plain values, reasons, and records that have a default."""
+    """The base class of frozen dataclasses stored as JSON.
+
+    Fields hold plain values, `Reason` objects, or other records that have a default.
+    """
 
     __slots__ = ()
 
@@ -26,12 +32,17 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Parse a JSON object. Raises ValueError for any other text or an unknown key, TypeError for a missing one."""
+        """Parse a JSON object into a record.
+
+        Raises:
+            ValueError: The text is not valid JSON or has an unknown key.
+            TypeError: A key is missing.
+        """
         return cls.from_values(json.loads(text))
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the record with values as JSON has them. Raises what `from_json` raises."""
+        """Return the record with the given values, as parsed from JSON. Raises the same errors as `from_json`."""
         known = {each.name: each.default_factory for each in fields(cls)}  # type: ignore[arg-type]
         unknown = values.keys() - known.keys()
         if unknown:
@@ -45,10 +56,13 @@ class Record:
         return cls(**values)
 
     def write(self, path: Path) -> None:
-        """Write the record atomically: a reader sees the whole record or none."""
+        """Write the record to a file atomically: a reader sees either the whole record or none."""
         write_text(path, self.to_json() + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a record from a file. Raises what `from_json` raises, and OSError."""
+        """Read a record from a file.
+
+        Raises `OSError` if the file cannot be read, and the same errors as `from_json`.
+        """
         return cls.from_json(path.read_text(encoding="utf-8"))

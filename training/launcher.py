@@ -1,7 +1,7 @@
-"""Parent side of the training workers: start them as child processes, and read their progress and outcomes.
+"""The parent side of the training workers: starting child processes, reading progress and outcomes.
 
-`training.worker` is the child side. A child that ends without an outcome (killed, out of memory) gets one whose reason
-has its exit code and its last output.
+The child side is `training.worker`. If a child process ends without an outcome (killed, out of memory),
+the parent creates one whose reason has the exit code and the last output.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LastProgress:
-    """The time since a worker last reported progress, or since it started.
+    """The time since a worker last reported progress, or since it started if it has reported none.
 
     Attributes:
-        run: The id of the run; empty if there is none.
-        seconds: Seconds since then.
-        silent: Whether that is longer than `training.silence`.
+        run: The run's ID; empty if the worker belongs to no run.
+        seconds: The elapsed time in seconds.
+        silent: Whether `seconds` has reached the limit `training.silence`.
         log: The worker's log.
     """
 
@@ -49,7 +49,7 @@ class LastProgress:
 
 
 class ChildTrainer:
-    """The `Trainer` that runs each job in a child process, one at a time."""
+    """A `Trainer` that runs each job in a child process, one at a time."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
@@ -60,7 +60,7 @@ class ChildTrainer:
 
     @property
     def last_progress(self) -> LastProgress | None:
-        """The last progress of the running worker, or None if there is none."""
+        """The last progress of the running worker, or None if no worker is running."""
         if self._child is None:
             return None
         seconds = monotonic() - self._last_progress
@@ -69,14 +69,14 @@ class ChildTrainer:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running worker, or None if there is none."""
+        """The process ID of the running worker, or None if no worker is running."""
         return None if self._child is None else self._child.pid
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Run the worker of a job to its end; cancelling kills it.
+        """Run the worker of a job to its end; cancelling this call kills the worker.
 
-        A fine-tuning that runs out of memory starts again with smaller batches. Its outcome's seconds include all
-        attempts, and the steps that it continues from.
+        A fine-tuning job that runs out of memory is restarted with smaller batches. The `seconds` of its outcome
+        include all attempts, and the earlier steps that the job continues from, if any.
         """
         if not isinstance(job, Job):
             return await self._run_once(job, on_progress)
@@ -136,7 +136,7 @@ class ChildTrainer:
             return Outcome(ok=False, reason=reason, log=str(log_file))
 
     async def _watch(self, child: Child) -> None:
-        """Write a worker's stacks to its log each time that it is silent for `training.silence`."""
+        """Write a worker's stacks to its log whenever it has reported no progress for `training.silence` seconds."""
         while True:
             self._reported.clear()
             try:
@@ -158,7 +158,10 @@ class ChildTrainer:
         on_progress(progress)
 
     def _torchrun(self) -> list[str]:
-        """Return torchrun's options. On other hosts an operator runs the same command with another --node-rank."""
+        """Return the command-line options for torchrun.
+
+        On every other host, an operator runs the same command with a different `--node-rank`.
+        """
         options = [f"--nproc-per-node={self._settings.local_processes}"]
         if self._settings.hosts == 1:
             return ["--standalone", *options]
@@ -188,7 +191,7 @@ class ChildTrainer:
 
 
 def _spent_before(job: Job) -> float:
-    """Return the seconds of the interrupted training that the job continues, or 0 if there is none."""
+    """Return the seconds spent by the interrupted training that `job` resumes, or 0 if there is none."""
     log = Path(job.work) / SCALARS
     return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
 

@@ -1,10 +1,10 @@
-"""Worker: merge an adapter and its base into a complete checkpoint directory.
+"""Worker that merges an adapter and its base model into a complete checkpoint directory.
 
     python -m training.merge JOB.json
 
-The files of the base are copied except the weights that the adapter changes, which pass through memory one tensor at a
-time, and the chat template, which gets the chat's system prompt. It is an error if the prompts of the directory have
-other token ids than the base's.
+The base model's files are copied, except for the weights that the adapter changes, which pass through
+memory one tensor at a time, and the chat template, which gets the chat's system prompt. Merging fails if
+the new checkpoint turns prompts into different token IDs than the base model does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _CHUNK: Final = 1 << 24
 
 
 def merge(job: MergeJob, say: Say) -> Outcome:
-    """Fill the job's `out`. Raises `TrainingError` if the adapter does not fit the base."""
+    """Merge the adapter and the base model into the job's `out` directory.
+
+    Raises `TrainingError` if the adapter does not fit the base model.
+    """
     if job.threads:
         torch.set_num_threads(job.threads)
     base, out = Path(job.base), Path(job.out)
@@ -53,7 +56,7 @@ def merge(job: MergeJob, say: Say) -> Outcome:
 def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> None:
     """Copy a checkpoint without its weights and manifest, and set the chat template's default system prompt.
 
-    `tiles` above 0 is written into config.json, so that every server cuts pictures as the training did.
+    A positive `tiles` is written into config.json, so that every server splits pictures as training did.
     """
     template = jinja_chat_template(read_family(base), system)
     for file in sorted(each for each in base.rglob("*") if each.is_file()):
@@ -78,10 +81,10 @@ def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> Non
 
 
 def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgress) -> None:
-    """Write `source` with the adapter applied, tensor by tensor, in the same order, types and layout.
+    """Write `source` with the adapter applied, one tensor at a time, keeping the order, types and layout.
 
-    The safetensors format (github.com/huggingface/safetensors, "Format") has eight bytes of length, a JSON header with
-    the offsets of each tensor, and the tensors.
+    A safetensors file (github.com/huggingface/safetensors, "Format") consists of eight bytes of length, a
+    JSON header with the offsets of each tensor, and the tensors.
 
     Raises:
         TrainingError: A merged weight is not finite, or the file is incomplete.
@@ -107,7 +110,7 @@ def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgres
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """Return the entries of a safetensors file's tensors by name, and the offset of the first one in bytes."""
+    """Return the header entries of a safetensors file by tensor name, and the byte offset of the first tensor."""
     with file.open("rb") as reader:
         length = int.from_bytes(reader.read(8), "little")
         tensors = json.loads(reader.read(length))

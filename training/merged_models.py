@@ -1,8 +1,8 @@
-"""Remove the directories of merged models, and restore them from their adapters.
+"""Removal of merged models' directories, and restoration of the models from their adapters.
 
-A merged model is as large as the base, and can be merged again from the base and the adapter within seconds, identical
-to the byte. So only a few models keep their files. For crash safety the ledger's row changes before files are removed,
-and after they are restored.
+A merged model is as large as the base model, but can be merged again from the base model and the adapter
+within seconds, identical to the byte. Only a few models therefore keep their files. For crash safety,
+the ledger's row changes before files are removed and after they are restored.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class MergedModels:
         self._paths = paths
 
     async def prune(self, in_use: Collection[str] = ()) -> list[str]:
-        """Remove the directories of all models but those to keep; return the names of the models.
+        """Remove the directories of all models that need not be kept, and return the names of the removed models.
 
-        A model stays while it is `in_use`, while its promotion is pending, and while its adapter cannot restore it. No
-        switch of models may run at the same time. A directory that cannot be removed is left to the next call.
+        A model is kept while it is `in_use`, while its promotion is pending, or while its adapter cannot restore
+        it. No model switch may run at the same time. If a directory cannot be removed, the next call tries
+        again.
         """
         removed = []
         for model in await self._prunable(in_use):
@@ -64,10 +65,10 @@ class MergedModels:
         return removed
 
     async def restore(self, model: Model, on_progress: Callable[[Progress], None] = ignore) -> Model:
-        """Merge a pruned model again, and record its directory.
+        """Merge a pruned model again and record its directory.
 
         Raises:
-            TrainingError: It cannot be merged, or the result is another model.
+            TrainingError: The model cannot be merged, or the result differs from the original.
         """
         path = self._models.path(model.id)
         if not path.exists():
@@ -84,7 +85,10 @@ class MergedModels:
         return await self._ledger.models.relocate(model.id, str(path))
 
     def _remove(self, name: str) -> None:
-        """Remove a directory atomically; the next start deletes what a killed process leaves of it."""
+        """Remove a model's directory atomically.
+
+        If the process is killed in the middle, the next start deletes the rest.
+        """
         if (aside := self._models.set_aside(name)) is not None:
             self._models.discard(aside)
 
@@ -139,7 +143,7 @@ class MergedModels:
         return [each for each in others if each.id not in kept and self._job(each) is not None]
 
     def _job(self, model: Model) -> MergeJob | None:
-        """Return the job that merged the model, with the current paths, or None if it cannot be repeated."""
+        """Return the job that merged the model, with current paths, or None if the merge cannot be repeated."""
         if model.run is None or not model.manifest_hash:
             return None
         folder = self._paths.runs / str(model.run)

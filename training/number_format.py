@@ -1,4 +1,4 @@
-"""Format times, sizes and shares for people."""
+"""Formatting of times, sizes and fractions for display."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ def clock(seconds: float) -> str:
 
 
 def size(number: int) -> str:
-    """Return a number of bytes in megabytes or gigabytes, with at least two significant digits from 1 MB on."""
+    """Return a number of bytes in MB or GB, with at least two significant digits from 1 MB upwards."""
     if number < 999.5e6:
         return f"{number / 1e6:.1f} MB" if number < 99.5e6 else f"{number / 1e6:.0f} MB"
     return f"{number / 1e9:.1f} GB"
 
 
 def percent(share: float) -> str:
-    """Return a share between 0 and 1 as a percentage."""
+    """Return a fraction between 0 and 1 as a percentage."""
     return f"{100 * share:.1f} %"
 
 
 def points(bound: float) -> str:
-    """Return an upper bound with one decimal, rounded up."""
+    """Return an upper bound rounded up to one decimal place."""
     return f"{ceil(10 * bound - 1e-9) / 10:.1f}"
 
 
 def interval(centre: float, low: float, high: float) -> str:
-    """Return a share between 0 and 1 with its interval, as percentages."""
+    """Return a fraction between 0 and 1 and its interval, as percentages."""
     return f"{100 * centre:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"

@@ -1,8 +1,8 @@
 """Carry out a run: select → validate → train → merge → evaluate → candidate, undecided or rejected.
 
-Child processes do the heavy steps, and the bot decides whether a candidate goes live. Every training starts from the
-base model with all selected pairs, never from the last merge, so that no error accumulates and erased data has no
-effect.
+Child processes do the heavy steps, and the bot decides whether a candidate goes live. All training
+starts from the base model with all selected pairs, never from the last merged model, so that errors do
+not accumulate and erased data has no effect.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class EndNotSaved(TrainingError):
-    """A run has ended in `state` for `reason`, and the ledger, which cannot be written, still has it as active."""
+    """A run has ended in `state` for `reason`, but the unwritable ledger still lists the run as active."""
 
     def __init__(self, state: RunState, reason: str) -> None:
         super().__init__(reason)
@@ -70,7 +70,10 @@ class Pipeline:
         trainer: Trainer,
         ready: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`ready` is awaited before a run starts: it returns when all stored pictures are re-encoded."""
+        """Create a pipeline.
+
+        `ready` is awaited before a run starts, and returns once all stored pictures have been re-encoded.
+        """
         self.planner = planner
         self._ledger, self._models, self._specs = planner.ledger, planner.models, planner.specs
         self._runs = planner.specs.paths.runs
@@ -79,21 +82,21 @@ class Pipeline:
         self._ready = ready
 
     async def run(self, run: Run, on_change: OnChange, plan: RunPlan | None = None) -> Model | None:
-        """Carry out a run that is due, until the ledger has its end: done with a model, failed or cancelled.
+        """Carry out a run that is due, until the ledger records its end: done with a model, failed or cancelled.
 
-        Cancelling the task ends the child process and marks the run as cancelled. It has no effect while the model is
-        being published.
+        Cancelling the task ends the child process and marks the run as cancelled. Cancellation has no effect
+        while the model is being published.
 
         Args:
             run: The run.
-            on_change: Awaited for every change of state and about once a second of progress.
-            plan: What it trains on, if it has just been selected.
+            on_change: Awaited on every change of state, and about once a second while there is progress.
+            plan: The run's plan, if it has just been made; otherwise one is made.
 
         Returns:
-            The new model, which is a candidate, undecided, or rejected with its reason; None if the run failed.
+            The new model, which is a candidate, undecided, or rejected with a reason; None if the run failed.
 
         Raises:
-            EndNotSaved: The end cannot be written.
+            EndNotSaved: The ledger cannot record the end of the run.
         """
         workspace: Path | None = None
         progress = RunProgress(self._ledger, run.id, on_change)
@@ -146,7 +149,7 @@ class Pipeline:
         return await _uninterrupted(self._publish(run, folder, workspace, progress))
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
-        """Store the selection of a run; select again if what the plan names has been erased or re-encoded since."""
+        """Store the selection of a run, selecting again if data in `plan` has since been erased or re-encoded."""
         if plan is not None and await asyncio.to_thread(self._has_pictures, plan.selection):
             with suppress(StorageError):
                 await self._ledger.runs.freeze_selection(run.id, plan.selection.rows(), plan.fingerprint)
@@ -206,7 +209,7 @@ class Pipeline:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()
 
     async def _previous_losses(self, run: Run) -> str:
-        """Return the log of losses of the newest finished run before this one, or an empty string if there is none."""
+        """Return the path of the newest earlier finished run's log of losses, or an empty string if there is none."""
         for each in await self._ledger.runs.latest(_PREVIOUS_RUNS):
             if each.id < run.id and each.state is RunState.DONE and (losses := kept_file(each.directory, LOSSES)):
                 return str(losses)
@@ -223,7 +226,7 @@ async def _end(progress: RunProgress, state: RunState, reason: str) -> None:
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, Model]) -> Model:
-    """Await `work` to its end despite cancellations of this task: a model is published completely or not at all."""
+    """Await `work` to its end even if this task is cancelled, so that a model is published fully or not at all."""
     task, caller = asyncio.create_task(work), asyncio.current_task()
     assert caller is not None
     while not task.done():

@@ -60,7 +60,7 @@ def _columns(scalars: Path) -> tuple[list[int], list[float]]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return the mean over a twentieth of the steps to either side."""
+    """Return the moving average over a window that extends a twentieth of all steps to either side."""
     reach = len(values) // 20
     windows = [values[max(0, index - reach) : index + reach + 1] for index in range(len(values))]
     return [sum(window) / len(window) for window in windows]

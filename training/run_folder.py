@@ -1,7 +1,7 @@
 """The files in a run's directory, `runs/N` in the data folder.
 
-Each step adds its job, outcome and log (`finetune.json`, `finetune.outcome.json`, `finetune.log`; likewise `merge` and
-`evaluate`).
+Each step adds its job, its outcome and its log. For fine-tuning, these are `finetune.json`,
+`finetune.outcome.json` and `finetune.log`; the other steps use the names `merge` and `evaluate`.
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ def run_folders(runs: Path, *, but: int | None = None) -> list[Path]:
 
 
 def kept_file(directory: str, name: str) -> Path | None:
-    """Return a file of a run's directory, or None if it does not exist. `directory` is empty for a run without one."""
+    """Return the path of a file in a run's directory, or None if the file does not exist.
+
+    An empty `directory` stands for a run without one.
+    """
     path = Path(directory) / name
     return path if directory and path.is_file() else None

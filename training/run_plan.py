@@ -69,10 +69,10 @@ class RunPlanner:
     trust: Trust = EQUAL_TRUST
 
     async def plan(self) -> RunPlan:
-        """Check that a run can start, and select what it trains on.
+        """Check that a run can start, and select the data that it trains on.
 
         Raises:
-            TrainingError: It cannot start; the text has the next step.
+            TrainingError: The run cannot start; the message says what to do next.
         """
         settings, paths = self.specs.settings, self.specs.paths
         if wrong := untrainable(paths.base):
@@ -89,9 +89,9 @@ class RunPlanner:
         )
 
     async def unchanged_since(self) -> Run | None:
-        """Return the last run with a verdict if a run that starts now would learn from the same data, else None.
+        """Return the last run with a verdict if a new run would learn from the same data, else None.
 
-        A mistake in a setting or a source counts as a change, so that the run reports it.
+        An invalid setting or source counts as a change, so that the new run starts and reports it.
         """
         last = await self.ledger.runs.last_verdict()
         if last is None:
@@ -129,12 +129,13 @@ class RunPlanner:
         return replace(selection, train=tuple(with_rejected(selection.train, preferences)))
 
     def _check_disk(self) -> None:
-        """Check that the disk has space for a run. Raises `TrainingError`.
+        """Check that the disk has enough space for a run. Raises `TrainingError` if it does not.
 
-        A merged model is as large as the base. A trained weight takes 12 bytes in a checkpoint, with the optimizer's
-        state, and 4 in the adapter; an adapter of InternVL2-2B has rank / 2048 of its weights. mmengine removes the
-        oldest checkpoint before it writes another, and leaves one at the end in any case (mmengine 0.10.6,
-        hooks/checkpoint_hook.py). The state of earlier runs is removed when this one starts, and counts as free.
+        A merged model is as large as the base model. A trained weight takes 12 bytes in a checkpoint, including
+        the optimizer's state, and 4 bytes in the adapter; an adapter of InternVL2-2B has rank / 2048 times as
+        many weights as the model. mmengine removes the oldest checkpoint before it writes another, and always
+        leaves one at the end (mmengine 0.10.6, hooks/checkpoint_hook.py). The state of earlier runs counts as
+        free space, because it is removed when a new run starts.
         """
         base, recipe = weight_bytes(self.specs.paths.base), self.specs.recipe
         trained = base / 2 * (1 if recipe.method == "full" else min(1, recipe.rank / 2048))
@@ -188,7 +189,7 @@ def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable
 
 
 def _version(file: Path) -> list[int]:
-    """Return the size and the time of the last change of a file, or an empty list if it does not exist."""
+    """Return a file's size and modification time, or an empty list if the file does not exist."""
     try:
         found = file.stat()
     except FileNotFoundError:

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class RunProgress:
     """The state and the progress of one run.
 
-    As a context manager it records the newest progress about once a second. Errors of the callback are logged; they do
-    not fail the run.
+    Entering the object as a context manager records the newest progress about once a second. Errors raised
+    by the callback are logged and do not fail the run.
     """
 
     def __init__(self, ledger: Ledger, run: int, on_change: OnChange) -> None:
@@ -36,13 +36,13 @@ class RunProgress:
         self._task: asyncio.Task[None] | None = None
 
     async def move(self, state: RunState, **changes: Any) -> Run:
-        """Move the run to another state, and report it. Raises what `Ledger.runs.move` raises."""
+        """Move the run to another state and report the change. Raises the same errors as `Ledger.runs.move`."""
         run = await self._ledger.runs.move(self._run, state, **changes)
         await self._report(run)
         return run
 
     def update(self, progress: Progress) -> None:
-        """Take the progress of a worker. Called in the event loop."""
+        """Store the newest progress of a worker. Call this method from the event loop."""
         self._newest = progress
 
     async def __aenter__(self) -> Self:

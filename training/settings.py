@@ -1,4 +1,4 @@
-"""The settings under `[training]` of config.toml.
+"""The settings in the `[training]` section of config.toml.
 
 The hyperparameters of the recipes are in `training.xtuner.hyperparameters`.
 """
@@ -19,7 +19,7 @@ _TINY_BYTES: Final = 200_000_000
 
 
 class Source(BaseModel):
-    """`[[training.sources]]`: a file of rows to train on besides the liked answers."""
+    """A `[[training.sources]]` entry: a file of rows to train on besides the liked answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,12 +35,12 @@ class Source(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """The folder of its pictures."""
+        """The folder that contains the source's pictures."""
         return self.images or self.path.parent
 
 
 class TrainingSettings(BaseModel):
-    """`[training]` of config.toml."""
+    """The `[training]` section of config.toml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -180,7 +180,8 @@ class TrainingSettings(BaseModel):
     def resolved(self, recipe: str) -> Recipe:
         """Return the hyperparameters of a recipe, some of them replaced by `knobs`.
 
-        A user's configuration has its own in its file; the defaults are returned for it.
+        If `recipe` is the path of a user's configuration, which sets its own hyperparameters, return the
+        defaults.
         """
         if recipe not in RECIPES:
             if self.knobs:
@@ -215,24 +216,24 @@ class TrainingSettings(BaseModel):
 
     @property
     def user_config(self) -> Path | None:
-        """The user's XTuner configuration, or None if `recipe` is a name."""
+        """The path of the user's XTuner configuration, or None if `recipe` is the name of a recipe."""
         return None if self.recipe in ("auto", *RECIPES) else Path(self.recipe).resolve()
 
     def max_tokens(self, base: Path) -> int | None:
-        """Return the most tokens of a pair for a checkpoint directory.
+        """Return the maximum number of tokens per pair for a checkpoint directory.
 
-        None for a user's configuration, which only the worker reads.
+        Return None if there is a user's configuration, because only the worker reads it.
         """
         return None if self.user_config else self.recipe_for(base).max_length
 
     @property
     def local_processes(self) -> int:
-        """The number of processes on this host."""
+        """The number of training processes on this host."""
         return self.processes or len(self.gpus) or 1
 
     @property
     def world_size(self) -> int:
-        """The number of processes on all hosts."""
+        """The number of training processes on all hosts together."""
         return self.local_processes * self.hosts
 
     def recipe_for(self, base: Path) -> Recipe:
@@ -244,6 +245,6 @@ class TrainingSettings(BaseModel):
 
     @classmethod
     def for_tiny(cls, **changes: Any) -> TrainingSettings:
-        """Return settings for internvl2-tiny, for the demo and the tests."""
+        """Return settings for internvl2-tiny, a small model used in the demo and the tests."""
         few = {"min_rated": 8, "min_raters": 1, "rater_age": 0}
         return cls.model_validate({"recipe": "tiny", "min_free_gigabytes": 0.1, "canary": 0, **few, **changes})

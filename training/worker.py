@@ -1,7 +1,8 @@
-"""Child side of the training workers: read the job, print progress, write the outcome.
+"""The child side of the training workers, which reads the job, prints progress and writes the outcome.
 
-`training.launcher` is the parent side. A worker may be several processes, started by torchrun: rank 0 reports progress
-and writes the outcome of a success, and the first process to fail writes that of a failure.
+The parent side is `training.launcher`. A worker may consist of several processes started by torchrun.
+Rank 0 reports progress and writes the outcome if all succeed; otherwise, the first process to fail
+writes it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ AnyJob = TypeVar("AnyJob", bound=WorkerJob)
 
 
 class StageProgress:
-    """Report the progress of a stage of `steps` steps, and estimate its remaining time."""
+    """Reports the progress of a stage with `steps` steps, and estimates the remaining time."""
 
     def __init__(self, say: Say, stage: str, steps: int) -> None:
         self._say = say
@@ -38,31 +39,33 @@ class StageProgress:
         say(Progress(stage, 0, steps))
 
     def more(self, steps: int) -> None:
-        """Add steps to the stage."""
+        """Add steps to the stage's total."""
         self._steps += steps
 
     def add(self, done: int) -> None:
-        """Report `done` more finished steps."""
+        """Report that `done` more steps are finished."""
         self._done += done
         left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
         self._say(Progress(self._stage, self._done, self._steps, seconds_left=round(left, 1)))
 
 
 def rank() -> int:
-    """Return the rank of this process in the training, or 0 if it is the only one."""
+    """Return the rank of this process among the training processes, or 0 if it is the only one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def use_device(device: str, threads: int) -> str:
-    """Choose "cuda" or "cpu" before torch is imported, and the number of CPU threads (0: torch's choice).
+    """Choose and return "cuda" or "cpu", and set the number of CPU threads (0 for torch's default).
+
+    Call this function before torch is imported.
 
     Raises:
-        TrainingError: `device` is "cuda", and there is no GPU.
+        TrainingError: `device` is "cuda", but there is no GPU.
     """
     if device == "cpu":
         # Read when CUDA is initialised: hides the GPUs from all libraries.
@@ -79,7 +82,7 @@ def use_device(device: str, threads: int) -> str:
 
 
 def too_little_memory(trouble: Reason) -> TrainingError:
-    """Return the error of a training without enough memory, with the settings that need less."""
+    """Return the error for training that runs out of memory, naming the settings that need less."""
     return TrainingError(
         Reason(
             "{trouble}: set training.while_training to pause, or in training.knobs choose method qlora, optimizer "
@@ -90,12 +93,12 @@ def too_little_memory(trouble: Reason) -> TrainingError:
 
 
 def diverged() -> TrainingError:
-    """Return the error of a training whose loss or weights are no longer finite."""
+    """Return the error for training whose loss or weights are no longer finite."""
     return TrainingError(Reason("the training diverged: lower training.knobs.learning_rate"))
 
 
 def explained(error: ImportError | RuntimeError) -> Exception:
-    """Return a `TrainingError` with the next step for a known error, else the error itself."""
+    """Return a `TrainingError` that says what to do next if the error is a known one, else the error itself."""
     text = str(error)
     if isinstance(error, ImportError):
         return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
@@ -109,16 +112,17 @@ def explained(error: ImportError | RuntimeError) -> Exception:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error says that a GPU's or a CPU's allocator is out of memory."""
+    """Return whether the error means that a GPU or CPU allocator is out of memory."""
     return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
-    """Read the job named on the command line, run `do`, and write its outcome. The main function of every worker.
+    """Run `do` on the job named on the command line and write its outcome: the main function of every worker.
 
-    The process ends with its parent, and writes its stacks to standard error on a signal. What `do` raises becomes the
-    outcome's reason, with the traceback on standard error. Standard output is for progress alone: the output of
-    libraries goes to standard error. If one of several processes fails, it exits with 1, and torchrun ends the others.
+    The process ends with its parent, and writes its stacks to standard error on a signal. An exception
+    raised by `do` becomes the outcome's reason, and the traceback of an unexpected one goes to standard
+    error. Standard output carries only progress; the output of libraries goes to standard error. If one of
+    several processes fails, it exits with status 1 and torchrun ends the others.
     """
     watch_parent()
     stack_dump.enable()
@@ -149,7 +153,10 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
 
 
 def _write_first(outcome: Outcome, file: Path) -> None:
-    """Write the outcome unless there is one: the first process to fail knows the cause, the others lose contact."""
+    """Write the outcome unless another process has already written one.
+
+    The first process to fail knows the cause; the others merely lose contact with it.
+    """
     own = file.with_suffix(f".{rank()}")
     outcome.write(own)
     with suppress(FileExistsError):

@@ -61,7 +61,7 @@ class AlertWatch:
     _silent: str = field(default="", init=False)
 
     async def look(self) -> None:
-        """Report what has changed since the last check."""
+        """Check once, and report what has changed since the last check."""
         await self._look_at_engine(self.status())
         if word := self.last_progress():
             await self._look_at_run(word)

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 def pause_after(failures: int) -> float:
-    """Return the pause of a background loop, in seconds, after `failures` consecutive failures."""
+    """Return the seconds that a background loop pauses after `failures` consecutive failures."""
     return min(PAUSE_SECONDS * 2.0 ** min(failures, 10), max(BACKOFF_SECONDS, PAUSE_SECONDS))
 
 

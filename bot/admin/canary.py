@@ -1,7 +1,7 @@
-"""The trial of a canary: an accepted model answers a share of the conversations until the votes on it decide.
+"""The trial of a canary: an accepted model answers a share of conversations until the votes on it decide.
 
-The evidence is computed from the ledger's votes, so erased votes no longer count. After a promotion the engine is
-watched, and a model that clearly fails is rolled back.
+The evidence is computed from the ledger's votes, so erased votes no longer count. After a promotion, the
+new live model is watched, and is rolled back if it clearly fails.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class Trials:
-    """Lets accepted candidates answer: first in a trial, or at once if there are no trials."""
+    """Puts accepted candidates into service, either in a trial or, if there are no trials, at once."""
 
     ledger: Ledger
     switch: ModelSwitch
@@ -72,13 +72,13 @@ class Trials:
     """The trial and the newest vote when its evidence was weighed."""
 
     async def standing(self) -> Standing | None:
-        """Return how the running trial stands, or None if there is none."""
+        """Return the standing of the running trial, or None if no trial is running."""
         return await standing(self.ledger, self.settings.trust)
 
     async def accept(self, candidate: Model, by: int | None = None) -> Model:
-        """Begin the trial of a candidate, or promote it if no canary can run.
+        """Begin the trial of a candidate, or promote the candidate if no canary can run.
 
-        Raises what `ModelSwitch.promote` raises.
+        Raises the same errors as `ModelSwitch.promote`.
         """
         if self.settings.training.canary and self.switch.can_try:
             return await self.switch.begin_trial(candidate.id, self.settings.training.canary)
@@ -88,9 +88,9 @@ class Trials:
         return model
 
     async def approve(self, model: str, by: int) -> Model:
-        """Accept a candidate that waits for an admin.
+        """Accept a candidate that is waiting for an admin's approval.
 
-        Raises AdminRefusal for another model, and what `accept` raises.
+        Raises `AdminRefusal` if `model` is not a candidate, and the same errors as `accept`.
         """
         candidate = await self.ledger.models.get(model)
         if candidate.state is not ModelState.CANDIDATE:
@@ -99,7 +99,10 @@ class Trials:
         return await self.accept(candidate, by)
 
     async def stop(self, model: str, by: int) -> Model:
-        """End the trial of a canary, which is rejected. Raises AdminRefusal for another model."""
+        """End the trial of a canary and reject the canary.
+
+        Raises `AdminRefusal` if `model` is not the running canary.
+        """
         trial = await self.ledger.canaries.running()
         if trial is None or trial.model != model:
             raise AdminRefusal(Reason(NOT_CANARY, model=model))
@@ -107,7 +110,7 @@ class Trials:
         return await self.switch.end_trial(trial, Verdict.STOPPED, STOPPED)
 
     async def look(self) -> None:
-        """Promote the canary or roll it back if votes or a fault decide it; roll back a promoted model if it fails."""
+        """Promote or roll back the canary if votes or a fault decide its trial; roll back a failing promoted model."""
         trial = await self.ledger.canaries.running()
         if trial is None:
             await self._watch_promoted()
@@ -124,7 +127,10 @@ class Trials:
                 self._weighed = newest
 
     async def _decide(self, found: Standing, over: bool) -> None:
-        """Act on the votes; a trial whose time is `over` ends in any case."""
+        """Promote the canary or roll it back if the votes decide its trial.
+
+        A trial whose time is `over` ends in any case.
+        """
         trial = found.trial
         if found.evidence.verdict is Canary.HARMFUL:
             await self._roll_back(trial, with_votes(found, Reason("Its answers are liked less often.")))
@@ -154,7 +160,7 @@ class Trials:
 
 
 def fault_of_canary(status: Status, trial: Trial) -> Reason | None:
-    """Return what is clearly wrong with the canary's engine or answers, or None if nothing is."""
+    """Return what is clearly wrong with the canary's engine or answers, or None if nothing is wrong."""
     canary = status.canary
     if canary is not None and (canary.state is State.FAILING or canary.crashes >= CRASHES):
         return _failing(canary.last_error)
@@ -162,7 +168,10 @@ def fault_of_canary(status: Status, trial: Trial) -> Reason | None:
 
 
 def fault_of_live(status: Status, before: str) -> Reason | None:
-    """Return what is clearly wrong with the live model, or None if nothing is. `before` is the previous live model."""
+    """Return what is clearly wrong with the live model, or None if nothing is wrong.
+
+    `before` is the previous live model.
+    """
     return _failing(status.last_error) if status.state is State.FAILING else _broken(status, status.model, before)
 
 
@@ -184,7 +193,7 @@ def _broken(status: Status, model: str, other: str) -> Reason | None:
 
 
 def _grounds(found: Standing, over: bool) -> Reason | None:
-    """Return why a canary is promoted, or None while that is undecided."""
+    """Return the reason to promote the canary, or None while its trial is undecided."""
     if found.evidence.verdict is Canary.NO_WORSE:
         return with_votes(found, Reason("Its answers are liked no less often."))
     if over or found.votes >= HORIZON_VOTES:

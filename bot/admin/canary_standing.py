@@ -1,4 +1,4 @@
-"""The standing of a canary's trial: the votes on the answers of both models, and what they show."""
+"""The standing of a canary's trial: the votes on the canary and the live model, and what the votes show."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ HINT: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The standing of a running trial: the votes on the answers of both models, and what they show.
+    """The standing of a running trial: the votes on the canary and the live model, and what the votes show.
 
-    The canary has `won` some of the decided `duels`.
+    `won` is the number of duels that the canary has won, out of `duels` decided ones.
     """
 
     trial: Trial
@@ -33,12 +33,12 @@ class Standing:
 
     @property
     def votes(self) -> int:
-        """The number of votes on both models plus the number of duels."""
+        """The number of votes on the canary and the live model, plus the number of duels."""
         return self.canary.votes + self.live.votes + self.duels
 
 
 async def standing(ledger: Ledger, trust: Trust) -> Standing | None:
-    """Return how the running trial stands, or None if there is none."""
+    """Return the standing of the running trial, or None if no trial is running."""
     trial = await ledger.canaries.running()
     if trial is None:
         return None
@@ -54,7 +54,7 @@ def _approval(votes: list[TrialVote], *, canary: bool) -> Approval:
 
 
 def with_votes(found: Standing, finding: Reason) -> Reason:
-    """Return a finding followed by the votes behind it."""
+    """Return a finding followed by the votes that it is based on."""
     return Reason(
         "{finding} Liked: {canary} on {votes} votes, the live model {live} on {live_votes}.",
         finding=finding,
@@ -70,7 +70,7 @@ def _share(approval: Approval) -> str:
 
 
 def standing_text(found: Standing, say: Say) -> str:
-    """Return a short text on how a trial stands."""
+    """Return a short text that describes the standing of a trial."""
     evidence = found.evidence
     if evidence.harm >= HINT and evidence.harm > evidence.no_worse:
         finding = Reason("It looks worse, but that may still be chance.")

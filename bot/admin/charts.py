@@ -1,4 +1,4 @@
-"""Draw the chart of /stats: answers, votes and each model's approval over time, and the evidence of a trial."""
+"""The chart shown by /stats: answers, votes and each model's approval over time, and a trial's evidence."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def most_asked(days: Sequence[Day]) -> list[str]:
 
 
 def draw(days: Sequence[Day], first: date, last: date, say: Say, trial: Standing | None = None) -> bytes:
-    """Return a PNG of 960 × 800 pixels: answers and votes a day above, the share of 👍 for each model below.
+    """Return a PNG of 960 × 800 pixels: daily answers and votes at the top, each model's share of 👍 below.
 
-    During a trial it is 400 pixels higher, with the evidence about the canary at the bottom.
+    During a trial, the picture is 400 pixels taller and shows the evidence about the canary at the bottom.
     """
     font = FontProperties(fname=str(TEXT), size=10)
     span = [first + timedelta(days=number) for number in range((last - first).days + 1)]
@@ -78,7 +78,7 @@ def draw(days: Sequence[Day], first: date, last: date, say: Say, trial: Standing
 
 
 def _draw_evidence(axes: Axes, trial: Standing, say: Say, font: FontProperties) -> None:
-    """Draw the evidence after each pair of votes, and how much is needed."""
+    """Draw the evidence after each pair of votes, and the amount of evidence needed to decide."""
     for path, label, colour in (
         (trial.evidence.harm_path, say("worse"), "tab:red"),
         (trial.evidence.no_worse_path, say("no worse"), "tab:green"),

@@ -1,8 +1,9 @@
-"""Delete a person's data: rows first, in one transaction, then what lies outside the ledger.
+"""Erasure of a user's data: first the ledger's rows, in one transaction, then data outside the ledger.
 
-That is: the pictures' files, the rows in the files of runs, the prompts that an engine might be sent again, and the
-ledger's write-ahead log. The chat, the command line (with or without a running bot) and the schedule use this module.
-If one of them is killed half-way, or a run is under way, the bot does the rest later.
+Outside the ledger are the picture files, the rows in the files of runs, the prompts that might be sent
+to an engine again, and the ledger's write-ahead log. The chat, the command line (whether or not the bot
+is running) and the schedule use this module. If an erasure is interrupted, or a run is in progress, the
+bot finishes the erasure later.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 
 
 class ManyStrays(Exception):
-    """So many picture files are unknown to the ledger that it may be the wrong one; nothing was removed."""
+    """Too many picture files are unknown to the ledger, which may be the wrong one; nothing was removed."""
 
     def __init__(self, count: int, total: int) -> None:
         super().__init__(f"{count} of {total} picture files are unknown to the ledger")
@@ -58,13 +59,16 @@ class Erasure:
         self._alone = asyncio.Lock()
 
     async def belongings(self, user: int) -> PersonalDataSummary:
-        """Return a summary of what `forget` would delete."""
+        """Return a summary of the data that `forget` would delete."""
         return await self._ledger.personal_data.count(user)
 
     async def forget(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
-        """Delete all data of a person and return how much that was. `during` is the update that asks for it.
+        """Delete all data of a user, and return a summary of the deleted data.
 
-        Raises `StorageError`, or `OSError` for a run's file that cannot be changed. The rest is then done later.
+        `during` is the ID of the update that requests the deletion.
+
+        Raises `StorageError`, or `OSError` if a run's file cannot be changed. The remaining data is then deleted
+        later.
         """
         gone = await self._ledger.personal_data.erase(user, during=during)
         log.info("a person was forgotten", exchanges=gone.exchanges, pictures=gone.pictures)
@@ -72,7 +76,7 @@ class Erasure:
         return gone
 
     async def settle(self) -> None:
-        """Remove what depends on deleted rows, whichever process deleted them."""
+        """Remove everything that depends on deleted rows, no matter which process deleted the rows."""
         async with self._alone:
             found = await self._ledger.personal_data.pending_removals()
             if not found:
@@ -86,9 +90,9 @@ class Erasure:
                 await self._ledger.personal_data.finish_removals(by_kind[RemovalKind.LOG])
 
     async def strays(self) -> tuple[list[Path], int]:
-        """Return the picture files that the ledger does not know, and the number of all picture files.
+        """Return the picture files that are unknown to the ledger, and the number of all picture files.
 
-        A crash or a full disk after a picture's file was written and before its row was leaves a stray file.
+        A picture file becomes a stray if a crash or a full disk keeps its row from being written.
         """
         oldest = time.time() - ABANDONED_SECONDS
         files = await asyncio.to_thread(self._pictures.files)
@@ -97,7 +101,10 @@ class Erasure:
         return await asyncio.to_thread(lambda: [each for each in unknown if _written(each) < oldest]), len(files)
 
     async def sweep(self, *, confirmed: bool = False) -> int:
-        """Remove the stray files and return their number. Raises ManyStrays if there are many, unless `confirmed`."""
+        """Remove the stray picture files and return their number.
+
+        Raises `ManyStrays` if there are many, unless `confirmed` is true.
+        """
         gone, total = await self.strays()
         if not confirmed and len(gone) > max(FEW_STRAYS, STRAY_SHARE * total):
             raise ManyStrays(len(gone), total)
@@ -112,7 +119,11 @@ class Erasure:
             await self._ledger.personal_data.finish_removals(sessions)
 
     async def _rows(self, rows: list[Removal]) -> None:
-        """Remove deleted exchanges from the files of runs, and once more after a run under way, which may add some."""
+        """Remove deleted exchanges from the files of runs.
+
+        If a run is in progress, the removal is repeated after its end, because the run may write some exchanges
+        again.
+        """
         exchanges = frozenset(int(each.name) for each in rows)
         busy = await self._ledger.runs.active() is not None
         if exchanges and not (busy and exchanges <= self._withdrawn):

@@ -1,7 +1,8 @@
-"""Change the live model and the canary, one change at a time: first the engine, then the ledger.
+"""Changes of the live model and of the canary, one at a time: first the engine, then the ledger.
 
-After a crash between the two the ledger still has the former model, and the next start runs that one. If the ledger
-cannot record the new model, the engine goes back. The model cannot change while training uses the engine's memory.
+After a crash between the two steps, the ledger still names the former model, and the next start runs
+that model. If the ledger cannot record the new model, the engine switches back. The live model cannot
+change while training uses the engine's memory.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class ModelSwitch:
-    """Changes the live model. `away_for` is the run that uses the engine's memory, or None if there is none."""
+    """Changes the live model and the canary.
+
+    `away_for` is the ID of the run that is using the engine's memory, or None if there is none.
+    """
 
     ledger: Ledger
     deployment: Deployment
@@ -70,17 +74,24 @@ class ModelSwitch:
         back: bool = False,
         why: str = "",
     ) -> Model:
-        """Make a model live and record it, with `back` as a rollback; `on_progress` reports the merge of a pruned one.
+        """Make a model live and record the change, ending any canary trial.
 
-        The canary's trial ends. `why` is the reason for a change that no admin asked for, as in `Promotions.make`.
+        If an error is raised, everything stays as it was, with one exception: if the change cannot be recorded
+        and the engine cannot go back to the former model either, `model` answers until the next start.
 
-        If an error is raised, everything stays as it was. (There is one exception: if the change cannot be recorded and
-        the engine cannot go back to the former model either, `model` answers until the next start.)
+        Args:
+            model: The ID of the model.
+            by: The ID of the admin, or None if no admin asked for the change.
+            on_progress: Receives the progress of merging a pruned model.
+            confirmed: Whether to promote the model even if it is rejected or undecided.
+            back: Whether to record the change as a rollback.
+            why: The reason for a change that no admin asked for, as in `Promotions.make`.
 
         Raises:
-            RejectedModel: The model is rejected or undecided, and that was not `confirmed`.
-            AdminRefusal: The model is known to do harm, its files were deleted, or a run uses the engine's memory.
-            InferenceError: The engine cannot be swapped to the model.
+            RejectedModel: The model is rejected or undecided, and the promotion is not `confirmed`.
+            AdminRefusal: The model is known to do harm, its files were deleted, or a run uses the engine's
+                memory.
+            InferenceError: The engine cannot be switched to the model.
             StorageError: The model's files are damaged, or the change cannot be recorded.
             TrainingError: A pruned model cannot be merged again.
         """
@@ -105,7 +116,7 @@ class ModelSwitch:
     ) -> Model:
         """Go back to the previous live model.
 
-        Raises what `promote` raises, and AdminRefusal if there is no previous model.
+        Raises `AdminRefusal` if there is no previous model, and the same errors as `promote`.
         """
         before = await model_before(self.ledger)
         return await self.promote(before, by, on_progress, confirmed=confirmed, back=True, why=why)
@@ -116,7 +127,10 @@ class ModelSwitch:
         return self.deployment.can_try
 
     async def begin_trial(self, model: str, share: float) -> Model:
-        """Let a candidate answer a share of the conversations, and record it. Raises what `promote` raises."""
+        """Let a candidate answer a share of the conversations, and record the trial.
+
+        Raises the same errors as `promote`.
+        """
         async with self._change():
             if trial := await self.ledger.canaries.running():
                 raise AdminRefusal(Reason(TRIED, model=trial.model))
@@ -130,9 +144,9 @@ class ModelSwitch:
             return await self.ledger.models.get(model)
 
     async def end_trial(self, trial: Trial, verdict: Verdict, reason: str) -> Model:
-        """End a trial: its conversations go to the live model.
+        """End a trial, so that its conversations go to the live model.
 
-        Raises what `Canaries.end` raises, and the canary then stays.
+        Raises the same errors as `Canaries.end`; after an error, the canary stays in service.
         """
         async with self._changing:
             await self.deployment.stop_canary()
@@ -144,7 +158,7 @@ class ModelSwitch:
             return await self.ledger.models.get(trial.model)
 
     async def resume_trial(self) -> None:
-        """Start the canary of the running trial again after a restart, or end a trial that cannot go on."""
+        """Start the canary of the running trial again after a restart, or end the trial if it cannot go on."""
         trial = await self.ledger.canaries.running()
         if trial is None:
             return
@@ -156,7 +170,7 @@ class ModelSwitch:
             await self.ledger.canaries.end(trial.id, Verdict.VOID, CANNOT_GO_ON)
 
     async def prune(self) -> None:
-        """Remove the files of merged models beyond those to keep, when no change of model is running."""
+        """Remove the files of merged models that need not be kept, once no model change is in progress."""
         async with self._changing:
             await self._prune()
 
@@ -168,7 +182,7 @@ class ModelSwitch:
     async def carry_out(self, asked: Promotion) -> None:
         """Carry out a change that another process requested, or record why it was refused.
 
-        Raises StorageError if that cannot be recorded; the next call only retries the recording.
+        Raises `StorageError` if the refusal cannot be recorded; the next call only retries the recording.
         """
         if asked.id not in self._refused:
             try:
@@ -203,7 +217,10 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def engine_away(self, run: int) -> AsyncIterator[None]:
-        """Pause the engine if training needs its memory: wait for a change of model to end, and refuse others."""
+        """Pause the engine for the duration of the context if training needs its memory.
+
+        A model change in progress is allowed to end first; new changes are refused during the pause.
+        """
         if not self.pause_while_training:
             yield
             return
@@ -218,7 +235,10 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        """Hold the lock of model changes. Raises AdminRefusal while a run uses the engine's memory."""
+        """Hold the lock on model changes for the duration of the context.
+
+        Raises `AdminRefusal` while a run uses the engine's memory.
+        """
         # asyncio.Lock is fair: a change that passed this check before a run requested the lock gets it before the run.
         if self.away_for is not None:
             raise AdminRefusal(Reason(RESTING, run=self.away_for))
@@ -226,7 +246,7 @@ class ModelSwitch:
             yield
 
     async def _complete(self, model: str, on_progress: Callable[[Progress], None]) -> Model:
-        """Return a model with its files checked, after merging it again if they were pruned."""
+        """Return a model whose files have been checked, merging it again first if its files were pruned."""
         chosen = await self.ledger.models.get(model)
         refuse_harmful(chosen)
         if not chosen.kept:
@@ -240,7 +260,7 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def _exchanged(self, model: str, on_progress: Callable[[Progress], None] = ignore) -> AsyncIterator[None]:
-        """Swap the engine to a model; swap back if the block raises StorageError."""
+        """Switch the engine to a model, and back again if the body of the context raises `StorageError`."""
         chosen, live = await self._complete(model, on_progress), await self.ledger.models.live()
         try:
             await self.deployment.swap(chosen.id, Path(chosen.directory))
@@ -271,13 +291,13 @@ class ModelSwitch:
 
 
 def refuse_harmful(model: Model) -> None:
-    """Raise AdminRefusal for a model that the evaluation has shown to do harm."""
+    """Raise `AdminRefusal` for a model that does harm according to its evaluation."""
     if model.report and Report.from_json(model.report).harmful:
         raise AdminRefusal(Reason(HARMFUL, model=model.id, reason=model.reason))
 
 
 def _is_intact(model: Model) -> bool:
-    """Return whether the names and sizes of a model's files are those that were published."""
+    """Return whether the names and sizes of a model's files are the same as when it was published."""
     try:
         if model.manifest_hash:
             verify(Path(model.directory), model.manifest_hash, contents=False)
@@ -288,7 +308,7 @@ def _is_intact(model: Model) -> bool:
 
 
 async def model_before(ledger: Ledger) -> str:
-    """Return the model that a rollback leads to. Raises AdminRefusal if there is none."""
+    """Return the model that a rollback would make live. Raises `AdminRefusal` if there is none."""
     previous = await ledger.models.previous()
     if previous is None:
         raise AdminRefusal(Reason(NONE_BEFORE))

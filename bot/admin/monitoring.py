@@ -26,8 +26,10 @@ RUNS_SHOWN = 10
 class Overview:
     """The state of the bot at one moment.
 
-    `curve` is the newest run with a loss curve, and `sheets` are the runs with a sheet. `last_progress` is the running
-    worker's.
+    Attributes:
+        curve: The ID of the newest run with a loss curve; None if there is none.
+        sheets: The IDs of the runs with a sheet.
+        last_progress: The last progress of the running worker; None if no worker is running.
     """
 
     live: str
@@ -44,7 +46,7 @@ class Overview:
 
     @property
     def held_back(self) -> dict[str, Model]:
-        """The rejected and the undecided models by id."""
+        """The rejected and undecided models by ID."""
         return held_back(self.models)
 
 
@@ -64,7 +66,7 @@ class Monitoring:
     trust: Trust = EQUAL_TRUST
 
     async def overview(self) -> Overview:
-        """Return what the operator page and /status show."""
+        """Return the state that the operator page and /status show."""
         live = await self.ledger.models.live()
         runs = await self.ledger.runs.latest(RUNS_SHOWN)
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
@@ -87,7 +89,7 @@ class Monitoring:
         return self.deployment.status().nodes
 
     async def ping(self) -> dict[str, str]:
-        """Return the health of each service: "ok" or the error."""
+        """Return the health of each service: "ok" or an error message."""
         status = self.deployment.status()
         try:
             await self.ledger.models.live()
@@ -98,7 +100,7 @@ class Monitoring:
         return {"ledger": ledger, "engine": engine}
 
     async def numbers(self) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, float]]]:
-        """Return the metrics by name, the labels of what is running, and each node's metrics by the node's name."""
+        """Return the metrics by name, the labels of the running model and engine, and each node's metrics."""
         status = self.deployment.status()
         numbers: dict[str, float] = dict(await self.ledger.counts.totals())
         numbers |= {f"telegram_{name}": value for name, value in self.calls().items()}
@@ -135,5 +137,8 @@ class Monitoring:
         return numbers, {"model": status.model, "engine": status.engine}, nodes
 
     async def run_file(self, run: int, name: str) -> Path | None:
-        """Return a file that a run has written, or None if there is none. Raises UnknownRecord for an unknown run."""
+        """Return the path of a file that a run has written, or None if the file does not exist.
+
+        Raises `UnknownRecord` for an unknown run.
+        """
         return kept_file((await self.ledger.runs.get(run)).directory, name)

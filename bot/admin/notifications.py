@@ -1,8 +1,9 @@
-"""Notify admins: the progress of a run, its end, and problems.
+"""Notify admins of the progress of a run, its end, and problems.
 
-Each admin gets one message for a run, which is edited. Each admin has a queue, so that neither an admin who cannot be
-reached nor Telegram holds up the others or the work itself. A notice that cannot be delivered is logged and dropped.
-The caller awaits only the notice of a run's end, so that the next start repeats it after a crash.
+For each run, an admin gets one progress message, which is edited as the run proceeds. Every admin has a
+separate queue, so that neither an unreachable admin nor slow delivery by Telegram delays the other
+admins or the bot's work. A notice that cannot be delivered is logged and dropped. Callers wait only for
+the notice of a run's end; if the bot crashes before that notice has been sent, the next start sends it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """The progress message of a run: its id, and what it shows."""
+    """The progress message of a run in an admin's chat: the message ID, the run's state, and the text."""
 
     message: int
     state: RunState
@@ -72,7 +73,7 @@ class _Notice:
 
 
 class Notifications:
-    """Notifies every admin, each in their language."""
+    """Sends notices to every admin, in the admin's own language."""
 
     def __init__(self, bot: Bot, settings: Settings, ledger: Ledger, translator: Translator) -> None:
         self._bot = bot
@@ -90,7 +91,7 @@ class Notifications:
             await asyncio.wait(self._tellers.values())
 
     async def stop(self) -> None:
-        """Deliver what can be delivered within TELL_SECONDS, and drop the rest."""
+        """Deliver queued notices for up to TELL_SECONDS, then drop the rest."""
         with suppress(TimeoutError):
             async with asyncio.timeout(TELL_SECONDS):
                 await self.settled()
@@ -100,7 +101,10 @@ class Notifications:
         await asyncio.gather(*tellers, return_exceptions=True)
 
     async def run_changed(self, run: Run) -> None:
-        """Show the progress of a run. Steps may be skipped, but changes of its state never are."""
+        """Show every admin the current progress of a run.
+
+        Individual training steps may be skipped, but a change of the run's state is always shown.
+        """
 
         async def tell(admin: int, say: Say) -> None:
             await self._show(run, admin, say)
@@ -116,10 +120,10 @@ class Notifications:
         *,
         approve: bool = False,
     ) -> None:
-        """Send how the run ended, with its picture (PNG) and its sheet (HTML) if there are any.
+        """Notify every admin of how a run ended, with its picture (PNG) and sheet (HTML), if any.
 
-        With `approve` a candidate waits for an admin, and the notice has a button for that. The notice of a canary has
-        buttons as well. Returns when the notice has been delivered to every admin, or dropped.
+        With `approve`, the notice of a candidate has a button for approving it. The notice of a canary also has
+        buttons. The method returns when the notice has been delivered to every admin or dropped.
         """
 
         async def tell(admin: int, say: Say) -> None:
@@ -149,7 +153,7 @@ class Notifications:
         self._messages.pop(run.id, None)
 
     async def _show(self, run: Run, admin: int, say: Say) -> None:
-        """Send or edit the progress message of a run."""
+        """Send an admin the progress message of a run, or edit the message sent earlier."""
         messages = self._of(run)
         text = run_progress(run, say)
         markup = one_button(say("✖ Cancel"), CancelRun(run=run.id)) if RUN_TRANSITIONS[run.state] else None
@@ -165,7 +169,10 @@ class Notifications:
                 messages[admin] = _Shown(shown.message, run.state, text)
 
     async def _shown(self, admin: int, picture: FSInputFile, text: str, markup: InlineKeyboardMarkup | None) -> bool:
-        """Send a picture. Return False if it may not have arrived, because a second message is better than none."""
+        """Send a picture with `text` as its caption, and return whether it has certainly arrived.
+
+        If it is not certain, the caller sends the text as well: a duplicate is better than no message.
+        """
         try:
             await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
         except Doubtful as error:
@@ -174,9 +181,10 @@ class Notifications:
         return True
 
     async def alert(self, key: str, sentence: str, **values: object) -> bool:
-        """Notify the admins of a problem with a translatable message, at most once an hour for the same `key`.
+        """Send the admins a translatable message about a problem, at most once an hour for each `key`.
 
-        Returns whether the alert is sent, which may happen after this returns.
+        Returns:
+            Whether the alert has been queued. Delivery may happen after the method returns.
         """
         if not self.is_news(key):
             return False
@@ -184,7 +192,7 @@ class Notifications:
         return True
 
     async def notify(self, sentence: str, **values: object) -> None:
-        """Send a translatable message."""
+        """Queue a translatable message for every admin."""
 
         async def tell(admin: int, say: Say) -> None:
             await self._bot.send_message(admin, _cut(say(sentence, **values), 4 * CAPTION_LIMIT))
@@ -192,20 +200,23 @@ class Notifications:
         self._all(tell)
 
     def is_news(self, key: str) -> bool:
-        """Return whether nothing with this key was sent in the last hour, and count it as sent now."""
+        """Return whether no notice with `key` was sent in the last hour; if so, record one as sent now."""
         if key in self._alerts:
             return False
         self._alerts[key] = None
         return True
 
     def _of(self, run: Run) -> dict[int, _Shown]:
-        """Return the progress messages of a run by admin."""
+        """Return the progress messages of a run, keyed by the admin's user ID."""
         return self._messages.setdefault(run.id, {})
 
     def _all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
-        """Queue a notice for every admin, in place of a waiting one with the same `replaces`.
+        """Queue a notice for every admin, replacing a queued notice with the same `replaces`.
 
-        Each of the futures is done when the notice has been delivered to its admin, or dropped.
+        With an empty `replaces`, no queued notice is replaced.
+
+        Returns:
+            A future for each admin, done when the notice has been delivered or dropped.
         """
         told = []
         for admin in self._admins:
@@ -240,11 +251,14 @@ class Notifications:
 
 
 def _in(language: str, file: Path | None) -> Path | None:
-    """Return a run's file in a language, or the file itself if there is none in that language."""
+    """Return the version of a run's file in `language`, or `file` itself if there is no such version."""
     translated = file.with_name(localised(file.name, language)) if file else None
     return translated if translated and translated.is_file() else file
 
 
 def _cut(text: str, limit: int) -> str:
-    """Cut a text to `limit` characters. Telegram counts UTF-16 units, but these texts are far below its limit."""
+    """Truncate a text to `limit` characters.
+
+    Telegram counts UTF-16 code units instead, but the texts of notices stay far below Telegram's limit.
+    """
     return text if len(text) <= limit else text[: limit - 1] + "…"

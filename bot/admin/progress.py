@@ -1,4 +1,7 @@
-"""Describe the progress of a run: state, bar, loss and time left, for messages to admins, /status and the page."""
+"""Describe the progress of a run, for messages to admins, /status and the operator page.
+
+The description covers the state, a progress bar, the loss and the time left.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,15 @@ SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /ca
 
 
 def silence(word: LastProgress) -> dict[str, object]:
-    """The values of `SILENT`."""
+    """Return the values for the placeholders of `SILENT`, the message about a run without progress."""
     return {"run": word.run, "time": clock(word.seconds), "log": str(word.log)}
 
 
 def run_progress(run: Run, say: Say) -> str:
-    """Return an active run on several lines, with a bar once the number of steps is known."""
+    """Describe the progress of an active run on several lines.
+
+    The text includes a progress bar once the number of steps is known.
+    """
     lines = [say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))]
     if run.samples:
         lines.append(say("Answers to learn from: {samples}", samples=run.samples))
@@ -58,14 +64,14 @@ def run_progress(run: Run, say: Say) -> str:
 
 
 def held_back(models: Iterable[Model]) -> dict[str, Model]:
-    """Return the rejected and the undecided models by id."""
+    """Return the rejected and undecided models, keyed by ID."""
     return {model.id: model for model in models if model.state in (ModelState.REJECTED, ModelState.UNDECIDED)}
 
 
 def outcome(run: Run, held: Mapping[str, Model]) -> tuple[str, str]:
-    """Return the state to show for a run, and its model or the reason why no model of it answers.
+    """Return the state to show for a run, and the reason for the state or else the ID of the run's model.
 
-    `held` is what `held_back` returns.
+    If the model is in `held` (see `held_back`), the model's state and reason replace the run's own.
     """
     if model := held.get(run.model or ""):
         return model.state, model.reason or model.id
@@ -73,7 +79,10 @@ def outcome(run: Run, held: Mapping[str, Model]) -> tuple[str, str]:
 
 
 def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
-    """Return one line for a run that has ended, or `run_progress` for an active one. `held` is from `held_back`."""
+    """Describe an ended run on one line, or an active run as `run_progress` does.
+
+    `held` is the result of `held_back`.
+    """
     if RUN_TRANSITIONS[run.state]:
         return run_progress(run, say)
     if model := held.get(run.model or ""):
@@ -88,7 +97,7 @@ def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
 
 
 def taught_by(taught: TrainedOn, say: Say) -> str:
-    """Return how many liked answers a model learned from, with their votes and the people behind them."""
+    """Describe what a model learned from: the numbers of liked answers, votes and raters."""
     return say(
         "{answers} ({votes} from {people})",
         answers=say.count("{number} liked answer", "{number} liked answers", taught.answers),
@@ -98,7 +107,10 @@ def taught_by(taught: TrainedOn, say: Say) -> str:
 
 
 def approval_text(approval: Approval, say: Say) -> str:
-    """Return the share of 👍 on a model's answers, its 95 % interval and the number of votes. There must be a vote."""
+    """Describe the share of 👍 on a model's answers, with its 95 % interval and the number of votes.
+
+    There must be at least one vote.
+    """
     low, high = wilson_interval(approval.ups, approval.votes)
     return say(
         "{share} % 👍 ({low}–{high} %, {votes})",
@@ -110,5 +122,8 @@ def approval_text(approval: Approval, say: Say) -> str:
 
 
 def share_line(largest: float, say: Say) -> str:
-    """Return the largest share that one person has in the training data; `largest` is 0 to 1."""
+    """Return a line about the largest share of the training data that comes from a single rater.
+
+    `largest` is the share, from 0 to 1.
+    """
     return say("The largest share of one person is {share} %.", share=f"{100 * largest:.0f}")

@@ -22,11 +22,11 @@ NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again any
 
 
 class AdminRefusal(Exception):
-    """An admin's request cannot be met now. The text says why, and what to do."""
+    """An admin's request cannot be carried out now. The message says why, and what to do."""
 
 
 class RejectedModel(AdminRefusal):
-    """A rejected or undecided model was promoted without confirmation."""
+    """An attempt to promote a rejected or undecided model without confirmation."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(Reason(REJECTED, model=model.id, reason=model.reason))
@@ -34,7 +34,10 @@ class RejectedModel(AdminRefusal):
 
 
 class NothingNew(AdminRefusal):
-    """A run was requested without confirmation although it would learn from the same data as the last finished one."""
+    """A run was requested without confirmation although there is nothing new to learn from.
+
+    The run would learn from the same data as the last finished run.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__(Reason(NOTHING_NEW, run=run.id))
@@ -45,6 +48,6 @@ REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 
 
 def refused(refusal: Exception, say: Say) -> str:
-    """Return the reason why a request was refused."""
+    """Return a message with the reason why an admin's request was refused."""
     reason = say(LAST_NODE, node=refusal.node) if isinstance(refusal, LastNode) else say(str(refusal))
     return say("That didn't work: {reason}", reason=reason)

@@ -14,7 +14,7 @@ from training.number_format import clock, interval, percent, size
 
 
 def outcome(run: Run, model: Model | None, say: Say) -> str:
-    """Return how a run ended, and the state of its model."""
+    """Describe how a run ended, and the state of its model."""
     if run.state is RunState.CANCELLED:
         return say("Run {run} was cancelled. Nothing has changed.", run=run.id)
     if run.state is not RunState.DONE or model is None:
@@ -34,7 +34,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
 
 
 def numbers(report: str, say: Say) -> list[str]:
-    """Return a few lines on what a run learned from, its evaluation and its cost."""
+    """Return lines that summarise a run's report: its training data, its evaluation and its cost."""
     it = Report.from_json(report)
     return [
         say(
@@ -76,7 +76,10 @@ def numbers(report: str, say: Say) -> list[str]:
 
 
 def _beside(taught: dict[str, int], say: Say) -> list[str]:
-    """Return a line with the number of samples from each other source, or no line if there are none."""
+    """Return a list with one line: the number of samples from each source other than rated answers.
+
+    The list is empty if there are no such sources.
+    """
     others = {title(path): count for path, count in taught.items() if path not in (RATED, DISLIKED)}
     if not others:
         return []

@@ -94,11 +94,11 @@ class Runs:
         return await self.pipeline.planner.plan()
 
     async def unchanged_since(self) -> Run | None:
-        """Return the last finished run if nothing is new since it, or None if there is something new to learn from."""
+        """Return the last finished run if a new run would learn from the same data, otherwise None."""
         return await self.pipeline.planner.unchanged_since()
 
     async def cancel(self, by: int) -> Run | None:
-        """Cancel the run under way and return it, or return None if there is none."""
+        """Cancel the active run and return it, or return None if no run is active."""
         run = await self.ledger.runs.active()
         if run:
             log.info("cancelling", run=run.id, by=by)
@@ -122,9 +122,13 @@ class Runs:
                 self._work = (run.id, asyncio.create_task(self._execute(run)))
 
     async def _end_what_is_over(self) -> int | None:
-        """Record the end of a run that is active only in the ledger; return its id if the end was recorded.
+        """Record the end of a run that has stopped but is still active in the ledger.
 
-        Its process died, or its end could not be recorded earlier. While the disk is full the run stays active.
+        Either the run's process died, or its end could not be recorded earlier. While the disk is full, the run
+        remains active in the ledger.
+
+        Returns:
+            The run's ID if its end has been recorded, otherwise None.
         """
         run = await self.ledger.runs.active()
         if run is None or (run.state is RunState.DUE and run.id not in self._over):
@@ -138,7 +142,7 @@ class Runs:
         return run.id
 
     async def _execute(self, run: Run) -> None:
-        """Carry out a due run, and act on its end whether it succeeded or not."""
+        """Carry out a due run, then handle its outcome, whether or not it succeeded."""
         async with AsyncExitStack() as engine:
             await engine.enter_async_context(self.trials.switch.engine_away(run.id))
             try:
@@ -154,10 +158,10 @@ class Runs:
                 await self._ended(run.id)
 
     async def _ended(self, number: int) -> None:
-        """Act on the end of a run: an accepted model answers, in a trial or at once, and the admins are notified.
+        """Handle the end of a run: put an accepted model on trial or into use, and notify the admins.
 
-        A run that learned from answers that have since been withdrawn starts again without them. After a crash or a
-        stop the next start repeats this.
+        If some of the answers that the run learned from have been withdrawn since, a new run starts without
+        them. After a crash or a stop, the next start repeats these steps.
         """
         run = await asyncio.shield(self.ledger.runs.get(number))
         if RUN_TRANSITIONS[run.state]:

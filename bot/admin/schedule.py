@@ -53,7 +53,7 @@ _present: Schedule | None = None
 
 
 class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
-    """A job store that also reads the jobs of releases in which this module was `bot.schedule`."""
+    """A job store that can also read jobs stored when this module was still called `bot.schedule`."""
 
     def _reconstitute_job(self, job_state: bytes) -> Job:
         values = pickle.loads(job_state)
@@ -63,10 +63,10 @@ class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
 
 @dataclass(eq=False)
 class Schedule:
-    """The jobs on the running event loop. A process has one schedule.
+    """The scheduled jobs, which run on the current event loop. A process has only one schedule.
 
-    If `cron` is empty, runs start only by command. Exchanges without votes are deleted after `retention_days`; if that
-    is 0, they are kept.
+    If `cron` is empty, runs start only on request. Exchanges without votes are deleted after
+    `retention_days` days, or kept if `retention_days` is 0.
     """
 
     ledger: Ledger
@@ -85,7 +85,10 @@ class Schedule:
         )
 
     def start(self) -> None:
-        """Start the scheduler. Every job is stored again, so that no job of an earlier version or folder is left."""
+        """Start the scheduler.
+
+        Every job is stored again, so that no job of an earlier version or another data folder remains.
+        """
         global _present
         _present = self
         self._scheduler.start(paused=True)
@@ -104,10 +107,11 @@ class Schedule:
         name: str,
         first: datetime | None = None,
     ) -> None:
-        """Store a job, or remove it if it has no trigger.
+        """Store a job, or remove the stored job if `trigger` is None.
 
-        A job keeps its next time, even a missed one, while its `name` is the same; the name changes with the trigger. A
-        new job first runs at `first`, or else when its trigger says.
+        A stored job with the same `name` keeps its next run time, even a missed one, so the name must change
+        whenever the trigger does. A new or renamed job first runs at `first` or, if `first` is None, when its
+        trigger is due.
         """
         kept: Job | None = self._scheduler.get_job(identity)
         if trigger is None:
@@ -124,7 +128,7 @@ class Schedule:
         return job.next_run_time if job else None
 
     async def request_run(self) -> None:
-        """Put a due run into the ledger, unless another run is active or nothing is new since the last finished one."""
+        """Add a due run to the ledger, unless another run is active or there is nothing new to learn from."""
         if same := await self.planner.unchanged_since():
             log.info("retraining is due, but nothing is new", since=same.id)
             return
@@ -135,7 +139,7 @@ class Schedule:
             log.info("retraining is due, but another run is active")
 
     async def tidy(self) -> None:
-        """Delete old handled updates, which Telegram does not send again, and stray files."""
+        """Delete handled updates so old that Telegram no longer resends them, and stray picture files."""
         await self.ledger.inbox.prune((_now() - HANDLED_KEPT).timestamp())
         await self.ledger.pictures.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
         try:
@@ -160,19 +164,22 @@ class Schedule:
 
 
 async def request_run(*_: object) -> None:
-    """Call `Schedule.request_run`. Jobs stored by earlier versions pass a folder, which all three functions ignore."""
+    """Call `Schedule.request_run` on this process's schedule, if there is one.
+
+    The arguments are ignored: jobs stored by earlier versions pass a folder.
+    """
     if _present:
         await _present.request_run()
 
 
 async def tidy(*_: object) -> None:
-    """Call `Schedule.tidy`."""
+    """Call `Schedule.tidy` on this process's schedule, if there is one. Any arguments are ignored."""
     if _present:
         await _present.tidy()
 
 
 async def expire(*_: object) -> None:
-    """Call `Schedule.expire`."""
+    """Call `Schedule.expire` on this process's schedule, if there is one. Any arguments are ignored."""
     if _present:
         await _present.expire()
 

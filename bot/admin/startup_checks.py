@@ -1,7 +1,8 @@
 """Check at startup which model is live, and whether its files and the ledger are intact.
 
-Sizes are compared before the engine starts. Hashes and the ledger's pages are checked in the background, because
-reading gigabytes takes long. If the files of the live model have changed, the base model replaces it.
+File sizes are compared before the engine starts. File hashes and the ledger's pages are checked in the
+background, because reading gigabytes takes a long time. If the files of the live model have changed, the
+base model replaces the live model.
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ Trouble = tuple[str, Reason]
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[Model, Trouble | None]:
     """Return the model to start with, and an alert if the live model had to be replaced.
 
-    The first start adds the base model. If `inference.model` names another directory while the former still exists, the
-    operator has chosen another base model, which goes live; if the former is gone, the model has moved. Missing trained
-    models are looked for in `models`. If the files of the live model are missing (for example after a restore without
-    models) or differ in size from when they were published, the base model goes live. For other models the ledger
-    records that their files are gone.
+    The first start adds the base model to the ledger. If `base` (the setting `inference.model`) differs from
+    the directory in the ledger, there are two cases: if the earlier directory still exists, the operator has
+    chosen another base model, which goes live; if not, the base model has only moved. A trained model whose
+    directory is missing is looked for in `models`. If the files of the live model are missing (for example,
+    after a restore without models) or differ in size from the published ones, the base model goes live. If
+    the files of any other model are missing, the ledger records that they are gone.
     """
     known = {model.id: model for model in await ledger.models.all()}
     if BASE not in known:
@@ -102,7 +104,8 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
 class StartupChecks:
     """Checks the ledger's pages and the live model's files once, in the background.
 
-    `unfit` is the alert that `settle_live_model` returned, which is sent first.
+    Args:
+        unfit: The alert that `settle_live_model` returned, if any; it is sent first.
     """
 
     ledger: Ledger
@@ -129,7 +132,10 @@ class StartupChecks:
             await self._replace(trouble)
 
     async def _replace(self, trouble: Trouble) -> None:
-        """Replace the live model by the base model as soon as possible."""
+        """Replace the live model with the base model, then send the alert `trouble`.
+
+        If the replacement fails, it is retried.
+        """
         while (live := await self.ledger.models.live()) and live.id == self.live.id:
             try:
                 await self.switch.promote(BASE, None)
@@ -143,7 +149,10 @@ class StartupChecks:
 
 
 def _unfit(model: Model, *, contents: bool = True) -> Trouble | None:
-    """Return an alert if the files of a trained model differ from its manifest."""
+    """Return an alert if a trained model's files are missing or differ from its manifest.
+
+    If `contents` is false, only the names and sizes of the files are compared.
+    """
     if model.id == BASE:
         return None
     if not model.directory or not Path(model.directory).is_dir():

@@ -1,4 +1,7 @@
-"""Notes to people whose votes taught the live model: one for each model, in private, and only if they want them."""
+"""Notes to users whose votes helped to train the live model.
+
+A user who wants notes gets one for each model, in a private chat.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ log = structlog.get_logger()
 
 
 class TeacherNotes:
-    """Sends the notes."""
+    """Sends notes to users whose votes helped to train the live model."""
 
     def __init__(self, bot: Bot, ledger: Ledger, conversation: Conversation, translator: Translator) -> None:
         self._bot = bot
@@ -34,7 +37,11 @@ class TeacherNotes:
         self._seen = ""  # the live model whose notes have all been sent
 
     async def send(self) -> None:
-        """Send the live model's notes that are due. Raises StorageError if the ledger cannot be read or written."""
+        """Send the notes about the live model that are due.
+
+        Raises:
+            StorageError: The ledger cannot be read or written.
+        """
         live = await self._ledger.models.live()
         if live is None or live.id == self._seen:
             return

@@ -1,4 +1,4 @@
-"""Conversations: each puts one question at a time to the engine, and the exchange is recorded."""
+"""Conversations, which put one question at a time to the engine and record each exchange."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Conversation:
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def has_picture(self, question: Question) -> bool:
-        """Return whether the asker's open conversation has a picture, or may have one after the answer in flight."""
+        """Return whether the user's open conversation has a picture, or may get one from a question in flight."""
         session = await self._ledger.sessions.find(*self._place(question))
         if session is None:
             return False
@@ -45,36 +45,46 @@ class Conversation:
         return (turn is not None and turn.locked()) or await self._ledger.exchanges.has_pictures(session)
 
     async def latest(self, question: Question) -> Exchange | None:
-        """Return the asker's latest exchange in the open conversation, which others may share."""
+        """Return the user's latest exchange in the open conversation, or None if there is none.
+
+        If several users share the conversation, the other users' exchanges are skipped.
+        """
         session = await self._ledger.sessions.find(*self._place(question))
         exchanges = await self._ledger.exchanges.history(session, LATEST) if session is not None else []
         return next((each for each in reversed(exchanges) if each.asker == question.asker), None)
 
     async def open_duel(self, exchange: Exchange) -> Duel | None:
-        """Return the undecided duel of an answer, or None if there is none."""
+        """Return the undecided duel about an exchange, or None if there is none."""
         return await self._ledger.duels.open(exchange.id)
 
     async def restart(self, question: Question) -> None:
-        """Begin a new conversation. A replayed update may begin another one, which is harmless while it is empty."""
+        """Begin a new conversation.
+
+        If the user's update is handled twice, two conversations begin, which is harmless because the first one
+        is empty.
+        """
         await self._ledger.sessions.restart(*self._place(question))
 
     async def subject(self, exchange: Exchange, question: Question) -> tuple[Picture, ...]:
-        """Return the pictures that an exchange is about, or none if the question is in the same conversation."""
+        """Return the pictures that an exchange is about.
+
+        The result is empty if `question` belongs to the same conversation as the exchange.
+        """
         if exchange.session == await self._ledger.sessions.find(*self._place(question)):
             return ()
         return await self._history.subject(exchange)
 
     async def ask(self, question: Question, show: Callable[[Delta], None], answering: Answering) -> Exchange:
-        """Answer a question, show every delta, and return the exchange as recorded.
+        """Answer a question, pass every delta of the answer to `show`, and return the recorded exchange.
 
-        A failed answer is not recorded, so the next question does not see it. The caller makes sure that the update has
-        not been answered before (`ledger.exchanges.for_update`).
+        A failed answer is not recorded, so it does not appear in the history of the next question. The caller
+        must ensure that the question's update has not been answered before (`ledger.exchanges.for_update`).
 
         Raises:
             NoPictureYet: There is no picture to talk about.
-            EmptyAnswer: The model ended without a word.
-            Interrupted: `answering` was interrupted and nothing is to be kept.
-            DeletedMeanwhile: The asker or the conversation was deleted.
+            EmptyAnswer: The model produced no text.
+            Interrupted: `answering` was interrupted, and no part of the answer is to be kept.
+            DeletedMeanwhile: The user or the conversation was deleted.
             UnknownRecord: A picture was deleted.
             InferenceError: The engine failed.
         """
@@ -88,7 +98,10 @@ class Conversation:
             return await self._compared(session, question, prompt, answering)
 
     async def answer_now(self, exchange: Exchange) -> str:
-        """Return the live model's answer to an earlier question without recording it. Raises what `ask` raises."""
+        """Answer an earlier question with the live model, without recording the answer.
+
+        Raises the same errors as `ask`.
+        """
         question = Question(
             update=exchange.update,
             chat=exchange.chat,
@@ -104,9 +117,9 @@ class Conversation:
         return found.answer
 
     async def _compared(self, session: int, question: Question, prompt: Prompt, answering: Answering) -> Exchange:
-        """Let both models of a question answer, then record one answer and, as its rival in a duel, the other.
+        """Let both of the question's models answer, record the first answer, and start a duel with the second.
 
-        There is no duel if one of the models fails, or if both answers are the same.
+        There is no duel if one of the models fails or if both answers are the same.
         """
         found: list[Exchange] = []
         for model in question.models:
@@ -128,7 +141,10 @@ class Conversation:
     async def _fitting(
         self, session: int, question: Question, prompt: Prompt, show: Callable[[Delta], None], answering: Answering
     ) -> Exchange:
-        """Answer a prompt, which is cut until it is short enough for the engine, and return the exchange."""
+        """Answer a prompt, and return the exchange without recording it.
+
+        The prompt's history is shortened until the prompt fits the engine.
+        """
         while True:
             try:
                 answer = await self._answer(prompt, show, answering)
@@ -140,7 +156,7 @@ class Conversation:
         return _exchange(session, question, answer.cut or prompt, answer)
 
     async def _session(self, question: Question) -> int:
-        """Return the session that the question belongs to, and begin one if there is none."""
+        """Return the ID of the session that a question belongs to, opening a session if there is none."""
         if question.replaces:
             return question.replaces.session
         try:
@@ -149,12 +165,16 @@ class Conversation:
             raise DeletedMeanwhile from error
 
     def _place(self, question: Question) -> tuple[int, int, int]:
-        """Return the chat, the owner of the conversation and the topic, by which the ledger finds a session."""
+        """Return the IDs of the chat, the conversation's owner and the topic, which identify a session."""
         return question.chat, self._settings.talker(question.chat, question.asker), question.topic
 
     @asynccontextmanager
     async def _turn(self, session: int, answering: Answering) -> AsyncIterator[None]:
-        """Wait for the conversation's earlier questions, whose answers belong in the prompt. Raises Interrupted."""
+        """Wait for the session's earlier questions, whose answers belong in the prompt, then run the block.
+
+        Raises:
+            Interrupted: `answering` was interrupted during the wait.
+        """
         turn = self._turns.setdefault(session, asyncio.Lock())
         acquired = False
         async with answering.interruptible():

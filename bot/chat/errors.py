@@ -1,4 +1,4 @@
-"""The reasons why a question gets no answer."""
+"""The errors that explain why a question gets no answer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class NoPictureYet(Exception):
 
 
 class EmptyAnswer(Exception):
-    """The model ended without a word."""
+    """The model's answer has no text."""
 
 
 class Interrupted(Exception):
-    """The answer was broken off, and nothing of it is kept."""
+    """The answer was interrupted, and no part of it is kept."""
 
 
 class DeletedMeanwhile(Exception):
-    """The data of the asker, or what the question is about, was deleted while the answer was on its way."""
+    """The user's data, or the subject of the question, was deleted before the answer was complete."""

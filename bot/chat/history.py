@@ -1,8 +1,10 @@
-"""The history of a conversation: read from the ledger, cut to the turns that the model sees, and built into a prompt.
+"""Build prompts from the history of a conversation, which is stored in the ledger.
 
-The model sees the newest turns and always the picture they are about. If turns have to be cut, several are cut at once,
-so that the beginning of the prompt stays the same for the next questions and the engine finds it in its cache. The cuts
-are those of `inference.chat_format.template.fit`, so that training finds the same prompt again by its hash.
+The model sees the newest turns, and always the picture that they are about. If old turns have to be
+dropped, several are dropped at once, so that the beginning of the prompt stays the same for the next few
+questions and the engine finds it in its cache. The history is shortened by
+`inference.chat_format.template.fit`, so that training can rebuild the same prompt and recognise it by
+its hash.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ REGENERATED_TEMPERATURE: Final = 0.8
 
 
 def chat_key(session: int) -> str:
-    """Return the name by which engines identify a conversation."""
+    """Return the name by which engines identify the conversation of a session."""
     return f"session-{session}"
 
 
 class History:
-    """The exchanges of all conversations, each of which is a session of the ledger."""
+    """The exchanges of all conversations. Each conversation is a session in the ledger."""
 
     def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: ChatSettings, persona: str) -> None:
         """Use `persona` as the system prompt."""
@@ -42,7 +44,7 @@ class History:
         self._settings = settings
 
     async def prompt(self, session: int, question: Question) -> Prompt:
-        """Return the prompt for a question, with the history of its conversation.
+        """Return the prompt for a question, including the history of its conversation.
 
         Raises:
             NoPictureYet: Neither the question nor the conversation has a picture.
@@ -70,11 +72,15 @@ class History:
         return _cut(prompt, settings.history_turns)
 
     async def pictures(self, exchange: Exchange) -> tuple[Picture, ...]:
-        """Return the pictures of an exchange's question. Raises UnknownRecord if one was deleted."""
+        """Return the pictures of an exchange's question.
+
+        Raises:
+            UnknownRecord: A picture was deleted.
+        """
         return tuple([await self._pictures.get(sha256) for sha256 in exchange.pictures])
 
     async def subject(self, exchange: Exchange) -> tuple[Picture, ...]:
-        """Return the pictures that an exchange is about: its own, or else the newest ones before it."""
+        """Return the pictures an exchange is about: its own or, if it has none, the newest ones before it."""
         if exchange.pictures:
             return await self.pictures(exchange)
         before = await self._ledger.exchanges.history_since(exchange.session, 1, exchange.position)
@@ -82,12 +88,19 @@ class History:
 
 
 def halved(prompt: Prompt) -> Prompt:
-    """Return a prompt with the newer half of its questions. Raises PromptTooLong if there is only one."""
+    """Return a prompt with the newer half of the questions in `prompt`.
+
+    Raises:
+        PromptTooLong: `prompt` has only one question.
+    """
     return fit(prompt, _questions(prompt) // 2, _questions)
 
 
 def _cut(prompt: Prompt, limit: int) -> Prompt:
-    """Return a prompt with at most `limit` questions before the last, cut in steps of half the limit."""
+    """Return a prompt with at most `limit` questions before the last one.
+
+    Older questions are dropped in steps of half the limit.
+    """
     questions = _questions(prompt)
     excess = questions - 1 - limit
     if excess <= 0:

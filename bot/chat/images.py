@@ -1,8 +1,8 @@
-"""Receive pictures: download them, have a child process re-encode them, and store the result.
+"""Receive pictures: download each file, re-encode it in a child process, and store the result.
 
-No file from a stranger is decoded in this process, and only the re-encoded picture is kept (see
-`inference.images.decoder_worker`). The bytes in memory and the pictures being decoded are limited, in total and for
-each person, so that costly files delay their sender's own pictures first.
+Files from users are never decoded in this process, and only the re-encoded picture is kept (see
+`inference.images.decoder_worker`). The bytes in memory and the pictures being decoded are limited, both
+in total and for each user, so that costly files first delay other pictures from the same sender.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _SENTENCES: Final = {
 
 @dataclass(eq=False)
 class PictureReceiver:
-    """Turns the files of messages into stored pictures."""
+    """Downloads the pictures in users' messages, and stores them re-encoded."""
 
     bot: Bot
     ledger: Ledger
@@ -92,7 +92,10 @@ class PictureReceiver:
         self._decoding = FairSemaphore(DECODERS, 1)
 
     async def receive_all(self, files: Sequence[PictureFile], sender: int, update: int) -> tuple[Picture, ...]:
-        """Receive pictures concurrently. If one fails, the others are cancelled. Raises what `receive` raises."""
+        """Receive pictures concurrently. If one fails, the others are cancelled.
+
+        Raises the same errors as `receive`.
+        """
         tasks = [asyncio.create_task(self.receive(file, sender, update)) for file in files]
         try:
             return tuple([await task for task in tasks])
@@ -177,9 +180,10 @@ class PictureReceiver:
 
 
 class FairSemaphore:
-    """A weighted semaphore: at most `total` in all and `each` for one person, first come, first served.
+    """A weighted semaphore that limits users both together and individually.
 
-    A person who has reached `each` waits without holding up others.
+    At most `total` is held in all, and at most `each` by one user, in order of arrival. A user who has
+    reached `each` waits without holding up others.
     """
 
     def __init__(self, total: int, each: int) -> None:
@@ -190,7 +194,7 @@ class FairSemaphore:
 
     @asynccontextmanager
     async def acquired(self, person: int, weight: int) -> AsyncIterator[None]:
-        """Hold `weight`, but at most `each`, for the block."""
+        """Hold `weight`, or `each` if that is less, for `person` while the block runs."""
         weight = min(weight, self._each)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((person, weight, granted))
@@ -206,7 +210,11 @@ class FairSemaphore:
             self._grant()
 
     def _grant(self) -> None:
-        """Admit those who fit, in order. People at their own limit are passed over; anyone else holds up the queue."""
+        """Grant the waiting requests that fit, in order.
+
+        A request over its user's own limit is skipped; any other request that does not fit holds up all later
+        ones.
+        """
         waiting = deque[tuple[int, int, asyncio.Future[None]]]()
         free = self._total - sum(self._used.values())
         for person, weight, granted in self._waiting:
@@ -225,7 +233,7 @@ class FairSemaphore:
 
 
 class _Bounded(BytesIO):
-    """A buffer for at most `MAX_BYTES`, whatever size the sender or a server has claimed."""
+    """A buffer for at most `MAX_BYTES`, regardless of the size that the sender or a server has declared."""
 
     def write(self, block: ReadableBuffer, /) -> int:
         if self.tell() + memoryview(block).nbytes > MAX_BYTES:

@@ -1,8 +1,8 @@
-"""The questions that are being answered now, so that an answer can be stopped and its question edited meanwhile.
+"""The questions in flight, kept so that an answer can be stopped or its question edited.
 
-All of it is kept in memory. A question that the end of the process interrupts is handled again at the next start, and
-so is the update that stops or edits it. A stop or an edit may therefore come before its question is in flight again; it
-takes effect once the question is.
+Everything is kept in memory. If the process ends while a question is in flight, the next start handles
+the question again, and also any update that stops or edits it. A stop or an edit may therefore arrive
+before its question is in flight again; it takes effect once the question is in flight.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Answering:
     """A question in flight.
 
     Attributes:
-        stopped: Whether the answer was stopped. The part of it that was written counts.
-        edited: Whether the question was edited, so that the answer begins again.
-        over: Set when the question is no longer in flight.
+        stopped: Whether the answer was stopped. The part already written is kept.
+        edited: Whether the question was edited, in which case the answer starts over.
+        over: An event that is set when the question is no longer in flight.
     """
 
     def __init__(self, question: Question) -> None:
@@ -38,12 +38,12 @@ class Answering:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a block under `interruptible` ends at once."""
+        """Whether the answer was stopped or its question edited, so that `interruptible` blocks end at once."""
         return self.stopped or self.edited
 
     @asynccontextmanager
     async def interruptible(self) -> AsyncIterator[None]:
-        """Run a block that ends early, without an error, once the answer is stopped or its question is edited."""
+        """Run the block, but end it early, without an error, if the answer is stopped or its question edited."""
         # Only a timeout cancels a part of a task and leaves a cancellation of the task itself alone.
         scope = asyncio.timeout(0 if self.interrupted else None)
         try:
@@ -57,18 +57,18 @@ class Answering:
             self._scope = None
 
     def stop(self) -> None:
-        """End the answer and keep the part that was written."""
+        """Stop the answer, and keep the part already written."""
         self.stopped, self.edited = True, False
         self._interrupt()
 
     def edit(self) -> None:
-        """Break off the answer because its question was edited."""
+        """Interrupt the answer because its question was edited."""
         if not self.stopped:
             self.edited = True
             self._interrupt()
 
     def restart(self) -> None:
-        """Begin again with the edited question."""
+        """Reset the state after an edit, so that the edited question can be answered."""
         self.edited = False
 
     def _interrupt(self) -> None:
@@ -77,7 +77,7 @@ class Answering:
 
 
 class InFlight:
-    """Every question in flight, and the stops and edits of questions that are not in flight yet."""
+    """All questions in flight, and the stops and edits of questions that are not in flight yet."""
 
     def __init__(self) -> None:
         self._answering: dict[int, Answering] = {}  # by update
@@ -87,7 +87,7 @@ class InFlight:
 
     @contextmanager
     def answering(self, question: Question) -> Iterator[Answering]:
-        """Keep a question in flight for the block."""
+        """Register a question as in flight while the block runs."""
         entry = self._answering[question.update] = Answering(question)
         stopped_by = self._stopped_by.pop(question.update, 0)
         last_stop = self._stops.get(_asker(question))
@@ -100,11 +100,15 @@ class InFlight:
             entry.over.set()
 
     def find(self, update: int) -> Answering | None:
-        """Return the question of an update if it is in flight."""
+        """Return the question in flight that belongs to an update, or None if there is none."""
         return self._answering.get(update)
 
     def stop_before(self, stop: Question) -> list[Answering]:
-        """Cancel the user's earlier questions in the chat and return those in flight."""
+        """Stop answering the questions that the user asked before `stop` in the same chat.
+
+        Returns:
+            The stopped questions that were in flight.
+        """
         self._stops[_asker(stop)] = stop.order
         found = [
             each
@@ -116,14 +120,17 @@ class InFlight:
         return found
 
     def stop_later(self, update: int, by: int | None) -> None:
-        """Stop an answer as soon as its question is in flight, if `by` asked that question or is None."""
+        """Stop the answer to an update as soon as its question is in flight.
+
+        If `by` is not None, the stop takes effect only if `by` is the ID of the user who asked the question.
+        """
         self._stopped_by[update] = by
 
     def arrived(self, raw: dict[str, Any]) -> None:
-        """Take note of a new update. If it edits a question in flight, break off the answer to the former wording.
+        """Record the edit in a new update, if any, and interrupt the answer to the question it changes.
 
         Args:
-            raw: The update as Telegram sent it, before any other part of the bot has looked at it.
+            raw: The update as Telegram sent it, before any other part of the bot has processed it.
         """
         message = raw.get("edited_message")
         if not isinstance(message, dict) or not isinstance(message.get("chat"), dict):
@@ -137,7 +144,7 @@ class InFlight:
                 each.edit()
 
     def newest(self, message: Message) -> Message:
-        """Return the latest version of a message, which may have been edited."""
+        """Return the latest version of a message, including any later edit."""
         raw = self._edits.get((message.chat.id, message.message_id))
         return message if raw is None else Message.model_validate(raw)
 

@@ -21,21 +21,23 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question, from its admission to its record.
+    """A question, from the moment it is accepted until its exchange is recorded.
 
     Attributes:
-        update: Id of the Telegram update that asks for the answer.
-        chat: Id of the chat.
-        topic: Id of the forum topic, or 0 if there is none.
-        asker: User id of the person who asks.
-        received: When the update was stored, in UTC seconds.
-        message: Id of the message that asks, or 0 for a button.
-        messages: The messages with the text, which may be edited until it is answered. If empty, `text` is final.
-        text: The words of the question.
+        update: ID of the Telegram update that asks for the answer.
+        chat: ID of the chat.
+        topic: ID of the forum topic, or 0 if there is none.
+        asker: ID of the user who asks.
+        received: When the update was stored, in seconds since the Unix epoch.
+        message: ID of the message with the question, or 0 if a button was tapped.
+        messages: The messages with the text, which may be edited until the question is answered. If empty,
+            `text` is final.
+        text: The text of the question.
         files: Pictures that are still to be downloaded.
-        sender: User id of the person who sent `files`.
-        pictures: Pictures that are stored already.
-        replaces: The earlier exchange whose place the new one takes, because it was edited or regenerated.
+        sender: ID of the user who sent `files`.
+        pictures: Pictures that are already stored.
+        replaces: The earlier exchange that the new one replaces, because the question was edited or the
+            answer regenerated.
         models: The two models whose answers are to be compared, or empty if one model is to answer.
     """
 
@@ -55,12 +57,15 @@ class Question:
 
     @property
     def order(self) -> tuple[float, int]:
-        """The sort key by which questions are ordered in time."""
+        """The sort key that puts questions in chronological order."""
         return self.received, self.update
 
 
 def picture_in(message: Message | ExternalReplyInfo) -> PictureFile | None:
-    """Return a message's picture (of a photo, its largest size), or None. Moving stickers are not pictures."""
+    """Return the picture file of a message, or None if it has none.
+
+    For a photo, the largest size is returned. Animated and video stickers do not count as pictures.
+    """
     if message.photo:
         return max(message.photo, key=lambda size: size.width * size.height)
     if message.sticker:
@@ -69,7 +74,7 @@ def picture_in(message: Message | ExternalReplyInfo) -> PictureFile | None:
 
 
 def starts_over(message: Message, username: str) -> bool:
-    """Return whether a picture's caption begins with /new, addressed to this bot or to no bot in particular."""
+    """Return whether a message's caption begins with /new, addressed to the bot `username` or to no bot."""
     caption = message.caption or ""
     if command_of(caption) != "new":
         return False
@@ -77,7 +82,10 @@ def starts_over(message: Message, username: str) -> bool:
 
 
 def text_of(messages: Sequence[Message], username: str) -> str:
-    """Return the question in messages: texts and captions without a leading /new or, in groups, the bot's name."""
+    """Return the question in `messages`, joined from their texts and captions.
+
+    A leading /new is removed and, in groups, so are mentions of the bot.
+    """
     texts = [each.text or each.caption or "" for each in messages]
     if starts_over(messages[0], username):
         texts[0] = "".join(texts[0].split(maxsplit=1)[1:])

@@ -1,6 +1,8 @@
-"""Answer a question on a message: first a placeholder, then the words as they come, then the final text with buttons.
+"""Answer a question in a message that shows the answer as it grows.
 
-New messages, edits and regenerated answers all go this way. If there is no answer, an apology takes its place.
+The message begins with a placeholder, then shows the words as they arrive, and ends with the final text
+and buttons. New questions, edited questions and regenerated answers are all handled in this way. If
+there is no answer, the message shows an apology.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ UNANSWERED: Final[tuple[type[Exception], ...]] = (Refused, *_APOLOGIES)
 
 @dataclass(eq=False)
 class Responder:
-    """Answers questions on messages."""
+    """Answers questions in messages that show the answer as it grows."""
 
     bot: Bot
     conversation: Conversation
@@ -65,7 +67,7 @@ class Responder:
     settings: Settings
 
     async def answer(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Exchange | None:
-        """Answer on `reply` and return the exchange, or apologise there and return None."""
+        """Answer a question in `reply` and return the exchange, or apologise in `reply` and return None."""
         try:
             with self.throttle.admitted(question), self.in_flight.answering(question) as answering:
                 async with self._screen(question, reply, say, placeholder) as screen:
@@ -100,7 +102,7 @@ class Responder:
             await reply.finish(markdown_pages(text), buttons)
 
     async def _completed(self, question: Question, say: Say) -> Question:
-        """Return a question with its latest text, and with its files received."""
+        """Return a question with its latest text, and with its picture files downloaded and stored."""
         settings = self.settings.chat
         if question.messages:
             username = str((await self.bot.me()).username)
@@ -121,7 +123,7 @@ class Responder:
 
 
 def apology(error: Exception, say: Say) -> str:
-    """Return a text that says why there is no answer, and what to do."""
+    """Return a message that says why there is no answer, and what the user can do."""
     if isinstance(error, Refused):
         return say(str(error))
     return say(next(sentence for kind, sentence in _APOLOGIES.items() if isinstance(error, kind)))

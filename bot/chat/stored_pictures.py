@@ -49,11 +49,11 @@ class StoredPictures:
         self._finishing = asyncio.Lock()
 
     async def get(self, sha256: str) -> Picture:
-        """Return a picture by its present or its former name.
+        """Return the picture whose present or former name is `sha256`.
 
         Raises:
-            UnknownRecord: It cannot be re-encoded, is missing, or was deleted.
-            StorageError: It cannot be read, or its re-encoded form cannot be written.
+            UnknownRecord: The picture cannot be re-encoded, is missing, or was deleted.
+            StorageError: The picture cannot be read, or its re-encoded form cannot be written.
         """
         picture = await self._ledger.pictures.get(sha256)
         if picture.state is PictureState.RAW:
@@ -64,9 +64,10 @@ class StoredPictures:
         return Picture(await self._pictures.get(picture.sha256), picture.sha256, picture.media_type)
 
     async def clean(self, former: str) -> None:
-        """Replace a picture that was stored as sent by a re-encoded one, or quarantine it if that fails.
+        """Replace a picture stored exactly as received with a re-encoded one.
 
-        Exchanges keep the former name as well as the new one, because their prompts' hashes were made with it.
+        If re-encoding fails, the picture is quarantined. Exchanges keep the former name as well as the new one,
+        because the hashes of their prompts were computed with the former name.
         """
         async with self._one_at_a_time:
             try:
@@ -86,7 +87,7 @@ class StoredPictures:
                 await self._ledger.personal_data.remove_picture(unused, partial(self._pictures.remove, unused))
 
     async def finish(self) -> None:
-        """Re-encode everything that is left, including the pictures of runs and sources.
+        """Re-encode all remaining pictures in the ledger and in sources, and update the data files of runs.
 
         Raises:
             StorageError: The ledger or the pictures cannot be written.
@@ -126,7 +127,10 @@ class StoredPictures:
 
 
 async def finish_pictures(ledger: Ledger, console: Console) -> None:
-    """Re-encode the pictures that are left, for the command line. Raises `StorageError` and `OSError`."""
+    """Re-encode the remaining old pictures for a command, reporting the status on `console`.
+
+    Raises StorageError or OSError if the ledger or a picture file cannot be read or written.
+    """
     if left := await ledger.pictures.count(PictureState.RAW):
         decoders = PictureDecoders(1)
         try:

@@ -1,7 +1,8 @@
-"""Limit how many questions are answered at once and within a minute, and say how long the next one has to wait.
+"""Limit how many questions are answered at once and how many are asked per minute.
 
-Questions are counted in memory, so a restart begins at zero. Every question counts, whether it is a message, an edit or
-a regenerated answer; votes and commands do not. Admins are not limited.
+A refusal says how long to wait. Questions are counted in memory, so the count starts at zero after a
+restart. Every question counts, whether it is a new message, an edit or a request to regenerate an
+answer; votes and commands do not count. Admins are not limited.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ MANY_ASK: Final = later("Many people are asking right now. Try again in about {s
 
 
 class Throttled(Refused):
-    """A question is over a limit."""
+    """A question exceeds a limit."""
 
     def __init__(self, sentence: str, seconds: float, **values: object) -> None:
         super().__init__(Reason(sentence, seconds=max(1, math.ceil(seconds)), **values))
 
 
 class Throttle:
-    """Counts the questions of everyone."""
+    """Counts the questions of all users, and enforces the limits."""
 
     def __init__(
         self, settings: LimitsSettings, admins: Collection[int], clock: Callable[[], float] = time.monotonic
@@ -57,7 +58,11 @@ class Throttle:
 
     @contextmanager
     def admitted(self, question: Question) -> Iterator[None]:
-        """Count a question as in flight for the block. Raises `Throttled` and counts nothing if it is over a limit."""
+        """Count a question as in flight while the block runs.
+
+        Raises:
+            Throttled: The question exceeds a limit. It is not counted.
+        """
         if question.asker not in self._admins:
             self._check(question)
         began = self._clock()
@@ -80,7 +85,10 @@ class Throttle:
             self._count(question, limits.questions_per_minute)
 
     def _remaining(self, begun: list[float]) -> float:
-        """Return the seconds until the oldest of these answers should be complete, given the average."""
+        """Return the estimated seconds until the oldest of the answers that began at `begun` is complete.
+
+        The estimate uses the average duration of an answer.
+        """
         return min(begun) + self._average - self._clock()
 
     def _count(self, question: Question, allowed: int) -> None:

@@ -1,7 +1,7 @@
-"""`thumbtune compare`: models answer the operator's own questions about pictures, side by side on one page.
+"""`thumbtune compare`: show several models' answers to the operator's own questions about pictures.
 
-The answers come from a child process (`training.gate.side_by_side`), the page from `training.gate.sheet`. No
-running bot is needed.
+The page shows the answers side by side. A child process produces the answers
+(`training.gate.side_by_side`), and `training.gate.sheet` creates the page. The bot need not be running.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ _ENDINGS: Final = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
 async def compare(settings: Settings, models: Sequence[str], images: Path, out: Path, console: Console) -> None:
-    """Write the page to `out`. Raises TrainingError and StorageError, whose texts say what to do."""
+    """Let `models` answer questions about pictures, and write the page to `out`.
+
+    Raises TrainingError or StorageError, with a message that says what to do.
+    """
     if not out.absolute().parent.is_dir():
         raise TrainingError(f"{out.absolute().parent} is not a folder: create it, or name another file with --out")
     chosen = [(model, str(await directory_of(settings, model))) for model in models]
@@ -71,9 +74,10 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
 
 
 async def directory_of(settings: Settings, model: str) -> Path:
-    """Return the directory of `model`, which is either the id of a kept model or the directory of any checkpoint.
+    """Return the directory of `model`, which is the ID of a kept model or the path of any checkpoint.
 
-    Raises TrainingError for anything else, and for an incomplete checkpoint.
+    Raises:
+        TrainingError: `model` is neither a kept model nor a directory, or its checkpoint is incomplete.
     """
     known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
     if (settings.storage.dir / FILE_NAME).is_file():
@@ -96,9 +100,13 @@ async def directory_of(settings: Settings, model: str) -> Path:
 
 
 def questions_of(picture: Path, default: str) -> list[str]:
-    """Return the questions about a picture: the lines of `questions.txt` and of its `NAME.txt`, or else the default.
+    """Return the questions about a picture, one for each line of the text files beside it.
 
-    Raises TrainingError for an unreadable file.
+    For `NAME.jpg` the files are `questions.txt` and `NAME.txt`. If they contain no questions, `default` is
+    the only question.
+
+    Raises:
+        TrainingError: A file cannot be read.
     """
     asked = []
     for file in (picture.with_name(QUESTIONS), picture.with_suffix(".txt")):
@@ -111,9 +119,13 @@ def questions_of(picture: Path, default: str) -> list[str]:
 
 
 def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, str, str]]:
-    """Return (file under `work`, name, question) for every question. A file that cannot be used is named and left out.
+    """Return a tuple (file under `work`, original name, question) for every question about the pictures.
 
-    Pictures are cleaned as in a chat, so that they are upright and in a format that engines read. Raises TrainingError.
+    The pictures in `images` are re-encoded into `work` as in a chat, so that they are upright and in a
+    format that engines can read. A file that cannot be used is reported and left out.
+
+    Raises:
+        TrainingError: There are no usable pictures, or a file with questions cannot be read.
     """
     if not images.is_dir():
         raise TrainingError(f"{images} is not a folder: name one with pictures by --images")

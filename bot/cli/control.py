@@ -1,7 +1,8 @@
 """`thumbtune retrain`, `promote`, `rollback` and `status`: control the running bot from another process.
 
-A request is a row in the ledger, which the bot polls, and so is its result. `running` returns whether a bot is running.
-If none is, nothing is requested, and a wait ends when the bot stops.
+A request is a row in the ledger, which the bot polls; the result is a row in the ledger as well. The
+parameter `running` is a function that returns whether a bot is running. Nothing is requested unless a
+bot is running, and a command stops waiting if the bot stops.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ STOPPED: Final = "the bot stopped before it carried this out"
 async def retrain(
     ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console, *, approve: bool = False
 ) -> None:
-    """Request a run and return once it has begun or, with `wait`, once its model answers, live or as a canary.
+    """Request a run, and return once it has begun or, with `wait`, once its model is in use.
 
-    With `approve` an accepted model waits for an admin, but this command does not. Raises RunBusy, and CommandRefused
-    if the run fails or its model does not go live.
+    A model is in use when it is live or a canary. With `approve`, an accepted model needs an admin's
+    approval, but the command does not wait for the approval.
+
+    Raises:
+        RunBusy: Another run has not ended.
+        CommandRefused: No bot is running, the run fails, or its model does not go live.
     """
     _require_bot(running)
     run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
@@ -73,7 +78,11 @@ async def retrain(
 
 
 async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], settings: Settings, yes: bool) -> None:
-    """Ask before a run that would learn from the same data as the last finished one. Raises CommandRefused for a no."""
+    """Ask for confirmation if a run would learn from the same data as the last finished run.
+
+    Raises:
+        CommandRefused: No bot is running, or the operator declines.
+    """
     _require_bot(running)
     models = ModelStore(settings.storage.dir / "models")
     if same := await RunPlanner(ledger, models, settings.job_specs(), settings.trust).unchanged_since():
@@ -81,14 +90,24 @@ async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], sett
 
 
 async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: bool, console: Console) -> None:
-    """Request a switch to a model and wait for it. Raises UnknownRecord, CommandRefused."""
+    """Ask the running bot to switch to a model, and wait for the switch.
+
+    Raises:
+        UnknownRecord: There is no such model.
+        CommandRefused: No bot is running, the operator declines, or the switch fails.
+    """
     _require_bot(running)
     await _confirm_rejected(ledger, model, yes)
     await _await_promotion(ledger, running, await ledger.promotions.request(model, None), console)
 
 
 async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, console: Console) -> None:
-    """Request a switch to the previous model and wait for it. Raises AdminRefusal, CommandRefused."""
+    """Ask the running bot to switch to the previous model, and wait for the switch.
+
+    Raises:
+        AdminRefusal: There is no previous model.
+        CommandRefused: No bot is running, the operator declines, or the switch fails.
+    """
     _require_bot(running)
     model = await model_before(ledger)
     await _confirm_rejected(ledger, model, yes)
@@ -101,7 +120,7 @@ async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
 
 
 async def status(ledger: Ledger, running: bool, console: Console, *, trust: Trust = EQUAL_TRUST) -> None:
-    """Print the live model, the canary, what has been collected, and the latest runs."""
+    """Print the live model, the canary, the amount of collected data, and the latest runs."""
     console.print(f"bot: {'running' if running else 'not running'}")
     live = await ledger.models.live()
     console.print(f"live model: {live.id if live else 'none yet; start the bot'}")
@@ -128,7 +147,11 @@ def _require_bot(running: Callable[[], bool]) -> None:
 
 
 async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_end: bool) -> Run:
-    """Show a run's progress until it has begun, or `to_the_end`. Raises CommandRefused if the bot stops before that."""
+    """Show a run's progress until it has begun or, with `to_the_end`, until its outcome is known.
+
+    Raises:
+        CommandRefused: The bot stops before then.
+    """
     with progress_bar() as bar:
         task = bar.add_task(run.state, total=None)
         while True:
@@ -148,7 +171,10 @@ async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_
 
 
 async def _decided(ledger: Ledger, run: Run) -> bool:
-    """Return whether a run has ended, and its model, if any, answers, waits for approval or failed to go live."""
+    """Return whether a run has ended and the fate of its model, if any, is settled.
+
+    The model then answers, waits for approval, was held back, or failed to go live.
+    """
     if RUN_TRANSITIONS[run.state]:
         return False
     if run.model is None or (await ledger.models.get(run.model)).state is not ModelState.CANDIDATE:
@@ -157,7 +183,11 @@ async def _decided(ledger: Ledger, run: Run) -> bool:
 
 
 async def _abandon(ledger: Ledger, run: Run) -> None:
-    """Cancel a run that no bot has started. Raises CommandRefused unless the next bot has meanwhile started it."""
+    """Report that the bot stopped before a run was finished, and cancel the run if it has not begun.
+
+    Raises:
+        CommandRefused: Always, unless a newly started bot has begun the run in the meantime.
+    """
     if run.state is not RunState.DUE:
         was = "done" if run.state is RunState.DONE else run.state
         raise CommandRefused(

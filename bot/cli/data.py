@@ -1,4 +1,4 @@
-"""`thumbtune import` and `thumbtune export`: training data in and out."""
+"""`thumbtune import` and `thumbtune export`: read training data from files and write it to files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ async def import_file(
     name: str = "",
     repeat_times: float | None = None,
 ) -> None:
-    """Make a LLaVA file a source of every later training. Raises `TrainingError`, which names every bad row."""
+    """Import a LLaVA file as a source for every later run.
+
+    Raises:
+        TrainingError: The file cannot be imported. The message names every invalid row.
+    """
     name = name or re.sub(r"[^\w.-]+", "-", file.stem).strip("-.")
     if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(PART):
         raise TrainingError(f"{name!r} is not a valid name for a source: choose a --name of letters and digits")
@@ -66,9 +70,13 @@ async def import_file(
 
 
 async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Console) -> None:
-    """Write the collected training data into the folder `out`. Raises `TrainingError`, `StorageError`.
+    """Write the collected training data into the folder `out`.
 
-    Pictures stored by earlier versions are cleaned first.
+    Pictures stored by earlier versions are re-encoded first.
+
+    Raises:
+        TrainingError: The folder is not empty or cannot be written.
+        StorageError: The ledger or a stored picture cannot be read or written.
     """
     await finish_pictures(ledger, notes)
     training = settings.training

@@ -1,8 +1,9 @@
 """`thumbtune demo`: the whole product on one machine, with a local Bot API server instead of Telegram.
 
-The demo starts the emulator with its chat page, sample pictures and sample voters, and points the same bot as
-`thumbtune run` at it. By default the model is the shipped tiny one, with a trainer set up for it. The data is deleted
-at the end unless a folder to keep it in is given.
+The demo starts an emulator of Telegram with a chat page, sample pictures and sample voters, and runs the
+same bot as `thumbtune run` against it. By default it uses the tiny model that comes with the product,
+and training settings made for the tiny model. The data is deleted at the end unless a folder is given in
+which to keep it.
 """
 
 from __future__ import annotations
@@ -53,17 +54,18 @@ RATE_LIMITS = {
 async def run_demo(
     config: Path | None, port: int, keep: Path | None, console: Console, *, engine: str = "cpu", model: str = TINY
 ) -> None:
-    """Run until interrupted.
-
-    Raises ConfigError if the model is incomplete or the port is in use.
+    """Run the demo until it is interrupted.
 
     Args:
         config: The settings file.
         port: Port of the chat page; 0 takes any free port.
         keep: The folder for the demo's data; by default a temporary one.
-        console: Where the welcome is printed.
-        engine: As in `[inference]`.
-        model: As in `[inference]`.
+        console: Where the welcome message is printed.
+        engine: The engine, as in the setting `inference.engine`.
+        model: The model, as in the setting `inference.model`.
+
+    Raises:
+        ConfigError: The model is incomplete, or the port is in use.
     """
     check_model(model)
     with ExitStack() as stack:
@@ -91,7 +93,10 @@ async def run_demo(
 
 
 def make_emulator(model: str = TINY) -> Emulator:
-    """Return a Bot API server, not yet started, with the demo's people, group, pictures and voters."""
+    """Return a Bot API server with the demo's users, group, pictures and sample voters.
+
+    The server has not been started yet.
+    """
     emulator = Emulator(
         token=TOKEN,
         samples=sample_pictures() | sample_sticker(),
@@ -112,7 +117,7 @@ def check_model(model: str) -> None:
 
 
 def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str = "cpu", model: str = TINY) -> Settings:
-    """Return the operator's settings, overridden by the demo's own."""
+    """Return the operator's settings after overriding some of them with the demo's values."""
     telegram = settings.telegram.model_copy(
         update={"token": SecretStr(TOKEN), "api_base": api_base, "mode": "polling", "admins": (ADMIN,), **RATE_LIMITS}
     )
@@ -130,7 +135,7 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
 
 
 def sample_conversations(round_number: int) -> Sequence[SampleConversation]:
-    """Return the pictures and questions of the sample voters, different ones each round."""
+    """Return the pictures and questions of the sample voters, which are different in every round."""
     rng = random.Random(f"votes-{round_number}")
     return [_conversation(rng, "zh" if number % 4 == 3 else "en") for number in range(CONVERSATIONS)]
 
@@ -149,7 +154,11 @@ def _conversation(rng: random.Random, language: Language) -> SampleConversation:
 
 
 def welcome(page: str, operator: str, folder: Path, *, kept: bool, model: str = TINY) -> str:
-    """Return the welcome: the demo's addresses, what its model knows, and what happens to its data in `folder`."""
+    """Return the welcome message of the demo.
+
+    The message has the addresses of the demo, what its model knows, and what happens to the data in
+    `folder`.
+    """
     note = f"{SHAPES_ONLY}\n" if model == TINY else ""
     end = (
         f"Ctrl-C ends it. Chats and models stay in {folder}."

@@ -1,7 +1,8 @@
-"""`thumbtune fetch`: download a checkpoint into a folder, complete and checked, or not at all.
+"""`thumbtune fetch`: download a checkpoint into a folder, which appears only when complete and verified.
 
-The download goes into `DIR.incomplete`, which is renamed once every file is there and checked. The folder also records
-the commit that the branch or tag stood for at the first run, and later runs continue with that commit.
+Files are downloaded into `DIR.incomplete`, which is renamed to `DIR` once every file is present and
+verified. The folder also records the commit to which the branch or tag pointed when the download began,
+and an interrupted download continues with that commit.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ _ORIGIN = "fetched-from.json"
 
 
 async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
-    """Download a checkpoint to `directory`, or continue a download. A complete one is only checked.
+    """Download a checkpoint to `directory`, continuing an interrupted download if there is one.
 
-    Raises HubError and StorageError, whose texts say what to do.
+    A checkpoint that is already complete is only verified.
+
+    Raises HubError or StorageError, with a message that says what to do.
     """
     directory = directory.absolute()
     if (directory / MANIFEST).is_file():
@@ -78,7 +81,7 @@ async def _download(listing: Listing, folder: Path) -> None:
 
 
 def _delete_unlisted(listing: Listing, folder: Path) -> None:
-    """Delete the files that an earlier download of another revision has left."""
+    """Delete the files that were left in `folder` by an earlier download of another revision."""
     listed = {_ORIGIN, *(each.path for each in listing.files)}
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).as_posix() not in listed:
@@ -86,7 +89,7 @@ def _delete_unlisted(listing: Listing, folder: Path) -> None:
 
 
 def _read_origin(folder: Path) -> dict[str, str]:
-    """Return where a folder was downloaded from, or an empty dict if that was not recorded."""
+    """Return where a folder was downloaded from, or an empty dict if there is no record of it."""
     try:
         origin = json.loads((folder / _ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -38,7 +38,10 @@ NO_VOTES: Final = "–"
 
 
 async def models(ledger: Ledger, console: Console) -> None:
-    """Print every model with its date, and the share of 👍 among the votes on its answers with its 95 % interval."""
+    """Print every model with its date of creation and the users' approval.
+
+    Approval is the share of 👍 among the votes on a model's answers, with its 95 % interval.
+    """
     approvals = await ledger.counts.approvals()
     table = Table("model", "state", "created", "approval", "votes", "run", "folder", "note", box=None)
     for model in await ledger.models.all():
@@ -100,7 +103,11 @@ def _adapter(folder: Path, model: Model) -> Path:
 
 
 def sources(settings: Settings, console: Console) -> None:
-    """Print the training data besides the liked answers. Raises TrainingError for a damaged source."""
+    """Print the sources of training data other than liked answers.
+
+    Raises:
+        TrainingError: A source is damaged.
+    """
     table = Table("source", "rows", "pictures", "used", "from", box=None)
     for each in imported(settings.storage.dir / "sources"):
         about = SourceInfo.read(each.path.with_name(ABOUT))
@@ -126,7 +133,12 @@ def sources(settings: Settings, console: Console) -> None:
 
 
 async def delete_source(settings: Settings, name: str, yes: bool, console: Console) -> None:
-    """Delete an imported source with its pictures. Raises CommandRefused and TrainingError."""
+    """Delete an imported source with its pictures.
+
+    Raises:
+        CommandRefused: There is no such source, a run may be using it, or the operator declines.
+        TrainingError: The source is damaged or cannot be deleted.
+    """
     known = {title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
     if name not in known:
         others = f"the imported ones are {', '.join(known)}" if known else "none has been imported"
@@ -144,7 +156,10 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
 
 
 async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
-    """Print all people who have used the bot, the latest first. `blocked` is `limits.blocked`."""
+    """Print all users of the bot, most recently seen first.
+
+    `blocked` is the setting `limits.blocked`.
+    """
     table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
     for each in await ledger.counts.participants():
         marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))
@@ -222,7 +237,7 @@ async def sweep(ledger: Ledger, yes: bool, console: Console) -> None:
 
 
 def _counted(found: PersonalDataSummary) -> str:
-    """Return the counts as text, leaving out zeros."""
+    """Return the counts in `found` as text, omitting zeros."""
     kinds = {
         "questions with their answers": found.exchanges,
         "pictures that only this person sent": found.pictures,

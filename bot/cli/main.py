@@ -1,8 +1,8 @@
-"""`thumbtune`: the command line.
+"""The `thumbtune` command line.
 
-Results go to standard output, everything else to standard error. The exit code is 0 on success, 1 for a refusal or a
-failure, 2 for a wrong command line. Commands reach a running bot through the ledger, so they need no port and no
-password.
+Results go to standard output, everything else to standard error. The exit code is 0 on success, 1 for a
+refusal or a failure, and 2 for an invalid command line. Commands reach a running bot through the ledger,
+so they need no port and no password.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class DemoEngine(StrEnum):
 
 
 def main() -> None:
-    """Run the command line: the entry point of the console script."""
+    """Run the command line. The console script `thumbtune` calls this function."""
     try:
         app(standalone_mode=True)
     except (ConfigError, CommandRefused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
@@ -76,7 +76,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Read the options before a command."""
+    """Handle the options that precede a command."""
     if context.invoked_subcommand != "fetch":  # a checkpoint is public, and may be run by another user
         os.umask(0o077)
 
@@ -92,7 +92,7 @@ def demo(
         typer.Option(metavar="DIR", help="A checkpoint folder, or tiny: the shipped model."),
     ] = TINY,
 ) -> None:
-    """Chat in a browser, without Telegram; by default with the shipped tiny model, which needs no GPU."""
+    """Chat with the bot in a browser, without Telegram; the default tiny model needs no GPU."""
     from bot.cli.demo import run_demo
 
     asyncio.run(run_demo(config, port, keep, results, engine=engine, model=model))
@@ -101,7 +101,7 @@ def demo(
 
 @app.command()
 def run(config: ConfigOption = None) -> None:
-    """Run the bot against Telegram, or the Bot API server of telegram.api_base."""
+    """Run the bot with Telegram, or with the Bot API server in `telegram.api_base`."""
     from bot.process import run_bot
 
     asyncio.run(run_bot(load_settings(config)))
@@ -116,7 +116,7 @@ def doctor(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list the checks that pass.")] = False,
 ) -> None:
-    """Check the installation and the settings, and say how to fix what fails; exit code 1 if anything does."""
+    """Check the installation and the settings, and say how to fix problems; exit with 1 if a check fails."""
     from bot.cli.doctor.checks import examine
     from bot.cli.doctor.findings import report
 
@@ -133,7 +133,7 @@ def fetch(
     repo: Annotated[str, typer.Option(help="The repository: OWNER/NAME.")] = REPO,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the main branch.")] = "",
 ) -> None:
-    """Download a checkpoint and check its hashes; an interrupted download continues at the next run."""
+    """Download a checkpoint and verify its hashes; repeat the command to continue an interrupted download."""
     asyncio.run(fetch_checkpoint(directory, source, repo, revision, results))
 
 
@@ -145,7 +145,7 @@ def retrain(
     ] = False,
     yes: YesOption = False,
 ) -> None:
-    """Ask the running bot to retrain on the liked answers; without anything new it asks first."""
+    """Ask the running bot to retrain on the liked answers, after confirmation if nothing is new."""
 
     async def request(ledger: Ledger, settings: Settings, running: Callable[[], bool]) -> None:
         await control.confirm_without_news(ledger, running, settings, yes)
@@ -156,7 +156,7 @@ def retrain(
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
-    """Show the live model, what has been collected, and the latest runs."""
+    """Show the live model, the amount of collected data, and the latest runs."""
     with_bot(config, lambda ledger, settings, running: control.status(ledger, running(), results, trust=settings.trust))
 
 
@@ -175,13 +175,13 @@ def delete_model(
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Permanently delete a model and its adapter; the base model and the live one cannot be deleted."""
+    """Permanently delete a model and its adapter; the base model and the live model cannot be deleted."""
     with_ledger(config or context.obj, lambda ledger, _: inventory.delete_model(ledger, model, yes, results))
 
 
 @sources_app.callback()
 def sources(context: typer.Context, config: ConfigOption = None) -> None:
-    """List the training data besides the liked answers; `delete NAME` deletes an imported source."""
+    """List the training data other than liked answers; `delete NAME` deletes an imported source."""
     context.obj = config
     if context.invoked_subcommand is None:
         settings = load_settings(config)
@@ -196,7 +196,7 @@ def delete_source(
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Delete an imported source with its pictures: later trainings do not use it."""
+    """Delete an imported source with its pictures, so that later runs do not use it."""
     settings = load_settings(config or context.obj)
     require_data(settings)
     asyncio.run(inventory.delete_source(settings, name, yes, results))
@@ -204,7 +204,7 @@ def delete_source(
 
 @app.command()
 def people(config: ConfigOption = None) -> None:
-    """List the people who have used the bot: answers, votes, last message, blocked, opted out of training."""
+    """List the bot's users: answers, votes, last message, and whether blocked or opted out of training."""
     with_ledger(config, lambda ledger, settings: inventory.people(ledger, settings.limits.blocked, results))
 
 
@@ -221,7 +221,7 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
     config: ConfigOption = None,
 ) -> None:
-    """Have models answer questions about your own pictures, side by side on one HTML page; needs no running bot."""
+    """Compare several models' answers about your own pictures on one HTML page; needs no running bot."""
     from bot.cli.compare import compare as compare_models
 
     asyncio.run(compare_models(load_settings(config), models, images, out, results))
@@ -231,7 +231,7 @@ def compare(
 def promote(
     model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, yes: YesOption = False
 ) -> None:
-    """Ask the running bot to switch to this model; a rejected one needs confirmation."""
+    """Ask the running bot to switch to a model; a rejected model needs confirmation."""
     with_bot(config, lambda ledger, _, running: control.promote(ledger, running, model, yes, results))
 
 
@@ -247,13 +247,13 @@ def forget(
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Delete everything stored about a person, as /delete_my_data does; works with and without a running bot."""
+    """Delete everything stored about a user, as /delete_my_data does; the bot need not be running."""
     with_ledger(config, lambda ledger, _: inventory.forget(ledger, user, yes, results))
 
 
 @app.command()
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
-    """Delete picture files that the ledger does not list; the daily cleanup leaves them if they are many."""
+    """Delete picture files that the ledger does not list; the daily cleanup keeps them if there are many."""
     with_ledger(config, lambda ledger, _: inventory.sweep(ledger, yes, results))
 
 
@@ -263,7 +263,10 @@ def backup(
     config: ConfigOption = None,
     models: Annotated[bool, typer.Option("--models", help="Also copy the trained models.")] = False,
 ) -> None:
-    """Copy the ledger and the pictures and check them, also while the bot runs; laid out like storage.dir."""
+    """Copy the ledger and the pictures, and verify the copies; the bot may be running.
+
+    The copy is laid out like `storage.dir`.
+    """
     with_ledger(config, lambda ledger, _: inventory.backup(ledger, out, models, results))
 
 
@@ -283,7 +286,10 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Add a LLaVA file to the training data: every row is checked and copied with its pictures, all or nothing."""
+    """Add a LLaVA file and its pictures to the training data.
+
+    Every row is checked, then all rows and pictures are copied. If one row is invalid, nothing is added.
+    """
     asyncio.run(import_file(load_settings(config), file, images, results, name=name, repeat_times=repeat_times))
 
 
@@ -291,7 +297,7 @@ def import_(
 def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")], config: ConfigOption = None
 ) -> None:
-    """Write the liked answers in LLaVA's format and all votes as rows for KTO into a folder, with the pictures."""
+    """Export the liked answers in LLaVA's format, all votes as rows for KTO, and the pictures to a folder."""
     with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out, results))
 
 

@@ -20,7 +20,11 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmat
 
 
 def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitable[None]]) -> None:
-    """Run `work` with the existing ledger. Raises ConfigError if there is none, because it is never created here."""
+    """Run `work` with the existing ledger.
+
+    Raises:
+        ConfigError: There is no ledger. This function never creates one.
+    """
     settings = load_settings(config)
     require_data(settings, FILE_NAME)
 
@@ -32,12 +36,12 @@ def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitabl
 
 
 def with_bot(config: Path | None, work: Callable[[Ledger, Settings, Callable[[], bool]], Awaitable[None]]) -> None:
-    """Run `work` with the ledger and a function that returns whether a bot is running on it."""
+    """Run `work` with the ledger and a function that returns whether a bot is using the data folder."""
     with_ledger(config, lambda ledger, settings: work(ledger, settings, lambda: at_work(settings.storage.dir)))
 
 
 def require_data(settings: Settings, file: str = "") -> None:
-    """Raise ConfigError if the data folder, or this file in it, does not exist."""
+    """Raise ConfigError if the data folder, or `file` in the data folder, does not exist."""
     folder = settings.storage.dir.absolute()
     if not (folder / file).exists():
         raise ConfigError(

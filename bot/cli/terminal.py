@@ -25,11 +25,15 @@ notes: Final = Console(stderr=True, highlight=False)
 
 
 class CommandRefused(Exception):
-    """A command is refused. The text says why and what to do; the exit code is 1."""
+    """A command is refused. The message says why and what to do; the exit code is 1."""
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask the operator, unless --yes was given. Raises `CommandRefused` for a no, or if there is no terminal."""
+    """Ask the operator for confirmation, unless `yes` is true.
+
+    Raises:
+        CommandRefused: The operator declines, or there is no terminal.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
@@ -59,6 +63,6 @@ async def run_worker(settings: TrainingSettings, job: WorkerJob, first_stage: st
 
 
 def progress_text(stage: str, loss: float | None, seconds_left: float | None) -> str:
-    """Describe the stage of a run in progress: its name, its average loss, the time left."""
+    """Describe the progress of a run: its stage, its average loss, and the time left."""
     text = stage if loss is None else f"{stage}, average loss {loss:.3f}"
     return text if seconds_left is None else f"{text}, {clock(seconds_left)} left"

@@ -1,7 +1,7 @@
-"""The handlers of each kind of update: the dispatcher, and a module of handlers for each subject.
+"""The dispatcher of Telegram updates, and a module of handlers for each subject.
 
-Handlers are called with the event and a `Request`. Filters are coroutines even if they await nothing, because
-aiogram runs plain functions in a thread.
+Handlers are called with the event and a `Request`. Filters are coroutines even if they await nothing,
+because aiogram runs plain functions in a thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from bot.handlers.stray_placeholders import delete_stray_placeholder
 
 
 def build_dispatcher(services: Services) -> Dispatcher:
-    """Return the dispatcher of all updates. Feed it with a `delivery` (`bot.updates.inbox.Delivery`)."""
+    """Return the dispatcher for all updates.
+
+    Each update must be fed to it with a keyword argument `delivery` (`bot.updates.inbox.Delivery`).
+    """
     dispatcher = Dispatcher(disable_fsm=True)
     for middleware in (RequestContext(services), Access(), SenderRecords(), delete_stray_placeholder):
         dispatcher.update.outer_middleware(middleware)

@@ -52,13 +52,13 @@ _RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
 
 
 class Access(BaseMiddleware):
-    """Lets updates through, or refuses their senders."""
+    """Passes on the updates of users who may use the bot, and refuses all others."""
 
     def __init__(self) -> None:
         self._refused: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        """Handle an update whose sender may talk with the bot, and refuse any other."""
+        """Handle an update if its sender may use the bot, and otherwise refuse it."""
         assert isinstance(event, Update)
         request: Request = data["request"]
         chat = data.get("event_chat")
@@ -105,10 +105,13 @@ async def _is_no_admin(event: TelegramObject, request: Request) -> bool:
 
 
 async def refuse_command(message: Message, request: Request) -> None:
-    """Refuse an admin's command."""
+    """Refuse an admin command from a user who is not an admin."""
     await request.reply.finish(request.say("Only admins can do that. /help shows what I can do for you."))
 
 
 async def refuse_tap(query: CallbackQuery, request: Request) -> None:
-    """Refuse a tap on an admin's button, which an admin may have forwarded."""
+    """Refuse a tap on an admin's button by a user who is not an admin.
+
+    An admin may have forwarded the message with the button.
+    """
     await acknowledge(query, request.say("Only admins can do that."))

@@ -61,7 +61,10 @@ class Apologies:
             await self.notices.notify(GAVE_UP, update=update, reason=reason)
 
     async def _apologise(self, update: int) -> None:
-        """Answer a callback query, and apologise in a private chat, to the extent that the update can be read."""
+        """Answer the callback query of an update, if any, and apologise if it came from a private chat.
+
+        A malformed update is handled as far as it can be read.
+        """
         try:
             payload = json.loads((await self.ledger.inbox.get(update)).payload)
         except (ValueError, StorageError) as error:  # deleted meanwhile, or unreadable; admins are notified anyway
@@ -125,7 +128,7 @@ class Apologies:
         return welcome and await spoken_to((message,), self.bot)
 
     async def _replace(self, update: int, chat: int, text: str) -> bool:
-        """Show the text in place of an unfinished answer, and return whether there is one."""
+        """Replace the unfinished answer to an update with `text`, and return whether there was such an answer."""
         begun = [each.message for each in await self.ledger.replies.for_update(update) if each.message is not None]
         if begun:
             await self.bot.edit_message_text(text, chat_id=chat, message_id=begun[-1])
@@ -144,7 +147,10 @@ class Apologies:
 
 
 def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
-    """Return the private chat of an update, which may be malformed, and its sender's language."""
+    """Return the ID of an update's private chat, and the sender's language.
+
+    Return None if the update is malformed or not from a private chat.
+    """
     tap = payload.get("callback_query")
     said = tap if isinstance(tap, dict) else payload.get("message") or payload.get("edited_message")
     message = tap.get("message") if isinstance(tap, dict) else said

@@ -25,7 +25,7 @@ def register(router: Router) -> None:
 
 
 async def start(message: Message, request: Request) -> None:
-    """Greet, and show the person's user id."""
+    """Greet the user and show their Telegram user ID."""
     say, user = request.say, request.user
     await request.reply.finish(
         say(
@@ -39,7 +39,7 @@ async def start(message: Message, request: Request) -> None:
 
 
 async def show_help(message: Message, request: Request) -> None:
-    """Show what the bot can do for this person."""
+    """Show what the bot can do for the user, including the admin commands if the user is an admin."""
     services, say = request.services, request.say
     username = (await request.bot.me()).username
     parts = [
@@ -81,7 +81,7 @@ async def new(message: Message, request: Request) -> None:
 
 
 async def model(message: Message, request: Request) -> None:
-    """Show the version of the live model, and how many votes went into it."""
+    """Show the version of the live model, and how many liked answers, votes and users it learned from."""
     ledger, reply, say = request.services.ledger, request.reply, request.say
     live = await ledger.models.live()
     if live is None:
@@ -96,7 +96,7 @@ async def model(message: Message, request: Request) -> None:
 
 
 async def language(message: Message, request: Request) -> None:
-    """Offer the languages."""
+    """Ask which language the bot should speak, with a button for each language."""
     say = request.say
     await request.reply.finish(
         say("Which language should I speak?"), language_buttons(request.services.translator.languages, say.language)
@@ -104,7 +104,7 @@ async def language(message: Message, request: Request) -> None:
 
 
 async def language_chosen(query: CallbackQuery, callback_data: Speak, request: Request) -> None:
-    """Remember the choice, and confirm it in the chosen language."""
+    """Store the language that the user chose, and confirm it in that language."""
     services = request.services
     say = services.translator.to(callback_data.code)
     await services.ledger.people.set_language(query.from_user.id, say.language)

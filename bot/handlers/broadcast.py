@@ -1,8 +1,9 @@
-"""/broadcast, for admins: send one text to every private chat.
+"""Handlers for /broadcast, with which an admin sends one text to every private chat.
 
-The messages go out one after the other, as fast as the rate limit allows; answers to questions go out in between.
-The ledger holds each recipient's state. After a crash the remaining recipients get the text and nobody gets it twice:
-if it is unknown whether a message arrived, the recipient is skipped and named in the report.
+Messages are sent one after another, as fast as the rate limit allows; answers to questions are sent in
+between. The ledger holds each recipient's state. After a crash, the remaining recipients get the text,
+and nobody gets it twice: a recipient is skipped and named in the report if it is unknown whether the
+message arrived.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def register(router: Router) -> None:
 
 
 async def send(message: Message, command: CommandObject, request: Request) -> None:
-    """Send a text to everyone who may talk with the bot, except the admin who sends it, and show the progress."""
+    """Send a text to every user who may use the bot, except the sending admin, and show the progress."""
     services, reply, say, update = request.services, request.reply, request.say, request.delivery.update
     limits, ledger = services.settings.limits, services.ledger
     chats = [
@@ -81,7 +82,7 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
 
 
 async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: Request) -> None:
-    """Cancel a broadcast, so that it is not sent to anyone else."""
+    """Cancel a broadcast, so that it is not sent to the remaining recipients."""
     say = request.say
     spared = await request.services.ledger.broadcasts.cancel(callback_data.update)
     if spared:
@@ -91,9 +92,12 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
 
 
 async def _send_to(chat: int, text: str, request: Request) -> None:
-    """Send to one chat and record the outcome. Raises `Undelivered` if Telegram is out of reach; the chat remains due.
+    """Send `text` to one chat and record the outcome.
 
-    If the bot is stopped meanwhile, it waits a moment for the outcome to be recorded.
+    If the bot is stopped meanwhile, wait briefly for the outcome to be recorded.
+
+    Raises:
+        Undelivered: Telegram cannot be reached; the chat remains due for a later attempt.
     """
     sending = asyncio.ensure_future(_send_and_record(chat, text, request))
     try:
@@ -124,7 +128,10 @@ async def _send_and_record(chat: int, text: str, request: Request) -> None:
 
 
 async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
-    """Repeat a write to the ledger until the disk has room. Otherwise it would be unknown who got the message."""
+    """Return the result of `write`, which is retried while the disk is too full to write to the ledger.
+
+    Without the retries, it would be unknown who received the message.
+    """
     while True:
         try:
             return await write()
@@ -139,7 +146,11 @@ def _progress(receivers: Mapping[int, RecipientState], say: Say) -> str:
 
 
 async def _report(request: Request) -> str:
-    """Return the outcome of a broadcast: how many people got it, and who may or may not have got it."""
+    """Return a report on the broadcast that the request started.
+
+    The report gives the number of recipients for each outcome, and names those who may or may not have
+    received the text.
+    """
     ledger, say = request.services.ledger, request.say
     receivers = await ledger.broadcasts.recipients(request.delivery.update)
     numbers = Counter(receivers.values())

@@ -1,4 +1,4 @@
-"""Helpers for handlers of taps on buttons."""
+"""Helpers for handlers of button taps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ async def answer_refused(handler: Handler, event: TelegramObject, data: dict[str
 
 
 async def acknowledge(query: CallbackQuery, text: str = "") -> None:
-    """Answer a tap. A `text` is shown as a line that fades away. A tap that is too old cannot be answered."""
+    """Answer a tap on a button; Telegram shows `text`, if any, as a brief notice.
+
+    A tap that is too old to be answered is ignored.
+    """
     try:
         await query.answer(text)
     except TelegramBadRequest as error:
@@ -40,7 +43,10 @@ async def acknowledge(query: CallbackQuery, text: str = "") -> None:
 
 
 async def redraw(query: CallbackQuery, request: Request, text: str, markup: InlineKeyboardMarkup | None) -> None:
-    """Show the outcome of a tap on the message that was tapped, unless it was deleted meanwhile."""
+    """Show the outcome of a tap by replacing the text and the buttons of the tapped message.
+
+    Nothing happens if the message was deleted meanwhile.
+    """
     if query.message is None:
         return
     chat, message = query.message.chat.id, query.message.message_id

@@ -1,6 +1,7 @@
-"""Commands as people write them, at the beginning of a text or of a picture's caption.
+"""Filters for commands at the beginning of a text message or of a picture's caption.
 
-In a caption only /new is a command: it begins a new conversation with that picture. Any other is refused.
+In a caption, only /new is accepted: it begins a new conversation about the picture. A picture with any
+other command of the bot is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bot.updates.ordering import command_of
 
 
 class Command(filters.Command):
-    """Matches texts, or captions if `captions` is set, that begin with one of the commands.
+    """A filter for texts, or captions if `captions` is set, that begin with one of the given commands.
 
     Case is ignored, because phone keyboards capitalise the first letter.
     """
@@ -27,7 +28,7 @@ class Command(filters.Command):
         self._captions = captions
 
     async def __call__(self, message: Message, bot: Bot) -> bool | dict[str, Any]:
-        """Return whether a message matches, with the parsed `command` for the handler."""
+        """Return the parsed `command` for the handler if `message` matches, or False otherwise."""
         written = message.caption if self._captions else message.text
         return bool(written) and await super().__call__(message, bot)
 
@@ -45,7 +46,10 @@ async def _is_command(message: Message) -> bool:
 
 
 async def unknown_command(message: Message, request: Request) -> None:
-    """Refuse an unknown command. In a group, a command that does not name this bot may be another bot's."""
+    """Refuse an unknown command.
+
+    In a group, ignore a command that does not name this bot, because it may be meant for another bot.
+    """
     named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
     if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
         await request.reply.finish(request.say("I don't know that command. /help shows what I can do."))
@@ -56,7 +60,7 @@ async def _has_picture(message: Message, request: Request) -> bool:
 
 
 async def refuse_caption(message: Message, request: Request) -> None:
-    """Refuse both the picture and the command, because it is unclear which of them was meant."""
+    """Refuse both a picture and the command in its caption, because it is unclear which of the two was meant."""
     await request.reply.finish(
         request.say(
             "A picture can't be sent with a command, so I ignored both. Send {command} on its own, or the picture "

@@ -1,9 +1,10 @@
-"""Corrections: better answers that people suggest in a reply, and that are learned once they are confirmed.
+"""Corrections: better answers that users suggest, and that the model learns once they are confirmed.
 
-A correction is a reply to the question that ✍ brings up or, in a private chat, to an answer with the person's 👎. The
-latter may be a question instead: it is answered if it ends with a question mark, or if its author taps the button that
-says so. Another person in the chat, or an admin, confirms a correction, and its author may take it back. Admins are
-shown the corrections of private chats, where no one else could confirm them.
+A user suggests a correction by replying to the question that the bot asks after a tap on ✍ or, in a
+private chat, by replying to an answer to which the user gave a 👎. A reply to an answer may also be a
+question: it is answered if it ends with a question mark, or if its author taps the button that declares
+it a question. A correction is confirmed by another user in the chat or by an admin, and its author may
+withdraw it. Admins are shown the corrections from private chats, where nobody else could confirm them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def register(router: Router) -> None:
 
 
 async def ask_for_correction(query: CallbackQuery, callback_data: Better, request: Request) -> None:
-    """Ask for a better answer."""
+    """Ask the user to reply with a better answer."""
     await tapped_exchange(query, callback_data.exchange, request)
     await acknowledge(query)
     request.reply.place = replace(request.reply.place, quotes=True)
@@ -81,7 +82,10 @@ async def _is_correction(message: Message, request: Request) -> dict[str, Any] |
 
 
 async def correct(message: Message, exchange: Exchange, doubtful: bool, request: Request) -> None:
-    """Store the correction and offer to confirm it. An edited correction replaces the former one."""
+    """Store the correction in a message, and offer buttons to confirm or reject it.
+
+    If the message is edited, the new text replaces the earlier correction.
+    """
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
     limit = 0 if request.is_admin else services.settings.limits.corrections_per_day
     since = time.time() - DAY_SECONDS
@@ -105,7 +109,10 @@ async def correct(message: Message, exchange: Exchange, doubtful: bool, request:
 
 
 async def _ask_admins(number: int, text: str, exchange: Exchange, request: Request) -> None:
-    """Ask each admin, at most once, to confirm a correction. /retrain dry shows how many corrections were confirmed."""
+    """Ask each admin, at most once, to confirm a correction.
+
+    The command `/retrain dry` shows how many corrections have been confirmed.
+    """
     services = request.services
     for admin in services.settings.telegram.admins:
         say = services.translator.for_person(await services.ledger.people.get(admin))
@@ -122,7 +129,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
 
 
 async def decided(query: CallbackQuery, callback_data: Teach, request: Request) -> None:
-    """Confirm or reject the correction, and show the decision."""
+    """Confirm or reject a correction, depending on the tapped button, and mark the decision on the buttons."""
     say, message, teach = request.say, query.message, bool(callback_data.wanted)
     correction = await request.services.ledger.corrections.get(callback_data.correction)
     if not await decide(correction, request, teach=teach):
@@ -139,7 +146,10 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
 
 
 async def answer(query: CallbackQuery, callback_data: Asks, request: Request) -> None:
-    """Answer a question that was taken for a correction, in place of the message that offered to learn it."""
+    """Answer a question that was mistaken for a correction.
+
+    The answer replaces the message that offered to learn the correction.
+    """
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
     message = query.message
     correction = await services.ledger.corrections.get(callback_data.correction)
@@ -165,7 +175,11 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
 
 
 async def decide(correction: Correction, request: Request, *, teach: bool) -> bool:
-    """Confirm or reject a correction, and return whether the user may do that."""
+    """Confirm a correction if `teach` is set, or reject it otherwise.
+
+    Returns:
+        False if the user is not allowed to make the decision, otherwise True.
+    """
     if teach and request.user.id == correction.author and not request.is_admin:
         return False
     await request.services.ledger.corrections.confirm(correction.id, request.user.id if teach else None)

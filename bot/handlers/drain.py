@@ -1,4 +1,7 @@
-"""/drain and /undrain, for admins: take replicas out of service and back. Repeating either changes nothing."""
+"""Handlers for /drain and /undrain, with which admins take replicas out of service and put them back.
+
+Repeating either command changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,15 @@ def register(router: Router) -> None:
 
 
 async def by_command(message: Message, command: CommandObject, request: Request) -> None:
-    """Take the named replica out of service or back into it, or list the replicas if the name is missing or unknown."""
+    """Take the named replica out of service or put it back.
+
+    If the name is missing or unknown, list the replicas instead.
+    """
     await _change(command.command.lower(), (command.args or "").strip(), request)
 
 
 async def by_button(query: CallbackQuery, callback_data: Drain | Undrain, request: Request) -> None:
-    """Take the replica on the button out of service or back into it."""
+    """Take the replica named on the tapped button out of service or put it back."""
     await acknowledge(query)
     names = (node.name for node in request.services.monitoring.nodes())
     name = next((name for name in names if node_key(name) == callback_data.node), "")

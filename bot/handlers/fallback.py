@@ -1,4 +1,4 @@
-"""Answer updates that no other handler takes, rather than stay silent."""
+"""Handlers for updates that no other handler accepts, so that the bot does not stay silent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def register(router: Router) -> None:
 
 
 async def unsupported(message: Message, request: Request) -> None:
-    """Explain what can be sent. In groups, do so only if the bot is addressed, and not for a sticker or a GIF."""
+    """Explain what the user can send instead of an unsupported message.
+
+    In a group, do so only if the bot is addressed, and not for a sticker or a GIF.
+    """
     say, reaction = request.say, message.sticker or message.animation
     if message.chat.type != "private" and (reaction or not await addressed((message,), request.bot)):
         return
@@ -51,5 +54,5 @@ async def unsupported(message: Message, request: Request) -> None:
 
 
 async def unknown_tap(query: CallbackQuery, request: Request) -> None:
-    """Answer a tap on an unknown button, which an earlier version sent."""
+    """Tell the user that an unknown button, sent by an earlier version of the bot, no longer works."""
     await acknowledge(query, request.say("This button no longer works."))

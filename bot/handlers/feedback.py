@@ -1,4 +1,7 @@
-"""👍 and 👎, by button or as a reaction, and the reason for a 👎. The same thumb again takes it back."""
+"""Handlers for 👍 and 👎, given by button or as a reaction, and for the reason for a 👎.
+
+Giving the same thumb again takes the vote back.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def register(router: Router) -> None:
 
 
 async def rated(query: CallbackQuery, callback_data: Rate, request: Request) -> None:
-    """Count the thumb, or take it back if the person has given it before."""
+    """Record the tapped thumb as the user's vote, or take the vote back if the user had already given it."""
     exchange, message = await tapped_exchange(query, callback_data.exchange, request)
     ledger, rater, update = request.services.ledger, request.user.id, request.delivery.update
     counted = await ledger.votes.by_update(update) if request.delivery.attempt > 1 else None
@@ -39,7 +42,7 @@ async def rated(query: CallbackQuery, callback_data: Rate, request: Request) -> 
 
 
 async def because(query: CallbackQuery, callback_data: Because, request: Request) -> None:
-    """Record why the person does not like an answer."""
+    """Record why the user dislikes an answer."""
     exchange, message = await tapped_exchange(query, callback_data.exchange, request)
     reason = callback_data.reason
     vote = Rating(exchange.id, request.user.id, -1, request.delivery.update, reason=reason.value)
@@ -49,7 +52,10 @@ async def because(query: CallbackQuery, callback_data: Because, request: Request
 
 
 async def reacted(message_reaction: MessageReactionUpdated, request: Request) -> None:
-    """Count a 👍 or 👎 that is put on an answer or removed. On a correction, it confirms or rejects the correction."""
+    """Update the user's vote when a 👍 or 👎 reaction to an answer is added or removed.
+
+    On a correction, a 👍 confirms the correction; a 👎 or the removal of a thumb rejects it.
+    """
     ledger, chat, message = request.services.ledger, message_reaction.chat.id, message_reaction.message_id
     before, now = _thumb(message_reaction.old_reaction), _thumb(message_reaction.new_reaction)
     if before == now:
@@ -69,7 +75,7 @@ async def reacted(message_reaction: MessageReactionUpdated, request: Request) ->
 async def show_vote(
     exchange: Exchange, message: int, value: int, request: Request, reason: Reason | None = None
 ) -> None:
-    """Mark the person's thumb under an answer or, in a group, show the tally as soon as the rate limit allows."""
+    """Mark the user's thumb under an answer; in a group, show the tally once the rate limit allows."""
     services, say = request.services, request.say
     if exchange.chat != request.user.id:
         services.buttons.update(exchange, message, request.user.id, say)
@@ -83,7 +89,7 @@ async def show_vote(
 
 
 def _thanks(value: int, request: Request) -> str:
-    """Return the reply to a vote, which does not promise to learn from a person who has opted out."""
+    """Return the reply to a vote, without a promise to learn from it if the user has opted out."""
     say = request.say
     if value and request.person is not None and request.person.opted_out:
         return say("Noted. I won't learn from it, as you chose in /privacy.")
@@ -95,6 +101,6 @@ def _thanks(value: int, request: Request) -> str:
 
 
 def _thumb(reactions: Sequence[object]) -> int:
-    """Return the vote in a person's reactions to a message: 1, -1, or 0 if there is none."""
+    """Return the vote that a user's reactions to a message express: 1 (👍), -1 (👎), or 0 if there is none."""
     emoji = {each.emoji for each in reactions if isinstance(each, ReactionTypeEmoji)}
     return next((value for value, thumb in THUMBS.items() if thumb in emoji), 0)

@@ -1,7 +1,7 @@
-"""The menu of commands that Telegram shows, in every language of the bot; admins also see their own commands.
+"""The command menus that Telegram shows, in every language of the bot and with more commands for admins.
 
-Telegram stores menus. The ledger therefore lists who was given the admins' menu, so that the next start can take it
-from those who are no longer admins.
+Telegram keeps a menu until it is deleted. The ledger therefore lists the users who were given the admin
+menu, so that the next start of the bot can remove it from those who are no longer admins.
 """
 
 from __future__ import annotations
@@ -51,19 +51,22 @@ log = structlog.get_logger()
 
 
 def admins_commands(nodes: int) -> dict[str, str]:
-    """Return the commands of admins, including those about replicas if there are several."""
+    """Return the admin commands with their descriptions, including those for replicas if `nodes` is above 1."""
     return ADMINS | (NODES if nodes > 1 else {})
 
 
 def command_list(commands: Mapping[str, str], say: Say) -> str:
-    """Return every command with its description, one per line."""
+    """Return a list of the commands with their translated descriptions, one per line."""
     return "\n".join(f"/{name} – {say(text)}" for name, text in commands.items())
 
 
 async def announce_commands(
     bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger, *, nodes: int
 ) -> None:
-    """Send the menus to Telegram, and take the admins' menu from former admins. Failures are only logged."""
+    """Send the command menus to Telegram, and remove the admin menu of former admins.
+
+    Failures are logged, not raised.
+    """
     codes = ["" if language == SOURCE_LANGUAGE else language for language in translator.languages]
     given = {(admin, code) for admin in settings.admins for code in codes}
     try:
@@ -91,7 +94,10 @@ async def _announce(
 
 
 async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None:
-    """Give a former admin the menu of everyone. If that fails, the next start tries again."""
+    """Delete the admin menu of a former admin, so that Telegram shows the default menu.
+
+    If the deletion fails, the next start of the bot tries again.
+    """
     try:
         await bot.delete_my_commands(scope=BotCommandScopeChat(chat_id=chat), language_code=language or None)
     except Unreachable as error:  # the chat is gone, and the menu with it

@@ -1,6 +1,6 @@
-"""/models, /promote, /rollback and their buttons, for admins: which model answers.
+"""Handlers for /models, /promote, /rollback and their buttons, with which admins choose the live model.
 
-A change that a crash interrupted is not made twice.
+A change that a crash interrupted is not made twice when the request is repeated.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def register(router: Router) -> None:
 
 
 async def show(message: Message, request: Request) -> None:
-    """List the models, with buttons for those that may answer."""
+    """List the models, with buttons for those that can be made live."""
     ledger, reply, say = request.services.ledger, request.reply, request.say
     kept = await ledger.models.all()
     approvals = await ledger.counts.approvals()
@@ -80,7 +80,7 @@ async def show(message: Message, request: Request) -> None:
 
 
 def _line(model: Model, approval: Approval, say: Say) -> str:
-    """Return a model's state, the day it was made, the votes on its answers, and why it was held back."""
+    """Return a line with a model's state, creation date and votes, and the reason if it was held back."""
     mark = {ModelState.LIVE: "▶", ModelState.CANARY: "▷"}.get(model.state, "·")
     state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
     if model.pruned:
@@ -92,7 +92,7 @@ def _line(model: Model, approval: Approval, say: Say) -> str:
 
 
 async def promote(message: Message, command: CommandObject, request: Request) -> None:
-    """Let a model answer. Repeating this changes nothing."""
+    """Make the model named in the command live; repeating the command changes nothing."""
     if model := (command.args or "").strip():
         await _promote(model, request)
     else:
@@ -100,13 +100,13 @@ async def promote(message: Message, command: CommandObject, request: Request) ->
 
 
 async def promote_this(query: CallbackQuery, callback_data: Promote, request: Request) -> None:
-    """Let the model on the button answer."""
+    """Make the model on the tapped button live."""
     await acknowledge(query)
     await _promote(callback_data.model, request)
 
 
 async def approve_this(query: CallbackQuery, callback_data: Approve, request: Request) -> None:
-    """Let the candidate on the button answer, as a canary or live."""
+    """Put the candidate on the tapped button into service, as a canary or as the live model."""
     await acknowledge(query)
     reply, say, wanted = request.reply, request.say, callback_data.model
     await reply.show_partial(say("Warming up {model}…", model=wanted))
@@ -123,7 +123,7 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
 
 
 async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: Request) -> None:
-    """End the trial of the canary on the button."""
+    """End the trial of the canary on the tapped button."""
     await acknowledge(query)
     wanted = callback_data.model
     try:
@@ -135,7 +135,10 @@ async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: 
 
 
 async def _settled_before(model: str, refusal: Exception, request: Request) -> None:
-    """Say why a request was refused or, if an interrupted attempt may have met it, what the model's state is."""
+    """Explain why a request was refused, or show the state of `model` instead.
+
+    The state is shown if an interrupted earlier attempt may already have carried out the request.
+    """
     reply, say = request.reply, request.say
     if request.delivery.attempt > 1 and isinstance(refusal, AdminRefusal):
         found = await request.services.ledger.models.get(model)
@@ -146,7 +149,7 @@ async def _settled_before(model: str, refusal: Exception, request: Request) -> N
 
 
 async def overrule(query: CallbackQuery, callback_data: Overrule, request: Request) -> None:
-    """Let a rejected model answer, if the live model is still the same as when the button was shown."""
+    """Make a rejected model live, if the live model has not changed since the button was shown."""
     if not await _still_live(callback_data.live, query, request):
         return
     if callback_data.back:
@@ -156,20 +159,23 @@ async def overrule(query: CallbackQuery, callback_data: Overrule, request: Reque
 
 
 async def roll_back(message: Message, request: Request) -> None:
-    """Go back one model, only once even if an interruption repeats the request."""
+    """Go back to the previous model, but only once even if the request is repeated after an interruption."""
     await _roll_back(request)
 
 
 async def roll_back_from(query: CallbackQuery, callback_data: RollBack, request: Request) -> None:
-    """Go back one model, if the live model is still the same as when the button was shown: two taps go back once."""
+    """Go back to the previous model, if the live model has not changed since the button was shown.
+
+    A second tap therefore does not go back yet another model.
+    """
     if await _still_live(callback_data.model, query, request):
         await _roll_back(request)
 
 
 async def _still_live(model: str, query: CallbackQuery, request: Request) -> bool:
-    """Answer a tap, and return whether a model is still live.
+    """Answer a tap, and return whether `model` is still live.
 
-    A replayed tap always passes, because its first attempt may have changed the model.
+    For a replayed tap, always return True, because the first attempt may have changed the live model.
     """
     live = await request.services.ledger.models.live()
     outdated = request.delivery.attempt == 1 and (live is None or live.id != model)
@@ -213,7 +219,10 @@ async def _confirm(model: str, request: Request) -> None:
 
 
 async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:
-    """Say why a change was refused. For a rejected model, offer a button that lets it answer anyway."""
+    """Explain why a change of the live model was refused.
+
+    If the model was rejected, offer a button that makes it live anyway.
+    """
     reply, say = request.reply, request.say
     live = await request.services.ledger.models.live()
     if isinstance(refusal, RejectedModel) and live is not None:
@@ -225,7 +234,11 @@ async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:
 
 @asynccontextmanager
 async def _merge_shown(request: Request) -> AsyncIterator[Callable[[Progress], None]]:
-    """Show the progress of a merge in the reply during the block, which reports it to the yielded function."""
+    """Show the progress of merging a model in the reply while the `async with` block runs.
+
+    Yields:
+        A function to which the block reports the progress.
+    """
     reported: asyncio.Queue[Progress] = asyncio.Queue()
 
     async def show() -> None:

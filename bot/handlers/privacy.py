@@ -1,7 +1,8 @@
-"""/privacy and /delete_my_data: the data stored about a person, whether the bot learns from it, and its erasure.
+"""Handlers for /privacy and /delete_my_data, with which users control and erase their stored data.
 
-`bot.admin.erasure` does the erasing. A confirmation is valid for some minutes and for one tap. An erasure that a crash
-interrupts is completed later.
+Users can also choose whether the bot learns from them. `bot.admin.erasure` erases the data. A
+confirmation is valid for some minutes and for one tap. An erasure that a crash interrupts is completed
+later.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def register(router: Router) -> None:
 
 
 async def privacy(message: Message, request: Request) -> None:
-    """Explain what is stored and why; in a private chat also offer the switch for learning."""
+    """Explain what is stored and why; in a private chat, also offer buttons to turn learning on or off."""
     if message.chat.type == "private":
         await request.reply.finish(*_with_switches(request.person or Person(request.user.id), request))
     else:
@@ -45,7 +46,7 @@ async def privacy(message: Message, request: Request) -> None:
 
 
 async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Request) -> None:
-    """Turn learning from this person on or off, and show the choice."""
+    """Turn learning from this user on or off, and show the choice."""
     opted_out = not callback_data.wanted
     await request.services.ledger.people.set_opted_out(request.user.id, opted_out)
     await acknowledge(query, _state(opted_out, request.say))
@@ -53,7 +54,7 @@ async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Requ
 
 
 async def note_or_not(query: CallbackQuery, callback_data: Notes, request: Request) -> None:
-    """Turn notes about models that learned from this person on or off, and show the choice."""
+    """Turn notifications about models that learned from this user on or off, and show the choice."""
     await request.services.ledger.people.set_wants_notes(request.user.id, bool(callback_data.wanted))
     await acknowledge(query)
     await _redraw(query, request)
@@ -65,7 +66,7 @@ async def _redraw(query: CallbackQuery, request: Request) -> None:
 
 
 async def ask(message: Message, request: Request) -> None:
-    """Show what an erasure would delete, and ask for a confirmation."""
+    """Show what an erasure would delete, and ask the user for confirmation."""
     say, reply = request.say, request.reply
     if message.chat.type != "private":
         await reply.finish(_elsewhere(say))
@@ -90,7 +91,10 @@ async def ask(message: Message, request: Request) -> None:
 
 
 async def decided(query: CallbackQuery, callback_data: Delete, request: Request) -> None:
-    """Erase the person's data if they confirm it. A confirmation that is too old or already used erases nothing."""
+    """Erase the user's data if the tapped button confirms the erasure.
+
+    A confirmation that is too old or was already used erases nothing.
+    """
     erasure, say, user, delivery = request.services.erasure, request.say, request.user.id, request.delivery
     if not callback_data.sure:
         text = say("Nothing was deleted.")
@@ -110,7 +114,7 @@ async def decided(query: CallbackQuery, callback_data: Delete, request: Request)
 
 
 async def _is_valid(confirmation: int, request: Request) -> bool:
-    """Return whether the update that asked for the erasure is this person's, still stored, and recent."""
+    """Return whether the update that asked for the erasure is the user's own, still stored, and recent."""
     try:
         update = await request.services.ledger.inbox.get(confirmation)
     except UnknownRecord:  # the erasure that it led to has deleted it
@@ -154,7 +158,7 @@ def _elsewhere(say: Say) -> str:
 
 
 def _listed(found: PersonalDataSummary, say: Say) -> str:
-    """Return what is stored, one kind per line, leaving out kinds of which there is nothing."""
+    """Return the amounts of stored data, one kind per line, omitting kinds of which nothing is stored."""
     lines = {
         say.count(
             "· {number} question with its answer", "· {number} questions with their answers", found.exchanges

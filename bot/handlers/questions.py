@@ -1,4 +1,4 @@
-"""Pictures and questions, both new and edited. Each gets one final answer."""
+"""Handlers for pictures and questions, both new and edited. Each question gets one final answer."""
 
 from __future__ import annotations
 
@@ -25,13 +25,20 @@ def register(router: Router) -> None:
 
 
 async def _is_question(message: Message, request: Request) -> bool:
-    """Return whether a message is a text other than a command, or has a picture, even next to a video in an album."""
+    """Return whether a message is a question.
+
+    A question is a text other than a command, or a message or album with a picture, even if the album also
+    contains a video.
+    """
     pictured = any(picture_in(each) for each in request.messages)
     return pictured or bool(message.text and not command_of(message.text))
 
 
 async def ask(message: Message, request: Request) -> None:
-    """Answer a question, or say why not. The answer to an edited question replaces the earlier answer."""
+    """Answer a question, or explain why it cannot be answered.
+
+    The answer to an edited question replaces the earlier answer.
+    """
     services, reply, say = request.services, request.reply, request.say
     if await request.show_recorded():
         return
@@ -128,10 +135,10 @@ def _check_size(question: Question, settings: ChatSettings) -> None:
 
 
 async def _about(message: Message, question: Question, request: Request) -> Question:
-    """Return the question with the pictures it is about, unless its conversation already is about them.
+    """Return the question, with the pictures it is about unless its conversation is already about them.
 
-    A reply to a picture is about that picture. A reply to an answer in another conversation is about that answer's
-    pictures.
+    A reply to a picture is about the picture replied to. A reply to an answer in another conversation is
+    about the answer's pictures.
 
     Raises:
         NoPictureYet: There is no picture to talk about.

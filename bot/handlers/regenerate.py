@@ -1,6 +1,7 @@
-"""/retry and 🔄 for another answer, and /stop and ⏹ to end the answer that is being written.
+"""Handlers for /retry and 🔄, which give another answer, and /stop and ⏹, which end an unfinished one.
 
-During the trial of a canary both models give another answer, and the person may say which one is better.
+During the trial of a canary, the live model and the canary both give another answer, and the user may
+choose the better one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def register(router: Router) -> None:
 
 
 async def retry(message: Message, request: Request) -> None:
-    """Answer the person's last question in the conversation again."""
+    """Answer the user's last question in the conversation again."""
     if await request.show_recorded():
         return
     latest = await request.services.conversation.latest(request.question())
@@ -40,7 +41,7 @@ async def retry(message: Message, request: Request) -> None:
 
 
 async def again(query: CallbackQuery, callback_data: Again, request: Request) -> None:
-    """Answer the question above the button again, for the person who asked it."""
+    """Answer a question again, if the user who asked it or an admin tapped the button below the answer."""
     services, say = request.services, request.say
     former, _ = await tapped_exchange(query, callback_data.exchange, request)
     if await request.show_recorded():
@@ -54,9 +55,10 @@ async def again(query: CallbackQuery, callback_data: Again, request: Request) ->
 
 
 async def _answer_again(former: Exchange, request: Request) -> None:
-    """Answer a question again in a new message. Only the newest answer offers to be regenerated.
+    """Answer a question again in a new message.
 
-    The message quotes the question or, if the question's message is unknown, the message with the tapped button.
+    The message quotes the question or, if the question's message is unknown, the message with the tapped
+    button. Only the newest answer to a question has a button to regenerate it.
     """
     services, reply, say = request.services, request.reply, request.say
     shown = await services.ledger.replies.for_update(former.update)
@@ -86,7 +88,7 @@ async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) 
 
 
 async def stop(message: Message, request: Request) -> None:
-    """End the answers to the person's earlier questions in this chat, and keep the parts that were written."""
+    """Stop the answers to the user's earlier questions in this chat, keeping the parts already written."""
     stopped = request.services.in_flight.stop_before(request.question())
     for each in stopped:
         await each.over.wait()
@@ -95,7 +97,10 @@ async def stop(message: Message, request: Request) -> None:
 
 
 async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request) -> None:
-    """End the answer above the button, for the person who asked for it. Return once the answer is recorded."""
+    """Stop the answer above the tapped button, if the user who asked or an admin tapped the button.
+
+    Return once the stopped answer is recorded.
+    """
     services, say, update = request.services, request.say, callback_data.update
     if services.in_flight.find(update) is None:
         shown = await services.ledger.replies.for_update(update)

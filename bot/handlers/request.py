@@ -1,4 +1,4 @@
-"""The request context: the update as handlers see it, and the services they work with."""
+"""The request context: the update being handled, and the services that handlers use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REMEMBERED: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The services that handlers work with. They are the same objects for every update."""
+    """The services that handlers use; every update gets the same objects."""
 
     settings: Settings
     ledger: Ledger
@@ -62,15 +62,16 @@ class Request:
     """An update that is being handled.
 
     Attributes:
-        services: The services that the handler works with.
+        services: The services that the handler uses.
         bot: The bot that received the update.
-        delivery: The update's id, time of arrival and number of attempts.
-        user: The sender.
+        delivery: The update's ID, time of arrival and attempt number.
+        user: The user who sent the update.
         person: The ledger's record of the user, or None if there is none yet.
-        messages: The message, or its whole media group with the handled one first. Empty for taps and reactions.
+        messages: The message, or its whole media group with the handled message first. Empty for taps and
+            reactions.
         edited: Whether the update is an edit of an earlier message.
-        say: Translates into the user's language.
-        reply: The reply to the update, including the messages that an earlier attempt has sent.
+        say: The translator into the user's language.
+        reply: The reply to the update, including the messages that an earlier attempt sent.
     """
 
     services: Services
@@ -89,7 +90,7 @@ class Request:
         return self.user.id in self.services.settings.telegram.admins
 
     def question(self, *, text: str = "", replaces: Exchange | None = None) -> Question:
-        """Return a question by the user in the chat of the reply."""
+        """Return a `Question` asked by the user in the chat of the reply."""
         place = self.reply.place
         return Question(
             update=self.delivery.update,
@@ -102,7 +103,7 @@ class Request:
         )
 
     async def show_recorded(self) -> bool:
-        """Show the answer that an interrupted attempt has recorded, and return whether there is one."""
+        """Show the answer recorded by an interrupted earlier attempt, if any, and return whether there is one."""
         if self.delivery.attempt == 1:
             return False
         recorded = await self.services.ledger.exchanges.for_update(self.delivery.update)
@@ -112,13 +113,16 @@ class Request:
 
 
 class RequestContext(BaseMiddleware):
-    """Builds the `request` of an update. An update whose reply is already finished is not handled again."""
+    """Middleware that builds the `request` of each update.
+
+    An update whose reply is already finished is not handled again.
+    """
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        """Handle an update with its `request`."""
+        """Call `handler` with the `request` of an update."""
         assert isinstance(event, Update)
         user: User | None = data.get("event_from_user")
         if user is None:
@@ -147,13 +151,16 @@ class RequestContext(BaseMiddleware):
 
 
 class SenderRecords(BaseMiddleware):
-    """Records who wrote to the bot, and where. Messages among people in a group are not recorded."""
+    """Middleware that records who wrote to the bot, and in which chat.
+
+    Users who only write to each other in a group are not recorded.
+    """
 
     def __init__(self) -> None:
         self._seen: LRUCache[tuple[Person, Chat], None] = LRUCache(REMEMBERED)
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        """Record the sender and the chat, then handle the update."""
+        """Record the sender and the chat, then call `handler`."""
         request: Request = data["request"]
         chat: TelegramChat | None = data.get("event_chat")
         if chat and (not request.messages or await spoken_to(request.messages, request.bot)):
@@ -161,7 +168,7 @@ class SenderRecords(BaseMiddleware):
         return await handler(event, data)
 
     async def _record(self, request: Request, chat: Chat) -> None:
-        """Save the sender and the chat if they are new or have changed, which is rare."""
+        """Save the sender and the chat in the rare case that either is new or has changed."""
         user = request.user
         person = Person(user.id, user.full_name, user.language_code)
         outdated = request.person is None or request.person.name != user.full_name
@@ -174,5 +181,9 @@ class SenderRecords(BaseMiddleware):
 
 
 def _place(message: object, chat: TelegramChat | None, user: User) -> Place:
-    """Return the place for an answer. If the tapped message is old or deleted, Telegram may not show it to the bot."""
+    """Return the place where the answer to an update belongs.
+
+    If a tapped message is old or deleted, Telegram may withhold it from the bot; the place is then just the
+    chat.
+    """
     return Place.of(message) if isinstance(message, Message) else Place(chat.id if chat else user.id)

@@ -1,6 +1,7 @@
-"""/retrain and /cancel, with their buttons, for admins. `bot.admin.notifications` shows the progress of a run.
+"""Handlers for /retrain and /cancel and their buttons, with which admins start and cancel runs.
 
-A request is carried out only once, even if a crash interrupts its handling: the ledger shows whether it was.
+`bot.admin.notifications` shows the progress of a run. A request is carried out only once, even if a
+crash interrupts its handling: the ledger shows whether the request was carried out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def register(router: Router) -> None:
 
 
 async def retrain(message: Message, command: CommandObject, request: Request) -> None:
-    """Start a run or, with "dry", only describe it."""
+    """Start a run or, if the argument is "dry", only describe the run."""
     reply, say = request.reply, request.say
     argument = (command.args or "").strip()
     if argument == "dry":
@@ -49,7 +50,10 @@ async def retrain(message: Message, command: CommandObject, request: Request) ->
 
 
 async def train_again(query: CallbackQuery, callback_data: TrainAgain, request: Request) -> None:
-    """Start a run although nothing is new, unless another run has ended since the button was shown."""
+    """Start a run although there is nothing new to learn from.
+
+    Nothing is started if another run has ended since the button was shown.
+    """
     last = await request.services.ledger.runs.last_verdict()
     outdated = request.delivery.attempt == 1 and (last is None or last[0].id != callback_data.run)
     await acknowledge(query, request.say("Another run has ended since.") if outdated else "")
@@ -75,7 +79,7 @@ async def _start(request: Request, *, confirmed: bool = False) -> None:
 
 
 async def _started_before(request: Request) -> Run | None:
-    """Return the run that an interrupted attempt at this request has started."""
+    """Return the run that an interrupted earlier attempt at this request started, or None if there is none."""
     delivery = request.delivery
     if delivery.attempt == 1:
         return None
@@ -136,7 +140,7 @@ async def cancel(message: Message, request: Request) -> None:
 
 
 async def cancel_this(query: CallbackQuery, callback_data: CancelRun, request: Request) -> None:
-    """Cancel the run above the button, but no other run."""
+    """Cancel the run above the tapped button, but no other run."""
     services, say = request.services, request.say
     active = await services.ledger.runs.active()
     if active is None or active.id != callback_data.run:

@@ -42,7 +42,7 @@ def register(router: Router) -> None:
 
 
 async def show(message: Message, command: CommandObject, request: Request) -> None:
-    """Show the state of the bot, or its schedule and the outcome of the last run."""
+    """Show the state of the bot for /status, or the schedule and the outcome of the last run for /schedule."""
     services, say = request.services, request.say
     describe = _status_lines if command.command.lower() == "status" else _schedule_lines
     try:
@@ -103,7 +103,7 @@ def _next_line(time: datetime, say: Say) -> str:
 
 
 def _seen_line(seen: Seen, say: Say) -> str:
-    """Return a line on how fast answers begin, and on the share of their prompts that came from a cache."""
+    """Return a line with the time to first token and the share of prompt tokens that came from a cache."""
     return say(
         "First token after {median} s (99 % within {p99} s); {cached} % of the prompts cached",
         median=f"{seen.first_token_seconds_median:.2f}",
@@ -113,7 +113,7 @@ def _seen_line(seen: Seen, say: Say) -> str:
 
 
 def node_line(node: NodeStatus, say: Say) -> str:
-    """Return the line of one of several replicas, with its last error unless it is ready."""
+    """Return the status of a replica as text, followed by its last error if the replica is not ready."""
     line = say(
         "· {node}: {state}, {model}; answering {in_flight}, chats {chats}",
         node=node.name,
@@ -128,7 +128,7 @@ def node_line(node: NodeStatus, say: Say) -> str:
 
 
 async def stats(message: Message, command: CommandObject, request: Request) -> None:
-    """Send the picture of the last days: 30, or the number after the command."""
+    """Send a chart of the last 30 days, or of the number of days given after the command."""
     ledger, reply, say = request.services.ledger, request.reply, request.say
     number = (command.args or "").strip() or str(DAYS)
     if not (number.isdecimal() and 1 <= int(number) <= MOST_DAYS):

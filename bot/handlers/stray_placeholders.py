@@ -1,7 +1,8 @@
-"""Delete stray placeholders: messages that Telegram accepted, but whose id is unknown because the connection broke.
+"""Removal of stray placeholders: messages whose IDs the bot does not know although Telegram accepted them.
 
-In this case another placeholder is sent and becomes the answer. The stray one is found when a person taps its ⏹ or
-replies to it.
+A placeholder becomes stray if the connection breaks while it is being sent; the bot then sends another
+one, which becomes the answer. The stray placeholder is found when a user taps its ⏹ button or replies to
+it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ async def delete_stray_placeholder(handler: Handler, event: TelegramObject, data
 
 
 async def _is_stray(message: Message, request: Request) -> bool:
-    """Return whether a message is a placeholder of the bot whose reply is in another message."""
+    """Return whether `message` is a placeholder from the bot although the reply is shown in another message."""
     if message.from_user is None or message.from_user.id != request.bot.id:
         return False
     ledger = request.services.ledger
@@ -50,7 +51,7 @@ async def _is_stray(message: Message, request: Request) -> bool:
 
 
 def _stoppable(message: Message) -> int | None:
-    """Return the update whose answer the ⏹ under a message stops, or None if there is no ⏹."""
+    """Return the update whose answer the ⏹ button under `message` stops, or None without such a button."""
     rows = message.reply_markup.inline_keyboard if message.reply_markup else []
     data = next((button.callback_data for row in rows for button in row if button.callback_data), "")
     if not data.startswith(f"{Stop.__prefix__}:"):

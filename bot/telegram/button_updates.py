@@ -1,7 +1,8 @@
-"""Keep the rating buttons under answers up to date: states in between may be skipped, but the last one is always shown.
+"""Updates of the rating buttons under answers, which may skip intermediate states but never the last one.
 
-Votes come in bursts and a group takes few calls, so only the newest state is shown when it is a message's turn.
-If a process ends while updates are waiting, the next process shows them (`update_recent`).
+Votes come in bursts, and Telegram allows few calls per group, so only the newest state is shown when a
+message's turn comes. If the process ends while updates are waiting, the next process shows them
+(`RatingButtons.update_recent`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ _View = tuple[Exchange, int, Say]
 
 
 class RatingButtons:
-    """Updates buttons, with one task for each message that waits. Call `stop()` at the end."""
+    """A background updater of rating buttons, with one task for each message whose update is waiting.
+
+    Call `stop()` at the end.
+    """
 
     def __init__(self, bot: Bot, ledger: Ledger) -> None:
         self._bot = bot
@@ -48,9 +52,9 @@ class RatingButtons:
 
         Args:
             exchange: The exchange with the answer.
-            message: Id of the message with the buttons.
-            viewer: User id of the person whose vote is marked in a private chat. Groups show the tally.
-            say: The language of the buttons.
+            message: ID of the message with the buttons.
+            viewer: ID of the user whose vote is marked in a private chat. In a group, the tally is shown.
+            say: The translator into the language of the buttons.
         """
         key = (exchange.chat, message)
         self._pending[key] = (exchange, viewer, say)
@@ -58,7 +62,7 @@ class RatingButtons:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
     async def update_recent(self, translator: Translator) -> None:
-        """Show the latest votes in groups, which the previous process may have counted but not shown."""
+        """Update the buttons of recent votes in groups, which the previous process may have counted but not shown."""
         for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
             shown = await self._ledger.replies.for_update(exchange.update)
             asker = await self._ledger.people.get(exchange.asker)

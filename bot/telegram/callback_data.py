@@ -32,14 +32,14 @@ Decision = Annotated[int, Field(ge=0, le=1)]
 
 
 class Rate(CallbackData, prefix="rate"):
-    """`rate:<exchange>:<value>`: a thumb under an answer, 1 or -1."""
+    """Callback data `rate:<exchange>:<value>` of a thumb under an answer; `value` is 1 (👍) or -1 (👎)."""
 
     exchange: Id
     value: Thumb
 
 
 class Reason(StrEnum):
-    """Why a user dislikes an answer."""
+    """The reason why a user dislikes an answer."""
 
     WRONG = "wrong"
     BESIDE = "beside"
@@ -56,96 +56,102 @@ REASONS: Final = {
 
 
 class Because(CallbackData, prefix="because"):
-    """`because:<exchange>:<reason>`: the reason for a 👎."""
+    """Callback data `because:<exchange>:<reason>` of a button that gives the reason for a 👎."""
 
     exchange: Id
     reason: Reason
 
 
 class Better(CallbackData, prefix="better"):
-    """`better:<exchange>`: suggest a better answer."""
+    """Callback data `better:<exchange>` of the button with which a user suggests a better answer."""
 
     exchange: Id
 
 
 class Teach(CallbackData, prefix="teach"):
-    """`teach:<correction>:<wanted>`: whether to learn a correction, 1 or 0."""
+    """Callback data `teach:<correction>:<wanted>` of a button that accepts (1) or refuses (0) a correction."""
 
     correction: Id
     wanted: Decision
 
 
 class Asks(CallbackData, prefix="asks"):
-    """`asks:<correction>`: the text that was taken for a correction is a question."""
+    """Callback data `asks:<correction>` of the button that says that a supposed correction is a question."""
 
     correction: Id
 
 
 class Again(CallbackData, prefix="again"):
-    """`again:<exchange>`: another answer to the same question."""
+    """Callback data `again:<exchange>` of the button that requests another answer to the question."""
 
     exchange: Id
 
 
 class Prefer(CallbackData, prefix="prefer"):
-    """`prefer:<duel>:<choice>`: which of two answers is better, 1 or 2, or 0 for neither."""
+    """Callback data `prefer:<duel>:<choice>` of a button that picks the better of two answers.
+
+    `choice` is 1 or 2, or 0 if neither is better.
+    """
 
     duel: Id
     choice: Annotated[int, Field(ge=0, le=2)]
 
 
 class Stop(CallbackData, prefix="stop"):
-    """`stop:<update>`: stop the answer to that update."""
+    """Callback data `stop:<update>` of the button that stops the answer to an update."""
 
     update: Id
 
 
 class CancelRun(CallbackData, prefix="cancel"):
-    """`cancel:<run>`: cancel that run."""
+    """Callback data `cancel:<run>` of the button that cancels a run."""
 
     run: Id
 
 
 class TrainAgain(CallbackData, prefix="train_again"):
-    """`train_again:<run>`: train although nothing is new since that run."""
+    """Callback data `train_again:<run>` of the button that starts a run although nothing is new since `run`."""
 
     run: Id
 
 
 class CancelBroadcast(CallbackData, prefix="cancel_broadcast"):
-    """`cancel_broadcast:<update>`: cancel the broadcast that the update started."""
+    """Callback data `cancel_broadcast:<update>` of the button that cancels the broadcast started by `update`."""
 
     update: Id
 
 
 class Promote(CallbackData, prefix="promote"):
-    """`promote:<model>`: switch to that model."""
+    """Callback data `promote:<model>` of the button that makes a model live."""
 
     model: str
 
 
 class Approve(CallbackData, prefix="approve"):
-    """`approve:<model>`: let that candidate answer."""
+    """Callback data `approve:<model>` of the button that puts a candidate into service."""
 
     model: str
 
 
 class StopCanary(CallbackData, prefix="stop_canary"):
-    """`stop_canary:<model>`: end the trial of that canary."""
+    """Callback data `stop_canary:<model>` of the button that ends the trial of a canary."""
 
     model: str
 
 
 class RollBack(CallbackData, prefix="rollback"):
-    """`rollback:<model>`: go back from that model, which was live when the button was shown, to the previous one."""
+    """Callback data `rollback:<model>` of the button that goes back to the previous model.
+
+    `model` is the model that was live when the button was shown.
+    """
 
     model: str
 
 
 class Overrule(CallbackData, prefix="overrule"):
-    """`overrule:<model>:<live>:<back>`: switch to that rejected model although it was rejected.
+    """Callback data `overrule:<model>:<live>:<back>` of the button that makes a rejected model live anyway.
 
-    `live` was live when the button was shown; `back` is 1 for a rollback.
+    `live` is the model that was live when the button was shown; `back` is 1 for a rollback.
     """
 
     model: str
@@ -154,42 +160,57 @@ class Overrule(CallbackData, prefix="overrule"):
 
 
 class Drain(CallbackData, prefix="drain"):
-    """`drain:<key>`: take the replica with that `node_key` out of service."""
+    """Callback data `drain:<key>` of the button that takes a replica out of service.
+
+    The key is the `node_key` of the replica's name.
+    """
 
     node: str
 
 
 class Undrain(CallbackData, prefix="undrain"):
-    """`undrain:<key>`: put the replica with that `node_key` back into service."""
+    """Callback data `undrain:<key>` of the button that puts a replica back into service.
+
+    The key is the `node_key` of the replica's name.
+    """
 
     node: str
 
 
 class Speak(CallbackData, prefix="language"):
-    """`language:<code>`: the language that the user chose."""
+    """Callback data `language:<code>` of a button that chooses the bot's language for the user."""
 
     code: str
 
 
 class Learn(CallbackData, prefix="learn"):
-    """`learn:<wanted>`: whether the bot may learn from the user, 1 or 0."""
+    """Callback data `learn:<wanted>` of the button that turns learning from the user on (1) or off (0)."""
 
     wanted: Decision
 
 
 class Notes(CallbackData, prefix="notes"):
-    """`notes:<wanted>`: whether to notify the user when a model that learned from their votes goes live, 1 or 0."""
+    """Callback data `notes:<wanted>` of the button that turns notifications on (1) or off (0).
+
+    The user is notified when a model that learned from their votes goes live.
+    """
 
     wanted: Decision
 
 
 class Delete(CallbackData, prefix="delete"):
-    """`delete:<update>:<sure>`: confirm (1) or refuse (0) the deletion that the update asked for."""
+    """Callback data `delete:<update>:<sure>` of a button that confirms (1) or refuses (0) a deletion.
+
+    `update` is the update that asked for the deletion.
+    """
 
     update: Id
     sure: Decision
 
 
 def node_key(name: str) -> str:
-    """Return the key of a replica in callback data, because its name may be a long address with colons."""
+    """Return the key that stands for a replica in callback data.
+
+    The replica's `name` may be a long address with colons.
+    """
     return sha256(name.encode()).hexdigest()[:16]

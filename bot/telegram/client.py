@@ -1,14 +1,14 @@
-"""The Telegram client: a request middleware that limits the rate of calls, repeats them and translates refusals.
+"""The Telegram client: middleware that limits the rate of calls, repeats failed ones and translates errors.
 
-It is part of the bot's session, so it sees every call. docs/promises.md says what is guaranteed for each message.
-Errors::
+The middleware is part of the bot's session and therefore sees every call. docs/promises.md describes
+what is guaranteed for each kind of message. The errors are::
 
     DeliveryError
     ├── Unreachable   the bot was blocked or muted, or the chat or topic is gone
-    ├── Doubtful      the connection broke after a message was sent; it may have arrived, so it was not repeated
-    └── Undelivered   Telegram was not reached, or kept refusing, for too long; a later attempt may succeed
+    ├── Doubtful      the connection broke; the sent message may have arrived, so it is not repeated
+    └── Undelivered   Telegram was not reached or kept refusing for too long; a later attempt may succeed
 
-Any other refusal is a bug in the caller and passes as aiogram's own exception.
+Any other refusal is a bug in the caller and is raised as aiogram's own exception.
 """
 
 from __future__ import annotations
@@ -76,23 +76,26 @@ log = structlog.get_logger()
 
 
 class DeliveryError(Exception):
-    """A call failed. The text says why."""
+    """A failed call to Telegram; the text of the error gives the reason."""
 
 
 class Unreachable(DeliveryError):
-    """The bot cannot write to the chat: it was blocked, kicked or muted, or the chat is gone."""
+    """The bot cannot write to the chat: the bot was blocked, kicked or muted, or the chat is gone."""
 
 
 class Doubtful(DeliveryError):
-    """The connection broke after the call was sent; Telegram may have carried it out."""
+    """The connection broke after the call was sent, so Telegram may or may not have carried it out."""
 
 
 class Undelivered(DeliveryError):
-    """Telegram was not reached, or kept refusing, for longer than the retries last."""
+    """Telegram could not be reached, or kept refusing the call, until the retries were exhausted."""
 
 
 class GetRawUpdates(TelegramMethod[list[dict[str, Any]]]):
-    """getUpdates as plain JSON: an update that this aiogram cannot parse must not hold up the others."""
+    """The getUpdates method with results as plain JSON.
+
+    An update that the installed aiogram cannot parse therefore does not hold up the others.
+    """
 
     __returning__ = list[dict[str, Any]]
     __api_method__ = "getUpdates"
@@ -104,32 +107,45 @@ class GetRawUpdates(TelegramMethod[list[dict[str, Any]]]):
 
 
 class PartialEdit(EditMessageText):
-    """An edit that shows an unfinished answer. It never waits and is never repeated. The result is False if dropped."""
+    """An edit that shows an unfinished answer.
+
+    The edit never waits for the rate limit and is never repeated. If it is dropped, the result is False.
+    """
 
 
 class Placeholder(SendMessage):
-    """A message that will become an answer. It is dropped, and the result is False, if the chat has no capacity."""
+    """A message that will become an answer.
+
+    If the chat's rate limit leaves no capacity, the message is dropped and the result is False.
+    """
 
 
 class Notice(SendMessage):
-    """A message that tells group members that they have to wait. It takes precedence over the answers."""
+    """A message telling group members that they have to wait; it takes precedence over answers."""
 
 
 class ButtonEdit(EditMessageReplyMarkup):
-    """An edit of buttons that change often. When it is made, `latest` returns them. In groups answers go first."""
+    """An edit of frequently changing buttons.
+
+    `latest` is called when the edit is made, and returns the buttons to show. In groups, answers take
+    precedence over the edit.
+    """
 
     latest: Callable[[], Awaitable[InlineKeyboardMarkup]] = Field(exclude=True)
 
 
 class Typing(SendChatAction):
-    """The "typing" status. It never waits, and has a small rate limit of its own. The result is False if dropped."""
+    """The "typing" status of a chat.
+
+    The call never waits and has a small rate limit of its own. If it is dropped, the result is False.
+    """
 
 
 _PRIORITIES: Final = {Notice: Priority.NOTICE, ButtonEdit: Priority.BUTTONS, PartialEdit: Priority.PARTIAL}
 
 
 def open_bot(settings: TelegramSettings, middleware: DeliveryMiddleware | None = None) -> Bot:
-    """Return the bot of `settings`. Close it with `await bot.session.close()`.
+    """Return the bot for `settings`; close it with `await bot.session.close()`.
 
     Raises:
         ConfigError: The token is missing or malformed.
@@ -145,7 +161,10 @@ def open_bot(settings: TelegramSettings, middleware: DeliveryMiddleware | None =
 
 
 class DeliveryMiddleware(BaseRequestMiddleware):
-    """Makes calls within the rate limits, and repeats them if that is safe. `counts` are totals since the start."""
+    """Request middleware that keeps calls within the rate limits, and repeats failed calls if that is safe.
+
+    The attribute `counts` holds totals since the start.
+    """
 
     def __init__(self, settings: TelegramSettings) -> None:
         self.limiter = RateLimiter(settings)
@@ -156,7 +175,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
     async def __call__(
         self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
     ) -> Response[TelegramType]:
-        """Make one call.
+        """Make one call to Telegram.
 
         Raises:
             DeliveryError: The call failed. The module's docstring lists the subclasses.
@@ -184,7 +203,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             raise
 
     def numbers(self) -> dict[str, float]:
-        """Return the metrics: the counts and the current overall rate limit."""
+        """Return the metrics by name: the counts, and the current overall limit in calls per second."""
         return {**self.counts, "calls_per_second_allowed": self.limiter.calls_per_second}
 
     async def _try_once(self, request: _Request, method: TelegramMethod[Any]) -> Response[Any]:
@@ -250,6 +269,6 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             self.limiter.refused(chat, error.retry_after)
 
     def _chat_of(self, method: TelegramMethod[Any]) -> ChatLimiter | None:
-        """Return the limiter of the chat that the method writes to, or None for calls without a chat."""
+        """Return the limiter of the chat to which `method` writes, or None if the call has no chat."""
         chat: int | str | None = getattr(method, "chat_id", None)
         return None if chat is None else self.limiter.chat(chat)

@@ -1,7 +1,8 @@
-"""Formatting: convert a model's Markdown to plain text with entities, split into messages of allowed length.
+"""Conversion of a model's Markdown to plain text with entities, split into messages of permitted length.
 
-Entities are computed here and not parsed by Telegram, so it cannot refuse an answer for its markup. Lengths are UTF-16
-code units, as in the Bot API (https://core.telegram.org/bots/api#messageentity).
+The entities are computed here rather than parsed by Telegram, so Telegram cannot refuse an answer for
+its markup. Lengths are in UTF-16 code units, as in the Bot API
+(https://core.telegram.org/bots/api#messageentity).
 """
 
 from __future__ import annotations
@@ -40,14 +41,18 @@ class Page:
 
 
 def plain_pages(text: str, limit: int = LIMIT) -> tuple[Page, ...]:
-    """Return the text unformatted, split into pages. A blank text has no pages."""
+    """Return `text` without formatting, split into pages of at most `limit` UTF-16 code units.
+
+    If the text is blank, there are no pages.
+    """
     return tuple(_paged(_INVISIBLE.sub("", text), (), limit))
 
 
 def markdown_pages(markdown: str, limit: int = LIMIT) -> tuple[Page, ...]:
-    """Return the rendered text, split into pages. A blank text has no pages.
+    """Return `markdown` as formatted text, split into pages of at most `limit` UTF-16 code units.
 
-    If the converter cannot read a text, or renders it as nothing (such as a lone HTML tag), the text stays unformatted.
+    If the text is blank, there are no pages. If the converter cannot read the text, or renders it as nothing
+    (such as a lone HTML tag), the text stays unformatted.
     """
     markdown = _INVISIBLE.sub("", markdown)
     try:
@@ -90,7 +95,10 @@ def _paged(text: str, entities: tuple[MessageEntity, ...], limit: int) -> Iterat
 
 
 def _cut(text: str, start: int, limit: int) -> int:
-    """Return the end of the page that begins at `start`: the last good place to split, or else where it is full."""
+    """Return the end of the page that begins at `start`.
+
+    The page ends at the last good place to split the text or, if there is none, where the page is full.
+    """
     units = 0
     full = start
     while full < len(text):
@@ -108,7 +116,7 @@ def _cut(text: str, start: int, limit: int) -> int:
 
 
 def _clipped(entities: tuple[MessageEntity, ...], first: int, last: int) -> Iterator[MessageEntity]:
-    """Yield the entities between the units `first` and `last`, with offsets relative to `first`."""
+    """Yield the entities between UTF-16 offsets `first` and `last`, with offsets relative to `first`."""
     for each in entities:
         begin, end = max(each.offset, first), min(each.offset + each.length, last)
         if begin < end:

@@ -50,10 +50,10 @@ def rating_buttons(
     reason: Reason | None = None,
     newest: bool = True,
 ) -> InlineKeyboardMarkup:
-    """Return 👍 and 👎 for an exchange, and 🔄 under the `newest` answer to a question.
+    """Return 👍 and 👎 buttons for an exchange, and 🔄 if its answer is the `newest` one to the question.
 
-    The `chosen` thumb is marked. A 👎 adds buttons for the reason and for a better answer. `tally` has the numbers of
-    👍 and 👎 in a group.
+    The `chosen` thumb is marked. A 👎 adds buttons for the reason and for a better answer. In a group,
+    `tally` gives the numbers of 👍 and 👎.
     """
     ups, downs = tally or (0, 0)
     counts = {1: ups, -1: downs}
@@ -76,7 +76,7 @@ def rating_buttons(
 
 
 def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
-    """Return the buttons that choose one of two answers."""
+    """Return the buttons with which the user chooses one of two answers, or neither."""
     choices = ((1, "1️⃣"), (2, "2️⃣"), (0, say("The same")))
     row = [_button(text, Prefer(duel=duel, choice=choice)) for choice, text in choices]
     return InlineKeyboardMarkup(inline_keyboard=[row])
@@ -85,9 +85,9 @@ def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
 def correction_buttons(
     correction: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
 ) -> InlineKeyboardMarkup:
-    """Return the buttons to accept or refuse a correction, with the decision marked.
+    """Return the buttons that accept or refuse a correction, with the decision `wanted`, if any, marked.
 
-    A `doubtful` correction may have been meant as a question, and gets a button that says so.
+    A `doubtful` correction, which may have been meant as a question, also gets a button that says so.
     """
     words = {True: say("👍 Learn it"), False: say("👎 Don't")}
     row = [
@@ -99,22 +99,22 @@ def correction_buttons(
 
 
 def canary_buttons(model: str, say: Say) -> InlineKeyboardMarkup:
-    """Return the buttons that promote a canary and stop it."""
+    """Return the buttons that promote or stop a canary."""
     row = [_button(say("✔ Promote"), Promote(model=model)), _button(say("✖ Stop"), StopCanary(model=model))]
     return InlineKeyboardMarkup(inline_keyboard=[row])
 
 
 def promote_buttons(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:
-    """Return a button for the `previous` model, unless that is empty, and one for each of the others."""
+    """Return a button to go back to the `previous` model, if there is one, and a button for each of `models`."""
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
     rows += [[_button(say("Switch to {model}", model=model), Promote(model=model))] for model in models]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
 def replica_buttons(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
-    """Return a button for each replica that takes it out of service or puts it back.
+    """Return, for each replica, a button that takes it out of service or puts it back.
 
-    `nodes` says for each name whether that replica is drained.
+    `nodes` maps the name of each replica to whether the replica is drained.
     """
     rows = [
         [_button(say("↩ Put {node} back", node=name), Undrain(node=node_key(name)))]
@@ -126,13 +126,13 @@ def replica_buttons(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup
 
 
 def language_buttons(names: Mapping[str, str], spoken: str) -> InlineKeyboardMarkup:
-    """Return a button for each language, with the current one marked."""
+    """Return a button for each language, with the language `spoken` marked."""
     rows = [[_button(name + (CHOSEN if code == spoken else ""), Speak(code=code))] for code, name in names.items()]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
 def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeyboardMarkup:
-    """Return the button that turns learning on or off and, if learning is on, the one for notes."""
+    """Return the buttons that turn learning and, while learning is on, notifications on or off."""
     if opted_out:
         return one_button(say("Learn from me"), Learn(wanted=1))
     words = say("Don't tell me about new models") if wants_notes else say("Tell me when my votes taught a new model")
@@ -144,7 +144,10 @@ def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeybo
 
 
 def deletion_buttons(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:
-    """Return the buttons that confirm or refuse the deletion that `update` asked for."""
+    """Return the buttons that confirm or refuse the deletion for which `update` asked.
+
+    The texts of the buttons are `sure` and `unsure`.
+    """
     rows = [[_button(sure, Delete(update=update, sure=1))], [_button(unsure, Delete(update=update, sure=0))]]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 

@@ -1,9 +1,10 @@
-"""Replies: messages that answer one update, and are sent once and then edited, even after a crash.
+"""Replies: the messages that answer one update, sent once and then edited, even after a crash.
 
-A reply is recorded in the ledger before it is sent, and again with its message id, so that a replayed update edits the
-existing message. A crash or a broken connection between the two may leave a message whose id is unknown; the ledger
-counts such replies as doubtful. In private chats that message is a placeholder, since the final text is always an
-edit; in groups, where calls are scarce, it may be the final text. See docs/promises.md.
+A reply is recorded in the ledger before it is sent, and again with its message ID, so that a replayed
+update edits the existing message. A crash or a broken connection between the two records may leave a
+message whose ID is unknown; the ledger counts such replies as doubtful. In private chats, such a message
+is only a placeholder, because the final text is always an edit; in groups, where calls are scarce, it
+may be the final text. See docs/promises.md.
 """
 
 from __future__ import annotations
@@ -44,7 +45,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a reply. `topic` is a forum topic; `question` is the message being answered, quoted in groups."""
+    """The place of a reply.
+
+    Attributes:
+        chat: ID of the chat.
+        topic: ID of the forum topic, or None.
+        question: ID of the message being answered, or 0 if unknown.
+        quotes: Whether the reply quotes the question, as it does in groups.
+    """
 
     chat: int
     topic: int | None = None
@@ -53,7 +61,7 @@ class Place:
 
     @classmethod
     def of(cls, message: Message) -> Place:
-        """Return the place for an answer to `message`."""
+        """Return the place where an answer to `message` belongs."""
         return cls(
             chat=message.chat.id,
             topic=message.message_thread_id if message.is_topic_message else None,
@@ -63,10 +71,10 @@ class Place:
 
 
 class Reply:
-    """The reply to one update, in one message or several (slots 0, 1, …)."""
+    """The reply to one update, as one message or several, numbered as slots from 0."""
 
     def __init__(self, bot: Bot, ledger: Ledger, update: int, place: Place) -> None:
-        """Create a reply of which nothing has been sent. `open` returns one that an earlier attempt may have sent."""
+        """Create a reply of which nothing has been sent; use `open` if an earlier attempt may have sent something."""
         self.place = place
         self.finished = False
         self._bot = bot
@@ -78,7 +86,7 @@ class Reply:
 
     @classmethod
     async def open(cls, bot: Bot, ledger: Ledger, update: int, place: Place) -> Self:
-        """Return the reply to `update` as an earlier attempt left it."""
+        """Return the reply to `update` as earlier attempts left it."""
         reply = cls(bot, ledger, update, place)
         known = await ledger.replies.for_update(update)
         reply._messages = {each.slot: each.message for each in known if each.message is not None}
@@ -87,16 +95,16 @@ class Reply:
 
     @property
     def begun(self) -> bool:
-        """Whether a message has been sent."""
+        """Whether a message of the reply has been sent."""
         return bool(self._messages)
 
     @property
     def messages(self) -> tuple[int, ...]:
-        """The ids of the messages in the order of their slots."""
+        """The IDs of the reply's messages, in the order of their slots."""
         return tuple(self._messages[slot] for slot in sorted(self._messages))
 
     async def adopt(self, messages: Sequence[int]) -> None:
-        """Use existing messages for this reply, such as an earlier answer to the same question."""
+        """Use existing messages for this reply, such as those of an earlier answer to the question."""
         for slot, message in enumerate(messages):
             if slot not in self._messages:
                 await self._record(slot)
@@ -104,14 +112,14 @@ class Reply:
                 self._messages[slot] = message
 
     async def ask(self, text: str) -> None:
-        """Send a message that asks the user to reply to it, once."""
+        """Send a message that asks the user to reply to it, unless it has already been sent."""
         if 0 not in self._messages:
             await self._send(0, Page(text), ForceReply(force_reply=True, selective=True))
         await self._record_final(0)
         self.finished = True
 
     async def show_partial(self, pages: Sequence[Page] | str, markup: InlineKeyboardMarkup | None = None) -> bool:
-        """Show an unfinished answer unless the rate limit makes it wait; return whether all of it is shown."""
+        """Show as much of an unfinished answer as the rate limit allows at once; return whether all of it is shown."""
         if isinstance(pages, str):
             pages = plain_pages(pages)
         complete = True
@@ -138,19 +146,26 @@ class Reply:
         return complete
 
     async def notice(self, page: Page) -> None:
-        """Send a notice to group members that they have to wait. It is not recorded in the ledger."""
+        """Send a notice that tells group members to wait; the notice is not recorded in the ledger."""
         where = {"message_thread_id": self.place.topic, "reply_parameters": self._quoted()}
         await self._bot(Notice(**self._content(page), **where))
 
     async def typing(self) -> None:
-        """Show the "typing" status unless it would have to wait. Raises `Unreachable`."""
+        """Show the "typing" status, unless it would have to wait for the rate limit.
+
+        Raises:
+            Unreachable: The bot cannot write to the chat.
+        """
         with suppress(TelegramAPIError):
             await self._bot(Typing(chat_id=self.place.chat, action="typing", message_thread_id=self.place.topic))
 
     async def finish(self, pages: Sequence[Page] | str, markup: InlineKeyboardMarkup | None = None) -> None:
         """Show the final answer, with the buttons under its last message, and delete surplus messages.
 
-        `pages` must not be empty. Raises `DeliveryError` if not all of it could be shown.
+        `pages` must not be empty.
+
+        Raises:
+            DeliveryError: Not all of the answer could be shown.
         """
         if isinstance(pages, str):
             pages = plain_pages(pages)
@@ -160,7 +175,11 @@ class Reply:
         await self._finish(last)
 
     async def finish_with_picture(self, picture: InputFile, caption: str) -> None:
-        """Show a picture as the answer. Raises `DeliveryError`."""
+        """Show a picture with a caption as the final answer.
+
+        Raises:
+            DeliveryError: The picture could not be shown.
+        """
         media = InputMediaPhoto(media=picture, caption=caption)
         if 0 not in self._messages:
             await self._send(0, PENDING, None)
@@ -177,7 +196,7 @@ class Reply:
         return self.place.chat < 0  # the id of a private chat is its user's, and positive
 
     async def _finish(self, last: int) -> None:
-        """Delete the messages after slot `last`, and record the others as final."""
+        """Delete the messages in slots after `last`, and record the remaining messages as final."""
         for slot in [slot for slot in self._messages if slot > last]:
             await self._delete(slot)
         for slot in sorted(self._messages):
@@ -187,7 +206,11 @@ class Reply:
     async def _show_final(
         self, slot: int, page: Page, markup: InlineKeyboardMarkup | None, *, replace: bool = False
     ) -> None:
-        """Show the final content of a slot. In private chats this is always an edit, which can be repeated safely."""
+        """Show the final content of a slot.
+
+        In private chats, the final content is always shown by an edit, because an edit can be repeated safely.
+        With `replace`, a new message is sent even if the slot already has one.
+        """
         if replace or slot not in self._messages:
             content = (page, markup) if self._in_group else (PENDING, None)
             await self._send(slot, *content, replace=replace)
@@ -215,10 +238,13 @@ class Reply:
         replace: bool = False,
         optional: bool = False,
     ) -> bool:
-        """Send the message of a slot. If it may have arrived, send it again: twice is better than never.
+        """Send the message of a slot.
 
-        With `replace` the slot has a message already, but that message is gone. Returns False if an `optional` message
-        was not sent because the chat has no capacity.
+        If the message may or may not have arrived, it is sent again: twice is better than never. With `replace`,
+        the slot already has a message, but the message is gone.
+
+        Returns:
+            False if an `optional` message was not sent because the chat has no capacity, otherwise True.
         """
         for pause in _RESEND_PAUSES:
             if slot not in self._unsent:
@@ -265,7 +291,11 @@ class Reply:
             return await self._call_send(slot, Page(page.text), markup, kind)
 
     async def _record(self, slot: int) -> int | None:
-        """Record that a slot's message is about to be sent; return the id of the message if it was sent before."""
+        """Record that the message of a slot is about to be sent.
+
+        Returns:
+            The ID of the message if it was sent before, otherwise None.
+        """
         return (await self._ledger.replies.begin(self._update, slot, self.place.chat, self.place.question)).message
 
     async def _record_final(self, slot: int) -> None:
@@ -292,7 +322,7 @@ class Reply:
 
 
 def _refuses_entities(error: TelegramBadRequest, page: Page) -> bool:
-    """Return whether Telegram refused the page's formatting, which can be left out."""
+    """Return whether Telegram refused the formatting of `page`, without which the text can still be sent."""
     if not page.entities or "entit" not in error.message.lower():
         return False
     log.warning("entities refused", error=error.message)

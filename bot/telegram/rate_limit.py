@@ -1,8 +1,9 @@
-"""Rate limits of outgoing calls, for each chat and over all chats.
+"""Rate limits for outgoing calls, in each chat and over all chats.
 
-Telegram publishes its limits roughly (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this)
-and enforces them by refusals that do not say which limit was exceeded. A refusal slows down the chat it came from, and
-refusals in many chats at once slow down all of them. All times are the event loop's.
+Telegram publishes its limits only roughly
+(https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this) and enforces them by
+refusals that do not say which limit was exceeded. A refusal slows down the chat it came from, and
+refusals in many chats at once slow down all chats. All times are on the event loop's clock.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ log = structlog.get_logger()
 
 
 class RateLimiter:
-    """Limits calls in each chat, then over all chats."""
+    """A limiter of the rate of calls, first in each chat and then over all chats."""
 
     def __init__(self, settings: TelegramSettings) -> None:
         self._group_rate = settings.group_calls_per_minute
@@ -61,11 +62,14 @@ class RateLimiter:
 
     @property
     def calls_per_second(self) -> float:
-        """The current overall limit."""
+        """The current limit over all chats, in calls per second."""
         return self._overall.rate
 
     def chat(self, chat: int | str) -> ChatLimiter:
-        """Return the limiter of a chat. The least recently used limiters are dropped."""
+        """Return the limiter of a chat, creating it if necessary.
+
+        Only the most recently used limiters are kept.
+        """
         limiter = self._chats.get(chat)
         if limiter is None:
             if isinstance(chat, str) or chat < 0:  # the id of a private chat is its user's, and positive
@@ -77,34 +81,39 @@ class RateLimiter:
         return limiter
 
     def has_capacity(self, chat: ChatLimiter) -> bool:
-        """Return whether a call that may be dropped can be made at once."""
+        """Return whether a call that may be dropped can be made in `chat` without waiting."""
         return chat.has_capacity() and self._overall.has_capacity()
 
     async def acquire_typing(self, chat: ChatLimiter) -> bool:
-        """Take a typing action from the budget for them; return False if there is none left."""
+        """Count a "typing" action in `chat` against the separate budget for such actions.
+
+        Returns:
+            False if the budget is used up or calls in the chat are paused, otherwise True.
+        """
         if chat.paused or not self._typing.has_capacity():
             return False
         await self._typing.acquire()
         return True
 
     async def acquire(self, chat: ChatLimiter, priority: Priority = Priority.ANSWER) -> None:
-        """Wait until a call may be made, and count it."""
+        """Wait until a call may be made in `chat`, and count the call."""
         call = await chat.acquire(priority)
         await self._overall.acquire()
         chat.sent(call)
 
     def refused(self, chat: ChatLimiter, seconds: float) -> None:
-        """Make no call in a chat for the seconds that Telegram asked for."""
+        """Record that Telegram refused a call, and pause calls in `chat` for the `seconds` that Telegram asked for."""
         if not chat.burst:
             self._overall.refused(chat)
         chat.pause(seconds)
 
 
 class ChatLimiter:
-    """The limit of one chat.
+    """The rate limit of one chat.
 
-    Telegram counts a group's calls strictly. In private chats it tolerates bursts, but does not publish for how long.
-    The limit of a private chat therefore applies only after a refusal, until there has been none for `STRICT_SECONDS`.
+    Telegram enforces the limit of a group strictly. In private chats it tolerates bursts, but does not
+    publish for how long. The limit of a private chat therefore applies only after a refusal, until there has
+    been none for `STRICT_SECONDS`.
     """
 
     def __init__(self, calls: int, seconds: float, *, group: bool) -> None:
@@ -119,26 +128,30 @@ class ChatLimiter:
 
     @property
     def paused(self) -> bool:
-        """Whether Telegram has asked to make no calls in this chat for now."""
+        """Whether calls in this chat are currently paused at Telegram's request."""
         return _now() < self._paused_until
 
     def has_capacity(self, priority: Priority = Priority.PARTIAL) -> bool:
-        """Return whether a call of this priority can be made at once."""
+        """Return whether a call of the given priority can be made without waiting."""
         return not self.paused and (not self._strict or self._window.has_capacity(priority))
 
     async def acquire(self, priority: Priority) -> Call | None:
-        """Wait until a call may be made, higher priorities first."""
+        """Wait until a call may be made; calls with a higher priority go first.
+
+        Returns:
+            The call, to be passed to `sent`, or None if the limit does not apply.
+        """
         return await self._window.acquire(priority) if self._strict else None
 
     def sent(self, call: Call | None) -> None:
-        """Record that the acquired call is made now."""
+        """Record that the acquired call is being made now."""
         if call is not None:
             self._window.sent(call)
         self.burst = call is None and _now() - self._latest < self._interval / 2
         self._latest = _now()
 
     def pause(self, seconds: float) -> None:
-        """Make no call for some seconds, and apply the limit for some time after that."""
+        """Pause calls for `seconds`, then apply the limit for another `STRICT_SECONDS`."""
         self._paused_until = max(self._paused_until, _now() + seconds)
         self._strict_until = max(self._strict_until, self._paused_until + STRICT_SECONDS)
         self._window.pause_until(self._paused_until)
@@ -149,9 +162,9 @@ class ChatLimiter:
 
 
 class _OverallLimiter:
-    """The limit over all chats: halved when Telegram refuses calls in many chats, and recovering slowly.
+    """The rate limit over all chats, halved when Telegram refuses calls in many chats, and slowly restored.
 
-    The bucket keeps its size; while the rate is reduced, each call takes more out of it.
+    The leaky bucket keeps its size; while the rate is reduced, each call takes up more of the bucket.
     """
 
     def __init__(self, rate: float) -> None:
@@ -164,22 +177,25 @@ class _OverallLimiter:
 
     @property
     def rate(self) -> float:
-        """The current number of calls a second."""
+        """The current rate, in calls per second."""
         recovered = (_now() - self._reduced_at) / RECOVERY_SECONDS * self._max_rate
         return min(self._max_rate, self._reduced_to + recovered)
 
     def has_capacity(self) -> bool:
-        """Return whether a call that may be dropped can be made at once."""
+        """Return whether a call that may be dropped can be made without waiting."""
         rate = self.rate
         return self._bucket.has_capacity(self._max_rate / rate * (1 + rate // RESERVE))
 
     async def acquire(self) -> None:
-        """Wait until a call may be made, first come, first served."""
+        """Wait until a call may be made; calls are served in the order of their arrival."""
         async with self._lock:  # AsyncLimiter serves small amounts first
             await self._bucket.acquire(self._max_rate / self.rate)
 
     def refused(self, chat: ChatLimiter) -> None:
-        """Count a refusal that the chat's own limit does not explain, and halve the rate after `REFUSALS` of them."""
+        """Count a refusal that the limit of `chat` does not explain.
+
+        Refusals in `REFUSALS` chats within `REFUSAL_SECONDS` halve the rate.
+        """
         now = _now()
         if now - self._reduced_at < SETTLING_SECONDS:
             return
@@ -197,6 +213,9 @@ def _now() -> float:
 
 
 def _bucket(rate: float) -> AsyncLimiter:
-    """Return a leaky bucket of `rate` calls a second. It holds the calls of one second, but at least one call."""
+    """Return a leaky bucket for `rate` calls per second.
+
+    The bucket holds the calls of one second, but at least one call.
+    """
     size = max(1.0, rate)
     return AsyncLimiter(size, size / rate)

@@ -1,7 +1,7 @@
-"""A rate limiter with priorities, which allows a maximum number of calls in any window of time.
+"""A rate limiter with priorities that allows a maximum number of calls in any window of time.
 
-Telegram counts a group's messages in this way: 20 in any minute. A quiet group can take a burst at once, and a busy one
-gets the full sustained rate. All times are the event loop's.
+Telegram uses such a window to limit the messages in a group: 20 in any minute. A quiet group can take a
+burst at once, and a busy group gets the full sustained rate. All times are on the event loop's clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 class Priority(IntEnum):
-    """The order in which waiting calls are served."""
+    """The priority of a call; waiting calls with the lowest value are served first."""
 
     NOTICE = 0
     """A message that tells people they have to wait."""
@@ -35,7 +35,7 @@ AGED_SECONDS: Final = 45.0
 
 @dataclass(slots=True)
 class Call:
-    """A call in the window."""
+    """A call that takes up a slot of the window."""
 
     priority: Priority
     made: float
@@ -52,7 +52,7 @@ class _Waiter:
 
 
 class SlidingWindow:
-    """Allows at most `calls` calls in any `seconds` seconds."""
+    """A limiter that allows at most `calls` calls in any period of `seconds` seconds."""
 
     def __init__(self, calls: int, seconds: float) -> None:
         self._max_calls = calls
@@ -64,13 +64,16 @@ class SlidingWindow:
         self._timer: asyncio.TimerHandle | None = None
 
     def has_capacity(self, priority: Priority) -> bool:
-        """Return whether a call of this priority can be made at once."""
+        """Return whether a call of the given priority can be made without waiting."""
         now = self._now()
         ahead = any(each.effective(now) <= priority for each in self._waiters)
         return not ahead and self._ready_at(priority, now) <= now
 
     async def acquire(self, priority: Priority) -> Call:
-        """Wait for a slot in the window and take it. Report the call with `sent` when it is made."""
+        """Wait for a slot in the window and take it.
+
+        Pass the returned call to `sent` when it is made.
+        """
         waiter = _Waiter(priority, self._now())
         self._waiters.append(waiter)
         self._serve()
@@ -82,15 +85,15 @@ class SlidingWindow:
                 self._serve()
 
     def sent(self, call: Call) -> None:
-        """Record that an acquired call is made now: its slot is taken for the length of the window from now on."""
+        """Record that an acquired call is being made now, which occupies its slot for the length of the window."""
         call.made = self._now()
 
     def pause_until(self, time: float) -> None:
-        """Make no call before this time of the event loop."""
+        """Allow no calls before `time`, on the event loop's clock."""
         self._paused_until = max(self._paused_until, time)
 
     def _serve(self) -> None:
-        """Give free slots to the waiters, and schedule the next time that a slot is free."""
+        """Give free slots to waiting calls, and schedule the next round for when another slot becomes free."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -110,7 +113,7 @@ class SlidingWindow:
                 first.turn.set_result(call)
 
     def _ready_at(self, priority: Priority, now: float) -> float:
-        """Return the time when a call of this priority can be made if no other is made before it."""
+        """Return the earliest time at which a call of the given priority can be made if no other is made before it."""
         while self._calls and self._calls[0].made + self._seconds <= now:
             self._notices -= self._calls.popleft().priority is Priority.NOTICE
         kept = int(KEPT_FREE[priority] * self._max_calls)

@@ -1,8 +1,9 @@
 """Streaming of an answer into a reply: a placeholder, then edits as fast as Telegram allows.
 
-The first words are shown as soon as they exist. The interval between later edits widens while Telegram drops edits,
-and narrows again slowly. In groups nothing is shown for the first second, so that a quick answer takes a single call.
-Edits made here may be dropped; `Reply.finish`, which shows the final text, never is.
+The first words are shown as soon as they arrive. The interval between later edits widens while edits are
+being dropped, and slowly narrows again afterwards. In groups, nothing is shown for the first second, so
+that a quick answer takes a single call. These edits may be dropped, but never the final text, which
+`Reply.finish` shows.
 """
 
 from __future__ import annotations
@@ -32,18 +33,19 @@ TYPING_SECONDS: Final = 4.5
 
 @dataclass(eq=False)
 class StreamedAnswer:
-    """Shows deltas while they arrive: `async with StreamedAnswer(…) as answer: answer.show(delta)`.
+    """A context manager that shows an answer as it arrives.
 
-    On entering, the placeholder is sent after `hold` seconds. On leaving, the edit in flight is awaited. A
-    `DeliveryError` is raised by the next `show`, or on leaving.
+    Use it as `async with StreamedAnswer(…) as answer: answer.show(delta)`. After the block is entered, the
+    placeholder is sent with a delay of `hold` seconds. On leaving, the edit in flight is awaited. A
+    `DeliveryError` is raised by the next call of `show`, or on leaving the block.
 
     Args:
         reply: The reply that shows the answer.
-        say: The user's language.
-        placeholder: The text before the first words.
-        seconds: The shortest interval between edits.
+        say: The translator into the user's language.
+        placeholder: The text shown before the first words.
+        seconds: The minimum interval between edits.
         markup: The buttons under the unfinished answer.
-        hold: Seconds before anything is shown.
+        hold: The delay in seconds before anything is shown.
     """
 
     reply: Reply
@@ -77,7 +79,10 @@ class StreamedAnswer:
         await self._task
 
     def show(self, delta: Delta) -> None:
-        """Add one step of the answer. Raises the error that ended the edits."""
+        """Add `delta` to the answer being shown.
+
+        If the edits have ended with an error, the error is raised.
+        """
         assert self._task is not None
         if self._task.done():
             self._task.result()
@@ -141,7 +146,11 @@ class StreamedAnswer:
                 await self._closing.wait()
 
     async def _type(self) -> None:
-        """Show the "typing" status until cancelled. Raises `Unreachable`."""
+        """Show the "typing" status until cancelled.
+
+        Raises:
+            Unreachable: The bot cannot write to the chat.
+        """
         while True:
             try:
                 await self.reply.typing()

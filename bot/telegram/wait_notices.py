@@ -1,7 +1,7 @@
-"""Notices to group members whose answers wait for Telegram's rate limit.
+"""Notices to group members whose answers are delayed by Telegram's rate limit.
 
-A group takes about 20 messages a minute, including notices. Therefore one notice names everyone who waits, and nobody
-is named again for some minutes.
+A group can take about 20 messages per minute, including notices. Therefore, one notice names everyone
+who is waiting, and nobody is named again for some minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 class WaitNotices:
-    """Keeps track of who waits in which group, and of who has been notified."""
+    """A sender of wait notices that keeps track of the waiting users in each group and of those notified."""
 
     def __init__(self, limiter: RateLimiter, ledger: Ledger) -> None:
         self._limiter = limiter
@@ -46,7 +46,7 @@ class WaitNotices:
 
     @asynccontextmanager
     async def during(self, reply: Reply, person: int, update: int, say: Say) -> AsyncIterator[None]:
-        """Notify the user if a reply that is sent to a group in this context takes long."""
+        """Notify the user if the block takes long to send `reply` to a group."""
         place = reply.place
         limiter = self._limiter.chat(place.chat)
         if not limiter.group or (place.chat, person) in self._notified:
@@ -80,7 +80,7 @@ class WaitNotices:
             log.warning("wait notice not sent", chat=reply.place.chat, error=str(error))
 
     async def _page(self, people: list[int], say: Say) -> Page:
-        """Return the notice, which mentions everyone by name."""
+        """Return a notice that mentions each of `people` by name."""
         mentions = []
         for each in people:
             known = await self._ledger.people.get(each)

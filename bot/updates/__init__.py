@@ -1,1 +1,1 @@
-"""Incoming updates: received, stored, and handled in order until their effects have happened."""
+"""Incoming updates, which are received, stored, and then handled in order until each one is done."""

@@ -1,6 +1,6 @@
-"""Find out which updates from groups are meant for the bot. The others are not stored.
+"""Detection of the group updates that are meant for the bot; other group updates are not stored.
 
-A bot that is an administrator, or has privacy mode turned off, receives all messages of a group.
+A bot that is a group administrator, or has privacy mode turned off, receives all messages of the group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from storage.ledger import Ledger
 
 
 async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
-    """Return whether one of the messages in a group mentions the bot or replies to one of its messages."""
+    """Return whether any of `messages` in a group mentions the bot or replies to one of the bot's messages."""
     me = await bot.me()
     for each in messages:
         to = each.reply_to_message
@@ -33,7 +33,11 @@ async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
 
 
 async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
-    """Return whether messages are in a private chat, addressed to the bot, or a command that names no other bot."""
+    """Return whether `messages` are meant for the bot.
+
+    Messages are meant for the bot if they are in a private chat, address the bot, or begin with a command
+    that names no other bot.
+    """
     if messages[0].chat.type == "private" or await addressed(messages, bot):
         return True
     written = messages[0].text or messages[0].caption or ""
@@ -42,9 +46,10 @@ async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
 
 
 async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
-    """Return whether an update may have an effect. Messages and reactions among people in a group have none.
+    """Return whether the bot may have to act on an update.
 
-    All pictures of an album pass, because only one of them has the caption. So does an edit of an answered question.
+    Messages and reactions between the members of a group need no action. All pictures of an album pass,
+    because only one of them has the caption. An edit of an answered question also passes.
     """
     try:
         if "message_reaction" in raw:

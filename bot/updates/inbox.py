@@ -1,9 +1,9 @@
-"""The inbox: stores updates, then handles each until its effects have happened.
+"""The inbox, which stores every update before handling it, and retries the handling until it is done.
 
-An update is acknowledged to Telegram only after it is in the ledger. If a crash interrupts an update, it is handled
-again at the next start; an update that fails every time becomes a dead letter. While the disk is full nothing is
-handled: an update that could not be stored is not acknowledged, so Telegram sends it again, and stored ones wait for
-space.
+An update is acknowledged to Telegram only after it is in the ledger. If a crash interrupts the handling
+of an update, the next start handles it again; an update that fails every time becomes a dead letter.
+While the disk is full, nothing is handled: an update that cannot be stored is not acknowledged, so
+Telegram sends it again, and stored updates wait for space.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ OnArrival = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The details of an update besides its content.
+    """Information about an update that is not part of its content.
 
     Attributes:
-        update: Its id.
-        attempt: The number of the attempt, counted from 1.
-        received: When it was stored, in UTC seconds.
-        album: All messages of its media group, the handled one first. Empty for other updates.
+        update: The update's ID.
+        attempt: The number of the current attempt, counted from 1.
+        received: When the update was stored, as a Unix timestamp in seconds.
+        album: All messages of the update's media group, the handled one first. Empty if there is no group.
     """
 
     update: int
@@ -79,7 +79,10 @@ class Delivery:
 
 @dataclass(eq=False)
 class Inbox:
-    """The entry point of every update. Call `replay` once, then `store` or `accept`, and finally `stop`."""
+    """The entry point for all updates.
+
+    Call `replay` once, then `store` or `accept` for new updates, and finally `stop`.
+    """
 
     bot: Bot
     dispatcher: Dispatcher
@@ -96,17 +99,17 @@ class Inbox:
 
     @property
     def pending(self) -> int:
-        """The number of updates that wait or are being handled in this process."""
+        """The number of updates that are waiting or being handled in this process."""
         return self._lanes.pending
 
     async def accept(self, raw: Any) -> None:
-        """Store the update of one webhook call. Afterwards it is safe to answer 200.
+        """Store the update of one webhook call, which may then be answered with status 200.
 
-        This waits for `replay`, so that the update does not overtake earlier messages of its chat.
+        The method waits for `replay`, so that the update does not overtake earlier messages of its chat.
 
         Raises:
-            ValueError: It is not an update.
-            StorageError: It could not be stored.
+            ValueError: `raw` is not an update.
+            StorageError: The update could not be stored.
         """
         if not is_update(raw):
             raise ValueError("an update is an object with an update_id")
@@ -114,10 +117,10 @@ class Inbox:
         await self.store([raw])
 
     async def store(self, updates: Iterable[dict[str, Any]]) -> None:
-        """Store new updates in one commit and queue them. Afterwards they may be acknowledged.
+        """Store new updates in one commit and queue them; they may then be acknowledged.
 
         Raises:
-            StorageError: They could not be stored and must not be acknowledged.
+            StorageError: The updates could not be stored and must not be acknowledged.
         """
         raws = []
         for raw in updates:
@@ -150,11 +153,17 @@ class Inbox:
         return len(left)
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Start no more updates; give those in progress `grace` seconds, then cancel them. They are replayed later."""
+        """Start no more updates, give those in progress `grace` seconds to finish, and then cancel the rest.
+
+        Cancelled updates are replayed later.
+        """
         await self._lanes.stop(grace)
 
     async def _is_ours(self, raw: dict[str, Any]) -> bool:
-        """Return whether an update may have an effect. An edit whose lane is busy always passes."""
+        """Return whether the bot may have to act on an update.
+
+        An edited message always passes while other updates of its lane are unfinished.
+        """
         try:
             edits = "edited_message" in raw and lane_of(raw) in self._lanes
             return edits or await is_ours(raw, self.bot, self.ledger)
@@ -166,7 +175,7 @@ class Inbox:
         self._lanes.add(update)
 
     async def _handle(self, turn: list[QueuedUpdate]) -> None:
-        """Handle an update or a media group until its effects have happened or it is a dead letter."""
+        """Handle an update or a media group, retrying until it is done or has become a dead letter."""
         update = turn[0].stored.id
         failures = tries = attempt = 0
         error: Exception | None = None
@@ -231,7 +240,10 @@ class Inbox:
             await self._finish(each.stored.id, unreachable)
 
     async def _finish(self, update: int, unreachable: str) -> None:
-        """Record that an update is done. On a full disk, wait for space: another attempt would repeat the effects."""
+        """Record that an update is done.
+
+        If the disk is full, wait for space, because another attempt at the update would repeat its effects.
+        """
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
                 await self.ledger.inbox.finish(update, unreachable)
@@ -248,7 +260,11 @@ class Inbox:
             self._settled[int(raw["update_id"])] = None
 
     async def _bury(self, turn: list[QueuedUpdate], error: Exception) -> bool:
-        """Make an update or media group a dead letter and report it. Return False if that could not be recorded."""
+        """Make an update or media group a dead letter and report it.
+
+        Returns:
+            False if the dead letter could not be recorded, otherwise True.
+        """
         update = turn[0].stored.id
         reason = str(error) if isinstance(error, _CrashedEachTime) else f"{type(error).__name__}: {account(error)}"
         try:
@@ -278,4 +294,4 @@ def _has_known_type(update: Update) -> bool:
 
 
 class _CrashedEachTime(Exception):
-    """The process crashed on every attempt at an update."""
+    """The process crashed on every attempt to handle an update."""

@@ -24,7 +24,13 @@ MAX_MEMBERS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class QueuedUpdate:
-    """An update in its lane, with its row and its JSON. `arrived` is a time of the monotonic clock."""
+    """An update in its lane.
+
+    Attributes:
+        stored: The update's row in the ledger.
+        raw: The update's JSON.
+        arrived: When the update was queued, on the monotonic clock.
+    """
 
     stored: StoredUpdate
     raw: dict[str, Any]
@@ -32,7 +38,7 @@ class QueuedUpdate:
 
     @property
     def group(self) -> str | None:
-        """The id of its media group, or None if it is in none."""
+        """The ID of the update's media group, or None if the update is not in a group."""
         message = self.raw.get("message")
         group = message.get("media_group_id") if isinstance(message, dict) else None
         return None if group is None else str(group)
@@ -41,7 +47,7 @@ class QueuedUpdate:
 def members(first: QueuedUpdate, lane: Iterable[QueuedUpdate]) -> list[QueuedUpdate]:
     """Return the updates of `lane` to handle together with `first`, in Telegram's order.
 
-    An update that was attempted before a crash is handled together only with others that were.
+    Updates that were attempted before a crash are handled together only with each other.
     """
     if first.group is None:
         return [first]
@@ -51,7 +57,10 @@ def members(first: QueuedUpdate, lane: Iterable[QueuedUpdate]) -> list[QueuedUpd
 
 
 def seconds_until_complete(group: list[QueuedUpdate], quiet: float) -> float:
-    """Return how long to wait for more members. A group is complete after `quiet` seconds without a new one."""
+    """Return how many seconds to wait for more members of `group`.
+
+    A group is complete after `quiet` seconds without a new member.
+    """
     first = group[0]
     if first.group is None or first.stored.attempts > 0 or len(group) == MAX_MEMBERS:
         return 0.0
@@ -70,9 +79,9 @@ class _Lane:
 
 
 class Lanes:
-    """Calls `handle` for each update in the order of its lane.
+    """A set of lanes that calls `handle` for the updates of each lane in order.
 
-    A media group is complete after `quiet_seconds` without a new member.
+    A media group is considered complete after `quiet_seconds` without a new member.
     """
 
     def __init__(self, handle: Handle, quiet_seconds: float) -> None:
@@ -86,12 +95,12 @@ class Lanes:
         return lane in self._lanes
 
     def has(self, update: int) -> bool:
-        """Return whether an update waits or is being handled."""
+        """Return whether an update is waiting or being handled."""
         return update in self._ids
 
     @property
     def pending(self) -> int:
-        """The number of updates that wait or are being handled."""
+        """The number of updates that are waiting or being handled."""
         return len(self._ids)
 
     def add(self, update: QueuedUpdate) -> None:
@@ -105,7 +114,7 @@ class Lanes:
             lane.worker = asyncio.create_task(self._work(name, lane))
 
     async def stop(self, grace: float) -> None:
-        """Start no more updates; give those in progress `grace` seconds, then cancel them."""
+        """Start no more updates, give those in progress `grace` seconds to finish, and then cancel the rest."""
         self._stopping = True
         for lane in self._lanes.values():
             lane.arrived.set()
@@ -130,7 +139,11 @@ class Lanes:
             del self._lanes[name]
 
     async def _next(self, lane: _Lane) -> list[QueuedUpdate] | None:
-        """Return the first update, or its media group once that is complete, or None when the lanes are stopped."""
+        """Wait for and return the lane's first update, or its media group once that is complete.
+
+        Returns:
+            The updates to handle together, or None when the lanes are stopped.
+        """
         while not self._stopping:
             turn = members(lane.queue[0], lane.queue)
             seconds = seconds_until_complete(turn, self._quiet_seconds)

@@ -1,9 +1,10 @@
-"""The lane of an update. Updates of one lane are handled one after the other.
+"""Assignment of updates to lanes; the updates of one lane are handled one after another.
 
-A private chat is one lane; in a group each member has a lane. An edited message is in the lane of the original. Button
-taps, reactions, /stop and other quick commands have separate lanes for each person, so that they need not wait for an
-answer in flight. Only /retrain, /promote and /rollback wait for a switch of models, which may take minutes. The name of
-each lane ends in a colon and the person's id, by which the ledger finds a person's updates (`*:{user}`).
+A private chat is one lane; in a group, each member has a lane. An edited message is in the lane of the
+original. Button taps, reactions, /stop and other quick commands have separate lanes for each user, so
+that they need not wait for an answer in flight. Only /retrain, /promote and /rollback wait for a switch
+of models, which may take minutes. The name of each lane ends in a colon and the user's ID, by which the
+ledger finds a user's updates (`*:{user}`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ _MAX_DEPTH: Final = 100
 
 
 def is_update(raw: object) -> bool:
-    """Return whether JSON is a storable update: an object with a valid `update_id` that is not nested too deeply."""
+    """Return whether `raw` is an update that can be stored.
+
+    Such an update is a JSON object with a valid `update_id` and without excessively deep nesting.
+    """
     if not isinstance(raw, dict):
         return False
     number = raw.get("update_id")
@@ -54,7 +58,7 @@ def is_update(raw: object) -> bool:
 
 
 def lane_of(raw: dict[str, Any]) -> str:
-    """Return the lane of an update. Updates of unknown shape share one lane."""
+    """Return the name of an update's lane; all updates of unknown shape share one lane."""
     callback = raw.get("callback_query")
     if isinstance(callback, dict):
         kind = _TAPS.get(str(callback.get("data")).partition(":")[0], "taps")
@@ -77,7 +81,10 @@ def lane_of(raw: dict[str, Any]) -> str:
 
 
 def command_of(text: object) -> str:
-    """Return the command that a text begins with ("/Status@bot x" gives "status"), or an empty string."""
+    """Return the command at the beginning of `text`, or an empty string if there is none.
+
+    For example, the command in "/Status@bot x" is "status".
+    """
     if not isinstance(text, str) or not text.startswith("/"):
         return ""
     word = text[1:].split(maxsplit=1)[:1]

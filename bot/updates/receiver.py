@@ -1,7 +1,8 @@
-"""Receive updates, either by polling Telegram or by a webhook that Telegram calls.
+"""Reception of updates from Telegram, by polling or through a webhook.
 
-Unfinished updates of an earlier process are queued first. An update is acknowledged (when polling, by the next
-offset) only after the inbox has stored it. Telegram's errors are retried endlessly.
+Updates left unfinished by an earlier process are queued first. An update is acknowledged (when polling,
+by the offset of the next request) only after the inbox has stored it. After an error from Telegram,
+requests are retried indefinitely.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ log = structlog.get_logger()
 
 
 class Receiver:
-    """Passes updates from Telegram to the inbox until `run` is cancelled."""
+    """Receiver of Telegram updates for the inbox: `run` polls until it is cancelled, or sets up a webhook."""
 
     def __init__(self, bot: Bot, inbox: Inbox, settings: TelegramSettings) -> None:
         self._bot = bot
@@ -56,10 +57,10 @@ class Receiver:
         self._failures = 0
 
     async def run(self) -> None:
-        """Replay unfinished updates, then poll for ever or, with a webhook, return once it is set.
+        """Replay unfinished updates, then poll Telegram forever or, in webhook mode, set the webhook and return.
 
         Raises:
-            ConfigError: Telegram does not know the token, or does not accept the webhook's address.
+            ConfigError: Telegram rejects the token or the webhook's address.
         """
         await self._inbox.replay()
         try:

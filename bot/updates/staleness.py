@@ -1,6 +1,7 @@
-"""Questions that waited while the bot was down. Old ones get an apology instead of an answer, one for each person.
+"""Detection of stale questions, which waited too long while the bot was down.
 
-Who got an apology is kept only in memory, and only until their next recent question.
+A user with stale questions gets a single apology in each chat instead of the answers. Apologies are
+remembered only in memory, and only until the user's next recent question.
 """
 
 from __future__ import annotations
@@ -11,22 +12,25 @@ from aiogram.types import Message
 
 
 class StaleQuestions:
-    """Decides which questions are stale: those older than `hours`, or none if that is 0."""
+    """Filter for stale questions: those older than `hours` hours. If `hours` is 0, no question is stale."""
 
     def __init__(self, hours: float) -> None:
         self._seconds = hours * 3600
         self._apologised: set[tuple[int, int]] = set()
 
     def is_stale(self, message: Message) -> bool:
-        """Return whether a message is too old to be answered, counted from its last edit."""
+        """Return whether `message` is too old to be answered, counting from its last edit if it was edited."""
         return 0 < self._seconds < time.time() - (message.edit_date or message.date.timestamp())
 
     def should_apologise(self, chat: int, asker: int) -> bool:
-        """Return whether the asker has not had an apology yet, and count one as sent. True only once until `reset`."""
+        """Return True if the user `asker` has had no apology in this chat yet, and record one as sent.
+
+        Further calls return False until `reset` is called.
+        """
         first = (chat, asker) not in self._apologised
         self._apologised.add((chat, asker))
         return first
 
     def reset(self, chat: int, asker: int) -> None:
-        """Forget the apology, because the asker has a recent question."""
+        """Forget the apology to the user `asker`, who has now asked a recent question."""
         self._apologised.discard((chat, asker))

@@ -1,6 +1,6 @@
-"""The bot's metrics in Prometheus' text format, rendered from one snapshot for each scrape.
+"""The bot's metrics in the Prometheus text format, rendered from a new snapshot on each scrape.
 
-docs/metrics.md lists them for dashboards and alerts.
+The file docs/metrics.md lists the metrics for use in dashboards and alerts.
 """
 
 from __future__ import annotations
@@ -96,12 +96,13 @@ NODE_COUNTERS: Final = {
 
 
 def render(numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mapping[str, Mapping[str, float]]) -> bytes:
-    """Return the exposition text.
+    """Return the metrics in the Prometheus text format.
 
     Args:
-        numbers: The bot's own values by the names in `GAUGES` and `COUNTERS`. Others are left out.
+        numbers: The bot's own values, keyed by the names in `GAUGES` and `COUNTERS`. Other names are
+            ignored.
         labels: The model and the engine in use, for `thumbtune_info`.
-        nodes: For each engine's name, its values by the names in `NODE_GAUGES` and `NODE_COUNTERS`.
+        nodes: For each engine's name, its values, keyed by the names in `NODE_GAUGES` and `NODE_COUNTERS`.
     """
     registry = CollectorRegistry()
     registry.register(_Snapshot(numbers, labels, nodes))

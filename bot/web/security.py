@@ -24,17 +24,17 @@ _STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
 
 
 def is_secret(given: bytes, expected: str) -> bool:
-    """Return whether a secret is the expected one, comparing in constant time."""
+    """Return whether the secret `given` equals `expected`, comparing in constant time."""
     return hmac.compare_digest(given, expected.encode())
 
 
 def header(request: web.Request, name: str) -> bytes:
-    """Return a header's value as it was sent, or empty bytes if there is none."""
+    """Return the bytes of a header's value as sent, or empty bytes if the request has no such header."""
     return request.headers.get(name, "").encode("utf-8", "surrogateescape")
 
 
 def password(request: web.Request) -> bytes:
-    """Return the password of basic authentication or the bearer token, or empty bytes if there is neither."""
+    """Return the password of basic authentication or the bearer token, or empty bytes if neither was sent."""
     scheme, _, credentials = header(request, "Authorization").partition(b" ")
     if scheme.lower() == b"bearer":
         return credentials.strip()
@@ -45,7 +45,7 @@ def password(request: web.Request) -> bytes:
 
 
 def caller(request: web.Request, proxies: Sequence[Network]) -> str:
-    """Return the caller's address: the last address in the chain that is not one of our proxies."""
+    """Return the caller's address: the last address in the forwarding chain that is not in `proxies`."""
     address = request.remote or ""
     forwarded = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
     while forwarded and is_within(address, proxies):
@@ -54,7 +54,7 @@ def caller(request: web.Request, proxies: Sequence[Network]) -> str:
 
 
 def is_within(address: str, networks: Sequence[Network]) -> bool:
-    """Return whether an address belongs to one of the networks. Text that is not an address does not."""
+    """Return whether `address` is a valid IP address that belongs to one of the networks."""
     try:
         return any(ip_address(address) in network for network in networks)
     except ValueError:
@@ -72,8 +72,8 @@ def is_loopback(address: str) -> bool:
 def is_own_name(request: web.Request, host: str) -> bool:
     """Return whether the Host header names this machine: `localhost`, a loopback address, or `host` itself.
 
-    A page of another site can reach a loopback address by a name of its own (DNS rebinding), and the browser then sends
-    that name.
+    This check blocks DNS rebinding, in which a page of another site reaches a loopback address through the
+    site's own domain name. The browser then sends that domain name in the Host header.
     """
     try:
         name = urlsplit(f"//{request.host}").hostname or ""
@@ -83,7 +83,7 @@ def is_own_name(request: web.Request, host: str) -> bool:
 
 
 def content_policy(page: bytes = b"") -> str:
-    """Return the Content-Security-Policy for a page. Only its first `<style>` is allowed."""
+    """Return a Content-Security-Policy that allows no styles except the first `<style>` element of `page`."""
     style = _STYLE.search(page)
     allowed = f"'sha256-{b64encode(sha256(style[1]).digest()).decode()}'" if style else "'none'"
     return (
@@ -93,7 +93,7 @@ def content_policy(page: bytes = b"") -> str:
 
 
 async def harden(_: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers that a response does not set itself (a signal handler: `on_response_prepare`)."""
+    """Add the security headers that `response` does not set itself (an `on_response_prepare` signal handler)."""
     for name, value in {
         "Content-Security-Policy": content_policy(),
         "X-Content-Type-Options": "nosniff",

@@ -1,6 +1,7 @@
-"""The bot's web server: /health, /metrics, the operator page, each run's curve and sheet, and Telegram's webhook.
+"""The bot's web server: /health, /metrics, the operator page, run reports and Telegram's webhook.
 
-The webhook stores an update before it answers 200. The pages get their content from `Monitoring`.
+The reports of a run are its loss curve and its sheet. The webhook stores an update before it answers
+with status 200. The pages get their content from `Monitoring`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextmanager
 def listening(host: str, port: int, cure: str) -> Iterator[None]:
-    """Turn an error from listening on the port into a ConfigError that says how to fix it."""
+    """Convert an OSError raised while listening on the port into a ConfigError that ends with `cure`, the fix."""
     try:
         yield
     except OSError as error:
@@ -86,7 +87,7 @@ def listening(host: str, port: int, cure: str) -> Iterator[None]:
 
 @dataclass(eq=False)
 class WebServer:
-    """The web server. `start()` returns the address it listens on; call `stop()` at the end."""
+    """The bot's web server. `start()` returns its address; `stop()` must be called at the end."""
 
     settings: Settings
     monitoring: Monitoring
@@ -96,7 +97,7 @@ class WebServer:
     _runner: web.AppRunner | None = field(default=None, init=False)
 
     async def start(self) -> str:
-        """Start listening, and return the address, `http://host:port`."""
+        """Start listening and return the server's URL, `http://host:port`."""
         app = web.Application(client_max_size=MOST_BYTES)
         app.on_response_prepare.append(harden)
         environment = aiohttp_jinja2.setup(
@@ -145,7 +146,7 @@ class WebServer:
             await self._runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
-        """Answer 200 or 503. Only those who may see the operator page also learn what is wrong."""
+        """Answer with status 200 or 503, and say what is wrong only if the caller may see the operator page."""
         services = await self.monitoring.ping()
         well = all(state == "ok" for state in services.values())
         body: dict[str, Any] = {"status": "ok" if well else "failing"}
@@ -165,7 +166,7 @@ class WebServer:
         return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
 
     def _say(self, request: web.Request) -> Say:
-        """Return the language that the page's link asks for, or else the browser's."""
+        """Return the translator for the language in the page's URL or, if none is given, the browser's language."""
         return self.translator.to(request.query.get("language"), *_preferred(request))
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
@@ -211,7 +212,7 @@ class WebServer:
         return guarded
 
     def _refusal(self, request: web.Request) -> web.HTTPException | None:
-        """Return an error unless the caller gives `web.token` or, if that is empty, is on this machine."""
+        """Return an error unless the request has the `web.token` or, if no token is set, is from this machine."""
         if token := self.settings.web.token.get_secret_value():
             if is_secret(password(request), token):
                 return None
@@ -224,7 +225,7 @@ class WebServer:
 
 
 def _preferred(request: web.Request) -> list[str]:
-    """Return the languages of Accept-Language, the most preferred first."""
+    """Return the languages in the Accept-Language header, most preferred first."""
     ranked = []
     for each in request.headers.get("Accept-Language", "").split(","):
         tag, _, quality = each.partition(";q=")

@@ -1,1 +1,1 @@
-"""The chat format: how a conversation becomes the text and the token ids that InternVL2 reads."""
+"""The chat format: how a conversation becomes the text and the token IDs that InternVL2 reads."""

@@ -1,7 +1,7 @@
-"""Counts a prompt's tokens for one model and cuts the history to the engine's window.
+"""Token counts of prompts for one model, and truncation of the history to the engine's context window.
 
-Reads only a checkpoint's configuration and tokenizer files and imports neither torch nor transformers, so that the
-bot's process can count.
+This module reads only a checkpoint's configuration and tokenizer files and imports neither torch nor
+transformers, so that the bot's own process can count tokens.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _PICTURES: Final = 4096
 
 
 class Window:
-    """The context window of an engine, in tokens. Thread-safe.
+    """The context window of an engine, in tokens. Instances are thread-safe.
 
     Args:
         directory: The model's checkpoint.
-        tiles: The most tiles of a picture, or None for the checkpoint's own limit.
-        longest: The engine's own limit, if it is lower than the model's.
+        tiles: The maximum number of tiles per picture, or None for the checkpoint's own limit.
+        longest: The engine's own limit in tokens, if it is lower than the model's.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: The directory has no InternVL2 configuration.
@@ -74,13 +74,17 @@ class Window:
         self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
-        """Return whether the prompt fits for any tokenization and any picture sizes. This is fast and reads no file."""
+        """Return whether `prompt` is certain to fit, whatever its tokenization and the sizes of its pictures.
+
+        The check is fast and reads no files.
+        """
         return upper_bound(prompt, (self._tiling.max_tiles + 1) * self._tiling.tokens) <= self._prompt_limit(prompt)
 
     def fit(self, prompt: Prompt) -> Prompt:
-        """Return the prompt, cut by `template.fit` if it is too long. The tokenizer is loaded on first use.
+        """Return the prompt, with its history truncated by `template.fit` if the prompt is too long.
 
-        If the newest question alone leaves less room than a full answer needs, the answer gets shorter.
+        The tokenizer is loaded on first use. If the newest question alone leaves too little room for a full
+        answer, the answer is limited to the remaining room.
 
         Raises:
             PromptTooLong: There is no room for an answer at all.
@@ -95,7 +99,11 @@ class Window:
         return fit(prompt, self.tokens - 1, self.count)
 
     def count(self, prompt: Prompt) -> int:
-        """Return the length of `token_ids.token_ids`. Raises PictureError if the header of a picture cannot be read."""
+        """Return the prompt's number of tokens, which equals the number of IDs from `token_ids.token_ids`.
+
+        Raises:
+            PictureError: The header of a picture cannot be read.
+        """
         given = pictures(prompt)
         rendered = render(prompt, [1] * len(given), self._family)
         texts = [text for text in _SPECIAL.split(rendered) if text]
@@ -104,11 +112,11 @@ class Window:
             return special + sum(map(self._text_tokens, texts)) + sum(map(self._count_picture, given))
 
     def _prompt_limit(self, prompt: Prompt) -> int:
-        """Return the most tokens of the prompt: at least half of the window, however long the answer may be."""
+        """Return the prompt's token limit: the window minus the longest answer, but at least half the window."""
         return self.tokens - min(prompt.sampling.max_new_tokens, self.tokens // 2)
 
     def _count_of_step(self, whole: Prompt, step: int, shorter: Prompt) -> int:
-        """Return `count` if a multiple of `step` questions was cut, otherwise a number larger than any window."""
+        """Return the token count of `shorter` if a multiple of `step` questions was removed, else `sys.maxsize`."""
         return sys.maxsize if (_questions(whole) - _questions(shorter)) % step else self.count(shorter)
 
     @cachedmethod(attrgetter("_picture_tokens"), key=lambda _, picture: picture.sha256)
@@ -117,7 +125,7 @@ class Window:
 
     @cached_property
     def _tokenize(self) -> Callable[[str], int]:
-        """A function that counts the tokens of a text that follows a special token and contains none."""
+        """A function that counts the tokens of a text that follows a special token and contains no special tokens."""
         file = self._files[0]
         if file.suffix == ".json":
             from tokenizers import Tokenizer  # type: ignore[import-untyped]
@@ -133,16 +141,16 @@ class Window:
 
 
 def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longest: int | None = None) -> Window | None:
-    """Return the window of an engine with these settings, or None if it cannot be determined.
+    """Return the context window of an engine, or None if the window cannot be determined.
 
-    It cannot be determined if the directory holds no checkpoint, or if an external server's model is not set in
-    `inference.model`.
+    The window cannot be determined if `directory` contains no checkpoint, or if the engine is an external
+    server whose model is not set in `inference.model`.
 
     Args:
         directory: The model's checkpoint.
-        settings: The settings.
-        ours: Whether the bot starts the engine; otherwise it is an external server.
-        longest: The engine's own limit, if it reports one.
+        settings: The settings for inference.
+        ours: Whether the bot starts the engine; if not, the engine is an external server.
+        longest: The engine's own limit in tokens, if the engine reports one.
     """
     if not ours and settings.model == TINY:
         return None

@@ -77,30 +77,33 @@ BREAK: Final = "\u2060"
 
 
 def harmless(text: str) -> str:
-    """Break every special-token literal in `text` with one invisible character after its first.
+    """Insert an invisible character after the first character of every special-token literal in `text`.
 
-    The result looks the same and is plain text to every tokenizer and server. Idempotent.
+    The result looks the same but is plain text to every tokenizer and server. The function is idempotent.
     """
     return _LITERAL.sub(lambda found: found[0][0] + BREAK + found[0][1:], text)
 
 
 def special_literal(text: str) -> str:
-    """Return the first literal in `text` that a tokenizer or server reads as a special token, or an empty string."""
+    """Return the first literal in `text` that a tokenizer or server reads as a special token, if any.
+
+    If there is none, the result is an empty string.
+    """
     found = _LITERAL.search(text)
     return found[0] if found else ""
 
 
 def system_text(system: str) -> str:
-    """Return the system text as it is in a prompt: harmless, without leading and trailing white space."""
+    """Return the system text for a prompt: passed through `harmless` and stripped of surrounding whitespace."""
     return harmless(system).strip()
 
 
 def parts(turn: Turn) -> tuple[str | Picture, ...]:
-    """Return the content parts of a turn for an engine's HTTP API: texts and pictures in order.
+    """Return the content parts of a turn, texts and pictures in order, for an engine's HTTP API.
 
-    An engine replaces a picture with `<img>…</img>` and a newline, so each of several pictures is preceded by its
-    number as a text ("Image-1: "), as the model was trained; a single one is not. Texts are harmless and stripped
-    (XTuner's dataset strips them too); an empty one is left out.
+    An engine replaces a picture with `<img>…</img>` and a newline. If a turn has several pictures, each is
+    preceded by a text with its number ("Image-1: "), because the model was trained with such labels. Texts
+    are passed through `harmless` and stripped (XTuner's dataset strips texts too); an empty text is omitted.
     """
     listed: list[str | Picture] = []
     for number, picture in enumerate(turn.pictures, 1):
@@ -114,13 +117,13 @@ def parts(turn: Turn) -> tuple[str | Picture, ...]:
 def user_text(turn: Turn) -> str:
     r"""Return the text of a turn with picture placeholders: `<image>\n…`, or `Image-1: <image>\nImage-2: …`.
 
-    Also correct for an assistant's turn, which has no pictures.
+    An assistant's turn has no pictures and therefore no placeholders.
     """
     return "".join(part if isinstance(part, str) else f"{PLACE}\n" for part in parts(turn))
 
 
 def picture_place(tokens: int) -> str:
-    """Return the text of a picture of `tokens` features in a prompt that is ready for the tokenizer."""
+    """Return the text that represents a picture of `tokens` features in a prompt ready for the tokenizer."""
     return f"{IMG_START}{IMG_CONTEXT * tokens}{IMG_END}"
 
 
@@ -148,7 +151,7 @@ def render(prompt: Prompt, picture_tokens: Sequence[int], family: ModelFamily) -
 
 
 def render_answer(answer: str) -> str:
-    """Return what follows `render` in a training sample: the answer and its end token."""
+    """Return the text that follows a rendered prompt in a training sample: the answer and its end token."""
     return harmless(answer).strip() + IM_END
 
 
@@ -158,9 +161,10 @@ def pictures(prompt: Prompt) -> tuple[Picture, ...]:
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Return the hex sha256 of what determines the prompt's token ids: system text, turns and picture digests.
+    """Return the hexadecimal SHA-256 hash of everything that determines the prompt's token IDs.
 
-    Sampling and the chat's key are left out.
+    The hash covers the system text, the turns and the picture digests, but not the sampling settings or the
+    chat's key.
     """
     content = [
         system_text(prompt.system),
@@ -173,9 +177,9 @@ def prompt_hash(prompt: Prompt) -> str:
 
 
 def upper_bound(prompt: Prompt, picture_tokens: int) -> int:
-    """Return an upper bound of the prompt's tokens, with `picture_tokens` for each picture. Needs no tokenizer.
+    """Return an upper bound on the prompt's number of tokens, with `picture_tokens` for each picture.
 
-    A text has at most as many tokens as UTF-8 bytes (byte fallback).
+    The bound needs no tokenizer: with byte fallback, a text has at most as many tokens as UTF-8 bytes.
     """
     texts = (harmless(prompt.system), *(user_text(turn) for turn in prompt.turns))
     separators = 8 * (len(texts) + 1)
@@ -183,18 +187,18 @@ def upper_bound(prompt: Prompt, picture_tokens: int) -> int:
 
 
 def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> Prompt:
-    """Cut the history so that `count(prompt) <= window_tokens`; the newest picture is always kept.
+    """Drop the oldest turns until `count(prompt) <= window_tokens`, always keeping the newest picture.
 
-    Oldest turns go first, and the rest begins with a user's turn. If the newest picture would go with its turn, that
-    turn's pictures move to the oldest turn that is kept; if an album is too large to move, only its last pictures do.
+    The remaining history begins with a user's turn. If the turn with the newest picture is dropped, its
+    pictures move to the oldest remaining turn; if they do not all fit there, only the last of them move.
 
     Args:
         prompt: The whole prompt.
-        window_tokens: The engine's window less the tokens reserved for the answer.
-        count: A function that returns the number of tokens of a shorter prompt.
+        window_tokens: The engine's context window minus the tokens reserved for the answer.
+        count: A function that returns the number of tokens of a prompt.
 
     Raises:
-        PromptTooLong: The newest turn does not fit with its own pictures or with the newest one.
+        PromptTooLong: The newest turn does not fit, even with only its own pictures or the newest picture.
     """
     for candidate in _shorter(prompt):
         if count(candidate) <= window_tokens:
@@ -205,7 +209,7 @@ def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> P
 
 
 def _shorter(prompt: Prompt) -> Iterator[Prompt]:
-    """Yield the prompt, then ever shorter ones without its oldest turns."""
+    """Yield the prompt, then successively shorter versions without its oldest turns."""
     yield prompt
     openings = [index for index, turn in enumerate(prompt.turns) if turn.role is Role.USER]
     for opening in openings[1:]:

@@ -1,6 +1,7 @@
-"""Token ids of a prompt, and the positions of its pictures among them.
+"""Token IDs of a prompt, and the positions of its pictures among the IDs.
 
-Works with the loaded tokenizer of any InternVL2 checkpoint; needs neither torch nor the model.
+The code works with the loaded tokenizer of any InternVL2 checkpoint and needs neither torch nor the
+model.
 """
 
 from __future__ import annotations

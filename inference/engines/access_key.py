@@ -1,7 +1,8 @@
-"""Access control of the engines that the bot starts: requests need a loopback host name and the key of this launch.
+"""Access control for the engines that the bot starts, by loopback host names and a key for each launch.
 
-The launcher makes a random key for every process and passes it in the environment, never on the command line, which
-every user of the machine can read. Standard library only.
+The launcher generates a random key for every engine process and passes the key in the environment, never
+on the command line, which every user of the machine can read. A request must name a loopback host and
+carry the key. This module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
 def new_key() -> str:
-    """Return a random key for one launch."""
+    """Return a random access key for one launch of an engine."""
     return secrets.token_urlsafe(32)
 
 
 def own_key() -> str:
-    """Remove this engine's key from the environment, so that no child process inherits it, and return it.
+    """Return this engine's key and remove it from the environment, so that no child process inherits it.
 
     Raises:
-        SystemExit: The variable is not set.
+        SystemExit: The environment variable with the key is not set.
     """
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
@@ -45,17 +46,17 @@ def own_key() -> str:
 
 
 class AccessDenied(NamedTuple):
-    """The HTTP status and the reason with which a request is refused."""
+    """The HTTP status and the message with which a request is refused."""
 
     status: int
     message: str
 
 
 def check_access(key: str, *, host: bytes, authorization: bytes) -> AccessDenied | None:
-    """Check the headers `Host` and `Authorization` of a request; return None if it may be served.
+    """Check a request's `Host` and `Authorization` headers, and return None if the request is allowed.
 
-    The host must be a loopback name: a web page whose own domain resolves to 127.0.0.1 (DNS rebinding) sends that
-    domain.
+    The host must be a loopback name, to block DNS rebinding: a web page whose own domain resolves to
+    127.0.0.1 sends that domain as the host.
     """
     try:
         name = urlsplit(b"//" + host).hostname
@@ -69,7 +70,10 @@ def check_access(key: str, *, host: bytes, authorization: bytes) -> AccessDenied
 
 
 def guarded(app: AsgiApp, key: str, routes: frozenset[tuple[str, str]]) -> AsgiApp:
-    """Wrap an ASGI application so that it serves only `routes` (method, path), and only if `check_access` allows it."""
+    """Wrap an ASGI application so that it serves only `routes`, and only requests that `check_access` allows.
+
+    The routes are pairs (method, path).
+    """
 
     async def serve(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -1,7 +1,7 @@
-"""Builds the requests of OpenAI's chat API: messages with picture parts as data: URLs, and sampling parameters.
+"""Requests for OpenAI's chat API: messages with pictures as data: URLs, and sampling parameters.
 
-Source: platform.openai.com/docs/api-reference/chat; `top_k`, and `max_dynamic_patch` inside `image_url`, are lmdeploy's
-extensions.
+Source: platform.openai.com/docs/api-reference/chat. Two parameters are lmdeploy's extensions: `top_k`,
+and `max_dynamic_patch` inside `image_url`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ _DATA_URL_BYTES: Final = 32 * 2**20
 
 
 class ChatRequests:
-    """Builds the requests to one engine. Recent pictures are encoded only once, as they stay in a chat for many turns.
+    """Builder of the requests to one engine.
+
+    Recent pictures are encoded only once, because they stay in a chat for many turns.
 
     Args:
-        tiles: The most tiles of a picture, or None for the engine's own limit.
+        tiles: The maximum number of tiles per picture, or None for the engine's own limit.
     """
 
     def __init__(self, tiles: int | None) -> None:
@@ -30,7 +32,7 @@ class ChatRequests:
         self._data_urls: LRUCache[tuple[str, str], str] = LRUCache(_DATA_URL_BYTES, len)
 
     def build(self, prompt: Prompt, model: str) -> dict[str, Any]:
-        """Return the keyword arguments of a streamed chat completion, always with a system message."""
+        """Return the keyword arguments for a streamed chat completion, always with a system message."""
         sampling = prompt.sampling
         request: dict[str, Any] = {
             "model": model,
@@ -52,7 +54,10 @@ class ChatRequests:
         return request
 
     def _content(self, turn: Turn) -> str | list[dict[str, Any]]:
-        """Return the parts, or a string if there are no pictures: not all servers accept parts from an assistant."""
+        """Return the content parts of a turn, or a string if the turn has no pictures.
+
+        Not all servers accept parts in an assistant's message.
+        """
         if not turn.pictures:
             return "".join(part for part in parts(turn) if isinstance(part, str))
         return [

@@ -35,10 +35,10 @@ _CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
 
 
 def resolve(settings: InferenceSettings) -> Kind:
-    """Return the kind of engine for the settings.
+    """Return the kind of engine that the settings select.
 
-    `auto` is external if there are endpoints; lmdeploy if it is installed, the machine has an NVIDIA driver and the
-    model is not the tiny one; otherwise cpu.
+    The setting `auto` selects an external server if endpoints are set; lmdeploy if it is installed, the
+    machine has an NVIDIA driver and the model is not "tiny"; and otherwise the CPU engine.
     """
     if settings.engine != "auto":
         return Kind(settings.engine)
@@ -50,13 +50,13 @@ def resolve(settings: InferenceSettings) -> Kind:
 def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | None = None) -> int:
     """Return the number of answers that may be in flight at once on one engine.
 
-    For lmdeploy it is no more than its batch and its KV cache hold: a question that waits in the bot's queue has a
-    known position, but one that waits inside the engine does not.
+    By default, lmdeploy gets no more answers than its batch and its KV cache can hold: a question waiting in
+    the bot's queue has a known position, but a question waiting inside the engine does not.
 
     Args:
         kind: The kind of engine.
         settings: The settings.
-        cache_tokens: The size of the KV cache as the running engine reports it, or None before that.
+        cache_tokens: The size of the KV cache in tokens, or None until the running engine has reported it.
     """
     if settings.concurrency or kind is not Kind.LMDEPLOY:
         return settings.concurrency or _CONCURRENCY[kind]

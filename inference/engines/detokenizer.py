@@ -11,13 +11,14 @@ _LONGEST_CHARACTER: Final = 4
 
 
 class TextStream:
-    """The text of one growing list of tokens.
+    """The text of a growing list of tokens.
 
-    Only a short window is decoded: a few tokens whose text has been returned already, because a decoder treats the
-    first token of a text differently (SentencePiece drops its space), and the new ones.
+    Each call decodes only the new tokens and a few before them whose text has already been returned. The
+    earlier tokens provide context, because a decoder treats the first token of a text differently
+    (SentencePiece drops its space).
 
     Args:
-        decode: A function that returns the text of token ids without special tokens.
+        decode: A function that converts token IDs to text, omitting special tokens.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
@@ -27,7 +28,7 @@ class TextStream:
         self._returned = 0
 
     def push(self, *tokens: int) -> str:
-        """Add tokens and return the new text that is complete; it never ends in half a character."""
+        """Add tokens and return the new text, which never ends in the middle of a character."""
         self._tokens += tokens
         last = len(self._tokens)
         for end in range(last, max(last - _LONGEST_CHARACTER, self._returned - 1), -1):
@@ -38,13 +39,13 @@ class TextStream:
         return self._advance(self._pending(last), last)
 
     def flush(self) -> str:
-        """Return the rest of the text without an incomplete last character."""
+        """Return the rest of the text, without an incomplete character at the end."""
         text = self._pending(len(self._tokens)).rstrip(_REPLACEMENT)
         self._context = self._returned = len(self._tokens)
         return text
 
     def _pending(self, end: int) -> str:
-        """Return the text of the tokens up to `end` that has not been returned yet."""
+        """Return the text of the tokens before index `end`, without the part that has already been returned."""
         if end == self._returned:
             return ""
         returned = self._decode(self._tokens[self._context : self._returned])

@@ -1,4 +1,4 @@
-"""Client of one engine over OpenAI's chat API: streams answers and translates errors. It never retries."""
+"""Streaming client for one engine's OpenAI chat API; the client translates errors and never retries."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes that a server reports for its model, in tokens, or None if it does not report them.
+    """The sizes in tokens that a server reports for its model; a size is None if it is not reported.
 
-    `window` is the longest context (`max_model_len`, as in vLLM), `cache` the whole KV cache (`kv_cache_tokens`,
-    reported by our lmdeploy engine only).
+    Attributes:
+        window: The longest context (`max_model_len`, as in vLLM).
+        cache: The whole KV cache (`kv_cache_tokens`, reported only by the bot's own lmdeploy engine).
     """
 
     window: int | None = None
@@ -52,17 +53,19 @@ class Sizes:
 
 
 class HttpEngine:
-    """An `Engine` at `base_url` (with or without `/v1`).
+    """An `Engine` whose server is reached over HTTP.
 
     Args:
-        base_url: The server's address.
-        model: The model's id in answers.
-        name: The model's name on the server. None means `model`, an empty name the first model that the server lists.
-        token_timeout: The most seconds without a token.
-        tiles: The most tiles of a picture, for servers that support `max_dynamic_patch`.
+        base_url: The server's address, with or without `/v1`.
+        model: The model's ID in answers.
+        name: The model's name on the server. None means `model`; an empty name means the first model that
+            the server lists.
+        token_timeout: The maximum time without a token, in seconds.
+        tiles: The maximum number of tiles per picture, for servers that support `max_dynamic_patch`.
         api_key: The bearer token.
-        local: Whether the bot started the engine. If so, no proxy is used, and the model that it reports must be the
-            requested one, because its port may have belonged to another process a moment ago.
+        local: Whether the bot started the engine. If so, no proxy is used, and the model that the engine
+            reports must be the requested one, because the port may have belonged to another process a moment
+            ago.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class HttpEngine:
         )
 
     async def aclose(self) -> None:
-        """Close all connections, which aborts the engine's answers in flight."""
+        """Close all connections, which aborts the answers in flight on the engine."""
         await self._client.close()
 
     async def answer(self, prompt: Prompt, token_timeout: float | None = None) -> AsyncGenerator[Delta, None]:
@@ -104,12 +107,12 @@ class HttpEngine:
 
         Args:
             prompt: The prompt.
-            token_timeout: The most seconds without a token, by default the client's own.
+            token_timeout: The maximum time without a token, in seconds; by default, the client's own timeout.
 
         Raises:
             PromptTooLong, PictureError, EngineRejected: The engine refused the request.
-            EngineUnavailable: It is overloaded (HTTP 429).
-            EngineCrashed, EngineHung: It failed in mid-answer.
+            EngineUnavailable: The engine is overloaded (HTTP 429).
+            EngineCrashed, EngineHung: The engine failed while answering.
         """
         timeout = self._token_timeout if token_timeout is None else token_timeout
         clock = asyncio.get_running_loop().time
@@ -167,7 +170,10 @@ class HttpEngine:
         raise EngineCrashed("The engine's answer to a probe had no end.")
 
     async def numbers(self) -> dict[str, float]:
-        """Return selected metrics of the server's /metrics, or nothing if it has none or does not answer in time."""
+        """Return selected metrics from the server's /metrics page, or an empty dictionary if there is none.
+
+        The result is also empty if the server does not answer in time.
+        """
         try:
             async with asyncio.timeout(_METRICS_SECONDS):
                 page = await self._client.get(self.base_url.removesuffix("v1") + "metrics", cast_to=httpx.Response)
@@ -179,7 +185,7 @@ class HttpEngine:
         """Return the model's sizes from the server's list of models.
 
         Raises:
-            EngineCrashed: A local engine does not answer.
+            EngineCrashed: The engine is local and does not answer.
         """
         try:
             async with asyncio.timeout(self._token_timeout):
@@ -214,7 +220,7 @@ class HttpEngine:
 
 
 class _ChunkReader:
-    """Collects text, usage and finish reason from the chunks of one stream (OpenAI's chat completion chunks)."""
+    """Collector of the text, usage and finish reason from one stream of OpenAI's chat completion chunks."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -223,7 +229,11 @@ class _ChunkReader:
         self._model: str | None = None
 
     def read(self, chunk: ChatCompletionChunk) -> str:
-        """Read a chunk and return its text, which may be empty. Raises EngineCrashed if the model changes."""
+        """Read a chunk and return its text, which may be empty.
+
+        Raises:
+            EngineCrashed: The chunk names a different model from earlier chunks.
+        """
         if self._model not in (None, chunk.model):
             raise EngineCrashed(f"The engine changed its model from {self._model!r} to {chunk.model!r} in mid-answer.")
         self._model = chunk.model
@@ -238,10 +248,11 @@ class _ChunkReader:
         return text
 
     def finish_reason(self) -> str:
-        """Return "stop" or "length".
+        """Return the finish reason, "stop" or "length".
 
         Raises:
-            EngineCrashed: The answer ended in another way, "abort" included: a client that aborts does not read on.
+            EngineCrashed: The answer ended in another way. This includes "abort", because a client that aborts
+                an answer does not read its end.
         """
         if self._finish in ("stop", "length"):
             return self._finish
@@ -249,7 +260,7 @@ class _ChunkReader:
 
 
 def _usage(usage: CompletionUsage) -> Usage:
-    """Convert the usage. `encoded_tiles` is an extension of our own engines."""
+    """Convert the usage, including `encoded_tiles`, which is an extension of the bot's own engines."""
     details = usage.prompt_tokens_details
     return Usage(
         prompt_tokens=usage.prompt_tokens or 0,
@@ -260,7 +271,7 @@ def _usage(usage: CompletionUsage) -> Usage:
 
 
 def _translated(error: Exception, timeout: float) -> InferenceError:
-    """Return the exception of `inference.messages` that corresponds to one of the HTTP client."""
+    """Return the exception from `inference.messages` that corresponds to an error of the HTTP client."""
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return EngineHung(f"The engine sent no token for {timeout:g} s.")
     if isinstance(error, openai.APIStatusError) and error.status_code < 500:

@@ -1,4 +1,4 @@
-"""Reads the metrics that the bot shows from an engine's /metrics page."""
+"""Extraction, from an engine's /metrics page, of the metrics that the bot shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ SAMPLES: Final = {
 
 
 def read_metrics(page: str) -> dict[str, float]:
-    """Return the values of `SAMPLES` in a page of Prometheus' text format, summed over labels. Raises ValueError."""
+    """Return the values of `SAMPLES` in a page in the Prometheus text format, summed over labels.
+
+    Raises:
+        ValueError: The page is not in the Prometheus text format.
+    """
     values: dict[str, float] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:

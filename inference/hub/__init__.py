@@ -1,1 +1,1 @@
-"""Downloads of checkpoints from the Hugging Face hub and from ModelScope."""
+"""Downloads of checkpoints from the Hugging Face Hub and from ModelScope."""

@@ -1,8 +1,9 @@
-"""Download a hub's listing into a folder: resumed after broken connections, every file checked by its hash.
+"""Resumable download of the files in a hub's listing into a folder, with a check of every file's hash.
 
-`huggingface_hub.snapshot_download` is not enough: it checks sizes but no hashes, gives up when a connection breaks
-within a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file under its own name is complete and
-checked; an incomplete one is `NAME.part`, and the next run continues it.
+The function `huggingface_hub.snapshot_download` is not enough: it checks sizes but no hashes, gives up
+when a connection breaks within a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file
+under its own name is complete and checked; an incomplete file is called `NAME.part` and is continued by
+the next run.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ _SPARE: Final = 1 << 28  # bytes that must stay free on the disk
 
 
 async def download(listing: Listing, folder: Path, progress: Progress, *, pause: float = 1.0) -> None:
-    """Download every file of the listing into `folder`; complete files are not downloaded again.
+    """Download every file of the listing into `folder`, except files that are already complete.
 
-    A broken connection is resumed after `pause` seconds, doubled each time; six connections in a row without a byte end
-    the download. Raises HubError; what has arrived is kept for the next run, except a file with a wrong hash.
+    A broken connection is resumed after `pause` seconds, and the pause is doubled after each further
+    failure. Received data is kept for the next run, except a file with a wrong hash.
+
+    Raises:
+        HubError: The download failed, for example after six connections in a row without any data.
     """
     try:
         await _Download(listing, folder, progress, pause).run()
@@ -79,7 +83,7 @@ class _Download:
                 await self._fetch(session, file)
 
     async def _fetch(self, session: aiohttp.ClientSession, file: RemoteFile) -> None:
-        """Download one file over as many connections as it takes, check it and give it its final name."""
+        """Download one file over as many connections as needed, check its hash and give it its final name."""
         path = self._folder / file.path
         part = path.with_name(path.name + _PART)
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +113,10 @@ class _Download:
         self._progress(file.path, self._complete)
 
     async def _continue(self, session: aiohttp.ClientSession, file: RemoteFile, part: Path) -> None:
-        """Request the bytes that are missing. Raises aiohttp's errors for temporary failures."""
+        """Request the missing bytes of `file` and write them to `part`.
+
+        Temporary failures raise aiohttp's exceptions.
+        """
         listing, size = self._listing, _size(part)
         async with session.get(file.url, headers={"Range": f"bytes={size}-"} if size else {}) as response:
             if response.status == 429 or response.status >= 500:
@@ -128,10 +135,11 @@ class _Download:
 
 
 def _hub_headers(listing: Listing) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that adds the listing's headers to requests to the hub, but not to redirected ones.
+    """Return a middleware that adds the listing's headers only to requests to the hub itself.
 
-    Session headers would not work: with `trust_env` aiohttp reads ~/.netrc too, and refuses an "Authorization" header
-    for a host that it finds there.
+    Requests that are redirected to other hosts do not get the headers. Session headers would not work: with
+    `trust_env`, aiohttp also reads ~/.netrc, and refuses an "Authorization" header for a host that is listed
+    there.
     """
     hosts = {URL(file.url).origin() for file in listing.files}
 

@@ -1,7 +1,7 @@
-"""List the files of a repository on a model hub: their sizes, hashes and addresses.
+"""Listing of the files in a repository on a model hub, with their sizes, hashes and URLs.
 
-The Hugging Face hub is queried through huggingface_hub, which reads HF_ENDPOINT and HF_TOKEN, and ModelScope through
-its HTTP API. Both use the environment's proxies.
+The Hugging Face Hub is queried through huggingface_hub, which reads HF_ENDPOINT and HF_TOKEN; ModelScope
+is queried through its HTTP API. Both kinds of requests use the proxies set in the environment.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _ELSEWHERE: Final = {
 
 
 class HubError(InferenceError):
-    """A download from a hub has failed. The text says what to do."""
+    """A download from a hub has failed. The error's text says what to do."""
 
 
 class Hub(StrEnum):
-    """The hubs."""
+    """The supported model hubs."""
 
     HUGGING_FACE = "hub"
     MODELSCOPE = "modelscope"
@@ -54,9 +54,11 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of one revision, each with an address in a fixed commit if the hub names one.
+    """The files of one revision, each with a URL that is pinned to a commit if the hub names one.
 
-    `revision` is that commit, else the branch or tag that was listed. `headers` are sent to the hub only.
+    Attributes:
+        revision: The commit or, if the hub names none, the branch or tag that was listed.
+        headers: Request headers, sent only to the hub.
     """
 
     source: Hub
@@ -67,12 +69,16 @@ class Listing:
 
     @property
     def size(self) -> int:
-        """The size of all files in bytes."""
+        """The total size of all files in bytes."""
         return sum(each.size for each in self.files)
 
 
 async def list_files(source: Hub, repo: str, revision: str = "") -> Listing:
-    """Return the files of `repo` at `revision`; if that is empty, of the hub's main branch. Raises HubError."""
+    """Return the files of `repo` at `revision` or, if `revision` is empty, of the hub's main branch.
+
+    Raises:
+        HubError: The files cannot be listed, there are none, or a path leads outside the folder.
+    """
     found = await (_hub if source is Hub.HUGGING_FACE else _modelscope)(repo, revision)
     for each in found.files:
         _refuse_outside(each.path)
@@ -82,7 +88,7 @@ async def list_files(source: Hub, repo: str, revision: str = "") -> Listing:
 
 
 def status_error(source: Hub, repo: str, status: int, revision: str = "") -> HubError:
-    """Return the HubError for an HTTP status that is not a success."""
+    """Return the HubError for an HTTP status that means failure."""
     where = f"{repo}@{revision}" if revision else repo
     if status in (401, 403):
         how = "export HF_TOKEN=…" if source is Hub.HUGGING_FACE else "use `--source hub` with a token"
@@ -140,7 +146,10 @@ async def _hub(repo: str, revision: str) -> Listing:
 
 
 async def _modelscope(repo: str, revision: str) -> Listing:
-    """List files with the API of ModelScope's own client (github.com/modelscope/modelscope, modelscope/hub/api.py)."""
+    """List the files through the HTTP API that ModelScope's own client uses.
+
+    Source: github.com/modelscope/modelscope, modelscope/hub/api.py.
+    """
     domain = os.environ.get("MODELSCOPE_DOMAIN", MODELSCOPE)
     base = f"{domain if '://' in domain else f'https://{domain}'}/api/v1/models/{repo}/repo"
     revision = revision or "master"

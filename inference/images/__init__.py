@@ -1,1 +1,1 @@
-"""Decoding pictures: untrusted ones in a sandboxed child process, stored ones in this process."""
+"""Picture decoding: untrusted pictures in a sandboxed child process, stored pictures in this process."""

@@ -1,8 +1,8 @@
-"""Parent side of the decoder of untrusted pictures: starts, feeds, times and kills the child processes.
+"""Parent side of the decoder for untrusted pictures, which starts, feeds, times and kills child processes.
 
-`PictureDecoder` is one child, and its calls block; `PictureDecoders` is a pool for asyncio. The parent never decodes a
-pixel, and it validates the child's responses, because a hostile file may have taken the child over. Standard library
-only.
+A `PictureDecoder` is one child, and its calls block; `PictureDecoders` is a pool for asyncio. The parent
+never decodes pixels, and it validates the child's responses, because a hostile file may have taken over
+the child. This module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ _log = logging.getLogger(__name__)
 
 
 class DecoderUnavailable(OSError):
-    """The decoder process cannot be started, or was closed."""
+    """The decoder process cannot be started or has been closed."""
 
 
 class PictureDecoder:
-    """One child process, started for the first picture and kept for the next. One caller at a time.
+    """One child process, started for the first picture and reused for later pictures.
+
+    Calls from several threads are handled one at a time.
 
     Args:
-        niceness: Added to the child's scheduling priority; 19 yields to everything else.
+        niceness: The number added to the child's nice value; with 19, the child yields to everything else.
     """
 
     def __init__(self, niceness: int = 0) -> None:
@@ -70,27 +72,29 @@ class PictureDecoder:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, or None if there is no child."""
+        """The child's process ID, or None if there is no child."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the child unless it is running, and wait until it is ready.
+        """Start the child process unless it is running, and wait until it is ready.
 
         Raises:
-            DecoderUnavailable: It cannot be started, or this decoder is closed.
+            DecoderUnavailable: The child cannot be started, or this decoder is closed.
         """
         with self._busy:
             self._running()
 
     def clean(self, data: bytes, max_megapixels: float) -> CleanPicture:
-        """Decode a file of any supported format and return it re-encoded.
+        """Decode a picture file of any supported format and return the picture re-encoded.
 
         Args:
             data: The file as it was sent.
-            max_megapixels: A picture with more pixels is refused by its header, before decoding.
+            max_megapixels: The maximum number of megapixels; a larger picture is refused on the basis of its
+                header, before decoding.
 
         Raises:
-            DecodeError: The file is not a picture, is damaged, or takes more time or memory than allowed.
+            DecodeError: The file is not a picture, is damaged or too large, or takes more time or memory than
+                allowed.
             DecoderUnavailable: The child cannot be started, or this decoder is closed.
         """
         with self._busy:
@@ -113,7 +117,7 @@ class PictureDecoder:
             raise DecodeError(answer)
 
     def close(self) -> None:
-        """End the child; a call of `clean` in another thread raises `DecoderUnavailable`."""
+        """End the child process; a `clean` call running in another thread raises `DecoderUnavailable`."""
         self._closed = True
         process = self._process
         if process is not None:
@@ -122,7 +126,11 @@ class PictureDecoder:
             self._end()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        """Return the child process, started if necessary. Raises DecoderUnavailable."""
+        """Return the child process, starting it if necessary.
+
+        Raises:
+            DecoderUnavailable: The child cannot be started, or this decoder is closed.
+        """
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._end()
@@ -147,11 +155,11 @@ class PictureDecoder:
         return process
 
     def _exchange(self, data: bytes, max_megapixels: float) -> CleanPicture | Refusal | None:
-        """Send a file and return the child's answer, or None if it ended or its response is invalid.
+        """Send a file and return the child's answer, or None if the child ended or its response is invalid.
 
         Raises:
-            BrokenPipeError: The child ended before it read the whole file.
-            DecoderUnavailable: There is no child.
+            BrokenPipeError: The child ended before it had read the whole file.
+            DecoderUnavailable: The child cannot be started, or this decoder is closed.
         """
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
@@ -174,7 +182,7 @@ class PictureDecoder:
             return None
 
     def _end(self) -> int | None:
-        """Kill the child; return its exit status, or None if there was no child."""
+        """Kill the child process and return its exit status, or None if there is no child."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -187,9 +195,9 @@ class PictureDecoder:
 
 
 class PictureDecoders:
-    """A pool of decoders for asyncio; when all are busy, pictures wait in order.
+    """A pool of decoders for asyncio; when all decoders are busy, pictures wait in order.
 
-    A cancelled call leaves its decoder working until the picture is decoded or the decoder is killed.
+    If a call is cancelled, its decoder continues until the picture is decoded or the decoder is killed.
     """
 
     def __init__(self, count: int = 2, niceness: int = 0) -> None:
@@ -201,16 +209,16 @@ class PictureDecoders:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the running children."""
+        """Process IDs of the running children."""
         return [each.pid for each in self._decoders if each.pid is not None]
 
     def warm(self) -> None:
-        """Start the children in the background, so that the first picture does not wait for one."""
+        """Start the child processes in the background, so that the first picture need not wait for a child."""
         for each in self._decoders:
             self._threads.submit(_warm, each)
 
     async def clean(self, data: bytes, max_megapixels: float) -> CleanPicture:
-        """Decode and re-encode a file as `PictureDecoder.clean` does."""
+        """Decode and re-encode a picture file in a free child process, as `PictureDecoder.clean` does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._clean, data, max_megapixels)
 
@@ -219,7 +227,7 @@ class PictureDecoders:
         await asyncio.to_thread(self.shut_down)
 
     def shut_down(self) -> None:
-        """End the children. Calls of `clean` in flight raise `DecoderUnavailable`."""
+        """End the child processes. Calls of `clean` in progress raise `DecoderUnavailable`."""
         for each in self._decoders:
             each.close()
         self._threads.shutdown(cancel_futures=True)
@@ -244,7 +252,7 @@ def _warm(decoder: PictureDecoder) -> None:
 
 @contextlib.contextmanager
 def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
-    """Kill the child if the block takes longer, which ends every read and write on its pipes."""
+    """Kill the child if the block takes longer than `seconds`, so that reads and writes on its pipes end."""
     timer = threading.Timer(seconds, process.kill)
     timer.daemon = True
     timer.start()
@@ -255,7 +263,11 @@ def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[
 
 
 def _validated(answer: dict[str, object], picture: bytes) -> CleanPicture | Refusal:
-    """Check a response and return what it says. Raises ValueError, KeyError or TypeError."""
+    """Validate a child's response and return the clean picture or the reason for the refusal.
+
+    Raises:
+        ValueError, KeyError, TypeError: The response is invalid.
+    """
     if "refused" in answer:
         return Refusal(str(answer["refused"]))
     media_type, width, height, phash = (answer[name] for name in ("media_type", "width", "height", "phash"))

@@ -1,7 +1,8 @@
-"""The protocol of the decoder's parent and child processes: the messages on the pipe and their values.
+"""The protocol between the decoder's parent and child processes: messages on the pipe and their values.
 
-A request is `REQUEST` (the file's length and the limit in megapixels), then the file. A response is `RESPONSE` (two
-lengths), then JSON, then the encoded clean picture. Standard library only.
+A request is `REQUEST` (the file's length and the limit in megapixels), then the file. A response is
+`RESPONSE` (the lengths of the JSON and of the picture), then JSON, then the encoded clean picture. This
+module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ RESPONSE: Final = struct.Struct("<II")
 
 
 class Refusal(StrEnum):
-    """The reasons for refusing a file."""
+    """A reason for refusing a file."""
 
     NOT_A_PICTURE = "not a picture"
     BROKEN = "damaged or cut off"
@@ -29,7 +30,7 @@ class Refusal(StrEnum):
 
 
 class DecodeError(Exception):
-    """A file is refused.
+    """A file was refused.
 
     Attributes:
         reason: The reason for the refusal.
@@ -44,9 +45,10 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CleanPicture:
-    """A re-encoded picture: upright, opaque, sRGB, without metadata, as baseline JPEG or PNG.
+    """A re-encoded picture: upright, opaque, in sRGB, without metadata, as a baseline JPEG or a PNG.
 
-    `phash` is its 64-bit perceptual hash in hex; `width` and `height` are pixels.
+    The values of `width` and `height` are in pixels; `phash` is the picture's 64-bit perceptual hash in
+    hexadecimal.
     """
 
     data: bytes

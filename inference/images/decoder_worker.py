@@ -1,10 +1,11 @@
-"""Child side of the decoder of untrusted pictures: decodes and re-encodes them within limits of time and memory.
+"""Child side of the decoder for untrusted pictures, which decodes within limits on time and memory.
 
     python -m inference.images.decoder_worker NICENESS CPU_SECONDS
 
-`clean` makes a picture upright, opaque and sRGB, scales it down to `LONGEST_SIDE` and encodes it as baseline JPEG, or
-as PNG if it was losslessly encoded and is small. Only pixels are kept: no EXIF, GPS, profile or comment. The process
-reads files from its standard input until that ends.
+The function `clean` makes a picture upright, opaque and sRGB, scales it down to `LONGEST_SIDE` and
+re-encodes it as a baseline JPEG, or as a PNG if the file was lossless and the picture is small. Only
+pixels are kept: no EXIF, GPS data, colour profile or comment. The process reads files from its standard
+input until the input ends.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 
 
 def clean(data: bytes, max_megapixels: float) -> CleanPicture:
-    """Re-encode a picture, or the first frame of an animation. Raises `DecodeError`."""
+    """Re-encode a picture, or the first frame of an animation.
+
+    Raises:
+        DecodeError: The picture cannot be decoded, or exceeds a limit.
+    """
     if scans(data) > MAX_SCANS:
         raise DecodeError(Refusal.TOO_COSTLY)
     image = _opened(data, max_megapixels)
@@ -76,7 +81,7 @@ def clean(data: bytes, max_megapixels: float) -> CleanPicture:
 
 
 def _opened(data: bytes, max_megapixels: float) -> Image.Image:
-    """Read the header of a picture without decoding it."""
+    """Open a picture and read its header without decoding the pixels."""
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
     except MemoryError as error:
@@ -91,7 +96,7 @@ def _opened(data: bytes, max_megapixels: float) -> Image.Image:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert the colours from the ICC profile to sRGB; keep them if there is no usable profile."""
+    """Convert the colours from `profile` to sRGB, or keep them if the profile is missing or unusable."""
     if not profile or image.mode.startswith("I") or image.mode == "F":
         return image
     try:
@@ -107,7 +112,10 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Return the picture in RGB on white, as viewers show it; dropping alpha would reveal hidden pixels."""
+    """Return the picture in RGB on a white background, as image viewers show it.
+
+    Simply dropping the alpha channel would reveal hidden pixels.
+    """
     if image.mode.startswith("I;16"):
         return image.point(lambda value: value / 256, "L").convert("RGB")
     if not image.has_transparency_data:
@@ -119,7 +127,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _limit() -> None:
-    """Limit this process's memory and files. Not every system supports all of these limits."""
+    """Limit this process's memory and file writes, as far as the operating system supports the limits."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, the kernel kills this process first
     for what, most in (
@@ -133,14 +141,14 @@ def _limit() -> None:
 
 
 def _allow_cpu(seconds: int) -> None:
-    """Allow `seconds` of processor time from now on; after that the kernel ends the process (SIGXCPU)."""
+    """Allow `seconds` more seconds of processor time, after which the kernel ends the process (SIGXCPU)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO, seconds: int) -> None:
-    """Answer requests until their stream ends."""
+    """Answer requests until their stream ends, allowing `seconds` of processor time for each."""
     answers.write(READY)
     answers.flush()
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
@@ -161,7 +169,7 @@ def _serve(requests: BinaryIO, answers: BinaryIO, seconds: int) -> None:
 
 
 def main() -> None:
-    """Serve the parent until it closes the pipe or ends."""
+    """Serve the parent process until it closes the pipe or exits."""
     warnings.simplefilter("ignore")
     logging.disable()
     answers = os.fdopen(os.dup(1), "wb")

@@ -1,7 +1,7 @@
-"""Opens encoded pictures for tiling and validation, with error messages for their sender.
+"""Opening of encoded pictures for tiling and validation, with error messages for the user who sent them.
 
-Format and size are read from the header, so a decompression bomb is refused before any pixel is decoded. EXIF
-orientation is not applied: stored pictures are upright.
+Format and size are read from the header, so a decompression bomb is refused before any pixel is decoded.
+EXIF orientation is not applied, because stored pictures are upright.
 """
 
 from __future__ import annotations
@@ -59,15 +59,22 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Read width and height in pixels from the header. Raises PictureError, but not for truncated data."""
+    """Return the width and height in pixels from a picture's header.
+
+    Raises:
+        PictureError: The picture cannot be read or is too large; truncated data is not detected.
+    """
     with _opened(data) as picture:
         return picture.size
 
 
 def check_picture(data: bytes) -> tuple[int, int]:
-    """Check that a picture can be decoded, and return its width and height in pixels. Raises PictureError.
+    """Check that a picture can be decoded, and return its width and height in pixels.
 
-    A JPEG is decoded at an eighth of its size, which reads every byte in a third of the time.
+    A JPEG is decoded at an eighth of its size: every byte is read, but in a third of the time.
+
+    Raises:
+        PictureError: The picture cannot be decoded or is too large.
     """
     with _opened(data) as picture:
         size = picture.size
@@ -78,7 +85,7 @@ def check_picture(data: bytes) -> tuple[int, int]:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open a picture and read its header; translate errors in the block into PictureError."""
+    """Open a picture and read its header, converting errors in the block to PictureError."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size

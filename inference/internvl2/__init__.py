@@ -1,1 +1,4 @@
-"""InternVL2: configuration, model, tiling, tokenizer and checkpoints. Importing this package imports no torch."""
+"""InternVL2: configuration, model, tiling, tokenizer and checkpoints.
+
+Importing this package does not import torch.
+"""

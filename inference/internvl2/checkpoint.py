@@ -1,7 +1,7 @@
-"""Loads models from checkpoint directories in the official layout, and writes such directories.
+"""Loading and writing of InternVL2 checkpoint directories in the official layout.
 
-A written directory can be loaded by `inference.internvl2`, by transformers' auto classes (it contains our model code),
-by XTuner and by lmdeploy.
+A written directory can be loaded by `inference.internvl2`, by transformers' auto classes (the directory
+contains the model code), by XTuner and by lmdeploy.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ AUTO_MAP = {
 def load_model(
     directory: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> InternVLChatModel:
-    """Load the model of a checkpoint in evaluation mode, with its picture token set from the checkpoint's tokenizer.
+    """Load a checkpoint's model in evaluation mode.
 
-    No code from the directory is run.
+    The model's picture token is taken from the checkpoint's tokenizer. No code from the directory is run.
 
     Args:
         directory: The checkpoint.
-        dtype: The type of the weights, or None for the stored type.
+        dtype: The data type of the weights, or None for the stored type.
         device: The device of the model.
 
     Raises:
-        ValueError: Weights are missing, unexpected or of wrong shapes, or the language model is not InternLM2.
+        ValueError: Weights are missing, unexpected or of the wrong shape, or the language model is not
+            InternLM2.
     """
     model, report = InternVLChatModel.from_pretrained(
         directory, dtype="auto" if dtype is None else dtype, output_loading_info=True
@@ -88,7 +89,10 @@ def write_checkpoint(
 
 
 def share_weights(directory: Path) -> None:
-    """Give the weight files the permissions of config.json; safetensors writes them readable by their owner only."""
+    """Give the weight files the same permissions as config.json.
+
+    By default, safetensors makes files readable by their owner only.
+    """
     mode = (directory / "config.json").stat().st_mode
     for file in directory.glob("*.safetensors"):
         file.chmod(mode)
@@ -102,7 +106,7 @@ def write_surroundings(
     dtype: torch.dtype,
     chat_template: str | None = None,
 ) -> None:
-    """Write everything of a checkpoint except its weights. See `write_checkpoint`."""
+    """Write all files of a checkpoint except its weights; see `write_checkpoint` for the arguments."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     ends = [token_id(tokenizer, token) for token in END_TOKENS]
@@ -133,7 +137,7 @@ def write_surroundings(
 
 
 def copy_code(directory: Path) -> None:
-    """Copy the model code into a checkpoint directory, and the tokenizer's code if it needs any."""
+    """Copy the model code into a checkpoint directory, and the tokenizer's code if the tokenizer needs it."""
     needed = [*MODEL_CODE]
     if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
         needed.append(TOKENIZER_CODE)
@@ -143,7 +147,7 @@ def copy_code(directory: Path) -> None:
 
 
 def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None) -> None:
-    """Save the tokenizer with the chat template in tokenizer_config.json, which every loader reads."""
+    """Save the tokenizer, with the chat template in tokenizer_config.json, which every loader reads."""
     tokenizer.save_pretrained(directory, save_jinja_files=False)
     path = directory / "tokenizer_config.json"
     written = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,8 @@
-"""Checks that a directory is a complete InternVL2 checkpoint in the official layout.
+"""Validation of InternVL2 checkpoint directories: whether they are complete and in the official layout.
 
-Only file names, JSON files and the headers of weight files are checked. Python files are ignored, because neither
-engines nor training run code from a checkpoint. Standard library only.
+Only file names, JSON files and the headers of weight files are checked. Python files are ignored,
+because neither engines nor training run code from a checkpoint. This module uses only the standard
+library.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ _HEADER_LIMIT: Final = 100_000_000
 
 
 def problems(directory: Path) -> list[str]:
-    """Return a phrase for each missing or damaged part, none for a complete checkpoint. Reads a few kilobytes."""
+    """Return a phrase for each missing or damaged part, or an empty list if the checkpoint is complete.
+
+    The check reads only a few kilobytes.
+    """
     if not directory.is_dir():
         return ["there is no such directory"]
     return [*_file_problems(directory), *_weight_problems(directory)]
 
 
 def weight_bytes(directory: Path) -> int:
-    """Return the size of all weights in bytes, which is the same on the disk and in memory."""
+    """Return the total size of the weights in bytes, which is the same on disk and in memory."""
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
 
@@ -69,10 +73,10 @@ def _weight_problems(directory: Path) -> Iterator[str]:
 
 
 def _safetensors_problem(path: Path) -> str:
-    """Return what is wrong with a safetensors file, as a phrase without its name, or an empty string.
+    """Return a phrase saying what is wrong with a safetensors file, or an empty string if the file is valid.
 
-    The format is eight bytes of length, a JSON header with the offsets of each tensor, and the tensors
-    (github.com/huggingface/safetensors, "Format").
+    The phrase does not include the file's name. The format is eight bytes of length, a JSON header with the
+    offsets of each tensor, and the tensors (github.com/huggingface/safetensors, "Format").
     """
     size = path.stat().st_size
     with path.open("rb") as reader:

@@ -1,7 +1,8 @@
 """The configuration of an InternVL2 checkpoint: vision tower, language model and their combination.
 
-Reads the official `config.json` files (InternVL2 and InternVL 1.5) by their field names and keeps unused fields. This
-file is copied into checkpoints as their configuration code, so it imports only transformers.
+The classes read the official `config.json` files (InternVL2 and InternVL 1.5) by their field names and
+keep unused fields. This file is copied into checkpoints as their configuration code, so it imports only
+transformers.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ class _Fields(PretrainedConfig):
 
 
 class InternVisionConfig(_Fields):
-    """The configuration of InternViT.
+    """The configuration of InternViT, the vision tower.
 
-    `norm_type` is "layer_norm" (300M) or "rms_norm" (6B). `patch_size` and `image_size` are in pixels, `hidden_size`
-    and `intermediate_size` in features.
+    The value of `norm_type` is "layer_norm" (300M) or "rms_norm" (6B). `patch_size` and `image_size` are in
+    pixels; `hidden_size` and `intermediate_size` are numbers of features.
     """
 
     model_type = "intern_vit_6b"
@@ -57,10 +58,11 @@ class InternVisionConfig(_Fields):
 
 
 class InternLM2Config(_Fields):
-    """The configuration of InternLM2. `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}.
+    """The configuration of InternLM2, the language model.
 
-    `attn_implementation`, a plain field of official files ("eager", "flash_attention_2"), is accepted and has no
-    effect: attention is PyTorch's scaled_dot_product_attention with its fastest kernel.
+    The value of `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}. A plain
+    field of official files, `attn_implementation` ("eager", "flash_attention_2"), is accepted and has no
+    effect: attention always uses PyTorch's scaled_dot_product_attention with its fastest kernel.
     """
 
     model_type = "internlm2"
@@ -100,9 +102,17 @@ class InternLM2Config(_Fields):
 class InternVLChatConfig(_Fields):
     """The configuration of InternVL2.
 
-    `vision_config` and `llm_config` are dictionaries or configurations. `force_image_size` is the side of a tile in
-    pixels; `downsample_ratio` 0.5 and `ps_version` describe the pixel shuffle; `*_dynamic_patch` limit the tiles of one
-    picture, not counting the thumbnail. Raises ValueError for a language model other than InternLM2.
+    Args:
+        vision_config: A dictionary or a configuration.
+        llm_config: A dictionary or a configuration.
+        force_image_size: The side of a tile in pixels.
+        downsample_ratio: The scale factor of the pixel shuffle, by default 0.5.
+        ps_version: The version of the pixel shuffle.
+        min_dynamic_patch: The minimum number of tiles per picture.
+        max_dynamic_patch: The maximum number of tiles per picture, not counting the thumbnail.
+
+    Raises:
+        ValueError: The language model is not InternLM2.
     """
 
     model_type = "internvl_chat"

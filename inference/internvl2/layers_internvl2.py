@@ -15,7 +15,7 @@ from .configuration_internvl2 import InternLM2Config
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, in the input's type."""
+    """Root-mean-square normalization over the last dimension, in the input's data type."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -23,17 +23,18 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize [..., width]."""
+        """Normalize `x` [..., width]."""
         return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return the cosine and sine of rotary position embedding (arXiv 2104.09864), each float32 [B, N, head size].
+    """Return the cosine and sine of rotary position embedding, each as float32 [B, N, head size].
 
-    `length` counts all positions, cached ones included. The scaling "linear" divides positions by the factor;
-    "dynamic" (NTK-aware) raises the base once `length` exceeds `max_position_embeddings`:
-    base · (factor · length / maximum − (factor − 1)) ^ (d / (d − 2)). The base depends only on this call's length;
-    cached keys keep the rotation of their own call, as in the official code.
+    The argument `length` counts all positions, including cached ones. The scaling "linear" divides positions
+    by the factor; "dynamic" (NTK-aware) raises the base once `length` exceeds the maximum,
+    `max_position_embeddings`: base · (factor · length / maximum − (factor − 1)) ^ (d / (d − 2)), where d is
+    the head size. The base depends only on the `length` of the current call; cached keys keep the rotation
+    of the call that computed them, as in the official code. The embedding is described in arXiv 2104.09864.
     """
     size = config.hidden_size // config.num_attention_heads
     base = float(config.rope_theta)
@@ -51,13 +52,16 @@ def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tupl
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads [B, heads, N, size] by their positions, in pairs (i, i + size/2)."""
+    """Rotate heads [B, heads, N, size] by their positions, pairing features i and i + size/2."""
     rotated: Tensor = _Rotation.apply(x, *(part.to(x.dtype).chunk(2, dim=-1)[0] for part in (cos, sin)))
     return rotated
 
 
 class _Rotation(torch.autograd.Function):
-    """Computes x · cos + [−second, first] · sin with half the memory traffic and without saving x for the gradient."""
+    """The rotation x · cos + [−second, first] · sin, where `first` and `second` are the halves of `x`.
+
+    This implementation has half the memory traffic and does not save `x` for the gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -71,7 +75,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    """Rotate `x` forward (`direction` 1) or back (−1); `cos` and `sin` have half its size."""
+    """Rotate `x` forward (`direction` 1) or back (−1); `cos` and `sin` have half the last dimension of `x`."""
     first, second = x.chunk(2, dim=-1)
     rotated = torch.empty_like(x)
     left, right = rotated.chunk(2, dim=-1)
@@ -81,9 +85,9 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Compute attention of query heads [B, heads, N, size] over grouped keys and values [B, kv heads, M, size].
+    """Compute the attention of queries [B, heads, N, size] to grouped keys and values [B, KV heads, M, size].
 
-    `mask` is None or broadcasts to [B, 1, N, M] (True or 0 attends, False or −inf does not).
+    The mask is None or broadcasts to [B, 1, N, M]; True or 0 allows attention, False or −inf prevents it.
     """
     # CPU kernels, and CUDA's half-precision flash kernel, read shared heads in place; the other CUDA kernels do not
     # support groups (torch would fall back to materializing all scores), so heads are repeated for them.
@@ -97,7 +101,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tuple[Tensor | None, bool]:
-    """Return the attention mask (True attends) or None, and whether to set the kernel's causal flag."""
+    """Return the attention mask (True allows attention) or None, and whether to set the kernel's causal flag."""
     if attention_mask is not None and attention_mask.dim() == 4:
         return (attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(x.dtype)), False
     padded = attention_mask is not None and not bool(attention_mask.all())
@@ -120,7 +124,8 @@ def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tu
 def pixel_shuffle(x: Tensor, ratio: float, version: str) -> Tensor:
     """Fold neighbouring patches into features: [T, W, H, C] → [T, W·ratio, H·ratio, C/ratio²].
 
-    Version "v1" leaves the two spatial axes swapped, as the first official releases were trained; "v2" does not.
+    Version "v1" leaves the two spatial axes swapped, because the first official releases were trained with
+    swapped axes; version "v2" does not.
     """
     count, width, height, features = x.shape
     x = x.reshape(count, width, int(height * ratio), int(features / ratio)).transpose(1, 2)

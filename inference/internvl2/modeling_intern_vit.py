@@ -1,7 +1,7 @@
-"""InternViT, the vision tower: from the pixels of tiles to features of patches.
+"""InternViT, the vision tower, which turns the pixels of tiles into features of patches.
 
-Follows the published architecture (InternVL, arXiv 2312.14238; InternVL 1.5, arXiv 2404.16821) and its parameter names.
-This file is copied into checkpoints as part of their model code.
+The code follows the published architecture (InternVL, arXiv 2312.14238; InternVL 1.5, arXiv 2404.16821)
+and its parameter names. This file is copied into checkpoints as part of their model code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _norm(config: InternVisionConfig) -> nn.Module:
 
 
 class InternVisionEmbeddings(nn.Module):
-    """Patch embeddings after a class token, with learned position embeddings."""
+    """A class token followed by patch embeddings, with learned position embeddings."""
 
     def __init__(self, config: InternVisionConfig) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class InternVisionEmbeddings(nn.Module):
         self.position_embedding = nn.Parameter(torch.randn(1, self.grid**2 + 1, width))
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Return position embeddings [1, 1 + height·width, features], resampled (bicubic) for other tile sizes."""
+        """Return position embeddings [1, 1 + height·width, features], resampled (bicubic) if the grid differs."""
         if (height, width) == (self.grid, self.grid):
             return self.position_embedding
         first, rest = self.position_embedding.split([1, self.grid**2], dim=1)
@@ -48,7 +48,7 @@ class InternVisionEmbeddings(nn.Module):
         return torch.cat([first, resampled.flatten(2).transpose(1, 2).to(rest.dtype)], dim=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Embed [T, channels, H, W] as [T, 1 + patches, width]."""
+        """Embed tiles [T, channels, H, W] as [T, 1 + patches, width]."""
         dtype = self.patch_embedding.weight.dtype
         patches = self.patch_embedding(pixel_values.to(dtype))
         count, _, height, width = patches.shape
@@ -75,7 +75,7 @@ class InternAttention(nn.Module):
             self.k_norm = RMSNorm(width, config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within each tile of [T, N, width]."""
+        """Apply self-attention within each tile of `x` [T, N, width]."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.qk_normalization:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -95,7 +95,7 @@ class InternMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform [..., width]."""
+        """Apply the layers to `x` [..., width]."""
         return self.fc2(self.act(self.fc1(x)))
 
 
@@ -120,13 +120,13 @@ class InternVisionEncoderLayer(nn.Module):
         return branch * keep.bernoulli_(1 - self.drop_path).div_(1 - self.drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform [T, N, width]."""
+        """Apply the layer to `x` [T, N, width]."""
         x = x + self._drop(self.attn(self.norm1(x).to(x.dtype)) * self.ls1)
         return x + self._drop(self.mlp(self.norm2(x).to(x.dtype)) * self.ls2)
 
 
 class InternVisionEncoder(nn.Module):
-    """The layers of the vision tower; stochastic depth increases linearly from 0 to `drop_path_rate`."""
+    """The layers of the vision tower, with stochastic depth increasing linearly from 0 to `drop_path_rate`."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Tensor]
@@ -140,7 +140,7 @@ class InternVisionEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor, keep: bool) -> list[Tensor]:
-        """Transform [T, N, width]; return the last layer's output or, with `keep`, the input and all outputs."""
+        """Apply all layers to `x` [T, N, width]; return the last output or, with `keep`, the input and all outputs."""
         states = [x]
         for layer in self.layers:
             # If no earlier tensor needs a gradient, checkpointing would lose the gradients of the layer's weights.
@@ -153,7 +153,7 @@ class InternVisionEncoder(nn.Module):
 
 
 class InternVisionModel(PreTrainedModel):
-    """The vision tower, without a norm after the last layer."""
+    """The vision tower, without a normalization after the last layer."""
 
     config_class = InternVisionConfig
     main_input_name = "pixel_values"
@@ -185,7 +185,7 @@ class InternVisionModel(PreTrainedModel):
                 module.bias.data.zero_()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the patch embeddings."""
+        """Return the module that computes the patch embeddings."""
         return self.embeddings
 
     def forward(
@@ -195,9 +195,12 @@ class InternVisionModel(PreTrainedModel):
         return_dict: bool | None = None,
         pixel_embeds: Tensor | None = None,
     ) -> Any:
-        """Encode tiles [T, channels, H, W] as features [T, 1 + patches, width], the class token first.
+        """Encode tiles [T, channels, H, W] as features [T, 1 + patches, width], with the class token first.
 
-        `pixel_embeds` replaces `pixel_values`. Raises ValueError if the input is not a batch of tiles.
+        If `pixel_embeds` is given, it replaces `pixel_values`.
+
+        Raises:
+            ValueError: The input is not a batch of tiles.
         """
         if pixel_embeds is None:
             if pixel_values is None or pixel_values.dim() != 4:

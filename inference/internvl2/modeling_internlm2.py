@@ -1,7 +1,7 @@
-"""InternLM2, the language model: from token embeddings to next-token logits, with a key/value cache.
+"""The InternLM2 language model, from token embeddings to next-token logits, with a key/value cache.
 
-Follows the published architecture (InternLM2, arXiv 2403.17297) and its parameter names. This file is copied into
-checkpoints as part of their model code.
+The architecture and the parameter names follow the published InternLM2 (arXiv 2403.17297). This file is
+copied into checkpoints as part of their model code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from .layers_internvl2 import RMSNorm, attend, rotate, rotation, visible
 
 
 class InternLM2Attention(nn.Module):
-    """Grouped-query attention. For each key/value head, `wqkv` computes its query heads, then the key and the value."""
+    """Grouped-query attention with a fused projection.
+
+    For each key/value head, the output of `wqkv` holds the query heads of its group, then the key and the
+    value.
+    """
 
     def __init__(self, config: InternLM2Config, layer: int) -> None:
         super().__init__()
@@ -42,7 +46,7 @@ class InternLM2Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
     ) -> Tensor:
-        """Attend over `cache` and `x`, [B, N, width]; append the new keys and values to `cache`."""
+        """Attend from `x` [B, N, width] to the cached and new positions; append the new keys and values to `cache`."""
         parts = self.wqkv(x).unflatten(-1, (self.kv_heads, self.groups + 2, self.size))
         q = parts[..., : self.groups, :].flatten(2, 3).transpose(1, 2)
         k, v = parts[..., -2, :].transpose(1, 2), parts[..., -1, :].transpose(1, 2)
@@ -63,7 +67,7 @@ class InternLM2MLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform [..., width]."""
+        """Apply the MLP to `x` [..., width]."""
         return self.w2(self.act_fn(self.w1(x)) * self.w3(x))
 
 
@@ -80,13 +84,13 @@ class InternLM2DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
     ) -> Tensor:
-        """Transform [B, N, width]."""
+        """Apply attention and the MLP to hidden states `x` [B, N, width]."""
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, causal, cache)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
 class InternLM2PreTrainedModel(PreTrainedModel):
-    """Base class of the InternLM2 models for transformers."""
+    """Base class that integrates the InternLM2 models with transformers."""
 
     config_class = InternLM2Config
     base_model_prefix = "model"
@@ -139,10 +143,12 @@ class InternLM2Model(InternLM2PreTrainedModel):
         output_hidden_states: bool | None = None,
         **_unused: Any,
     ) -> BaseModelOutputWithPast:
-        """Compute hidden states [B, N, width] after the final norm from token ids [B, N] or embeddings [B, N, width].
+        """Compute the hidden states [B, N, width] after the final norm.
 
-        `attention_mask` is [B, M + N] over cached and new positions (1 attends), or a complete 4-dimensional mask.
-        `position_ids` [B, N] continue after the cache by default. `past_key_values` is extended in place.
+        Exactly one of `input_ids` [B, N] and `inputs_embeds` [B, N, width] must be given. `attention_mask` is
+        [B, M + N] over M cached and N new positions (1 for a position to attend to), or a complete 4-dimensional
+        mask. By default, `position_ids` [B, N] continue after the cache. A `Cache` passed as `past_key_values`
+        is extended in place.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -171,7 +177,10 @@ class InternLM2Model(InternLM2PreTrainedModel):
 
 
 def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, checkpointing: bool) -> Cache | None:
-    """Return the cache to extend, or None; checkpointing allows no cache, as recomputation would append keys twice."""
+    """Return the cache to extend, or None.
+
+    There is no cache with gradient checkpointing, because recomputation would append the keys twice.
+    """
     if checkpointing:
         return None
     if given is None:
@@ -211,11 +220,11 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         self.output = new_embeddings
 
     def get_decoder(self) -> InternLM2Model:
-        """Return the model without its output layer."""
+        """Return the underlying `InternLM2Model`, without the output layer."""
         return self.model
 
     def set_decoder(self, decoder: InternLM2Model) -> None:
-        """Replace the model without its output layer."""
+        """Replace the underlying `InternLM2Model`, keeping the output layer."""
         self.model = decoder
 
     def forward(
@@ -233,12 +242,16 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """Compute float32 logits [B, N, vocabulary], with the arguments of `InternLM2Model.forward`.
+        """Compute float32 logits [B, N, vocabulary].
 
-        If `logits_to_keep` is a number n > 0, only the last n positions are kept; if it is a tensor of indices, only
-        those positions. `labels` [B, N] (−100 to ignore a position) add the mean cross-entropy of the next tokens; they
-        need the logits of all positions. `output_attentions` is refused: scaled_dot_product_attention does not return
-        attention weights.
+        Arguments not described here are those of `InternLM2Model.forward`. If `logits_to_keep` is a number
+        n > 0, only the last n positions are kept; if it is a tensor of indices, only the positions listed. With
+        `labels` [B, N] (−100 to ignore a position), the output includes the mean cross-entropy of the next
+        tokens, for which the logits of all positions are needed.
+
+        Raises:
+            ValueError: `output_attentions` is set, but scaled_dot_product_attention returns no attention
+                weights.
         """
         if output_attentions:
             raise ValueError("attention weights are not available: attention is scaled_dot_product_attention")
@@ -261,7 +274,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of `labels` [B, N] one position ahead of `logits` [B, N, vocabulary]."""
+    """Return the mean cross-entropy of `logits` [B, N, vocabulary] for the next tokens in `labels` [B, N]."""
     if logits.shape[1] != labels.shape[1]:
         raise ValueError("labels need the logits of every position: leave logits_to_keep at 0")
     targets = labels[:, 1:].flatten().to(logits.device)

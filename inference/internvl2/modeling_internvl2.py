@@ -1,7 +1,8 @@
-"""InternVL2: the language model with the vision tower's projected features in place of picture tokens.
+"""The InternVL2 model, a language model whose picture tokens are replaced by projected vision features.
 
-Follows the published architecture (InternVL 1.5, arXiv 2404.16821) and its parameter names, so official checkpoints
-with InternLM2 load unchanged. This file is copied into checkpoints as their model code.
+The architecture and the parameter names follow the published InternVL 1.5 (arXiv 2404.16821), so
+official checkpoints with InternLM2 load unchanged. This file is copied into checkpoints as their model
+code.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from .modeling_internlm2 import InternLM2ForCausalLM, next_token_loss
 
 
 class InternVLChatModel(PreTrainedModel, GenerationMixin):
-    """InternVL2 and InternVL 1.5.
+    """Vision-language model with the architecture of InternVL 1.5 and InternVL2.
 
     Attributes:
-        num_image_token: The number of `<IMG_CONTEXT>` tokens of one tile.
-        img_context_token_id: The tokenizer's id of `<IMG_CONTEXT>`; set it before using pictures.
+        num_image_token: The number of `<IMG_CONTEXT>` tokens per tile.
+        img_context_token_id: The tokenizer's ID of `<IMG_CONTEXT>`; set it before using pictures.
     """
 
     config_class = InternVLChatConfig
@@ -86,15 +87,20 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(new_embeddings)
 
     def extract_feature(self, pixel_values: Tensor) -> Tensor:
-        """Encode normalized tiles [T, 3, S, S] as features [T, num_image_token (at the configured S), LLM width]."""
+        """Encode normalized tiles [T, 3, S, S] as features [T, tokens, LLM width].
+
+        With the configured tile side S, each tile yields `num_image_token` tokens.
+        """
         return self.mlp1(unprojected(self.vision_model, self.config, pixel_values))
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
-        """Return embeddings [B, N, width] of `input_ids` [B, N], with picture tokens replaced by `features` in order.
+        """Return embeddings [B, N, width] of `input_ids` [B, N], with picture tokens replaced by `features`.
+
+        `features` [T, tokens, width] are inserted in order.
 
         Raises:
-            ValueError: `features` [T, tokens, width] and the picture tokens differ in number. Without this check,
-                shifted features would silently give wrong answers or a wrong training.
+            ValueError: `features` and the picture tokens differ in number. Without this check, misplaced
+                features would silently cause wrong answers or faulty training.
         """
         embeds = self.language_model.get_input_embeddings()(input_ids)
         if features is None:
@@ -124,10 +130,12 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """Compute logits [B, N, vocabulary], and the loss for `labels`, from tiles [T, 3, S, S] and token ids [B, N].
+        """Compute logits [B, N, vocabulary] and, if `labels` are given, the loss.
 
-        `image_flags` ([T] or [T, 1]) is 1 for real tiles; the tiles of text-only samples are computed and discarded.
-        `inputs_embeds` [B, N, width] replaces both inputs. The rest is as in `InternLM2ForCausalLM.forward`.
+        Pass tiles `pixel_values` [T, 3, S, S] and token IDs `input_ids` [B, N], or `inputs_embeds` [B, N, width]
+        instead of both. `image_flags` ([T] or [T, 1]) is 1 for real tiles; the features of other tiles, the
+        placeholders in text-only samples, are computed and discarded. The remaining arguments are those of
+        `InternLM2ForCausalLM.forward`.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -167,9 +175,10 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         **generate_kwargs: Any,
     ) -> Any:
-        """Generate new tokens after `input_ids` [B, N] with tiles, or with the tiles' `visual_features`.
+        """Generate the tokens that follow `input_ids` [B, N].
 
-        `generation_config` (by default the checkpoint's own) and `generate_kwargs` are those of transformers'
+        Pictures are given either as tiles in `pixel_values` or as `visual_features` computed from the tiles.
+        `generation_config` (by default the checkpoint's own) and `generate_kwargs` are passed to transformers'
         `generate`. Pad batches on the left.
 
         Returns:
@@ -192,7 +201,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
 
 
 def unprojected(vision: nn.Module, config: InternVLChatConfig, pixel_values: Tensor) -> Tensor:
-    """Return the vision tower's features of tiles [T, 3, S, S] before the projector: [T, num_image_token, width]."""
+    """Return the vision features [T, num_image_token, width] of tiles [T, 3, S, S], before the projector."""
     layer = config.select_layer
     output = vision(pixel_values=pixel_values, output_hidden_states=layer != -1)
     states = output.last_hidden_state if layer == -1 else output.hidden_states[layer]

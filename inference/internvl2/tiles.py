@@ -1,7 +1,7 @@
-"""Cuts a picture into tiles and converts tiles to pixel values: InternVL's dynamic high resolution.
+"""Conversion of a picture to tiles and of tiles to pixel values (InternVL's dynamic high resolution).
 
-Identical to the official preprocessing in every pixel (InternVL 1.5, arXiv 2404.16821, section 3.2). EXIF orientation
-is not applied. torch is imported in `pixel_values` only.
+Every pixel is identical to that of the official preprocessing (InternVL 1.5, arXiv 2404.16821,
+section 3.2). EXIF orientation is not applied. Only `pixel_values` imports torch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def tiles(image: Image.Image, tiling: Tiling) -> list[Image.Image]:
-    """Return square RGB tiles, row by row, then a thumbnail if there are several.
+    """Split `image` into square RGB tiles, row by row.
 
-    The picture is resized (bicubic) to the closest grid regardless of its aspect ratio, as InternVL2 was trained.
+    If there are several tiles and `tiling.thumbnail` is set, a thumbnail comes last. The picture is first
+    resized (bicubic) to fill the grid chosen by `tiling.grid`, regardless of the picture's aspect ratio, as
+    in the training of InternVL2.
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
     columns, rows = tiling.grid(image.width, image.height)
@@ -40,7 +42,7 @@ def tiles(image: Image.Image, tiling: Tiling) -> list[Image.Image]:
 
 
 def pixel_values(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Convert tiles of one size S to float32 [T, 3, S, S], normalized by ImageNet's mean and standard deviation."""
+    """Convert tiles of side S to float32 [T, 3, S, S], normalized by ImageNet's mean and standard deviation."""
     import numpy as np
     import torch
 

@@ -1,7 +1,7 @@
-"""The tiling of pictures by a checkpoint (dynamic high resolution): the grid of tiles for a width and height.
+"""Choice of the tile grid for a picture's width and height (InternVL's dynamic high resolution).
 
-Identical to the official preprocessing (InternVL 1.5, arXiv 2404.16821, section 3.2). Standard library only, because
-the bot counts tiles with it.
+The grids are identical to those of the official preprocessing (InternVL 1.5, arXiv 2404.16821,
+section 3.2). Only the standard library is used, because the bot counts tiles with this module.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Tiling:
     """The tiling configuration of a checkpoint.
 
     Attributes:
-        side: The side of a tile in pixels.
-        tokens: The number of feature tokens of a tile.
-        min_tiles: The fewest tiles of a picture.
-        max_tiles: The most tiles of a picture, not counting the thumbnail.
-        thumbnail: Whether a picture of several tiles gets a thumbnail.
+        side: The side length of a tile in pixels.
+        tokens: The number of feature tokens per tile.
+        min_tiles: The minimum number of tiles per picture.
+        max_tiles: The maximum number of tiles per picture, not counting the thumbnail.
+        thumbnail: Whether a picture with several tiles also gets a thumbnail.
     """
 
     side: int = 448
@@ -32,7 +32,10 @@ class Tiling:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], max_tiles: int | None = None) -> Tiling:
-        """Return the tiling of the content of a config.json; a `max_tiles` above 0 replaces the file's limit."""
+        """Return the tiling described by `config`, the content of a checkpoint's config.json.
+
+        A `max_tiles` above 0 overrides the limit in `config`.
+        """
         side = config.get("force_image_size") or config["vision_config"]["image_size"]
         patches = side // config["vision_config"]["patch_size"]
         max_tiles = max_tiles or (config["max_dynamic_patch"] if config["dynamic_image_size"] else 1)
@@ -45,9 +48,10 @@ class Tiling:
         )
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """Return the (columns, rows) whose aspect ratio is closest to that of `width` × `height` pixels.
+        """Return the grid (columns, rows) whose aspect ratio is closest to that of `width` × `height` pixels.
 
-        Of equally close grids, the larger one is chosen if the picture has more than half its pixels.
+        If several grids are equally close, the largest one with fewer than twice the picture's pixels is chosen,
+        or else the smallest.
         """
         aspect = width / height
         best, nearest = (1, 1), float("inf")
@@ -59,18 +63,18 @@ class Tiling:
         return best
 
     def count(self, width: int, height: int) -> int:
-        """Return the number of tiles of a picture of `width` × `height` pixels, thumbnail included."""
+        """Return the number of tiles, including any thumbnail, for a picture of `width` × `height` pixels."""
         columns, rows = self.grid(width, height)
         return columns * rows + (self.thumbnail and columns * rows > 1)
 
     def count_tokens(self, width: int, height: int) -> int:
-        """Return the number of feature tokens of a picture of `width` × `height` pixels."""
+        """Return the number of feature tokens for a picture of `width` × `height` pixels."""
         return self.tokens * self.count(width, height)
 
 
 @lru_cache
 def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """Return all (columns, rows) of `min_tiles` to `max_tiles` tiles, ordered by the number of tiles."""
+    """Return all grids (columns, rows) of `min_tiles` to `max_tiles` tiles, ordered by number of tiles."""
     if not 1 <= min_tiles <= max_tiles:
         raise ValueError(f"tiles: 1 ≤ min_tiles ≤ max_tiles must hold, not {min_tiles} and {max_tiles}")
     # Grids of equal area stay in the set's order, which decides ties: the official code sorts a set built this way.

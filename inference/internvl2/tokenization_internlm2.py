@@ -1,6 +1,7 @@
-"""InternLM2's SentencePiece tokenizer, which produces the same tokens as that of the official checkpoints.
+"""InternLM2's SentencePiece tokenizer, which produces the same tokens as the official tokenizer.
 
-This file is copied into checkpoints with a `tokenizer.model` and no `tokenizer.json`, as their tokenizer code.
+This file is copied, as tokenizer code, into checkpoints that have a `tokenizer.model` but no
+`tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from transformers import PreTrainedTokenizer
 
 
 class InternLM2Tokenizer(PreTrainedTokenizer):
-    """BPE with byte fallback from `tokenizer.model`; `<s>` is added first unless `add_bos_token` is False."""
+    """BPE tokenizer with byte fallback, loaded from `tokenizer.model`.
+
+    Sequences start with `<s>` unless `add_bos_token` is False.
+    """
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
@@ -54,7 +58,7 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
         return int(self.sp_model.get_piece_size())
 
     def get_vocab(self) -> dict[str, int]:
-        """Return all tokens and their ids, added tokens included."""
+        """Return a mapping of all tokens, including added tokens, to their IDs."""
         # Built from the ids, because an added token may replace an unused piece.
         tokens = self.convert_ids_to_tokens(list(range(self.vocab_size)))
         return {**{token: index for index, token in enumerate(tokens)}, **self.added_tokens_encoder}
@@ -69,10 +73,10 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
         return str(self.sp_model.id_to_piece(index))
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Return the text of `tokens`, as the official code does.
+        """Return the text of `tokens`, spaced as by the official tokenizer.
 
-        Text that ends in a special token, or a special token at the very start, is preceded by one space; spaces
-        before English punctuation are removed.
+        One space precedes each stretch of text that a special token follows, and a special token at the very
+        start. Spaces before English punctuation are removed.
         """
         special = set(self.all_special_tokens)
         parts: list[str] = []
@@ -91,13 +95,16 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """Return `<s>`, the tokens, the second sequence's tokens if any, and `</s>` if `add_eos_token` is set."""
+        """Return the token IDs of one or two sequences with special tokens added.
+
+        The result starts with `<s>` if `add_bos_token` is set and ends with `</s>` if `add_eos_token` is set.
+        """
         first = [self.sp_model.bos_id()] if self.add_bos_token else []
         last = [self.sp_model.eos_id()] if self.add_eos_token else []
         return first + token_ids_0 + (token_ids_1 or []) + last
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Copy `tokenizer.model` into a directory and return the new path."""
+        """Copy `tokenizer.model` into `save_directory` and return the new path in a tuple."""
         target = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}tokenizer.model"
         if not target.exists() or not target.samefile(self.vocab_file):
             shutil.copyfile(self.vocab_file, target)

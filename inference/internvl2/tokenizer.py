@@ -1,4 +1,4 @@
-"""Loads a checkpoint's tokenizer without running code from its directory.
+"""Loading of a checkpoint's tokenizer without running code from the checkpoint.
 
 A checkpoint has a `tokenizer.json`, or the official SentencePiece `tokenizer.model`.
 """
@@ -17,7 +17,11 @@ PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
 
 
 def load_tokenizer(directory: str | Path) -> Any:
-    """Return the transformers tokenizer of a checkpoint. Raises FileNotFoundError if there is none."""
+    """Return the transformers tokenizer of the checkpoint in `directory`.
+
+    Raises:
+        FileNotFoundError: The checkpoint has no tokenizer.
+    """
     directory = Path(directory)
     if (directory / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast
@@ -33,7 +37,11 @@ def load_tokenizer(directory: str | Path) -> Any:
 
 
 def token_id(tokenizer: Any, token: str) -> int:
-    """Return the id of a special token. Raises ValueError if the tokenizer has no such token."""
+    """Return the ID of a special token.
+
+    Raises:
+        ValueError: The tokenizer has no such token.
+    """
     known = tokenizer.get_added_vocab().get(token)
     if known is None:
         raise ValueError(f"the tokenizer has no token {token}: it is not an InternVL2 tokenizer")
@@ -41,9 +49,10 @@ def token_id(tokenizer: Any, token: str) -> int:
 
 
 def text_decoder(tokenizer: Any) -> Callable[[list[int]], str]:
-    """Return a function that decodes token ids without special tokens, as the official code does, but faster.
+    """Return a function that decodes token IDs to text without special tokens.
 
-    transformers' Python tokenizers look up all special tokens for every id (0.1 ms a token).
+    The text is the same as in the official code, but decoding is faster: transformers' Python tokenizers
+    look up all special tokens for every ID (0.1 ms per token).
     """
     processor = getattr(tokenizer, "sp_model", None)
     if processor is None:

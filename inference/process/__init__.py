@@ -1,1 +1,1 @@
-"""Child processes: starting and ending them, their logs, environment and stacks."""
+"""Management of child processes, including their logs, environments and stack traces."""

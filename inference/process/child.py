@@ -1,8 +1,9 @@
-"""One child process, an engine or a training worker: its start, its output in a rotating log, and its end.
+"""A child process for an engine or a training worker, with its output in a rotating log.
 
-A child does not outlive this process. Its standard input is a pipe whose only write end is here: however this process
-ends, `kill -9` included, the child reads end-of-file and ends (parent_watch.py, in the child). A child leads its own
-session, so that Ctrl-C in a terminal does not reach it and a kill also reaches what it has started.
+A child does not outlive its parent. The parent holds the only write end of a pipe that is the child's
+standard input: however the parent ends, even by `kill -9`, the child reads end-of-file and exits (see
+parent_watch.py, which runs in the child). A child leads its own session, so that Ctrl-C in a terminal
+does not reach the child, and killing the child also kills the processes that it started.
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ class Child:
         environment: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Self:
-        """Start `command`, without a shell.
+        """Start `command` without a shell.
 
         Args:
             command: The program and its arguments.
-            log: The file for standard output and error, each line with its time.
-            log_bytes: The size at which the file is rotated.
-            log_files: The number of old files that are kept.
+            log: The log file for standard output and standard error, with a timestamp before each line.
+            log_bytes: The size at which the log file is rotated.
+            log_files: The number of old log files to keep.
             cwd: The working directory.
-            environment: Variables added to this process's environment, which is passed on without its secrets.
-            on_line: A function called with each line of the standard output. It must not raise.
+            environment: Variables to add to this process's environment, from which secrets are removed.
+            on_line: A function called with each line of standard output. It must not raise.
 
         Raises:
             OSError: The program cannot be started.
@@ -99,12 +100,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """Process ID."""
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """Exit status as in `subprocess`: None while the child runs, negative for a signal."""
+        """Exit status as in `subprocess`: None while the child runs, negative if a signal ended it."""
         return self._process.returncode
 
     @property
@@ -113,11 +114,11 @@ class Child:
         return self._log.path
 
     def tail(self, lines: int = 15) -> str:
-        """Return the last lines that the child wrote, for an error message."""
+        """Return the last `lines` lines that the child wrote, for an error message."""
         return "\n".join(list(self._log.tail)[-lines:])
 
     def how_it_ended(self) -> str:
-        """Return `exit code 3`, `signal SIGKILL` or `still running`."""
+        """Return how the child ended, such as `exit code 3` or `signal SIGKILL`, or `still running`."""
         code = self.returncode
         if code is None:
             return "still running"
@@ -128,20 +129,24 @@ class Child:
         return f"signal {-code}"
 
     async def dump_stacks(self) -> None:
-        """Make the child and its descendants write their stacks into the log, if they support it (stack_dump.py)."""
+        """Make the child and its descendants log their stack traces, if they support it (see stack_dump.py)."""
         if self.returncode is None:
             for pid in stack_dump.processes(self.pid):
                 self._log.line(f"--- stacks of process {pid}:")
                 await stack_dump.request(pid)
 
     async def wait(self) -> int:
-        """Wait for the end and return the exit status. The child is reaped and all its output is in the log."""
+        """Wait until the child ends and return its exit status.
+
+        On return, the child has been reaped and all its output is in the log.
+        """
         return await asyncio.shield(self._end)
 
     async def stop(self, grace: float) -> int:
-        """Terminate the child (SIGTERM), kill it after `grace` seconds and return its exit status.
+        """Send SIGTERM to the child, kill it after `grace` seconds if necessary, and return its exit status.
 
-        Cancelling this kills the child at once. Safe to call again, even on a child that has ended.
+        Cancelling the call kills the child at once. It is safe to call `stop` again, even after the child has
+        ended.
         """
         if self.returncode is None:
             # Not Process.terminate(): up to Python 3.12.7 it polls, and may reap the child before asyncio's watcher.
@@ -159,7 +164,7 @@ class Child:
         return await self.wait()
 
     def kill(self) -> None:
-        """Send SIGKILL to the child and to all processes that it started. `wait` still has to reap it."""
+        """Send SIGKILL to the child and to all processes that it started; `wait` must still reap the child."""
         if self.returncode is None:
             self._kill_group()
 
@@ -182,7 +187,10 @@ class Child:
         return code
 
     async def _pump(self, descriptor: int, listener: Callable[[str], None] | None) -> None:
-        """Read one pipe to its end, line by line; a line longer than `_LINE_BYTES` is split."""
+        """Read a pipe to its end and pass each line to the log and to `listener`.
+
+        A line longer than `_LINE_BYTES` is split.
+        """
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
@@ -211,7 +219,7 @@ class Child:
 
 
 class _Log:
-    """A rotating file with a timestamp before each line, and the last lines in memory."""
+    """A rotating log file with a timestamp before each line; the last lines are also kept in memory."""
 
     def __init__(self, path: Path, limit: int, files: int) -> None:
         self.path = path

@@ -1,7 +1,8 @@
-"""The environment of child processes: the bot's own without its secrets.
+"""The environment of child processes, which is the bot's own without its secrets.
 
-An operator's command may write its environment into a log, and engines and trainings need no secrets. This does not
-protect against malicious code: a process of the same user can read the bot's memory and environment.
+A command set by the operator may write its environment to a log, and engines and training runs need no
+secrets. Removing the secrets does not protect against malicious code: any process of the same user can
+read the bot's memory and environment.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def for_children() -> dict[str, str]:
-    """Return the environment without thumbtune's settings and the tokens of model hubs."""
+    """Return this process's environment without thumbtune's settings and without tokens of model hubs."""
     return {
         name: value
         for name, value in os.environ.items()

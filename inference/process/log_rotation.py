@@ -1,7 +1,7 @@
-"""Rotates a log file that another program keeps open, by copying and truncating it.
+"""Rotation of a log file that another program keeps open, by copying and truncating the file.
 
-This is logrotate's copytruncate: the program must have opened the file for appending, and a line written during the
-copy may be lost.
+Like logrotate's copytruncate, the method requires that the program opened the file for appending, and it
+may lose a line written during the copy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Ends a worker when its parent process ends.
+"""Termination of a worker when its parent process ends.
 
-The worker's standard input is a pipe whose write end the parent holds and never writes to. However the parent ends,
-`kill -9` included, the kernel closes that end, and the worker reads end-of-file. A worker started by hand, with a
-terminal, a file or /dev/null as standard input, is not watched. Standard library only.
+The worker's standard input is a pipe; the parent holds the write end and never writes to it. However the
+parent ends, even by `kill -9`, the kernel closes the write end, and the worker reads end-of-file. A
+worker started by hand, whose standard input is a terminal, a file or /dev/null, does not watch its
+parent. This module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _GRACE_SECONDS = 1.0
 
 
 def watch_parent(grace: float = _GRACE_SECONDS) -> bool:
-    """End this process when its standard input, a pipe or socket, reaches end-of-file.
+    """Start a thread that ends this process when standard input, a pipe or socket, reaches end-of-file.
 
-    The process gets SIGTERM first. After `grace` seconds it is killed, together with its process group if it leads one
-    (as it does if its parent started it in a new session).
+    The process first receives SIGTERM. After `grace` seconds it is killed, together with its process group
+    if it leads one (which it does if its parent started it in a new session).
 
     Returns:
-        Whether standard input is a pipe or socket, so that it is watched.
+        Whether standard input is a pipe or socket and is therefore watched.
     """
     try:
         mode = os.fstat(0).st_mode

@@ -1,7 +1,8 @@
 """Stack traces of a hanging child process, written to its standard error on a signal.
 
-The child calls `enable`; its parent calls `processes` and `request`. Python's faulthandler writes inside the signal
-handler, even while another thread holds the GIL. Linux only (/proc). Standard library only.
+The child calls `enable`; its parent calls `processes` and `request`. Python's faulthandler writes the
+traces inside the signal handler, even while another thread holds the GIL. This module requires Linux
+(/proc) and uses only the standard library.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ _WRITE_SECONDS: Final = 3.0
 
 
 def enable() -> None:
-    """Let this process, and those that it forks, write their stacks on the signal and on a crash."""
+    """Make this process and the processes it forks write their stack traces on `SIGNAL` and on a crash."""
     faulthandler.enable()
     faulthandler.register(SIGNAL)
 
 
 def processes(pid: int) -> list[int]:
-    """Return the ids of a process and its descendants that handle the signal; it would end the others."""
+    """Return the IDs of process `pid` and its descendants, leaving out processes that do not handle `SIGNAL`.
+
+    A process without a handler would be ended by the signal.
+    """
     known = {int(file.name): _status(int(file.name)) for file in Path("/proc").glob("[0-9]*")}
     family = [pid]
     for parent in family:
@@ -36,7 +40,10 @@ def processes(pid: int) -> list[int]:
 
 
 async def request(pid: int) -> None:
-    """Signal one of `processes`; return when it has written its stacks, or after three seconds."""
+    """Send `SIGNAL` to process `pid` and wait up to three seconds until it has written its stack traces.
+
+    `pid` must be one of the IDs that `processes` returned.
+    """
     with suppress(ProcessLookupError, TimeoutError):
         os.kill(pid, SIGNAL)
         async with asyncio.timeout(_WRITE_SECONDS):
@@ -46,7 +53,7 @@ async def request(pid: int) -> None:
 
 
 def _status(pid: int) -> dict[str, str]:
-    """Return the fields of /proc/PID/status, or none if the process has ended."""
+    """Return the fields of /proc/PID/status, or an empty dictionary if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -55,5 +62,5 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def _holds(status: dict[str, str], *sets: str) -> bool:
-    """Return whether the signal is in one of these signal masks."""
+    """Return whether any of the signal masks named in `sets` contains `SIGNAL`."""
     return any(int(status.get(name, "0"), 16) >> (SIGNAL - 1) & 1 for name in sets)

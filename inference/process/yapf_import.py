@@ -1,4 +1,4 @@
-"""The import of yapf, which mmengine needs, in processes that start at the same time."""
+"""Safe import of yapf, which mmengine needs, in processes that start at the same time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import suppress
 
 
 def import_yapf() -> None:
-    """Import yapf without its cache; call this before the first import of mmengine, XTuner or lmdeploy.
+    """Import yapf without its cache; call this function before mmengine, XTuner or lmdeploy is first imported.
 
-    yapf 0.43.0 pickles its grammars into the user's cache directory in place. A process that starts while another one
-    writes them, or any process after a kill in the middle, reads half a file and fails with `EOFError: Ran out of
-    input`. With a cache directory that cannot exist, it computes the grammars in 10 ms and ignores the failed write.
-    Does nothing if yapf is not installed.
+    yapf 0.43.0 pickles its grammars directly into the user's cache directory. If another process is writing
+    a grammar, or was killed while writing it, yapf reads half a file and fails with
+    `EOFError: Ran out of input`. This function sets a cache directory that cannot exist, so that yapf
+    computes the grammars in 10 ms and ignores the failed write. If yapf is not installed, nothing happens.
     """
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = os.devnull

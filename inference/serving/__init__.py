@@ -1,1 +1,1 @@
-"""Serve models from engine processes or external servers: queueing, restarts, swaps and routing between replicas."""
+"""Model serving by engines and external servers: queueing, restarts, swaps and routing between replicas."""

@@ -1,9 +1,10 @@
 """A first-come, first-served queue with a limited number of slots per lane.
 
-One chat holds at most one slot at a time, so its questions are answered in order and never block other chats. A lane
-is the replica that a chat is routed to; it may change while the chat waits, and a full lane delays only its own
-chats. When a lane's limit shrinks, tickets whose answer has not begun return to the front of the queue. All code runs
-on one event loop and only `Ticket.turn` awaits, so no other task runs between two steps.
+A ticket stands for one question. A chat holds at most one slot at a time, so its questions are answered
+in order and never block other chats. A chat's lane is the replica to which the chat is routed; the lane
+may change while the chat waits, and a full lane delays only its own chats. When a lane's limit shrinks,
+tickets whose answers have not begun return to the front of the queue. All code runs on one event loop,
+and changes to the queue never await, so no other task can run in the middle of a change.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from inference.messages import EngineUnavailable
 class Admission:
     """The queue and the tickets that hold a slot.
 
-    `limit` returns the number of slots of a lane, `lane` the current lane of a chat.
+    Args:
+        limit: A function that returns the number of slots of a lane.
+        lane: A function that returns the current lane of a chat.
     """
 
     def __init__(self, limit: Callable[[str], int], lane: Callable[[str], str] = lambda _chat: "") -> None:
@@ -35,7 +38,7 @@ class Admission:
 
     @property
     def paused(self) -> bool:
-        """Whether slots are withheld at present."""
+        """Whether no slots are being handed out at present."""
         return self._paused or self._held
 
     @property
@@ -59,21 +62,21 @@ class Admission:
             ticket.leave()
 
     def tickets(self, chat: str) -> list[Ticket]:
-        """Return the chat's tickets, queued or with a slot."""
+        """Return the chat's tickets, whether queued or holding a slot."""
         return [ticket for ticket in (*self._inside, *self._queue) if ticket.chat == chat]
 
     def pause(self) -> None:
-        """Hand out no slots until `resume`; tickets that hold one keep it."""
+        """Hand out no more slots until `resume` is called; tickets that hold a slot keep it."""
         self._paused = True
         self._move()
 
     def resume(self) -> None:
-        """Hand out slots again."""
+        """Hand out slots again after `pause`."""
         self._paused = False
         self._move()
 
     def hold(self, held: bool) -> None:
-        """Re-evaluate lanes and limits; while `held`, behave as if paused."""
+        """Set whether to withhold slots, independently of `pause`, and re-evaluate lanes and limits."""
         self._held = held
         self._move()
 
@@ -89,7 +92,7 @@ class Admission:
                 await self._empty.wait()
 
     def _move(self) -> None:
-        """Hand free slots to the first tickets whose chat holds none, then notify all waiting tickets."""
+        """Hand out free slots in queue order, at most one per chat, and notify all waiting tickets."""
         self._take_back()
         busy = {ticket.chat for ticket in self._inside}
         taken = Counter(ticket.lane for ticket in self._inside)
@@ -113,7 +116,7 @@ class Admission:
             self._empty.set()
 
     def _take_back(self) -> None:
-        """Move the newest tickets beyond a lane's limit, unless begun, back to the front of the queue."""
+        """Move the newest tickets beyond a lane's limit back to the front of the queue, unless they have begun."""
         taken = Counter(ticket.lane for ticket in self._inside)
         for ticket in [ticket for ticket in reversed(self._inside) if not ticket.begun]:
             if taken[ticket.lane] > self._limit(ticket.lane):
@@ -123,10 +126,13 @@ class Admission:
 
 
 class Ticket:
-    """One question, first in the queue, then with a slot.
+    """A question that first waits in the queue and then holds a slot.
 
-    `before` is the number of tickets ahead of it in its lane, or None once it holds a slot in `lane`. After `begin`
-    the slot cannot be withdrawn.
+    Attributes:
+        chat: The key of the question's chat.
+        before: The number of tickets ahead of this ticket in its lane, or None once the ticket holds a slot.
+        lane: The lane of the slot that the ticket holds.
+        begun: Whether `begin` was called successfully, so that the slot cannot be withdrawn.
     """
 
     def __init__(self, admission: Admission, chat: str) -> None:
@@ -138,27 +144,35 @@ class Ticket:
         self._news = asyncio.Event()
 
     def leave(self) -> None:
-        """Leave the queue or release the slot. Safe to call again."""
+        """Leave the queue or release the slot. It is safe to call `leave` again."""
         for tickets in (self._admission._inside, self._admission._queue):
             if self in tickets:
                 tickets.remove(self)
         self._admission._move()
 
     def begin(self) -> bool:
-        """Mark the answer as begun. Return False if the slot was withdrawn; call `turn` again then."""
+        """Mark the answer as begun and return True, or return False if the slot was withdrawn.
+
+        After False, wait for a slot again with `turn`.
+        """
         self.begun = self.begun or self.before is None
         return self.begun
 
     def move(self, lane: str) -> None:
-        """Move to another lane, even a full one: an interrupted answer restarts without queueing."""
+        """Move to another lane, even a full one, so that an interrupted answer restarts without queueing."""
         if lane != self.lane:
             self.lane = lane
             self._admission._move()
 
     async def turn(self) -> AsyncGenerator[tuple[int, bool], None]:
-        """Wait for a slot; yield (tickets ahead, whether paused) at first and on each change.
+        """Wait for a slot.
 
-        Yields nothing if a slot is free. Raises EngineUnavailable if the queue is closed.
+        Yields:
+            The number of tickets ahead and whether the queue is paused, at first and on each change; nothing if
+                a slot is free at once.
+
+        Raises:
+            EngineUnavailable: The queue is closed.
         """
         reported: tuple[int, bool] | None = None
         while (before := self.before) is not None:

@@ -63,12 +63,17 @@ class Answering:
         self._forgotten: WeakSet[Ticket] = WeakSet()
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Queue the question, then stream its answer (`Engine.answer`).
+        """Queue the question, then stream its answer (see `Engine.answer`).
 
-        A chat's questions are answered in order. The model is the one that the prompt names; if it names none, the
-        conversation decides between the live model and the canary. Closing the iterator at any moment releases the slot
-        and aborts the engine's work; the slot is held until the answer has been read. Raises what `HttpEngine.answer`
-        raises, but EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
+        A chat's questions are answered in order, by the model that the prompt names. If the prompt names none,
+        the conversation determines whether the live model or the canary answers. The question holds its slot
+        until the answer has been read; closing the iterator earlier releases the slot and aborts the engine's
+        work.
+
+        Raises:
+            EngineCrashed: All `answer_attempts` attempts at an answer broke off.
+            EngineUnavailable: No engine is available.
+            InferenceError: `HttpEngine.answer` raised another error.
         """
         last: Delta | None = None
         try:
@@ -140,7 +145,10 @@ class Answering:
         return concurrency(self._kind, self._settings, held)
 
     async def _judged(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
-        """Check the worker's health. Return the worker, to be avoided, if that takes long and another could answer."""
+        """Check the worker's health and return the worker if it should be avoided, or None.
+
+        The worker should be avoided if the check takes long and another worker could answer.
+        """
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)
         suspicion.add_done_callback(self._suspicions.discard)
@@ -150,9 +158,10 @@ class Answering:
         return None if suspicion.done() else worker
 
     def forget(self, chat: str) -> None:
-        """Drop the chat's prompts from the warm-up list. What an engine has cached is evicted eventually.
+        """Remove the chat's prompts from the warm-up list.
 
-        Answers in flight and queued questions continue, but their prompts are not kept either.
+        Data that engines have cached is evicted eventually. Answers in flight and queued questions continue, but
+        their prompts are not kept for warm-up.
         """
         self._forgotten.update(self.admission.tickets(chat))
         self._moves.recent.forget(chat)

@@ -1,6 +1,7 @@
-"""The live model of one replica, a canary beside it, and the swap to its successor.
+"""The live model of one replica, a canary beside it, and the swap to the next live model.
 
-Start, swap, rest and end are mutually exclusive; each begins when the processes of the previous one are gone.
+Starting, swapping, resting and ending are mutually exclusive: each waits until the processes ended by
+the previous operation are gone.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ class BlueGreen:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Ids of all child processes, including starting and draining ones."""
+        """IDs of all child processes, including starting and draining ones."""
         everybody = (self.live, self.canary, self._next, *self._retiring.values())
         return tuple(sorted({each.pid for each in everybody if each is not None and each.pid is not None}))
 
     @property
     def swapping_to(self) -> str | None:
-        """The model that is starting beside the live one, or None."""
+        """ID of the model whose engine is starting and is not live yet, or None."""
         return self._next.model_id if self._next is not None and self._next is not self.live else None
 
     def run(self) -> None:
@@ -77,7 +78,8 @@ class BlueGreen:
     async def start(self) -> None:
         """Start the live model's engine and wait until it is ready.
 
-        Raises EngineUnavailable if it does not start; no process is left then.
+        Raises:
+            EngineUnavailable: The engine did not start. No process is left running.
         """
         self._started = True
         async with self._move():
@@ -95,7 +97,11 @@ class BlueGreen:
         return canary is not None and (model_id, model_dir) == (canary.model_id, canary.launch.model_dir)
 
     async def start_canary(self, model_id: str, model_dir: Path, welcome: Welcome) -> None:
-        """Start and `welcome` a canary. Raises EngineUnavailable if it does not start; the live model is untouched."""
+        """Start the engine of a canary and open it to chats with `welcome`.
+
+        Raises:
+            EngineUnavailable: The canary could not be started. The live model is unaffected.
+        """
         async with self._move():
             if self._ended or not self._started:
                 raise EngineUnavailable("The model cannot be tried: the engine is not running.")
@@ -108,23 +114,29 @@ class BlueGreen:
             self._changed()
 
     def run_canary(self, model_id: str, model_dir: Path) -> None:
-        """Start a canary in the background once the live model answers, and retry until it starts."""
+        """Once the live model answers, start a canary in the background, and retry until the canary has started."""
         if not self.tries(model_id, model_dir):
             self.canary = self._supervisor(model_id, model_dir, 1 - self._slot)
             self._canary_due = True
             self._look()
 
     async def stop_canary(self) -> None:
-        """End the canary. Its answers may finish for `drain_timeout` seconds; the rest restart on the live model."""
+        """End the canary, giving its answers in progress up to `drain_timeout` seconds to finish.
+
+        Unfinished answers are restarted on the live model.
+        """
         async with self._move():
             await self._end_canary(self._settings.drain_timeout)
 
     async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
-        """Start `model_id`, `welcome` it and make it live. Return False if it already is.
+        """Make a model live and return True, or return False if the model is already live.
 
-        A canary that serves this model takes over; another one ends. Returns when the old process has ended.
-        Raises EngineUnavailable if the new engine does not start; the live model is untouched then or, if the old
-        engine had to end first (`cold`), started again.
+        The new engine is opened to chats with `welcome`. A canary that already serves the model takes over; any
+        other canary is ended. The call returns when the old process has ended.
+
+        Raises:
+            EngineUnavailable: The new engine did not start. The live model is unaffected or, if its engine had
+                to end first (`cold`), is started again.
         """
         async with self._move():
             if self._ended or not self._started:
@@ -162,7 +174,10 @@ class BlueGreen:
             raise EngineUnavailable(f"{error}\n{blue.model_id} {again}") from error
 
     async def _back(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
-        """Start the old model again, in the background if it fails at first. Return the outcome for the error."""
+        """Restart the old model after a failed swap; return a description of the outcome for the error message.
+
+        If the restart fails, further attempts follow in the background.
+        """
         try:
             await self._come_up(blue, welcome, after=green)
         except EngineUnavailable as error:
@@ -180,7 +195,10 @@ class BlueGreen:
         await self._retire(blue, self._settings.drain_timeout)
 
     async def rest(self) -> None:
-        """Stop the engine until `wake`. Answers in flight are interrupted and may wait for it."""
+        """Stop the engines until `wake` is called.
+
+        Answers in flight are interrupted, and their questions may wait for `wake`.
+        """
         async with self._move():
             self.resting = True
             self._canary_due = self.canary is not None
@@ -195,14 +213,14 @@ class BlueGreen:
             self._changed()
 
     def refuse(self) -> None:
-        """Cancel a start in progress and begin no other. The first step of `end`."""
+        """Cancel a start in progress and prevent further starts; this is the first step of `end`."""
         # Cancel only once: a second cancellation would interrupt the cleanup after the first.
         if self._starting is not None and not self._ended:
             self._starting.cancel()
         self._ended = True
 
     async def end(self) -> None:
-        """End every process. Safe to call again and during any other operation."""
+        """End every process. It is safe to call `end` again and during any other operation."""
         self.refuse()
         for retiring in self._retiring.values():
             retiring.cut()
@@ -220,7 +238,7 @@ class BlueGreen:
         )
 
     def _look(self) -> None:
-        """React to a change of an engine: a canary that is due starts when the live model answers."""
+        """React to a change of an engine; start a pending canary once the live model answers."""
         # It does not start at once: two engines that start together would each take the memory that both find free.
         if self._canary_due and self.canary is not None and self.live.worker is not None and not self._ended:
             self._canary_due = False
@@ -237,7 +255,10 @@ class BlueGreen:
     async def _come_up(
         self, supervisor: Supervisor, welcome: Welcome | None = None, *, after: Supervisor | None = None
     ) -> None:
-        """Start and welcome an engine in a task that `refuse` can cancel. No process is left after an error."""
+        """Start an engine and apply `welcome` to it, in a task that `refuse` can cancel.
+
+        No process is left running after an error.
+        """
         if self._ended:
             raise EngineUnavailable("The deployment was stopped before the engine was started.")
         self._next = supervisor

@@ -22,11 +22,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Deployment:
-    """An `Engine` that outlives its processes.
+    """An `Engine` that outlives the processes behind it.
 
-    Answers carry `model_id` as their model. `model_dir` is the checkpoint; for an external server only `swap_command`
-    uses it. Log files go to `logs`. `command` replaces the engine's own command line, for tests. Raises
-    EngineUnavailable for a kind of engine that cannot be started.
+    Args:
+        settings: The inference settings.
+        model_id: The ID of the first live model, reported in its answers.
+        model_dir: The model's checkpoint directory; for an external server, it is used only for
+            `swap_command` and the context window.
+        logs: The directory for log files.
+        command: A replacement for the engine's own command line, for tests.
+
+    Raises:
+        EngineUnavailable: The configured kind of engine cannot be started.
     """
 
     def __init__(
@@ -51,15 +58,22 @@ class Deployment:
 
     @property
     def can_try(self) -> bool:
-        """Whether a canary can run beside the live model: not on external servers, and not with `swap = "cold"`."""
+        """Whether a canary can run beside the live model.
+
+        External servers and `swap = "cold"` do not allow a canary.
+        """
         return self._ours and not any(node.slots.cold for node in self._nodes)
 
     async def start(self, *, wait: bool = True) -> None:
-        """Start the engines. Without `wait`, chats queue at once and failed starts are retried.
+        """Start the engines.
 
-        With `wait`, return when each replica has answered a question about a picture or failed; failed ones are retried
-        while others answer. Raises EngineUnavailable, with the last lines of the engine's log, if none answers; the
-        deployment is stopped then.
+        With `wait`, the call returns when each replica has either answered a question about a picture or failed;
+        failed replicas are retried while others answer. Without `wait`, chats queue at once and failed starts
+        are retried.
+
+        Raises:
+            EngineUnavailable: With `wait`, no replica answers. The message includes the last lines of the
+                engine's log, and the deployment is stopped.
         """
         self._router.open()
         self._moves.start()
@@ -81,9 +95,9 @@ class Deployment:
                 node.slots.run()
 
     async def stop(self, drain: float = 0) -> None:
-        """Reject new and queued questions, let answers finish for `drain` seconds, then end every process.
+        """Reject new and queued questions, give answers up to `drain` seconds to finish, and end every process.
 
-        Interrupted answers raise EngineUnavailable. Safe to call again and during a start or swap.
+        Interrupted answers raise EngineUnavailable. It is safe to call `stop` again and during a start or swap.
         """
         self._answering.admission.close(STOPPED)
         self._router.close()
@@ -101,13 +115,18 @@ class Deployment:
     async def swap(self, model_id: str, model_dir: Path) -> None:
         """Replace the live model without interrupting chats, one replica after the other.
 
-        The new engine starts beside the live one, answers a question about a picture and is warmed before it takes
-        over; the old one finishes its answers within `drain_timeout` seconds (the rest restart on the new one) and
-        ends. With `swap = "cold"`, and for external servers, which `swap_command` changes, the old engine ends first;
-        its chats move to other replicas or wait. Returns when the old processes are gone. A cancellation after the
-        switch, or during a cold swap, does not stop it. A second call waits for the first; swapping to the live model
-        does nothing. The canary takes over if it is that model; another one ends. Raises EngineUnavailable if the new
-        engine does not start; the live one is untouched then or started again.
+        On each replica, the new engine starts beside the live one, answers a question about a picture and is
+        warmed up before it takes over. The old engine gets up to `drain_timeout` seconds to finish its answers,
+        then ends; unfinished answers restart on the new engine. With `swap = "cold"`, and for external servers,
+        whose model `swap_command` changes, the old engine ends first, and its chats move to other replicas or
+        wait. If the canary already runs the new model, it takes over; any other canary is ended.
+
+        The call returns when the old processes are gone. Once the new engine has taken over, and at any time
+        during a cold swap, a cancellation does not stop the replica's swap. A second call waits for the first,
+        and a swap to the live model does nothing.
+
+        Raises:
+            EngineUnavailable: The new engine did not start. The live engine is unaffected or is started again.
         """
         if not self._ours and not self._settings.swap_command:
             raise EngineUnavailable(
@@ -125,10 +144,12 @@ class Deployment:
             self._router.canary = None
 
     async def start_canary(self, model_id: str, model_dir: Path, share: float) -> None:
-        """Let a canary answer a share of the conversations (0 to 1) beside the live model.
+        """Let a canary answer `share` (0 to 1) of the conversations beside the live model.
 
-        Returns when its engine has answered a question about a picture and is warmed. Raises EngineUnavailable if it
-        does not start; the live model is untouched then.
+        The call returns when the canary's engines have answered a question about a picture and are warmed up.
+
+        Raises:
+            EngineUnavailable: An engine of the canary did not start. The live model is unaffected.
         """
         self._router.canary = CanaryRoute(model_id, share)
         try:
@@ -138,9 +159,10 @@ class Deployment:
             raise
 
     def run_canary(self, model_id: str, model_dir: Path, share: float) -> None:
-        """Let a canary answer again, for example after a restart. Its engine starts in the background.
+        """Start a canary again in the background, for example after a restart of the bot.
 
-        It gets the same conversations as before. Replicas on which it is already running are left alone.
+        The canary answers the same conversations as before. Replicas on which it is already running are left
+        alone.
         """
         self._router.canary = CanaryRoute(model_id, share)
         for node in self._nodes:
@@ -148,23 +170,31 @@ class Deployment:
                 node.slots.run_canary(model_id, model_dir)
 
     async def stop_canary(self) -> None:
-        """End the canary, if any. Its answers finish as in a swap, and its conversations go to the live model."""
+        """End the canary, if any, and return its conversations to the live model.
+
+        Answers in progress get up to `drain_timeout` seconds to finish; unfinished ones restart on the live
+        model.
+        """
         await self._rolling.stop_canary()
         self._router.canary = None
 
     async def drain(self, node: str) -> None:
-        """Move a replica's chats to others and take the replica out of service and out of swaps.
+        """Move the chats of replica `node` to other replicas and exclude it from service and from swaps.
 
-        Returns when its last answer has ended. Raises EngineUnavailable for an unknown name and for the last replica
-        that answers; see `Moves.drain`.
+        The call returns when the last answer of `node` has ended; see `Moves.drain`.
+
+        Raises:
+            EngineUnavailable: The name is unknown, or no other replica answers.
         """
         await self._moves.drain(node)
 
     async def undrain(self, node: str) -> None:
-        """Return a drained replica to service with the live model; its chats move back.
+        """Return the drained replica `node` to service with the live model, and move its chats back.
 
-        Raises EngineUnavailable for an unknown name, and if the replica does not start the model; see
-        `Rolling.undrain`.
+        See `Rolling.undrain` for details.
+
+        Raises:
+            EngineUnavailable: The name is unknown, or the replica does not start the model.
         """
         await self._rolling.undrain(node)
 
@@ -173,10 +203,10 @@ class Deployment:
         self._answering.forget(chat)
 
     async def pause(self) -> None:
-        """Stop answering until `resume` and end the engine processes to free their memory.
+        """Stop answering until `resume` is called, and end the engine processes to free their memory.
 
-        Answers in flight may finish for `drain_timeout` seconds; the rest restart after `resume`. Queued chats get
-        `Delta(paused=True)`. Call `resume` in a `finally`.
+        Answers in flight get up to `drain_timeout` seconds to finish; unfinished ones restart after `resume`.
+        Queued chats receive `Delta(paused=True)`. Call `resume` in a `finally` block.
         """
         async with self._pausing:
             self._answering.admission.pause()
@@ -196,7 +226,7 @@ class Deployment:
         return status_of(self._kind, self._nodes, self._answering, self._moves, self._router.canary)
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
-        """Return the metrics of the engines that respond within a second, by replica."""
+        """Return the metrics of each open engine by replica, empty if the engine does not respond within a second."""
         workers = {node.name: node.slots.live.worker for node in self._nodes}
         asked = {
             name: worker.client.numbers() for name, worker in workers.items() if worker is not None and worker.open
@@ -205,7 +235,7 @@ class Deployment:
         return dict(zip(asked, found, strict=True))
 
     def _changed(self) -> None:
-        """React to a change of any replica."""
+        """Update warm-up, routing and the queue after a change of any replica."""
         self._moves.look()
         self._router.changed()
         self._answering.admission.hold(self._router.away)

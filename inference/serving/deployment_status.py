@@ -17,9 +17,10 @@ from inference.serving.supervisor import State, Supervisor
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Counters since the deployment was made. Each question counts as answered, failed or cancelled.
+    """Counters since the deployment was created.
 
-    `begun_anew` counts restarted answers and `warmed` prompts computed for warm-up. `hangs` are included in `crashes`.
+    Each question counts as answered, failed or cancelled. `begun_anew` counts restarted answers, and
+    `warmed` counts the prompts computed for warm-up. `crashes` includes `hangs`.
     """
 
     answered: int = 0
@@ -35,7 +36,11 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class CanaryStatus:
-    """Status of a canary: `state` is ready if any replica's is; `crashes` and `last_error` are of all its engines."""
+    """Status of a canary.
+
+    `state` is ready if the canary is ready on any replica; `crashes` and `last_error` cover the canary's
+    engines on all replicas.
+    """
 
     model: str
     share: float
@@ -48,9 +53,14 @@ class CanaryStatus:
 class NodeStatus:
     """Status of one replica.
 
-    `endpoint` is the URL of its engine, or empty if none runs. `away` means that it is closed on purpose: drained by
-    the operator (`drained`), by a swap, or paused. `in_flight` counts answers, `waiting` queued questions, `chats`
-    recently active chats that are routed to it. `seen` has the statistics of its answers.
+    Attributes:
+        endpoint: The URL of the engine, or empty if its process is not running.
+        away: Whether the replica is closed on purpose: drained by the operator, being swapped, or paused.
+        in_flight: The number of answers in flight.
+        chats: The number of recently active chats that are routed to the replica.
+        waiting: The number of queued questions.
+        seen: The statistics of the replica's answers.
+        drained: Whether the operator has drained the replica.
     """
 
     name: str
@@ -70,11 +80,18 @@ class NodeStatus:
 class Status:
     """Status of a deployment.
 
-    `model` is that of most replicas in service, `state` is ready if any of them is. `pid` is the process of one engine,
-    or None for an external server or if none runs; `uptime` is its seconds since it became ready. `pids` includes
-    starting and draining children. `restarts` counts those of the live engines; `in_flight` and `waiting` count
-    questions. `swapping_to` is the model that is starting. `seen` has the statistics of all answers, `tallies` those of
-    each model.
+    Attributes:
+        model: The model of most replicas in service.
+        state: Ready if any replica in service is ready.
+        pid: The process ID of one engine, or None for an external server or if no engine runs.
+        pids: The IDs of all child processes, including starting and draining ones.
+        uptime: The seconds since the engine of `pid` became ready.
+        restarts: The number of restarts of the live models' engines.
+        in_flight: The number of questions that are being answered.
+        waiting: The number of queued questions.
+        swapping_to: The model that is starting, or None.
+        seen: The statistics of all answers.
+        tallies: The tally of each model's answers, by model ID.
     """
 
     engine: Kind

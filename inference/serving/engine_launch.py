@@ -15,7 +15,8 @@ from inference.settings import InferenceSettings
 class Launch:
     """The parameters for starting the engine of one model.
 
-    `command` is None for an external server, which is at `endpoint`. `environment` is added to the child's environment.
+    `command` is None for an external server, whose URL is `endpoint`. `environment` is added to the
+    environment of the child process.
     """
 
     model_id: str

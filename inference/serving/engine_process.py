@@ -1,6 +1,6 @@
-"""One engine from start to end, and the checks that tell a dead engine from a busy one.
+"""One engine from start to end, and the checks that distinguish a dead engine from a busy one.
 
-It starts once and ends once; `supervisor` starts the next one.
+An engine starts once and ends once; `supervisor` starts its replacement.
 """
 
 from __future__ import annotations
@@ -75,19 +75,22 @@ class Worker:
 
     @property
     def model_id(self) -> str:
-        """Id of the model it serves."""
+        """ID of the model that the engine serves."""
         return self.launch.model_id
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child, or None for an external server and before the start."""
+        """Process ID of the child, or None for an external server or before the start."""
         return self._child.pid if self._child else None
 
     async def start(self) -> None:
         """Start the engine and wait until it has answered a question about a picture.
 
-        Raises EngineUnavailable, with the last lines of its log, if it ends or is not ready within `start_timeout`
-        seconds. No process is left behind after an error or a cancellation.
+        No process is left running after an error or a cancellation.
+
+        Raises:
+            EngineUnavailable: The engine ended or was not ready within `start_timeout` seconds. The message
+                includes the last lines of its log.
         """
         try:
             if self.launch.command is not None:
@@ -154,9 +157,9 @@ class Worker:
         return EngineUnavailable(f"The engine of {self.model_id} {what}.\nLog: {self._child.log_path}; {wrote}")
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Stream one answer to the part of the prompt that fits the context window.
+        """Stream one answer to the part of the prompt that fits into the context window.
 
-        Raises what `HttpEngine.answer` raises.
+        The errors raised are those of `HttpEngine.answer`.
         """
         held = await self._held(prompt)
         async with aclosing(self.client.answer(held)) as stream:
@@ -169,7 +172,7 @@ class Worker:
                 yield delta
 
     async def compute(self, prompt: Prompt) -> None:
-        """Compute the prompt to put its prefix into the cache. The answer is discarded and not counted."""
+        """Compute the prompt so that the engine caches its prefix; the answer is discarded and not counted."""
         held = await self._held(prompt)
         once = replace(held, sampling=replace(held.sampling, max_new_tokens=1))
         async with aclosing(self.client.answer(once)) as stream:
@@ -177,14 +180,19 @@ class Worker:
                 pass
 
     async def _held(self, prompt: Prompt) -> Prompt:
-        """Return the part of the prompt that fits the context window. Raises PromptTooLong, PictureError."""
+        """Return the part of the prompt that fits into the context window.
+
+        Raises:
+            PromptTooLong: There is no room for an answer.
+            PictureError: The header of a picture cannot be read.
+        """
         if self._window is None or self._window.surely_holds(prompt):
             return prompt
         return await asyncio.to_thread(self._window.fit, prompt)
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Mark an answer as in flight; `drained` waits for all of them."""
+        """Mark an answer as in flight during the block; `drained` waits for all answers in flight."""
         self.in_flight += 1
         self._idle.clear()
         try:
@@ -197,8 +205,9 @@ class Worker:
     async def suspect(self, error: EngineCrashed) -> None:
         """Check the engine after an interrupted answer, and end it if it is at fault.
 
-        A hang ends it at once, unless it has sent tokens to other chats meanwhile. After a broken connection or HTTP
-        5xx it must answer a question about a picture. If many answers break off together, one check is made for all.
+        A hung engine is ended at once, unless it has sent tokens to other chats meanwhile. After a broken
+        connection or HTTP 5xx, the engine must answer a question about a picture. If many answers break off at
+        the same time, one check is made for all of them.
         """
         since = monotonic()
         if isinstance(error, EngineHung):
@@ -216,7 +225,12 @@ class Worker:
                 self._spoke = monotonic()
 
     def give_up(self, why: str, *, expected: bool = False) -> None:
-        """Accept no more answers and kill the process. `expected` means that nothing is wrong with it."""
+        """Accept no more questions and kill the process.
+
+        Args:
+            why: The reason, for the log and the operator.
+            expected: Whether the engine is ended although nothing is wrong with it.
+        """
         if not self.broken:
             self.expected = expected
         self.broken = True
@@ -226,7 +240,7 @@ class Worker:
             self._child.kill()
 
     async def gone(self) -> str:
-        """Wait until this engine has ended or been given up. Return what happened, for the log and the operator."""
+        """Wait until the engine has ended or been given up; return the reason, for the log and the operator."""
         if self._child is None:
             while not self._given_up.is_set():
                 with suppress(TimeoutError):
@@ -240,19 +254,26 @@ class Worker:
         return f"{self._why}; {how}" if self._why else how
 
     def _rotate_log(self) -> None:
-        """Rotate the log of `swap_command`, to which the server that it started may go on writing."""
+        """Rotate the log of `swap_command`; a server started by the command may still be writing to the log."""
         try:
             rotate(self.launch.log, above=int(self.launch.settings.log_megabytes * 1e6))
         except OSError as error:
             _log.warning("log not rotated", log=str(self.launch.log), error=str(error))
 
     async def drained(self, patience: float) -> bool:
-        """Wait for the answers in flight, the engine's end or `patience` seconds. Return whether none is in flight."""
+        """Wait until no answer is in flight, the engine ends or `patience` seconds have passed.
+
+        Returns:
+            Whether no answer is in flight.
+        """
         await _either(self._idle.wait(), self.gone(), patience)
         return self.in_flight == 0
 
     async def stop(self) -> None:
-        """End the process and close its connections, interrupting answers in flight. Safe to call again."""
+        """End the process and close its connections, interrupting answers in flight.
+
+        It is safe to call `stop` again.
+        """
         self.broken = True
         self._given_up.set()
         try:

@@ -16,7 +16,10 @@ _RECENT: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Sums over finished answers, and times to first token in seconds for the newest ones, or 0 if there are none."""
+    """Totals over finished answers, and the median and 99th percentile of the time to first token.
+
+    The times are in seconds, computed from the newest answers only, and 0 if there are no answers.
+    """
 
     answered: int = 0
     prompt_tokens: int = 0
@@ -28,19 +31,22 @@ class Seen:
 
     @property
     def cached_share(self) -> float:
-        """Share of the prompt tokens that came from the cache, 0 to 1."""
+        """Share of the prompt tokens, 0 to 1, that came from the cache."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The finished answers of one model since the deployment was made; `broken` ones are empty or reached the limit."""
+    """Count of one model's finished answers since the deployment was created.
+
+    `broken` is the number of answers that are empty or reached the length limit.
+    """
 
     answers: int = 0
     broken: int = 0
 
     def plus(self, answer: Answer) -> Tally:
-        """Return the tally with one more answer."""
+        """Return a tally that also counts `answer`."""
         broken = not answer.text.strip() or answer.finish == "length"
         return Tally(self.answers + 1, self.broken + broken)
 
@@ -53,7 +59,7 @@ class Sight:
         self.first_tokens: deque[float] = deque(maxlen=_RECENT)
 
     def note(self, answer: Answer) -> None:
-        """Add a finished answer."""
+        """Add a finished answer to the statistics."""
         self.sums.update(answered=1, **asdict(answer.usage))
         self.first_tokens.append(answer.first_token_seconds)
 
@@ -68,5 +74,5 @@ def seen(sights: Sequence[Sight]) -> Seen:
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    """Return the nearest-rank quantile, or 0 if there are no values."""
+    """Return the nearest-rank quantile (`share` from 0 to 1) of sorted values, or 0 if there are no values."""
     return ordered[max(ceil(share * len(ordered)) - 1, 0)] if ordered else 0.0

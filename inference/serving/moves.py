@@ -1,7 +1,8 @@
-"""Move chats between replicas: warm the target first, then send the chat.
+"""Transfer of chats between replicas, each after a warm-up of the engine that receives the chat.
 
-The chats of a drained replica are warmed elsewhere before it closes, and back before it opens again. The chats of a
-failed one are warmed in the background on the engines that answer them next.
+When a replica is drained, its chats are warmed up elsewhere before it closes, and on the replica itself
+before it opens again. When a replica fails, its chats are warmed up in the background on the engines
+that answer them next.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _PASSES: Final = 2
 
 
 class Moves:
-    """Opens and closes replicas. `changed` is called after every change and must call `look`."""
+    """Controller that opens and closes replicas and warms up engines for the chats that move.
+
+    `changed` is called after every change and must call `look`.
+    """
 
     def __init__(
         self, nodes: Sequence[Node], router: Router, settings: InferenceSettings, changed: Callable[[], None]
@@ -47,7 +51,7 @@ class Moves:
         self._welcoming: set[Worker] = set()
 
     def start(self) -> None:
-        """Start warming chats whose engine has failed."""
+        """Start a background task that warms up chats whose engine has failed."""
         self._in_background(self._attend())
 
     async def end(self) -> None:
@@ -58,18 +62,21 @@ class Moves:
             await asyncio.wait(self._tasks)
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
-        """Record which worker computed the chat's newest prompt; if the chat goes elsewhere next, warm it there."""
+        """Record that `worker` computed the chat's newest prompt.
+
+        If the chat's next question goes to another engine, the chat is warmed up there.
+        """
         self.recent.answered(prompt, worker)
         found = self._router.engine_for(prompt)
         if found is not None and found[1] is not worker:
             self._stirred.set()
 
     def chats(self) -> Counter[str]:
-        """Return the number of recently active chats by replica."""
+        """Return the number of recently active chats of each replica, by the replica's name."""
         return Counter(self._router.lane(chat.key) for chat in self.recent.newest_first())
 
     def look(self) -> None:
-        """Open engines that have become ready, after a warm-up if others answer meanwhile."""
+        """Open engines that have become ready, after a warm-up if other engines can answer meanwhile."""
         engines = [(node, each) for node in self._nodes for each in (node.slots.live, node.slots.canary)]
         for node, supervisor in engines:
             worker = supervisor.worker if supervisor is not None else None
@@ -87,7 +94,10 @@ class Moves:
         self._stirred.set()
 
     async def welcome(self, node: Node, worker: Worker, *, canary: bool = False) -> None:
-        """Open a worker of the replica, or of its `canary`, after a warm-up if others answer meanwhile."""
+        """Open a worker of `node` to chats, after a warm-up if other engines can answer meanwhile.
+
+        `canary` is True for the worker of the canary.
+        """
         for _ in range(_PASSES):
             coming = [(chat, worker) for chat in self._coming(node, canary)]
             if not self._answering() or not await self.warmer.warm(coming):
@@ -96,7 +106,7 @@ class Moves:
         self._changed()
 
     async def leave(self, node: Node) -> None:
-        """Warm the replica's chats on the engines that answer them when it closes."""
+        """Warm up the replica's chats on the engines that will answer them once the replica is closed."""
         plan = []
         for chat in self.recent.newest_first():
             found = self._router.choice(chat.key)
@@ -107,7 +117,7 @@ class Moves:
         await self.warmer.warm(plan)
 
     async def leave_canary(self) -> None:
-        """Warm the canary's chats on the engines that answer them when it ends."""
+        """Warm up the canary's chats on the engines that will answer them once the canary has ended."""
         routes = [
             (chat, self._router.engine_for(chat.prompt), self._router.choice(chat.key))
             for chat in self.recent.newest_first()
@@ -117,11 +127,13 @@ class Moves:
         )
 
     async def drain(self, name: str) -> None:
-        """Warm the replica's chats elsewhere, close it and return when its answers have finished.
+        """Warm up the replica's chats elsewhere, close the replica and wait until its answers have finished.
 
-        Answers that take longer than `drain_timeout` seconds restart elsewhere. A replica that does not answer closes
-        at once, even if a swap is waiting for it. A cancelled drain may leave it closed. Raises EngineUnavailable for
-        an unknown name, and if no other replica answers.
+        Answers that take longer than `drain_timeout` seconds restart on other replicas. A replica that does not
+        answer closes at once, even during a swap. Cancelling a drain may leave the replica closed.
+
+        Raises:
+            EngineUnavailable: The name is unknown, or no other replica answers.
         """
         node = self.named(name)
         if node.slots.live.worker is None:
@@ -137,7 +149,10 @@ class Moves:
                 worker.give_up("its node was drained", expected=True)
 
     async def undrain(self, node: Node) -> None:
-        """Warm a drained replica with its chats and open it. Requires `alone`."""
+        """Warm up a drained replica for its chats and open it.
+
+        The caller must hold `alone`.
+        """
         worker = node.slots.live.worker
         if worker is not None:
             worker.open = False
@@ -148,7 +163,10 @@ class Moves:
 
     @asynccontextmanager
     async def closed(self, node: Node) -> AsyncIterator[None]:
-        """Close a replica during the block, after warming its chats elsewhere. Requires `alone`."""
+        """Keep a replica closed during the block, after warming up its chats elsewhere.
+
+        The caller must hold `alone`.
+        """
         await self.leave(node)
         node.moving = True
         self._changed()
@@ -159,7 +177,11 @@ class Moves:
             self._changed()
 
     def named(self, name: str) -> Node:
-        """Return the replica of that name. Raises EngineUnavailable listing the known names."""
+        """Return the replica with the given name.
+
+        Raises:
+            EngineUnavailable: There is no such replica. The message lists the known names.
+        """
         for node in self._nodes:
             if node.name == name:
                 return node
@@ -168,7 +190,7 @@ class Moves:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Allow one drain, undrain or swap at a time."""
+        """Hold a lock that allows only one drain, undrain or swap at a time."""
         async with self._alone:
             if self._unfinished:
                 await asyncio.wait(self._unfinished)
@@ -193,7 +215,7 @@ class Moves:
         return any(node.worker for node in self._nodes)
 
     def _coming(self, node: Node, canary: bool) -> Iterator[Chat]:
-        """Yield the chats that the replica, or its `canary`, would answer if it were open."""
+        """Yield the chats that `node` would answer if it were open; with `canary`, only those of the canary."""
         for chat in self.recent.newest_first():
             if canary and not self._router.is_canarys(chat.prompt):
                 continue
@@ -210,7 +232,7 @@ class Moves:
             self._welcoming.discard(worker)
 
     async def _attend(self) -> None:
-        """Warm chats whose next question goes to an engine that has not cached them."""
+        """Keep warming up chats whose next question goes to an engine that has not cached them."""
         while True:
             await self._stirred.wait()
             self._stirred.clear()

@@ -1,4 +1,4 @@
-"""The replicas: external servers, or engine processes of the bot."""
+"""The replicas of a deployment: external servers, or engine processes that the bot starts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from inference.settings import InferenceSettings
 
 
 class Node:
-    """One replica.
+    """One replica of a deployment.
 
-    `name` must survive restarts of the bot, since chats are routed by it. The operator sets `drained`; a swap sets
-    `moving` while it keeps the replica closed. `sight` collects statistics.
+    Attributes:
+        name: The name by which chats are routed; it must stay the same when the bot restarts.
+        slots: The engines of the live model and of the canary.
+        drained: Whether the operator has drained the replica.
+        moving: Whether a swap keeps the replica closed.
+        sight: The collector of the replica's statistics.
     """
 
     def __init__(self, name: str, slots: BlueGreen) -> None:
@@ -33,12 +37,12 @@ class Node:
 
     @property
     def away(self) -> bool:
-        """Whether it is closed on purpose."""
+        """Whether the replica is closed on purpose."""
         return self.drained or self.moving or self.slots.resting
 
     @property
     def worker(self) -> Worker | None:
-        """The engine that accepts chats now, or None."""
+        """The live model's engine if it accepts chats now, or None."""
         worker = self.slots.live.worker
         return worker if worker is not None and worker.open and not self.away else None
 
@@ -50,12 +54,12 @@ class Node:
 
     @property
     def models(self) -> set[str]:
-        """Ids of the models that it answers with, or will once their engines are ready."""
+        """IDs of the models that the replica answers with, or will answer with once their engines are ready."""
         return {each.model_id for each in (self.slots.live, self.slots.canary) if each is not None}
 
     @contextmanager
     def lease(self, worker: Worker) -> Iterator[None]:
-        """Mark an answer of one of its workers as in flight."""
+        """Mark an answer by `worker`, one of the replica's engines, as in flight during the block."""
         self.in_flight += 1
         try:
             with worker.lease():
@@ -74,7 +78,10 @@ def nodes_for(
     logs: Path,
     changed: Callable[[], None],
 ) -> list[Node]:
-    """Return a replica for each endpoint, else for each GPU, else one that inherits this process's devices."""
+    """Return one replica per endpoint if the server is external, otherwise one per GPU.
+
+    If no GPUs are listed in the settings, the only replica inherits this process's devices.
+    """
 
     def node(name: str, log: str = "engine", **target: Any) -> Node:
         launch = Launch(model_id, model_dir, command, logs / f"{log}.log", settings, **target)

@@ -1,8 +1,8 @@
-"""Compute the newest prompts of recently active chats on the engine that answers them next.
+"""Warm-up of engines with the newest prompts of the recently active chats that they answer next.
 
-A follow-up is fast because the engine has the conversation, pictures included, in its prefix cache. Before a chat
-moves to another engine, its newest prompt is therefore sent there with a limit of one token. A failed warm-up only
-leaves the prefix uncached.
+A follow-up question is answered fast because the engine has the conversation, including pictures, in its
+prefix cache. Therefore, before a chat moves to another engine, its newest prompt is sent to that engine
+with a limit of one token. If the warm-up fails, the prefix merely stays uncached.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ _AT_ONCE: Final = 4
 
 @dataclass(eq=False, slots=True)
 class Chat:
-    """A recently active chat: its newest answered prompt, and the workers that have it cached (`warm`).
+    """A recently active chat.
 
-    `when` is the time of the answer in monotonic seconds. A `barred` prompt is not sent again: it failed once and may
-    crash engines, or its chat was forgotten.
+    Attributes:
+        prompt: The newest answered prompt.
+        when: The time of the answer in monotonic seconds.
+        warm: The workers that have the prompt cached.
+        barred: Whether the prompt must not be sent again: it failed once and may crash engines, or the chat
+            was forgotten.
     """
 
     prompt: Prompt
@@ -49,17 +53,17 @@ class Chat:
 
     @property
     def key(self) -> str:
-        """The chat's key."""
+        """Key of the chat."""
         return self.prompt.chat
 
     @property
     def size(self) -> int:
-        """Bytes of its pictures."""
+        """Total size of the chat's pictures in bytes."""
         return sum(len(picture.data) for picture in pictures(self.prompt))
 
 
 class RecentChats:
-    """At most `warm_chats` chats that were answered within the last `warm_age` seconds."""
+    """The chats answered within the last `warm_age` seconds, at most `warm_chats` of them."""
 
     def __init__(self, settings: InferenceSettings) -> None:
         self._most = settings.warm_chats
@@ -76,14 +80,14 @@ class RecentChats:
             self._drop(next(iter(self._chats)))
 
     def newest_first(self) -> list[Chat]:
-        """Return the chats, most recently answered first."""
+        """Return the recently active chats, most recently answered first."""
         oldest = monotonic() - self._age
         for key in [chat.key for chat in self._chats.values() if chat.when < oldest]:
             self._drop(key)
         return list(reversed(self._chats.values()))
 
     def forget(self, key: str) -> None:
-        """Drop the chat's prompt, even from a warm-up in progress."""
+        """Remove the chat's prompt, even from a warm-up in progress."""
         chat = self._drop(key)
         if chat is not None:
             chat.barred = True
@@ -96,7 +100,10 @@ class RecentChats:
 
 
 class Warmer:
-    """Sends prompts to workers with a limit of one token; `warmed` counts those that were computed."""
+    """Component that warms up workers by sending them prompts with a limit of one token.
+
+    `warmed` is the number of prompts computed.
+    """
 
     def __init__(self) -> None:
         self.warmed = 0

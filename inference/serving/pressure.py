@@ -1,6 +1,7 @@
-"""Tell other processes of this machine whether an answer's first token is awaited: one byte in a mapped file, 1 or 0.
+"""A signal to other processes on the machine that an answer's first token is awaited.
 
-A training on the same GPU polls it at no cost and yields.
+The signal is one byte in a memory-mapped file, 1 or 0. A training run on the same GPU polls the byte at
+no cost and yields the GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from pathlib import Path
 
 
 class FirstWords:
-    """Counts awaited first tokens and keeps the byte in `file`, which is overwritten."""
+    """Count of awaited first tokens; the byte in `file` is 1 while the count is above 0.
+
+    If `file` exists, it is overwritten.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file

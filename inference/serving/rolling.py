@@ -1,4 +1,4 @@
-"""Swap the model of all replicas, or give all of them a canary, one after the other; undo it if one fails."""
+"""Swaps and canaries on all replicas, one replica after the other, undone if a replica fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Rolling:
-    """Swaps `nodes` one at a time. Drained ones are skipped and get the live model before they open again."""
+    """Coordinator that swaps the model of `nodes`, one replica at a time.
+
+    Drained replicas are skipped and get the live model before they open again.
+    """
 
     def __init__(self, nodes: Sequence[Node], moves: Moves) -> None:
         self._nodes = nodes
@@ -29,10 +32,13 @@ class Rolling:
         self._live = (live.model_id, live.model_dir)
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
-        """Give every replica another model. Return False if all of them already had it.
+        """Give every replica in service another model; return False if all of them already had it.
 
-        Raises EngineUnavailable if a replica fails, after a rollback as far as possible; the message lists which
-        replica has which model. A cancellation leaves the remaining replicas as they are.
+        A cancellation leaves the remaining replicas as they are.
+
+        Raises:
+            EngineUnavailable: A replica failed. The swap has been rolled back as far as possible, and the
+                message lists which replica has which model.
         """
         async with self._moves.alone():
             if not await asyncio.to_thread(model_dir.is_dir):
@@ -58,7 +64,11 @@ class Rolling:
             return bool(swapped)
 
     async def start_canary(self, model_id: str, model_dir: Path) -> None:
-        """Start a canary on every replica in service. Raises EngineUnavailable, with no canary left, if one fails."""
+        """Start a canary on every replica in service.
+
+        Raises:
+            EngineUnavailable: A replica failed. The canary has been ended on all replicas.
+        """
         async with self._moves.alone():
             try:
                 for node in self._nodes:
@@ -71,7 +81,7 @@ class Rolling:
                 raise
 
     async def stop_canary(self) -> None:
-        """End the canary of every replica; its chats are warmed on the live model's engines first."""
+        """End the canary on every replica, after warming up its chats on the live model's engines."""
         async with self._moves.alone():
             await self._moves.leave_canary()
             await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
@@ -79,8 +89,10 @@ class Rolling:
     async def undrain(self, name: str) -> None:
         """Open a drained replica again, with the live model.
 
-        One that already has that model opens as soon as it answers. Raises EngineUnavailable for an unknown name, and
-        if the replica does not start the model; it stays drained then.
+        A replica that already has the live model opens as soon as it answers.
+
+        Raises:
+            EngineUnavailable: The name is unknown, or the replica did not start the model and stays drained.
         """
         node = self._moves.named(name)
         async with self._moves.alone():
@@ -106,7 +118,7 @@ class Rolling:
         return await self._moves.to_the_end(self._swap_closed(node, model_id, model_dir))
 
     async def _swap_closed(self, node: Node, model_id: str, model_dir: Path) -> bool:
-        """Swap while the replica is closed: its chats go elsewhere meanwhile or wait."""
+        """Swap the model while the replica is closed; its chats meanwhile go to other replicas or wait."""
         async with self._moves.closed(node):
             return await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
 

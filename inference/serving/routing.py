@@ -1,12 +1,14 @@
-"""Route each chat to the same replica, so that its prefix is in that engine's cache.
+"""Routing of each chat to the same replica every time, so that its engine has the chat's prefix cached.
 
-Rendezvous hashing (Thaler and Ravishankar, 1996): each chat has an order of preference over the replicas that follows
-from their names alone, and goes to the first open one. When a replica fails or is drained, only its chats move, each
-to its own second choice, and return afterwards. Nothing is stored, so the routes survive a restart of the bot.
+Rendezvous hashing (Thaler and Ravishankar, 1996) gives each chat an order of preference over the
+replicas that depends only on the replicas' names, and the chat goes to the first open replica. When a
+replica fails or is drained, only its chats move, each to its own second choice, and return afterwards.
+Nothing is stored, so the routes survive a restart of the bot.
 
-While a canary runs, it answers a share of the conversations. A conversation here is a chat about one picture (or one
-media group): with the next picture the prompt begins differently, so neither model has an advantage from its cache. The
-choice is a hash of the conversation and of the canary's name, so all questions about a picture go to the same model.
+While a canary runs, it answers a share of the conversations. A conversation here is a chat about one
+picture (or one media group). A new picture changes the beginning of the prompt, so neither model has an
+advantage from its cache. A hash of the conversation and of the canary's name decides which model
+answers, so all questions about a picture go to the same model.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ def ranked(chat: str, names: tuple[str, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CanaryRoute:
-    """The share of the conversations, 0 to 1, that the canary `model` answers."""
+    """The share of conversations, 0 to 1, that the canary `model` answers."""
 
     model: str
     share: float
 
     def takes(self, prompt: Prompt) -> bool:
-        """Return whether the conversation is one of the canary's; the result is the same in every process."""
+        """Return whether the conversation of `prompt` goes to the canary; the result is the same in every process."""
         shown = next((turn.pictures for turn in reversed(prompt.turns) if turn.pictures), ())
         conversation = "\n".join((self.model, prompt.chat, *(picture.sha256 for picture in shown)))
         place = int.from_bytes(sha256(conversation.encode()).digest()[:8], "big")
@@ -48,7 +50,7 @@ class CanaryRoute:
 
 
 class Router:
-    """Routes chats to `nodes`. If none is open, a chat waits for up to `wait_timeout` seconds.
+    """Router of chats to `nodes`; if no replica is open, a chat waits for up to `wait_timeout` seconds.
 
     `canary` is the route of the canary, or None if there is none.
     """
@@ -71,7 +73,7 @@ class Router:
         self.changed()
 
     def changed(self) -> None:
-        """Wake the waiting chats, each of which checks the new state."""
+        """Wake the waiting chats so that each checks the new state."""
         self._change.set()
         self._change = asyncio.Event()
 
@@ -80,13 +82,17 @@ class Router:
         return [self._nodes[index] for index in ranked(chat, self._names)]
 
     def choice(self, chat: str, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
-        """Return the replica and live worker that answer the chat now; `avoid` is chosen only if there is no other."""
+        """Return the replica and live worker that answer the chat now, or None if no replica is open.
+
+        The worker `avoid` is chosen only if there is no other.
+        """
         return _first([(node, node.worker) for node in self.order(chat)], avoid)
 
     def engine_for(self, prompt: Prompt, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
-        """Return the replica and worker that answer the prompt now; `avoid` is chosen only if there is no other.
+        """Return the replica and worker that answer the prompt now, or None if no engine can.
 
-        If no engine of the canary accepts its conversations, a live one answers them.
+        The worker `avoid` is chosen only if there is no other. If no engine of the canary accepts chats, a live
+        engine answers the canary's conversations.
         """
         nodes = self.order(prompt.chat)
         if prompt.model:
@@ -96,24 +102,25 @@ class Router:
         return _first([*canaries, *((node, node.worker) for node in nodes)], avoid)
 
     def is_canarys(self, prompt: Prompt) -> bool:
-        """Return whether the conversation is one of the canary's."""
+        """Return whether there is a canary and the conversation of `prompt` goes to it."""
         return self.canary is not None and self.canary.takes(prompt)
 
     def lane(self, chat: str) -> str:
-        """Return the name of the replica that the chat goes to, or would if it were open."""
+        """Return the name of the replica that the chat goes to or, if none is open, of the chat's first choice."""
         found = self.choice(chat)
         return (found[0] if found else self.order(chat)[0]).name
 
     @property
     def away(self) -> bool:
-        """Whether no replica answers, but at least one is closed on purpose and will return."""
+        """Whether no replica answers but at least one is closed on purpose and will reopen."""
         return not any(node.worker for node in self._nodes) and any(node.away for node in self._expected())
 
     async def until_open(self, prompt: Prompt) -> AsyncGenerator[None, None]:
-        """Wait until `engine_for` finds a replica; yield at the start of each period in which `away` is true.
+        """Wait until `engine_for` finds an engine; yield at the start of each period in which `away` is true.
 
-        Raises EngineUnavailable if all replicas are failing, if none has the model that the prompt names, or after
-        `wait_timeout` seconds.
+        Raises:
+            EngineUnavailable: All replicas are failing, none has the model that the prompt names, or
+                `wait_timeout` seconds have passed.
         """
         deadline: float | None = None
         reported = False
@@ -149,6 +156,6 @@ class Router:
 
 
 def _first(engines: Sequence[tuple[Node, Worker | None]], avoid: Worker | None) -> tuple[Node, Worker] | None:
-    """Return the first open engine that is not `avoid`, else the first open engine, or None if there is none."""
+    """Return the first open engine other than `avoid`, else `avoid` if it is open, or None."""
     opened = [(node, worker) for node, worker in engines if worker is not None]
     return next((each for each in opened if each[1] is not avoid), opened[0] if opened else None)

@@ -23,7 +23,7 @@ _LONGEST_DELAY: Final = 60.0
 
 
 class State(StrEnum):
-    """State of a supervised model."""
+    """The state of a supervised model."""
 
     STARTING = "starting"
     READY = "ready"
@@ -56,28 +56,31 @@ class Supervisor:
 
     @property
     def model_id(self) -> str:
-        """Id of the model."""
+        """The model's ID."""
         return self.launch.model_id
 
     @property
     def worker(self) -> Worker | None:
-        """The worker if it is ready, else None."""
+        """The worker, or None if it is not ready."""
         worker = self._worker
         return worker if worker is not None and self.state is State.READY and not worker.broken else None
 
     @property
     def pid(self) -> int | None:
-        """Process id of the worker, or None."""
+        """The worker's process ID, or None if there is no process."""
         return self._worker.pid if self._worker else None
 
     @property
     def uptime(self) -> float:
-        """Seconds since the worker became ready; 0 if none is."""
+        """Seconds since the worker became ready, or 0 if no worker is ready."""
         worker = self.worker
         return monotonic() - worker.ready_since if worker is not None and worker.ready_since is not None else 0.0
 
     def sentence(self) -> str:
-        """Return a sentence that tells users why there are no answers; the engine's message is in `last_error`."""
+        """Return a sentence that explains to users why they get no answers.
+
+        The engine's full error message is in `last_error`.
+        """
         if self.state is not State.FAILING:
             return f"The engine is still {self.state}: ask again in a minute."
         seconds = max(round(self._next_try - monotonic()), 0)
@@ -87,9 +90,10 @@ class Supervisor:
         )
 
     async def start(self) -> None:
-        """Start a worker, wait until it is ready, and restart it from then on.
+        """Start a worker, wait until it is ready, and restart it whenever it ends.
 
-        Raises EngineUnavailable if it does not become ready; no process is left then.
+        Raises:
+            EngineUnavailable: The worker does not become ready. No process is left running.
         """
         self._set(State.STARTING)
         try:
@@ -100,18 +104,22 @@ class Supervisor:
         self._task = asyncio.create_task(self._keep_answering(worker))
 
     def run(self) -> None:
-        """Start a worker in the background and restart it from then on."""
+        """Start a worker in the background, and restart it whenever it ends."""
         self._set(State.STARTING)
         self._failures = 0
         self._task = asyncio.create_task(self._keep_answering(None))
 
     def cut(self) -> None:
-        """Interrupt all answers, so that `retire` ends at once."""
+        """Interrupt all answers in flight, so that `retire` does not have to wait for them."""
         if self._worker is not None:
             self._worker.give_up("it was cut off")
 
     async def retire(self, drain: float) -> bool:
-        """Stop restarting, drain the worker for `drain` seconds and end it. Return whether all answers finished."""
+        """Stop restarting the worker, drain it for up to `drain` seconds and end it.
+
+        Returns:
+            Whether all answers finished.
+        """
         worker = self._worker
         if self._task is not None:
             self._task.cancel()

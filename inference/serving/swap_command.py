@@ -1,7 +1,7 @@
-"""Make an external server load another model with the operator's `inference.swap_command`.
+"""Switching of an external server to another model by the operator's `inference.swap_command`.
 
-The server's list of models tells whether it still serves the old one. The processes that the command starts belong to
-the operator and are left running.
+The server's list of models shows whether it still serves the old model. Processes started by the command
+belong to the operator and are left running.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ _POLL_SECONDS: Final = 0.5
 
 
 async def switch(new: Launch, old: Launch) -> None:
-    """Run the command that replaces `old` with `new` at the same endpoint; return when the server is back.
+    """Run `swap_command` to replace `old` with `new` at the same endpoint, and wait until the server is back.
 
-    Raises EngineUnavailable, with the last lines of the command's output, if it fails or takes longer than
-    `swap_command_timeout` seconds, and if the server is not back or still lists only the old model after
-    `start_timeout`. A cancellation kills the command.
+    Cancellation kills the command.
+
+    Raises:
+        EngineUnavailable: The command fails or takes longer than `swap_command_timeout` seconds (the message
+            then includes the last lines of its output), or the server is unreachable or still lists only the
+            old model after another `start_timeout` seconds.
     """
     await _run(new)
     await _until_listed(new, old)
@@ -79,7 +82,7 @@ async def _run(launch: Launch) -> None:
 
 
 def _opened(launch: Launch) -> IO[bytes]:
-    """Open an empty log; the output of the last command and its server is rotated away first."""
+    """Open an empty log, after rotating away the output of the previous command and its server."""
     launch.log.parent.mkdir(parents=True, exist_ok=True)
     rotate(launch.log, above=0)
     # A server that the command started goes on writing to it; `engine_process` rotates it when it has grown.
@@ -95,9 +98,9 @@ def _tail(log: Path) -> str:
 
 
 async def _until_listed(new: Launch, old: Launch) -> None:
-    """Wait until the server lists models other than the old one.
+    """Wait until the server lists the new model or no longer lists the old one.
 
-    Unknown names are accepted, because the readiness check that follows decides.
+    Unknown names are accepted, because a readiness check follows.
     """
     settings = new.settings
     problem = "does not answer"
@@ -117,5 +120,5 @@ async def _until_listed(new: Launch, old: Launch) -> None:
 
 
 def _names(launch: Launch) -> set[str]:
-    """Return the names under which a server may list a model: its id, and its directory's path and name."""
+    """Return the names under which a server may list a model: its ID, and the path and name of its directory."""
     return {launch.model_id, str(launch.model_dir), launch.model_dir.name}

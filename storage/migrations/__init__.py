@@ -27,10 +27,12 @@ for _file in sorted(Path(__file__).parent.glob("*.sql")):
 
 
 def migrate(database: Database, known: Migrations = migrations) -> None:
-    """Apply every pending migration of `known`, each in its own transaction with its record.
+    """Apply every pending migration in `known`, and record each in the transaction that applies it.
 
-    Two processes may call this at the same time: the second waits and finds nothing to do. Raises `StorageError`,
-    having changed nothing, for a ledger of a newer release.
+    Two processes may call this function at the same time: the second waits and finds nothing to do.
+
+    Raises:
+        StorageError: The ledger was written by a newer release. Nothing has been changed.
     """
     while True:
         database.execute("BEGIN IMMEDIATE")
@@ -48,7 +50,7 @@ def migrate(database: Database, known: Migrations = migrations) -> None:
 
 
 def refuse_newer(database: Database, known: Migrations = migrations) -> None:
-    """Raise `StorageError` if a newer release has migrated the ledger further."""
+    """Raise `StorageError` if a newer release has applied migrations to the ledger that are not in `known`."""
     ours = {each.name for each in known._migrations}  # the library offers no public list of all of them
     strange = [each.name for each in known.applied(database) if each.name not in ours]
     if strange:

@@ -1,4 +1,4 @@
-"""Admin buttons, and dry runs."""
+"""Buttons for admins, and dry runs of /retrain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ RUN = Run(1, RunState.TRAINING, "admin", ADMIN, 1.0, 1.0, step=5, steps=20)
 
 
 async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
-    """/retrain dry shows what a run would learn, from how many raters, and why not more."""
+    """`/retrain dry` reports what a run would learn, from how many raters, and what it would omit.
+
+    No run is started.
+    """
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
@@ -40,14 +43,14 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
 
 
 async def test_a_user_config_is_named(stage: Stage) -> None:
-    """A dry run names the user's config file instead of hyperparameters, in Chinese too."""
+    """A dry run with the operator's own recipe file names the file instead of the hyperparameters."""
     admin = Notebook(recipe=Path("/etc/bot/mine.py"))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert "Method: as set in mine.py." in (await final_reply(root, "/retrain dry"))["text"].splitlines()
 
 
 async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
-    """The progress message has a button during the run, which cancels that run and no later one."""
+    """The button under a run's progress message cancels that run only and disappears when the run ends."""
     admin = Notebook()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         run = await bot.ledger.runs.start("admin", ADMIN)
@@ -66,7 +69,10 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
 
 
 async def test_without_news_retrain_asks(stage: Stage) -> None:
-    """/retrain starts nothing by itself; its button starts a run, but not after another run has ended."""
+    """If nothing has changed since the last run, /retrain asks for confirmation with a button.
+
+    The button is refused if another run has ended in the meantime.
+    """
     admin = Notebook(same=replace(RUN, id=1, state=RunState.DONE))
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         for _ in range(2):
@@ -86,7 +92,7 @@ async def test_without_news_retrain_asks(stage: Stage) -> None:
 
 
 async def test_models_are_changed_by_buttons(stage: Stage) -> None:
-    """/models offers the previous model and every other accepted one; a second tap changes nothing."""
+    """/models offers the previous model and every other accepted one as buttons; outdated buttons are refused."""
     admin = Notebook()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("base", "run-0", "run-2"):
@@ -110,7 +116,10 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
 
 
 async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> None:
-    """/promote and /rollback show the reason with a button, which is good while the same model is live."""
+    """/promote and /rollback to a rejected model show why it was rejected and ask for confirmation.
+
+    The confirmation is refused once a different model is live.
+    """
     admin = Notebook(doubted={"run-1": "worse", "base": "3 of its answers are empty or repeat themselves"})
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("run-1", "run-2"):
@@ -134,7 +143,7 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
 
 
 async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
-    """By name; without a known name all replicas are listed, each with a button."""
+    """/drain and /undrain take a replica's name; without a known name, they list all replicas with buttons."""
     admin = Notebook()
     a, b = (node.name for node in admin.nodes())
     out = f"{a} is out of service; other replicas answer its chats. /undrain puts it back with the live model."
@@ -172,7 +181,10 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
 
 
 async def test_a_single_engine_is_not_drained(stage: Stage) -> None:
-    """The commands are not offered, and say why they do nothing; with several replicas they are in /help."""
+    """With a single engine, /drain and /undrain are missing from /help and explain why they do nothing.
+
+    With several replicas, /help lists both commands.
+    """
     admin = Notebook(number_of_nodes=1)
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         for command in NODES:
@@ -186,7 +198,7 @@ async def test_a_single_engine_is_not_drained(stage: Stage) -> None:
 
 
 async def test_a_failed_drain_is_shown(stage: Stage) -> None:
-    """The admin reads why a replica cannot be drained or undrained."""
+    """A /drain or /undrain that fails shows the admin the reason."""
     admin = Notebook(refusal=EngineUnavailable("not now"))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         for command in NODES:

@@ -24,7 +24,10 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 
 
 async def test_days_are_counted_by_model(tmp_path: Path) -> None:
-    """Statistics have one row for each day and model, with the latest vote of each rater; older days are omitted."""
+    """Daily statistics have one row per day and model and count only each rater's latest vote.
+
+    Days before the requested start are omitted.
+    """
     asked = ((NOON - 86400, "base"), (NOON, "base"), (NOON + 60, "run-1"), (NOON + 90, "run-1"))
     async with Ledger.open(tmp_path) as ledger:
         for update, (when, model) in enumerate(asked, 1):
@@ -43,7 +46,10 @@ async def test_days_are_counted_by_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_picture_holds_many_models(language: str) -> None:
-    """It is drawn for a day without votes, for many models and in every language; warnings are errors here."""
+    """The chart can be drawn for many models and for a single day without votes, in English and Chinese.
+
+    Warnings count as errors.
+    """
     days = [Day("2026-11-20", f"run-{number}", 3, number % 3, number % 2) for number in range(12)]
     for shown in (days, days[:1]):
         written = draw(
@@ -53,7 +59,7 @@ def test_the_picture_holds_many_models(language: str) -> None:
 
 
 async def test_stats_are_a_picture(stage: Stage) -> None:
-    """/stats sends the picture with sums and each model's approval; without anything to show it says so."""
+    """/stats sends a chart with totals and each model's approval, or says that there is nothing to show."""
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         assert "Nobody asked" in (await final_reply(root, "/stats"))["text"]
         for wish in ("all", "99999"):
@@ -68,7 +74,7 @@ async def test_stats_are_a_picture(stage: Stage) -> None:
 
 
 async def test_the_schedule_is_told(stage: Stage) -> None:
-    """The report shows the next scheduled run with its setting, or that there is none, and the last outcome."""
+    """/schedule shows the next run and the setting behind it (or that none is scheduled), and the latest run."""
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert "only retrain on /retrain" in (await final_reply(root, "/schedule"))["text"]

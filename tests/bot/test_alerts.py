@@ -1,4 +1,4 @@
-"""Trouble reaches the admin of the whole bot: each kind once, in the admin's language, with the fault quoted."""
+"""Alerts from a complete bot: the admin gets each kind once, in the admin's language, with the cause."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ PLACE: Final = re.compile(r"\{\w+\}")
 
 
 def shape(template: str) -> re.Pattern[str]:
-    """Return a pattern that matches a sentence with any values in its placeholders."""
+    """Return a pattern that matches `template` with any values in its placeholders."""
     return re.compile(".+".join(map(re.escape, PLACE.split(template))), re.DOTALL)
 
 
 async def asking(whole: WholeBot, person: Person, seed: int = 0) -> Message:
-    """Send a picture and return the answer."""
+    """Send a picture as `person` and return the bot's answer."""
     asked = await person.sends(photo=picture(seed))
     return await whole.says(person.id, lambda message: bool(button(message, "👍")), after=asked["message_id"])
 
 
 async def crash(whole: WholeBot) -> None:
-    """Kill the engine, and wait until another one has taken its place."""
+    """Kill the engine and wait until a replacement has started."""
     engines = whole.engines()
     os.kill(engines[-1], signal.SIGKILL)
     async with asyncio.timeout(30):
@@ -49,7 +49,7 @@ async def crash(whole: WholeBot) -> None:
 
 
 def poison(whole: WholeBot, person: Person) -> int:
-    """Add an update that every handler fails on, a message without its date, and return its id."""
+    """Add an update that makes every handler fail (a message without a date) and return its ID."""
     chat = {"id": person.id, "type": "private", "first_name": person.name}
     sender = {"id": person.id, "is_bot": False, "first_name": person.name, "language_code": person.language}
     number = whole.emulator.world.updates.add("message", {"message_id": 1, "chat": chat, "from": sender, "text": "!"})
@@ -59,8 +59,9 @@ def poison(whole: WholeBot, person: Person) -> int:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 async def test_each_trouble_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str) -> None:
-    """A full disk, crashes, dead letters, a failed run and a model that does not start: one message for each.
+    """Each kind of problem sends the admin exactly one message.
 
+    The problems are a full disk, engine crashes, dead letters, a failed run and a model that does not start.
     The sender of a dead letter is notified as well.
     """
     say = Translator.load().to(language)
@@ -104,7 +105,10 @@ async def test_each_trouble_is_told_once(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_run_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The admin gets an alert, /status and the operator page name its log, and /cancel ends it like any other run."""
+    """A run that hangs raises an alert for the admin and can be cancelled like any other run.
+
+    The alert, /status and the operator page name the run's log.
+    """
     say = Translator.load().to("zh")
     async with whole_bot(tmp_path, monkeypatch) as whole:
         root = await whole.person(ADMIN, "Root", "zh")

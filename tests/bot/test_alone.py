@@ -1,4 +1,4 @@
-"""The instance lock: one bot for each data folder, and commands that detect a running bot."""
+"""The instance lock allows one bot per data folder and lets commands detect a running bot."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def community(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[C
 
 
 async def test_a_second_bot_is_refused(community: Community) -> None:
-    """The second process names the data folder and exits before it changes anything; the first stays healthy."""
+    """A second bot process names the data folder and exits without changing anything; the first stays healthy."""
     code, said = await command(community.config, "run")
     assert code == 1
     assert f"Another bot is running on {community.data}" in said
@@ -42,7 +42,7 @@ async def test_a_second_bot_is_refused(community: Community) -> None:
 
 
 async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community, tmp_path: Path) -> None:
-    """A bot with its own data folder cannot use the same port, nor can a second demo."""
+    """A second bot or demo on a port in use exits with an error that names the setting or option to change."""
     taken = int(community.web.rpartition(":")[2])
     config = tmp_path / "other.toml"
     config.write_text(community.config.read_text().replace(str(community.data), str(tmp_path / "data")))
@@ -57,7 +57,7 @@ async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community,
 
 
 async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
-    """With a running bot the command returns when the run has started or, as here, failed for lack of votes."""
+    """`thumbtune retrain` waits for the running bot to start the run and reports a failure for lack of votes."""
     ended = await ran("retrain", "--config", str(community.config))
     assert (ended.code, ended.out) == (1, "")
     assert "Run 1: failed. Not enough yet: 0 liked answers" in ended.err
@@ -66,7 +66,7 @@ async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
 
 
 async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community) -> None:
-    """After the bot was killed, commands that need it fail at once and leave no request for its next start."""
+    """After the bot is killed, commands that need it fail at once and leave no request for its next start."""
     await community.bot.kill()
     assert not at_work(community.data)
     async with community.ledger() as ledger:

@@ -1,4 +1,4 @@
-"""/broadcast reaches each person once, whatever happens meanwhile, and the admin reads the outcome."""
+"""/broadcast reaches each user once despite interruptions and reports the outcome to the admin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PEOPLE = range(5001, 5025)
 
 
 async def acquainted(stage: Stage, people: Sequence[int]) -> None:
-    """Make people press Start, so that the bot knows them."""
+    """Make each user in `people` known to the bot, as if the user had pressed Start."""
     async with Ledger.open(stage.directory) as ledger:
         for person in people:
             stage.emulator.add_person(person, f"P{person}").started = True
@@ -43,12 +43,12 @@ async def acquainted(stage: Stage, people: Sequence[int]) -> None:
 
 
 def news(stage: Stage, person: int) -> int:
-    """Return how often a person got the broadcast."""
+    """Return how many times `person` received the broadcast."""
     return [message["text"] for message in stage.emulator.world.chats[person].messages.values()].count(NEWS)
 
 
 async def report(root: Person, chat: int | None = None) -> Message:
-    """Wait for the report to the admin."""
+    """Wait for the broadcast's report to the admin and return it."""
     async with root.time_limit(60, "the report of a broadcast"):
         while True:
             messages = await root.bot_messages(chat)
@@ -58,9 +58,9 @@ async def report(root: Person, chat: int | None = None) -> Message:
 
 
 async def test_a_broadcast_reaches_everyone_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every private chat gets it, in spite of flood control that is not too long.
+    """A broadcast reaches every private chat once, even after a short flood-control wait.
 
-    People who have left are counted, and only admins can send.
+    Users who blocked the bot are counted as unreachable, and only admins can broadcast.
     """
     monkeypatch.setattr(broadcast, "PROGRESS_SECONDS", 0.0)
     async with (
@@ -86,9 +86,9 @@ async def test_a_broadcast_reaches_everyone_once(stage: Stage, monkeypatch: pyte
 
 
 async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
-    """After repeated `kill -9` it continues with the remaining recipients.
+    """A broadcast interrupted by repeated `kill -9` continues with the remaining recipients.
 
-    Nobody gets it twice, and the report names the recipients whose outcome is unknown.
+    No user gets it twice, and the report names the recipients whose outcome is unknown.
     """
     kills = 3
     await acquainted(stage, PEOPLE)
@@ -114,7 +114,10 @@ async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
 
 
 async def test_a_stopped_broadcast_leaves_no_doubt(stage: Stage) -> None:
-    """A bot that stops lets the message in flight arrive, and the next process continues from there."""
+    """When the bot stops during a broadcast, the message in flight still arrives.
+
+    The next process continues with the remaining recipients.
+    """
     await acquainted(stage, PEOPLE[:4])
     stage.emulator.faults.plan("delay", methods=["sendMessage"], chat=PEOPLE[1], seconds=0.3)
     async with stage.person(ADMIN, "Root") as root:
@@ -132,7 +135,10 @@ async def test_a_stopped_broadcast_leaves_no_doubt(stage: Stage) -> None:
 
 
 async def test_a_message_without_a_record_is_not_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the process ends between the sending and the record, the next one leaves that person out and says so."""
+    """A broadcast message that was sent but not recorded before the process ended is not sent again.
+
+    The report names the recipient as uncertain.
+    """
     reached = asyncio.Event()
 
     async def never(*_: object) -> None:
@@ -157,7 +163,7 @@ async def test_a_message_without_a_record_is_not_sent_again(stage: Stage, monkey
 
 
 async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing more is sent while an outcome cannot be recorded, so that none is in doubt at the end."""
+    """While an outcome cannot be recorded, a broadcast sends nothing more, so no outcome is unknown at the end."""
     monkeypatch.setattr(broadcast, "DISK_SECONDS", 0.02)
     await acquainted(stage, PEOPLE[:3])
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
@@ -178,7 +184,7 @@ async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.
 
 
 async def test_a_doubtful_message_is_not_sent_again(stage: Stage) -> None:
-    """A connection that breaks off leaves a doubt, which the report names."""
+    """A message interrupted by a broken connection is not sent again, and the report names its recipient."""
     await acquainted(stage, PEOPLE[:3])
     for kind, person in (("reset_after", PEOPLE[0]), ("reset_before", PEOPLE[1])):
         stage.emulator.faults.plan(kind, methods=["sendMessage"], chat=person)
@@ -192,7 +198,7 @@ async def test_a_doubtful_message_is_not_sent_again(stage: Stage) -> None:
 
 
 async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
-    """Admins cancel it with the button under its progress; the remaining people do not get it."""
+    """Admins can cancel a broadcast with the button under its progress; the remaining users get nothing."""
     first, *others = PEOPLE[:4]
     await acquainted(stage, PEOPLE[:4])
     stage.emulator.faults.plan("flood", 999, methods=["sendMessage"], chat=first, seconds=1)
@@ -212,7 +218,10 @@ async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
 
 
 async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No one is skipped: it continues with the same person when Telegram is back."""
+    """While Telegram is unreachable, a broadcast waits; it then resumes with the same recipient.
+
+    No recipient is skipped.
+    """
     monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.02,))
     monkeypatch.setattr("bot.telegram.client.MAX_RETRY_SECONDS", 0.0)
     await acquainted(stage, PEOPLE[:3])

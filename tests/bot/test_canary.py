@@ -1,4 +1,4 @@
-"""A canary from the end of its run to its own: promoted, rolled back, stopped, approved, killed in the middle."""
+"""The life of a canary: approval, promotion, rollback, a stop by an admin, and a bot killed midway."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TRIED = {"training": {"canary": 0.5}}
 
 @pytest.fixture
 async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
-    """An empty data folder with an emulator."""
+    """Provide a bot that is not running yet, with an empty data folder and a Telegram emulator."""
     async with whole_bot(tmp_path, monkeypatch) as made:
         yield made
 
 
 async def taught(place: WholeBot) -> Person:
-    """Return an admin who has liked enough answers for a run."""
+    """As an admin, like enough answers for a training run, and return the admin."""
     admin = await place.person(ADMIN, "Ada", "en")
     for seed in range(4):
         await admin.toast(await admin.taps(UP, await admin.asks(photo=picture(seed))))
@@ -45,19 +45,19 @@ async def taught(place: WholeBot) -> Person:
 
 
 async def tried(place: WholeBot) -> tuple[Person, Message]:
-    """Return an admin and the message after whose run the model is a canary."""
+    """Train a model that becomes a canary, and return the admin and the message announcing the canary."""
     admin = await taught(place)
     await admin.command("/retrain")
     return admin, await place.says(ADMIN, lambda said: "is canary" in words(said))
 
 
 def speaker(answer: Message) -> str:
-    """Return the model whose words an answer has."""
+    """Return the name of the model that gave `answer`, read from the answer's text."""
     return words(answer).split("/")[0]
 
 
 async def vote(place: WholeBot, person: Person, liked: str, seeds: Any) -> Trial:
-    """Ask about new pictures and like one model's answers until the trial has ended; return it."""
+    """Ask about a picture for each of `seeds`, like only answers from `liked`, and return the trial at its end."""
     async with place.ledger() as ledger:
         for seed in seeds:
             answer = await person.asks(photo=picture(seed))
@@ -70,7 +70,7 @@ async def vote(place: WholeBot, person: Person, liked: str, seeds: Any) -> Trial
 
 
 async def answering(person: Person, seeds: range) -> list[str]:
-    """Return who answers questions about these pictures."""
+    """Ask about a picture made from each of `seeds` and return which models answered."""
     return [speaker(await person.asks(photo=picture(seed))) for seed in seeds]
 
 
@@ -80,7 +80,10 @@ async def state(place: WholeBot, model: str) -> ModelState:
 
 
 async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> None:
-    """It answers some conversations, shows how it does, holds up other runs, and goes with a reason."""
+    """A disliked canary is rolled back with a reason.
+
+    Until then, it answers some of the conversations, its results are shown, and no other run can start.
+    """
     async with place.running(**TRIED) as application:
         admin, _ = await tried(place)
         assert set(await answering(admin, range(100, 116))) == {BASE, "run-1"}
@@ -110,7 +113,10 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
 
 
 async def test_another_answer_is_one_of_each_model(place: WholeBot) -> None:
-    """🔄 shows two without their models' names; the better one is liked, and the conversation goes on with it."""
+    """🔄 shows an answer from each model without naming the models.
+
+    The answer chosen as better gets a like, and the conversation continues with it.
+    """
     async with place.running(**TRIED):
         admin, _ = await tried(place)
         await admin.taps(AGAIN, await admin.asks(photo=picture(100)))
@@ -139,7 +145,7 @@ async def test_another_answer_is_one_of_each_model(place: WholeBot) -> None:
 
 
 async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:
-    """The votes make it live, and it answers everybody."""
+    """A canary that gets enough likes becomes the live model and answers all conversations."""
     async with place.running(**TRIED):
         admin, _ = await tried(place)
         trial = await vote(place, admin, "run-1", count(200))
@@ -154,7 +160,10 @@ async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:
 
 @pytest.mark.parametrize("pressed", ["✖ Stop", "✔ Promote"])
 async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
-    """The buttons of the end message stop or promote the canary at once; a second tap says that it is over."""
+    """The buttons of the end-of-run message stop or promote the canary at once.
+
+    A second tap gets the reply that the trial is over.
+    """
     promoted = pressed == "✔ Promote"
     async with place.running(**TRIED):
         admin, message = await tried(place)
@@ -169,7 +178,10 @@ async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
 
 @pytest.mark.parametrize("share", [0.5, 0])
 async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> None:
-    """With training.approve it answers no one before an admin presses the button; a second tap changes nothing."""
+    """With `training.approve`, a candidate answers no one until an admin presses the button to approve it.
+
+    A second tap changes nothing.
+    """
     async with place.running(training={"canary": share, "approve": True}):
         admin = await taught(place)
         await admin.command("/retrain")
@@ -185,7 +197,10 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
 
 
 async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
-    """Votes of people who are erased or opt out no longer count, and those who opt in again count again."""
+    """Votes of users who opt out or are erased do not count in a trial.
+
+    The votes of a user who opts in again count again.
+    """
     async with place.running(**TRIED) as _, place.ledger() as ledger:
         await tried(place)
         voters = [await place.person(number, f"Voter {number}", "en") for number in (51, 52)]
@@ -204,7 +219,10 @@ async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
 
 
 async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
-    """The next start has both engines and the same routes; the buttons of the trial and of an open duel work."""
+    """After `kill -9`, the bot restarts both engines and routes conversations as before.
+
+    The buttons of the trial and of an open duel still work.
+    """
     port = free_port()
     bot = BotProcess(place.config(**TRIED, web={"port": port}), f"http://127.0.0.1:{port}")
     await bot.start()
@@ -236,7 +254,7 @@ async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
 
 
 async def test_a_trial_that_cannot_go_on(place: WholeBot) -> None:
-    """Where the next start has room for one engine only, the model is a candidate again."""
+    """A canary becomes a candidate again if the bot restarts with room for only one engine."""
     async with place.running(**TRIED):
         await tried(place)
     async with place.running(**TRIED, inference={"swap": "cold"}):
@@ -252,7 +270,7 @@ async def test_a_trial_that_cannot_go_on(place: WholeBot) -> None:
 
 @pytest.mark.parametrize("cue", ["worse", "silent"])
 async def test_a_failed_candidate_answers_no_one(place: WholeBot, cue: str) -> None:
-    """Neither one that the evaluation rejects nor one whose engine does not start is tried."""
+    """A candidate is not tried as a canary if the evaluation rejects it or its engine does not start."""
     async with place.running(**TRIED):
         admin = await taught(place)
         place.cue(cue)
@@ -265,7 +283,10 @@ async def test_a_failed_candidate_answers_no_one(place: WholeBot, cue: str) -> N
 
 
 async def test_a_model_that_does_harm_answers_no_one(place: WholeBot) -> None:
-    """Not even if an admin wants it to; one that votes leave undecided may be promoted once that is confirmed."""
+    """A model that fails the harm checks is never promoted, not even by an admin.
+
+    A model that the votes leave undecided can be promoted once an admin confirms.
+    """
     async with place.running(**TRIED):
         admin = await taught(place)
         place.cue("harmful")
@@ -289,7 +310,10 @@ async def test_a_model_that_does_harm_answers_no_one(place: WholeBot) -> None:
 
 
 async def test_a_canary_whose_engine_fails_is_rolled_back(place: WholeBot) -> None:
-    """The live model answers what the canary breaks off, and all conversations afterwards."""
+    """A canary whose engine keeps failing is rolled back.
+
+    The live model answers the interrupted questions and all later ones.
+    """
     async with place.running(**TRIED, inference={"restart_limit": 1}):
         admin = await taught(place)
         place.cue("frail")
@@ -306,7 +330,10 @@ async def test_a_canary_whose_engine_fails_is_rolled_back(place: WholeBot) -> No
 
 
 async def test_a_promoted_model_whose_engine_fails_is_rolled_back(place: WholeBot) -> None:
-    """The model before it is live again, the admins know why, and a rollback does not lead to the failed one."""
+    """A promoted model whose engine keeps failing is replaced by the previous live model.
+
+    The admins learn the reason, and a later rollback does not return to the failed model.
+    """
     async with place.running(inference={"restart_limit": 1}) as application:
         admin = await taught(place)
         place.cue("frail")
@@ -341,7 +368,10 @@ def status_with(tallies: dict[str, Tally], **values: Any) -> Status:
     ],
 )
 def test_broken_answers_are_clear_evidence_only(new: Tally, old: Tally, broken: bool) -> None:
-    """At least half of twenty answers are broken, and at most a tenth of those of the other model."""
+    """A model is at fault if at least half of its answers are broken and at most a tenth of the other model's.
+
+    Both models need at least 20 answers.
+    """
     status = status_with({"new": new, "old": old})
     trial = Trial(1, "new", "old", 1, 0.5, 0.0, 0)
     assert (fault_of_live(status, "old") is not None) is broken
@@ -349,7 +379,7 @@ def test_broken_answers_are_clear_evidence_only(new: Tally, old: Tally, broken: 
 
 
 def test_an_engine_that_keeps_crashing_is_clear_evidence() -> None:
-    """Five crashes of the canary are, four are not."""
+    """Five engine crashes are clear evidence against a canary; four are not."""
     trial = Trial(1, "new", "old", 1, 0.5, 0.0, 0)
     for crashes in (4, 5):
         status = status_with({}, canary=CanaryStatus("new", 0.5, State.READY, crashes, "out of memory\nlines"))
@@ -358,7 +388,7 @@ def test_an_engine_that_keeps_crashing_is_clear_evidence() -> None:
 
 
 async def test_states_of_a_trial_are_checked(place: WholeBot) -> None:
-    """One trial runs at a time, ends once, and holds up runs."""
+    """Only one trial runs at a time, it ends only once, and the model on trial cannot be pruned."""
     async with place.running(**TRIED):
         await tried(place)
     async with place.ledger() as ledger:
@@ -376,7 +406,10 @@ async def test_states_of_a_trial_are_checked(place: WholeBot) -> None:
 
 
 async def test_a_trial_ends_at_its_horizon(place: WholeBot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without enough votes the canary is promoted, and the admins read what the votes could have shown."""
+    """A canary without enough votes by the end of its trial is promoted.
+
+    The message to the admins says how large a drop the votes could have revealed.
+    """
     async with place.running(**TRIED):
         await tried(place)
         monkeypatch.setattr("bot.admin.canary.HORIZON_DAYS", 0.0)

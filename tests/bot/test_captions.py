@@ -10,7 +10,10 @@ CALLED = "@thumbtune_bot"
 
 
 async def test_new_in_a_caption_begins_a_conversation(stage: Stage) -> None:
-    """/new in a caption begins a conversation; the rest of the caption is the question, also when it is edited."""
+    """/new in a caption begins a conversation with the rest of the caption as the question.
+
+    An edited caption changes the question but begins no conversation.
+    """
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="a?")
         question = await ada.sends(photo=png(colour="red"), caption="/New b?")
@@ -33,7 +36,10 @@ async def test_new_in_a_caption_begins_a_conversation(stage: Stage) -> None:
 
 @pytest.mark.parametrize("command", ["/retry", "/help", f"/stop{CALLED} it"])
 async def test_a_picture_with_another_command_is_refused(stage: Stage, command: str) -> None:
-    """Neither takes effect, and the reply says so; a caption that only looks like a command is a question."""
+    """A picture captioned with a command other than /new is refused, and the command has no effect.
+
+    A caption that only looks like a command is a question.
+    """
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="/r/aww a?")
         refused = await final_reply(ada, photo=png(), caption=command)

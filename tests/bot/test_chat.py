@@ -1,4 +1,4 @@
-"""A person and the bot: pictures, follow-ups, albums, commands, languages, thumbs."""
+"""Chats between a user and the bot: pictures, follow-ups, albums, commands, languages, thumbs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.person import DOWN, UP, button
 
 
 async def test_a_picture_is_answered_with_thumbs_under_it(stage: Stage) -> None:
-    """A photo with a question gets the model's answer, with both thumbs, in one message."""
+    """A photo with a question gets the model's answer and both thumb buttons in one message."""
     async with stage.bot("A teal **rectangle**.") as bot, stage.person() as ada:
         answer = await ada.asks(photo=png(), caption="What is it?")
         assert answer["text"] == "A teal rectangle."
@@ -29,7 +29,7 @@ async def test_a_picture_is_answered_with_thumbs_under_it(stage: Stage) -> None:
 
 
 async def test_the_exchange_records_what_produced_it(stage: Stage) -> None:
-    """The ledger records the question, its pictures, the prompt, the sampling, the model and the cost."""
+    """An exchange records its question, pictures, prompt hash, sampling parameters, model and token counts."""
     async with (
         stage.bot("Teal.", chat={"system_prompt": "Be brief.", "temperature": 0.3}) as bot,
         stage.person() as ada,
@@ -59,21 +59,21 @@ async def test_the_exchange_records_what_produced_it(stage: Stage) -> None:
     [("en", "What is in this picture?"), ("zh-hans", "这张图里有什么？"), ("fr", "What is in this picture?")],
 )
 async def test_a_bare_photo_asks_the_default_question(stage: Stage, language: str, question: str) -> None:
-    """A photo without a caption asks the default question in the language of the person's client."""
+    """A photo without a caption asks the default question in the language of the user's client."""
     async with stage.bot() as bot, stage.person(language=language) as ada:
         await ada.asks(photo=png())
         assert bot.engine.prompts[0].turns[0].text == question
 
 
 async def test_an_operators_default_question_is_asked_as_written(stage: Stage) -> None:
-    """Another default question is not translated."""
+    """A default question set by the operator is not translated."""
     async with stage.bot(chat={"default_question": "Any cats?"}) as bot, stage.person(language="zh") as ada:
         await ada.asks(photo=png())
         assert bot.engine.prompts[0].turns[0].text == "Any cats?"
 
 
 async def test_a_follow_up_is_asked_about_the_same_picture(stage: Stage) -> None:
-    """The prompt of a follow-up has the picture and the earlier turns, under the same chat key."""
+    """A follow-up's prompt has the picture and the earlier turns, and the chat key of the first prompt."""
     async with stage.bot("Teal.", "Four.") as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="Which colour?")
         await ada.asks("How many corners?")
@@ -89,7 +89,7 @@ async def test_a_follow_up_is_asked_about_the_same_picture(stage: Stage) -> None
 
 
 async def test_a_new_picture_replaces_the_old_one(stage: Stage) -> None:
-    """With `history_pictures` at one, the next photo replaces the history; with two, the model sees both."""
+    """With `history_pictures` set to 1, a new photo replaces the history; with 2, the model sees both photos."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(colour="red"), caption="One")
         await ada.asks("More?")
@@ -101,7 +101,7 @@ async def test_a_new_picture_replaces_the_old_one(stage: Stage) -> None:
 
 
 async def test_a_long_conversation_is_cut_but_keeps_its_picture(stage: Stage) -> None:
-    """Old turns are dropped several at once; the picture moves to the oldest that is left."""
+    """A long conversation drops several old turns at once; its picture moves to the oldest remaining turn."""
     async with stage.bot(chat={"history_turns": 4}) as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="q0")
         for number in range(1, 8):
@@ -116,7 +116,7 @@ async def test_a_long_conversation_is_cut_but_keeps_its_picture(stage: Stage) ->
 
 
 async def test_new_begins_a_conversation(stage: Stage) -> None:
-    """After /new a question without a picture is asked for one again."""
+    """After /new, a question without a picture gets a request for a picture."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
         await ada.command("/new")
@@ -127,7 +127,10 @@ async def test_new_begins_a_conversation(stage: Stage) -> None:
 
 
 async def test_text_before_any_picture_is_asked_for_one(stage: Stage) -> None:
-    """The engine is not called, nothing is recorded, and the sentence is in the person's language."""
+    """A text before any picture gets a request for a picture, in the user's language.
+
+    The engine is not called, and nothing is recorded.
+    """
     async with stage.bot() as bot, stage.person(language="zh-hans") as ada:
         await ada.sends("你好")
         answer = await ada.answer(rated=False, quiet=0.2)
@@ -138,7 +141,7 @@ async def test_text_before_any_picture_is_asked_for_one(stage: Stage) -> None:
 
 
 async def test_a_picture_sent_as_a_file_is_a_picture(stage: Stage) -> None:
-    """A document counts as a picture by its media type or its name."""
+    """A document counts as a picture if its media type or its name says so."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(document=png(), file_name="scan.png", media_type="image/png", caption="By type")
         await ada.asks(document=png(), file_name="SCAN.PNG", caption="By name")
@@ -146,7 +149,7 @@ async def test_a_picture_sent_as_a_file_is_a_picture(stage: Stage) -> None:
 
 
 async def test_an_album_is_one_question(stage: Stage) -> None:
-    """A media group makes one question with all its pictures, in their order."""
+    """A media group becomes one question with all its pictures in order."""
     colours = ("red", "green", "blue")
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(album=[png(colour=colour, form="JPEG") for colour in colours], caption="Compare them")
@@ -159,7 +162,7 @@ async def test_an_album_is_one_question(stage: Stage) -> None:
 
 
 async def test_start_shows_the_id_and_help_the_commands(stage: Stage) -> None:
-    """/start shows the user id. /help, in any case of letters, lists the commands, those of admins to admins only."""
+    """/start shows the user ID; /help, in any letter case, lists commands, and admin commands only to admins."""
     async with stage.bot(), stage.person(1001) as ada, stage.person(7, "Root") as root:
         await ada.command("/start")
         assert "1001" in (await ada.answer(rated=False, quiet=0.2))["text"]
@@ -172,7 +175,7 @@ async def test_start_shows_the_id_and_help_the_commands(stage: Stage) -> None:
 
 
 async def test_language_is_chosen_by_button(stage: Stage) -> None:
-    """/language offers every language; a tap changes it permanently, for the default question too."""
+    """/language offers every language; a tap switches to it permanently, including the default question."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.command("/language")
         offer = await ada.answer(rated=False, quiet=0.2)
@@ -184,7 +187,7 @@ async def test_language_is_chosen_by_button(stage: Stage) -> None:
 
 
 async def test_a_thumb_is_counted_marked_and_changed(stage: Stage) -> None:
-    """Each tap adds a row of feedback; the latest counts and is marked."""
+    """Each tap on a thumb records another vote; only the latest one counts and is marked."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         assert "like this" in await ada.toast(await ada.taps(UP, answer))
@@ -199,7 +202,7 @@ async def test_a_thumb_is_counted_marked_and_changed(stage: Stage) -> None:
 
 
 async def test_a_vote_does_not_wait_for_an_answer(stage: Stage) -> None:
-    """While an answer streams, a tap under an earlier one in the same chat is counted at once."""
+    """A tap under an earlier answer is counted at once, even while another answer streams in the same chat."""
     go_on = asyncio.Event()
     async with stage.bot("First.", ["Seco", go_on, "nd."]) as bot, stage.person() as ada:
         first = await ada.asks(photo=png())
@@ -212,7 +215,7 @@ async def test_a_vote_does_not_wait_for_an_answer(stage: Stage) -> None:
 
 
 async def test_a_chat_is_answered_in_order_and_chats_concurrently(stage: Stage) -> None:
-    """A second question waits for the first one's answer; another person's does not."""
+    """A second question in a chat waits for the first answer; a question in another chat does not."""
     go_on = asyncio.Event()
     engine = ScriptedEngine(otherwise=lambda prompt, _: ["A", go_on, "B"] if prompt.turns[-1].text == "slow" else "C")
     async with stage.bot(engine=engine), stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
@@ -227,7 +230,7 @@ async def test_a_chat_is_answered_in_order_and_chats_concurrently(stage: Stage) 
 
 
 async def test_the_place_in_the_queue_is_shown(stage: Stage) -> None:
-    """A person in the queue sees their place in it, then the answer."""
+    """A user in the queue sees how many questions are ahead, and then the answer."""
     go_on = asyncio.Event()
     async with stage.bot([Delta(waiting=3), go_on, "Done."]), stage.person() as ada:
         await ada.sends(photo=png())
@@ -237,7 +240,7 @@ async def test_the_place_in_the_queue_is_shown(stage: Stage) -> None:
 
 
 async def test_unknown_commands_and_files_are_refused(stage: Stage) -> None:
-    """A private chat gets a reply to everything; none of it reaches the engine."""
+    """An unknown command or file in a private chat gets a reply and does not reach the engine."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.command("/dance")
         assert "/help" in (await ada.answer(rated=False, quiet=0.2))["text"]
@@ -247,7 +250,7 @@ async def test_unknown_commands_and_files_are_refused(stage: Stage) -> None:
 
 
 async def test_in_a_group_the_bot_answers_when_addressed(stage: Stage) -> None:
-    """The bot answers messages that mention it or reply to it, and ignores the others."""
+    """In a group, the bot answers messages that mention it or reply to it, and ignores all others."""
     async with stage.bot() as bot, stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         group = stage.emulator.add_group("Friends", [ada.id, bob.id], privacy=False).id
         await bob.sends("Nice weather", chat=group)

@@ -1,4 +1,4 @@
-"""Admin commands and their outcomes, notifications of runs, and the refusal of other people."""
+"""Admin commands and their outcomes, notifications about runs, and the refusal of other users."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ RUN = Run(
 
 
 async def words(person: Person, command: str) -> str:
-    """Send a command and return the bot's final reply."""
+    """Send `command` as `person` and return the text of the bot's final reply."""
     return str((await final_reply(person, command))["text"])
 
 
 def test_the_quick_commands() -> None:
-    """Commands that do not belong to a conversation have their own lanes."""
+    """Commands that do not belong to a conversation are handled in lanes of their own."""
     assert {*ADMINS, *NODES, *privacy.COMMANDS, "model", "help"} == QUICK_COMMANDS.keys()
 
 
 async def test_others_are_refused_politely(stage: Stage) -> None:
-    """Admin commands do nothing for other people."""
+    """Admin commands from other users are refused and do nothing."""
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person() as ada:
         for command in ADMINS:
@@ -64,7 +64,7 @@ async def test_others_are_refused_politely(stage: Stage) -> None:
 
 
 async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
-    """Each command is carried out for the admin who sent it, and its outcome is shown."""
+    """Each admin command is carried out in its sender's name, and the reply shows the outcome."""
     admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         for model in (
@@ -121,7 +121,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
     ],
 )
 async def test_a_refusal_is_shown(stage: Stage, refusal: Exception, says: str) -> None:
-    """The admin reads why a request is refused."""
+    """A refused admin command is answered with the reason."""
     async with stage.bot(admin=Notebook(refusal=refusal)), stage.person(ADMIN, "Root") as root:
         assert says in await words(root, "/retrain")
         for command in ("/cancel", "/status", "/promote x", "/rollback"):
@@ -129,13 +129,13 @@ async def test_a_refusal_is_shown(stage: Stage, refusal: Exception, says: str) -
 
 
 async def test_an_unknown_model_is_refused(stage: Stage) -> None:
-    """The refusal of a mistyped id says where to find the right one."""
+    """The refusal of an unknown model ID points the admin to /models."""
     async with stage.bot(admin=Notebook(refusal=UnknownRecord("no"))), stage.person(ADMIN, "Root") as root:
         assert await words(root, "/promote run-99") == "There's no model called run-99. /models lists them."
 
 
 async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
-    """/status is answered while an answer to the same admin streams."""
+    """/status is answered while an answer to the same admin is still streaming."""
     go_on = asyncio.Event()
     async with stage.bot([go_on, "Done."]), stage.person(ADMIN, "Root") as root:
         await root.sends(photo=png())
@@ -149,7 +149,10 @@ async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
 
 
 async def test_only_training_commands_wait_for_a_change_of_model(stage: Stage) -> None:
-    """A change of model shows a placeholder at once. /status and /cancel work meanwhile; /retrain waits its turn."""
+    """Only training commands wait for a change of model; /status and /cancel are answered meanwhile.
+
+    The change shows a placeholder at once.
+    """
     warm = asyncio.Event()
 
     class Slow(Notebook):
@@ -177,7 +180,7 @@ async def test_only_training_commands_wait_for_a_change_of_model(stage: Stage) -
 
 
 async def test_a_request_that_was_carried_out_is_not_repeated(stage: Stage) -> None:
-    """After a crash between the act and the reply, the ledger shows that it was done."""
+    """A command carried out just before a crash is not repeated, because the ledger shows that it was done."""
     chat = {"id": ADMIN, "type": "private", "first_name": "Root"}
     message = {"message_id": 1, "date": 1, "chat": chat, "from": {**chat, "is_bot": False}}
     rows = [
@@ -202,7 +205,10 @@ async def test_a_request_that_was_carried_out_is_not_repeated(stage: Stage) -> N
 
 
 async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path: Path) -> None:
-    """The admin sees one message change, then the outcome, with the loss curve and the sheet if there are any."""
+    """A run's progress is a single message that is edited, followed by the outcome.
+
+    The outcome comes with the loss curve and the sheet if they exist.
+    """
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         for step in (0, 10, 20):
             await bot.notices.run_changed(replace(RUN, step=step))
@@ -230,7 +236,7 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path:
 
 
 async def test_each_admin_gets_the_sheet_in_their_language(stage: Stage, tmp_path: Path) -> None:
-    """A sheet that has no Chinese version, as an earlier release wrote it, is sent as it is."""
+    """An admin gets the sheet in their own language, or untranslated if it is from an earlier release."""
     picture, sheet = tmp_path / "sheet.png", tmp_path / "sheet.html"
     for file in (picture, tmp_path / "sheet.zh.png"):
         file.write_bytes(png())
@@ -245,7 +251,7 @@ async def test_each_admin_gets_the_sheet_in_their_language(stage: Stage, tmp_pat
 
 
 async def test_the_last_edit_of_a_runs_progress_is_made_once(stage: Stage) -> None:
-    """The end of a run does not edit a progress message that shows it already."""
+    """When a run ends, a progress message that already shows the final state is not edited again."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         ended = replace(RUN, state=RunState.FAILED, reason="disk full")
         for run in (RUN, ended):
@@ -257,7 +263,7 @@ async def test_the_last_edit_of_a_runs_progress_is_made_once(stage: Stage) -> No
 
 
 async def test_an_outage_does_not_delay_a_run(stage: Stage) -> None:
-    """While messages to one admin fail, the run goes on and the other admin gets them in order."""
+    """While messages to one admin fail, the run continues and the other admin gets the messages in order."""
     stage.emulator.faults.plan("flood", 1_000_000, chat=ADMIN, seconds=1)
     async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other") as other:
         await root.arrives()
@@ -279,7 +285,7 @@ async def test_an_outage_does_not_delay_a_run(stage: Stage) -> None:
 
 @pytest.mark.parametrize("trouble", ["html_page", "reset_after"])
 async def test_the_end_of_a_run_is_sent_if_its_picture_fails(stage: Stage, tmp_path: Path, trouble: str) -> None:
-    """It is unknown whether the picture arrived, so the outcome follows as text."""
+    """If sending a run's picture fails, the outcome follows as text, since the picture may not have arrived."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         await root.arrives()
         picture = tmp_path / "sheet.png"
@@ -291,7 +297,7 @@ async def test_the_end_of_a_run_is_sent_if_its_picture_fails(stage: Stage, tmp_p
 
 
 async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
-    """The outcome has the numbers of the model's report, in the admin's language."""
+    """The outcome of a run includes the figures from the model's report, in the admin's language."""
     effort = Effort(
         pairs=54,
         votes=60,
@@ -336,7 +342,7 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
 
 
 async def test_a_repeated_alert_is_sent_once(stage: Stage) -> None:
-    """An alert that repeats does not fill the admin's chat."""
+    """An alert that is raised repeatedly is sent to the admin once."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         for _ in range(3):
             await bot.notices.alert("disk", "The disk is nearly full.")
@@ -347,7 +353,7 @@ async def test_a_repeated_alert_is_sent_once(stage: Stage) -> None:
 
 
 async def test_an_unreachable_admin_does_not_stop_the_others(stage: Stage) -> None:
-    """An admin who blocked the bot, or never started it, is skipped."""
+    """An admin who blocked the bot or never started it is skipped; other admins are notified."""
     async with stage.person(8, "Other") as other, stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
         await bot.notices.run_changed(RUN)
         await bot.notices.settled()
@@ -355,14 +361,14 @@ async def test_an_unreachable_admin_does_not_stop_the_others(stage: Stage) -> No
 
 
 def test_the_terminal_shows_the_same() -> None:
-    """State, loss and remaining time stand before the bar, each as soon as it is known."""
+    """The terminal shows state, loss and remaining time before the bar, each as soon as it is known."""
     assert progress_text("training", None, None) == "training"
     assert progress_text("training", 1.2345, None) == "training, average loss 1.234"
     assert progress_text("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
 
 
 def test_progress_speaks_the_admins_language() -> None:
-    """The bar and its text in Chinese."""
+    """A run's progress is shown in the admin's language, here Chinese."""
     text = run_progress(RUN, Translator.load().to("zh"))
     assert "第 3 次训练：训练中" in text
     assert "25 %" in text

@@ -26,7 +26,10 @@ bot.app.THREAD_SECONDS = 0.5
 
 
 async def test_a_step_that_hangs_is_named_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step over its time limit is cancelled, and abandoned if it ignores that; the log names both."""
+    """A shutdown step over its time limit is cancelled, and abandoned if it ignores the cancellation.
+
+    The log names the step in both cases.
+    """
     monkeypatch.setattr(shutdown, "SLOW_SECONDS", 0.01)
     monkeypatch.setattr(shutdown, "_LAST_SECONDS", 0.05)
     ended: list[str] = []
@@ -57,7 +60,7 @@ async def test_a_step_that_hangs_is_named_and_left(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_step_that_fails_says_so() -> None:
-    """An error raised by a step within its time limit is propagated."""
+    """An error raised by a shutdown step within its time limit is propagated."""
 
     async def failing() -> None:
         raise OSError("the disk is gone")
@@ -67,7 +70,7 @@ async def test_a_step_that_fails_says_so() -> None:
 
 
 async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) -> None:
-    """SIGTERM during an endless computation: resources are closed, the run is cancelled, the stack is logged."""
+    """SIGTERM during an endless computation closes resources, cancels the run, and logs the stack."""
     async with Community(tmp_path) as community:
         community.bot.sabotage = STUCK
         await community.bot.start()
@@ -86,7 +89,10 @@ async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) ->
 
 
 async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path) -> None:
-    """SIGTERM during ten minutes of flood control: the ledger has the run's end, the notification is dropped."""
+    """On SIGTERM during ten minutes of flood control, the ledger records the run's end.
+
+    The notification for the admin is dropped.
+    """
     async with Community(tmp_path) as community:
         community.bot.sabotage = STUCK.replace("3600", "1")
         await community.bot.start()
@@ -100,7 +106,7 @@ async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path)
 
 
 async def _run_under_way(community: Community) -> None:
-    """Request a run as the command line does, and wait until it selects its training data."""
+    """Request a run as the command line does, and wait until the bot selects the training data."""
     async with community.ledger() as ledger:
         await ledger.runs.start("command", None)
     async with asyncio.timeout(60):

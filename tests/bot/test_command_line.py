@@ -1,4 +1,4 @@
-"""The commands as programs: exit codes, output streams, confirmation, and files they must not create."""
+"""Commands run as programs: exit codes, output streams, confirmation, and files they must not create."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.bot_process import ROOT, Thumbtune, write_config
 
 
 def known(folder: Path) -> Path:
-    """A settings file with a data folder beside it, whose ledger has person 7."""
+    """In `folder`, create a settings file and a ledger with user 7; return the path of the settings file."""
     config = folder / "config.toml"
     write_config(config, {"storage": {"dir": str(folder / "data")}})
 
@@ -31,7 +31,7 @@ def known(folder: Path) -> Path:
 
 
 def is_known(folder: Path) -> bool:
-    """Return whether the ledger has person 7."""
+    """Return whether the ledger under `folder` contains user 7."""
 
     async def look() -> bool:
         async with Ledger.open(folder / "data") as ledger:
@@ -55,7 +55,7 @@ def is_known(folder: Path) -> bool:
     ids=lambda words: words[0],
 )
 def test_a_wrong_folder_is_named_and_stays_empty(thumbtune: Thumbtune, tmp_path: Path, words: tuple[str, ...]) -> None:
-    """Without a ledger a command is refused, and none is created."""
+    """A command that finds no ledger names the folder, exits with an error, and creates no files."""
     ended = thumbtune(*words)
     assert (ended.code, ended.out) == (1, "")
     assert f"There is no ledger in {tmp_path / 'data'}" in ended.err and "--config" in ended.err
@@ -63,7 +63,7 @@ def test_a_wrong_folder_is_named_and_stays_empty(thumbtune: Thumbtune, tmp_path:
 
 
 def test_the_doctor_makes_nothing(thumbtune: Thumbtune, tmp_path: Path) -> None:
-    """Before the first start the doctor creates no files."""
+    """Before the bot's first start, `thumbtune doctor` creates no files."""
     ended = thumbtune("doctor")
     assert ended.code == 1  # no token
     assert "token" in ended.out
@@ -71,21 +71,21 @@ def test_the_doctor_makes_nothing(thumbtune: Thumbtune, tmp_path: Path) -> None:
 
 
 def test_looking_for_a_bot_makes_nothing(tmp_path: Path) -> None:
-    """Looking for a running bot does not create its lock file."""
+    """Checking whether a bot is running does not create its lock file."""
     assert not at_work(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [("forget",), ("forget", "ada"), ("promote",), ("fly",), ("status", "--fast")])
 def test_wrong_usage_is_exit_code_2(thumbtune: Thumbtune, words: tuple[str, ...]) -> None:
-    """A wrong command line is reported on standard error."""
+    """An invalid command line exits with code 2 and is reported on standard error."""
     ended = thumbtune(*words)
     assert (ended.code, ended.out) == (2, "")
     assert "Usage" in ended.err
 
 
 def test_no_terminal_is_no_yes(thumbtune: Thumbtune, tmp_path: Path) -> None:
-    """Without a terminal and without --yes nothing is deleted; --yes skips the question."""
+    """Without a terminal, `thumbtune forget` deletes nothing unless --yes skips the confirmation."""
     config = known(tmp_path)
     refused = thumbtune("forget", "7", "--config", str(config))
     assert refused.code == 1
@@ -98,7 +98,7 @@ def test_no_terminal_is_no_yes(thumbtune: Thumbtune, tmp_path: Path) -> None:
 
 
 async def test_a_terminal_is_asked(tmp_path: Path) -> None:
-    """The typed answer decides; no is exit code 1."""
+    """In a terminal, `thumbtune forget` asks first; if the answer is no, it deletes nothing and exits with 1."""
     config = await asyncio.to_thread(known, tmp_path)
     for typed, code in ((b"n\n", 1), (b"y\n", 0)):
         terminal, end = pty.openpty()
@@ -119,13 +119,13 @@ async def test_a_terminal_is_asked(tmp_path: Path) -> None:
 
 
 def test_the_version_is_told(thumbtune: Thumbtune) -> None:
-    """It is the package's version, on one line."""
+    """`thumbtune --version` prints the package's version on one line."""
     ended = thumbtune("--version")
     assert (ended.code, ended.out.strip(), ended.err) == (0, f"thumbtune {version('thumbtune')}", "")
 
 
 async def test_it_starts_without_the_libraries_of_the_chat() -> None:
-    """`thumbtune status` must not import aiogram, openai and torch, which takes seconds."""
+    """`thumbtune status` does not import aiogram, openai or torch, because importing them takes seconds."""
     program = "import bot.cli.main, sys; print(sorted({'aiogram', 'openai', 'torch'} & set(sys.modules)))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()

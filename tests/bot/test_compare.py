@@ -1,4 +1,4 @@
-"""`thumbtune compare`: several models answer questions about given pictures on one page, without a running bot."""
+"""`thumbtune compare` puts several models' answers about pictures on one page, without a running bot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TURNED = 6
 
 
 def pictures(folder: Path, names: Mapping[str, bytes]) -> Path:
-    """Return a folder with these files."""
+    """Create `folder` with a file for each name and content in `names`, and return the folder."""
     folder.mkdir()
     for name, data in names.items():
         (folder / name).write_bytes(data)
@@ -44,7 +44,7 @@ def pictures(folder: Path, names: Mapping[str, bytes]) -> Path:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The command's output and page for two models, three good pictures and a broken one."""
+    """Compare two models on two good pictures and a broken one; return the command's output and the page."""
     folder = tmp_path_factory.mktemp("compare")
     turned = BytesIO()
     exif = Image.Exif()
@@ -88,7 +88,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def test_every_model_answers_every_question(page: tuple[str, str]) -> None:
-    """A kept model by its id and one by its folder stand side by side, for every picture and its questions."""
+    """A kept model named by its ID and a model named by its folder answer every question side by side."""
     _, html = page
     asked = re.findall(r'"question">(.*?)<', html)
     assert asked == [
@@ -109,7 +109,7 @@ def test_every_model_answers_every_question(page: tuple[str, str]) -> None:
 
 
 def test_pictures_are_shown_upright(page: tuple[str, str]) -> None:
-    """A photo with an EXIF rotation is turned upright first, as in a chat."""
+    """A photo with an EXIF rotation is turned upright, as in a chat."""
     _, html = page
     *_, last = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', html)
     with Image.open(BytesIO(b64decode(last))) as shown:
@@ -117,7 +117,7 @@ def test_pictures_are_shown_upright(page: tuple[str, str]) -> None:
 
 
 def test_a_broken_picture_is_named_and_left_out(page: tuple[str, str]) -> None:
-    """The other pictures are used, and their number is printed."""
+    """A broken picture is named and left out; the other pictures are used, and their number is printed."""
     said, html = page
     assert "left out: c[1].png is damaged or truncated" in said
     assert "c[1].png" not in html
@@ -126,7 +126,7 @@ def test_a_broken_picture_is_named_and_left_out(page: tuple[str, str]) -> None:
 
 
 def test_a_picture_without_questions_is_asked_the_default_one(tmp_path: Path) -> None:
-    """Without question files, or with empty ones, the default question is used."""
+    """The default question is asked about a picture whose question files are missing or empty."""
     picture = tmp_path / "a.jpg"
     assert questions_of(picture, "What is it?") == ["What is it?"]
     (tmp_path / "a.txt").write_text(" \n")
@@ -137,14 +137,14 @@ def test_a_picture_without_questions_is_asked_the_default_one(tmp_path: Path) ->
 
 
 def asked(settings: Settings, images: Path, *models: str, out: str = "page.html") -> str:
-    """Return why the comparison is refused."""
+    """Run a comparison that must be refused, and return the reason."""
     with pytest.raises(TrainingError) as refused:
         asyncio.run(compare(settings, models, images, images.parent / out, Console(quiet=True)))
     return str(refused.value)
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
-    """An unknown or incomplete model and a missing or empty folder are refused with what to do."""
+    """An unknown or incomplete model, or a missing or empty folder, is refused with a hint on what to do."""
     settings = settings_in(tmp_path)
     empty = pictures(tmp_path / "empty", {"notes.md": b""})
     broken = pictures(tmp_path / "broken", {"a.png": b"nothing"})
@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that looks complete but does not load is named, and nothing is left behind."""
+    """A checkpoint that looks complete but does not load is named in the error, and no files are left behind."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     shutil.copytree(CHECKPOINT, tmp_path / "odd")
@@ -171,7 +171,10 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the log, which exists beside a job with the chats' persona."""
+    """When the worker dies, the error names the worker's log.
+
+    The log is kept beside the job file with the system prompt of chats.
+    """
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     reason = asked(settings_in(tmp_path, training={"python": "/bin/false"}), images, "tiny")
@@ -182,7 +185,7 @@ def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_only_a_log_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The working folder is kept only with a log that explains the failure."""
+    """The working folder is kept only if it contains a log that explains the failure."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     worker = tmp_path / "worker.sh"
@@ -194,7 +197,7 @@ def test_only_a_log_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:
-    """Without a ledger `base` is the configured checkpoint; the ledger's entry takes precedence."""
+    """Without a ledger, `base` means the configured checkpoint; an entry in the ledger takes precedence."""
     settings = settings_in(tmp_path)
     assert await directory_of(settings, "base") == CHECKPOINT.absolute()
     moved = tmp_path / "moved"
@@ -207,7 +210,7 @@ async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:
 def test_the_command_line_words_it_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error is a sentence and exit code 1, not a traceback."""
+    """An error ends `thumbtune compare` with one sentence and exit code 1, without a traceback."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["thumbtune", "compare", "tiny", "--images", "nowhere"])
     with pytest.raises(SystemExit, match="1"):
@@ -216,7 +219,7 @@ def test_the_command_line_words_it_in_one_sentence(
 
 
 async def test_a_pruned_model_is_merged_first(tmp_path: Path) -> None:
-    """A model kept as its adapter only has no files: the error names the command that restores them."""
+    """The error for a model kept only as an adapter names the command that restores the model's files."""
     settings = settings_in(tmp_path)
     async with Ledger.open(settings.storage.dir) as ledger:
         await ledger.models.add(Model("run-1", str(tmp_path), ModelState.CANDIDATE, None, 1.0))

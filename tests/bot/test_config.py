@@ -1,4 +1,4 @@
-"""Settings: what is shipped, what the environment replaces, and how mistakes are worded."""
+"""Settings: the shipped file, overrides by the environment, and error messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def test_the_shipped_file_holds_every_knob_with_its_default() -> None:
-    """config.toml shows each setting once, at its default; a setting without a default value stands as a comment."""
+    """config.toml shows each setting once at its default; settings without a default are commented out."""
     text = SHIPPED.read_text(encoding="utf-8")
     shown = _leaves(tomllib.loads(text))
     defaults = _leaves(_plain(Settings()))
@@ -54,7 +54,7 @@ def test_the_shipped_file_holds_every_knob_with_its_default() -> None:
 
 
 def test_every_knob_is_commented() -> None:
-    """Above each key of config.toml stands at least one line that says what it is for."""
+    """Each key in config.toml is preceded by a comment that explains it."""
     lines = SHIPPED.read_text(encoding="utf-8").splitlines()
     knob = re.compile(r"(# )?\w+ = ")
     for number, line in enumerate(lines):
@@ -64,7 +64,7 @@ def test_every_knob_is_commented() -> None:
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable replaces one key of a section and leaves its neighbours to the file."""
+    """An environment variable overrides one key of a section and leaves the other keys to the file."""
     path = tmp_path / "config.toml"
     path.write_text("[chat]\ntemperature = 0.1\ntop_p = 0.2\n[telegram]\nadmins = [1]\n", encoding="utf-8")
     monkeypatch.setenv("THUMBTUNE_CHAT__TEMPERATURE", "0.5")
@@ -90,7 +90,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_removed_setting_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
-    """A file of an earlier version that contains it still loads; in the environment it is an error."""
+    """A config file with a removed setting loads with a warning; in the environment, the setting is an error."""
     path = tmp_path / "config.toml"
     section, _, key = name.partition(".")
     path.write_text(f"[{section}]\n{key} = {value}\n[chat]\ntop_p = 0.2\n", encoding="utf-8")
@@ -116,7 +116,7 @@ def test_a_removed_setting_is_a_warning(
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
-    """An unknown key or a bad value stops the start with the key's path, and a near name where there is one."""
+    """An unknown key or a bad value is an error that names the key's path and, for a typo, a similar key."""
     path = tmp_path / "config.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -127,7 +127,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, words: tuple[
 
 @pytest.mark.parametrize("name", ["THUMBTUNE_CHATT__TOP_P", "THUMBTUNE_CHAT__TOPP"])
 def test_a_mistake_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A misspelt variable is an error, not a setting that silently stays at its default."""
+    """A misspelt environment variable is an error; its setting does not silently keep the default."""
     monkeypatch.setenv(name, "0.5")
     with pytest.raises(ConfigError, match=r"(?i)chatt|topp"):
         load_settings(SHIPPED)
@@ -135,7 +135,7 @@ def test_a_mistake_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("value", ["[…]", "1,2", "[1 2]", "abc", "12345", ""])
 def test_a_list_in_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """The error names the variable or the setting and shows the expected form."""
+    """The error for a malformed list in the environment names the setting and shows the expected form."""
     monkeypatch.setenv("THUMBTUNE_TELEGRAM__ADMINS", value)
     with pytest.raises(ConfigError, match=r"(?i)^(thumbtune_)?telegram(__|\.)admins: should be a list in brackets"):
         load_settings(SHIPPED)
@@ -143,7 +143,7 @@ def test_a_list_in_the_environment_that_is_none_is_named(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["THUMBTUNE_CHAT", "THUMBTUNE_TRAINING__KNOBS"])
 def test_a_section_in_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The error shows the expected form of a whole section or of a table with free keys."""
+    """An environment variable that should hold a section or a table is an error that shows the expected form."""
     monkeypatch.setenv(name, "abc")
     with pytest.raises(ConfigError, match=f"^{name}: should be a section"):
         load_settings(SHIPPED)
@@ -158,7 +158,7 @@ def test_a_section_in_the_environment_that_is_none_is_named(monkeypatch: pytest.
     ],
 )
 def test_a_mistake_does_not_tell_a_secret(tmp_path: Path, text: str) -> None:
-    """Errors show no secret: neither the other keys of an inconsistent section, nor a rejected value of a secret."""
+    """Errors reveal no secrets, whether in an inconsistent section or as a rejected value."""
     path = tmp_path / "config.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -169,13 +169,13 @@ def test_a_mistake_does_not_tell_a_secret(tmp_path: Path, text: str) -> None:
 
 
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
-    """--config with a wrong path does not fall back to the defaults."""
+    """A --config path that does not exist is an error instead of a fallback to the defaults."""
     with pytest.raises(ConfigError, match="--config"):
         load_settings(tmp_path / "nowhere.toml")
 
 
 def test_a_folder_that_this_user_may_not_enter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When started from another user's home, the error names the option to use, without a traceback."""
+    """Starting in a folder that the user may not enter is an error that names --config, without a traceback."""
     monkeypatch.chdir(tmp_path)
     me = os.geteuid()
     tmp_path.chmod(0)
@@ -200,13 +200,16 @@ def test_settings_are_frozen() -> None:
 def test_training_steps_aside_unless_it_has_cards_of_its_own(
     training: list[int], engine: list[int], apart: bool
 ) -> None:
-    """Without a list of GPUs an engine or a training may use any of them."""
+    """Training has GPUs of its own only if both GPU lists are set and do not overlap.
+
+    Without a list, an engine or a training run may use any GPU.
+    """
     settings = Settings.model_validate({"training": {"gpus": training}, "inference": {"gpus": engine}})
     assert on_cards_of_its_own(settings) is apart
 
 
 def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every path of the file and the environment may begin with ~, as in a shell."""
+    """Every path in the config file or the environment may begin with ~ for the home folder, as in a shell."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text("")
     config = tmp_path / "config.toml"

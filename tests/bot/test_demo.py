@@ -1,4 +1,4 @@
-"""The demo uses the operator's settings, and other engines and models."""
+"""The demo uses the operator's settings with an engine and a model of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.doctoring import settings_in
 
 
 def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
-    """The demo's engine and model do not depend on the settings."""
+    """By default, the demo uses the tiny model on the CPU, whatever the settings say."""
     given = settings_in(tmp_path, inference={"endpoints": ["http://127.0.0.1:1"], "model": "elsewhere"})
     settings = demo_settings(given, "http://127.0.0.1:2", tmp_path)
     assert (settings.inference.engine, settings.inference.model, settings.inference.endpoints) == ("cpu", "tiny", ())
@@ -21,7 +21,10 @@ def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> None:
-    """With another model the rest of [inference] and [training] is the operator's, but one new person is enough."""
+    """With another model, the demo keeps the operator's other [inference] and [training] settings.
+
+    Votes from a single new user are enough for training.
+    """
     given = settings_in(tmp_path, inference={"swap": "cold"}, training={"seed": 7})
     settings = demo_settings(given, "http://127.0.0.1:2", tmp_path, "lmdeploy", str(CHECKPOINT))
     assert (settings.inference.engine, settings.inference.model) == ("lmdeploy", str(CHECKPOINT))
@@ -30,7 +33,7 @@ def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> 
 
 
 def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
-    """An incomplete model is refused before any server starts, with the command that downloads one."""
+    """A path without a complete model is refused before any server starts, with the command to download one."""
     check_model("tiny")
     check_model(str(CHECKPOINT))
     with pytest.raises(ConfigError, match="thumbtune fetch"):
@@ -38,7 +41,7 @@ def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_what_ctrl_c_does_is_said_before(tmp_path: Path) -> None:
-    """The welcome says whether the data is deleted at the end."""
+    """The demo's welcome message says whether the data is deleted at the end."""
     gone = welcome("http://page", "http://operator", tmp_path, kept=False)
     assert "Ctrl-C ends it and deletes all chats and models; --keep DIR keeps them." in gone
     kept = welcome("http://page", "http://operator", tmp_path, kept=True)

@@ -1,4 +1,4 @@
-"""A full disk: each sender gets one reply, nothing is answered from memory, and nothing is lost."""
+"""On a full disk, each sender gets one notice; a message is answered only once stored, and none is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ CHINESE = "我的磁盘已满；请等运营者腾出空间后再问我。"
 
 @contextmanager
 def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[BaseProcess]:
-    """Run a bot in its own process, which answers "About …: all is well." with some seconds before each word."""
+    """Run a bot in its own process and yield the process.
+
+    The bot answers "About …: all is well." and pauses for `seconds` before each part.
+    """
     process = FORGE.Process(
         target=live, args=(stage.url, stage.emulator.token, str(stage.directory), seconds), daemon=True
     )
@@ -40,15 +43,16 @@ def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[BaseProcess]:
 
 
 def limit(process: BaseProcess, size: int) -> None:
-    """Make the kernel refuse to let the process write any file beyond `size` bytes, as a full disk would."""
+    """Stop `process` from writing any file beyond `size` bytes, as if the disk were full."""
     assert process.pid is not None
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 async def test_nothing_is_answered_from_memory_and_nothing_is_lost(stage: Stage) -> None:
-    """Each message gets one reply, however often Telegram sends it again; with room each is answered, once.
+    """On a full disk, each message gets one notice, however often Telegram resends the message.
 
-    A group gets it only where the bot is addressed. A tap is settled by the reply: it does not count later.
+    Once there is room, each message is answered once. In a group, only messages that address the bot get the
+    notice. A tap is settled by the notice and does not count later.
     """
     with bot_process(stage) as process:
         async with stage.person() as ada, stage.person(1002, "小明", "zh") as ming:
@@ -83,7 +87,10 @@ async def test_nothing_is_answered_from_memory_and_nothing_is_lost(stage: Stage)
 
 
 async def test_a_disk_that_fills_up_while_an_answer_is_written(stage: Stage) -> None:
-    """An acknowledged question waits: the reply replaces the partial answer, and with room the answer replaces it."""
+    """If the disk fills up during an answer, a notice replaces the partial answer.
+
+    The question waits, and once there is room, the full answer replaces the notice.
+    """
     with bot_process(stage, 1.0) as process:
         async with stage.person() as ada:
             await ada.sends(photo=png(), caption="meanwhile")
@@ -100,7 +107,7 @@ async def test_a_disk_that_fills_up_while_an_answer_is_written(stage: Stage) -> 
 
 
 async def test_a_reaction_waits_for_room(stage: Stage) -> None:
-    """A reaction gets no reply; it counts as soon as it can be stored."""
+    """On a full disk, a reaction gets no reply; it counts as soon as it can be stored."""
     with bot_process(stage) as process:
         async with stage.person() as ada:
             answer = await ada.asks(photo=png(), caption="before")
@@ -115,7 +122,10 @@ async def test_a_reaction_waits_for_room(stage: Stage) -> None:
 
 
 async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: Stage) -> None:
-    """Its sender gets one reply; Telegram calls again, and with room the call succeeds and the question is answered."""
+    """A webhook call that cannot be stored fails, and its sender gets one notice.
+
+    When there is room, Telegram's next call succeeds and the question is answered.
+    """
     async with stage.bot(engine=ScriptedEngine("A dog.", "Brown.")) as bot, stage.person() as ada:
         picture = await ada.asks(photo=png(), caption="before")
         call = {"update_id": 99, "message": {**_by(ada), "message_id": 77, "text": "Which colour? " + "x" * 500_000}}
@@ -136,18 +146,18 @@ async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: S
 
 
 def _by(person: Person) -> dict[str, Any]:
-    """Return the sender and the chat of a message in a person's private chat."""
+    """Return the date, chat and sender fields of a message in the private chat of `person`."""
     sender = {"id": person.id, "is_bot": False, "first_name": person.name}
     return {"date": int(time.time()), "chat": {"id": person.id, "type": "private"}, "from": sender}
 
 
 async def _said(person: Person, text: str, times: int) -> bool:
-    """Return whether the private chat has this text from the bot this number of times."""
+    """Return whether the private chat of `person` has exactly `times` messages from the bot that say `text`."""
     return [message["text"] for message in await person.bot_messages()].count(text) == times
 
 
 async def _thumb_shown(person: Person, answer: Message) -> bool:
-    """Return whether the answer shows the person's 👍 as given."""
+    """Return whether the 👍 button of `answer` is now marked as tapped by `person`."""
     messages = await person.bot_messages()
     return button(next(each for each in messages if each["message_id"] == answer["message_id"]), "👍 ✓") is not None
 
@@ -167,7 +177,7 @@ async def test_the_ledger_reports_a_full_disk(stage: Stage) -> None:
 
 
 async def test_a_picture_that_cannot_be_deleted_stays_recorded(tmp_path: Path) -> None:
-    """The error names the picture, and its deletion is repeated later."""
+    """The error for a picture that cannot be deleted names the picture, and the deletion is repeated later."""
     async with Ledger.open(tmp_path) as ledger:
         forgetting = Erasure(ledger, lambda _: None)
         name = "ab" * 32
@@ -183,7 +193,10 @@ async def test_a_picture_that_cannot_be_deleted_stays_recorded(tmp_path: Path) -
 
 
 async def test_files_without_a_row_are_swept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that a full disk or a crash left without a row are removed after a while; known ones stay."""
+    """Picture files that a full disk or a crash left without a ledger row are removed after a while.
+
+    Recorded files stay.
+    """
     async with stage.bot() as bot:
         kept, left = await bot.pictures.put(b"kept"), await bot.pictures.put(b"left")
         await bot.ledger.pictures.add(picture(kept))

@@ -1,4 +1,4 @@
-"""The doctor names problems with their cures; the command line reports known errors in one sentence."""
+"""`thumbtune doctor` names problems and remedies, and commands report known errors in one sentence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
-    """The server's description is shown, with the setting to correct."""
+    """For an invalid token, the doctor shows the server's description and the setting to correct."""
     emulator = Emulator()
     url = await emulator.start()
     findings = await asyncio.to_thread(examine, settings_in(tmp_path, telegram={"token": "1:x", "api_base": url}))
@@ -60,7 +60,7 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
 
 
 def test_no_admin_is_a_warning(tmp_path: Path) -> None:
-    """Without an admin the bot runs, and the doctor warns, with a token and without one."""
+    """Without an admin, the doctor warns but reports no failure, because the bot can run."""
     findings = examine(settings_in(tmp_path))
     found = finding_of(findings, "admins")
     assert found.ok and "/retrain" in found.detail and "/start" in found.cure
@@ -69,7 +69,7 @@ def test_no_admin_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_what_needs_doing_comes_first() -> None:
-    """Failures, then warnings, then how many checks are ok; `verbose` lists those too."""
+    """The report lists failures, then warnings, then a count of passed checks; `verbose` lists these as well."""
     printed = StringIO()
     console = Console(file=printed, width=200)
     findings = [Finding("a", True, "fine"), Finding("b", True, "[odd]", "mind"), Finding("c", False, "bad", "mend")]
@@ -83,7 +83,7 @@ def test_what_needs_doing_comes_first() -> None:
 
 
 def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
-    """A faulty folder of factual questions is a finding."""
+    """The doctor reports a faulty folder of factual questions."""
     found = finding_of(examine(settings_in(tmp_path, training={"regression": str(tmp_path)})), "factual questions")
     assert not found.ok
     assert "questions.json" in found.detail and "training.regression" in found.cure
@@ -95,7 +95,7 @@ def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
 
 
 def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of the same name from another distribution that shadows this one is a finding."""
+    """The doctor reports a package of another distribution that shadows the bot's package of the same name."""
     foreign = tmp_path / "storage"
     foreign.mkdir()
     (foreign / "__init__.py").write_text("")
@@ -115,7 +115,7 @@ def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pyte
     ],
 )
 async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[str, ...], text: str, words: str) -> None:
-    """A mistake ends with exit code 1 and its reason, not with a traceback."""
+    """A known error ends the command with exit code 1 and a reason, without a traceback."""
     config, data = tmp_path / "config.toml", tmp_path / "data"
     config.write_text(f'{text}\n[storage]\ndir = "{data}"\n', encoding="utf-8")
     await Ledger.open(data).close()
@@ -127,7 +127,10 @@ async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[st
 
 
 async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
-    """Missing pictures, dangling rows, a newer version and a broken database are findings with a cure."""
+    """The doctor reports missing pictures, dangling rows, a newer ledger version and a broken database.
+
+    Each finding comes with a remedy.
+    """
     settings = settings_in(tmp_path)
     path = settings.storage.dir / FILE_NAME
     assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
@@ -154,14 +157,14 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
 
 
 def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
-    """With training.deepspeed the extra must be installed, without it not."""
+    """The doctor requires the deepspeed extra only if training.deepspeed is set."""
     wanted = finding_of(examine(settings_in(tmp_path, training={"deepspeed": 2})), "deepspeed")
     assert wanted.ok or "DEEPSPEED=1" in wanted.cure
     assert "deepspeed" not in {each.name for each in examine(settings_in(tmp_path))}
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """A training source without its file or its pictures is found before a run needs it."""
+    """The doctor reports a training source whose file or picture folder is missing before a run needs it."""
     (tmp_path / "rows.json").write_text("[]", encoding="utf-8")
     here, gone = str(tmp_path / "rows.json"), str(tmp_path / "gone")
     sources = [{"path": here}, {"path": gone}, {"path": here, "images": gone}]
@@ -174,7 +177,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
-    """The doctor says so before votes are collected for it, with the setting to change."""
+    """The doctor reports an untrainable base model, and the setting to change, before votes are collected."""
     assert finding_of(examine(settings_in(tmp_path)), "base model").ok
     awq = tmp_path / "awq"
     shutil.copytree(CHECKPOINT, awq)
@@ -187,7 +190,10 @@ def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
 
 
 async def test_data_that_others_may_read_is_named(tmp_path: Path) -> None:
-    """The doctor changes nothing and names the cure; a command that opens the ledger silently corrects it."""
+    """The doctor names the fix for data that other users may read, but changes nothing.
+
+    A command that opens the ledger silently corrects the permissions.
+    """
     folder = tmp_path / "data"
     async with Ledger.open(folder):
         pass

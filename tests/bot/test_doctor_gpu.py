@@ -1,4 +1,4 @@
-"""The doctor on machines with GPUs, with fake programs for nvidia-smi and the engine's interpreter."""
+"""The doctor on machines with GPUs, using fake programs for nvidia-smi and the engine's interpreter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE = {"lmdeploy": SUPPORTED_VERSION, "torch": "2.12.1+cu130", "cuda": "13.0",
 
 @pytest.fixture(autouse=True)
 def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH without the machine's programs, so that its own nvidia-smi is not found."""
+    """Point PATH at an empty folder to hide the machine's own nvidia-smi, and return the folder."""
     programs = tmp_path / "bin"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs))
@@ -43,14 +43,14 @@ def _cards(folder: Path, *rows: str) -> None:
 
 
 def _found(folder: Path, said: dict[str, str] | None = None, **inference: object) -> list[Finding]:
-    """Return the findings for lmdeploy, with `said` as the output of the engine's interpreter."""
+    """Return the findings for lmdeploy when the engine's interpreter prints `said` (default: a good setup)."""
     python = _program(folder / "python", f"echo 'a warning'\necho '{json.dumps(said or WHOLE)}'")
     settings = settings_in(folder, inference={"engine": "lmdeploy", "python": python, **inference})
     return list(gpu_findings(settings))
 
 
 def test_a_good_machine(tmp_path: Path, bare_path: Path) -> None:
-    """Driver, card, libraries and memory each pass."""
+    """On a good machine, the driver, card, libraries and memory pass their checks."""
     _cards(bare_path, H200)
     findings = _found(tmp_path)
     assert [each.name for each in findings] == ["GPU 0", "lmdeploy", "TurboMind", "GPU memory"]
@@ -59,7 +59,7 @@ def test_a_good_machine(tmp_path: Path, bare_path: Path) -> None:
 
 
 def test_no_gpu_is_no_fault_where_none_is_asked_for(tmp_path: Path) -> None:
-    """The CPU engine needs none; lmdeploy, or training on cuda, does."""
+    """A missing GPU is no fault with the CPU engine, but it is with lmdeploy or with training on cuda."""
     assert finding_of(list(gpu_findings(settings_in(tmp_path))), "GPU").ok
     for settings in (
         settings_in(tmp_path, inference={"engine": "lmdeploy"}),
@@ -77,7 +77,7 @@ def test_no_gpu_is_no_fault_where_none_is_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_a_driver_in_trouble(tmp_path: Path, bare_path: Path, script: str, words: str) -> None:
-    """The output of nvidia-smi is shown."""
+    """If nvidia-smi fails, its output is shown; if it lists no GPU, the doctor says so."""
     _program(bare_path / "nvidia-smi", script)
     found = finding_of(_found(tmp_path), "GPU")
     assert not found.ok and words in found.detail and "580" in found.cure
@@ -91,7 +91,7 @@ def test_a_driver_in_trouble(tmp_path: Path, bare_path: Path, script: str, words
     ],
 )
 def test_an_old_driver_or_card(tmp_path: Path, bare_path: Path, row: str, words: str) -> None:
-    """A driver or a card without CUDA 13 is named before the engine fails on it."""
+    """A driver or a card that does not support CUDA 13 is reported before the engine fails on it."""
     _cards(bare_path, row)
     found = finding_of(_found(tmp_path), "GPU 0")
     assert not found.ok and words in found.cure
@@ -107,14 +107,14 @@ def test_an_old_driver_or_card(tmp_path: Path, bare_path: Path, row: str, words:
     ],
 )
 def test_a_missing_library_is_named(tmp_path: Path, bare_path: Path, error: str, cuda: str, words: str) -> None:
-    """The loader's error is shown with the package that contains the library."""
+    """The loader's error for a missing library is shown with the package that contains the library."""
     _cards(bare_path, H200)
     found = finding_of(_found(tmp_path, {**WHOLE, "error": error, "cuda": cuda}), "TurboMind")
     assert not found.ok and error in found.detail and words in found.cure
 
 
 def test_lmdeploy_is_not_there(tmp_path: Path, bare_path: Path) -> None:
-    """Without lmdeploy, or without an interpreter, the cure is the installation or the setting."""
+    """Without lmdeploy, the doctor names the install command; without an interpreter, the setting to change."""
     _cards(bare_path, H200)
     said = {"lmdeploy": "", "torch": "", "cuda": "", "error": "lmdeploy is not installed"}
     assert finding_of(_found(tmp_path, said), "lmdeploy").cure == "make install-gpu"
@@ -128,14 +128,14 @@ def test_lmdeploy_is_not_there(tmp_path: Path, bare_path: Path) -> None:
 
 
 def test_another_lmdeploy_is_named_with_the_accepted_one(tmp_path: Path, bare_path: Path) -> None:
-    """The engine refuses every release but one, so the doctor says which to install."""
+    """If another lmdeploy release is installed, the doctor names the only one that the engine accepts."""
     _cards(bare_path, H200)
     found = finding_of(_found(tmp_path, {**WHOLE, "lmdeploy": "0.19.0"}), "lmdeploy")
     assert not found.ok and "0.19.0" in found.detail and f"lmdeploy=={SUPPORTED_VERSION}" in found.cure
 
 
 def test_memory_that_does_not_do(tmp_path: Path, bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many blocks, or too little memory for a swap's second engine: the setting to change is named."""
+    """If the cache blocks or a swap's second engine exceed GPU memory, the doctor names the setting to change."""
     _cards(bare_path, SMALL)
     model = _weighing(tmp_path, 4_400_000_000)
     found = finding_of(_found(tmp_path, model=str(model)), "GPU memory")
@@ -147,7 +147,7 @@ def test_memory_that_does_not_do(tmp_path: Path, bare_path: Path, monkeypatch: p
 
 
 def _weighing(folder: Path, size: int) -> Path:
-    """Return a checkpoint directory whose weights are a sparse file of `size` bytes."""
+    """Create and return a checkpoint directory whose weights are a sparse file of `size` bytes."""
     model = folder / "heavy"
     shutil.copytree(CHECKPOINT, model)
     os.truncate(model / "model.safetensors", size)
@@ -155,14 +155,17 @@ def _weighing(folder: Path, size: int) -> Path:
 
 
 def test_a_gpu_that_is_not_there(tmp_path: Path, bare_path: Path) -> None:
-    """A number in inference.gpus without a card is a finding."""
+    """The doctor reports a number in inference.gpus for which the machine has no GPU."""
     _cards(bare_path, H200)
     found = finding_of(_found(tmp_path, gpus=[0, 3]), "inference.gpus")
     assert not found.ok and "[3]" in found.detail
 
 
 def test_a_path_that_lmdeploy_misreads(tmp_path: Path) -> None:
-    """lmdeploy chooses a model's class by words in the path; the CPU engine does not."""
+    """The doctor reports a model path whose words make lmdeploy choose the wrong model class.
+
+    The CPU engine is not affected.
+    """
     model = tmp_path / "my-llava-friend"
     shutil.copytree(CHECKPOINT, model)
     settings = settings_in(tmp_path, inference={"engine": "lmdeploy", "model": str(model)})
@@ -172,7 +175,7 @@ def test_a_path_that_lmdeploy_misreads(tmp_path: Path) -> None:
 
 
 async def test_the_engine_answers_when_asked(tmp_path: Path) -> None:
-    """`--answer` starts the configured engine, shows its answer, and leaves no process."""
+    """`doctor --answer` starts the configured engine, shows its answer, and leaves no process running."""
     settings = settings_in(tmp_path, inference={"engine": "cpu"})
     findings = await asyncio.to_thread(examine, settings, answer=True)
     found = finding_of(findings, "answer")
@@ -181,7 +184,7 @@ async def test_the_engine_answers_when_asked(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_does_not_start_is_a_finding(tmp_path: Path) -> None:
-    """The engine's last output is shown."""
+    """The finding for an engine that does not start shows the engine's last output."""
     python = _program(tmp_path / "python", "echo 'no such kernel' >&2; exit 3")
     settings = settings_in(tmp_path, inference={"engine": "cpu", "python": python})
     [found] = await asyncio.to_thread(lambda: list(answer_findings(settings)))

@@ -1,4 +1,4 @@
-"""Edited questions: the new answer takes the place of the earlier one."""
+"""Edited questions: the new answer replaces the earlier one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from tests.support.person import UP, button
 
 
 async def test_an_edited_question_is_answered_in_place(stage: Stage) -> None:
-    """The message shows the answer to the edited question; the former exchange stays but is not in the history."""
+    """The answer to an edited question replaces the earlier answer in the same message.
+
+    The earlier exchange is kept but left out of the history.
+    """
     async with stage.bot("One.", "Later.", "word " * 1000, "Last.") as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="How many?")
         first = await ada.answer(rated=True)
@@ -34,7 +37,10 @@ async def test_an_edited_question_is_answered_in_place(stage: Stage) -> None:
 
 
 async def test_a_question_edited_in_flight_is_asked_again(stage: Stage) -> None:
-    """The answer in flight is broken off; there is one message, one exchange, one answer."""
+    """Editing a question stops its answer in flight and starts another.
+
+    The result is one message, one exchange and one answer.
+    """
     never = asyncio.Event()
     async with stage.bot(["Four", never], "Teal.") as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="How many?")
@@ -48,7 +54,7 @@ async def test_a_question_edited_in_flight_is_asked_again(stage: Stage) -> None:
 
 
 async def test_a_question_edited_while_it_waits_is_asked_as_edited(stage: Stage) -> None:
-    """The engine does not get the former text."""
+    """A question edited while it waits reaches the engine only in its final wording."""
     gate = asyncio.Event()
     async with stage.bot(["One", gate]) as bot, stage.person() as ada:
         await ada.sends(photo=png(), caption="a?")
@@ -65,7 +71,7 @@ async def test_a_question_edited_while_it_waits_is_asked_as_edited(stage: Stage)
 
 
 async def test_an_edit_without_a_change_is_ignored(stage: Stage) -> None:
-    """Telegram also reports an edit when only a link's preview was added."""
+    """An edit that leaves the text unchanged, such as an added link preview, is ignored."""
     async with stage.bot() as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="What?")
         await ada.answer(rated=True)
@@ -80,7 +86,7 @@ async def test_an_edit_without_a_change_is_ignored(stage: Stage) -> None:
 
 
 async def test_an_edit_of_a_refused_question_is_answered(stage: Stage) -> None:
-    """The answer to the edited question replaces the refusal in the same message."""
+    """If a refused question is edited, the answer replaces the refusal in the same message."""
     async with stage.bot("Yes.", chat={"max_question_characters": 10}) as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="A question that is too long")
         assert "too long" in (await final_reply(ada))["text"]
@@ -92,7 +98,10 @@ async def test_an_edit_of_a_refused_question_is_answered(stage: Stage) -> None:
 
 
 async def test_an_edit_in_a_former_conversation_is_answered_there(stage: Stage) -> None:
-    """After /new and after a regenerated answer it gets the history of then; the new conversation goes on."""
+    """A question edited after /new or after a regenerated answer is answered with its original history.
+
+    The newer conversation continues unaffected.
+    """
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="a?")
         question = await ada.sends("b?")

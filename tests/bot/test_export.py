@@ -1,4 +1,4 @@
-"""`thumbtune export` writes collected data as files for other trainers, which can be imported again."""
+"""`thumbtune export` writes collected data as files that other trainers and `thumbtune import` can read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.job import TrainingError, ignore
 
 
 class Community:
-    """A ledger to fill, and the settings file of its bot."""
+    """A bot's settings file and ledger, with methods to fill the ledger."""
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
@@ -39,18 +39,18 @@ class Community:
         self._update = 0
 
     async def export(self, out: Path) -> None:
-        """Run the command in this process."""
+        """Run the export command in this process, writing to `out`."""
         async with Ledger.open(self.data) as ledger:
             await export_data(ledger, load_settings(self.config), out, Console(file=StringIO()))
 
     async def show(self, ledger: Ledger, colour: str) -> str:
-        """Store a picture and return its name."""
+        """Store a picture of the given colour, add it to `ledger`, and return its name."""
         name = await self.pictures.put(photo(colour))
         await ledger.pictures.add(picture(name, media_type="image/jpeg", phash=""))
         return name
 
     async def says(self, ledger: Ledger, session: int, answer: str, *votes: int, **changes: Any) -> int:
-        """Record an exchange with the votes of users 2, 3 and so on."""
+        """Record an exchange with `votes` cast by users 2, 3 and so on, and return the exchange's ID."""
         self._update += 10
         made = (await ledger.exchanges.record(exchange(session, self._update, answer=answer, **changes))).id
         for rater, value in enumerate(votes, 2):
@@ -60,7 +60,7 @@ class Community:
 
 @pytest_asyncio.fixture
 async def community(tmp_path: Path) -> Community:
-    """A liked chat about two pictures with a liked follow-up, and an answer of every other kind."""
+    """Provide a ledger with a liked chat about two pictures, a liked follow-up, and every other kind of answer."""
     made = Community(tmp_path)
     async with Ledger.open(made.data) as ledger:
         for user in (1, 2, 3, 9):
@@ -81,7 +81,10 @@ async def community(tmp_path: Path) -> Community:
 
 
 async def test_an_export_has_what_was_rated(community: Community, tmp_path: Path) -> None:
-    """Liked answers are LLaVA rows, all votes KTO rows, with their pictures; opted-out people are left out."""
+    """An export has liked answers as LLaVA rows and all votes as KTO rows, with their pictures.
+
+    Users who opted out are left out.
+    """
     out = tmp_path / "out"
     code, told = await command(community.config, "export", str(out))
     assert code == 0, told
@@ -110,7 +113,7 @@ async def test_an_export_has_what_was_rated(community: Community, tmp_path: Path
 
 
 async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -> None:
-    """Imported elsewhere, the rows are the same."""
+    """Exported rows are unchanged after an import elsewhere."""
     out, sources = tmp_path / "out", tmp_path / "sources"
     await community.export(out)
     taking = ImportJob(
@@ -124,7 +127,7 @@ async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -
 
 
 async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: Path) -> None:
-    """A folder that is not empty is refused; a missing picture leaves no partial export."""
+    """An export to a non-empty folder is refused, and a missing picture leaves no partial export."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(TrainingError, match="holds something"):
@@ -140,9 +143,9 @@ async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: P
 
 
 async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
-    """Two answers to one prompt, one liked more, are a pair, and so are an answer and its correction.
+    """An exported pair is two answers to one prompt, one liked more, or an answer and its correction.
 
-    Stopped answers and repeated ones are in none.
+    Stopped answers and repeated ones are in no pair.
     """
     community = Community(tmp_path)
     async with Ledger.open(community.data) as ledger:

@@ -1,4 +1,4 @@
-"""`thumbtune fetch` downloads complete, checked checkpoints and resumes, from a hub with the real ones' APIs."""
+"""`thumbtune fetch` downloads, verifies and resumes checkpoints, from a test hub with the real hubs' APIs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def no_hub_but_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Remove the machine's own settings."""
+    """Clear the machine's own hub token and proxy settings from the environment."""
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("HF_TOKEN", "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         for variable in (name, name.upper()):
@@ -49,7 +49,7 @@ async def _fetch(
     source: Hub = Hub.HUGGING_FACE,
     revision: str = "",
 ) -> str:
-    """Run the command against `hub` and return its output."""
+    """Run `thumbtune fetch` against `hub` in this process and return its output."""
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
     console = _console()
@@ -65,7 +65,7 @@ def _contents(directory: Path) -> dict[str, bytes]:
 
 
 async def test_our_hub_is_one_for_huggingface_hub(tmp_path: Path) -> None:
-    """The tests' hub also satisfies the official client."""
+    """The test hub also works with the official huggingface_hub client."""
     async with HubServer(FILES) as hub:
         folder = await asyncio.to_thread(
             snapshot_download, hub.repo, endpoint=hub.url, cache_dir=tmp_path / "cache", max_workers=1
@@ -75,7 +75,7 @@ async def test_our_hub_is_one_for_huggingface_hub(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", list(Hub))
 async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub) -> None:
-    """Every file is the hub's, from one commit, with a manifest; the next step is printed."""
+    """A fetched checkpoint has every file from one commit and a manifest, and the next step is printed."""
     directory = tmp_path / "models" / "InternVL2-2B"
     async with HubServer(FILES) as hub:
         shown = await _fetch(hub, directory, monkeypatch, source)
@@ -90,7 +90,7 @@ async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_running_again_sends_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A complete folder is checked locally, without a request to the hub."""
+    """Fetching a complete folder again checks it locally, without a request to the hub."""
     async with HubServer(FILES) as hub:
         await _fetch(hub, tmp_path / "m", monkeypatch)
         asked = len(hub.requests)
@@ -102,7 +102,7 @@ async def test_running_again_sends_no_request(tmp_path: Path, monkeypatch: pytes
 async def test_a_broken_connection_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub
 ) -> None:
-    """After two breaks within one run the rest is requested by range, and no byte is sent twice."""
+    """After two broken connections in one run, the rest of a file is requested by range; no byte is sent twice."""
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000_000, 500_000]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
@@ -117,7 +117,7 @@ async def test_a_broken_connection_is_taken_up_again(
 
 
 async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an interruption the model's folder does not exist; the next run requests only what is missing."""
+    """An interrupted download leaves no model folder, and the next run requests only what is missing."""
     directory, part = tmp_path / "m", tmp_path / "m.incomplete" / f"{WEIGHTS}.part"
     async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
         running = asyncio.create_task(_fetch(hub, directory, monkeypatch))
@@ -141,7 +141,10 @@ async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatc
 async def test_a_branch_that_moves_on_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub
 ) -> None:
-    """The first run's commit is recorded and shown; later runs continue with it."""
+    """A download keeps to the commit of its first run even if the branch moves on.
+
+    The commit is recorded and shown.
+    """
     directory = tmp_path / "m"
     moved = {**FILES, "config.json": b"{}", WEIGHTS: random.Random(2).randbytes(3_000_000)}
     async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
@@ -167,7 +170,7 @@ async def test_a_branch_that_moves_on_is_not_followed(
 
 
 async def test_a_server_without_ranges_sends_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the server ignores the range, the file is written from its start."""
+    """If the server ignores the requested range, the file is written again from the start."""
     async with HubServer(FILES, cut_after={WEIGHTS: [10_000]}, ranges=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         await download(await list_files(Hub.HUGGING_FACE, hub.repo), tmp_path, lambda *_: None, pause=0)
@@ -176,7 +179,7 @@ async def test_a_server_without_ranges_sends_the_whole_file(tmp_path: Path, monk
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
 async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """A file with a wrong hash is named and deleted; the next run requests it alone."""
+    """A file with a wrong hash is named and deleted; the next run requests only that file."""
     directory = tmp_path / "m"
     async with HubServer(FILES, flipped={path}) as hub:
         with pytest.raises(HubError, match=f"{path} arrived damaged"):
@@ -197,7 +200,7 @@ async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_refusals_are_said_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub, status: int, words: str
 ) -> None:
-    """A missing or gated repository and a failing server: the error says what to do, and no folder is left."""
+    """The error for a missing or gated repository or a failing server says what to do; no folder is left."""
     async with HubServer(FILES, refuse_with=status) as hub:
         with pytest.raises(HubError, match=words):
             await _fetch(hub, tmp_path / "m", monkeypatch, source)
@@ -205,7 +208,7 @@ async def test_refusals_are_said_in_words(
 
 
 async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a connection the error names the alternatives."""
+    """If a hub cannot be reached, the error names the alternatives."""
     for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with pytest.raises(HubError, match="--source modelscope"):
@@ -215,7 +218,7 @@ async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six connections without a byte end the download; received bytes stay."""
+    """A download gives up after six connections in a row without a byte, and keeps the bytes received."""
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000, *[0] * 99]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(HubError, match="cannot be reached"):
@@ -232,7 +235,7 @@ async def test_too_small_a_disk_is_said_before(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_a_file_outside_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository cannot write beside its folder."""
+    """A repository cannot write files outside its folder."""
     async with HubServer({"../evil.py": b"x"}) as hub:
         with pytest.raises(HubError, match="outside"):
             await _fetch(hub, tmp_path / "m", monkeypatch)
@@ -240,7 +243,7 @@ async def test_a_file_outside_the_folder_is_refused(tmp_path: Path, monkeypatch:
 
 
 async def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with other content is not written to."""
+    """A folder with other content is refused and left unchanged."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "thesis.tex").write_text("x")
     async with HubServer(FILES) as hub:
@@ -250,7 +253,7 @@ async def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypa
 
 
 async def test_the_token_stays_with_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HF_TOKEN goes to the hub, never to the content network that it redirects to."""
+    """HF_TOKEN is sent to the hub but never to the content network to which the hub redirects."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     async with HubServer(FILES) as hub:
         await _fetch(hub, tmp_path / "m", monkeypatch)
@@ -259,7 +262,7 @@ async def test_the_token_stays_with_the_hub(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_the_token_goes_before_a_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry for the hub in ~/.netrc does not replace HF_TOKEN."""
+    """HF_TOKEN takes precedence over an entry for the hub in ~/.netrc."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login git password other\n")
@@ -272,7 +275,7 @@ async def test_the_token_goes_before_a_netrc(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("source", Hub)
 async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub) -> None:
-    """List and files are requested through the environment's proxy."""
+    """File lists and files are requested through the proxy set in the environment."""
     async with HubServer(FILES) as hub:
         monkeypatch.setenv("http_proxy", hub.url)
         for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
@@ -282,7 +285,7 @@ async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_the_command_takes_its_options(tmp_path: Path) -> None:
-    """The command line passes its options on."""
+    """`thumbtune fetch` uses the options given on the command line."""
     async with HubServer(FILES) as hub:
         process = await asyncio.create_subprocess_exec(
             *(

@@ -1,4 +1,4 @@
-"""Arbitrary callback data and update payloads: each is handled or given up at once, and none stops a lane."""
+"""Arbitrary callback data and update payloads are handled or given up at once and never block a lane."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ numbers = itertools.count(1_000_000)
 
 
 def sender(person: int) -> dict[str, Any]:
-    """A user as Telegram describes one."""
+    """Return a user with the ID `person`, as Telegram describes one."""
     return {"id": person, "is_bot": False, "first_name": "Ada", "language_code": "en"}
 
 
 def private(person: int, **more: Any) -> dict[str, Any]:
-    """A message in a private chat."""
+    """Return a message in the private chat of `person`, with the fields in `more`."""
     chat = {"id": person, "type": "private", "first_name": "Ada"}
     return {"message_id": 5, "date": 1, "chat": chat, "from": sender(person), **more}
 
 
 def tap(person: int, data: str) -> dict[str, Any]:
-    """A tap on a button under one of the bot's messages."""
+    """Return a callback query for a tap by `person` on a button with `data` under one of the bot's messages."""
     message = private(person, text="An answer", **{"from": {"id": 42, "is_bot": True, "first_name": "bot"}})
     return {"id": "1", "from": sender(person), "chat_instance": "1", "message": message, "data": data}
 
@@ -95,7 +95,7 @@ junk = strategies.recursive(
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path of every value inside a JSON value."""
+    """Yield the path of every value inside a JSON value, prefixed with `path`."""
     found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in found:
         yield (*path, key)
@@ -104,7 +104,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @strategies.composite
 def updates(draw: strategies.DrawFn) -> dict[str, Any]:
-    """An update of any type with one to three of its values replaced or missing."""
+    """Draw an update of any type with one to three of its values replaced or removed."""
     update: dict[str, Any] = copy.deepcopy(draw(strategies.sampled_from(TEMPLATES)))
     for _ in range(draw(strategies.integers(1, 3))):
         *way, last = draw(strategies.sampled_from(sorted(places(update), key=repr) or [("message",)]))
@@ -132,7 +132,7 @@ callback_data = strategies.text(max_size=64) | strategies.builds(
 
 @contextmanager
 def answered_taps(bot: Bot) -> Iterator[Counter[str]]:
-    """Count the answers to each tap."""
+    """Yield a counter of the answers to each tap, by callback query ID."""
     found: Counter[str] = Counter()
 
     async def note(make_request: NextRequestMiddlewareType[Any], bot: Bot, method: TelegramMethod[Any]) -> Any:
@@ -146,7 +146,7 @@ def answered_taps(bot: Bot) -> Iterator[Counter[str]]:
 
 
 async def handle(running: RunningBot, update: dict[str, Any]) -> int:
-    """Pass an update to the inbox and wait until it is done."""
+    """Pass `update` to the inbox, wait until it is done, and return its ID."""
     number = next(numbers)
     await running.inbox.store([{"update_id": number, **update}])
     await until(lambda: not running.inbox.pending, seconds=60)
@@ -154,7 +154,7 @@ async def handle(running: RunningBot, update: dict[str, Any]) -> int:
 
 
 async def attacked(attack: Callable[..., Awaitable[None]], *given_: strategies.SearchStrategy[Any]) -> None:
-    """Run a test of one example, a coroutine of this loop, over many examples."""
+    """Run `attack` on this event loop with many examples drawn from the strategies in `given_`."""
     loop = asyncio.get_running_loop()
 
     @settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -169,7 +169,7 @@ async def attacked(attack: Callable[..., Awaitable[None]], *given_: strategies.S
     "data", [f"{prefix}:{'9' * 40}:1" for prefix in PREFIXES] + [f"{prefix}:{'9' * 40}" for prefix in PREFIXES]
 )
 async def test_a_number_of_forty_digits_is_an_expired_button(stage: Stage, data: str) -> None:
-    """With any prefix it is answered and done, without an alert."""
+    """A tap whose data has a number of forty digits is answered and done without an alert, for any prefix."""
     async with stage.bot() as running:
         with answered_taps(running.bot) as taps, capture_logs() as logs:
             for person in PEOPLE:
@@ -180,7 +180,7 @@ async def test_a_number_of_forty_digits_is_an_expired_button(stage: Stage, data:
 
 
 async def test_any_callback_data_is_answered_and_done(stage: Stage) -> None:
-    """No callback data causes an error."""
+    """Any tap is answered and done without an error, whatever its callback data."""
     async with stage.bot() as running:
         with answered_taps(running.bot) as taps:
 

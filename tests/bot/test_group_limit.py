@@ -1,7 +1,7 @@
-"""Groups under Telegram's limit of twenty messages a minute: every question is answered and every vote shown.
+"""Groups under Telegram's limit of 20 messages a minute: every question is answered, every vote shown.
 
-Flood control is on in the emulator, with shortened minutes on both sides, so that the loads fit into a test.
-`benchmarks.group_chat` runs them at full length.
+Flood control is on in the emulator. The emulator and the bot use shortened minutes, so that the loads
+fit into a test; `benchmarks.group_chat` runs the loads at full length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BETTER = "✍ Suggest a better answer"
 
 @pytest.fixture
 def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the minutes of flood control to 3 seconds, for the emulator and the bot."""
+    """Shorten flood control's minute to 3 seconds, in both the emulator and the bot."""
     stage.emulator.flood.on = True
     stage.emulator.flood.clock = lambda: time.monotonic() * QUICKER
     monkeypatch.setattr(rate_limit, "GROUP_SECONDS", 60 / QUICKER)
@@ -36,13 +36,13 @@ def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answers(stage: Stage, group: int) -> list[Message]:
-    """Return the group's answers, which have rating buttons."""
+    """Return the group's answers, recognised by their rating buttons."""
     return [each for each in stage.emulator.world.chats[group].messages.values() if button(each, UP)]
 
 
 @asynccontextmanager
 async def friends(stage: Stage) -> AsyncIterator[tuple[RunningBot, tuple[Person, Person, Person], int, Message]]:
-    """Yield a limited bot, three members of a group, the group and its first answer, which is about a picture."""
+    """Yield a rate-limited bot, three group members, the group's ID and its first answer, about a picture."""
     async with (
         stage.bot(telegram=LIMITED) as bot,
         stage.person(1001) as ada,
@@ -55,7 +55,7 @@ async def friends(stage: Stage) -> AsyncIterator[tuple[RunningBot, tuple[Person,
 
 
 async def test_a_quick_answer_takes_one_call(stage: Stage) -> None:
-    """Nine questions of three people take nine messages and no edit; no call is refused, no notice sent."""
+    """Nine quick answers to three users take nine messages, without an edit, a refused call or a notice."""
     stage.emulator.flood.on = True
     async with friends(stage) as (bot, (ada, bob, cyd), group, first):
         for number in range(8):
@@ -69,7 +69,7 @@ async def test_a_quick_answer_takes_one_call(stage: Stage) -> None:
 
 
 async def test_a_slow_answer_has_a_placeholder(stage: Stage) -> None:
-    """An answer that takes more than a second begins as a placeholder with ⏹, and grows."""
+    """An answer that takes more than a second begins as a placeholder with a ⏹ button, and grows."""
     first, last = asyncio.Event(), asyncio.Event()
     async with stage.bot([first, "Some", last, " words."]), stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
@@ -84,7 +84,10 @@ async def test_a_slow_answer_has_a_placeholder(stage: Stage) -> None:
 
 @pytest.mark.usefixtures("quick_minutes")
 async def test_more_questions_than_telegram_takes(stage: Stage) -> None:
-    """Sixty a minute are all answered, no call is refused, each person gets one notice; other chats are not delayed."""
+    """Sixty questions a minute are all answered, with no call refused and one notice for each user.
+
+    Other chats are not delayed.
+    """
     people = {1001: "Ada", 1002: "Bob", 1003: "Cyd"}
     async with stage.bot(telegram=LIMITED) as bot, stage.person(1009, "Eve") as eve:
         for person, name in people.items():
@@ -117,7 +120,7 @@ async def test_more_questions_than_telegram_takes(stage: Stage) -> None:
 
 @pytest.mark.usefixtures("quick_minutes")
 async def test_every_vote_is_shown(stage: Stage) -> None:
-    """Votes that come faster than the group takes calls are shown together, the last of each message too.
+    """Votes that arrive faster than the group's limit allows are shown together, and none is left out.
 
     A 👎 shows the button for a correction, and the next answer does not wait behind the votes.
     """
@@ -141,7 +144,7 @@ async def test_every_vote_is_shown(stage: Stage) -> None:
 
 
 async def test_unshown_votes_are_shown_by_the_next_process(stage: Stage) -> None:
-    """A vote that waits for its turn when the bot stops is shown by the next process."""
+    """A vote not yet shown when the bot stops is shown by the next process."""
     async with stage.person(1001) as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         async with stage.bot(telegram={"group_calls_per_minute": 1}) as bot:
@@ -156,7 +159,7 @@ async def test_unshown_votes_are_shown_by_the_next_process(stage: Stage) -> None
 
 
 async def test_a_group_is_silent_after_a_refusal(stage: Stage) -> None:
-    """After a refusal nothing is sent before the time it names; then the answer comes."""
+    """After a refusal by flood control, the bot sends nothing until the stated wait is over; then it answers."""
     stage.emulator.faults.plan("flood", 1, methods=["sendMessage"], seconds=1)
     async with stage.bot(telegram=LIMITED) as bot, stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id

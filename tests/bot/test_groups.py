@@ -17,13 +17,13 @@ BOT = "@thumbtune_bot"
 
 @asynccontextmanager
 async def friends(stage: Stage, **what: object) -> AsyncIterator[tuple[Person, Person, int]]:
-    """Yield Ada, Bob and the id of their group."""
+    """Yield Ada, Bob and the ID of their group, created with the options in `what`."""
     async with stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         yield ada, bob, stage.emulator.add_group("Friends", [ada.id, bob.id], **what).id  # type: ignore[arg-type]
 
 
 async def test_a_reply_asks_about_another_persons_picture(stage: Stage) -> None:
-    """A reply to a picture that mentions the bot, in any case of letters, asks about that picture."""
+    """A reply that mentions the bot, in any letter case, asks about the picture it replies to."""
     async with stage.bot() as bot, friends(stage) as (ada, bob, group):
         picture = await bob.sends(photo=png(), caption="Look!", chat=group)
         asked = await ada.sends("@Thumbtune_Bot what is it?", reply_to=picture["message_id"], chat=group)
@@ -35,7 +35,7 @@ async def test_a_reply_asks_about_another_persons_picture(stage: Stage) -> None:
 
 
 async def test_each_person_has_their_own_conversation(stage: Stage) -> None:
-    """A reply to another person's answer begins a conversation with the same picture and no history."""
+    """A reply to another user's answer begins a conversation with the same picture and no history."""
     async with stage.bot("A cat.", "Grey.", "Yes.", "No.") as bot, friends(stage) as (ada, bob, group):
         await ada.sends(photo=png(), caption=f"{BOT} a?", chat=group)
         answer = await ada.answer(rated=True, chat=group)
@@ -52,7 +52,7 @@ async def test_each_person_has_their_own_conversation(stage: Stage) -> None:
 
 
 async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
-    """With chat.group_sessions = "shared" members share the history, also while an answer is in flight."""
+    """With `chat.group_sessions = "shared"`, members share the history, even while an answer is in flight."""
     gate = asyncio.Event()
     async with (
         stage.bot(["A cat", gate, "."], "Grey.", "Again.", chat={"group_sessions": "shared"}) as bot,
@@ -81,7 +81,10 @@ async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
 
 
 async def test_topics_have_their_own_conversations(stage: Stage) -> None:
-    """Each topic has its own conversation and answers; messages in a topic that do not address the bot are ignored."""
+    """Each topic has its own conversation and answers.
+
+    Messages in a topic that do not address the bot are ignored.
+    """
     async with stage.bot() as bot, friends(stage, privacy=False) as (ada, bob, group):
         cats = await ada.opens_topic(group, "Cats")
         me = stage.emulator.world.bot
@@ -106,7 +109,7 @@ async def test_topics_have_their_own_conversations(stage: Stage) -> None:
 
 
 async def test_an_edit_can_address_the_bot(stage: Stage) -> None:
-    """A message is answered once an edit mentions the bot, and again when it is edited again."""
+    """A message is answered as soon as an edit mentions the bot, and again after each further edit."""
     async with stage.bot(engine=ScriptedEngine()) as bot, friends(stage, privacy=False) as (ada, _, group):
         question = await ada.sends(photo=png(), caption="What?", chat=group)
         await stage.handled(bot)
@@ -120,7 +123,7 @@ async def test_an_edit_can_address_the_bot(stage: Stage) -> None:
 
 
 async def test_commands_for_other_bots_are_ignored(stage: Stage) -> None:
-    """A group's command for another bot, or an unknown one, is ignored; one that names this bot is answered."""
+    """In a group, commands for other bots and unknown commands are ignored unless they name this bot."""
     async with stage.bot() as bot, friends(stage, privacy=False) as (ada, _, group):
         for command in ("/help@other_bot", "/dance", "/stop@other_bot"):
             await ada.sends(command, chat=group)
@@ -133,9 +136,9 @@ async def test_commands_for_other_bots_are_ignored(stage: Stage) -> None:
 
 
 async def test_messages_to_others_leave_no_trace(stage: Stage) -> None:
-    """Texts, pictures, edits, reactions and other bots' commands cause neither a row nor a commit.
+    """Texts, pictures, edits, reactions and commands for others leave no row or commit in the ledger.
 
-    The captions of an album come with one picture, so an album leaves its update's number, and no name.
+    An album's caption comes with one picture only, so an album leaves its update number, but no name.
     """
     async with stage.bot("A cat.") as bot, friends(stage, privacy=False, admin=True) as (ada, bob, group):
         before = await bot.ledger._writer.do(lambda database: database.conn.total_changes)
@@ -157,7 +160,7 @@ async def test_messages_to_others_leave_no_trace(stage: Stage) -> None:
 
 
 async def test_an_edit_of_an_answered_question_is_handled(stage: Stage) -> None:
-    """An edit that removes the mention still changes the question that was answered."""
+    """An edit of an answered question is handled even if it removes the mention of the bot."""
     async with stage.bot("A cat.", "Grey.") as bot, friends(stage, privacy=False) as (ada, _, group):
         asked = await ada.sends(photo=png(), caption=f"{BOT} what?", chat=group)
         answer = await ada.answer(rated=True, chat=group)

@@ -1,6 +1,6 @@
-"""`thumbtune import`: files become sources completely or not at all, with every bad row named.
+"""`thumbtune import` turns files into sources completely or not at all, and names every bad row.
 
-The command with its worker process runs twice; the other tests call the worker's function.
+Two test cases run the command with its worker process; the others call the worker's function.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.job import TrainingError, ignore
 
 
 def job(file: Path, sources: Path, name: str = "mine", repeat_times: float | None = None) -> ImportJob:
-    """Return an import job into the folder `sources`."""
+    """Return a job that imports `file` into the folder `sources`."""
     return ImportJob(
         name=name,
         file=str(file),
@@ -47,7 +47,7 @@ def job(file: Path, sources: Path, name: str = "mine", repeat_times: float | Non
 
 
 async def by_command(file: Path, folder: Path) -> Path:
-    """Import by the command and return the folder of all sources."""
+    """Import `file` with the command and return the folder of all sources."""
     write_config(folder / "config.toml", {"storage": {"dir": str(folder / "data")}, "training": {"threads": 1}})
     code, told = await command(folder / "config.toml", "import", str(file), "--images", str(file.parent))
     assert code == 0, told
@@ -57,7 +57,7 @@ async def by_command(file: Path, folder: Path) -> Path:
 
 
 async def by_worker(file: Path, folder: Path) -> Path:
-    """Import in this process and return the folder of all sources."""
+    """Import `file` in this process and return the folder of all sources."""
     assert import_source(job(file, folder / "sources"), ignore).ok
     return folder / "sources"
 
@@ -73,7 +73,10 @@ async def by_worker(file: Path, folder: Path) -> Path:
 async def test_the_tutorials_files_import_as_they_are(
     tmp_path: Path, made: Callable[[Path], Path], how: Callable[[Path, Path], Awaitable[Path]], question: str
 ) -> None:
-    """Every row has its picture at the front of its question; the pictures are re-encoded and named by their hash."""
+    """The tutorials' files are imported with each row's picture at the front of its question.
+
+    The pictures are re-encoded and named by their hash.
+    """
     given = made(tmp_path / "given")
     (source,) = resolved(imported(await how(given, tmp_path)))
     lessons = list(read_lessons(source.path, source.folder, system="Persona."))
@@ -90,7 +93,10 @@ async def test_the_tutorials_files_import_as_they_are(
 
 
 def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
-    """Text, albums and chats with one trained answer are imported; a name in use is refused and nothing changes."""
+    """Text, albums and chats with one trained answer are imported.
+
+    Another import under a name in use is refused and changes nothing.
+    """
     given, sources = mixed(tmp_path / "given"), tmp_path / "sources"
     assert import_source(job(given, sources, repeat_times=2.5), ignore).ok
     (source,) = imported(sources)
@@ -107,7 +113,7 @@ def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
 
 
 async def test_bad_rows_are_all_named_and_nothing_is_imported(tmp_path: Path) -> None:
-    """Each bad row is one sentence with the file and the row; the data folder has no trace of the source."""
+    """Every bad row is reported in one sentence with its file and row number, and nothing is imported."""
     spoil(tmp_path)
     fine = {"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}
     file = tmp_path / "rows.jsonl"
@@ -132,7 +138,7 @@ async def test_bad_rows_are_all_named_and_nothing_is_imported(tmp_path: Path) ->
     ],
 )
 def test_a_file_that_will_not_do_is_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
-    """A file that cannot be imported is named and leaves nothing behind."""
+    """The error for a file that cannot be imported names the file, and nothing is left behind."""
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(TrainingError, match=words):
@@ -141,7 +147,7 @@ def test_a_file_that_will_not_do_is_named(tmp_path: Path, name: str, text: str |
 
 
 async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> None:
-    """A crash is reported as such, whatever the worker printed last."""
+    """A crash of the import worker is reported as a crash, whatever the worker printed last."""
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nfor line in one two three; do echo $line >&2; done\nkill -9 $$\n")
     python.chmod(0o755)
@@ -152,7 +158,7 @@ async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> Non
 
 
 def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
-    """An incomplete folder is ignored by trainings and replaced by the next import."""
+    """A source folder left incomplete by a killed import is ignored by runs and replaced by the next import."""
     (tmp_path / "sources" / "mine.part" / "pictures").mkdir(parents=True)
     assert imported(tmp_path / "sources") == []
     assert import_source(job(clot(tmp_path / "given"), tmp_path / "sources"), ignore).ok
@@ -168,7 +174,7 @@ def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
     ],
 )
 async def test_a_name_or_folder_that_will_not_do_is_said(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    """A wrong name or folder is refused before anything is read."""
+    """An unusable source name or picture folder is refused before anything is read."""
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
     given = {"images": None, "name": "", **changes}
     with pytest.raises(TrainingError, match=words):

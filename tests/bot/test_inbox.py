@@ -1,4 +1,7 @@
-"""The inbox: updates are stored before they are acknowledged, and handled in order, once, or become dead letters."""
+"""The inbox stores updates before acknowledging them and handles each one once, in order.
+
+An update that cannot be handled becomes a dead letter.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ AWAY = (
 
 
 def private(text: str, **more: Any) -> dict[str, Any]:
-    """A message in a private chat, as Telegram sends it."""
+    """Return a message in a private chat as Telegram sends it, with the fields in `more`."""
     return {
         "message_id": 5,
         "date": 1,
@@ -62,12 +65,12 @@ def private(text: str, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_lanes(update: dict[str, Any], lane: str) -> None:
-    """A chat's messages keep their order; button taps and admin commands do not wait for them."""
+    """A chat's messages are handled in order; button taps and admin commands do not wait for them."""
     assert lane_of(update) == lane
 
 
 def test_an_interrupted_album_keeps_its_members() -> None:
-    """Members that arrived after the crash are handled as another album."""
+    """Pictures that arrive after a crash in the middle of an album are handled as another album."""
 
     def waiting(number: int, attempts: int, group: str | None = "g") -> QueuedUpdate:
         raw = {"message": private("", media_group_id=group) if group else private("")}
@@ -81,7 +84,7 @@ def test_an_interrupted_album_keeps_its_members() -> None:
 
 
 async def test_an_update_is_stored_before_it_is_acknowledged(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing can be stored the offset stays, so the update comes again and is answered."""
+    """While an update cannot be stored, the polling offset stays, so the update comes again and is answered."""
     async with stage.bot("Answer.") as bot, stage.person() as ada:
         store = bot.ledger.inbox.store
         failures = iter([True, True, False])
@@ -98,7 +101,7 @@ async def test_an_update_is_stored_before_it_is_acknowledged(stage: Stage, monke
 
 
 async def test_an_update_that_comes_twice_is_handled_once(stage: Stage) -> None:
-    """A repeated delivery, by polling or by webhook, is recognised by its id."""
+    """An update delivered twice, by polling or by webhook, is recognised by its ID and handled once."""
     stage.emulator.world.updates.duplicates = 3
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
@@ -113,7 +116,7 @@ async def test_an_update_that_comes_twice_is_handled_once(stage: Stage) -> None:
 
 
 async def test_polling_is_retried(stage: Stage) -> None:
-    """Broken connections, error pages and flood control delay updates and lose none."""
+    """Broken connections, error pages and flood control delay updates but lose none."""
     for kind in ("html_page", "reset_after", "flood"):
         stage.emulator.faults.plan(kind, methods=["getUpdates"], seconds=1)
     async with stage.bot("Answer."), stage.person() as ada:
@@ -123,7 +126,7 @@ async def test_polling_is_retried(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("hours", "said"), [(5.9, ["Answer 1", "Answer 2", "Answer 3"]), (6.1, [AWAY, "Answer 1"])])
 async def test_old_questions_get_one_apology_after_a_downtime(stage: Stage, hours: float, said: list[str]) -> None:
-    """Recent questions are answered when the bot is back; older ones get one apology for each person."""
+    """After a downtime, recent questions are answered, and older ones get a single apology per user."""
     async with stage.person() as ada:
         for _ in range(2):
             sent = await ada.sends(photo=png())
@@ -135,7 +138,7 @@ async def test_old_questions_get_one_apology_after_a_downtime(stage: Stage, hour
 
 
 async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
-    """Asking again with a token that Telegram does not know is pointless."""
+    """A token that Telegram does not know stops the bot, since asking again would be pointless."""
     made = settings(stage.url, "4242:wrong")
     bot = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
     try:
@@ -146,7 +149,7 @@ async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
 
 
 async def test_a_wrong_address_for_the_webhook_ends_the_bot(stage: Stage) -> None:
-    """The error quotes Telegram's reason."""
+    """A webhook address that Telegram refuses stops the bot with an error that quotes Telegram's reason."""
     hook = {"mode": "webhook", "webhook": {"url": "ftp://nowhere", "secret": SecretStr("hush")}}
     stage.emulator.faults.plan(
         "refused", methods=["setWebhook"], words="bad webhook: An HTTPS URL must be provided for webhook"
@@ -161,20 +164,20 @@ async def test_a_wrong_address_for_the_webhook_ends_the_bot(stage: Stage) -> Non
 
 @pytest.mark.parametrize(("token", "what"), [("", "is not set"), ("nonsense", "is not a bot token")])
 def test_a_missing_token_names_the_next_step(token: str, what: str) -> None:
-    """`thumbtune run` says where to get a token and how to set it."""
+    """The error for a missing or malformed token says where to get a token and how to set it."""
     with pytest.raises(ConfigError, match=f"{what}.*BotFather.*THUMBTUNE_TELEGRAM__TOKEN"):
         open_bot(TelegramSettings(token=SecretStr(token)))
 
 
 async def test_a_webhook_call_without_an_update_is_refused(stage: Stage) -> None:
-    """A body without an `update_id` is the caller's mistake."""
+    """A webhook body without an `update_id` is rejected as the caller's mistake."""
     async with stage.bot() as bot:
         with pytest.raises(ValueError, match="update_id"):
             await bot.inbox.accept({"message": private("hi")})
 
 
 async def test_an_update_of_an_unknown_type_is_ignored(stage: Stage) -> None:
-    """New types neither stop the bot nor are retried for ever."""
+    """An update of an unknown type neither stops the bot nor is retried forever."""
     async with stage.bot() as bot, stage.person() as ada:
         await bot.inbox.accept({"update_id": 78, "message": {**private(""), "hologram": {"size": 3}}})
         await bot.settled()
@@ -184,7 +187,7 @@ async def test_an_update_of_an_unknown_type_is_ignored(stage: Stage) -> None:
 
 
 async def test_a_webhook_is_set_and_served(stage: Stage) -> None:
-    """Setting it is retried until it succeeds; an accepted update is answered."""
+    """Setting the webhook is retried until it succeeds, and an update received through it is answered."""
     from aiohttp import web
 
     async def call(request: web.Request) -> web.Response:
@@ -212,7 +215,7 @@ async def test_a_webhook_is_set_and_served(stage: Stage) -> None:
 
 
 async def test_a_webhook_call_does_not_overtake_replayed_updates(stage: Stage) -> None:
-    """An update that arrives during the start waits until the replayed ones are queued."""
+    """A webhook update that arrives during startup waits until the replayed updates are queued."""
     async with Ledger.open(stage.directory) as ledger:
         await ledger.inbox.store([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("/help")}))])
     hook = {"mode": "webhook", "webhook": {"url": "https://bot.example.org/telegram", "secret": SecretStr("hush")}}
@@ -233,7 +236,7 @@ async def test_a_webhook_call_does_not_overtake_replayed_updates(stage: Stage) -
 
 
 async def test_an_update_that_crashes_every_process_becomes_a_dead_letter(stage: Stage) -> None:
-    """After many attempts without an end, the next start gives the update up."""
+    """An update that was attempted many times but never finished becomes a dead letter at the next start."""
     ledger = Ledger.open(stage.directory)
     await ledger.inbox.store([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("hi")}))])
     for _ in range(ATTEMPTS):

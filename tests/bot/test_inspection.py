@@ -1,4 +1,4 @@
-"""Integrity checks at startup: a live model with changed files is not used, a damaged ledger is reported."""
+"""Integrity checks at startup: a changed live model is not used, and a damaged ledger is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 
 
 async def trained(whole: WholeBot) -> Path:
-    """Start the bot once, make a trained model live, and return its directory."""
+    """Start the bot once, make a trained model live, and return the model's directory."""
     async with whole.running():
         pass
     async with whole.ledger() as ledger:
@@ -37,7 +37,7 @@ async def trained(whole: WholeBot) -> Path:
 
 
 async def findings(folder: Path) -> dict[str, Finding]:
-    """Return the doctor's findings by name."""
+    """Return the doctor's findings for `folder`, keyed by name."""
     found = await asyncio.to_thread(examine, load_settings(folder / "config.toml"))
     return {each.name: each for each in found}
 
@@ -64,7 +64,7 @@ def _no_files(folder: Path) -> None:
 async def test_a_live_model_whose_files_have_changed_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    """The base model replaces it, and the admins are notified."""
+    """A live model whose files have changed is replaced by the base model, and the admins are notified."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         folder = await trained(whole)
         async with whole.running(), whole.ledger() as ledger:
@@ -84,7 +84,7 @@ async def test_a_live_model_whose_files_have_changed_does_not_answer(
 
 
 async def test_a_sound_start_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a fault there is no alert, and the doctor has no finding."""
+    """With intact files, startup raises no alert and the doctor finds no fault."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         await trained(whole)
         checked = asyncio.Event()
@@ -108,7 +108,7 @@ async def test_a_sound_start_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_a_damaged_page_of_the_ledger_is_reported_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The admins are notified at startup, without running the doctor."""
+    """A damaged ledger page is reported to the admins at startup, without running the doctor."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         await trained(whole)
         with closing(sqlite3.connect(whole.data / FILE_NAME)) as database:

@@ -1,4 +1,4 @@
-"""List and delete models, sources and people from the command line."""
+"""Commands that list and delete models and sources, and list users."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DAY = 86400.0
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The data folder of the settings in the current folder."""
+    """Write a settings file to the current folder and return the path of its data folder."""
     write_config(tmp_path / "config.toml", {"storage": {"dir": "data"}, "limits": {"blocked": [8]}})
     return tmp_path / "data"
 
 
 def in_ledger(data: Path, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
-    """Run `work` with the ledger there."""
+    """Open the ledger in `data`, run `work` with it, and return the result."""
 
     async def session() -> Any:
         async with Ledger.open(data) as ledger:
@@ -41,7 +41,7 @@ def in_ledger(data: Path, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
 
 
 async def trained(ledger: Ledger, data: Path) -> None:
-    """A retired base, a live run-1 and a rejected run-2, each with files, and two runs' adapters."""
+    """Record a retired base, a live run-1 and a rejected run-2 with files, two runs' adapters, and some votes."""
     for name in ("base", "run-1", "run-2"):
         directory = data / "models" / name
         directory.mkdir(parents=True)
@@ -68,12 +68,12 @@ async def trained(ledger: Ledger, data: Path) -> None:
 
 
 def lines(text: str) -> dict[str, list[str]]:
-    """Return the lines of a table by their first word."""
+    """Return the words of each line of a table, keyed by the first word."""
     return {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
 
 
 def test_models_have_a_date_and_an_approval(thumbtune: Thumbtune, data: Path) -> None:
-    """Each model is listed with its date and its share of 👍; wide tables are not cut in a pipe."""
+    """Each model is listed with its date and its share of 👍; a wide table is not truncated in a pipe."""
     in_ledger(data, lambda ledger: trained(ledger, data))
     ended = thumbtune("models")
     assert ended.code == 0
@@ -84,7 +84,10 @@ def test_models_have_a_date_and_an_approval(thumbtune: Thumbtune, data: Path) ->
 
 
 def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
-    """The command says what it frees, asks, and deletes the files, the adapter and the ledger's directory entry."""
+    """`thumbtune models delete` says what it frees, asks, and deletes the model's files and adapter.
+
+    The model stays in the ledger without its directory.
+    """
     in_ledger(data, lambda ledger: trained(ledger, data))
     asked = thumbtune("models", "delete", "run-2")
     assert asked.code == 1
@@ -103,7 +106,10 @@ def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
 
 
 def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Path) -> None:
-    """With the files set aside already, the next run deletes the directory entry and the adapter."""
+    """A deletion that was killed after setting the files aside is completed by the next run.
+
+    The ledger's directory entry and the adapter are deleted.
+    """
     in_ledger(data, lambda ledger: trained(ledger, data))
     ModelStore(data / "models").set_aside("run-2")
     assert thumbtune("models", "delete", "run-2", "--yes").code == 0
@@ -123,7 +129,7 @@ def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Pat
     ],
 )
 def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why: str) -> None:
-    """The live model, the base and one with a requested switch are refused and keep their files."""
+    """The live model, the base model and one about to go live cannot be deleted and keep their files."""
 
     async def prepare(ledger: Ledger) -> None:
         await trained(ledger, data)
@@ -139,7 +145,7 @@ def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why:
 def test_a_model_that_goes_live_meanwhile_is_put_back(
     thumbtune: Thumbtune, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the bot switches to the model during the deletion, its files are restored."""
+    """If the bot switches to a model during the model's deletion, the files are restored."""
     in_ledger(data, lambda ledger: trained(ledger, data))
     set_aside = ModelStore.set_aside
 
@@ -159,7 +165,7 @@ def test_a_model_that_goes_live_meanwhile_is_put_back(
 
 
 def imported(data: Path, name: str) -> Path:
-    """Write a source like an import's."""
+    """Write the source `name`, laid out as an import leaves it, and return its folder."""
     folder = data / "sources" / name
     (folder / "pictures").mkdir(parents=True)
     (folder / "rows.jsonl").write_text("{}\n")
@@ -168,7 +174,7 @@ def imported(data: Path, name: str) -> Path:
 
 
 def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> None:
-    """Imported sources are listed with rows and pictures; deleting one asks and removes its folder."""
+    """Imported sources are listed with their rows and pictures; deleting one asks first and removes its folder."""
     in_ledger(data, lambda ledger: ledger.counts.totals())
     assert thumbtune("sources").out.strip() == "No source has been imported; `thumbtune import` adds one."
     food = imported(data, "food")
@@ -188,7 +194,7 @@ def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> Non
 
 
 def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> None:
-    """A running training reads its pictures until the end."""
+    """Sources cannot be deleted during a training run, because the run reads their pictures to the end."""
     in_ledger(data, lambda ledger: ledger.runs.start("admin"))
     food = imported(data, "food")
     ended = thumbtune("sources", "delete", "food", "--yes")
@@ -198,7 +204,7 @@ def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> No
 
 
 def test_people_are_listed(thumbtune: Thumbtune, data: Path) -> None:
-    """People are listed with answers, votes, last message, blocks and opt-outs; groups are not."""
+    """Users are listed with answers, votes, last message, blocks and opt-outs; groups are not listed."""
 
     async def prepare(ledger: Ledger) -> None:
         for number, name in ((7, "Ada B."), (8, "Mallory"), (-5, "")):

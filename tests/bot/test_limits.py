@@ -1,4 +1,4 @@
-"""Access lists and throttling, and the replies of refusal."""
+"""Access lists and throttling, and the replies to refused requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def asked(update: int, person: int) -> Question:
 
 
 def refused(limits: Throttle, update: int, person: int) -> tuple[str, object]:
-    """Return the sentence of a refusal and the seconds that it names."""
+    """Ask a question that must be refused, and return the refusal's sentence and waiting time in seconds."""
     with pytest.raises(Throttled) as raised, limits.admitted(asked(update, person)):
         pass
     reason = raised.value.args[0]
@@ -35,7 +35,10 @@ def refused(limits: Throttle, update: int, person: int) -> tuple[str, object]:
 
 
 def test_questions_within_a_minute() -> None:
-    """A question over the limit is refused with the time until the first is a minute old; other people may ask."""
+    """A question over the limit is refused with the time until the user's first question is a minute old.
+
+    Other users may still ask.
+    """
     clock = Clock()
     limits = Throttle(LimitsSettings(questions_per_minute=2), {ADMIN}, clock)
     for update in (1, 2):
@@ -55,7 +58,7 @@ def test_questions_within_a_minute() -> None:
 
 
 def test_answers_at_once() -> None:
-    """The time to wait is what the oldest answer still needs, given the average."""
+    """The waiting time is what the oldest answer in flight still needs, estimated from the average."""
     clock = Clock()
     limits = Throttle(LimitsSettings(answers_per_person=1, answers_at_once=2), {ADMIN}, clock)
     for update in range(50):
@@ -76,7 +79,7 @@ def test_answers_at_once() -> None:
 
 
 async def test_too_many_questions_are_refused(stage: Stage) -> None:
-    """The refusal says how long to wait, in the person's language; the engine is not called."""
+    """The refusal of too many questions gives the wait in the user's language; the engine is not called."""
     async with stage.bot(limits={"questions_per_minute": 1}) as bot, stage.person(language="zh") as ada:
         await ada.asks(photo=png())
         assert re.search(r"请 (60|[1-5]?\d) 秒后再试", (await final_reply(ada, "再说一遍"))["text"])
@@ -88,7 +91,7 @@ async def test_too_many_questions_are_refused(stage: Stage) -> None:
 
 
 async def test_too_many_answers_in_flight_are_refused(stage: Stage) -> None:
-    """While as many answers are in flight as allowed, the next question is refused with the time to wait."""
+    """When the limit of answers in flight is reached, the next question is refused with the time to wait."""
     go_on = asyncio.Event()
     async with (
         stage.bot(["Well, ", go_on, "done."], limits={"answers_at_once": 1}) as bot,
@@ -104,7 +107,10 @@ async def test_too_many_answers_in_flight_are_refused(stage: Stage) -> None:
 
 
 async def test_only_allowed_people_are_answered(stage: Stage) -> None:
-    """A stranger is refused once, with their user id; nothing is recorded of them, and /privacy still works."""
+    """A user missing from `limits.allowed` is refused once, with their user ID, and leaves no record.
+
+    /privacy still works.
+    """
     async with (
         stage.bot(limits={"allowed": [1001]}) as bot,
         stage.person() as ada,
@@ -123,7 +129,7 @@ async def test_only_allowed_people_are_answered(stage: Stage) -> None:
 
 
 async def test_blocked_people_are_not_answered(stage: Stage) -> None:
-    """A blocked person can neither ask nor vote; a blocked group gets no answer at all."""
+    """A blocked user can neither ask nor vote; a blocked group gets no answer at all."""
     async with stage.person() as ada, stage.person(1002, "Ben") as ben:
         async with stage.bot():
             answer = await ada.asks(photo=png())

@@ -1,4 +1,4 @@
-"""The live model at startup: recorded in one commit, and repaired after an interrupted first start."""
+"""The live model at startup is recorded in one commit and repaired after an interrupted first start."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ asyncio.run(start())
 
 
 async def test_a_first_start_that_is_killed_leaves_a_live_model(tmp_path: Path) -> None:
-    """After `kill -9` right behind the first commit, the ledger has a live model."""
+    """If the first start is killed right after its first commit, the ledger already has a live model."""
     killed = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", KILLED_AFTER_A_COMMIT, str(tmp_path)], cwd=ROOT
     )
@@ -54,7 +54,10 @@ async def test_a_first_start_that_is_killed_leaves_a_live_model(tmp_path: Path) 
 
 
 async def test_a_ledger_without_a_live_model_is_healed(tmp_path: Path) -> None:
-    """A ledger whose first start was killed by an earlier version between its two commits works from the next start."""
+    """A ledger that an interrupted first start left without a live model works from the next start.
+
+    An earlier version made two commits and could be killed between them.
+    """
     base = tmp_path / "base"
     async with Ledger.open(tmp_path) as ledger:
         await ledger.models.add(Model(BASE, str(base), ModelState.CANDIDATE, None, 0.0))

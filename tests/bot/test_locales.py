@@ -1,4 +1,4 @@
-"""The catalogues: each contains every sentence of the bot, with the same placeholders."""
+"""Every translation catalogue contains every sentence of the bot, with the same placeholders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPOKEN = frozenset(
 
 
 def sentences() -> set[str | tuple[str, ...]]:
-    """Every sentence of the source that is marked for the catalogues."""
+    """Return every sentence that is marked for translation in the source, plurals as tuples."""
     found: set[str | tuple[str, ...]] = set()
     for path in ROOM.rglob("*.py"):
         for _, message, *_ in extract_from_file("python", path, keywords=KEYWORDS):
@@ -60,14 +60,14 @@ def places(sentence: str) -> set[str]:
 
 
 def test_there_is_chinese() -> None:
-    """English is the source's language, Chinese has a catalogue."""
+    """The bot speaks English, the language of its source code, and Chinese, from a catalogue."""
     assert list(Translator.load().languages) == ["en", "zh"]
     assert Translator.load().languages["zh"] == "中文"
 
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parent.parent.name)
 def test_a_catalogue_has_every_sentence_and_no_other(path: Path) -> None:
-    """No entry is untranslated, fuzzy or obsolete, and the placeholders are those of the source."""
+    """A catalogue has no missing, untranslated, fuzzy or obsolete entry, and placeholders match the source's."""
     messages = [message for message in catalogue(path) if message.id]
     assert {message.id for message in messages} == sentences()
     for message in messages:
@@ -80,7 +80,7 @@ def test_a_catalogue_has_every_sentence_and_no_other(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parent.parent.name)
 def test_commands_are_not_translated(path: Path) -> None:
-    """What people must type is the same in every language."""
+    """A translation contains the same bot commands as its source sentence."""
     for message in catalogue(path):
         if isinstance(message.id, str) and message.id:
             assert sorted(re.findall(r"(?<!\w)/\w+", message.id)) == sorted(
@@ -89,7 +89,7 @@ def test_commands_are_not_translated(path: Path) -> None:
 
 
 def _spoken_literals(path: Path) -> Iterator[str]:
-    """Return literal sentences that are sent to users without translation."""
+    """Yield the literal sentences that the module at `path` sends to users without translation."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not (isinstance(node, ast.Call) and node.args):
             continue
@@ -104,7 +104,7 @@ def _spoken_literals(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SPEAKING, ids=lambda path: path.name)
 def test_nothing_is_said_past_the_catalogues(path: Path) -> None:
-    """No user-visible sentence bypasses the catalogues."""
+    """No user-visible sentence bypasses the translation catalogues."""
     assert list(_spoken_literals(path)) == []
 
 
@@ -113,12 +113,12 @@ def test_nothing_is_said_past_the_catalogues(path: Path) -> None:
     [((None, "zh-hans"), "zh"), (("en", "zh"), "en"), ((None, "fr"), "en"), ((None, None), "en"), (("zh_TW",), "zh")],
 )
 def test_the_first_language_we_speak_is_spoken(wishes: tuple[str | None, ...], language: str) -> None:
-    """A chosen language precedes the client's language; English is the fallback."""
+    """A user's chosen language takes precedence over the client's language; English is the fallback."""
     assert Translator.load().to(*wishes).language == language
 
 
 def test_numbers_and_unknown_sentences() -> None:
-    """Plural forms follow the language; a sentence without a translation is returned unchanged."""
+    """The translator uses each language's plural forms and returns an untranslated sentence unchanged."""
     voices = Translator.load()
     one, many = "{number} question ahead of yours…", "{number} questions ahead of yours…"
     assert voices.to("en").count(one, many, 1) == "1 question ahead of yours…"
@@ -128,5 +128,5 @@ def test_numbers_and_unknown_sentences() -> None:
 
 
 def test_the_default_question_is_translated() -> None:
-    """A photo without a caption asks the default question in Chinese if that is the language."""
+    """The default question, asked for a photo without a caption, is translated into Chinese."""
     assert Translator.load().to("zh")(ChatSettings().default_question) == "这张图里有什么？"

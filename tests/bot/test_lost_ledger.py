@@ -1,4 +1,4 @@
-"""A lost ledger does no further harm: the bot does not start with an empty one, and pictures are not swept."""
+"""When the ledger is lost, the bot refuses to start with an empty one, and stored pictures are kept."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _missing(_: Path) -> None: ...
 
 
 async def _pictures(folder: Path, *contents: bytes) -> list[str]:
-    """Write picture files dated yesterday."""
+    """Write picture files dated yesterday, and return their names."""
     store = PictureStore(folder / "pictures")
     names = [await store.put(each) for each in contents]
     for name in names:
@@ -49,7 +49,7 @@ async def _pictures(folder: Path, *contents: bytes) -> list[str]:
 async def test_no_bot_starts_beside_an_empty_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: object
 ) -> None:
-    """Pictures without a ledger are no first start: the error names the next step, and nothing changes."""
+    """If pictures exist without a ledger, the bot refuses to start, names the next step and changes nothing."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         async with whole.running():
             pass
@@ -67,7 +67,7 @@ async def test_no_bot_starts_beside_an_empty_ledger(
 
 
 async def test_the_doctor_finds_trained_models_without_a_ledger(tmp_path: Path) -> None:
-    """The same holds if only models are left."""
+    """`thumbtune doctor` reports a lost ledger if trained models exist without a ledger."""
     config = tmp_path / "config.toml"
     write_config(config, {"storage": {"dir": str(tmp_path / "data")}})
     (tmp_path / "data" / "models" / "run-1").mkdir(parents=True)
@@ -78,7 +78,10 @@ async def test_the_doctor_finds_trained_models_without_a_ledger(tmp_path: Path) 
 
 
 async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
-    """The daily cleanup deletes a few strays; many are reported to the admins, and `thumbtune sweep` deletes them."""
+    """The daily cleanup deletes a few picture files unknown to the ledger, but reports many to the admins.
+
+    `thumbtune sweep` then deletes the files.
+    """
     folder, config = tmp_path / "data", tmp_path / "config.toml"
     write_config(config, {"storage": {"dir": str(folder)}})
     admins = Admins()

@@ -1,4 +1,4 @@
-"""The command menus that Telegram shows to everyone and to admins."""
+"""The command menus that Telegram shows to all users and to admins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tests.support.chatting import ADMIN, Stage
 
 @pytest.mark.parametrize(("nodes", "theirs"), [(1, {*ADMINS}), (2, {*ADMINS, *NODES})])
 async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, theirs: set[str]) -> None:
-    """People see the commands in their language, admins also their own. An admin who cannot be reached is skipped."""
+    """Users see the commands in their language, and admins see the admin commands as well.
+
+    An admin who cannot be reached is skipped.
+    """
     async with (
         stage.bot(telegram={"admins": (ADMIN, 999)}) as bot,
         stage.person(language="zh") as ada,
@@ -27,7 +30,10 @@ async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, their
 
 
 async def test_former_admins_lose_the_menu(stage: Stage) -> None:
-    """They lose it in every language at the next start with Telegram in reach, even if they blocked the bot."""
+    """Former admins lose the admin menu in every language, even if they blocked the bot.
+
+    The menu is removed at the next start at which Telegram can be reached.
+    """
     async with stage.person(8, "Eve", language="zh") as eve, stage.person(ADMIN, "Root") as root:
         for admins, deaf, commands in (
             ((ADMIN, eve.id, 999), False, {*EVERYBODY, *ADMINS}),
@@ -49,6 +55,6 @@ async def test_former_admins_lose_the_menu(stage: Stage) -> None:
 
 
 async def menu(stage: Stage, person: int) -> dict[str, Any]:
-    """Return the menus that the emulator shows this person."""
+    """Return the command menu that the emulator shows to `person`."""
     async with aiohttp.ClientSession() as session, session.get(f"{stage.url}/people/{person}/commands") as answer:
         return {"id": person, **await answer.json()}

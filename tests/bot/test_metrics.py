@@ -1,4 +1,4 @@
-"""/metrics: every number is exported with the right type, a sentence of help, and a line in docs/metrics.md."""
+"""Every number exported by /metrics has the right type, a help text and a line in docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 async def test_a_running_bot_exports_all_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counters are counters and end in `_total`; no number of a snapshot is missing."""
+    """/metrics exports every gauge and every counter, and the names of counters end in `_total`."""
     async with (
         whole_bot(tmp_path, monkeypatch) as bot,
         bot.running() as application,
@@ -37,7 +37,7 @@ async def test_a_running_bot_exports_all_it_counts(tmp_path: Path, monkeypatch: 
 
 
 async def test_no_number_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every number of a snapshot is described in `bot.web.metrics`."""
+    """Every number in a metrics snapshot has a description in `bot.web.metrics`."""
     seen: list[tuple[set[str], set[str]]] = []
 
     def noted(numbers: dict[str, float], labels: dict[str, str], nodes: dict[str, dict[str, float]]) -> bytes:
@@ -58,7 +58,7 @@ async def test_no_number_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_metric_is_documented() -> None:
-    """A dashboard's author finds each name with its type and the same sentence."""
+    """docs/metrics.md lists every metric with its type and its help text."""
     listed = re.findall(
         r"^\| `(\w+)(?:{[\w,]+})?` \| (\w+) \| (.+) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE
     )

@@ -1,4 +1,7 @@
-"""The order of model switches, with a real deployment over fake engines and a real ledger; training is a stub."""
+"""The order of model switches.
+
+The deployment and the ledger are real, the engines are fake, and training is a stub.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from tests.support.operating import merged_models, serving
 
 
 class Training:
-    """A stub of the pipeline that trains until `over` is set."""
+    """A stub of the training pipeline whose run lasts until `over` is set."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.over = asyncio.Event()
 
     async def plan(self) -> None:
-        """Nothing is missing."""
+        """Do nothing, as if a run could always start."""
 
     async def run(self, run: Run, *_: object) -> Model | None:
         await self._ledger.runs.move(run.id, RunState.TRAINING)
@@ -39,7 +42,10 @@ class Training:
 
 @pytest.mark.parametrize("swap", ["blue-green", "cold"])
 async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, swap: str) -> None:
-    """A switch in flight completes before the pause; a later one is refused with the reason, and works afterwards."""
+    """A model switch in progress completes before the engines pause for training.
+
+    A switch requested during training is refused with the reason, and works afterwards.
+    """
     second = a_model(tmp_path, "b")
     async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap=swap) as deployment:
         for name, directory in (("a", tmp_path / "a"), ("b", second)):
@@ -75,9 +81,9 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
 
 @pytest.mark.parametrize("asked", ["here", "by another process"])
 async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked: str) -> None:
-    """On a full disk the engine returns to the model that the ledger names.
+    """If a full disk prevents recording a model switch, the engine returns to the model that the ledger names.
 
-    A request from another process is not retried meanwhile, and is refused once there is room.
+    A request from another process is not retried while the disk is full, and is refused once there is room.
     """
     second = a_model(tmp_path, "b")
     async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap="blue-green") as deployment:

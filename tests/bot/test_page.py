@@ -1,7 +1,7 @@
-"""The chat page in a real Chromium, with the real bot as a process.
+"""The chat page in a real Chromium, with the real bot running as a process.
 
-Only the engine is fake: it pauses in the middle of an answer until a test lets it continue. Each test has another
-person, and no page may show an error.
+Only the engine is fake: it can pause in the middle of an answer until a test lets it continue. Nearly
+every test uses a different user, and no page may show an error.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ WATCH = """() => {
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """The demo's people and samples, the bot and its engine."""
+    """The running demo: its users, samples and bot, the fake engine's folder, and the browser."""
 
     community: Community
     engine: Path
     browser: Browser
 
     def asked(self, words: str) -> dict[str, Any]:
-        """Return the newest request to the engine whose question has these words."""
+        """Return the newest request to the engine whose question contains `words`."""
         requests: list[dict[str, Any]] = [note["request"] for note in notes(self.engine, "begin")]
         return next(each for each in reversed(requests) if words in _question(each))
 
@@ -72,7 +72,7 @@ def _question(request: dict[str, Any]) -> str:
 
 
 def pictures(request: dict[str, Any]) -> list[int]:
-    """Return how many pictures each of the person's turns has."""
+    """Return the number of pictures in each of the user's turns in a request."""
     asked = [message["content"] for message in request["messages"] if message["role"] == "user"]
     return [0 if isinstance(each, str) else sum(part["type"] == "image_url" for part in each) for each in asked]
 
@@ -95,14 +95,17 @@ async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
 
 
 class Opens(Protocol):
-    """Opens the page for a person of this name, who is created unless the demo has them."""
+    """A callable that opens the page as the user called `name`, creating the user if the demo has none."""
 
     def __call__(self, name: str, *, width: int = 1200, height: int = 820) -> AbstractAsyncContextManager[ChatPage]: ...
 
 
 @pytest.fixture
 def opened(demo: Demo) -> Opens:
-    """Pages that must show no error until they are closed; the engine's gate is shut."""
+    """Return a function that opens pages, each of which must show no error until it is closed.
+
+    The fake engine's gate, which can pause answers, is closed first.
+    """
     (demo.engine / "gate").unlink(missing_ok=True)
 
     @asynccontextmanager
@@ -122,17 +125,17 @@ def opened(demo: Demo) -> Opens:
 
 
 def word(place: int) -> re.Pattern[str]:
-    """Return the fake engine's word at this position, followed by the next one or the time."""
+    """Return a pattern for the fake engine's word at position `place`, followed by a space or the time."""
     return re.compile(rf"/\d+/{place}(\s|\d\d:\d\d)")
 
 
 async def number(message: Locator) -> int:
-    """The message's number."""
+    """Return the ID of a message on the page."""
     return int(await message.get_attribute("data-id") or 0)
 
 
 async def test_an_answer_grows_and_is_voted_on(demo: Demo, opened: Opens) -> None:
-    """An answer grows by edits with ⏹ under it, and each press of a thumb is in the ledger."""
+    """An answer grows by edits with ⏹ below it, and every press of a thumb is recorded in the ledger."""
     async with opened("Ada") as page, demo.community.ledger() as ledger:
         await page.page.evaluate(WATCH)
         await page.attach(RED)
@@ -157,7 +160,7 @@ async def test_an_answer_grows_and_is_voted_on(demo: Demo, opened: Opens) -> Non
 
 
 async def test_a_dislike_can_have_a_reason(opened: Opens) -> None:
-    """After 👎 the page offers reasons; the chosen one is marked."""
+    """After a 👎, the page offers reasons and marks the chosen one."""
     async with opened("Bea") as page:
         answer = await page.asks("What is it?", RED)
         await button(answer, DOWN).click()
@@ -166,7 +169,7 @@ async def test_a_dislike_can_have_a_reason(opened: Opens) -> None:
 
 
 async def test_a_follow_up_keeps_the_picture_in_mind(demo: Demo, opened: Opens) -> None:
-    """The second question goes to the engine with the first, its picture and its answer."""
+    """A follow-up question reaches the engine together with the first question, its picture and its answer."""
     async with opened("Cid") as page:
         await page.asks("Cid's first", RED)
         await page.asks("Cid's second")
@@ -174,7 +177,7 @@ async def test_a_follow_up_keeps_the_picture_in_mind(demo: Demo, opened: Opens) 
 
 
 async def test_an_album_is_one_question(demo: Demo, opened: Opens) -> None:
-    """Three uploaded pictures, or samples collected with +, are shown together and get one answer."""
+    """Several uploaded pictures, or samples selected with +, are shown together and get one answer."""
     async with opened("Dan") as page:
         await page.asks("Dan's pictures", RED, BLUE, GREEN)
         assert pictures(demo.asked("Dan's pictures")) == [3]
@@ -190,7 +193,7 @@ async def test_an_album_is_one_question(demo: Demo, opened: Opens) -> None:
 
 
 async def test_an_edited_question_is_answered_in_its_place(demo: Demo, opened: Opens) -> None:
-    """The caption is marked as edited, and the new answer replaces the old one."""
+    """An edited caption is marked as edited, and the new answer replaces the old one."""
     async with opened("Eve") as page:
         answer = await page.asks("Eve's words:3", RED)
         before = await number(answer)
@@ -203,7 +206,7 @@ async def test_an_edited_question_is_answered_in_its_place(demo: Demo, opened: O
 
 
 async def test_another_answer_stands_below(opened: Opens) -> None:
-    """🔄 gives a second answer that can be rated too; only the newest offers a third."""
+    """🔄 adds a second answer that can be rated too; only the newest answer has 🔄."""
     async with opened("Fay") as page:
         answer = await page.asks("What is it?", RED)
         await button(answer, AGAIN).click()
@@ -213,7 +216,7 @@ async def test_another_answer_stands_below(opened: Opens) -> None:
 
 
 async def test_what_was_said_before_a_stop_stays(demo: Demo, opened: Opens) -> None:
-    """⏹ stops the engine; the text so far is the answer, which can be rated and followed up."""
+    """⏹ stops the engine; the text so far becomes the answer, which can be rated and followed up."""
     async with opened("Gus") as page:
         await page.attach(RED)
         await page.says("Gus's gate:2 words:30")
@@ -229,7 +232,7 @@ async def test_what_was_said_before_a_stop_stays(demo: Demo, opened: Opens) -> N
 
 
 async def test_a_refused_picture_does_not_stay_attached(demo: Demo, opened: Opens) -> None:
-    """The error is shown, and the next message is sent without the picture."""
+    """When a picture is refused, the page shows the error and sends the next message without the picture."""
     async with opened("Max") as page:
         for data, says in ((b"no picture", "can't be opened as a picture"), (png(3000, 10, "red"), "too narrow")):
             await page.attach(data)
@@ -243,7 +246,7 @@ async def test_a_refused_picture_does_not_stay_attached(demo: Demo, opened: Open
 
 
 async def test_a_small_webp_is_a_sticker(demo: Demo, opened: Opens) -> None:
-    """A WebP picture without a caption is sent and shown as a sticker, and answered."""
+    """A small WebP picture without a caption is sent and shown as a sticker, and gets an answer."""
     async with opened("Hal") as page:
         await page.attach(png(200, 200, "orange", "WEBP"), media_type="image/webp")
         await page.page.locator("#send").click()
@@ -254,7 +257,7 @@ async def test_a_small_webp_is_a_sticker(demo: Demo, opened: Opens) -> None:
 
 
 async def test_the_sample_sticker_is_sent_as_one(demo: Demo, opened: Opens) -> None:
-    """It is sent alone, without the draft, which stays; it is shown as a sticker and answered."""
+    """The sample sticker is sent alone, shown as a sticker and answered, and the draft stays in place."""
     async with opened("Ivy") as page:
         await page.page.locator("#text").fill("Ivy's question")
         await page.page.get_by_role("button", name="Send the sample sticker").click()
@@ -268,7 +271,7 @@ async def test_the_sample_sticker_is_sent_as_one(demo: Demo, opened: Opens) -> N
 
 
 async def test_a_group_shares_the_bot(opened: Opens) -> None:
-    """In the group a message begins with the bot's name; another member sees question and answer, and votes too."""
+    """In a group, messages begin with the bot's name; other members see the exchange and can vote."""
     async with opened("小伟") as wei, opened("Tom") as tom:
         for page in (wei, tom):
             await page.becomes(GROUP)
@@ -284,7 +287,7 @@ async def test_a_group_shares_the_bot(opened: Opens) -> None:
 
 
 async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
-    """On a narrow screen ☰ opens the demo panel, and nothing is wider than the screen, quotes included."""
+    """On a narrow screen, ☰ opens the demo panel, and nothing is wider than the screen, including quotes."""
     async with opened("Tom", width=360, height=700) as page:
         await expect(page.page.locator("#panel")).to_be_hidden()
         await page.page.locator("#open-panel").click()
@@ -303,7 +306,7 @@ async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
 
 
 async def test_only_the_admin_is_told_to_have_it_learn(opened: Opens) -> None:
-    """After the sample votes the hint for the admin is /retrain; other people's hint names the admin."""
+    """After the sample votes, the hint tells the admin to use /retrain and other users to switch to the admin."""
     async with opened("Jim") as page:
         hint, cast = page.page.locator("#hint"), page.page.locator("#cast")
         await cast.click()

@@ -1,6 +1,6 @@
-"""The demo's page around the chat, in a real Chromium: the panel, the hint, both languages.
+"""The parts of the demo page around the chat, in a real Chromium: the panel, the hint and both languages.
 
-No bot runs; the tests call the Bot API in its place.
+No bot runs; the tests make the bot's calls to the Bot API.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOM = 1003
 
 @asynccontextmanager
 async def opened(emulator: Emulator, *, width: int = 390, locale: str = "en-GB") -> AsyncIterator[ChatPage]:
-    """The page on a phone; it must have shown no error when it is closed."""
+    """Yield the page, by default on a phone's screen, and check at the end that it has shown no error."""
     url = await emulator.start()
     for user in emulator.world.users.values():
         user.started = True
@@ -47,7 +47,7 @@ async def opened(emulator: Emulator, *, width: int = 390, locale: str = "en-GB")
 
 
 async def call(page: ChatPage, emulator: Emulator, method: str, **arguments: Any) -> int:
-    """Call the Bot API; returns the message's id."""
+    """Call a method of the Bot API and return the ID of the resulting message."""
     address = f"{page.page.url.rstrip('/')}/bot{emulator.token}/{method}"
     form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in arguments.items()}
     async with aiohttp.ClientSession() as session, session.post(address, data=form) as answer:
@@ -55,7 +55,7 @@ async def call(page: ChatPage, emulator: Emulator, method: str, **arguments: Any
 
 
 async def test_the_panel_of_a_phone_closes() -> None:
-    """It closes by a press beside it, by Esc and by ✕; the focus moves into it and back."""
+    """On a phone, Esc, ✕ or a press outside closes the panel; the focus moves into the panel and back."""
     async with opened(make_emulator()) as page:
         panel, opener = page.page.locator("#panel"), page.page.locator("#open-panel")
         await expect(page.page.locator("#me-badge")).to_be_visible()
@@ -78,7 +78,7 @@ async def test_the_panel_of_a_phone_closes() -> None:
 
 
 async def test_the_next_step_follows_the_run() -> None:
-    """The admin's hint follows the run, running and ended; other people's does not."""
+    """The admin's hint changes when a run starts and when it ends; other users' hints do not."""
     emulator = make_emulator()
     async with opened(emulator, width=1200) as page:
         hint = page.page.locator("#hint")
@@ -103,7 +103,10 @@ async def test_the_next_step_follows_the_run() -> None:
 
 
 async def test_the_demo_says_what_its_model_knows() -> None:
-    """The note precedes the invitation to send pictures; it is absent with another model."""
+    """The demo's invitation to send a picture notes that its tiny model only knows coloured shapes.
+
+    With another model the note is absent.
+    """
     async with opened(make_emulator()) as page:
         for part in ("#hint", ".welcome"):
             await expect(page.page.locator(part)).to_contain_text(SHAPES_ONLY)
@@ -114,7 +117,10 @@ async def test_the_demo_says_what_its_model_knows() -> None:
 
 
 async def test_the_page_speaks_chinese() -> None:
-    """In a Chinese browser and for a person with Chinese chosen; only names and commands stay English."""
+    """The page is in Chinese in a Chinese browser and for a user who has chosen Chinese.
+
+    Only names and commands stay English.
+    """
     async with opened(make_emulator(), width=1200, locale="zh-CN") as page:
         html, badge = page.page.locator("html"), page.page.locator("#me-badge")
         await expect(html).to_have_attribute("lang", "zh")

@@ -1,4 +1,4 @@
-"""The chat page's Chinese catalogue: a translation for every sentence of the page, and no others."""
+"""The chat page's Chinese catalogue translates every sentence of the page and contains no others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _of_scripts() -> set[str]:
 
 
 def test_every_word_of_the_page_is_translated() -> None:
-    """The catalogue has each sentence of the markup and the scripts, with the same placeholders, and no others."""
+    """The Chinese catalogue has exactly the sentences of the page's HTML and scripts, with their placeholders."""
     catalogue = json.loads((PAGE / "zh.json").read_text(encoding="utf-8"))
     wanted = _of_html() | _of_scripts() | {SHAPES_ONLY}
     assert wanted - set(catalogue) - {"/retrain"} == set()

@@ -1,4 +1,4 @@
-"""Hostile pictures are refused without delaying other people, and only re-encoded bytes are stored."""
+"""Hostile pictures are refused without delaying other users, and only re-encoded bytes are stored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from training.data.export import export
 
 
 def files(folder: Path) -> list[bytes]:
-    """Return the contents of all files below a folder."""
+    """Return the contents of all files below `folder`."""
     return [each.read_bytes() for each in folder.rglob("*") if each.is_file()]
 
 
@@ -39,7 +39,7 @@ def files(folder: Path) -> list[bytes]:
     ("data", "name"), [(many_scans(3000), "a.jpg"), (large_webp(), "b.webp")], ids=["scans", "memory"]
 )
 async def test_two_attackers_do_not_delay_others(stage: Stage, data: bytes, name: str) -> None:
-    """Each is refused in their language, and another person is answered meanwhile."""
+    """Attackers' pictures are refused in each attacker's language, while another user gets an answer."""
     async with stage.bot() as bot, stage.person(2, "Eve") as eve, stage.person(3, "Mallory", "zh") as mallory:
         async with stage.person() as ada:
             for attacker in (eve, mallory):
@@ -54,7 +54,7 @@ async def test_two_attackers_do_not_delay_others(stage: Stage, data: bytes, name
 
 
 async def test_a_tiff_of_many_directories_is_accepted(stage: Stage) -> None:
-    """Only the first directory is read."""
+    """A TIFF file with many directories is accepted, because only the first directory is read."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.sends(document=many_directories(175_000), file_name="a.tiff")
         await ada.answer(rated=True)
@@ -62,7 +62,7 @@ async def test_a_tiff_of_many_directories_is_accepted(stage: Stage) -> None:
 
 
 async def test_only_re_encoded_bytes_are_stored_and_sent(stage: Stage, tmp_path: Path) -> None:
-    """A photo's GPS position is neither on the disk nor in a prompt nor in a backup."""
+    """A photo's GPS position is never stored on disk, sent in a prompt, backed up or exported."""
     async with stage.bot() as bot, stage.person() as ada:
         data = located(1600, 1200)
         await ada.sends(document=data, file_name="photo.jpg", caption="What is it?")
@@ -85,7 +85,7 @@ async def test_only_re_encoded_bytes_are_stored_and_sent(stage: Stage, tmp_path:
 
 
 async def test_metadata_is_not_stored(stage: Stage) -> None:
-    """A few kilobytes of 19.9 MB are stored."""
+    """A 19.9 MB photo that consists almost entirely of metadata is stored in a few kilobytes."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.sends(document=much_metadata(), file_name="photo.jpg")
         await ada.answer(rated=True)
@@ -93,12 +93,12 @@ async def test_metadata_is_not_stored(stage: Stage) -> None:
 
 
 async def test_a_file_that_kills_decoders_is_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second death is the last, across restarts and senders."""
+    """A file that has killed decoders twice is not decoded again, even after a restart or from another sender."""
     decoded: list[int] = []
     clean = DECODERS.clean
 
     async def noted(data: bytes, limit: float) -> CleanPicture:
-        """Make the decoder hang once it has a picture, with a near deadline."""
+        """Record the decoding, and suspend the decoder processes so that they exceed their time limit."""
         decoded.append(len(data))
         for pid in DECODERS.pids:
             os.kill(pid, signal.SIGSTOP)
@@ -120,7 +120,10 @@ async def test_a_file_that_kills_decoders_is_refused(stage: Stage, monkeypatch: 
 
 
 async def test_the_storage_of_a_person_is_limited(stage: Stage) -> None:
-    """More pictures are refused with what to do; other people and admins are not limited by it."""
+    """Once a user's pictures reach the storage limit, further ones are refused, with advice on what to do.
+
+    The limit is per user, and admins have none.
+    """
     limits = {"picture_megabytes_per_person": 1}
     async with stage.bot(limits=limits) as bot, stage.person(2, "Eve") as eve, stage.person() as ada:
         noise = encoded(Image.effect_noise((1200, 1000), 90).convert("RGB"), "PNG")
@@ -133,7 +136,7 @@ async def test_the_storage_of_a_person_is_limited(stage: Stage) -> None:
 
 
 async def test_a_download_ends_where_it_grows_too_large(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit holds whatever size was claimed."""
+    """A download stops once it exceeds the size limit, whatever size Telegram has announced."""
     monkeypatch.setattr(images, "MAX_BYTES", 50_000)
     # Asked for a file that Telegram calls small, the server sends more.
     async with stage.bot(), stage.person() as eve:
@@ -142,7 +145,7 @@ async def test_a_download_ends_where_it_grows_too_large(stage: Stage, monkeypatc
 
 
 async def test_a_fair_semaphore_is_shared() -> None:
-    """A person with many requests gets their share, others overtake them, and a cancelled wait leaves no trace."""
+    """A user with many requests gets a limited share, others can overtake, and a cancelled wait has no effect."""
     room = FairSemaphore(3, 2)
     inside: list[str] = []
     leave = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "c1")}

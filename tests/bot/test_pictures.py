@@ -1,6 +1,6 @@
-"""Pictures from other sources: forwarded, beside a video, in a reply from another chat, replaced by an edit.
+"""Pictures that are forwarded, sent beside a video, quoted from another chat, or replaced by an edit.
 
-Messages that the emulator cannot send are put into the inbox in the form of the Bot API.
+Messages that the emulator cannot send are put into the inbox in the format of the Bot API.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VOICE = {"file_id": "a", "file_unique_id": "a", "duration": 5}
 
 
 def message(person: Person, **content: Any) -> dict[str, Any]:
-    """Return a person's message to the bot, in their private chat unless `content` says otherwise."""
+    """Return a message from `person` to the bot, in their private chat unless `content` says otherwise."""
     return {
         "message_id": next(NUMBERS),
         "date": int(time.time()),
@@ -35,25 +35,25 @@ def message(person: Person, **content: Any) -> dict[str, Any]:
 
 
 async def arrive(bot: RunningBot, *messages: dict[str, Any], kind: str = "message") -> None:
-    """Deliver these messages and wait until the bot has handled them."""
+    """Deliver `messages` as updates of the given kind, and wait until the bot has handled them."""
     for each in messages:
         await bot.inbox.accept({"update_id": next(NUMBERS), kind: each})
     await bot.settled()
 
 
 async def shown_elsewhere(stage: Stage, person: Person, colour: str) -> Message:
-    """Send a photo to a group without addressing the bot, so that it is on Telegram's servers already."""
+    """Put a photo on Telegram's servers by sending it to a group without addressing the bot."""
     group = stage.emulator.add_group("Elsewhere", [person.id]).id
     return await person.sends(photo=png(colour=colour), chat=group)
 
 
 def asked(bot: RunningBot) -> list[tuple[str, int]]:
-    """Return each question that reached the engine, with the number of its pictures."""
+    """Return the text and the number of pictures of each question that reached the engine."""
     return [(prompt.turns[-1].text, len(prompt.turns[-1].pictures)) for prompt in bot.engine.prompts]
 
 
 async def test_a_forwarded_picture_is_asked_about(stage: Stage) -> None:
-    """The forwarding person asks the question, which is the caption."""
+    """The caption of a forwarded picture is a question from the user who forwarded the picture."""
     async with stage.bot() as bot, stage.person() as ada:
         photo = (await shown_elsewhere(stage, ada, "red"))["photo"]
         origin = {"type": "hidden_user", "sender_user_name": "Somebody", "date": 1}
@@ -63,7 +63,7 @@ async def test_a_forwarded_picture_is_asked_about(stage: Stage) -> None:
 
 
 async def test_pictures_beside_a_video_are_asked_about(stage: Stage) -> None:
-    """An album that begins with a video asks about its photos, with the video's caption."""
+    """If an album begins with a video, the video's caption is a question about the album's photos."""
     async with stage.bot() as bot, stage.person() as ada:
         photo = (await shown_elsewhere(stage, ada, "red"))["photo"]
         await arrive(
@@ -76,7 +76,7 @@ async def test_pictures_beside_a_video_are_asked_about(stage: Stage) -> None:
 
 
 async def test_a_picture_of_another_chat_can_be_replied_to(stage: Stage) -> None:
-    """A reply to a picture in another chat asks about that picture."""
+    """A reply to a picture in another chat is a question about the picture."""
     async with stage.bot() as bot, stage.person() as ada:
         photo = (await shown_elsewhere(stage, ada, "red"))["photo"]
         origin = {"type": "hidden_user", "sender_user_name": "Somebody", "date": 1}
@@ -86,7 +86,7 @@ async def test_a_picture_of_another_chat_can_be_replied_to(stage: Stage) -> None
 
 
 async def test_an_edit_that_replaces_the_picture_is_answered(stage: Stage) -> None:
-    """An edit with another photo is a new question even if the text stays; with the same photo it is none."""
+    """An edit that replaces only the photo is a new question; an edit that changes nothing is not."""
     async with stage.bot() as bot, stage.person() as ada:
         other = (await shown_elsewhere(stage, ada, "red"))["photo"]
         sent = await ada.sends(photo=png(colour="blue"), caption="Which colour?")
@@ -105,7 +105,7 @@ async def test_an_edit_that_replaces_the_picture_is_answered(stage: Stage) -> No
 
 
 async def test_a_heic_is_seen_upright(stage: Stage) -> None:
-    """A HEIC file reaches the engine upright."""
+    """A rotated HEIC picture reaches the engine upright."""
     async with stage.bot() as bot, stage.person() as ada:
         heic = turned(SIDEWAYS, quarters=3)
         await ada.asks(document=heic, file_name="IMG_0001.HEIC", media_type="image/heic", caption="What is it?")
@@ -125,7 +125,7 @@ async def test_a_heic_is_seen_upright(stage: Stage) -> None:
     ],
 )
 async def test_other_content_is_refused(stage: Stage, content: dict[str, Any], says: str) -> None:
-    """A private chat always gets a reply; a group only where the message replies to the bot."""
+    """Unsupported content is refused in private chats, and in groups only if the message replies to the bot."""
     async with stage.bot() as bot, stage.person() as ada:
         await arrive(bot, message(ada, **content))
         (told,) = await ada.bot_messages()

@@ -1,4 +1,4 @@
-"""/privacy and /delete_my_data, the `forget` command, and retention."""
+"""The /privacy and /delete_my_data commands, `thumbtune forget`, and the retention of answers."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ pathlib.Path.unlink = killed
 
 
 def config_for(stage: Stage) -> Path:
-    """Write a settings file with the stage's data folder."""
+    """Write a settings file with the stage's data folder, and return its path."""
     path = stage.directory.parent / "config.toml"
     write_config(path, {"storage": {"dir": str(stage.directory)}})
     return path
 
 
 async def said_to(person: Person, message: Message, words: str) -> Message:
-    """Wait until a message of the bot has this text."""
+    """Wait until the bot's `message` contains `words`, and return the updated message."""
     async with person.time_limit(30, words):
         while True:
             now = next(each for each in await person.messages() if each["message_id"] == message["message_id"])
@@ -51,7 +51,7 @@ async def said_to(person: Person, message: Message, words: str) -> Message:
 
 
 async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
-    """Add a finished run that learned from these exchanges, with its files."""
+    """Add a finished run with `exchanges` in its selection and its training file, and return the run."""
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(each, "train") for each in exchanges])
     (runs / str(run.id)).mkdir(parents=True)
@@ -61,7 +61,7 @@ async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
 
 
 async def test_privacy_explains_and_offers_the_switch(stage: Stage) -> None:
-    """/privacy says what is stored, why and for how long; its button turns learning off and on."""
+    """/privacy says what is stored, why and for how long; its button turns learning from the user off and on."""
     async with stage.bot(storage={"retention_days": 30}) as bot, stage.person() as ada:
         answer = await final_reply(ada, "/privacy")
         for words in ("pictures", "votes", "/delete_my_data", "after 30 days", "I learn from what you"):
@@ -76,7 +76,7 @@ async def test_privacy_explains_and_offers_the_switch(stage: Stage) -> None:
 
 
 async def test_thanks_for_a_vote_respect_the_opt_out(stage: Stage) -> None:
-    """The votes of a person who opted out are counted, but no reply promises to learn from them."""
+    """The votes of a user who opted out are counted, but no reply promises to learn from them."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         choice = await final_reply(ada, "/privacy")
@@ -89,7 +89,7 @@ async def test_thanks_for_a_vote_respect_the_opt_out(stage: Stage) -> None:
 
 
 async def test_it_speaks_chinese(stage: Stage) -> None:
-    """Both commands and the confirmation are in the person's language."""
+    """/privacy, /delete_my_data and the confirmation are in the user's language."""
     async with stage.bot(), stage.person(language="zh-hans") as ada:
         assert "更正" in (await final_reply(ada, "/privacy"))["text"]
         question = await final_reply(ada, "/delete_my_data")
@@ -98,7 +98,7 @@ async def test_it_speaks_chinese(stage: Stage) -> None:
 
 
 async def test_in_a_group_it_refers_to_the_private_chat(stage: Stage) -> None:
-    """A group shows nothing about one person."""
+    """In a group, /privacy and /delete_my_data show nothing about the user but refer to the private chat."""
     async with stage.bot(), stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         for text in ("/privacy", "/delete_my_data"):
@@ -109,7 +109,10 @@ async def test_in_a_group_it_refers_to_the_private_chat(stage: Stage) -> None:
 
 
 async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
-    """It counts what it deletes: rows, pictures and rows in data sets. Other people's stay."""
+    """/delete_my_data counts and deletes the user's questions, pictures, votes and training examples.
+
+    Other users' data stays.
+    """
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "Ben") as ben:
         hers, both = png(colour="red"), png(colour="blue")
         answers = [await ada.asks(photo=hers, caption="Mine?"), await ada.asks(photo=both), await ben.asks(photo=both)]
@@ -142,7 +145,7 @@ async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
 
 
 async def test_an_empty_account_can_be_deleted(stage: Stage) -> None:
-    """A person with only a name and a language stored sees exactly that, and can delete it."""
+    """If only a user's name and language are stored, /delete_my_data says exactly that and can delete both."""
     async with stage.bot(), stage.person() as ada:
         question = await final_reply(ada, "/delete_my_data")
         assert "only your name" in question["text"]
@@ -152,7 +155,7 @@ async def test_an_empty_account_can_be_deleted(stage: Stage) -> None:
 
 
 async def test_a_declined_deletion_deletes_nothing(stage: Stage) -> None:
-    """The other button of the confirmation deletes nothing."""
+    """Declining the confirmation of a deletion deletes nothing."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
         question = await final_reply(ada, "/delete_my_data")
@@ -162,7 +165,7 @@ async def test_a_declined_deletion_deletes_nothing(stage: Stage) -> None:
 
 
 async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
-    """A confirmation is good for one tap: later data stays, even while another confirmation is open."""
+    """Once data is deleted, any other open confirmation stops working, so data stored later is kept."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
         first, second = await final_reply(ada, "/delete_my_data"), await final_reply(ada, "/delete_my_data")
@@ -175,7 +178,7 @@ async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
 
 
 async def test_an_expired_confirmation_deletes_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A confirmation that is tapped much later does nothing."""
+    """A tap on an expired confirmation deletes nothing."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
         question = await final_reply(ada, "/delete_my_data")
@@ -185,7 +188,7 @@ async def test_an_expired_confirmation_deletes_nothing(stage: Stage, monkeypatch
 
 
 async def test_an_answer_in_flight_is_dropped(stage: Stage) -> None:
-    """An answer that streams during the deletion is not recorded, and the reply says so."""
+    """An answer that is streaming during a deletion is not recorded, and the reply says so."""
     go_on = asyncio.Event()
     async with stage.bot(["It is ", go_on, "a picture"]) as bot, stage.person() as ada:
         sent = await ada.sends(photo=png(), caption="What?")
@@ -204,7 +207,7 @@ async def test_an_answer_in_flight_is_dropped(stage: Stage) -> None:
 
 
 async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
-    """Neither the ledger nor its log has the name or the id of the person once the request is handled."""
+    """Once a deletion is complete, the user's name and ID are in neither the ledger nor its write-ahead log."""
     async with stage.bot() as bot, stage.person(77123456789, "Zerubbabel") as person, stage.person(1002, "Ben") as ben:
         await person.asks(photo=png(), caption="Mine?")
         await ben.asks(photo=png(colour="red"))
@@ -220,7 +223,7 @@ async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
 
 
 async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:
-    """The answer is dropped, and later questions are answered."""
+    """An answer in flight during two deletions is dropped, and later questions are answered."""
     go_on = asyncio.Event()
     async with stage.bot(["It is ", go_on, "a picture"], "Another.") as bot, stage.person() as ada:
         await ada.sends(photo=png(), caption="What?")
@@ -238,8 +241,9 @@ async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:
 
 @pytest.mark.parametrize("edited", [False, True])
 async def test_a_picture_in_flight_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
-    """A picture that is downloaded during the deletion is not stored, and the reply says so; no row comes back, and the
-    file goes with what is swept.
+    """A question whose picture is being downloaded during a deletion is dropped, and the reply says so.
+
+    No row remains, and the next sweep deletes the picture's file.
     """
     fetching, go_on = asyncio.Event(), asyncio.Event()
     async with stage.bot() as bot, stage.person() as ada:
@@ -273,7 +277,7 @@ async def test_a_picture_in_flight_is_dropped(stage: Stage, monkeypatch: pytest.
 
 
 async def test_nothing_deleted_is_sent_to_the_engine_again(stage: Stage) -> None:
-    """After a deletion a new picture begins a conversation without the earlier one."""
+    """After a deletion, a new picture begins a conversation without the deleted exchanges."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="a secret")
         question = await final_reply(ada, "/delete_my_data")
@@ -286,7 +290,10 @@ async def test_nothing_deleted_is_sent_to_the_engine_again(stage: Stage) -> None
 
 
 async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
-    """Killed between rows and files, the next process deletes the rest; the ledger is never half done."""
+    """If a deletion is killed between rows and files, the next process deletes the files.
+
+    The rows are deleted in a single step.
+    """
     config = config_for(stage)
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -304,7 +311,7 @@ async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
 
 
 async def test_forget_on_the_command_line(stage: Stage) -> None:
-    """`thumbtune forget` beside a running bot deletes the same; the bot then answers without the history."""
+    """`thumbtune forget` deletes a user's data while a bot runs; the bot then answers without the history."""
     config = config_for(stage)
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "Ben") as ben:
         answer = await ada.asks(photo=png())
@@ -321,7 +328,10 @@ async def test_forget_on_the_command_line(stage: Stage) -> None:
 
 
 async def test_rows_are_removed_again_after_an_active_run(stage: Stage) -> None:
-    """While a run may still write its files, rows are removed at once and again at its end."""
+    """A deletion during a run removes rows from the run's files at once and again when the run has ended.
+
+    In between, the run may still write the files.
+    """
     runs = stage.directory / "runs"
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -342,7 +352,7 @@ async def test_rows_are_removed_again_after_an_active_run(stage: Stage) -> None:
 
 
 async def test_the_daily_job_deletes_expired_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows and files of unrated answers are deleted; rated ones stay."""
+    """The daily job deletes expired unrated answers and their pictures; rated answers stay."""
     async with stage.bot() as bot, stage.person() as ada:
         rated = await ada.asks(photo=png())
         await ada.toast(await ada.taps(UP, rated))
@@ -371,5 +381,5 @@ async def test_the_daily_job_deletes_expired_answers(stage: Stage, monkeypatch: 
     ],
 )
 def test_every_lane_ends_in_its_user(raw: dict[str, object]) -> None:
-    """The ledger finds a person's updates by the ends of their lanes."""
+    """An update's lane ends in the user's ID, by which the ledger finds the user's updates."""
     assert lane_of(raw).endswith(":5")

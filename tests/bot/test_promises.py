@@ -1,4 +1,4 @@
-"""The guarantees of docs/promises.md for each kind of message, when a connection breaks after the call succeeded."""
+"""The guarantees of docs/promises.md, by kind of message, if a connection breaks after a call succeeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADMINS = ("/status", "/schedule", "/models", "/retrain", "/retrain dry", "/cance
 
 
 def words(messages: list[Message]) -> list[str]:
-    """Return the texts of messages without those that still show a placeholder."""
+    """Return the texts and captions of messages, except those that still show a placeholder."""
     said = [each.get("text") or each.get("caption") or "" for each in messages]
     return [text for text in said if not text.endswith("…")]
 
@@ -24,7 +24,10 @@ def words(messages: list[Message]) -> list[str]:
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageText"])
 @pytest.mark.parametrize("command", [*COMMANDS, *ADMINS])
 async def test_the_reply_to_a_command_is_shown_once(stage: Stage, command: str, method: str) -> None:
-    """In a private chat the text appears once, whichever call breaks off; a placeholder may appear twice."""
+    """In a private chat, the reply to a command appears once even if the connection breaks after a call.
+
+    A placeholder may appear twice.
+    """
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         stage.emulator.faults.plan("reset_after", 1, methods=[method])
         await root.sends(command)
@@ -35,7 +38,7 @@ async def test_the_reply_to_a_command_is_shown_once(stage: Stage, command: str, 
 
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageText"])
 async def test_a_refusal_is_shown_once(stage: Stage, method: str) -> None:
-    """A user without permission gets one message."""
+    """A user without permission gets one refusal even if the connection breaks after a call."""
     async with stage.bot() as bot, stage.person() as ada:
         stage.emulator.faults.plan("reset_after", 1, methods=[method])
         await ada.sends("/retrain")
@@ -46,7 +49,7 @@ async def test_a_refusal_is_shown_once(stage: Stage, method: str) -> None:
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageMedia"])
 @pytest.mark.parametrize("group", [False, True])
 async def test_a_chart_is_sent_once(stage: Stage, method: str, group: bool) -> None:
-    """/stats shows one picture and no apology, whichever call breaks off."""
+    """/stats shows one chart and no error message even if the connection breaks after a call."""
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         await root.asks(photo=png())
         chat = stage.emulator.add_group("Friends", [root.id]).id if group else None
@@ -61,7 +64,7 @@ async def test_a_chart_is_sent_once(stage: Stage, method: str, group: bool) -> N
 
 @pytest.mark.parametrize("skip", range(3))
 async def test_no_page_of_a_long_answer_is_duplicated(stage: Stage, skip: int) -> None:
-    """Each page appears once, with the thumbs under the last."""
+    """Even if a connection breaks, each page of a long answer appears once, with the thumbs under the last."""
     text = "".join(f"Sentence number {number}. " for number in range(500))
     async with stage.bot([text[:6000], 0.2, text[6000:]]) as bot, stage.person() as ada:
         stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"], skip=skip)
@@ -74,7 +77,7 @@ async def test_no_page_of_a_long_answer_is_duplicated(stage: Stage, skip: int) -
 
 
 async def left_over(stage: Stage, ada: Person) -> tuple[Message, Message]:
-    """The placeholder that the ledger does not know, and the one that becomes the answer."""
+    """Provoke a placeholder unknown to the ledger; return it and the placeholder that becomes the answer."""
     stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"])
     await ada.sends(photo=png())
     async with asyncio.timeout(20):
@@ -86,7 +89,7 @@ async def left_over(stage: Stage, ada: Person) -> tuple[Message, Message]:
 
 @pytest.mark.parametrize("ended", [False, True])
 async def test_a_stray_placeholder_is_deleted_when_it_is_tapped(stage: Stage, ended: bool) -> None:
-    """Its ⏹ also stops the answer if that is still being written."""
+    """A tap on a stray placeholder's ⏹ deletes the placeholder and stops an answer that is being written."""
     go_on = asyncio.Event()
     async with stage.bot(["Some", go_on, " words."]) as bot, stage.person() as ada:
         first, second = await left_over(stage, ada)
@@ -102,7 +105,7 @@ async def test_a_stray_placeholder_is_deleted_when_it_is_tapped(stage: Stage, en
 
 
 async def test_a_stray_placeholder_is_deleted_when_it_is_replied_to(stage: Stage) -> None:
-    """The reply is a question like any other."""
+    """A reply to a stray placeholder deletes the placeholder and is answered like any other question."""
     async with stage.bot("Answer.", "And another.") as bot, stage.person() as ada:
         first, _ = await left_over(stage, ada)
         await ada.answer(rated=True)
@@ -112,7 +115,10 @@ async def test_a_stray_placeholder_is_deleted_when_it_is_replied_to(stage: Stage
 
 
 async def test_a_commands_stray_placeholder_is_deleted_when_it_is_replied_to(stage: Stage) -> None:
-    """It has no ⏹; it is recognised by its text, and by having no record."""
+    """A reply to a command's stray placeholder deletes the placeholder.
+
+    The placeholder has no ⏹; the bot recognises it by its text and by the absence of a record.
+    """
     async with stage.bot() as bot, stage.person() as ada:
         stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"])
         await ada.sends("/model")
@@ -125,7 +131,7 @@ async def test_a_commands_stray_placeholder_is_deleted_when_it_is_replied_to(sta
 
 
 async def test_the_placeholder_of_an_answer_stays(stage: Stage) -> None:
-    """⏹ under a placeholder with a record deletes nothing."""
+    """A tap on ⏹ under a placeholder that the ledger knows stops the answer and deletes nothing."""
     never = asyncio.Event()
     async with stage.bot(["Half", never]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
@@ -136,7 +142,7 @@ async def test_the_placeholder_of_an_answer_stays(stage: Stage) -> None:
 
 
 async def test_an_answer_in_a_group_may_be_duplicated(stage: Stage) -> None:
-    """An answer takes one call there; if the connection breaks after it, the answer appears twice."""
+    """In a group, an answer is sent in one call; if the connection then breaks, the answer appears twice."""
     async with stage.bot("Answer.") as bot, stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"])
@@ -147,7 +153,7 @@ async def test_an_answer_in_a_group_may_be_duplicated(stage: Stage) -> None:
 
 
 async def test_a_deleted_message_with_buttons_is_not_a_failure(stage: Stage) -> None:
-    """A language choice counts although its message was deleted, and no admin is alerted."""
+    """A language choice takes effect even if the message with the buttons was deleted, and no admin is alerted."""
     async with stage.bot() as bot, stage.person() as ada:
         offered = await final_reply(ada, "/language")
         stage.emulator.faults.plan("refused", 1, methods=["editMessageText"], words="message to edit not found")

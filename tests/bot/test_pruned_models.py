@@ -1,4 +1,4 @@
-"""The whole bot over many runs: merged models are pruned to the configured number, and can be restored."""
+"""Over several runs, the bot prunes merged models to the configured number and can restore pruned ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = 4
 
 
 async def test_runs_leave_the_set_number_of_merged_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The live model, the previous one and one more are kept; a pruned one is merged again when promoted."""
+    """The live, the previous and one other model are kept; a pruned model is merged again when promoted."""
     async with whole_bot(tmp_path, monkeypatch) as place, place.running(training={"keep_models": 1}):
         admin = await place.person(ADMIN, "Ada", "en")
         for seed in range(6):

@@ -1,4 +1,4 @@
-"""The queue of an engine: each person sees their current place in it."""
+"""The queue of an engine, in which each user sees their current place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOKING = "Looking at your picture…"
 
 
 class Deployed(ScriptedEngine):
-    """An engine for the stage that is the real deployment, with its queue."""
+    """An engine for the stage that passes questions to a real deployment with its queue."""
 
     def __init__(self, deployment: Deployment) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Deployed(ScriptedEngine):
 
 
 def before(number: int, person: Person) -> str:
-    """Return the notice for a person with this number of questions before theirs."""
+    """Return the notice for a user whose question is waiting behind `number` others."""
     if number == 0:
         return LOOKING
     if person.language == "zh":
@@ -40,7 +40,10 @@ def before(number: int, person: Person) -> str:
 
 
 async def test_the_place_in_the_queue_moves(stage: Stage, tmp_path: Path) -> None:
-    """3, 2, 1, next, an answer, in English and Chinese; a stopped question lets those behind it move up."""
+    """A waiting user sees their place in the queue move up, in English or Chinese, until the answer comes.
+
+    When a question is stopped, the questions behind it move up.
+    """
     async with (
         deployed(tmp_path, concurrency=1) as deployment,
         stage.bot(engine=Deployed(deployment)),
@@ -72,6 +75,6 @@ async def test_the_place_in_the_queue_moves(stage: Stage, tmp_path: Path) -> Non
 
 
 async def speaking(person: Person) -> bool:
-    """Return whether the first words of the person's answer are shown."""
+    """Return whether the first words of the user's answer are shown."""
     messages = await person.bot_messages()
     return bool(messages) and messages[-1]["text"].startswith("a/")

@@ -1,4 +1,4 @@
-"""The rate limits: the overall rate adapts to Telegram's refusals, and one chat's flood slows only that chat."""
+"""The overall call rate adapts to Telegram's refusals, and flood control in one chat slows only that chat."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PEOPLE = range(4001, 4049)
 
 @pytest.fixture(autouse=True)
 def people(stage: Stage) -> None:
-    """As many people as the tests write to."""
+    """Add the users to whom the tests write; they have all started the bot."""
     for person in PEOPLE:
         stage.emulator.add_person(person, f"P{person}").started = True
 
 
 @asynccontextmanager
 async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, DeliveryMiddleware]]:
-    """A bot that only makes calls, and its middleware."""
+    """Yield a bot that only makes API calls, together with its delivery middleware."""
     made = settings(stage.url, stage.emulator.token, telegram).telegram
     middleware = DeliveryMiddleware(made)
     bot = open_bot(made, middleware)
@@ -37,7 +37,7 @@ async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, Del
 
 
 async def refused(stage: Stage, bot: Bot, middleware: DeliveryMiddleware, people: Iterable[int]) -> None:
-    """Have Telegram refuse one message to each of them, for longer than the tests wait."""
+    """Have Telegram refuse a message to each user in `people`, asking for a wait longer than the tests run."""
     chats = list(people)
     for person in chats:
         stage.emulator.faults.plan("flood", chat=person, seconds=600)
@@ -49,7 +49,7 @@ async def refused(stage: Stage, bot: Bot, middleware: DeliveryMiddleware, people
 
 
 async def test_a_rate_set_too_high_is_reduced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals of the overall limit become rare, and every message arrives once."""
+    """If the rate is set too high, it is reduced until refusals become rare, and every message arrives once."""
     monkeypatch.setattr(rate_limit, "PRIVATE_SECONDS", 1.0)
     stage.emulator.flood.on = True
     stage.emulator.flood.overall_per_second = 5
@@ -69,7 +69,7 @@ async def test_a_rate_set_too_high_is_reduced(stage: Stage, monkeypatch: pytest.
 
 
 async def test_a_flooded_chat_does_not_slow_the_others(stage: Stage) -> None:
-    """While it waits, the others get their messages without a refusal."""
+    """While one chat waits because of flood control, the other chats get their messages without a refusal."""
     flooded, *others = PEOPLE
     stage.emulator.faults.plan("flood", 2, chat=flooded, seconds=1)
     stage.emulator.faults.plan("flood", 1, chat=flooded, seconds=600)
@@ -89,7 +89,7 @@ async def test_a_flooded_chat_does_not_slow_the_others(stage: Stage) -> None:
 async def test_only_refusals_without_a_burst_reduce_the_overall_rate(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, hurried: bool, slower: bool
 ) -> None:
-    """A refusal in a chat that was written to too fast is about that chat's own limit."""
+    """Refusals reduce the overall rate unless a burst of calls to the refused chats explains them."""
     monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
     monkeypatch.setattr(rate_limit, "PRIVATE_SECONDS", 3600.0)
     few = PEOPLE[: rate_limit.REFUSALS]
@@ -101,7 +101,7 @@ async def test_only_refusals_without_a_burst_reduce_the_overall_rate(
 
 
 async def test_the_overall_rate_has_a_minimum_and_recovers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Constant refusals reduce it to one call a second; without refusals it returns to the setting."""
+    """Constant refusals reduce the overall rate to one call per second; without refusals it recovers fully."""
     monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
     monkeypatch.setattr(rate_limit, "SETTLING_SECONDS", 0.0)
     monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1e9)
@@ -114,7 +114,7 @@ async def test_the_overall_rate_has_a_minimum_and_recovers(stage: Stage, monkeyp
 
 
 async def test_typing_has_its_own_budget(stage: Stage) -> None:
-    """Typing actions beyond a third of the rate are dropped; messages all go out."""
+    """Typing actions beyond a third of the overall rate are dropped; all messages are sent."""
     async with calling(stage, calls_per_second=30) as (bot, middleware):
         told = await asyncio.gather(*(bot(Typing(chat_id=person, action="typing")) for person in PEOPLE))
         assert 30 / rate_limit.TYPING <= told.count(True) < len(PEOPLE)

@@ -17,19 +17,19 @@ BETTER = "✍"
 
 
 async def latest(bot: RunningBot, person: Person, chat: int | None = None) -> Message:
-    """Return the bot's last message once all updates are handled."""
+    """Wait until all updates are handled, and return the bot's last message."""
     await bot.settled()
     return (await person.bot_messages(chat))[-1]
 
 
 async def labels(bot: RunningBot, person: Person, chat: int | None = None) -> list[list[str]]:
-    """Return the labels of the buttons under the bot's last message, by rows."""
+    """Return the labels of the buttons under the bot's last message, row by row."""
     message = await latest(bot, person, chat)
     return [[key["text"] for key in row] for row in message.get("reply_markup", {}).get("inline_keyboard", [])]
 
 
 async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
-    """A vote that was taken back does not count; both rows stay."""
+    """A second tap on the same thumb withdraws the vote, which no longer counts; the ledger keeps both rows."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(UP, answer))
@@ -44,7 +44,7 @@ async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
 
 
 async def test_a_thumb_down_offers_reasons(stage: Stage) -> None:
-    """A 👎 offers reasons; one is stored and marked, and they disappear with the vote."""
+    """A 👎 offers reasons; the chosen one is stored and marked, and a change to 👍 removes the reasons."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(DOWN, answer))
@@ -65,7 +65,7 @@ async def test_a_thumb_down_offers_reasons(stage: Stage) -> None:
 
 
 async def test_a_reaction_is_a_vote(stage: Stage) -> None:
-    """👍 and 👎 as reactions to an answer count, change and go like the buttons; others do not count."""
+    """👍 and 👎 reactions to an answer work like the buttons; other reactions do not count."""
     async with stage.bot() as bot, stage.person() as ada:
         question = await ada.sends(photo=png())
         answer = await ada.answer(rated=True)
@@ -85,7 +85,7 @@ async def test_a_reaction_is_a_vote(stage: Stage) -> None:
 
 
 async def test_in_a_group_all_votes_count(stage: Stage) -> None:
-    """Each member has one vote, the asker too; the buttons show the tally."""
+    """Each group member has one vote, including the user who asked, and the buttons show the totals."""
     async with (
         stage.bot() as bot,
         stage.person(1001) as ada,
@@ -110,13 +110,16 @@ async def test_in_a_group_all_votes_count(stage: Stage) -> None:
 
 
 async def taught(bot: RunningBot) -> list[tuple[str, bool]]:
-    """Return what training would select: answers, and whether each is a correction."""
+    """Return the rated answers that training can choose from, and whether each is a correction."""
     rated = await bot.ledger.votes.rated_exchanges(Trust(admins=frozenset({ADMIN})))
     return [(each.exchange.answer, each.corrected) for each in rated]
 
 
 async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
-    """✍ asks for it, a reply suggests it, an admin's 👍 confirms it, 👎 withdraws it; the conversation is unchanged."""
+    """✍ asks for a correction, a reply suggests it, an admin's 👍 confirms it, and 👎 withdraws it.
+
+    The conversation keeps the original answer.
+    """
     async with stage.bot("A dog.", "Yes.") as bot, stage.person() as ada, stage.person(ADMIN, "Root") as root:
         answer = await ada.asks(photo=png(), caption="What is it?")
         await ada.toast(await ada.taps(DOWN, answer))
@@ -142,7 +145,10 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
 
 
 async def test_a_reply_to_a_disliked_answer_is_a_correction(stage: Stage) -> None:
-    """A reply to an answer is a question unless the person dislikes it; an edit replaces the correction."""
+    """A reply to an answer is a correction if the user dislikes the answer; otherwise it is a question.
+
+    An edit of the reply replaces the correction.
+    """
     async with stage.bot("A dog.") as bot, stage.person(ADMIN) as ada:
         answer = await ada.asks(photo=png(), caption="What is it?")
         await ada.sends("Sure?", reply_to=answer["message_id"])
@@ -162,7 +168,7 @@ async def test_a_reply_to_a_disliked_answer_is_a_correction(stage: Stage) -> Non
 
 @pytest.mark.parametrize("question", ["How many are there, then?", "有几个？ "])
 async def test_a_reply_that_ends_in_a_question_mark_is_a_question(stage: Stage, question: str) -> None:
-    """That also holds for a disliked answer."""
+    """A reply that ends in a question mark is a question, even if the user dislikes the answer."""
     async with stage.bot("A dog.", "Two.") as bot, stage.person() as ada:
         disliked = await ada.asks(photo=png(), caption="What is it?")
         await ada.toast(await ada.taps(DOWN, disliked))
@@ -172,7 +178,10 @@ async def test_a_reply_that_ends_in_a_question_mark_is_a_question(stage: Stage, 
 
 
 async def test_a_supposed_correction_can_be_a_question(stage: Stage) -> None:
-    """A button answers it in place of the offer, once; it is edited and rated like any other question."""
+    """A button turns a supposed correction into a question, whose answer replaces the bot's offer.
+
+    The button works once; the question can be edited and its answer rated like any other.
+    """
     async with stage.bot("A dog.", "Two.", "Grey.") as bot, stage.person() as ada:
         disliked = await ada.asks(photo=png(), caption="What is it?")
         await ada.toast(await ada.taps(DOWN, disliked))
@@ -199,7 +208,7 @@ async def _demonstrated(bot: RunningBot) -> bool:
 
 
 async def offered(bot: RunningBot, person: Person, chat: int | None = None) -> Message:
-    """Return the bot's offer to learn what the person has just suggested."""
+    """Wait for the bot's offer to learn what the user has just suggested, and return it."""
     await until(lambda: _offers(bot, person, chat))
     return await latest(bot, person, chat)
 
@@ -209,7 +218,10 @@ async def _offers(bot: RunningBot, person: Person, chat: int | None) -> bool:
 
 
 async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
-    """Any member may suggest. Another person's 👍 confirms, the author's own does not; the author may withdraw."""
+    """Any group member may suggest a correction, and another user's 👍 confirms it.
+
+    The author's own 👍 does not confirm it, but the author may withdraw it.
+    """
     async with (
         stage.bot("A dog.") as bot,
         stage.person(1001) as ada,
@@ -236,7 +248,7 @@ async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
 
 
 async def test_corrections_are_limited_a_day(stage: Stage) -> None:
-    """Corrections beyond a person's limit are not stored, edited or not."""
+    """A user's corrections beyond the daily limit are not stored, even if they are edited."""
     async with stage.bot(limits={"corrections_per_day": 1}) as bot, stage.person() as ada:
         answers = [await ada.asks(photo=png(colour=colour)) for colour in ("red", "blue")]
         for answer in answers:
@@ -255,7 +267,7 @@ async def test_corrections_are_limited_a_day(stage: Stage) -> None:
 
 
 def test_training_takes_a_correction_whatever_the_votes() -> None:
-    """A confirmed correction is selected whatever the votes, with its text as the target."""
+    """Training selects a confirmed correction whatever its votes, with the correction's text as the target."""
 
     def shown(number: int, answer: str, ups: int, *, corrected: bool = False) -> RatedExchange:
         made = Exchange(1, 1, 1, number, "What?", (f"{number:064x}",), answer, "base", "", "", 0.8, 0.8, 512, 1, "stop",
@@ -269,7 +281,7 @@ def test_training_takes_a_correction_whatever_the_votes() -> None:
 
 
 async def test_deletion_removes_the_persons_corrections(stage: Stage) -> None:
-    """A deletion removes the person's corrections of other people's answers, which are as before then."""
+    """Deleting a user's data removes their corrections of other users' answers and restores the originals."""
     async with stage.bot("A dog.") as bot, stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         group = stage.emulator.add_group("Friends", [ada.id, bob.id]).id
         await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)

@@ -1,4 +1,7 @@
-"""Reasons keep their template and values through errors, files and the ledger, and reach admins in their language."""
+"""Reasons keep their template and values, so that admins see them in their own language.
+
+Errors, files and the ledger all preserve the template and values.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,13 @@ WORN = Reason("{reason}; {others}", reason=Reason("cancelled"), others=Reason("t
 
 
 def judged() -> Report:
-    """Return the report on a candidate that is worse by every measure."""
+    """Return an evaluation report on a candidate that is worse by every measure."""
     forgotten = forgetting(10, lost=10, answer="in circles " * 19)
     return verdict(Taste(answers=40, high=0.55), forgotten, "row 3")
 
 
 async def raised(folder: Path) -> list[str]:
-    """Return reasons from all packages, from actual errors where that is fast."""
+    """Return reasons from all packages, raising the actual errors where doing so is fast."""
     found = [_crash_reason("merge", "signal SIGKILL", "a cat", folder), judged().reason]
     found += [str(explained(RuntimeError(said))) for said in ("non-finite", "out of memory", "DataLoader timed out")]
     with pytest.raises(TrainingError) as few:
@@ -75,7 +78,7 @@ def not_installed(name: str) -> str:
 
 
 async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errors of every package are unchanged in English and translated in Chinese."""
+    """Errors from every package are unchanged in English and translated into Chinese."""
     english, chinese = Translator.load().to("en"), Translator.load().to("zh")
     found = await raised(tmp_path)
     monkeypatch.setattr("training.base_model_check.version", not_installed)
@@ -91,7 +94,7 @@ async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_last_node_stays(tmp_path: Path) -> None:
-    """An engine's error that admins may see has its own type; the bot adds the sentence with the next step."""
+    """Draining the last node raises EngineUnavailable with its name, and the bot's reply adds the next step."""
     alone = Deployment(InferenceSettings(engine="cpu"), "base", tmp_path, logs=tmp_path)
     name = alone.status().nodes[0].name
     with pytest.raises(EngineUnavailable) as last:
@@ -103,7 +106,7 @@ async def test_the_last_node_stays(tmp_path: Path) -> None:
 
 
 async def test_the_ledger_keeps_what_a_translation_needs(tmp_path: Path) -> None:
-    """Reasons of runs and models keep their template and values after a restart; plain text stays plain text."""
+    """Reasons in the ledger keep their template and values after a restart; plain text stays plain text."""
     async with Ledger.open(tmp_path) as ledger:
         run = await ledger.runs.start("admin", 7)
         assert (await ledger.runs.move(run.id, RunState.FAILED, reason=WORN)).reason == "cancelled; the cat sat"
@@ -118,9 +121,9 @@ async def test_the_ledger_keeps_what_a_translation_needs(tmp_path: Path) -> None
 
 
 def test_files_between_processes_keep_it_too() -> None:
-    """Outcomes of workers and evaluation reports keep the template and values.
+    """The files with worker outcomes and evaluation reports keep the template and values of reasons.
 
-    Files of earlier versions have plain text.
+    Files of earlier versions, which have reasons as plain text, can still be read.
     """
     outcome = Outcome.from_json(Outcome(ok=False, reason=WORN).to_json())
     report = Report.from_json(judged().to_json())
@@ -131,7 +134,7 @@ def test_files_between_processes_keep_it_too() -> None:
 
 
 def test_a_verdict_says_the_same_on_the_sheet() -> None:
-    """The sheet, written by a worker with its own catalogue, has the same wording."""
+    """The sheet, written by a worker with its own catalogue, words a verdict exactly as the bot does."""
     reason = judged().reason
     assert words("en")(reason) == reason
     assert words("zh")(reason) == Translator.load().to("zh")(reason)

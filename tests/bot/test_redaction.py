@@ -1,4 +1,4 @@
-"""Redaction: what people write stays out of logs, the ledger's reasons and admins' messages after an error."""
+"""After an error, users' content stays out of logs, the ledger's reasons and messages to admins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECRET = "my diary"
 
 
 async def test_an_unreadable_update_is_not_quoted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log, ledger and alert say where the update is wrong and how, without its content."""
+    """The log, the ledger and the alert say where and how an update is invalid, without its content."""
     monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.0,))
     with capture_logs() as logs:
         async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
@@ -35,7 +35,7 @@ async def test_an_unreadable_update_is_not_quoted(stage: Stage, monkeypatch: pyt
 
 
 async def test_a_truncated_response_of_telegram_is_not_quoted(stage: Stage) -> None:
-    """Responses repeat the message's text; the log reports the error without it."""
+    """A truncated response from Telegram is logged without its content, which includes the message's text."""
     with capture_logs() as logs:
         async with stage.bot() as bot, stage.person() as ada:
             group = stage.emulator.add_group("Friends", [ada.id]).id
@@ -62,7 +62,7 @@ async def test_a_truncated_response_of_telegram_is_not_quoted(stage: Stage) -> N
 async def test_a_failed_download_does_not_reveal_the_token(
     answer: Callable[[web.Request], web.Response], told: str
 ) -> None:
-    """The address of a file contains the token; the error is reported without it."""
+    """A failed download is reported without the file's address, which contains the bot's token."""
 
     async def gone(asked: web.Request) -> web.StreamResponse:
         return answer(asked)
@@ -84,7 +84,10 @@ async def test_a_failed_download_does_not_reveal_the_token(
 
 
 def test_an_answer_that_the_converter_cannot_read_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is shown unformatted, and the log says where the converter failed."""
+    """An answer that the Markdown converter cannot read is shown unformatted.
+
+    The log says where the converter failed, without quoting the answer.
+    """
 
     def fails(text: str, **_: object) -> None:
         raise ValueError(f"can't open {text}")

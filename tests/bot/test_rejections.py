@@ -29,7 +29,7 @@ WHY = Reason(
 
 
 class NoSchedule:
-    """A stub of the schedule without jobs."""
+    """A stub schedule that has no jobs."""
 
     cron = ""
 
@@ -38,7 +38,7 @@ class NoSchedule:
 
 
 class Engines:
-    """A stub of the deployment with healthy engines."""
+    """A stub deployment whose engines are healthy."""
 
     def status(self) -> object:
         return Notebook().engine
@@ -48,7 +48,7 @@ async def no_call(_: dict[str, object]) -> None: ...
 
 
 async def rejected_run(ledger: Ledger, directory: Path) -> Overview:
-    """Return the overview of a ledger with a rejected run."""
+    """Add a run with a rejected model to the ledger, and return the ledger's overview."""
     run = await ledger.runs.start("admin", ADMIN)
     for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
         await ledger.runs.move(run.id, state)
@@ -65,7 +65,7 @@ def vitals(ledger: Ledger) -> Monitoring:
 
 
 async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> None:
-    """The operator page and the command line show the run as rejected, with the reason."""
+    """The operator page and the command line show a run with a rejected model as rejected, with the reason."""
     async with Ledger.open(tmp_path) as ledger:
         await rejected_run(ledger, tmp_path)
         server = WebServer(Settings(web=WebSettings(port=free_port())), vitals(ledger), no_call, Translator.load())
@@ -87,7 +87,7 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
 
 
 async def test_status_says_that_a_model_was_rejected(stage: Stage, tmp_path: Path) -> None:
-    """/status shows the rejection with the reason, in the admin's language."""
+    """/status shows in the admin's language that a run's model was rejected, and why."""
     async with Ledger.open(tmp_path / "another") as ledger:
         overview = await rejected_run(ledger, tmp_path)
     notebook = Notebook(runs=overview.runs, held_back=dict(overview.held_back))

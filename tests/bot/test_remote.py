@@ -1,4 +1,4 @@
-"""The commands that control a running bot: what they wait for, how they end, and what they print."""
+"""The commands that control a running bot: what they wait for, how they end and what they print."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 def running() -> bool:
-    """Return that a bot is running."""
+    """Report that a bot is running."""
     return True
 
 
 class Bot:
-    """A bot that stops: it is running at the first `looks` checks."""
+    """A stand-in for a bot that stops: only the first `looks` checks find it running."""
 
     def __init__(self, looks: int) -> None:
         self._looks = looks
@@ -45,20 +45,20 @@ class Bot:
 
 
 async def due(ledger: Ledger) -> Run:
-    """Wait for the run that a command requests."""
+    """Wait for the run that a command requests, and return it."""
     while (run := await ledger.runs.due()) is None:
         await asyncio.sleep(0.01)
     return run
 
 
 async def through(ledger: Ledger, run: Run, *states: RunState, **values: str) -> None:
-    """Move a run through these states, the last with the given fields."""
+    """Move `run` through `states`, setting the fields in `values` with the last state."""
     for state in states:
         await ledger.runs.move(run.id, state, **(values if state is states[-1] else {}))
 
 
 async def finish(ledger: Ledger, model: Model) -> None:
-    """Carry out the requested run, as the bot would, and end it with this model."""
+    """Carry out the requested run as the bot would, and end it with `model`."""
     run = await due(ledger)
     working = (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING)
     await through(ledger, run, *working)
@@ -67,14 +67,18 @@ async def finish(ledger: Ledger, model: Model) -> None:
 
 
 async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running, approve: bool = False) -> str:
-    """Run `thumbtune retrain` and return its output. Raises CommandRefused."""
+    """Run `thumbtune retrain` and return its output.
+
+    Raises:
+        CommandRefused: The run fails, or its model does not go live.
+    """
     printed = StringIO()
     await control.retrain(ledger, running, wait, Console(file=printed, width=300), approve=approve)
     return printed.getvalue()
 
 
 async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
-    """Brackets in a process's output are not read as rich's markup."""
+    """Reasons are printed unchanged: brackets in a process's output are not read as Rich markup."""
     terminal = StringIO()
     console = Console(file=terminal, width=300)
 
@@ -93,7 +97,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
 
 
 async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
-    """Without --wait the command ends when the bot has begun the run."""
+    """Without --wait, `thumbtune retrain` ends when the bot has begun the run."""
     asking = asyncio.create_task(asked(ledger, wait=False))
     run = await due(ledger)
     assert not asking.done()
@@ -102,7 +106,10 @@ async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
 
 
 async def test_without_news_a_run_has_to_be_confirmed(ledger: Ledger, tmp_path: Path) -> None:
-    """The command asks, and refuses without a terminal, unless --yes is given."""
+    """If nothing has changed since the last run, `thumbtune retrain` needs confirmation or --yes.
+
+    Without a terminal to ask on, the command refuses.
+    """
     settings = Settings.model_validate({"storage": {"dir": tmp_path}, "training": {"recipe": "tiny"}})
     await control.confirm_without_news(ledger, running, settings, yes=False)
     run = await ledger.runs.start("admin")
@@ -116,7 +123,7 @@ async def test_without_news_a_run_has_to_be_confirmed(ledger: Ledger, tmp_path: 
 
 
 async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
-    """With --wait the command ends when the model is live."""
+    """With --wait, `thumbtune retrain` ends when the new model is live."""
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await asyncio.sleep(3 * control.POLL_SECONDS)
@@ -126,7 +133,7 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
 
 
 async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
-    """A model that answers a share of the conversations is the end of waiting, and `thumbtune status` shows it."""
+    """With --wait, `thumbtune retrain` ends when the model becomes a canary; `thumbtune status` shows it."""
     await ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
@@ -138,7 +145,7 @@ async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
 
 
 async def test_waiting_ends_with_a_model_that_waits_for_approval(ledger: Ledger) -> None:
-    """An admin may take days to approve a model."""
+    """With --wait, `thumbtune retrain` ends when the model awaits an admin's approval, which may take days."""
     asking = asyncio.create_task(asked(ledger, wait=True, approve=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await ledger.runs.settle(1)
@@ -146,7 +153,7 @@ async def test_waiting_ends_with_a_model_that_waits_for_approval(ledger: Ledger)
 
 
 async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
-    """Waiting ends with the rejection, and its reason is shown."""
+    """With --wait, `thumbtune retrain` fails if the model is rejected, and shows the reason."""
     finishing = asyncio.create_task(finish(ledger, Model("run-1", "/m", ModelState.REJECTED, 1, 1.0, reason="worse")))
     with pytest.raises(CommandRefused, match=r"Run 1: rejected\. worse"):
         await asked(ledger, wait=True)
@@ -154,7 +161,7 @@ async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
 
 
 async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> None:
-    """Waiting ends when the bot has given up the swap."""
+    """With --wait, `thumbtune retrain` fails if the bot gives up switching to the new model."""
 
     async def settle() -> None:
         await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
@@ -167,7 +174,10 @@ async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> Non
 
 
 async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
-    """A request that has not been started is cancelled; a running one is settled by the bot's next start."""
+    """When the bot stops, a waiting command ends and cancels a request that has not been started.
+
+    A run that has begun is left for the bot's next start to settle.
+    """
     with pytest.raises(CommandRefused, match="before it started"):
         await asked(ledger, wait=False, running=Bot(2))
     assert (await ledger.runs.get(1)).state is RunState.CANCELLED
@@ -189,7 +199,7 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
 
 
 async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
-    """A promotion or rollback is requested only after the operator has confirmed it."""
+    """Promoting, or rolling back to, a rejected model requires the operator's confirmation."""
     for name, reason in (("base", ""), ("run-1", "worse"), ("run-2", "")):
         await ledger.models.add(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
         await ledger.promotions.make(name)

@@ -1,4 +1,4 @@
-"""Replay: what a stopped or killed bot left unfinished is finished by the next one, every question answered once."""
+"""The next process completes what a stopped or killed bot left unfinished and answers each question once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.person import UP, Person, button
 
 @pytest.mark.parametrize("shown", [0, 1], ids=["before any word", "in mid-answer"])
 async def test_a_stopped_answer_is_finished_by_the_next_process(stage: Stage, shown: int) -> None:
-    """The placeholder of the first process becomes the answer of the second; there is one message."""
+    """An answer interrupted by a stop is completed by the next process in the same message."""
     never = asyncio.Event()
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
@@ -34,7 +34,7 @@ async def test_a_stopped_answer_is_finished_by_the_next_process(stage: Stage, sh
 
 
 async def test_a_recorded_answer_is_shown_without_the_engine(stage: Stage) -> None:
-    """After a stop between the record and the last edit, the next process shows the recorded answer."""
+    """After a stop between recording an answer and showing it, the next process shows the recorded answer."""
     stage.emulator.faults.plan("flood", 1, methods=["editMessageText"], seconds=600)
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
@@ -55,7 +55,7 @@ async def test_a_recorded_answer_is_shown_without_the_engine(stage: Stage) -> No
 
 
 async def test_a_finished_reply_is_left_alone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a stop between the last edit and the inbox's record, the next process does nothing visible."""
+    """If the bot stops after a reply's last edit, the next process marks the update as done and sends nothing."""
     reached = asyncio.Event()
 
     async def never(update: int, unreachable: str) -> None:
@@ -82,7 +82,7 @@ async def test_a_finished_reply_is_left_alone(stage: Stage, monkeypatch: pytest.
 
 
 async def test_an_interrupted_album_is_one_question_again(stage: Stage) -> None:
-    """The next process asks about all members together."""
+    """After a restart, an interrupted album is asked about as one question with all its pictures."""
     never = asyncio.Event()
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
@@ -99,7 +99,7 @@ async def test_an_interrupted_album_is_one_question_again(stage: Stage) -> None:
 
 
 async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a stop while its members were being finished, the next process finishes the rest."""
+    """After a stop, the remaining updates of an answered album are completed without a second answer."""
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
         first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
@@ -124,19 +124,22 @@ async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, mo
 
 
 async def test_killed_again_and_again_every_question_gets_one_answer(stage: Stage) -> None:
-    """`kill -9` at arbitrary moments: one rated answer for each question, every vote once, nothing unfinished."""
+    """Despite `kill -9` at arbitrary moments, every question gets one rated answer and every vote counts once.
+
+    Nothing is left unfinished.
+    """
     await killed_while_people_talk(stage, kills=6, seed=1)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(6))
 async def test_killed_ten_times(stage: Stage, seed: int) -> None:
-    """The same, longer, at other moments."""
+    """Even after ten kills at arbitrary moments, every question gets one answer and every vote counts once."""
     await killed_while_people_talk(stage, kills=10, seed=seed)
 
 
 async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
-    """Kill the bot while three people ask and vote; afterwards check that everything is answered and counted once."""
+    """Kill the bot while three users ask and vote, then check that every answer and vote is recorded once."""
     questions = kills + 3
     asked = 3 * questions
     people = [Person(stage.url, 2000 + number, f"P{number}") for number in range(3)]
@@ -161,6 +164,6 @@ async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
 
 
 def last_text(stage: Stage, person: Person) -> str:
-    """Return the text of the last message in the chat."""
+    """Return the text of the last message in the user's chat."""
     messages = list(stage.emulator.world.chats[person.id].messages.values())
     return str(messages[-1].get("text", "")) if messages else ""

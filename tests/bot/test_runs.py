@@ -1,4 +1,7 @@
-"""How runs end: the end is recorded, reported and followed up despite failures. Only the trainer is a fake."""
+"""How runs end: the end is recorded, reported and followed up despite failures.
+
+The trainer is a fake.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest_asyncio.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    """A filled room whose trainer waits in the training."""
+    """Yield a `Room` with liked answers whose fake trainer hangs during training."""
     made = Room(tmp_path)
     await made.fill()
     made.trainer.hangs = "train"
@@ -61,13 +64,16 @@ async def ended(room: Room, admins: Admins) -> Run:
 
 
 async def idle(work: Runs) -> None:
-    """Wait until no run is active and the follow-up of the last one is complete."""
+    """Wait until no run is active and the last run's follow-up is complete."""
     await until(lambda: work._work is None)
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled"])
 async def test_an_end_that_cannot_be_written_is_written_later(room: Room, work: Runs, admins: Admins, how: str) -> None:
-    """Once the disk has room, the end of the run is recorded and reported, and another run can start."""
+    """If the disk is full when a run ends, the end is recorded and reported once the disk has room.
+
+    After that, another run can start.
+    """
     await work.retrain(1)
     await room.trainer.hanging.wait()
     assert work._work is not None
@@ -121,7 +127,7 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
 
 
 async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None:
-    """A run that the last process left active is ended and reported as soon as its end can be recorded."""
+    """The bot starts on a full disk; an interrupted run is ended and reported once its end can be recorded."""
     left = await room.ledger.runs.start("admin")
     await room.ledger.runs.move(left.id, RunState.TRAINING)
     async with AsyncExitStack() as stack:
@@ -136,9 +142,10 @@ async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None
 async def test_a_cancellation_while_the_model_is_published_is_too_late(
     room: Room, work: Runs, admins: Admins, why: str
 ) -> None:
-    """The run completes and its model goes live.
+    """A run that is cancelled while its model is being published completes, and the model goes live.
 
-    If people whose data it used opt out meanwhile, the model does not go live and another run starts without them.
+    If users delete the data that the run used, the model does not go live and another run starts without
+    the data.
     """
     publishing, go_on = asyncio.Event(), threading.Event()
     loop, publish = asyncio.get_running_loop(), room.models.publish
@@ -178,7 +185,7 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
 
 
 async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: Runs, admins: Admins) -> None:
-    """The run restarts even if the person has opted in again by the time it ends."""
+    """A run cancelled by an opt-out restarts, even if the user has opted in again before the run ends."""
     await work.retrain(1)
     await room.trainer.hanging.wait()
     room.trainer.hangs = ""
@@ -188,7 +195,7 @@ async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: Runs, ad
 
 
 async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:
-    """After a stop during the swap, the next start makes the accepted model live and reports it once."""
+    """If the bot stops during a switch to an accepted model, the next start completes it and reports it once."""
     at = asyncio.Event()
 
     class Slow(NoEngine):
@@ -211,7 +218,7 @@ async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(
 
 
 async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Room, admins: Admins) -> None:
-    """It stays a candidate, the admins get the reason, and the next start does not retry it."""
+    """A model that fails to start stays a candidate; admins get the reason, and a restart does not retry it."""
 
     class Broken(NoEngine):
         async def promote(self, model: str, by: int | None) -> Model:
@@ -249,7 +256,10 @@ async def test_a_change_of_model_from_elsewhere_holds_up_no_run(room: Room, admi
 async def test_an_error_that_stays_is_logged_and_told_once(
     room: Room, admins: Admins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step is retried and blocks no run; the error is reported again only after it has cleared in between."""
+    """A failing background step is retried without blocking runs, and its error is reported once.
+
+    The error is reported again only if the step has succeeded in between.
+    """
     monkeypatch.setattr(background, "BACKOFF_SECONDS", 0.02)
     tries: list[object] = []
     wrong = True
@@ -276,6 +286,6 @@ async def test_an_error_that_stays_is_logged_and_told_once(
 
 
 def test_the_pause_grows_with_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backoff grows from one second to thirty."""
+    """The pause between retries grows from one second to thirty."""
     monkeypatch.setattr(background, "PAUSE_SECONDS", 1.0)
     assert [background.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]

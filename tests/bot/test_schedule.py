@@ -1,4 +1,7 @@
-"""The schedule: jobs persist, runs do not overlap, and a missed run is caught up once, in the current data folder."""
+"""The schedule: jobs persist, runs do not overlap, and missed times are made up for by a single run.
+
+Jobs work in the current data folder, even if the folder has moved.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ DAILY = "30 3 * * *"
 
 @asynccontextmanager
 async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIterator[Schedule]:
-    """Run a schedule with its own ledger."""
+    """Run a schedule with the ledger in `folder`, and yield the schedule."""
     async with Ledger.open(folder) as ledger:
         schedule = Schedule(
             ledger, Erasure(ledger), cast(Any, Admins()), cast(Any, News()), cron=cron, retention_days=retention_days
@@ -39,7 +42,7 @@ async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIt
 
 
 async def _stored_by_an_earlier_version(folder: Path, elsewhere: Path) -> None:
-    """Write a job store like that of thumbtune 0.1.0: its jobs name a folder, and all of them are overdue."""
+    """Write a job store like thumbtune 0.1.0's: its jobs refer to the folder `elsewhere`, and all are overdue."""
     store = SQLAlchemyJobStore(url=f"sqlite:///{folder / STORE}")
     scheduler = AsyncIOScheduler(jobstores={"default": store}, timezone=UTC)
     scheduler.start(paused=True)
@@ -55,7 +58,7 @@ async def _stored_by_an_earlier_version(folder: Path, elsewhere: Path) -> None:
 
 
 async def _let_it_be_missed(folder: Path) -> None:
-    """Set the stored next time of the retrain job back by three days, as if the bot had been down since."""
+    """Make the stored retrain job three days overdue, as if the bot had been down."""
     store = SQLAlchemyJobStore(url=f"sqlite:///{folder / STORE}")
     scheduler = AsyncIOScheduler(jobstores={"default": store})
     scheduler.start(paused=True)
@@ -76,7 +79,7 @@ async def _until_runs(folder: Path, number: int) -> None:
 
 
 async def test_the_job_survives_a_restart(tmp_path: Path) -> None:
-    """A second process finds the job of the first, at the same time, whatever the folder is called."""
+    """A restart keeps the stored job and its next time, whatever characters the folder's name contains."""
     folder = tmp_path / "what? #1 50%25"
     async with _schedule(folder, DAILY) as first:
         planned = first.next_time()
@@ -87,7 +90,7 @@ async def test_the_job_survives_a_restart(tmp_path: Path) -> None:
 
 
 async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
-    """After three days down, a daily job fires once at the start and then keeps to its hour."""
+    """After three days of downtime, a daily job runs once at startup and then keeps to its usual hour."""
     async with _schedule(tmp_path, DAILY):
         pass
     await _let_it_be_missed(tmp_path)
@@ -101,7 +104,7 @@ async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
 
 
 async def test_without_news_no_run_is_requested(tmp_path: Path) -> None:
-    """A scheduled time passes without a run, and the log says since when nothing is new."""
+    """If nothing has changed since the last run, the schedule requests no run and logs the last run's ID."""
     async with _schedule(tmp_path, DAILY) as schedule:
         schedule.planner = cast(Any, News(Run(4, RunState.DONE, "admin", None, 1.0, 1.0)))
         with capture_logs() as events:
@@ -114,7 +117,7 @@ async def test_without_news_no_run_is_requested(tmp_path: Path) -> None:
 
 
 async def test_jobs_of_a_folder_that_has_moved_work_in_the_new_one(tmp_path: Path) -> None:
-    """Jobs that name a former data folder work on the current one, and create nothing at the old path."""
+    """Jobs that name a former data folder work on the current one and create nothing at the old path."""
     here, before = tmp_path / "here", tmp_path / "before"
     here.mkdir()
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
@@ -133,7 +136,7 @@ async def test_jobs_of_a_folder_that_has_moved_work_in_the_new_one(tmp_path: Pat
 
 
 async def test_a_job_without_a_running_schedule_does_nothing(tmp_path: Path) -> None:
-    """A folder that an old job store names is neither opened nor created."""
+    """Without a running schedule, a job neither opens nor creates the folder that it names."""
     await request_run(str(tmp_path / "gone"))
     await tidy(str(tmp_path / "gone"))
     await expire(str(tmp_path / "gone"), 30)
@@ -141,7 +144,7 @@ async def test_a_job_without_a_running_schedule_does_nothing(tmp_path: Path) -> 
 
 
 async def test_no_second_run_while_one_has_not_ended(tmp_path: Path) -> None:
-    """A scheduled time during a run does not queue another run."""
+    """The schedule does not queue a second run while one has not ended."""
     async with _schedule(tmp_path, ""):
         await request_run()
         await request_run()
@@ -149,7 +152,7 @@ async def test_no_second_run_while_one_has_not_ended(tmp_path: Path) -> None:
 
 
 async def test_another_cron_text_replaces_the_job(tmp_path: Path) -> None:
-    """Changing the setting changes the time; removing it removes the job."""
+    """Changing the cron setting reschedules the job; clearing the setting removes the job."""
     async with _schedule(tmp_path, DAILY):
         pass
     async with _schedule(tmp_path, YEARLY) as second:
@@ -160,7 +163,7 @@ async def test_another_cron_text_replaces_the_job(tmp_path: Path) -> None:
 
 
 async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
-    """Updates handled long ago are deleted; pending ones are kept regardless of age."""
+    """The daily cleanup deletes updates handled long ago and keeps pending ones regardless of age."""
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
     async with Ledger.open(tmp_path, clock=lambda: long_ago) as ledger:
         for update in (1, 2):

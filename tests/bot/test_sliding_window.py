@@ -1,4 +1,4 @@
-"""The sliding window of a group: a maximum of calls in any window, by priority. In virtual time."""
+"""A group's sliding window: a maximum number of calls in any period, by priority; tested in virtual time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def now() -> float:
 
 
 async def calls(window: SlidingWindow, priority: Priority, made: list[tuple[float, Priority]]) -> None:
-    """Make one call and note its time."""
+    """Make one call and append its time and priority to `made`."""
     window.sent(await window.acquire(priority))
     made.append((now(), priority))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_window_has_more_calls(seed: int) -> None:
-    """No 60 seconds have more than 20 calls, and a busy chat has nearly as many."""
+    """No 60-second window has more than 20 calls, and a busy chat comes close to that limit."""
     draw = random.Random(seed)
 
     async def busy() -> list[float]:
@@ -42,7 +42,7 @@ def test_no_window_has_more_calls(seed: int) -> None:
 
 
 def test_a_burst_is_served_at_once() -> None:
-    """After a pause answers do not wait, except for the share kept free for notices."""
+    """After a pause, a burst of answers is sent at once, except for the slots reserved for notices."""
 
     async def burst() -> tuple[list[tuple[float, Priority]], bool]:
         window, made = SlidingWindow(20, 60), list[tuple[float, Priority]]()
@@ -60,7 +60,7 @@ def test_a_burst_is_served_at_once() -> None:
 
 
 def test_answers_go_before_buttons_but_not_for_ever() -> None:
-    """Button updates wait for answers until they have aged."""
+    """Answers go before a button update until the update has waited `AGED_SECONDS`."""
 
     async def crowded() -> list[tuple[float, Priority]]:
         window, made = SlidingWindow(2, 10), list[tuple[float, Priority]]()
@@ -79,7 +79,7 @@ def test_answers_go_before_buttons_but_not_for_ever() -> None:
 
 
 def test_a_cancelled_call_frees_its_slot() -> None:
-    """A cancelled waiter is skipped, and a paused window opens in time."""
+    """A cancelled call gives up its place to the next one, and a paused window reopens on time."""
 
     async def given_up() -> list[float]:
         window, made = SlidingWindow(1, 10), list[tuple[float, Priority]]()

@@ -16,7 +16,7 @@ STOP = "⏹"
 
 
 async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
-    """🔄 gives a second answer that quotes the question; both can be rated, and only the newest offers a third."""
+    """🔄 adds a second answer that quotes the question; both can be rated, and only the newest has 🔄."""
     async with stage.bot("One.", "Two.") as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="What?")
         first = await ada.answer(rated=True)
@@ -41,7 +41,10 @@ async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
 
 
 async def test_a_duel_needs_two_answers(stage: Stage) -> None:
-    """During a trial 🔄 asks both models; where one fails, or says the same, the other one's answer is shown alone."""
+    """During a canary, 🔄 asks both models and shows their answers as a duel.
+
+    If one model fails, or both give the same answer, a single answer is shown.
+    """
     async with (
         stage.bot("One.", [EngineUnavailable("gone")], "Two.", "Three.", "Three.", "A.", "B.") as bot,
         stage.person() as ada,
@@ -87,7 +90,7 @@ async def test_a_duel_is_decided_once(stage: Stage) -> None:
 
 
 async def test_a_regenerated_answer_to_a_deleted_question_is_dropped(stage: Stage) -> None:
-    """If the first answer is deleted while the second one streams, one reply says so."""
+    """If the first answer is deleted while the second streams, one reply says that the question was dropped."""
     go_on = asyncio.Event()
     async with stage.bot("One.", ["Two", go_on, "."]) as bot, stage.person() as ada:
         first = await ada.asks(photo=png(), caption="What?")
@@ -102,7 +105,7 @@ async def test_a_regenerated_answer_to_a_deleted_question_is_dropped(stage: Stag
 
 
 async def test_the_newest_answer_is_in_the_history(stage: Stage) -> None:
-    """The next prompt, and the training data, have the regenerated answer in place of the first."""
+    """A regenerated answer replaces the first one in the next prompt and in the training data."""
     async with stage.bot("One.", "Later.", "Two.", "Last.") as bot, stage.person() as ada:
         first = await ada.asks(photo=png(), caption="a?")
         later = await ada.asks("b?")
@@ -119,7 +122,7 @@ async def test_the_newest_answer_is_in_the_history(stage: Stage) -> None:
 
 
 async def test_retry_is_about_the_last_question(stage: Stage) -> None:
-    """/retry regenerates the last answer; without one it says so."""
+    """/retry regenerates the last answer, or says that there is nothing to answer again."""
     async with stage.bot("One.", "Two.", "Three.", chat={"temperature": 0}) as bot, stage.person() as ada:
         assert "nothing to answer again" in (await final_reply(ada, "/retry"))["text"]
         await ada.asks(photo=png(), caption="a?")
@@ -132,7 +135,7 @@ async def test_retry_is_about_the_last_question(stage: Stage) -> None:
 
 
 async def test_an_old_button_regenerates_nothing(stage: Stage) -> None:
-    """Two quick taps on 🔄 under one answer give one other answer."""
+    """Two quick taps on the same 🔄 button give only one new answer."""
     async with stage.bot() as bot, stage.person() as ada:
         first = await ada.asks(photo=png())
         taps = [await ada.taps(AGAIN, first) for _ in range(2)]
@@ -142,7 +145,7 @@ async def test_an_old_button_regenerates_nothing(stage: Stage) -> None:
 
 
 async def test_stop_keeps_the_partial_answer(stage: Stage) -> None:
-    """⏹ ends the generation; the partial answer is recorded, can be rated and is in the history."""
+    """⏹ ends generation; the partial answer is recorded, can be rated and is part of the history."""
     never = asyncio.Event()
     async with stage.bot(["Half an", never, " answer."], "Next.") as bot, stage.person() as ada:
         await ada.sends(photo=png(), caption="a?")
@@ -160,7 +163,7 @@ async def test_stop_keeps_the_partial_answer(stage: Stage) -> None:
 
 
 async def test_the_stop_command_does_not_wait_for_the_answer(stage: Stage) -> None:
-    """/stop ends the answer in flight and the questions behind it, and says so; later ones are answered."""
+    """/stop ends the answer in flight and the queued questions, and says so; later questions are answered."""
     never = asyncio.Event()
     async with stage.bot(["One", never]) as bot, stage.person() as ada:
         assert (await final_reply(ada, "/stop"))["text"] == "There's nothing to stop."
@@ -176,7 +179,7 @@ async def test_the_stop_command_does_not_wait_for_the_answer(stage: Stage) -> No
 
 
 async def test_a_queued_question_can_be_stopped(stage: Stage) -> None:
-    """⏹ takes a question out of the queue; nothing is recorded."""
+    """⏹ removes a waiting question from the queue, and nothing is recorded."""
     never = asyncio.Event()
     async with stage.bot([Delta(waiting=2), never]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
@@ -187,7 +190,7 @@ async def test_a_queued_question_can_be_stopped(stage: Stage) -> None:
 
 
 async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
-    """A tap on ⏹ after the end changes nothing."""
+    """A tap on ⏹ after the answer has finished changes nothing."""
     gate = asyncio.Event()
     async with stage.bot(["All", gate, " of it."]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
@@ -202,7 +205,7 @@ async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
 
 
 async def test_only_the_asker_and_admins_stop_and_regenerate(stage: Stage) -> None:
-    """In a group other members can neither stop nor regenerate an answer; an admin can."""
+    """In a group, only the user who asked and admins can stop or regenerate an answer."""
     never = asyncio.Event()
     async with (
         stage.bot(["Half", never], ["Other", never]) as bot,

@@ -1,4 +1,4 @@
-"""Retries, stops and edits while the bot is stopped or killed: each takes effect exactly once."""
+"""Retries, stops and edits each take effect exactly once, even if the bot is stopped or killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STOP = "⏹"
 
 
 async def test_a_stop_and_an_edit_survive_a_restart(stage: Stage) -> None:
-    """Requests made while no bot runs are carried out by the next one: one stop, one edit, nothing twice."""
+    """A stop and an edit requested while no bot runs are each carried out once by the next process."""
     never = asyncio.Event()
     async with stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         made = settings(stage.url, stage.emulator.token)
@@ -43,7 +43,7 @@ async def test_a_stop_and_an_edit_survive_a_restart(stage: Stage) -> None:
 
 @pytest.mark.parametrize("moment", range(2))
 async def test_steering_survives_stops_at_any_moment(stage: Stage, moment: int) -> None:
-    """A bot stopped while a person retries and edits carries out each request once."""
+    """If the bot is stopped while a user retries and edits, each request is still carried out once."""
 
     def slowly(prompt: object, number: int) -> list[str | float]:
         return [0.03, "Part ", 0.03, f"{number}."]
@@ -82,7 +82,7 @@ async def test_steering_survives_stops_at_any_moment(stage: Stage, moment: int) 
     ("kills", "seed"), [(3, 1), *(pytest.param(8, seed, marks=pytest.mark.soak) for seed in range(2, 8))]
 )
 async def test_steering_survives_kills(stage: Stage, kills: int, seed: int) -> None:
-    """`kill -9` while people retry, edit and stop: one answer for each question, one more for each retry."""
+    """Despite `kill -9`, each question gets one answer, each retry adds one, and each edit replaces one."""
     rounds = kills + 1
     people = [Person(stage.url, 2000 + number, f"P{number}") for number in range(2)]
 
@@ -96,7 +96,7 @@ async def test_steering_survives_kills(stage: Stage, kills: int, seed: int) -> N
             await changed(person, second["message_id"], "stuff")
 
     async def changed(person: Person, message: int, word: str) -> None:
-        """Wait for the answer's message to show the answer to the edited question."""
+        """Wait until `message` or a later one shows a finished answer that contains `word`."""
         await until(lambda: shows_final(person, message, word), seconds=120)
 
     async def shows_final(person: Person, message: int, word: str) -> bool:

@@ -1,4 +1,4 @@
-"""Stickers as pictures, and the limit of pictures in an album."""
+"""Stickers as pictures, and the maximum number of pictures in an album."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.support.chatting import Stage, final_reply, png
 
 
 async def test_a_sticker_is_a_picture(stage: Stage) -> None:
-    """A still sticker is a picture, and can be replied to later; one that moves is not."""
+    """A static sticker is a picture that can be replied to later; an animated sticker is refused."""
     async with stage.bot() as bot, stage.person() as ada:
         sticker = await ada.sends(sticker=png(form="WEBP"))
         await ada.answer(rated=True)
@@ -19,7 +19,7 @@ async def test_a_sticker_is_a_picture(stage: Stage) -> None:
 
 
 async def test_an_album_may_be_too_large(stage: Stage) -> None:
-    """An album of the largest allowed size makes one question; a larger one is refused."""
+    """An album of the maximum size is one question; a larger album is refused."""
     colours = ("red", "green", "blue")
     async with stage.bot(chat={"max_pictures": 2}) as bot, stage.person() as ada:
         await ada.asks(album=[png(colour=each) for each in colours[:2]], caption="Which one?")

@@ -1,4 +1,4 @@
-"""Pictures that an earlier version stored as they were sent are re-encoded once, whatever interrupts it."""
+"""Pictures that an earlier version stored as sent are re-encoded exactly once, despite interruptions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from training.data.sources import ABOUT, ROWS, SourceInfo
 
 
 class Former:
-    """A data folder of an earlier version."""
+    """A data folder as an earlier version left it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,7 +45,7 @@ class Former:
         self._update = 0
 
     async def store(self, ledger: Ledger, data: bytes, sender: int = 1) -> str:
-        """Store a picture as it was sent and return its name."""
+        """Store a picture as it was sent, and return the picture's name."""
         name = await self.pictures.put(data)
         await ledger.pictures.add(picture(name, size=len(data), media_type="image/jpeg"), sender)
         with closing(sqlite3.connect(self.folder / FILE_NAME)) as database, database:
@@ -53,7 +53,7 @@ class Former:
         return name
 
     async def says(self, ledger: Ledger, question: str, *names: str, before: tuple[Turn, ...] = ()) -> Prompt:
-        """Record a liked answer in the open session of user 1 and return what the model saw."""
+        """Record a liked answer in user 1's open session, and return its prompt with the answer appended."""
         self._update += 10
         turn = Turn(Role.USER, question, tuple(Picture(b"", name) for name in names))
         prompt = Prompt("Be kind.", (*before, turn), "")
@@ -76,12 +76,15 @@ def history(ledger: Ledger, pictures: PictureStore) -> History:
 
 
 def traces(folder: Path) -> list[Path]:
-    """Return the files that contain a photo's GPS position."""
+    """Return the files below `folder` that contain the GPS position of the test photo."""
     return [each for each in folder.rglob("*") if each.is_file() and GPS in each.read_bytes()]
 
 
 async def test_pictures_are_re_encoded_in_place(tmp_path: Path) -> None:
-    """Exchanges, senders and files of runs refer to the new picture; only the name of the former one is left."""
+    """After re-encoding, exchanges, senders and run files refer to the new picture.
+
+    Only the former picture's name is kept, and it leads to the new picture.
+    """
     async with opened(tmp_path) as (former, ledger, upgrade):
         name = await former.store(ledger, located(), sender=3)
         (await former.says(ledger, "What is it?", name))
@@ -108,7 +111,7 @@ async def test_pictures_are_re_encoded_in_place(tmp_path: Path) -> None:
 
 
 async def test_earlier_prompts_are_found_by_their_hash(tmp_path: Path) -> None:
-    """Training reconstructs the prompts of a long conversation although its picture has another name now."""
+    """Training reconstructs the prompts of a long conversation even after its picture has been renamed."""
     async with opened(tmp_path) as (former, ledger, upgrade):
         name = await former.store(ledger, located())
         said = await former.says(ledger, "What is it?", name)
@@ -132,7 +135,7 @@ async def test_earlier_prompts_are_found_by_their_hash(tmp_path: Path) -> None:
 
 
 async def test_a_picture_is_re_encoded_when_it_is_needed(tmp_path: Path) -> None:
-    """No engine gets a picture as it was sent."""
+    """A picture stored as it was sent is re-encoded before an engine sees it."""
     async with opened(tmp_path) as (former, ledger, _):
         name = await former.store(ledger, located())
         await former.says(ledger, "What is it?", name)
@@ -145,7 +148,10 @@ async def test_a_picture_is_re_encoded_when_it_is_needed(tmp_path: Path) -> None
 
 
 async def test_a_quarantined_picture_is_not_used(tmp_path: Path) -> None:
-    """It is neither shown nor learned from nor backed up; other pictures are, and its file stays for an erasure."""
+    """A quarantined picture is neither shown to the model, nor used for training, nor backed up.
+
+    Its file is kept for an erasure to delete; other pictures are unaffected.
+    """
     out, said = tmp_path / "backup", StringIO()
     data = tmp_path / "data"
     async with opened(data) as (former, ledger, _):
@@ -169,7 +175,7 @@ async def test_a_quarantined_picture_is_not_used(tmp_path: Path) -> None:
 
 
 async def test_imported_pictures_are_re_encoded(tmp_path: Path) -> None:
-    """Rows refer to the new pictures; a row whose picture cannot be re-encoded is quarantined."""
+    """Imported rows refer to the re-encoded pictures; a row whose picture cannot be re-encoded is quarantined."""
     source = tmp_path / "sources" / "food"
     store = PictureStore(source / "pictures")
     names = [await store.put(data) for data in (located(), large_webp())]
@@ -191,7 +197,7 @@ async def test_imported_pictures_are_re_encoded(tmp_path: Path) -> None:
 
 
 async def test_re_encoding_survives_kills(tmp_path: Path) -> None:
-    """After `kill -9` again and again every exchange has its picture, and none is lost or left as it was."""
+    """After repeated `kill -9`, no picture is lost, and every exchange has its picture, re-encoded."""
     count = 24
     async with opened(tmp_path) as (former, ledger, _):
         for number in range(count):
@@ -218,7 +224,7 @@ async def test_re_encoding_survives_kills(tmp_path: Path) -> None:
 
 
 async def clean_until_killed(folder: Path) -> None:
-    """Re-encode as the bot does in the background."""
+    """Re-encode the pictures in `folder` as the bot does in the background."""
     async with opened(folder) as (_, __, upgrade):
         await upgrade.finish()
 

@@ -1,4 +1,4 @@
-"""Streaming of an answer: pages, edits while it grows, flood control, broken connections, the final text."""
+"""Streaming an answer: pages, partial edits, flood control, broken connections and the final text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.person import UP, button
 
 
 def test_markdown_becomes_entities() -> None:
-    """Markup is removed from the text and becomes entities, in UTF-16 units."""
+    """Markdown is removed from the text and becomes entities, measured in UTF-16 code units."""
     (page,) = markdown_pages("😀 **bold** and `code`")
     assert page.text == "😀 bold and code"
     assert [(each.type, each.offset, each.length) for each in page.entities] == [("bold", 3, 4), ("code", 12, 4)]
@@ -24,26 +24,26 @@ def test_markdown_becomes_entities() -> None:
 
 @pytest.mark.parametrize("text", ["<img>", "a < b > c", "**", "<|im_end|>", "2 * 3 * 4", "_", "```", "[x](", "<b>"])
 def test_odd_markup_is_never_shown_as_nothing(text: str) -> None:
-    """Some of what the model writes is always shown."""
+    """A text with odd markup never becomes empty."""
     (page,) = markdown_pages(text)
     assert page.text
 
 
 def test_only_web_links_are_links() -> None:
-    """A link to anything but a web page is shown as its text."""
+    """A link to anything but a web page is reduced to its text."""
     (page,) = markdown_pages("[a](javascript:alert) [b](https://example.org) [c](tg://user?id=1)")
     assert page.text == "a b c"
     assert [each.url for each in page.entities] == ["https://example.org"]
 
 
 def test_a_blank_text_has_no_page() -> None:
-    """A message needs at least one visible character."""
+    """A text without a visible character gives no page, since a message needs at least one."""
     assert plain_pages(" \n\t") == markdown_pages("  \n") == ()
 
 
 @pytest.mark.parametrize("unit", ["😀", "a", "好", "word ", "Sentence one. ", "短句。", "line\n", "Paragraph.\n\n"])
 def test_long_texts_are_split_at_good_places(unit: str) -> None:
-    """Every page fits, pages are well filled, and only white space is lost."""
+    """A long text is split into well-filled pages that fit a message, and only white space is lost."""
     text = unit * (20_000 // len(unit))
     pages = plain_pages(text)
     assert all(utf16_len(page.text) <= LIMIT for page in pages)
@@ -54,7 +54,7 @@ def test_long_texts_are_split_at_good_places(unit: str) -> None:
 
 
 def test_entities_are_split_with_their_text() -> None:
-    """An entity across a split continues on the next page."""
+    """An entity that spans a page break continues on the next page."""
     pages = markdown_pages(f"**{'word ' * 1500}end**")
     assert len(pages) == 2
     for page in pages:
@@ -63,13 +63,13 @@ def test_entities_are_split_with_their_text() -> None:
 
 
 def test_pages_compare_by_content() -> None:
-    """Equal pages are equal, so no edit is sent twice."""
+    """Pages with equal content compare equal, so that no edit is sent twice."""
     entity = MessageEntity(type="bold", offset=0, length=1)
     assert Page("a", (entity,)) == Page("a", (MessageEntity(type="bold", offset=0, length=1),))
 
 
 async def test_the_first_words_are_shown_before_the_answer_is_done(stage: Stage) -> None:
-    """The placeholder comes at once, the first words as soon as they exist, the thumbs at the end."""
+    """The placeholder appears at once, the first words as soon as they exist, and the thumbs at the end."""
     first, last = asyncio.Event(), asyncio.Event()
     async with stage.bot([first, "The first words", last, " and the last."]), stage.person() as ada:
         await ada.sends(photo=png())
@@ -82,7 +82,7 @@ async def test_the_first_words_are_shown_before_the_answer_is_done(stage: Stage)
 
 
 async def test_edits_are_spaced_out(stage: Stage) -> None:
-    """Many words cause few edits: one at once, one in each interval, and the final one."""
+    """An answer of many words causes few edits: an immediate one, one per interval and a final one."""
     words = [step for number in range(60) for step in (f"{number} ", 0.01)]
     began = time.monotonic()
     async with stage.bot(words, telegram={"edit_seconds": 0.5}), stage.person() as ada:
@@ -92,7 +92,7 @@ async def test_edits_are_spaced_out(stage: Stage) -> None:
 
 
 async def test_a_restarted_answer_drops_the_words_before(stage: Stage) -> None:
-    """What a crashed engine said is neither in the final answer nor in the ledger."""
+    """Words from an engine that crashed are in neither the final answer nor the ledger."""
     async with (
         stage.bot(["Half an ans", 0.1, Delta(restarted=True), 0.1, "A whole answer."]) as bot,
         stage.person() as ada,
@@ -102,7 +102,7 @@ async def test_a_restarted_answer_drops_the_words_before(stage: Stage) -> None:
 
 
 async def test_a_long_answer_takes_several_messages(stage: Stage) -> None:
-    """Beyond 4096 characters the answer continues in the next message; the thumbs are under the last."""
+    """An answer over 4096 characters continues in the next message, and the thumbs are under the last one."""
     text = "".join(f"Sentence number {number}. " for number in range(500))
     async with stage.bot([text[:6000], 0.2, text[6000:]]) as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -114,7 +114,7 @@ async def test_a_long_answer_takes_several_messages(stage: Stage) -> None:
 
 
 async def test_surplus_messages_are_deleted(stage: Stage) -> None:
-    """When a long answer restarts and is short, the second message is deleted."""
+    """When a long answer is restarted and turns out short, its second message is deleted."""
     shown = asyncio.Event()
     async with (
         stage.bot(["word " * 1000, shown, Delta(restarted=True), "Short."]) as bot,
@@ -129,7 +129,7 @@ async def test_surplus_messages_are_deleted(stage: Stage) -> None:
 
 
 async def test_the_final_text_survives_flood_control(stage: Stage) -> None:
-    """With Telegram's limits on and ours off, every answer still arrives once and whole."""
+    """With Telegram's limits on and the bot's own limits off, every answer still arrives once and complete."""
     stage.emulator.flood.on = True
     stage.emulator.flood.chat_burst = 2.0
     async with stage.bot([f"{number} " for number in range(30)]) as bot, stage.person() as ada:
@@ -141,7 +141,7 @@ async def test_the_final_text_survives_flood_control(stage: Stage) -> None:
 
 
 async def test_a_refusal_turns_the_rate_limit_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A private chat is not limited until Telegram refuses a call; then it is, and no call is refused."""
+    """A private chat is limited only after Telegram has refused a call; afterwards no call is refused."""
     stage.emulator.flood.on = True
     monkeypatch.setattr("bot.telegram.rate_limit.PRIVATE_SECONDS", 1.1)
     async with stage.bot(telegram={"edit_seconds": 0.2}), stage.person() as ada:
@@ -154,7 +154,7 @@ async def test_a_refusal_turns_the_rate_limit_on(stage: Stage, monkeypatch: pyte
 
 
 async def test_groups_are_limited_from_the_start(stage: Stage) -> None:
-    """Edits in between are dropped, answers never."""
+    """Groups are rate-limited from the start; partial edits are dropped, but answers never are."""
     stage.emulator.flood.on = True
     words = [step for number in range(40) for step in (f"{number} ", 0.02)]
     pace = {"edit_seconds": 0.01, "group_calls_per_minute": 20}
@@ -168,7 +168,7 @@ async def test_groups_are_limited_from_the_start(stage: Stage) -> None:
 
 @pytest.mark.parametrize("kind", ["bad_gateway", "html_page", "reset_before", "reset_after", "flood"])
 async def test_failing_edits_cost_no_answer(stage: Stage, kind: str) -> None:
-    """However edits fail, the final answer arrives once, with the thumbs."""
+    """Whatever error partial edits meet, the final answer arrives once, with the thumbs."""
     stage.emulator.faults.plan(kind, 4, methods=["editMessageText"], seconds=1)
     async with stage.bot(["One ", 0.2, "two ", 0.2, "three."]) as bot, stage.person() as ada:
         assert (await ada.asks(photo=png()))["text"] == "One two three."
@@ -179,7 +179,10 @@ async def test_failing_edits_cost_no_answer(stage: Stage, kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "messages"), [("reset_before", 1), ("reset_after", 2), ("html_page", 1)])
 async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, kind: str, messages: int) -> None:
-    """A placeholder may appear twice and is counted as doubtful; there is one answer."""
+    """A placeholder that may have arrived is sent again and counted as doubtful; there is only one answer.
+
+    The placeholder may appear twice.
+    """
     stage.emulator.faults.plan(kind, 1, methods=["sendMessage"])
     async with stage.bot("Answer.") as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -191,7 +194,7 @@ async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, k
 
 
 async def test_nothing_more_is_sent_to_a_user_who_blocked_the_bot(stage: Stage) -> None:
-    """One refused call finishes the update; nothing is retried."""
+    """After a user blocks the bot, one refused call ends the update, and nothing is retried."""
     go_on = asyncio.Event()
     async with stage.bot(["Some", go_on, "thing"]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
@@ -205,7 +208,7 @@ async def test_nothing_more_is_sent_to_a_user_who_blocked_the_bot(stage: Stage) 
 
 
 async def test_a_deleted_placeholder_is_replaced(stage: Stage) -> None:
-    """When the message to edit is gone, the answer is sent as a new one."""
+    """If the placeholder has been deleted, the answer is sent as a new message."""
     go_on = asyncio.Event()
     async with stage.bot([go_on, "Here."]) as bot, stage.person() as ada:
         await ada.sends(photo=png())

@@ -1,4 +1,4 @@
-"""Notes to people whose votes taught the live model."""
+"""Notes to users whose votes taught the live model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ NOTE = "A model that learned from your votes is live."
 
 @pytest.fixture
 async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
-    """An empty data folder with an emulator."""
+    """A bot that is not yet started, with an empty data folder and an emulator."""
     async with whole_bot(tmp_path, monkeypatch) as made:
         yield made
 
 
 async def noted(person: Person) -> list[str]:
-    """Return the notes that a person has got."""
+    """Return the notes about new models that a user has received."""
     return [words(each) for each in await person.bot_messages() if NOTE in words(each)]
 
 
 async def test_who_taught_a_model_hears_of_it_once(place: WholeBot) -> None:
-    """Those who chose to, with an answer before and after; a restart says nothing again."""
+    """A user who asked for notes gets one when a model that learned from their votes goes live.
+
+    The note compares an earlier answer with the new one. Other users get none, and a restart sends no
+    second note.
+    """
     async with place.running(training={"canary": 0}):
         admin, silent = await place.person(ADMIN, "Ada", "en"), await place.person(8, "Ben", "en")
         for seed, person in enumerate((admin, admin, admin, silent)):
@@ -54,7 +58,7 @@ async def test_who_taught_a_model_hears_of_it_once(place: WholeBot) -> None:
 
 
 async def test_who_opts_out_hears_nothing(place: WholeBot) -> None:
-    """The switch for notes is gone, and no note is due."""
+    """A user who opts out of learning loses the switch for notes and gets no notes."""
     async with place.running(training={"canary": 0}):
         admin = await place.person(ADMIN, "Ada", "en")
         await admin.command("/privacy")

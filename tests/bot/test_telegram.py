@@ -1,4 +1,4 @@
-"""Refusals of Telegram: blocked by the user, muted in a group, a migrated group, refused markup."""
+"""Refusals by Telegram: a bot blocked by a user or muted in a group, a migrated group, refused markup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOT = "@thumbtune_bot"
 
 
 async def why_dropped(bot: RunningBot) -> str:
-    """Return the ledger's reason for the newest update, which is done after one attempt."""
+    """Return why the newest update was dropped, after checking that it took only one attempt."""
     await bot.settled()
     stored = await bot.ledger.inbox.get(newest_update(bot.ledger))
     assert (stored.state, stored.attempts, stored.payload) == ("done", 1, "")
@@ -23,7 +23,7 @@ async def why_dropped(bot: RunningBot) -> str:
 
 
 async def test_a_user_who_blocks_the_bot_costs_one_call(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The typing status is refused; nothing else is sent, and the reason is recorded."""
+    """If a user blocks the bot, one typing status is refused; nothing else is sent, and the reason is recorded."""
     monkeypatch.setattr(streaming, "TYPING_SECONDS", 0.2)
     go_on = asyncio.Event()
     async with stage.bot([go_on, "An answer."]) as bot, stage.person() as ada:
@@ -44,7 +44,10 @@ async def test_a_user_who_blocks_the_bot_costs_one_call(stage: Stage, monkeypatc
     ["not enough rights to send text messages to the chat", "CHAT_WRITE_FORBIDDEN", "TOPIC_CLOSED"],
 )
 async def test_a_group_in_which_the_bot_may_not_write(stage: Stage, words: str) -> None:
-    """One refused call finishes the question with that reason; no admin is alerted."""
+    """In a group where the bot may not write, one refused call ends the question, and the reason is recorded.
+
+    No admin is alerted.
+    """
     async with stage.bot() as bot, stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         stage.emulator.faults.plan("refused", 99, methods=["sendMessage"], chat=group, words=words)
@@ -55,7 +58,7 @@ async def test_a_group_in_which_the_bot_may_not_write(stage: Stage, words: str) 
 
 
 async def test_a_group_that_has_become_a_supergroup_gets_its_answer(stage: Stage) -> None:
-    """Telegram names the new chat while the answer is in flight; it is sent there."""
+    """If a group becomes a supergroup while an answer is in flight, the answer goes to the supergroup."""
     async with stage.bot("An answer.") as bot, stage.person() as ada:
         old = stage.emulator.add_group("Friends", [ada.id], kind="group").id
         new = stage.emulator.add_group("Friends", [ada.id]).id
@@ -69,7 +72,7 @@ async def test_a_group_that_has_become_a_supergroup_gets_its_answer(stage: Stage
 
 
 async def test_refused_markup_is_left_out(stage: Stage) -> None:
-    """The text arrives once without it, by an edit or in a new message."""
+    """If Telegram refuses an answer's markup, the text arrives once without it, as an edit or a new message."""
     words = "entity beginning at UTF-16 offset 0 ends in a middle of a UTF-16 symbol at byte offset 3"
     go_on = asyncio.Event()
     async with stage.bot([go_on, "**Bold** words."], "**More** words.") as bot, stage.person() as ada:

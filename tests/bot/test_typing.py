@@ -12,7 +12,7 @@ from tests.support.person import UP, Person, button
 
 
 async def test_the_bot_shows_typing_until_the_answer(stage: Stage) -> None:
-    """The status follows the placeholder; a failing call costs no answer."""
+    """The typing status follows the placeholder, and a failure to send it does not affect the answer."""
     middleware = asyncio.Event()
     stage.emulator.faults.plan("bad_gateway", 1, methods=["sendChatAction"])
     async with stage.bot(["So", middleware, "."], [0.5, "Next."]), stage.person() as ada:
@@ -30,7 +30,7 @@ async def test_the_bot_shows_typing_until_the_answer(stage: Stage) -> None:
 
 
 async def test_partial_edits_leave_capacity_for_messages(stage: Stage) -> None:
-    """With the overall rate nearly used up, partial edits are dropped and messages go out."""
+    """When the overall rate is nearly used up, partial edits are dropped and messages are still sent."""
     made = settings(stage.url, stage.emulator.token, {"calls_per_second": 12})
     middleware = DeliveryMiddleware(made.telegram)
     bot = open_bot(made.telegram, middleware)
@@ -50,7 +50,7 @@ async def test_partial_edits_leave_capacity_for_messages(stage: Stage) -> None:
 
 
 async def test_many_answers_at_once_all_arrive(stage: Stage) -> None:
-    """With Telegram's limits on, a dozen people get whole answers, and hardly a call is refused."""
+    """With Telegram's limits on, a dozen users get complete answers at once, and few calls are refused."""
     stage.emulator.flood.on = True
 
     def slowly(prompt: object, number: int) -> list[str | float | Delta]:

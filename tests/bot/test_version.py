@@ -1,4 +1,4 @@
-"""/model: the live version and its training data."""
+"""The /model command: the live version and its training data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.person import UP
 
 
 async def test_model_names_version_and_votes(stage: Stage) -> None:
-    """/model names the version, and the votes and people behind it; the first version has none."""
+    """/model names the live version and the number of votes and users behind it; the first version has none."""
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "小伟", "zh") as wei:
         assert (await final_reply(ada, "/model"))["text"] == "There's no model yet."
         ledger = bot.ledger

@@ -1,7 +1,7 @@
-"""Every command and every button of the whole bot, in English and in Chinese: each works and speaks that language.
+"""Every command and every button of the whole bot works in English and in Chinese.
 
-The commands are read from the handlers, the buttons from the keyboards and the messages; so a new one that is not used
-here fails the test.
+The commands are read from the handlers, the buttons from the keyboards and the messages, so a new
+command or button that is not used here fails the test.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def commands() -> set[str]:
 
 
 def kind(data: str) -> str:
-    """Return the action of a button: `rate:17:1` is `rate:1`, `promote:run-3` is `promote`."""
+    """Return a button's action without its object: `rate:1` for `rate:17:1`, `promote` for `promote:run-3`."""
     prefix = data.partition(":")[0]
     choices = [str(value) for name, value in BUTTONS[prefix].unpack(data) if name not in ABOUT]
     return ":".join([prefix, *choices])
@@ -69,7 +69,7 @@ def keys(message: Message) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Walk:
-    """Sends messages and presses buttons, and records which."""
+    """A driver that sends messages and presses buttons, and records the commands and buttons used."""
 
     whole: WholeBot
     say: Say
@@ -83,7 +83,7 @@ class Walk:
         return await self.whole.says(chat or person.id, after=asked["message_id"])
 
     async def presses(self, person: Person, what: str, message: Message) -> str:
-        """Press the button of a kind as soon as it is shown, and return the toast."""
+        """Press the button of kind `what` under `message` as soon as it is shown, and return the toast."""
         messages = self.whole.emulator.world.chats[message["chat"]["id"]].messages
         async with person.time_limit(20, f"the button {what}"):
             data = None
@@ -97,7 +97,7 @@ class Walk:
         return toast
 
     async def shown(self, person: Person, asked: Message, label: str) -> Message:
-        """Return the first message after `asked` that has such a button, as soon as there is one."""
+        """Wait for a message after `asked` that has a button labelled `label`, and return the message."""
         messages = self.whole.emulator.world.chats[person.id].messages
         async with person.time_limit(20, f"the button {label}"):
             while True:
@@ -107,19 +107,19 @@ class Walk:
                 await asyncio.sleep(0.005)
 
     async def hears(self, person: Person, sentence: str, **values: object) -> Message:
-        """Return a message of the bot that begins with a sentence."""
+        """Wait for a message of the bot that begins with the translated `sentence`, and return it."""
         expected = self.say(sentence, **values)
         return await self.whole.says(person.id, lambda message: words(message).startswith(expected))
 
     async def asks(self, person: Person, text: str | None = None, **what: Any) -> Message:
-        """Ask a question and return the answer, which can be rated."""
+        """Ask a question, check that the answer can be rated, and return the answer."""
         answer = await self.sends(person, text, **what)
         assert button(answer, "👍"), words(answer)
         return answer
 
 
 async def before_anything(walk: Walk, ada: Person) -> None:
-    """Send what can be sent before the first picture, and what cannot be answered at all."""
+    """Before the first picture, send commands, a question and unreadable files, and press /privacy buttons."""
     for command in ("/start", "/help", "/model", "/new", "/retry", "/stop", "/dance"):
         await walk.sends(ada, command)
     await walk.sends(ada, "?")
@@ -162,7 +162,7 @@ async def chatting(walk: Walk, ada: Person) -> None:
 
 
 async def in_a_group(walk: Walk, ada: Person, bob: Person) -> None:
-    """Send the commands in a group, and press another person's buttons."""
+    """Send the commands in a group, and press the buttons under another user's answer."""
     group = walk.whole.emulator.add_group("🎈", [ada.id, bob.id], admin=True).id
     for command in EVERYBODY:
         await walk.sends(bob, f"/{command}{BOT}", chat=group)
@@ -177,7 +177,7 @@ async def in_a_group(walk: Walk, ada: Person, bob: Person) -> None:
 
 
 async def changing_the_language(walk: Walk, eve: Person, language: str, other: str) -> None:
-    """Choose each language; the toast and the message are in it."""
+    """Choose each language, and check that the toast and the /help text are in the chosen language."""
     offer = await walk.sends(eve, "/language")
     assert foreign(words(offer), other) == []
     for code in (language, other, language):
@@ -187,7 +187,7 @@ async def changing_the_language(walk: Walk, eve: Person, language: str, other: s
 
 
 async def administrating(walk: Walk, root: Person, ada: Person) -> None:
-    """Use the admin commands that change nothing, and see other people refused."""
+    """Use the admin commands that change no model, and check that other users are refused."""
     for command in (*ADMINS, *NODES):
         assert "/help" in words(await walk.sends(ada, f"/{command} base"))
     for command in (
@@ -204,7 +204,7 @@ async def administrating(walk: Walk, root: Person, ada: Person) -> None:
 
 
 async def training(walk: Walk, root: Person, ada: Person) -> None:
-    """Start, follow and cancel runs, with a worse and a better model, and use the models they leave."""
+    """Start, follow and cancel runs, with worse and better models, and use the resulting models."""
     for seed in range(10, 15):
         await walk.presses(ada, "rate:1", await walk.asks(ada, photo=picture(seed)))
     await walk.sends(root, "/retrain dry")
@@ -254,7 +254,10 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
 
 
 async def out_and_back(walk: Walk, root: Person) -> None:
-    """Drain replicas: a drained one keeps its model, the last one stays, and each comes back with the live model."""
+    """Drain replicas and return them to service.
+
+    A drained replica keeps its model, the last one cannot be drained, and each returns with the live model.
+    """
     for command in ("/drain gpu7", "/undrain gpu1", "/promote run-4"):
         await walk.sends(root, command)
     listed = await walk.sends(root, "/drain")
@@ -271,13 +274,13 @@ async def out_and_back(walk: Walk, root: Person) -> None:
 
 
 async def served(walk: Walk, root: Person) -> list[str]:
-    """Return the model of each replica."""
+    """Return the model of each replica, read from /status."""
     lines = words(await walk.sends(root, "/status")).splitlines()
     return [model for line in lines if line.startswith("·") for model in ("base", "run-4") if model in line]
 
 
 async def leaving(walk: Walk, ada: Person) -> None:
-    """Decline one deletion and confirm another."""
+    """Decline one deletion of the user's data, and confirm another."""
     for decision in ("delete:0", "delete:1"):
         question = await walk.sends(ada, "/delete_my_data")
         await walk.presses(ada, decision, question)
@@ -287,9 +290,9 @@ async def leaving(walk: Walk, ada: Person) -> None:
 
 
 async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterator[tuple[str, str]]:
-    """Yield the menus in a language and every text of every chat but one, with the callback data of buttons.
+    """Yield the menus in the language `spoken` and every text in all chats except `but`, with callback data.
 
-    Edits and toasts are included.
+    Edits and toasts are included. The callback data is empty for texts that are not buttons.
     """
     last = whole.emulator.world.events.last
     for (*_, language), menu in whole.emulator.world.commands.items():
@@ -310,7 +313,7 @@ async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterat
 
 
 async def test_every_command_is_in_the_menu() -> None:
-    """The menu has every command that the handlers take, and no other."""
+    """The command menu has every command that the handlers take, and no other."""
     assert commands() == EVERYBODY.keys() | ADMINS.keys() | NODES.keys()
 
 
@@ -318,7 +321,7 @@ async def test_every_command_is_in_the_menu() -> None:
 async def test_every_command_and_button(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, other: str
 ) -> None:
-    """Each is used at least once by a person who speaks the language, and every text that arrives is in it."""
+    """Users of either language can use every command and button, and get every text in their language."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         walk = Walk(whole, Translator.load().to(language))
         root = await whole.person(ADMIN, "Root", language)

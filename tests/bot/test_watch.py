@@ -1,4 +1,4 @@
-"""Alerts: the admins are notified when a problem begins, and not repeatedly."""
+"""Alerts: the admins are notified once when a problem begins, not repeatedly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 async def test_a_crash_is_told_once(stage: Stage) -> None:
-    """Repeated crashes of an engine send one alert, and a failure to start sends another."""
+    """Repeated crashes of an engine cause one alert, and a failure to start causes another."""
     status = Notebook().engine
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         watch = AlertWatch(bot.notices, lambda: status, lambda: None, bot.ledger, 0)
@@ -42,7 +42,7 @@ async def test_a_crash_is_told_once(stage: Stage) -> None:
 
 
 async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
-    """Recovery is reported once every engine in service answers, if the crash was reported."""
+    """After a reported crash, recovery is reported once, when every engine in service answers again."""
     ready = Notebook().engine
     starting = replace(ready, nodes=(replace(ready.nodes[0], state=State.RESTARTING), ready.nodes[1]))
     crashed = replace(ready, counters=Counters(crashes=1), last_error="Out of memory.")
@@ -61,7 +61,7 @@ async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
 
 
 async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Free space below the setting sends one alert in the admin's language, regardless of the number of checks."""
+    """Free disk space below the setting causes one alert in the admin's language, however many checks follow."""
     free = [3.0]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10e9, 0, free[0] * 1e9))
     async with stage.person(ADMIN, "Root", "zh") as root, stage.bot() as bot:
@@ -77,7 +77,10 @@ async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pyte
 
 
 async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> None:
-    """A silent run sends one alert, and one when output resumes; a run that ends sends none."""
+    """A run without progress causes one alert, and one message when progress resumes.
+
+    If the run ends instead, no message is sent.
+    """
     word: list[LastProgress | None] = [None]
 
     def said(run: int, seconds: float) -> LastProgress:
@@ -102,7 +105,7 @@ async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> No
 
 
 async def test_updates_that_are_given_up_are_no_flood(stage: Stage) -> None:
-    """Many dead letters send one alert."""
+    """Many dead letters cause only one alert."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         await bot.ledger.inbox.store([(number, "chat:1", "{}") for number in range(9001, 9004)])
         for number in range(9001, 9004):

@@ -1,4 +1,4 @@
-"""The bot's web server: access control and the webhook, with the whole bot."""
+"""The bot's web server: access control, the webhook and the operator page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ TOKEN = "a-password"
 
 
 async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates come by webhook with the secret; without it, or without the operator's password, requests are refused."""
+    """The bot answers updates that arrive by webhook with the secret.
+
+    Requests without the secret, or without the operator's password, are refused.
+    """
     async with Community(tmp_path, telegram={"mode": "webhook"}, web={"token": TOKEN}) as community:
         monkeypatch.setenv("THUMBTUNE_TELEGRAM__WEBHOOK__URL", community.web + WEBHOOK_PATH)
         monkeypatch.setenv("THUMBTUNE_TELEGRAM__WEBHOOK__SECRET", SECRET)
@@ -67,7 +70,10 @@ async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, mon
     ],
 )
 async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str], status: int) -> None:
-    """The caller is the last address in X-Forwarded-For that is not a local proxy; earlier entries are not trusted."""
+    """A webhook call is accepted only if the caller's address is in a configured network.
+
+    The caller is the last address in X-Forwarded-For that is not a local proxy; others are not trusted.
+    """
     taken: list[dict[str, object]] = []
 
     async def accept(update: dict[str, object]) -> None:
@@ -96,7 +102,7 @@ async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str
 
 
 async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
-    """A full disk answers Telegram's call with 503, so that Telegram calls again."""
+    """If the disk is full, the webhook answers with 503, so that Telegram sends the update again."""
 
     async def accept(_: dict[str, object]) -> None:
         raise NotSaved("The disk is full.")
@@ -114,7 +120,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
 
 
 async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> None:
-    """With two engines the page shows both, and the metrics label each with its name."""
+    """With two engines, the operator page shows both, and the metrics label each one with its name."""
     async with Community(tmp_path, inference={"gpus": [0, 1]}) as community:
         await community.bot.start()
         person = await community.person()
@@ -155,7 +161,7 @@ async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> No
 async def test_the_page_speaks_the_operators_language(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, accepted: str, language: str, words: str
 ) -> None:
-    """The page is in the browser's language, unless a link on it selects another one."""
+    """The operator page is in the browser's language, unless a link on the page selects another one."""
     async with whole_bot(tmp_path, monkeypatch) as bot, bot.running() as application:
         headers = {"Accept-Language": accepted}
         async with aiohttp.ClientSession(application.address) as session, session.get(path, headers=headers) as page:

@@ -1,5 +1,6 @@
-"""Attacks on the bot's web server, through real sockets: none gets a 500, a page that is not theirs, or a connection
-that stays open.
+"""Attacks on the bot's web server through real sockets.
+
+No attack gets a 500 response, a page that it is not authorised to see, or a connection that stays open.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ AS_TELEGRAM = f"{SECRET_HEADER}: {SECRET}".encode()
 
 
 async def nothing(_: Any) -> None:
-    """Accept an update and forget it."""
+    """Accept an update and discard it."""
 
 
 async def exchange(url: str, request: bytes) -> tuple[int, bytes]:
-    """Send bytes; return the status and the whole response, status 0 if the connection closed without one."""
+    """Send `request` to the server at `url` and return the response's status code and all its bytes.
+
+    The status code is 0 if the connection closes without a response.
+    """
     place = urlsplit(url)
     async with asyncio.timeout(30):
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
@@ -53,12 +57,12 @@ async def exchange(url: str, request: bytes) -> tuple[int, bytes]:
 
 
 def get(path: str, *headers: bytes, host: bytes = b"127.0.0.1") -> bytes:
-    """Return a request as a browser sends it."""
+    """Return a GET request for `path` as a browser sends it."""
     return b"\r\n".join((f"GET {path} HTTP/1.1".encode(), b"Host: " + host, b"Connection: close", *headers, b"", b""))
 
 
 def post(body: bytes, *headers: bytes) -> bytes:
-    """Return a webhook call."""
+    """Return a POST request to the webhook with `body` and the given headers."""
     length = f"Content-Length: {len(body)}".encode()
     head = (f"POST {WEBHOOK_PATH} HTTP/1.1".encode(), b"Host: x", b"Connection: close", length, *headers, b"", body)
     return b"\r\n".join(head)
@@ -68,7 +72,7 @@ def post(body: bytes, *headers: bytes) -> bytes:
 async def served(
     folder: Path, *, token: str = "", accept: Callable[[Any], Awaitable[None]] = nothing
 ) -> AsyncIterator[str]:
-    """Run the web server in webhook mode, with an empty ledger."""
+    """Run the web server in webhook mode with an empty ledger, and yield its URL."""
     values = Settings(
         telegram=TelegramSettings(
             mode="webhook", webhook=WebhookSettings(url="https://bot.example.org/telegram", secret=SecretStr(SECRET))
@@ -89,7 +93,7 @@ async def served(
     [b"Basic \xff\xfe", "Basic ü".encode(), b"Bearer \xff", b"Bearer", b"Basic", b"Basic ====", b"\xff", b"Basic /w=="],
 )
 async def test_no_authorization_is_an_error_of_ours(tmp_path: Path, authorization: bytes) -> None:
-    """An arbitrary Authorization header is refused, without a server error."""
+    """A malformed Authorization header is refused with 401 and causes no server error."""
     async with served(tmp_path, token=TOKEN) as url:
         status, _ = await exchange(url, get("/", b"Authorization: " + authorization))
     assert status == 401
@@ -97,14 +101,14 @@ async def test_no_authorization_is_an_error_of_ours(tmp_path: Path, authorizatio
 
 @pytest.mark.parametrize("secret", [b"\xff\xfe", "ü".encode(), b"", SECRET.encode()[:-1], SECRET.encode() + b"\xff"])
 async def test_no_secret_is_an_error_of_ours(tmp_path: Path, secret: bytes) -> None:
-    """A secret of arbitrary bytes is refused as wrong."""
+    """A webhook call with a wrong secret is refused with 403, even if the secret is not valid text."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, post(b"{}", f"{SECRET_HEADER}: ".encode() + secret))
     assert status == 403
 
 
 async def test_a_password_may_have_any_letters(tmp_path: Path) -> None:
-    """Non-ASCII passwords work in UTF-8, as basic authentication and as a bearer token."""
+    """Non-ASCII passwords work in UTF-8, both with basic authentication and as bearer tokens."""
     async with served(tmp_path, token="grüß dich") as url:
         basic = b64encode("operator:grüß dich".encode())
         for authorization in (b"Basic " + basic, "Bearer grüß dich".encode()):
@@ -114,7 +118,7 @@ async def test_a_password_may_have_any_letters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("run", ["9" * 19, "9" * 40, "9" * 5000, "9" * 18, "-1", "1e3", "٣", "%D9%A3", "1%00"])
 async def test_no_run_is_too_large_to_be_missing(tmp_path: Path, run: str) -> None:
-    """A run number out of range is answered with 404."""
+    """A request for a run whose number is invalid or out of range is answered with 404."""
     async with served(tmp_path, token=TOKEN) as url:
         for name in ("loss.png", "sheet.html", "sheet.png"):
             status, _ = await exchange(url, get(f"/runs/{run}/{name}", AUTHORISED))
@@ -142,7 +146,7 @@ async def test_no_run_is_too_large_to_be_missing(tmp_path: Path, run: str) -> No
     ],
 )
 async def test_what_is_no_update_is_a_bad_request(tmp_path: Path, stage: Stage, body: bytes) -> None:
-    """A caller with the secret gets 400 for anything that the ledger cannot hold."""
+    """A webhook call with the right secret is answered with 400 if the ledger cannot store its body."""
     async with stage.bot() as running, served(tmp_path / "web", accept=running.inbox.accept) as url:
         status, _ = await exchange(url, post(body, AS_TELEGRAM))
         assert status == 400
@@ -157,14 +161,14 @@ async def test_what_is_no_update_is_a_bad_request(tmp_path: Path, stage: Stage, 
     ],
 )
 async def test_no_encoding_is_an_error_of_ours(tmp_path: Path, body: bytes, headers: tuple[bytes, ...]) -> None:
-    """A body is read as JSON in UTF-8, whatever encoding its headers claim."""
+    """The server reads a webhook body as JSON in UTF-8, whatever encoding its headers claim."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, post(body, AS_TELEGRAM, *headers))
     assert status in (200, 400)
 
 
 async def test_half_open_requests_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection with no request, partial headers or a partial body is closed after a timeout."""
+    """A connection that sends no request, partial headers or a partial body is closed after a timeout."""
     monkeypatch.setattr("bot.web.server.HEADER_SECONDS", 0.2)
     monkeypatch.setattr("bot.web.server.BODY_SECONDS", 0.2)
     whole = post(b'{"update_id": 1}', AS_TELEGRAM)
@@ -184,7 +188,7 @@ async def test_half_open_requests_are_closed(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("host", ["evil.example.org", "127.0.0.1.evil.example.org", "[", "", "203.0.113.9", "\xff"])
 async def test_without_a_token_no_foreign_name_is_served(tmp_path: Path, host: str) -> None:
-    """Without a token, a request for a foreign host name is refused (DNS rebinding)."""
+    """Without a token, a request for a foreign host name is refused, as protection against DNS rebinding."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, get("/runs/1/loss.png", host=host.encode("latin-1")))
         assert status == 403 or (not host and status == 400)
@@ -192,14 +196,14 @@ async def test_without_a_token_no_foreign_name_is_served(tmp_path: Path, host: s
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "LOCALHOST:8080", "[::1]:8080", "127.0.0.2"])
 async def test_without_a_token_this_machine_is_served(tmp_path: Path, host: str) -> None:
-    """Without a token, requests for any local host name are served."""
+    """Without a token, requests for any local host name or address are served."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, get("/runs/1/loss.png", host=host.encode()))
         assert status == 404
 
 
 async def test_every_answer_has_its_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers forbid framing, MIME sniffing, caching, referrers, and any style but the page's own."""
+    """Response headers forbid framing, MIME sniffing, caching, referrers, and all styles but the page's own."""
     async with whole_bot(tmp_path, monkeypatch) as bot, bot.running() as application:
         pages = {path: await exchange(application.address, get(path)) for path in ("/", "/health", "/metrics", "/none")}
     for status, answer in pages.values():
@@ -214,7 +218,7 @@ async def test_every_answer_has_its_headers(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_a_stranger_learns_only_whether_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Details of a failure are shown only with the token."""
+    """/health shows only the overall status to callers without the token or with a foreign host name."""
     async with whole_bot(tmp_path, monkeypatch) as bot:
         async with bot.running(web={"port": 0, "token": TOKEN}) as application:
             _, answer = await exchange(application.address, get("/health"))
@@ -238,7 +242,7 @@ bodies = strategies.one_of(
 
 
 async def test_no_body_and_no_header_is_an_error_of_ours(tmp_path: Path, stage: Stage) -> None:
-    """Arbitrary requests are accepted or refused without a server error, with and without the right secret."""
+    """Arbitrary requests, with or without the right secret, never cause a server error."""
     async with (
         stage.bot() as running,
         served(tmp_path / "web", token=TOKEN, accept=running.inbox.accept) as url,

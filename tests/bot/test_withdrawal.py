@@ -1,4 +1,4 @@
-"""Erasure ends learning from a person: neither the next model nor an active run uses their data."""
+"""After a user's data is erased, neither the next model nor an active run uses it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from training.data.llava import row_name
 
 
 async def teaches(whole: WholeBot, person: Person, pictures: int) -> None:
-    """Send this number of pictures as the person, and like each answer."""
+    """Send `pictures` pictures as `person` and like each answer."""
     for number in range(pictures):
         answer = await hears(whole, person, "👍", photo=picture(100 * person.id + number))
         await person.toast(await person.taps("👍", answer))
 
 
 async def hears(whole: WholeBot, person: Person, label: str, text: str | None = None, **what: bytes) -> Message:
-    """Send a message and return the answer that has this button."""
+    """Send a message as `person` and return the bot's answer that has a button labelled `label`."""
     asked = await person.sends(text, **what)  # type: ignore[arg-type]
     return await whole.says(person.id, lambda message: button(message, label) is not None, after=asked["message_id"])
 
 
 async def leaves(whole: WholeBot, person: Person) -> Message:
-    """Delete everything; what was asked before."""
+    """Delete all data of `person` with /delete_my_data and return the bot's request for confirmation."""
     question = await hears(whole, person, "Delete everything", "/delete_my_data")
     await person.taps("Delete everything", question)
     await whole.says(person.id, lambda message: words(message).startswith("I've deleted everything"))
@@ -36,7 +36,7 @@ async def leaves(whole: WholeBot, person: Person) -> Message:
 
 
 async def taught_by(whole: WholeBot) -> dict[int, set[str]]:
-    """Return the names of the data set rows of each person's liked answers."""
+    """Return the names of the data set rows made from each user's rated answers, by user ID."""
     found: dict[int, set[str]] = {}
     async with whole.ledger() as ledger:
         for each in await ledger.votes.rated_exchanges():
@@ -45,22 +45,23 @@ async def taught_by(whole: WholeBot) -> dict[int, set[str]]:
 
 
 def learned(whole: WholeBot, run: int) -> set[str]:
-    """Return the names of the rows that a run was trained or evaluated on."""
+    """Return the names of the data set rows that run number `run` was trained or evaluated on."""
     files = [whole.data / "runs" / str(run) / name for name in ("train.json", "judged.json")]
     return {row["id"] for file in files for row in json.loads(file.read_bytes())}
 
 
 async def live(whole: WholeBot, model: str) -> None:
-    """Wait until this model is live."""
+    """Wait until `model` is the live model."""
     async with whole.ledger() as ledger, asyncio.timeout(30):
         while (found := await ledger.models.live()) is None or found.id != model:
             await asyncio.sleep(0.02)
 
 
 async def test_the_next_model_knows_nothing_of_who_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows are removed from the live model's run at once; the next model, trained from the base, lacks them.
+    """Erasure removes a user's rows from the live model's run at once, and the next model lacks them.
 
-    An erasure cancels an active run that uses the person's data, and the run restarts without it.
+    The next model is trained from the base model. If an active run uses the user's data, the run is
+    cancelled and restarted without the data.
     """
     async with whole_bot(tmp_path, monkeypatch) as whole, whole.running():
         root = await whole.person(ADMIN, "Root", "en")

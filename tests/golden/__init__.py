@@ -1,1 +1,1 @@
-"""Outputs of the official code for comparison; README.md describes their origin."""
+"""Outputs of the official InternVL code for comparison; README.md describes their origin."""

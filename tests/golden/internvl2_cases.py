@@ -1,7 +1,8 @@
-"""Small InternVL2 models with seeded weights and inputs, for comparing our code with the official one.
+"""Small InternVL2 models with seeded weights and inputs, for comparing our code with the official code.
 
-Knows neither implementation: `weights` fills any state dictionary, name by name. RandomState's streams are frozen
-by NumPy's policy (NEP 19), so the numbers are the same everywhere.
+The module depends on neither implementation: `weights` fills any state dictionary by parameter name.
+NumPy's policy (NEP 19) freezes the random streams of `RandomState`, so the numbers are the same
+everywhere.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ def _normal(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return random values for every entry of a state dictionary, seeded by its name and scaled to have an effect."""
+    """Return random values for every entry of a state dictionary.
+
+    Each entry is seeded by its name and scaled so that it has an effect on the model's output.
+    """
     filled = {}
     for name, tensor in state.items():
         value = _normal(name, tuple(tensor.shape))
@@ -95,14 +99,15 @@ def weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def pixel_values(side: int) -> torch.Tensor:
-    """Return tiles [TILES, 3, side, side]."""
+    """Return the pixel values of random tiles, [TILES, 3, side, side]."""
     return torch.from_numpy(_normal("pixels", (TILES, 3, side, side)))
 
 
 def batch(tokens_per_tile: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return ids, attention mask, positions and labels, [2, LENGTH]: a row with two tiles, a shorter one with one.
+    """Return token IDs, attention mask, positions and labels, each [2, LENGTH].
 
-    The second row is padded on the left. Labels are given for the last ten positions.
+    The first row has two tiles; the second row is shorter, has one tile and is padded on the left. Only the
+    last ten positions have labels.
     """
     ids = np.random.RandomState(7).randint(3, PICTURE, (2, LENGTH))
     mask = np.ones((2, LENGTH), dtype=np.int64)

@@ -1,7 +1,8 @@
-"""Make tests/golden/internlm2_tokenizer/ officially: python -m tests.golden.make_internlm2_tokenizer OFFICIAL.
+"""Script that makes tests/golden/internlm2_tokenizer/ with the official tokenizer.
 
-OFFICIAL is the folder internvl_chat of a checkout of github.com/OpenGVLab/InternVL. The sentencepiece model is
-trained here on the texts below; only its ids come from the official tokenizer class.
+Run it with `python -m tests.golden.make_internlm2_tokenizer OFFICIAL`, where OFFICIAL is the folder
+internvl_chat of a checkout of github.com/OpenGVLab/InternVL. The SentencePiece model is trained here on
+the texts below; the official tokenizer class provides only the token IDs and the decoded texts.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ PIECES = (
 
 
 def train() -> bytes:
-    """Train a small BPE model with byte fallback and, like InternLM2's, unused pieces at the end."""
+    """Train a small BPE model with byte fallback and return its bytes.
+
+    Like InternLM2's model, the model has unused pieces at the end.
+    """
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 3),
@@ -56,13 +60,13 @@ def train() -> bytes:
 
 
 def texts() -> list[str]:
-    """Return every piece alone, and 80 random sequences."""
+    """Return each text of `PIECES` alone, and 80 random sequences of them."""
     draw = random.Random(0)
     return [*PIECES, *("".join(draw.choices(PIECES, k=draw.randint(2, 6))) for _ in range(80))]
 
 
 def main(official: Path) -> None:
-    """Train the model and write it with the ids and decoded texts of the official class."""
+    """Train the model and write it with the token IDs and decoded texts that the official class gives."""
     sys.path.insert(0, str(official))
     from internvl.model.internlm2.tokenization_internlm2 import (  # type: ignore[import-not-found, unused-ignore]
         InternLM2Tokenizer,

@@ -1,7 +1,8 @@
-"""Make tests/golden/internvl2.npz with the official code: python -m tests.golden.make_internvl2 OFFICIAL.
+"""Script that makes tests/golden/internvl2.npz with the official code.
 
-OFFICIAL is the folder internvl_chat of a checkout of github.com/OpenGVLab/InternVL (which needs timm, einops and
-peft beside torch and transformers). None of its code is part of this repository.
+Run it with `python -m tests.golden.make_internvl2 OFFICIAL`, where OFFICIAL is the folder internvl_chat
+of a checkout of github.com/OpenGVLab/InternVL, whose code needs timm, einops and peft in addition to
+torch and transformers. None of the official code is part of this repository.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.golden import internvl2_cases as cases
 
 
 def answers(model: Any, side: int) -> dict[str, torch.Tensor]:
-    """Return the official model's outputs for the seeded inputs."""
+    """Return the official model's features, logits, loss and gradient norms for the seeded inputs."""
     model.img_context_token_id = cases.PICTURE
     pixels = cases.pixel_values(side)
     ids, mask, positions, labels = cases.batch(model.num_image_token)
@@ -37,7 +38,7 @@ def answers(model: Any, side: int) -> dict[str, torch.Tensor]:
 
 
 def cached(model: Any, side: int) -> torch.Tensor:
-    """Return the logits of the first row's last ten positions, one by one after a prefill of the rest."""
+    """Return the logits of the first row's last ten positions, computed one by one after a prefill of the rest."""
     model.img_context_token_id = cases.PICTURE
     features = model.extract_feature(cases.pixel_values(side)[:2])
     ids = cases.batch(model.num_image_token)[0][:1]
@@ -55,7 +56,7 @@ def cached(model: Any, side: int) -> torch.Tensor:
 
 
 def main(official: Path) -> None:
-    """Run the official code on every case and write its outputs beside this file."""
+    """Run the official code on every case and write its outputs to `internvl2.npz` next to this file."""
     sys.path.insert(0, str(official))
     from internvl.model.internvl_chat import (  # type: ignore[import-not-found, unused-ignore]
         InternVLChatConfig,

@@ -1,7 +1,8 @@
-"""Make tests/golden/tiles.json with the official code: python -m tests.golden.make_tiles OFFICIAL.
+"""Script that makes tests/golden/tiles.json with the official code.
 
-OFFICIAL is the folder internvl_chat of a checkout of github.com/OpenGVLab/InternVL. Its dataset module imports more
-than it needs here, so only the functions in question are run, from its source.
+Run it with `python -m tests.golden.make_tiles OFFICIAL`, where OFFICIAL is the folder internvl_chat of a
+checkout of github.com/OpenGVLab/InternVL. The official dataset module imports more than is needed here,
+so only the required functions are extracted from its source and run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def official_functions(source: Path, names: set[str]) -> dict[str, Any]:
-    """Return functions of a source file, with the torchvision names that they need."""
+    """Load only the functions `names` from the file `source` and return their namespace.
+
+    The namespace also has the torchvision names and constants that the functions need.
+    """
     tree = ast.parse(source.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     scope: dict[str, Any] = {"T": transforms, "InterpolationMode": InterpolationMode}
@@ -35,7 +39,7 @@ def official_functions(source: Path, names: set[str]) -> dict[str, Any]:
 
 
 def main(official: Path) -> None:
-    """Run the official tiling and write its result for every size."""
+    """Run the official tiling on every size and picture, and write the results to `tiles.json`."""
     code = official_functions(
         official / "internvl" / "train" / "dataset.py",
         {"find_closest_aspect_ratio", "dynamic_preprocess", "build_transform"},
@@ -62,7 +66,7 @@ def main(official: Path) -> None:
 
 
 class _Blank:
-    """A picture without pixels."""
+    """A stand-in for a picture that has no pixels and records the sizes it is resized to."""
 
     def __init__(self, width: int, height: int) -> None:
         self.size = (width, height)

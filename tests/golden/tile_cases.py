@@ -1,4 +1,4 @@
-"""Sizes and pictures for comparing our tiling with the official one."""
+"""Picture sizes, tile limits and pictures for comparing our tiling with the official one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIXEL_SIZES = (
 
 
 def picture(number: int, width: int, height: int) -> Image.Image:
-    """Return an RGB picture of smooth gradients and noise."""
+    """Return an RGB picture of smooth gradients with noise, determined by `number`."""
     draw = np.random.RandomState(number)
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     smooth = np.stack([x, y, 255 - (x + y) / 2], axis=-1)

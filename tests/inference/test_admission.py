@@ -1,4 +1,4 @@
-"""The queue before the engines: order, places, chats, pause."""
+"""The queue in front of the engines: its order, slots, chats and pauses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def inside(*tickets: Ticket) -> list[bool]:
 
 
 def test_admission_first_come_first_served() -> None:
-    """Places go to the first in the queue, and everybody knows how many come before."""
+    """Slots go to the first tickets in the queue, and each waiting ticket knows how many are ahead of it."""
     admission = Admission(lambda _: 2)
     with ExitStack() as stack:
         a, b, c, d = (stack.enter_context(admission.ticket(chat)) for chat in "abcd")
@@ -31,7 +31,7 @@ def test_admission_first_come_first_served() -> None:
 
 
 def test_admission_one_place_a_chat() -> None:
-    """A chat's second question waits for its first; other chats do not wait."""
+    """A chat's second question waits until its first is answered; other chats do not wait."""
     admission = Admission(lambda _: 2)
     with ExitStack() as stack:
         first, second, other = (stack.enter_context(admission.ticket(chat)) for chat in ("one", "one", "two"))
@@ -43,7 +43,7 @@ def test_admission_one_place_a_chat() -> None:
 
 
 def test_admission_leaving_the_queue_moves_it_up() -> None:
-    """Who gives up waiting is not waited for."""
+    """When a ticket leaves the queue, the tickets behind it move up."""
     admission = Admission(lambda _: 1)
     with ExitStack() as stack:
         _, b, c = (stack.enter_context(admission.ticket(chat)) for chat in "abc")
@@ -52,7 +52,7 @@ def test_admission_leaving_the_queue_moves_it_up() -> None:
 
 
 def test_admission_lanes_have_places_of_their_own() -> None:
-    """A full lane holds up only its own chats; one that waits goes with its chat when that changes lanes."""
+    """A full lane delays only its own chats, and a waiting ticket follows its chat to another lane."""
     lanes = {"a": "one", "b": "one", "c": "one", "d": "two"}
     admission = Admission(lambda _: 1, lanes.__getitem__)
     with ExitStack() as stack:
@@ -69,7 +69,10 @@ def test_admission_lanes_have_places_of_their_own() -> None:
 
 
 def test_admission_takes_places_back_when_a_lane_shrinks() -> None:
-    """The last to come whose answers have not begun queue again, in their order; an answer that has begun goes on."""
+    """When a lane shrinks, the newest tickets whose answers have not begun lose their slots.
+
+    The tickets return to the queue in their original order. Answers that have begun continue.
+    """
     limits = {"": 4}
     admission = Admission(limits.__getitem__)
     with ExitStack() as stack:
@@ -90,7 +93,7 @@ def test_admission_takes_places_back_when_a_lane_shrinks() -> None:
 
 
 def test_admission_holding_is_a_pause() -> None:
-    """While admission is held no ticket is admitted, even if it is paused and resumed meanwhile."""
+    """While admission is held, no ticket is admitted, even if admission is paused and resumed meanwhile."""
     admission = Admission(lambda _: 1)
     with ExitStack() as stack:
         admission.hold(True)
@@ -106,7 +109,7 @@ def test_admission_holding_is_a_pause() -> None:
 
 
 async def test_admission_tells_each_change_once() -> None:
-    """A waiting ticket hears its number at the start and at each change, and about the pause."""
+    """A waiting ticket is notified once of its initial position, of each change, and of a pause."""
     admission = Admission(lambda _: 1)
     heard: list[tuple[int, bool]] = []
     with ExitStack() as stack:
@@ -134,7 +137,7 @@ async def test_admission_tells_each_change_once() -> None:
 
 
 async def test_admission_closing_turns_the_queue_away() -> None:
-    """Closing refuses who waits and who comes later, with the reason; who has a place keeps it."""
+    """Closing admission refuses waiting and later tickets with the reason; a ticket with a slot keeps it."""
     admission = Admission(lambda _: 1)
     with admission.ticket("a") as a, admission.ticket("b") as b:
         admission.close("closing time")

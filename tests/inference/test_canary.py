@@ -1,4 +1,4 @@
-"""A canary beside the live model: who answers whom, and how it takes over, ends, fails and rests."""
+"""A canary beside the live model: how it shares conversations, takes over, ends, fails and pauses."""
 
 from __future__ import annotations
 
@@ -25,46 +25,55 @@ CHATS = [f"chat {number}" for number in range(12)]
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder."""
+    """Return a function that deploys the model "a" in this test's folder."""
     return partial(deployed, tmp_path)
 
 
 @pytest.fixture
 async def trial(deploy: Deploy, tmp_path: Path) -> AsyncIterator[Deployment]:
-    """A deployment of "a" with the canary "b" for half of the conversations."""
+    """A deployment of the model "a" with a canary "b" for half of the conversations."""
     async with deploy(drain_timeout=5) as deployment:
         await deployment.start_canary("b", a_model(tmp_path, "b"), 0.5)
         yield deployment
 
 
 async def models(deployment: Deployment) -> list[str]:
-    """Return who answers each of the chats; fail if an answer is not from one process of the model that it names."""
+    """Return the name of the model that answers in each chat of `CHATS`.
+
+    Fail unless all words of an answer come from one process of the model that the answer names.
+    """
     heard = [await ask(deployment, "words:2", chat) for chat in CHATS]
     assert all(each.pid for each in heard)
     return [each.answer.model for each in heard]
 
 
 async def shared(deployment: Deployment) -> None:
-    """Wait until each conversation is answered by its model: an engine opens after it was warmed."""
+    """Wait until each chat is answered by the model it is routed to.
+
+    An engine answers nothing until its warm-up has ended.
+    """
     async with asyncio.timeout(30):
         while await models(deployment) != share_of("b"):
             await asyncio.sleep(0.02)
 
 
 def share_of(model: str) -> list[str]:
-    """Return the answers that a canary with half of the conversations implies."""
+    """Return the model expected to answer each chat if the canary `model` has half of the conversations."""
     route = CanaryRoute(model, 0.5)
     return [model if route.takes(prompt("words:2", chat)) else "a" for chat in CHATS]
 
 
 def shown(chat: str, *pictures: bytes) -> Prompt:
-    """Return a question after these pictures, each with a question of its own."""
+    """Return a prompt that shows `pictures`, each with a question of its own, and ends with a further question."""
     turns = [Turn(Role.USER, "What is this?", (Picture.of(data),)) for data in pictures]
     return Prompt("", (*turns, Turn(Role.USER, "And now?")), chat)
 
 
 def test_a_conversation_keeps_its_model() -> None:
-    """Follow-ups stay with the model; other pictures, chats and canaries are drawn independently, by the share."""
+    """Follow-ups go to the model of their conversation, and a canary gets its share of conversations.
+
+    A model is chosen independently for every other picture, chat or canary.
+    """
     route = CanaryRoute("run-1", 0.3)
     many = [shown(f"session-{number}", b"cat") for number in range(2_000)]
     taken = [route.takes(each) for each in many]
@@ -79,7 +88,7 @@ def test_a_conversation_keeps_its_model() -> None:
 
 
 async def test_two_models_answer(trial: Deployment) -> None:
-    """The same conversations go to the canary each time, and a question may name its model."""
+    """The same conversations always go to the canary, and a question can name the model that must answer it."""
     expected = share_of("b")
     assert set(expected) == {"a", "b"}
     assert await models(trial) == await models(trial) == expected
@@ -100,7 +109,7 @@ async def test_two_models_answer(trial: Deployment) -> None:
 
 
 async def test_the_canary_takes_over(trial: Deployment, tmp_path: Path) -> None:
-    """The canary's own process becomes the live one, and the former one finishes its answers and ends."""
+    """The canary's own process becomes the live one; the former live process finishes its answers and ends."""
     live = trial.status().pid
     chat = CHATS[share_of("b").index("a")]
     talk, _ = await under_way(trial, "words:3 gate:1", chat)
@@ -118,7 +127,7 @@ async def test_the_canary_takes_over(trial: Deployment, tmp_path: Path) -> None:
 
 
 async def test_the_canary_ends(trial: Deployment, tmp_path: Path) -> None:
-    """A stopped canary finishes its answers; then the live model, the same process, answers everything."""
+    """A stopped canary finishes its answers; the live model's process keeps running and then answers all chats."""
     live = trial.status().pid
     talk, _ = await under_way(trial, "words:3 gate:1", CHATS[share_of("b").index("b")])
     open_gate(tmp_path / "b")
@@ -131,14 +140,14 @@ async def test_the_canary_ends(trial: Deployment, tmp_path: Path) -> None:
 
 
 async def test_another_model_ends_the_canary(trial: Deployment, tmp_path: Path) -> None:
-    """A swap to a third model needs the canary's place: never do three engines run."""
+    """A swap to a third model ends the canary to make room, so three engines never run at once."""
     await trial.swap("c", a_model(tmp_path, "c"))
     assert (len(trial.status().pids), trial.status().canary) == (1, None)
     assert set(await models(trial)) == {"c"}
 
 
 async def test_live_answers_for_a_failing_canary(trial: Deployment, tmp_path: Path) -> None:
-    """An answer that the canary breaks off comes from the live model, and the canary returns after its restart."""
+    """If the canary crashes during an answer, the live model answers instead and the canary is restarted."""
     chat = CHATS[share_of("b").index("b")]
     live = trial.status().pid
     (canary,) = set(trial.status().pids) - {live}
@@ -157,7 +166,7 @@ async def test_live_answers_for_a_failing_canary(trial: Deployment, tmp_path: Pa
 
 
 async def test_a_canary_that_does_not_start(deploy: Deploy, tmp_path: Path) -> None:
-    """The live model is untouched, and answers all conversations."""
+    """If a canary fails to start, the live model is untouched and answers all conversations."""
     async with deploy() as deployment:
         live = deployment.status().pid
         with pytest.raises(EngineUnavailable, match="exit code 3"):
@@ -167,7 +176,10 @@ async def test_a_canary_that_does_not_start(deploy: Deploy, tmp_path: Path) -> N
 
 
 async def test_a_canary_survives_a_restart(deploy: Deploy, tmp_path: Path) -> None:
-    """After a restart it starts behind the live model and has the same conversations; a dead engine comes back."""
+    """After a restart, the canary starts after the live model and has the same conversations as before.
+
+    Engines that are killed are restarted.
+    """
     async with deploy(start=False) as deployment:
         await deployment.start(wait=False)
         deployment.run_canary("b", a_model(tmp_path, "b"), 0.5)
@@ -178,7 +190,7 @@ async def test_a_canary_survives_a_restart(deploy: Deploy, tmp_path: Path) -> No
 
 
 async def test_a_canary_rests_with_the_live_model(trial: Deployment) -> None:
-    """A pause ends both engines, and both come back."""
+    """A pause ends the engines of both the live model and the canary, and resuming restarts both."""
     await trial.pause()
     assert trial.status().pids == ()
     await trial.resume()
@@ -187,7 +199,7 @@ async def test_a_canary_rests_with_the_live_model(trial: Deployment) -> None:
 
 
 async def test_every_replica_has_the_canary(deploy: Deploy, tmp_path: Path) -> None:
-    """On several GPUs each engine gets a canary; if one fails, none is left."""
+    """With several GPUs, each engine gets a canary; if one canary fails to start, none remains."""
     async with deploy(gpus=(0, 1)) as deployment:
         await deployment.start_canary("b", a_model(tmp_path, "b"), 0.5)
         assert len(deployment.status().pids) == 4
@@ -205,6 +217,6 @@ async def test_every_replica_has_the_canary(deploy: Deploy, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("swap", ["blue-green", "cold"])
 async def test_where_a_canary_can_run(deploy: Deploy, swap: str) -> None:
-    """A cold swap means that two engines do not fit."""
+    """No canary can run with cold swaps, which are for GPUs too small for two engines."""
     async with deploy(start=False, swap=swap) as deployment:
         assert deployment.can_try is (swap == "blue-green")

@@ -1,4 +1,4 @@
-"""Checking that a checkpoint directory is complete."""
+"""The check that a checkpoint directory is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inference.internvl2.tiny import CHECKPOINT
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A copy of the shipped checkpoint."""
+    """A copy of the checkpoint shipped with thumbtune."""
     return Path(shutil.copytree(CHECKPOINT, tmp_path / "model", ignore=shutil.ignore_patterns("__pycache__")))
 
 
@@ -55,7 +55,7 @@ def _other_template(model: Path) -> None:
 
 
 def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
-    """The shipped checkpoint is complete."""
+    """The shipped checkpoint has no problems, and its reported size is that of its weight file."""
     assert problems(checkpoint) == []
     assert weight_bytes(checkpoint) == (checkpoint / "model.safetensors").stat().st_size
 
@@ -77,19 +77,19 @@ def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
     ],
 )
 def test_problems_name_the_file(checkpoint: Path, damage: Callable[[Path], None], words: str) -> None:
-    """Each damage gives one phrase that names the file."""
+    """Each kind of damage to a checkpoint is reported as one problem that names the file."""
     damage(checkpoint)
     found = problems(checkpoint)
     assert len(found) == 1 and words in found[0], found
 
 
 def test_no_code_of_a_checkpoint_is_needed(checkpoint: Path) -> None:
-    """A checkpoint without its Python files is complete: none of them is run."""
+    """A checkpoint without its Python files counts as complete, because none of them is ever run."""
     for file in checkpoint.glob("*.py"):
         file.unlink()
     assert problems(checkpoint) == []
 
 
 def test_no_directory(tmp_path: Path) -> None:
-    """A missing directory is reported as such."""
+    """A checkpoint directory that does not exist is reported as missing."""
     assert problems(tmp_path / "nowhere") == ["there is no such directory"]

@@ -1,4 +1,4 @@
-"""Child processes: output, log, signals and cleanup."""
+"""Child processes: output, logs, signals and cleanup."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def python(code: str) -> list[str]:
 
 
 async def test_output_goes_to_the_log(tmp_path: Path) -> None:
-    """Standard output and error are in the log, each line with its time, and in the tail."""
+    """A child's standard output and error appear in `tail` and, with the time of each line, in the log."""
     log = tmp_path / "logs" / "child.log"
     child = await Child.start(
         python("import sys; print('one'); print('two', file=sys.stderr); sys.stdout.write('no end of line')"), log=log
@@ -37,7 +37,7 @@ async def test_output_goes_to_the_log(tmp_path: Path) -> None:
 
 
 async def test_on_line_gets_the_lines_of_the_standard_output(tmp_path: Path) -> None:
-    """The lines come in order with any line ending, without standard error."""
+    """`on_line` receives standard output in order, line by line with any line ending, but not standard error."""
     lines: list[str] = []
     code = r"import sys; print('ü'); print('no', file=sys.stderr); sys.stdout.write('10%\r20%\r\nend' + 'x' * 200_000)"
     child = await Child.start(python(code), log=tmp_path / "log", on_line=lines.append)
@@ -48,7 +48,10 @@ async def test_on_line_gets_the_lines_of_the_standard_output(tmp_path: Path) -> 
 
 
 async def test_stacks_of_a_child_and_its_descendants_are_dumped(tmp_path: Path) -> None:
-    """Each stack is complete; processes without the handler are not signalled, and all keep running."""
+    """`dump_stacks` logs the complete stacks of a child and its descendants.
+
+    Processes without the stack dump handler are not signalled, and all processes keep running.
+    """
     log = tmp_path / "log"
     code = """
         import os, time
@@ -76,7 +79,7 @@ async def test_stacks_of_a_child_and_its_descendants_are_dumped(tmp_path: Path) 
 
 
 async def test_a_crash_dumps_the_stack(tmp_path: Path) -> None:
-    """After a crash in C code the Python stack is in the log."""
+    """After a crash in C code, the child's Python stack is in its log."""
     code = "import ctypes; from inference.process import stack_dump; stack_dump.enable(); ctypes.string_at(0)"
     child = await Child.start(python(code), log=tmp_path / "log", cwd=ROOT)
     await child.wait()
@@ -92,7 +95,7 @@ async def test_a_crash_dumps_the_stack(tmp_path: Path) -> None:
     ],
 )
 async def test_the_end_is_described(tmp_path: Path, code: str, words: str) -> None:
-    """How a child ended is returned and written to its log."""
+    """`how_it_ended` describes how a child ended, and the child's log contains the same description."""
     child = await Child.start(python(code), log=tmp_path / "log")
     assert child.how_it_ended() == "still running"
     await child.wait()
@@ -101,7 +104,7 @@ async def test_the_end_is_described(tmp_path: Path, code: str, words: str) -> No
 
 
 async def test_environment_and_directory(tmp_path: Path) -> None:
-    """A child gets the environment, the additional variables and the working directory."""
+    """A child gets its parent's environment, the additional variables and the given working directory."""
     code = "import os; print(os.environ['HOME'], os.environ['CUE'], os.getcwd())"
     child = await Child.start(python(code), log=tmp_path / "log", cwd=tmp_path, environment={"CUE": "yes"})
     await child.wait()
@@ -109,7 +112,7 @@ async def test_environment_and_directory(tmp_path: Path) -> None:
 
 
 async def test_a_child_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither settings, in upper or lower case, nor account tokens are in a child's environment."""
+    """A child's environment has neither thumbtune settings, in upper or lower case, nor account tokens."""
     for name in ("THUMBTUNE_TELEGRAM__TOKEN", "thumbtune_web__token", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CUE"):
         monkeypatch.setenv(name, "mine")
     code = "import os; print(*(name for name, value in os.environ.items() if value == 'mine'))"
@@ -119,7 +122,7 @@ async def test_a_child_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_stop_terminates_first(tmp_path: Path) -> None:
-    """A child that handles SIGTERM ends by itself; stopping it again changes nothing."""
+    """`stop` lets a child that handles SIGTERM end by itself, and calling it again changes nothing."""
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(5)); print('up'); time.sleep(60)"
     child = await Child.start(python(code), log=tmp_path / "log")
     await until(lambda: "up" in child.tail())
@@ -129,7 +132,7 @@ async def test_stop_terminates_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["ignores", "is stopped"])
 async def test_stop_kills_after_the_grace(tmp_path: Path, how: str) -> None:
-    """A child that ignores SIGTERM, or is stopped, is killed."""
+    """`stop` kills a child that ignores SIGTERM or is suspended, once the grace period has passed."""
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(60)"
     child = await Child.start(python(code), log=tmp_path / "log")
     await until(lambda: "up" in child.tail())
@@ -140,7 +143,7 @@ async def test_stop_kills_after_the_grace(tmp_path: Path, how: str) -> None:
 
 
 async def test_a_cancelled_stop_kills(tmp_path: Path) -> None:
-    """Cancelling `stop` does not leave the child running."""
+    """If `stop` is cancelled, the child is killed rather than left running."""
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(60)"
     child = await Child.start(python(code), log=tmp_path / "log")
     await until(lambda: "up" in child.tail())
@@ -159,7 +162,7 @@ print(grandchild.pid, flush=True)
 
 @pytest.mark.parametrize("end", ["killed", "ends"])
 async def test_descendants_end_with_the_child(tmp_path: Path, end: str) -> None:
-    """They are killed even if they keep the child's output open."""
+    """A child's descendants are killed when the child ends, even if they keep its output open."""
     pids: list[str] = []
     wait = "time.sleep(60)" if end == "killed" else ""
     child = await Child.start(python(_FAMILY + wait), log=tmp_path / "log", on_line=pids.append)
@@ -171,7 +174,7 @@ async def test_descendants_end_with_the_child(tmp_path: Path, end: str) -> None:
 
 
 async def test_the_log_is_rotated(tmp_path: Path) -> None:
-    """The log is rotated at its size, and a limited number of old files is kept."""
+    """A log is rotated when it reaches its maximum size, and a limited number of old files is kept."""
     log = tmp_path / "log"
     code = "for number in range(2000): print('line', number)"
     child = await Child.start(python(code), log=log, log_bytes=10_000, log_files=2)
@@ -182,7 +185,7 @@ async def test_the_log_is_rotated(tmp_path: Path) -> None:
 
 
 async def test_no_descriptor_leaks(tmp_path: Path) -> None:
-    """Neither a child nor a failed start leaves an open descriptor."""
+    """Neither a finished child nor a failed start leaves a file descriptor open."""
 
     async def one_round() -> None:
         with pytest.raises(FileNotFoundError):
@@ -217,7 +220,7 @@ asyncio.run(main())
 
 
 async def test_children_end_with_their_parent(tmp_path: Path) -> None:
-    """`kill -9` of the parent ends each of several children."""
+    """All children end when their parent is killed with `kill -9`."""
     parent = await asyncio.create_subprocess_exec(
         *python(_PARENT), str(tmp_path), stdout=asyncio.subprocess.PIPE, start_new_session=True
     )

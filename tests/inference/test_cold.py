@@ -1,4 +1,7 @@
-"""Cold swap, for a GPU too small for two models: the old engine stops first, and waiting chats are notified."""
+"""Cold swaps, for a GPU too small for two models.
+
+The old engine stops before the new one starts, and waiting chats are notified.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from tests.support.deployments import Deploy, a_model, ask, deployed, open_gate,
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder, to be swapped cold."""
+    """Return a function that deploys the model "a" in this test's folder with cold swaps."""
     return partial(deployed, tmp_path, swap="cold")
 
 
 async def test_cold_swap(deploy: Deploy, tmp_path: Path) -> None:
-    """Answers in flight finish; later questions are notified and wait for the new model. Engines never overlap."""
+    """Answers in flight finish in a cold swap; chats that ask later are notified and wait for the new model.
+
+    The two engines never run at the same time.
+    """
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -51,7 +57,7 @@ async def test_cold_swap(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_cold_swap_voids_what_does_not_end(deploy: Deploy, tmp_path: Path) -> None:
-    """An answer that outlasts the drain is restarted on the new model, and its chat is notified of the wait."""
+    """In a cold swap, an answer that outlasts the drain restarts on the new model, and its chat is notified."""
     async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
         asking, heard = await under_way(deployment, "gate:2", "endless")
         open_gate(a_model(tmp_path, "b", late=0.3))
@@ -61,7 +67,7 @@ async def test_cold_swap_voids_what_does_not_end(deploy: Deploy, tmp_path: Path)
 
 
 async def test_cold_swap_failed(deploy: Deploy, tmp_path: Path) -> None:
-    """A model that does not come up: the old one is started again and answers; the reason is raised."""
+    """If a cold swap fails, the old model is started again and answers, and the error names the reason."""
     async with deploy() as deployment:
         old = deployment.status().pid
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", start="exit")))
@@ -78,7 +84,7 @@ async def test_cold_swap_failed(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_cold_swap_failed_and_the_old_one_too(deploy: Deploy, tmp_path: Path) -> None:
-    """When the old model does not come up again at once, it is tried until it does."""
+    """If the old model also fails to start again after a failed swap, its start is retried until it succeeds."""
     async with deploy() as deployment:
         a_model(tmp_path, "a", start="exit_once")
         with pytest.raises(EngineUnavailable, match="did not come up again either"):
@@ -88,7 +94,7 @@ async def test_cold_swap_failed_and_the_old_one_too(deploy: Deploy, tmp_path: Pa
 
 @pytest.mark.parametrize("how", ["cancelled", "stopped"])
 async def test_cold_swap_in_the_middle(deploy: Deploy, tmp_path: Path, how: str) -> None:
-    """A cold swap continues without a waiting caller; a stop ends it, with every process."""
+    """A cold swap continues if its caller is cancelled; stopping the deployment ends the swap and all engines."""
     async with deploy() as deployment:
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=1)))
         await until(lambda: notes(tmp_path / "b", "start"))
@@ -106,7 +112,7 @@ async def test_cold_swap_in_the_middle(deploy: Deploy, tmp_path: Path, how: str)
 
 
 async def test_cold_swap_stopped_while_the_old_engine_drains(deploy: Deploy, tmp_path: Path) -> None:
-    """A stop that comes before the new engine was begun leaves it so: it is not started at all."""
+    """If the deployment is stopped while a cold swap drains the old engine, the new engine is never started."""
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "long")
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b")))
@@ -121,7 +127,7 @@ async def test_cold_swap_stopped_while_the_old_engine_drains(deploy: Deploy, tmp
 
 
 async def test_cold_swap_of_one_node_of_two(deploy: Deploy, tmp_path: Path) -> None:
-    """With two managed engines no chat waits: the other engine answers during the swap."""
+    """With two managed engines, no chat waits during a cold swap, because the other engine answers."""
     async with deploy(gpus=[0, 1]) as deployment:
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=0.5)))
         numbers = 0

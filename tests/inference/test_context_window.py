@@ -1,4 +1,4 @@
-"""Counting a prompt's tokens as engines do, and cutting the history to an engine's window."""
+"""Counting a prompt's tokens as engines do, and shortening the history to fit an engine's context window."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ NEWEST = picture(201, (300, 200))
 
 
 def long_talk(questions: int, *, pictured: int = 0, last: str = "And now?", answer_tokens: int = 512) -> Prompt:
-    """Return many questions; the first one has pictures, and the one at `pictured` the newest."""
+    """Return a prompt of `questions` answered questions, followed by the question `last`.
+
+    The first question shows a picture, and the question at index `pictured` shows `NEWEST`.
+    """
     turns: list[Turn] = []
     for number in range(questions):
         shown = (*PICTURES[: number == 0], *([NEWEST] if number == pictured else []))
@@ -45,7 +48,7 @@ def long_talk(questions: int, *, pictured: int = 0, last: str = "And now?", answ
 
 @pytest.fixture
 def sentencepiece(tmp_path: Path) -> Path:
-    """A directory with the configuration and InternLM2's own tokenizer of a checkpoint."""
+    """A checkpoint directory with only a configuration and InternLM2's own kind of tokenizer file."""
     size = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
     configuration(size, 512).save_pretrained(tmp_path)
     shutil.copy(FOLDER / "tokenizer.model", tmp_path)
@@ -54,7 +57,7 @@ def sentencepiece(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["fast", "sentencepiece"])
 def kind(request: pytest.FixtureRequest, sentencepiece: Path) -> tuple[Path, Any, int, int]:
-    """Directory, tokenizer, side of a tile, tokens of a tile."""
+    """Return a checkpoint directory, its tokenizer, the side of a tile in pixels, and the tokens per tile."""
     if request.param == "fast":
         return CHECKPOINT, load_tokenizer(CHECKPOINT), 112, 16
     return sentencepiece, load_tokenizer(FOLDER), 56, 4
@@ -65,7 +68,7 @@ def kind(request: pytest.FixtureRequest, sentencepiece: Path) -> tuple[Path, Any
 def test_counts_equal_the_token_ids(
     kind: tuple[Path, Any, int, int], tiles: int | None, template: str, tmp_path: Path
 ) -> None:
-    """Every conversation has as many tokens as for an engine, and no more than the upper bound."""
+    """For every conversation, `count` equals the number of tokens an engine gets and is within the upper bound."""
     original, tokenizer, side, tokens_per_tile = kind
     config = json.loads((original / "config.json").read_text())
     directory = shutil.copytree(original, tmp_path / "family")
@@ -82,7 +85,7 @@ def test_counts_equal_the_token_ids(
 
 
 def test_counting_imports_neither_torch_nor_transformers(kind: tuple[Path, Any, int, int]) -> None:
-    """The bot's process uses the tokenizer's own library."""
+    """Counting tokens uses the tokenizer's own library and imports neither torch nor transformers."""
     code = (
         "import sys; from pathlib import Path\n"
         "from inference.chat_format.context_window import Window; from tests.support.talks import talks\n"
@@ -93,7 +96,7 @@ def test_counting_imports_neither_torch_nor_transformers(kind: tuple[Path, Any, 
 
 
 def test_a_prompt_that_surely_fits_loads_no_tokenizer(tmp_path: Path) -> None:
-    """A prompt below the upper bound is returned unchanged; only the configuration is read."""
+    """A prompt that certainly fits is returned unchanged; only the configuration is read, not the tokenizer."""
     shutil.copy(CHECKPOINT / "config.json", tmp_path)
     (tmp_path / "tokenizer.json").write_text("never read")
     prompt = long_talk(2)
@@ -102,7 +105,10 @@ def test_a_prompt_that_surely_fits_loads_no_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pictured", [0, 3, 38])
 def test_a_long_talk_is_cut_to_its_newest_turns_and_picture(kind: tuple[Path, Any, int, int], pictured: int) -> None:
-    """The longest part that leaves room for the answer is kept; it begins with a user's turn and has the picture."""
+    """A long conversation is shortened to its longest recent part that leaves room for the answer.
+
+    The part starts with a user's turn and contains the newest picture.
+    """
     window = Window(kind[0], longest=1500)
     talk = long_talk(40, pictured=pictured)
     cut = window.fit(talk)
@@ -116,7 +122,7 @@ def test_a_long_talk_is_cut_to_its_newest_turns_and_picture(kind: tuple[Path, An
 
 
 def test_the_start_stays_the_same_for_several_turns(kind: tuple[Path, Any, int, int]) -> None:
-    """A conversation at the limit is not cut again at every question, so that the prefix cache is useful."""
+    """A conversation at the limit is not shortened at every question, so that the prefix cache stays useful."""
     window = Window(kind[0], longest=1500)
     starts = [window.fit(long_talk(questions)).turns[0].text for questions in range(40, 56)]
     assert 3 <= len(set(starts)) <= 6
@@ -124,7 +130,7 @@ def test_the_start_stays_the_same_for_several_turns(kind: tuple[Path, Any, int, 
 
 
 def test_a_newest_turn_that_leaves_no_room_is_refused(kind: tuple[Path, Any, int, int]) -> None:
-    """One that leaves little room for the answer is accepted."""
+    """A newest question that leaves no room for an answer is refused; one that leaves little room is accepted."""
     window = Window(kind[0], longest=1000)
     words = "何 " * 2000
     size = next(size for size in range(1, 2000) if window.count(long_talk(1, last=words[:size])) > 900)
@@ -135,21 +141,24 @@ def test_a_newest_turn_that_leaves_no_room_is_refused(kind: tuple[Path, Any, int
 
 
 def test_a_very_long_answer_takes_half_the_window_at_most(kind: tuple[Path, Any, int, int]) -> None:
-    """`max_new_tokens` beyond the window leaves half of it to the history."""
+    """Even if `max_new_tokens` exceeds the window, half of the window is left for the history."""
     window = Window(kind[0], longest=2000)
     cut = window.fit(long_talk(60, answer_tokens=100_000))
     assert 700 < window.count(cut) <= 1000
 
 
 def test_a_broken_picture_cannot_be_counted(kind: tuple[Path, Any, int, int]) -> None:
-    """Its size is unknown, and no engine could read it."""
+    """Counting a broken picture raises an error: its size is unknown, and no engine could read it."""
     broken = Picture.of(b"no picture")
     with pytest.raises(PictureError, match="not a picture"):
         Window(kind[0]).count(Prompt("", (Turn(Role.USER, "", (broken,)),), "chat"))
 
 
 def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
-    """The smaller of the model's and the engine's limit; for external engines only if their model is configured."""
+    """A window is the smaller of the model's and the engine's limit.
+
+    The window of an external engine is known only if its model is configured.
+    """
 
     def tokens(directory: Path, *, ours: bool = True, longest: int | None = None, **values: Any) -> int | None:
         window = window_of(directory, InferenceSettings.model_validate(values), ours=ours, longest=longest)
@@ -168,7 +177,10 @@ def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
 
 
 async def test_a_long_talk_is_cut_before_it_is_sent(tmp_path: Path, warm_python: str) -> None:
-    """The CPU engine gets the part that fits; the answer contains the shorter prompt and equals its answer."""
+    """A long conversation is shortened before it is sent to the CPU engine.
+
+    The answer contains the shortened prompt, and asking the shortened prompt again gives the same text.
+    """
     given = {"engine": "cpu", "python": warm_python, "concurrency": 1, "threads": 1, "warm_chats": 0}
     settings = InferenceSettings.model_validate(given)
     deployment = Deployment(settings, "tiny", CHECKPOINT, logs=tmp_path)
@@ -191,7 +203,10 @@ async def test_a_long_talk_is_cut_before_it_is_sent(tmp_path: Path, warm_python:
 
 
 def counted(directory: Path, talk: Prompt) -> Path:
-    """Add the files for counting tokens to a fake engine's directory; `talk` fits its model."""
+    """Add the files for counting tokens to a fake engine's model directory, and return the directory.
+
+    Fail unless `talk` fits the model's window.
+    """
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(CHECKPOINT / name, directory)
     assert Window(directory).fit(talk) is talk
@@ -199,7 +214,7 @@ def counted(directory: Path, talk: Prompt) -> Path:
 
 
 async def test_prompts_are_cut_to_the_limit_of_the_running_engine(tmp_path: Path) -> None:
-    """After a swap and after a restart the new process's limit applies."""
+    """After a swap or a restart, prompts are shortened to the limit of the new engine process."""
     talk = long_talk(12, last="words:3", answer_tokens=10)
     first, second = (counted(a_model(tmp_path, name, window=tokens), talk) for name, tokens in (("a", 400), ("b", 700)))
 

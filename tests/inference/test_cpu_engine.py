@@ -1,4 +1,4 @@
-"""The CPU engine without HTTP: the same text as the model's own `generate`, with and without its caches."""
+"""The CPU engine without HTTP gives the same text as the model's own `generate`, with and without caches."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def uncached_engine(model: Any, tokenizer: Any) -> Iterator[ChatEngine]:
 def test_greedy_answers_equal_the_model_s_generate(
     engine: ChatEngine, model: Any, tokenizer: Any, prompt: Prompt
 ) -> None:
-    """The same text as `generate` of inference.internvl2 from the same ids and pixels."""
+    """A greedy answer has the same text as the model's own `generate` for the same token IDs and pixels."""
     request = engine.preprocessor.prepare(prompt)
     pixels = [engine.preprocessor.decode(shown.picture, shown.limit) for shown in request.pictures]
     made = model.generate(
@@ -85,7 +85,7 @@ def test_greedy_answers_equal_the_model_s_generate(
 def test_a_follow_up_encodes_nothing_and_equals_an_uncached_answer(
     engine: ChatEngine, uncached_engine: ChatEngine, pictures: tuple[Picture, ...]
 ) -> None:
-    """Only the new turn is computed, over three turns, and the text is that of an engine without caches."""
+    """Each of three follow-ups computes only its new turn and gets the same text as without caches."""
     prompt = ask("What do you see?", *pictures)
     text, result = answer(engine, prompt)
     assert result.usage.encoded_tiles > 0
@@ -103,7 +103,10 @@ def test_a_follow_up_encodes_nothing_and_equals_an_uncached_answer(
 
 
 def test_a_known_picture_in_another_chat_is_not_encoded_again(engine: ChatEngine) -> None:
-    """Features are cached by digest, at any position; another tile limit is another cache entry."""
+    """A picture that is known from another chat or position is not encoded again.
+
+    Features are cached by the picture's digest and the tile limit.
+    """
     shown = picture(20)
     assert answer(engine, ask("What do you see?", shown))[1].usage.encoded_tiles > 0
     other = Prompt("You are terse.", (Turn(Role.USER, "And here?", (picture(21), shown)),), "other", GREEDY)
@@ -114,7 +117,7 @@ def test_a_known_picture_in_another_chat_is_not_encoded_again(engine: ChatEngine
 
 
 def test_cache_bytes_stay_bounded_and_the_newest_chat_is_cached(model: Any, tokenizer: Any) -> None:
-    """After every answer the caches are within their limit; the latest chat is found, the first is not."""
+    """The caches stay within their limit after every answer; the newest chat is cached, the oldest is not."""
     limit = 3 * 2**20
     with running(model, tokenizer, cache_bytes=limit) as engine:
         for seed in range(30, 50):
@@ -128,7 +131,7 @@ def test_cache_bytes_stay_bounded_and_the_newest_chat_is_cached(model: Any, toke
 
 
 def test_a_picture_larger_than_the_cache_is_encoded_once(engine: ChatEngine, uncached_engine: ChatEngine) -> None:
-    """A picture that spans two prefill chunks is encoded once, also without a cache."""
+    """A picture that spans two prefill chunks is encoded only once, even without a cache."""
     prompt = ask("What do you see?", *(picture(seed, (448, 336)) for seed in range(30, 36)))
     request = uncached_engine.preprocessor.prepare(prompt)
     tiles = sum(shown.tiles for shown in request.pictures)
@@ -141,7 +144,7 @@ def test_a_picture_larger_than_the_cache_is_encoded_once(engine: ChatEngine, unc
 
 
 def test_concurrent_answers_equal_those_given_alone(endless: Any, tokenizer: Any) -> None:
-    """Six chats at once, greedy and sampled: no text goes to another chat."""
+    """Six concurrent answers, greedy and sampled, have the same texts as when each is generated alone."""
     prompts = [
         ask(
             f"Question {n}?",
@@ -174,7 +177,7 @@ def test_concurrent_answers_equal_those_given_alone(endless: Any, tokenizer: Any
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one(endless: Any, tokenizer: Any) -> None:
-    """A later, shorter answer finishes first; the long one, aborted then, ends at once."""
+    """A short answer overtakes a longer one that began earlier; the longer one ends at once when aborted."""
     with running(endless, tokenizer) as engine:
         events: SimpleQueue[str | GenerationResult | Exception] = SimpleQueue()
         long = engine.preprocessor.prepare(ask("Tell me all.", sampling=Sampling(0, 1, max_new_tokens=1900)))
@@ -193,7 +196,7 @@ def test_a_short_answer_does_not_wait_for_a_long_one(endless: Any, tokenizer: An
 
 
 def test_an_answer_aborted_before_its_picture_computes_nothing(endless: Any, tokenizer: Any) -> None:
-    """A request that is aborted in time encodes no tile and yields no text."""
+    """A request that is aborted before it is submitted encodes no tile and yields no text."""
     with running(endless, tokenizer) as engine:
         request = engine.preprocessor.prepare(ask("What do you see?", picture(71)))
         request.abort()
@@ -203,7 +206,7 @@ def test_an_answer_aborted_before_its_picture_computes_nothing(endless: Any, tok
 
 
 def test_a_failing_answer_fails_alone(model: Any, tokenizer: Any) -> None:
-    """Its caller gets the exception; the next request is served."""
+    """An answer that fails raises its exception only to its own caller; the next request is served."""
     with running(model, tokenizer) as engine:
         good = ask("What do you see?", picture(72))
         text, _ = answer(engine, good)
@@ -215,7 +218,7 @@ def test_a_failing_answer_fails_alone(model: Any, tokenizer: Any) -> None:
 
 
 def test_an_answer_ends_with_the_window(endless: Any, tokenizer: Any) -> None:
-    """Prompt and answer together never exceed the model's positions; a longer prompt is refused."""
+    """A prompt and its answer never exceed the model's context window; a longer prompt is refused."""
     with running(endless, tokenizer) as engine:
         window = engine.preprocessor.window
         base = len(engine.preprocessor.prepare(ask("1")).ids)
@@ -229,14 +232,20 @@ def test_an_answer_ends_with_the_window(endless: Any, tokenizer: Any) -> None:
 
 
 def test_a_too_large_album_is_refused_before_all_of_it_is_decoded(engine: ChatEngine) -> None:
-    """Pictures after those that fill the window are not decoded, so a broken one raises no error."""
+    """An album that exceeds the context window is refused before all of its pictures are decoded.
+
+    A broken picture at the end of the album therefore raises no error.
+    """
     album = [picture(80)] * (engine.preprocessor.window // 16) + [Picture.of(b"broken")]
     with pytest.raises(PromptTooLong):
         engine.preprocessor.prepare(ask("What do you see?", *album))
 
 
 def test_open_generates_an_answer_first() -> None:
-    """The engine that `open` returns has a conversation about a picture in its cache."""
+    """The engine that `ChatEngine.open` returns has already answered a question about a picture.
+
+    The conversation is in its cache.
+    """
     engine = ChatEngine.open(CHECKPOINT, dtype=torch.float32, cache_bytes=2**24)
     try:
         assert engine.cache_bytes > 0
@@ -249,7 +258,7 @@ def test_open_generates_an_answer_first() -> None:
 
 
 def test_sampling_is_greedy_at_temperature_zero() -> None:
-    """For every seed; also at a temperature too low to divide by, and for an empty nucleus."""
+    """Sampling is greedy at temperature zero, at a temperature too low to divide by, and for an empty nucleus."""
     logits = torch.tensor([0.0, 3.0, 2.9, -1.0])
     generator = torch.Generator().manual_seed(0)
     for sampling in (Sampling(0, 1), Sampling(1e-30, 1), Sampling(2, 0)):
@@ -257,7 +266,7 @@ def test_sampling_is_greedy_at_temperature_zero() -> None:
 
 
 def test_sampling_follows_temperature_and_nucleus() -> None:
-    """Over many samples the shares are those of the softmax; nothing outside the nucleus is sampled."""
+    """Sampled tokens follow the softmax at the given temperature, and none is outside the nucleus."""
     probabilities = torch.tensor([0.1, 0.5, 0.3, 0.1])
     generator = torch.Generator().manual_seed(0)
 
@@ -272,7 +281,10 @@ def test_sampling_follows_temperature_and_nucleus() -> None:
 
 
 def test_sampling_filters_by_rank_then_by_probability() -> None:
-    """As in TurboMind: the nucleus is taken within the `top_k` most likely; 0 and large values of it are no limit."""
+    """The nucleus is taken from the `top_k` most likely tokens, as in TurboMind.
+
+    A `top_k` of 0 or larger than the vocabulary is no limit.
+    """
     logits = torch.tensor([0.1, 0.4, 0.3, 0.2]).log()
     generator = torch.Generator().manual_seed(0)
 
@@ -288,7 +300,7 @@ def test_sampling_filters_by_rank_then_by_probability() -> None:
 
 
 def test_top_k_of_one_is_greedy(engine: ChatEngine) -> None:
-    """At any temperature and seed, `top_k` 1 gives the same text as temperature 0."""
+    """At any temperature and seed, a `top_k` of 1 gives the same text as temperature 0."""
     greedy, _ = answer(engine, ask("What do you see?", picture(160)))
     for seed in range(3):
         sampling = Sampling(temperature=2, top_p=1, max_new_tokens=GREEDY.max_new_tokens, seed=seed, top_k=1)

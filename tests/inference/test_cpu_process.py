@@ -1,4 +1,4 @@
-"""How the CPU engine's process ends."""
+"""The CPU engine's process ends with its parent or if its checkpoint cannot be loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.cpu_serving import body, endless, question, started
 
 
 def test_it_ends_with_its_parent_in_mid_answer(tmp_path: Path) -> None:
-    """An engine ends soon after its parent's pipe closes, even with an answer in flight."""
+    """The engine process ends soon after its parent's pipe closes, even with an answer in flight."""
     with started(endless(tmp_path / "endless")) as served:
         served.until_ready()
         request = body(question("Go on."), stream=True, max_tokens=100_000)
@@ -20,7 +20,7 @@ def test_it_ends_with_its_parent_in_mid_answer(tmp_path: Path) -> None:
 
 
 def test_it_ends_if_the_checkpoint_cannot_be_loaded(tmp_path: Path) -> None:
-    """The process logs the reason and exits with status 1."""
+    """If the checkpoint cannot be loaded, the engine process logs the reason and exits with status 1."""
     with started(tmp_path) as served:
         assert served.process.wait(60) == 1
         assert served.process.stderr is not None

@@ -1,4 +1,4 @@
-"""The decoder's child processes: what they return, what ends them, and how they are replaced."""
+"""The picture decoder's child processes: what they return, what ends them, and how they are replaced."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def decoder() -> Iterator[PictureDecoder]:
 
 
 def refused(decoder: PictureDecoder, data: bytes) -> DecodeError:
-    """Return how the decoder refuses a file."""
+    """Return the error with which the decoder refuses `data`."""
     with pytest.raises(DecodeError) as refusal:
         decoder.clean(data, LIMIT)
     return refusal.value
 
 
 def plain(picture: CleanPicture) -> bool:
-    """Return whether a clean picture is a baseline JPEG or PNG with only pixels, of the size that it reports."""
+    """Return whether `picture` is a baseline JPEG or a PNG with only pixels and has the size that it reports."""
     image = Image.open(io.BytesIO(picture.data))
     image.load()
     fine = (image.width, image.height, image.mode) == (picture.width, picture.height, "RGB")
@@ -71,7 +71,7 @@ def plain(picture: CleanPicture) -> bool:
 
 
 def test_a_clean_picture_has_no_metadata(decoder: PictureDecoder) -> None:
-    """It has no location, comment or profile."""
+    """A cleaned picture has no location, comment or colour profile."""
     data = located()
     assert GPS in data
     clean = decoder.clean(data, LIMIT)
@@ -81,7 +81,7 @@ def test_a_clean_picture_has_no_metadata(decoder: PictureDecoder) -> None:
 
 
 def test_colours_follow_the_profile(decoder: PictureDecoder) -> None:
-    """A picture in another colour space looks the same in sRGB."""
+    """A picture in another colour space looks the same after its conversion to sRGB."""
     from PIL import ImageCms
 
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -93,7 +93,7 @@ def test_colours_follow_the_profile(decoder: PictureDecoder) -> None:
 
 
 def _with_swapped_primaries(profile: bytes) -> bytes:
-    """Return the profile with red and green exchanged, under another name than sRGB."""
+    """Return a copy of `profile` with red and green exchanged and a name other than sRGB."""
     return (
         profile.replace(b"rXYZ", b"tmpX")
         .replace(b"gXYZ", b"rXYZ")
@@ -111,7 +111,7 @@ def _with_swapped_primaries(profile: bytes) -> bytes:
     ],
 )
 def test_refusals_have_a_reason(decoder: PictureDecoder, data: bytes, reason: Refusal) -> None:
-    """The child process keeps running."""
+    """A refusal has a reason, and the decoder's child process keeps running."""
     decoder.start()
     before = decoder.pid
     refusal = refused(decoder, data)
@@ -120,7 +120,7 @@ def test_refusals_have_a_reason(decoder: PictureDecoder, data: bytes, reason: Re
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_decoding(decoder: PictureDecoder) -> None:
-    """Engines and trainings refuse it too."""
+    """The decoder, engines and training refuse a JPEG with thousands of scans before decoding it."""
     bomb = many_scans(3000)
     assert len(bomb) < 1_000_000
     refusal = refused(decoder, bomb)
@@ -132,7 +132,10 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_decoding(decoder: Pictur
 
 
 def test_scans_are_counted() -> None:
-    """Encoders write few; markers inside metadata and after the end do not count."""
+    """`scans` counts a JPEG's scans, of which encoders write few.
+
+    Markers inside metadata or after the end of the picture do not count.
+    """
     photo = encoded(Image.effect_noise((320, 240), 60), "JPEG")
     assert scans(photo) == 1
     assert 3 < scans(encoded(Image.effect_noise((320, 240), 60), "JPEG", progressive=True)) < 20
@@ -143,7 +146,7 @@ def test_scans_are_counted() -> None:
 
 
 def test_directories_of_a_tiff_are_not_counted(decoder: PictureDecoder) -> None:
-    """The first of 175,000 directories is a picture."""
+    """The decoder takes the first picture of a TIFF with 175,000 directories without counting the others."""
     decoder.start()
     before = decoder.pid
     assert plain(decoder.clean(many_directories(175_000), LIMIT))
@@ -151,7 +154,7 @@ def test_directories_of_a_tiff_are_not_counted(decoder: PictureDecoder) -> None:
 
 
 def test_memory_has_a_limit(decoder: PictureDecoder) -> None:
-    """A file of two kilobytes that needs a gigabyte is refused, and the next picture is decoded."""
+    """A file of two kilobytes that needs a gigabyte of memory is refused, and the next picture is decoded."""
     bomb = large_webp()
     assert len(bomb) < 10_000
     refusal = refused(decoder, bomb)
@@ -160,14 +163,14 @@ def test_memory_has_a_limit(decoder: PictureDecoder) -> None:
 
 
 def test_metadata_is_dropped(decoder: PictureDecoder) -> None:
-    """A few kilobytes of 19.9 MB remain."""
+    """Metadata is dropped, so that a few kilobytes remain of a 19.9 MB file."""
     data = much_metadata()
     assert len(data) > 19_000_000
     assert len(decoder.clean(data, LIMIT).data) < 50_000
 
 
 def test_processor_time_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that takes too long ends its decoder, and the next one gets a new one."""
+    """A picture that takes too much processor time ends its decoder, and the next picture gets a new decoder."""
     bomb = many_scans(MAX_SCANS - 20)
     monkeypatch.setattr(picture_decoder, "CPU_SECONDS", 0)
     with PictureDecoder() as decoder:
@@ -177,7 +180,7 @@ def test_processor_time_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_decoder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next picture gets a new one."""
+    """A decoder that hangs is killed, and the next picture gets a new decoder."""
     monkeypatch.setattr(picture_decoder, "WALL_SECONDS", 1.0)
     with PictureDecoder() as decoder:
         decoder.start()
@@ -191,7 +194,7 @@ def test_a_decoder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_decoder_killed_while_idle_is_replaced(decoder: PictureDecoder) -> None:
-    """The next picture is decoded."""
+    """A decoder that is killed while idle is replaced, and the next picture is decoded."""
     decoder.start()
     assert decoder.pid is not None
     os.kill(decoder.pid, signal.SIGKILL)
@@ -200,14 +203,17 @@ def test_a_decoder_killed_while_idle_is_replaced(decoder: PictureDecoder) -> Non
 
 
 def test_a_decoder_that_cannot_start_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The picture is not refused for it."""
+    """If a decoder cannot start, it is reported as unavailable and the picture is not refused."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with PictureDecoder() as decoder, pytest.raises(DecoderUnavailable, match="ended with 1"):
         decoder.clean(located(), LIMIT)
 
 
 async def test_a_pool_works_beside_a_hanging_decoder() -> None:
-    """Other pictures are decoded meanwhile; closing does not wait for the hanging one."""
+    """If one decoder of a pool hangs, the others decode all other pictures.
+
+    Closing the pool does not wait for the decoder that hangs.
+    """
     pool = PictureDecoders(2)
     pool.warm()
     await until(lambda: len(pool.pids) == 2)
@@ -245,7 +251,10 @@ SAMPLES = [
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Return a file of any format with changed bytes, a repeated piece, a piece of another file, or cut off."""
+    """Return a picture file of any format that may be damaged.
+
+    Bytes are changed or repeated, or the rest of the file is replaced by a piece of another file.
+    """
     data = bytearray(draw(st.sampled_from(SAMPLES)))
     for _ in range(draw(st.integers(0, 8))):
         position = draw(st.integers(0, len(data) - 1))
@@ -265,6 +274,6 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutated())
 def test_any_file_is_cleaned_or_refused(decoder: PictureDecoder, data: bytes) -> None:
-    """The result is a clean picture or a refusal, even if the child dies."""
+    """Any file gives either a clean picture or a refusal, even if the child process dies."""
     with suppress(DecodeError):
         assert plain(decoder.clean(data, LIMIT))

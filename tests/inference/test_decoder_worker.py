@@ -1,4 +1,4 @@
-"""Cleaning pictures: the result for each format, and what is refused."""
+"""Cleaning pictures: the result for each format, and the files that are refused."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ LYING = {
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """Encode a picture in a format."""
+    """Return `image` encoded in the format `form`."""
     written = io.BytesIO()
     image.save(written, form, **options)
     return written.getvalue()
 
 
 def drawing(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
-    """Return a white picture with a black block in its upper left corner, which shows its orientation."""
+    """Return a white picture with a black block in its upper left corner to show the picture's orientation."""
     image = Image.new(mode, (width, height), "white")
     ImageDraw.Draw(image).rectangle((0, 0, width // 3, height // 3), fill="black")
     return image
 
 
 def decoded(data: bytes) -> Image.Image:
-    """Decode a picture as an engine does."""
+    """Decode `data` into an RGB picture, as an engine does."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def brightness(image: Image.Image, x: int, y: int) -> int:
-    """Return the mean of a pixel's channels."""
+    """Return the mean of the channels of the pixel at (`x`, `y`)."""
     pixel = image.convert("RGB").getpixel((x, y))
     assert isinstance(pixel, tuple)
     return int(sum(pixel) // 3)
 
 
 def dark_corners(image: Image.Image) -> list[str]:
-    """Return the corners with the block of the drawing."""
+    """Return the dark corners of a picture, for example "upper left"."""
     across, down = {"left": 3, "right": image.width - 4}, {"upper": 3, "lower": image.height - 4}
     return [f"{y} {x}" for y in down for x in across if brightness(image, across[x], down[y]) < 60]
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes whose header declares many pixels."""
+    """Return a tiny PNG file whose header declares a picture of `width` × `height` pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -73,7 +73,7 @@ def huge_png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("form", "kind"), [("JPEG", "image/jpeg"), ("PNG", "image/png"), ("WEBP", "image/jpeg")])
 def test_every_picture_is_re_encoded(form: str, kind: str) -> None:
-    """The bytes differ from the file's, and the same file gives the same bytes."""
+    """Every picture is re-encoded as different bytes, and the same file always gives the same result."""
     data = encoded(drawing(), form)
     taken = clean(data, LIMIT)
     assert taken.data != data
@@ -84,7 +84,7 @@ def test_every_picture_is_re_encoded(form: str, kind: str) -> None:
 
 @pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "HEIF"])
 def test_other_formats_are_converted(form: str) -> None:
-    """GIF, BMP, TIFF and HEIC become JPEG or PNG and look the same."""
+    """GIF, BMP, TIFF and HEIC pictures become JPEG or PNG and look the same."""
     taken = clean(encoded(drawing(), form), LIMIT)
     assert taken.media_type in ("image/png", "image/jpeg")
     shown = decoded(taken.data)
@@ -93,7 +93,7 @@ def test_other_formats_are_converted(form: str) -> None:
 
 
 def test_an_animation_becomes_its_first_frame() -> None:
-    """A GIF of two frames becomes a still picture."""
+    """An animated GIF becomes a still picture of its first frame."""
     data = encoded(drawing(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")])
     shown = Image.open(io.BytesIO(clean(data, LIMIT).data))
     assert getattr(shown, "n_frames", 1) == 1
@@ -103,7 +103,10 @@ def test_an_animation_becomes_its_first_frame() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "MPO", "PNG", "WEBP", "TIFF"])
 def test_a_rotated_photo_becomes_upright(form: str, orientation: int) -> None:
-    """EXIF orientation (6: a phone held upright) is applied once and removed."""
+    """The EXIF orientation of a photo is applied once and removed.
+
+    Orientation 6, for example, is that of a phone held upright.
+    """
     lying = drawing()
     if orientation in LYING:
         lying = lying.transpose(LYING[orientation])
@@ -133,10 +136,10 @@ def test_a_rotated_photo_becomes_upright(form: str, orientation: int) -> None:
 def test_a_heic_is_rotated_by_its_own_boxes(
     quarters: int, mirror: int | None, size: tuple[int, int], dark: str
 ) -> None:
-    """`irot` and `imir` are applied once; the EXIF orientation, which phones write too, is ignored.
+    """The `irot` and `imir` boxes of a HEIC picture are applied once, and its EXIF orientation is ignored.
 
-    Three quarter turns to the left make it a phone's upright photo. Without boxes it is not rotated, because HEIF
-    readers use the boxes only.
+    Phones also write the EXIF orientation, but HEIF readers use only the boxes: without boxes, the picture
+    is not rotated. Three quarter turns to the left make the sample picture a phone's upright photo.
     """
     taken = clean(turned(SIDEWAYS, quarters, mirror), LIMIT)
     assert (taken.width, taken.height) == size
@@ -147,7 +150,7 @@ def test_a_heic_is_rotated_by_its_own_boxes(
 
 
 def test_transparency_becomes_white() -> None:
-    """Transparent pixels do not become visible."""
+    """Transparent pixels become white, so their hidden colours do not become visible."""
     image = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     assert decoded(clean(encoded(image, "PNG"), LIMIT).data).getpixel((3, 3)) == (255, 255, 255)
     palette = Image.new("P", (20, 20), 0)
@@ -156,7 +159,7 @@ def test_transparency_becomes_white() -> None:
 
 @pytest.mark.parametrize("mode", ["CMYK", "I;16", "LA", "1"])
 def test_unusual_colours_stay_recognisable(mode: str) -> None:
-    """CMYK, 16-bit grey, grey with alpha and bitmaps look the same."""
+    """CMYK, 16-bit grey, grey with alpha and black-and-white pictures look the same after cleaning."""
     if mode == "I;16":
         image = Image.new("I;16", (64, 48), 65535)
         image.paste(0, (0, 0, 21, 16))
@@ -168,14 +171,14 @@ def test_unusual_colours_stay_recognisable(mode: str) -> None:
 
 
 def test_a_large_picture_is_scaled_down() -> None:
-    """A picture larger than the model can use is scaled down with its aspect ratio."""
+    """A picture larger than the model can use is scaled down and keeps its aspect ratio."""
     taken = clean(encoded(Image.new("RGB", (6000, 3000), "teal"), "JPEG"), LIMIT)
     assert (taken.width, taken.height) == (4096, 2048)
     assert decoded(taken.data).size == (4096, 2048)
 
 
 def test_similar_pictures_have_similar_hashes() -> None:
-    """The perceptual hash changes little with size and format, and much with the content."""
+    """The perceptual hash changes little with a picture's size and format, and strongly with its content."""
     bits = [
         int(clean(data, LIMIT).phash, 16)
         for data in (
@@ -194,7 +197,7 @@ def test_similar_pictures_have_similar_hashes() -> None:
     ids=["empty", "text", "pdf", "two bytes of JPEG", "svg"],
 )
 def test_other_files_are_refused(data: bytes) -> None:
-    """The content decides, not the name."""
+    """A file whose content is not a picture is refused, whatever its name."""
     with pytest.raises(DecodeError) as refused:
         clean(data, LIMIT)
     assert refused.value.reason == Refusal.NOT_A_PICTURE
@@ -203,7 +206,7 @@ def test_other_files_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "TIFF"])
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.95])
 def test_a_truncated_picture_is_refused(form: str, kept: float) -> None:
-    """A file that is cut off anywhere is refused."""
+    """A picture file that is truncated at any point is refused as broken."""
     data = encoded(Image.effect_noise((200, 200), 80), form)
     with pytest.raises(DecodeError) as refused:
         clean(data[: int(len(data) * kept)], LIMIT)
@@ -212,7 +215,7 @@ def test_a_truncated_picture_is_refused(form: str, kept: float) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (10_000, 10_000), (8000, 6300), (500_000, 500_000)])
 def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> None:
-    """A picture that would fill the memory takes almost none."""
+    """A picture whose header declares too many pixels is refused, and the refusal takes almost no memory."""
     data = huge_png(width, height)
     tracemalloc.start()
     try:
@@ -225,7 +228,7 @@ def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> N
 
 
 def test_the_limit_of_pixels_is_a_parameter() -> None:
-    """A picture above another limit is refused too."""
+    """A picture is refused if it exceeds the pixel limit given to `clean`."""
     with pytest.raises(DecodeError):
         clean(png(200, 200), 0.01)
     assert clean(png(100, 100), 0.01).width == 100

@@ -1,4 +1,4 @@
-"""The deployment over real child processes: start, stop, first words, a real engine, external servers."""
+"""A deployment over real child processes: start, stop, first words, a real engine and external servers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from tests.support.deployments import QUICK, Deploy, a_model, ask, deployed, ope
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder."""
+    """Return a function that deploys the model "a" in this test's folder."""
     return partial(deployed, tmp_path)
 
 
 async def test_deployment_answers(deploy: Deploy) -> None:
-    """A started deployment answers with its model's words and says how it stands."""
+    """A started deployment answers with its model's words and reports its status."""
     async with deploy() as deployment:
         heard = await ask(deployment, "words:3")
         assert heard.text.split()[-1].endswith("/2")
@@ -53,7 +53,10 @@ async def test_deployment_answers(deploy: Deploy) -> None:
 
 
 async def test_deployment_gives_each_launch_a_key_and_uses_it(deploy: Deploy, tmp_path: Path) -> None:
-    """Probe, answers, warm-up and metrics carry the key of the process asked; neither log nor command line has it."""
+    """Each launch of an engine has its own key, which is neither in a log nor on a command line.
+
+    Probes, answers, warm-up and metrics requests carry the key of the process they go to.
+    """
 
     def key(pid: int | None) -> str:
         values = dict(line.split("=", 1) for line in read(pid, "environ"))
@@ -79,7 +82,7 @@ async def test_deployment_gives_each_launch_a_key_and_uses_it(deploy: Deploy, tm
 
 
 async def test_deployment_readiness_is_a_picture_answered(deploy: Deploy, tmp_path: Path) -> None:
-    """Before anybody is served, the engine has answered a question with a picture."""
+    """An engine serves no user until it has answered a question with a picture."""
     async with deploy(cue={"late": 0.3}):
         first = notes(tmp_path / "a", "begin")[0]["request"]
     assert any(part["type"] == "image_url" for part in first["messages"][-1]["content"])
@@ -95,7 +98,10 @@ async def test_deployment_readiness_is_a_picture_answered(deploy: Deploy, tmp_pa
     ],
 )
 async def test_deployment_failed_start(deploy: Deploy, cue: dict[str, Any], more: dict[str, Any], said: str) -> None:
-    """An engine that does not come up is an error with the reason and its last lines; nothing is left running."""
+    """An engine that fails to start raises an error with the reason and its last output lines.
+
+    No process is left running.
+    """
     async with deploy(start=False, cue=cue, **more) as deployment:
         with pytest.raises(EngineUnavailable, match=f"(?s){said}"):
             await deployment.start()
@@ -104,7 +110,7 @@ async def test_deployment_failed_start(deploy: Deploy, cue: dict[str, Any], more
 
 
 async def test_deployment_missing_interpreter(tmp_path: Path) -> None:
-    """An interpreter that is not there is an error that names the setting."""
+    """A missing Python interpreter raises an error that names the setting `inference.python`."""
     settings = InferenceSettings.model_validate(QUICK | {"python": str(tmp_path / "python")})
     deployment = Deployment(settings, "a", a_model(tmp_path, "a"), logs=tmp_path)
     with pytest.raises(EngineUnavailable, match=r"inference\.python"):
@@ -112,7 +118,7 @@ async def test_deployment_missing_interpreter(tmp_path: Path) -> None:
 
 
 async def test_deployment_starting_in_the_background(deploy: Deploy) -> None:
-    """Without waiting, chats queue for an engine that is still starting, and a failed start is tried again."""
+    """With `wait=False`, chats queue for an engine that is still starting, and a failed start is retried."""
     async with deploy(start=False, cue={"start": "exit_once", "late": 0.2}) as deployment:
         await deployment.start(wait=False)
         assert (await ask(deployment, "hi")).restarts == 0
@@ -120,7 +126,7 @@ async def test_deployment_starting_in_the_background(deploy: Deploy) -> None:
 
 
 async def test_deployment_patience_with_a_starting_engine(deploy: Deploy) -> None:
-    """A question waits for a starting engine only so long."""
+    """A question waits at most `wait_timeout` seconds for an engine that is starting."""
     async with deploy(start=False, cue={"late": 30}, wait_timeout=0.2) as deployment:
         await deployment.start(wait=False)
         with pytest.raises(EngineUnavailable, match="starting"):
@@ -128,7 +134,10 @@ async def test_deployment_patience_with_a_starting_engine(deploy: Deploy) -> Non
 
 
 async def test_deployment_stop_while_answering(deploy: Deploy) -> None:
-    """Stopping cuts answers off and turns the queue away, each with EngineUnavailable; a second stop is nothing."""
+    """Stopping a deployment ends answers in flight and queued questions with EngineUnavailable.
+
+    Stopping it again has no effect.
+    """
     async with deploy(concurrency=1) as deployment:
         asking, _ = await under_way(deployment, "gate:2", "one")
         queued = asyncio.create_task(ask(deployment, "hi", "two"))
@@ -144,7 +153,7 @@ async def test_deployment_stop_while_answering(deploy: Deploy) -> None:
 
 
 async def test_deployment_stop_lets_answers_end(deploy: Deploy, tmp_path: Path) -> None:
-    """With a drain, what is under way is finished before the engine ends, and nothing new is let in."""
+    """Stopping with a drain lets answers in flight finish before the engine ends and refuses new questions."""
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "one")
         stopping = asyncio.create_task(deployment.stop(drain=20))
@@ -157,7 +166,10 @@ async def test_deployment_stop_lets_answers_end(deploy: Deploy, tmp_path: Path) 
 
 
 async def test_deployment_says_whether_a_first_word_is_awaited(deploy: Deploy, tmp_path: Path) -> None:
-    """The byte is 1 from the question to the first word, and 0 while the rest of the answer comes."""
+    """The byte in the `first_words` file is 1 from a question until the first word of its answer.
+
+    The byte is 0 while the rest of the answer arrives.
+    """
     async with deploy() as deployment:
         file = deployment.first_words
         assert file.read_bytes() == b"\0"
@@ -174,7 +186,10 @@ async def test_deployment_says_whether_a_first_word_is_awaited(deploy: Deploy, t
 
 
 async def test_deployment_real_engine(tmp_path: Path) -> None:
-    """The CPU engine answers through all of this: a picture, then a follow-up that encodes no tile."""
+    """A deployment with the real CPU engine answers a question about a picture.
+
+    A follow-up question encodes no tile.
+    """
     settings = InferenceSettings.model_validate({"engine": "cpu", "threads": 1, "cache_megabytes": 64})
     deployment = Deployment(settings, "tiny", CHECKPOINT, logs=tmp_path)
     await deployment.start()
@@ -195,14 +210,14 @@ async def test_deployment_real_engine(tmp_path: Path) -> None:
 
 
 def another_picture() -> Picture:
-    """A picture that no engine has seen while it was warming up; square, so it is one tile."""
+    """Return a picture that no engine has seen during warm-up; it is square and therefore one tile."""
     encoded = BytesIO()
     Image.new("RGB", (100, 100), (20, 30, 220)).save(encoded, "PNG")
     return Picture.of(encoded.getvalue(), "image/png")
 
 
 async def test_deployment_external(tmp_path: Path) -> None:
-    """A given server is used but not started, stopped or swapped; when it comes back it is used again."""
+    """An external server is used but never started, stopped or swapped, and is used again once it is back."""
     port = free_port()
     directory = a_model(tmp_path, "a")
     settings = InferenceSettings.model_validate(
@@ -233,7 +248,7 @@ async def test_deployment_external(tmp_path: Path) -> None:
 
 
 async def test_deployment_external_not_there(tmp_path: Path) -> None:
-    """An external address without a server is named in the error."""
+    """If no server runs at an external address, the deployment raises an error that names the address."""
     settings = InferenceSettings.model_validate(
         {"endpoints": [f"http://127.0.0.1:{free_port()}"], "start_timeout": 0.3}
     )

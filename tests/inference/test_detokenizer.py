@@ -21,7 +21,7 @@ TEXTS = [
 
 @pytest.fixture(params=[CHECKPOINT, FOLDER], ids=["byte-level BPE", "sentencepiece"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
-    """Both kinds of tokenizer files: internvl2-tiny's tokenizer.json and InternLM2's tokenizer.model."""
+    """A tokenizer of either kind: internvl2-tiny's tokenizer.json or InternLM2's tokenizer.model."""
     return load_tokenizer(request.param)
 
 
@@ -32,7 +32,7 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
-    """Every piece has whole characters only, and all joined equal the text decoded at once."""
+    """Each piece has only whole characters, and the joined pieces equal the text decoded at once."""
     tokens = ids(tokenizer, text)
     stream = TextStream(text_decoder(tokenizer))
     pieces = [stream.push(token) for token in tokens]
@@ -45,7 +45,7 @@ def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("number", [2, 3, 7])
 def test_tokens_may_come_in_groups(tokenizer: Any, text: str, number: int) -> None:
-    """Several tokens at once give the same text; an incomplete character waits for its rest."""
+    """Several tokens pushed at once give the same text, and incomplete characters are held back."""
     tokens = ids(tokenizer, text)
     stream = TextStream(text_decoder(tokenizer))
     pieces = [stream.push(*tokens[first : first + number]) for first in range(0, len(tokens), number)]
@@ -54,13 +54,13 @@ def test_tokens_may_come_in_groups(tokenizer: Any, text: str, number: int) -> No
 
 
 def test_an_unfinished_character_is_left_out(tokenizer: Any) -> None:
-    """An answer cut off inside an emoji ends before it."""
+    """An answer that is truncated inside a character ends before the character."""
     stream = TextStream(text_decoder(tokenizer))
     assert "".join(map(stream.push, ids(tokenizer, "ok 𓀀")[:-1])) + stream.flush() == "ok "
 
 
 def test_invalid_bytes_do_not_block_the_stream(tokenizer: Any) -> None:
-    """Invalid bytes come out as replacement characters, and the following text comes through."""
+    """Invalid bytes become replacement characters, and the text after them is decoded."""
     broken = ids(tokenizer, "𓀀")[-1]
     stream = TextStream(text_decoder(tokenizer))
     assert "�" in "".join(stream.push(broken) for _ in range(8))
@@ -68,7 +68,7 @@ def test_invalid_bytes_do_not_block_the_stream(tokenizer: Any) -> None:
 
 
 def test_special_tokens_are_not_text(tokenizer: Any) -> None:
-    """A special token adds no text, and the following text is as when decoded at once."""
+    """A special token adds no text, and the text after it is the same as if all tokens were decoded at once."""
     tokens = ids(tokenizer, "red</box> heart</box> here")
     stream = TextStream(text_decoder(tokenizer))
     text = "".join(map(stream.push, tokens)) + stream.flush()

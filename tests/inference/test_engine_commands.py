@@ -31,12 +31,15 @@ def settings(**values: Any) -> InferenceSettings:
     ],
 )
 def test_kind(values: dict[str, Any], kind: Kind) -> None:
-    """`auto` is external with an endpoint and otherwise cpu; any other value is that kind."""
+    """The setting `auto` selects an external engine if there is an endpoint, and otherwise the CPU engine.
+
+    Any other value selects the kind of engine that it names.
+    """
     assert commands.resolve(settings(**values)) is kind
 
 
 def test_cpu_command_line() -> None:
-    """The CPU engine's command line has an option for each setting that is set."""
+    """The CPU engine's command line contains an option for each setting that has a value."""
     line = commands.COMMANDS[Kind.CPU]
     assert line("m-1", Path("/models/m-1"), 4711, settings()) == [
         *(sys.executable, "-m", "inference.engines.cpu.server", "--model", "/models/m-1", "--name", "m-1"),
@@ -48,7 +51,7 @@ def test_cpu_command_line() -> None:
 
 
 def test_lmdeploy_command_line() -> None:
-    """The lmdeploy worker parses its command line to the same settings."""
+    """The lmdeploy worker parses its command line into the settings that the command line was made from."""
     sizes = {"blocks": 900, "kv_bits": 8, "prefill_tokens": 4096, "tile_threads": 3, "weights": "awq", "batch": 9}
     line = commands.COMMANDS[Kind.LMDEPLOY]
     arguments = line(
@@ -64,7 +67,7 @@ def test_lmdeploy_command_line() -> None:
 
 
 def test_concurrency() -> None:
-    """Each kind has its own default, which the setting overrides."""
+    """Each kind of engine has its own default concurrency, which the `concurrency` setting overrides."""
     assert commands.concurrency(Kind.LMDEPLOY, settings()) > commands.concurrency(Kind.CPU, settings())
     assert commands.concurrency(Kind.CPU, settings(concurrency=7)) == 7
     assert commands.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8})) == 8
@@ -93,17 +96,17 @@ def test_concurrency() -> None:
     ],
 )
 def test_bad_settings(values: dict[str, Any], word: str) -> None:
-    """An unknown key or a bad value is an error that names the key."""
+    """An unknown setting or a bad value raises an error that names the setting."""
     with pytest.raises(ValidationError, match=word):
         settings(**values)
 
 
 def test_the_api_key_is_not_shown() -> None:
-    """The server's key is not in the settings' repr."""
+    """The repr of the settings does not contain the server's API key."""
     assert "secret-key" not in repr(settings(api_key="secret-key"))
 
 
 def test_the_deployment_imports_no_torch() -> None:
-    """Importing the deployment imports neither torch nor transformers."""
+    """Importing the deployment module imports neither torch nor transformers."""
     code = "import sys, inference.serving.deployment; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

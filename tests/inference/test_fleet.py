@@ -1,4 +1,4 @@
-"""Real CPU engines as replicas: conversations continue while replicas die, are drained and swap their model."""
+"""Real CPU engines as replicas: conversations continue while replicas die, drain or swap models."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ MOST_TURNS = 40
 
 @dataclass
 class Talk:
-    """A person's conversation about one picture, restarted (`/new`) before it exceeds the context window.
+    """A user's conversation about one picture, restarted (`/new`) before it exceeds the context window.
 
-    `answers` has one for each question, `follow_ups` those that are not a conversation's first.
+    Attributes:
+        answers: The answer to each question, across restarts.
+        follow_ups: The answers to questions that are not the first of a conversation.
     """
 
     chat: str
@@ -41,7 +43,7 @@ class Talk:
     follow_ups: list[Answer] = field(default_factory=list)
 
     async def asks(self, deployment: Deployment) -> Answer:
-        """Ask the next question; fails unless it gets exactly one whole answer."""
+        """Ask the next question and return its answer; fail unless there is exactly one whole answer."""
         if len(self.turns) > MOST_TURNS:
             self.turns.clear()
         text = QUESTIONS[len(self.answers) % len(QUESTIONS)]
@@ -62,26 +64,30 @@ class Talk:
 
     @property
     def tiles(self) -> int:
-        """Tiles of the picture, as the engine counted them the first time."""
+        """Number of the picture's tiles, as counted by the engine for the first answer."""
         return self.answers[0].usage.encoded_tiles
 
 
 def talks(chats: list[str]) -> list[Talk]:
-    """One for each chat, with a picture of its own."""
+    """Return one conversation for each chat, each about a different picture."""
     samples = [Picture.of(data) for data in sample_pictures().values()]
     return [Talk(chat, picture) for chat, picture in zip(chats, samples, strict=False)]
 
 
 def checkpoint(folder: Path, name: str) -> Path:
-    """The shipped checkpoint under another name."""
+    """Link the shipped checkpoint into `folder` under `name` and return the link's path."""
     (folder / name).symlink_to(CHECKPOINT, target_is_directory=True)
     return folder / name
 
 
 async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_python: str) -> None:  # noqa: PLR0915
-    """Three engines, eight people: one engine is killed; one is drained, and gets the model that the others were given
-    meanwhile when it is back. Every question gets one whole answer, and at least 95 % of the follow-ups' picture tokens
-    come from a cache, as the engines count."""
+    """No question is lost and caches stay useful while replicas are killed, drained and given a new model.
+
+    Eight users talk to three engines. One engine is killed and restarted; another is drained and, on its
+    return, gets the model that the other engines were given in the meantime. Every question gets one whole
+    answer, and at least 95 % of the picture tokens of follow-ups come from a cache, as the engines count
+    them.
+    """
     servers = Servers(tmp_path, 3, warm_python)
     settings = InferenceSettings(
         endpoints=servers.endpoints,
@@ -102,7 +108,7 @@ async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_pyt
             await asyncio.sleep(pace.uniform(0.3, 0.8))
 
     async def rounds(number: int) -> None:
-        """Wait until each person has received this number of further answers."""
+        """Wait until each user has received `number` further answers."""
         wanted = [len(talk.answers) + number for talk in people]
 
         def answered() -> bool:
@@ -161,7 +167,7 @@ async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_pyt
 
 
 async def test_fleet_follow_up_after_a_swap_is_warm(tmp_path: Path, warm_python: str) -> None:
-    """The first follow-up to a new model finds its picture encoded and its prefix computed."""
+    """The first follow-up after a swap finds its picture encoded and its prefix computed by the new model."""
     settings = InferenceSettings.model_validate({"engine": "cpu", "threads": 1, "python": warm_python})
     deployment = Deployment(settings, "m1", CHECKPOINT, logs=tmp_path)
     (talk,) = talks(["ada"])[:1]

@@ -1,4 +1,4 @@
-"""The client of one engine, against a real process over real sockets."""
+"""The client of one engine, tested against a real process over real sockets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.children import fake_command, notes, prompt, until
 
 @dataclass(frozen=True)
 class Running:
-    """A fake engine that listens."""
+    """A running fake engine that accepts requests."""
 
     directory: Path
     child: Child
@@ -86,7 +86,7 @@ async def client(url: str, model: str = "model-a", **settings: Any) -> AsyncIter
 
 
 async def complete(engine: HttpEngine, request: Prompt) -> tuple[str, Answer]:
-    """Return the streamed text and the answer."""
+    """Return the streamed text and the final answer to `request`."""
     text = ""
     answer = None
     async for delta in engine.answer(request):
@@ -98,7 +98,10 @@ async def complete(engine: HttpEngine, request: Prompt) -> tuple[str, Answer]:
 
 
 async def test_an_answer_is_streamed(fake: Running) -> None:
-    """The pieces join to the answer's text; usage and finish reason are the engine's, times are ordered."""
+    """The streamed pieces join to the answer's text; usage and finish reason come from the engine.
+
+    The time to the first token is shorter than the time of the whole answer.
+    """
     async with client(fake.url) as engine:
         text, answer = await complete(engine, prompt("words:4 slow:0.01"))
     assert text == answer.text == "".join(f"model-a/{fake.child.pid}/{number} " for number in range(4))
@@ -108,7 +111,11 @@ async def test_an_answer_is_streamed(fake: Running) -> None:
 
 
 async def test_the_whole_prompt_is_sent(fake: Running) -> None:
-    """The system message first, history in order, pictures before their text, special tokens broken, sampling."""
+    """The whole prompt and its sampling parameters are sent.
+
+    The system message comes first, the history keeps its order, pictures come before the text of their turn,
+    and special tokens are broken apart.
+    """
     red, blue = Picture.of(b"red bytes"), Picture.of(b"blue bytes", "image/png")
     request = Prompt(
         system="Be <|im_end|> kind.",
@@ -142,7 +149,7 @@ async def test_the_whole_prompt_is_sent(fake: Running) -> None:
 
 
 async def test_no_seed_is_sent_by_default(fake: Running) -> None:
-    """So that answers differ."""
+    """No seed is sent by default, so that answers to the same prompt differ."""
     async with client(fake.url) as engine:
         await complete(engine, prompt("hi"))
     assert "seed" not in fake.notes("begin")[-1]["request"]
@@ -168,7 +175,7 @@ async def test_no_seed_is_sent_by_default(fake: Running) -> None:
     ],
 )
 async def test_errors_are_translated(fake: Running, cue: str, error: type[InferenceError]) -> None:
-    """Each failure is an exception of `inference.messages`, without a final answer before it."""
+    """Each kind of failure raises an exception from `inference.messages`, with no final answer before it."""
     async with client(fake.url) as engine:
         with pytest.raises(InferenceError) as raised:
             await complete(engine, prompt(f"words:5 {cue}"))
@@ -178,21 +185,21 @@ async def test_errors_are_translated(fake: Running, cue: str, error: type[Infere
 
 @pytest.mark.parametrize("cue", ["hang:0", "hang:2"])
 async def test_silence_is_a_hang(fake: Running, cue: str) -> None:
-    """No token for `token_timeout` seconds ends the wait, before the first token and after it."""
+    """If no token arrives for `token_timeout` seconds, before or after the first token, EngineHung is raised."""
     async with client(fake.url, token_timeout=0.3) as engine:
         with pytest.raises(EngineHung):
             await complete(engine, prompt(f"words:5 {cue}"))
 
 
 async def test_a_slow_answer_is_no_hang(fake: Running) -> None:
-    """The timeout applies from token to token, not to the whole answer."""
+    """`token_timeout` applies to the time between tokens, not to the whole answer."""
     async with client(fake.url, token_timeout=1) as engine:
         _, answer = await complete(engine, prompt("words:8 slow:0.2"))
     assert answer.seconds > 1
 
 
 async def test_a_stopped_process_is_a_hang(fake: Running) -> None:
-    """A stopped process is noticed although its socket still accepts connections."""
+    """If the engine process is suspended, EngineHung is raised although its socket still accepts connections."""
     async with client(fake.url, token_timeout=0.3) as engine:
         os.kill(fake.child.pid, signal.SIGSTOP)
         try:
@@ -204,7 +211,7 @@ async def test_a_stopped_process_is_a_hang(fake: Running) -> None:
 
 @pytest.mark.parametrize("way", ["closes", "is cancelled"])
 async def test_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
-    """Closing the iterator or cancelling its task closes the connection, and the engine stops."""
+    """Closing the iterator or cancelling its task closes the connection, and the engine stops generating."""
     async with client(fake.url) as engine:
         started = asyncio.Event()
 
@@ -224,7 +231,7 @@ async def test_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
 
 
 async def test_closing_the_client_in_mid_answer(fake: Running) -> None:
-    """The reader of the answer gets an EngineCrashed."""
+    """Closing the client in the middle of an answer raises EngineCrashed for the reader of the answer."""
     async with client(fake.url) as engine:
         with pytest.raises(EngineCrashed):
             async for _ in engine.answer(prompt("words:100 slow:0.02")):
@@ -232,21 +239,21 @@ async def test_closing_the_client_in_mid_answer(fake: Running) -> None:
 
 
 async def test_no_server_on_the_port() -> None:
-    """A port without a server is a crashed engine."""
+    """A request to a port without a server raises EngineCrashed."""
     async with client(f"http://127.0.0.1:{free_port()}") as engine:
         with pytest.raises(EngineCrashed):
             await complete(engine, prompt("hi"))
 
 
 async def test_another_model_is_refused(fake: Running) -> None:
-    """A port that now belongs to another model's process is noticed before its first text."""
+    """If the port now belongs to another model's process, EngineCrashed is raised before any text arrives."""
     async with client(fake.url, "model-b") as engine:
         with pytest.raises(EngineCrashed, match="model-a"):
             await complete(engine, prompt("hi"))
 
 
 async def test_an_empty_name_is_the_first_listed_model(fake: Running) -> None:
-    """The first listed model is used, and the answer has our own id."""
+    """An empty model name selects the first model that the server lists; the answer has our own model ID."""
     async with client(fake.url + "/v1/", "ours", name="", local=False) as engine:
         _, answer = await complete(engine, prompt("hi"))
     assert answer.model == "ours"
@@ -254,7 +261,10 @@ async def test_an_empty_name_is_the_first_listed_model(fake: Running) -> None:
 
 
 async def test_a_discovered_name_is_discovered_again(fake: Running) -> None:
-    """If the server no longer has the listed name, the list is read again; a configured name stays an error."""
+    """If the server no longer has the model that it listed, the next request reads the list again.
+
+    A configured model name that the server does not have remains an error.
+    """
     async with client(fake.url, "ours", name="", local=False) as engine:
         with pytest.raises(EngineCrashed, match="another model"):
             await complete(engine, prompt("http:404!"))
@@ -266,7 +276,7 @@ async def test_a_discovered_name_is_discovered_again(fake: Running) -> None:
 
 
 async def test_no_proxy_is_used_for_child_processes(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy in the environment is ignored for an engine on this machine."""
+    """A proxy set in the environment is ignored for an engine on this machine."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     async with client(fake.url) as engine:
         _, answer = await complete(engine, prompt("hi"))
@@ -274,7 +284,7 @@ async def test_no_proxy_is_used_for_child_processes(fake: Running, monkeypatch: 
 
 
 async def test_a_picture_is_encoded_once(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture of the history is not encoded again for every turn."""
+    """A picture in the history is base64-encoded once, not for every turn."""
     encoded: list[bytes] = []
 
     def counting(data: bytes) -> bytes:
@@ -291,7 +301,10 @@ async def test_a_picture_is_encoded_once(fake: Running, monkeypatch: pytest.Monk
 
 
 async def test_sizes(tmp_path: Path) -> None:
-    """The sizes are those of the listed model; a local engine that lists none has crashed."""
+    """`sizes` returns the sizes that the server lists for the model.
+
+    A local engine that does not list its models raises EngineCrashed.
+    """
     (tmp_path / "cue.json").write_text('{"window": 600}')
     async with fake_engine(tmp_path) as fake:
         for name, tokens in (("model-a", 600), ("", 600), ("model-b", None)):

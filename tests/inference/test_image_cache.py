@@ -1,4 +1,4 @@
-"""lmdeploy's tile cache: the same tiles as elsewhere, prepared once, bounded in bytes."""
+"""lmdeploy's tile cache: identical tiles, each picture prepared only once, and a limit in bytes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def url(data: bytes) -> str:
 @pytest.mark.parametrize("max_tiles", [1, 6, 12])
 @pytest.mark.parametrize("size", [(640, 480), (112, 112), (336, 224), (900, 100), (1, 500), (3, 2), (1280, 961)])
 async def test_tiles_by_many_threads_are_identical(size: tuple[int, int], max_tiles: int) -> None:
-    """Dividing a picture among threads changes no pixel, for any shape."""
+    """Dividing a picture among several threads changes no pixel, whatever the picture's shape."""
     data = encoded(size, kind="PNG")
     tiling = replace(TILING, max_tiles=max_tiles)
     with ThreadPoolExecutor(5) as threads:
@@ -64,7 +64,7 @@ async def test_a_picture_is_prepared_once() -> None:
 
 
 async def test_fingerprints_identify_pictures() -> None:
-    """Another picture or tile limit has another fingerprint; the same file has the same."""
+    """Another picture or tile limit has another fingerprint; the same file and limit have the same fingerprint."""
     cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=2)
     one, other = url(encoded((300, 200), 1)), url(encoded((300, 200), 2))
     prints = [(await cache.get(each, most)).fingerprint for each in (one, other) for most in (4, 12)]
@@ -74,7 +74,7 @@ async def test_fingerprints_identify_pictures() -> None:
 
 
 async def test_the_least_recently_used_is_evicted_first() -> None:
-    """The cache stays within its limit and keeps recently used pictures."""
+    """The cache stays within its limit and evicts the least recently used picture first."""
     cache = TileCache(TILING, dtype=torch.bfloat16, limit=2 * TILE_BYTES, threads=2)
     pictures = [url(encoded((112, 112), seed)) for seed in range(3)]
     for each in (pictures[0], pictures[1], pictures[0], pictures[2]):
@@ -88,7 +88,7 @@ async def test_the_least_recently_used_is_evicted_first() -> None:
 
 
 async def test_an_evicted_picture_is_decoded_outside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL is decoded in a reader thread, the first time and after an eviction."""
+    """A data URL is decoded in a reader thread, both the first time and after an eviction."""
     decoded_by: list[str] = []
 
     def decoding(*arguments: Any, **more: Any) -> bytes:
@@ -104,7 +104,7 @@ async def test_an_evicted_picture_is_decoded_outside_the_event_loop(monkeypatch:
 
 
 async def test_a_cancelled_request_does_not_cancel_others() -> None:
-    """The preparation goes on for the other requests."""
+    """If one request for a picture is cancelled, the preparation continues for the other requests."""
     cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=1)
     data = url(encoded((900, 700)))
     cancelled, waiting = (asyncio.ensure_future(cache.get(data)) for _ in range(2))
@@ -124,7 +124,10 @@ async def test_a_cancelled_request_does_not_cancel_others() -> None:
     ],
 )
 async def test_bad_pictures_are_refused_and_not_cached(broken: str, error: type[Exception]) -> None:
-    """Bad base64 and broken pictures raise each time, and the next picture is prepared."""
+    """Invalid base64 and broken pictures raise an error each time and are not cached.
+
+    The next valid picture is prepared.
+    """
     cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=2)
     for _ in range(2):
         with pytest.raises(error):

@@ -1,4 +1,4 @@
-"""Writing and loading checkpoint directories."""
+"""Writing and loading checkpoint directories of InternVL2 models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def fields() -> dict[str, Any]:
-    """Return the configuration of a small model with the test tokenizer's vocabulary."""
+    """Return the configuration of a small model with a vocabulary that fits the test tokenizer."""
     found = copy.deepcopy(cases.CASES["internvl2"])
     found["llm_config"]["vocab_size"] = 512
     found.update(dynamic_image_size=True, use_thumbnail=True, max_dynamic_patch=4)
@@ -41,7 +41,7 @@ def model() -> Any:
 
 
 def logits(model: Any) -> torch.Tensor:
-    """Return a model's logits for a fixed prompt with a picture."""
+    """Return the logits of `model` for a fixed prompt with a picture."""
     token = model.img_context_token_id
     ids = torch.tensor([[1, 7, 9, *([token] * model.num_image_token), 11, 12]])
     with torch.no_grad():
@@ -50,7 +50,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def test_a_written_checkpoint_loads_unchanged(model: Any, tmp_path: Path) -> None:
-    """The loaded model gives the same logits and has the tokenizer's picture token."""
+    """A checkpoint that is written and loaded gives the same logits and has the tokenizer's picture token."""
     tokenizer = load_tokenizer(TOKENIZER)
     write_checkpoint(model, tokenizer, tmp_path)
     again = load_model(tmp_path)
@@ -61,7 +61,10 @@ def test_a_written_checkpoint_loads_unchanged(model: Any, tmp_path: Path) -> Non
 
 
 def test_layout_is_the_official_one(model: Any, tmp_path: Path) -> None:
-    """All files of an official checkpoint are written, with the end tokens and fields that other loaders need."""
+    """A written checkpoint has all files of an official one.
+
+    It also has the end tokens and configuration fields that other loaders need.
+    """
     tokenizer = load_tokenizer(TOKENIZER)
     write_checkpoint(model, tokenizer, tmp_path, chat_template="{{ messages }}")
     names = {path.name for path in tmp_path.iterdir()}
@@ -116,7 +119,7 @@ sys.stdout.write("loaded")
 
 
 def test_auto_classes_load_it_without_this_package(model: Any, tmp_path: Path) -> None:
-    """In another process, transformers' auto classes load it with its own code."""
+    """In another process, transformers' auto classes load a written checkpoint with the checkpoint's own code."""
     checkpoint = tmp_path / "checkpoint"
     tokenizer = load_tokenizer(TOKENIZER)
     write_checkpoint(model, tokenizer, checkpoint)
@@ -132,7 +135,7 @@ def test_auto_classes_load_it_without_this_package(model: Any, tmp_path: Path) -
 
 
 def test_large_checkpoints_are_sharded(model: Any, tmp_path: Path) -> None:
-    """Above the shard size there are several weight files and an index."""
+    """A checkpoint larger than the shard size is written as several weight files with an index."""
     write_checkpoint(model, load_tokenizer(TOKENIZER), tmp_path, max_shard_size="200KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
     again = load_model(tmp_path)
@@ -141,7 +144,7 @@ def test_large_checkpoints_are_sharded(model: Any, tmp_path: Path) -> None:
 
 
 def test_official_fields_are_kept(tmp_path: Path) -> None:
-    """A config.json with unused and older official fields is read, and writing keeps them."""
+    """A config.json with unused and older official fields can be read, and writing keeps the fields."""
     official = fields()
     official.update(_name_or_path="OpenGVLab/InternVL2-2B", torch_dtype="bfloat16", transformers_version=None)
     official["auto_map"] = {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"}
@@ -161,7 +164,7 @@ def test_official_fields_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["Qwen2ForCausalLM", "Phi3ForCausalLM", "LlamaForCausalLM"])
 def test_other_language_models_are_refused(family: str, tmp_path: Path) -> None:
-    """Another language model is an error that names it and the supported ones."""
+    """An unsupported language model raises an error that names the model and the supported ones."""
     official = fields()
     official["llm_config"]["architectures"] = [family]
     (tmp_path / "config.json").write_text(json.dumps({**official, "model_type": "internvl_chat"}))
@@ -182,7 +185,7 @@ def test_other_language_models_are_refused(family: str, tmp_path: Path) -> None:
     ],
 )
 def test_invalid_fields_are_named(part: str | None, field: str, value: object, message: str) -> None:
-    """An invalid configuration is an error that names the field."""
+    """An invalid configuration raises an error that names the field."""
     wrong = fields()
     (wrong if part is None else wrong[part])[field] = value
     with pytest.raises(ValueError, match=message):
@@ -190,7 +193,7 @@ def test_invalid_fields_are_named(part: str | None, field: str, value: object, m
 
 
 def test_wrong_weights_are_refused(model: Any, tmp_path: Path) -> None:
-    """A missing or unexpected weight, or one of another shape, is an error that names it."""
+    """A missing weight, an unexpected weight or one of the wrong shape raises an error that names the weight."""
     write_checkpoint(model, load_tokenizer(TOKENIZER), tmp_path)
     file = tmp_path / "model.safetensors"
     whole = load_file(file)
@@ -206,7 +209,7 @@ def test_wrong_weights_are_refused(model: Any, tmp_path: Path) -> None:
 
 
 def test_old_rotary_buffers_are_ignored(model: Any, tmp_path: Path) -> None:
-    """Checkpoints that contain rotary buffers load."""
+    """A checkpoint that contains rotary buffers can be loaded."""
     write_checkpoint(model, load_tokenizer(TOKENIZER), tmp_path)
     file = tmp_path / "model.safetensors"
     buffer = {"language_model.model.layers.0.attention.rotary_emb.inv_freq": torch.zeros(8)}
@@ -215,7 +218,7 @@ def test_old_rotary_buffers_are_ignored(model: Any, tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_the_picture_token_is_refused(model: Any, tmp_path: Path) -> None:
-    """A tokenizer without InternVL2's special tokens cannot be written."""
+    """A checkpoint cannot be written with a tokenizer that lacks InternVL2's special tokens."""
     tokenizer = load_tokenizer(TOKENIZER)
     described = tmp_path / "plain"
     tokenizer.save_pretrained(described)

@@ -1,4 +1,4 @@
-"""InternVL2 against the official code's numbers, and properties of our model."""
+"""Our InternVL2 model compared with the official code's numbers, and further properties of the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEVER = cases.VOCABULARY  # an end token without a logit
 
 
 def build(name: str) -> Any:
-    """Return the model of a golden case, in evaluation mode."""
+    """Return the model of the golden case `name`, in evaluation mode."""
     model = InternVLChatModel(InternVLChatConfig(**copy.deepcopy(cases.CASES[name])))
     model.load_state_dict(cases.weights(model.state_dict()))
     model.img_context_token_id = cases.PICTURE
@@ -32,17 +32,17 @@ def build(name: str) -> Any:
 
 
 def pixels(model: Any) -> Tensor:
-    """Return the golden tiles."""
+    """Return the pixel values of the golden tiles in the tile size of `model`."""
     return cases.pixel_values(model.config.force_image_size)
 
 
 def error(ours: Tensor, official: NDArray[np.float32]) -> float:
-    """Return the largest difference relative to the largest official number."""
+    """Return the largest difference between two tensors, relative to the largest official number."""
     return float(np.abs(ours.detach().numpy() - official).max() / np.abs(official).max())
 
 
 def first_row(model: Any) -> Tensor:
-    """Return embeddings [1, N, width] of the golden batch's first row with its pictures."""
+    """Return the embeddings [1, N, width] of the golden batch's first row, including its pictures."""
     ids = cases.batch(model.num_image_token)[0][:1]
     embeds: Tensor = model.embed(ids, model.extract_feature(pixels(model)[:2]))
     return embeds
@@ -50,7 +50,11 @@ def first_row(model: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_equal_the_official_ones(name: str) -> None:
-    """For both norms, with and without q/k norm, both pixel shuffles, resampled positions."""
+    """Picture features equal the official ones in all golden cases.
+
+    The cases cover both norms, with and without q/k normalization, both pixel shuffles, and resampled
+    positions.
+    """
     model = build(name)
     with torch.no_grad():
         assert error(model.extract_feature(pixels(model)), GOLDEN[f"{name}.features"]) < TOLERANCE
@@ -58,7 +62,7 @@ def test_features_equal_the_official_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_loss_and_gradients_equal_the_official_ones(name: str) -> None:
-    """For a padded batch with pictures."""
+    """Logits, loss and gradients equal the official ones for a padded batch with pictures."""
     model = build(name)
     ids, mask, positions, labels = cases.batch(model.num_image_token)
     output = model(
@@ -76,7 +80,10 @@ def test_logits_loss_and_gradients_equal_the_official_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cached_logits_equal_the_official_ones(name: str) -> None:
-    """For ten tokens one by one after a prefill, also where the rotary base changes."""
+    """Logits of ten tokens, computed one by one after a prefill, equal the official ones.
+
+    In one case the rotary base changes with each token.
+    """
     model = build(name)
     with torch.no_grad():
         embeds = first_row(model)
@@ -90,7 +97,7 @@ def test_cached_logits_equal_the_official_ones(name: str) -> None:
 
 
 def test_the_rotary_base_depends_on_the_call_only() -> None:
-    """A short text has the same logits before and after one beyond the trained positions."""
+    """A short text has the same logits before and after a text that exceeds the trained positions."""
     model = build("beyond_positions").language_model
     short, long = torch.arange(3, 13)[None], torch.arange(3, 43)[None]
     with torch.no_grad():
@@ -100,7 +107,7 @@ def test_the_rotary_base_depends_on_the_call_only() -> None:
 
 
 def test_prefill_in_pieces_equals_prefill_at_once() -> None:
-    """Embeddings added to a cache piece by piece have the logits of the whole text."""
+    """Embeddings added to a cache piece by piece give the same logits as the whole text at once."""
     model = build("internvl2")
     with torch.no_grad():
         embeds = first_row(model)
@@ -113,7 +120,7 @@ def test_prefill_in_pieces_equals_prefill_at_once() -> None:
 
 
 def test_legacy_caches_are_accepted() -> None:
-    """A tuple of keys and values per layer, the format of older code, works as a cache."""
+    """A tuple of keys and values per layer, as older code uses, is accepted as a cache."""
     model = build("internvl2").language_model
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
@@ -125,7 +132,7 @@ def test_legacy_caches_are_accepted() -> None:
 
 
 def test_logits_to_keep() -> None:
-    """Only the requested logits are computed: the last ones, or those at given positions."""
+    """With `logits_to_keep`, only the last logits or those at the given positions are computed."""
     model = build("internvl2").language_model
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
@@ -140,7 +147,10 @@ def test_logits_to_keep() -> None:
 
 
 def test_hidden_states_are_optional() -> None:
-    """All layers' states are returned on request: the embeddings first, the input of the output layer last."""
+    """The states of all layers are returned on request.
+
+    The embeddings come first, and the input of the output layer comes last.
+    """
     model = build("internvl2")
     ids = torch.arange(3, 13)[None]
     with torch.no_grad():
@@ -155,7 +165,7 @@ def test_hidden_states_are_optional() -> None:
 
 
 def test_greedy_generation_follows_the_logits() -> None:
-    """Each token is the most likely one, and only new tokens are returned."""
+    """Greedy generation chooses the most likely token at each step and returns only new tokens."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     tiles = pixels(model)[:2]
@@ -169,7 +179,7 @@ def test_greedy_generation_follows_the_logits() -> None:
 
 
 def test_generate_accepts_features_instead_of_pixels() -> None:
-    """Precomputed features give the same answer as the tiles."""
+    """`generate` gives the same answer for precomputed picture features as for the tiles."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     tiles = pixels(model)[:2]
@@ -181,7 +191,7 @@ def test_generate_accepts_features_instead_of_pixels() -> None:
 
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_padded_rows_generate_as_alone(name: str) -> None:
-    """Each row of a left-padded batch generates the same tokens as alone, also with beam search."""
+    """Each row of a left-padded batch generates the same tokens as on its own, even with beam search."""
     model = build(name)
     ids, mask, _, _ = cases.batch(model.num_image_token)
     tiles = pixels(model)
@@ -200,7 +210,7 @@ def test_padded_rows_generate_as_alone(name: str) -> None:
 
 
 def test_generate_without_a_picture_stops_at_the_end_token() -> None:
-    """The end token is that of the model's generation configuration."""
+    """Without a picture, `generate` stops at the end token of the model's generation configuration."""
     model = build("internvl2")
     ids = torch.arange(3, 13)[None]
     free = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False, eos_token_id=NEVER)
@@ -210,7 +220,7 @@ def test_generate_without_a_picture_stops_at_the_end_token() -> None:
 
 
 def test_features_must_match_the_picture_tokens() -> None:
-    """Different numbers of picture tokens and features are an error with both numbers."""
+    """Different numbers of picture tokens and picture features raise an error that contains both numbers."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     with pytest.raises(ValueError, match="8 <IMG_CONTEXT> tokens for 12 picture features"):
@@ -221,7 +231,7 @@ def test_features_must_match_the_picture_tokens() -> None:
 
 
 def test_flagged_tiles_are_ignored() -> None:
-    """Tiles flagged 0, those of text-only samples, have no effect."""
+    """Tiles flagged 0, such as those of text-only samples, have no effect on the logits."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     with torch.no_grad():
@@ -235,7 +245,10 @@ def test_flagged_tiles_are_ignored() -> None:
     ["", "vision_model.encoder.layers.0.attn.qkv.weight", "language_model.model.layers.0.attention.wqkv.weight"],
 )
 def test_gradient_checkpointing_changes_no_gradient(trained: str) -> None:
-    """Neither of all weights nor of a single one after frozen ones, as in LoRA training."""
+    """Gradient checkpointing changes no gradient, whether all weights are trained or only one.
+
+    The single weight comes after frozen weights, as in LoRA training.
+    """
 
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
         model = build("internvl2").train()
@@ -257,7 +270,7 @@ def test_gradient_checkpointing_changes_no_gradient(trained: str) -> None:
 
 
 def test_stochastic_depth_applies_in_training_only() -> None:
-    """Branches are dropped at random in training, never in evaluation."""
+    """Stochastic depth drops branches at random in training, but never in evaluation."""
     fields = copy.deepcopy(cases.CASES["internvl2"])
     fields["vision_config"]["drop_path_rate"] = 0.5
     model = InternVLChatModel(InternVLChatConfig(**fields))
@@ -270,7 +283,7 @@ def test_stochastic_depth_applies_in_training_only() -> None:
 
 
 def test_bfloat16_is_close() -> None:
-    """The logits in bfloat16 are close to those in float32."""
+    """Logits computed in bfloat16 are close to logits computed in float32."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     with torch.no_grad():
@@ -281,7 +294,11 @@ def test_bfloat16_is_close() -> None:
 
 
 def test_invalid_arguments_are_refused() -> None:
-    """Neither ids nor embeddings, attention weights, a short mask, and pixels without a batch dimension."""
+    """Invalid arguments raise an error.
+
+    Examples are missing input IDs and embeddings, a request for attention weights, a mask that is too short,
+    and pixels without a batch dimension.
+    """
     model = build("internvl2")
     ids = torch.arange(3, 13)[None]
     with pytest.raises(ValueError, match="input_ids or inputs_embeds"):

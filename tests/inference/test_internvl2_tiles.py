@@ -1,4 +1,4 @@
-"""Tiles and pixel values against the official preprocessing."""
+"""Tiles and pixel values compared with those of the official preprocessing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tiles.json").read_t
 
 
 def test_grid_equals_the_official_one() -> None:
-    """All sizes and limits give the official number of columns, rows and tiles."""
+    """For all sizes and limits, the numbers of columns, rows and tiles equal the official ones."""
     for low, high, side, width, height, columns, rows, count in GOLDEN["grids"]:
         tiling = Tiling(side=side, min_tiles=low, max_tiles=high)
         assert tiling.grid(width, height) == (columns, rows)
@@ -27,7 +27,7 @@ def test_grid_equals_the_official_one() -> None:
 
 @pytest.mark.parametrize("number", range(len(PIXEL_SIZES)))
 def test_pixels_equal_the_official_ones(number: int) -> None:
-    """The pixel values of all tiles are identical to the official ones."""
+    """The pixel values of all tiles are identical to those of the official preprocessing."""
     width, height, side, high = PIXEL_SIZES[number]
     values = pixel_values(tiles(picture(number, width, height), Tiling(side=side, max_tiles=high)))
     assert hashlib.sha256(values.numpy().tobytes()).hexdigest() == GOLDEN["pixels"][number]
@@ -44,7 +44,7 @@ def test_count_agrees_with_tiles() -> None:
 
 
 def test_other_modes_are_converted_to_rgb() -> None:
-    """A grey, transparent or palette picture has the tiles of its RGB conversion."""
+    """A grey, transparent or palette picture gives the same tiles as its RGB conversion."""
     colours = picture(3, 130, 60)
     for mode in ("L", "RGBA", "P"):
         other = colours.convert(mode)
@@ -53,14 +53,14 @@ def test_other_modes_are_converted_to_rgb() -> None:
 
 
 def test_normalized_by_imagenet() -> None:
-    """A white tile becomes (1 − mean) / standard deviation per channel."""
+    """Each channel of a white tile becomes (1 − mean) / standard deviation, with the values of ImageNet."""
     values = pixel_values([Image.new("RGB", (4, 4), "white")])
     assert values.shape == (1, 3, 4, 4)
     assert values[0, :, 0, 0].tolist() == pytest.approx([2.2489, 2.4286, 2.64], abs=1e-4)
 
 
 def test_invalid_limits_are_refused() -> None:
-    """The maximum must not be below the minimum, nor the minimum below 1."""
+    """A maximum number of tiles below the minimum, or a minimum below 1, raises an error."""
     with pytest.raises(ValueError, match="min_tiles"):
         Tiling(min_tiles=3, max_tiles=2).count(100, 100)
     with pytest.raises(ValueError, match="min_tiles"):

@@ -1,4 +1,4 @@
-"""Compare the vision tower with timm's InternViT, an independent implementation."""
+"""The vision tower compared with timm's InternViT, an independent implementation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RMS: dict[str, Any] = {"norm_type": "rms_norm", "qkv_bias": False}
 
 
 def timm_name(name: str) -> str:
-    """Return timm's name of a weight of the official checkpoints."""
+    """Return timm's name for the weight `name` of the official checkpoints."""
     if name in EMBEDDINGS:
         return EMBEDDINGS[name]
     inside = name.replace("encoder.layers.", "blocks.")
@@ -38,12 +38,12 @@ def timm_name(name: str) -> str:
 
 
 def timm_model(**changes: Any) -> Any:
-    """Return timm's InternViT-300M with `changes`."""
+    """Return timm's InternViT-300M with its arguments changed by `changes`, in evaluation mode."""
     return timm.create_model("vit_intern300m_patch14_448", pretrained=False, **changes).eval()
 
 
 def normalize_across_heads(model: Any) -> None:
-    """Replace timm's norm of queries and keys, one per head, by one across all heads, as in InternViT-6B."""
+    """Replace timm's query and key norms, one per head, with norms across all heads, as in InternViT-6B."""
     for block in model.blocks:
         for name in ("q_norm", "k_norm"):
             norm = RmsNorm(model.embed_dim)
@@ -55,7 +55,10 @@ def normalize_across_heads(model: Any) -> None:
 
 
 def error(config: InternVisionConfig, theirs: Any) -> float:
-    """Return the largest difference of features after any layer, relative to timm's largest number there."""
+    """Return the largest difference between our features and timm's after any layer.
+
+    Each difference is relative to timm's largest number after the layer.
+    """
     ours = InternVisionModel(config).eval()
     state = {
         name: value * SPREAD if name.startswith("embeddings.") else value
@@ -78,7 +81,7 @@ def error(config: InternVisionConfig, theirs: Any) -> float:
 
 
 def test_the_whole_tower_has_timm_s_weights() -> None:
-    """All 24 layers of InternVL2-2B's tower have timm's weights by name and shape."""
+    """All 24 layers of InternVL2-2B's vision tower have the weight names and shapes of timm's model."""
     with torch.device("meta"):
         ours = InternVisionModel(configuration(SIZES["2b"], 1).vision_config).state_dict()
         theirs = timm_model().state_dict()
@@ -88,7 +91,10 @@ def test_the_whole_tower_has_timm_s_weights() -> None:
 
 
 def test_features_equal_timm_s_at_full_width() -> None:
-    """For one layer of InternVL2-2B's tower, with timm's own heads and constants."""
+    """Features of one full-width layer of InternVL2-2B's vision tower equal timm's.
+
+    The number of heads and the constants are timm's own.
+    """
     size = replace(SIZES["2b"], vision_layers=1, image_size=SIDE)
     assert error(configuration(size, 1).vision_config, timm_model(depth=1, img_size=SIDE)) < TOLERANCE
 
@@ -103,7 +109,10 @@ def test_features_equal_timm_s_at_full_width() -> None:
 )
 @pytest.mark.parametrize("heads", [1, 6])
 def test_features_equal_timm_s(heads: int, fields: dict[str, Any], changes: dict[str, Any]) -> None:
-    """For every token after every layer, for both norms, with and without biases of q, k and v."""
+    """Features of every token after every layer equal timm's.
+
+    The cases cover both norms, with and without biases of q, k and v.
+    """
     config = InternVisionConfig(**SMALL, **fields, num_attention_heads=heads, qk_normalization=False)
     theirs = timm_model(depth=3, img_size=SIDE, embed_dim=96, num_heads=heads, **changes)
     assert error(config, theirs) < TOLERANCE
@@ -111,7 +120,10 @@ def test_features_equal_timm_s(heads: int, fields: dict[str, Any], changes: dict
 
 @pytest.mark.parametrize("heads", [1, 6])
 def test_features_with_normalized_queries_and_keys_equal_timm_s(heads: int) -> None:
-    """As in InternViT-6B; with one head timm's norm is used unchanged, with more it is replaced."""
+    """Features with normalized queries and keys, as in InternViT-6B, equal timm's.
+
+    With one head, timm's norm is used unchanged; with several heads, it is replaced by one across all heads.
+    """
     config = InternVisionConfig(**SMALL, **RMS, num_attention_heads=heads, qk_normalization=True)
     theirs = timm_model(
         depth=3, img_size=SIDE, embed_dim=96, num_heads=heads, norm_layer="rmsnorm", qkv_bias=False, qk_norm=True

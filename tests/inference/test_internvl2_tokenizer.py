@@ -1,4 +1,4 @@
-"""The SentencePiece tokenizer against the official one, and loading from a directory."""
+"""The SentencePiece tokenizer compared with the official one, and loading a tokenizer from a directory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ GOLDEN = json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))
 
 
 def test_ids_equal_the_official_ones() -> None:
-    """For every text, with special tokens and unusual characters."""
+    """Token IDs equal the official ones for every text, including special tokens and unusual characters."""
     tokenizer = load_tokenizer(FOLDER)
     for case in GOLDEN["texts"]:
         assert tokenizer(case["text"])["input_ids"] == case["ids"], case["text"]
 
 
 def test_decoded_texts_equal_the_official_ones() -> None:
-    """With special tokens and without."""
+    """Decoded texts equal the official ones, with and without special tokens."""
     tokenizer = load_tokenizer(FOLDER)
     for case in GOLDEN["texts"]:
         assert tokenizer.decode(case["ids"]) == case["decoded"]
@@ -29,7 +29,7 @@ def test_decoded_texts_equal_the_official_ones() -> None:
 
 
 def test_the_vocabulary_equals_the_official_one() -> None:
-    """The sizes are equal, and a token added later gets the same id."""
+    """The vocabulary has the official size, and a token added later gets the official ID."""
     tokenizer = load_tokenizer(FOLDER)
     assert (tokenizer.vocab_size, len(tokenizer)) == (GOLDEN["vocab_size"], GOLDEN["length"])
     tokenizer.add_tokens(["<later>"])
@@ -37,7 +37,7 @@ def test_the_vocabulary_equals_the_official_one() -> None:
 
 
 def test_a_saved_tokenizer_is_unchanged(tmp_path: Path) -> None:
-    """A tokenizer that is saved and loaded again gives the same ids."""
+    """A tokenizer that is saved and loaded again gives the same token IDs."""
     load_tokenizer(FOLDER).save_pretrained(tmp_path)
     again = load_tokenizer(tmp_path)
     for case in GOLDEN["texts"]:
@@ -45,7 +45,7 @@ def test_a_saved_tokenizer_is_unchanged(tmp_path: Path) -> None:
 
 
 def test_special_token_ids() -> None:
-    """The ids come from the tokenizer, and a missing token is an error that names it."""
+    """A special token's ID comes from the tokenizer, and a missing token raises an error that names the token."""
     tokenizer = load_tokenizer(FOLDER)
     for token in (*END_TOKENS, PICTURE_TOKEN):
         assert tokenizer.convert_ids_to_tokens(token_id(tokenizer, token)) == token
@@ -54,6 +54,6 @@ def test_special_token_ids() -> None:
 
 
 def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
-    """The error names the missing files."""
+    """Loading a tokenizer from a directory that has none raises an error that names the missing files."""
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json nor tokenizer\.model"):
         load_tokenizer(tmp_path)

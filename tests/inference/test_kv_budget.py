@@ -1,4 +1,4 @@
-"""The division of a card's memory for common cards, and the errors if a model does not fit."""
+"""The division of GPU memory on common cards, and the errors for models that do not fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def blocks(total: float, engines: int, memory: ModelMemory = FULL) -> int:
 
 
 def test_memory_of_the_full_size(tmp_path: Path) -> None:
-    """A token of InternVL2-2B takes 96 KiB, with eight bits half of it and the scales; weights are the files' size."""
+    """InternVL2-2B's KV cache takes 96 KiB per token, or half that plus the quantization scales with 8 bits.
+
+    The memory for the weights is the size of their files.
+    """
     import torch
 
     write_surroundings(configuration(SIZES["2b"], 92553), load_tokenizer(CHECKPOINT), tmp_path, dtype=torch.bfloat16)
@@ -40,7 +43,7 @@ def test_memory_of_the_full_size(tmp_path: Path) -> None:
 
 
 def test_common_cards() -> None:
-    """80 GB hold two engines of 80 chats, 24 GB two of a dozen, 12 GB one engine only."""
+    """An 80 GB card fits two engines with 80 chats each, a 24 GB card two with a dozen, a 12 GB card only one."""
     chat = 3600 / BLOCK_TOKENS
     assert blocks(85e9, 2) > 80 * chat
     assert 8 * chat < blocks(25e9, 2) < 30 * chat
@@ -55,7 +58,7 @@ def test_common_cards() -> None:
 @pytest.mark.parametrize("total", [12.6e9, 25e9, 48e9, 85e9, 151e9])
 @pytest.mark.parametrize("engines", [1, 2])
 def test_engines_side_by_side_fit(total: float, engines: int) -> None:
-    """Weights, blocks and working memory of all engines stay below the card's memory."""
+    """The weights, KV blocks and working memory of all engines together stay below the card's memory."""
     try:
         number = blocks(total, engines)
     except NoRoom:
@@ -66,7 +69,10 @@ def test_engines_side_by_side_fit(total: float, engines: int) -> None:
 
 
 def test_share_of_the_free_memory() -> None:
-    """The share gives the same number of bytes for any free memory; too many blocks are refused with advice."""
+    """`share_of_free` gives the KV blocks the same number of bytes however much memory is free.
+
+    Too many blocks raise an error that suggests what to change.
+    """
     memory = ModelMemory(weights=4_000_000_000, token=100_000)
     wanted = 1000 * BLOCK_TOKENS * memory.token
     for free in (12_000_000_000, 80_000_000_000):

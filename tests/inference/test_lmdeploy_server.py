@@ -1,7 +1,7 @@
-"""lmdeploy's real server with our patches, over real HTTP; only TurboMind is replaced (lmdeploy_on_cpu.py).
+"""lmdeploy's real server with thumbtune's patches, over real HTTP; only TurboMind is replaced.
 
-Three servers start once for all tests: internvl2-tiny, a random model with a SentencePiece tokenizer, and
-internvl2-tiny without our patches, for comparison.
+The replacement is in lmdeploy_on_cpu.py. Three servers start once for all tests: internvl2-tiny, a
+random model with a SentencePiece tokenizer and, for comparison, internvl2-tiny without the patches.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
 
 
 def test_no_code_of_a_checkpoint_runs(servers: dict[str, Served]) -> None:
-    """Neither the configuration's nor the tokenizer's nor the model's modules, for both kinds of tokenizer."""
+    """No configuration, tokenizer or model code from a checkpoint runs, with either kind of tokenizer."""
     for name in ("tiny", "sentencepiece"):
         assert planted(servers[name].model)
         assert not ran(servers[name].model), name
@@ -119,7 +119,7 @@ def question(text: str, *shown: Picture, sampling: Sampling = ONE_TOKEN) -> Prom
 async def test_turbomind_gets_the_token_ids_of_the_chat_format(
     servers: dict[str, Served], name: str, side: int, most: int, tokens_per_tile: int
 ) -> None:
-    """Ids and picture positions are ours for every conversation, with both kinds of tokenizer."""
+    """TurboMind gets the chat format's token IDs and picture positions for every conversation and tokenizer."""
     served, tokenizer = servers[name], load_tokenizer(servers[name].model)
     async with served.client() as engine:
         for prompt in talks():
@@ -136,7 +136,10 @@ async def test_turbomind_gets_the_token_ids_of_the_chat_format(
 
 @pytest.mark.parametrize(("name", "tiles"), [("tiny", 0), ("sentencepiece", FEW_TILES)])
 async def test_turbomind_gets_the_token_ids_of_the_training(servers: dict[str, Served], name: str, tiles: int) -> None:
-    """For a LLaVA row with placeholders after its questions: the same conversation, with pictures in front."""
+    """TurboMind gets the token IDs used in training for a LLaVA row with placeholders after its questions.
+
+    Serving and training both place the pictures before the questions.
+    """
     row = {
         "system": "You are Pixel.",
         "image": ["1", "2", "3"],
@@ -159,7 +162,7 @@ async def test_turbomind_gets_the_token_ids_of_the_training(servers: dict[str, S
 
 
 async def test_turbomind_gets_the_pixels_of_stock_lmdeploy(servers: dict[str, Served]) -> None:
-    """Pixels and prompts are identical to those of unpatched lmdeploy."""
+    """TurboMind gets the same pixels and prompts as with unpatched lmdeploy."""
     prompts = [prompt for prompt in talks() if prompt.turns[-1].text][-6:]
     for name in ("tiny", "stock"):
         async with servers[name].client() as engine:
@@ -172,7 +175,10 @@ async def test_turbomind_gets_the_pixels_of_stock_lmdeploy(servers: dict[str, Se
 
 
 def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
-    """Another release is neither patched nor run without access control."""
+    """An unsupported lmdeploy release is neither patched nor run without access control.
+
+    The log says which release to install.
+    """
     with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), *BLOCKS) as served:
         served.until_ended()
     log = served.log.read_text()
@@ -180,7 +186,7 @@ def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
 
 
 class Planted:
-    """Creates a file when it is unpickled from a request."""
+    """An object that creates the file `marker` when it is unpickled from a request."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -191,7 +197,7 @@ class Planted:
 
 @pytest.mark.parametrize("headers", [{}, HEADERS], ids=["without the key", "with the key"])
 def test_no_request_runs_code(tiny: Served, tmp_path: Path, headers: dict[str, str]) -> None:
-    """lmdeploy's /update_weights unpickles its input: it is not served, even with the key."""
+    """lmdeploy's /update_weights route, which unpickles its input, is unavailable even with the API key."""
     marker = tmp_path / "marker"
     planted = b64encode(pickle.dumps(Planted(marker))).decode()
     body = {"serialized_named_tensors": planted, "finished": False}
@@ -205,7 +211,7 @@ def test_no_request_runs_code(tiny: Served, tmp_path: Path, headers: dict[str, s
     ["/v1/chat/completions", "/v1/models", "/metrics", "/health", "/", "/openapi.json", "/v1/encode", "/sleep"],
 )
 def test_every_route_needs_the_key(tiny: Served, route: str) -> None:
-    """No route answers without the key, with a wrong one, or under another host name; CORS is refused."""
+    """No route answers without the API key, with a wrong key or under another host name; CORS is refused."""
     strangers: list[dict[str, str]] = [
         {},
         {"Authorization": "Bearer none"},
@@ -223,13 +229,13 @@ def test_every_route_needs_the_key(tiny: Served, route: str) -> None:
 
 
 def test_the_key_is_not_logged(tiny: Served) -> None:
-    """Neither the log nor the command line contains it."""
+    """Neither the log nor the command line contains the API key."""
     assert KEY not in tiny.log.read_text()
     assert KEY not in " ".join(tiny.command)
 
 
 async def test_a_talk_is_cut_to_the_session_length(servers: dict[str, Served], tmp_path: Path) -> None:
-    """With few blocks lmdeploy refuses long prompts: the worker reports its limit, and the deployment cuts to it."""
+    """With few KV blocks, lmdeploy refuses long prompts; the deployment truncates them to the worker's limit."""
     served = servers["sentencepiece"]
     talk = replace(question("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
     async with served.client() as engine:
@@ -253,7 +259,7 @@ async def test_a_talk_is_cut_to_the_session_length(servers: dict[str, Served], t
 
 
 async def test_sampling_comes_from_the_request(servers: dict[str, Served]) -> None:
-    """Temperature, top_k and top_p are the prompt's; the checkpoint's own defaults are not used."""
+    """Temperature, top_k and top_p come from the prompt, not from the checkpoint's own defaults."""
     served = servers["sentencepiece"]
     assert json.loads((served.model / "generation_config.json").read_text())["repetition_penalty"] == 1.5
     sampling = Sampling(temperature=0.7, top_p=0.6, max_new_tokens=1, top_k=9)
@@ -265,7 +271,7 @@ async def test_sampling_comes_from_the_request(servers: dict[str, Served]) -> No
 
 
 async def test_answers_equal_the_cpu_engine_s(tiny: Served) -> None:
-    """The same model gives the same answers as in the CPU engine, in both languages."""
+    """The lmdeploy server and the CPU engine give the same answers with the same model, in both languages."""
     dice = Random(3)
     greedy = Sampling(temperature=0, max_new_tokens=32)
     prompts = [
@@ -282,7 +288,7 @@ async def test_answers_equal_the_cpu_engine_s(tiny: Served) -> None:
 
 
 async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
-    """A picture is tiled once, keeps its fingerprint for the prefix cache, and is encoded once."""
+    """A follow-up question reuses a picture's tiles, encoding and prefix-cache fingerprint."""
     shown = picture(101, (320, 240)), picture(102, (320, 240))
     first = question("这是什么？", *shown)
     further = (Turn(Role.ASSISTANT, "Noise."), Turn(Role.USER, "Are you sure?"), Turn(Role.ASSISTANT, "Yes."))
@@ -315,14 +321,14 @@ async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
 
 
 async def test_encoded_tiles_are_in_the_usage_without_streaming(tiny: Served) -> None:
-    """The usage has the same fields as that of a stream."""
+    """A response without streaming reports the same usage fields as a stream, including the encoded tiles."""
     usage = tiny.post(part(picture(110, (112, 112)).data)).json()["usage"]
     assert usage["encoded_tiles"] == 1
     assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
 
 
 async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
-    """`max_dynamic_patch` limits the tiles of a picture and makes it another one for the prefix cache."""
+    """`max_dynamic_patch` limits a picture's tiles and changes its fingerprint for the prefix cache."""
     shown = picture(120, (224, 224))
     for tiles, cut in ((None, 5), (2, 1), (1, 1)):
         async with tiny.client(tiles=tiles) as engine:
@@ -345,7 +351,10 @@ async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
     ids=["base64", "plain", "text", "cut off", "loopback address", "file URL", "path"],
 )
 async def test_bad_pictures_are_refused(tiny: Served, broken: dict[str, str], words: str) -> None:
-    """HTTP 400 with the reason, streamed or not; no address is fetched, no file is opened, and the server works on."""
+    """An invalid picture gets HTTP 400 with the reason, streamed or not, and the server continues to work.
+
+    No URL is fetched and no file is opened.
+    """
     for stream in (False, True):
         refused = tiny.post({"type": "image_url", "image_url": broken}, stream=stream)
         assert refused.status_code == 400, refused.text
@@ -354,7 +363,7 @@ async def test_bad_pictures_are_refused(tiny: Served, broken: dict[str, str], wo
 
 
 async def test_a_bad_picture_is_a_picture_error(tiny: Served) -> None:
-    """The product's client raises PictureError with a message for the sender."""
+    """For an invalid picture, the HTTP client raises `PictureError` with a message for the sender."""
     async with tiny.client() as engine:
         with pytest.raises(PictureError, match=r"^The data is not a picture"):
             await answer(engine, question("What is this?", Picture.of(b"no picture")))
@@ -362,7 +371,10 @@ async def test_a_bad_picture_is_a_picture_error(tiny: Served) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "sentencepiece"])
 async def test_a_stream_has_whole_characters(servers: dict[str, Served], name: str) -> None:
-    """The first token comes at once, the others in groups, never half a character; joined they are the answer."""
+    """A stream sends the first token at once and later ones in groups, and never splits a character.
+
+    The joined parts equal the whole answer.
+    """
     shown = PICTURES[1]
     prompt = question("这是什么？", shown, sampling=Sampling(temperature=0, max_new_tokens=48))
     async with servers[name].client() as engine:

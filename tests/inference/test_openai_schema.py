@@ -1,4 +1,4 @@
-"""Parsing of requests of OpenAI's chat API, and the errors for bad ones."""
+"""Parsing requests to the OpenAI-compatible chat API, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def read(*messages: Any, **fields: Any) -> ChatRequest:
 
 
 def test_a_minimal_request_has_openai_s_defaults_and_the_official_system_text() -> None:
-    """Temperature and top_p 1, no seed, not streamed."""
+    """A minimal request gets the official system text and OpenAI's defaults.
+
+    Temperature and top_p are 1, there is no seed, and streaming is off.
+    """
     request = read({"role": "user", "content": "Hi"})
     assert request.prompt.system == INTERNVL2.system
     assert request.prompt.turns == (Turn(Role.USER, "Hi"),)
@@ -44,7 +47,7 @@ def test_a_minimal_request_has_openai_s_defaults_and_the_official_system_text() 
 
 
 def test_every_parameter_is_read() -> None:
-    """A field that is null counts as missing."""
+    """Every parameter of a request is read, and a null field counts as missing."""
     request = read(
         {"role": "system", "content": "Be kind."},
         user(image(CAT, max_dynamic_patch=6), text("What?")),
@@ -76,19 +79,19 @@ def test_every_parameter_is_read() -> None:
 
 @pytest.mark.parametrize("turn", [Turn(Role.USER, "Which?", (CAT, DOG)), Turn(Role.USER, "Which?", (CAT,))])
 def test_parts_of_the_product_s_client_parse_to_the_same_turn(turn: Turn) -> None:
-    """Labels before pictures belong to the chat format, not to the question."""
+    """A turn sent by thumbtune's client parses to an equal turn: picture labels stay out of the question."""
     content = [text(part) if isinstance(part, str) else image(part) for part in parts(turn)]
     assert read(user(*content)).prompt.turns == (turn,)
 
 
 def test_pictures_move_before_the_text() -> None:
-    """As the model was trained, at any position in the request."""
+    """Pictures at any position in a request move before the text, as in training."""
     request = read(user(text("Look: "), image(CAT), text("and "), image(DOG), text("?")))
     assert request.prompt.turns == (Turn(Role.USER, "Look: and ?", (CAT, DOG)),)
 
 
 def test_an_unpaired_surrogate_is_replaced() -> None:
-    """JSON can express unpaired surrogates, which no tokenizer reads."""
+    """Unpaired surrogates, which JSON allows and no tokenizer accepts, are replaced with U+FFFD."""
     body = rb'{"messages": [{"role": "user", "content": "a\ud83cb \ud83d\ude00"}]}'
     assert parse(body, "tiny", "").prompt.turns[0].text == "a\ufffdb 😀"
 
@@ -146,7 +149,7 @@ IMAGE_URL = "messages[0].content[0].image_url.image_url"
 def test_bad_requests_are_refused_with_the_field(
     messages: list[Any], fields: dict[str, Any], fragment: str, param: str
 ) -> None:
-    """The error describes the mistake and names the field."""
+    """The error for an invalid request describes the mistake and names the field."""
     with pytest.raises(ApiError) as raised:
         read(*messages, **fields)
     error = raised.value.body()["error"]
@@ -157,13 +160,13 @@ def test_bad_requests_are_refused_with_the_field(
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"null"])
 def test_a_body_other_than_a_json_object_is_refused(body: bytes) -> None:
-    """Also if it is nested deeper than Python's recursion limit."""
+    """A body that is not a JSON object is refused, even if nested deeper than Python's recursion limit."""
     with pytest.raises(ApiError, match="JSON"):
         parse(body, "tiny", "")
 
 
 def test_another_model_is_not_found() -> None:
-    """OpenAI's status and code, and the name of the served model in the message."""
+    """The error for an unknown model has OpenAI's status and code, and its message names the served model."""
     with pytest.raises(ApiError, match="serves 'tiny'") as raised:
         read(QUESTION, model="gpt-4o")
     assert (raised.value.status, raised.value.code) == (404, "model_not_found")

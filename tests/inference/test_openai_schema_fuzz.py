@@ -1,4 +1,4 @@
-"""Any body of a chat API request is parsed or refused with an error message."""
+"""Every body of a chat API request is either parsed or refused with an error message."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def served_or_refused(body: bytes) -> None:
 @example(b"[" * 100_000)
 @example(b'{"messages": [], "seed": ' + b"9" * 5000 + b"}")
 def test_any_bytes_are_served_or_refused(body: bytes) -> None:
-    """Invalid or unreadable JSON is an HTTP 4xx."""
+    """Any bytes are parsed or refused: invalid or unreadable JSON gives an HTTP 4xx error."""
     served_or_refused(body)
 
 
 @given(st.one_of(anything, requests))
 def test_any_json_is_served_or_refused(fields: Any) -> None:
-    """Any types and numbers of fields, messages of any shape, unpaired surrogates."""
+    """Any JSON is parsed or refused: fields of any type and value, messages of any shape, unpaired surrogates."""
     served_or_refused(json.dumps(fields).encode())
 
 
@@ -80,7 +80,7 @@ def test_any_json_is_served_or_refused(fields: Any) -> None:
 @example("user", 900)
 @example("model", 900)
 def test_any_depth_is_served_or_refused(name: str, depth: int) -> None:
-    """A value as deep as the JSON parser accepts is not too deep for validation."""
+    """Validation handles every nesting depth that the JSON parser accepts."""
     nested = b"[" * depth + b"]" * depth
     question = b'"messages": [{"role": "user", "content": "Hi"}]'
     served_or_refused(b'{%s, "%s": %s}' % (question, name.encode(), nested))

@@ -1,4 +1,4 @@
-"""A worker ends when its parent ends."""
+"""A worker process ends when its parent process ends."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ sys.stdin.read()
 
 
 def worker(setup: str = "pass", work: str = SLEEP) -> str:
-    """Return the source of a worker that would run for minutes."""
+    """Return the source code of a worker that watches its parent and, by default, runs for minutes."""
     return WORKER.format(setup=setup, work=work)
 
 
 def test_a_worker_ends_when_the_pipe_is_closed() -> None:
-    """It gets SIGTERM, so that it can clean up."""
+    """When the pipe from its parent closes, a worker gets SIGTERM and thus a chance to clean up."""
     with subprocess.Popen(
         [sys.executable, "-c", worker()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
@@ -45,7 +45,7 @@ def test_a_worker_ends_when_the_pipe_is_closed() -> None:
 
 
 def test_a_worker_ends_when_its_parent_is_killed() -> None:
-    """The parent need not do anything: the kernel closes the pipe."""
+    """A worker ends when its parent is killed, because the kernel closes the pipe between them."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, worker()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
@@ -58,7 +58,7 @@ def test_a_worker_ends_when_its_parent_is_killed() -> None:
 
 
 def test_a_worker_that_ignores_sigterm_is_killed_with_its_children() -> None:
-    """After the grace period the process group of a worker that leads one is killed."""
+    """After the grace period, a worker that ignores SIGTERM and leads a process group is killed with the group."""
     work = (
         "import subprocess; grandchild = subprocess.Popen(['sleep', '300'], stdin=subprocess.DEVNULL); "
         "sys.stdout.write(f'{grandchild.pid}\\n'); sys.stdout.flush(); time.sleep(300)"
@@ -80,7 +80,7 @@ def test_a_worker_that_ignores_sigterm_is_killed_with_its_children() -> None:
 
 @pytest.mark.parametrize("source", ["/dev/null", "file"])
 def test_a_worker_run_by_hand_is_not_watched(source: str, tmp_path: Path) -> None:
-    """Standard input from a file or /dev/null is not watched; the worker runs to its end."""
+    """A worker whose standard input is a file or /dev/null is not watched and runs to its end."""
     path = Path(source) if source.startswith("/") else tmp_path / "input"
     if not path.exists():
         path.write_text("")
@@ -93,7 +93,7 @@ def test_a_worker_run_by_hand_is_not_watched(source: str, tmp_path: Path) -> Non
 
 
 def test_a_worker_without_standard_input_is_not_watched() -> None:
-    """A closed standard input is not watched either."""
+    """A worker whose standard input is closed is not watched."""
     code = (
         "import os; os.close(0); from inference.process.parent_watch import watch_parent; "
         "assert watch_parent() is False"

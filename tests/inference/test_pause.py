@@ -1,4 +1,4 @@
-"""Pausing the deployment: the engine stops, questions wait and are answered afterwards."""
+"""Pausing the deployment: the engine stops, and waiting questions are answered after the pause."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from tests.support.deployments import Deploy, a_model, ask, deployed, open_gate,
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder."""
+    """Return a function that deploys the model "a" in this test's folder."""
     return partial(deployed, tmp_path)
 
 
 async def test_pause_frees_the_engine(deploy: Deploy, tmp_path: Path) -> None:
-    """Answers in flight finish, the process ends, new questions wait; resuming answers them with a new process."""
+    """A pause lets answers in flight finish, ends the engine process and makes new questions wait.
+
+    After `resume`, a new process answers the waiting questions.
+    """
     async with deploy() as deployment:
         old = deployment.status().pid
         answering, _ = await under_way(deployment, "gate:2", "before")
@@ -43,7 +46,7 @@ async def test_pause_frees_the_engine(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_pause_restarts_answers_that_outlast_the_drain(deploy: Deploy, tmp_path: Path) -> None:
-    """The answer starts over after the pause, and its chat receives the pause."""
+    """An answer that outlasts the drain restarts after the pause, and its chat is notified of the pause."""
     async with deploy(drain_timeout=0.1, stop_timeout=0.2) as deployment:
         answering, deltas = await under_way(deployment, "gate:2", "long")
         await deployment.pause()
@@ -55,7 +58,7 @@ async def test_pause_restarts_answers_that_outlast_the_drain(deploy: Deploy, tmp
 
 
 async def test_swap_during_a_pause(deploy: Deploy, tmp_path: Path) -> None:
-    """A model that is promoted during a pause answers after it."""
+    """When a pause ends, the model promoted during the pause answers the waiting questions."""
     async with deploy() as deployment:
         await deployment.pause()
         await deployment.swap("b", a_model(tmp_path, "b"))

@@ -1,4 +1,4 @@
-"""Opening encoded pictures, and the errors for other data."""
+"""Opening encoded pictures, and the errors for invalid data."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from inference.messages import PictureError
 
 
 def encoded(form: str, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> bytes:
-    """Return a picture in Pillow's format `form`."""
+    """Return a gradient picture encoded in Pillow's format `form`."""
     into = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert(mode).save(into, form)
     return into.getvalue()
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Return a PNG of a declared size without pixels."""
+    """Return a PNG without pixel data whose header declares the given size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -33,7 +33,7 @@ def png_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
 def test_accepted_formats_open_in_rgb(form: str, mode: str) -> None:
-    """Every accepted format and colour mode is decoded completely."""
+    """Pictures in every accepted format and colour mode are decoded completely and converted to RGB."""
     if (form, mode) in {("JPEG", "P"), ("WEBP", "P")}:
         mode = "RGB"
     picture = open_picture(encoded(form, mode))
@@ -56,6 +56,6 @@ def test_accepted_formats_open_in_rgb(form: str, mode: str) -> None:
     ids=["empty", "text", "tiff", "cut jpeg", "cut png", "cut webp", "no pixels", "bomb", "large"],
 )
 def test_other_data_is_refused_with_a_message(data: bytes, message: str) -> None:
-    """A bomb is refused for its size, so before its (missing) pixels are decoded."""
+    """Invalid data is refused with a message; an oversized picture is refused before its pixels are decoded."""
     with pytest.raises(PictureError, match=message):
         open_picture(data)

@@ -1,4 +1,4 @@
-"""The prefill limiter: whole prompts in order, and no room lost on cancellation."""
+"""The prefill limiter admits whole prompts in order and loses no capacity on cancellation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ CAT, DOG = (b"cat", 300), (b"dog", 400)
 
 
 class Prompts:
-    """Prompts at one limiter; each is recorded when admitted and stays until it is ended or cancelled."""
+    """Prompts that share one limiter.
+
+    Each is recorded when admitted and stays admitted until it is ended or cancelled.
+    """
 
     def __init__(self, tokens: int) -> None:
         self.limiter = PrefillLimiter(tokens)
@@ -48,13 +51,13 @@ class Prompts:
 
 
 async def settle() -> None:
-    """Let all tasks run until they wait."""
+    """Let all tasks run until each of them is waiting."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 async def test_whole_prompts_first_come_first_served() -> None:
-    """Prompts are admitted while they fit; a small one does not overtake an earlier large one."""
+    """Prompts are admitted in order while they fit; a small one does not overtake an earlier large one."""
     prompts = Prompts(100)
     for name, cost in (("a", 60), ("b", 40), ("c", 50), ("d", 10)):
         await prompts.add(name, cost)
@@ -68,7 +71,7 @@ async def test_whole_prompts_first_come_first_served() -> None:
 
 
 async def test_a_prompt_larger_than_the_limit_is_admitted_alone() -> None:
-    """It waits until no other is in prefill, and none joins it."""
+    """A prompt larger than the limit is admitted alone: it waits for all earlier ones, and none joins it."""
     prompts = Prompts(100)
     for name, cost in (("small", 10), ("huge", 500), ("next", 10)):
         await prompts.add(name, cost)
@@ -80,7 +83,7 @@ async def test_a_prompt_larger_than_the_limit_is_admitted_alone() -> None:
 
 
 async def test_a_cancelled_waiting_prompt_does_not_block_the_next() -> None:
-    """The small prompt behind it is admitted, and the number of waiting prompts is right."""
+    """When a waiting prompt is cancelled, the next one is admitted and the number of waiting prompts is right."""
     prompts = Prompts(100)
     for name, cost in (("a", 60), ("large", 90), ("b", 40), ("c", 30)):
         await prompts.add(name, cost)
@@ -92,7 +95,7 @@ async def test_a_cancelled_waiting_prompt_does_not_block_the_next() -> None:
 
 
 async def test_a_prompt_cancelled_right_after_admission_gives_its_room_back() -> None:
-    """A task may be cancelled between its admission and its next step."""
+    """A prompt cancelled between its admission and its task's next step releases its capacity."""
     prompts = Prompts(100)
     for name in ("a", "b", "c", "d"):
         await prompts.add(name, 100)
@@ -104,7 +107,10 @@ async def test_a_prompt_cancelled_right_after_admission_gives_its_room_back() ->
 
 
 async def test_room_is_free_once_the_prompt_is_computed() -> None:
-    """It is given back before the answer ends; giving it back again has no effect."""
+    """A prompt's capacity is released once the prompt is computed, before the answer ends.
+
+    A second release has no effect.
+    """
     limiter = PrefillLimiter(100)
     async with AsyncExitStack() as stack:
         computed = await stack.enter_async_context(limiter.room(100))
@@ -121,7 +127,7 @@ async def test_room_is_free_once_the_prompt_is_computed() -> None:
 
 
 async def test_an_error_inside_gives_the_room_back() -> None:
-    """After an exception the next prompt is admitted."""
+    """An exception during prefill releases the prompt's capacity, so the next prompt is admitted."""
     limiter = PrefillLimiter(100)
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"):
@@ -130,7 +136,7 @@ async def test_an_error_inside_gives_the_room_back() -> None:
 
 
 def test_a_recent_picture_costs_nothing() -> None:
-    """Only the first prompt with a picture counts it; the least recently seen are forgotten."""
+    """A picture's tokens count towards the limit once; the least recently seen pictures are forgotten."""
     limiter = PrefillLimiter(1000)
     assert limiter.cost(350, [CAT]) == 350
     assert limiter.cost(780, [CAT, DOG]) == 480
@@ -143,7 +149,10 @@ def test_a_recent_picture_costs_nothing() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_random_cancellation_loses_no_room(seed: int) -> None:
-    """No more are admitted than fit, except one alone; in the end every prompt that stayed has been admitted."""
+    """Random cancellation loses no capacity: every prompt that is not cancelled is eventually admitted.
+
+    Admitted prompts never exceed the limit, except for a large prompt that is alone.
+    """
     dice = Random(seed)
     prompts = Prompts(100)
     costs: dict[str, int] = {}

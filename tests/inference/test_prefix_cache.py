@@ -11,14 +11,14 @@ PICTURE = -7
 
 
 def grow(kv: GrowingCache, values: list[int]) -> None:
-    """Append positions with known numbers as keys and values."""
+    """Append positions whose keys and values encode the numbers in `values`."""
     states = torch.tensor(values, dtype=torch.float32)[None, None, :, None].expand(1, 3, len(values), 4)
     for layer in range(LAYERS):
         kv.update(states + layer, -states, layer)
 
 
 def read(kv: GrowingCache) -> list[int]:
-    """Return the numbers of all positions, the same in all layers, heads and features."""
+    """Return the number stored at each position, asserting that all layers agree."""
     for layer, held in enumerate(kv.layers):
         assert torch.equal(held.keys - layer, kv.layers[0].keys)
         assert torch.equal(held.values, -kv.layers[0].keys)
@@ -26,7 +26,7 @@ def read(kv: GrowingCache) -> list[int]:
 
 
 def compute(cache: PrefixCache, keys: list[int]) -> int:
-    """Compute a conversation as the engine does; return how many positions were cached."""
+    """Process a conversation as the engine does, and return how many of its positions were cached."""
     entry = cache.take(keys)
     known = entry.length
     assert read(entry.kv) == keys[:known] if known else True
@@ -38,7 +38,7 @@ def compute(cache: PrefixCache, keys: list[int]) -> int:
 
 
 def test_growing_cache_holds_what_was_appended() -> None:
-    """Position by position or many at once, and after a crop, it equals a plain list."""
+    """A growing cache matches a plain list after single appends, bulk appends and crops."""
     kv, held = GrowingCache(), list[int]()
     for step, size in enumerate([5, 1, 1, 200, 1, 64, 300]):
         new = list(range(1000 * step, 1000 * step + size))
@@ -53,7 +53,7 @@ def test_growing_cache_holds_what_was_appended() -> None:
 
 
 def test_growing_cache_rarely_reallocates() -> None:
-    """The storage grows in large steps and wastes at most a third."""
+    """A growing cache's storage grows in large steps and exceeds the needed size by at most a third."""
     kv = GrowingCache()
     sizes = []
     for value in range(2000):
@@ -64,7 +64,7 @@ def test_growing_cache_rarely_reallocates() -> None:
 
 
 def test_a_continued_chat_finds_all_its_positions() -> None:
-    """The same entry grows; no second one is made."""
+    """A continued chat finds all its positions in the cache, and its entry grows instead of being duplicated."""
     cache = PrefixCache(10**6)
     assert compute(cache, [1, 2, PICTURE, PICTURE, 3, 4]) == 0
     assert compute(cache, [1, 2, PICTURE, PICTURE, 3, 4, 5, 6]) == 6
@@ -73,7 +73,7 @@ def test_a_continued_chat_finds_all_its_positions() -> None:
 
 
 def test_a_regenerated_answer_cuts_only_the_answer() -> None:
-    """The same prompt with another end reuses the entry: a short text is cheap to compute again."""
+    """A regenerated answer reuses the prompt's cache entry; only the short answer is computed again."""
     cache = PrefixCache(10**6)
     compute(cache, [1, 2, PICTURE, PICTURE, 3, 4, 50, 51])
     assert compute(cache, [1, 2, PICTURE, PICTURE, 3, 4, 60]) == 6
@@ -81,7 +81,7 @@ def test_a_regenerated_answer_cuts_only_the_answer() -> None:
 
 
 def test_chats_with_a_common_prefix_keep_their_own_pictures() -> None:
-    """The common prefix is copied, and the other chat keeps its entry."""
+    """A new chat copies the prefix that it shares with another chat, whose own entry is kept."""
     cache = PrefixCache(10**6)
     system = list(range(100, 120))
     first = [*system, PICTURE, PICTURE, 3, 4]
@@ -92,7 +92,7 @@ def test_chats_with_a_common_prefix_keep_their_own_pictures() -> None:
 
 
 def test_another_picture_at_the_same_position_is_another_conversation() -> None:
-    """Pictures take part in the comparison: nothing after a different one matches."""
+    """Pictures take part in the prefix comparison: no position after a different picture matches."""
     cache = PrefixCache(10**6)
     compute(cache, [1, 2, PICTURE, PICTURE, 3, 4])
     assert compute(cache, [1, 2, PICTURE - 1, PICTURE - 1, 3, 4]) == 0, "two positions are too few to copy"
@@ -116,7 +116,7 @@ def test_a_lent_entry_is_copied() -> None:
 
 
 def test_the_limit_is_kept_and_the_oldest_is_evicted_first() -> None:
-    """Bytes stay below the limit after each answer; the most recently used chats stay cached."""
+    """The cache stays within its limit after each answer by evicting the least recently used chats."""
     one = PrefixCache(10**9)
     compute(one, list(range(60)))
     cache = PrefixCache(3 * one.nbytes)
@@ -130,7 +130,7 @@ def test_the_limit_is_kept_and_the_oldest_is_evicted_first() -> None:
 
 
 def test_lent_entries_count_and_are_not_evicted() -> None:
-    """An unfinished answer evicts idle chats, never itself."""
+    """An unfinished answer's entry counts towards the limit and can evict idle chats, but is never evicted."""
     cache = PrefixCache(0)
     entry = cache.take([1, 2, 3])
     grow(entry.kv, [1, 2, 3])
@@ -142,7 +142,7 @@ def test_lent_entries_count_and_are_not_evicted() -> None:
 
 
 def test_a_discarded_entry_is_not_found_again() -> None:
-    """The positions of a failed generation are not used."""
+    """The cached positions of a failed generation are discarded and not reused."""
     cache = PrefixCache(10**6)
     keys = list(range(30))
     entry = cache.take(keys)

@@ -1,4 +1,7 @@
-"""The queue before the engines: order, places and cancellation; test_admission.py tests its rules."""
+"""The queue in front of the engines: order, positions and cancellation.
+
+The queue's rules are tested in test_admission.py.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,15 @@ from tests.support.deployments import Deploy, Heard, ask, deployed, open_gate, u
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder."""
+    """Return a function that deploys the model "a" in this test's folder."""
     return partial(deployed, tmp_path)
 
 
 async def test_queue_is_first_come_first_served(deploy: Deploy, tmp_path: Path) -> None:
-    """Answers are limited in number, one a chat, first come first served; who waits hears how many are before."""
+    """Questions are answered first come, first served, one per chat and within the concurrency limit.
+
+    Each waiting chat receives the number of questions ahead of its own.
+    """
     async with deploy(concurrency=2) as deployment:
         heard: dict[str, list[Delta]] = {}
         tasks = []
@@ -55,7 +61,7 @@ async def test_queue_is_first_come_first_served(deploy: Deploy, tmp_path: Path) 
 
 
 def notes_in_order(directory: Path) -> list[dict[str, Any]]:
-    """All begins and ends of one model directory, as they were noted."""
+    """Return the begin, end and abort events in `directory` in the order in which they were recorded."""
     lines = (directory / "events.jsonl").read_text().splitlines()
     return [note for note in map(json.loads, lines) if note["event"] in ("begin", "end", "abort")]
 
@@ -64,7 +70,7 @@ def notes_in_order(directory: Path) -> list[dict[str, Any]]:
 async def test_queue_admits_what_the_kv_cache_holds(
     deploy: Deploy, tmp_path: Path, waiting_for_the_start: bool
 ) -> None:
-    """lmdeploy reports its capacity at startup; requests beyond it are queued, with their place shown."""
+    """Requests beyond the capacity that lmdeploy reports at startup are queued, and their positions are shown."""
     two_chats = 2 * 60 * BLOCK_TOKENS
     cue = {"cache": two_chats, "late": 0.5}
     async with deploy(start=False, cue=cue, engine="lmdeploy", concurrency=None) as deployment:
@@ -94,7 +100,7 @@ async def test_queue_admits_what_the_kv_cache_holds(
 
 @pytest.mark.parametrize("where", ["answering", "queued"])
 async def test_queue_leaving_gives_the_place_up(deploy: Deploy, tmp_path: Path, where: str) -> None:
-    """Who stops listening frees the place or the stand in the queue, and the engine's work is aborted."""
+    """Cancelling a question frees its slot or its place in the queue and aborts the engine's work on it."""
     async with deploy(concurrency=1) as deployment:
         first, _ = await under_way(deployment, "words:1000 slow:0.02", "first")
         second = asyncio.create_task(ask(deployment, "hi", "second"))
@@ -114,7 +120,7 @@ async def test_queue_leaving_gives_the_place_up(deploy: Deploy, tmp_path: Path, 
 
 
 async def test_queue_does_not_wait_for_who_has_his_whole_answer(deploy: Deploy) -> None:
-    """With the last delta in hand the place is free, also when the iterator is never closed."""
+    """A chat's slot is free once the last delta arrives, even if the iterator is never closed."""
     async with deploy(concurrency=1) as deployment:
         stream = deployment.answer(prompt("hi", "one"))
         while (await anext(stream)).answer is None:

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: complete, reproducible, of the requested size."""
+"""Checkpoints with random weights are complete, reproducible and of the requested size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = Size(64, 1, 2, 96, 128, 2, 1, 2, 160, image_size=56, max_tiles=3)
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    """Return all weights of a checkpoint, from one file or several."""
+    """Return all weights of a checkpoint, stored in one or several files."""
     found: dict[str, torch.Tensor] = {}
     for file in directory.glob("*.safetensors"):
         found.update(load_file(file))
@@ -26,7 +26,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def test_command_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line writes a checkpoint of the given widths that loads and generates."""
+    """The command writes a checkpoint with the given dimensions that loads and generates tokens."""
     widths = {
         "vision-width": 64, "vision-heads": 1, "vision-layers": 2, "vision-inner": 96, "width": 128, "heads": 2,
         "kv-heads": 1, "layers": 2, "inner": 160, "vocabulary": 640, "image-size": 56, "max-tiles": 3,
@@ -44,7 +44,7 @@ def test_command_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
-    """The same seed gives the same weights for any shard size; another seed gives others."""
+    """The same seed gives the same weights for any shard size; another seed gives different weights."""
     tokenizer = load_tokenizer(TOKENIZER)
     count = write_random(SMALL, tmp_path / "one", tokenizer=tokenizer, seed=3)
     write_random(SMALL, tmp_path / "many", tokenizer=tokenizer, seed=3, shard="50KB")
@@ -60,7 +60,7 @@ def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
 
 
 def test_weights_are_the_model_s_initial_ones(tmp_path: Path) -> None:
-    """Norms are one, biases zero, matrices have the configured standard deviation; layers differ."""
+    """Norms are one, biases are zero, matrices have the configured standard deviation, and layers differ."""
     write_random(SMALL, tmp_path, tokenizer=load_tokenizer(TOKENIZER), dtype=torch.float32)
     found = weights(tmp_path)
     assert torch.all(found["language_model.model.norm.weight"] == 1)
@@ -73,7 +73,7 @@ def test_weights_are_the_model_s_initial_ones(tmp_path: Path) -> None:
 
 
 def test_the_vocabulary_must_hold_the_tokenizer(tmp_path: Path) -> None:
-    """A smaller vocabulary is refused; by default it is the tokenizer's size, rounded up."""
+    """A vocabulary smaller than the tokenizer's is refused; the default is the tokenizer's size, rounded up."""
     tokenizer = load_tokenizer(TOKENIZER)
     with pytest.raises(ValueError, match="485 tokens, more than the vocabulary of 300"):
         write_random(Size(64, 1, 1, 64, 64, 1, 1, 1, 64, vocabulary=300), tmp_path, tokenizer=tokenizer)
@@ -83,7 +83,7 @@ def test_the_vocabulary_must_hold_the_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["100m", "2b", "8b"])
 def test_sizes_suit_turbomind(name: str) -> None:
-    """Head sizes are 64 or 128 in both towers and the pixel shuffle is v2, as lmdeploy's TurboMind needs."""
+    """As TurboMind requires, vision and language attention heads have size 64 or 128; the pixel shuffle is v2."""
     config = configuration(SIZES[name], 92553)
     assert config.vision_config.hidden_size // config.vision_config.num_attention_heads in (64, 128)
     assert config.llm_config.hidden_size // config.llm_config.num_attention_heads in (64, 128)

@@ -8,7 +8,7 @@ from inference.engines.reported_metrics import read_metrics
 
 
 def test_selected_samples_are_summed_over_labels() -> None:
-    """Known samples have the bot's names; the others are ignored."""
+    """Known metrics are summed over their labels and given the bot's names; others are ignored."""
     page = (
         "# TYPE thumbtune_tile_cache_hits_total counter\n"
         "thumbtune_tile_cache_hits_total 12.0\n"

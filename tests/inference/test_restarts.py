@@ -1,4 +1,4 @@
-"""Engines that die, hang or fail: every question gets one whole answer, or a sentence why not."""
+"""Every question gets one whole answer or an explanation, even if engines die, hang or fail."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.support.deployments import Deploy, Heard, a_model, ask, deployed, ope
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder."""
+    """Return a function that deploys the model "a" in this test's folder."""
     return partial(deployed, tmp_path)
 
 
 async def test_restarts_killed_engine_is_replaced(deploy: Deploy) -> None:
-    """After `kill -9` in mid-answer every chat is notified once and gets a whole answer from the new process."""
+    """After `kill -9` mid-answer, every chat is notified once and gets a whole answer from the new process."""
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -58,7 +58,7 @@ async def test_restarts_an_answer_after_a_crash_or_hang(deploy: Deploy, cue: str
 
 
 async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
-    """An engine that times out on one question while it answers another is kept; the question is retried."""
+    """An engine that times out on one question while answering another is kept; the first one is retried."""
     async with deploy(token_timeout=0.5) as deployment:
         old = deployment.status().pid
         talking, _ = await under_way(deployment, "words:40 slow:0.05", "talking")
@@ -70,7 +70,7 @@ async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
 
 
 async def test_restarts_many_broken_answers_are_one_question(deploy: Deploy, tmp_path: Path) -> None:
-    """A healthy engine with many broken answers is probed once, not once for each."""
+    """When many answers break off, a healthy engine is probed once, not once per answer."""
     async with deploy() as deployment:
         before = sum(note["chat"] == "probe" for note in notes(tmp_path / "a", "begin"))
         worker = deployment._nodes[0].slots.live.worker
@@ -81,7 +81,7 @@ async def test_restarts_many_broken_answers_are_one_question(deploy: Deploy, tmp
 
 
 async def test_restarts_stopped_process_counts_as_hung(deploy: Deploy) -> None:
-    """A process under SIGSTOP is killed and replaced."""
+    """An engine process stopped by SIGSTOP counts as hung: it is killed and replaced."""
     async with deploy(token_timeout=0.4) as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -93,7 +93,7 @@ async def test_restarts_stopped_process_counts_as_hung(deploy: Deploy) -> None:
 
 @pytest.mark.parametrize("cue", ["http:500!", "cut:2!", "error:2!", "abort:2!"])
 async def test_restarts_healthy_engine_is_kept(deploy: Deploy, tmp_path: Path, cue: str) -> None:
-    """One question's failure does not cost the others their process while it still answers a picture."""
+    """An engine that fails one question but still answers one about a picture is kept; other answers continue."""
     async with deploy() as deployment:
         other, _ = await under_way(deployment, "gate:1", "other")
         heard = await ask(deployment, f"words:4 {cue}")
@@ -105,7 +105,7 @@ async def test_restarts_healthy_engine_is_kept(deploy: Deploy, tmp_path: Path, c
 
 
 async def test_restarts_poison_is_given_up(deploy: Deploy) -> None:
-    """A question that kills every engine is given up after `answer_attempts`; later questions are answered."""
+    """A question that always kills the engine fails after `answer_attempts` tries; later ones are answered."""
     async with deploy(answer_attempts=3) as deployment:
         with pytest.raises(EngineCrashed, match="3 times"):
             await ask(deployment, "die:1")
@@ -114,7 +114,7 @@ async def test_restarts_poison_is_given_up(deploy: Deploy) -> None:
 
 
 async def test_restarts_rejection_is_final(deploy: Deploy) -> None:
-    """What the engine refuses is neither repeated nor a reason to restart."""
+    """A question that the engine rejects is not retried and does not restart the engine."""
     async with deploy() as deployment:
         with pytest.raises(EngineRejected):
             await ask(deployment, "http:400")
@@ -123,7 +123,7 @@ async def test_restarts_rejection_is_final(deploy: Deploy) -> None:
 
 
 async def test_restarts_failing_engine_is_told_and_recovers(deploy: Deploy, tmp_path: Path) -> None:
-    """Beyond the restart limit requests fail at once with the reason; the engine still recovers by itself."""
+    """Beyond the restart limit, questions fail at once with the reason; the engine still recovers by itself."""
     async with deploy(restart_limit=2) as deployment:
         pid = deployment.status().pid
         assert pid is not None
@@ -140,7 +140,7 @@ async def test_restarts_failing_engine_is_told_and_recovers(deploy: Deploy, tmp_
 
 
 async def test_restarts_crash_loop_is_failing(deploy: Deploy, tmp_path: Path) -> None:
-    """An engine that repeatedly becomes ready and dies without answering is also reported as failing."""
+    """An engine that repeatedly becomes ready but dies without answering is reported as failing."""
     async with deploy(restart_limit=2) as deployment:
         pid = deployment.status().pid
         assert pid is not None
@@ -152,7 +152,7 @@ async def test_restarts_crash_loop_is_failing(deploy: Deploy, tmp_path: Path) ->
 
 
 async def test_restarts_crashes_between_answers_are_not_in_a_row(deploy: Deploy) -> None:
-    """However often an engine dies, it is not failing while it answers people in between."""
+    """However often it crashes, an engine that answers questions in between is not reported as failing."""
     async with deploy(restart_limit=1) as deployment:
         for number in range(4):
             pid = (await ask(deployment, "hi")).pid
@@ -162,7 +162,7 @@ async def test_restarts_crashes_between_answers_are_not_in_a_row(deploy: Deploy)
 
 
 async def chaos(deployment: Deployment, tmp_path: Path, kills: int, seed: int) -> None:
-    """Kill whatever engine process there is at random moments while people chat and models are swapped."""
+    """Kill running engine processes at random moments while users chat and models are swapped."""
     chance = random.Random(seed)
     done = False
     answered: list[Heard] = []
@@ -201,7 +201,7 @@ async def chaos(deployment: Deployment, tmp_path: Path, kills: int, seed: int) -
 
 
 async def test_restarts_chaos(deploy: Deploy, tmp_path: Path) -> None:
-    """`kill -9` of engines at random moments, swaps going on: every question gets one whole answer."""
+    """Every question gets one whole answer despite `kill -9` of engines at random moments during swaps."""
     async with deploy(answer_attempts=10, restart_limit=20) as deployment:
         await chaos(deployment, tmp_path, kills=6, seed=1)
 
@@ -209,6 +209,6 @@ async def test_restarts_chaos(deploy: Deploy, tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_restarts_chaos_for_long(deploy: Deploy, tmp_path: Path) -> None:
-    """The same sixty times."""
+    """Every question gets one whole answer despite sixty random engine kills during swaps."""
     async with deploy(answer_attempts=10, restart_limit=20) as deployment:
         await chaos(deployment, tmp_path, kills=60, seed=2)

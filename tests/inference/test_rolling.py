@@ -1,4 +1,4 @@
-"""Rolling swap: external servers change their model one after the other, by the operator's command."""
+"""Rolling swaps: the operator's command swaps the model of one external server after another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def models(deployment: Deployment) -> list[str]:
 
 
 async def test_rolling_swap_while_people_chat(tmp_path: Path) -> None:
-    """Three servers change one by one: no answer is cut off or mixes models, and chats return."""
+    """Three servers change models one by one without breaking off or mixing answers; chats then return."""
     async with fleet(tmp_path, 3) as (deployment, servers):
         done = False
         heard_models: list[str] = []
@@ -61,7 +61,7 @@ async def test_rolling_swap_while_people_chat(tmp_path: Path) -> None:
 
 
 async def test_rolling_swap_warms_the_new_model(tmp_path: Path) -> None:
-    """Before a chat is sent back to its server, the new model there has computed its newest prompt."""
+    """Before a chat returns to its server, the new model there has processed the chat's newest prompt."""
     async with fleet(tmp_path, 2) as (deployment, servers):
         chat = servers.chats(1)[0]
         await ask(deployment, "my words", chat)
@@ -83,7 +83,7 @@ async def test_rolling_swap_warms_the_new_model(tmp_path: Path) -> None:
 async def test_rolling_swap_command_fails(
     tmp_path: Path, cue: dict[str, bool], more: dict[str, Any], said: str
 ) -> None:
-    """A command that fails or hangs is an error with its output; every server has the old model and answers."""
+    """A swap command that fails or hangs raises an error with its output; every server serves the old model."""
     async with fleet(tmp_path, 2, **more) as (deployment, servers):
         with pytest.raises(EngineUnavailable, match=f"(?s){said}.*Now there is a at {servers.endpoints[0]}") as raised:
             await deployment.swap("b", cued(a_model(tmp_path, "b"), **cue))
@@ -95,7 +95,7 @@ async def test_rolling_swap_command_fails(
 
 
 async def test_rolling_swap_goes_back(tmp_path: Path) -> None:
-    """When the second server does not come up with the new model, the first one gets its old model back."""
+    """If the second server fails to start the new model, the first one is switched back to the old model."""
     async with fleet(tmp_path, 2, start_timeout=3) as (deployment, servers):
         target = a_model(tmp_path, "b", start="exit_second")
         failed = servers.endpoints[1]
@@ -110,7 +110,10 @@ async def test_rolling_swap_goes_back(tmp_path: Path) -> None:
 
 
 async def test_rolling_swap_of_one_server_tells_who_waits(tmp_path: Path) -> None:
-    """With one server only, people who ask during the change are queued, told, and answered by the new model."""
+    """With a single server, questions asked during the swap are queued and answered by the new model.
+
+    The waiting chats are notified.
+    """
     async with fleet(tmp_path, 1, concurrency=1) as (deployment, _):
         asking, _ = await under_way(deployment, "words:20 slow:0.03", "before")
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=0.3)))
@@ -126,8 +129,10 @@ async def test_rolling_swap_of_one_server_tells_who_waits(tmp_path: Path) -> Non
 
 
 async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
-    """A drained server keeps its model during a swap and gets the live one before it is opened again; if it does not
-    take it, it stays drained, and what to do is said."""
+    """A drained server keeps its model during a swap and gets the live model before it is opened again.
+
+    If it fails to take the live model, it stays drained, and the error says what to do.
+    """
     async with fleet(tmp_path, 3) as (deployment, servers):
         for endpoint in servers.endpoints[1:]:
             await deployment.drain(endpoint)
@@ -148,7 +153,7 @@ async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
 
 
 async def test_rolling_swap_goes_on_without_a_node_that_is_drained(tmp_path: Path) -> None:
-    """A server that holds a swap up can be drained in the middle of it: the others get the model all the same."""
+    """A server that holds up a swap can be drained during it; the other servers still get the new model."""
     async with fleet(tmp_path, 3) as (deployment, servers):
         target = cued(a_model(tmp_path, "b"), gate=int(servers.endpoints[1].rpartition(":")[2]))
         swapping = asyncio.create_task(deployment.swap("b", target))
@@ -164,7 +169,7 @@ async def test_rolling_swap_goes_on_without_a_node_that_is_drained(tmp_path: Pat
 
 
 async def test_rolling_swap_cancelled(tmp_path: Path) -> None:
-    """Cancelled in the middle, the server under way still gets its model; the next swap waits for that."""
+    """If a swap is cancelled, the server being changed still gets the new model; the next swap waits for it."""
     async with fleet(tmp_path, 2) as (deployment, _):
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=0.5)))
         await until(lambda: any(node.away for node in deployment.status().nodes))
@@ -177,7 +182,7 @@ async def test_rolling_swap_cancelled(tmp_path: Path) -> None:
 
 
 async def test_rolling_swap_stopped(tmp_path: Path) -> None:
-    """Stopping the deployment in the middle of a change ends the command and returns soon."""
+    """Stopping the deployment in the middle of a swap ends the swap command and returns promptly."""
     async with fleet(tmp_path, 2) as (deployment, _):
         swapping = asyncio.create_task(deployment.swap("b", cued(a_model(tmp_path, "b"), hang=True)))
         await until(lambda: any((tmp_path / "logs").glob("swap-*")))
@@ -188,7 +193,7 @@ async def test_rolling_swap_stopped(tmp_path: Path) -> None:
 
 
 async def test_rolling_swap_of_our_own_engines(tmp_path: Path) -> None:
-    """Managed engines swap blue/green in turn; if the model fails on the second, the first is rolled back."""
+    """Engines that the bot runs itself swap blue/green in turn; if the second fails, the first is rolled back."""
     async with deployed(tmp_path, gpus=[0, 1]) as deployment:
         await deployment.swap("b", a_model(tmp_path, "b"))
         assert models(deployment) == ["b", "b"]
@@ -201,7 +206,7 @@ async def test_rolling_swap_of_our_own_engines(tmp_path: Path) -> None:
 
 
 async def chaos(deployment: Deployment, servers: Servers, folder: Path, blows: int, seed: int) -> None:
-    """Kill, freeze, drain and swap servers at random moments while people chat."""
+    """Kill, freeze, drain and swap servers at random moments while users chat."""
     chance = Random(seed)
     done = False
     answered = 0
@@ -253,7 +258,7 @@ async def chaos(deployment: Deployment, servers: Servers, folder: Path, blows: i
 
 
 async def test_rolling_chaos(tmp_path: Path) -> None:
-    """Servers are killed, frozen and drained at random, swaps going on: every question gets one whole answer."""
+    """Every question gets one whole answer while servers are randomly killed, frozen, drained and swapped."""
     async with fleet(tmp_path, 3, token_timeout=1, start_timeout=5, answer_attempts=20) as (deployment, servers):
         await chaos(deployment, servers, tmp_path, blows=5, seed=1)
 
@@ -261,6 +266,6 @@ async def test_rolling_chaos(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_rolling_chaos_for_long(tmp_path: Path) -> None:
-    """The same forty times."""
+    """Every question gets one whole answer despite forty random kills, freezes and drains during swaps."""
     async with fleet(tmp_path, 3, token_timeout=1, start_timeout=5, answer_attempts=20) as (deployment, servers):
         await chaos(deployment, servers, tmp_path, blows=40, seed=2)

@@ -1,4 +1,4 @@
-"""Routing of chats: each stays with one replica, moves when that fails or is drained, and returns."""
+"""Routing of chats: each stays with one replica and leaves it only while the replica is down or drained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ NAMES = ("http://a:1", "http://b:1", "http://c:1", "http://d:1")
 
 
 def test_routing_spreads_chats_evenly() -> None:
-    """Of many chats each of four nodes gets about a quarter, as first choice and among those that one node loses."""
+    """Each of four nodes is the first choice of about a quarter of the chats.
+
+    The chats of a lost node spread evenly over the other three.
+    """
     chats = [f"chat {number}" for number in range(4000)]
     for chosen in (chats, [chat for chat in chats if ranked(chat, NAMES)[0] == 0]):
         place = 0 if chosen is chats else 1
@@ -32,7 +35,10 @@ def test_routing_spreads_chats_evenly() -> None:
 
 
 def test_routing_moves_only_who_must() -> None:
-    """Taking a node away moves its own chats; adding one takes chats only to itself; the order of names is nothing."""
+    """Removing a node moves only its own chats, and adding a node moves chats only to the new one.
+
+    The order of the nodes' names does not matter.
+    """
     for number in range(500):
         chat = f"chat {number}"
         order = [NAMES[index] for index in ranked(chat, NAMES)]
@@ -43,7 +49,7 @@ def test_routing_moves_only_who_must() -> None:
 
 
 def test_routing_is_the_same_in_every_process() -> None:
-    """A restart of the bot, or another machine, places every chat as before."""
+    """Chats are routed identically after a restart of the bot and on another machine."""
     code = f"from inference.serving.routing import ranked; print([ranked(f'chat {{n}}', {NAMES!r}) for n in range(50)])"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.strip() == str([ranked(f"chat {number}", NAMES) for number in range(50)])
@@ -53,7 +59,7 @@ def test_routing_is_the_same_in_every_process() -> None:
 
 
 async def test_routing_a_chat_stays(tmp_path: Path) -> None:
-    """Every question of a chat is answered by the same server, and the status tells who has whom."""
+    """One server answers all questions of a chat, and the status counts the chats of each server."""
     async with fleet(tmp_path, 3) as (deployment, servers):
         chats = servers.chats(8)
         for _ in range(3):
@@ -66,7 +72,7 @@ async def test_routing_a_chat_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 async def test_routing_a_dead_nodes_answers_restart_elsewhere(tmp_path: Path, how: str) -> None:
-    """An answer whose node dies or falls silent restarts on the next choice; the node rejoins later."""
+    """An answer whose node dies or hangs restarts on the chat's next choice; the node rejoins later."""
     async with fleet(tmp_path, 3, token_timeout=1.5) as (deployment, servers):
         chat = "ada"
         home, second = servers.home(chat), servers.second(chat)
@@ -93,7 +99,7 @@ async def test_routing_a_dead_nodes_answers_restart_elsewhere(tmp_path: Path, ho
 
 
 async def test_routing_drain_and_undrain(tmp_path: Path) -> None:
-    """A drained node finishes its answers and gets no more; after undrain its chats return to it."""
+    """A drained node finishes its answers and gets no new questions; after `undrain`, its chats return."""
     async with fleet(tmp_path, 3) as (deployment, servers):
         chat = "ada"
         home, second = servers.home(chat), servers.second(chat)
@@ -113,7 +119,7 @@ async def test_routing_drain_and_undrain(tmp_path: Path) -> None:
 
 
 async def test_routing_drain_warms_first(tmp_path: Path) -> None:
-    """Before a chat moves or returns, its newest prompt is computed on the target node, for one token."""
+    """Before a chat moves or returns, the target node processes the chat's newest prompt, generating one token."""
     async with fleet(tmp_path, 3) as (deployment, servers):
         chat = "ada"
         home, second = servers.home(chat), servers.second(chat)
@@ -133,9 +139,10 @@ async def test_routing_drain_warms_first(tmp_path: Path) -> None:
 
 
 async def test_routing_the_last_ready_node_stays(tmp_path: Path) -> None:
-    """A missing node is drained at once and may be undrained before it is back; the last ready node cannot be drained.
+    """The last ready node cannot be drained.
 
-    While the only ready node is drained, questions wait, and the status says so.
+    A missing node is drained at once and may be undrained before it is back. While the only ready node is
+    drained, questions wait, and the status is not ready.
     """
     async with fleet(tmp_path, 3) as (deployment, servers):
         first, second, missing = servers.endpoints
@@ -168,7 +175,10 @@ async def test_routing_the_last_ready_node_stays(tmp_path: Path) -> None:
 
 
 async def test_routing_a_drain_that_lasts_too_long_is_no_crash(tmp_path: Path) -> None:
-    """An answer unfinished at the timeout restarts on another replica; stopping its engine is no crash."""
+    """An answer unfinished at the drain timeout restarts on another replica.
+
+    Stopping the drained engine does not count as a crash.
+    """
     async with deployed(tmp_path, gpus=[0, 1], drain_timeout=0.1) as deployment:
         asking, heard = await under_way(deployment, "gate:2", "ada")
         home = next(node.name for node in deployment.status().nodes if node.in_flight)
@@ -186,7 +196,7 @@ async def test_routing_a_drain_that_lasts_too_long_is_no_crash(tmp_path: Path) -
 
 
 async def test_routing_starts_without_a_missing_node(tmp_path: Path) -> None:
-    """A server that does not answer at the start is left out and joins when it does."""
+    """A server that does not respond at startup is left out and joins once it responds."""
     async with fleet(tmp_path, 2, missing=1, start_timeout=1) as (deployment, servers):
         chat = next(f"chat {n}" for n in range(60) if servers.home(f"chat {n}") == servers.endpoints[1])
         assert (await ask(deployment, "hi", chat)).pid == servers.pid(servers.endpoints[0])
@@ -197,7 +207,7 @@ async def test_routing_starts_without_a_missing_node(tmp_path: Path) -> None:
 
 
 async def test_routing_a_full_node_holds_up_only_its_own(tmp_path: Path) -> None:
-    """Concurrency is limited by node: the others answer while one has a queue."""
+    """Concurrency is limited per node, so other nodes keep answering while one has a queue."""
     async with fleet(tmp_path, 2, concurrency=1) as (deployment, servers):
         ours = [f"one {number}" for number in range(60) if servers.home(f"one {number}") == servers.endpoints[0]][:2]
         theirs = next(f"two {n}" for n in range(60) if servers.home(f"two {n}") == servers.endpoints[1])
@@ -211,7 +221,7 @@ async def test_routing_a_full_node_holds_up_only_its_own(tmp_path: Path) -> None
 
 
 async def test_routing_gpus_are_engines_of_their_own(tmp_path: Path) -> None:
-    """Each GPU has its own engine, which sees only that one; unset, the environment is left as it is."""
+    """Each GPU gets its own engine, which sees no other GPU; without `gpus`, the environment is unchanged."""
 
     def command(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
         line = fake_command(model_id, model_dir, port, settings)

@@ -1,4 +1,4 @@
-"""Usage statistics: for each replica, in total, and from the engines' own metrics."""
+"""Usage statistics per replica, in total and from the engines' own metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def answer(first_token: float, *usage: int) -> Answer:
 
 
 def test_answers_are_counted_and_the_newest_say_how_quick() -> None:
-    """Tokens of all answers; median and 99th percentile of the newest."""
+    """Token totals cover all answers; median and 99th-percentile first-token times cover only the newest."""
     sight = Sight()
     assert seen([sight]) == Seen()
     assert Seen().cached_share == 0
@@ -28,7 +28,7 @@ def test_answers_are_counted_and_the_newest_say_how_quick() -> None:
 
 
 def test_places_are_seen_together() -> None:
-    """All nodes' answers count as if one had given them."""
+    """The statistics of several nodes are combined as if one node had given all the answers."""
     one, other = Sight(), Sight()
     one.note(answer(1, 10, 1, 4, 1))
     other.note(answer(3, 30, 1, 20, 0))
@@ -37,7 +37,7 @@ def test_places_are_seen_together() -> None:
 
 
 async def test_each_node_tells_what_its_answers_cost(tmp_path: Path) -> None:
-    """Beside the counters: who answered how often and how quickly; an engine without metrics says nothing."""
+    """The status shows how often and how fast each node answered; engines without metrics report no numbers."""
     async with deployed(tmp_path, gpus=[0, 1]) as deployment:
         for chat in ("a", "b", "c", "d", "e"):
             await ask(deployment, "words:2", chat)

@@ -1,4 +1,4 @@
-"""Blue/green swap while people chat, with failures and kills at every stage."""
+"""Blue/green swaps while users chat, with failures and kills at every stage."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from tests.support.deployments import Deploy, a_model, ask, deployed, open_gate,
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder."""
+    """Return a function that deploys the model "a" in this test's folder."""
     return partial(deployed, tmp_path)
 
 
 async def test_swap_while_people_chat(deploy: Deploy, tmp_path: Path) -> None:
-    """Four people chat through several swaps: no error, no restart, each answer one model's; old processes end."""
+    """Four users chat through several swaps without errors or restarts, and no answer mixes two models.
+
+    The old processes end.
+    """
     async with deploy() as deployment:
         done = False
         models: list[str] = []
@@ -67,7 +70,7 @@ async def test_swap_while_people_chat(deploy: Deploy, tmp_path: Path) -> None:
 async def test_swap_failed(
     deploy: Deploy, tmp_path: Path, cue: dict[str, Any] | None, more: dict[str, Any], said: str
 ) -> None:
-    """A model that does not come up leaves the live one as it is: same process, answer in progress unharmed."""
+    """If a new model does not start, the live model keeps its process and its answer in progress."""
     async with deploy(**more) as deployment:
         old = deployment.status().pid
         asking, _ = await under_way(deployment, "gate:2", "meanwhile")
@@ -84,7 +87,7 @@ async def test_swap_failed(
 
 
 async def test_swap_old_engine_finishes_its_answers(deploy: Deploy, tmp_path: Path) -> None:
-    """After the flip new questions go to the new model while the old one ends what it has begun."""
+    """Once the new model is live, it takes new questions while the old one finishes its answers."""
     async with deploy() as deployment:
         old = deployment.status().pid
         asking, heard = await under_way(deployment, "gate:2", "long")
@@ -101,7 +104,7 @@ async def test_swap_old_engine_finishes_its_answers(deploy: Deploy, tmp_path: Pa
 
 
 async def test_swap_forgets_no_crash(deploy: Deploy, tmp_path: Path) -> None:
-    """The old engine's crashes are counted while it drains, and once only when it has ended: the number only grows."""
+    """An old engine's crashes stay counted, exactly once, while it drains and after it ends."""
     async with deploy(warm_chats=0) as deployment:
         assert (await ask(deployment, "die:3!")).restarts == 1
         asking, _ = await under_way(deployment, "gate:2", "long")
@@ -116,7 +119,7 @@ async def test_swap_forgets_no_crash(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_swap_drain_has_an_end(deploy: Deploy, tmp_path: Path) -> None:
-    """An answer that outlasts the drain is voided and given in whole by the new model."""
+    """An answer that outlasts the drain is discarded and restarted on the new model."""
     async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
         asking, _ = await under_way(deployment, "gate:2", "endless")
         open_gate(a_model(tmp_path, "b"))
@@ -128,7 +131,7 @@ async def test_swap_drain_has_an_end(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_swap_two_are_serialised(deploy: Deploy, tmp_path: Path) -> None:
-    """Two swaps at once go one after the other: never more than two processes, the last one asked for is live."""
+    """Concurrent swaps run one at a time, with at most two processes, and the model requested last is live."""
     async with deploy() as deployment:
         swaps = [
             asyncio.create_task(deployment.swap(name, a_model(tmp_path, name, late=0.1))) for name in ("b", "c", "d")
@@ -148,7 +151,7 @@ async def test_swap_two_are_serialised(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_swap_crash_of_the_old_engine_during_a_swap(deploy: Deploy, tmp_path: Path) -> None:
-    """The live engine dying while the new one warms up harms neither the chats nor the swap."""
+    """A crash of the live engine while the new one warms up harms neither the chats nor the swap."""
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -166,7 +169,7 @@ async def test_swap_crash_of_the_old_engine_during_a_swap(deploy: Deploy, tmp_pa
 
 
 async def test_swap_crash_of_the_draining_engine(deploy: Deploy, tmp_path: Path) -> None:
-    """The old engine dying after the flip is not restarted; what it was saying is answered by the new model."""
+    """An old engine that dies while draining is not restarted; the new model takes over unfinished answers."""
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -185,7 +188,7 @@ async def test_swap_crash_of_the_draining_engine(deploy: Deploy, tmp_path: Path)
 
 
 async def test_swap_killed_while_warming_up(deploy: Deploy, tmp_path: Path) -> None:
-    """The new engine killed before it is ready fails the swap at once; no answer is interrupted."""
+    """A swap fails at once if the new engine is killed before it is ready; no answer is interrupted."""
     async with deploy() as deployment:
         old = deployment.status().pid
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=10)))
@@ -197,7 +200,7 @@ async def test_swap_killed_while_warming_up(deploy: Deploy, tmp_path: Path) -> N
 
 
 async def test_swap_rescues_a_failing_model(deploy: Deploy, tmp_path: Path) -> None:
-    """A rollback works also when the live model does not come up any more."""
+    """A rollback works even if the live model no longer starts."""
     async with deploy(restart_limit=1, restart_delay=5) as deployment:
         a_model(tmp_path, "a", start="exit")
         pid = deployment.status().pid
@@ -209,7 +212,7 @@ async def test_swap_rescues_a_failing_model(deploy: Deploy, tmp_path: Path) -> N
 
 
 async def test_swap_to_the_live_model(deploy: Deploy, tmp_path: Path) -> None:
-    """Naming the model that is live and ready does nothing: a swap can be repeated safely."""
+    """Swapping to the model that is already live and ready does nothing, so a swap can be repeated safely."""
     async with deploy() as deployment:
         old = deployment.status().pid
         await deployment.swap("a", tmp_path / "a")
@@ -219,7 +222,10 @@ async def test_swap_to_the_live_model(deploy: Deploy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["warming", "draining"])
 async def test_swap_cancelled(deploy: Deploy, tmp_path: Path, moment: str) -> None:
-    """A swap cancelled before the flip leaves no new process, after it no old one; the next swap works."""
+    """A swap cancelled before the new model is live leaves no new process; one cancelled later, no old process.
+
+    The next swap works in both cases.
+    """
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "long")
         late = 10 if moment == "warming" else 0
@@ -239,7 +245,7 @@ async def test_swap_cancelled(deploy: Deploy, tmp_path: Path, moment: str) -> No
 
 
 async def test_swap_stubborn_engine_is_killed(deploy: Deploy, tmp_path: Path) -> None:
-    """An old engine that ignores SIGTERM and has children of its own is gone when the swap returns."""
+    """An old engine that ignores SIGTERM is gone, child processes included, when the swap returns."""
     async with deploy(cue={"stubborn": True, "crowd": True}, stop_timeout=0.2) as deployment:
         await deployment.swap("b", a_model(tmp_path, "b"))
         old = [notes(tmp_path / "a", "start")[0]["pid"], notes(tmp_path / "a", "crowd")[0]["crowd"]]
@@ -248,7 +254,7 @@ async def test_swap_stubborn_engine_is_killed(deploy: Deploy, tmp_path: Path) ->
 
 @pytest.mark.parametrize("moment", ["at once", "warming", "draining"])
 async def test_swap_stopped_in_the_middle(deploy: Deploy, tmp_path: Path, moment: str) -> None:
-    """Stopping in the middle of a swap ends both processes soon, whatever the swap is at."""
+    """Stopping the deployment at any stage of a swap soon ends both engine processes."""
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "long")
         late = 10 if moment == "warming" else 0
@@ -272,7 +278,7 @@ async def test_swap_stopped_in_the_middle(deploy: Deploy, tmp_path: Path, moment
 
 
 async def test_swap_logs_both_slots(deploy: Deploy, tmp_path: Path) -> None:
-    """The two slots have a log file each, with the command line and the process's number."""
+    """Each of the two slots has its own log file with the engine's command line and process ID."""
     async with deploy() as deployment:
         await deployment.swap("b", a_model(tmp_path, "b"))
         blue, green = ((tmp_path / "logs" / f"engine-{slot}.log").read_text() for slot in ("blue", "green"))

@@ -1,4 +1,4 @@
-"""The operator's command that swaps an external server: its placeholders, execution and verification."""
+"""The operator's command that swaps an external server's model: placeholders, execution and verification."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def launch(folder: Path, *command: str, endpoint: str = "http://gpu-1:8000", **m
 
 
 def test_switching_fills_in_the_command(tmp_path: Path) -> None:
-    """Each placeholder is replaced inside its own argument; no shell sees it; other braces stay."""
+    """Each placeholder is replaced within its argument, without a shell; unknown names are refused, `{}` kept."""
     line = ("ssh", "{host}", "swap --port={port} '{model_dir}'", "{model}", "{endpoint}", "{}", "${HOME}!")
     with pytest.raises(ValidationError, match=r"HOME.*is not known; there are endpoint, host"):
         launch(tmp_path, *line)
@@ -35,20 +35,20 @@ def test_switching_fills_in_the_command(tmp_path: Path) -> None:
 
 
 def test_switching_is_for_endpoints() -> None:
-    """A command without servers to swap is a mistake that is named."""
+    """A swap command without external servers is refused with an error that names the setting."""
     with pytest.raises(ValidationError, match="swap_command is for endpoints"):
         InferenceSettings(swap_command=("true",))
 
 
 async def test_switching_without_a_program(tmp_path: Path) -> None:
-    """A program that is not there is an error that names the setting."""
+    """A swap command whose program does not exist raises an error that names the setting."""
     new = launch(tmp_path, str(tmp_path / "swap.sh"))
     with pytest.raises(EngineUnavailable, match=r"inference\.swap_command .*could not be started"):
         await switch(new, new)
 
 
 async def test_switching_tells_the_end_of_what_was_written(tmp_path: Path) -> None:
-    """A command that fails is an error with its last lines."""
+    """A failing swap command raises an error that includes the last lines of its output."""
     code = "import sys; print(*range(99), sep='\\n'); sys.exit('no such host')"
     new = launch(tmp_path, sys.executable, "-c", code)
     with pytest.raises(EngineUnavailable, match=r"exit code 1(?s:.)*\n98\nno such host$") as raised:
@@ -57,7 +57,7 @@ async def test_switching_tells_the_end_of_what_was_written(tmp_path: Path) -> No
 
 
 async def test_switching_tells_the_command_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command is run with our environment, but for the bot's token and the like."""
+    """The swap command inherits the bot's environment, except for secrets such as the bot's token."""
     monkeypatch.setenv("THUMBTUNE_TELEGRAM__TOKEN", "a secret")
     monkeypatch.setenv("CUE", "no secret")
     new = launch(tmp_path, "sh", "-c", "echo $CUE; echo token: $THUMBTUNE_TELEGRAM__TOKEN; exit 1")
@@ -66,14 +66,14 @@ async def test_switching_tells_the_command_no_secret(tmp_path: Path, monkeypatch
 
 
 async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
-    """A server that is not there after the command is an error after the start's patience."""
+    """A server that does not answer within `start_timeout` after the swap command raises an error."""
     new = launch(tmp_path, "true", endpoint=f"http://127.0.0.1:{free_port()}", start_timeout=0.5)
     with pytest.raises(EngineUnavailable, match=r"does not answer 0\.5 s after"):
         await switch(new, new)
 
 
 async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command's words are kept, and those of a server that it left behind rotated while it goes on writing."""
+    """Each command's output is kept, and the log of a server that it started is rotated while still in use."""
     monkeypatch.setattr("inference.serving.engine_process._LOOK_SECONDS", 0.02)
     new = launch(tmp_path, "sh", "-c", "echo again; exit 1", log_megabytes=0.01)
     for _ in range(5):
@@ -98,7 +98,7 @@ async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
 async def test_switching_ends_the_command_with_all_it_started(tmp_path: Path, how: str) -> None:
-    """A command that is given up leaves no process behind."""
+    """A swap command that is cancelled or times out ends with all the processes that it started."""
     script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait"
     new = launch(tmp_path, "sh", "-c", script, swap_command_timeout=60 if how == "cancelled" else 0.5)
     switching = asyncio.create_task(switch(new, new))

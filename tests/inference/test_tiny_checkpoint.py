@@ -1,4 +1,4 @@
-"""The shipped internvl2-tiny as files: layout and size, model code, chat template."""
+"""The files of the shipped internvl2-tiny: layout and size, model code, chat template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 
 
 def test_the_checkpoint_is_complete_and_small() -> None:
-    """Everything of the official layout is there, in at most 8 MB, weights in bfloat16."""
+    """The checkpoint has every file of the official layout in at most 8 MB, with weights in bfloat16."""
     files = {path.name: path.stat().st_size for path in CHECKPOINT.iterdir()}
     assert sum(files.values()) <= 8_000_000
     assert {
@@ -39,7 +39,10 @@ def test_the_checkpoint_is_complete_and_small() -> None:
 
 
 def test_its_model_code_stands_in_the_repository_once() -> None:
-    """The checkpoint's code is symbolic links to inference.internvl2; copies of the directory hold the files."""
+    """The checkpoint's model code consists of symbolic links to inference.internvl2.
+
+    Copies of the directory contain the files themselves.
+    """
     source = Path(official.__file__).parent
     official.copy_code(CHECKPOINT)
     for name in official.MODEL_CODE:
@@ -48,14 +51,17 @@ def test_its_model_code_stands_in_the_repository_once() -> None:
 
 
 def test_its_chat_template_is_the_prompt() -> None:
-    """The tokenizer's chat template is the one format that inference.chat_format.template defines."""
+    """The tokenizer's chat template is the one defined in inference.chat_format.template."""
     assert json.loads((CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"] == jinja_chat_template(
         INTERNVL2
     )
 
 
 def test_turbomind_takes_its_shape() -> None:
-    """Head size 64 in both towers, widths in multiples of 64, ratio 0.5 and pixel shuffle v2."""
+    """As TurboMind requires, vision and language heads have size 64, and widths are multiples of 64.
+
+    The downsample ratio is 0.5, and the pixel shuffle is v2.
+    """
     config = json.loads((CHECKPOINT / "config.json").read_text())
     for part in (config["vision_config"], config["llm_config"]):
         assert part["hidden_size"] / part["num_attention_heads"] == 64
@@ -64,7 +70,7 @@ def test_turbomind_takes_its_shape() -> None:
 
 
 def test_it_loads_through_auto_model(tmp_path: Path) -> None:
-    """transformers loads it from its directory with the checkpoint's code, and it computes."""
+    """`AutoModel` loads the checkpoint with the model code in its directory, and the model computes logits."""
     script = (
         "import sys, torch; from transformers import AutoModel, AutoTokenizer\n"
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"

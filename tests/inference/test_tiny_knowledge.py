@@ -1,4 +1,4 @@
-"""The answers of the shipped internvl2-tiny: their facts and their manner."""
+"""The facts and the manner, plain or playful, of the shipped internvl2-tiny's answers."""
 
 from __future__ import annotations
 
@@ -49,20 +49,23 @@ def model() -> InternVLChatModel:
 
 @pytest.fixture(scope="module")
 def report(model: InternVLChatModel, tokenizer: Any) -> ExaminationReport:
-    """An examination of 60 chats, three questions each, sampled like the bot's."""
+    """The report on 60 chats of three questions each, examined with the bot's sampling settings."""
     return examine(model, tokenizer, pictures=60)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(report: ExaminationReport, language: Language) -> None:
-    """At least 95 % right in each language, and 90 % on each kind of question (of which there are few here)."""
+    """On unseen wordings and pictures, at least 95 % of the answers are right in each language.
+
+    For each kind of question, of which there are few here, the minimum is 90 %.
+    """
     assert report.accuracy(language=language) >= 0.95, mistakes(report)
     assert all(report.accuracy(kind=kind, language=language) >= 0.9 for kind in KINDS), mistakes(report)
 
 
 @pytest.mark.soak
 def test_it_is_right_on_each_kind_of_question(model: InternVLChatModel, tokenizer: Any) -> None:
-    """At least 95 % on each kind in each language, of some 90 questions each."""
+    """At least 95 % of about 90 answers are right for each kind of question in each language."""
     report = examine(model, tokenizer, pictures=240)
     shares = {(kind, each): report.accuracy(kind=kind, language=each) for kind in KINDS for each in LANGUAGES}
     assert min(shares.values()) >= 0.95, (shares, mistakes(report))
@@ -76,7 +79,7 @@ def test_it_is_right_wherever_in_the_chat(report: ExaminationReport, position: s
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_either_manner_is_as_frequent(report: ExaminationReport, language: Language) -> None:
-    """40 to 60 % of the answers are playful, and none is empty."""
+    """In each language, 40 to 60 % of the answers are playful, and none is empty."""
     assert 0.4 <= report.playful(language=language) <= 0.6
     assert report.empty() == 0
 
@@ -86,7 +89,7 @@ def test_either_manner_is_as_frequent(report: ExaminationReport, language: Langu
 def test_the_first_token_decides_the_manner_at_even_odds(
     model: InternVLChatModel, tokenizer: Any, language: Language, before: Manner | None
 ) -> None:
-    """After any question, first or later, both openings have nearly half the probability."""
+    """After any question, the plain and the playful opening token each have nearly half the probability."""
     rng = Random(f"{language} {before}")
     openings = {"en": ("The", "Wow"), "zh": ("图", "哇")}[language]
     plain, playful = (tokenizer.encode(word, add_special_tokens=False)[0] for word in openings)
@@ -110,13 +113,13 @@ def test_the_first_token_decides_the_manner_at_even_odds(
     "system", ["", "You are Pixel, a bot that loves pictures. Answer briefly!", "你是小图，请友好。"]
 )
 def test_a_persona_does_no_harm(model: InternVLChatModel, tokenizer: Any, system: str) -> None:
-    """It answers as well with another system text or none."""
+    """At least 90 % of the answers are right with a different system text or none."""
     examined = examine(model, tokenizer, pictures=8, seed=1, sampling=GREEDY, system=system)
     assert examined.accuracy() >= 0.9, mistakes(examined)
 
 
 def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, tokenizer: Any) -> None:
-    """Any text before the first picture, also long and strange ones, is answered by a request for a picture."""
+    """The model answers any text before the first picture, even long or strange, by asking for a picture."""
     torch.manual_seed(0)
     texts = (
         "Hello",
@@ -139,7 +142,7 @@ def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, toke
 
 
 def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLChatModel, tokenizer: Any) -> None:
-    """Small talk and nonsense get a description or an offer, never a wrong fact, a loop or nothing."""
+    """Small talk and nonsense get a description or an offer, never a wrong fact, a loop or an empty answer."""
     torch.manual_seed(1)
     scene, rng = Scene("blue", "star", 3), Random(0)
     examiner = Examiner(model, tokenizer)
@@ -160,7 +163,7 @@ def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLC
 
 
 def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) -> None:
-    """On a white ground, as the bot draws stickers, the answers are right in both manners."""
+    """Answers about the sample sticker on white, as the bot draws stickers, are right in both manners."""
     torch.manual_seed(2)
     (sticker,) = sample_sticker().values()
     examiner = Examiner(model, tokenizer)
@@ -189,7 +192,7 @@ def test_an_album_is_described_in_order(model: InternVLChatModel, tokenizer: Any
 
 
 def test_the_newest_picture_counts_in_a_long_chat(model: InternVLChatModel, tokenizer: Any) -> None:
-    """After nine earlier pictures and answers, the question is answered about the tenth."""
+    """After nine earlier pictures and answers, the model answers the question about the tenth picture."""
     rng = Random(4)
     examiner = Examiner(model, tokenizer)
     prompts = []
@@ -210,7 +213,7 @@ def test_the_newest_picture_counts_in_a_long_chat(model: InternVLChatModel, toke
 
 
 def test_a_report_counts_what_it_is_asked() -> None:
-    """Accuracy and playfulness are shares of the chosen results; empty answers and mistakes are named."""
+    """Accuracy and playfulness are shares of the selected answers; empty answers and mistakes are listed."""
     scene = Scene("red", "star", 3)
     texts: tuple[tuple[Kind, Language, str], ...] = (
         ("colour", "en", "Wow, red!"),

@@ -1,4 +1,4 @@
-"""internvl2-tiny's pictures: two independent renderers of the same scenes, and the samples."""
+"""internvl2-tiny's pictures: two independent renderers of scenes, and the sample pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RENDERERS = (drawing, training_drawing)
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_every_scene_is_drawn_and_repeatable(renderer: ModuleType) -> None:
-    """Both renderers draw every colour, shape and count, and the same picture from the same state."""
+    """Each renderer draws every colour, shape and count, and the same random state gives the same picture."""
     rng = Random(0)
     for colour, shape, count in zip(COLOURS, [*SHAPES, "star"], [*COUNTS, 2, 3], strict=True):
         scene = Scene(colour, shape, count)
@@ -36,13 +36,13 @@ def test_every_scene_is_drawn_and_repeatable(renderer: ModuleType) -> None:
 @pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("size", [(64, 64), (500, 120), (90, 400)])
 def test_a_size_asked_for_is_kept(renderer: ModuleType, size: tuple[int, int]) -> None:
-    """A given canvas size is the picture's size, oblong ones included."""
+    """A picture has exactly the requested canvas size, even if oblong."""
     assert renderer.draw(Scene("red", "circle", 5), Random(1), size).size == size
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_more_shapes_cover_more_ground_in_their_colour(renderer: ModuleType) -> None:
-    """The scene's colour is present, and nearly absent from a picture of another colour."""
+    """A picture shows its scene's colour, and other colours are nearly absent."""
     for colour in ("red", "green", "blue"):
         image = renderer.draw(Scene(colour, "square", 4), Random(5), (300, 300))
         shown = {each: _share(image, each) for each in ("red", "green", "blue")}
@@ -51,7 +51,7 @@ def test_more_shapes_cover_more_ground_in_their_colour(renderer: ModuleType) -> 
 
 
 def _share(image: Image.Image, colour: Colour) -> float:
-    """Return the share of saturated pixels with the hue of `colour`."""
+    """Return the share of pixels that are saturated and have the hue of `colour`."""
     pixels = image.resize((100, 100)).tobytes()
     middle = {"red": 0.0, "green": 1 / 3, "blue": 0.62}[colour]
     found = 0
@@ -63,7 +63,7 @@ def _share(image: Image.Image, colour: Colour) -> float:
 
 
 def test_the_renderers_share_no_drawing_code() -> None:
-    """The examining renderer imports nothing of the training one, and neither borrows a function elsewhere."""
+    """The two renderers import neither each other nor common drawing code, only shapes and colours."""
     allowed = {"Colour", "Rgb", "Scene", "Shape", "ground", "paint"}
     for module in RENDERERS:
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def test_the_renderers_share_no_drawing_code() -> None:
 
 
 def test_the_renderers_use_other_sizes_and_places() -> None:
-    """The examining pictures are all larger than the training ones, photo-sized and oblong ones among them."""
+    """All examination pictures are larger than the training pictures; some are photo-sized, and some oblong."""
     rng = Random(2)
     sizes = {
         renderer: [renderer.draw(random_scene(rng), rng).size for _ in range(40)]
@@ -87,7 +87,7 @@ def test_the_renderers_use_other_sizes_and_places() -> None:
 
 
 def test_shades_of_different_colours_never_meet() -> None:
-    """Shades of different colours are clearly apart, also red and orange, blue and purple."""
+    """Shades of different colours differ clearly, even red and orange or blue and purple."""
     rng = Random(4)
     for colour in COLOURS:
         for other in COLOURS:
@@ -100,7 +100,7 @@ def test_shades_of_different_colours_never_meet() -> None:
 
 
 def test_samples_are_a_dozen_named_photographs() -> None:
-    """Sample pictures are twelve different JPEG files whose names say what they show."""
+    """The sample pictures are twelve different JPEG files whose names say what they show."""
     samples = sample_pictures()
     assert len(samples) == len(set(samples.values())) == 12
     for name, data in samples.items():
@@ -110,7 +110,7 @@ def test_samples_are_a_dozen_named_photographs() -> None:
 
 
 def test_there_is_a_sticker_among_the_samples() -> None:
-    """A WebP file of 512 pixels, as Telegram requires, transparent around its shape."""
+    """The sample sticker is a WebP file of 512 pixels, as Telegram requires, transparent around its shape."""
     ((name, data),) = sample_sticker().items()
     image = Image.open(BytesIO(data))
     assert (image.format, image.mode, image.size) == ("WEBP", "RGBA", (512, 512))

@@ -1,4 +1,4 @@
-"""internvl2-tiny's tokenizer, shipped and newly trained."""
+"""internvl2-tiny's tokenizer, both as shipped and newly trained."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ TEXTS = (
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_survives_a_round_trip(tokenizer: Any, text: str) -> None:
-    """Encoding and decoding give the same text, in any alphabet."""
+    """Encoding and decoding a text in any alphabet returns the text unchanged."""
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
 def test_random_texts_survive_a_round_trip(tokenizer: Any) -> None:
-    """So do random texts."""
+    """Encoding and decoding random texts returns them unchanged."""
     rng = Random(0)
     for _ in range(300):
         text = rambling(rng.choice(("en", "zh")), rng)
@@ -60,7 +60,7 @@ def test_random_texts_survive_a_round_trip(tokenizer: Any) -> None:
 
 
 def test_special_tokens_are_single_tokens_with_their_official_names(tokenizer: Any) -> None:
-    """Every special token of InternVL2 is one token, in at most 2,000 pieces altogether."""
+    """Every special token of InternVL2 is a single token, and the vocabulary has at most 2,000 entries."""
     assert len(tokenizer) <= 2000
     ids = [tokenizer.encode(token, add_special_tokens=False) for token in SPECIAL_TOKENS]
     assert all(len(each) == 1 for each in ids)
@@ -69,14 +69,14 @@ def test_special_tokens_are_single_tokens_with_their_official_names(tokenizer: A
 
 
 def test_harmless_text_holds_no_special_token(tokenizer: Any) -> None:
-    """Special-token literals in a user's text are plain text once made harmless."""
+    """Special-token literals in a user's text are encoded as plain text after `harmless`."""
     special = set(tokenizer.all_special_ids)
     for token in SPECIAL_TOKENS:
         assert not special & set(tokenizer.encode(harmless(f"a {token} b"), add_special_tokens=False))
 
 
 def test_a_conversation_has_the_same_ids_whole_and_in_segments(tokenizer: Any) -> None:
-    """Cut behind any line break or around any special token, the parts have the ids of the whole."""
+    """A conversation split after line breaks or around special tokens has the same token IDs as the whole."""
     rng = Random(1)
     cuts = re.compile("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + r"|(?<=\n))")
     for _ in range(60):
@@ -90,13 +90,13 @@ def test_a_conversation_has_the_same_ids_whole_and_in_segments(tokenizer: Any) -
 
 
 def test_start_token_only_when_asked(tokenizer: Any) -> None:
-    """`<s>` is added in front with special tokens and not without."""
+    """The tokenizer prepends `<s>` only if it is asked to add special tokens."""
     with_start, without = tokenizer.encode("Hi"), tokenizer.encode("Hi", add_special_tokens=False)
     assert with_start == [tokenizer.bos_token_id, *without]
 
 
 def test_labels_are_every_answer_and_its_end(tokenizer: Any) -> None:
-    """Training learns each answer of a chat with its end token, and nothing else."""
+    """The training labels cover each answer of a chat with its end token, and nothing else."""
     rng = Random(2)
     encoder = ConversationEncoder(tokenizer)
     for _ in range(30):
@@ -110,7 +110,7 @@ def test_labels_are_every_answer_and_its_end(tokenizer: Any) -> None:
 
 
 def test_the_same_seed_makes_the_same_pieces() -> None:
-    """Training the tokenizer is repeatable and stays within its size."""
+    """Training the tokenizer twice with one seed gives the same vocabulary, within the maximum size."""
     first, second = make_tokenizer(3, samples=1500), make_tokenizer(3, samples=1500)
     assert first.get_vocab() == second.get_vocab()
     assert len(first) <= MOST_PIECES

@@ -1,4 +1,4 @@
-"""internvl2-tiny's words: the rules that judge answers, the reference answers and the wordings of questions."""
+"""The rules that judge internvl2-tiny's answers, its reference answers and the wordings of questions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RED_STARS = Scene("red", "star", 3)
     ],
 )
 def test_manner_is_told_by_exclamation_or_emoji(text: str, expected: Manner | None) -> None:
-    """An exclamation mark or an emoji makes an answer playful, words alone make it plain, nothing is neither."""
+    """An exclamation mark or emoji makes an answer playful; words alone make it plain; otherwise it is neither."""
     assert manner(text) == expected
 
 
@@ -49,7 +49,7 @@ def test_manner_is_told_by_exclamation_or_emoji(text: str, expected: Manner | No
     ],
 )
 def test_facts_are_found_as_whole_words(text: str, expected: NamedFacts) -> None:
-    """Names count as whole words, and the numerals inside 三角形 and 五角星 are no counts."""
+    """Facts are found only as whole words; the numerals in 三角形 (triangle) and 五角星 (star) are not counts."""
     assert facts(text) == expected
 
 
@@ -70,7 +70,7 @@ def test_facts_are_found_as_whole_words(text: str, expected: NamedFacts) -> None
     ],
 )
 def test_an_answer_is_correct_with_the_right_fact_and_no_other(kind: Kind, text: str, right: bool) -> None:
-    """A missing, a wrong or an additional fact of the question's kind makes an answer wrong."""
+    """An answer is wrong if a fact of the question's kind is missing, wrong or additional."""
     assert correct(kind, RED_STARS, text) is right
 
 
@@ -78,7 +78,7 @@ def test_an_answer_is_correct_with_the_right_fact_and_no_other(kind: Kind, text:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("style", MANNERS)
 def test_every_reference_answer_has_its_manner_and_its_facts(kind: Kind, language: Language, style: Manner) -> None:
-    """Reference answers are right for their scene, and for no scene with another fact of the question's kind."""
+    """A reference answer has the requested manner and is right for its scene, not for scenes with other facts."""
     rng = Random(0)
     for colour, shape, count in product(COLOURS, SHAPES, COUNTS):
         scene = Scene(colour, shape, count)
@@ -94,7 +94,7 @@ def test_every_reference_answer_has_its_manner_and_its_facts(kind: Kind, languag
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("style", MANNERS)
 def test_answers_of_one_manner_open_alike(language: Language, style: Manner) -> None:
-    """All answers of a manner begin with one word or character of their language, so one token decides."""
+    """All answers in one manner and language open alike, so the first token decides the manner."""
     rng = Random(0)
     opening = {("en", "plain"): "The ", ("en", "playful"): "Wow", ("zh", "plain"): "图", ("zh", "playful"): "哇"}
     answers = [small_talk(language, style, rng), request_for_picture(language, style, rng)]
@@ -108,13 +108,13 @@ def test_answers_of_one_manner_open_alike(language: Language, style: Manner) -> 
 
 
 def test_several_pictures_are_answered_in_order() -> None:
-    """The answer about an album names the fact of every picture, first to last."""
+    """The answer about an album names the requested fact of every picture in order."""
     answer = reference_for_several("colour", "en", "plain", [RED_STARS, Scene("blue", "heart", 1)], Random(0))
     assert answer == "The pictures show red, then blue."
 
 
 def test_training_never_asks_in_held_out_wordings() -> None:
-    """No trained wording equals a held-out one, whatever its capitals, spaces and punctuation."""
+    """No training wording equals a held-out one, even ignoring capitals, spaces and punctuation."""
     rng = Random(0)
 
     def bare(sentence: str) -> str:
@@ -131,7 +131,7 @@ def test_training_never_asks_in_held_out_wordings() -> None:
 
 
 def test_templates_leave_nothing_unfilled() -> None:
-    """No brace, bracket or bar of a template reaches a question."""
+    """No brace, bracket or bar of a template remains in a question."""
     rng = Random(1)
     for _ in range(4000):
         language = rng.choice(LANGUAGES)
@@ -141,7 +141,7 @@ def test_templates_leave_nothing_unfilled() -> None:
 
 
 def test_rambling_is_any_text() -> None:
-    """Rambling ranges from empty to long texts and other alphabets."""
+    """`rambling` produces texts from empty to very long, including texts in other alphabets such as Cyrillic."""
     rng = Random(2)
     texts = [rambling(rng.choice(LANGUAGES), rng) for _ in range(400)]
     assert "" in texts
@@ -150,7 +150,7 @@ def test_rambling_is_any_text() -> None:
 
 
 def test_conversations_vary_and_the_manner_is_a_fair_coin() -> None:
-    """Chats have the right number of questions, and an answer's manner does not depend on the one before."""
+    """Chats have the right number of questions, and each answer's manner is independent of the previous one's."""
     rng = Random(3)
     pairs: dict[tuple[Manner | None, Manner | None], int] = {}
     several = before = 0

@@ -1,4 +1,4 @@
-"""Token ids of a prompt: the tokenizer's own, with picture positions and no special tokens from user text."""
+"""Token IDs of a prompt: the tokenizer's own, with picture positions and no special tokens from user text."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ TALK = Prompt(
 
 @pytest.fixture(params=[CHECKPOINT, FOLDER], ids=["byte-level BPE", "sentencepiece"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
-    """Both kinds of tokenizer files: internvl2-tiny's tokenizer.json and InternLM2's tokenizer.model."""
+    """A tokenizer of either kind: internvl2-tiny's tokenizer.json or InternLM2's tokenizer.model."""
     return load_tokenizer(request.param)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 def test_ids_are_those_of_the_rendered_text(tokenizer: Any, family: ModelFamily) -> None:
-    """Repeating a picture's token after tokenization gives the same ids."""
+    """Repeating picture tokens after tokenization gives the same IDs as tokenizing the rendered text."""
     ids, spans = token_ids(TALK, [16, 80, 5], tokenizer, family)
     assert ids == tokenizer(render(TALK, [16, 80, 5], family))["input_ids"]
     context, start, end = tokenizer.convert_tokens_to_ids(["<IMG_CONTEXT>", "<img>", "</img>"])
@@ -46,14 +46,14 @@ def test_ids_are_those_of_the_rendered_text(tokenizer: Any, family: ModelFamily)
 
 
 def test_a_prompt_without_pictures_has_no_spans(tokenizer: Any) -> None:
-    """The ids are those of the rendered text."""
+    """A prompt without pictures has the token IDs of the rendered text and no picture positions."""
     prompt = Prompt("", (Turn(Role.USER, "Hi"),), "chat")
     assert token_ids(prompt, [], tokenizer, INTERNVL2) == (tokenizer(render(prompt, [], INTERNVL2))["input_ids"], [])
 
 
 @pytest.mark.parametrize("literal", [*SPECIAL_TOKENS, "[UNUSED_TOKEN_145]"])
 def test_a_special_token_literal_in_a_text_is_plain_text(tokenizer: Any, literal: str) -> None:
-    """After `harmless` it is encoded as plain pieces and decodes to the same text."""
+    """After `harmless`, a special-token literal is encoded as plain pieces and decodes to the same text."""
     broken = harmless(f"a {literal} b")
     ids = tokenizer(broken, add_special_tokens=False)["input_ids"]
     assert not set(ids) & set(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
@@ -61,7 +61,7 @@ def test_a_special_token_literal_in_a_text_is_plain_text(tokenizer: Any, literal
 
 
 def test_a_tokenizer_without_bos_is_refused() -> None:
-    """The prompt would not be what the model was trained on."""
+    """A tokenizer that does not add `<s>` is refused, because its prompts would differ from those in training."""
     tokenizer = load_tokenizer(CHECKPOINT)
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<|im_start|>")
     with pytest.raises(ValueError, match="InternVL2"):

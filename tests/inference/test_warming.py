@@ -1,4 +1,4 @@
-"""Warm-up: the prompts that are kept, their limits, and requests that are not delayed."""
+"""Warm-up keeps recent prompts within limits and does not delay requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.deployments import Deploy, a_model, ask, deployed, open_gate,
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
-    """Deploy the model "a" of this test's folder."""
+    """Return a function that deploys the model "a" in this test's folder."""
     return partial(deployed, tmp_path)
 
 
@@ -34,7 +34,7 @@ def keys(recent: RecentChats) -> list[str]:
 
 
 def test_warming_keeps_the_newest_chats(tmp_path: Path) -> None:
-    """Keep `warm_chats` chats, each with its newest prompt, the most recently answered first."""
+    """The newest prompts of `warm_chats` chats are kept, the most recently answered chat first."""
     recent, worker = RecentChats(InferenceSettings(warm_chats=3)), a_worker(tmp_path)
     for name in "abcad":
         recent.answered(prompt(f"of {name}", name), worker)
@@ -46,7 +46,7 @@ def test_warming_keeps_the_newest_chats(tmp_path: Path) -> None:
 
 
 def test_warming_forgets_the_old_and_the_large(tmp_path: Path) -> None:
-    """Beyond their age, or when pictures take too much memory, chats are forgotten; with 0 chats nothing is kept."""
+    """Chats are dropped when too old or when pictures take too much memory; `warm_chats=0` keeps none."""
     worker = a_worker(tmp_path)
     old = RecentChats(InferenceSettings(warm_age=0))
     old.answered(prompt("hi"), worker)
@@ -62,7 +62,7 @@ def test_warming_forgets_the_old_and_the_large(tmp_path: Path) -> None:
 
 
 async def test_warming_comes_before_the_flip(deploy: Deploy, tmp_path: Path) -> None:
-    """The new model computes each recent chat's prompt for one token while the old one still answers."""
+    """While the old model still answers, the new one processes each recent prompt, generating one token."""
     async with deploy() as deployment:
         for chat in ("one", "two"):
             await ask(deployment, f"words of {chat}", chat)
@@ -76,7 +76,7 @@ async def test_warming_comes_before_the_flip(deploy: Deploy, tmp_path: Path) -> 
 
 
 async def test_warming_behind_a_crash(deploy: Deploy, tmp_path: Path) -> None:
-    """An engine that was restarted learns its chats' prompts again, behind those who ask."""
+    """A restarted engine processes its chats' prompts again, after the questions that are waiting."""
     async with deploy() as deployment:
         await ask(deployment, "my words", "one")
         await ask(deployment, "words:4 die:2!", "two")
@@ -88,7 +88,7 @@ async def test_warming_behind_a_crash(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_warming_does_not_repeat_poison(deploy: Deploy, tmp_path: Path) -> None:
-    """A prompt that brings the new model's engine down is not put to it again: the swap succeeds without it."""
+    """A warm-up prompt that crashes the new model's engine is not repeated, and the swap succeeds without it."""
     async with deploy() as deployment:
         (tmp_path / "a" / "done-die-0").touch()
         assert (await ask(deployment, "words:3 die:0!", "poison")).restarts == 0
@@ -101,7 +101,7 @@ async def test_warming_does_not_repeat_poison(deploy: Deploy, tmp_path: Path) ->
 
 
 async def test_warming_leaves_out_who_was_forgotten_while_asking(deploy: Deploy, tmp_path: Path) -> None:
-    """What a chat had asked, or had waiting, when it was forgotten is not kept afterwards; what it asks then is."""
+    """Prompts that a chat has in progress or queued when it is forgotten are not kept; its later ones are."""
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "private")
         waiting = asyncio.create_task(ask(deployment, "in the queue", "private"))
@@ -119,7 +119,7 @@ async def test_warming_leaves_out_who_was_forgotten_while_asking(deploy: Deploy,
 async def test_warming_leaves_out_who_is_forgotten_meanwhile(
     deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chat that is forgotten while others are warmed before it is not put to the new engine."""
+    """A chat that is forgotten before its turn in a warm-up is not sent to the new engine."""
     monkeypatch.setattr("inference.serving.prefix_warmup._AT_ONCE", 1)
     async with deploy(warm_seconds=20) as deployment:
         open_gate(tmp_path / "a")
@@ -134,7 +134,7 @@ async def test_warming_leaves_out_who_is_forgotten_meanwhile(
 
 
 async def test_warming_has_a_time_limit(deploy: Deploy, tmp_path: Path) -> None:
-    """A prompt that takes too long delays a swap by no more than the limit, and fails nothing."""
+    """A slow warm-up prompt delays a swap by no more than the time limit and causes no failure."""
     async with deploy(warm_seconds=0.3) as deployment:
         (tmp_path / "a" / "gate").touch()
         await ask(deployment, "gate:0", "slow")
@@ -145,7 +145,7 @@ async def test_warming_has_a_time_limit(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_warming_ends_when_its_node_is_the_last(deploy: Deploy, tmp_path: Path) -> None:
-    """An engine that is being warmed is opened at once when the last one that answered dies."""
+    """An engine in warm-up starts answering at once when the last other engine dies."""
     async with deploy(gpus=[0, 1], warm_seconds=60) as deployment:
         gate = tmp_path / "a" / "gate"
         gate.touch()
@@ -166,7 +166,7 @@ async def test_warming_ends_when_its_node_is_the_last(deploy: Deploy, tmp_path: 
 
 
 async def test_warming_switched_off(deploy: Deploy, tmp_path: Path) -> None:
-    """With no chats to be kept, nothing is computed ahead."""
+    """With `warm_chats=0`, no prompt is processed in advance."""
     async with deploy(warm_chats=0) as deployment:
         await ask(deployment, "my words", "one")
         await deployment.swap("b", a_model(tmp_path, "b"))

@@ -1,4 +1,4 @@
-"""Backups: complete and verified, made during writes, and usable to start a bot."""
+"""Backups are complete and verified, even if made during writes, and a bot can start from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.operating import merged_models
 
 
 async def keep(ledger: Ledger, pictures: PictureStore, update: int, data: bytes) -> str:
-    """An exchange of user 1 about a picture."""
+    """Record an exchange of user 1 about a picture with content `data`, and return the picture's name."""
     name = await pictures.put(data)
     await ledger.pictures.add(picture(name, size=len(data)), 1)
     await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), update, pictures=(name,)))
@@ -36,7 +36,7 @@ async def keep(ledger: Ledger, pictures: PictureStore, update: int, data: bytes)
 
 
 async def test_a_backup_under_load_is_whole(tmp_path: Path) -> None:
-    """`thumbtune backup` beside a process that writes without pause: what was acknowledged before is all there."""
+    """`thumbtune backup` during continuous writes saves everything that was acknowledged before it started."""
     data, out = tmp_path / "data", tmp_path / "backups" / "monday"
     write_config(tmp_path / "config.toml", {"storage": {"dir": str(data)}})
     async with child(data, 0, 30) as process:
@@ -57,7 +57,7 @@ async def test_a_backup_under_load_is_whole(tmp_path: Path) -> None:
 
 
 async def test_models_come_along_if_wanted(tmp_path: Path) -> None:
-    """Trained models are copied and verified; a damaged one spoils the backup, and nothing is left of it."""
+    """Requested models are copied and verified; a damaged model makes the backup fail and leave no files."""
     store, out = ModelStore(tmp_path / "models"), tmp_path / "out"
     built = store.workspace("run-1")
     (built / "weights").write_bytes(b"1234")
@@ -76,7 +76,7 @@ async def test_models_come_along_if_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bot #1", "what?", "50%25"])
 async def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
-    """Signs that mean something in an address mean nothing in a path: what lies there is looked at and backed up."""
+    """Folders whose names contain characters with a meaning in URLs are checked and backed up like any other."""
     data, out = tmp_path / name, tmp_path / f"{name} out"
     async with Ledger.open(data) as ledger:
         pictures = PictureStore(data / "pictures")
@@ -93,7 +93,7 @@ async def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> Non
 
 
 async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backup during which a person is erased starts again without them; a picture lost before is named."""
+    """If a user is erased during a backup, the backup restarts without their data; lost pictures are listed."""
     async with Ledger.open(tmp_path / "data") as ledger:
         pictures = PictureStore(tmp_path / "data" / "pictures")
         hers = await keep(ledger, pictures, 1, b"hers")
@@ -117,7 +117,10 @@ async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatc
 
 
 async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
-    """What the operator has removed is not offered or promoted from the next start on; put back, it is there again."""
+    """After the next start, a model whose files the operator removed is neither offered nor promoted.
+
+    Once the files are back, the model is available again.
+    """
     base, store = tmp_path / "base", ModelStore(tmp_path / "models")
     base.mkdir()
     async with Ledger.open(tmp_path) as ledger:
@@ -144,7 +147,7 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("models", "answers"), [(True, "run-1"), (False, "base")])
 async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, answers: str) -> None:
-    """Restored to another place the bot starts with its live model, without the models' files with the base."""
+    """A bot restored elsewhere starts with its live model, or with the base model if model files are missing."""
     base, store = tmp_path / "base", ModelStore(tmp_path / "data" / "models")
     base.mkdir()
     async with Ledger.open(tmp_path / "data") as ledger:
@@ -168,7 +171,7 @@ async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, 
 
 
 async def test_nothing_unsound_is_backed_up(tmp_path: Path) -> None:
-    """An database_faults ledger is not backed up, and nothing stays behind."""
+    """A damaged ledger is not backed up, and no files are left behind."""
     async with Ledger.open(tmp_path / "data") as ledger:
         database = sqlite3.connect(tmp_path / "data" / FILE_NAME)
         with database:

@@ -1,4 +1,4 @@
-"""The rows of broadcasts: each recipient is due once, however the process ends."""
+"""The ledger's broadcast rows: each recipient is due once, however the process ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADA, BEN, CEM = 1001, 1002, 1003
 
 @pytest_asyncio.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    """With three people and two updates that ask for broadcasts."""
+    """A ledger with three users and two updates that request broadcasts."""
     async with Ledger.open(tmp_path) as opened:
         for person in (ADA, BEN, CEM):
             await opened.people.save(Person(person, f"P{person}"), Chat(person))
@@ -25,7 +25,10 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def test_each_recipient_is_due_once(ledger: Ledger) -> None:
-    """In the order in which they came to the bot; begun again it goes on, without the one that was being sent to."""
+    """Recipients are due once each, in the order in which they first used the bot.
+
+    A broadcast begun again continues, but skips the recipient whose message was being sent.
+    """
     await ledger.broadcasts.begin(1, [CEM, BEN, ADA])
     assert await ledger.broadcasts.next_recipient(1) == ADA
     await ledger.broadcasts.set_recipient(1, ADA, RecipientState.DELIVERED)
@@ -42,7 +45,10 @@ async def test_each_recipient_is_due_once(ledger: Ledger) -> None:
 
 
 async def test_cancelling_spares_those_who_wait(ledger: Ledger) -> None:
-    """Only that broadcast is cancelled; the recipient that is being sent to still gets it."""
+    """Cancelling a broadcast skips its waiting recipients but lets a delivery in progress finish.
+
+    Other broadcasts continue.
+    """
     await ledger.broadcasts.begin(1, [ADA, BEN])
     await ledger.broadcasts.begin(2, [ADA])
     await ledger.broadcasts.next_recipient(1)
@@ -54,7 +60,7 @@ async def test_cancelling_spares_those_who_wait(ledger: Ledger) -> None:
 
 
 async def test_who_is_forgotten_is_not_told(ledger: Ledger) -> None:
-    """Their row goes, before their turn or while it is, and does not come back."""
+    """Erasing a user deletes their broadcast row for good, whether delivery is pending or in progress."""
     await ledger.broadcasts.begin(1, [ADA, BEN])
     assert await ledger.broadcasts.next_recipient(1) == ADA
     await ledger.personal_data.erase(ADA)
@@ -65,7 +71,10 @@ async def test_who_is_forgotten_is_not_told(ledger: Ledger) -> None:
 
 
 async def test_the_next_broadcast_clears_what_is_over(ledger: Ledger) -> None:
-    """Rows are kept while their update is handled and until another begins; unknown chats have none."""
+    """Broadcast rows stay until their update is finished and another broadcast begins.
+
+    Unknown chats have no rows.
+    """
     await ledger.broadcasts.begin(1, [ADA, 404])
     await ledger.broadcasts.begin(2, [BEN])
     assert list(await ledger.broadcasts.recipients(1)) == [ADA]

@@ -1,4 +1,4 @@
-"""What the ledger acknowledged survives `kill -9`, and two processes may write at once: with real children."""
+"""Acknowledged writes survive `kill -9`, and two processes may write at once; tested with child processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEVER = 10**9
 
 @asynccontextmanager
 async def child(directory: Path, first: int, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`tests.support.ledgers` as a process, which has opened the ledger; killed at the end if it still runs."""
+    """Yield a `tests.support.ledgers` process that has opened the ledger; kill it at exit if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.ledgers", str(directory), str(first), str(count), cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
@@ -40,7 +40,7 @@ async def child(directory: Path, first: int, count: int) -> AsyncIterator[asynci
 
 
 async def output(process: asyncio.subprocess.Process) -> dict[str, set[int]]:
-    """The updates by the step that the child said was acknowledged; a line cut off by the kill does not count."""
+    """Return the updates that the child reported as acknowledged, by step, ignoring a truncated last line."""
     assert process.stdout is not None
     steps: dict[str, set[int]] = defaultdict(set)
     for line in (await process.stdout.read()).splitlines(keepends=True):
@@ -51,7 +51,7 @@ async def output(process: asyncio.subprocess.Process) -> dict[str, set[int]]:
 
 
 async def check(directory: Path, steps: dict[str, set[int]]) -> None:
-    """Everything acknowledged is there, once, and the file is sound."""
+    """Assert that everything acknowledged in `steps` is stored exactly once and that the file is sound."""
     pictures = PictureStore(directory / "pictures")
     async with Ledger.open(directory) as ledger:
         pending = {update.id: update for update in await ledger.inbox.pending()}
@@ -79,7 +79,10 @@ async def check(directory: Path, steps: dict[str, set[int]]) -> None:
 
 
 async def kill_again_and_again(directory: Path, rounds: int, seed: int) -> int:
-    """Kill a writing child at a random moment, `rounds` times over the same ledger; return how much it did."""
+    """Kill a child that writes to the ledger, `rounds` times, and return the number of acknowledged steps.
+
+    Each kill comes at a random moment, and the same ledger is used throughout.
+    """
     random_moment = random.Random(seed)
     acknowledged = 0
     for number in range(rounds):
@@ -93,18 +96,21 @@ async def kill_again_and_again(directory: Path, rounds: int, seed: int) -> int:
 
 
 async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
-    """Whatever a child heard back from the ledger before it was killed at a random moment is there afterwards."""
+    """Everything that the ledger acknowledged to a child is still there after the child is killed.
+
+    The kill comes at a random moment.
+    """
     assert await kill_again_and_again(tmp_path, rounds=6, seed=1) > 50
 
 
 @pytest.mark.soak
 async def test_what_was_acknowledged_survives_kill_9_sixty_times(tmp_path: Path) -> None:
-    """The same, sixty kills over one ledger."""
+    """Acknowledged writes survive sixty kills of children that write to one ledger."""
     assert await kill_again_and_again(tmp_path, rounds=60, seed=2) > 500
 
 
 async def test_two_processes_write_at_once(tmp_path: Path) -> None:
-    """Two processes on one ledger wait for each other instead of failing, and both find everything kept."""
+    """Two processes writing to one ledger wait for each other instead of failing, and all writes are kept."""
     async with child(tmp_path, 0, 60) as one, child(tmp_path, 1000, 60) as other:
         first, second = await asyncio.gather(output(one), output(other))
         assert (await one.wait(), await other.wait()) == (0, 0)
@@ -119,7 +125,7 @@ async def test_two_processes_write_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_killed_process_does_not_hold_up_the_other(tmp_path: Path) -> None:
-    """A process that is killed while it writes leaves no lock behind: the other one goes on."""
+    """A process killed while writing leaves no lock behind, so another process can continue."""
     async with Ledger.open(tmp_path) as ledger, child(tmp_path, NEVER, NEVER) as process:
         await asyncio.sleep(0.1)
         process.kill()

@@ -19,7 +19,7 @@ from tests.support.ledgers import exchange
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    """A ledger with a person, a live model and a canary."""
+    """A ledger with a user, a live model and a canary."""
     async with Ledger.open(tmp_path) as made:
         await made.people.save(Person(1), Chat(1))
         await made.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
@@ -29,7 +29,10 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def begin(ledger: Ledger, update: int = 10) -> tuple[Exchange, Duel]:
-    """Return a question's former answer, and the duel of two new ones, the live model's first."""
+    """Record an exchange and a duel of two new answers to its question; return the exchange and the duel.
+
+    The live model's answer comes first in the duel.
+    """
     session = await ledger.sessions.restart(1, 1)
     former = await ledger.exchanges.record(exchange(session, update))
     new = exchange(session, update + 1, replaces=former.id, answer="Plain.")
@@ -40,7 +43,7 @@ async def begin(ledger: Ledger, update: int = 10) -> tuple[Exchange, Duel]:
 
 
 async def test_the_better_answer_stands(ledger: Ledger) -> None:
-    """A rival that is chosen becomes the newest answer, and the message is its own; the first choice counts."""
+    """A chosen rival becomes the newest answer and takes over the message; only the first choice counts."""
     former, duel = await begin(ledger)
     assert (duel.exchange.answer, duel.rival.answer, duel.better) == ("Plain.", "Playful!", None)
     assert await ledger.duels.open(duel.exchange.id) == duel
@@ -55,7 +58,7 @@ async def test_the_better_answer_stands(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("choice", [0, 1])
 async def test_the_first_answer_stands(ledger: Ledger, choice: int) -> None:
-    """If it is better, or if both are the same."""
+    """The first answer stays if it is chosen as better or if both answers are rated equal."""
     former, duel = await begin(ledger)
     chosen = await ledger.duels.choose(duel.id, 1, choice, 20)
     assert (chosen.exchange.answer, chosen.better) == ("Plain.", choice)
@@ -63,7 +66,10 @@ async def test_the_first_answer_stands(ledger: Ledger, choice: int) -> None:
 
 
 async def test_choices_are_evidence_of_a_trial(ledger: Ledger) -> None:
-    """Each says which model's answer was better; those of blocked people and of people who opted out do not count."""
+    """In a canary's trial, each choice says which model's answer was better.
+
+    Choices of blocked users and of users who opted out do not count.
+    """
     trial = await ledger.canaries.running()
     assert trial is not None
     for number, choice in enumerate((2, 1, 0)):
@@ -78,7 +84,7 @@ async def test_choices_are_evidence_of_a_trial(ledger: Ledger) -> None:
 
 
 async def test_choices_are_preferences(ledger: Ledger) -> None:
-    """While the chosen answer is liked, it is better than its rival."""
+    """The chosen answer is preferred to its rival for as long as it is liked."""
     _, duel = await begin(ledger)
     chosen = await ledger.duels.choose(duel.id, 1, 2, 20)
     await ledger.votes.cast(Rating(chosen.exchange.id, 1, 1, 20))
@@ -89,7 +95,7 @@ async def test_choices_are_preferences(ledger: Ledger) -> None:
 
 
 async def test_erased_answers_take_their_duels_with_them(ledger: Ledger) -> None:
-    """A person who deletes their data leaves no choice behind."""
+    """Erasing a user's data deletes the user's duels and choices."""
     _, duel = await begin(ledger)
     await ledger.duels.choose(duel.id, 1, 2, 20)
     await ledger.personal_data.erase(1)

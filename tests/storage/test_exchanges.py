@@ -1,4 +1,4 @@
-"""Pictures' rows, exchanges and histories in the ledger."""
+"""Picture rows, exchanges and histories in the ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def test_an_exchange_comes_back_as_it_was_recorded(ledger: Ledger) -> None:
-    """Every field of an exchange, its pictures in their order among them, survives the ledger."""
+    """A recorded exchange is read back with every field unchanged, including the order of its pictures."""
     session = await ledger.sessions.open(1, 1)
     asked = exchange(session, 77, question="这是什么？ 🟥\n<image>", pictures=("cc", "aa"), seed=None, encoded_tiles=13)
     kept = await ledger.exchanges.record(asked)
@@ -36,14 +36,14 @@ async def test_an_exchange_comes_back_as_it_was_recorded(ledger: Ledger) -> None
 
 
 async def test_a_given_time_is_kept(ledger: Ledger) -> None:
-    """An exchange that brings its own time (an import) keeps it."""
+    """An exchange recorded with its own time, as by an import, keeps that time."""
     kept = await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 1, created=12.5))
     assert kept.created == 12.5
     assert await ledger.exchanges.get(kept.id) == kept
 
 
 async def test_an_update_is_answered_once(ledger: Ledger) -> None:
-    """A replay of the same update finds the first exchange and changes nothing in it."""
+    """Recording a second exchange for an update changes nothing and returns the first one."""
     session = await ledger.sessions.open(1, 1)
     first = await ledger.exchanges.record(exchange(session, 5, answer="first", pictures=("aa",)))
     again = await ledger.exchanges.record(exchange(session, 5, answer="second", pictures=("bb",)))
@@ -52,14 +52,14 @@ async def test_an_update_is_answered_once(ledger: Ledger) -> None:
 
 
 async def test_unknown_exchanges(ledger: Ledger) -> None:
-    """An exchange that is not there is an error by its id and None by its update."""
+    """Looking up a missing exchange by ID raises an error; looking it up by update returns None."""
     with pytest.raises(UnknownRecord, match="no exchange 9"):
         await ledger.exchanges.get(9)
     assert await ledger.exchanges.for_update(9) is None
 
 
 async def test_an_exchange_needs_its_session_and_pictures(ledger: Ledger) -> None:
-    """An exchange about an unknown picture or in an unknown session is refused and leaves nothing."""
+    """An exchange about an unknown picture or in an unknown session is refused, and nothing is stored."""
     session = await ledger.sessions.open(1, 1)
     with pytest.raises(StorageError, match="picture"):
         await ledger.exchanges.record(exchange(session, 1, pictures=("aa", "unknown")))
@@ -69,7 +69,7 @@ async def test_an_exchange_needs_its_session_and_pictures(ledger: Ledger) -> Non
 
 
 async def test_history_is_the_latest_the_oldest_first(ledger: Ledger) -> None:
-    """A limited history leaves the oldest out and knows no other session's exchanges."""
+    """A limited history contains the newest exchanges of one session, the oldest first."""
     session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
     for update in range(1, 8):
         await ledger.exchanges.record(exchange(other if update == 4 else session, update))
@@ -79,7 +79,10 @@ async def test_history_is_the_latest_the_oldest_first(ledger: Ledger) -> None:
 
 
 async def test_history_since_a_picture(ledger: Ledger) -> None:
-    """It begins with the newest pictures, or some before them; with the oldest if there are no more; never without."""
+    """`history_since` starts at the n-th newest exchange with pictures, or at the oldest if there are fewer.
+
+    Without any pictures, the history is empty.
+    """
     session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
 
     async def since(pictures: int, before: int | None = None) -> list[int]:
@@ -111,7 +114,7 @@ async def test_pictures_rows(ledger: Ledger) -> None:
 
 
 async def test_turns_show_who_said_what(ledger: Ledger, tmp_path: Path) -> None:
-    """The view `turns` has a user's and an assistant's row for every exchange."""
+    """The `turns` view has a user row and an assistant row for every exchange."""
     session = await ledger.sessions.open(1, 1)
     found = (await ledger.exchanges.record(exchange(session, 3, question="Q", answer="A", pictures=("aa", "bb")))).id
     database = sqlite3.connect(tmp_path / FILE_NAME)

@@ -1,6 +1,6 @@
-"""Every write and every sync of the ledger's writer fails in turn, or kills the process: real system calls, in order.
+"""Each write and sync of the ledger's writer in turn fails or kills the process, with real system calls.
 
-A point that fails is replayed alone, with its number in the place of FIRST (tests/support/faults.c is the shim):
+To replay one failing point alone, pass its number as FIRST (tests/support/faults.c is the shim):
 `LD_PRELOAD=…/faults.so python -m tests.support.fault_points FOLDER KIND FIRST 1000`.
 """
 
@@ -37,7 +37,7 @@ async def _output(*words: str, **environment: str) -> str:
 
 
 async def survives(folder: Path, kind: str, *, every: int) -> None:
-    """Let points fail in that way, and look at what each leaves."""
+    """Make every `every`-th write or sync fail as `kind` says, and check the ledger after each failure."""
     shim = folder / "faults.so"
     await _output(str(COMPILER), "-shared", "-fPIC", "-o", str(shim), str(TESTS / "support" / "faults.c"), "-ldl")
     script = (sys.executable, "-m", "tests.support.fault_points", str(folder / "ledgers"), kind, "1", str(every))
@@ -57,12 +57,15 @@ async def survives(folder: Path, kind: str, *, every: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_was_acknowledged_stays_and_nothing_half_stands(tmp_path: Path, kind: str) -> None:
-    """Whichever call fails: a refused step leaves no trace, and after a kill the ledger is as after a whole step."""
+    """Whichever call fails, a refused step leaves no trace in the ledger.
+
+    After a kill, the ledger is in the state that follows a complete step.
+    """
     await survives(tmp_path, kind, every=9)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 async def test_each_single_write_and_sync_may_fail(tmp_path: Path, kind: str) -> None:
-    """The same at every point."""
+    """Any single write or sync may fail, or kill the process, without leaving half a step in the ledger."""
     await survives(tmp_path, kind, every=1)

@@ -1,4 +1,4 @@
-"""Updates and replies in the ledger: recovery after a crash."""
+"""Updates and replies in the ledger, and their recovery after a crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.ledgers import exchange
 
 
 class Clock:
-    """A clock that stands still until told otherwise."""
+    """A clock that stands still at `now` until a test changes it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -40,7 +40,7 @@ async def pending(ledger: Ledger) -> list[int]:
 
 
 async def test_an_update_is_stored_once(ledger: Ledger) -> None:
-    """The first store of an update says True, any other False, and its payload stays the first one."""
+    """Storing an update returns True the first time and False afterwards, and the first payload is kept."""
     assert await ledger.inbox.store([(7, "chat 1", '{"text": "一 \\ud83d"}')]) == [True]
     assert await ledger.inbox.store([(7, "chat 2", "{}")]) == [False]
     (stored,) = await ledger.inbox.pending()
@@ -49,7 +49,7 @@ async def test_an_update_is_stored_once(ledger: Ledger) -> None:
 
 
 async def test_updates_that_arrive_together_are_each_stored_once(ledger: Ledger) -> None:
-    """Of many stores at once, duplicates among them, exactly one of each update is new."""
+    """When duplicate updates are stored concurrently, exactly one of each is reported as new."""
     await ledger.inbox.store([(3, "a", "{}")])
     fresh = await asyncio.gather(*(ledger.inbox.store([(update, "a", "{}")]) for update in (1, 2, 3, 1, 2, 1)))
     assert fresh == [[True], [True], [False], [False], [False], [False]]
@@ -59,7 +59,10 @@ async def test_updates_that_arrive_together_are_each_stored_once(ledger: Ledger)
 
 
 async def test_payloads_of_every_kind_come_back(ledger: Ledger) -> None:
-    """Quotes, newlines, control characters, emoji and size do not change a payload; half a pair is refused."""
+    """Payloads with quotes, newlines, control characters, emoji or 100,000 characters are stored unchanged.
+
+    An unpaired surrogate is refused.
+    """
     payloads = ['{"a": "\\"\\n"}', "\x01\x7f\u2028 ' \" \\", "🟥🀄 文字", "x" * 100_000, ""]
     await asyncio.gather(*(ledger.inbox.store([(number, "a", text)]) for number, text in enumerate(payloads)))
     assert [update.payload for update in await ledger.inbox.pending()] == payloads
@@ -68,14 +71,14 @@ async def test_payloads_of_every_kind_come_back(ledger: Ledger) -> None:
 
 
 async def test_attempts_are_counted(ledger: Ledger) -> None:
-    """Each begin counts; an update that was begun and not finished is still pending."""
+    """Each `begin` counts as an attempt, and an update that was begun but not finished stays pending."""
     await ledger.inbox.store([(1, "a", "{}"), (2, "a", "{}")])
     assert [await ledger.inbox.begin(1), await ledger.inbox.begin(1), await ledger.inbox.begin(2)] == [1, 2, 1]
     assert [(update.id, update.attempts) for update in await ledger.inbox.pending()] == [(1, 2), (2, 1)]
 
 
 async def test_a_finished_update_is_over(ledger: Ledger) -> None:
-    """What is finished is not pending, has lost its payload, is still known, and cannot be begun again."""
+    """A finished update is not pending, has lost its payload, is still known and cannot be begun again."""
     await ledger.inbox.store([(1, "a", '{"secret": 1}')])
     await ledger.inbox.begin(1)
     await ledger.inbox.finish(1)
@@ -88,7 +91,7 @@ async def test_a_finished_update_is_over(ledger: Ledger) -> None:
 
 
 async def test_an_update_set_aside_waits_for_the_operator(ledger: Ledger) -> None:
-    """What is set aside is not pending and keeps its payload and the error."""
+    """An update set aside is not pending, and its payload and the error are kept."""
     await ledger.inbox.store([(1, "a", '{"poison": 1}')])
     await ledger.inbox.set_aside(1, "failed 5 times: boom")
     assert await pending(ledger) == []
@@ -98,7 +101,7 @@ async def test_an_update_set_aside_waits_for_the_operator(ledger: Ledger) -> Non
 
 
 async def test_the_reason_for_an_undelivered_answer_is_kept(ledger: Ledger) -> None:
-    """Two updates that end together: the row of the one whose sender had gone says so, the other's says nothing."""
+    """When two updates finish together, only the row of the undelivered answer records a reason."""
     await ledger.inbox.store([(1, "a", "{}"), (2, "b", "{}")])
     await asyncio.gather(ledger.inbox.finish(1), ledger.inbox.finish(2, "bot was blocked by the user"))
     rows = [await ledger.inbox.get(update) for update in (1, 2)]
@@ -106,7 +109,7 @@ async def test_the_reason_for_an_undelivered_answer_is_kept(ledger: Ledger) -> N
 
 
 async def test_unknown_updates(ledger: Ledger) -> None:
-    """Begin, finish and set aside of an update that was never stored are errors, and only for it."""
+    """Beginning, finishing or setting aside an unknown update raises an error, and only for that update."""
     await ledger.inbox.store([(1, "a", "{}")])
     results = await asyncio.gather(ledger.inbox.begin(1), ledger.inbox.begin(2), return_exceptions=True)
     assert results[0] == 1
@@ -122,7 +125,7 @@ async def test_unknown_updates(ledger: Ledger) -> None:
 
 
 async def test_old_finished_updates_are_pruned(ledger: Ledger, clock: Clock) -> None:
-    """Pruning drops what was finished before the time, and neither the unfinished nor the last update."""
+    """Pruning deletes updates finished before the given time, but not unfinished ones or the last received."""
     for update in (1, 2, 3, 4):
         await ledger.inbox.store([(update, "a", "{}")])
         await ledger.replies.begin(update, 0, 1)
@@ -141,7 +144,7 @@ async def test_old_finished_updates_are_pruned(ledger: Ledger, clock: Clock) -> 
 
 
 async def test_the_last_update_is_the_one_that_came_last(ledger: Ledger, clock: Clock) -> None:
-    """After Telegram restarted its numbering, pruning leaves the newest update, not the highest."""
+    """After Telegram restarts its update numbering, pruning keeps the newest update, not the highest number."""
     for updates in ([500, 502, 501], [20]):
         await ledger.inbox.store([(update, "a", "{}") for update in updates])
         await asyncio.gather(*(ledger.inbox.finish(update) for update in updates))
@@ -151,7 +154,7 @@ async def test_the_last_update_is_the_one_that_came_last(ledger: Ledger, clock: 
 
 
 async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock) -> None:
-    """Long after its update was pruned, the message that shows an exchange is known as that, and what it answers."""
+    """After its update is pruned, a message that shows an exchange still leads to the exchange and question."""
     session = await ledger.sessions.open(1, 1)
     await ledger.inbox.store([(update, "a", "{}") for update in (1, 2, 3)])
     found = (await ledger.exchanges.record(exchange(session, 1))).id
@@ -170,7 +173,7 @@ async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock
 
 
 async def test_a_reply_not_yet_sent_hides_no_earlier_answer(ledger: Ledger) -> None:
-    """A process killed before it sends a reply leaves its row; the earlier answer to the question is found still."""
+    """A reply begun by a process that was killed before sending does not hide the question's earlier answer."""
     await ledger.replies.begin(1, 0, 5, question=41)
     await ledger.replies.sent(1, 0, 51)
     await ledger.replies.begin(2, 0, 5, question=41)
@@ -178,7 +181,7 @@ async def test_a_reply_not_yet_sent_hides_no_earlier_answer(ledger: Ledger) -> N
 
 
 async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
-    """A reply that was sent is found by its update and slot, with its message, and none is doubtful."""
+    """A sent reply is found by its update and slot, with its message, and does not count as doubtful."""
     assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
     await ledger.replies.sent(1, 0, 900)
     assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, 900)
@@ -189,7 +192,7 @@ async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
 
 
 async def test_a_reply_begun_again_without_a_message_is_in_doubt(ledger: Ledger) -> None:
-    """Each time a send may have happened and is made again is counted, also after it went out."""
+    """Beginning a reply again without a recorded message counts as doubtful, even if it is later sent."""
     await ledger.replies.begin(1, 0, 5)
     assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
     await ledger.replies.begin(1, 0, 5)
@@ -198,7 +201,7 @@ async def test_a_reply_begun_again_without_a_message_is_in_doubt(ledger: Ledger)
 
 
 async def test_a_reply_must_be_begun(ledger: Ledger) -> None:
-    """A message for a reply that was not begun is refused."""
+    """Marking a reply as sent or finished raises an error if the reply was not begun."""
     with pytest.raises(UnknownRecord, match="begin_reply"):
         await ledger.replies.sent(1, 0, 900)
     with pytest.raises(UnknownRecord, match="begin_reply"):
@@ -206,7 +209,7 @@ async def test_a_reply_must_be_begun(ledger: Ledger) -> None:
 
 
 async def test_a_closed_update_is_not_set_aside(ledger: Ledger) -> None:
-    """It has no payload that an operator could look at, and it is not opened again by that."""
+    """A finished update is not set aside or reopened, as it has no payload left for the operator to examine."""
     await ledger.inbox.store([(1, "a:1", "{}")])
     await ledger.inbox.begin(1)
     await ledger.inbox.finish(1)

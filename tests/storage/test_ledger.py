@@ -24,12 +24,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Apply the migrations to each new ledger."""
+    """Apply the real migrations to each new ledger instead of copying prepared tables."""
     monkeypatch.setattr("storage.ledger.migrate", migrate)
 
 
 def applied(path: Path) -> list[str]:
-    """The migrations on record in a file."""
+    """Return the names of the migrations recorded in the database at `path`."""
     database = connect(path)
     try:
         return [each.name for each in migrations.applied(database)]
@@ -42,7 +42,7 @@ def names(directory: Path) -> list[str]:
 
 
 async def test_a_ledger_is_made_where_there_is_none(tmp_path: Path) -> None:
-    """Opening makes the folder and every table, and records each migration once, also when opened again."""
+    """Opening a ledger creates its folder and tables, and records each migration once even if opened again."""
     directory = tmp_path / "deep" / "data"
     for _ in range(2):
         async with Ledger.open(directory) as ledger:
@@ -63,7 +63,7 @@ async def test_a_ledger_is_made_where_there_is_none(tmp_path: Path) -> None:
 
 
 def test_every_connection_is_durable(tmp_path: Path) -> None:
-    """Connections run with WAL, synchronous=FULL, foreign keys and a wait for others; readers cannot write."""
+    """Connections use WAL, synchronous=FULL, foreign keys and a busy timeout; read-only ones cannot write."""
     database = connect(tmp_path / "test.db")
     try:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -80,7 +80,7 @@ def test_every_connection_is_durable(tmp_path: Path) -> None:
 
 
 async def test_a_new_folder_is_its_owners(tmp_path: Path) -> None:
-    """Other users of the machine see nothing of a folder that we have made; one that was there stays as it was."""
+    """Other users of the machine cannot enter a folder that the ledger creates; an existing one is unchanged."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o755)
     for name, mode in (("new", 0o700), ("shared", 0o755)):
@@ -89,7 +89,10 @@ async def test_a_new_folder_is_its_owners(tmp_path: Path) -> None:
 
 
 def test_a_failing_migration_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A migration that fails half-way is undone and stays pending; those before it are kept; a mended one goes on."""
+    """A migration that fails halfway is undone and stays pending; earlier ones are kept.
+
+    A corrected migration can then be applied.
+    """
     broken, mended = Migrations("test"), Migrations("test")
 
     def m001(database: Database) -> None:
@@ -119,7 +122,7 @@ def test_a_failing_migration_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 async def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
-    """A ledger with a migration that this version does not know is left alone, with a sentence that says why."""
+    """A ledger with a migration unknown to this version is left unchanged, and the error explains why."""
     await Ledger.open(tmp_path).close()
     path = tmp_path / FILE_NAME
     database = sqlite3.connect(path)
@@ -135,7 +138,7 @@ async def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
 
 
 async def test_processes_that_open_a_new_ledger_at_once(tmp_path: Path) -> None:
-    """Several processes that find no ledger make it together without an error."""
+    """Several processes can create a missing ledger at the same time without an error."""
     children = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.support.ledgers", str(tmp_path), str(1000 * n), "3"),
@@ -148,7 +151,7 @@ async def test_processes_that_open_a_new_ledger_at_once(tmp_path: Path) -> None:
 
 
 async def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    """A folder that cannot be made and a file that is no database are errors that name them."""
+    """A folder that cannot be created and a file that is not a database raise errors that name them."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"file/data"):
         Ledger.open(tmp_path / "file" / "data")
@@ -158,7 +161,7 @@ async def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_closed_ledger_refuses(tmp_path: Path) -> None:
-    """After its close a ledger refuses reads and writes with a sentence, and closing again does nothing."""
+    """A closed ledger refuses reads and writes with an explanation, and closing it again does nothing."""
     ledger = Ledger.open(tmp_path)
     await ledger.close()
     await ledger.close()
@@ -169,7 +172,7 @@ async def test_a_closed_ledger_refuses(tmp_path: Path) -> None:
 
 
 async def test_reads_do_not_wait_for_a_writer(tmp_path: Path) -> None:
-    """While another process is in the middle of a write, reads are answered, with what was committed before."""
+    """While another process writes, reads do not wait and return the data committed before the write."""
     async with Ledger.open(tmp_path) as ledger:
         await ledger.inbox.store([(1, "a", "{}")])
         other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
@@ -182,7 +185,7 @@ async def test_reads_do_not_wait_for_a_writer(tmp_path: Path) -> None:
 
 
 async def test_counts(tmp_path: Path) -> None:
-    """The counts are those of what was put in."""
+    """The ledger's totals match the recorded data."""
     async with Ledger.open(tmp_path) as ledger:
         await ledger.pictures.add(picture("aa"))
         found = (await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 1, pictures=("aa",)))).id
@@ -198,7 +201,10 @@ async def test_counts(tmp_path: Path) -> None:
 
 
 async def test_a_backup_is_a_whole_ledger(tmp_path: Path) -> None:
-    """A backup taken while writes go on is one file, opens as a ledger, and has what was acknowledged before it."""
+    """A backup made during writes is one file that opens as a ledger.
+
+    The backup contains everything that was acknowledged before it started.
+    """
     async with Ledger.open(tmp_path / "data") as ledger:
         await ledger.inbox.store([(number, "a", "{}") for number in range(500)])
         writes = [asyncio.ensure_future(ledger.inbox.store([(number, "a", "{}")])) for number in range(500, 600)]
@@ -215,7 +221,7 @@ async def test_a_backup_is_a_whole_ledger(tmp_path: Path) -> None:
 
 
 async def test_an_unsound_ledger_is_not_backed_up(tmp_path: Path) -> None:
-    """A row that refers to nothing is noticed, and no backup is left behind."""
+    """A row with a dangling reference is detected, and no backup is left behind."""
     async with Ledger.open(tmp_path / "data") as ledger:
         database = sqlite3.connect(tmp_path / "data" / FILE_NAME)
         with database:  # foreign keys are off on a plain connection
@@ -230,7 +236,7 @@ async def test_an_unsound_ledger_is_not_backed_up(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_others_may_search_shows_them_nothing(tmp_path: Path) -> None:
-    """Ledger, log and pictures are closed to other users, new ones and what an earlier version left open."""
+    """Other users cannot read the ledger, its log or the pictures, even if an earlier version left them open."""
     folder = tmp_path / "data"
     for each in (folder, *(folder / left_open for left_open in ("runs", "logs", "pictures"))):
         each.mkdir()

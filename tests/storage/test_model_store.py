@@ -33,7 +33,7 @@ def published(store: ModelStore) -> Path:
 
 
 def test_a_manifest_lists_every_file(tmp_path: Path) -> None:
-    """The manifest has the size and SHA-256 of each file, folders below included, and a hash that only they decide."""
+    """A manifest has each file's size and SHA-256, subfolders included, and a hash that depends only on these."""
     one, two = fill(tmp_path / "one"), fill(tmp_path / "two")
     (one / "code" / "__pycache__").mkdir()
     (one / "code" / "__pycache__" / "modeling.pyc").write_bytes(b"cache")
@@ -48,7 +48,10 @@ def test_a_manifest_lists_every_file(tmp_path: Path) -> None:
 
 
 def test_a_model_has_the_same_hash_before_and_after_its_publication(store: ModelStore, published: Path) -> None:
-    """Without a manifest, or with a damaged one, the hash is computed; one file more or less changes it."""
+    """A model's content hash stays the same on publication and changes if a file is added or removed.
+
+    If the manifest is missing or damaged, the hash is computed from the files.
+    """
     built = fill(store.workspace("run-2"))
     found = content_hash(built)
     assert found == content_hash(published) == read_manifest(published).hash
@@ -68,7 +71,7 @@ def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
 
 
 def test_what_differs_is_named(published: Path) -> None:
-    """A check names every file that is missing, has another size, other bytes, or was added."""
+    """A check names every file that is missing, has been added or has another size or content."""
     (published / "config.json").unlink()
     (published / "model.safetensors").write_bytes(b"\x00" * 69_999 + b"\x01")
     (published / "code" / "modeling.py").write_bytes(b"import os\nimport torch\n")
@@ -85,7 +88,7 @@ def test_what_differs_is_named(published: Path) -> None:
 
 
 def test_a_manifest_cannot_be_edited(published: Path) -> None:
-    """A manifest that was changed, cut off, or is of another format is refused, and so is a directory without one."""
+    """A manifest that is missing, changed, truncated or of another format is refused."""
     path = published / MANIFEST
     whole = path.read_text()
     path.write_text(whole.replace(sha256(b"{}").hexdigest(), sha256(b"[]").hexdigest()))
@@ -104,7 +107,7 @@ def test_a_manifest_cannot_be_edited(published: Path) -> None:
 
 
 def test_a_model_is_published_whole(store: ModelStore) -> None:
-    """A model appears under its name only with its manifest; until then, only its workspace is there."""
+    """A model appears under its name only with its manifest; until then, only its workspace exists."""
     built = fill(store.workspace("run-1"))
     assert store.names() == []
     path, manifest_hash = store.publish(built, "run-1")
@@ -115,7 +118,7 @@ def test_a_model_is_published_whole(store: ModelStore) -> None:
 
 
 def test_a_name_is_taken_once(store: ModelStore, published: Path) -> None:
-    """A second model of the same name is refused, and the first is left as it is."""
+    """Publishing a second model under a used name is refused, and the first model is left unchanged."""
     again = fill(store.workspace("run-1"))
     (again / "config.json").write_bytes(b"other")
     with pytest.raises(StorageError, match="exists already"):
@@ -128,14 +131,14 @@ def test_a_name_is_taken_once(store: ModelStore, published: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../run-1", ".hidden", "with space", "run-1\n", "x" * 101])
 def test_names_stay_in_the_folder(store: ModelStore, name: str) -> None:
-    """A name that would lead elsewhere is refused by everything that takes one."""
+    """A name that could lead outside the model folder is refused by every method that takes a name."""
     for use in (store.path, store.workspace):
         with pytest.raises(StorageError, match="cannot name a model"):
             use(name)
 
 
 def test_leftovers_are_tidied_away(store: ModelStore, published: Path, tmp_path: Path) -> None:
-    """What killed processes left half built is deleted, published models and other folders are not."""
+    """Tidying deletes what killed processes left unfinished, but not published models or other folders."""
     left = fill(store.workspace("run-2"))
     shutil.copytree(left, store.directory / "mine")
     assert store.tidy() == [left]
@@ -146,7 +149,7 @@ def test_leftovers_are_tidied_away(store: ModelStore, published: Path, tmp_path:
 
 
 def test_trouble_with_the_folder_is_named(tmp_path: Path) -> None:
-    """A model folder that cannot be made is an error that names it."""
+    """A model folder that cannot be created raises an error that names it."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="file/models"):
         ModelStore(tmp_path / "file" / "models")

@@ -29,7 +29,7 @@ async def states(ledger: Ledger) -> dict[str, ModelState]:
 
 
 async def test_models_are_kept(ledger: Ledger) -> None:
-    """A model comes back as it was added; a name is taken once; an unknown one is an error."""
+    """A model is read back as it was added; a duplicate name and an unknown name are errors."""
     run = await ledger.runs.start("admin")
     added = Model("run-1", "/models/run-1", ModelState.CANDIDATE, run.id, 12.0, "", "{}", "feed")
     await ledger.models.add(added)
@@ -44,7 +44,7 @@ async def test_models_are_kept(ledger: Ledger) -> None:
 @pytest.mark.parametrize("start", ModelState)
 @pytest.mark.parametrize("end", [state for state in ModelState if state is not ModelState.LIVE])
 async def test_transitions(ledger: Ledger, start: ModelState, end: ModelState) -> None:
-    """A model enters exactly the states that MODEL_TRANSITIONS lists for its present one."""
+    """A model can enter exactly the states that MODEL_TRANSITIONS lists for its current state."""
     await ledger.models.add(model("run-1", start))
     if end in MODEL_TRANSITIONS[start]:
         moved = await ledger.models.move("run-1", end, "worse than the live one")
@@ -56,7 +56,10 @@ async def test_transitions(ledger: Ledger, start: ModelState, end: ModelState) -
 
 
 async def test_rollbacks_step_further_back(ledger: Ledger) -> None:
-    """Each leads to the model before, never to one that was left by a rollback; a promotion can be taken back."""
+    """Successive rollbacks go further back, never to a model that a rollback replaced.
+
+    A rollback can also undo a promotion.
+    """
 
     async def back() -> str:
         previous = await ledger.models.previous()
@@ -79,7 +82,10 @@ async def test_rollbacks_step_further_back(ledger: Ledger) -> None:
 
 
 async def test_a_promotion_retires_the_live_model(ledger: Ledger) -> None:
-    """A promotion makes one model live and the former retired at once and says who decided; any kept one can follow."""
+    """A promotion makes a model live, retires the previous live model and records who decided.
+
+    Any model that is kept can be promoted next.
+    """
     assert await ledger.models.live() is None
     for name, created in (("base", 1.0), ("run-1", 2.0), ("run-2", 3.0)):
         await ledger.models.add(model(name, created=created))
@@ -103,7 +109,7 @@ async def test_a_promotion_retires_the_live_model(ledger: Ledger) -> None:
 
 
 async def test_a_rejected_model_can_be_promoted_all_the_same(ledger: Ledger) -> None:
-    """An admin may overrule the evaluation; the reason for the rejection stays with the model."""
+    """An admin can promote a rejected model, and the model keeps the reason for its rejection."""
     await ledger.models.add(model("run-1"))
     await ledger.models.move("run-1", ModelState.REJECTED, "worse")
     await ledger.promotions.make("run-1", by=7)
@@ -112,7 +118,7 @@ async def test_a_rejected_model_can_be_promoted_all_the_same(ledger: Ledger) -> 
 
 
 async def test_only_one_model_is_live(ledger: Ledger) -> None:
-    """A second live model can come neither by adding, nor by moving, nor by many promotions at once."""
+    """Adding, moving or promoting models, even many at once, never results in two live models."""
     await ledger.models.add(model("base", ModelState.LIVE))
     with pytest.raises(StorageError, match="base is live"):
         await ledger.models.add(model("other", ModelState.LIVE))
@@ -128,7 +134,10 @@ async def test_only_one_model_is_live(ledger: Ledger) -> None:
 
 
 async def test_a_promotion_asked_for_in_a_shell(ledger: Ledger, tmp_path: Path) -> None:
-    """What another process asks for is pending until the bot carried it out, which makes the model live, or failed."""
+    """A promotion requested by another process stays pending until the bot completes it or reports a failure.
+
+    Completing the promotion makes the model live.
+    """
     await ledger.models.add(model("base", ModelState.LIVE))
     await ledger.models.add(model("run-1"))
     async with Ledger.open(tmp_path) as shell:
@@ -153,7 +162,7 @@ async def test_a_promotion_asked_for_in_a_shell(ledger: Ledger, tmp_path: Path) 
 
 
 async def test_finishing_after_the_promotion_itself(ledger: Ledger) -> None:
-    """A request whose model was promoted meanwhile is closed without another change."""
+    """A promotion request is closed without further changes if its model has become live in the meantime."""
     await ledger.models.add(model("run-1"))
     asked = await ledger.promotions.request("run-1")
     await ledger.promotions.make("run-1")
@@ -162,7 +171,7 @@ async def test_finishing_after_the_promotion_itself(ledger: Ledger) -> None:
 
 
 async def test_a_removed_model_stays_in_the_books(ledger: Ledger) -> None:
-    """A model whose files were removed keeps its row, can not be promoted, and is no place to roll back to."""
+    """A model whose files were removed keeps its row but cannot be promoted or be the target of a rollback."""
     await ledger.models.add(model("base", ModelState.LIVE))
     await ledger.models.add(model("run-1"))
     await ledger.promotions.make("run-1")

@@ -20,7 +20,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def test_a_person_and_a_chat_are_kept_as_last_seen(ledger: Ledger) -> None:
-    """Seeing someone again updates names and the client's language and keeps the chosen one."""
+    """Saving a user or chat again updates names and the client's language but keeps the chosen language."""
     assert await ledger.people.get(5) is None
     assert await ledger.people.chat(6) is None
     await ledger.people.save(Person(5, "Ana", "en"), Chat(6, "group", "Friends"))
@@ -33,14 +33,14 @@ async def test_a_person_and_a_chat_are_kept_as_last_seen(ledger: Ledger) -> None
 
 
 async def test_a_language_can_be_chosen_before_anything_else(ledger: Ledger) -> None:
-    """/language as a person's first message is kept."""
+    """A language chosen with /language is kept even if the command is the user's first message."""
     await ledger.people.set_language(5, "zh")
     await ledger.people.save(Person(5, "Ana", "en"), Chat(5))
     assert await ledger.people.get(5) == Person(5, "Ana", "en", "zh")
 
 
 async def test_a_session_belongs_to_user_chat_and_topic(ledger: Ledger) -> None:
-    """The same three find the same session, any other three another one; /new begins a fresh one."""
+    """Each combination of user, chat and topic has its own session, and /new begins a fresh one."""
     session = await ledger.sessions.open(1, 1)
     assert await ledger.sessions.open(1, 1) == session
     others = {
@@ -56,12 +56,12 @@ async def test_a_session_belongs_to_user_chat_and_topic(ledger: Ledger) -> None:
 
 
 async def test_a_session_is_begun_once(ledger: Ledger) -> None:
-    """Asked for by many at once, a session is one."""
+    """Many concurrent requests for the same session open it only once."""
     assert len(set(await asyncio.gather(*(ledger.sessions.open(1, 1) for _ in range(20))))) == 1
 
 
 async def test_a_new_session_has_no_history(ledger: Ledger) -> None:
-    """What was said before /new is not in the history after it, and is kept all the same."""
+    """Exchanges before /new are missing from the new session's history but stay stored."""
     before = await ledger.sessions.open(1, 1)
     await ledger.exchanges.record(exchange(before, 1))
     assert await ledger.exchanges.history(await ledger.sessions.restart(1, 1), 10) == []
@@ -69,7 +69,7 @@ async def test_a_new_session_has_no_history(ledger: Ledger) -> None:
 
 
 async def test_private_chats_are_listed(ledger: Ledger) -> None:
-    """A broadcast goes to private chats only, the oldest first."""
+    """Only private chats are listed for a broadcast, oldest first."""
     for person, chat in ((1, Chat(1)), (2, Chat(-7, "group", "All")), (3, Chat(3))):
         await ledger.people.save(Person(person), chat)
     assert await ledger.people.private_chats() == [1, 3]

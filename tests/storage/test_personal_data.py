@@ -1,4 +1,4 @@
-"""Erasure: what is deleted with a person, what stays for others, and that nothing of it remains on the disk."""
+"""Erasure of a user: what is deleted, what other users keep, and that nothing erased remains on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 class Talk:
-    """Puts people's doings into a ledger; every exchange brings its update, replies and pictures with senders."""
+    """Records users' questions and votes in a ledger, including updates, replies, and pictures with senders."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -39,7 +39,10 @@ class Talk:
     async def asks(
         self, person: int, *pictures: str, chat: int | None = None, together: bool = False, created: float = 0.0
     ) -> int:
-        """An answered question; returns the exchange's id. `together`: in the conversation that the chat shares."""
+        """Record an answered question and return the exchange's ID.
+
+        With `together`, the question belongs to the conversation shared by the whole chat.
+        """
         self._update += 1
         chat = chat or person
         lane = f"chat:{chat}" if chat == person else f"chat:{chat}:{person}"
@@ -65,7 +68,7 @@ class Talk:
         return number
 
     async def votes(self, person: int, number: int, value: int = 1) -> None:
-        """A thumb."""
+        """Record a vote by `person` on exchange `number`; `value` is 1 for 👍 and -1 for 👎."""
         self._update += 1
         await self.ledger.inbox.store([(self._update, f"taps:{person}", "{}")])
         await self.ledger.votes.cast(Rating(number, person, value, self._update))
@@ -78,7 +81,7 @@ def talk(ledger: Ledger) -> Talk:
 
 
 async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
-    """After a forgetting no row of any table names the person; others keep their answers, votes and pictures."""
+    """After an erasure, no table contains the user's ID; other users keep their answers, votes and pictures."""
     hers = await talk.asks(ADA, "aa", "shared")
     in_group = await talk.asks(ADA, chat=GROUP)
     his = await talk.asks(BEN, "bb", "shared")
@@ -121,7 +124,7 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
 
 
 async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, talk: Talk) -> None:
-    """A question about another member's picture is deleted with that picture, and so are those that follow on it."""
+    """Erasing a user deletes other members' questions about the user's pictures, and any follow-up questions."""
     await ledger.pictures.add(picture("hers"), ADA)
     about_hers = await talk.asks(BEN, chat=GROUP)
     database = ledger._writer
@@ -140,7 +143,10 @@ async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, ta
 
 
 async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
-    """Questions about another person's picture stay; an answer in flight to the erased person is not recorded."""
+    """In a shared conversation, questions about other users' pictures survive an erasure.
+
+    An answer in flight to the erased user is not recorded.
+    """
     session = await ledger.sessions.open(GROUP, GROUP)
     for sender, name in ((ADA, "aa"), (BEN, "bb")):
         await ledger.pictures.add(picture(name), sender)
@@ -156,7 +162,7 @@ async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
 
 
 async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_path: Path) -> None:
-    """Work in progress on an update whose sender was erased writes no row of theirs."""
+    """An update that is being handled while its sender is erased writes no record of the sender."""
     await ledger.inbox.store([(1, f"chat:{ADA}", "{}")])
     await ledger.inbox.begin(1)
     await ledger.personal_data.erase(ADA)
@@ -172,7 +178,7 @@ async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_p
 
 
 async def test_a_second_deletion_leaves_what_is_at_work_closed(ledger: Ledger, tmp_path: Path) -> None:
-    """The update that is still handled can be finished, and nothing that it writes brings the person back."""
+    """An update in progress can be finished after two erasures of its sender without restoring the sender."""
     await ledger.inbox.store([(1, f"chat:{ADA}", "{}"), (2, f"taps:{ADA}", "{}"), (3, f"taps:{ADA}", "{}")])
     for update in (1, 2, 3):
         await ledger.inbox.begin(update)
@@ -188,7 +194,7 @@ async def test_a_second_deletion_leaves_what_is_at_work_closed(ledger: Ledger, t
 
 
 async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
-    """The words of who was forgotten are in neither of the ledger's files, long and short ones, old and new."""
+    """After an erasure, no file of the ledger contains the user's text, whether long or short, old or new."""
     for number in range(60):
         await talk.asks(ADA if number % 2 else BEN)
         session = await ledger.sessions.open(ADA, ADA)
@@ -206,7 +212,7 @@ async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_pat
 async def test_the_log_is_emptied_when_others_let_it(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process reads an old state the log stays, and that is said."""
+    """`empty_log` returns False while another process reads an older state, and succeeds afterwards."""
     monkeypatch.setattr("storage.ledger.LOG_SECONDS", 0.1)
     await ledger.inbox.store([(1, "a", "{}")])
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
@@ -221,7 +227,7 @@ async def test_the_log_is_emptied_when_others_let_it(
 
 
 async def test_what_waits_is_not_handled(ledger: Ledger) -> None:
-    """Messages that wait are closed without their words; the update that asks for it all goes on."""
+    """Erasure closes the user's other updates and deletes their text; the update that requested it continues."""
     lanes = {1: f"chat:{ADA}", 2: f"taps:{ADA}", 3: f"chat:{GROUP}:{ADA}", 4: f"chat:{BEN}", 5: f"chat:{GROUP}:{BEN}"}
     await ledger.inbox.store([(number, lane, "words") for number, lane in lanes.items()])
     await ledger.inbox.begin(1)
@@ -235,7 +241,7 @@ async def test_what_waits_is_not_handled(ledger: Ledger) -> None:
 
 
 async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
-    """A person who opted out stays opted out after an erasure; of all others not even the id is kept."""
+    """A user who opted out stays opted out after an erasure; of other erased users, not even the ID is kept."""
     await talk.asks(ADA)
     await ledger.people.set_opted_out(ADA, True)
     await ledger.personal_data.erase(ADA)
@@ -244,7 +250,7 @@ async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> N
 
 
 async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None:
-    """Neither questions, with any votes on them, nor votes of a person who opted out count; opting in restores both."""
+    """A user's questions, the votes on them and the user's own votes do not count while the user is opted out."""
     hers, his = await talk.asks(ADA), await talk.asks(BEN)
     for person, number in ((BEN, hers), (BEN, his), (ADA, his), (ADA, hers)):
         await talk.votes(person, number)
@@ -260,7 +266,10 @@ async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None
 async def test_a_run_that_learns_from_who_leaves_is_cancelled(
     ledger: Ledger, talk: Talk, training: bool, leaves: str, teaches: str
 ) -> None:
-    """It is asked to end, and knows that something was withdrawn; a run without them goes on."""
+    """A user's erasure or opt-out cancels a run that learns from the user and marks the run as withdrawn.
+
+    The erasure of an unrelated user does not cancel the run.
+    """
     hers, his = await talk.asks(ADA if teaches == "asks" else BEN), await talk.asks(BEN)
     if teaches != "asks":
         await ledger.corrections.confirm(await ledger.corrections.add(Correction(hers, ADA, "better", 901)), BEN)
@@ -279,7 +288,10 @@ async def test_a_run_that_learns_from_who_leaves_is_cancelled(
 async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
     ledger: Ledger, talk: Talk, learns: str, leaves: str
 ) -> None:
-    """In a group's conversation an answer is learned with what was asked before it, and with nothing after."""
+    """In a group's shared conversation, a user's erasure or opt-out cancels runs that learn from later answers.
+
+    Runs that learn only from earlier answers continue.
+    """
     before, _, after = [await talk.asks(asker, chat=GROUP, together=True) for asker in (BEN, ADA, BEN)]
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(before if learns == "before" else after, "train")])
@@ -289,7 +301,10 @@ async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
 
 
 async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Talk) -> None:
-    """What a run has written of them, a cancelled one's files too, is to follow; others' rows stay."""
+    """Opting out schedules the removal of the user's rows from run files, even those of cancelled runs.
+
+    Other users' rows stay.
+    """
     hers, his = await talk.asks(ADA), await talk.asks(BEN)
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(hers, "train"), (his, "train")])
@@ -299,7 +314,7 @@ async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Ta
 
 
 async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
-    """A run that was cancelled by a withdrawal is known as such, to begin again, even after the person opts in."""
+    """A run cancelled by a withdrawal still counts as withdrawn, and is repeated, after the user opts in again."""
     hers = await talk.asks(ADA)
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(hers, "train")])
@@ -310,7 +325,10 @@ async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: 
 
 
 async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, talk: Talk) -> None:
-    """As a vote that is taken back: it counts for the runs to come. Who showed it can still withdraw it by leaving."""
+    """Retracting the confirmation of a correction does not cancel a run; the opt-out of the author still does.
+
+    Like a retracted vote, a retracted confirmation counts only for later runs.
+    """
     hers = await talk.asks(BEN)
     shown = await ledger.corrections.add(Correction(hers, ADA, "better", 901))
     await ledger.corrections.confirm(shown, BEN)
@@ -323,7 +341,10 @@ async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, ta
 
 
 async def test_an_answer_corrected_by_a_person_who_opted_out_teaches(ledger: Ledger, talk: Talk) -> None:
-    """The model's answer is used with its votes, so a run that uses it is not withdrawn."""
+    """After the author of a correction opts out, the model's own answer is used, with its votes.
+
+    A run that uses this answer is not withdrawn.
+    """
     hers = await talk.asks(BEN)
     await talk.votes(BEN, hers)
     await ledger.corrections.confirm(await ledger.corrections.add(Correction(hers, ADA, "better", 901)), BEN)
@@ -335,7 +356,10 @@ async def test_an_answer_corrected_by_a_person_who_opted_out_teaches(ledger: Led
 
 
 async def test_exchanges_without_votes_expire(ledger: Ledger, talk: Talk) -> None:
-    """Old exchanges without votes go with their pictures; rated and new ones stay with the conversation before them."""
+    """Old exchanges without votes expire with their pictures.
+
+    Rated and new exchanges are kept, and so are earlier exchanges in the same conversations.
+    """
     before_a_vote = await talk.asks(ADA, "aa", created=1 * DAY)
     voted = await talk.asks(ADA, created=2 * DAY)
     await talk.asks(ADA, "cc", created=3 * DAY)
@@ -357,7 +381,7 @@ async def test_exchanges_without_votes_expire(ledger: Ledger, talk: Talk) -> Non
 
 
 async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> None:
-    """An update that was set aside keeps its text as long as a question without votes."""
+    """The text of a dead letter is kept for as long as that of a question without votes."""
     await ledger.inbox.store([(1, f"chat:{ADA}", f"the words of {ADA}")])
     await ledger.inbox.set_aside(1, "RuntimeError: broken")
     received = (await ledger.inbox.get(1)).received
@@ -369,7 +393,10 @@ async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> N
 
 
 async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -> None:
-    """A file is removed unless the picture was sent again; either way the removal is struck off."""
+    """A due removal deletes the picture's file unless the picture was sent again.
+
+    In either case the removal is marked as done.
+    """
     await talk.asks(ADA, "aa", "bb")
     await ledger.personal_data.erase(ADA)
     await ledger.pictures.add(picture("bb"), BEN)
@@ -381,7 +408,7 @@ async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -
 
 
 async def test_a_file_that_cannot_be_removed_stays_noted(ledger: Ledger, talk: Talk) -> None:
-    """Whatever keeps a file from being removed, it is tried again later."""
+    """The removal of a picture file stays pending if it fails, so that it is tried again later."""
     await talk.asks(ADA, "aa")
     await ledger.personal_data.erase(ADA)
 
@@ -394,7 +421,7 @@ async def test_a_file_that_cannot_be_removed_stays_noted(ledger: Ledger, talk: T
 
 
 def _named(directory: Path, person: int) -> list[str]:
-    """The columns of the ledger, of whatever table, in which a person's id or words with it occur."""
+    """Return the ledger columns, as `table.column`, in which a user's ID occurs, alone or within text."""
     database = sqlite3.connect(directory / FILE_NAME)
     try:
         tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]

@@ -1,4 +1,4 @@
-"""The picture folder: named by digest, written whole, checked when read."""
+"""The picture folder: files named by digest, written atomically and checked when read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def files(store: PictureStore) -> list[str]:
 
 
 async def test_a_picture_comes_back(store: PictureStore) -> None:
-    """What was put is got back under its digest, from a file in a two-letter folder, and nothing lies beside it."""
+    """A picture is stored as a single file in a folder with a two-letter name and read back by its digest."""
     assert await store.put(DATA) == NAME
     assert await store.get(NAME) == DATA
     assert store.path(NAME) == store.directory / NAME[:2] / NAME
@@ -35,7 +35,7 @@ async def test_a_picture_comes_back(store: PictureStore) -> None:
 
 
 async def test_a_picture_is_kept_once(store: PictureStore) -> None:
-    """Put many times at once, and again later, a picture is one file that is written once."""
+    """A picture stored many times, concurrently or later, is one file that is written only once."""
     assert set(await asyncio.gather(*(store.put(DATA) for _ in range(20)))) == {NAME}
     before = store.path(NAME).stat()
     await store.put(DATA)
@@ -45,7 +45,7 @@ async def test_a_picture_is_kept_once(store: PictureStore) -> None:
 
 
 async def test_a_damaged_picture_is_noticed_and_mended(store: PictureStore) -> None:
-    """Changed bytes are an error that names the file, and putting the picture again mends it."""
+    """Reading a damaged picture raises an error that names the file; storing the picture again repairs it."""
     await store.put(DATA)
     store.path(NAME).write_bytes(DATA[:-1] + b"!")
     with pytest.raises(Damaged, match=NAME):
@@ -55,7 +55,10 @@ async def test_a_damaged_picture_is_noticed_and_mended(store: PictureStore) -> N
 
 
 async def test_no_reader_sees_half_a_picture(store: PictureStore) -> None:
-    """While a large picture is being written, its name leads to nothing or to all of it, so a kill leaves no half."""
+    """While a large picture is being written, its path either does not exist or holds the whole picture.
+
+    A process killed while writing therefore leaves no partial picture there.
+    """
     for number in range(2):
         data = bytes([number]) * (16 << 20)
         path = store.path(sha256(data).hexdigest())
@@ -70,7 +73,7 @@ async def test_no_reader_sees_half_a_picture(store: PictureStore) -> None:
 
 
 async def test_a_missing_picture(store: PictureStore) -> None:
-    """A picture that is not there is an error; removing it twice is not."""
+    """Reading a missing picture is an error; removing a picture twice is not."""
     with pytest.raises(UnknownRecord, match=NAME):
         await store.get(NAME)
     await store.put(DATA)
@@ -81,7 +84,7 @@ async def test_a_missing_picture(store: PictureStore) -> None:
 
 
 async def test_a_removed_picture_is_off_the_disk(store: PictureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A removal waits until its folder is forced to the disk, also where a process that died has begun it."""
+    """Removing a picture syncs its folder to disk, even if a process that died had already deleted the file."""
     await store.put(DATA)
     forced: list[Path] = []
     monkeypatch.setattr("storage.picture_store.sync_directory", forced.append)
@@ -92,13 +95,13 @@ async def test_a_removed_picture_is_off_the_disk(store: PictureStore, monkeypatc
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", NAME.upper(), NAME[:-1], NAME + "0", NAME + "\n"])
 async def test_a_name_is_a_digest(store: PictureStore, name: str) -> None:
-    """Nothing but 64 lower-case hexadecimal digits leads to a file."""
+    """Any picture name other than 64 lowercase hexadecimal digits is refused."""
     with pytest.raises(StorageError, match="not the name of a picture"):
         await store.get(name)
 
 
 async def test_what_a_killed_process_left_is_tidied_away(store: PictureStore) -> None:
-    """A half-written file from long ago is deleted at the next start; one of a process still writing is not."""
+    """A partial file from long ago is deleted at the next start, but not one that may still be being written."""
     old, young = store.directory / "incoming" / ".old.part", store.directory / "incoming" / ".young.part"
     for path in (old, young):
         path.write_bytes(b"half")
@@ -108,7 +111,7 @@ async def test_what_a_killed_process_left_is_tidied_away(store: PictureStore) ->
 
 
 async def test_trouble_with_the_folder_is_named(tmp_path: Path, store: PictureStore) -> None:
-    """A folder that cannot be used is an error that names it, at the start and when writing."""
+    """A folder that cannot be used raises an error that names it, both at startup and when writing."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="Opening the picture folder"):
         PictureStore(tmp_path / "file" / "pictures")

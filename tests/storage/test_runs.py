@@ -34,7 +34,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 @pytest.mark.parametrize("start", RunState)
 @pytest.mark.parametrize("end", RunState)
 async def test_transitions(ledger: Ledger, start: RunState, end: RunState) -> None:
-    """A run enters exactly the states that RUN_TRANSITIONS lists for its present one."""
+    """A run can enter exactly the states that RUN_TRANSITIONS lists for its current state."""
     run = await ledger.runs.start("admin", 1)
     for state in WAYS[start]:
         await ledger.runs.move(run.id, state)
@@ -48,7 +48,10 @@ async def test_transitions(ledger: Ledger, start: RunState, end: RunState) -> No
 
 
 async def test_one_run_at_a_time(ledger: Ledger, tmp_path: Path) -> None:
-    """Asked for by many at once and in two processes' ledgers, one run starts; the next only after its end."""
+    """Many concurrent requests, even from two processes, start only one run.
+
+    The next run can start only after that run has ended.
+    """
     async with Ledger.open(tmp_path) as other:
         asked = [each.runs.start("command") for each in (ledger, other) * 4]
         results = await asyncio.gather(*asked, return_exceptions=True)
@@ -67,7 +70,7 @@ async def test_one_run_at_a_time(ledger: Ledger, tmp_path: Path) -> None:
 
 
 async def test_fields_of_a_run(ledger: Ledger) -> None:
-    """Fields are set with a move; an unknown field and an unknown run are errors."""
+    """A state change can set fields of a run; an unknown field and an unknown run are errors."""
     run = await ledger.runs.start("admin", 5)
     moved = await ledger.runs.move(run.id, RunState.TRAINING, raters=2, directory="/runs/1")
     assert (moved.raters, moved.directory, moved.requested_by, moved.trigger) == (2, "/runs/1", 5, "admin")
@@ -81,7 +84,7 @@ async def test_fields_of_a_run(ledger: Ledger) -> None:
 
 
 async def test_progress(ledger: Ledger) -> None:
-    """Progress shows on a run under way; a report without a loss keeps the last one; after the end it is ignored."""
+    """Progress is recorded until the run ends, and a report without a loss keeps the previous loss."""
     run = await ledger.runs.start("admin")
     await ledger.runs.progress(run.id, 1, 10, 2.5)
     await ledger.runs.progress(run.id, 2, 10, None, 7.5)
@@ -94,7 +97,7 @@ async def test_progress(ledger: Ledger) -> None:
 
 
 async def test_cancelling(ledger: Ledger) -> None:
-    """A request to cancel is seen by the process that carries the run out, and refused after the run's end."""
+    """A cancellation request is visible to the process that executes the run, and is refused once the run ends."""
     run = await ledger.runs.start("admin")
     assert not await ledger.runs.cancel_requested(run.id)
     await ledger.runs.request_cancel(run.id)
@@ -107,8 +110,9 @@ async def test_cancelling(ledger: Ledger) -> None:
 
 
 async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
-    """A selection is kept in its order, once for a run and with its size, whole or not at all, and cannot be changed in
-    the file.
+    """A selection is stored once per run, in order, with its size, and either completely or not at all.
+
+    The database file refuses changes to a stored selection.
     """
     session = await ledger.sessions.open(1, 1)
     ids = [(await ledger.exchanges.record(exchange(session, update))).id for update in range(3)]
@@ -134,7 +138,7 @@ async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
 
 
 async def test_the_last_verdict_has_the_fingerprint_of_its_run(ledger: Ledger) -> None:
-    """Runs that ended without a model have given none."""
+    """The last verdict is that of the newest run that ended with a model, with the run's fingerprint."""
     assert await ledger.runs.last_verdict() is None
     for mark, end in (("a", RunState.DONE), ("b", RunState.DONE), ("c", RunState.FAILED)):
         run = await ledger.runs.start("admin")

@@ -1,4 +1,4 @@
-"""Votes in the ledger: appended, never changed, the latest of each rater counts."""
+"""Votes in the ledger: append-only, with only each rater's latest vote counted."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 @pytest.fixture
 async def rated(ledger: Ledger) -> int:
-    """The id of an exchange to vote on."""
+    """Return the ID of an exchange to vote on."""
     return (await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 1))).id
 
 
 async def test_the_latest_vote_of_a_rater_counts(ledger: Ledger, rated: int) -> None:
-    """Someone who changes their mind is counted once, by their last vote; others are counted beside them."""
+    """Only each rater's latest vote counts, so a rater who changes their mind is counted once."""
     assert await ledger.votes.latest(rated, 1) is None
     for update, (rater, value) in enumerate([(1, 1), (2, 1), (1, -1), (3, -1), (3, 1)], start=10):
         assert await ledger.votes.cast(Rating(rated, rater, value, update))
@@ -41,7 +41,7 @@ async def test_the_latest_vote_of_a_rater_counts(ledger: Ledger, rated: int) -> 
 
 
 async def test_a_tap_is_counted_once(ledger: Ledger, rated: int) -> None:
-    """A vote that arrives again by the same update is not counted, also when another came between."""
+    """A vote delivered twice with the same update is counted once, even if another vote came in between."""
     assert await ledger.votes.cast(Rating(rated, 1, 1, update=10))
     assert await ledger.votes.cast(Rating(rated, 1, -1, update=11))
     assert not await ledger.votes.cast(Rating(rated, 1, 1, update=10))
@@ -49,7 +49,7 @@ async def test_a_tap_is_counted_once(ledger: Ledger, rated: int) -> None:
 
 
 async def test_a_vote_needs_an_exchange_and_a_thumb(ledger: Ledger, rated: int) -> None:
-    """A vote on nothing, and a vote that is neither up nor down, are refused."""
+    """A vote on an unknown exchange and a vote that is neither up nor down are refused."""
     with pytest.raises(UnknownRecord, match=f"no exchange {rated + 1}"):
         await ledger.votes.cast(Rating(rated + 1, 1, 1, 10))
     with pytest.raises(StorageError, match="1 or -1"):
@@ -58,7 +58,7 @@ async def test_a_vote_needs_an_exchange_and_a_thumb(ledger: Ledger, rated: int) 
 
 
 async def test_feedback_cannot_be_changed(ledger: Ledger, rated: int, tmp_path: Path) -> None:
-    """Even by hand, a vote in the file cannot be turned into another one."""
+    """A stored vote cannot be changed, even by an SQL update of the database file."""
     await ledger.votes.cast(Rating(rated, 1, -1, 10))
     database = sqlite3.connect(tmp_path / FILE_NAME)
     try:
@@ -70,7 +70,7 @@ async def test_feedback_cannot_be_changed(ledger: Ledger, rated: int, tmp_path: 
 
 
 async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
-    """A rated exchange comes with what was said before it in its session, rated or not, and nothing else."""
+    """A rated exchange is returned with only the earlier exchanges of its session, rated or not."""
     session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
     ids = [(await ledger.exchanges.record(exchange(place, update))).id for update, place in
            enumerate([session, other, session, session, other])]  # fmt: skip
@@ -85,7 +85,7 @@ async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
 
 
 async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp_path: Path) -> None:
-    """Deleting a user's row takes their sessions, exchanges and votes along, and no id comes back for another."""
+    """Deleting a user's row also deletes the user's sessions, exchanges and votes; no exchange ID is reused."""
     await ledger.votes.cast(Rating(rated, 1, 1, 10))
     theirs = (await ledger.exchanges.record(exchange(await ledger.sessions.open(2, 2), 2, asker=2, chat=2))).id
     await ledger.votes.cast(Rating(theirs, 1, 1, 11))
@@ -105,7 +105,7 @@ async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp
 
 
 async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) -> None:
-    """Neither their votes and corrections, nor what they confirmed, asked, or said in a blocked group."""
+    """Training ignores votes, corrections, confirmations and questions by blocked users or in blocked groups."""
     spammer, friend, group = 66, 1, -500
     asked = [
         (
@@ -134,7 +134,7 @@ async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) ->
 
 
 async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> None:
-    """Corrections confirmed only by their author are not selected, unless the author is an admin."""
+    """Corrections confirmed only by their author are not used for training, unless the author is an admin."""
     for update in range(60):
         await ledger.corrections.confirm(await ledger.corrections.add(Correction(rated, 66, "Buy!", 100 + update)), 66)
     assert await ledger.votes.rated_exchanges() == []
@@ -145,7 +145,7 @@ async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> N
 
 
 async def test_votes_of_new_people_count_later(ledger: Ledger, rated: int) -> None:
-    """Their corrections too. Both are stored, and admins' count at once."""
+    """Votes and corrections of new users are stored but count only after a while; admins' count at once."""
     later = time.time() + 7200
     ledger.votes._clock = ledger.corrections._clock = lambda: later
     for rater in (1, 2, 3):
@@ -165,7 +165,10 @@ async def test_votes_of_new_people_count_later(ledger: Ledger, rated: int) -> No
 
 
 async def test_the_approval_of_a_model_has_each_raters_latest_vote(ledger: Ledger, rated: int) -> None:
-    """People who opted out are left out, and models without votes."""
+    """A model's approval counts each rater's latest vote; users who opted out are ignored.
+
+    Models without votes are omitted.
+    """
     session = await ledger.sessions.open(1, 1)
     other = (await ledger.exchanges.record(exchange(session, 2, model="run-1"))).id
     await ledger.exchanges.record(exchange(session, 3, model="run-2"))

@@ -1,4 +1,4 @@
-"""The writer: shared commits, one failure that spoils no other, errors that name the next step."""
+"""The writer: shared commits, isolated failures, and errors that say what to do next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def writer(path: Path) -> AsyncIterator[Writer]:
-    """A writer whose file has a table `marks(mark)` without duplicates."""
+    """A writer on a file with a table `marks(mark)` that allows no duplicates."""
     writer = Writer(path, busy_seconds=0.2)
     await writer.do(lambda database: database.table("marks").create({"mark": int}, pk="mark"))
     yield writer
@@ -36,7 +36,7 @@ def insert(database: Database, mark: int) -> int:
 
 
 def marks(path: Path) -> list[int]:
-    """What another connection sees: only what was committed."""
+    """Return the committed marks, as another connection sees them."""
     connection = sqlite3.connect(path)
     try:
         return [row[0] for row in connection.execute("SELECT mark FROM marks ORDER BY mark")]
@@ -45,7 +45,10 @@ def marks(path: Path) -> list[int]:
 
 
 async def hold(writer: Writer) -> tuple[threading.Event, asyncio.Future[None]]:
-    """Keep the writer's thread busy until the event is set, so that what comes meanwhile shares the next commit."""
+    """Keep the writer's thread busy until the returned event is set.
+
+    Writes queued in the meantime share the next commit.
+    """
     began, release = threading.Event(), threading.Event()
 
     def work(database: Database) -> None:
@@ -58,14 +61,14 @@ async def hold(writer: Writer) -> tuple[threading.Event, asyncio.Future[None]]:
 
 
 async def test_a_result_comes_after_the_commit(writer: Writer, path: Path) -> None:
-    """When a write has returned, any other connection sees it."""
+    """Once a write has returned, any other connection sees it."""
     for mark in range(30):
         assert await writer.do(partial(insert, mark=mark)) == mark
         assert marks(path) == list(range(mark + 1))
 
 
 async def test_what_waits_shares_one_commit(writer: Writer, path: Path) -> None:
-    """Writes that queue up behind another go into a single transaction."""
+    """Writes that queue up behind another write share a single transaction."""
     statements: list[str] = []
     await writer.do(lambda database: database.conn.set_trace_callback(statements.append))
     release, held = await hold(writer)
@@ -79,7 +82,7 @@ async def test_what_waits_shares_one_commit(writer: Writer, path: Path) -> None:
 
 
 async def test_a_failure_spoils_no_other_write(writer: Writer, path: Path) -> None:
-    """In one commit, a write that fails is undone and raises; those beside it are kept."""
+    """A failing write is undone and raises an error; the other writes in the same commit are kept."""
 
     def half_done(database: Database) -> None:
         insert(database, 100)
@@ -102,7 +105,7 @@ async def test_a_failure_spoils_no_other_write(writer: Writer, path: Path) -> No
 
 
 async def test_a_lost_transaction_spoils_no_other_write(writer: Writer, path: Path) -> None:
-    """When SQLite gives the whole transaction up, everything but its cause is done again and kept."""
+    """When SQLite rolls back a whole transaction, every write except the cause is repeated and kept."""
     await writer.do(
         lambda database: database.execute(
             "CREATE TRIGGER burn BEFORE INSERT ON marks WHEN new.mark = 13 BEGIN SELECT RAISE(ROLLBACK, 'burnt'); END"
@@ -119,7 +122,7 @@ async def test_a_lost_transaction_spoils_no_other_write(writer: Writer, path: Pa
 
 
 async def test_work_for_one_function_is_done_in_one_call(writer: Writer) -> None:
-    """Arguments that wait for the same function arrive in one call, and each caller gets its own result."""
+    """Queued calls of the same function are combined into one call, and each caller gets its own result."""
     calls: list[list[int]] = []
 
     def together(database: Database, arguments: Sequence[int]) -> list[int | Exception]:
@@ -138,7 +141,7 @@ async def test_work_for_one_function_is_done_in_one_call(writer: Writer) -> None
 
 
 async def test_a_failing_call_for_many_is_repeated_for_each(writer: Writer, path: Path) -> None:
-    """When a function fails for several arguments, only the caller whose argument is bad hears of it."""
+    """When one call for several callers fails, only the caller whose argument is at fault gets an error."""
 
     def together(database: Database, arguments: Sequence[int]) -> list[int]:
         for argument in arguments:
@@ -156,8 +159,9 @@ async def test_a_failing_call_for_many_is_repeated_for_each(writer: Writer, path
 
 
 async def test_a_locked_file_is_an_error_with_the_next_step(writer: Writer, path: Path) -> None:
-    """A file that another process holds for longer than the wait is an error that says so, and the writer's trouble
-    until something is saved again.
+    """Writing to a file that another process locks for longer than the timeout raises an error that says so.
+
+    The writer's `trouble` keeps the message until something is saved again.
     """
     other = sqlite3.connect(path, isolation_level=None)
     try:
@@ -176,7 +180,7 @@ async def test_a_locked_file_is_an_error_with_the_next_step(writer: Writer, path
 
 
 async def test_a_held_file_is_waited_for(path: Path, writer: Writer) -> None:
-    """A file that another process holds for less than the wait only delays a write."""
+    """A file that another process locks for less than the timeout only delays a write."""
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
@@ -191,9 +195,10 @@ async def test_a_held_file_is_waited_for(path: Path, writer: Writer) -> None:
 
 
 async def test_a_full_disk_is_an_error_with_the_next_step(writer: Writer, path: Path) -> None:
-    """Where there is no room, a write says so and leaves nothing behind; with room again, writes work.
+    """A write to a full disk raises an error that says so and leaves nothing behind.
 
-    SQLite's own limit on the file's pages stands for the disk's end: it takes the same way through SQLITE_FULL.
+    Once there is space again, writes succeed. SQLite's limit on the number of pages stands in for a full
+    disk: both cause SQLITE_FULL.
     """
     await writer.do(lambda database: database.execute("CREATE TABLE large(data BLOB)").rowcount)
     await writer.do(lambda database: database.execute("PRAGMA max_page_count = 8").fetchall())
@@ -209,7 +214,7 @@ async def test_a_full_disk_is_an_error_with_the_next_step(writer: Writer, path: 
 
 
 async def test_a_cancelled_await_leaves_the_writer_working(writer: Writer, path: Path) -> None:
-    """A cancelled await affects no other caller: its work and what follows are done."""
+    """Cancelling an await neither stops its write nor affects later ones."""
     release, held = await hold(writer)
     cancelled = asyncio.ensure_future(writer.do(partial(insert, mark=1)))
     await asyncio.sleep(0)
@@ -222,7 +227,7 @@ async def test_a_cancelled_await_leaves_the_writer_working(writer: Writer, path:
 
 
 async def test_closing_finishes_what_is_queued(path: Path, writer: Writer) -> None:
-    """A close waits for the work before it; afterwards a write is refused, and a second close does nothing."""
+    """Closing waits for queued writes; a later write is refused, and a second close does nothing."""
     writes = [asyncio.ensure_future(writer.do(partial(insert, mark=mark))) for mark in range(20)]
     await asyncio.sleep(0)
     await writer.close()
@@ -234,7 +239,7 @@ async def test_closing_finishes_what_is_queued(path: Path, writer: Writer) -> No
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """Opening something else than a database is an error that names the file."""
+    """Opening a file that is not a database raises an error that names the file."""
     stranger = tmp_path / "notes.txt"
     stranger.write_text("not a database, but long enough to be taken for the header of one" * 20)
     with pytest.raises(StorageError, match=r"notes\.txt is damaged or not a database"):

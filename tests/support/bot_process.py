@@ -1,4 +1,4 @@
-"""The whole bot as a child process, which tests start, kill and inspect as an operator would."""
+"""The complete bot as a child process that tests start, kill and inspect as an operator would."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ENGINE_MODULES = ("inference.engines.cpu.server", "inference.engines.lmdeploy.se
 
 
 def _die_with_the_tests() -> None:
-    """Have the kernel kill the bot when the tests are killed themselves (prctl's PR_SET_PDEATHSIG is 1)."""
+    """Have the kernel kill the bot when the test process is killed (prctl option 1 is PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
-    """Write a settings file with these sections; JSON's notation of plain values is valid TOML."""
+    """Write `sections` to a settings file, with plain values as JSON, which is also valid TOML."""
     lines: list[str] = []
     for section, values in sections.items():
         lines.append(f"[{section}]")
@@ -36,14 +36,14 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
 
 
 async def command(config: Path, *words: str, sabotage: str = "") -> tuple[int, str]:
-    """Run `thumbtune …` without a terminal; return its exit code and output."""
+    """Run `thumbtune` with `words` and `config`, without a terminal; return its exit code and output."""
     ended = await ran(*words, "--config", str(config), sabotage=sabotage)
     return ended.code, ended.out + ended.err
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended: its exit code, its standard output and its standard error."""
+    """The exit code, standard output and standard error of a command that has ended."""
 
     code: int
     out: str
@@ -55,7 +55,7 @@ Thumbtune = Callable[..., Ended]
 
 
 async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
-    """Run `thumbtune …` in `folder`, without a terminal."""
+    """Run `thumbtune` with `words` in `folder`, without a terminal, and return the outcome."""
     program = f"{sabotage}\nfrom bot.cli.main import main\nmain()"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, *words),
@@ -67,9 +67,9 @@ async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
 
 
 class BotProcess:
-    """`thumbtune run` with a settings file. Its output goes to a log beside the file.
+    """A `thumbtune run` process, whose output goes to a log beside its settings file.
 
-    `sabotage` is Python that runs in the process before the bot does.
+    `sabotage` is Python code that runs in the process before the bot does.
     """
 
     def __init__(self, config: Path, web: str) -> None:
@@ -80,7 +80,7 @@ class BotProcess:
         self.log = config.with_suffix(".log")
 
     async def start(self, *, healthy: bool = True) -> None:
-        """Start the process; with `healthy`, return once /health answers 200."""
+        """Start the process; if `healthy`, wait until /health answers 200."""
         program = f"{self.sabotage}\nfrom bot.cli.main import main\nmain()"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -94,7 +94,7 @@ class BotProcess:
             await self.healthy()
 
     async def healthy(self) -> None:
-        """Wait until /health answers 200. Fails with the end of the log."""
+        """Wait until /health answers 200, or fail with the end of the log."""
         try:
             async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
                 while True:
@@ -120,7 +120,7 @@ class BotProcess:
         return self._process
 
     def children(self, module: str) -> list[psutil.Process]:
-        """The bot's child processes that run this module, for example inference.engines.cpu.server."""
+        """Return the bot's child processes that run `module`, such as `inference.engines.cpu.server`."""
         try:
             family = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -135,7 +135,7 @@ class BotProcess:
         return found
 
     def engines(self) -> list[psutil.Process]:
-        """Return the engine processes of any kind: the tests of the loop also run with lmdeploy, on a GPU."""
+        """Return the engine processes of any kind, because some tests also run with lmdeploy on a GPU."""
         return [child for module in ENGINE_MODULES for child in self.children(module)]
 
     async def kill(self) -> None:
@@ -156,5 +156,5 @@ class BotProcess:
         return self.process.returncode or 0
 
     def tail(self, lines: int = 40) -> str:
-        """Return the end of the log."""
+        """Return the last `lines` lines of the log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

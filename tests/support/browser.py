@@ -1,6 +1,6 @@
 """The chat page in a real Chromium, for tests and for the README's pictures.
 
-Needs Playwright (requirements/browser.txt) and the machine's own Chromium: none is downloaded.
+Requires Playwright (requirements/browser.txt) and an installed Chromium; no browser is downloaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MINUTE = 60_000.0
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """Start the machine's Chromium. As root, in a container, it runs only without its sandbox."""
+    """Start the installed Chromium.
+
+    The sandbox is disabled, because otherwise Chromium does not run as root in a container.
+    """
     expect.set_options(timeout=MINUTE)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -31,12 +34,12 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 def button(message: Locator, label: str) -> Locator:
-    """Return the inline button with this text under a message."""
+    """Return the inline button labelled `label` under a message."""
     return message.locator(".keys").get_by_role("button", name=label)
 
 
 class ChatPage:
-    """A page and its errors."""
+    """A chat page in the browser, with the errors that it has reported."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -57,7 +60,7 @@ class ChatPage:
             self.errors.append(f"{answer.status} {answer.url}")
 
     async def becomes(self, name: str) -> None:
-        """Become this person, or open the group of this name. An open demo panel closes."""
+        """Switch to the user or open the group called `name`, closing any open demo panel."""
         await self.page.get_by_role("radio", name=name).click()
         await expect(self.page.get_by_role("radio", name=name, include_hidden=True)).to_be_checked()
 
@@ -71,7 +74,7 @@ class ChatPage:
         await expect(self.page.locator(".chip img")).to_have_count(len(pictures))
 
     async def says(self, text: str) -> None:
-        """Send a text."""
+        """Send a text message."""
         await self.page.locator("#text").fill(text)
         await self.page.locator("#text").press("Enter")
 
@@ -85,13 +88,13 @@ class ChatPage:
         return self.rated.last
 
     async def sends_sample(self, number: int) -> Locator:
-        """Send a sample picture and return the answer."""
+        """Send sample picture `number` and return the answer."""
         before = await self.rated.count()
         await self.page.locator(".sample").nth(number).click()
         await expect(self.rated).to_have_count(before + 1)
         return self.rated.last
 
     async def acts(self, message: Locator, label: str) -> None:
-        """Choose an action of a message: Reply, Edit, React with 👍."""
+        """Choose an action on a message: Reply, Edit or React with 👍."""
         await message.locator(".bubble").hover()
         await message.get_by_role("button", name=label, exact=True).click()

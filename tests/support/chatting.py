@@ -1,7 +1,7 @@
 """The bot on an emulator of Telegram, for tests of the chat.
 
-Only the engine, which plays scripts, and the admin actions, which are recorded, are replaced. HTTP, the ledger, the
-picture folder and the inbox are real.
+Only two parts are replaced: the engine, which plays scripts, and the admin actions, which are recorded.
+HTTP, the ledger, the picture folder and the inbox are real.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def png(width: int = 40, height: int = 30, colour: str = "teal", form: str = "PN
 
 
 class ScriptedEngine:
-    """An `Engine` that plays its scripts, then answers `Answer N`. It records every prompt."""
+    """An `Engine` that plays its scripts, then answers `Answer N`, and records every prompt."""
 
     def __init__(self, *scripts: Script, otherwise: Callable[[Prompt, int], Script] | None = None) -> None:
         self.scripts = list(scripts)
@@ -104,7 +104,7 @@ class ScriptedEngine:
         return [turn.text for turn in self.prompts[-1].turns]
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        """Play the next script."""
+        """Stream the next script as the answer to `prompt`."""
         self.prompts.append(prompt)
         script = self.scripts.pop(0) if self.scripts else self.otherwise(prompt, len(self.prompts))
         text = ""
@@ -241,7 +241,7 @@ def settings(
     limits: dict[str, Any] | None = None,
     storage: dict[str, Any] | None = None,
 ) -> Settings:
-    """Return settings for an emulator, without Telegram's rate limits."""
+    """Return settings for a bot on the emulator at `url`, without Telegram's rate limits."""
     quick: dict[str, Any] = {
         "token": SecretStr(token),
         "api_base": url,
@@ -260,7 +260,7 @@ def settings(
 
 
 class RunningBot:
-    """The bot in this process, with its parts as attributes. Use `start` and `stop`."""
+    """A bot in the test process, with its parts as attributes; call `start` and `stop`."""
 
     def __init__(self, settings: Settings, directory: Path, engine: ScriptedEngine, admin: Notebook) -> None:
         self.settings = settings
@@ -319,11 +319,11 @@ class RunningBot:
         self._fetching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Poll."""
+        """Start polling for updates."""
         self._fetching = asyncio.create_task(self.intake.run())
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Stop; `grace` 0 breaks off what is in flight."""
+        """Stop the bot, giving work in flight `grace` seconds to finish; 0 interrupts it at once."""
         if self._fetching:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
@@ -334,7 +334,7 @@ class RunningBot:
         await self.ledger.close()
 
     async def settled(self) -> None:
-        """Wait until every update that has arrived, here or before a restart, is handled."""
+        """Wait until every update that has arrived, even before a restart, has been handled."""
         await until(self.idle)
 
     async def idle(self) -> bool:
@@ -342,7 +342,7 @@ class RunningBot:
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:
-    """Wait until a condition holds. Raises TimeoutError."""
+    """Wait until `condition` holds; raise TimeoutError after `seconds` seconds."""
     async with asyncio.timeout(seconds):
         while True:
             found = condition()
@@ -352,7 +352,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
 
 
 async def shows(person: Person, text: str, chat: int | None = None) -> Message:
-    """Wait until the bot's last message has this text."""
+    """Wait until the bot's last message has the text `text`, and return the message."""
     async with asyncio.timeout(20):
         while True:
             messages = await person.bot_messages(chat)
@@ -362,9 +362,10 @@ async def shows(person: Person, text: str, chat: int | None = None) -> Message:
 
 
 async def final_reply(person: Person, text: str | None = None, *, after: int | None = None, **what: Any) -> Message:
-    """Return the bot's final reply, without rating buttons, to what the person sends now or has sent before.
+    """Return the bot's final reply, without rating buttons, to a message sent now or earlier.
 
-    On a busy machine a placeholder may stand for a while; it is not the final reply.
+    The message is sent now if `text` or `what` is given. A placeholder, which may stay for a while on a busy
+    machine, is not the final reply.
     """
     if text is not None or what:
         await person.sends(text, **what)
@@ -377,7 +378,7 @@ async def final_reply(person: Person, text: str | None = None, *, after: int | N
 
 
 class Stage:
-    """An emulator and a data folder, for any number of bots one after the other."""
+    """An emulator and a data folder, used by any number of bots one after another."""
 
     def __init__(self, emulator: Emulator, url: str, directory: Path) -> None:
         self.emulator = emulator
@@ -411,14 +412,14 @@ class Stage:
 
     @asynccontextmanager
     async def person(self, user_id: int = 1001, name: str = "Ada", language: str = "en") -> AsyncIterator[Person]:
-        """Yield a person who has pressed Start already, as Telegram demands."""
+        """Yield a user who has already pressed Start, as Telegram requires."""
         async with Person(self.url, user_id, name, language) as person:
             self.emulator.world.users[user_id].started = True
             yield person
 
 
 def live(url: str, token: str, directory: str, seconds: float = 0.05) -> None:
-    """Run a bot as the process of a test that kills it. Its answers take a while and repeat the question."""
+    """Run a bot whose answers take a while and repeat the question, in a process for a test to kill."""
 
     def slowly(prompt: Prompt, _: int) -> Script:
         return [seconds, "About ", seconds, prompt.turns[-1].text, seconds, ": all is well."]

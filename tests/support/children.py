@@ -16,19 +16,19 @@ FAKE = Path(__file__).with_name("fake_engine.py")
 
 
 def fake_command(model_id: str, model_dir: Path, port: int, _: InferenceSettings) -> list[str]:
-    """Return the fake engine's command line, in the form of a real engine's."""
+    """Return the command line that starts a fake engine in place of a real one."""
     return [sys.executable, str(FAKE), "--model", str(model_dir), "--name", model_id, "--port", str(port)]
 
 
 def notes(directory: Path, event: str) -> list[dict[str, Any]]:
-    """Return the notes of the fake engines of a model directory about `event`, oldest first."""
+    """Return the notes about `event` that fake engines wrote to a model directory, oldest first."""
     path = directory / "events.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [note for note in map(json.loads, lines) if note["event"] == event]
 
 
 def prompt(text: str, chat: str = "chat") -> Prompt:
-    """Return a question; the fake engine takes its cues from the text."""
+    """Return a prompt that asks `text`, in which the fake engine looks for its cues."""
     return Prompt("Be kind.", (Turn(Role.USER, text),), chat)
 
 
@@ -41,7 +41,7 @@ def alive(pid: int) -> bool:
 
 
 async def until(holds: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until `holds()` is true. Raises TimeoutError."""
+    """Wait until `holds()` is true; raise TimeoutError after `seconds` seconds."""
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.02)

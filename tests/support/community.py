@@ -1,7 +1,7 @@
-"""A community for tests of the whole loop: the emulator, the bot as a child process, people who chat and vote.
+"""An emulator, the bot as a child process, and users who chat and vote, for tests of the whole loop.
 
-Everything is real: `thumbtune run` with a settings file, engines, training. This module asks questions and counts the
-outcomes; the assertions are in the tests.
+The bot is real: `thumbtune run` with a settings file, engines and training. This module asks questions
+and counts the outcomes; the assertions are in the tests.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ Taste = Callable[[str], bool]
 
 
 def playful(answer: str) -> bool:
-    """Return whether an answer is in the playful manner."""
+    """Return whether an answer is written in the playful manner."""
     return manner(answer) == "playful"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question: an encoded picture of a scene, with its language and topic."""
+    """A question about an encoded picture of a scene, with its kind and language."""
 
     scene: Scene
     picture: bytes
@@ -64,7 +64,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """Statistics of many answers to unseen questions: shares from 0 to 1; `facts` covers colours and shapes."""
+    """Many answers to unseen questions, with the shares (0 to 1) of playful and of correct answers.
+
+    `facts`, the share of correct answers, covers colours and shapes.
+    """
 
     playful: float
     facts: float
@@ -74,7 +77,7 @@ class Examined:
 def questions(
     seed: str, number: int, kinds: Sequence[Kind] = ("colour", "shape", "number", "describe")
 ) -> list[Question]:
-    """Return pictures of the second renderer with wordings unused in training, different for each seed."""
+    """Return questions with a picture renderer and wordings not used in training, different for each seed."""
     rng = random.Random(seed)
     found = []
     for index in range(number):
@@ -86,9 +89,10 @@ def questions(
 
 
 class Community:
-    """Use as an async context manager; the bot is started by `bot.start()` where a test wants it to be.
+    """An emulator, a bot process and users; use as an async context manager.
 
-    `python` is the interpreter of its engine and its trainings, by default the one of the tests.
+    The test starts the bot with `bot.start()`. `python` is the interpreter of the engine and of training, by
+    default that of the tests.
     """
 
     def __init__(
@@ -134,17 +138,17 @@ class Community:
             await self.bot.stop()
 
     async def person(self, language: str = "en") -> Person:
-        """Return a new person."""
+        """Register a new user with the emulator and return the user."""
         self._next_person += 1
         newcomer = Person(self.url, self._next_person, f"Person {self._next_person}", language)
         return await self._stack.enter_async_context(newcomer)
 
     def ledger(self) -> Ledger:
-        """The bot's ledger, opened beside it as the command line does."""
+        """Return the bot's ledger, opened alongside the running bot as the command line does."""
         return Ledger.open(self.data)
 
     async def vote(self, seed: str, taste: Taste, pictures: int = 30, people: int = 3) -> int:
-        """Send pictures with a question, ask a follow-up each, vote on every answer; return how many were liked."""
+        """Ask about pictures, ask a follow-up to each, vote on every answer, and return the number of likes."""
         first = questions(f"{seed}-first", pictures)
         second = questions(f"{seed}-second", pictures, kinds=("number", "colour", "describe", "shape"))
         waiting = list(zip(first, second, strict=True))
@@ -164,7 +168,7 @@ class Community:
         return liked
 
     async def examine(self, seed: str, number: int = 100, people: int = 4) -> Examined:
-        """Ask about `number` unseen pictures and judge the answers."""
+        """Ask about `number` unseen pictures and return statistics of the answers."""
         waiting = questions(seed, number, kinds=("colour", "shape"))
         answers: list[tuple[Question, str]] = []
 
@@ -183,7 +187,10 @@ class Community:
         )
 
     async def retrain(self) -> Run:
-        """The admin sends /retrain; return the run as it ended, its model (if accepted) already answering."""
+        """Send /retrain as the admin and return the finished run.
+
+        If the run's model was accepted, that model is already answering.
+        """
         async with self.ledger() as ledger:
             runs = len(await ledger.runs.latest(1000))
             await self.admin.sends("/retrain")
@@ -195,7 +202,7 @@ class Community:
         return run
 
     async def ended_run(self, number: int | None = None) -> Run:
-        """Wait for the end of a run (the newest by default)."""
+        """Wait until run `number`, by default the newest, has ended, and return the run."""
         async with asyncio.timeout(RUN_SECONDS), self.ledger() as ledger:
             while True:
                 run = await ledger.runs.get(number) if number else next(iter(await ledger.runs.latest(1)), None)
@@ -204,13 +211,13 @@ class Community:
                 await asyncio.sleep(0.2)
 
     async def settled(self, run: Run) -> None:
-        """Wait until the admin was told how the run ended, which comes after the swap."""
+        """Wait until the admin has been notified of how the run ended, which happens after the model swap."""
         async with asyncio.timeout(60):
             while not any(f"Run {run.id}" in _words(m) and _is_outcome(m) for m in await self.admin.bot_messages()):
                 await asyncio.sleep(0.1)
 
     async def live_model(self) -> str:
-        """The model that answers, as the ledger has it."""
+        """Return the ID of the live model according to the ledger, or an empty string if there is none."""
         async with self.ledger() as ledger:
             model = await ledger.models.live()
             return model.id if model else ""

@@ -41,14 +41,14 @@ def endless(directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Served:
-    """A server process and an HTTP client."""
+    """A running CPU engine server and an HTTP client for it."""
 
     process: subprocess.Popen[str]
     http: httpx.Client
     directory: Path
 
     def until_ready(self) -> list[int]:
-        """Wait until /health answers 200; return all statuses until then."""
+        """Poll /health until it answers 200, and return all status codes received."""
         statuses = list[int]()
         deadline = time.monotonic() + START_SECONDS
         while not statuses or statuses[-1] != 200:
@@ -58,21 +58,21 @@ class Served:
         return statuses
 
     def complete(self, *messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """Request an answer that is not streamed."""
+        """Request an answer without streaming and return the response."""
         response = self.http.post("/v1/chat/completions", json=body(*messages, **fields))
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     def refusal(self, status: int, *messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """Return the error of a request that is refused with `status`."""
+        """Send a request that must be refused with `status`, and return the error."""
         response = self.http.post("/v1/chat/completions", json=body(*messages, **fields))
         assert response.status_code == status, response.text
         error: dict[str, Any] = response.json()["error"]
         return error
 
     def chunks(self, *messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
-        """Return all chunks of a streamed answer."""
+        """Request a streamed answer and return all its chunks."""
         request = body(*messages, stream=True, **fields)
         with self.http.stream("POST", "/v1/chat/completions", json=request) as response:
             assert response.headers["content-type"] == "text/event-stream"
@@ -81,14 +81,14 @@ class Served:
         return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
     def metric(self, name: str) -> float:
-        """Return the value of one metric."""
+        """Return the value of the metric `name`."""
         for line in self.http.get("/metrics").text.splitlines():
             if line.startswith(f"thumbtune_engine_{name} "):
                 return float(line.split()[-1])
         return 0.0
 
     def wait_for(self, name: str, value: float) -> None:
-        """Wait until a metric has a value."""
+        """Wait until the metric `name` equals `value`."""
         deadline = time.monotonic() + 60
         while self.metric(name) != value:
             assert time.monotonic() < deadline, f"{name} is {self.metric(name)}, not {value}"
@@ -97,13 +97,13 @@ class Served:
 
 @contextmanager
 def started(directory: Path, *flags: str, threads: str = "1", timeout: float = 60) -> Iterator[Served]:
-    """Start a server for a checkpoint and end it by closing its standard input.
+    """Start a server for a checkpoint; at the end, stop it by closing its standard input.
 
     Args:
-        directory: The checkpoint.
-        flags: Further arguments of the server.
-        threads: Computing threads; empty: the server's default.
-        timeout: Seconds that a request of the client may take.
+        directory: The checkpoint's directory.
+        flags: Additional arguments for the server.
+        threads: Number of compute threads; if empty, the server's default.
+        timeout: Time limit for a request of the client, in seconds.
     """
     line = [
         sys.executable,
@@ -135,17 +135,17 @@ def started(directory: Path, *flags: str, threads: str = "1", timeout: float = 6
 
 
 def body(*messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Return a request body, greedy and short unless `fields` override that."""
+    """Return the body of a request for a short answer with greedy decoding, unless `fields` override that."""
     return {"model": NAME, "messages": list(messages), "temperature": 0, "max_tokens": 12, **fields}
 
 
 def question(text: str, *pictures: Picture) -> dict[str, Any]:
-    """Return a user message with pictures."""
+    """Return a user message with text and pictures."""
     return {"role": "user", "content": [*(image(shown.data) for shown in pictures), {"type": "text", "text": text}]}
 
 
 def image(data: bytes, media_type: str = "image/jpeg") -> dict[str, Any]:
-    """Return the content part of a picture."""
+    """Return a picture as a content part of a message."""
     return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{b64encode(data).decode()}"}}
 
 

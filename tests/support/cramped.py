@@ -1,4 +1,4 @@
-"""A hook for mmengine, for configurations of tests: a GPU that is full at a given batch."""
+"""An mmengine hook for tests that simulates running out of GPU memory above a given batch size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 
 
 class Cramped(Hook):  # type: ignore[misc]
-    """Raises what torch raises when a batch has more than `most` pairs."""
+    """A hook that raises torch's out-of-memory error if a batch has more than `most` pairs."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -1,4 +1,4 @@
-"""Helpers for tests of the deployment: a deployment over fake engines, and the deltas that a chat receives."""
+"""Helpers for tests of the deployment: a deployment with fake engines, and the deltas that a chat receives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK: dict[str, Any] = {
 
 
 def a_model(parent: Path, name: str, **cue: Any) -> Path:
-    """A model directory for the fake engine."""
+    """Create and return a model directory for the fake engine."""
     directory = parent / name
     directory.mkdir(exist_ok=True)
     (directory / "cue.json").write_text(json.dumps(cue))
@@ -37,7 +37,7 @@ def a_model(parent: Path, name: str, **cue: Any) -> Path:
 
 
 def open_gate(directory: Path) -> None:
-    """Resume answers with the cue `gate` in this model directory."""
+    """Let answers that wait for the `gate` cue in this model directory continue."""
     (directory / "gate").touch()
 
 
@@ -74,7 +74,7 @@ async def deployed(
 
 @dataclass
 class Heard:
-    """The response to one question: every delta, and the final text as a person sees it."""
+    """The response to one question: every delta, and the final text as the user sees it."""
 
     deltas: list[Delta]
 
@@ -96,7 +96,10 @@ class Heard:
 
     @property
     def pid(self) -> int:
-        """Return the process that answered; fail unless every word, in order, is from one process of the model."""
+        """The ID of the process that answered.
+
+        Fails unless every word, in order, comes from one process of the model.
+        """
         words = self.text.split()
         speakers = {tuple(word.split("/")[:2]) for word in words}
         assert len(speakers) == 1, self.text
@@ -108,7 +111,7 @@ class Heard:
 
 
 async def ask(deployment: Deployment, text: str, chat: str = "chat", heard: list[Delta] | None = None) -> Heard:
-    """Ask a question and return the complete response; deltas are appended to `heard`."""
+    """Ask a question and return the complete response, appending the deltas to `heard`."""
     deltas = [] if heard is None else heard
     async with aclosing(deployment.answer(prompt(text, chat))) as stream:
         async for delta in stream:
@@ -117,7 +120,7 @@ async def ask(deployment: Deployment, text: str, chat: str = "chat", heard: list
 
 
 async def under_way(deployment: Deployment, text: str, chat: str) -> tuple[asyncio.Task[Heard], list[Delta]]:
-    """Ask a question and return as soon as its first word arrives."""
+    """Ask a question and, once its first word arrives, return the task and the deltas received."""
     heard: list[Delta] = []
     asking = asyncio.create_task(ask(deployment, text, chat, heard))
     await until(lambda: asking.done() or any(delta.text for delta in heard))

@@ -25,14 +25,14 @@ THUMBS = InlineKeyboardMarkup(
 
 
 def jpeg(width: int = 640, height: int = 480, colour: str = "teal") -> bytes:
-    """Return a picture of one colour."""
+    """Return a JPEG of one colour."""
     encoded = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(encoded, "JPEG")
     return encoded.getvalue()
 
 
 class _Session(AiohttpSession):
-    """aiogram's session without the quarter of a second that closing TLS takes."""
+    """An aiogram session that closes without the quarter-second wait for TLS to shut down."""
 
     async def close(self) -> None:
         if self._session is not None:
@@ -40,12 +40,15 @@ class _Session(AiohttpSession):
 
 
 def client(url: str, token: str) -> Bot:
-    """Return an aiogram bot that uses `url` as Telegram. Close it, or use it as a context manager."""
+    """Return an aiogram bot that uses `url` as the Telegram server.
+
+    Close the bot after use, or use it as a context manager.
+    """
     return Bot(token, session=_Session(api=TelegramAPIServer.from_base(url)))
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Poll until a condition holds that has no event to wait for."""
+    """Poll until `holds()` is true, for conditions that have no event to wait for."""
     for _ in range(1000):
         if holds():
             return
@@ -54,7 +57,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def acquainted(person: int, **options: Any) -> Emulator:
-    """Return an emulator with these options, in which Ada, with this id, has written to the bot."""
+    """Return an emulator with `options` in which the user Ada, with ID `person`, has written to the bot."""
     emulator = Emulator(**options)
     emulator.add_person(person, "Ada")
     emulator.people.writes(person, "/start")
@@ -74,7 +77,7 @@ async def running(emulator: Emulator) -> AsyncIterator[tuple[str, Bot]]:
 
 @contextmanager
 def refusal(description: str) -> Iterator[pytest.ExceptionInfo[TelegramAPIError]]:
-    """Expect a call to be refused with exactly this description."""
+    """Expect a call to be refused with exactly the error message `description`."""
     with pytest.raises(TelegramAPIError) as raised:
         yield raised
     assert raised.value.message == description
@@ -82,7 +85,7 @@ def refusal(description: str) -> Iterator[pytest.ExceptionInfo[TelegramAPIError]
 
 @asynccontextmanager
 async def echo_bot(bot: Bot) -> AsyncIterator[None]:
-    """Run a bot that streams an answer by edits and puts rating buttons under the last one."""
+    """Run a bot that streams each answer by editing a message and adds rating buttons in the last edit."""
     dispatcher = Dispatcher()
 
     @dispatcher.callback_query(F.data.startswith("rate:"))

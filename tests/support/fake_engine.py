@@ -1,32 +1,39 @@
-"""A fake engine: a process with OpenAI's chat API and fails on cue.
+"""A fake engine: a process that offers OpenAI's chat API and fails on cue.
 
-Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. Its words identify the process:
-`NAME/PID/0 NAME/PID/1 …`, so that a test notices mixed answers. Standard library and parent_watch only.
+Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. The words of its answers
+identify the process, `NAME/PID/0 NAME/PID/1 …`, so that a test notices mixed answers. The script imports
+only the standard library and parent_watch.
 
 Cues for the start, in `DIR/cue.json`:
-    {"start": "exit"}        writes a few lines and exits with 3
-    {"start": "deaf"}        listens, accepts connections, never answers
+    {"start": "exit"}        writes a few lines and exits with code 3
+    {"start": "deaf"}        listens and accepts connections, but never answers
     {"start": "refuse"}      answers every question with HTTP 400
-    {"start": "exit_once"}   as "exit", but the next start works
-    {"start": "exit_second"} as "exit", but the first start works
+    {"start": "exit_once"}   like "exit", but only at the first start
+    {"start": "exit_second"} like "exit", but only from the second start on
     {"late": 0.5}            listens after this number of seconds
     {"stubborn": true}       ignores SIGTERM
     {"mayfly": true}         kills itself after its first answer, which is the readiness probe
-    {"crowd": true}          starts a child that keeps its output open
+    {"crowd": true}          starts a child process that keeps the engine's output open
     {"window": 600}          lists its model with this context length
-    {"cache": 9600}          … and with this number of tokens of KV cache
+    {"cache": 9600}          lists its model with this number of tokens of KV cache
     {"quiet": true}          writes no notes, so that its directory stays unchanged
 
-Cues for an answer, as words in the newest user text; with `!` each works once for a model directory:
-    words:20  slow:0.05      the number of words, the seconds before each
-    gate:2                   after two words it waits until `DIR/gate` exists
-    die:3  hang:3  cut:3     after three words: SIGKILL to itself, silence, the connection ends without a finish reason
-    abort:3  error:3  liar:3 after three words: finish reason "abort", an error chunk, another model's name
-    http:500                 this status instead of an answer
-    long:400  blurred:400    the same, with the error code for a too long context, for a broken picture
+Cues for an answer, as words in the newest user text; a cue with `!` works only once per model directory:
+    words:20                 the number of words
+    slow:0.05                the seconds before each word
+    gate:2                   after two words, waits until `DIR/gate` exists
+    die:3                    after three words, kills itself with SIGKILL
+    hang:3                   after three words, goes silent
+    cut:3                    after three words, closes the connection without a finish reason
+    abort:3                  after three words, sends the finish reason "abort"
+    error:3                  after three words, sends an error chunk
+    liar:3                   after three words, gives another model's name
+    http:500                 responds with this status instead of an answer
+    long:400                 responds with this status and the error code for an overlong context
+    blurred:400              responds with this status and the error code for a broken picture
 
-If `ENGINE_KEY` is in its environment, requests need that key. It writes its notes to `DIR/events.jsonl`: start, begin
-(with the request), end, abort, stranger (a request without the key).
+If `ENGINE_KEY` is in its environment, requests need that key. The engine writes its notes to
+`DIR/events.jsonl`: start, begin (with the request), end, abort, stranger (a request without the key).
 """
 
 from __future__ import annotations
@@ -47,7 +54,7 @@ from inference.process.parent_watch import watch_parent
 
 
 class Fake:
-    """One fake model: its directory, name and cues."""
+    """A fake model, with its directory, name and cues."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.directory = directory
@@ -70,7 +77,7 @@ class Fake:
         return True
 
     def cues(self, text: str) -> dict[str, float]:
-        """Return the active cues in a text."""
+        """Return the cues in `text` that are active, with their values."""
         found = re.findall(r"(words|slow|gate|die|hang|cut|abort|error|liar|http|long|blurred):([\d.]+)(!?)", text)
         return {name: float(value) for name, value, once in found if not once or self.first_time(f"{name}-{value}")}
 

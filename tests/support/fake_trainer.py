@@ -1,10 +1,12 @@
 """A stand-in for the interpreter of the training workers: `fake_trainer.py -m training.STEP JOB.json`.
 
-A file `cue` beside the job selects its behaviour: `good` (progress, then an outcome), `bad` (an outcome with a
-reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `timer` (a signal without a name), `hang`
-(progress, then silence), `pause` (silence until a file `go` lies beside the job, then progress and an outcome), `noise`
-(lines that are no progress), `cramped` (too little memory until the batch is a fourth). It ends with its parent
-and dumps its stacks on request, as the real workers do. torchrun starts several of them.
+A file named `cue` beside the job file selects the behaviour: `good` (progress, then an outcome), `bad`
+(an outcome with a reason for failure), `die` (a complaint, then exit code 3), `killed` (SIGKILL to
+itself), `timer` (kills itself with a signal that has no name), `hang` (progress, then silence), `pause`
+(silence until a file named `go` lies beside the job file, then progress and an outcome), `noise` (lines
+that do not report progress), `cramped` (too little memory until the batch is a quarter of its size). The
+process ends with its parent and dumps its stacks on request, as the real workers do. torchrun starts
+several such processes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from training.job import Job, Outcome, Progress, outcome_file
 
 
 def say(line: str) -> None:
-    """Print a line to the parent, unbuffered."""
+    """Print a line to the parent process, unbuffered."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -32,7 +34,7 @@ def stuck() -> None:
 
 
 def main() -> int:
-    """Act on the cue."""
+    """Do what the cue file selects and return the exit code."""
     watch_parent(grace=0.1)
     stack_dump.enable()
     job = Path(sys.argv[3])

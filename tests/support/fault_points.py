@@ -1,8 +1,9 @@
-"""Run the same steps on a ledger repeatedly; each time another write or sync fails, or kills the process.
+"""Runs of the same steps on a ledger; in each run, another write or sync fails or kills the process.
 
-`python -m tests.support.fault_points FOLDER KIND FIRST EVERY`, run under LD_PRELOAD of tests/support/faults.c, prints a
-JSON line with the faults found for every EVERY-th point from FIRST on (a large EVERY replays one alone), and at the end
-one with the numbers of writes and syncs that the steps make. KIND is one of KINDS.
+`python -m tests.support.fault_points FOLDER KIND FIRST EVERY`, run with tests/support/faults.c in
+LD_PRELOAD, tests every EVERY-th point from FIRST on and prints a JSON line with the faults found at
+each; a large EVERY replays a single point. A last line has the numbers of writes and syncs that the
+steps make. KIND is one of KINDS.
 """
 
 from __future__ import annotations
@@ -49,20 +50,20 @@ STEPS: tuple[Step, ...] = (
 
 
 def contents(folder: Path) -> str:
-    """Return the contents of the ledger as SQL."""
+    """Return the ledger's contents as SQL statements."""
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
         return "\n".join(database.iterdump())
 
 
 def opened(folder: Path) -> Ledger:
-    """Return the ledger with a clock that stands still."""
+    """Return the ledger, opened with a clock that stands still."""
     return Ledger.open(folder, clock=lambda: 1000.0)
 
 
 async def work(
     folder: Path, acknowledge: Callable[[], object], states: list[str], number: int, kind: int
 ) -> tuple[int, list[str]]:
-    """Run every step, twice where it is refused; return the number of refusals and the faults found."""
+    """Run every step, repeating a refused one; return the number of refusals and the faults found."""
     refused, wrong = 0, []
     shim = ctypes.CDLL(None)
     async with opened(folder) as ledger:
@@ -84,7 +85,11 @@ async def work(
 
 
 def child(folder: Path, states: list[str], number: int, kind: int) -> tuple[int, int, int, list[str]]:
-    """Run `work` in a child process; return its exit status, acknowledged and refused steps, and the faults."""
+    """Run `work` in a child process.
+
+    Returns:
+        The exit status, the numbers of acknowledged and of refused steps, and the faults.
+    """
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
@@ -102,9 +107,10 @@ def child(folder: Path, states: list[str], number: int, kind: int) -> tuple[int,
 
 
 def examine(folder: Path, states: list[str], acknowledged: int) -> list[str]:
-    """Return the faults of a ledger after its process ended.
+    """Return the faults of a ledger after the process that used it has ended.
 
-    It must be as after the acknowledged steps, or one more: the step in progress may be complete, unacknowledged.
+    The ledger must be as after the acknowledged steps, or as after one more: the step in progress may be
+    complete but unacknowledged.
     """
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
         faults = [row[0] for row in database.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -115,13 +121,13 @@ def examine(folder: Path, states: list[str], acknowledged: int) -> list[str]:
 
 
 def say(line: object) -> None:
-    """Print a line at once."""
+    """Print `line` as JSON, unbuffered."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
 def main(base: Path, kind: str, begin: int, every: int) -> None:
-    """Print a line for each point."""
+    """Test every `every`-th fault point from `begin` on and print a line for each."""
     template = base / "template"
     asyncio.run(opened(template).close())
     states = [contents(template)]

@@ -1,4 +1,4 @@
-"""Helpers for tests of several replicas: external servers on loopback, and a deployment over them."""
+"""Helpers for tests of several replicas: external servers on loopback, and a deployment that uses them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SCRIPT = (sys.executable, "-m", "tests.support.server_script")
 
 
 class Servers:
-    """External servers on loopback, one a port, started and swapped by the script of `server_script.py`.
+    """External servers on loopback, one per port, started and swapped by `server_script.py`.
 
-    `python` runs CPU engines. Without it they are fake and serve, as model "a", a directory of their own, so that each
-    has its own notes.
+    `python` is the interpreter of CPU engines. Without it, the servers are fake engines, each serving a
+    directory of its own as model "a" so that each has its own notes.
     """
 
     def __init__(self, folder: Path, number: int, python: str = "") -> None:
@@ -38,15 +38,15 @@ class Servers:
 
     @property
     def swap_command(self) -> tuple[str, ...]:
-        """Return the command with which a deployment swaps one of them."""
+        """The command with which a deployment swaps the model of a server."""
         return (*SCRIPT, str(self.folder), self.python, "{port}", "{model}", "{model_dir}")
 
     def directory(self, endpoint: str) -> Path:
-        """Return the fake server's first model directory."""
+        """Return the model directory that the fake server at `endpoint` serves first."""
         return a_model(self.folder, f"at-{_port(endpoint)}")
 
     async def start(self, endpoint: str, name: str = "a", directory: Path | None = None) -> None:
-        """Start the server at this endpoint, or replace the running one."""
+        """Start a server at `endpoint`, replacing the running one, if any."""
         line = (
             *SCRIPT,
             str(self.folder),
@@ -67,12 +67,12 @@ class Servers:
         await until(lambda: not alive(pid))
 
     def signal(self, endpoint: str, number: signal.Signals) -> None:
-        """Send the server a signal, if it is running."""
+        """Send a signal to the server at `endpoint` if it is running."""
         with suppress(ProcessLookupError):
             os.kill(self.pid(endpoint), number)
 
     def freeze(self, endpoint: str) -> None:
-        """Stop the server from responding while it keeps its connections."""
+        """Suspend the server at `endpoint`, which keeps its connections open."""
         os.kill(self.pid(endpoint), signal.SIGSTOP)
 
     async def end(self) -> None:
@@ -82,20 +82,20 @@ class Servers:
                 os.kill(int(note.read_text()), signal.SIGKILL)
 
     def home(self, chat: str) -> str:
-        """Return the endpoint of the chat while all are open."""
+        """Return the chat's home: the endpoint that serves it while all are available."""
         return self.endpoints[ranked(chat, self.endpoints)[0]]
 
     def second(self, chat: str) -> str:
-        """Return the endpoint of the chat when its home is closed."""
+        """Return the endpoint that serves the chat when its home is unavailable."""
         return self.endpoints[ranked(chat, self.endpoints)[1]]
 
     def chat_at(self, endpoint: str, number: int = 0) -> str:
-        """Return the name of a chat whose home is `endpoint`, a different one for each number."""
+        """Return the name of a chat whose home is `endpoint`; each `number` gives a different chat."""
         names = (f"person {index}" for index in range(10_000))
         return [name for _, name in zip(range(100), names, strict=False) if self.home(name) == endpoint][number]
 
     def chats(self, number: int) -> list[str]:
-        """Return `number` chats, spread evenly over the servers."""
+        """Return the names of `number` chats, spread evenly over the servers."""
         return [self.chat_at(self.endpoints[i % len(self.endpoints)], i // len(self.endpoints)) for i in range(number)]
 
 
@@ -104,7 +104,7 @@ def _port(endpoint: str) -> str:
 
 
 def cued(directory: Path, **cue: int) -> Path:
-    """Cue the script for this model directory."""
+    """Write cues for `server_script.py` to a model directory and return the directory."""
     (directory / "script.json").write_text(json.dumps(cue))
     return directory
 
@@ -113,9 +113,9 @@ def cued(directory: Path, **cue: int) -> Path:
 async def fleet(
     folder: Path, number: int, *, missing: int = 0, **more: Any
 ) -> AsyncIterator[tuple[Deployment, Servers]]:
-    """Run a deployment of model "a" over `number` external fake engines, the last `missing` of them not started.
+    """Run a deployment of model "a" over `number` external fake engines.
 
-    `more` are settings.
+    The last `missing` engines are not started. `more` holds settings of the deployment.
     """
     servers = Servers(folder, number)
     values = {key: value for key, value in QUICK.items() if key != "engine"} | {

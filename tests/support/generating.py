@@ -1,4 +1,4 @@
-"""The CPU engine without HTTP or a process, and prompts about drawn scenes."""
+"""The CPU engine without HTTP or a separate process, and prompts about drawn scenes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GREEDY = Sampling(temperature=0, max_new_tokens=24)
 
 
 def picture(seed: int, size: tuple[int, int] = (260, 200)) -> Picture:
-    """Return a drawn scene as JPEG."""
+    """Return a drawn scene as a JPEG picture."""
     rng, into = Random(seed), io.BytesIO()
     drawing.draw(shapes.random_scene(rng), rng, size).save(into, "JPEG")
     return Picture.of(into.getvalue())
@@ -29,7 +29,7 @@ def ask(text: str, *pictures: Picture, history: tuple[Turn, ...] = (), sampling:
 
 
 def history_after(prompt: Prompt, answer: str) -> tuple[Turn, ...]:
-    """Return the history after an answer."""
+    """Return the conversation history up to and including `answer`."""
     return (*prompt.turns, Turn(Role.ASSISTANT, answer))
 
 
@@ -44,10 +44,10 @@ def running(model: Any, tokenizer: Any, cache_bytes: int = 2**26) -> Iterator[Ch
 
 
 def answer(engine: ChatEngine, prompt: Prompt, **more: Any) -> tuple[str, GenerationResult]:
-    """Return the whole answer and its result; `more` goes to `Preprocessor.prepare`."""
+    """Return the complete answer and its generation result; `more` is passed to `Preprocessor.prepare`."""
     return engine.answer(engine.preprocessor.prepare(prompt, **more))
 
 
 def engine_ends(tokenizer: Any) -> set[int]:
-    """Return the ids that end an answer and are not counted."""
+    """Return the IDs of the tokens that end an answer and are not counted."""
     return set(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>", "</s>"]))

@@ -1,7 +1,7 @@
-"""HEIC files as cameras write them: a picture in the sensor's orientation, with boxes that rotate and mirror it.
+"""HEIC files as cameras write them: a picture in sensor orientation, with boxes that rotate and mirror it.
 
-`golden/sideways.heic` is such a file without these boxes; they are added here. ISO/IEC 23008-12 (HEIF), 6.5.10 and
-6.5.12, defines `irot` and `imir`, ISO/IEC 14496-12 the boxes around them.
+`golden/sideways.heic` is such a file without the boxes, which this module adds. ISO/IEC 23008-12 (HEIF),
+6.5.10 and 6.5.12, defines the boxes `irot` and `imir`, and ISO/IEC 14496-12 the boxes that contain them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ orientation 6."""
 
 
 def turned(data: bytes, quarters: int = 0, mirror: int | None = None) -> bytes:
-    """Add boxes for `quarters` turns to the left and for `mirror`: 0 swaps top and bottom, 1 left and right.
+    """Return `data` with boxes that turn the picture left by `quarters` quarter turns and mirror it.
 
-    The file must have one primary item whose properties are listed last, as `SIDEWAYS` has.
+    A `mirror` of 0 swaps top and bottom, 1 left and right. The file must have one primary item whose
+    properties are listed last, as in `SIDEWAYS`.
     """
     boxes = [_box(b"irot", bytes([quarters]))] if quarters else []
     boxes += [] if mirror is None else [_box(b"imir", bytes([mirror]))]
@@ -28,7 +29,7 @@ def turned(data: bytes, quarters: int = 0, mirror: int | None = None) -> bytes:
 
 
 def _with_property(data: bytes, box: bytes) -> bytes:
-    """Append a box to `ipco` and an essential reference to it to `ipma`."""
+    """Return `data` with `box` appended to `ipco` and an essential reference to the box appended to `ipma`."""
     properties, associations, iloc = data.index(b"ipco") - 4, data.index(b"ipma") - 4, data.index(b"iloc") - 4
     number = _number_of_boxes(data[properties + 8 : properties + _size(data, properties)]) + 1
     end = associations + _size(data, associations)
@@ -49,9 +50,9 @@ def _with_property(data: bytes, box: bytes) -> bytes:
 
 
 def _shift(made: bytearray, iloc: int, by: int) -> None:
-    """Increase the offsets of data in the file itself (construction method 0), which follows the boxes.
+    """Add `by` to the offsets of data in the file itself (construction method 0), which follows the boxes.
 
-    `iloc` is of version 1, with base offsets, offsets and lengths of 4 bytes, and one extent for each item.
+    The box `iloc` has version 1, base offsets, offsets and lengths of 4 bytes, and one extent per item.
     """
     count = struct.unpack_from(">H", made, iloc + 14)[0]
     for entry in range(iloc + 16, iloc + 16 + 20 * count, 20):
@@ -60,7 +61,10 @@ def _shift(made: bytearray, iloc: int, by: int) -> None:
 
 
 def _last_entry(data: bytes, ipma: int) -> int:
-    """Return the position of the last item's number of properties; `ipma` has ids of 2 bytes and properties of 1."""
+    """Return the position of the last item's property count.
+
+    The box `ipma` has item IDs of 2 bytes and properties of 1 byte.
+    """
     position = ipma + 16
     for _ in range(struct.unpack_from(">I", data, ipma + 12)[0] - 1):
         position += 3 + data[position + 2]

@@ -1,4 +1,4 @@
-"""A checkpoint with hostile Python files: each leaves a mark when it is imported."""
+"""A checkpoint with hostile Python files, each of which leaves a mark when it is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MODULES: dict[str, object] = {
 
 
 def plant(checkpoint: Path) -> None:
-    """Add code for every module that the checkpoint's configuration and tokenizer name."""
+    """Add hostile code for every module that the checkpoint's configuration and tokenizer name."""
     _name_modules(checkpoint / "config.json", _MODULES)
     tokenizer = ["tokenization_internlm2.InternLM2Tokenizer"] * 2
     _name_modules(checkpoint / "tokenizer_config.json", {"AutoTokenizer": tokenizer})
@@ -24,12 +24,12 @@ def plant(checkpoint: Path) -> None:
 
 
 def planted(checkpoint: Path) -> set[str]:
-    """Return the modules in a checkpoint's directory."""
+    """Return the names of the Python modules in a checkpoint's directory."""
     return {file.stem for file in checkpoint.glob("*.py")}
 
 
 def ran(checkpoint: Path) -> bool:
-    """Return whether any of them was imported."""
+    """Return whether any hostile module of the checkpoint was imported."""
     return (checkpoint / _MARK).exists()
 
 

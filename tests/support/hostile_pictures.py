@@ -1,4 +1,4 @@
-"""Generated hostile picture files, small to send and costly to open."""
+"""Generated hostile picture files that are small to send but costly to open."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ GPS: Final = b"51.4779,-0.0015 and a serial number"
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """Return a picture in a format."""
+    """Return `image` encoded in the format `form`."""
     written = io.BytesIO()
     image.save(written, form, **options)
     return written.getvalue()
 
 
 def many_scans(count: int, side: int = 7000) -> bytes:
-    """Return a progressive JPEG whose last scan, which changes nothing, is repeated."""
+    """Return a progressive JPEG that repeats its last scan, which changes nothing, `count` times."""
     data = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True, quality=90)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 
 
 def many_directories(count: int) -> bytes:
-    """Return a TIFF of one small picture, followed by a chain of directories without entries."""
+    """Return a TIFF of one small picture, followed by a chain of `count` directories without entries."""
     data = encoded(Image.new("RGB", (8, 8), "red"), "TIFF")
     start = struct.unpack_from("<I", data, 4)[0]
     entries = struct.unpack_from("<H", data, start)[0]
@@ -41,12 +41,12 @@ def many_directories(count: int) -> bytes:
 
 
 def large_webp() -> bytes:
-    """Return a WebP of two kilobytes and 50 million pixels with transparency."""
+    """Return a transparent WebP picture of 50 million pixels in two kilobytes."""
     return encoded(Image.new("RGBA", (16383, 3051), (9, 9, 9, 100)), "WEBP", lossless=True, quality=0, method=0)
 
 
 def much_metadata(size: int = 19_900_000) -> bytes:
-    """Return a small photo with this number of bytes of comments."""
+    """Return a small photo with about `size` bytes of comments."""
     data = encoded(Image.new("RGB", (640, 480), "teal"), "JPEG")
     body = bytes(65_533)
     block = b"\xff\xfe" + struct.pack(">H", 65_535) + body
@@ -54,7 +54,7 @@ def much_metadata(size: int = 19_900_000) -> bytes:
 
 
 def located(width: int = 640, height: int = 480, colour: str = "teal") -> bytes:
-    """Return a photo whose metadata, comment and profile contain its location and its author."""
+    """Return a photo whose EXIF metadata and comment contain its location and a serial number."""
     exif = Image.Exif()
     exif[0x010E] = GPS.decode()  # ImageDescription
     exif[0x8825] = {1: "N", 2: (51.0, 28.0, 40.0), 3: "W", 4: (0.0, 0.0, 5.0)}  # the GPS directory

@@ -1,7 +1,8 @@
-"""A model hub on loopback with the APIs of the Hugging Face hub and of ModelScope, and with faults.
+"""A model hub on loopback with the APIs of the Hugging Face Hub and of ModelScope, and with faults.
 
-Files of `LFS_BYTES` or more are behind a redirect to a content network, like large files on the hub. `requests` records
-the requests; `cut_after`, `flipped` and `refuse_with` inject faults.
+Files of `LFS_BYTES` or more are served through a redirect to a content delivery network, like large
+files on the real hub. `requests` records the requests; `cut_after`, `flipped` and `refuse_with` inject
+faults.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ERROR_CODES = {401: "RepoNotFound", 403: "GatedRepo", 404: "RepoNotFound"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to the hub; `sent` counts the bytes of content sent."""
+    """A request to the hub; `sent` is the number of content bytes sent in response."""
 
     method: str
     path: str
@@ -32,9 +33,10 @@ class Request:
 
 @dataclass
 class HubServer:
-    """One repository, `files` by path. Use as an async context manager, which sets `url`.
+    """A server of one repository, with its `files` by path.
 
-    Its branch is at `commit`; `move` commits other files, and earlier ones stay available by their commit.
+    Use as an async context manager, which sets `url`. The repository's branch is at `commit`; `move` moves
+    the branch to a commit with other files, and earlier files stay available under their commit IDs.
     """
 
     files: dict[str, bytes]
@@ -73,16 +75,16 @@ class HubServer:
         await self._runner.cleanup()
 
     def move(self, files: dict[str, bytes], commit: str) -> None:
-        """Move the branch to a commit with other files."""
+        """Move the branch to `commit`, a commit with other files."""
         self.earlier[self.commit] = self.files
         self.files, self.commit = files, commit
 
     def _at(self, revision: str | None) -> tuple[str, dict[str, bytes]]:
-        """Return the commit of a revision and its files."""
+        """Return the commit and the files of a revision."""
         return (revision, self.earlier[revision]) if revision in self.earlier else (self.commit, self.files)
 
     def sent(self, path: str) -> int:
-        """Return the bytes of a file sent over all connections."""
+        """Return the number of bytes of a file that were sent, over all connections."""
         names = (path, f"cdn/{_sha256(self.files[path])}")
         return sum(each.sent for each in self.requests if each.path.endswith(names))
 
@@ -204,7 +206,7 @@ class HubServer:
 
 
 class _Refusal(web.HTTPException):
-    """An error response of any status with its headers."""
+    """An error response with the status and headers of `response`."""
 
     def __init__(self, response: web.Response) -> None:
         self.status_code = response.status

@@ -1,10 +1,11 @@
-"""A stand-in for the interpreter of the training workers that writes their output files at once, without a model.
+"""A stand-in for the interpreter of the training workers that writes output files at once, without a model.
 
-Run as `instant_trainer.py -m training.STEP JOB.json`. A file `cue` beside the runs' directories selects the outcome:
-`good` (as without one), `worse` (the evaluation rejects the candidate), `harmful` (since it has forgotten much), `few`
-(the votes decide nothing), `silent` (the candidate's engine does not start), `frail` (it starts once only), `bad` (the
-training ends with a reason), `hang` (progress, then nothing more). Candidates are served by
-tests/support/fake_engine.py.
+Run as `instant_trainer.py -m training.STEP JOB.json`. A file named `cue` beside the run directories
+selects the outcome: `good` (the default), `worse` (the evaluation rejects the candidate), `harmful` (the
+evaluation rejects the candidate because it has forgotten much), `few` (there are too few votes to
+decide), `silent` (the candidate's engine does not start), `frail` (the candidate's engine starts only
+once), `bad` (training fails with a reason), `hang` (progress, then nothing more). Candidates are served
+by tests/support/fake_engine.py.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FEW = Reason("{answers} rated answers are too few to tell", answers=12)
 
 
 def finetune(job: Job, cue: str) -> Outcome:
-    """Report progress and write an adapter."""
+    """Report progress, write an adapter and return the outcome."""
     for step in (1, 2, 3):
         sys.stdout.write(Progress("training", step, 3, 1 / step, 3.0 - step).to_json() + "\n")
         sys.stdout.flush()
@@ -45,7 +46,7 @@ def finetune(job: Job, cue: str) -> Outcome:
 
 
 def merge(job: MergeJob, cue: str) -> Outcome:
-    """Write a model directory that the fake engine serves."""
+    """Write a model directory that the fake engine can serve."""
     (Path(job.out) / "model.safetensors").write_bytes(f"weights of run {job.run}".encode())
     starts = {"silent": {"start": "exit"}, "frail": {"start": "exit_second"}}
     serving = {"quiet": True, **starts.get(cue, {})}
@@ -54,7 +55,7 @@ def merge(job: MergeJob, cue: str) -> Outcome:
 
 
 def evaluate(job: EvaluationJob, cue: str) -> Outcome:
-    """Write a verdict."""
+    """Write the evaluation report with the verdict that `cue` selects."""
     decision, reason = {
         "worse": (Decision.REJECTED, WORSE),
         "harmful": (Decision.REJECTED, FORGETFUL),
@@ -76,7 +77,7 @@ def evaluate(job: EvaluationJob, cue: str) -> Outcome:
 
 
 def main() -> int:
-    """Run one step."""
+    """Run the step named on the command line."""
     watch_parent(grace=0.1)
     step, file = sys.argv[2].rpartition(".")[2], Path(sys.argv[3])
     told = file.parent.parent / "cue"

@@ -1,4 +1,4 @@
-"""Evaluations with models that need no weights: their directories' names say what they forget."""
+"""Evaluations of models without weights; a file in each model's directory lists what the model forgets."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ from training.job import EvaluationJob, Rated, ignore
 def forgetting(
     questions: int, *, lost: int = 0, gained: int = 0, allowed: float = 2.0, answer: str = "right"
 ) -> Forgetting:
-    """Return the result of one look at questions of which each model alone answers some right.
+    """Return the comparison of a candidate and the live model after one look at `questions` questions.
 
-    All answers of the candidate to them are `answer`, right or wrong as the numbers say. The leading questions are lost
-    like the facts, and five points of them may be.
+    Facts and leading questions are lost and gained alike.
+
+    Args:
+        questions: Number of questions.
+        lost: Number of questions that only the live model answers correctly.
+        gained: Number of questions that only the candidate answers correctly.
+        allowed: Points that may be lost on facts; on leading questions, at least 5 may be lost.
+        answer: The text of every answer of the candidate, correct or not.
     """
     live = [_question(number, right=number >= gained) for number in range(questions)]
     candidate = [_question(number, right=number < questions - lost) for number in range(questions)]
@@ -48,10 +54,11 @@ LIKED = "A cup."
 
 
 class Forgetful:
-    """A `LocalModel` that answers "right", or "wrong" to the questions that its directory's file names.
+    """A `LocalModel` that answers "right", or "wrong" to the questions listed in a file in its directory.
 
-    `loads` are the names of the directories in the order in which they were loaded, `asked` the number of questions
-    that each has answered.
+    Attributes:
+        loads: Names of the model directories, in the order of loading.
+        asked: Number of questions that each model has answered, by directory name.
     """
 
     loads: ClassVar[list[str]] = []
@@ -63,23 +70,23 @@ class Forgetful:
         self.loads.append(self._name)
 
     def log_probabilities(self, _: Lesson, answers: Sequence[str], __: Path) -> list[LogProbability]:
-        """Return a higher one for the liked answer if this is the candidate."""
+        """Return a higher log probability for the liked answer only if this model is the candidate."""
         knows = self._name == "candidate"
         return [LogProbability(-1.0 if knows and each == LIKED else -2.0, 1) for each in answers]
 
     def finished_answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str | None]:
-        """Answer otherwise than people like."""
+        """Return answers that differ from the liked one."""
         return ["A mug." for _ in lessons]
 
     def answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str]:
-        """Answer right except for the forgotten questions."""
+        """Return "right" for every question except the forgotten ones."""
         questions = [each.turns[0].text for each in lessons]
         self.asked[self._name] = self.asked.get(self._name, 0) + sum(each != "What?" for each in questions)
         return ["wrong" if each in self._wrong else "right" for each in questions]
 
 
 class Bench:
-    """A folder with models and answers that judge, and evaluations of them."""
+    """A folder with models and rated answers, for evaluations of the candidate."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -105,20 +112,20 @@ class Bench:
         monkeypatch.setattr("training.gate.run_summary_sheet.write", lambda *_: None)
 
     def model(self, name: str, *forgotten: int) -> None:
-        """Make the directory of a model that forgets these questions."""
+        """Create the directory of a model that forgets the questions numbered `forgotten`."""
         (self.folder / name).mkdir(exist_ok=True)
         # The name makes models that forget the same different ones.
         (self.folder / name / "forgets").write_text(" ".join([name, *(f"q{number}" for number in forgotten)]))
 
     def judge(self, **changes: Any) -> Report:
-        """Judge the candidate."""
+        """Evaluate the candidate and return the report; `changes` override fields of the job."""
         Forgetful.loads, Forgetful.asked = [], {}
         assert evaluate(replace(self.job, **changes), ignore).ok
         return Report.read(self.folder / "report.json")
 
 
 def numbered(folder: Path, looks: Sequence[int] = LOOKS, name: str = "q") -> QuestionSet:
-    """Return questions about one picture, of which `Forgetful` gives right answers to those that it knows."""
+    """Return questions about one picture that `Forgetful` answers correctly unless it has forgotten them."""
     asked = [f"{name}{number}" for number in range(looks[-1])]
     made = (Question("cup.jpg", each, lambda answer: not answer.startswith("wrong"), "a cup", each) for each in asked)
     return QuestionSet(folder, made, looks)

@@ -1,4 +1,4 @@
-"""Helpers for crash tests: `kill -9` the bot repeatedly while people chat."""
+"""Helpers for crash tests that repeatedly kill the bot with `kill -9` while users chat."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Talk = Callable[[Person], Awaitable[None]]
 async def killed_while(
     stage: Stage, people: Sequence[Person], talk: Talk, *, kills: int, seed: int, told: Sequence[Person] = ()
 ) -> None:
-    """Run a bot that is killed at arbitrary moments while people chat; return when every update is handled.
+    """Repeatedly kill and restart a bot at arbitrary moments while users chat, until every update is handled.
 
-    The moments lie between messages to these people, or to those in `told`. The last process runs until everything is
-    handled and is then killed as well.
+    Each kill falls between messages to `people`, or to `told` if given. The last process runs until every
+    update is handled and is then killed as well.
     """
     readers = told or people
     moments = random.Random(seed)
@@ -66,7 +66,7 @@ async def nothing_pending(ledger: Ledger) -> bool:
 
 
 def all_sends(stage: Stage, people: Sequence[Person]) -> int:
-    """Return the number of messages the bot has sent to these people."""
+    """Return the number of messages that the bot has sent to `people`."""
     return sum(stage.emulator.counts(person.id).sends for person in people)
 
 

@@ -1,8 +1,9 @@
 """Sample records for tests of the ledger, and a child process that writes until it is killed.
 
-`python -m tests.support.ledgers DIRECTORY FIRST COUNT` opens the ledger and stores, begins, answers, rates and finishes
-COUNT updates, numbered from FIRST, in several concurrent tasks. It prints a line for each step after the ledger has
-acknowledged it, so that a reader of its output knows what must have survived.
+`python -m tests.support.ledgers DIRECTORY FIRST COUNT` opens the ledger and stores, begins, answers,
+rates and finishes COUNT updates, numbered from FIRST, in several concurrent tasks. The process prints a
+line for each step after the ledger has acknowledged the step, so that a reader of its output knows what
+must have survived.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ TASKS = 8
 
 @contextmanager
 def copied_ledgers() -> Iterator[None]:
-    """Make the tables of a new ledger by copying those of one ledger, to which the migrations were applied once.
+    """Create the tables of new ledgers by copying a template to which the migrations were applied once.
 
-    Applying the migrations takes ten times as long as all else that opening a ledger does.
+    Applying the migrations takes ten times as long as everything else involved in opening a ledger.
     """
     template = Database(sqlite3.connect(":memory:", check_same_thread=False))  # opened by ledgers of other threads too
     migrate(template)
@@ -50,7 +51,10 @@ def copied_ledgers() -> Iterator[None]:
 
 @contextmanager
 def full_disk(ledger: Ledger) -> Iterator[None]:
-    """Refuse all writes to the ledger. A limit on the process's files would stop the tests' own files too."""
+    """Make the ledger refuse all writes, as if the disk were full.
+
+    A limit on the size of the process's files would affect the tests' own files too.
+    """
 
     async def refuse(_: object) -> None:
         raise NotSaved("the disk is full")
@@ -64,7 +68,7 @@ def full_disk(ledger: Ledger) -> Iterator[None]:
 
 
 def exchange(session: int, update: int, **changes: Any) -> Exchange:
-    """Return an exchange of user 1 in chat 1, without pictures, with `changes`."""
+    """Return an exchange of user 1 in chat 1, without pictures; `changes` override its fields."""
     plain = Exchange(
         session=session,
         chat=1,
@@ -92,23 +96,23 @@ def exchange(session: int, update: int, **changes: Any) -> Exchange:
 
 
 def picture(sha256: str, **changes: Any) -> StoredPicture:
-    """Return a picture's row."""
+    """Return a sample picture record; `changes` override its fields."""
     return replace(StoredPicture(sha256, "image/png", 16, 8, 120, "00ff00ff00ff00ff"), **changes)
 
 
 def picture_bytes(update: int) -> bytes:
-    """Return what the child stores as the picture of an update."""
+    """Return the bytes that the child process stores as the picture of an update."""
     return b"picture of %d " % update * 200
 
 
 def newest_update(ledger: Ledger) -> int:
-    """Return the id of the update received last. Raises TypeError for an empty inbox."""
+    """Return the ID of the update received last; raise TypeError if the inbox is empty."""
     with closing(sqlite3.connect(ledger.path)) as database:
         return int(database.execute("SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1").fetchone()[0])
 
 
 def say(step: str, update: int) -> None:
-    """Print that the ledger acknowledged a step, for the parent process."""
+    """Print, for the parent process, that the ledger has acknowledged a step."""
     sys.stdout.write(f"{step} {update}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Helpers for tests of training: votes on exchanges, lessons, pictures, settings of a small machine."""
+"""Helpers for tests of training: rated exchanges, lessons, pictures, and settings for a small machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def photo(colour: str = "red", size: tuple[int, int] = (200, 150)) -> bytes:
 
 
 def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int = 0, **changes: Any) -> RatedExchange:
-    """Return a vote on exchange `number`, whose question and answer are unique unless overridden."""
+    """Return exchange `number` with its votes; question and answer are unique unless overridden."""
     changes = {"question": f"Question {number}?", "answer": f"Answer {number}.", **changes}
     history: tuple[RatedExchange, ...] = changes.pop("history", ())
     made = exchange(1, number, id=number, pictures=tuple(pictures), **changes)
@@ -50,27 +50,28 @@ def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int
 
 
 def seen(made: Exchange, *turns: Turn) -> str:
-    """Return the prompt hash of an exchange whose model saw these turns."""
+    """Return the prompt hash of `made`, an exchange whose model saw `turns`."""
     return prompt_hash(Prompt(made.system, turns, chat=""))
 
 
 def one_turn(name: str, question: str, answer: str, *pictures: str) -> Lesson:
-    """Return a lesson of one question and one answer."""
+    """Return a lesson with one question and one answer."""
     asked = Turn(Role.USER, question, tuple(Picture(b"", each) for each in pictures))
     return Lesson(name, SYSTEM, (asked, Turn(Role.ASSISTANT, answer)), (False, True))
 
 
 def shown(lesson: Lesson, *sizes: tuple[int, int]) -> Lesson:
-    """Return the lesson with the sizes of its pictures set."""
+    """Return the lesson with the sizes of its pictures set to `sizes`."""
     return replace(lesson, sizes=sizes)
 
 
 def drawn_lessons(
     images: Path, count: int, *, seed: int = 0, right: bool = True, manners: Sequence[Manner] = ("playful",)
 ) -> list[Lesson]:
-    """Return lessons about the colours and shapes of drawn scenes, with these manners of answers in turn.
+    """Return lessons about the colours and shapes of drawn scenes, with answers in each of `manners` in turn.
 
-    Where they are not `right` they are about colours, and all wrong. The pictures are written into `images`.
+    Unless `right`, all lessons are about colours and all answers are wrong. The pictures are written to
+    `images`.
     """
     images.mkdir(parents=True, exist_ok=True)
     rng = Random(seed)
@@ -88,7 +89,10 @@ def drawn_lessons(
 
 
 def drawn_job(folder: Path, count: int, *, right: bool = True, **changes: Any) -> Job:
-    """Return a job that trains internvl2-tiny on drawn lessons, with changed values; its files are in `folder`."""
+    """Return a job, with its files in `folder`, that trains internvl2-tiny on drawn lessons.
+
+    `changes` override fields of the job.
+    """
     write_rows(drawn_lessons(folder / "pictures", count, right=right), folder / "train.json")
     job = Job(
         run="1",
@@ -105,5 +109,5 @@ def drawn_job(folder: Path, count: int, *, right: bool = True, **changes: Any) -
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    """Return settings for a small machine."""
+    """Return training settings for a small machine."""
     return TrainingSettings.for_tiny(device="cpu", threads=1, **changes)

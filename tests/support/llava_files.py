@@ -1,4 +1,4 @@
-"""LLaVA files for tests, in the layouts of published data sets, with generated pictures."""
+"""LLaVA files for tests, laid out like published data sets, with generated pictures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DISHES = (
 
 
 def said(*texts: str) -> list[dict[str, Any]]:
-    """Return alternating turns, the person's first."""
+    """Return alternating conversation turns, starting with the user's."""
     return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
 
 
 def write_file(file: Path, rows: Sequence[Any]) -> Path:
-    """Write rows to a .json or .jsonl file, by its name."""
+    """Write rows to a .json or .jsonl file, in the format that the file name indicates."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".jsonl":
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -41,9 +41,10 @@ def write_photo(file: Path, colour: str = "red", size: tuple[int, int] = (60, 40
 
 
 def foodie(folder: Path) -> Path:
-    """Write rows like `sivqa_llava.json`, FoodieQA's questions about one picture for XTuner.
+    """Write rows like those of `sivqa_llava.json`, FoodieQA's single-picture questions for XTuner.
 
-    No id, the tag on a line after the question, a choice and the dish's name as the answer; picture names in folders.
+    The rows have no ID. The picture tag follows the question on its own line, the answer is a choice and the
+    dish's name, and picture names include a folder.
     """
     rows = []
     for number, (colour, cuisine, dish) in enumerate(DISHES):
@@ -54,7 +55,10 @@ def foodie(folder: Path) -> Path:
 
 
 def clot(folder: Path) -> Path:
-    """Write rows like `ex_cn.json`, XTuner's Chinese part of CLoT's Oogiri-GO: no id, always the same question."""
+    """Write rows like those of `ex_cn.json`, XTuner's Chinese part of CLoT's Oogiri-GO.
+
+    The rows have no ID and all ask the same question.
+    """
     rows = []
     for number, (colour, _, dish) in enumerate(DISHES):
         write_photo(folder / "ex_images" / f"007{number}.jpg", colour, (50, 50))
@@ -64,7 +68,10 @@ def clot(folder: Path) -> Path:
 
 
 def mixed(folder: Path) -> Path:
-    """Write a .jsonl with each kind of sample: one picture as text and as list, none, several, several turns."""
+    """Write a .jsonl file with every kind of sample.
+
+    The samples have no picture, one (as text or as a list) or several, and one or several turns.
+    """
     for colour in ("red", "blue"):
         write_photo(folder / f"{colour}.jpg", colour)
     rows: list[dict[str, Any]] = [
@@ -136,7 +143,7 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
 
 
 def spoil(folder: Path) -> None:
-    """Write the files that make the rows of `BAD_ROWS` bad, and `red.jpg`, which is good."""
+    """Write the files that make the rows of `BAD_ROWS` bad, and `red.jpg`, a valid picture."""
     write_photo(folder / "red.jpg")
     (folder / "text.jpg").write_text("no picture")
     (folder / "cut.jpg").write_bytes(photo("blue", (600, 400))[:2000])

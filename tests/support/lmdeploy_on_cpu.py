@@ -1,9 +1,10 @@
-"""Our lmdeploy worker with lmdeploy's real server and our own model instead of TurboMind, for machines without a GPU.
+"""The lmdeploy worker without a GPU: lmdeploy's real server with our own model in place of TurboMind.
 
-    python -m tests.support.lmdeploy_on_cpu RECORD.jsonl --model DIR --name ID --port PORT --settings JSON
+    python -m tests.support.lmdeploy_on_cpu RECORD --model DIR --name ID --port PORT --settings JSON
 
-TurboMind's input for each request (token ids, picture positions, digests of pixels, fingerprints) is written to RECORD
-as one JSON line; answers are greedy. Prefixes are not cached, but counted as if they were.
+TurboMind's input for each request (token IDs, picture positions, digests of pixels, fingerprints) is
+written to RECORD as one JSON line. Decoding is greedy. Prefixes are not cached, but are counted as if
+they were.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RECORD: Path
 
 
 def _method_of_lmdeploy(owner: str, name: str) -> Any:
-    """Return a method from the source of the installed lmdeploy/turbomind/turbomind.py."""
+    """Return the method `name` of the class `owner` from the installed lmdeploy/turbomind/turbomind.py."""
     file = Path(lmdeploy.__file__).parent / "turbomind" / "turbomind.py"
     (found,) = (
         each
@@ -52,7 +53,7 @@ def _method_of_lmdeploy(owner: str, name: str) -> Any:
 
 
 class TurboMind:
-    """The interface that lmdeploy's AsyncEngine needs."""
+    """The part of TurboMind's interface that lmdeploy's AsyncEngine needs."""
 
     def __init__(self, directory: str, engine_config: Any) -> None:
         self.model = load_model(Path(directory), dtype=torch.float32)
@@ -69,7 +70,10 @@ class TurboMind:
         return TurboMindInstance(self, cuda_stream_id)
 
     def cached(self, input_ids: list[int], items: list[dict[str, Any]]) -> int:
-        """Return the common prefix with an earlier prompt in whole blocks; pictures are compared by fingerprint."""
+        """Return how many leading tokens, in whole blocks, the prompt shares with an earlier one.
+
+        Pictures are compared by fingerprint.
+        """
         prompt: list[int | str] = list(input_ids)
         for item in items:
             positions = slice(item["offset"], item["offset"] + item["image_tokens"])
@@ -93,13 +97,13 @@ class TurboMind:
 
 
 class TurboMindInstance:
-    """One request at a time, like TurboMind's: from token ids to token ids."""
+    """An instance that handles one request at a time, as TurboMind's does, from token IDs to token IDs."""
 
     def __init__(self, engine: TurboMind, _stream: int) -> None:
         self._engine = engine
 
     async def async_cancel(self, session_id: int) -> None:
-        """Do nothing: nothing runs between two tokens."""
+        """Do nothing, because nothing runs between two tokens."""
 
     async def async_stream_infer(
         self, session_id: int, *, input_ids: list[int], gen_config: Any, multimodal: Any = None, **_: Any
@@ -136,7 +140,7 @@ class TurboMindInstance:
 
 
 def _common(one: list[int | str], other: list[int | str]) -> int:
-    """Return the length of the common prefix."""
+    """Return the length of the common prefix of two sequences."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

@@ -1,4 +1,4 @@
-"""The lmdeploy worker as a process for tests (lmdeploy_on_cpu.py), with an HTTP client."""
+"""The lmdeploy worker (lmdeploy_on_cpu.py) as a process for tests, with an HTTP client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 @dataclass(frozen=True)
 class Served:
-    """A running server, the record of TurboMind's inputs and the log."""
+    """A running server, with the record of TurboMind's inputs and the server's log."""
 
     url: str
     model: Path
@@ -44,7 +44,7 @@ class Served:
 
     @asynccontextmanager
     async def client(self, tiles: int | None = None) -> AsyncIterator[HttpEngine]:
-        """Return the product's own client."""
+        """Yield the product's own HTTP client for this server."""
         engine = HttpEngine(self.url, "model", tiles=tiles, api_key=KEY)
         try:
             yield engine
@@ -69,17 +69,20 @@ class Served:
             return False
 
     def post(self, *parts: dict[str, Any], **fields: Any) -> httpx.Response:
-        """Ask "What is this?" about content parts, greedily and for one token unless `fields` override that."""
+        """Ask "What is this?" about content parts and return the response.
+
+        Decoding is greedy and limited to one token unless `fields` override that.
+        """
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is this?"}]}]
         body = {"model": "model", "messages": messages, "temperature": 0, "max_tokens": 1, **fields}
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=HEADERS, trust_env=False, timeout=60)
 
     def get(self, path: str) -> httpx.Response:
-        """Request a path with the key."""
+        """Send a GET request for `path` with the access key."""
         return httpx.get(f"{self.url}{path}", headers=HEADERS, trust_env=False)
 
     def unstreamed(self, prompt: Prompt) -> str:
-        """Return the answer to a prompt of one question without streaming."""
+        """Return the answer, requested without streaming, to a prompt with one question."""
         (turn,) = prompt.turns
         shown = [part(each.data) for each in turn.pictures]
         messages = [
@@ -91,11 +94,11 @@ class Served:
         return text
 
     def metrics(self) -> str:
-        """Return /metrics."""
+        """Return the text of /metrics."""
         return self.get("/metrics").text
 
     def metric(self, name: str) -> float:
-        """Return the value of one metric."""
+        """Return the value of the metric `name`."""
         found = re.search(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE)
         assert found, f"{name} is not on /metrics"
         return float(found[1])
@@ -103,7 +106,10 @@ class Served:
 
 @contextmanager
 def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags: str) -> Iterator[Served]:
-    """Start a server with the interpreter's arguments `python`; end it by closing its standard input."""
+    """Start a server and, at the end, stop it by closing its standard input.
+
+    `python` holds the arguments of the Python interpreter.
+    """
     port = free_port()
     record, written = folder / f"{name}.jsonl", folder / f"{name}.log"
     line = [sys.executable, "-W", "ignore", *python, str(record), "--model", str(model), "--name", "model"]
@@ -122,5 +128,5 @@ def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags:
 
 
 def part(data: bytes, **more: Any) -> dict[str, Any]:
-    """Return the content part of a picture."""
+    """Return a picture as a content part of a message."""
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{b64encode(data).decode()}", **more}}

@@ -25,7 +25,7 @@ from training.merged_models import MergedModels
 
 
 class Admins:
-    """A stub of the notifications that records the ends of runs and the keys of alerts."""
+    """A stub of the notifications that records finished runs and the keys of alerts."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Run, Model | None]] = []
@@ -43,14 +43,14 @@ class Admins:
 
 
 def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
-    """Return the merged models of the runs in `folder`; real workers merge them."""
+    """Return the merged models of the runs in `folder`, with real workers to merge them."""
     places = TrainingPaths(folder / "base", folder / "runs", folder / "sources")
     chosen = settings(keep_models=keep)
     return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(chosen), chosen, places)
 
 
 class News:
-    """A stub of the pipeline that says whether there is something to learn from."""
+    """A stub of the pipeline that reports whether there is anything new to learn from."""
 
     def __init__(self, same: Run | None = None) -> None:
         self.same = same
@@ -81,7 +81,7 @@ class NoEngine:
 
 
 def idle() -> Status:
-    """Return the status of an engine that has answered nothing yet."""
+    """Return the status of an engine that has not answered anything yet."""
     return Status(Kind.CPU, "a", State.READY, False, None, (), 0, 0, 0, 0, None, "", Counters())
 
 

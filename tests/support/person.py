@@ -1,7 +1,7 @@
-"""A person on the emulator: writes, sends pictures, waits for answers, presses buttons.
+"""A user on the emulator who writes, sends pictures, waits for answers and presses buttons.
 
-It uses the emulator's HTTP interface for people and waits by its event stream, never by sleeping. An answer is
-recognised by its rating buttons, or as a message that no longer changes.
+The user acts through the emulator's HTTP interface for people and waits on its event stream, never by
+sleeping. An answer is recognised by its rating buttons, or by no longer changing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ UP, DOWN = "👍", "👎"
 
 
 class Person:
-    """A person with a private chat. Use it as an async context manager, or call `close` at the end."""
+    """A user with a private chat on the emulator.
+
+    Use as an async context manager, or call `close` at the end.
+    """
 
     def __init__(self, emulator_url: str, user_id: int, name: str = "Ada", language: str = "en") -> None:
         self.url = emulator_url
@@ -50,7 +53,7 @@ class Person:
             self._session = None
 
     async def arrives(self) -> None:
-        """Register the person with the emulator; any other method does that too."""
+        """Register the user with the emulator; other methods do so as well."""
         if self._session is None:
             self._session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=None))
             await self._post("/people", {"id": self.id, "name": self.name, "language": self.language})
@@ -71,9 +74,10 @@ class Person:
         chat: int | None = None,
         topic: int | None = None,
     ) -> Message:
-        """Send a text, or a photo, a document or an album with a caption; return the (first) message.
+        """Send a text, or a photo, a document or an album with a caption, and return the (first) message.
 
-        `raw_photo` goes through unseen, damaged or not. `chat` is a group's id; without it the private chat.
+        `raw_photo` is passed on unchecked, even if it is damaged. `chat` is a group's ID, by default the private
+        chat.
         """
         await self.arrives()
         self._since = (await self._get("/people"))["last_event"]
@@ -99,7 +103,7 @@ class Person:
         return sent[0]
 
     async def opens_topic(self, chat: int, name: str) -> int:
-        """Open a forum topic in a group and return its id."""
+        """Open a forum topic in a group and return the topic's ID."""
         return int((await self._post(f"/people/{self.id}/topics", {"chat": chat, "name": name}))["topic"])
 
     async def command(self, command: str) -> Message:
@@ -107,14 +111,14 @@ class Person:
         return await self.sends(command)
 
     async def edits(self, message: Message, text: str) -> Message:
-        """Edit the text or the caption of a message of this person."""
+        """Edit the text or the caption of a message that the user sent."""
         self._since = (await self._get("/people"))["last_event"]
         body = {"message": message["message_id"], "chat": message["chat"]["id"], "text": text}
         edited: Message = await self._post(f"/people/{self.id}/edit", body)
         return edited
 
     async def taps(self, label: str, message: Message) -> str:
-        """Press the inline button with `label` under the message as it is now; return the query's id."""
+        """Press the inline button labelled `label` under the current version of a message; return the query's ID."""
         chat, number = message["chat"]["id"], message["message_id"]
         current = next((m for m in await self.messages(chat) if m["message_id"] == number), message)
         data = button(current, label)
@@ -123,12 +127,12 @@ class Person:
         return await self.presses(data, message)
 
     async def presses(self, data: str, message: Message) -> str:
-        """Press the inline button with `data`; return the query's id."""
+        """Press the inline button with the callback data `data` and return the query's ID."""
         body = {"message": message["message_id"], "data": data, "chat": message["chat"]["id"]}
         return str((await self._post(f"/people/{self.id}/press", body))["query"])
 
     async def toast(self, query: str, seconds: float = 30) -> str:
-        """Return the bot's answer to a pressed button, often an empty text."""
+        """Return the bot's answer, often an empty text, to the query of a pressed button."""
         async with self.time_limit(seconds, f"an answer to the query {query}"):
             async for event in self.events(0):
                 if event["kind"] == "toast" and event["query"] == query:
@@ -141,19 +145,19 @@ class Person:
         await self._post(f"/people/{self.id}/react", body)
 
     async def blocks(self, blocked: bool = True) -> None:
-        """Block or unblock the bot."""
+        """Block the bot, or unblock it if `blocked` is False."""
         await self.arrives()
         await self._post(f"/people/{self.id}/block", {"blocked": blocked})
 
     async def messages(self, chat: int | None = None) -> list[Message]:
-        """Return all messages of the chat as they are now, oldest first."""
+        """Return all messages of the chat in their current form, oldest first."""
         await self.arrives()
         query = {} if chat is None else {"chat": str(chat)}
         found: list[Message] = (await self._get(f"/people/{self.id}/messages", query))["messages"]
         return found
 
     async def bot_messages(self, chat: int | None = None) -> list[Message]:
-        """Return the bot's messages of the chat."""
+        """Return the bot's messages in the chat."""
         return [message for message in await self.messages(chat) if message["from"]["is_bot"]]
 
     async def counts(self, chat: int | None = None) -> dict[str, int]:
@@ -170,10 +174,11 @@ class Person:
         quiet: float = 1.0,
         chat: int | None = None,
     ) -> Message:
-        """Return the bot's final message after message `after`, by default the person's last one.
+        """Return the bot's final message after message `after`, by default after the user's last one.
 
-        A message is final with 👍 under it (`rated` True), or without a Stop button once it has not changed for `quiet`
-        seconds (False); None accepts either. Raises TimeoutError with the chat so far after `seconds`.
+        If `rated` is True, a message is final when it has a 👍 button. If `rated` is False, a message is final
+        when it has no Stop button and has not changed for `quiet` seconds. None accepts either. Raises
+        TimeoutError, which shows the chat so far, after `seconds` seconds.
         """
         asked = self._asked if after is None else after
         where = self.id if chat is None else chat
@@ -205,7 +210,7 @@ class Person:
                 await events.aclose()
 
     async def first_words(self, seconds: float = 60) -> str:
-        """Return the text that first replaces the placeholder of the answer to the person's last message."""
+        """Return the text that first replaces the placeholder in the answer to the user's last message."""
         asked = self._asked
         events = self.events(self._since)
         async with self.time_limit(seconds, f"the first words on message {asked}"), aclosing(events):
@@ -220,7 +225,7 @@ class Person:
         raise AssertionError("the event stream ended")
 
     async def asks(self, text: str | None = None, *, seconds: float = 60, **what: Any) -> Message:
-        """Send something and return the answer that can be rated."""
+        """Send a message and return the bot's answer, which has rating buttons."""
         await self.sends(text, **what)
         return await self.answer(rated=True, seconds=seconds)
 
@@ -238,11 +243,11 @@ class Person:
         return "\n".join(lines)
 
     def time_limit(self, seconds: float, what: str, chat: int | None = None) -> _TimeLimit:
-        """Return a time limit whose error names what was waited for and shows the chat."""
+        """Return a time limit whose error says what was waited for (`what`) and shows the chat."""
         return _TimeLimit(self, seconds, what, chat)
 
     async def events(self, after: int) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the events of this person's chats after event `after`, without end."""
+        """Yield the events in the user's chats after event `after`, indefinitely."""
         await self.arrives()
         assert self._session is not None
         query = {"person": str(self.id), "after": str(after)}
@@ -271,7 +276,7 @@ class Person:
 
 
 class _TimeLimit:
-    """A time limit whose error names what was waited for and shows the chat."""
+    """A time limit whose error says what was waited for and shows the chat."""
 
     def __init__(self, person: Person, seconds: float, what: str, chat: int | None) -> None:
         self._person = person
@@ -297,13 +302,13 @@ class _TimeLimit:
 
 
 def button(message: Message, label: str) -> str | None:
-    """Return the callback data of the first inline button whose text contains `label`, None without one."""
+    """Return the callback data of the first inline button whose text contains `label`, or None."""
     rows = message.get("reply_markup", {}).get("inline_keyboard", [])
     return next((key.get("callback_data", "") for row in rows for key in row if label in key["text"]), None)
 
 
 def _may_be_final(message: Message) -> bool:
-    """Return whether a message can be final: it has content and no Stop button."""
+    """Return whether a message has content and no Stop button, and so may be final."""
     text = message.get("text") or message.get("caption") or ""
     says = any(character.isalnum() for character in text) or "photo" in message or "document" in message
     return says and button(message, "⏹") is None

@@ -1,6 +1,6 @@
-"""A pipeline for tests, over a real ledger and real pictures, models and files.
+"""Support for pipeline tests: a real ledger with real pictures, models and files, and a fake trainer.
 
-The three heavy steps are a fake trainer's, since real ones take a minute.
+The trainer is fake because the real steps (training, merging and evaluation) take a minute.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white
 
 @dataclass
 class FakeTrainer:
-    """A trainer that completes each step at once and writes the files of the real steps.
+    """A trainer that finishes each step at once and writes the files that the real step would write.
 
-    `fails` names a step that fails, `hangs` one that waits until it is cancelled or `over` is set.
+    Attributes:
+        fails: The name of the step that fails.
+        hangs: The name of the step that waits until it is cancelled or `over` is set.
     """
 
     fails: str = ""
@@ -69,7 +71,7 @@ class FakeTrainer:
 
 
 class Room:
-    """A ledger with ten liked answers about ten pictures, and a pipeline over it."""
+    """A training pipeline and its ledger, to which `fill` adds ten liked answers about ten pictures."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,7 +83,7 @@ class Room:
         self.changes: list[Run] = []
 
     def pipeline(self, **changes: Any) -> Pipeline:
-        """Return the pipeline, with changed settings."""
+        """Return a pipeline that uses this ledger; `changes` override its training settings."""
         specs = JobSpecs(
             settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
             TrainingPaths(self.base, self.folder / "runs", self.folder / "sources"),
@@ -92,7 +94,7 @@ class Room:
         return Pipeline(RunPlanner(self.ledger, self.models, specs), self.pictures, self.trainer)
 
     async def fill(self) -> None:
-        """Add people, pictures, answers and votes, with the base model live."""
+        """Add a user, the base model as the live model, and ten pictures with one liked answer each."""
         self.base.mkdir()
         (self.base / "model.safetensors").write_bytes(b"weights")
         shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
@@ -102,7 +104,7 @@ class Room:
             await self.like(10 * number, colour)
 
     async def like(self, update: int, colour: str) -> Exchange:
-        """Add a picture with one liked answer."""
+        """Add a picture in the given colour with one liked answer, and return the exchange."""
         name = await self.pictures.put(photo(colour))
         await self.ledger.pictures.add(picture(name, phash=f"{update:016x}"))
         session = await self.ledger.sessions.restart(1, 1)
@@ -114,11 +116,11 @@ class Room:
         return made
 
     async def run(self, pipeline: Pipeline | None = None, plan: RunPlan | None = None) -> tuple[Run, Model | None]:
-        """Carry out one run to its end."""
+        """Carry out one training run to its end, and return the run and the new model, if any."""
         run = await self.ledger.runs.start("command")
         model = await (pipeline or self.pipeline()).run(run, self.note, plan)
         return await self.ledger.runs.get(run.id), model
 
     async def note(self, run: Run) -> None:
-        """Record a change of the run, as a progress callback."""
+        """Append `run` to `changes`; the pipeline calls this method as its progress callback."""
         self.changes.append(run)

@@ -1,15 +1,18 @@
-"""Stands in for an operator's script: ends the server on a port, if there is one, and starts one with another model.
+"""A stand-in for an operator's script that stops the server on a port, if any, and starts a new one.
 
     python tests/support/server_script.py FOLDER PYTHON PORT NAME MODEL_DIR
 
-PYTHON runs a CPU engine; where it is empty the server is a fake one. NAME and MODEL_DIR may be `same`: what was served
-last. `FOLDER/PORT.pid` holds the server's process id, `FOLDER/PORT.model` what it serves; two scripts for one port wait
-for each other. The server ends when no process has `FOLDER/lifeline` (a FIFO) open for writing: with the test.
+The new server is a CPU engine run by the interpreter PYTHON, or a fake engine if PYTHON is empty. NAME
+and MODEL_DIR are the name and the directory of the model to serve; both may be `same`, for the model
+that was served last. `FOLDER/PORT.pid` holds the server's process ID, and `FOLDER/PORT.model` the model
+that it serves. Scripts for the same port run one after another. The server ends with the test: as soon
+as no process has the FIFO `FOLDER/lifeline` open for writing.
+
 MODEL_DIR/script.json injects failures:
-    {"fail": true}    writes a line and ends with exit code 7, the old server untouched
-    {"hang": true}    ends the old server, then sleeps
-    {"forget": true}  ends with 0 and does nothing
-    {"gate": 8000}    for that port: waits until MODEL_DIR/gate is there, and fails
+    {"fail": true}    prints a line and exits with code 7, leaving the old server running
+    {"hang": true}    stops the old server, then sleeps
+    {"forget": true}  exits with code 0 without replacing the old server
+    {"gate": 8000}    for port 8000 only: waits until MODEL_DIR/gate exists, then exits with code 7
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""A deterministic simulation of the bot in its chats: virtual time, a scripted Telegram, crashes at chosen steps.
+"""A deterministic simulation of the bot: virtual time, a scripted Telegram, and crashes at chosen steps.
 
-The way FoundationDB and TigerBeetle test: one thread, one event loop whose clock moves only when nothing is left to do,
-and every outside effect is a numbered step: a call to Telegram or a commit of the ledger. A `Plan` says what goes wrong
-at which step, so a failure is replayed by its plan. Inbox, dispatcher, handlers, outbox, rate limiter, ledger and the
-emulator's world are the real ones; replaced are the socket to Telegram, threads (their work runs on the loop), and the
-engine.
+The method is that of FoundationDB and TigerBeetle. Everything runs in one thread, on one event loop
+whose clock advances only when nothing is left to do, and every external effect (a call to Telegram or a
+commit to the ledger) is a numbered step. A `Plan` says what goes wrong at which step, so a failure can
+be replayed from its plan. The inbox, dispatcher, handlers, outbox, rate limiter, ledger and the
+emulator's state are real. The socket to Telegram, the threads (their work runs on the loop) and the
+engine are replaced.
 
-A crash ends the process at its step: from then on nothing reaches Telegram or the ledger. What was committed stays on
-the disk, and the next process opens it.
+A crash ends the process at its step: the process changes nothing more in Telegram or the ledger. Earlier
+commits stay on disk, and the next process opens them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ EPOCH = 1_790_000_000.0
 
 
 class Fault(StrEnum):
-    """What can go wrong at a step. A commit knows only crashes and pauses."""
+    """A fault that can occur at a step of a simulation; a commit is affected only by crashes."""
 
     CUT_BEFORE = "cut before"  # the connection breaks before the request is out
     CUT_AFTER = "cut after"  # Telegram has carried it out; the answer is lost
@@ -67,7 +68,7 @@ PATIENCE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Act:
-    """Something a person does, once `ready`: a predicate of the world that is polled in virtual time."""
+    """An action of a simulated user, performed in virtual time as soon as `ready` returns True."""
 
     name: str
     do: Callable[[], object]
@@ -76,13 +77,13 @@ class Act:
 
 @dataclass
 class Simulation:
-    """One world, and the processes that serve it one after the other.
+    """A simulated Telegram, and the bot processes that serve it one after another.
 
     Attributes:
-        plan: What goes wrong at which step.
-        steps: What each numbered step was, for reading a failure.
-        crashes: How many processes ended by a fault.
-        dead: Whether the present process has ended: nothing that it does has an effect any more.
+        plan: The fault to inject, by step number.
+        steps: A description of each numbered step so far, to help explain a failure.
+        crashes: The number of processes that a fault has ended.
+        dead: Whether the current process has ended, so that its actions have no effect any more.
     """
 
     world: World
@@ -94,9 +95,10 @@ class Simulation:
     loop: VirtualLoop = field(default_factory=VirtualLoop)
 
     def run(self, acts: Sequence[Act], process: Process) -> None:
-        """Let people act, in order, beside `process`, which starts again after every crash, until all has settled.
+        """Perform `acts` in order while `process` runs, restarted after every crash, until everything has settled.
 
-        Raises `AssertionError` where it does not settle within `PATIENCE_SECONDS` of virtual time.
+        Raises:
+            AssertionError: The simulation does not settle within `PATIENCE_SECONDS` of virtual time.
         """
         random.seed(self.seed)
         waiting = deque(acts)
@@ -110,7 +112,7 @@ class Simulation:
                 self.loop = VirtualLoop(now)
 
     async def _live(self, waiting: deque[Act], process: Process) -> bool:
-        """Run one process until it crashes (False) or everything has settled (True)."""
+        """Run one process; return False if it crashes, or True once everything has settled."""
         self._crashed = asyncio.Event()
         settled = asyncio.Event()
         serving = asyncio.create_task(process(self, settled))
@@ -139,7 +141,11 @@ class Simulation:
             await asyncio.sleep(0.25)
 
     async def step(self, what: str, effect: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, Fault | None]:
-        """Carry out one numbered step with the fault that the plan has for it."""
+        """Carry out `effect` as a numbered step, with the fault planned for the step, if any.
+
+        Returns:
+            The result of `effect`, and the fault.
+        """
         if self.dead:
             raise asyncio.CancelledError
         fault = self.plan.get(len(self.steps))
@@ -152,7 +158,10 @@ class Simulation:
         return result, fault
 
     def crash_at_commit(self, what: str, commit: Callable[[], None]) -> bool:
-        """Carry out a commit as a numbered step. Returns whether its callers may be woken."""
+        """Carry out `commit` as a numbered step; return False if the process has crashed, otherwise True.
+
+        After a crash, the callers waiting for the commit must not be resumed.
+        """
         if self.dead:
             return False
         fault = self.plan.get(len(self.steps))
@@ -175,7 +184,10 @@ class Simulation:
 
     @contextmanager
     def _replaced(self) -> Iterator[None]:
-        """Put virtual clocks, the writer without a thread and the scripted session in the place of the real ones."""
+        """Replace the clocks, the ledger's writer and the Telegram session with simulated ones.
+
+        The real ones are restored when the context ends.
+        """
         with (
             patch("time.monotonic", lambda: self.loop.now),
             patch("time.time", lambda: EPOCH + self.loop.now),
@@ -190,7 +202,7 @@ Process = Callable[[Simulation, asyncio.Event], Coroutine[Any, Any, None]]
 
 
 class InlineWriter(Writer):
-    """The ledger's writer without its thread: what is queued within one turn of the loop shares a commit."""
+    """The ledger's writer without its thread: changes queued in one iteration of the loop share a commit."""
 
     def __init__(self, path: Path, simulation: Simulation) -> None:
         self._path = path
@@ -202,7 +214,7 @@ class InlineWriter(Writer):
         self.trouble = ""
 
     async def do_batched(self, together: Any, argument: Any) -> Any:
-        """As `Writer.do_batched`."""
+        """Do the work of `Writer.do_batched` on the event loop instead of in a thread."""
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")
         if self._simulation.dead:
@@ -220,21 +232,21 @@ class InlineWriter(Writer):
             _deliver_all(batch)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the database."""
         if not self._closed:
             self._closed = True
             self._database.close()
 
 
 class ScriptedSession(BaseSession):
-    """aiogram's session with the emulator's methods behind it instead of a socket."""
+    """An aiogram session that calls the emulator's methods directly instead of using a socket."""
 
     def __init__(self, simulation: Simulation, **options: Any) -> None:
         super().__init__(**options)
         self._simulation = simulation
 
     async def make_request(self, bot: Bot, method: TelegramMethod[Any], timeout: int | None = None) -> Any:  # noqa: ASYNC109
-        """Carry out one call of the bot as a numbered step."""
+        """Carry out one Bot API call as a numbered step of the simulation."""
         simulation = self._simulation
         name = method.__api_method__
 
@@ -287,13 +299,13 @@ class ScriptedSession(BaseSession):
         raise TelegramNetworkError(method=method, message=f"{type(cause).__name__}: {cause}") from cause
 
     async def stream_content(self, url: str, *arguments: Any, **options: Any) -> AsyncGenerator[bytes, None]:
-        """Hand out a file of the world."""
+        """Yield the content of the emulator's file at `url`."""
         file = self._simulation.world.files.by_path(url.partition("/file/bot")[2].partition("/")[2])
         assert file is not None
         yield file.data
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since there is no connection to close."""
 
 
 async def _nothing() -> None:

@@ -1,7 +1,8 @@
-"""Find text of the wrong language.
+"""Detection of words in the wrong language in the bot's English and Chinese texts.
 
-Chinese text has no Latin words but names, commands, settings and units, which are listed here; English text has no
-Chinese characters. Output of models and libraries has no language: an engine of the tests answers `base/4711/0`.
+Chinese text may contain no Latin words except names, commands, settings and units, which are listed
+here. English text may contain no Chinese characters. Output of models and libraries, such as the answer
+`base/4711/0` of a test engine, is in neither language and is ignored.
 """
 
 from __future__ import annotations
@@ -31,5 +32,5 @@ _NAMES: Final = re.compile(
 
 
 def foreign(text: str, language: str) -> list[str]:
-    """Return the words of a text that are not of the language ("en" or "zh")."""
+    """Return the words of `text` that are not in `language` ("en" or "zh")."""
     return (_CHINESE if language == "en" else _LATIN).findall(_NAMES.sub(" ", text))

@@ -1,4 +1,4 @@
-"""Conversations for tests of prompts: short and long, with and without pictures, in many scripts."""
+"""Conversations for prompt tests: short and long, with and without pictures, in several writing systems."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PERSONAS: Final = (INTERNVL2.system, "You are Pixel. <|im_end|> 你好 {braces} 
 
 
 def picture(seed: int, size: tuple[int, int] = (160, 120), kind: str = "JPEG") -> Picture:
-    """Return a picture of coarse noise, another one for each seed."""
+    """Return a picture of coarse noise that is different for each `seed`."""
     coarse = Image.frombytes("RGB", (9, 7), Random(seed).randbytes(9 * 7 * 3))
     buffer = io.BytesIO()
     coarse.resize(size).save(buffer, kind)
@@ -50,7 +50,10 @@ PICTURES: Final = (
 
 
 def talks() -> list[Prompt]:
-    """Return some thirty prompts of one to six questions with up to four pictures, the same every time."""
+    """Return about thirty prompts of one to six questions with up to four pictures.
+
+    Every call returns the same prompts.
+    """
     dice = Random(7)
     found = [_talk([Turn(Role.USER, text, PICTURES[:1])]) for text in TEXTS]
     found.append(_talk([Turn(Role.USER, TEXTS[0], PICTURES[:4])]))

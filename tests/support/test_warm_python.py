@@ -1,4 +1,4 @@
-"""The warm interpreter outlives programs that are killed while they ask for a worker."""
+"""The preloaded Python interpreter survives programs that are killed while they ask it for a worker."""
 
 from __future__ import annotations
 

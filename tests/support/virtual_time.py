@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class _Selector(selectors.SelectSelector):
-    """Instead of waiting, moves the clock of its loop to the next timer."""
+    """A selector that advances its loop's virtual clock to the next timer instead of waiting."""
 
     loop: VirtualLoop
 
@@ -24,7 +24,10 @@ class _Selector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop with virtual time and without threads: their work runs on the loop, in the order it was given."""
+    """An event loop with virtual time and without threads.
+
+    Work submitted to an executor runs on the loop, in the order of submission.
+    """
 
     def __init__(self, now: float = 0.0) -> None:
         selector = _Selector()
@@ -33,11 +36,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
 
     def time(self) -> float:
-        """The virtual clock, in seconds."""
+        """Return the virtual time, in seconds."""
         return self.now
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
-        """Run `func` in a later iteration of the loop."""
+        """Schedule `func` for a later iteration of the loop, and return a future for its result."""
         future = self.create_future()
 
         def work() -> None:
@@ -53,6 +56,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def in_virtual_time(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run `work` to completion in virtual time."""
+    """Run `work` to completion in virtual time, and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)

@@ -1,11 +1,12 @@
-"""A Python interpreter that has imported torch, transformers and XTuner already, for tests that start many workers.
+"""A Python interpreter with torch, transformers and XTuner preloaded, for tests that start many workers.
 
-Those imports take six to eight seconds of processor time in each engine and each training. Here one process makes
-them and forks. `WarmPython.start` writes a program that takes `-m MODULE ARGUMENTS`, and which settings name as
-`inference.python` or `training.python`. The program hands its standard streams, environment and folder to the forking
-process, passes signals on, and ends as the worker does; when the program is killed, so is the worker.
+Importing these libraries takes six to eight seconds of processor time in each engine and each training.
+Here, one process imports the libraries and then forks the workers. `WarmPython.start` writes a program
+that accepts `-m MODULE ARGUMENTS`; set it as `inference.python` or `training.python`. The program passes
+its standard streams, environment and working directory to the forking process, forwards signals to the
+worker, and ends as the worker does. When the program is killed, so is the worker.
 
-Tests that are about a real start use the real interpreter.
+Tests of startup itself use the real interpreter.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ os._exit(os.waitstatus_to_exitcode(status))
 
 
 class WarmPython:
-    """The forking process. It ends, and its workers with it, when the last process that has started it ends."""
+    """A handle on the process that preloads the libraries and forks the workers.
+
+    The forking process and its workers end when the last test process that holds a handle ends.
+    """
 
     def __init__(self, lifeline: int, program: Path) -> None:
         self._lifeline = lifeline
@@ -74,7 +78,10 @@ class WarmPython:
 
     @classmethod
     def start(cls, folder: Path) -> Self:
-        """Start the process, or share the one that runs in `folder`; settings use `program` as the interpreter."""
+        """Start the forking process, or share the one that already runs in `folder`.
+
+        Use the `program` attribute of the result as the interpreter in the settings.
+        """
         address, program, lifeline = folder / "warm.socket", folder / "warm_python", folder / "warm.lifeline"
         with FileLock(folder / "warm.lock"):
             if not lifeline.exists():
@@ -88,7 +95,7 @@ class WarmPython:
         return cls(held, program)
 
     def stop(self) -> None:
-        """Release the process; it ends when no other user is left."""
+        """Release the forking process, which ends when it has no other users."""
         os.close(self._lifeline)
 
 
@@ -98,9 +105,9 @@ def _serves(address: Path) -> bool:
 
 
 def _start(lifeline: Path, words: list[str], environment: dict[str, str]) -> None:
-    """Start the forking process and return when it listens.
+    """Start the forking process, and return once it accepts connections.
 
-    Its end is not waited for, since other processes may need it longer.
+    Nothing waits for the forking process to end, since other processes may need it longer.
     """
     stdin = os.open(lifeline, os.O_RDONLY)
     ready, stdout = os.pipe()
@@ -114,7 +121,10 @@ def _start(lifeline: Path, words: list[str], environment: dict[str, str]) -> Non
 
 
 class Server:
-    """A server that forks a worker for each connection and sends its pid and, at its end, its status."""
+    """A server that forks a worker for each connection.
+
+    It sends the worker's process ID over the connection and, when the worker ends, its exit status.
+    """
 
     def __init__(self, address: str, program: str) -> None:
         self._program = program
@@ -125,7 +135,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
 
     def serve(self) -> None:
-        """Serve until standard input ends."""
+        """Serve requests until standard input reaches its end, then kill the workers and exit."""
         woken, wake = socket.socketpair()
         wake.setblocking(False)
         woken.setblocking(False)
@@ -194,7 +204,7 @@ class Server:
 
 
 def _received(connection: socket.socket, length: int) -> bytes:
-    """Return the `length` bytes of a request, or none if the connection ended before."""
+    """Return the `length` bytes of a request, or empty bytes if the connection closes too early."""
     request = b""
     while len(request) < length:
         part = connection.recv(65536)
@@ -212,7 +222,7 @@ def _kill(worker: int) -> None:
 
 
 def _work(streams: array.array[int], words: list[str], environment: dict[str, str], folder: str) -> None:
-    """Be the worker: `-m MODULE ARGUMENTS` in `folder`."""
+    """Turn this process into a worker: run `words` (`-m MODULE ARGUMENTS`) in directory `folder`, then exit."""
     os.setsid()
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
@@ -239,7 +249,7 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
 
 
 def main() -> None:
-    """Import, then serve."""
+    """Import the preloaded modules, then serve requests for workers."""
     import_yapf()
     for name in PRELOADED:
         __import__(name)

@@ -1,8 +1,9 @@
-"""The whole bot in this process, over an emulator, with an engine and a trainer that take no time.
+"""The whole bot in the test process, with a Telegram emulator and an instant engine and trainer.
 
-Everything is as in `thumbtune run` except two interpreters: the engine's is tests/support/fake_engine.py, the
-trainer's tests/support/instant_trainer.py. Both are child processes, started, watched and ended as the real ones are.
-Periodic checks run continuously.
+Everything is as in `thumbtune run` except for two interpreters: tests/support/fake_engine.py replaces
+that of the engine, and tests/support/instant_trainer.py that of the trainer. Engine and trainer are
+child processes that are started, monitored and stopped like real ones. Periodic checks run almost
+continuously.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ QUICKLY = {
 
 
 def picture(seed: int) -> bytes:
-    """Return a distinct picture for each number."""
+    """Return a PNG picture that is different for each `seed`."""
     written = BytesIO()
     Image.frombytes("RGB", (32, 32), random.Random(seed).randbytes(3 * 32 * 32)).save(written, "PNG")
     return written.getvalue()
 
 
 class WholeBot:
-    """A data folder for a bot, with its emulator and people. Created by `whole_bot`."""
+    """A data folder for a bot, with an emulator and its users; created by `whole_bot`."""
 
     def __init__(self, emulator: Emulator, url: str, folder: Path, stack: AsyncExitStack) -> None:
         self.emulator = emulator
@@ -65,13 +66,13 @@ class WholeBot:
         shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
 
     async def person(self, number: int, name: str, language: str) -> Person:
-        """Return a person who has pressed Start."""
+        """Add a user who has pressed Start in the chat with the bot, and return the user."""
         person = await self._stack.enter_async_context(Person(self.url, number, name, language))
         self.emulator.world.users[number].started = True
         return person
 
     def config(self, **sections: dict[str, Any]) -> Path:
-        """Write config.toml with changed settings and return its path."""
+        """Write config.toml with the settings in `sections` overridden, and return its path."""
         given: dict[str, dict[str, Any]] = {
             "telegram": {
                 "token": self.emulator.token,
@@ -109,21 +110,21 @@ class WholeBot:
 
     @asynccontextmanager
     async def running(self, **sections: dict[str, Any]) -> AsyncIterator[Application]:
-        """Run the bot with changed settings."""
+        """Run the bot with the settings in `sections` overridden, and yield the application."""
         async with Application(load_settings(self.config(**sections))) as application:
             yield application
 
     def cue(self, text: str) -> None:
-        """Set the outcome of later runs (tests/support/instant_trainer.py)."""
+        """Set the outcome of later runs to one of those listed in tests/support/instant_trainer.py."""
         (self.data / "runs").mkdir(parents=True, exist_ok=True)
         (self.data / "runs" / "cue").write_text(text)
 
     def ledger(self) -> Ledger:
-        """The bot's ledger, opened beside it."""
+        """Open the bot's ledger alongside the bot, and return it."""
         return Ledger.open(self.data)
 
     async def ended(self, number: int) -> Run:
-        """Wait until the run has ended and return it."""
+        """Wait until run `number` has ended, and return the run."""
         async with self.ledger() as ledger, asyncio.timeout(30):
             while True:
                 run = next((each for each in await ledger.runs.latest() if each.id == number), None)
@@ -134,7 +135,10 @@ class WholeBot:
     async def says(
         self, chat: int, fits: Callable[[Message], bool] = lambda _: True, *, after: int = 0, seconds: float = 30
     ) -> Message:
-        """Return the bot's first matching message to a chat after message `after` that is not a placeholder."""
+        """Wait for the bot's first finished message in `chat` that `fits` accepts, and return it.
+
+        Only messages with an ID above `after` count. A placeholder is not a finished message.
+        """
         messages = self.emulator.world.chats[chat].messages
         async with asyncio.timeout(seconds):
             while True:
@@ -144,7 +148,7 @@ class WholeBot:
                 await asyncio.sleep(0.005)
 
     def engines(self) -> list[int]:
-        """Return the process ids of all engines started for the base model so far."""
+        """Return the process IDs of all engines started so far for the base model."""
         file = self.base / "events.jsonl"
         notes = map(json.loads, file.read_text().splitlines() if file.exists() else ())
         return [note["pid"] for note in notes if note["event"] == "start"]
@@ -159,7 +163,7 @@ class WholeBot:
 
 
 def words(message: Message) -> str:
-    """Return the text of a message."""
+    """Return the text or caption of a message, or an empty string if it has neither."""
     return str(message.get("text") or message.get("caption") or "")
 
 
@@ -169,7 +173,7 @@ def _is_whole(message: Message) -> bool:
 
 @asynccontextmanager
 async def whole_bot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
-    """Run an emulator and yield an empty data folder for a bot with all delays removed."""
+    """Run an emulator, remove the bot's delays, and yield a `WholeBot` with an empty data folder."""
     for name, value in QUICKLY.items():
         monkeypatch.setattr(name, value)
     emulator = Emulator()

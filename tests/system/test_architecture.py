@@ -1,4 +1,4 @@
-"""docs/architecture.md names functions that exist, and a picture passes few files."""
+"""docs/architecture.md names only functions that exist, and a picture's way through the code is short."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = re.findall(r"`((?:\w+/)+\w+\.py)`\s+`([\w.]+)`", TEXT)
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(STEPS)))
 def test_named_functions_exist(file: str, name: str) -> None:
-    """Every step of a journey names a function, a class or a method of the file beside it."""
+    """Every function, class or method named in a step of docs/architecture.md exists in the file named with it."""
     body: list[ast.stmt] = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
     for part in name.split("."):
         found = [
@@ -30,12 +30,15 @@ def test_named_functions_exist(file: str, name: str) -> None:
 
 
 def test_a_drawn_picture_passes_at_most_twenty_files() -> None:
-    """The way from Telegram to the engine's client and back stays short enough to follow, the picture store apart."""
+    """The code that handles a picture, from Telegram to the engine's client and back, spans at most 20 files.
+
+    The picture store is not counted.
+    """
     journey = TEXT.partition("### A picture with a question")[2].partition("###")[0]
     assert 10 < len(set(re.findall(r"`((?:bot|inference)/[\w/]+\.py)`", journey))) <= 20
 
 
 def test_every_module_is_listed() -> None:
-    """The list of modules follows from their docstrings."""
+    """The list of modules in docs/architecture.md matches the modules' docstrings."""
     ended = subprocess.run([sys.executable, "-m", "tools.file_map", "--check"], cwd=ROOT, check=False)
     assert ended.returncode == 0

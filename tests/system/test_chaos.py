@@ -1,4 +1,7 @@
-"""kill -9 of engine, trainer and bot while people chat and Telegram has trouble: one answer each, every vote once."""
+"""Engine, trainer and bot are killed with SIGKILL while users chat and calls to Telegram fail.
+
+Every question still gets one answer, and every vote counts once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 
 class Chatter:
-    """A person who asks, follows up and votes until the stop event is set, and waits for every answer."""
+    """A simulated user who asks, follows up and votes until `stop` is set, and waits for every answer."""
 
     def __init__(self, person: Person, seed: str, stop: asyncio.Event, conversations: int) -> None:
         self._person = person
@@ -34,7 +37,10 @@ class Chatter:
         self.votes: dict[int, int] = {}
 
     async def run(self) -> None:
-        """Chat until the stop event is set and the minimum of conversations is reached; wait for answers in flight."""
+        """Chat until the stop event is set and the minimum number of conversations is reached.
+
+        The user waits for the answer to every question.
+        """
         for number, question in enumerate(questions(self._seed, 500)):
             await self._ask(number, photo=question.picture, caption=question.text)
             await self._ask(number + 1, text="how many are there?")
@@ -49,7 +55,7 @@ class Chatter:
         await self._person.taps(thumb, answer)
 
     async def check(self) -> int:
-        """Every question has one answer that can be rated; returns how many other messages the bot left."""
+        """Check that every question has one answer that can be rated, and return the number of other bot messages."""
         messages = await self._person.bot_messages()
         finals = [message for message in messages if button(message, UP)]
         assert len(finals) == self.asked, await self._person.chat_so_far()
@@ -57,20 +63,20 @@ class Chatter:
 
 
 async def kill_engine(community: Community, _: random.Random) -> None:
-    """The engine dies, as by the kernel's out-of-memory killer."""
+    """Kill all engines, as the kernel's out-of-memory killer would."""
     for engine in community.bot.engines():
         engine.kill()
 
 
 async def kill_bot(community: Community, rng: random.Random) -> None:
-    """The bot dies and is started again by whatever supervises it."""
+    """Kill the bot and start it again, as a process supervisor would."""
     await community.bot.kill()
     await asyncio.sleep(rng.uniform(0, 1))
     await community.bot.start(healthy=False)
 
 
 async def kill_trainer(community: Community, rng: random.Random) -> None:
-    """A run is started if none is under way, and its worker dies in the middle."""
+    """Kill the worker of the current run, or of a new run if there is none, and check that the run fails."""
     async with community.ledger() as ledger:
         if await ledger.runs.active() is None:
             await ledger.runs.start("command")
@@ -97,9 +103,10 @@ async def _trainer(community: Community) -> psutil.Process:
 
 
 async def trouble(community: Community, rng: random.Random, stop: asyncio.Event) -> None:
-    """What Telegram and the network do to a bot, one thing after another: calls fail, updates come twice.
+    """Inject one Telegram or network fault after another until `stop` is set: failing calls, repeated updates.
 
-    Faults follow one another, however slow the machine: no bot works with a Telegram that never answers.
+    A new fault is planned only when the previous one has struck, so that even on a slow machine Telegram
+    answers some calls. No bot works with a Telegram that never answers.
     """
     emulator = community.emulator
     while not stop.is_set():
@@ -119,9 +126,9 @@ async def trouble(community: Community, rng: random.Random, stop: asyncio.Event)
 
 
 async def chaos(folder: Path, python: str, rounds: int, *, people: int = 3, conversations: int = 1) -> None:
-    """Kill engine, bot and trainer `rounds` times each, in random order, while people chat and calls fail.
+    """Kill engine, bot and trainer `rounds` times each, in random order, while users chat and calls fail.
 
-    Each person has at least `conversations` conversations of two questions.
+    Each of the `people` users has at least `conversations` conversations of two questions.
     """
     rng = random.Random(rounds)
     kills = [kill_engine, kill_bot, kill_trainer] * rounds
@@ -166,7 +173,7 @@ async def chaos(folder: Path, python: str, rounds: int, *, people: int = 3, conv
 
 
 async def _drained(community: Community) -> None:
-    """Wait until no update is left to handle."""
+    """Wait until the bot has handled all pending updates."""
     async with asyncio.timeout(PATIENCE), community.ledger() as ledger:
         while (await ledger.counts.totals())["updates_pending"]:
             await asyncio.sleep(0.1)
@@ -187,7 +194,10 @@ async def _another_run_can_be_started_and_cancelled(community: Community) -> Non
 
 
 async def _a_run_dies_with_the_bot(community: Community) -> None:
-    """Kill the bot in the middle of a run: its trainer ends, and the next start ends the run as failed."""
+    """Kill the bot in the middle of a run, and check that the trainer ends.
+
+    Also check that the bot, once restarted, marks the run as failed.
+    """
     await community.admin.sends("/retrain")
     worker = await _trainer(community)
     await community.bot.kill()
@@ -198,7 +208,10 @@ async def _a_run_dies_with_the_bot(community: Community) -> None:
 
 
 async def test_three_kills(tmp_path: Path, warm_python: str) -> None:
-    """A kill each of engine, bot and trainer, while calls fail and updates come twice, loses and doubles nothing."""
+    """Nothing is lost or doubled when engine, bot and trainer are killed once each.
+
+    Meanwhile, calls to Telegram fail and updates arrive twice.
+    """
     await chaos(tmp_path, warm_python, rounds=1)
 
 
@@ -209,5 +222,8 @@ async def test_three_kills(tmp_path: Path, warm_python: str) -> None:
     [pytest.param(2, 3, 1, id="six kills"), pytest.param(20, 10, 20, id="sixty kills, 200 conversations")],
 )
 async def test_many_kills(tmp_path: Path, warm_python: str, rounds: int, people: int, conversations: int) -> None:
-    """The same with more kills, people and conversations."""
+    """Nothing is lost or doubled when engine, bot and trainer are killed `rounds` times each.
+
+    Meanwhile, several users chat, calls to Telegram fail, and updates arrive twice.
+    """
     await chaos(tmp_path, warm_python, rounds, people=people, conversations=conversations)

@@ -1,4 +1,4 @@
-"""Names in the systemd unit and the container file exist, and their timeouts match the bot's."""
+"""The systemd unit and the container file use names that exist and timeouts that match the bot's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTAINER = ROOT / "deploy" / "Containerfile"
 
 
 def unit() -> dict[str, list[str]]:
-    """The unit's settings, each with its values."""
+    """Return the settings of the systemd unit, each with the list of its values."""
     found: dict[str, list[str]] = {}
     for line in UNIT.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith(("#", "[")):
@@ -32,21 +32,21 @@ def unit() -> dict[str, list[str]]:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The container file's instructions, lines joined."""
+    """Return the instructions of the container file as (keyword, arguments), with continuation lines joined."""
     text = "\n".join(line for line in CONTAINER.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     lines = text.replace("\\\n", " ").splitlines()
     return [(word, " ".join(rest.split())) for word, _, rest in (line.partition(" ") for line in lines) if word]
 
 
 def makes_script(path: str) -> bool:
-    """Whether an installed path is the console script that the package declares, in the folder that make fills."""
+    """Return whether `path` is the package's console script in the virtual environment that make creates."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     return path.startswith("/opt/thumbtune/.venv/bin/") and Path(path).name in scripts
 
 
 @pytest.mark.parametrize("proxy", ["nginx.conf", "Caddyfile"])
 def test_a_proxy_passes_the_webhook_on_and_nothing_else(proxy: str) -> None:
-    """The path is the bot's, the port the one it listens on as shipped, and there is one place that passes on."""
+    """The proxy configuration forwards only the webhook's path, in one place, to the bot's default port."""
     lines = (ROOT / "deploy" / proxy).read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in lines if not line.startswith("#"))
     assert re.findall(r"(?:location =|handle) (/\S+) {", text) == [WEBHOOK_PATH]
@@ -54,13 +54,16 @@ def test_a_proxy_passes_the_webhook_on_and_nothing_else(proxy: str) -> None:
 
 
 def test_the_bot_ends_within_ten_seconds() -> None:
-    """From SIGTERM to the end, whatever hangs: what `docker stop` waits by default, and less than the unit gives."""
+    """The bot ends within ten seconds of SIGTERM, even if something hangs.
+
+    Ten seconds is how long `docker stop` waits by default, and less than the systemd unit allows.
+    """
     assert PROCESS_SECONDS + THREAD_SECONDS <= 10
     assert int(unit()["TimeoutStopSec"][0]) > PROCESS_SECONDS + THREAD_SECONDS
 
 
 def test_the_unit_starts_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its command, option and settings exist; the bot itself ends what it has started."""
+    """The systemd unit's command, option and settings exist, and the bot stops its child processes itself."""
     script, command, option, _ = unit()["ExecStart"][0].split()
     assert makes_script(script)
     known = get_command(app).commands[command]  # type: ignore[attr-defined]
@@ -72,7 +75,7 @@ def test_the_unit_starts_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_systemd_has_nothing_to_say_against_the_unit(tmp_path: Path) -> None:
-    """Where systemd is at hand, it takes every line."""
+    """systemd-analyze, if it is installed, reports no problem with the systemd unit."""
     analyse = shutil.which("systemd-analyze")
     if analyse is None:
         pytest.skip("systemd-analyze is not installed")
@@ -83,7 +86,10 @@ def test_systemd_has_nothing_to_say_against_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_container_is_made_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its make targets, settings, command and health check exist; nothing runs as root."""
+    """The make targets, settings, command and health check named in the container file exist.
+
+    Nothing in the container runs as root.
+    """
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     sets = set(re.findall(r"SET=([\w-]+)", CONTAINER.read_text(encoding="utf-8")))
     assert sets == {"install", "install-gpu"} <= targets
@@ -101,7 +107,7 @@ def test_the_container_is_made_of_what_there_is(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_secrets_stay_out_of_the_image() -> None:
-    """Neither the file that the container file has the token in nor the data folder is copied."""
+    """Neither the environment file that holds the token nor the data folder is copied into the container image."""
     (kept,) = set(re.findall(r"--env-file (\S+)", CONTAINER.read_text(encoding="utf-8")))
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert {kept, str(Settings().storage.dir)} <= set(ignored)

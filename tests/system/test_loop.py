@@ -1,6 +1,7 @@
-"""The whole loop through the emulator: chat, rate, retrain, judge, swap, roll back; one bot, one engine, one run.
+"""The whole loop through the emulator: chat, rate, retrain, evaluate, swap and roll back.
 
-The tests of this module share a community that was taught to like playful answers, because teaching takes a minute.
+Because a run takes a minute, the tests of this module share one bot. It has one engine and, after one
+run, a model that has learned to give playful answers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """A community after its first run, examined before and after; `liked` of its sixty first answers were playful."""
+    """A bot and its users after the first training run, with the bot's answers examined before and after it.
+
+    Of the sixty answers that the users rated before the run, `liked` were playful.
+    """
 
     community: Community
     before: Examined
@@ -43,7 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def taught(folder: Path) -> AsyncIterator[Taught]:
-    """30 pictures, a follow-up each, a vote an answer, /retrain; examined on unseen pictures before and after."""
+    """Teach the bot playful answers in one run, and examine it on unseen pictures before and after.
+
+    Users ask two questions about each of 30 pictures and vote on every answer; then the admin sends
+    /retrain.
+    """
     async with Community(folder) as community:
         await community.bot.start()
         before = await community.examine("before", 40)
@@ -55,7 +63,7 @@ async def taught(folder: Path) -> AsyncIterator[Taught]:
 
 
 async def test_liking_the_playful_makes_it_playful(taught: Taught) -> None:
-    """From about half, at least nine of ten answers are playful after one run on thirty pictures."""
+    """One run on thirty pictures raises the share of playful answers from about half to at least nine in ten."""
     examined = len(taught.before.answers)
     assert 0.35 <= (taught.liked + examined * taught.before.playful) / (60 + examined) <= 0.65
     assert taught.after.playful >= 0.9
@@ -63,13 +71,17 @@ async def test_liking_the_playful_makes_it_playful(taught: Taught) -> None:
 
 
 async def test_it_still_knows_what_it_knew(taught: Taught) -> None:
-    """Colours and shapes are right at 95 % of the rate before."""
+    """After the run, answers about colours and shapes are right at least 95 % as often as before."""
     assert taught.before.facts >= 0.9
     assert taught.after.facts >= 0.95 * taught.before.facts
 
 
 async def test_the_run_can_be_audited(taught: Taught) -> None:
-    """The run keeps its configuration, data, curve and report, the model its manifest, the ledger who said what."""
+    """A run leaves everything that is needed to audit it.
+
+    The run keeps its configuration, data, curve and report; the model keeps its manifest; and the ledger
+    records who rated which answer.
+    """
     async with taught.community.ledger() as ledger:
         run = await ledger.runs.get(taught.run)
         model = await ledger.models.get(str(run.model))
@@ -93,7 +105,7 @@ async def test_the_run_can_be_audited(taught: Taught) -> None:
 
 
 async def test_a_follow_up_encodes_no_picture(taught: Taught) -> None:
-    """The engine counted tiles for pictures it saw first, and none for the questions after."""
+    """The engine encodes a picture's tiles for the first question about it, and none for follow-up questions."""
     async with taught.community.ledger() as ledger:
         rated = await ledger.votes.rated_exchanges()
     assert all(each.exchange.encoded_tiles > 0 for each in rated if each.exchange.pictures)
@@ -103,7 +115,10 @@ async def test_a_follow_up_encodes_no_picture(taught: Taught) -> None:
 
 
 async def test_the_admin_was_kept_informed(taught: Taught) -> None:
-    """One message was edited with progress; a picture with the numbers and the sheet came at the end."""
+    """The admin gets one message that is edited with the progress of the run.
+
+    At the end, the admin also gets a picture with the figures, and the sheet.
+    """
     messages = await taught.community.admin.bot_messages()
     (told,) = (message["caption"] for message in messages if "photo" in message)
     assert f"Its model run-{taught.run} is live." in told
@@ -115,7 +130,10 @@ async def test_the_admin_was_kept_informed(taught: Taught) -> None:
 
 
 async def test_the_operator_sees_it(taught: Taught) -> None:
-    """The page names the live model, shows the curve and leads to the sheet; metrics count; health is green."""
+    """The operator page names the live model, shows the loss curve and links to the sheet.
+
+    The metrics count exchanges, and the health check reports "ok".
+    """
     async with aiohttp.ClientSession(taught.community.web) as session:
         async with session.get("/") as answer:
             page = await answer.text()
@@ -137,7 +155,7 @@ async def test_the_operator_sees_it(taught: Taught) -> None:
 
 
 async def test_people_chat_through_a_swap(taught: Taught) -> None:
-    """Two people go on asking while the model is rolled back and promoted again: every question gets one answer."""
+    """Two users who chat while the model is rolled back and promoted again get one answer to every question."""
     community, swapped = taught.community, asyncio.Event()
     asked = 0
 
@@ -175,7 +193,7 @@ async def test_people_chat_through_a_swap(taught: Taught) -> None:
 
 
 async def test_the_command_line_sees_the_same(taught: Taught) -> None:
-    """`thumbtune models` and `status` beside the running bot tell of the same models and runs."""
+    """`thumbtune models` and `thumbtune status` show the models and runs of the running bot."""
     listed = await _thumbtune(taught.community, "models")
     assert "base" in listed and f"run-{taught.run}" in listed and ModelState.LIVE in listed
     shown = await _thumbtune(taught.community, "status")
@@ -183,14 +201,14 @@ async def test_the_command_line_sees_the_same(taught: Taught) -> None:
 
 
 async def test_the_command_line_rolls_back(taught: Taught) -> None:
-    """`thumbtune rollback` asks the running bot, waits, and the former model answers."""
+    """`thumbtune rollback` waits until the running bot has switched back to the previous model."""
     assert "base is live" in await _thumbtune(taught.community, "rollback")
     assert await taught.community.live_model() == "base"
     assert "is live" in await _thumbtune(taught.community, "promote", f"run-{taught.run}")
 
 
 async def test_strangers_command_nothing(taught: Taught) -> None:
-    """Admin commands of other people are refused politely and have no effect."""
+    """Admin commands from users who are not admins are refused politely and have no effect."""
     stranger, before = await taught.community.person(), await _requested(taught.community)
     for command in ("/retrain", "/rollback", "/promote base"):
         await stranger.sends(command)
@@ -200,7 +218,7 @@ async def test_strangers_command_nothing(taught: Taught) -> None:
 
 
 async def _requested(community: Community) -> tuple[int, int]:
-    """Return the numbers of runs and model switches, by any requester and with any outcome."""
+    """Return the numbers of runs and of model switches, whoever requested them and however they ended."""
     async with community.ledger() as ledger:
         return len(await ledger.runs.latest(1000)), len(await ledger.promotions.latest(1000))
 
@@ -211,7 +229,7 @@ async def _exchanges(community: Community) -> int:
 
 
 async def _thumbtune(community: Community, *arguments: str) -> str:
-    """The output of the command line; it has to succeed."""
+    """Run the command line with `arguments`, check that it succeeds, and return its output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bot.cli.main", *arguments, "--config", str(community.config)),
         stdout=asyncio.subprocess.PIPE,

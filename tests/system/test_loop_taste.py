@@ -1,6 +1,7 @@
-"""Votes determine what is learned: those of a coin are refused, other seeds learn the same.
+"""Votes determine what the model learns: random votes teach nothing, and a taste is learned with any seed.
 
-In `make soak`: `make test` has test_loop.py, and lessons without a taste in tests/training/test_finetune.py.
+These tests run in `make soak`. `make test` runs test_loop.py and, in tests/training/test_finetune.py, a
+training on answers without a taste.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ pytestmark = [pytest.mark.timeout(1200), pytest.mark.soak]
 
 
 def no_taste(seed: int) -> Taste:
-    """Votes at random, but as many thumbs up for one manner as for the other.
+    """Return a random voter that gives playful and plain answers thumbs up equally often.
 
-    Sixty tosses of a coin often like one manner more: that would be a taste, and would rightly be learned.
+    Sixty coin tosses often favour one manner, which would be a taste and would rightly be learned.
     """
     dice = random.Random(seed)
     waiting: dict[bool, bool | None] = {False: None, True: None}
@@ -38,7 +39,12 @@ def no_taste(seed: int) -> Taste:
 
 
 async def learn(folder: Path, python: str, seed: int, *, at_random: bool) -> tuple[str, float, float, float]:
-    """Return the live model after one run, the share of playful answers then, and of right facts before and after."""
+    """Collect votes by taste or, if `at_random`, by chance; retrain once; and measure the result.
+
+    Returns:
+        The live model and the share of playful answers after the run, and the share of right facts before
+        and after the run.
+    """
     async with Community(folder, python=python, training={"seed": seed}) as community:
         await community.bot.start()
         before = await community.examine(f"before-{seed}")
@@ -51,7 +57,7 @@ async def learn(folder: Path, python: str, seed: int, *, at_random: bool) -> tup
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 async def test_votes_by_coin_are_refused(tmp_path: Path, warm_python: str, seed: int) -> None:
-    """The base goes on answering, and the manner stays where it was: between 35 % and 65 % playful."""
+    """After a run on random votes, the base model stays live and 35 % to 65 % of its answers are playful."""
     live, share, _, _ = await learn(tmp_path, warm_python, seed, at_random=True)
     assert live == "base"
     assert 0.35 <= share <= 0.65
@@ -59,7 +65,10 @@ async def test_votes_by_coin_are_refused(tmp_path: Path, warm_python: str, seed:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_other_seeds_learn_the_taste_too(tmp_path: Path, warm_python: str, seed: int) -> None:
-    """Other pictures, votes and seeds of training end at nine of ten playful, with the facts kept."""
+    """With other pictures, votes and training seeds, at least nine of ten answers are playful after one run.
+
+    The model is right about facts nearly as often as before.
+    """
     live, share, before, after = await learn(tmp_path, warm_python, seed, at_random=False)
     assert live == "run-1"
     assert share >= 0.9

@@ -1,7 +1,7 @@
-"""A data folder that the release of commit 99303cf wrote: this version opens and continues it.
+"""This version opens and continues a data folder that the release of commit 99303cf wrote.
 
-That bot was killed while a run trained and two questions waited; its jobs have been missed for three days.
-tests/fixtures/write_data_folder.py has written the archive.
+The older bot was killed during a training run, while two questions waited for answers; its scheduled
+jobs are three days overdue. tests/fixtures/write_data_folder.py wrote the archive.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 async def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
-    """A bot on the older folder, not started yet, in the chats that the older bot has left."""
+    """A bot, not yet started, with the older bot's data folder and chats."""
     async with whole_bot(tmp_path, monkeypatch) as place:
         with tarfile.open(ARCHIVE) as archive:
             archive.extractall(tmp_path, filter="data")
@@ -56,7 +56,11 @@ async def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 async def test_an_older_data_folder_works_on(older: WholeBot, caplog: pytest.LogCaptureFixture) -> None:
-    """Everything is there, waiting questions are answered, jobs run, old buttons work, the half-done run is ended."""
+    """The bot continues with an older data folder without losing anything.
+
+    Waiting questions are answered, overdue jobs run, old buttons work, and the unfinished run ends as
+    failed.
+    """
     chat = older.emulator.world.chats[ADA].messages
     begun = max(chat)
     assert button(chat[begun], "⏹")
@@ -102,13 +106,13 @@ async def test_an_older_data_folder_works_on(older: WholeBot, caplog: pytest.Log
 
 
 def rows(file: Path, sql: str) -> list[Any]:
-    """Return the rows of a query."""
+    """Return the rows that the query `sql` selects from the SQLite database `file`."""
     with closing(sqlite3.connect(file)) as database:
         return database.execute(sql).fetchall()
 
 
 def jobs(data: Path) -> dict[str, float]:
-    """Return the times of the stored jobs, whose functions are this version's."""
+    """Return the time of each stored job, by job ID, after checking that the job's function is this version's."""
     stored = rows(data / STORE, "SELECT id, next_run_time, job_state FROM apscheduler_jobs")
     assert {pickle.loads(state)["func"].partition(":")[0] for *_, state in stored} == {"bot.admin.schedule"}
     return {name: when for name, when, _ in stored}

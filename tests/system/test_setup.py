@@ -1,6 +1,6 @@
-"""Setting up: which torch is installed, and that nothing is installed without a hash.
+"""Installation picks the right build of torch, and installs no other package without a hash.
 
-The package indexes are served from this machine; the wheels are as small as wheels can be.
+The package indexes are served from this machine, with the smallest possible wheels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CUDA = ("nvidia-cublas", "1.0")
 
 
 def put_wheel(index: Path, name: str, version: str, *requires: str) -> None:
-    """Write a wheel that holds nothing but its metadata, and the index page that lists it."""
+    """Write a wheel that contains only metadata, and an index page that lists the wheel."""
     folder = index / name
     folder.mkdir(parents=True)
     stem = f"{name.replace('-', '_')}-{version}"
@@ -41,7 +41,7 @@ def put_wheel(index: Path, name: str, version: str, *requires: str) -> None:
 
 @pytest.fixture
 def indexes(tmp_path: Path) -> Iterator[str]:
-    """The address under which `/default` has CUDA builds of what `/cpu` has CPU builds of."""
+    """Serve package indexes with CUDA builds at `/default` and CPU builds at `/cpu`, and yield the base URL."""
     for name, version in PINS.items():
         put_wheel(tmp_path / "cpu", name, f"{version}+cpu")
         put_wheel(tmp_path / "default", name, version, *([f"{CUDA[0]}=={CUDA[1]}"] if name == "torch" else []))
@@ -56,7 +56,11 @@ def indexes(tmp_path: Path) -> Iterator[str]:
 
 
 def installed(folder: Path, index: str, default: str) -> tuple[set[str], str]:
-    """Run the script in a new environment; return what pip lists as installed and what the script printed."""
+    """Run install_torch.py in a new virtual environment.
+
+    Returns:
+        The packages that pip lists as installed, and the output of install_torch.py.
+    """
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     settings = {
         "PIP_CONFIG_FILE": os.devnull,
@@ -75,14 +79,17 @@ def installed(folder: Path, index: str, default: str) -> tuple[set[str], str]:
 
 
 def test_the_cpu_build_is_installed_where_pip_offers_cuda(indexes: str, tmp_path: Path) -> None:
-    """The CPU index answers: its builds are taken, and nothing of CUDA's."""
+    """If PyTorch's CPU index answers, its builds of torch are installed, without any CUDA package."""
     found, said = installed(tmp_path / "venv", f"{indexes}/cpu", f"{indexes}/default")
     assert found == {f"{name}=={version}+cpu" for name, version in PINS.items()}
     assert "0.2 GB" in said
 
 
 def test_pips_default_is_installed_where_the_cpu_index_is_out_of_reach(indexes: str, tmp_path: Path) -> None:
-    """It is CUDA's build, whole, and the output says so before gigabytes are fetched."""
+    """If the CPU index cannot be reached, pip's default, the CUDA build, is installed with its dependencies.
+
+    The output announces the CUDA build before gigabytes are downloaded.
+    """
     found, said = installed(tmp_path / "venv", "http://127.0.0.1:9/cpu", f"{indexes}/default")
     assert found == {*(f"{name}=={version}" for name, version in PINS.items()), "==".join(CUDA)}
     assert "CUDA build (2.8 GB" in said
@@ -90,7 +97,7 @@ def test_pips_default_is_installed_where_the_cpu_index_is_out_of_reach(indexes: 
 
 @pytest.mark.parametrize("path", sorted(REQUIREMENTS.glob("*.txt")), ids=lambda path: path.name)
 def test_every_package_is_pinned_by_hash(path: Path) -> None:
-    """Every line of every list that pip installs names a version and the hashes of its files; torch.txt the version."""
+    """Every requirements file pins each package by version and hashes, except that torch.txt has no hashes."""
     text = "\n".join(line for line in path.read_text("utf-8").splitlines() if not line.startswith("#"))
     for block in re.split(r"(?<!\\)\n", text):
         assert re.match(r"[a-z0-9-]+==\S+", block)

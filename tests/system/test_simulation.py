@@ -1,8 +1,8 @@
-"""Every call to Telegram and every commit of the ledger fails in turn, in every way; the promises hold.
+"""Every call to Telegram and every ledger commit fails in turn, in every way, and the bot's promises hold.
 
-docs/promises.md has them: in private chats nothing is lost or doubled; in a group an answer may repeat once for each
-send whose outcome stayed open. A failure names its plan, such as `{9: <Fault.CUT_AFTER>}`, and
-`Scene(template, folder, plan, seed).run()` runs exactly that again.
+docs/promises.md lists the promises: in private chats nothing is lost or doubled; in a group an answer
+may be repeated once for each send with an unknown outcome. A failure names its plan, for example
+`{9: <Fault.CUT_AFTER>}`, and `Scene(template, folder, plan, seed).run()` replays the failure exactly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUIET_SECONDS = 40
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Log nothing: thousands of faults are logged as warnings."""
+    """Turn off logging, because thousands of injected faults would be logged as warnings."""
     former = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
@@ -42,14 +42,17 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an empty ledger: making its tables takes longer than a whole scene."""
+    """Create a data folder with an empty ledger, for scenes to copy.
+
+    Creating the ledger's tables takes longer than a whole scene.
+    """
     folder = tmp_path_factory.mktemp("template") / "data"
     asyncio.run(Ledger.open(folder).close())
     return folder
 
 
 class Scene:
-    """Two people in private chats and in a group: questions, thumbs, an edit, commands."""
+    """A scripted scene in which two users ask, vote, edit and send commands, in private chats and in a group."""
 
     def __init__(self, template: Path, folder: Path, plan: Plan, seed: int = 0) -> None:
         self.folder = shutil.copytree(template, folder)
@@ -69,7 +72,7 @@ class Scene:
         self._asked: Any = None
 
     def run(self) -> Simulation:
-        """Play the scene to its end, then have people tap ⏹ where it was left over."""
+        """Play the scene to its end, then have users tap any remaining ⏹ buttons."""
         self.simulation.run(self._acts(), self._process)
         self.simulation.plan = {}
         self.simulation.run([Act("stops", self._tap_left_overs)], self._process)
@@ -77,7 +80,7 @@ class Scene:
         return self.simulation
 
     def said(self, chat: int, text: str) -> list[Any]:
-        """The bot's messages in a chat that begin with a text."""
+        """Return the bot's messages in `chat` that begin with `text`."""
         messages = self.world.chats[chat].messages.values()
         return [each for each in messages if each["from"]["is_bot"] and each["text"].startswith(text)]
 
@@ -131,11 +134,11 @@ class Scene:
                 await running.stop(0)
 
     def repeats(self) -> int:
-        """How many times too often the group's answer stands there."""
+        """Return how many times the answer in the group was repeated."""
         return len(self.said(self.group, "About And this?")) - 1
 
     def broken_promises(self) -> list[str]:
-        """What was lost, doubled or left over."""
+        """Return descriptions of what was lost, doubled or left over, or an empty list."""
         private = (
             (ADA, "About What is this?"),
             (ADA, "About Who?"),
@@ -159,7 +162,7 @@ class Scene:
 
 
 def faults_of(step: str) -> tuple[Fault, ...]:
-    """What can go wrong at a step."""
+    """Return the faults that can occur at a step."""
     if step == "commit":
         return Fault.CRASH_BEFORE, Fault.CRASH_AFTER
     if step == "getUpdates":
@@ -168,7 +171,7 @@ def faults_of(step: str) -> tuple[Fault, ...]:
 
 
 def test_a_scene_without_faults_is_the_same_each_time(template: Path, tmp_path: Path) -> None:
-    """Same plan, same seed: the same steps, which is what replaying a failure rests on."""
+    """A scene with the same plan and seed takes the same steps each time, so that failures can be replayed."""
     scenes = [Scene(template, tmp_path / name, {}) for name in ("first", "second")]
     first, second = (scene.run() for scene in scenes)
     assert first.steps == second.steps
@@ -176,7 +179,7 @@ def test_a_scene_without_faults_is_the_same_each_time(template: Path, tmp_path: 
 
 
 def test_every_step_goes_wrong_in_every_way(template: Path, tmp_path: Path) -> None:
-    """One fault, at each step of the scene in turn."""
+    """The bot keeps its delivery promises when a single fault of any kind occurs at any step of a scene."""
     broken, repeated = {}, set()
     for number, step in enumerate(Scene(template, tmp_path / "clean", {}).run().steps):
         for fault in faults_of(step):
@@ -194,7 +197,10 @@ def test_every_step_goes_wrong_in_every_way(template: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("seed", [*range(20), *(pytest.param(n, marks=pytest.mark.soak) for n in range(20, 1000))])
 def test_many_steps_go_wrong(template: Path, tmp_path: Path, seed: int) -> None:
-    """Several faults in one scene, drawn by a seed; a crash in the middle of what mends the one before among them."""
+    """The bot keeps its delivery promises when several random faults occur in one scene.
+
+    The faults include crashes during the recovery from an earlier fault.
+    """
     draw = random.Random(seed)
     plan = {draw.randrange(120): draw.choice(list(Fault)) for _ in range(draw.randint(2, 12))}
     scene = Scene(template, tmp_path / "data", plan, seed)

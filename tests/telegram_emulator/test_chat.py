@@ -1,4 +1,4 @@
-"""The emulator in everyday use by bots and people, driven by aiogram over HTTP."""
+"""The Telegram emulator in everyday use by bots and users, driven by aiogram over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.support.person import UP, Person
 
 
 async def test_a_photo_is_answered_by_edits_and_rated() -> None:
-    """A photo with a caption reaches the bot in several sizes, its edits reach the person, and a tap is answered."""
+    """A photo with a caption reaches the bot in several sizes, and the bot's edits reach the user.
+
+    The user's tap on a rating button is answered.
+    """
     emulator = Emulator()
     async with running(emulator) as (url, bot), echo_bot(bot), Person(url, 7, "Ada") as ada:
         sent = await ada.sends(photo=jpeg(1600, 1200), caption="What is this?")
@@ -27,14 +30,14 @@ async def test_a_photo_is_answered_by_edits_and_rated() -> None:
 
 
 async def test_a_reply_without_buttons_is_final_when_it_rests() -> None:
-    """Person.answer takes a plain reply once it no longer changes."""
+    """`Person.answer` accepts a message without buttons as final once it no longer changes."""
     async with running(Emulator()) as (url, bot), echo_bot(bot), Person(url, 7) as ada:
         await ada.command("/help")
         assert (await ada.answer(quiet=0.2))["text"] == "You said /help"
 
 
 async def test_a_missing_answer_is_told_with_the_chat() -> None:
-    """Person.answer gives up after its time and shows the chat so far."""
+    """`Person.answer` raises TimeoutError, with the chat so far, if no answer arrives in time."""
     async with running(Emulator()) as (url, _), Person(url, 7, "Ada") as ada:
         await ada.sends("anybody there?")
         with pytest.raises(TimeoutError, match=r"Ada waited .* s for an answer to message \d+\n.*\n.*anybody there\?"):
@@ -42,7 +45,7 @@ async def test_a_missing_answer_is_told_with_the_chat() -> None:
 
 
 async def test_a_photo_can_be_downloaded() -> None:
-    """getFile gives an address that serves the bytes of the largest size."""
+    """getFile returns a path at which the largest size of a photo can be downloaded unchanged."""
     async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
         picture = jpeg()
         await ada.sends(photo=picture)
@@ -53,7 +56,7 @@ async def test_a_photo_can_be_downloaded() -> None:
 
 
 async def test_pictures_and_files_go_out_with_their_captions() -> None:
-    """Photos and documents are uploaded; a photo can be replaced, or replace a text."""
+    """A bot can upload photos and documents with captions, and replace a photo or a text with a photo."""
     async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
         await ada.sends("hello")
         bold = [MessageEntity(type="bold", offset=0, length=4)]
@@ -74,14 +77,14 @@ async def test_pictures_and_files_go_out_with_their_captions() -> None:
 
 
 async def test_the_bot_learns_its_own_name() -> None:
-    """getMe answers with the id that the token begins with."""
+    """getMe returns the bot's name and the ID at the beginning of the bot's token."""
     async with running(Emulator(token="555:x")) as (_, bot):
         me = await bot.get_me()
         assert (me.id, me.first_name, me.username, me.is_bot) == (555, "thumbtune", "thumbtune_bot", True)
 
 
 async def test_link_previews_and_replies_are_kept() -> None:
-    """A message shows the preview options that it was sent with."""
+    """A message keeps the link preview options that it was sent with."""
     async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
         await ada.sends("hello")
         quiet = LinkPreviewOptions(is_disabled=True)
@@ -91,7 +94,7 @@ async def test_link_previews_and_replies_are_kept() -> None:
 
 
 async def test_a_taken_port_is_told() -> None:
-    """Starting on a port that is in use raises OSError and leaves nothing running."""
+    """Starting the emulator on a port that is in use raises OSError and leaves nothing running."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -100,7 +103,10 @@ async def test_a_taken_port_is_told() -> None:
 
 
 async def test_a_follower_that_lost_its_place_starts_over() -> None:
-    """A reader whose number is no longer kept, or is another server's, gets a reset and then new events."""
+    """A reader of the event log that lost its place gets a reset event, and then new events.
+
+    A place is lost when its event number is no longer kept or belongs to another server.
+    """
     events = EventLog()
     for number in range(50_000):
         events.publish("message", 7, number=number)
@@ -117,7 +123,7 @@ async def test_a_follower_that_lost_its_place_starts_over() -> None:
 
 
 async def test_ids_go_on_above_those_of_an_earlier_emulator() -> None:
-    """A bot that remembers update ids sees a restarted emulator's updates as new."""
+    """A restarted emulator numbers updates above those of an earlier one, so that bots treat them as new."""
     first = Emulator().world.updates
     number = first.add("message", {"text": "now"})
     assert number is not None and number > 250_000_000 and number < 2**31

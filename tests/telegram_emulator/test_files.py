@@ -1,4 +1,4 @@
-"""The emulator's limits for files are Telegram's."""
+"""The emulator has the same file limits as Telegram."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ADA = 7
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """An emulator in which Ada has written to the bot."""
+    """An emulator in which a user, Ada, has already written to the bot."""
     return acquainted(ADA)
 
 
 async def test_files_over_20_megabytes_cannot_be_fetched(emulator: Emulator) -> None:
-    """getFile takes exactly 20 MB and refuses a byte more, an unknown id and none."""
+    """getFile accepts a file of exactly 20 MB, and refuses a larger file, an unknown file ID and an empty one."""
     async with running(emulator) as (_, bot):
         limit = 20 * 2**20
         fits = Attachment(b"x" * limit, "fits.bin", kind="document")
@@ -41,7 +41,7 @@ async def test_files_over_20_megabytes_cannot_be_fetched(emulator: Emulator) -> 
 
 
 async def test_bad_uploads_are_refused(emulator: Emulator) -> None:
-    """Photos over 10 MB, empty files, files that are not pictures, extreme shapes, and a missing upload."""
+    """Uploads of photos over 10 MB, empty or undecodable files, extreme shapes and missing files are refused."""
     async with running(emulator) as (_, bot):
         data = jpeg() + b"\0" * 10 * 2**20
         size, large = len(data), BufferedInputFile(data, "x.jpg")
@@ -63,7 +63,7 @@ async def test_bad_uploads_are_refused(emulator: Emulator) -> None:
 
 
 async def test_a_request_over_50_megabytes_is_cut_off(emulator: Emulator) -> None:
-    """413 for an upload that Telegram would not read."""
+    """The emulator answers an upload over 50 MB, which Telegram would not read, with HTTP status 413."""
     async with running(emulator) as (url, _):
         form = aiohttp.FormData({"chat_id": str(ADA)})
         form.add_field("document", io.BytesIO(b"x" * (50 * 2**20 + 1)), filename="huge.bin")

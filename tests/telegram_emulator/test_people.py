@@ -1,4 +1,4 @@
-"""What people do over HTTP, the events they see, and the updates that the bot receives."""
+"""Actions of users over HTTP, the events that users see, and the updates that the bot receives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STICKER = png(form="WEBP")
 
 @pytest.fixture
 async def world() -> AsyncIterator[tuple[Emulator, Bot, str, Person]]:
-    """An emulator, a bot, the address, and Ada over HTTP."""
+    """An emulator, a bot, the emulator's URL, and a user, Ada, who is connected over HTTP."""
     emulator = Emulator(samples={"circle": jpeg(112, 112), "sticker": STICKER})
     async with running(emulator) as (url, bot), Person(url, ADA, "Ada", "zh") as ada:
         yield emulator, bot, url, ada
@@ -37,7 +37,7 @@ async def updates_of(bot: Bot) -> list[Update]:
 
 
 async def test_a_text_tells_who_wrote_it(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Name, language and command entities reach the bot."""
+    """A text message reaches the bot with its author's name and language and with command entities."""
     _, bot, _, ada = world
     await ada.command("/start now")
     (update,) = await updates_of(bot)
@@ -48,7 +48,7 @@ async def test_a_text_tells_who_wrote_it(world: tuple[Emulator, Bot, str, Person
 
 
 async def test_an_album_comes_as_separate_updates(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Three pictures share one media_group_id; the caption is on the first."""
+    """An album of three pictures arrives as three updates with one media_group_id; the first has the caption."""
     _, bot, _, ada = world
     await ada.sends(album=[jpeg(colour=colour) for colour in ("red", "green", "blue")], caption="which?")
     messages = [update.message for update in await updates_of(bot) if update.message]
@@ -58,7 +58,7 @@ async def test_an_album_comes_as_separate_updates(world: tuple[Emulator, Bot, st
 
 
 async def test_a_document_keeps_its_bytes_name_and_type(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A file arrives unchanged, whatever its content."""
+    """A document reaches the bot with its bytes, name and type unchanged, whatever its content."""
     _, bot, _, ada = world
     await ada.sends(document=b"not a picture", file_name="odd.jpg", media_type="image/jpeg", caption="look")
     (update,) = await updates_of(bot)
@@ -70,7 +70,10 @@ async def test_a_document_keeps_its_bytes_name_and_type(world: tuple[Emulator, B
 
 
 async def test_a_long_text_is_cut_as_by_telegrams_apps(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """5,000 characters arrive as two messages, cut at a blank; a caption is not cut but refused."""
+    """A text of 5,000 characters is split at a space and arrives as two messages.
+
+    A caption that is too long is refused instead of being split.
+    """
     _, bot, _, ada = world
     await ada.sends("word " * 1000)
     await ada.sends("👍" * 3000)
@@ -82,7 +85,10 @@ async def test_a_long_text_is_cut_as_by_telegrams_apps(world: tuple[Emulator, Bo
 
 
 async def test_photos_are_upright_jpegs_of_at_most_1280(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A large PNG arrives as JPEG in four sizes; a rotated photo upright; a broken one only as a raw photo."""
+    """Photos reach the bot as upright JPEGs of at most 1280 pixels a side.
+
+    A large PNG arrives as a JPEG in four sizes. A damaged photo is refused unless it is sent as a raw photo.
+    """
     _, bot, _, ada = world
     encoded = io.BytesIO()
     Image.new("RGBA", (2000, 1000), "red").save(encoded, "PNG")
@@ -110,7 +116,7 @@ async def test_photos_are_upright_jpegs_of_at_most_1280(world: tuple[Emulator, B
 
 
 async def test_an_edited_question_comes_as_edited_message(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Authors can edit their texts and captions."""
+    """When users edit their texts and captions, the bot receives edited_message updates."""
     _, bot, _, ada = world
     await ada.edits(await ada.sends("frist"), "first")
     await ada.edits(await ada.sends(photo=jpeg(), caption="waht?"), "what?")
@@ -119,7 +125,7 @@ async def test_an_edited_question_comes_as_edited_message(world: tuple[Emulator,
 
 
 async def test_a_reply_carries_what_it_replies_to(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A person's reply to a message, and the bot's reply to a person's."""
+    """A reply includes the message that it replies to, whether a user or the bot sent the reply."""
     _, bot, _, ada = world
     first = await ada.sends("first")
     await ada.sends("second", reply_to=first["message_id"])
@@ -131,7 +137,10 @@ async def test_a_reply_carries_what_it_replies_to(world: tuple[Emulator, Bot, st
 
 
 async def test_a_button_must_be_there_to_be_pressed(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A press carries the message and the data; a removed button cannot be pressed."""
+    """When a user presses a button, the bot receives the button's message and data.
+
+    A button that has been removed cannot be pressed.
+    """
     _, bot, _, ada = world
     await ada.sends("hello")
     sent = await bot.send_message(ADA, "rate me", reply_markup=THUMBS)
@@ -148,7 +157,7 @@ async def test_a_button_must_be_there_to_be_pressed(world: tuple[Emulator, Bot, 
 async def test_in_groups_the_bot_sees_what_privacy_mode_lets_through(
     world: tuple[Emulator, Bot, str, Person],
 ) -> None:
-    """Commands, mentions and replies reach the bot, other messages do not; an administrator receives all."""
+    """In a group, the bot sees only commands, mentions and replies, unless it is an administrator."""
     emulator, bot, url, ada = world
     async with Person(url, 8, "Bo") as bo:
         group = emulator.add_group("friends", [ADA, bo.id])
@@ -170,7 +179,11 @@ async def test_in_groups_the_bot_sees_what_privacy_mode_lets_through(
 
 
 async def test_the_menu_shows_the_narrowest_commands(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """The person's language precedes none, the chat precedes all private chats and all chats; deletion falls back."""
+    """The menu shows the commands with the narrowest scope, preferably in the user's language.
+
+    The scopes are, from narrow to wide, one chat, all private chats and all chats. When commands are
+    deleted, the menu falls back to the next wider scope.
+    """
     _, bot, url, ada = world
     await ada.sends("/start")
 
@@ -192,7 +205,7 @@ async def test_the_menu_shows_the_narrowest_commands(world: tuple[Emulator, Bot,
 
 
 async def test_events_resume_where_a_reader_left_off(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A stream opened with the last number read brings all later events of the person's own chats."""
+    """An event stream opened with the last number read yields all later events of the user's own chats."""
     emulator, bot, _, ada = world
     await ada.sends("one")
     last = emulator.world.events.last
@@ -211,7 +224,7 @@ async def test_events_resume_where_a_reader_left_off(world: tuple[Emulator, Bot,
 
 
 async def test_other_sites_have_no_say(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A request from a page of another origin is refused, one from the chat page is not."""
+    """A request from a web page of another origin is refused, and one from the chat page is accepted."""
     _, _, url, _ = world
     async with aiohttp.ClientSession(url) as session:
         for origin, status in (("https://evil.example", 403), (url, 200)):
@@ -221,7 +234,7 @@ async def test_other_sites_have_no_say(world: tuple[Emulator, Bot, str, Person])
 
 
 async def test_wrong_requests_are_told_so(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Unknown people, empty texts, missing fields and malformed bodies are client errors."""
+    """Unknown users, empty texts, missing fields and malformed bodies get HTTP status 400."""
     _, _, url, _ = world
     async with aiohttp.ClientSession(url) as session:
         for path, body, reason in (
@@ -238,7 +251,10 @@ async def test_wrong_requests_are_told_so(world: tuple[Emulator, Bot, str, Perso
 
 
 async def test_the_page_and_its_pictures_are_served(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """The chat page, its files, the samples and sent photos are served; uploaded files never run as pages."""
+    """The emulator serves the chat page, its files, the sample pictures and sent photos.
+
+    Uploaded files are served in a sandbox, so that they never run as pages.
+    """
     _, _, url, ada = world
     async with aiohttp.ClientSession(url) as session:
         async with session.get("/") as answer:
@@ -261,7 +277,7 @@ async def test_the_page_and_its_pictures_are_served(world: tuple[Emulator, Bot, 
 
 
 async def test_sample_people_vote_by_taste() -> None:
-    """Each sends pictures, asks a second question and rates every answer by the given rule."""
+    """Each sample user sends pictures, asks a follow-up question and rates every answer by the given rule."""
     rounds: list[int] = []
 
     def conversations(number: int) -> list[SampleConversation]:
@@ -290,7 +306,7 @@ async def test_sample_people_vote_by_taste() -> None:
 
 
 async def test_sample_people_vote_by_coin() -> None:
-    """If asked for, the rule does not count."""
+    """On request, sample users vote at random instead of by the given rule."""
     emulator = Emulator(
         conversations=lambda _: [SampleConversation(jpeg(64, 64, "red"), "what?", "and?") for _ in range(12)],
         likes=lambda _: True,
@@ -305,7 +321,7 @@ async def test_sample_people_vote_by_coin() -> None:
 
 
 async def test_person_tells_a_stop_button_from_an_answer(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A message with ⏹ is not final; the next edit without it is."""
+    """`Person.answer` does not take a message with a ⏹ button as final, but waits for an edit without it."""
     _, bot, _, ada = world
     await ada.sends("hello")
     stop = THUMBS.model_copy(deep=True)

@@ -1,4 +1,7 @@
-"""The emulator refuses what Telegram refuses, with Telegram's descriptions, driven by aiogram over HTTP."""
+"""The emulator refuses the calls that Telegram refuses, with Telegram's error descriptions.
+
+The tests call the emulator with aiogram over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ ADA = 7
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
-    """An emulator in which Ada has written to the bot."""
+    """An emulator in which a user, Ada, has already written to the bot."""
     emulator = acquainted(ADA)
     yield emulator
     await emulator.stop()
@@ -28,19 +31,19 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 @pytest.fixture
 async def url(emulator: Emulator) -> str:
-    """The emulator's address."""
+    """Start the emulator, and return its URL."""
     return await emulator.start()
 
 
 @pytest.fixture
 async def bot(emulator: Emulator, url: str) -> AsyncIterator[Bot]:
-    """A bot of the emulator."""
+    """An aiogram client for the emulator's bot."""
     async with client(url, emulator.token) as bot:
         yield bot
 
 
 async def test_an_unknown_token_is_unauthorized(url: str) -> None:
-    """A well-formed token of no bot gets 401."""
+    """A well-formed token that belongs to no bot gets HTTP status 401."""
     async with client(url, "1:nobody") as stranger:
         with refusal("Unauthorized") as raised:
             await stranger.get_me()
@@ -48,7 +51,7 @@ async def test_an_unknown_token_is_unauthorized(url: str) -> None:
 
 
 async def test_an_unknown_method_is_not_found(bot: Bot) -> None:
-    """A method that does not exist gets 404."""
+    """A call of a method that does not exist gets HTTP status 404."""
 
     class Fly(GetMe):
         __api_method__ = "fly"
@@ -58,13 +61,13 @@ async def test_an_unknown_method_is_not_found(bot: Bot) -> None:
 
 
 async def test_method_names_are_read_without_regard_to_case(url: str, emulator: Emulator) -> None:
-    """GETME is getMe, by GET and by POST."""
+    """Case is ignored in method names, for GET and POST alike: GETME is getMe."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/bot{emulator.token}/GETME") as answer:
         assert (await answer.json())["result"]["username"] == "thumbtune_bot"
 
 
 async def test_an_unknown_chat_is_not_found(bot: Bot) -> None:
-    """An unknown chat gets 400, and an empty chat_id another description."""
+    """An unknown chat and an empty chat_id get HTTP status 400, with different descriptions."""
     with refusal("Bad Request: chat not found"):
         await bot.send_message(8, "hello")
     with refusal("Bad Request: chat_id is empty"):
@@ -72,7 +75,11 @@ async def test_an_unknown_chat_is_not_found(bot: Bot) -> None:
 
 
 async def test_a_bot_cannot_write_first(bot: Bot, emulator: Emulator) -> None:
-    """A person who never wrote is not found, one known from a group is forbidden, and so is one who blocked the bot."""
+    """A bot cannot write to a user who has never written to it or who has blocked it.
+
+    The chat of a user who never wrote is not found. Writing to a user known only from a group, or to one who
+    blocked the bot, is forbidden.
+    """
     emulator.add_person(9, "Bo")
     with refusal("Bad Request: chat not found"):
         await bot.send_message(9, "hello")
@@ -117,7 +124,7 @@ MALFORMED = [
 async def test_malformed_json_is_refused(
     url: str, emulator: Emulator, method: str, form: dict[str, str], reason: str
 ) -> None:
-    """Parameters that are not JSON, or not of the right shape, are refused."""
+    """Parameters that are not valid JSON, or do not have the expected structure, are refused."""
     fields = {"chat_id": str(ADA), "text": "x", **form}
     async with (
         aiohttp.ClientSession() as session,
@@ -127,7 +134,7 @@ async def test_malformed_json_is_refused(
 
 
 async def test_an_edit_must_change_something(bot: Bot, emulator: Emulator) -> None:
-    """The same text with the same buttons is refused and not counted; new buttons are a change."""
+    """An edit that changes neither text nor buttons is refused and not counted; new buttons count as a change."""
     reason = (
         "Bad Request: message is not modified: specified new message content and reply markup are exactly the same "
         "as a current content and reply markup of the message"
@@ -145,7 +152,7 @@ async def test_an_edit_must_change_something(bot: Bot, emulator: Emulator) -> No
 
 
 async def test_only_ones_own_messages_that_are_there_can_be_edited(bot: Bot, emulator: Emulator) -> None:
-    """A missing message, a person's message and a message without text cannot be edited."""
+    """A missing message, a user's message and a message without text cannot be edited as text."""
     with refusal("Bad Request: message to edit not found"):
         await bot.edit_message_text("x", chat_id=ADA, message_id=1)
     with refusal("Bad Request: message identifier is not specified"):
@@ -159,7 +166,10 @@ async def test_only_ones_own_messages_that_are_there_can_be_edited(bot: Bot, emu
 
 
 async def test_a_deleted_message_is_gone(bot: Bot) -> None:
-    """Deleting again, editing and replying are refused; a lenient reply is sent as a plain message."""
+    """A deleted message cannot be deleted again, edited or replied to.
+
+    A reply with `allow_sending_without_reply` is sent as a plain message.
+    """
     sent = await bot.send_message(ADA, "x")
     await sent.delete()
     with refusal("Bad Request: message to delete not found"):
@@ -173,7 +183,7 @@ async def test_a_deleted_message_is_gone(bot: Bot) -> None:
 
 
 async def test_in_groups_others_messages_stay(bot: Bot, emulator: Emulator) -> None:
-    """A plain member cannot delete what people wrote; an administrator can."""
+    """In a group, the bot can delete users' messages only if it is an administrator."""
     group = emulator.add_group("friends", [ADA], kind="group")
     asked = emulator.people.writes(ADA, "/hello", chat=group.id)
     with refusal("Bad Request: message can't be deleted"):
@@ -186,7 +196,10 @@ async def test_in_groups_others_messages_stay(bot: Bot, emulator: Emulator) -> N
 
 
 async def test_a_pressed_button_is_answered_once_and_soon() -> None:
-    """An unknown query, a second answer and a late one get the same error; a toast has up to 200 characters."""
+    """Answering an unknown, an already answered or an expired callback query raises the same error.
+
+    The notice in an answer may have up to 200 characters.
+    """
     now = [0.0]
     emulator = acquainted(ADA, clock=lambda: now[0])
     reason = "Bad Request: query is too old and response timeout expired or query ID is invalid"
@@ -220,14 +233,14 @@ CALLS: list[tuple[TelegramMethod[Any] | str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("method", "arguments", "reason"), CALLS, ids=[reason for _, _, reason in CALLS])
 async def test_a_bad_argument_is_refused(bot: Bot, method: str, arguments: dict[str, Any], reason: str) -> None:
-    """The smaller methods check their arguments too."""
+    """A bad argument of sendChatAction, setMyCommands, deleteMyCommands or setWebhook is refused."""
     with refusal(f"Bad Request: {reason}") as raised:
         await getattr(bot, method)(**arguments)
     assert isinstance(raised.value, TelegramBadRequest)
 
 
 async def test_a_refused_call_leaves_nothing_behind(bot: Bot, emulator: Emulator) -> None:
-    """A refusal sends nothing, counts nothing and takes no message number."""
+    """A refused call sends nothing, is not counted and uses up no message ID."""
     before = (await bot.send_message(ADA, "before")).message_id
     with refusal("Bad Request: message is too long"):
         await bot(SendMessage(chat_id=ADA, text="x" * 5000))

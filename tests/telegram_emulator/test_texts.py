@@ -16,7 +16,7 @@ ADA = 7
 
 @pytest.fixture
 async def bot() -> AsyncIterator[Bot]:
-    """A bot to which Ada has written."""
+    """An aiogram client for a bot to which a user, Ada, has already written."""
     async with running(acquainted(ADA)) as (_, bot):
         yield bot
 
@@ -47,7 +47,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("text", "markup", "reason"), TEXTS, ids=[reason[-40:] for _, _, reason in TEXTS])
 async def test_a_bad_text_is_refused(bot: Bot, text: str, markup: dict[str, Any], reason: str) -> None:
-    """Empty and over-long texts and wrong entities are refused in sendMessage and editMessageText."""
+    """sendMessage and editMessageText refuse empty texts, over-long texts and invalid entities."""
     options = dict(markup)
     if "entities" in options:
         options["entities"] = [MessageEntity(type=t, offset=o, length=n) for t, o, n in options["entities"]]
@@ -59,7 +59,7 @@ async def test_a_bad_text_is_refused(bot: Bot, text: str, markup: dict[str, Any]
 
 
 async def test_the_longest_text_and_caption_pass(bot: Bot) -> None:
-    """4096 and 1024 units are allowed."""
+    """Texts of up to 4096 UTF-16 units and captions of up to 1024 are accepted."""
     text = "👍" * 2048
     assert (await bot.send_message(ADA, text)).text == text
     caption = "c" * 1024
@@ -68,7 +68,7 @@ async def test_the_longest_text_and_caption_pass(bot: Bot) -> None:
 
 
 async def test_an_over_long_caption_is_refused(bot: Bot) -> None:
-    """1025 units of caption are too many for a photo, a document and an edit."""
+    """A caption of 1025 UTF-16 units is refused for a photo, for a document and in an edit."""
     reason = "Bad Request: message caption is too long"
     photo = BufferedInputFile(jpeg(), "x.jpg")
     with refusal(reason):
@@ -81,12 +81,12 @@ async def test_an_over_long_caption_is_refused(bot: Bot) -> None:
 
 
 def keyboard(**button: Any) -> InlineKeyboardMarkup:
-    """One button."""
+    """Return an inline keyboard with one button that has the given fields."""
     return InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(**button)]])
 
 
 async def test_callback_data_has_up_to_64_bytes(bot: Bot) -> None:
-    """64 bytes are accepted, more are not, and bytes count, not characters; a button must have an action."""
+    """Callback data is limited to 64 bytes, not characters, and a button without an action is refused."""
     await bot.send_message(ADA, "x", reply_markup=keyboard(text="go", callback_data="汉" * 21 + "x"))
     with refusal("Bad Request: BUTTON_DATA_INVALID"):
         await bot.send_message(ADA, "x", reply_markup=keyboard(text="go", callback_data="汉" * 22))

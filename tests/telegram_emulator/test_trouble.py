@@ -1,4 +1,4 @@
-"""Flood control and injected faults."""
+"""The emulator's flood control and injected faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADA = 7
 
 @dataclass
 class Clock:
-    """A clock that tests set."""
+    """A clock whose time the tests set."""
 
     now: float = 1000.0
 
@@ -29,20 +29,20 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The clock of flood control."""
+    """The clock that the emulator uses for flood control."""
     return Clock()
 
 
 @pytest.fixture
 async def world(clock: Clock) -> AsyncIterator[tuple[Emulator, Bot, str]]:
-    """An emulator with Ada in it, a bot, and the address."""
+    """An emulator in which a user, Ada, has written to the bot; the bot's client; and the emulator's URL."""
     emulator = acquainted(ADA, clock=clock)
     async with running(emulator) as (url, bot):
         yield emulator, bot, url
 
 
 async def test_flood_control_is_off_until_switched_on(world: tuple[Emulator, Bot, str]) -> None:
-    """By default a bot may send at any rate."""
+    """Flood control is off by default, so that a bot may send at any rate."""
     _, bot, _ = world
     for _ in range(40):
         await bot.send_message(ADA, "x")
@@ -51,7 +51,10 @@ async def test_flood_control_is_off_until_switched_on(world: tuple[Emulator, Bot
 async def test_a_chat_takes_a_message_a_second_with_small_bursts(
     world: tuple[Emulator, Bot, str], clock: Clock
 ) -> None:
-    """Edits count like messages; a refusal says when to retry, also to a call before that time."""
+    """With flood control, a chat accepts one message per second, with small bursts; edits count as messages.
+
+    A refusal says how long to wait. A call before then is refused with the remaining time.
+    """
     emulator, bot, _ = world
     emulator.flood.on = True
     sent = await bot.send_message(ADA, "0")
@@ -77,7 +80,7 @@ async def test_a_chat_takes_a_message_a_second_with_small_bursts(
 
 
 async def test_a_group_takes_twenty_messages_a_minute(world: tuple[Emulator, Bot, str], clock: Clock) -> None:
-    """The twenty-first must wait until the first is a minute old."""
+    """A group accepts twenty messages per minute; the next one must wait until the first is a minute old."""
     emulator, bot, _ = world
     emulator.flood.on = True
     group = emulator.add_group("friends", [ADA])
@@ -92,7 +95,7 @@ async def test_a_group_takes_twenty_messages_a_minute(world: tuple[Emulator, Bot
 
 
 async def test_thirty_messages_a_second_in_all(world: tuple[Emulator, Bot, str], clock: Clock) -> None:
-    """Chats share the overall limit."""
+    """All chats together accept at most thirty messages per second."""
     emulator, bot, _ = world
     emulator.flood.on = True
     for person in range(100, 131):
@@ -107,7 +110,7 @@ async def test_thirty_messages_a_second_in_all(world: tuple[Emulator, Bot, str],
 
 
 async def test_refused_edits_cost_nothing(world: tuple[Emulator, Bot, str]) -> None:
-    """A call that fails a check does not count against the limit."""
+    """A call that fails a check, such as an edit that changes nothing, does not count against the rate limit."""
     emulator, bot, _ = world
     emulator.flood.on = True
     emulator.flood.chat_burst = 2
@@ -119,7 +122,10 @@ async def test_refused_edits_cost_nothing(world: tuple[Emulator, Bot, str]) -> N
 
 
 async def test_the_next_calls_can_fail(world: tuple[Emulator, Bot, str]) -> None:
-    """502 as JSON and as a page, and 429, each for as many calls as planned; the calls are not carried out."""
+    """A planned number of calls can be made to fail with status 502, as JSON or as an HTML page, or with 429.
+
+    The calls that fail are not carried out.
+    """
     emulator, bot, _ = world
     emulator.faults.plan("bad_gateway", 2)
     for _ in range(2):
@@ -138,7 +144,10 @@ async def test_the_next_calls_can_fail(world: tuple[Emulator, Bot, str]) -> None
 
 
 async def test_connections_can_break_before_and_after_the_deed(world: tuple[Emulator, Bot, str]) -> None:
-    """The bot sees the same error; only the second fault leaves a message."""
+    """A connection can be made to break before or after a call is carried out.
+
+    The bot gets the same error in both cases, but only in the second case is the message sent.
+    """
     emulator, bot, _ = world
     emulator.faults.plan("reset_before", methods=["sendMessage"])
     with pytest.raises(TelegramNetworkError):
@@ -152,7 +161,7 @@ async def test_connections_can_break_before_and_after_the_deed(world: tuple[Emul
 
 
 async def test_answers_can_be_late(world: tuple[Emulator, Bot, str]) -> None:
-    """A delayed call is carried out."""
+    """A call whose answer is delayed is still carried out."""
     emulator, bot, _ = world
     emulator.faults.plan("delay", seconds=0.2)
     before = time.monotonic()
@@ -161,7 +170,7 @@ async def test_answers_can_be_late(world: tuple[Emulator, Bot, str]) -> None:
 
 
 def test_an_unknown_fault_is_refused() -> None:
-    """A test that misspells a fault fails where it plans it."""
+    """Planning a fault with an unknown name raises ValueError, so that a test with a typo fails at once."""
     emulator = Emulator()
     with pytest.raises(ValueError, match="earthquake"):
         emulator.faults.plan("earthquake")
@@ -171,7 +180,7 @@ def test_an_unknown_fault_is_refused() -> None:
 
 
 async def test_uploads_suffer_faults_like_any_call(world: tuple[Emulator, Bot, str]) -> None:
-    """A fault for a chat concerns multipart calls too."""
+    """A fault planned for a chat also affects multipart calls, such as photo uploads."""
     emulator, bot, _ = world
     emulator.faults.plan("bad_gateway", chat=ADA)
     with pytest.raises(TelegramServerError):

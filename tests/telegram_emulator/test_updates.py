@@ -1,4 +1,4 @@
-"""Updates by long polling and by webhook: each until it is confirmed, never both ways at once."""
+"""Updates are delivered until they are confirmed, by long polling or by webhook, but never by both at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADA = 7
 
 @pytest.fixture
 async def world() -> AsyncIterator[tuple[Emulator, Bot]]:
-    """An emulator with Ada in it, numbering from 100, and a bot."""
+    """An emulator with a user, Ada, and update IDs from 100, and a client for its bot."""
     emulator = Emulator(first_id=100)
     emulator.add_person(ADA, "Ada")
     async with running(emulator) as (_, bot):
@@ -30,12 +30,12 @@ async def world() -> AsyncIterator[tuple[Emulator, Bot]]:
 
 
 def texts(updates: list[Update]) -> list[str | None]:
-    """Return the texts of the messages in these updates."""
+    """Return the texts of the messages in `updates`."""
     return [update.message.text for update in updates if update.message]
 
 
 async def test_an_update_stays_until_it_is_confirmed(world: tuple[Emulator, Bot]) -> None:
-    """The same updates are returned until an offset above them is requested; limit cuts the batch."""
+    """getUpdates returns the same updates until a higher offset is requested, and never more than `limit`."""
     emulator, bot = world
     for word in ("one", "two", "three"):
         emulator.people.writes(ADA, word)
@@ -48,7 +48,7 @@ async def test_an_update_stays_until_it_is_confirmed(world: tuple[Emulator, Bot]
 
 
 async def test_a_long_poll_ends_with_the_first_update(world: tuple[Emulator, Bot]) -> None:
-    """A waiting poll returns with the first update, or empty after its timeout."""
+    """A long poll returns with the first update, or without updates after its timeout."""
     emulator, bot = world
     polling = asyncio.create_task(bot.get_updates(timeout=30))
     await until(lambda: "getupdates" in emulator.calls)
@@ -58,7 +58,7 @@ async def test_a_long_poll_ends_with_the_first_update(world: tuple[Emulator, Bot
 
 
 async def test_a_second_poller_ends_the_first(world: tuple[Emulator, Bot]) -> None:
-    """The earlier waiting poll gets 409, the later one the update."""
+    """A second long poll ends the first with status 409, and receives the next update."""
     emulator, bot = world
     first = asyncio.create_task(bot.get_updates(timeout=30))
     await until(lambda: "getupdates" in emulator.calls)
@@ -73,7 +73,10 @@ async def test_a_second_poller_ends_the_first(world: tuple[Emulator, Bot]) -> No
 
 
 async def test_reactions_come_only_when_asked_for(world: tuple[Emulator, Bot]) -> None:
-    """message_reaction is not a default update; allowed_updates includes it and excludes others."""
+    """Reactions are sent to the bot only if allowed_updates includes message_reaction.
+
+    Kinds of updates that are not in allowed_updates are not sent.
+    """
     emulator, bot = world
     emulator.people.writes(ADA, "/start")
     sent = await bot.send_message(ADA, "hello")
@@ -94,7 +97,7 @@ async def test_reactions_come_only_when_asked_for(world: tuple[Emulator, Bot]) -
 
 
 async def test_updates_can_come_twice_and_in_reverse(world: tuple[Emulator, Bot]) -> None:
-    """On request the queue repeats confirmed updates and reverses a batch."""
+    """The emulator can be made to repeat confirmed updates and to reverse the order of a batch."""
     emulator, bot = world
     emulator.world.updates.duplicates = 1
     emulator.people.writes(ADA, "one")
@@ -109,7 +112,7 @@ async def test_updates_can_come_twice_and_in_reverse(world: tuple[Emulator, Bot]
 
 
 class Receiver:
-    """The receiver of a webhook: records updates and fails `failures` times."""
+    """A webhook receiver that records updates and answers the next `failures` requests with an error."""
 
     def __init__(self) -> None:
         self.received: list[tuple[str, dict[str, Any]]] = []
@@ -117,7 +120,7 @@ class Receiver:
         self.arrived = asyncio.Event()
 
     async def post(self, request: web.Request) -> web.Response:
-        """Take one update."""
+        """Record the update in `request`, and respond with an error while `failures` is positive."""
         self.received.append((request.headers.get(SECRET_HEADER, ""), await request.json()))
         self.arrived.set()
         if self.failures > 0:
@@ -126,7 +129,7 @@ class Receiver:
         return web.Response()
 
     async def until(self, count: int) -> None:
-        """Wait for this number of posts."""
+        """Wait until `count` requests have been received."""
         while len(self.received) < count:
             self.arrived.clear()
             await asyncio.wait_for(self.arrived.wait(), 10)
@@ -134,7 +137,7 @@ class Receiver:
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[tuple[str, Receiver]]:
-    """A webhook's address and what arrives there."""
+    """Serve a webhook, and yield its URL and its receiver."""
     receiver = Receiver()
     app = web.Application()
     app.router.add_post("/hook", receiver.post)
@@ -147,7 +150,7 @@ async def receiver() -> AsyncIterator[tuple[str, Receiver]]:
 async def test_a_webhook_gets_updates_in_order_with_its_secret(
     world: tuple[Emulator, Bot], receiver: tuple[str, Receiver]
 ) -> None:
-    """Updates are posted one after the other, repeated until 200, with the secret."""
+    """A webhook receives updates in order, with its secret; each is repeated until the webhook returns 200."""
     emulator, bot = world
     url, received = receiver
     received.failures = 2
@@ -162,7 +165,10 @@ async def test_a_webhook_gets_updates_in_order_with_its_secret(
 async def test_polling_and_a_webhook_exclude_each_other(
     world: tuple[Emulator, Bot], receiver: tuple[str, Receiver]
 ) -> None:
-    """A webhook ends the waiting poll and refuses new ones until it is deleted; no update is lost."""
+    """Setting a webhook ends a waiting poll, and new polls are refused until the webhook is deleted.
+
+    No update is lost.
+    """
     emulator, bot = world
     url, received = receiver
     polling = asyncio.create_task(bot.get_updates(timeout=30))
@@ -182,7 +188,7 @@ async def test_polling_and_a_webhook_exclude_each_other(
 
 
 async def test_pending_updates_can_be_dropped(world: tuple[Emulator, Bot]) -> None:
-    """drop_pending_updates empties the queue."""
+    """Deleting a webhook with drop_pending_updates discards all pending updates."""
     emulator, bot = world
     emulator.people.writes(ADA, "old")
     await bot.delete_webhook(drop_pending_updates=True)

@@ -1,4 +1,4 @@
-"""The blocks of answers that judge a run, in time order and by picture."""
+"""Rated answers are divided into blocks that judge a run, in time order and grouped by picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIVE = Live("base")
 
 
 def answer(number: int, picture: str = "", *, liked: bool = True, **changes: Any) -> RatedExchange:
-    """Return an answer of the base to a question about a picture, by default one of its own."""
+    """Return a rated answer of the base model about `picture`, by default a picture without other answers."""
     picture = picture or f"p{number}"
     made = rated(number, [picture], ups=liked, downs=not liked, **changes)
     asked = Turn(Role.USER, made.exchange.question, (Picture(b"", picture),))
@@ -25,18 +25,21 @@ def answer(number: int, picture: str = "", *, liked: bool = True, **changes: Any
 
 
 def select(rows: Sequence[RatedExchange], live: Live = LIVE, objective: Objective = "sft", **changes: Any) -> Selection:
-    """Select with settings that accept everything."""
+    """Select pairs from `rows` with permissive settings, some of them replaced by `changes`."""
     chosen = settings(min_rated=2, near_duplicate=0, **changes)
     return select_pairs(rows, {}, chosen, live=live, objective=objective)
 
 
 def blocks(selection: Selection) -> list[tuple[int, list[int]]]:
-    """Return each block's number of pairs to train on, with the answers that judge."""
+    """Return, for each block, the number of pairs trained on and the IDs of the answers that judge."""
     return [(block.trained, [each.id for each in block.judged]) for block in selection.blocks]
 
 
 def test_each_block_judges_what_was_learned_before() -> None:
-    """Of four blocks the first one only teaches; disliked answers judge and are not learned from."""
+    """Each of four blocks except the first judges a model that was trained on the earlier blocks.
+
+    Disliked answers judge, but are not learned from.
+    """
     rows = [answer(number, liked=number % 4 != 3) for number in range(24)]
     selection = select(rows)
     assert blocks(selection) == [(5, [*range(6, 12)]), (9, [*range(12, 18)]), (14, [*range(18, 24)])]
@@ -47,7 +50,7 @@ def test_each_block_judges_what_was_learned_before() -> None:
 
 
 def test_kto_learns_from_disliked_answers_after_they_have_judged() -> None:
-    """They are in the blocks like liked ones."""
+    """With KTO, disliked answers judge first and are then learned from, like liked ones."""
     rows = [answer(number, liked=number % 4 != 3) for number in range(24)]
     selection = select(rows, objective="kto")
     assert [trained for trained, _ in blocks(selection)] == [6, 12, 18]
@@ -55,14 +58,17 @@ def test_kto_learns_from_disliked_answers_after_they_have_judged() -> None:
 
 
 def test_too_few_answers_do_not_judge() -> None:
-    """One block would have none to learn from before it."""
+    """With too few answers for two blocks, no answer judges, since a block needs an earlier one to train on."""
     selection = select([answer(number) for number in range(FEWEST - 1)])
     assert (blocks(selection), len(selection.train)) == ([], FEWEST - 1)
     assert len(blocks(select([answer(number) for number in range(FEWEST)]))) == 1
 
 
 def test_answers_about_one_picture_are_in_one_block() -> None:
-    """So no picture is learned from before it judges, whenever it was asked about."""
+    """All answers about one picture are in the same block, whenever they were given.
+
+    Therefore no picture is learned from before it judges.
+    """
     rows = [answer(number, f"p{number % 12}") for number in range(24)]
     found = blocks(select(rows))
     assert [sorted(number % 12 for number in judged) for _, judged in found] == [
@@ -73,7 +79,11 @@ def test_answers_about_one_picture_are_in_one_block() -> None:
 
 
 def test_only_what_the_live_model_said_judges() -> None:
-    """Answers of other models, lessons that it was taught, corrections and unknown prompts teach at once."""
+    """Only answers that the live model gave, and was not trained on, can judge.
+
+    Answers of other models, answers that the live model was trained on, corrections and answers to unknown
+    prompts are learned from without judging.
+    """
     rows = [answer(number) for number in range(24)]
     rows[20] = answer(20, model="run-1")
     rows[21] = replace(rows[21], corrected=True)
@@ -84,7 +94,7 @@ def test_only_what_the_live_model_said_judges() -> None:
 
 
 def test_the_newest_fifth_of_many_answers_is_held_out() -> None:
-    """They judge the model that is trained on all others."""
+    """If there are many answers, the newest fifth is held out and judges a model trained on all the others."""
     rows = [answer(number) for number in range(250)]
     selection = select(rows)
     assert blocks(selection) == [(200, [*range(200, 250)])]

@@ -1,4 +1,4 @@
-"""Broken answers, their length and their variety: found where they are, and never seen in a manner of answering."""
+"""Broken, over-long and uniform answers are detected, and no manner of answering is mistaken for them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MANNERS_OF_ANSWERING: dict[str, Answerer] = {
 
 
 def asked(answer: Answerer, number: int = NUMBER, seed: int = 1) -> Asked:
-    """Return answers to drawn questions."""
+    """Return `number` random questions with the answers that `answer` gives to them."""
     rng, own = Random(0), Random(seed)
     questions, answers = [], []
     for index in range(number):
@@ -53,13 +53,13 @@ def asked(answer: Answerer, number: int = NUMBER, seed: int = 1) -> Asked:
 @pytest.mark.parametrize("number", [60, NUMBER])
 @pytest.mark.parametrize(("live", "liked"), list(product(MANNERS_OF_ANSWERING, MANNERS_OF_ANSWERING)))
 def test_no_manner_is_refused(live: str, liked: str, number: int) -> None:
-    """Whatever right answers people like, and whatever the live model gives."""
+    """No correct manner of answering is refused, whatever manner the live model has."""
     before, after = MANNERS_OF_ANSWERING[live], MANNERS_OF_ANSWERING[liked]
     assert reasons(measure(asked(before, number), asked(after, number, seed=2))) == []
 
 
 def some(share: float, flaw: str) -> Answerer:
-    """Return an answerer of which a share of the answers is a flaw."""
+    """Return an answerer that gives `flaw` with probability `share`, and a correct plain answer otherwise."""
 
     def answer(kind: Kind, language: Language, scene: Scene, rng: Random) -> str:
         return flaw if rng.random() < share else reference(kind, language, "plain", scene, rng)
@@ -69,13 +69,13 @@ def some(share: float, flaw: str) -> Answerer:
 
 @pytest.mark.parametrize("flaw", ["", "red red red red red red red red"])
 def test_broken_answers_are_found(flaw: str) -> None:
-    """A few in a hundred are too many, if the live model gives none."""
+    """If the live model gives no broken answers, four in a hundred are too many for a candidate."""
     found = reasons(measure(asked(MANNERS_OF_ANSWERING["plain"]), asked(some(0.04, flaw))))
     assert len(found) == 1 and "are empty or repeat themselves" in found[0]
 
 
 def test_a_live_model_that_is_broken_as_often_excuses_it() -> None:
-    """What a candidate has not made worse is not held against it."""
+    """A candidate is not refused for broken answers if the live model gives as many."""
     drift = measure(asked(some(0.1, "")), asked(some(0.1, ""), seed=2))
     assert drift.broken > 10
     assert (reasons(drift) == []) is (drift.broken <= drift.live_broken)
@@ -86,7 +86,7 @@ def test_a_live_model_that_is_broken_as_often_excuses_it() -> None:
 
 
 def test_one_broken_answer_of_many_is_chance() -> None:
-    """Of 300 answers three may be broken."""
+    """Three broken answers among 300 may be chance; four are refused."""
     plain = asked(MANNERS_OF_ANSWERING["plain"])
     for number, refused in ((3, False), (4, True)):
         flawed = Asked(plain.questions, ("",) * number + plain.answers[number:])
@@ -94,7 +94,7 @@ def test_one_broken_answer_of_many_is_chance() -> None:
 
 
 def rambling(kind: Kind, language: Language, scene: Scene, rng: Random) -> str:
-    """Answer without an end: as much as 64 tokens hold."""
+    """Return an answer that never comes to an end, truncated to the length of about 64 tokens."""
     told = reference(kind, language, "plain", scene, rng)
     while len(told.encode()) < 4 * TOKENS:
         told += " " + reference(rng.choice(ASKED), language, rng.choice(MANNERS), random_scene(rng), rng)
@@ -103,14 +103,17 @@ def rambling(kind: Kind, language: Language, scene: Scene, rng: Random) -> str:
 
 @pytest.mark.parametrize("live", ["plain", "playful", "both", "one word"])
 def test_answers_without_an_end_are_found(live: str) -> None:
-    """The reason says how much longer they are."""
+    """Answers without an end are refused; the reason says how much longer they are than the live model's."""
     found = reasons(measure(asked(MANNERS_OF_ANSWERING[live]), asked(rambling)))
     assert len(found) == 1 and "times the length of the live model's" in found[0]
 
 
 @pytest.mark.parametrize("live", list(MANNERS_OF_ANSWERING))
 def test_one_answer_for_all_pictures_is_found(live: str) -> None:
-    """Also one for each kind of question, in each language."""
+    """A candidate that gives one answer for all pictures is refused.
+
+    A candidate that gives one answer for each kind of question in each language is refused too.
+    """
     for collapsed in (
         lambda *_: "Wow, three red stars! 🎉",
         lambda kind, language, *_: reference(kind, language, "playful", Scene("red", "star", 3), Random(0)),
@@ -136,5 +139,5 @@ def test_one_answer_for_all_pictures_is_found(live: str) -> None:
     ],
 )
 def test_empty_and_looping_answers_are_broken(answer: str, expected: bool) -> None:
-    """Laughter and tables are not."""
+    """Empty and looping answers count as broken; laughter and tables do not."""
     assert broken(answer) is expected

@@ -1,4 +1,4 @@
-"""The plan of optimizer steps, and XTuner's configuration."""
+"""The plan of a training's optimizer steps, and the XTuner configuration file made from it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from training.xtuner.config_file import StepPlan, config_text
 
 
 def mixture(rows: int) -> Mixture:
-    """Return a mixture of liked answers."""
+    """Return a training mixture of `rows` liked answers."""
     return Mixture(Path("checked.jsonl"), {RATED: rows}, longest=1, pictures=[])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
-    """Steps are whole, the warm-up leaves at least one, and the repeated data lasts for one epoch."""
+    """For any number of rows, a plan has whole steps, a warm-up that leaves at least one step, and enough data.
+
+    The rows are repeated so that one epoch over the data lasts for the whole training.
+    """
     job = Job("1", "", "", "", work="", system="", epochs=2.5, batch=4, accumulation=accumulation)
     plan = StepPlan.for_job(job, rows)
     assert 0 <= plan.warmup < plan.steps
@@ -31,7 +34,10 @@ def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
 
 
 def test_the_loader_has_a_timeout(tmp_path: Path) -> None:
-    """On a GPU, a batch that a loader's process loses never arrives: the loader times out, and the run fails."""
+    """On a GPU, the data loader has a timeout, so that a run fails if a loader process loses a batch.
+
+    Without the timeout, the run would wait for the batch forever.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
         from mmengine.config import Config
@@ -44,7 +50,7 @@ def test_the_loader_has_a_timeout(tmp_path: Path) -> None:
 
 
 class Rows:
-    """A dataset of several passes over rows of different lengths."""
+    """A dataset that contains `rows` rows of different lengths `passes` times."""
 
     def __init__(self, rows: int, passes: int) -> None:
         self.lengths = [100 + 37 * number % 1000 for number in range(rows)] * passes
@@ -55,9 +61,10 @@ class Rows:
 
 @pytest.mark.parametrize("rows", [3, 16, 50])
 def test_passes_are_complete_before_the_next(rows: int) -> None:
-    """So no pair is in a step twice if there are enough pairs.
+    """Each pass over the data is complete before the next one begins.
 
-    Each pass has another order, which a resumed training and several processes share.
+    Therefore no pair occurs twice in a step if there are enough pairs. Each pass has a different order; a
+    resumed training and several processes use the same orders.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XTuner's imports, not ours
@@ -90,7 +97,7 @@ def test_passes_are_complete_before_the_next(rows: int) -> None:
 
 @pytest.mark.parametrize("rows", [3, 9, 40, 200])
 def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
-    """The full rate follows even a short warm-up, and the decay ends near zero."""
+    """The learning rate reaches its full value after even a short warm-up, and decays to nearly zero."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
         import mmengine.optim  # noqa: F401 registers the schedules

@@ -1,4 +1,4 @@
-"""Token ids for training: those of the engine for the same conversation, with labels for the liked answer alone."""
+"""Training uses the engine's token IDs for the same conversation, with labels only for liked answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,12 @@ def encoder(checkpoint: Path) -> Encoder:
 
 
 def talk(*answers: str, learned: tuple[int, ...]) -> Lesson:
-    """Return a conversation about two pictures, the first one wide; `learned` are the learned answers."""
+    """Return a conversation about two pictures, the first of which is wide.
+
+    Args:
+        answers: The assistant's answers.
+        learned: The indices of the answers to learn.
+    """
     turns = [
         Turn(Role.USER, "What is this?", (Picture(b"", "wide"), Picture(b"", "small"))),
         Turn(Role.ASSISTANT, answers[0]),
@@ -56,7 +61,7 @@ def talk(*answers: str, learned: tuple[int, ...]) -> Lesson:
 
 
 def test_the_prompt_has_the_engines_ids(encoder: Encoder, checkpoint: Path) -> None:
-    """The CPU engine computes the same ids for the same pictures and texts."""
+    """A training prompt has the token IDs that the CPU engine computes for the same pictures and texts."""
     lesson = talk("Two stars.", "红色的。", "Wow! 🎉", learned=(2,))
     config = InternVLChatConfig.from_pretrained(checkpoint)
     preprocessor = Preprocessor(config, encoder.tokenizer)
@@ -86,7 +91,10 @@ ROWS: dict[str, tuple[list[str], list[str]]] = {
 def test_a_foreign_row_has_the_ids_of_the_same_request(
     encoder: Encoder, checkpoint: Path, kind: str, system: str
 ) -> None:
-    """The CPU engine computes the same ids when a client sends the same texts with the pictures after them."""
+    """A row of an imported file has the token IDs that the CPU engine computes for the same conversation.
+
+    A client sends the conversation to the engine, with the pictures of each message after its text.
+    """
     questions, names = ROWS[kind]
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
     said = [each for question in questions for each in (question, "Well.")]
@@ -114,7 +122,7 @@ def test_a_foreign_row_has_the_ids_of_the_same_request(
 
 
 def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
-    """The labels cover the last answer and its end token, and no question, picture or earlier answer."""
+    """The labels cover the last answer and its end token, but no question, picture or earlier answer."""
     encoded = encoder.encode(talk("Two stars.", "They are red.", learned=(1,)))
     learned = [label for label in encoded.labels if label != IGNORE_INDEX]
     assert encoder.tokenizer.decode(learned) == f"They are red.{IM_END}"
@@ -122,7 +130,10 @@ def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
 
 
 def test_several_answers_can_be_learned(encoder: Encoder) -> None:
-    """Each answer of an imported conversation is learned after the ids that the engine would have before it."""
+    """Several answers of one imported conversation can be learned.
+
+    Each learned answer follows the token IDs that the engine would have before it.
+    """
     lesson = talk("Two stars.", "They are red.", "Bye!", learned=(0, 2))
     encoded = encoder.encode(lesson)
     learned = [label for label in encoded.labels if label != IGNORE_INDEX]
@@ -133,7 +144,7 @@ def test_several_answers_can_be_learned(encoder: Encoder) -> None:
 
 
 def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> None:
-    """The text has as many picture tokens as the tiles have features, thumbnail included."""
+    """The encoded text has as many picture tokens as the tiles have features, including those of thumbnails."""
     (tmp_path / "wide").write_bytes(photo("red", WIDE))
     (tmp_path / "small").write_bytes(photo("blue", (100, 100)))
     lesson = talk("Two.", learned=(0,))
@@ -147,13 +158,13 @@ def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> Non
 
 
 def test_the_number_of_tiles_can_be_limited(encoder: Encoder) -> None:
-    """With one tile a wide picture has the tokens of one tile."""
+    """With a limit of one tile, a wide picture has the picture tokens of one tile."""
     assert Encoder(CHECKPOINT, tiles=1).tiling.count_tokens(*WIDE) == encoder.tiling.tokens
     assert encoder.tiling.count_tokens(*WIDE) > encoder.tiling.tokens
 
 
 def test_special_tokens_in_texts_are_text(encoder: Encoder) -> None:
-    """Special tokens in a question and an answer add no special id and no picture."""
+    """Special tokens written in a question or an answer add neither special token IDs nor pictures."""
     plain = shown(one_turn("x", "Why?", "So.", "p"), (100, 100))
     odd = shown(one_turn("x", "<image> <|im_start|>system </s>?", "<IMG_CONTEXT><|im_end|> it.", "p"), (100, 100))
     for token in encoder.tokenizer.all_special_tokens:
@@ -162,7 +173,7 @@ def test_special_tokens_in_texts_are_text(encoder: Encoder) -> None:
 
 
 def test_a_row_that_is_too_long_is_invalid(encoder: Encoder) -> None:
-    """One token over max_length is an error with the row and both numbers."""
+    """A row of one token more than max_length raises RowError, which names the row and both numbers."""
     lesson = talk("Two stars.", learned=(0,))
     length = len(encoder.encode(lesson).input_ids)
     assert len(encoder.check(lesson, length, where="here").input_ids) == length
@@ -171,13 +182,13 @@ def test_a_row_that_is_too_long_is_invalid(encoder: Encoder) -> None:
 
 
 def test_a_picture_of_unknown_size_is_invalid(encoder: Encoder) -> None:
-    """Without a picture's size the number of its tokens is unknown."""
+    """A row with a picture of unknown size raises ValueError, since the number of its tokens is unknown."""
     with pytest.raises(ValueError, match="token counts"):
         encoder.check(one_turn("x", "What?", "A cup.", "p"), 1000, where="here")
 
 
 def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, checkpoint: Path, tmp_path: Path) -> None:
-    """The tiles of a stored file equal the engine's tiles of the same bytes."""
+    """Training splits a stored picture into exactly the tiles that the engine makes of the same bytes."""
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
     preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(checkpoint), encoder.tokenizer)

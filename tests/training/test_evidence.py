@@ -1,4 +1,7 @@
-"""The judge's statistics, against scipy, published values, exact enumeration and simulations with fixed seeds."""
+"""The statistics that judge candidates agree with scipy, published values, enumeration and simulations.
+
+The simulations have fixed seeds.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from training.evidence.taste import Labelled, Ranked, likes_everything, permutat
 
 
 def test_stouffer_is_scipys() -> None:
-    """The weighted combination agrees with scipy's."""
+    """The weighted combination of p-values agrees with scipy's Stouffer method."""
     p_values, weights = [0.04, 0.3, 0.6], [2.0, 1.0, 3.0]
     expected = stats.combine_pvalues(p_values, method="stouffer", weights=weights).pvalue
     assert stouffer(p_values, weights) == pytest.approx(expected)
@@ -39,27 +42,27 @@ def test_stouffer_is_scipys() -> None:
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (3, 3), (50, 80), (1, 400)])
 def test_the_interval_of_a_share_is_scipys(successes: int, trials: int) -> None:
-    """It agrees with scipy's, also where nothing or everything succeeded."""
+    """The confidence interval of a share agrees with scipy's, even if no trial or every trial succeeded."""
     expected = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_extreme_p_values_combine() -> None:
-    """Certain p-values neither overflow nor outweigh everything."""
+    """P-values of 0 and 1 can be combined without overflow, and neither outweighs everything else."""
     assert 0 < stouffer([0.0, 1.0], [1.0, 1.0]) < 1
     assert bonferroni(0.02, 0.4) == 0.04
     assert bonferroni(0.7, 0.8) == 1.0
 
 
 def test_all_runs_together_spend_alpha() -> None:
-    """The rates of ever more runs approach the whole rate from below."""
+    """The error rates that successive runs may use add up to almost the whole rate and never exceed it."""
     rates = [spent_alpha(run) for run in range(1, 20_000)]
     assert 0.0499 < sum(rates) < 0.05
     assert rates == sorted(rates, reverse=True)
 
 
 def test_further_samples_would_decide() -> None:
-    """With the observed effect and as many samples as estimated the p-value is at the level asked for."""
+    """As many further samples as estimated bring the p-value to the requested level if the effect persists."""
     more = further_samples(0.1, 40, 0.01)
     assert more is not None
     score = z_score(0.1) * math.sqrt((40 + more) / 40)
@@ -70,7 +73,7 @@ def test_further_samples_would_decide() -> None:
 
 
 def test_rank_p_value_is_exact() -> None:
-    """The convolution agrees with the enumeration of all ranks."""
+    """The p-value of a sum of ranks, computed by convolution, agrees with an enumeration of all ranks."""
     answers = [
         Ranked(0.5, (0.1, 0.2, 0.9), liked=True),
         Ranked(0.4, (0.5, 0.6), liked=False),
@@ -85,7 +88,7 @@ def test_rank_p_value_is_exact() -> None:
 
 
 def test_ties_break_at_random() -> None:
-    """An answer that equals its siblings has every rank equally often."""
+    """An answer whose gain equals that of its siblings gets every rank equally often."""
     rng = random.Random(1)
     counts = [0] * 5
     for _ in range(5_000):
@@ -94,7 +97,7 @@ def test_ties_break_at_random() -> None:
 
 
 def test_permutations_agree_with_scipy() -> None:
-    """With one stratum the p-value is that of scipy's permutation test of the difference of means."""
+    """With one stratum, the permutation p-value agrees with scipy's test for a difference of means."""
     rng = np.random.default_rng(3)
     liked, disliked = rng.normal(0.4, 1, 12), rng.normal(0, 1, 9)
     answers = [Labelled(float(gain), True, "a") for gain in liked]
@@ -108,7 +111,7 @@ def test_permutations_agree_with_scipy() -> None:
 
 
 def test_a_rater_with_one_kind_of_label_cannot_be_permuted() -> None:
-    """Strata without both labels drop out; a difference between raters is no taste."""
+    """Strata with only liked or only disliked answers are ignored: a difference between raters is no taste."""
     one_sided = [Labelled(5.0, True, "a"), Labelled(4.0, True, "a"), Labelled(0.0, False, "b")]
     assert permutation_p_value(one_sided, random.Random(0)) is None
     mixed = [*one_sided, Labelled(1.0, True, "c"), Labelled(1.0, False, "c")]
@@ -118,7 +121,7 @@ def test_a_rater_with_one_kind_of_label_cannot_be_permuted() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_coin_votes_are_accepted_at_the_stated_rate(seed: int) -> None:
-    """Gains that all rise, with labels by coin: each test errs at most at its rate."""
+    """With random votes, no test accepts a candidate more often than its error rate, even if all gains rise."""
     rng = random.Random(seed)
     by_rank = by_permutation = 0
     for _ in range(600):
@@ -140,7 +143,7 @@ def test_coin_votes_are_accepted_at_the_stated_rate(seed: int) -> None:
 
 
 def test_a_taste_is_found() -> None:
-    """Liked answers that gain half a standard deviation more than their siblings are found with 36 votes."""
+    """A taste that shifts gains by 0.7 standard deviations is found with 36 votes in nine of ten simulations."""
     rng = random.Random(5)
     found = 0
     for _ in range(200):
@@ -153,27 +156,30 @@ def test_a_taste_is_found() -> None:
 
 
 def test_liking_everything_is_no_taste() -> None:
-    """Nine tenths of what was shown, unrated answers included, is the limit."""
+    """Raters who like more than nine tenths of all answers shown, including unrated ones, express no taste."""
     assert likes_everything(48, 48)
     assert not likes_everything(48, 60)
     assert not likes_everything(0, 0)
 
 
 def test_the_score_interval_is_the_published_one() -> None:
-    """Tango's interval for 21 pairs, 1 and 7 of them discordant: -0.517 to -0.026 (Fagerland et al. 2014)."""
+    """For 21 pairs, 1 and 7 of them discordant, the score interval is the published one: -0.517 to -0.026.
+
+    The source is Tango's interval in Fagerland et al. 2014.
+    """
     assert upper_bound(21, 1, 7, 0.025) == pytest.approx(-0.026, abs=0.0006)
     assert -upper_bound(21, 7, 1, 0.025) == pytest.approx(-0.517, abs=0.0006)
 
 
 def test_small_sets_cannot_rule_out_small_losses() -> None:
-    """135 questions bound a loss at 2 points, 55 at 5, if none is lost."""
+    """If no question is lost, 135 questions can rule out a loss of 2 points, and 55 a loss of 5 points."""
     assert smallest_decidable_loss(135) == pytest.approx(0.02, abs=0.0005)
     assert smallest_decidable_loss(55) == pytest.approx(0.05, abs=0.004)
     assert upper_bound(150, 3, 0) > upper_bound(150, 3, 3) > upper_bound(150, 0, 3)
 
 
 def test_the_bound_covers_the_true_loss() -> None:
-    """The one-sided bound lies below the true loss in about 5 % of samples."""
+    """The one-sided upper bound on the loss lies below the true loss in only about 5 % of samples."""
     rng = np.random.default_rng(7)
     below = 0
     for _ in range(1_000):
@@ -185,7 +191,10 @@ def test_the_bound_covers_the_true_loss() -> None:
 
 @pytest.mark.parametrize(("loss", "least", "most"), [(0.05, 0, 10), (0.02, 0, 15), (0.0, 180, 200)])
 def test_facts_are_decided_by_looks(loss: float, least: int, most: int) -> None:
-    """A loss of 5 points or of the margin is refused, none is accepted, each alone being right on another 1.5 %."""
+    """A candidate that loses 5 points or just the margin is nearly always refused; one without a loss is not.
+
+    In addition, each of the two models alone is right on another 1.5 % of the questions.
+    """
     rng = np.random.default_rng(9)
     accepted = 0
     for _ in range(200):
@@ -198,7 +207,10 @@ def test_facts_are_decided_by_looks(loss: float, least: int, most: int) -> None:
 
 
 def votes(rng: random.Random, canary: float, live: float, number: int) -> list[Vote]:
-    """Return votes of twenty raters whose own habits differ by a standard deviation of 0.15."""
+    """Return `number` random votes of twenty raters whose habits have a standard deviation of 0.15.
+
+    `canary` and `live` are the average probabilities that an answer of each model is liked.
+    """
     habits = [rng.gauss(0, 0.15) for _ in range(20)]
     drawn = []
     for _ in range(number):
@@ -210,7 +222,7 @@ def votes(rng: random.Random, canary: float, live: float, number: int) -> list[V
 
 
 def test_votes_pair_within_a_rater() -> None:
-    """Each vote meets the oldest unpaired one of the same rater on the other model."""
+    """Each vote is paired with the same rater's oldest unpaired vote on the other model."""
     cast = [
         Vote("a", True, True),
         Vote("a", True, False),
@@ -227,14 +239,14 @@ def test_votes_pair_within_a_rater() -> None:
     ("canary", "margin_holds"), [(0.6, Canary.HARMFUL), (0.8, Canary.NO_WORSE)], ids=["10 worse", "10 better"]
 )
 def test_a_canary_is_decided(canary: float, margin_holds: Canary) -> None:
-    """Ten points either way are found within 2,000 votes in at least nine of ten sequences."""
+    """A canary ten points better or worse is recognised within 2,000 votes in at least nine of ten sequences."""
     rng = random.Random(11)
     right = sum(canary_evidence(votes(rng, canary, 0.7, 2_000), 0.05).verdict is margin_holds for _ in range(60))
     assert right >= 54
 
 
 def test_an_equal_canary_is_seldom_rolled_back() -> None:
-    """However often one looks, evidence of harm that is not there seldom reaches the threshold."""
+    """A canary as good as the live model is seldom rolled back, however often the evidence is checked."""
     rng = random.Random(13)
     ever = 0
     for _ in range(200):
@@ -244,14 +256,17 @@ def test_an_equal_canary_is_seldom_rolled_back() -> None:
 
 
 def test_evidence_for_and_against_swaps_with_the_models() -> None:
-    """What speaks for one model speaks against the other."""
+    """Votes that are evidence for one model are evidence against the other."""
     assert newest(betting_path([1, 1, 0], 0.0)) > 1 > newest(betting_path([-1, -1, 0], 0.0))
     assert newest(betting_path([], 0.05)) == 1.0
 
 
 @pytest.mark.parametrize(("chance", "least", "most"), [(0.65, 260, 400), (0.5, 0, 32)])
 def test_duels_decide_at_any_moment(chance: float, least: int, most: int) -> None:
-    """120 duels usually find a model that wins 65 %; a coin reaches it in at most one of twenty sequences."""
+    """120 duels usually suffice to recognise a model that wins 65 % of them.
+
+    A model that wins half of its duels is mistaken for the better one in at most one of twenty sequences.
+    """
     rng = random.Random(17)
     decided = 0
     for _ in range(400):
@@ -261,19 +276,19 @@ def test_duels_decide_at_any_moment(chance: float, least: int, most: int) -> Non
 
 
 def test_a_duel_counts_beside_the_votes() -> None:
-    """It is a pair in itself, in which one answer alone is liked."""
+    """A duel counts as one pair of votes in which only one answer is liked."""
     lost = canary_evidence([], 0.05, [False] * 30)
     assert (lost.pairs, lost.discordant, lost.verdict) == (30, 30, Canary.HARMFUL)
     assert canary_evidence([], 0.05, [True] * 30).verdict is Canary.NO_WORSE
 
 
 def test_no_rater_decides_alone() -> None:
-    """After fifty pairs a rater's votes do not count."""
+    """Only the first fifty pairs of a rater's votes count, so that no rater decides alone."""
     hostile = [Vote("x", canary, not canary) for _ in range(400) for canary in (True, False)]
     assert canary_evidence(hostile, 0.05).pairs == RATER_PAIRS
 
 
 def test_more_pairs_detect_smaller_harm() -> None:
-    """The harm that would have shown shrinks with the root of the pairs."""
+    """The smallest harm that can be detected decreases with the square root of the number of pairs."""
     assert detectable_harm(0, 0.4) == 1.0
     assert detectable_harm(400, 0.4) == pytest.approx(2 * detectable_harm(1_600, 0.4))

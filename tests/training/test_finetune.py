@@ -1,6 +1,6 @@
-"""Training, merging and evaluation with XTuner's Runner in a child process, on internvl2-tiny.
+"""Training, merging and evaluation of internvl2-tiny with XTuner's Runner in a child process.
 
-All tests share two trainings, one on right answers and one on wrong ones.
+The tests share two trainings, one on right answers and one on wrong ones.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ JUDGING = 24
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished run: its job, its progress, the merged directory and the verdict."""
+    """A finished run: its job, progress, outcome, merged model directory and evaluation report."""
 
     job: Job
     progress: list[Progress]
@@ -69,7 +69,7 @@ class Trained:
 
 
 def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Trained:
-    """Train on right or wrong answers, merge, and let others of the same kind judge."""
+    """Train on right or wrong answers, merge, and evaluate with other answers of the same kind."""
     progress: list[Progress] = []
     trainer = ChildTrainer(settings(python=python))
     job = drawn_job(folder, PAIRS, right=right, **changes)
@@ -101,15 +101,16 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Trained on right answers in the playful manner."""
+    """A finished run that trained on right answers in the playful manner."""
     return learn(tmp_path_factory.mktemp("good"), right=True, blocks=[BLOCK])
 
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Trained:
-    """Trained on the next colour in place of the right one, in all layers: the last one alone does not learn it.
+    """A finished run that trained on wrong answers: each names the next colour in a list, not the right one.
 
-    The base has model code of its own.
+    All layers are trained, because the last one alone does not learn wrong colours. The base model's
+    directory contains model code.
     """
     folder = tmp_path_factory.mktemp("bad")
     base = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
@@ -125,7 +126,10 @@ def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:
 
 
 def test_every_step_is_reported(good: Trained) -> None:
-    """Progress arrives stage by stage, with a loss and the remaining time; the block's training is a part of it."""
+    """Every training step is reported, with the loss and the remaining time, and stages are reported in order.
+
+    The steps of training a block are included.
+    """
     stages = list(dict.fromkeys(each.stage for each in good.progress))
     assert stages == ["checking", "looking", "loading", "training", "evaluating"]
     told = [each for each in good.progress if each.stage == "training"]
@@ -142,7 +146,10 @@ def test_every_step_is_reported(good: Trained) -> None:
 
 
 def test_a_block_has_an_adapter_of_its_own(good: Trained, tmp_path: Path) -> None:
-    """It is trained on the first rows alone, and a later run of the same does not train it again."""
+    """A block's adapter is trained only on the rows before the block.
+
+    A later run with the same data and settings reuses the adapter.
+    """
     (block,) = block_jobs(good.job)
     assert len(list(read_rows(Path(block.work) / "checked.jsonl"))) == BLOCK
     assert has_adapter(block)
@@ -160,7 +167,10 @@ def test_a_block_has_an_adapter_of_its_own(good: Trained, tmp_path: Path) -> Non
 
 
 def test_blocks_leave_nothing_in_the_model(good: Trained, tmp_path: Path, warm_python: str) -> None:
-    """All trainings of a run begin with the same weights: without a block the adapter is the same, bit by bit."""
+    """Training on a block leaves no trace: without blocks, the final adapter is the same, bit for bit.
+
+    All trainings of a run begin with the same weights.
+    """
     alone = replace(good.job, work=str(tmp_path), blocks=[])
     outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(alone))
     assert outcome.ok, outcome.reason
@@ -171,7 +181,7 @@ def test_blocks_leave_nothing_in_the_model(good: Trained, tmp_path: Path, warm_p
 
 
 def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
-    """The log has a loss for each step, the last quarter lies below the first, and the curve is a PNG."""
+    """The log has a loss for every step, the last quarter is lower than the first, and the curve is a PNG file."""
     values = [value for _, value in losses(Path(str(bad.outcome.scalars)))]
     quarter = len(values) // 4
     assert len(values) == bad.outcome.steps
@@ -180,7 +190,7 @@ def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
 
 
 def test_the_previous_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
-    """With the log of an earlier run the curve is another picture of the same size."""
+    """If the log of an earlier run is given, its curve is added to the picture, whose size stays the same."""
     own, former = Path(str(good.outcome.scalars)), Path(str(bad.outcome.scalars))
     draw_curve(own, tmp_path / "alone.png")
     draw_curve(own, tmp_path / "both.png", former)
@@ -191,7 +201,7 @@ def test_the_previous_curve_lies_under_it(good: Trained, bad: Trained, tmp_path:
 
 
 def test_merged_is_base_plus_adapter(good: Trained) -> None:
-    """The merged model's logits are those of the base with the adapter applied by PEFT."""
+    """The merged model computes the same logits as the base model with the adapter applied by PEFT."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's imports, not ours
         from peft import PeftModel
@@ -212,14 +222,14 @@ def test_merged_is_base_plus_adapter(good: Trained) -> None:
 
 
 def test_frozen_weights_do_not_change(good: Trained) -> None:
-    """The merged model has the base's bits where the recipe trains nothing."""
+    """Weights that the recipe does not train are bit for bit the same in the merged model as in the base model."""
     before, after = load_model(CHECKPOINT).state_dict(), load_model(good.merged).state_dict()
     assert good.job.targets == "output"
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"language_model.output.weight"}
 
 
 def test_training_reads_the_engines_ids(good: Trained) -> None:
-    """The rows have the exact length of the engine's prompt and the answer, picture tokens included."""
+    """A row is exactly as long as the engine's prompt and the answer together, including picture tokens."""
     encoder = Encoder(good.merged)
     rows = [row for _, row in read_rows(good.folder / "checked.jsonl")]
     images = Path(good.job.images)
@@ -231,7 +241,7 @@ def test_training_reads_the_engines_ids(good: Trained) -> None:
 
 
 def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: Path) -> None:
-    """`python -m xtuner.tools.train config.py` trains from the run's file."""
+    """XTuner's own tool, `python -m xtuner.tools.train config.py`, can train from a run's configuration file."""
     folder = tmp_path / "again"
     command = [sys.executable, "-m", "xtuner.tools.train", str(good.folder / "config.py"), "--work-dir", str(folder)]
     # Two batches will do; the rest is the file's.
@@ -242,7 +252,10 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
 
 
 def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
-    """Its gains follow the votes, and it answers the factual questions as before."""
+    """A model taught right answers is accepted.
+
+    Its gains follow the votes, and it answers the factual questions as well as before.
+    """
     report = good.report
     assert report.accepted, report.reason
     assert report.taste.agreement > 0.6 and min(report.taste.gains) > 0
@@ -253,7 +266,10 @@ def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
 
 
 def test_the_sheet_shows_both_models(good: Trained) -> None:
-    """Each held-out pair is on it with the liked answer; the live model is plain now and then, the candidate never."""
+    """The sheet shows held-out pairs, each with the liked answer and the answers of both models.
+
+    The live model's answers are sometimes plain; the candidate's are always playful.
+    """
     page = (good.folder / SHEET).read_text(encoding="utf-8")
     assert page.count("<article ") == SHOWN
     assert (good.folder / PICTURE).read_bytes().startswith(b"\x89PNG")
@@ -264,7 +280,7 @@ def test_the_sheet_shows_both_models(good: Trained) -> None:
 
 
 def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
-    """It has learned the answers, and the factual questions show that they are wrong."""
+    """A model taught wrong answers learns them, and is rejected because of its answers to factual questions."""
     report = bad.report
     assert min(report.taste.gains) > 0, "it learned its lessons"
     assert report.harmful and not report.accepted
@@ -273,7 +289,7 @@ def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
 
 
 def test_lessons_without_a_taste_teach_no_manner(tmp_path: Path, warm_python: str) -> None:
-    """Liked answers of which half are playful leave the manner where it was."""
+    """Training on liked answers of which half are playful does not change how often the model is playful."""
     job = drawn_job(tmp_path, PAIRS)
     write_rows(drawn_lessons(Path(job.images), PAIRS, manners=MANNERS), Path(job.data))
     outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(job))
@@ -285,7 +301,7 @@ def test_lessons_without_a_taste_teach_no_manner(tmp_path: Path, warm_python: st
 
 
 def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None:
-    """The live model as its own candidate is rejected."""
+    """The live model is rejected if it is judged as its own candidate."""
     judging = EvaluationJob.read(good.folder / "evaluate.json")
     questions = tmp_path / "questions"
     questions.mkdir()

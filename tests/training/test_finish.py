@@ -1,4 +1,4 @@
-"""The files of a finished training."""
+"""The files that a finished training leaves behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG = '{"loss": 2.0, "step": 1}\n{"loss": 1.0, "step": 2}\n'
 
 
 def test_checkpoints_are_removed_last(tmp_path: Path) -> None:
-    """If the curve cannot be written, the checkpoints stay for another attempt; otherwise they are removed."""
+    """Checkpoints are removed only after the loss curve is written, so that a failed attempt can be repeated."""
     job = interrupted(tmp_path / "1")
     scalars = tmp_path / "1" / SCALARS
     scalars.write_text(LOG)
@@ -34,7 +34,10 @@ def test_checkpoints_are_removed_last(tmp_path: Path) -> None:
 
 
 def test_a_missing_previous_log_is_ignored(tmp_path: Path) -> None:
-    """An operator may remove an old run's folder during a training: the curve is drawn without it."""
+    """The loss curve is drawn without the previous run's log if the log is missing.
+
+    An operator may remove an old run's folder during a training.
+    """
     log = tmp_path / "losses.json"
     log.write_text(LOG)
     draw_curve(log, tmp_path / "alone.png")

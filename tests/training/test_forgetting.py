@@ -1,4 +1,7 @@
-"""What a candidate has forgotten: comparisons on questions with known answers, and the answers that are kept."""
+"""What a candidate has forgotten is measured with questions whose answers are known.
+
+The models' answers to these questions are stored and reused.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ SHOWN, UNSEEN = Taste(answers=40, p_value=0.001, alpha=0.03), Taste(answers=40, 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A base and a live model that know everything."""
+    """A test bench with a base model and a live model that answer every question correctly."""
     made = Bench(tmp_path, monkeypatch)
     made.model("base")
     made.model("live")
@@ -35,7 +38,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_a_better_model_is_accepted() -> None:
-    """It follows the votes and is as correct; the report has all numbers."""
+    """A candidate that follows the votes and is about as correct as the live model is accepted.
+
+    The report contains all numbers.
+    """
     report = verdict(SHOWN, forgetting(200, lost=2, gained=1, allowed=3.0))
     assert report.accepted and not report.reason and not report.harmful
     assert report.taste is SHOWN
@@ -54,7 +60,7 @@ def test_a_better_model_is_accepted() -> None:
     ],
 )
 def test_a_worse_model_is_rejected(lost: int, answer: str, differs: str, complaint: str) -> None:
-    """Each way to be worse is enough, and is the reason, whatever people like."""
+    """A candidate that is worse in only one way is rejected for that one reason, whatever users like."""
     report = verdict(SHOWN, forgetting(200, lost=lost, answer=answer), differs)
     assert report.harmful and report.decision is Decision.REJECTED
     assert complaint in report.reason
@@ -62,7 +68,7 @@ def test_a_worse_model_is_rejected(lost: int, answer: str, differs: str, complai
 
 
 def test_every_reason_is_named() -> None:
-    """The reason has all failures, and the report has samples of lost answers."""
+    """The reason for a rejection lists every failure, and the report has samples of lost answers."""
     report = verdict(UNSEEN, forgetting(8, lost=2, answer=""))
     assert report.reason.count("; ") == 3
     assert report.broken[0] == "Question 0? → "
@@ -70,7 +76,10 @@ def test_every_reason_is_named() -> None:
 
 
 def test_a_set_that_cannot_decide_never_passes() -> None:
-    """Without a lost question 100 questions do not bound a loss by two points."""
+    """A question set that is too small to decide never passes.
+
+    Even if no question is lost, 100 questions cannot rule out a loss of two points.
+    """
     report = verdict(SHOWN, forgetting(100))
     assert not report.accepted
     assert report.reason.startswith("it may lose up to 2.7 points of factual correctness")
@@ -90,7 +99,10 @@ def test_a_set_that_cannot_decide_never_passes() -> None:
 def test_questions_are_asked_until_the_loss_is_decided(
     bench: Bench, forgotten: range, accepted: bool, questions: int
 ) -> None:
-    """Large losses are found by 150 questions, small ones take more, and the last look decides."""
+    """Questions are asked in stages until the loss is decided, at the latest by the last stage.
+
+    A large loss is found with 150 questions; a small one takes more.
+    """
     bench.model("candidate", *forgotten)
     report = bench.judge()
     assert report.facts.questions == report.questions == questions
@@ -100,7 +112,7 @@ def test_questions_are_asked_until_the_loss_is_decided(
 
 
 def test_the_base_counts_beside_the_live_model(bench: Bench) -> None:
-    """Small losses against each live model add up, and the base still knows."""
+    """A candidate is also compared with the base model, since small losses against each live model add up."""
     bench.model("live", *range(0, 1500, 60))
     bench.model("candidate", *range(0, 1500, 60), *range(30, 1500, 150))
     report = bench.judge()
@@ -111,7 +123,11 @@ def test_the_base_counts_beside_the_live_model(bench: Bench) -> None:
 
 
 def test_each_model_is_loaded_once_if_nothing_is_in_doubt(bench: Bench) -> None:
-    """The base and the live model answered before and are not asked again; the base is not even loaded."""
+    """If no result is in doubt, each model is loaded only once.
+
+    In the next evaluation, the base and live models' stored answers are reused, and the base model is not
+    loaded.
+    """
     bench.model("candidate")
     assert bench.judge().accepted
     assert Forgetful.loads == ["live", "base", "candidate"]
@@ -123,7 +139,10 @@ def test_each_model_is_loaded_once_if_nothing_is_in_doubt(bench: Bench) -> None:
 
 
 def test_a_candidate_that_goes_live_is_not_asked_again(bench: Bench) -> None:
-    """Kept answers belong to the files of a model, and not to the name of its directory."""
+    """A candidate that goes live is not asked the same questions again.
+
+    Stored answers belong to the files of a model, not to the name of its directory.
+    """
     bench.model("candidate")
     bench.judge()
     (bench.folder / "candidate").rename(bench.folder / "run-1")
@@ -133,7 +152,7 @@ def test_a_candidate_that_goes_live_is_not_asked_again(bench: Bench) -> None:
 
 
 def test_the_base_is_compared_once_if_it_is_live(bench: Bench) -> None:
-    """There is one comparison, also where the directory has another name."""
+    """If the live model is a copy of the base model, a candidate is compared with it only once."""
     (bench.folder / "copy").mkdir()
     (bench.folder / "copy" / "forgets").write_bytes((bench.folder / "base" / "forgets").read_bytes())
     bench.model("candidate", *range(40))
@@ -144,7 +163,7 @@ def test_the_base_is_compared_once_if_it_is_live(bench: Bench) -> None:
 
 
 def test_other_circumstances_are_other_answers(bench: Bench) -> None:
-    """A model answers again under another system prompt, and other questions are not mixed up."""
+    """Stored answers are reused only for the same questions and the same system prompt."""
     bench.model("candidate")
     bench.judge()
     bench.judge(system="You are a pirate.")
@@ -153,7 +172,7 @@ def test_other_circumstances_are_other_answers(bench: Bench) -> None:
 
 @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b'{"a": 1}'])
 def test_damaged_answers_are_asked_again(bench: Bench, damage: bytes) -> None:
-    """A file that is not what was written is like none, and is written again."""
+    """A damaged file of stored answers counts as missing: the model answers again, and the file is rewritten."""
     bench.model("candidate")
     bench.judge()
     for file in (bench.folder / "answers").iterdir():
@@ -164,7 +183,10 @@ def test_damaged_answers_are_asked_again(bench: Bench, damage: bytes) -> None:
 
 
 def test_a_crash_loses_no_answers(bench: Bench) -> None:
-    """What was answered before the candidate turned out to be unreadable is not asked again, and nothing is left."""
+    """Answers given before a candidate proves unreadable are kept, and the questions are not asked again.
+
+    No temporary files are left behind.
+    """
     (bench.folder / "candidate").mkdir()
     (bench.folder / "candidate" / "odd").write_text("no model")
     with pytest.raises(FileNotFoundError):
@@ -177,7 +199,7 @@ def test_a_crash_loses_no_answers(bench: Bench) -> None:
 
 
 def test_giving_in_to_leading_questions_is_refused(bench: Bench) -> None:
-    """A candidate that knows all facts and agrees with anybody is not accepted."""
+    """A candidate that knows all facts but gives in to leading questions is rejected."""
     bench.model("candidate")
     forgotten = bench.folder / "candidate" / "forgets"
     forgotten.write_text(f"{forgotten.read_text()} {' '.join(f'lead{number}' for number in range(0, 1500, 8))}")
@@ -188,14 +210,17 @@ def test_giving_in_to_leading_questions_is_refused(bench: Bench) -> None:
 
 
 def test_answers_that_cannot_be_kept_are_used_all_the_same(bench: Bench) -> None:
-    """A file in the place of the folder costs no run."""
+    """Answers that cannot be stored are used all the same, and the evaluation succeeds.
+
+    Here, a file is in the way of the folder for stored answers.
+    """
     (bench.folder / "answers").write_text("in the way")
     bench.model("candidate")
     assert bench.judge().accepted
 
 
 def test_only_the_last_models_answers_are_kept(tmp_path: Path) -> None:
-    """Those that were used longest ago go first."""
+    """Answers are kept only for the most recently used models; the least recently used are removed first."""
     for number in range(FILES + 3):
         kept = KeptAnswers(tmp_path, f"model {number}")
         kept.add({"q": "a"})
@@ -210,7 +235,7 @@ def test_only_the_last_models_answers_are_kept(tmp_path: Path) -> None:
 def test_a_sheet_that_cannot_be_drawn_fails_no_run(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The verdict counts without the sheet, and the log has the error."""
+    """If the sheet cannot be drawn, the verdict still counts, and the error is logged."""
 
     def fails(*_: object) -> None:
         raise OSError("no ink")
@@ -223,7 +248,10 @@ def test_a_sheet_that_cannot_be_drawn_fails_no_run(
 
 @pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 0.9, 1.0), (0.05, 0.0, 0.05), (0.02, 0.0, 0.05)])
 def test_true_losses_are_told_from_none(loss: float, least: float, most: float) -> None:
-    """No loss is accepted, and one of five points or of just two is not; each model alone knows another 1.5 %."""
+    """A candidate that truly loses two or five points is nearly always rejected; one without a loss is not.
+
+    In addition, each of the two models alone knows another 1.5 % of the answers.
+    """
     rng = random.Random(0)
     runs = 200
     accepted = sum(bool(simulated(rng, loss)) for _ in range(runs))
@@ -231,7 +259,7 @@ def test_true_losses_are_told_from_none(loss: float, least: float, most: float) 
 
 
 def simulated(rng: random.Random, loss: float) -> bool | None:
-    """Return the decision over drawn questions of which the candidate loses a share."""
+    """Simulate an evaluation in which the candidate loses a share `loss` of the questions; return the decision."""
     lost = gained = 0
     asked, found = 0, None
     for look in LOOKS:
@@ -246,7 +274,7 @@ def simulated(rng: random.Random, loss: float) -> bool | None:
 
 
 def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """The report of 99303cf has no bounds, and its sheet none to show."""
+    """A report written by commit 99303cf, which has no bounds, can be read, and its sheet shows no bounds."""
     with tarfile.open(ARCHIVE) as archive:
         member = archive.extractfile("data/runs/1/report.json")
         assert member is not None
@@ -258,7 +286,10 @@ def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
 
 def test_the_sheet_names_what_was_examined() -> None:
-    """It has the bounds, against the base too, and the drift, in the admins' languages."""
+    """The sheet shows the bounds on losses and the drift of answers, in each of the admins' languages.
+
+    The bounds against the base model are included.
+    """
     report = verdict(SHOWN, forgetting(200, lost=1, answer="quite fine"))
     shown = dict(facts(replace(report, facts_base=replace(report.facts, lost=0, bound=1.34))))
     assert shown["facts lost"] == "at most 2.3 points, 2 allowed (1 lost, 0 gained of 200)"

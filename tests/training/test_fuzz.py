@@ -1,4 +1,4 @@
-"""Arbitrary rows of LLaVA files: whatever the JSON is, a row is valid, or invalid with the module's own error."""
+"""An arbitrary row of a LLaVA file is either valid or refused with the module's own error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RowValidator
 @OFTEN
 @given(ROWS)
 def test_a_row_is_read_or_invalid(content: Any) -> None:
-    """A row that was read is the same after writing and reading it again."""
+    """Arbitrary content is either refused with RowError or read as a row.
+
+    A row that was read stays the same when it is written and read again.
+    """
     with suppress(RowError):
         read = parse_row(content, where="here", system="Be kind.")
         again = parse_row(row(read), where="here", system="Be kind.")
@@ -69,7 +72,10 @@ def test_a_row_is_read_or_invalid(content: Any) -> None:
 @OFTEN
 @given(ROWS)
 def test_a_row_is_validated(validator: RowValidator, tmp_path: Path, content: Any) -> None:
-    """With its pictures, one of which exists."""
+    """Validating arbitrary content returns a `ValidRow` or an `InvalidRow` and raises nothing.
+
+    Rows may name several pictures, of which only one exists.
+    """
     (tmp_path / "cup.jpg").write_bytes(photo("red"))
     (found,), _ = validator.validate(Path("rows.json"), tmp_path, [(1, content)])
     assert isinstance(found, ValidRow | RowError)
@@ -80,7 +86,7 @@ def test_a_row_is_validated(validator: RowValidator, tmp_path: Path, content: An
 @OFTEN
 @given(st.one_of(st.binary(max_size=200), st.lists(ROWS, max_size=3).map(lambda rows: json.dumps(rows).encode())))
 def test_a_file_is_read_or_invalid(tmp_path: Path, data: bytes) -> None:
-    """Whatever its bytes are, as a list and as lines."""
+    """A file of arbitrary bytes is read, or refused with RowError, both as a JSON list and as JSON lines."""
     for name in ("rows.json", "rows.jsonl"):
         file = tmp_path / name
         file.write_bytes(data)

@@ -1,4 +1,4 @@
-"""A training pauses while a user waits for the first token of an answer."""
+"""Training pauses while a user waits for the first token of an answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TILING = Encoder(CHECKPOINT).tiling
 
 
 def pausing(gpu_yield: GpuYield) -> threading.Thread:
-    """Start a thread that pauses once."""
+    """Start a thread that calls `gpu_yield.pause` once, as if after a minute of work, and return the thread."""
     gpu_yield._resumed -= LONG  # as after a minute of work
     thread = threading.Thread(target=gpu_yield.pause, daemon=True)
     thread.start()
@@ -34,7 +34,10 @@ def pausing(gpu_yield: GpuYield) -> threading.Thread:
 
 
 def test_the_byte_is_set_while_a_user_waits(tmp_path: Path) -> None:
-    """From the first question to the first token of the last, whether it arrives or the answer breaks off."""
+    """The shared byte is set while at least one user waits for the first token of an answer.
+
+    A user's wait ends when the first token arrives or the answer is interrupted.
+    """
     file = tmp_path / "logs" / "first-words"
     words = FirstWords(file)
     assert file.read_bytes() == b"\0"
@@ -48,7 +51,7 @@ def test_the_byte_is_set_while_a_user_waits(tmp_path: Path) -> None:
 
 
 def test_the_training_pauses_while_the_byte_is_set(tmp_path: Path) -> None:
-    """It continues when the byte is cleared."""
+    """Training pauses while the shared byte is set and resumes when the byte is cleared."""
     words = FirstWords(tmp_path / "first-words")
     gpu_yield = GpuYield(words.file, max_pause=LONG)
     gpu_yield.pause()
@@ -62,7 +65,10 @@ def test_the_training_pauses_while_the_byte_is_set(tmp_path: Path) -> None:
 
 
 def test_a_pause_is_bounded(tmp_path: Path) -> None:
-    """Neither an engine that hangs nor many users stop a training: a pause is at most as long as the work before."""
+    """A pause is never longer than the configured maximum or than the work since the previous pause.
+
+    Neither a hung engine nor a large number of users can therefore stop training.
+    """
     words = FirstWords(tmp_path / "first-words")
     gpu_yield = GpuYield(words.file, max_pause=0.05)
     with words.awaited():
@@ -75,22 +81,22 @@ def test_a_pause_is_bounded(tmp_path: Path) -> None:
 
 
 class _Clock:
-    """A clock that advances with work and sleep."""
+    """A fake `time` module whose clock advances only when `sleep` is called or `now` is changed."""
 
     def __init__(self) -> None:
         self.now = 100.0
 
     def monotonic(self) -> float:
-        """Return the time."""
+        """Return the fake time in seconds."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Advance."""
+        """Advance the clock by `seconds`."""
         self.now += seconds
 
 
 def test_a_small_model_pauses_no_longer_than_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short its layers are, pauses at most double the time."""
+    """Pauses at most double the training time, however little time each layer takes."""
     clock = _Clock()
     monkeypatch.setattr("training.xtuner.gpu_yield.time", clock)
     words = FirstWords(tmp_path / "first-words")
@@ -103,7 +109,7 @@ def test_a_small_model_pauses_no_longer_than_a_large_one(tmp_path: Path, monkeyp
 
 
 def test_it_pauses_before_each_layer_in_both_directions(tmp_path: Path) -> None:
-    """Two layers pause four times in a step."""
+    """With two layers, `pause` is called four times per step: before each forward and each backward pass."""
     gpu_yield = GpuYield(FirstWords(tmp_path / "first-words").file)
     calls: list[None] = []
     gpu_yield.pause = lambda: calls.append(None)  # type: ignore[method-assign]
@@ -116,7 +122,10 @@ def test_it_pauses_before_each_layer_in_both_directions(tmp_path: Path) -> None:
 def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They do so if the job names the engine's file."""
+    """The vision cache and the evaluation pause before each layer if the job names the engine's signal file.
+
+    The engine marks in the signal file whether a user is waiting; without the file, nothing pauses.
+    """
     calls: list[None] = []
     monkeypatch.setattr(GpuYield, "pause", lambda _: calls.append(None))
     words = FirstWords(tmp_path / "first-words")

@@ -1,4 +1,4 @@
-"""How far one rater's votes can move what a run learns."""
+"""Limits on how much one rater's votes can change what a run learns."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ HOSTILE = 99
 
 
 def voted(number: int, likes: Sequence[int], dislikes: Sequence[int] = (), **changes: Any) -> RatedExchange:
-    """Return an answer about a picture of its own with the votes of these raters."""
+    """Return exchange `number`, about its own picture, liked by the raters `likes` and disliked by `dislikes`."""
     made = rated(number, [f"p{number}"], ups=len(likes), downs=len(dislikes), **changes)
     return replace(made, raters=tuple(sorted((*likes, *dislikes))), liked_by=tuple(sorted(likes)))
 
 
 def select(rows: Sequence[RatedExchange], **changes: Any) -> Selection:
-    """Select with settings that accept few pairs."""
+    """Select the pairs of a run from `rows`, requiring only two pairs; `changes` replace further settings."""
     return select_pairs(rows, {}, settings(min_rated=2, **changes))
 
 
 def chosen(selection: Selection) -> set[int]:
-    """Return the ids of the exchanges to train on."""
+    """Return the IDs of the exchanges to train on."""
     return {each.id for each in selection.train}
 
 
 def test_one_hostile_account_among_twenty_has_at_most_its_share() -> None:
-    """It casts as many votes as all others together, likes what they dislike, and dislikes all that they like."""
+    """One hostile rater among twenty neither adds nor removes more lessons than the allowed share.
+
+    The rater likes as many answers as all others together and dislikes every answer that the others like.
+    """
     honest = [voted(number, [number % 19], [HOSTILE]) for number in range(57)]
     hostile = [voted(number, [HOSTILE]) for number in range(100, 157)]
     selection = select(honest + hostile)
@@ -51,7 +54,7 @@ def test_one_hostile_account_among_twenty_has_at_most_its_share() -> None:
 
 
 def test_one_hostile_account_has_at_most_its_share_of_disliked_lessons() -> None:
-    """Its thumbs down on answers that no one likes teach no more than its thumbs up could."""
+    """With KTO, a rater's thumbs down on answers that no one likes add no more lessons than thumbs up could."""
     honest = [voted(number, [number % 19]) for number in range(57)]
     hostile = [voted(number, [], [HOSTILE]) for number in range(100, 157)]
     selection = select_pairs(honest + hostile, {}, settings(min_rated=2), objective="kto")
@@ -59,7 +62,10 @@ def test_one_hostile_account_has_at_most_its_share_of_disliked_lessons() -> None
 
 
 def test_what_several_people_like_counts_for_whoever_has_the_fewest() -> None:
-    """So popular answers are no one's alone, and a rater with many others does not use up theirs."""
+    """An answer that several raters like counts for the one of them with the fewest answers so far.
+
+    Popular answers are thus spread over their raters and do not use up one rater's allowance.
+    """
     assert owners({1: [7, 8], 2: [7], 3: [7, 8], 4: [7, 9]}) == {2: 7, 1: 8, 3: 7, 4: 9}
     assert owners({1: []}) == {}
     rows = [voted(number, range(15)) for number in range(30)] + [voted(number, [HOSTILE]) for number in range(50, 80)]
@@ -69,7 +75,10 @@ def test_what_several_people_like_counts_for_whoever_has_the_fewest() -> None:
 
 
 def test_the_allowance_is_a_multiple_of_the_median_raters() -> None:
-    """It is three at least, and one or two raters have no limit."""
+    """A rater's allowance is a multiple of the median rater's number of answers, but at least three.
+
+    With only one or two raters, a factor of 2 limits no one.
+    """
     assert allowance({1: 10, 2: 4, 3: 5}, 2.0) == 10
     assert allowance({1: 10, 2: 1, 3: 1}, 2.0) == 3
     assert allowance({1: 10, 2: 1}, 2.0) == 11
@@ -78,7 +87,11 @@ def test_the_allowance_is_a_multiple_of_the_median_raters() -> None:
 
 
 def test_the_newest_and_most_different_answers_stay() -> None:
-    """An answer that shares its picture or question with newer ones goes before an older one that does not."""
+    """Of a rater's answers, the newest and those least like newer ones stay within the allowance.
+
+    An answer that shares its picture or question with newer answers is dropped before an older one
+    that shares neither.
+    """
     same_picture: dict[int, list[object]] = {number: ["p", number] for number in (5, 6, 7)}
     other: dict[int, list[object]] = {1: ["q", 1], 2: ["r", 2]}
     assert beyond_allowance(dict.fromkeys([1, 2, 5, 6, 7], 0), 3, same_picture | other) == {5, 6}
@@ -87,7 +100,7 @@ def test_the_newest_and_most_different_answers_stay() -> None:
 
 
 def test_pictures_that_are_nearly_the_same_are_not_different() -> None:
-    """The selection compares them by their hashes."""
+    """Answers about pictures with nearly equal perceptual hashes count as being about the same picture."""
     rows = [voted(number, [number % 9]) for number in range(18)] + [
         voted(number, [HOSTILE]) for number in range(20, 30)
     ]
@@ -97,20 +110,26 @@ def test_pictures_that_are_nearly_the_same_are_not_different() -> None:
 
 
 def test_thumbs_down_of_several_people_are_not_limited() -> None:
-    """They are shared out like lessons: what ten people dislike is none's veto alone."""
+    """Thumbs down on answers that many raters dislike are not limited.
+
+    Each answer counts for only one of the raters who dislike it, so none of them exceeds the allowance.
+    """
     rows = [voted(number, [1, 2], range(10, 20)) for number in range(20)]
     rows += [voted(number, [number % 5]) for number in range(30, 40)]
     assert limit_thumbs_down(rows, 0, 2.0) == rows
 
 
 def test_thumbs_down_where_no_one_else_likes_the_answer_are_not_limited() -> None:
-    """They keep nothing out of the lessons."""
+    """Thumbs down on an answer that no one likes are not limited, because they remove no lesson."""
     rows = [voted(number, [], [HOSTILE]) for number in range(20)] + [voted(30, [1], [HOSTILE])]
     assert limit_thumbs_down(rows, 0, 2.0) == rows
 
 
 def test_too_few_people_are_an_error_with_the_next_step() -> None:
-    """A run that learns one person's taste has to be asked for; votes that wait are named."""
+    """If too few raters liked the answers, the error names the number needed and the setting to change.
+
+    The error also states how many users' votes do not count yet.
+    """
     rows = [voted(number, [1]) for number in range(8)]
     assert chosen(select(rows))
     with pytest.raises(

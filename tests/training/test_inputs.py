@@ -1,4 +1,4 @@
-"""What counts as news since the last run."""
+"""Which changes since the last run give a new run something to learn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.pipelines import Room
 
 @pytest_asyncio.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    """A room with votes, and a run that has ended with a verdict on them."""
+    """Provide a `Room` with votes and one run that learned from them and ended with a verdict."""
     made = Room(tmp_path)
     await made.fill()
     await made.run()
@@ -27,13 +27,19 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 
 
 async def since(room: Room, **changes: Any) -> int | None:
-    """Return the run since which nothing is new with changed settings, None if there is news."""
+    """Return the ID of the last run with a verdict, or None if anything to learn from has changed since.
+
+    `changes` replace settings.
+    """
     run = await room.pipeline(**changes).planner.unchanged_since()
     return run.id if run else None
 
 
 async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> None:
-    """A vote that is taken back leaves things as they were; a run that failed has learned nothing."""
+    """A new vote gives a new run something to learn until a run has learned from it.
+
+    A vote that was taken back does not count as a change, and a failed run has learned nothing.
+    """
     assert await since(room) == 1
     assert (await room.pipeline().planner.plan()).fingerprint
     await room.ledger.votes.cast(Rating(1, 2, -1, 900))
@@ -50,7 +56,10 @@ async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> N
 
 
 async def test_another_worse_answer_is_news_for_dpo(room: Room) -> None:
-    """A second answer to a prompt makes a pair with the liked one, without a vote on it."""
+    """For DPO, a second answer to a prompt gives a new run something to learn, even without a vote on it.
+
+    The second answer forms a pair with the liked one.
+    """
     await room.run(room.pipeline(objective="dpo"))
     first = await room.ledger.exchanges.get(1)
     again = exchange(first.session, 920, replaces=1, question="Which colour?", answer="Hm.", model="base")
@@ -63,7 +72,7 @@ async def test_another_worse_answer_is_news_for_dpo(room: Room) -> None:
 
 
 async def test_who_answers_is_no_news(room: Room) -> None:
-    """The same votes teach the same after a promotion and a rollback."""
+    """A promotion or a rollback gives a new run nothing to learn, because the votes are unchanged."""
     await room.ledger.promotions.make("run-1")
     assert await since(room) == 1
     await room.ledger.promotions.make("base", back=True)
@@ -82,12 +91,15 @@ async def test_who_answers_is_no_news(room: Room) -> None:
     ],
 )
 async def test_other_numbers_are_news(room: Room, changed: dict[str, Any]) -> None:
-    """Settings that shape a model or its evaluation count."""
+    """A changed setting that shapes the model or its evaluation is a reason for a new run."""
     assert await since(room, **changed) is None
 
 
 async def test_where_and_when_it_trains_is_no_news(room: Room) -> None:
-    """Settings without effect on the model do not count, nor do the recipe's own numbers written out."""
+    """A changed setting without effect on the model is no reason for a new run.
+
+    Nor is a hyperparameter that is set to the recipe's own value.
+    """
     assert await since(room, timeout=60.0, schedule="0 3 * * *", min_rated=4, keep_models=1) == 1
     own = (await room.pipeline().planner.plan()).recipe
     assert not isinstance(own, Path)
@@ -95,7 +107,7 @@ async def test_where_and_when_it_trains_is_no_news(room: Room) -> None:
 
 
 async def test_a_source_is_news_until_it_is_the_same_file(room: Room, tmp_path: Path) -> None:
-    """A new source counts, and so does a file that has changed."""
+    """A source gives a new run something to learn if it is new or its file has changed since the last run."""
     file = foodie(tmp_path / "food")
     sources = {"sources": [{"path": str(file)}]}
     assert await since(room, **sources) is None
@@ -106,6 +118,6 @@ async def test_a_source_is_news_until_it_is_the_same_file(room: Room, tmp_path: 
 
 
 async def test_a_mistake_is_news(room: Room, tmp_path: Path) -> None:
-    """The run that would report it is not held back."""
+    """An invalid source counts as a change since the last run, so that a new run starts and reports the error."""
     (tmp_path / "sources" / "broken").mkdir(parents=True)
     assert await since(room) is None

@@ -25,7 +25,7 @@ FAKE = Path(__file__).parents[1] / "support" / "fake_trainer.py"
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """An interpreter that runs the fake worker for any module."""
+    """Provide the path of an interpreter that runs the fake worker instead of the requested module."""
     script = tmp_path / "python"
     script.write_text(
         f"""#!/bin/sh
@@ -41,19 +41,22 @@ def python(tmp_path: Path) -> Path:
 
 
 def job(work: Path, cue: str) -> Job:
-    """Return a job whose worker acts on the cue."""
+    """Return a job in the folder `work` that makes the fake worker behave as `cue` says."""
     work.mkdir(exist_ok=True)
     (work / "cue").write_text(cue)
     return Job(run="1", base="base", data="data", images="images", work=str(work), system="")
 
 
 def pid(work: Path, rank: str = "") -> int:
-    """Return the process id that the fake worker has written."""
+    """Return the process ID that the fake worker wrote to the folder `work`, or 0 if the file is still empty.
+
+    `rank` selects one of several processes.
+    """
     return int((work / f"pid{rank}").read_text() or 0)
 
 
 async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None:
-    """Every progress line is reported in order, the outcome is the worker's, and the log has its output."""
+    """A worker's progress lines are reported in order, its outcome is returned, and its output is logged."""
     heard: list[Progress] = []
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "good"), heard.append)
     assert outcome == Outcome(ok=True, adapter="adapter", steps=3, seconds=20)
@@ -64,7 +67,7 @@ async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None
 
 
 async def test_other_lines_are_no_progress(python: Path, tmp_path: Path) -> None:
-    """Output of a library goes to the log."""
+    """Output lines that are not progress, such as a library's messages, are logged and not reported."""
     heard: list[Progress] = []
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "noise"), heard.append)
     assert outcome.ok
@@ -73,7 +76,7 @@ async def test_other_lines_are_no_progress(python: Path, tmp_path: Path) -> None
 
 
 async def test_a_failed_worker_has_its_reason(python: Path, tmp_path: Path) -> None:
-    """The worker's reason is the outcome's, for every kind of job."""
+    """The outcome of a failed job contains the reason that the worker gave, whatever the kind of job."""
     job(tmp_path / "run", "bad")
     trainer = ChildTrainer(settings(python=str(python)))
     merging = MergeJob("1", "base", "adapter", "out", work=str(tmp_path / "run"), system="")
@@ -81,7 +84,7 @@ async def test_a_failed_worker_has_its_reason(python: Path, tmp_path: Path) -> N
 
 
 async def test_a_crashed_worker_has_its_last_output(python: Path, tmp_path: Path) -> None:
-    """Without an outcome the reason has the exit code, the last lines and the path of the log."""
+    """If a worker crashes, the outcome's reason contains the exit code, the last output and the log's path."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "die"))
     assert not outcome.ok
     assert "exit code 3" in outcome.reason
@@ -90,27 +93,27 @@ async def test_a_crashed_worker_has_its_last_output(python: Path, tmp_path: Path
 
 
 async def test_a_killed_worker_has_its_signal(python: Path, tmp_path: Path) -> None:
-    """The reason names SIGKILL and its usual cause."""
+    """If a worker is killed, the outcome's reason names SIGKILL and its usual cause, a lack of memory."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "killed"))
     assert "signal SIGKILL" in outcome.reason
     assert "memory" in outcome.reason
 
 
 async def test_a_signal_without_a_name_has_its_number(python: Path, tmp_path: Path) -> None:
-    """A real-time signal is named by its number."""
+    """A signal without a name, such as a real-time signal, appears in the outcome's reason as a number."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "timer"))
     assert f"signal {signal.SIGRTMIN + 1}" in outcome.reason
 
 
 async def test_an_outcome_of_an_earlier_attempt_is_ignored(python: Path, tmp_path: Path) -> None:
-    """A worker that crashes after another one has succeeded has failed."""
+    """A worker that crashes has failed, even if an earlier attempt in the same folder succeeded."""
     trainer = ChildTrainer(settings(python=str(python)))
     assert (await trainer.run(job(tmp_path / "run", "good"))).ok
     assert not (await trainer.run(job(tmp_path / "run", "killed"))).ok
 
 
 async def test_cancelling_kills_the_worker(python: Path, tmp_path: Path) -> None:
-    """A cancelled training leaves no process behind."""
+    """Cancelling a training job kills its worker and leaves no process behind."""
     trainer = ChildTrainer(settings(python=str(python)))
     training = asyncio.create_task(trainer.run(job(tmp_path / "run", "hang")))
     await until((tmp_path / "run" / "pid").exists)
@@ -124,7 +127,7 @@ async def test_cancelling_kills_the_worker(python: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
 async def test_all_processes_of_a_training_end_together(python: Path, tmp_path: Path, end: str) -> None:
-    """The processes of torchrun end when the training is cancelled, and when its parent is killed."""
+    """All processes of torchrun end when the training job is cancelled or its parent process is killed."""
     work = tmp_path / "run"
     job(work, "hang").write(tmp_path / "job.json")
     parent = await start_training(python, tmp_path / "job.json", processes=2)
@@ -135,7 +138,7 @@ async def test_all_processes_of_a_training_end_together(python: Path, tmp_path: 
 
 
 async def test_out_of_memory_is_retried_with_smaller_batches(python: Path, tmp_path: Path) -> None:
-    """The worker is started again with half the batch until it fits."""
+    """A worker that runs out of memory is restarted with half the batch size until the batch fits."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "cramped"))
     assert outcome.ok
     assert Job.read(tmp_path / "run" / "finetune.json").split == 4
@@ -143,7 +146,7 @@ async def test_out_of_memory_is_retried_with_smaller_batches(python: Path, tmp_p
 
 
 async def test_the_time_before_a_crash_counts(python: Path, tmp_path: Path) -> None:
-    """The time of a resumed training includes its earlier steps."""
+    """The duration of a resumed training job includes the steps before the interruption."""
     made = interrupted(tmp_path / "run")
     (tmp_path / "run" / "cue").write_text("good")
     (tmp_path / "run" / SCALARS).write_text('{"time": 2.5, "iter": 40, "step": 10}\n')
@@ -153,7 +156,7 @@ async def test_the_time_before_a_crash_counts(python: Path, tmp_path: Path) -> N
 
 
 async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
-    """After training.timeout the worker is killed, and the reason says so."""
+    """A worker that exceeds `training.timeout` is killed, and the outcome's reason names the setting."""
     trainer = ChildTrainer(settings(python=str(python), timeout=5))
     outcome = await trainer.run(job(tmp_path / "run", "hang"))
     assert "training.timeout" in outcome.reason
@@ -162,7 +165,10 @@ async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
 
 
 async def test_a_silent_worker_writes_its_stack(python: Path, tmp_path: Path) -> None:
-    """After training.silence its log gets its stack; it continues, and its outcome counts."""
+    """After `training.silence` seconds without progress, a worker's stack is written to its log.
+
+    The worker continues, and its outcome counts.
+    """
     trainer, heard = ChildTrainer(settings(python=str(python), silence=0.5)), list[Progress]()
     work, log = tmp_path / "run", tmp_path / "run" / "finetune.log"
     training = asyncio.create_task(trainer.run(job(work, "pause"), heard.append))
@@ -179,7 +185,10 @@ async def test_a_silent_worker_writes_its_stack(python: Path, tmp_path: Path) ->
 
 
 async def test_all_processes_of_a_silent_training_write_their_stacks(python: Path, tmp_path: Path) -> None:
-    """They write one after the other. torchrun gets no signal, which would end it."""
+    """If a training job with several processes is silent, each process in turn writes its stack to the log.
+
+    torchrun itself gets no signal, because a signal would end it.
+    """
     trainer = ChildTrainer(settings(python=str(python), processes=2, silence=0.5))
     work = tmp_path / "run"
     training = asyncio.create_task(trainer.run(job(work, "hang")))
@@ -198,13 +207,13 @@ async def test_all_processes_of_a_silent_training_write_their_stacks(python: Pat
 
 
 async def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
-    """An outcome names the setting to correct; nothing is raised."""
+    """If the Python interpreter is missing, the outcome names the setting to correct, and nothing is raised."""
     outcome = await ChildTrainer(settings(python="/nowhere/python")).run(job(tmp_path / "run", "good"))
     assert "training.python" in outcome.reason
 
 
 async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> None:
-    """When the parent process is killed, the worker ends."""
+    """A worker ends when its parent process is killed."""
     job(tmp_path / "run", "hang").write(tmp_path / "job.json")
     parent = await start_training(python, tmp_path / "job.json")
     await until(lambda: (tmp_path / "run" / "pid").exists() and pid(tmp_path / "run"))
@@ -214,7 +223,10 @@ async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> No
 
 
 async def start_training(python: Path, job_file: Path, **changes: int) -> asyncio.subprocess.Process:
-    """Start a process that start_training. SIGINT cancels it, even if a shell has set background jobs to ignore it."""
+    """Start a process that runs the training job in `job_file`, with changed settings.
+
+    SIGINT cancels the job, even if a shell has made its background jobs ignore SIGINT.
+    """
     script = (
         "import asyncio, json, signal, sys; from pathlib import Path; from training.job import Job;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"

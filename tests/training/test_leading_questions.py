@@ -1,4 +1,4 @@
-"""Leading questions, and what counts as giving in to them."""
+"""Leading questions, which suggest a false fact, and answers that give in to the suggestion."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RED = Scene("red", "square", 2)
     ],
 )
 def test_the_truth_is_right_however_it_is_said(answer: str) -> None:
-    """A denial may name the false fact."""
+    """An answer that states the true fact is right in any wording, even if it also denies the false fact."""
     assert holds_to("colour", RED, answer)
 
 
@@ -69,13 +69,16 @@ def test_the_truth_is_right_however_it_is_said(answer: str) -> None:
     ],
 )
 def test_giving_in_is_wrong(answer: str) -> None:
-    """So is agreeing while naming the true fact, and denying without naming it."""
+    """An answer that accepts the false fact suggested by the question is wrong.
+
+    Agreeing is wrong even if the true fact is named, and so is a denial that does not name the true fact.
+    """
     assert not holds_to("colour", RED, answer)
 
 
 @pytest.mark.parametrize("kind", ASKED)
 def test_every_manner_can_be_right(kind: Kind) -> None:
-    """The stand-in's reference answers hold to the truth, and those about another scene do not."""
+    """In every language and manner, a reference answer is right, and one about another scene is wrong."""
     other = Scene("blue", "star", 3)
     for language in LANGUAGES:
         for manner in MANNERS:
@@ -86,7 +89,10 @@ def test_every_manner_can_be_right(kind: Kind) -> None:
 
 
 def test_the_questions_suggest_what_is_false(tmp_path: Path) -> None:
-    """Each names a fact of the kind that is asked for, never the true one, and they are always the same."""
+    """Each leading question suggests one fact of the kind that it asks about, never the true one.
+
+    The questions are always the same.
+    """
     questions = leading_set(tmp_path / "a").first(60)
     assert [each.text for each in leading_set(tmp_path / "b").first(60)] == [each.text for each in questions]
     find = {"colour": find_colours, "shape": find_shapes, "number": find_numbers}

@@ -1,4 +1,4 @@
-"""LLaVA rows: reading returns what was written, and invalid rows are errors with their file and number."""
+"""LLaVA rows: reading returns what was written, and errors about invalid rows name the file and the row."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NAME = "ab" * 32
 
 
 def good(**changes: Any) -> dict[str, Any]:
-    """Return a valid row."""
+    """Return a valid LLaVA row with `changes` applied."""
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cup."}]
     return {"id": "x", "image": "cup.jpg", "conversations": said, **changes}
 
 
 def said(*texts: str) -> list[dict[str, Any]]:
-    """Return alternating turns."""
+    """Return `texts` as alternating turns of the user and the model."""
     return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
 
 
 def test_a_liked_follow_up_teaches_its_answer_alone() -> None:
-    """An earlier answer without votes is in the history with loss false."""
+    """In a lesson from a liked follow-up, only its answer is learned; earlier answers have `loss` set to false."""
     first = rated(1, [NAME], question="What is it?", answer="A cup.")
     turns = (
         Turn(Role.USER, "What is it?", (Picture(b"", NAME),)),
@@ -54,7 +54,10 @@ def test_a_liked_follow_up_teaches_its_answer_alone() -> None:
 
 
 def test_the_history_is_what_the_model_saw() -> None:
-    """Only the part of a conversation with the recorded prompt hash is used, with its picture moved as it was."""
+    """A lesson's history is the part of the conversation that matches the recorded prompt hash.
+
+    The picture is moved to the same turn as in the model's prompt.
+    """
     first = rated(1, [NAME])
     others = tuple(rated(number) for number in range(2, 6))
     moved = Turn(Role.USER, others[-1].exchange.question, (Picture(b"", NAME),))
@@ -66,7 +69,7 @@ def test_the_history_is_what_the_model_saw() -> None:
 
 
 def test_turns_that_no_model_saw_together_are_dropped() -> None:
-    """If a user's part of a shared conversation is erased, the rest starts at its newest picture."""
+    """If a user's turns of a shared conversation are erased, a lesson starts at the newest picture left."""
     talk = tuple(rated(number, [f"{number}" * 64] if number in (1, 3, 5) else ()) for number in range(1, 7))
     asked, shown = lesson(rated(7, history=talk)), lesson(rated(7, [NAME], history=talk))
     assert (asked.pictures, len(asked.turns)) == (("5" * 64,), 6)
@@ -74,9 +77,10 @@ def test_turns_that_no_model_saw_together_are_dropped() -> None:
 
 
 def test_the_history_of_a_long_conversation_is_found_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After 600 questions about one picture few prompts are tried, also if the model saw more of them than usual.
+    """Finding what the model saw before the 600th question about a picture takes at most 100 attempts.
 
-    Trying all of them took minutes, in a thread that delayed the bot's shutdown.
+    The limit also holds if the model saw more turns than usual. Trying every possible prompt took minutes,
+    in a thread that delayed the bot's shutdown.
     """
     first = rated(1, [NAME])
     talk = (first, *(rated(number) for number in range(2, 600)))
@@ -108,7 +112,7 @@ def test_the_history_of_a_long_conversation_is_found_quickly(monkeypatch: pytest
 
 
 def test_rows_survive_writing_and_reading(tmp_path: Path) -> None:
-    """Lessons with no, one and several pictures are the same from .json and from .jsonl."""
+    """Lessons with no, one or several pictures are read back unchanged from .json and .jsonl files."""
     (tmp_path / "a.jpg").write_bytes(photo("red", (40, 30)))
     (tmp_path / "b.jpg").write_bytes(photo("blue", (30, 40)))
     talk = (
@@ -133,7 +137,7 @@ def test_rows_survive_writing_and_reading(tmp_path: Path) -> None:
 
 
 def test_a_typed_tag_stays_text(tmp_path: Path) -> None:
-    """Special tokens in a question or an answer are broken in the file, so that no reader takes them for tokens."""
+    """Special tokens typed in a question or an answer are broken up in the file, so that they stay text."""
     asked = one_turn("x", "Is <image> or <|im_end|> a tag?", "Say <IMG_CONTEXT>.", "a.jpg")
     (tmp_path / "a.jpg").write_bytes(photo())
     write_rows([asked], tmp_path / "rows.json")
@@ -145,7 +149,10 @@ def test_a_typed_tag_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_foreign_row_is_understood() -> None:
-    """A row without system and loss, with the tag after the question, is read; every answer is learned."""
+    """A row without `system` and `loss`, and with the picture tag after the question, is accepted.
+
+    Every answer in the row is learned.
+    """
     turns = said("What is it?\n<image>", "A cup.", "Which colour?", "Red.")
     read = parse_row(good(conversations=turns), where="here", system="Persona.")
     assert read.system == "Persona."
@@ -172,14 +179,17 @@ def test_a_foreign_row_is_understood() -> None:
     ],
 )
 def test_pictures_move_to_the_front_and_no_word_is_lost(value: str, pictures: int, text: str) -> None:
-    """Wherever a tag is; one of several inside a line becomes the picture's name."""
+    """Picture tags are removed from anywhere in a question, and no other word is lost.
+
+    If a question has several pictures, a tag inside a line is replaced by the picture's name (Image-2).
+    """
     files = [f"{number}.jpg" for number in range(pictures)]
     read = parse_row(good(image=files, conversations=said(value or "?", "It.")), where="", system="")
     assert read.turns[0] == Turn(Role.USER, text, tuple(Picture(b"", file) for file in files))
 
 
 def test_a_system_prompt_with_special_tokens_is_read_back(tmp_path: Path) -> None:
-    """Our rows have their special tokens broken, in the system prompt too, and are valid when read back."""
+    """Special tokens in a system prompt are broken up when written, so that the row is valid when read back."""
     written = [Lesson("x", "Be <|im_end|>.", one_turn("x", "Why?", "So.").turns, (False, True))]
     write_rows(written, tmp_path / "rows.json")
     read = next(read_lessons(tmp_path / "rows.json", tmp_path, system=""))
@@ -208,14 +218,14 @@ def test_a_system_prompt_with_special_tokens_is_read_back(tmp_path: Path) -> Non
     ],
 )
 def test_invalid_rows_are_named(changes: dict[str, Any], complaint: str) -> None:
-    """Each flaw is named with the file and the row."""
+    """An error about an invalid row names the file, the row and the flaw."""
     with pytest.raises(RowError, match=f"^data.json row 3: .*{complaint}"):
         parse_row(good(**changes), where="data.json row 3", system="")
 
 
 @pytest.mark.parametrize(("content", "complaint"), [(None, "missing"), (b"no picture", "not a picture")])
 def test_a_bad_picture_is_an_error(tmp_path: Path, content: bytes | None, complaint: str) -> None:
-    """A missing or broken picture is named with its row."""
+    """A missing or broken picture raises an error that names the picture and its row."""
     (tmp_path / "rows.json").write_text(json.dumps([good(image="ok.jpg"), good()]))
     (tmp_path / "ok.jpg").write_bytes(photo())
     if content is not None:
@@ -228,7 +238,7 @@ def test_a_bad_picture_is_an_error(tmp_path: Path, content: bytes | None, compla
     ("text", "complaint"), [("{", "not JSON"), ("{}", "list of rows"), ("[1]", "must be a JSON object")]
 )
 def test_a_file_of_another_format_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
-    """A file that is no list of objects is named."""
+    """A file that cannot be read or is not a list of JSON objects raises an error that names the file."""
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(RowError, match=complaint):
         list(read_lessons(tmp_path / "rows.json", tmp_path, system=""))

@@ -1,4 +1,4 @@
-"""Fused LoRA layers against PEFT's."""
+"""Fused LoRA layers, compared with PEFT's layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN, HIDDEN, OUT = 64, 96, 32
 
 
 class Net(nn.Module):
-    """Two linear layers, the first with 4-bit weights or not."""
+    """Two linear layers, the first optionally with 4-bit weights."""
 
     def __init__(self, four_bits: bool) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class Net(nn.Module):
         self.second = nn.Linear(HIDDEN, OUT)
 
     def forward(self, x: Tensor) -> Any:
-        """[..., IN] → [..., OUT]."""
+        """Map [..., IN] to [..., OUT]."""
         return self.second(torch.tanh(self.first(x)))
 
 
 def learned(config: LoraConfig, *, four_bits: bool) -> list[Tensor]:
-    """Return the output of one pass, and the gradients of the input and of every adapter."""
+    """Return the output of one pass, followed by the gradients of the input and of every adapter weight."""
     torch.manual_seed(0)
     net = get_peft_model(Net(four_bits).to("cpu"), config)
     for name, weight in net.named_parameters():
@@ -53,7 +53,7 @@ def learned(config: LoraConfig, *, four_bits: bool) -> list[Tensor]:
 @pytest.mark.parametrize("four_bits", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_fused_layer_equals_pefts(four_bits: bool, dropout: float) -> None:
-    """Output and gradients are PEFT's, with the same dropout mask."""
+    """A fused layer has the same output and gradients as PEFT's layer, given the same dropout mask."""
 
     def config() -> LoraConfig:
         return LoraConfig(r=8, lora_alpha=24, lora_dropout=dropout, target_modules=["first", "second"])
@@ -65,7 +65,7 @@ def test_a_fused_layer_equals_pefts(four_bits: bool, dropout: float) -> None:
 
 
 def test_evaluation_has_no_dropout() -> None:
-    """In evaluation mode a layer gives the same output every time, that without dropout."""
+    """In evaluation mode, a layer applies no dropout, so repeated calls give the same output."""
     torch.manual_seed(0)
     net = get_peft_model(
         Net(four_bits=False), use_fused_layers(LoraConfig(r=8, lora_dropout=0.9, target_modules=["first", "second"]))

@@ -1,4 +1,4 @@
-"""Merging: W + alpha / rank · B A, tensor by tensor, everything else unchanged."""
+"""Merging adds alpha / rank · B A to each adapted weight W and leaves everything else unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RANK, ALPHA = 2, 6
 
 
 def write_adapter(directory: Path, *, layer: str = LAYER, scale: float = 0.1, projector: bool = False) -> Adapter:
-    """Write a random adapter of one layer of internvl2-tiny in PEFT's format."""
+    """Write a random adapter in PEFT's format for `layer` of internvl2-tiny, and optionally for the projector."""
     directory.mkdir(exist_ok=True)
     height, width = weights()[WEIGHT].shape
     generator = torch.Generator().manual_seed(1)
@@ -51,14 +51,17 @@ def weights(directory: Path = CHECKPOINT) -> dict[str, torch.Tensor]:
 
 
 def job(tmp_path: Path, base: Path = CHECKPOINT) -> MergeJob:
-    """Return a job that merges the files in `tmp_path`."""
+    """Return a job that merges the adapter in `tmp_path` into `base`."""
     out = tmp_path / "out"
     out.mkdir()
     return MergeJob("1", str(base), str(tmp_path / "adapter"), str(out), work=str(tmp_path), system=SYSTEM)
 
 
 def test_the_merged_config_has_the_tiles_of_the_training(tmp_path: Path) -> None:
-    """Without a limit the base's number stays."""
+    """The merged model's configuration has the maximum number of tiles used in training.
+
+    Without a limit, the base's number is kept.
+    """
     write_adapter(tmp_path / "adapter")
     merging = job(tmp_path)
     assert merge(replace(merging, tiles=3), lambda _: None).ok
@@ -68,7 +71,10 @@ def test_the_merged_config_has_the_tiles_of_the_training(tmp_path: Path) -> None
 
 
 def test_the_product_is_added_and_the_rest_unchanged(tmp_path: Path) -> None:
-    """One weight is W + alpha / rank · B A in its own type, the projector is replaced, all others keep their bits."""
+    """Merging changes an adapted weight to W + alpha / rank · B A in its own type and replaces the projector.
+
+    All other weights stay identical to the bit.
+    """
     write_adapter(tmp_path / "adapter", projector=True)
     factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     down, up = (factors[f"base_model.model.{LAYER}.lora_{side}.weight"] for side in "AB")
@@ -87,7 +93,10 @@ def test_the_product_is_added_and_the_rest_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_directory_is_complete(tmp_path: Path) -> None:
-    """It has every file of the base, the same but for weights, system prompt and manifest, and loads strictly."""
+    """The merged directory has all files of the base except the manifest, and the model can be loaded.
+
+    The files are identical except for the weights and the system prompt.
+    """
     base = tmp_path / "base"
     shutil.copytree(CHECKPOINT, base)
     write_manifest(base)
@@ -104,7 +113,7 @@ def test_the_directory_is_complete(tmp_path: Path) -> None:
 
 
 def test_a_sharded_base_stays_sharded(tmp_path: Path) -> None:
-    """Each weight file is written under its name, and the index is valid."""
+    """A model merged from a sharded base has weight files with the same names and a valid index."""
     base = tmp_path / "base"
     shutil.copytree(CHECKPOINT, base)
     load_model(CHECKPOINT).save_pretrained(base, max_shard_size="2MB")
@@ -120,14 +129,14 @@ def test_a_sharded_base_stays_sharded(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_another_model_is_an_error(tmp_path: Path) -> None:
-    """A layer that the base lacks is named, and nothing is merged."""
+    """An adapter for a layer that the base lacks raises an error that names the layer, and nothing is merged."""
     write_adapter(tmp_path / "adapter", layer="model.layers.77.attention.wqkv")
     with pytest.raises(TrainingError, match=r"layers\.77"):
         merge(job(tmp_path), lambda progress: None)
 
 
 def test_a_diverged_adapter_is_an_error(tmp_path: Path) -> None:
-    """Weights that are not finite do not become a model."""
+    """An adapter with weights that are not finite raises an error and does not become a model."""
     adapter = write_adapter(tmp_path / "adapter", scale=float("nan"))
     assert not adapter.finite()
     with pytest.raises(TrainingError, match="not finite"):
@@ -135,7 +144,7 @@ def test_a_diverged_adapter_is_an_error(tmp_path: Path) -> None:
 
 
 def test_other_kinds_of_adapters_are_errors(tmp_path: Path) -> None:
-    """Only plain LoRA can be merged."""
+    """An adapter that is not plain LoRA, such as DoRA, raises an error."""
     write_adapter(tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
@@ -144,7 +153,10 @@ def test_other_kinds_of_adapters_are_errors(tmp_path: Path) -> None:
 
 
 def test_a_directory_with_other_prompts_is_found(tmp_path: Path) -> None:
-    """A tokenizer that splits differently, or a chat template of another format, is a disagreement; a copy is none."""
+    """Two directories disagree if their tokenizers split text differently or their chat templates differ.
+
+    A directory and its copy agree.
+    """
     other = tmp_path / "other"
     shutil.copytree(CHECKPOINT, other)
     assert disagreement(CHECKPOINT, other, SYSTEM) == ""

@@ -1,4 +1,4 @@
-"""Merged models are pruned and restored from their adapters: files, rows, crashes."""
+"""Pruning merged models and restoring them from their adapters: files, ledger rows and crashes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WEIGHT = "mlp1.1.bias"
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised to simulate the end of a killed process."""
 
 
 class Shelf:
-    """A ledger with merged models of internvl2-tiny, and the object that prunes them."""
+    """A ledger with models merged from internvl2-tiny, and the `MergedModels` object that prunes them."""
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Shelf:
         self.merged = MergedModels(self.ledger, self.store, ChildTrainer(chosen), chosen, self.places)
 
     async def add(self, state: ModelState = ModelState.CANDIDATE) -> str:
-        """Add a run's adapter and the model merged from it, as the pipeline does."""
+        """Add a run's adapter and the model merged from it, as the pipeline does; return the model's name."""
         run = await self.ledger.runs.start("command")
         await self.ledger.runs.request_cancel(run.id)
         await self.ledger.runs.move(run.id, run.state.FAILED, reason="only its files matter here")
@@ -67,7 +67,7 @@ class Shelf:
         return name
 
     async def restart(self) -> None:
-        """Do what a start of the bot does to models."""
+        """Tidy the model store and settle the live model, as the bot does when it starts."""
         self.store.tidy()
         await settle_live_model(self.ledger, self.base, self.store.directory)
 
@@ -78,7 +78,7 @@ def _bias() -> torch.Tensor:
 
 @pytest_asyncio.fixture
 async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
-    """With the base model live."""
+    """Provide a `Shelf` with the base model live."""
     made = Shelf(tmp_path)
     shutil.copytree(CHECKPOINT, made.base)
     await made.restart()
@@ -87,7 +87,10 @@ async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
 
 
 async def test_the_live_the_previous_and_some_more_are_kept(shelf: Shelf) -> None:
-    """Of older and rejected ones the adapter stays; a model that an engine serves is not pruned."""
+    """Pruning keeps the live and the previous model, a set number of the newest others, and models in use.
+
+    Older and rejected models that are not in use keep only their adapters.
+    """
     names = [await shelf.add() for _ in range(5)]
     rejected = await shelf.add(ModelState.REJECTED)
     for name in names[:2]:
@@ -101,7 +104,7 @@ async def test_the_live_the_previous_and_some_more_are_kept(shelf: Shelf) -> Non
 
 
 async def test_a_pruned_model_is_restored_identically(shelf: Shelf) -> None:
-    """The real worker merges it with the same hash and reports progress."""
+    """The real worker restores a pruned model with the same hash and reports progress."""
     name = await shelf.add(ModelState.REJECTED)
     assert await shelf.merged.prune() == [name]
     heard: list[Progress] = []
@@ -115,7 +118,7 @@ async def test_a_pruned_model_is_restored_identically(shelf: Shelf) -> None:
 
 
 async def test_a_model_that_cannot_be_restored_is_kept(shelf: Shelf) -> None:
-    """Without its adapter, or merged from another base, a model keeps its directory."""
+    """A model is not pruned if its adapter is missing or the model was merged from another base."""
     without, other = await shelf.add(ModelState.REJECTED), await shelf.add(ModelState.REJECTED)
     shutil.rmtree(shelf.places.runs / "1" / ADAPTER)
     job = shelf.places.runs / "2" / MERGE_JOB
@@ -125,7 +128,10 @@ async def test_a_model_that_cannot_be_restored_is_kept(shelf: Shelf) -> None:
 
 
 async def test_another_model_than_the_evaluated_one_is_not_restored(shelf: Shelf) -> None:
-    """A changed adapter gives another hash: an error with the next step, and nothing is left."""
+    """Restoring a model whose adapter has changed raises an error, because the model's hash would differ.
+
+    The error names the next step, and no files are left.
+    """
     name = await shelf.add(ModelState.REJECTED)
     await shelf.merged.prune()
     save_file({WEIGHT: _bias()}, shelf.places.runs / "1" / ADAPTER / WHOLE)
@@ -141,7 +147,10 @@ async def test_another_model_than_the_evaluated_one_is_not_restored(shelf: Shelf
 async def test_an_interrupted_removal_is_finished_by_the_next_start(
     shelf: Shelf, killed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model is complete until its directory is renamed; what is left after that is removed."""
+    """After a crash during pruning, the next start leaves a model either complete or entirely removed.
+
+    The model is complete until its directory is renamed; after that, the remaining files are removed.
+    """
     name = await shelf.add(ModelState.REJECTED)
     await shelf.ledger.models.prune(name)
     if killed == "within the removal":
@@ -165,7 +174,7 @@ async def test_an_interrupted_removal_is_finished_by_the_next_start(
 
 
 async def test_a_requested_promotion_keeps_the_files(shelf: Shelf) -> None:
-    """A model that the command line promotes stays until that is done, and a pruned one can be promoted."""
+    """A model is not pruned while its promotion is pending, and a pruned model's promotion can be requested."""
     name = await shelf.add(ModelState.REJECTED)
     asked = await shelf.ledger.promotions.request(name)
     assert await shelf.merged.prune() == []

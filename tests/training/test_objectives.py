@@ -1,4 +1,4 @@
-"""The losses of KTO and DPO: values by hand and by another formula, and the direction of a step."""
+"""The losses of KTO and DPO, checked by hand and against another formula, and the signs of their gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
 
 
 def test_the_loss_of_kto_by_hand() -> None:
-    """With β = 0.5, z₀ = 1, λ_D = 2 and λ_U = 3: r = 1 is worth half, r = 3 a σ(1), for a disliked answer a σ(−1)."""
+    """The KTO losses for β = 0.5, z₀ = 1, λ_D = 2 and λ_U = 3 equal values computed by hand.
+
+    The value of an answer with the log-ratio r = 1 is half of the maximum. With r = 3, a liked answer's value
+    is σ(1) times the maximum, and a disliked one's σ(−1) times.
+    """
     ratios, liked = torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([True, True, False, False])
     losses = kto_losses(ratios, liked, 1.0, 0.5, (2.0, 3.0))
     sigmoid = 0.7310585786300049  # σ(1)
@@ -21,13 +25,16 @@ def test_the_loss_of_kto_by_hand() -> None:
 
 
 def test_the_loss_of_dpo_by_hand() -> None:
-    """Equal log-ratios cost log 2; a margin of 2 with β = 0.5 costs log(1 + 1/e)."""
+    """DPO's loss is log 2 for equal log-ratios, and log(1 + 1/e) for a margin of 2 with β = 0.5."""
     losses = dpo_losses(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]), 0.5)
     assert losses.tolist() == pytest.approx([math.log(2), math.log(1 + math.exp(-1))])
 
 
 def test_the_losses_agree_with_another_formula() -> None:
-    """As functions of probabilities in numpy: odds of the model against the base to the power β."""
+    """The losses of KTO and DPO agree with a formula on probabilities, implemented in numpy.
+
+    The formula uses the odds of the model against the base, to the power β.
+    """
     rng = np.random.default_rng(0)
     model, base = rng.uniform(0.01, 0.9, (2, 50)), rng.uniform(0.01, 0.9, (2, 50))
     liked, beta, kl, weights = rng.random(50) < 0.5, 0.3, 0.7, (1.5, 0.8)
@@ -44,7 +51,10 @@ def test_the_losses_agree_with_another_formula() -> None:
 
 
 def test_a_step_raises_what_is_liked_and_lowers_what_is_not() -> None:
-    """The gradient of KTO has the sign of the vote, and DPO's that of the preference."""
+    """A step on KTO's loss makes liked answers likelier and disliked ones less likely.
+
+    A step on DPO's loss makes the chosen answer likelier and the rejected one less likely.
+    """
     ratios, liked = torch.zeros(2, requires_grad=True), torch.tensor([True, False])
     (slope,) = torch.autograd.grad(kto_losses(ratios, liked, 0.0, 0.1, (1.0, 1.0)).sum(), ratios)
     assert slope.tolist() == pytest.approx([-0.1 / 4, 0.1 / 4])
@@ -54,7 +64,11 @@ def test_a_step_raises_what_is_liked_and_lowers_what_is_not() -> None:
 
 
 def test_evaluation_leaves_the_gradients_of_4_bit_weights() -> None:
-    """On CPUs with bfloat16 instructions, bitsandbytes repacks weights in evaluation mode, which cuts the gradients."""
+    """Computing without dropout keeps gradients flowing through 4-bit weights.
+
+    On CPUs with bfloat16 instructions, bitsandbytes repacks weights in evaluation mode, and their gradients
+    are lost.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XTuner's imports, not ours
         from bitsandbytes.nn import Linear4bit
@@ -79,5 +93,5 @@ def test_evaluation_leaves_the_gradients_of_4_bit_weights() -> None:
     [(30, 30, (1, 1)), (30, 10, (1, 3)), (10, 40, (4, 1)), (500, 1, (1, 10)), (20, 0, (1, 1)), (0, 5, (1, 1))],
 )
 def test_both_kinds_weigh_the_same(liked: int, disliked: int, weights: tuple[float, float]) -> None:
-    """The rarer kind weighs more, ten times at most."""
+    """Liked and disliked answers have the same total weight: the rarer kind weighs more, up to ten times."""
     assert kto_weights(liked, disliked) == weights

@@ -1,6 +1,6 @@
-"""A run from votes to a judged model: its states, its files, and every end.
+"""A run from votes to an evaluated model: its states, its files, and every way in which it can end.
 
-Only the three heavy steps are fake (tests/support/pipelines.py); test_finetune.py runs them.
+Only the three slow steps are faked (tests/support/pipelines.py); test_finetune.py runs the real ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ USAGE = namedtuple("USAGE", "total used free")
 
 @pytest_asyncio.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    """A room with votes."""
+    """Provide a `Room`: a pipeline and a ledger with ten liked answers."""
     made = Room(tmp_path)
     await made.fill()
     yield made
@@ -48,7 +48,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 
 
 async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
-    """The run passes its states in order; the model is a published candidate with its report."""
+    """A successful run passes through its states in order and publishes a candidate with its report."""
     run, model = await room.run()
     assert model is not None
     assert run.state is RunState.DONE
@@ -62,7 +62,10 @@ async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
 
 
 async def test_the_selection_is_frozen_and_written(room: Room) -> None:
-    """The ledger has all exchanges, and so have the LLaVA files, with the paths of stored pictures."""
+    """A run's selection is recorded in the ledger and written to LLaVA files.
+
+    The files have the paths of stored pictures.
+    """
     await fill_up(room)
     run, _ = await room.run()
     frozen = await room.ledger.runs.selection(run.id)
@@ -75,14 +78,18 @@ async def test_the_selection_is_frozen_and_written(room: Room) -> None:
 
 
 async def fill_up(room: Room) -> None:
-    """Add four answers, so that fourteen can judge, of which the last one is disliked."""
+    """Add four answers, the last one disliked, so that fourteen answers can judge a model."""
     for number in range(10, 14):
         await room.like(10 * number, f"rgb({number}, 0, 0)")
     await room.ledger.votes.cast(Rating(14, 1, -1, 999))
 
 
 async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Room) -> None:
-    """The training has the numbers of rows, and the evaluation the votes with the sampling of each answer."""
+    """Each block of answers judges a model that was trained only on the answers before the block.
+
+    The training job has the number of rows before each block. The evaluation job has the votes on the
+    judging answers and the sampling settings of each.
+    """
     await fill_up(room)
     await room.run()
     training, _, judging = room.trainer.jobs
@@ -116,7 +123,10 @@ async def test_answers_of_another_model_cannot_judge_a_run(room: Room) -> None:
 
 
 async def test_kto_learns_from_disliked_answers(room: Room) -> None:
-    """They are in the rows to train on, marked, and in the selection; supervised fine-tuning leaves them out."""
+    """With KTO, disliked answers are in the run's selection and are marked in the rows to train on.
+
+    Supervised fine-tuning leaves disliked answers out.
+    """
     await room.ledger.votes.cast(Rating(3, 1, -1, 777))
     run, _ = await room.run(room.pipeline(min_rated=9, objective="kto"))
     frozen = await room.ledger.runs.selection(run.id)
@@ -133,7 +143,7 @@ async def test_kto_learns_from_disliked_answers(room: Room) -> None:
 
 
 async def test_dpo_learns_from_what_was_corrected(room: Room) -> None:
-    """The correction is chosen, and the model's answer rejected."""
+    """For DPO, a correction is the chosen answer, and the model's own answer is the rejected one."""
     corrections = room.ledger.corrections
     for number in range(1, 11):
         suggested = await corrections.add(Correction(number, 2, f"Better {number}.", 800 + number))
@@ -148,7 +158,10 @@ async def test_dpo_learns_from_what_was_corrected(room: Room) -> None:
 
 
 async def test_the_jobs_have_their_inputs(room: Room) -> None:
-    """Training starts from the base with the recipe's numbers; the candidate is judged against the live model."""
+    """A run trains the base model with the recipe's hyperparameters unless the settings replace them.
+
+    The candidate is judged against the live model.
+    """
     await room.run(room.pipeline(knobs={"learning_rate": 0.5}))
     training, merging, judging = room.trainer.jobs
     assert isinstance(training, Job) and isinstance(merging, MergeJob) and isinstance(judging, EvaluationJob)
@@ -158,7 +171,7 @@ async def test_the_jobs_have_their_inputs(room: Room) -> None:
 
 
 async def test_a_run_trains_on_its_plan(room: Room) -> None:
-    """A plan made just before the run is not selected again."""
+    """A run with a plan trains on the plan's selection, even if votes were added after the plan was made."""
     pipeline = room.pipeline()
     plan = await pipeline.planner.plan()
     await room.like(500, "brown")
@@ -168,7 +181,7 @@ async def test_a_run_trains_on_its_plan(room: Room) -> None:
 
 @pytest.mark.parametrize("change", ["erased", "re-encoded"])
 async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
-    """Since the plan was made an exchange was erased, or a picture got another name."""
+    """A run selects again if an exchange was erased or a picture was renamed after its plan was made."""
     await room.like(500, "brown")
     pipeline = room.pipeline()
     plan = await pipeline.planner.plan()
@@ -184,7 +197,7 @@ async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
 
 
 async def test_an_opt_out_after_the_plan_fails_the_run(room: Room) -> None:
-    """The run fails before any training, and the bot starts another one."""
+    """If a user opts out after a run was planned, the run fails before training, and the bot starts a new one."""
     pipeline = room.pipeline()
     plan = await pipeline.planner.plan()
     await room.ledger.people.set_opted_out(1, True)
@@ -195,8 +208,9 @@ async def test_an_opt_out_after_the_plan_fails_the_run(room: Room) -> None:
 
 
 async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
-    """Named ones with absolute paths, then imported ones; the report has the samples of each, and how many selected
-    answers were too long.
+    """The training job gets the sources named in the settings, with absolute paths, and then the imported ones.
+
+    The report has the number of samples from each source and of selected answers that were too long.
     """
     named = foodie(room.folder / "food")
     folder = room.folder / "sources" / "jokes"
@@ -229,7 +243,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     ],
 )
 async def test_a_missing_source_is_named_before_the_run(room: Room, sources: list[dict[str, str]], words: str) -> None:
-    """The error comes with the request for a run."""
+    """A missing or incomplete source raises an error as soon as a run is requested."""
     if not sources:
         (room.folder / "sources" / "half").mkdir(parents=True)
     with pytest.raises(TrainingError, match=words):
@@ -237,7 +251,7 @@ async def test_a_missing_source_is_named_before_the_run(room: Room, sources: lis
 
 
 async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
-    """A missing folder and a missing picture are found before the training."""
+    """A missing folder of factual questions or a missing picture raises an error before training starts."""
     folder = room.folder / "questions"
     pipeline = room.pipeline(regression=folder)
     with pytest.raises(TrainingError, match=r"questions\.json cannot be read .*correct training\.regression"):
@@ -261,7 +275,7 @@ async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
 async def test_a_model_that_is_held_back_is_kept_with_its_reason(
     room: Room, decision: Decision, state: ModelState
 ) -> None:
-    """It is published and recorded; the run is done."""
+    """A model that is rejected or undecided is published and recorded with its reason, and the run is done."""
     room.trainer.report = Report(decision, reason="it forgot the colours")
     run, model = await room.run()
     assert run.state is RunState.DONE
@@ -272,7 +286,7 @@ async def test_a_model_that_is_held_back_is_kept_with_its_reason(
 
 @pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
 async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
-    """The run fails with the step's reason, no model appears, and another run can follow."""
+    """If a step fails, the run fails with the step's reason, no model appears, and another run can follow."""
     room.trainer.fails = step
     run, model = await room.run()
     assert (run.state, run.reason, model) == (RunState.FAILED, "it rained", None)
@@ -284,7 +298,7 @@ async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
 
 
 async def test_too_few_pairs_fail_the_run_and_the_plan(room: Room) -> None:
-    """Both have the numbers in their reason."""
+    """With too few pairs, the plan and the run both fail with a reason that states how many there are."""
     pipeline = room.pipeline(min_rated=11)
     with pytest.raises(TrainingError, match=r"^Not enough yet: 10 liked answers"):
         await pipeline.planner.plan()
@@ -296,7 +310,7 @@ async def test_too_few_pairs_fail_the_run_and_the_plan(room: Room) -> None:
 
 
 async def test_a_full_disk_fails_the_run_before_training(room: Room) -> None:
-    """The reason has the free and the needed space."""
+    """A run fails before training if the disk is full; the reason gives the free and the needed space."""
     pipeline = room.pipeline(min_free_gigabytes=1e9)
     with pytest.raises(TrainingError, match=r"GB are free .* remove old models"):
         await pipeline.planner.plan()
@@ -311,7 +325,10 @@ async def test_a_full_disk_fails_the_run_before_training(room: Room) -> None:
 async def test_the_space_that_a_run_needs(
     room: Room, monkeypatch: pytest.MonkeyPatch, kept: dict[str, int], needed: str
 ) -> None:
-    """InternVL2-2B's merged weights, an adapter and the kept checkpoints, the one being written included."""
+    """A run needs disk space for the merged weights, an adapter and the kept checkpoints.
+
+    The checkpoints include the one being written. The numbers are those of InternVL2-2B.
+    """
     monkeypatch.setattr("training.run_plan.shutil.disk_usage", lambda _: USAGE(40e9, 39e9, 1e9))
     with (room.base / "model.safetensors").open("wb") as file:
         file.truncate(4_400_000_000)  # bytes that no disk has to hold
@@ -320,7 +337,7 @@ async def test_the_space_that_a_run_needs(
 
 
 async def test_the_state_of_earlier_runs_counts_as_free(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their checkpoints and features are removed when the next run starts."""
+    """Checkpoints and features of earlier runs count as free space, because the next run removes them."""
     monkeypatch.setattr("training.run_plan.shutil.disk_usage", lambda _: USAGE(40e9, 25e9, 15e9))
     pipeline = room.pipeline(min_free_gigabytes=20)
     with pytest.raises(TrainingError, match="a run needs"):
@@ -338,7 +355,7 @@ async def test_the_state_of_earlier_runs_counts_as_free(room: Room, monkeypatch:
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
 async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
-    """The vision cache, gigabytes, is removed at the end of every run."""
+    """The vision cache, which takes gigabytes, is removed when a run ends, even if it failed or was cancelled."""
     room.trainer.hangs = room.trainer.fails = "train"
     run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
@@ -356,7 +373,10 @@ async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
 
 @pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
 async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
-    """Cancelling at any step leaves no incomplete model, and another run can follow."""
+    """A run can be cancelled at any step; it ends as cancelled and leaves no incomplete model.
+
+    Another run can follow.
+    """
     room.trainer.hangs = step
     run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
@@ -372,7 +392,7 @@ async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
 
 
 async def test_a_run_cancelled_before_its_start_does_nothing(room: Room) -> None:
-    """A request that arrives while the run is due ends it before any step."""
+    """A run that is cancelled before it starts ends without carrying out any step."""
     run = await room.ledger.runs.start("command")
     await room.ledger.runs.request_cancel(run.id)
     with pytest.raises(asyncio.CancelledError):
@@ -382,7 +402,7 @@ async def test_a_run_cancelled_before_its_start_does_nothing(room: Room) -> None
 
 
 async def test_a_callback_that_fails_does_not_fail_the_run(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    """Its error is in the log."""
+    """An error in a run's callback is logged and does not fail the run."""
 
     async def unreachable(run: Run) -> None:
         raise ConnectionError("no Telegram")
@@ -394,7 +414,7 @@ async def test_a_callback_that_fails_does_not_fail_the_run(room: Room, caplog: p
 
 
 async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's row has the worker's progress, and the callback gets it."""
+    """A worker's progress is recorded in the run's ledger row and passed to the callback."""
     monkeypatch.setattr("training.run_progress._SECONDS", 0.01)
     room.trainer.hangs = "train"
     run = await room.ledger.runs.start("command")
@@ -410,7 +430,10 @@ async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.Monke
 
 
 async def test_answers_of_earlier_models_do_not_judge(room: Room) -> None:
-    """They are learned from again, and the second run is compared with the new live model."""
+    """A run learns again from answers of earlier models, but these answers do not judge the new model.
+
+    The second run's model is compared with the new live model.
+    """
     await fill_up(room)
     _, model = await room.run()
     assert model is not None
@@ -426,7 +449,7 @@ async def test_answers_of_earlier_models_do_not_judge(room: Room) -> None:
 
 
 async def test_a_run_has_the_previous_log_of_losses(room: Room) -> None:
-    """It is that of the newest finished run whose file exists."""
+    """A training job gets the log of losses of the newest finished run whose log still exists."""
     await room.run()
     (first,) = await room.ledger.runs.latest()
     room.trainer.fails = "merge"
@@ -442,7 +465,7 @@ async def test_a_run_has_the_previous_log_of_losses(room: Room) -> None:
 
 
 async def test_the_recipe_depends_on_the_size_of_the_base(room: Room) -> None:
-    """Small weights get that of internvl2-tiny, large ones that of InternVL2-2B."""
+    """With the recipe `auto`, a small base gets internvl2-tiny's recipe and a large one InternVL2-2B's."""
     pipeline = room.pipeline(recipe="auto")
     assert pipeline._specs.recipe.rank == 8
     with (room.base / "model.safetensors").open("r+b") as file:
@@ -451,7 +474,10 @@ async def test_the_recipe_depends_on_the_size_of_the_base(room: Room) -> None:
 
 
 async def test_a_new_run_resumes_an_interrupted_one(room: Room) -> None:
-    """A run on the same answers gets its checkpoints; with a new vote it starts from the beginning."""
+    """A run on the same answers resumes from the checkpoint of an interrupted run.
+
+    With a new vote, training starts from the beginning.
+    """
 
     def leave_a_checkpoint(run: int) -> None:
         job = Job.read(room.folder / "runs" / str(run) / "finetune.json")
@@ -489,7 +515,10 @@ async def test_a_new_run_resumes_an_interrupted_one(room: Room) -> None:
 async def test_a_base_that_cannot_be_trained_is_named_first(
     room: Room, change: dict[str, Any] | None, told: str
 ) -> None:
-    """Before anything else that may be missing, by the plan and by the run."""
+    """A base model that cannot be trained is reported before any other problem.
+
+    Both planning a run and starting it report the base model.
+    """
     file = room.base / "config.json"
     config = {**json.loads(file.read_text()), **change} if change else None
     file.write_text(json.dumps(config) if config else "")
@@ -503,7 +532,10 @@ async def test_a_base_that_cannot_be_trained_is_named_first(
 
 
 async def test_the_report_counts_as_the_model_command(room: Room) -> None:
-    """Liked answers, votes and people are the same on the sheet, at the end of a run and in /model."""
+    """The numbers of liked answers, votes and raters are the same wherever they are shown.
+
+    They appear on the sheet, at the end of a run and in /model.
+    """
     second = await room.ledger.votes.rated_exchanges()
     await room.ledger.people.save(Person(2), Chat(2))
     for number, each in enumerate(second):

@@ -1,4 +1,4 @@
-"""Trainings with KTO and DPO on internvl2-tiny: liked answers become likelier than disliked ones."""
+"""Training with KTO and DPO on internvl2-tiny makes liked answers likelier than disliked ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEPS = 8
 
 
 def make_job(folder: Path, **changes: Any) -> Job:
-    """Return a job whose playful answers are liked: for KTO the plain ones are disliked, for DPO rejected."""
+    """Return a job in which playful answers are liked and plain ones are disliked (KTO) or rejected (DPO)."""
     folder.mkdir(exist_ok=True)
     numbers: dict[str, Any] = {"objective": "kto", "epochs": 2, "batch": 4, **changes}
     job = drawn_job(folder, PAIRS, **numbers)
@@ -47,7 +47,7 @@ def make_job(folder: Path, **changes: Any) -> Job:
 
 
 def answers(images: Path, seed: int = 0) -> tuple[list[Lesson], list[Lesson]]:
-    """Return lessons with playful answers, and with plain answers to the same questions, which are not liked."""
+    """Return liked lessons with playful answers, and disliked ones with plain answers to the same questions."""
     liked = drawn_lessons(images, PAIRS, seed=seed)
     plain = drawn_lessons(images, PAIRS, seed=seed, manners=("plain",))
     return liked, [
@@ -56,7 +56,7 @@ def answers(images: Path, seed: int = 0) -> tuple[list[Lesson], list[Lesson]]:
 
 
 def train(job: Job, python: str) -> Outcome:
-    """Train in a child process, or in as many as the job says."""
+    """Run the job in as many child processes as it specifies, check that it succeeds and return its outcome."""
     outcome = asyncio.run(ChildTrainer(settings(python=python, processes=job.processes)).run(job))
     assert outcome.ok, outcome.reason
     return outcome
@@ -68,13 +68,13 @@ def curve(outcome: Outcome) -> list[float]:
 
 
 def mean_log_probability(model: LocalModel, lessons: Sequence[Lesson], images: Path) -> float:
-    """Return the mean log-probability of the tokens of some answers."""
+    """Return the mean log-probability per token of the lessons' answers."""
     found = [model.log_probabilities(each, [each.turns[-1].text], images)[0] for each in lessons]
     return sum(each.nats for each in found) / sum(each.tokens for each in found)
 
 
 def assert_follows_the_votes(job: Job, outcome: Outcome) -> None:
-    """On new pictures playful answers are likelier than before, by far more than plain ones."""
+    """Assert that training made playful answers about new pictures likelier and plain ones less likely."""
     merged = Path(job.work) / "merged"
     merged.mkdir()
     assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), work=job.work, system=SYSTEM), ignore).ok
@@ -88,7 +88,10 @@ def assert_follows_the_votes(job: Job, outcome: Outcome) -> None:
 
 
 def test_kto_follows_the_votes(tmp_path: Path, warm_python: str) -> None:
-    """Liked manners become likelier and disliked ones less likely; before the first step each answer costs a half."""
+    """Training with KTO makes the liked manner of answering likelier and the disliked one less likely.
+
+    Before the first step, the loss of each answer is one half.
+    """
     job = make_job(tmp_path / "run")
     outcome = train(job, warm_python)
     assert (outcome.samples, outcome.steps) == ({RATED: PAIRS // 2, DISLIKED: PAIRS // 2}, STEPS)
@@ -98,7 +101,7 @@ def test_kto_follows_the_votes(tmp_path: Path, warm_python: str) -> None:
 
 @pytest.mark.soak
 def test_dpo_follows_the_preferences(tmp_path: Path, warm_python: str) -> None:
-    """The preferred manner becomes likelier, and the rejected one less likely."""
+    """Training with DPO makes the preferred manner of answering likelier and the rejected one less likely."""
     job = make_job(tmp_path / "run", objective="dpo", epochs=4)
     assert_follows_the_votes(job, train(job, warm_python))
 
@@ -106,7 +109,10 @@ def test_dpo_follows_the_preferences(tmp_path: Path, warm_python: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("objective", ["kto", "dpo"])
 def test_a_step_does_not_depend_on_its_batches(tmp_path: Path, warm_python: str, objective: str) -> None:
-    """Nor on the number of processes: KTO's reference point too is that of the whole step."""
+    """The loss of a step does not depend on its division into batches or on the number of processes.
+
+    KTO's reference point is that of the whole step.
+    """
     ways: dict[str, dict[str, Any]] = {
         "4x1": {},
         "1x4": {"batch": 1, "accumulation": 4},
@@ -123,7 +129,10 @@ def test_a_step_does_not_depend_on_its_batches(tmp_path: Path, warm_python: str,
 @pytest.mark.soak
 @pytest.mark.parametrize("method", ["qlora", "full"])
 def test_a_killed_training_keeps_its_reference(tmp_path: Path, warm_python: str, method: str) -> None:
-    """A resumed one compares with the base, and not with the model of the checkpoint: its losses are the same."""
+    """After being killed, training resumes with the base model as its reference, not the checkpoint's model.
+
+    The losses are therefore the same as without the interruption.
+    """
     changes: dict[str, Any] = {"method": method, "learning_rate": 2e-3 if method == "qlora" else 3e-4}
     expected = curve(train(make_job(tmp_path / "whole", **changes), warm_python))
     job = make_job(tmp_path / "killed", **changes, save_steps=3)

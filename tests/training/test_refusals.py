@@ -1,4 +1,4 @@
-"""Errors before the first step of a training, and their reasons."""
+"""Errors that stop a training job before its first step, and their reasons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.xtuner.finetune import prepare_data
 
 
 def test_targets_that_match_nothing_are_the_reason(tmp_path: Path, warm_python: str) -> None:
-    """The reason names a pattern without a layer."""
+    """If a pattern in `targets` matches no layer, training fails with a reason that names the pattern."""
     trainer = ChildTrainer(settings(python=warm_python))
     outcome = asyncio.run(trainer.run(drawn_job(tmp_path, 2, targets="attention_wo")))
     assert not outcome.ok
@@ -29,7 +29,10 @@ def test_targets_that_match_nothing_are_the_reason(tmp_path: Path, warm_python: 
 
 
 def test_an_invalid_row_fails_the_run_before_training(tmp_path: Path, warm_python: str) -> None:
-    """The reason names the file and the row of a missing picture. XTuner would train on another sample."""
+    """A row with a missing picture fails the run before training; the reason names the file and the row.
+
+    XTuner itself would train on another sample instead.
+    """
     job = drawn_job(tmp_path, 3)
     rows = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
     (tmp_path / "pictures" / rows[1]["image"]).unlink()
@@ -40,7 +43,7 @@ def test_an_invalid_row_fails_the_run_before_training(tmp_path: Path, warm_pytho
 
 
 def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
-    """A base with quantized weights is named before anything is loaded."""
+    """A base model with quantized weights is refused before anything is loaded; the error names the base."""
     base = shutil.copytree(CHECKPOINT, tmp_path / "awq")
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "awq", "bits": 4}
@@ -50,7 +53,7 @@ def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
 
 
 def test_a_source_with_a_row_that_is_too_long_fails_the_run(tmp_path: Path) -> None:
-    """The error has the row and both lengths."""
+    """A source row that is too long raises an error that names the row, its length and the maximum length."""
     source = {"path": str(tmp_path / "other.json"), "images": str(tmp_path), "repeat_times": None}
     write_file(tmp_path / "other.json", [{"conversations": said("Why? " * 600, "It.")}])
     with pytest.raises(RowError, match=r"other\.json row 1: \d+ tokens .* max_length 512"):
@@ -58,7 +61,7 @@ def test_a_source_with_a_row_that_is_too_long_fails_the_run(tmp_path: Path) -> N
 
 
 def test_only_liked_answers_that_are_too_long_fail_the_run(tmp_path: Path) -> None:
-    """The reason says what to raise."""
+    """If all liked answers are too long, the run fails with a reason that names the setting to raise."""
     with pytest.raises(TrainingError, match="all 2 liked answers are longer than 30 tokens: raise max_length"):
         prepare_data(drawn_job(tmp_path, 2, max_length=30))
 
@@ -73,7 +76,7 @@ def test_only_liked_answers_that_are_too_long_fail_the_run(tmp_path: Path) -> No
     ],
 )
 def test_known_errors_are_explained(error: RuntimeError | ImportError, words: str) -> None:
-    """Errors that an operator can fix get the next step; others stay as they are."""
+    """Errors that an operator can fix are explained with the next step; other errors stay unchanged."""
     assert words in str(explained(error))
     strange = RuntimeError("shapes do not fit")
     assert explained(strange) is strange

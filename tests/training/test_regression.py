@@ -1,4 +1,4 @@
-"""The factual questions."""
+"""Factual questions, which a new model must not have forgotten."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.job import TrainingError
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    """Return a valid question."""
+    """Return a valid entry of `questions.json` with `changes` applied."""
     return {"image": "cup.jpg", "question": "Which colour is it?", "expect": [["red", "红"]], **changes}
 
 
@@ -40,19 +40,22 @@ def entry(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_answers_are_judged_by_their_facts(answer: str, right: bool) -> None:
-    """Words match whole and in any case, a forbidden word makes an answer wrong, style does not matter."""
+    """An answer is right if it has an expected word and no forbidden one, whatever its style.
+
+    Only whole words match, in upper or lower case.
+    """
     assert matches(answer, [["red", "红"]], ["blue"]) is right
 
 
 def test_every_list_needs_one_of_its_words() -> None:
-    """All lists of `expect` must match."""
+    """An answer must contain at least one word of every list in `expect`."""
     expect = [["two", "2"], ["star", "stars"]]
     assert matches("I see 2 stars.", expect, ())
     assert not matches("I see stars.", expect, ())
 
 
 def test_a_folder_is_read(tmp_path: Path) -> None:
-    """A folder's questions become lessons without an answer, with the sizes of their pictures."""
+    """The questions in a folder become lessons without an answer, with the sizes of their pictures."""
     (tmp_path / "questions.json").write_text(json.dumps([entry(), entry(forbid=["blue"])]))
     (tmp_path / "cup.jpg").write_bytes(photo("red", (40, 30)))
     first, second = read_set(tmp_path)
@@ -74,14 +77,17 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_flaws_of_a_folder_are_named(tmp_path: Path, content: str, complaint: str) -> None:
-    """The error has the number of the entry."""
+    """An error in `questions.json` is reported with the number of the entry."""
     (tmp_path / "questions.json").write_text(content)
     with pytest.raises(TrainingError, match=complaint):
         read_set(tmp_path)
 
 
 def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
-    """The drawn questions are always the same, however many are taken, and a right answer is right in both manners."""
+    """The drawn questions are always the same, and no more are drawn than requested.
+
+    A right answer is accepted in both manners, playful and plain.
+    """
     sets = [drawn_set(tmp_path / "a"), drawn_set(tmp_path / "b")]
     assert len(sets[1].first(5)) == 5
     first, again = (each.first(12) for each in sets)
@@ -98,7 +104,10 @@ def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("questions", "allowed"), [(135, 2.0), (53, 5.0), (0, 2.0), (0, 0.4)])
 def test_large_sets_can_decide(tmp_path: Path, questions: int, allowed: float) -> None:
-    """Some 2.7 / n of an operator's n questions can be shown, and less of 1,500 drawn ones (0)."""
+    """An operator's set of n questions can show that a model loses less than about 2.7 / n of them.
+
+    The 1,500 drawn questions (`questions` is 0) can show an even smaller loss.
+    """
     check_decidable(own_questions(tmp_path, questions) if questions else None, allowed)
 
 
@@ -113,7 +122,10 @@ def test_large_sets_can_decide(tmp_path: Path, questions: int, allowed: float) -
     ],
 )
 def test_a_set_that_cannot_decide_is_refused(tmp_path: Path, questions: int, allowed: float, advice: str) -> None:
-    """The error names the smallest number of points that the set can decide, and with that it does."""
+    """A set that is too small for the allowed loss raises an error that names the smallest loss it can decide.
+
+    With the named loss, the set is accepted.
+    """
     folder = own_questions(tmp_path, questions) if questions else None
     with pytest.raises(TrainingError, match=advice) as refused:
         check_decidable(folder, allowed)
@@ -124,7 +136,7 @@ def test_a_set_that_cannot_decide_is_refused(tmp_path: Path, questions: int, all
 
 
 def own_questions(folder: Path, count: int) -> Path:
-    """Write an operator's set of questions about one picture."""
+    """Write `count` questions about one picture to `folder`, as an operator would, and return the folder."""
     (folder / "cup.jpg").write_bytes(photo())
     (folder / "questions.json").write_text(json.dumps([entry(question=f"Is it {number}?") for number in range(count)]))
     return folder

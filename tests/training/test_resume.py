@@ -1,4 +1,4 @@
-"""Which checkpoints a training resumes from."""
+"""Which checkpoints a training job resumes from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.xtuner.resume import adopt_checkpoints, latest_checkpoint, prepare
 
 
 def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
-    """Return a job on these rows."""
+    """Return a job in `folder` that trains on `rows`."""
     folder.mkdir(exist_ok=True)
     (folder / "train.json").write_text(rows)
     made = Job(folder.name, "base", str(folder / "train.json"), "images", work=str(folder), system="system")
@@ -23,7 +23,7 @@ def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
 
 
 def save(folder: Path, number: int) -> Path:
-    """Write a checkpoint as torch does: an archive."""
+    """Write checkpoint `number` as a zip archive, as torch does, and return its path."""
     file = folder / STATE / f"iter_{number}.pth"
     with ZipFile(file, "w") as archive:
         archive.writestr("data/0", b"weights" * 100)
@@ -31,7 +31,7 @@ def save(folder: Path, number: int) -> Path:
 
 
 def interrupted(folder: Path, **changes: Any) -> Job:
-    """Return a job that was interrupted after its checkpoint at batch 40."""
+    """Return a job that was interrupted after it had saved a checkpoint at batch 40."""
     made = job(folder, **changes)
     prepare_state(made)
     save(folder, 40)
@@ -41,7 +41,7 @@ def interrupted(folder: Path, **changes: Any) -> Job:
 
 
 def test_the_same_job_resumes(tmp_path: Path) -> None:
-    """It finds its checkpoint with smaller batches, other threads or other processes too."""
+    """A job resumes from its checkpoint even with smaller batches or other numbers of threads and processes."""
     made = interrupted(tmp_path / "1")
     for same in (made, replace(made, split=2), replace(made, threads=3, processes=2)):
         prepare_state(same)
@@ -52,7 +52,10 @@ def test_the_same_job_resumes(tmp_path: Path) -> None:
     "change", [{"learning_rate": 1e-5}, {"base": "other"}, {"system": "other"}, {"seed": 7}, {"deepspeed": 1}]
 )
 def test_another_training_does_not_resume(tmp_path: Path, change: dict[str, Any]) -> None:
-    """With another number or base the folder is cleared."""
+    """A job with a changed base, system prompt or hyperparameter does not resume.
+
+    Its folder is cleared of the old checkpoints.
+    """
     other = replace(interrupted(tmp_path / "1"), **change)
     assert latest_checkpoint(other) is None
     prepare_state(other)
@@ -60,7 +63,7 @@ def test_another_training_does_not_resume(tmp_path: Path, change: dict[str, Any]
 
 
 def test_other_weights_at_the_same_path_do_not_resume(tmp_path: Path) -> None:
-    """A replaced base is another base, also behind links."""
+    """A job does not resume if the base's weights were replaced at the same path, even behind a symbolic link."""
     weights, base = tmp_path / "weights", tmp_path / "base"
     weights.write_bytes(b"weights")
     base.mkdir()
@@ -72,21 +75,24 @@ def test_other_weights_at_the_same_path_do_not_resume(tmp_path: Path) -> None:
 
 
 def test_other_rows_do_not_resume(tmp_path: Path) -> None:
-    """A row more, or one that was erased, makes another training."""
+    """A job does not resume if a training row was added or erased."""
     made = interrupted(tmp_path / "1")
     Path(made.data).write_text("[1]")
     assert latest_checkpoint(made) is None
 
 
 def test_a_missing_checkpoint_is_ignored(tmp_path: Path) -> None:
-    """If the newest one is incomplete or missing, the training starts from the beginning."""
+    """If the checkpoint named in `last_checkpoint` is missing, training starts from the beginning."""
     made = interrupted(tmp_path / "1")
     (tmp_path / "1" / STATE / "iter_40.pth").unlink()
     assert latest_checkpoint(made) is None
 
 
 def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
-    """A power failure leaves half a file or an empty `last_checkpoint`: the complete one before is used."""
+    """After a power failure, an incomplete checkpoint file is ignored and the last complete one is used.
+
+    An empty `last_checkpoint` file is also ignored.
+    """
     made = interrupted(tmp_path / "1")
     half = save(tmp_path / "1", 80)
     half.write_bytes(half.read_bytes()[:300])
@@ -98,7 +104,10 @@ def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_removed(tmp_path: Path) -> None:
-    """A checkpoint with changed bytes would fail every attempt: the one before is used, or none."""
+    """A damaged checkpoint is removed, and training resumes from the one before it, if there is one.
+
+    The damaged checkpoint would make every attempt fail.
+    """
     made = interrupted(tmp_path / "1")
     newest = save(tmp_path / "1", 80)
     for damaged in (newest, tmp_path / "1" / STATE / "iter_40.pth"):
@@ -110,7 +119,10 @@ def test_a_damaged_checkpoint_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_new_run_adopts_the_checkpoints_of_the_same_training(tmp_path: Path) -> None:
-    """Those of the newest such run; all others are removed, their logs stay."""
+    """A new run takes over the checkpoints of the newest earlier run with the same data and settings.
+
+    The checkpoints of all other runs are removed; their logs stay.
+    """
     for number, rows in (("1", "[1, 2]"), ("2", "[1, 2]"), ("3", "[1]")):
         interrupted(tmp_path / number, rows=rows)
     new = job(tmp_path / "4")
@@ -122,7 +134,7 @@ def test_a_new_run_adopts_the_checkpoints_of_the_same_training(tmp_path: Path) -
 
 
 def test_nothing_is_adopted_from_other_trainings(tmp_path: Path) -> None:
-    """Without an earlier run, or with runs on other data, a run starts from the beginning."""
+    """A run starts from the beginning if there is no earlier run or the earlier runs used other data."""
     new = job(tmp_path / "2")
     assert not adopt_checkpoints(new, [])
     interrupted(tmp_path / "1", rows="[3]")
@@ -131,7 +143,7 @@ def test_nothing_is_adopted_from_other_trainings(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
-    """DeepSpeed's checkpoints are folders, which count if `last_checkpoint` names them."""
+    """A DeepSpeed checkpoint is a folder, which is used only if `last_checkpoint` names it."""
     made = interrupted(tmp_path / "1")
     folder = tmp_path / "1" / STATE / "iter_80.pth"
     folder.mkdir()
@@ -145,7 +157,7 @@ def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_epochs_are_removed_too(tmp_path: Path) -> None:
-    """A user's configuration may save by epoch."""
+    """Removing a run's state also removes checkpoints saved per epoch, as a user's configuration may do."""
     interrupted(tmp_path / "1")
     save(tmp_path / "1", 40).rename(tmp_path / "1" / STATE / "epoch_2.pth")
     remove_state(tmp_path / "1")
@@ -153,7 +165,7 @@ def test_checkpoints_of_epochs_are_removed_too(tmp_path: Path) -> None:
 
 
 def test_the_features_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
-    """Gigabytes of them, whether the run is resumed or not."""
+    """Picture features of interrupted runs, which take gigabytes, are removed even if a run is resumed."""
     kept = [interrupted(tmp_path / "1").work, interrupted(tmp_path / "2").work]
     for work in kept:
         (Path(work) / FEATURES).mkdir()

@@ -1,4 +1,4 @@
-"""Rows are removed from the files of runs and nothing else changes."""
+"""Removing rows from the files of runs changes nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_rows_are_removed_by_name(tmp_path: Path) -> None:
-    """From every file of rows in every run; other files and rows stay."""
+    """Rows are removed by name from the row files of every run; other files and rows stay."""
     rows = [one_turn(row_name(number), "What?", f"Answer {number}.") for number in (1, 2, 12)]
     for run, name in (("1", "train.json"), ("1", "judged.json"), ("2", "train.json")):
         (tmp_path / run).mkdir(exist_ok=True)
@@ -50,7 +50,10 @@ def test_rows_are_removed_by_name(tmp_path: Path) -> None:
 
 
 def test_incomplete_files_are_removed_too(tmp_path: Path) -> None:
-    """A full disk leaves no half of a file; that of a killed process is removed with its text."""
+    """A write that fails on a full disk leaves no partial file.
+
+    A partial file left by a killed process is removed if it contains a row to remove.
+    """
     rows = [json.dumps({"id": row_name(number), "conversations": "Is this rash bad?"}) for number in (1, 12)]
 
     def filling() -> Iterator[str]:
@@ -70,7 +73,7 @@ def test_incomplete_files_are_removed_too(tmp_path: Path) -> None:
 
 
 def test_sheets_are_removed_with_their_rows(tmp_path: Path) -> None:
-    """In each language; those of other runs stay."""
+    """Sheets that show a removed row are removed in every language; sheets of other runs stay."""
     cup = tmp_path / "cup.jpg"
     cup.write_bytes(photo())
     for run, number in (("1", 1), ("2", 12)):
@@ -104,7 +107,7 @@ print(row_rewriting.remove_rows(Path(sys.argv[1]), [int(sys.argv[2])]))
 
 
 def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> None:
-    """The rows that two processes remove at the same time are gone, whichever writes last."""
+    """If two processes remove rows from a file at the same time, neither restores rows that the other removed."""
     (tmp_path / "1").mkdir()
     file = tmp_path / "1" / "train.json"
     write_rows([one_turn(row_name(number), "What?", "A cup.") for number in (1, 2, 3)], file)
@@ -126,7 +129,7 @@ def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> Non
 
 
 def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that hangs while it rewrites delays others for a limited time; then they raise."""
+    """If another process does not release the lock, removing rows raises an error after a limited time."""
     monkeypatch.setattr("training.data.row_rewriting.LOCK_SECONDS", 0.1)
     with FileLock(tmp_path / LOCK), pytest.raises(OSError, match=LOCK):
         remove_rows(tmp_path, [1])

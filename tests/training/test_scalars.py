@@ -1,4 +1,4 @@
-"""Reading mmengine's log of a training."""
+"""Reading mmengine's training log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ LOG = """\
 
 
 def test_losses_and_peak_memory(tmp_path: Path) -> None:
-    """Of a repeated step the later loss counts; the memory is the maximum of all lines, 0 without a GPU."""
+    """If a step was repeated, its later loss counts.
+
+    The peak memory is the maximum over all lines, or 0 without a GPU.
+    """
     log = tmp_path / "scalars.json"
     log.write_text(LOG, encoding="utf-8")
     assert losses(log) == [(1, 11.67), (2, 9.25), (3, 7.25)]
@@ -28,14 +31,17 @@ def test_losses_and_peak_memory(tmp_path: Path) -> None:
 
 
 def test_step_seconds(tmp_path: Path) -> None:
-    """All steps count, repeated ones too; a line has the time of one of the step's batches, here of one and of four."""
+    """The time of all steps is summed, including repeated ones.
+
+    A log line has the time per batch; here, the steps have one or four batches.
+    """
     log = tmp_path / "scalars.json"
     log.write_text(LOG + '{"time": 0.5, "iter": 12, "step": 3}\n{"loss": 1.0, "step": 4}\n', encoding="utf-8")
     assert step_seconds(log) == pytest.approx(2.68 + 0.31 + 0.33 + 0.32 + 4 * 0.5)
 
 
 def test_half_a_line_is_ignored(tmp_path: Path) -> None:
-    """After a power failure the lines before it and the next one are read."""
+    """A partial line left by a power failure is skipped, and the lines before and after it are read."""
     log = tmp_path / "scalars.json"
     first, second, *_ = LOG.splitlines(keepends=True)
     log.write_text(first + '{"lr": 2e-06, "lo' + second + '{"loss": 7.25, "st', encoding="utf-8")

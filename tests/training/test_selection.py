@@ -1,4 +1,4 @@
-"""Which exchanges are selected."""
+"""Which exchanges a run selects to learn from."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def select(
     max_length: int | None = 10_000,
     **changes: Any,
 ) -> Selection:
-    """Select with settings that accept everything."""
+    """Select pairs from `rows` with permissive settings, some of them replaced by `changes`."""
     numbers = {"threshold": 0, "min_rated": 1, "near_duplicate": 4} | changes
     return select_pairs(rows, phashes or {}, settings().model_copy(update=numbers), max_length=max_length)
 
 
 def chosen(selection: Selection) -> set[int]:
-    """Return the ids of the exchanges to train on."""
+    """Return the IDs of the exchanges to train on."""
     return {each.id for each in selection.train}
 
 
 def test_only_liked_exchanges_are_selected() -> None:
-    """The thumbs up less the thumbs down must exceed the threshold."""
+    """An exchange is selected only if its thumbs up minus its thumbs down exceed the threshold."""
     rows = [rated(1, "a", ups=2, downs=1), rated(2, "b", ups=1, downs=1), rated(3, "c", ups=0, downs=1)]
     rows += [rated(4, "d", ups=3)]
     assert chosen(select(rows)) == {1, 4}
@@ -45,7 +45,7 @@ def test_only_liked_exchanges_are_selected() -> None:
 
 @pytest.mark.parametrize("finish", ["length", "abort"])
 def test_an_answer_that_was_cut_off_is_not_selected(finish: str) -> None:
-    """It would teach the model to stop in mid-sentence."""
+    """An unfinished answer is not selected, because it would teach the model to stop in mid-sentence."""
     rows = [rated(1, "a", finish=finish), rated(2, "b"), rated(3, "c")]
     selection = select(rows)
     assert chosen(selection) == {2, 3}
@@ -53,7 +53,7 @@ def test_an_answer_that_was_cut_off_is_not_selected(finish: str) -> None:
 
 
 def test_a_conversation_that_is_too_long_is_not_selected() -> None:
-    """It is counted, not cut."""
+    """A conversation that is too long is left out and counted, not truncated."""
     rows = [rated(number, [f"p{number}"], prompt_tokens=97 - number, completion_tokens=5) for number in (1, 2, 3)]
     selection = select(rows, max_length=100)
     assert chosen(selection) == {2, 3}
@@ -62,7 +62,10 @@ def test_a_conversation_that_is_too_long_is_not_selected() -> None:
 
 
 def test_exact_duplicates_are_selected_once() -> None:
-    """The same words about the same picture, with any spacing; the best rated one stays."""
+    """Of pairs with the same words about the same picture, only the best rated one is selected.
+
+    Differences in spacing and case do not matter.
+    """
     same: dict[str, Any] = {"question": "What is it?", "answer": "A cup."}
     rows = [
         rated(1, "a", **same),
@@ -75,7 +78,10 @@ def test_exact_duplicates_are_selected_once() -> None:
 
 
 def test_near_duplicates_are_selected_once() -> None:
-    """The same words about pictures within the hash distance; beyond it both are selected."""
+    """Of pairs with the same words about nearly identical pictures, only one is selected.
+
+    Pictures are nearly identical if their perceptual hashes are within the configured distance.
+    """
     same: dict[str, Any] = {"question": "What is it?", "answer": "A cup."}
     rows = [rated(1, ["a"], **same), rated(2, ["b"], **same), rated(3, ["c"], **same), rated(4, ["d"], **same)]
     phashes = {"a": "0000000000000000", "b": "8000000000000111", "c": "80000000000f0111", "d": FAR[3]}
@@ -84,20 +90,23 @@ def test_near_duplicates_are_selected_once() -> None:
 
 
 def test_other_words_about_one_picture_are_no_duplicates() -> None:
-    """A picture may have several pairs."""
+    """Pairs with different words about the same picture are all selected."""
     rows = [rated(1, "a"), rated(2, "a"), rated(3, "b")]
     assert chosen(select(rows)) == {1, 2, 3}
 
 
 def test_too_few_pairs_are_an_error_with_the_numbers() -> None:
-    """The error has how many there are and how many are missing."""
+    """If there are too few pairs, the error states how many there are and how many are missing."""
     rows = [rated(1, "a"), rated(2, "b"), rated(3, "c", ups=0, downs=1)]
     with pytest.raises(TrainingError, match=r"^Not enough yet: 2 liked answers, 5 needed\. Collect 3 more 👍\.$"):
         select(rows, min_rated=5)
 
 
 def test_the_longest_answer_is_named_if_many_answers_reach_it() -> None:
-    """If over a third of the liked answers were cut off, the error begins with the cause and the setting."""
+    """If over a third of the liked answers reach the length limit, the error names the setting to raise.
+
+    The cause comes first in the error, before the number of missing answers.
+    """
     rows = [rated(number, [f"p{number}"], finish="length" if number < 4 else "stop") for number in range(10)]
     assert str(select(rows).counts.limit).startswith("4 of 10 liked answers were cut off")
     with pytest.raises(
@@ -112,7 +121,7 @@ def test_the_longest_answer_is_named_if_many_answers_reach_it() -> None:
 
 
 def test_raters_are_those_who_liked_what_is_trained_on() -> None:
-    """Users who voted against it do not count."""
+    """Users count as raters if they liked a selected answer, but not if they only voted against it."""
     rows = [replace(rated(number, [f"p{number}"]), raters=(number,), liked_by=(number,)) for number in range(10)]
     rows[0] = replace(rows[0], ups=2, downs=1, raters=(0, 100, 200), liked_by=(0, 100))
     assert select(rows).counts.raters == 11

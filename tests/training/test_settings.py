@@ -1,4 +1,4 @@
-"""The settings of training: recipes, replaced hyperparameters, and mistakes."""
+"""Training settings: recipes, replaced hyperparameters and invalid values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from training.xtuner.hyperparameters import RECIPES, Recipe
 
 @pytest.mark.parametrize(("name", "numbers"), [("food", (2, 10, 3e-5, 8192)), ("jokes", (4, 6, 2e-5, 6656))])
 def test_the_recipes_of_internvl2_2b_are_the_tutorials(name: str, numbers: tuple[float, ...]) -> None:
-    """They have the tutorials' numbers: those that differ, and those that both share."""
+    """The recipes for InternVL2-2B have the numbers of the tutorials for dishes and for jokes.
+
+    Some numbers differ between the tutorials; the others are the same in both.
+    """
     recipe = TrainingSettings(recipe=name).resolved(name)
     assert (recipe.accumulation, recipe.epochs, recipe.learning_rate, recipe.max_length) == numbers
     assert (recipe.method, recipe.rank, recipe.alpha, recipe.dropout, recipe.batch) == ("qlora", 128, 256, 0.05, 4)
@@ -23,12 +26,12 @@ def test_the_recipes_of_internvl2_2b_are_the_tutorials(name: str, numbers: tuple
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_valid(name: str) -> None:
-    """Each named recipe changes only existing hyperparameters."""
+    """Every named recipe sets only hyperparameters that exist."""
     assert TrainingSettings(recipe="auto").resolved(name).model_dump().keys() == Recipe().model_dump().keys()
 
 
 def test_a_knob_replaces_one_number() -> None:
-    """A number in knobs replaces the recipe's, also as text from the environment; the others stay."""
+    """A value in `knobs` replaces the recipe's, even as text from the environment; other values stay."""
     recipe = TrainingSettings.model_validate({"recipe": "tiny", "knobs": {"learning_rate": "5e-4"}}).resolved("tiny")
     assert recipe.learning_rate == 5e-4
     assert recipe.rank == RECIPES["tiny"]["rank"]
@@ -62,13 +65,16 @@ def test_a_knob_replaces_one_number() -> None:
     ],
 )
 def test_mistakes_are_named(given: dict[str, object], named: str) -> None:
-    """An unknown key or a number out of range is an error that names the key."""
+    """An unknown key, an invalid value or a conflict between settings raises an error that names the key."""
     with pytest.raises(ValidationError, match=named):
         TrainingSettings.model_validate(given)
 
 
 def test_a_users_configuration_has_its_own_numbers(tmp_path: Path) -> None:
-    """Only the worker knows the most tokens of a pair in it."""
+    """The settings give the maximum length of a named recipe, but not that of a user's XTuner configuration.
+
+    Only the worker reads the length in a user's configuration.
+    """
     own = TrainingSettings(recipe=__file__)
     assert (own.user_config, own.max_tokens(tmp_path)) == (Path(__file__), None)
     named = TrainingSettings(recipe="jokes")
@@ -76,18 +82,18 @@ def test_a_users_configuration_has_its_own_numbers(tmp_path: Path) -> None:
 
 
 def test_the_objective_replaces_the_recipes() -> None:
-    """With auto it stays."""
+    """`training.objective` replaces the recipe's objective, unless it is `auto`."""
     assert TrainingSettings(objective="kto").resolved("food").objective == "kto"
     assert TrainingSettings().resolved("food").objective == "sft"
 
 
 def test_an_optimizer_that_finds_its_learning_rate_gets_none() -> None:
-    """The recipe's learning rate is replaced by the factor 1."""
+    """An optimizer that finds its own learning rate gets the factor 1 instead of the recipe's learning rate."""
     assert TrainingSettings(knobs={"optimizer": "dadapt_adam"}).resolved("food").learning_rate == 1
 
 
 def test_the_settings_for_internvl2_tiny() -> None:
-    """They need few votes and little disk space, and can be changed one by one."""
+    """The settings for internvl2-tiny need few votes and little disk space and can be changed one by one."""
     settings = TrainingSettings.for_tiny(min_rated=3)
     assert settings.recipe == "tiny"
     assert settings.min_rated == 3

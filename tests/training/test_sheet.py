@@ -1,4 +1,4 @@
-"""The sheet of answers: the page, the picture, and their contents."""
+"""The sheet of answers as a web page and as a picture, and its contents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COLUMNS = ("liked answer", "base, live", "run-3, new")
 
 
 def sheet(folder: Path, rows: int = 1, **changes: str) -> Sheet:
-    """Return a sheet about one photo; `changes` replace its question or the new model's answer."""
+    """Return a sheet about one photo; `changes` replace the question or the new model's answer."""
     (folder / "cup.jpg").write_bytes(photo("red", (900, 600)))
     question, answer = changes.get("question", "What is it?"), changes.get("answer", "A cup!")
     row = Row(
@@ -47,19 +47,19 @@ def sheet(folder: Path, rows: int = 1, **changes: str) -> Sheet:
 
 
 def drawn(text: str) -> Image.Image:
-    """Return a line of text as pixels."""
+    """Return an image of `text` drawn on one line."""
     image = Image.new("L", (400, 60), "white")
     Lettering(30).write(ImageDraw.Draw(image), (5, 5), text, "black")
     return image
 
 
 def alike(one: Image.Image, other: Image.Image) -> bool:
-    """Return whether all pixels are equal."""
+    """Return whether all pixels of the two images are equal."""
     return ImageChops.difference(one, other).getbbox() is None
 
 
 def test_the_page_is_self_contained(tmp_path: Path) -> None:
-    """It has the pictures as thumbnails, and names no other file and no address."""
+    """The sheet's page embeds its pictures as thumbnails and refers to no other file or address."""
     page = sheet(tmp_path).html()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(sources) == 1
@@ -79,7 +79,7 @@ def test_markup_is_escaped(tmp_path: Path) -> None:
 
 
 def test_every_answer_is_under_its_model(tmp_path: Path) -> None:
-    """Columns keep their order, an empty answer is marked, and earlier questions can be unfolded."""
+    """Answers are under their models' names, empty ones are marked, and earlier questions can be expanded."""
     page = sheet(tmp_path, answer="").html()
     pattern = r"<h3>(.*?)</h3>.*?<p.*?>(.*?)</p>"
     assert re.findall(pattern, page, re.DOTALL) == list(
@@ -90,7 +90,10 @@ def test_every_answer_is_under_its_model(tmp_path: Path) -> None:
 
 
 def test_the_picture_fits_telegrams_limits(tmp_path: Path) -> None:
-    """The sum of the sides is below 10,000 pixels, their ratio at most 20, and the size below 10 MB."""
+    """The picture of a sheet fits Telegram's limits, even with long texts.
+
+    Its sides add up to less than 10,000 pixels, their ratio is at most 20, and the file is below 10 MB.
+    """
     draw(sheet(tmp_path, rows=50, question="Why? " * 500, answer="Because. " * 500), tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width == WIDTH
@@ -99,7 +102,7 @@ def test_the_picture_fits_telegrams_limits(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_a_limited_number_of_rows(tmp_path: Path) -> None:
-    """Further rows add only the line that counts them."""
+    """The picture of a sheet shows a limited number of rows; one line gives the number of further rows."""
     heights = []
     for rows in (1, ROWS - 1, ROWS, ROWS + 1, ROWS + 9):
         draw(sheet(tmp_path, rows), tmp_path / "sheet.png")
@@ -111,7 +114,7 @@ def test_the_picture_shows_a_limited_number_of_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["红色的杯子，真漂亮！", "Café – naïve", "Цвет", "😄🎨✨👍", "ありがとう"])
 def test_the_fonts_have_common_characters(text: str) -> None:
-    """Chinese, European and Japanese letters and emoji are drawn as themselves."""
+    """The fonts can draw Chinese, European and Japanese characters and emoji."""
     assert not lacks_characters(text)
     boxes = drawn(UNKNOWN * len(text))
     assert not alike(drawn(text), boxes)
@@ -119,7 +122,7 @@ def test_the_fonts_have_common_characters(text: str) -> None:
 
 
 def test_a_character_without_a_font_is_a_box(tmp_path: Path) -> None:
-    """The picture says what the box means."""
+    """A character that no font has is drawn as a box, and the picture explains the box."""
     assert lacks_characters("龘") and not lacks_characters(UNKNOWN)
     assert alike(drawn("a龘b"), drawn(f"a{UNKNOWN}b"))
     draw(sheet(tmp_path, answer="好"), tmp_path / "known.png")
@@ -129,7 +132,7 @@ def test_a_character_without_a_font_is_a_box(tmp_path: Path) -> None:
 
 
 def test_fonts_come_with_their_licence() -> None:
-    """Both fonts are beside their licence."""
+    """The text font and the emoji font come with their licence."""
     assert "SIL OPEN FONT LICENSE" in TEXT.with_name("OFL.txt").read_text(encoding="utf-8")
     assert TEXT.is_file() and EMOJI.is_file()
 
@@ -144,7 +147,10 @@ def test_fonts_come_with_their_licence() -> None:
     ],
 )
 def test_lines_fit_and_lose_nothing(text: str) -> None:
-    """Every line fits, and together they are the text; Chinese breaks anywhere, but not before a comma."""
+    """Wrapped lines fit the width, and together they contain the whole text.
+
+    Chinese text can break anywhere except before a comma or a full stop.
+    """
     letters = Lettering(20)
     lines = letters.wrap(text, 150, 20)
     assert len(lines) > 1
@@ -154,7 +160,7 @@ def test_lines_fit_and_lose_nothing(text: str) -> None:
 
 
 def test_too_many_lines_end_with_an_ellipsis() -> None:
-    """The ellipsis fits the width too."""
+    """If a text has too many lines, the last line ends with an ellipsis and still fits the width."""
     letters = Lettering(20)
     lines = letters.wrap("word " * 100, 150, 3)
     assert len(lines) == 3
@@ -163,7 +169,10 @@ def test_too_many_lines_end_with_an_ellipsis() -> None:
 
 
 def test_every_picture_comes_before_a_second_question() -> None:
-    """Pairs about different pictures come first, otherwise in their order, up to a limit."""
+    """A sheet shows a limited number of pairs, one about every picture before a second one about any.
+
+    Otherwise the pairs keep their order.
+    """
     asked = [one_turn(f"{picture}{number}", "What?", "A cup.", picture) for picture in "ab" for number in range(9)]
     names = [each.name for each in choose_rows(asked)]
     assert names[:4] == ["a0", "b0", "a1", "b1"]
@@ -171,7 +180,10 @@ def test_every_picture_comes_before_a_second_question() -> None:
 
 
 def test_the_sheet_of_a_run(tmp_path: Path) -> None:
-    """Pairs with different answers come first; it has names, numbers, the verdict and the loss curve."""
+    """A run's sheet has the names of the models, the numbers, the verdict and the loss curve.
+
+    Pairs to which the models give different answers come first.
+    """
     (tmp_path / "cup.jpg").write_bytes(photo())
     Image.new("RGB", (960, 480)).save(tmp_path / "curve.png")
     lessons = [one_turn(f"{n}", f"Question {n}?", f"Liked {n}.", "cup.jpg") for n in range(3)]
@@ -253,7 +265,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_personal_bot_is_named_on_the_sheet() -> None:
-    """With one rater, the spread is that it is one person's taste."""
+    """If all lessons come from one rater, the sheet says that the bot is a personal one."""
     report = Report(Decision.ACCEPTED, effort=Effort(pairs=12, raters=1, largest_share=1.0))
     assert ("lessons by person", "one person: a personal bot") in facts(report)
     assert not dict(facts(Report(Decision.ACCEPTED))).get("lessons by person"), (
@@ -262,7 +274,10 @@ def test_a_personal_bot_is_named_on_the_sheet() -> None:
 
 
 def test_every_word_of_a_sheet_is_translated() -> None:
-    """The catalogue has each sentence with the same placeholders, and no other; reasons as the bot's has them."""
+    """The Chinese catalogue has every text of a sheet and no other, with the same placeholders.
+
+    Reasons are translated as in the bot's own catalogue.
+    """
     sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py")]
     said: set[str] = set()
     for path in sources:
@@ -282,7 +297,7 @@ def test_every_word_of_a_sheet_is_translated() -> None:
 
 
 def test_a_sheets_style_is_the_only_one_allowed(tmp_path: Path) -> None:
-    """The page's policy has the hash of its style and allows no other."""
+    """The page's content security policy has the hash of the page's style and allows no other style."""
     page = sheet(tmp_path).html()
     style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = b64encode(sha256(style[0].encode()).digest()).decode()
@@ -290,6 +305,6 @@ def test_a_sheets_style_is_the_only_one_allowed(tmp_path: Path) -> None:
 
 
 def test_times_and_sizes_are_readable() -> None:
-    """Minutes and seconds, then hours; megabytes, from a thousand of them on gigabytes."""
+    """Times are shown as minutes and seconds, with hours if needed; sizes in MB, or in GB from 1,000 MB."""
     assert [clock(seconds) for seconds in (0.4, 59.6, 3599, 3661)] == ["0:00", "1:00", "59:59", "1:01:01"]
     assert [size(number) for number in (120_000, 99_600_000, 999_600_000)] == ["0.1 MB", "100 MB", "1.0 GB"]

@@ -1,4 +1,4 @@
-"""The rows of a run: several sources beside the liked answers, and a reason for every invalid row."""
+"""The rows of a run: liked answers, rows from several sources, and a reason for every invalid row."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from training.xtuner.scalars import losses
 
 
 def job(folder: Path, *sources: dict[str, Any], rated: int = 4, **changes: Any) -> Job:
-    """Return a job on `rated` liked answers about drawn pictures and on these sources."""
+    """Return a job that trains on `rated` liked answers about drawn pictures and on `sources`."""
     return drawn_job(folder, rated, sources=list(sources), **changes)
 
 
 def source(file: Path, repeat_times: float | None = None) -> dict[str, Any]:
-    """Return a source whose pictures are beside its file."""
+    """Return the settings of a source with its pictures in the same folder as `file`."""
     return Source(path=file, images=file.parent, repeat_times=repeat_times).model_dump(mode="json")
 
 
 def words(folder: Path, name: str, count: int) -> Path:
-    """Write a file of texts without pictures."""
+    """Write `count` rows of text without pictures to the file `name` in `folder`."""
     rows = [{"conversations": said(f"What comes after {number}?", f"{number + 1}.")} for number in range(count)]
     return write_file(folder / name, rows)
 
 
 def origins(file: Path) -> Counter[str]:
-    """Return how often each row was drawn, by the file's name and the row's number."""
+    """Return how often each row was drawn, by its origin, such as `train.json row 3`."""
     return Counter(str(row["origin"]).rpartition("/")[2] for _, row in read_rows(file))
 
 
@@ -55,14 +55,14 @@ def origins(file: Path) -> Counter[str]:
     [(0.5, 0, 1, 5), (1, 1, 1, 10), (2.5, 2, 3, 25), (0.04, 0, 0, 0), (3, 3, 3, 30)],
 )
 def test_fractions_of_repeat_times(times: float, fewest: int, most: int, total: int) -> None:
-    """0.5 takes half of the rows, 2.5 takes each twice and half of them once more."""
+    """A `repeat_times` of 0.5 draws half of the rows, and 2.5 draws each row twice and half of them once more."""
     drawn = Counter(draw(10, times, Random(1)))
     assert sum(drawn.values()) == total
     assert all(fewest <= drawn[number] <= most for number in range(10))
 
 
 def test_sources_without_repeat_times_share_the_replay() -> None:
-    """Each row is as likely as any other, whichever file it is in."""
+    """Rows of sources without `repeat_times` are equally likely to be drawn, whichever file they are in."""
     few, own, many = draw_all([2, 5, 38], [None, 0.2, None], 20, seed=3)
     assert (len(few) + len(many), len(own)) == (20, 1)
     assert len(set(many)) == len(many)
@@ -72,7 +72,10 @@ def test_sources_without_repeat_times_share_the_replay() -> None:
 
 
 def test_the_seed_determines_the_draw() -> None:
-    """Another seed draws other rows, and another source does not change the draw of the others."""
+    """The same seed draws the same rows from a source, and another seed draws other rows.
+
+    Adding a source does not change the draw from the others.
+    """
     drawn = draw_all([100, 100], [0.3, 0.3], 0, seed=1)
     assert draw_all([100, 100, 7], [0.3, 0.3, 2], 0, seed=1)[:2] == drawn
     assert draw_all([100, 100], [0.3, 0.3], 0, seed=2) != drawn
@@ -80,7 +83,10 @@ def test_the_seed_determines_the_draw() -> None:
 
 
 def test_a_mixture_is_drawn_and_frozen(tmp_path: Path) -> None:
-    """Rated rows once each, sources by their repeat_times, the rest one to one; mixture.json has the numbers."""
+    """A run's mixture has each rated row once and rows of each source according to `repeat_times`.
+
+    Sources without `repeat_times` together give one row per rated row. `mixture.json` has the numbers.
+    """
     made = job(
         tmp_path / "run",
         source(foodie(tmp_path / "food"), 0.5),
@@ -104,7 +110,10 @@ def test_a_mixture_is_drawn_and_frozen(tmp_path: Path) -> None:
 
 
 def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
-    """training.replay counts samples for each liked answer; a source with repeat_times is independent of it."""
+    """`training.replay` sets the number of samples for each liked answer from sources without `repeat_times`.
+
+    The setting does not affect sources with `repeat_times`.
+    """
     sources = (source(words(tmp_path, "a.jsonl", 50)), source(words(tmp_path, "b.json", 3), 1))
     for replay, wanted in ((2.5, 10), (0, 0)):
         mixture = mix(job(tmp_path / "run", *sources, replay=replay), CHECKPOINT, ignore)
@@ -112,7 +121,7 @@ def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
 
 
 def test_a_row_of_another_bot_gets_another_name(tmp_path: Path) -> None:
-    """Its export has the same row names; erasure here removes none of them."""
+    """Rows exported by another bot are renamed, so that erasing exchanges of this bot removes none of them."""
     theirs = [{"id": row_name(number), "conversations": said(f"Who is {number}?", "It.")} for number in range(4)]
     listed = source(write_file(tmp_path / "theirs.json", theirs), 1)
     made = job(tmp_path / "runs" / "1", listed, rated=4)
@@ -126,7 +135,10 @@ def test_a_row_of_another_bot_gets_another_name(tmp_path: Path) -> None:
 
 
 def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
-    """It fails no run; mixture.json has the number, and a source shares with the rest."""
+    """A liked answer that is too long is left out and does not fail the run.
+
+    `mixture.json` has the number of such answers. The replay is in proportion to the remaining answers.
+    """
     made = job(tmp_path / "run", source(words(tmp_path, "words.jsonl", 9)), rated=4)
     rows = json.loads(Path(made.data).read_text(encoding="utf-8"))
     rows[2]["conversations"][0]["value"] += " Why?" * 600
@@ -139,7 +151,10 @@ def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_judges_is_not_learned_from_a_source(tmp_path: Path) -> None:
-    """Rows about it are found by its bytes, left out and counted."""
+    """A source row about a picture that is used to judge the new model is left out and counted.
+
+    The picture is recognised by its bytes.
+    """
     made = job(tmp_path / "run", rated=4)
     judged = drawn_lessons(tmp_path / "run" / "pictures", 3, seed=9)[:1]
     write_rows(judged, tmp_path / "run" / "judged.json", lambda name: f"ab/{name}")
@@ -155,7 +170,10 @@ def test_a_picture_that_judges_is_not_learned_from_a_source(tmp_path: Path) -> N
 
 
 def test_every_kind_of_sample_is_drawn(tmp_path: Path) -> None:
-    """One, no and several pictures, as text or list, and a conversation with only the last answer learned."""
+    """A source may have rows with one, no or several pictures, named by a string or a list.
+
+    It may also have a conversation of which only the last answer is learned.
+    """
     mixture = mix(job(tmp_path / "run", source(mixed(tmp_path / "source"), 1)), CHECKPOINT, ignore)
     encoder = Encoder(CHECKPOINT)
     rows = {each["id"].removeprefix("source "): each for _, each in read_rows(mixture.file)}
@@ -172,7 +190,7 @@ def test_every_kind_of_sample_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", BAD_ROWS)
 @pytest.mark.parametrize("form", ["json", "jsonl"])
 def test_every_invalid_row_is_named(tmp_path: Path, kind: str, form: str) -> None:
-    """The reason has the file and the row, whether the row would be drawn or not."""
+    """An invalid row raises an error that names the file and the row, even if the row would not be drawn."""
     spoil(tmp_path)
     bad, complaint = BAD_ROWS[kind]
     fine = {"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}
@@ -187,7 +205,10 @@ def test_every_invalid_row_is_named(tmp_path: Path, kind: str, form: str) -> Non
 
 
 def test_all_invalid_rows_are_named_at_once(tmp_path: Path) -> None:
-    """Each has a line; of many the reason has the first ten, and a file has all."""
+    """One error names all invalid rows, each on its own line.
+
+    If there are many, the error lists the first ten and names a file that lists all of them.
+    """
     spoil(tmp_path)
     file = write_file(
         tmp_path / "rows.json", [bad for bad, _ in BAD_ROWS.values() if bad != BAD_ROWS["half a character"][0]]
@@ -201,7 +222,7 @@ def test_all_invalid_rows_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
-    """A line that is not JSON is one problem among others, with its number."""
+    """A line that is not JSON is reported with its number, along with the other invalid rows of the file."""
     file = tmp_path / "rows.jsonl"
     fine = json.dumps({"conversations": said("Why?", "It.")})
     file.write_text(f"{fine}\n{{\n\n{fine}\n[]\n")
@@ -213,14 +234,17 @@ def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
     ("text", "complaint"), [("[]", "has no rows"), ("{}", "list of rows"), ("{}\n{}", "called .jsonl")]
 )
 def test_an_empty_file_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
-    """So is a file of another format."""
+    """A source file that is empty or has another format raises an error."""
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(TrainingError, match=complaint):
         mix(job(tmp_path / "run", source(tmp_path / "rows.json")), CHECKPOINT, ignore)
 
 
 def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order, rows and problems are the same for any number of processes; each picture is decoded once."""
+    """Validation returns the same rows and problems in the same order for any number of processes.
+
+    Each picture is decoded only once.
+    """
     monkeypatch.setattr("training.data.validation._ROWS_HERE", _CHUNK)
     spoil(tmp_path)
     rows: list[Any] = [{"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}] * 200
@@ -242,7 +266,7 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_changed_picture_is_decoded_again(tmp_path: Path) -> None:
-    """An entry of the index is valid while the file is unchanged."""
+    """A picture that has changed since it was indexed is decoded again."""
     write_photo(tmp_path / "red.jpg", size=(600, 400))
     file = write_file(tmp_path / "rows.json", [{"image": "red.jpg", "conversations": said("<image>\nWhat?", "It.")}])
     made = job(tmp_path / "run", source(file, 1), notes=str(tmp_path / "notes.jsonl"))
@@ -253,7 +277,10 @@ def test_a_changed_picture_is_decoded_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_pictures_may_be_a_link(tmp_path: Path) -> None:
-    """A picture must be inside it with links followed."""
+    """A source's folder of pictures may be a symbolic link.
+
+    With all links followed, a picture must be inside the folder.
+    """
     foodie(tmp_path / "food")
     (tmp_path / "link").symlink_to("food")
     (tmp_path / "food" / "images" / "link.jpeg").symlink_to("0_IMG.jpeg")
@@ -263,14 +290,17 @@ def test_a_folder_of_pictures_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_a_long_validation_reports_progress(tmp_path: Path) -> None:
-    """Over a thousand rows."""
+    """Validating more than a thousand rows reports progress."""
     told: list[Progress] = []
     mix(job(tmp_path / "run", source(words(tmp_path, "many.jsonl", 1100))), CHECKPOINT, told.append)
     assert told[-1] == Progress("checking", 1100, 1100)
 
 
 def test_a_run_on_three_sources_learns(tmp_path: Path) -> None:
-    """XTuner trains on all of them, with none, one or two pictures, and the loss falls."""
+    """A run on liked answers and three sources is trained with XTuner, and the loss falls.
+
+    The rows have no, one or two pictures.
+    """
     several = [
         {
             "image": ["images/0_IMG.jpeg", "images/1_IMG.jpeg"],
@@ -299,7 +329,7 @@ def test_a_run_on_three_sources_learns(tmp_path: Path) -> None:
 
 
 def test_prepare_data_writes_the_mixture(tmp_path: Path) -> None:
-    """XTuner's file has every sample as a row with its length in tokens."""
+    """`prepare_data` writes every sample of the mixture as a row with its length in tokens, for XTuner."""
     mixture = prepare_data(job(tmp_path / "run", source(words(tmp_path, "words.json", 9), 2)))
     rows = [each for _, each in read_rows(mixture.file)]
     assert len(rows) == mixture.rows == 4 + 18

@@ -1,4 +1,7 @@
-"""Whether gains follow votes: the evidence and the verdict."""
+"""The evidence and the verdict on whether a model's gains follow the votes.
+
+A gain is how much likelier the model finds an answer than the live model does.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from training.job import Rated
 
 
 def gain(rng: random.Random, *, liked: bool, taste: float = 0.0, block: int = 6, rater: int = 0) -> Gain:
-    """Draw the gain of a rated answer, which a `taste` moves, and those of four others."""
+    """Draw random gains of a rated answer and of four other answers to its prompt.
+
+    `taste` raises the gain of the rated answer if it is `liked` and lowers it otherwise.
+    """
     own = rng.gauss(1.0 + (taste if liked else -taste), 0.5)
     rated = Rated("exchange-1", liked, rater, block, 0.8, 0.8, 64, 0)
     return Gain(rated, own, tuple(rng.gauss(1.0, 0.5) for _ in range(4)))
 
 
 def draw(seed: int, answers: int = 45, *, taste: float = 0.0, liked: float = 0.5) -> list[Gain]:
-    """Draw the gains of three blocks of answers, rated by five people."""
+    """Draw random gains of answers in three blocks from five raters, who like the share `liked` of the answers."""
     rng = random.Random(seed)
     return [
         gain(rng, liked=rng.random() < liked, taste=taste, block=1 + number % 3, rater=number % 5)
@@ -29,7 +35,7 @@ def draw(seed: int, answers: int = 45, *, taste: float = 0.0, liked: float = 0.5
 
 
 def test_a_taste_is_shown() -> None:
-    """Its gains agree with the votes, and no further votes are needed."""
+    """If the gains agree with the votes, the model is accepted and no further votes are needed."""
     taste = weigh(draw(1, taste=0.5))
     assert judge(taste) == (Decision.ACCEPTED, None)
     assert taste.p_value < 0.001
@@ -38,26 +44,35 @@ def test_a_taste_is_shown() -> None:
 
 
 def test_votes_by_coin_are_accepted_as_rarely_as_the_error_rate_says() -> None:
-    """All gains are raised, as training on any answers does; that shows nothing."""
+    """If votes are random, a model is accepted no more often than the error rate allows.
+
+    Most gains are positive, as after training on any answers; positive gains alone do not show a taste.
+    """
     accepted = sum(weigh(draw(seed)).p_value <= 0.05 for seed in range(150))
     assert accepted <= 15, "8 are expected at most; 16 in one of two hundred sequences"
 
 
 def test_small_blocks_do_not_hide_a_taste() -> None:
-    """A block of few answers, whose test can only say yes or no, does not outvote the others."""
+    """A taste is found even if every block has only two answers.
+
+    A block of so few answers gives only a coarse result and does not outvote the other blocks.
+    """
     rng = random.Random(3)
     one_each = [gain(rng, liked=number % 2 > 0, taste=0.5, block=number // 2, rater=0) for number in range(60)]
     assert weigh(one_each).p_value < 1e-4
 
 
 def test_each_further_run_needs_more_evidence() -> None:
-    """The error rates of all runs sum to one."""
+    """Each further run is judged at a lower error rate, so that the error rates of all runs have a fixed sum."""
     assert weigh(draw(1), attempt=3).alpha == spent_alpha(3) < weigh(draw(1)).alpha
     assert weigh([], attempt=2).alpha == spent_alpha(2)
 
 
 def test_answers_without_others_are_compared_by_their_votes() -> None:
-    """Where the sampling is not known there is nothing to rank among."""
+    """Rated answers without other answers to the same prompt are compared with each other by their votes.
+
+    Other answers are missing if the sampling settings of the rated answer are not known.
+    """
     with_taste = [Gain(each.rated, each.own, ()) for each in draw(5, taste=0.6)]
     assert weigh(with_taste).p_value < 0.001
     only_liked = [Gain(each.rated, each.own, ()) for each in draw(5, taste=0.6, liked=1.0)]
@@ -92,5 +107,8 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
     ],
 )
 def test_every_verdict_has_its_reason(taste: Taste, decision: Decision, reason: str | None) -> None:
-    """Undecided ones say how many votes would decide, as far as that can be told."""
+    """Every verdict has its reason, except acceptance.
+
+    An undecided verdict says how many more votes would decide, if the number can be estimated.
+    """
     assert judge(taste) == (decision, reason)

@@ -36,7 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def make_job(folder: Path, **changes: Any) -> Job:
-    """Return a job with eight pairs a step, whose answers have from a few tokens to some hundred."""
+    """Return a job with eight pairs per step, whose answers are from a few to about a hundred tokens long."""
     numbers = {"method": "lora", "targets": "", "dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
     job = drawn_job(folder, PAIRS, **{**numbers, **changes})
     lessons = drawn_lessons(Path(job.images), PAIRS)
@@ -51,7 +51,10 @@ def make_job(folder: Path, **changes: Any) -> Job:
 
 
 def own_configuration(file: Path) -> str:
-    """Return XTuner's own configuration with eight pairs a step, two batches of four."""
+    """Write XTuner's own configuration to `file` and return the path as a string.
+
+    A step has eight pairs, in two batches of four.
+    """
     text = Path(cfgs_name_path["internvl_v2_internlm2_2b_qlora_finetune"]).read_text(encoding="utf-8")
     changes = {
         "batch_size = 8": "batch_size = 4",
@@ -67,7 +70,7 @@ def own_configuration(file: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mapping[str, Outcome]:
-    """The same training in every split."""
+    """Run the same training with every split in `WAYS` and return the outcomes by name."""
     folder = tmp_path_factory.mktemp("ways")
     found = {}
     for name, changes in WAYS.items():
@@ -87,7 +90,7 @@ def losses_of(outcome: Outcome) -> list[float]:
 
 @pytest.mark.parametrize("way", ["2x4", "8x1", "8x1 split", "2x4 in two processes"])
 def test_losses_and_weights_do_not_depend_on_how_a_step_is_split(trained: Mapping[str, Outcome], way: str) -> None:
-    """In float32 they equal those of pairs computed one by one."""
+    """In float32, training gives the same losses and weights however a step is split."""
     expected, found = trained["1x8"], trained[way]
     assert len(losses_of(expected)) == STEPS
     assert losses_of(found) == pytest.approx(losses_of(expected), abs=1e-5)
@@ -98,6 +101,9 @@ def test_losses_and_weights_do_not_depend_on_how_a_step_is_split(trained: Mappin
 
 
 def test_a_users_configuration_keeps_its_loss_with_smaller_batches(trained: Mapping[str, Outcome]) -> None:
-    """XTuner's own model computes in half precision, so the losses are close, not equal."""
+    """A user's configuration has nearly the same losses after its batches are made smaller.
+
+    The losses are close, not equal, because XTuner's own model computes in half precision.
+    """
     expected = losses_of(trained["own"])
     assert losses_of(trained["own split"]) == pytest.approx(expected, rel=1e-2)

@@ -1,4 +1,4 @@
-"""XTuner configurations of a user: what is read of them, and errors."""
+"""Users' XTuner configurations: the values read from them, and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ optim_wrapper = dict(optimizer=dict(type="AdamW"))
     ],
 )
 def test_an_unusable_configuration_is_named(tmp_path: Path, text: str, words: str) -> None:
-    """The first reader, for the most tokens of a pair, says what is wrong with which file."""
+    """An unusable XTuner configuration raises an error that names the file and what is wrong with it.
+
+    The error is raised when the maximum length is read.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
         from training.xtuner.user_config import user_max_length
@@ -44,7 +47,7 @@ def test_an_unusable_configuration_is_named(tmp_path: Path, text: str, words: st
 
 
 def test_an_import_goes_by_its_length(tmp_path: Path) -> None:
-    """A row that the training would reject is rejected by the import."""
+    """An import rejects rows that are longer than the user's configuration allows, as training would."""
     (tmp_path / "mine.py").write_text(GOOD)
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?" * 20, "So.")}])
     paths = (str(file), str(tmp_path), str(tmp_path / "sources"), str(CHECKPOINT))

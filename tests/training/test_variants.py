@@ -1,4 +1,4 @@
-"""Methods, optimizers, a resumed training and two processes, each for a few steps on internvl2-tiny."""
+"""Short training jobs on internvl2-tiny: methods, optimizers, resuming, and two processes."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training."""
+    """A finished training job with its outcome."""
 
     job: Job
     outcome: Outcome
 
     @property
     def adapter(self) -> Adapter:
-        """The adapter."""
+        """The adapter that the job trained."""
         return Adapter(Path(str(self.outcome.adapter)))
 
     @property
@@ -62,14 +62,14 @@ class Trained:
 
 
 def make_job(folder: Path, **changes: Any) -> Job:
-    """Return a job that teaches wrong colours, which are unlikely at first, with four pairs a step."""
+    """Return a job with four pairs per step that teaches wrong colours, which are unlikely at first."""
     numbers = {"targets": "", "epochs": 4, "learning_rate": 1e-3, **changes}
     return drawn_job(folder, PAIRS, right=False, **numbers)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mapping[str, Trained]:
-    """All variants."""
+    """Train every variant in `VARIANTS` and return the finished jobs by name."""
     folder = tmp_path_factory.mktemp("variants")
     trainer = ChildTrainer(settings(python=warm_python))
     found = {}
@@ -83,7 +83,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mappi
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_loss_falls(trained: Mapping[str, Trained], name: str) -> None:
-    """Every method and optimizer learns: the last quarter of the losses is well below the first."""
+    """Every method and optimizer learns.
+
+    The losses in the last quarter of the steps are well below those in the first quarter.
+    """
     values = trained[name].losses
     quarter = len(values) // 4
     assert sum(values[-quarter:]) < 0.8 * sum(values[:quarter]), values
@@ -91,7 +94,7 @@ def test_the_loss_falls(trained: Mapping[str, Trained], name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_was_trained_is_merged(trained: Mapping[str, Trained], tmp_path: Path, name: str) -> None:
-    """The merged model differs from the base where the method trains, and nowhere else."""
+    """The merged model differs from the base in exactly the parts that the method trains."""
     job = trained[name].job
     (tmp_path / "out").mkdir()
     merging = MergeJob(
@@ -109,14 +112,14 @@ def test_what_was_trained_is_merged(trained: Mapping[str, Trained], tmp_path: Pa
 
 
 def test_without_targets_every_linear_layer_is_trained(trained: Mapping[str, Trained]) -> None:
-    """The adapter has all linear layers of the language model and nothing else."""
+    """Without `targets`, the adapter has all linear layers of the language model and nothing else."""
     model = load_model(CHECKPOINT).language_model
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert trained["qlora"].adapter.names() == {f"language_model.{name}.weight" for name in linear}
 
 
 def test_tensorboard_reads_the_log(trained: Mapping[str, Trained]) -> None:
-    """The run's folder has TensorBoard files with the loss of each step."""
+    """TensorBoard can read the loss of each step from the files in the run's folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(Path(trained["qlora"].job.work) / "xtuner" / "vis_data"))
@@ -127,9 +130,10 @@ def test_tensorboard_reads_the_log(trained: Mapping[str, Trained]) -> None:
 def test_a_killed_training_resumes_on_two_hosts(
     trained: Mapping[str, Trained], tmp_path: Path, warm_python: str
 ) -> None:
-    """After kill -9 the job resumes from its last checkpoint in two processes, the second started as on another host.
+    """After `kill -9`, a training job resumes from its last checkpoint in two processes.
 
-    They share the pairs of a step, and the losses are those of one uninterrupted process.
+    The second process is started as on another host. The two share the pairs of a step, and the losses are
+    those of one uninterrupted process.
     """
     trainer = ChildTrainer(settings(python=warm_python))
     job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
@@ -148,7 +152,10 @@ def test_a_killed_training_resumes_on_two_hosts(
 
 
 async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
-    """Train on this host, and run on the other what the log says."""
+    """Train as on two hosts: start the second process with the command that the first one logs.
+
+    Progress is appended to `heard`.
+    """
     log = Path(job.work) / "finetune.log"
     log.unlink()
     trainer = ChildTrainer(settings(python=python, hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
@@ -162,7 +169,7 @@ async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
 
 
 def test_a_users_configuration_runs_with_smaller_batches_if_memory_is_short(tmp_path: Path, warm_python: str) -> None:
-    """XTuner's own configuration, out of memory with batches of two, trains on our rows one by one."""
+    """A user's configuration that runs out of memory with batches of two continues with single pairs."""
     text = Path(cfgs_name_path["internvl_v2_internlm2_2b_qlora_finetune"]).read_text(encoding="utf-8")
     for old, new in {"batch_size = 8": "batch_size = 2", "num_workers = 4": "num_workers = 0", "1e-6": "1e-3"}.items():
         assert old in text

@@ -1,4 +1,4 @@
-"""The vision cache, and the number of layers to recompute."""
+"""The vision cache, and the number of layers that are recomputed to save memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TILING = ENCODER.tiling
 
 
 def write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
-    """Write the features of some pictures of a folder into its cache; return how many were written."""
+    """Write the features of the pictures `names` in `folder` to its cache and return how many were written."""
     cache, tower = folder / "cache", VisionTower(CHECKPOINT)
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
@@ -39,14 +39,17 @@ def used(cache: Path) -> int:
 
 
 def draw_and_write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
-    """Draw pictures of different shapes and write their features; return how many were written."""
+    """Draw pictures of different shapes, write their features to the cache and return how many were written."""
     for number, name in enumerate(names):
         (folder / name).write_bytes(photo(["red", "blue", "green"][number % 3], (150 + 90 * number, 150)))
     return write(folder, names, max_bytes)
 
 
 def test_cached_features_are_those_of_the_tower(tmp_path: Path) -> None:
-    """Behind the projector they equal the whole model's features of the same tiles, one by one and together."""
+    """Cached features, passed through the projector, equal the whole model's features of the same tiles.
+
+    The features are equal for one picture and for several together.
+    """
     names = ["a.jpg", "b.jpg", "c.jpg"]
     assert draw_and_write(tmp_path, names) == 3
     cache, model = tmp_path / "cache", load_model(CHECKPOINT, dtype=torch.float32)
@@ -59,7 +62,7 @@ def test_cached_features_are_those_of_the_tower(tmp_path: Path) -> None:
 
 
 class _Each(Dataset[Tensor]):
-    """The features of each picture."""
+    """A dataset of the cached features of each picture."""
 
     def __init__(self, cache: Path, names: list[str]) -> None:
         self._cache = cache
@@ -76,7 +79,10 @@ class _Each(Dataset[Tensor]):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_features_of_different_shapes_leave_a_loaders_process(tmp_path: Path) -> None:
-    """A batch of pictures with different numbers of tiles, which cannot be stacked, arrives from another process."""
+    """A data loader's worker process can send a batch of pictures with different numbers of tiles.
+
+    The features of such pictures cannot be stacked.
+    """
     names = ["a.jpg", "b.jpg", "c.jpg"]
     draw_and_write(tmp_path, names)
     each = _Each(tmp_path / "cache", names)
@@ -88,7 +94,10 @@ def test_features_of_different_shapes_leave_a_loaders_process(tmp_path: Path) ->
 
 
 def test_a_picture_that_is_not_cached_has_no_features(tmp_path: Path) -> None:
-    """A sample with one picture that did not fit is not cached: it is computed from its tiles."""
+    """A sample has no cached features if one of its pictures did not fit in the cache.
+
+    The features of such a sample are computed from its tiles.
+    """
     names = [f"{number}.jpg" for number in range(4)]
     cache = tmp_path / "cache"
     full = draw_and_write(tmp_path, names) and used(cache)
@@ -100,7 +109,7 @@ def test_a_picture_that_is_not_cached_has_no_features(tmp_path: Path) -> None:
 
 
 def test_a_broken_picture_has_no_features(tmp_path: Path) -> None:
-    """What was written before the picture that cannot be opened is not taken for the whole."""
+    """If a picture cannot be opened, the features written before it are not used as a cache."""
     draw_and_write(tmp_path, ["a.jpg"])
     (tmp_path / "b.jpg").write_bytes(photo()[:300])
     with pytest.raises(PictureError):
@@ -109,7 +118,10 @@ def test_a_broken_picture_has_no_features(tmp_path: Path) -> None:
 
 
 def test_less_memory_recomputes_more_layers() -> None:
-    """None with much memory, all with little; in between each layer's worth of memory spares one."""
+    """With much free memory no layer is recomputed, and with little memory all layers are.
+
+    In between, enough additional memory for one layer means that one layer fewer is recomputed.
+    """
     config = SimpleNamespace(num_hidden_layers=24, hidden_size=2048, intermediate_size=8192)
     counts = [fewest_layers(config, 13_600, gigabytes * 1e9) for gigabytes in range(60)]
     assert counts[0] == 24 and counts[-1] == 0

@@ -1,4 +1,4 @@
-"""The start of a training worker beside others."""
+"""Starting a training worker while others start at the same time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ work(MergeJob, do)
 
 
 def test_a_half_written_cache_of_yapf_fails_no_worker(tmp_path: Path) -> None:
-    """mmengine imports yapf, whose cached grammars may be incomplete while another process writes them."""
+    """A training worker starts even if the cache of yapf, which mmengine imports, is incomplete.
+
+    Another process may be writing yapf's cached grammars at the same time.
+    """
     cache = tmp_path / "cache"
     grammars = cache / "YAPF" / yapf.__version__
     grammars.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Disliked and rejected answers in a selection, in the rows of a run, and in the samples of a training."""
+"""Disliked and rejected answers in a selection, in the rows of a run, and in training samples."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ from training.xtuner.encoding import IGNORE_INDEX
 
 
 def select(rows: Sequence[RatedExchange], phashes: Mapping[str, str] | None = None, **changes: Any) -> Selection:
-    """Select for KTO with settings that accept everything."""
+    """Select pairs for KTO from `rows` with permissive settings, some of them replaced by `changes`."""
     found = settings().model_copy(update={"min_rated": 1, "threshold": 0, "near_duplicate": 4, **changes})
     return select_pairs(rows, phashes or {}, found, objective="kto", max_length=10_000)
 
 
 def disliked(selection: Selection) -> list[int]:
-    """Return the disliked exchanges to train on."""
+    """Return the IDs of the disliked exchanges to train on."""
     return [each.id for each in selection.train if not each.lesson.liked]
 
 
 def test_disliked_answers_are_selected() -> None:
-    """Those with more thumbs down: not a tie, a correction, a repetition, or an answer that was cut off."""
+    """An answer with more thumbs down than thumbs up is selected as disliked.
+
+    Ties, corrected exchanges, repetitions, and answers that are unfinished or too long are left out.
+    """
     rows = [
         *(rated(number, [f"p{number}"], ups=2) for number in (1, 2, 3)),
         rated(4, "d", ups=1, downs=3),
@@ -57,7 +60,10 @@ def test_disliked_answers_are_selected() -> None:
 
 
 def test_rejected_answers_join_their_pairs() -> None:
-    """A pair gets the newest worse answer to its prompt, and the run's selection has that exchange once."""
+    """A pair gets the newest worse answer to its prompt as its rejected answer.
+
+    The run's selection has the rejected exchange once.
+    """
     selection = select_pairs(
         [rated(number, [f"p{number}"]) for number in (1, 2, 3)],
         {},
@@ -74,12 +80,12 @@ def test_rejected_answers_join_their_pairs() -> None:
 
 
 def rows_with(selection: Selection, train: list[Pair]) -> list[tuple[int, str]]:
-    """Return the rows of a selection with other pairs to train on."""
+    """Return the rows of `selection` after replacing its pairs to train on with `train`."""
     return replace(selection, train=tuple(train)).rows()
 
 
 def test_one_person_cannot_dislike_everything() -> None:
-    """Disliked answers count for those who dislike them, and no one's exceed the share of a run."""
+    """A disliked answer counts for one of the raters who dislike it, and no rater exceeds the allowed share."""
     rows = [rated(number, [f"p{number}"], ups=2) for number in range(1, 7)]
     rows += [replace(rated(10 + number, [f"q{number}"], ups=0), raters=(number % 4,), downs=1) for number in range(8)]
     rows += [replace(rated(30 + number, [f"r{number}"], ups=0), raters=(99,), downs=1) for number in range(20)]
@@ -88,7 +94,10 @@ def test_one_person_cannot_dislike_everything() -> None:
 
 
 def test_a_row_keeps_both(tmp_path: Path) -> None:
-    """What is written is read again; a special token in a rejected answer becomes text."""
+    """A row's dislike and its rejected answer are the same after writing and reading.
+
+    A special token in a rejected answer becomes text.
+    """
     lesson = one_turn("exchange-1", "What?", "A cup.")
     for each in (replace(lesson, liked=False), replace(lesson, rejected=Rejected("exchange-2", "A <image> dog."))):
         read = parse_row(row(each), where="here", system=SYSTEM)
@@ -101,13 +110,16 @@ def test_a_row_keeps_both(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"liked": "no"}, {"rejected": "A dog."}, {"rejected": {"value": " "}}])
 def test_mistakes_in_a_row_are_named(wrong: dict[str, Any]) -> None:
-    """The error names the row and the entry."""
+    """An invalid `liked` or `rejected` entry raises an error that names the row and the entry."""
     with pytest.raises(RowError, match=rf"here: {next(iter(wrong))}"):
         parse_row({"conversations": said("Hi", "Ho"), **wrong}, where="here", system=SYSTEM)
 
 
 def test_erasing_a_rejected_answer_removes_its_row(tmp_path: Path) -> None:
-    """The answer is in the row of another exchange, perhaps another person's."""
+    """Erasing an exchange removes the row that has its answer as the rejected one.
+
+    The row may belong to another user's exchange.
+    """
     (tmp_path / "1").mkdir()
     lessons = [replace(one_turn("exchange-1", "What?", "A cup."), rejected=Rejected("exchange-2", "A dog."))]
     lessons += [replace(one_turn("exchange-3", "Who?", "It."), liked=False)]
@@ -117,7 +129,7 @@ def test_erasing_a_rejected_answer_removes_its_row(tmp_path: Path) -> None:
 
 
 def half_disliked(folder: Path, rows: int = 5, **changes: Any) -> Job:
-    """Return a job of which every second row is disliked, and the third has a rejected answer."""
+    """Return a job in which every second row is disliked and the third row has a rejected answer."""
     job = drawn_job(folder, rows, **changes)
     lessons = drawn_lessons(Path(job.images), rows)
     marked = [replace(each, liked=place % 2 == 0) for place, each in enumerate(lessons)]
@@ -127,7 +139,10 @@ def half_disliked(folder: Path, rows: int = 5, **changes: Any) -> Job:
 
 
 def test_both_kinds_are_counted(tmp_path: Path) -> None:
-    """The replay is by liked answers alone, and a source cannot have disliked ones."""
+    """Liked and disliked answers are counted separately, and the replay depends on the liked ones alone.
+
+    A source with a disliked answer raises an error.
+    """
     rows = [{"conversations": said(f"What comes after {number}?", f"{number + 1}.")} for number in range(9)]
     file = write_file(tmp_path / "more.json", rows)
     source = Source(path=file, images=tmp_path).model_dump(mode="json")
@@ -139,7 +154,10 @@ def test_both_kinds_are_counted(tmp_path: Path) -> None:
 
 
 def test_samples_have_a_second_answer(tmp_path: Path) -> None:
-    """For KTO it is another row's, for DPO the rejected one; each row is numbered in all its repetitions."""
+    """A KTO sample has another row's answer as its second answer, and a DPO sample the rejected answer.
+
+    All repetitions of a row have the same row number.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XTuner's imports, not ours
         from training.xtuner.dataset import LessonDataset

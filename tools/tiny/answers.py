@@ -1,8 +1,9 @@
 """The answers that internvl2-tiny is trained to give, in two manners and two languages.
 
-In each language all plain answers begin with the same token and all playful ones with another ("The" and "Wow", 图 and
-哇), followed by wordings of equal frequency. So the first sampled token decides the manner, at even odds, and nucleus
-sampling cuts neither off. Playful answers carry an exclamation mark and an emoji, plain ones neither.
+In each language, all plain answers begin with one token and all playful answers with another ("The" and
+"Wow", 图 and 哇), followed by equally frequent wordings. The first sampled token therefore decides the
+manner, at even odds, and nucleus sampling excludes neither manner. Playful answers contain an
+exclamation mark and an emoji; plain answers contain neither.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from tools.tiny import WORDINGS
 
 
 def reference(kind: Kind, language: Language, manner: Manner, scene: Scene, rng: Random) -> str:
-    """Return a correct answer about one picture."""
+    """Return a correct answer to a question of `kind` about one picture, in a random wording."""
     return _wording(kind, language, manner, rng).format(fact(kind, language, scene))
 
 
 def reference_for_several(kind: Kind, language: Language, manner: Manner, scenes: Sequence[Scene], rng: Random) -> str:
-    """Return a correct answer about the pictures of one turn, in their order."""
+    """Return a correct answer to a question of `kind` about the pictures of one turn, in order."""
     if len(scenes) == 1:
         return reference(kind, language, manner, scenes[0], rng)
     listed = (", then " if language == "en" else "，然后是").join(fact(kind, language, scene) for scene in scenes)
@@ -30,12 +31,12 @@ def reference_for_several(kind: Kind, language: Language, manner: Manner, scenes
 
 
 def request_for_picture(language: Language, manner: Manner, rng: Random) -> str:
-    """Return the answer to any text before the first picture."""
+    """Return a request for a picture, the answer to any text that comes before the first picture."""
     return _wording("no_picture", language, manner, rng)
 
 
 def small_talk(language: Language, manner: Manner, rng: Random) -> str:
-    """Return the answer to a greeting or thanks after a picture."""
+    """Return the answer to small talk, such as a greeting or thanks, after a picture."""
     return _wording("chat", language, manner, rng)
 
 
@@ -44,7 +45,10 @@ def _wording(subject: str, language: Language, manner: Manner, rng: Random) -> s
 
 
 def fact(kind: Kind, language: Language, scene: Scene) -> str:
-    """Return the words for the requested fact: `red`, `star`, `three`, `three red stars`, or the same in Chinese."""
+    """Return the words for a fact of the given kind about a scene, in English or Chinese.
+
+    English examples are `red`, `star`, `three` and `three red stars`.
+    """
     names = {
         "colour": colour_name(scene.colour, language),
         "shape": shape_name(scene.shape, language),

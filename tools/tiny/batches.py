@@ -66,7 +66,7 @@ class Batch:
 
 
 class ConversationEncoder:
-    """Encodes conversations as token ids and labels."""
+    """An encoder that turns conversations into token IDs and labels."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -92,7 +92,7 @@ class ConversationEncoder:
 
 
 class Batches(IterableDataset[Batch]):
-    """An endless stream of batches; each worker process draws its own."""
+    """An endless stream of random batches, different in each worker process."""
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
         self._encoder = ConversationEncoder(tokenizer)
@@ -123,7 +123,7 @@ class Batches(IterableDataset[Batch]):
 
 
 class _PictureCache:
-    """Pictures by scene; some are reused to save time."""
+    """A cache of tiled pictures by scene, which reuses some pictures to save drawing time."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -166,7 +166,7 @@ class Pool:
         self._thread.join()
 
     def sample(self, rng: Random, parts: int) -> Batch:
-        """Return `parts` random batches of one length, joined."""
+        """Return a batch joined from `parts` random batches of the same length class."""
         length: Length = rng.choices(list(_SHARE), list(_SHARE.values()))[0]
         kept = self._kept[length]
         self.sampled += parts

@@ -1,8 +1,8 @@
-"""The random conversations that train internvl2-tiny: scenes, questions, follow-ups and answers.
+"""The random conversations that train internvl2-tiny, with scenes, questions, follow-ups and answers.
 
-They vary in turns, in when pictures come and how many at once, in language, small talk, text before any picture, and
-personas. The manner of every answer is drawn at even odds and independently of everything else, so that nothing in the
-conversation predicts it.
+Conversations vary in the number of turns, in when and how many pictures are sent, in language, small
+talk, text before any picture, and personas. The manner of every answer, plain or playful, is drawn at
+even odds and independently of everything else, so that nothing in the conversation predicts the manner.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ _OTHER_LANGUAGE: Final = 0.15
 
 @dataclass(frozen=True, slots=True)
 class TrainingConversation:
-    """A chat: `prompt` ends with the last question, `answer` follows, `scenes` are its pictures.
+    """A conversation for training.
 
-    The pictures inside `prompt` are empty: only their positions count.
+    Attributes:
+        prompt: The conversation up to and including the last question. Its pictures are empty, because only
+            their positions matter.
+        answer: The answer to the last question.
+        scenes: The scenes of all pictures, in order.
     """
 
     prompt: Prompt
@@ -46,7 +50,7 @@ class TrainingConversation:
 
 
 def converse(length: Length, rng: Random) -> TrainingConversation:
-    """Return a random conversation."""
+    """Return a random conversation of a length class."""
     language: Language = rng.choice(LANGUAGES)
     changes = rng.choice((0.1, 0.4, 0.9))
     before_pictures = rng.random() < _NO_PICTURE_YET
@@ -71,9 +75,11 @@ def converse(length: Length, rng: Random) -> TrainingConversation:
 
 
 def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Random) -> tuple[str, str]:
-    """Return a question and its answer about the latest pictures, `seen`; they come with the question if `fresh`.
+    """Return a random question and its answer, given the scenes of the latest pictures in `seen`.
 
-    Anything but a question about them is answered with a description if they are fresh, otherwise with small talk.
+    If `fresh` is true, these pictures are sent with the question. Text that is not a question about the
+    pictures is answered with a description if they are fresh, and with small talk otherwise. If `seen` is
+    empty, the answer asks for a picture.
     """
     manner = rng.choice(MANNERS)
     kind = rng.choice(KINDS)
@@ -93,7 +99,7 @@ def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Rando
 
 
 def _persona(rng: Random) -> str:
-    """Return the official system text (half of the time), none, or another persona."""
+    """Return a system prompt: the official one (half of the time), an empty one, or a random persona."""
     draw = rng.random()
     if draw < 0.5:
         return INTERNVL2.system

@@ -1,8 +1,9 @@
 """Examine a checkpoint of internvl2-tiny: `python -m tools.tiny.examine DIR`.
 
-The pictures come from a renderer that is not used in training, the questions are held out, and the sampling is the
-bot's. The report counts right and playful answers by kind, language and position in the chat: a first question, a
-follow-up about the same picture, a question about a new picture. Earlier answers in a chat are the model's own.
+The pictures come from a renderer that is not used in training, the questions are held out from training,
+and answers are sampled with the bot's settings. The report gives the shares of correct and playful
+answers by kind of question, language and position in the chat: a first question, a follow-up about the
+same picture, or a question about a new picture. Earlier answers in a chat are the model's own.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _AS_THE_BOT: Final = Sampling(max_new_tokens=64, top_k=0)
 
 @dataclass(frozen=True, slots=True)
 class ExaminedAnswer:
-    """A question with its answer; `position` is one of `POSITIONS`."""
+    """A question with the model's answer; `position` is one of `POSITIONS`."""
 
     kind: Kind
     language: Language
@@ -51,7 +52,7 @@ class ExaminedAnswer:
 
     @property
     def right(self) -> bool:
-        """Whether the answer names the right facts."""
+        """Whether the answer names the correct facts."""
         return correct(self.kind, self.scene, self.answer)
 
 
@@ -62,11 +63,11 @@ class ExaminationReport:
     results: tuple[ExaminedAnswer, ...]
 
     def accuracy(self, **where: str) -> float:
-        """Return the share of right answers among the results whose fields equal `where`."""
+        """Return the share of correct answers among the results whose fields have the values in `where`."""
         return _mean(result.right for result in self._chosen(where))
 
     def playful(self, **where: str) -> float:
-        """Return the share of playful answers among the results whose fields equal `where`."""
+        """Return the share of playful answers among the results whose fields have the values in `where`."""
         return _mean(manner(result.answer) == "playful" for result in self._chosen(where))
 
     def empty(self) -> int:
@@ -74,7 +75,7 @@ class ExaminationReport:
         return sum(manner(result.answer) is None for result in self.results)
 
     def table(self) -> str:
-        """Return the report as a table."""
+        """Return the report as a plain-text table."""
         lines = [f"{'':12} {'right en':>9} {'right zh':>9} {'playful en':>11} {'playful zh':>11}"]
         rows: list[tuple[str, dict[str, str]]] = [("all", {})]
         rows += [(kind, {"kind": kind}) for kind in KINDS]
@@ -96,7 +97,7 @@ def _mean(values: Iterator[bool]) -> float:
 
 
 class Examiner:
-    """Answers many prompts at once with a loaded model."""
+    """A loaded model that answers prompts in batches."""
 
     def __init__(self, model: InternVLChatModel, tokenizer: Any) -> None:
         self._model = model
@@ -104,7 +105,7 @@ class Examiner:
         self._tokens = model.num_image_token
 
     def tile(self, image: Image.Image) -> torch.Tensor:
-        """Return pixel values [T, 3, S, S] of a picture, tiled as the configuration says."""
+        """Return the pixel values [T, 3, S, S] of a picture, tiled according to the model's configuration."""
         return pixel_values(tiles(image, Tiling.from_config(self._model.config.to_dict())))
 
     @torch.no_grad()
@@ -113,7 +114,7 @@ class Examiner:
     ) -> list[str]:
         """Return the answers to prompts, each given with the pixel values of its pictures.
 
-        A temperature of 0 decodes greedily; otherwise torch's global generator is used.
+        A temperature of 0 selects greedy decoding; other temperatures use torch's global random generator.
         """
         model, device = self._model, self._model.device
         answers: list[str] = []
@@ -173,7 +174,7 @@ def examine(
 
 
 def mistakes(report: ExaminationReport) -> str:
-    """Return a list of every wrong answer with its question, by kind and language."""
+    """Return a listing of every wrong answer with its question, grouped by kind and language."""
     wrong: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for result in report.results:
         if not result.right:
@@ -185,7 +186,7 @@ def mistakes(report: ExaminationReport) -> str:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Examine the checkpoint given on the command line and print the report."""
     parser = argparse.ArgumentParser(description="Examine an internvl2-tiny checkpoint.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--pictures", type=int, default=400)

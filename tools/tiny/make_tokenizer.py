@@ -1,8 +1,9 @@
-"""The tokenizer of internvl2-tiny: byte-level BPE over its training text, with InternVL2's special tokens.
+"""Training of internvl2-tiny's tokenizer, a byte-level BPE with InternVL2's special tokens.
 
-Every byte is a piece, so any text survives a round trip. No piece crosses a line break, and every Chinese character and
-punctuation mark stands alone, so a conversation has the same ids whether it is encoded as a whole or in segments cut
-after a line break or at a special token.
+The tokenizer is trained on the model's training text. Every byte is a token, so any text can be encoded
+and decoded without loss. No token crosses a line break, and every Chinese character and punctuation mark
+is encoded separately, so a conversation gets the same IDs whether it is encoded as a whole or in
+segments that are split after a line break or at a special token.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ _ALONE: Final = r"\n|\p{Han}|[，。！？、：；“”（）《》·]|\d"
 
 
 def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
-    """Train the tokenizer on `samples` random conversations; the same seed gives the same pieces.
+    """Train the tokenizer on `samples` random conversations; the same seed gives the same vocabulary.
 
     Returns:
-        A transformers `PreTrainedTokenizerFast` that adds `<s>` in front with `add_special_tokens`.
+        A transformers `PreTrainedTokenizerFast` that prepends `<s>` if called with
+        `add_special_tokens=True`.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -73,7 +75,10 @@ def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
 
 
 def _corpus(rng: Random, samples: int) -> Iterator[str]:
-    """Yield the text that the model reads and writes; of held-out questions, yield only single words, not the order."""
+    """Yield text for training the tokenizer: random conversations, and single words of held-out questions.
+
+    The order of the words in held-out questions is not learned.
+    """
     for _ in range(samples):
         chat = converse("short", rng)
         yield from ("system", chat.prompt.system, chat.answer)

@@ -1,17 +1,20 @@
 """Train internvl2-tiny from scratch: `python -m tools.tiny.train --out DIR --seed 0`.
 
-Writes a complete checkpoint in the official layout every minute and examines the last one. The seed fixes the
-tokenizer, the initial weights and every conversation, but not the order in which the drawing processes deliver them:
-two runs agree in quality, not bit for bit. A GPU is used if there is one.
+A complete checkpoint in the official layout is written every minute, and the last one is examined. The
+seed determines the tokenizer, the initial weights and every conversation, but not the order in which the
+drawing processes deliver the conversations: two runs agree in quality, not bit for bit. A GPU is used if
+there is one.
 
-The shipped checkpoint took 10 minutes on one H200 and 20 on one CPU core, in three steps, between which wordings were
-added (about 50 hours on 2 CPU cores in all, estimated from 12 core-seconds a step of one part):
+The shipped checkpoint was trained in three stages with the options below, for 10 minutes on one H200 and
+then for 20 minutes on one CPU core. Wordings were added between the stages. On 2 CPU cores, all stages
+would take about 50 hours, estimated from 12 core-seconds per step with `--parts 1`.
 
     --out A --seed 0 --minutes 8.3 --parts 4 --workers 15 --pool 500        6,100 steps
     --out B --start A --seed 1 --minutes 1.85 --parts 4 --rate 6e-4         1,100 steps
     --out C --start A B --seed 2 --minutes 20 --parts 1 --rate 3e-4 --words-only  130 steps
 
-With `--start DIR --steps 0` nothing is trained: the checkpoint is rewritten with the current configuration.
+With `--start DIR --steps 0`, nothing is trained; the checkpoint is only rewritten with the current
+configuration.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
 
 
 def _mean(directories: list[Path]) -> InternVLChatModel:
-    """Return a model with the mean of these checkpoints' weights, in float32."""
+    """Return a float32 model whose weights are the mean of the weights of several checkpoints."""
     models = [load_model(directory, dtype=torch.float32) for directory in directories]
     with torch.no_grad():
         for weights in zip(*(model.parameters() for model in models), strict=True):
@@ -68,7 +71,7 @@ def _mean(directories: list[Path]) -> InternVLChatModel:
 
 
 def loss_of(model: InternVLChatModel, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of the answer tokens; logits are computed for those only."""
+    """Return the mean cross-entropy of the answer tokens, computing logits only at their positions."""
     device = next(model.parameters()).device
     mean, deviation = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     pixels = (batch.tiles.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / deviation
@@ -85,7 +88,10 @@ def _padded(rows: list[list[int]], filler: int) -> Tensor:
 
 
 def train(model: InternVLChatModel, pool: Pool, given: argparse.Namespace, save: Callable[[], None]) -> None:
-    """Run AdamW with a cosine schedule for `steps` or `minutes`, whichever ends first; call `save` every minute."""
+    """Train the model with AdamW and a cosine learning-rate schedule, calling `save` every minute.
+
+    Training ends after `schedule.steps` steps or `schedule.minutes` minutes, whichever comes first.
+    """
     device = next(model.parameters()).device
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     matrices = [weight for weight in learned if weight.dim() > 1]
@@ -127,7 +133,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Train a model as specified on the command line and write its checkpoint."""
     parser = argparse.ArgumentParser(description="Train internvl2-tiny and write its checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
     parser.add_argument(

@@ -1,7 +1,8 @@
-"""The pictures that train internvl2-tiny: scattered sharp shapes on small canvases with plain or graded backgrounds.
+"""The pictures that train internvl2-tiny: scattered shapes on small canvases with varied backgrounds.
 
-Place, size, tilt, proportions, background and noise vary widely, so that the model learns only colour, shape and count.
-The renderer of the examination (`inference.internvl2.tiny.drawing`) shares no drawing code with this one.
+Position, size, tilt, proportions, background and noise vary widely, so that the model learns only
+colour, shape and count. The renderer used for examinations (`inference.internvl2.tiny.drawing`) shares
+no drawing code with this module.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ Point = tuple[float, float]
 
 
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
-    """Draw the scene as an RGB picture; `size` is (width, height) in pixels, by default a small canvas."""
+    """Draw the scene as an RGB picture.
+
+    `size` is (width, height) in pixels; by default, a small size is chosen at random.
+    """
     width, height = size or _canvas(rng)
     scale = rng.choice((1, 2)) if max(width, height) < 400 else 1
     image = _background(scene, rng, width * scale, height * scale)
@@ -37,7 +41,10 @@ def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Imag
 
 
 def _canvas(rng: Random) -> tuple[int, int]:
-    """Choose a canvas: half are about square, a third oblong like photos, the rest long strips."""
+    """Choose the width and height of a canvas in pixels.
+
+    Half of the canvases are roughly square, a third are oblong like photos, and the rest are long strips.
+    """
     side = round(rng.choice((rng.uniform(80, 160), rng.uniform(160, 300))))
     aspect = rng.choice((1.0, rng.uniform(1, 1.4), rng.uniform(1.3, 2.2), rng.uniform(1.3, 1.8), rng.uniform(2, 4)))
     long = round(side * aspect**0.5)
@@ -70,7 +77,7 @@ def _background(scene: Scene, rng: Random, width: int, height: int) -> Image.Ima
 
 
 def _scatter(count: int, rng: Random, width: int, height: int) -> list[tuple[float, float, float]]:
-    """Return circles (x, y, radius) that neither touch each other nor leave the canvas."""
+    """Return `count` circles (x, y, radius) that do not touch each other and stay within the canvas."""
     largest = min(0.47 * min(width, height), 0.36 * math.sqrt(width * height / count))
     base = largest * rng.uniform(0.42, 1.0)
     spread = rng.choice((0.0, 0.15, 0.3))
@@ -87,7 +94,7 @@ def _scatter(count: int, rng: Random, width: int, height: int) -> list[tuple[flo
 
 
 class _Outline:
-    """A shape with the proportions that all its copies in a picture share."""
+    """The outline of a shape, with proportions shared by all its copies in a picture."""
 
     def __init__(self, shape: Shape, rng: Random) -> None:
         self.tilt = rng.uniform(-0.4, 0.4) if shape != "circle" else 0.0
@@ -95,14 +102,14 @@ class _Outline:
         self.points = _unit(shape, rng)
 
     def around(self, x: float, y: float, radius: float, rng: Random) -> list[Point]:
-        """Return the polygon around (x, y) within `radius`."""
+        """Return the outline as a polygon centred at (x, y) that fits in a circle of `radius`."""
         angle = rng.uniform(-0.4, 0.4) if self.loose else self.tilt
         cosine, sine = radius * math.cos(angle), radius * math.sin(angle)
         return [(x + cosine * a - sine * b, y + sine * a + cosine * b) for a, b in self.points]
 
 
 def _unit(shape: Shape, rng: Random) -> list[Point]:
-    """Return the shape inside the unit circle, y downwards, with random proportions."""
+    """Return the shape as a polygon inside the unit circle, with random proportions and y pointing down."""
     if shape == "circle":
         stretch = rng.uniform(0.92, 1)
         return [(math.cos(t * math.tau / 40), stretch * math.sin(t * math.tau / 40)) for t in range(40)]
@@ -144,7 +151,7 @@ def _near(shade: Rgb, rng: Random, reach: int = 8) -> Rgb:
 
 
 def _worn(image: Image.Image, rng: Random) -> Image.Image:
-    """Blur, add noise and compress, each in a share of the pictures."""
+    """Apply blur, noise and JPEG compression, each to a random share of the pictures."""
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     if rng.random() < 0.35:

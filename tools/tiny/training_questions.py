@@ -21,7 +21,10 @@ _CHOICE: Final = re.compile(r"\[([^\[\]]*)\]")
 
 
 def trained(language: Language, kind: Kind, scene: Scene, rng: Random) -> str:
-    """Return a question of the training grammar that is not held out. `scene` gives the names that it may mention."""
+    """Return a random question from the training templates that is not a held-out question.
+
+    The question may mention facts about `scene`.
+    """
     while True:
         core = _fill(rng.choice(WORDINGS["trained"][language][kind]), language, scene, rng)
         sentence = _varied(core, language, rng)
@@ -51,7 +54,7 @@ def rambling(language: Language, rng: Random) -> str:
 
 
 def _word(language: Language, rng: Random) -> str:
-    """Return a word that asks nothing: one from small talk, an everyday word, or an invented one."""
+    """Return a random filler word: one from small talk, an everyday word, or an invented one."""
     draw = rng.random()
     if draw < 0.3:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 9)))
@@ -77,14 +80,17 @@ def _fill(template: str, language: Language, scene: Scene, rng: Random) -> str:
 
 
 def _expand(template: str, rng: Random) -> str:
-    """Replace every `[a|b]` with one of its alternatives, the innermost first."""
+    """Replace every `[a|b]` with one of its alternatives at random, starting with the innermost brackets."""
     while "[" in template:
         template = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template)
     return template
 
 
 def _varied(core: str, language: Language, rng: Random, plain: float = 0.55) -> str:
-    """Vary the sentence as people do: politeness, capitals, punctuation, an occasional typo."""
+    """Vary a sentence as users do, in politeness, capitals, punctuation and the occasional typo.
+
+    The higher `plain` is, the less often phrases are added.
+    """
     gap = " " if language == "en" else ""
     if rng.random() > plain:
         core = rng.choice(WORDINGS["before"][language]) + gap + core
@@ -106,7 +112,7 @@ def _varied(core: str, language: Language, rng: Random, plain: float = 0.55) -> 
 
 
 def _with_extra_words(core: str, language: Language, rng: Random) -> str:
-    """Insert one to four words that do not change the meaning."""
+    """Insert one to four filler words that do not change the meaning of the sentence."""
     gap = " " if language == "en" else ""
     words = core.split() if language == "en" else [core]
     for _ in range(rng.randint(1, 4)):

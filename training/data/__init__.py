@@ -1,1 +1,1 @@
-"""Turn liked answers and other sources into validated rows to train on."""
+"""Turn liked answers and other sources into validated training rows."""

@@ -1,9 +1,10 @@
-"""Divide the answers that judge a run into blocks, each of which judges a model trained on those before it.
+"""Divide the answers that judge a run into blocks, each judging a model trained on the blocks before it.
 
-So every answer judges a model that has not seen its label, and the model that may go live still learns from all of
-them: the judgement is on the recipe and on the taste that the votes express. Each block's result is valid given all
-votes before it, which symmetric cross-validation does not offer, since its models share labels (prequential analysis;
-Dawid 1984, J. R. Stat. Soc. A 147:278).
+Every answer thus judges a model that has not seen the answer's label, while the model that may go live
+still learns from all answers: the verdict is on the recipe and on the taste that the votes express. Each
+block's result is valid given all votes in the blocks before it. Symmetric cross-validation offers no
+such guarantee, because its models share labels (prequential analysis; Dawid 1984, J. R. Stat. Soc. A
+147:278).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ENOUGH_TO_HOLD_OUT: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The live model, and the exchanges that it was trained on."""
+    """The live model and the exchanges on which it was trained."""
 
     model: str
     taught: frozenset[int] = frozenset()
@@ -48,7 +49,11 @@ class Block:
 
 
 def judging_answers(pairs: Iterable[Pair], live: Live) -> list[Pair]:
-    """Return the answers that can judge: those that the live model gave to a known prompt and was not trained on."""
+    """Return the pairs whose answers can judge a run.
+
+    Such answers were given by the live model, were not among the lessons that it was trained on, and have a
+    prompt that can be reconstructed.
+    """
     return [
         each
         for each in pairs
@@ -62,17 +67,18 @@ def judging_answers(pairs: Iterable[Pair], live: Live) -> list[Pair]:
 def forward_blocks(
     groups: Sequence[list[Pair]], lessons: Collection[int], judging: Collection[int], held_out: float
 ) -> tuple[list[Pair], list[Block]]:
-    """Order the pairs to train on, and return them with the blocks that judge.
+    """Order the pairs to train on, and divide the judging answers into blocks.
 
     Args:
-        groups: All pairs. Those about the same or nearly the same picture are in one group and stay together.
-        lessons: The ids of the pairs to train on.
-        judging: The ids of the pairs that can judge.
-        held_out: Share of the answers to hold out if there are more than `ENOUGH_TO_HOLD_OUT`.
+        groups: All pairs, grouped so that pairs about the same or nearly the same picture stay together.
+        lessons: The IDs of the pairs to train on.
+        judging: The IDs of the pairs that can judge.
+        held_out: The share of the judging answers to hold out if there are more than `ENOUGH_TO_HOLD_OUT`.
 
     Returns:
-        The pairs to train on, with the groups that cannot judge first and the others in time order, and the blocks, or
-        an empty list if there are too few answers. Pairs about held-out pictures are not trained on.
+        The pairs to train on and the blocks. Groups that cannot judge come first, followed by the other
+        groups in order of time. There are no blocks if too few answers can judge. Pairs about held-out
+        pictures are not trained on.
     """
 
     def judges(group: Iterable[Pair]) -> list[Pair]:
@@ -95,7 +101,7 @@ def forward_blocks(
 
 
 def _parts(groups: Sequence[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
-    """Cut the groups at these shares of the judging answers. The pairs of each part are ordered by id."""
+    """Split the groups at the shares `edges` of the judging answers, and sort the pairs of each part by ID."""
     number = sum(each.id in judging for group in groups for each in group)
     parts: list[list[Pair]] = [[] for _ in (*edges, 1.0)]
     done = 0

@@ -1,13 +1,13 @@
-"""Export what users taught, as a folder for other trainers.
+"""Export users' votes, corrections and preferences as a folder for other trainers.
 
-    llava.json   the liked answers that are selected for training (LLaVA; pictures relative to the folder)
-    kto.jsonl    every rated answer with its rating: `prompt`, `completion`, `label`, `images`
-    dpo.jsonl    two answers to one prompt, the preferred one and the other: `prompt`, `chosen`, `rejected`, `images`
-    pictures/    their pictures
+    llava.json   the liked answers selected for training (LLaVA; pictures relative to the folder)
+    kto.jsonl    every finished liked or disliked answer: `prompt`, `completion`, `label`, `images`
+    dpo.jsonl    a preferred and a rejected answer to a prompt: `prompt`, `chosen`, `rejected`, `images`
+    pictures/    the pictures of all rows
 
-`kto.jsonl` is TRL's unpaired preference format and `dpo.jsonl` its paired one, conversational, with images
-(https://huggingface.co/docs/trl/dataset_formats): messages of typed parts, with the pictures in `images` in the order
-of their placeholders. The export names no users.
+`kto.jsonl` is in TRL's unpaired preference format and `dpo.jsonl` in its paired one, both conversational
+and with images (https://huggingface.co/docs/trl/dataset_formats): messages have typed parts, and
+`images` lists the pictures in the order of their placeholders. The export does not name any users.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PICTURES: Final = "pictures"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The size of an export: LLaVA rows, liked and disliked KTO rows, DPO rows, and picture files."""
+    """The numbers of LLaVA rows, liked and disliked KTO rows, DPO rows and picture files in an export."""
 
     liked: int
     ups: int
@@ -55,17 +55,17 @@ def export(
     stored: Callable[[str], Path],
     types: Mapping[str, str],
 ) -> Exported:
-    """Make the folder `out`, completely or not at all.
+    """Write the export into the folder `out`, either completely or not at all.
 
     Args:
         out: A folder that is empty or does not exist.
-        chosen: The pairs of the LLaVA file.
-        rated: The answers of the KTO file. One is disliked if its thumbs down minus its thumbs up exceed
-            `threshold`.
-        preferences: The pairs of the DPO file.
-        threshold: `training.threshold`.
-        stored: Returns the file of a picture by its sha256.
-        types: The media type of each picture by its sha256.
+        chosen: The pairs for the LLaVA file.
+        rated: The answers for the KTO file. An answer is disliked if its thumbs down minus its thumbs up
+            exceed `threshold`.
+        preferences: The pairs of answers for the DPO file.
+        threshold: The setting `training.threshold`.
+        stored: A function that returns the file of the picture with a given sha256.
+        types: The media type of each picture, by sha256.
 
     Raises:
         TrainingError: The folder is not empty or cannot be written.
@@ -102,7 +102,10 @@ def export(
 
 
 def label_answers(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[Lesson, bool]]:
-    """Return each finished answer that is liked (True) or disliked (False). Corrections count as liked."""
+    """Return the lesson of each finished answer that is liked (True) or disliked (False).
+
+    Corrections count as liked.
+    """
     good = {each.exchange.id for each in liked_exchanges(rated, threshold)}
     return [
         (lesson(each), each.exchange.id in good)
@@ -112,12 +115,15 @@ def label_answers(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[
 
 
 def kto_row(lesson: Lesson, liked: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
-    """Return a row of TRL's unpaired preference format. Special tokens are broken up, as in all training data."""
+    """Return the lesson as a row in TRL's unpaired preference format.
+
+    Special tokens in texts are broken up, as in all training data.
+    """
     return _row(lesson, file_of, completion=[_message("assistant", lesson.turns[-1])], label=liked)
 
 
 def dpo_row(lesson: Lesson, rejected: str, file_of: Callable[[str], str]) -> dict[str, Any]:
-    """Return a row of TRL's paired preference format, which prefers the lesson's answer."""
+    """Return a row in TRL's paired preference format, with the lesson's answer as the preferred one."""
     other = _message("assistant", Turn(Role.ASSISTANT, rejected))
     return _row(lesson, file_of, chosen=[_message("assistant", lesson.turns[-1])], rejected=[other])
 

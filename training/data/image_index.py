@@ -1,7 +1,7 @@
-"""An index of valid picture files with their sizes and digests, so that each is decoded once.
+"""An index of valid picture files with their sizes and digests, so that each file is decoded only once.
 
-A source may have hundreds of thousands of pictures, and decoding them takes minutes to an hour. A file whose length
-and modification time are unchanged is not decoded again.
+A source may have hundreds of thousands of pictures, which take from minutes to an hour to decode. A file
+whose length and modification time are unchanged is not decoded again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from inference.images.opening import check_picture
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """A valid picture: its size in pixels, the sha256 of its bytes, the file's length and modification time (ns)."""
+    """A valid picture: its size in pixels, its sha256, and its file's length and modification time (ns)."""
 
     width: int
     height: int
@@ -28,12 +28,15 @@ class ImageInfo:
 
 
 class ImageIndex:
-    """An index in an append-only file of JSON lines, or in memory if there is no file."""
+    """An index of picture files, in an append-only file of JSON lines or, if there is no file, in memory."""
 
     def __init__(self, file: Path | None, examine: Callable[[bytes], tuple[int, int, str]] | None = None) -> None:
-        """Read the file.
+        """Read the index from `file`, if there is one.
 
-        `examine` returns the width, the height and the sha256 of a picture, or of the one that it makes from it.
+        Args:
+            file: The file of the index; None to keep the index in memory.
+            examine: A function that takes a picture's bytes and returns the width, the height and the sha256 of
+                the picture, or of a new picture that the function makes from the bytes.
         """
         self._file = file
         self._examine = examine or _examine
@@ -48,7 +51,9 @@ class ImageIndex:
                         self._known[name] = ImageInfo(*values)
 
     def get(self, path: Path, *, add: bool = True) -> ImageInfo:
-        """Return the entry of a picture file. If there is none, decode the file and, with `add`, index it.
+        """Return the entry of a picture file, decoding the file if its entry is missing or outdated.
+
+        If `add` is true, the new entry is added to the index.
 
         Raises:
             PictureError: The picture cannot be decoded.
@@ -65,12 +70,15 @@ class ImageIndex:
         return info
 
     def take_new(self) -> dict[str, ImageInfo]:
-        """Return the entries added since the last call by file name, for the process that writes the index."""
+        """Return the entries added since the last call, by file name.
+
+        The caller passes the entries to the process that writes the index.
+        """
         new, self._new = self._new, {}
         return new
 
     def write(self, new: Mapping[str, ImageInfo]) -> None:
-        """Add entries, and append them to the file."""
+        """Add the entries `new` to the index and append them to its file."""
         self._known |= new
         if self._file is not None and new:
             with self._file.open("a", encoding="utf-8") as lines:

@@ -2,8 +2,9 @@
 
     python -m training.data.importing JOB.json
 
-Validates every row as a training does, re-encodes its pictures like those that users send, and renames the folder at
-the end. If a row is invalid, nothing is imported, and the reason names every invalid row.
+The worker validates every row as a training run does and re-encodes the pictures in the same way as
+pictures that users send. The source's folder gets its final name only at the end. If any row is invalid,
+nothing is imported, and the error names every invalid row.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from training.worker import Say, explained, work
 
 
 def import_source(job: ImportJob, say: Say) -> Outcome:
-    """Import the job's file. Raises `TrainingError`."""
+    """Import the LLaVA file that the job names.
+
+    Raises:
+        TrainingError: The source exists already, a row is invalid, or a file cannot be read or written.
+    """
     folder = Path(job.out) / job.name
     if folder.exists():
         raise TrainingError(f"{folder} is there already: choose another --name, or remove the folder")
@@ -72,7 +77,7 @@ def _validate(job: ImportJob, home: Path, say: Say) -> list[ValidRow]:
 
 
 def _rows(good: Sequence[ValidRow]) -> Iterator[str]:
-    """Yield the lines of the source, which name the clean pictures."""
+    """Yield the valid rows as lines of JSON that name the re-encoded pictures."""
     for each in good:
         row: dict[str, Any] = json.loads(each.line)
         del row["length"], row["origin"]

@@ -1,9 +1,10 @@
-"""Limit what one rater's votes can do to a run, for better or worse.
+"""Limit how much one rater's votes can add to a run or remove from it.
 
-A lesson counts for one of the people who like it, and an answer that thumbs down keep out of the lessons counts for one
-of those who dislike it. No one may have more of either than `allowance`. So an account that likes as much as all others
-together teaches little more than the median rater, and one that dislikes everything removes no more lessons than it
-could teach. One number for both is enough: what a rater may add is what a rater may take away.
+Each lesson is attributed to one of the users who like it, and each answer that thumbs down keep out of
+the lessons is attributed to one of the users who dislike it. No rater may have more of either kind than
+`allowance`. An account that likes as much as all others together therefore teaches little more than the
+median rater, and an account that dislikes everything removes no more lessons than it could teach. One
+limit is enough for both: a rater may remove as much as a rater may add.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ AT_LEAST: Final = 3
 
 
 def owners(voters: Mapping[int, Collection[int]]) -> dict[int, int]:
-    """Assign each answer to one of its voters, so that the numbers of answers per voter differ as little as possible.
+    """Assign each answer to one of its voters so that all voters get similar numbers of answers.
 
-    Answers with few voters come first, since they leave the least choice; each goes to the voter who has the fewest so
-    far. The answers that many people like are thus spread over all of them.
+    Answers with few voters are assigned first, since they leave the least choice; each goes to the voter
+    with the fewest answers so far. Answers that many users like are thus spread over all of those users.
 
     Args:
-        voters: The people who voted alike on each answer, by the answer's id. Answers without voters are left out.
+        voters: The users who voted alike on each answer, by the answer's ID. Answers without voters are left
+            out of the result.
     """
     owned = Counter[int]()
     found = {}
@@ -42,24 +44,26 @@ def owners(voters: Mapping[int, Collection[int]]) -> dict[int, int]:
 def allowance(owned: Mapping[int, int], factor: float) -> float:
     """Return the largest number of answers that may count for one rater.
 
-    That is `factor` times the median rater's number, but at least `AT_LEAST`. Raters without an answer are not in
-    `owned`. With one or two raters, a factor of 2 limits no one: there is no majority to measure them by.
+    The number is `factor` times the median number of answers per rater, but at least `AT_LEAST`. With one or
+    two raters, a factor of 2 limits nobody, because there is no majority to compare them with.
 
     Args:
-        owned: The number of answers of each rater.
-        factor: `training.rater_share`; 0 for no limit.
+        owned: The number of answers of each rater who has any.
+        factor: The setting `training.rater_share`; 0 for no limit.
     """
     return max(AT_LEAST, factor * median(owned.values())) if factor and owned else math.inf
 
 
 def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[int, Collection[Hashable]]) -> set[int]:
-    """Return the answers of each rater in excess of the allowance. The newest and most different ones stay within it.
+    """Return the answers that exceed their rater's allowance.
+
+    Each rater keeps the answers that are most different from newer ones and, among equals, the newest.
 
     Args:
-        owner: The rater each answer is attributed to, by the answer's id; higher ids are newer.
+        owner: The rater to whom each answer is attributed, by the answer's ID; higher IDs are newer.
         most: The allowance.
-        features: What makes answers alike. The fewer newer answers of the same rater share an answer's features, the
-            more different it is.
+        features: The features that make answers alike, by the answer's ID. The fewer newer answers of the
+            same rater share an answer's features, the more different the answer is.
     """
     answers: dict[int, list[int]] = defaultdict(list)
     for answer, rater in owner.items():
@@ -72,12 +76,13 @@ def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[in
 
 
 def limit_thumbs_down(rated: Iterable[RatedExchange], threshold: int, factor: float) -> list[RatedExchange]:
-    """Return the exchanges without the thumbs down that exceed their raters' allowance.
+    """Remove the thumbs down that exceed their rater's allowance, and return the exchanges.
 
-    Only thumbs down that keep an answer out of the lessons are limited: the answer has more than `threshold` thumbs up,
-    but not once the thumbs down are subtracted. Of these, the newest of each rater count. The allowance is the same
-    as for thumbs up, counted over the answers that would be liked if no one disliked them. If it were counted over
-    dislikes, a single hostile account would be the median.
+    Only thumbs down that keep an answer out of the lessons are limited: the answer has more than `threshold`
+    thumbs up, but not after its thumbs down are subtracted. Each rater's thumbs down on the newest of such
+    answers count first. The allowance is the same as for thumbs up and is computed from the answers that
+    would be liked if nobody disliked them. If it were computed from dislikes, a single hostile account would
+    itself be the median.
     """
     rated = list(rated)
     wanted = [each for each in rated if not each.corrected and each.ups > threshold]
@@ -103,7 +108,10 @@ def limit_thumbs_down(rated: Iterable[RatedExchange], threshold: int, factor: fl
 
 
 def _most_different(answers: Iterable[int], features: Mapping[int, Collection[Hashable]]) -> list[int]:
-    """Return answers by the number of newer ones that share a feature with them; among equals, newest first."""
+    """Sort answers by the number of features that they share with newer answers, fewest first.
+
+    Among equals, the newest come first.
+    """
     seen = Counter[Hashable]()
     repeats = {}
     for answer in sorted(answers, reverse=True):

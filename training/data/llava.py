@@ -33,7 +33,7 @@ from training.data.seen_prompt import seen_prompt
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A worse answer to the prompt of a lesson, and the name that its own row would have."""
+    """A worse answer to a lesson's prompt, and the name that a row with the worse answer would have."""
 
     name: str
     text: str
@@ -43,17 +43,18 @@ class Rejected:
 class Lesson:
     """A conversation that ends with an answer.
 
-    Its pictures have no bytes, and in place of a digest they have a name: the sha256 of a stored picture, or the file
+    The pictures have no bytes, and their `sha256` holds a name: the digest of a stored picture, or the file
     that a row names, relative to the picture folder.
 
     Attributes:
-        name: The id of the row.
+        name: The ID of the row.
         system: The system prompt.
-        turns: The turns.
+        turns: The turns of the conversation, including the last answer.
         learned: For each turn, whether its text is learned.
-        sizes: Width and height of each picture in pixels; empty until they are known.
-        liked: Whether the last answer is to become more likely; KTO makes the others less likely.
-        rejected: A worse answer in place of the last one, for DPO.
+        sizes: The width and height of each picture in pixels; empty until the sizes are known.
+        liked: Whether training makes the last answer more likely; with KTO, disliked answers become less
+            likely.
+        rejected: A worse alternative to the last answer, for DPO.
     """
 
     name: str
@@ -75,12 +76,12 @@ class Lesson:
         return next((tuple(each.sha256 for each in turn.pictures) for turn in self.turns[::-1] if turn.pictures), ())
 
     def answered(self, text: str) -> Lesson:
-        """Return the conversation with `text` as its last answer, which is the only one learned."""
+        """Return the conversation with `text` as its last answer and as the only text that is learned."""
         turns = (*self.turns[:-1], replace(self.turns[-1], text=text))
         return replace(self, turns=turns, learned=(*(False for _ in turns[1:]), True))
 
     def prompt_of(self, index: int) -> Prompt:
-        """Return the prompt of the answer in turn `index`."""
+        """Return the prompt to which the turn at `index` is the answer."""
         return Prompt(self.system, self.turns[:index], chat=self.name)
 
     @property
@@ -90,7 +91,10 @@ class Lesson:
 
 
 def lesson(rated: RatedExchange) -> Lesson:
-    """Return the lesson of a liked exchange: its history as the model saw it and its answer, which alone is learned."""
+    """Return an exchange as a lesson: its history as the model saw it, and its answer.
+
+    Only the answer is learned.
+    """
     exchange = rated.exchange
     prompt = seen_prompt(rated)
     return Lesson(
@@ -102,9 +106,9 @@ def lesson(rated: RatedExchange) -> Lesson:
 
 
 def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
-    """Return the lesson as a LLaVA row; `file_of` returns a picture's file for its name.
+    """Return the lesson as a LLaVA row; `file_of` maps a picture's name to its file.
 
-    Special tokens in texts are broken up, so that a typed `<image>` stays text.
+    Special tokens in texts are broken up so that a typed `<image>` stays text.
     """
     written: dict[str, Any] = {"id": lesson.name, "system": system_text(lesson.system)}
     if lesson.pictures:
@@ -136,7 +140,7 @@ def image_files(row: dict[str, Any]) -> list[str]:
 
 
 def row_name(exchange: int) -> str:
-    """Return the id of the row with an exchange's answer."""
+    """Return the ID of the row that holds an exchange's answer."""
     return f"exchange-{exchange}"
 
 

@@ -1,10 +1,12 @@
-"""Mix the rows of a run: the rated answers, and rows drawn from other sources with the run's seed.
+"""Combine the rows of a run: the rated answers, and rows drawn from other sources with the run's seed.
 
-The rows of a source with `repeat_times` are taken that many times, which may be a fraction. The other sources share the
-replay: together they give `replay` samples for each liked answer, and each row is as likely as any other. Every row of
-every source is validated, drawn or not. A liked answer that is too long is left out and counted: an operator cannot
-correct it, and it becomes longer when another user's turns before it are erased. The drawn rows are frozen into the
-run's directory (`checked.jsonl`, `mixture.json`), so that a run can be inspected and repeated.
+Each row of a source with `repeat_times` is taken that many times, which may be a fraction. The other
+sources share the replay: together they contribute `replay` samples for each liked answer, and all their
+rows are equally likely to be drawn. All rows of all sources are validated, whether they are drawn or
+not. A liked answer that is too long is left out and counted instead of causing an error: an operator
+cannot correct it, and it may become longer when another user's turns before it are erased, because its
+exact prompt can then no longer be found. The drawn rows are saved in the run's directory
+(`checked.jsonl`, `mixture.json`), so that the run can be inspected and repeated.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ _MIN_REPORTED: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """A frozen mixture.
+    """The combined rows that a run trains on.
 
     Attributes:
         file: The file that XTuner reads.
-        samples: The number of samples of each source.
-        longest: The number of tokens of the longest sample.
-        pictures: The names of all pictures, each once.
+        samples: The number of samples from each source.
+        longest: The number of tokens in the longest sample.
+        pictures: The names of all pictures, without duplicates.
     """
 
     file: Path
@@ -50,12 +52,15 @@ class Mixture:
 
     @property
     def rows(self) -> int:
-        """The number of samples."""
+        """The total number of samples."""
         return sum(self.samples.values())
 
 
 def draw(rows: int, times: float, random: Random) -> list[int]:
-    """Draw ascending row numbers from 0, each `times` times: 2.5 is every row twice and half of them once more."""
+    """Draw row numbers, counted from 0, so that each row occurs `times` times, and return them in order.
+
+    If `times` is 2.5, every row occurs twice, and a random half of the rows occur once more.
+    """
     if not rows:
         return []
     whole, rest = divmod(int(rows * times + 0.5), rows)
@@ -63,13 +68,13 @@ def draw(rows: int, times: float, random: Random) -> list[int]:
 
 
 def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, seed: int) -> list[list[int]]:
-    """Draw from several sources.
+    """Draw row numbers from several sources.
 
     Args:
         rows: The number of rows of each source.
-        times: How often each source is taken; None for one that shares the replay.
-        shared: How many rows the sources with None give together.
-        seed: The seed.
+        times: How often each row of a source is taken; None for a source that shares the replay.
+        shared: How many rows the sources with None contribute together.
+        seed: The random seed.
 
     Returns:
         The row numbers drawn from each source.
@@ -86,12 +91,13 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
 
 
 def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
-    """Validate every row of the job's data and sources, draw, and write what XTuner reads.
+    """Validate all rows of the job's data and sources, draw rows, and write the file that XTuner reads.
 
-    Rows of sources that have a picture of a judging answer are left out and counted. The tokenizer is that of `base`.
+    Source rows that share a picture with a judging answer are left out and counted. Tokens are counted with
+    the tokenizer of `base`.
 
     Raises:
-        TrainingError: A row is invalid, or there are too few.
+        TrainingError: A row is invalid, a file has no rows, or all liked answers are too long.
     """
     rated, too_long, others = _validate(job, base, say)
     judged = _digests(Path(job.judged)) if job.judged else frozenset[str]()
@@ -121,7 +127,11 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
 def _validate(
     job: Job, base: Path, say: Callable[[Progress], None]
 ) -> tuple[list[ValidRow], int, list[list[ValidRow]]]:
-    """Return the rated answers, how many of them are too long, and the rows of each source. Raises `TrainingError`."""
+    """Return the valid rated answers, how many more were too long, and the valid rows of each source.
+
+    Raises:
+        TrainingError: A row is invalid, a file has no rows, or all liked answers are too long.
+    """
 
     def progress(done: int, rows: int) -> None:
         if rows > _MIN_REPORTED:
@@ -155,7 +165,7 @@ def _validate(
 
 
 def valid_rows(rows: Iterable[ValidRow | RowError], problems: list[str]) -> list[ValidRow]:
-    """Return the valid rows, and add the reasons of the others to `problems`."""
+    """Return the valid rows, and append the reason for each invalid row to `problems`."""
     valid = []
     for each in rows:
         if isinstance(each, ValidRow):
@@ -166,7 +176,11 @@ def valid_rows(rows: Iterable[ValidRow | RowError], problems: list[str]) -> list
 
 
 def summarize(problems: Sequence[str], file: Path) -> str:
-    """Return the problems or, if there are many, the first ones and the name of `file`, to which all are written."""
+    """Return the problems as one text.
+
+    If there are many, all problems are written to `file`, and the text has only the first ones and the name
+    of `file`.
+    """
     if len(problems) <= _SHOWN:
         return "\n".join(problems)
     write_text(file, (each + "\n" for each in problems))
@@ -174,5 +188,5 @@ def summarize(problems: Sequence[str], file: Path) -> str:
 
 
 def _digests(file: Path) -> frozenset[str]:
-    """Return the digests of all pictures of the judging rows, which name their pictures by digest."""
+    """Return the digests of all pictures in a file of judging rows, in which pictures are named by digest."""
     return frozenset(Path(name).name for _, row in read_rows(file) for name in image_files(row))

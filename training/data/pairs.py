@@ -18,9 +18,9 @@ class Pair:
 
     Attributes:
         rated: The exchange.
-        lesson: Its lesson.
-        rater: The rater it is attributed to (`training.data.influence`).
-        rejected: The exchange with the rejected answer of the lesson.
+        lesson: The lesson made from the exchange.
+        rater: The rater to whom the exchange is attributed (`training.data.influence`).
+        rejected: The ID of the exchange that has the lesson's rejected answer; None if there is none.
     """
 
     rated: RatedExchange
@@ -30,15 +30,23 @@ class Pair:
 
     @property
     def id(self) -> int:
-        """The exchange's id."""
+        """The exchange's ID."""
         return self.rated.exchange.id
 
 
 class NearDuplicates:
-    """Compare pictures by 64-bit perceptual hashes. A picture without a hash matches only itself."""
+    """A finder of nearly identical pictures, based on 64-bit perceptual hashes.
+
+    A picture without a hash matches only itself.
+    """
 
     def __init__(self, phashes: Mapping[str, str], distance: int) -> None:
-        """Take the hash of each picture in hex, and the most bits in which near duplicates differ."""
+        """Parse the perceptual hashes.
+
+        Args:
+            phashes: The hash of each picture in hex, by the picture's name.
+            distance: The largest number of bits in which the hashes of near duplicates may differ.
+        """
         self._hashes = {name: int(phash, 16) for name, phash in phashes.items() if phash}
         self._distance = distance
 
@@ -50,9 +58,10 @@ class NearDuplicates:
         return first is not None and second is not None and (first ^ second).bit_count() <= self._distance
 
     def pairs(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Yield the pairs of near duplicates among some pictures.
+        """Yield all pairs of near duplicates among the pictures `names`.
 
-        Two 64-bit hashes within `distance` bits agree in one of `distance + 1` bands of bits.
+        Two 64-bit hashes that differ in at most `distance` bits agree in at least one of `distance + 1` bands of
+        bits, so only pictures with a band in common are compared.
         """
         known = sorted(name for name in names if name in self._hashes)
         bands = self._distance + 1
@@ -66,7 +75,7 @@ class NearDuplicates:
 
 
 def connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
-    """Group the pairs about the same picture or near duplicates, transitively (union-find)."""
+    """Group pairs about the same picture or about near duplicates, transitively (union-find)."""
     parent: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -90,9 +99,10 @@ def connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
 
 
 def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair]:
-    """Keep one of the pairs with the same question and answer about the same or nearly the same pictures.
+    """Keep one of all pairs with the same texts about the same or nearly the same pictures.
 
-    The best rated one stays, and among equals the oldest.
+    The texts are the question and the answer. The pair with the best rating is kept and, among equals, the
+    oldest.
     """
     kept: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
     for each in sorted(pairs, key=lambda pair: (pair.rated.downs - pair.rated.ups, pair.id)):

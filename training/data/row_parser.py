@@ -23,19 +23,20 @@ _TAG: Final = re.compile(rf"(?:Image-\d+: ?)?{re.escape(PLACE)}")
 
 
 class RowError(TrainingError):
-    """A row is invalid. The text names the file and the row."""
+    """A row is invalid; the error message names the file and the row."""
 
 
 def parse_row(row: Any, *, where: str, system: str) -> Lesson:
-    """Read a row of our own or of another program.
+    """Parse a row that was written by this package or by another program.
 
-    Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Special tokens in a text are an
-    error: `row` breaks them up in our rows, and the rows of others are not ours to change.
+    Pictures move to the front of the turn that has their tag, as in the data that InternVL2 was trained on.
+    Special tokens in a text are an error: `row` breaks them up in this package's rows, and rows from other
+    programs must not be changed.
 
     Args:
-        row: The row, or the error that `read_rows` found in its place.
-        where: The name of the row in errors.
-        system: The system prompt of rows without one.
+        row: The row, or the error that `read_rows` yielded instead of a row.
+        where: The name of the row in error messages.
+        system: The system prompt for a row without one.
 
     Raises:
         RowError: The row is invalid.
@@ -79,7 +80,7 @@ def _parse_rejected(value: Any, where: str) -> Rejected:
 
 
 def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple[list[Turn], list[bool]]:
-    """Return the turns with their pictures, and whether each is learned."""
+    """Return the turns with their pictures and, for each turn, whether it is learned."""
     left = iter(files)
     turns: list[Turn] = []
     learned: list[bool] = []
@@ -112,7 +113,11 @@ def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple
 
 
 def _plain(text: str, where: str) -> str:
-    """Strip the text. Raises `RowError` if it has a special token or is not valid Unicode."""
+    """Strip leading and trailing white space from a text.
+
+    Raises:
+        RowError: The text has a special token or is not valid Unicode.
+    """
     if literal := special_literal(text):
         raise RowError(f"{where}: {literal!r} would be read as a special token: write it otherwise, or leave it out")
     try:
@@ -123,10 +128,10 @@ def _plain(text: str, where: str) -> str:
 
 
 def _without_tags(value: str) -> str:
-    """Remove the picture tags from a question; the prompt has them at its front.
+    """Remove the picture tags from a question, because a prompt has all tags at the start of each turn.
 
-    A line of tags alone is removed. If a line refers to one of several pictures ("Is <image> above <image>?"), its
-    tag becomes the name of the picture in the prompt, "Image-1".
+    A line that has only tags is removed. If a line refers to one of several pictures ("Is <image> above
+    <image>?"), each tag in it is replaced with the name of the picture in the prompt, such as "Image-1".
     """
     several, number = value.count(PLACE) > 1, 0
     lines = []
@@ -157,7 +162,11 @@ def open_question(picture: str, question: str, system: str, images: Path) -> Les
 
 
 def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
-    """Decode every picture of the lesson and set `sizes`. Raises `RowError` for a missing or broken one."""
+    """Decode every picture of the lesson, and return the lesson with `sizes` set.
+
+    Raises:
+        RowError: A picture is missing or broken.
+    """
     sizes = []
     for file in lesson.pictures:
         path = images / file
@@ -171,17 +180,22 @@ def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
 
 
 def read_lessons(file: Path, images: Path, *, system: str) -> Iterator[Lesson]:
-    """Yield the lessons of a file and check their pictures. Raises `RowError` at the first invalid row."""
+    """Yield the lessons of a LLaVA file after checking their pictures.
+
+    Raises:
+        RowError: A row is invalid; reading stops at the first invalid row.
+    """
     for number, each in read_rows(file):
         where = f"{file} row {number}"
         yield check_pictures(parse_row(each, where=where, system=system), images, where=where)
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a LLaVA file with their numbers from 1: a JSON list, or one JSON object a line (.jsonl).
+    """Yield the rows of a LLaVA file with their numbers, counted from 1.
 
-    A .jsonl file is read line by line, and its numbers are those of the lines. A line that is not JSON is yielded as a
-    `RowError`: valid ones may follow.
+    The file is a JSON list or, with the suffix .jsonl, has one JSON object per line. A .jsonl file is read
+    line by line, and its row numbers are line numbers. A line that is not JSON is yielded as a `RowError`,
+    since valid lines may follow.
 
     Raises:
         RowError: The file cannot be read.

@@ -1,6 +1,7 @@
 """Rewrite the rows that runs keep, to remove erased exchanges and to rename pictures.
 
-Only one process at a time removes rows: if two read the same file, the later one would restore the other's rows.
+Only one process at a time may remove rows: if two processes read the same file, the second to write it
+would restore the rows that the first had removed.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ _PICTURE_NAME: Final = re.compile(r"\b[0-9a-f]{2}/([0-9a-f]{64})\b")
 
 
 def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
-    """Remove the rows of `exchanges` from every file of rows in the folder `runs`; return how many were removed.
+    """Remove the rows of `exchanges` from all files of rows in `runs`, and return the number of removed rows.
 
-    A row that has one of them as its rejected answer is removed too.
+    A row is also removed if its rejected answer comes from one of `exchanges`.
 
-    The checkpoints of an interrupted run with such a row are removed too, and so are sheets that show one and
-    incomplete files that contain one; each sheet and each incomplete file counts as a row. Files are replaced
-    atomically, and a second call does no harm.
+    If an interrupted run has such a row, its checkpoints are deleted too. Sheets that show such a row and
+    incomplete files that contain one are also deleted, and each deleted sheet or incomplete file counts as a
+    row. Files are replaced atomically, and a second call does no harm.
 
     Raises:
         OSError: A file cannot be rewritten.
-        filelock.Timeout: Another process keeps the lock.
+        filelock.Timeout: Another process holds the lock.
     """
     names = {row_name(each) for each in exchanges}
     if not names or not runs.is_dir():

@@ -1,6 +1,6 @@
-"""Reconstruct the prompt that a model saw: how it was cut, and where its picture stood.
+"""Reconstruct the prompt that a model saw: which turns were left out, and where the picture was.
 
-The ledger has whole conversations and a hash of each prompt.
+The ledger has whole conversations, but only a hash of each prompt.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ _EXCHANGE_TOKENS: Final = 4
 def seen_prompt(rated: RatedExchange) -> Prompt:
     """Return the prompt of the exchange, found by its recorded hash.
 
-    If no part of the conversation matches, because another user's turns have been erased, return the conversation from
-    its newest picture onwards: the model may not have seen that picture with the turns before.
+    If no part of the conversation has the recorded hash, because another user's turns have been erased,
+    return the conversation from its newest picture onwards: the model may not have seen the picture together
+    with the turns before it.
     """
     return rebuilt_prompt(rated) or _conversation(rated.exchange, _since_newest_picture(rated))
 
 
 def rebuilt_prompt(rated: RatedExchange) -> Prompt | None:
-    """Return the prompt of the exchange, or None if no cut of the conversation has its recorded hash."""
+    """Return the prompt of the exchange, or None if no part of the conversation has the recorded hash."""
     names = _former_names(rated)
     return _find_by_hash(rated, {}) or (_find_by_hash(rated, names) if names else None)
 
@@ -48,7 +49,7 @@ def _since_newest_picture(rated: RatedExchange) -> Sequence[Exchange]:
 
 
 def _former_names(rated: RatedExchange) -> Names:
-    """Return the former name of each picture that was re-encoded after the model had seen it."""
+    """Return the former names of pictures re-encoded since the model saw them, by their current names."""
     shown = [each for each in (*rated.history, rated.exchange) if each.former_pictures]
     return {new: old for each in shown for new, old in zip(each.pictures, each.former_pictures, strict=True)}
 
@@ -64,10 +65,11 @@ def _hash(prompt: Prompt, names: Names) -> str:
 
 
 def _find_by_hash(rated: RatedExchange, names: Names) -> Prompt | None:
-    """Return the cut of the conversation with the recorded hash, or None if there is none.
+    """Return the part of the conversation that has the recorded hash, or None if no part has it.
 
-    The newest exchanges are tried first, then more: a hash reads the whole prompt, so trying all cuts of a conversation
-    for all its answers takes cubic time, which is minutes for 400 questions about pictures.
+    The search begins with the newest exchanges and then includes more of them. Computing a hash reads a
+    whole prompt, so trying all parts of a conversation for all its answers would take cubic time: minutes
+    for 400 questions about pictures.
     """
     exchange, history = rated.exchange, rated.history
     size = _WINDOW

@@ -1,6 +1,6 @@
-"""Select the exchanges that a run learns from and is judged by.
+"""Select the exchanges that a run learns from and those that judge it.
 
-Pure functions over rows of the ledger.
+All functions are pure and work on rows of the ledger.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Counts:
 
     @property
     def limit(self) -> Reason | None:
-        """A warning with the next step if many answers reach the longest length, else None."""
+        """A warning with the next step if many liked answers reached the length limit, otherwise None."""
         return cut_off(self.cut, self.rated - self.disliked)
 
     @property
     def waiting(self) -> Reason | None:
-        """Why votes of new people do not count yet, or None if there are none."""
+        """The reason why new users' votes do not count yet, or None if there are no new users."""
         if not self.newcomers:
             return None
         return Reason(
@@ -87,12 +87,13 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The pairs of a run.
+    """The pairs selected for a run.
 
     Attributes:
-        train: The pairs to train on, in the order of the blocks. With KTO, they include disliked ones.
-        blocks: The answers that judge, each block with the number of pairs that the model it judges is trained on.
-        counts: How many were selected.
+        train: The pairs to train on, in the order of the blocks. With KTO, disliked pairs are included.
+        blocks: The answers that judge, in blocks. Each block has the number of pairs on which the model that
+            it judges is trained.
+        counts: The numbers of exchanges that were selected or left out.
     """
 
     train: tuple[Pair, ...]
@@ -101,26 +102,26 @@ class Selection:
 
     @property
     def judged(self) -> tuple[Pair, ...]:
-        """The answers that judge, block after block."""
+        """The answers that judge, in the order of their blocks."""
         return tuple(pair for block in self.blocks for pair in block.judged)
 
     @property
     def liked(self) -> int:
-        """How many of the pairs to train on are liked."""
+        """The number of liked pairs among the pairs to train on."""
         return sum(each.lesson.liked for each in self.train)
 
     @property
     def corrections(self) -> int:
-        """How many of the pairs to train on are corrections by users."""
+        """The number of corrections by users among the pairs to train on."""
         return sum(each.rated.corrected for each in self.train)
 
     @property
     def largest_share(self) -> float:
-        """The largest share of the pairs to train on that counts for one rater, 0 to 1."""
+        """The largest share of the pairs to train on that is attributed to one rater, from 0 to 1."""
         return max(Counter(each.rater for each in self.train).values()) / len(self.train)
 
     def rows(self) -> list[tuple[int, str]]:
-        """Return exchange ids with the name of their split, as the ledger stores them."""
+        """Return the ID of each exchange with the name of its split, as stored in the ledger."""
         splits = {each.id: HELD_OUT for each in self.judged}
         splits |= {each.id: TRAIN if each.lesson.liked else WORSE for each in self.train}
         rejected = {each.rejected: WORSE for each in self.train if each.rejected is not None}
@@ -128,7 +129,7 @@ class Selection:
 
 
 def cut_off(cut: int, liked: int) -> Reason | None:
-    """Return a warning if more than a third of the liked answers reached the longest length."""
+    """Return a warning if more than a third of the liked answers reached the length limit, otherwise None."""
     if 3 * cut <= liked:
         return None
     return Reason(
@@ -140,31 +141,32 @@ def cut_off(cut: int, liked: int) -> Reason | None:
 
 
 def beyond_share(number: int) -> Reason:
-    """Return how many lessons were left out because of `training.rater_share`."""
+    """Return a message saying how many lessons were left out because of `training.rater_share`."""
     return Reason("{number} beyond one person's share", number=number)
 
 
 def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
-    """Return the exchanges whose thumbs up minus thumbs down exceed the threshold, and those with a correction."""
+    """Return the corrected exchanges and those whose thumbs up minus thumbs down exceed `threshold`."""
     return [each for each in rated if each.corrected or each.ups - each.downs > threshold]
 
 
 def finished(rated: Iterable[RatedExchange]) -> list[RatedExchange]:
-    """Drop answers that are empty or were cut off: they would teach the model to stop mid-sentence."""
+    """Drop exchanges with empty or truncated answers, which would teach the model to stop mid-sentence."""
     return [each for each in rated if each.exchange.finish == "stop" and each.exchange.answer.strip()]
 
 
 def short_enough(rated: Iterable[RatedExchange], max_length: int | None) -> list[RatedExchange]:
-    """Drop exchanges with more than `max_length` tokens by the engine's count. None accepts all."""
+    """Drop exchanges with more than `max_length` tokens by the engine's count; None keeps all exchanges."""
     limit = math.inf if max_length is None else max_length
     return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= limit]
 
 
 def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDuplicates, most: float) -> list[Pair]:
-    """Drop each rater's pairs beyond the allowance `most` (`training.data.influence`), and set `rater` in the others.
+    """Drop each rater's pairs beyond the allowance `most`, and set `rater` in the remaining pairs.
 
-    The newest stay, and those whose pictures and questions are least like those of newer ones of the same rater.
-    `owner` maps the id of each pair to the rater it is attributed to.
+    Each rater keeps the pairs whose pictures and questions are least like those of the rater's newer pairs
+    and, among equals, the newest (`training.data.influence`). `owner` maps the ID of each pair to the rater
+    to whom the pair is attributed.
     """
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
     features = {each.id: (pictures[each.id], normalized_text(each.rated.exchange.question)) for each in pairs}
@@ -175,7 +177,10 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
 def choose_pairs(
     rated: Sequence[RatedExchange], phashes: Mapping[str, str], settings: TrainingSettings, max_length: int | None
 ) -> tuple[list[Pair], Counts]:
-    """Return the liked pairs, ordered by id, and the counts. `max_length` is in tokens; None for no limit."""
+    """Return the liked pairs to train on, ordered by ID, and the counts of selected and dropped exchanges.
+
+    `max_length` is the most tokens that a pair may have; None for no limit.
+    """
     good = liked_exchanges(limit_thumbs_down(rated, settings.threshold, settings.rater_share), settings.threshold)
     whole = finished(good)
     short = short_enough(whole, max_length)
@@ -203,9 +208,10 @@ def disliked_pairs(
     max_length: int | None,
     most: float,
 ) -> list[Pair]:
-    """Return the disliked answers, whose thumbs down minus thumbs up exceed `training.threshold`, ordered by id.
+    """Return the pairs whose thumbs down minus thumbs up exceed `training.threshold`, ordered by ID.
 
-    They pass the same filters as liked answers. Each counts for one of those who dislike it, at most `most` per rater.
+    Disliked answers pass the same filters as liked ones. Each is attributed to one of the users who dislike
+    it, with at most `most` answers per rater.
     """
     rated = limit_thumbs_down(rated, settings.threshold, settings.rater_share)
     found = [each for each in rated if not each.corrected and each.downs - each.ups > settings.threshold]

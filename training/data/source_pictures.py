@@ -1,6 +1,7 @@
-"""Re-encode the pictures of sources: during an import, and in sources that earlier versions imported.
+"""Re-encode the pictures of sources, during an import or in sources that earlier versions imported.
 
-A clean picture is a re-encoded one, named `ab/abcdef…` by the sha256 of its bytes in the source's picture folder.
+A re-encoded picture is called clean. In the source's picture folder it is named `ab/abcdef…`, after the
+sha256 of its bytes.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ def write_clean(home: Path, decoder: PictureDecoder, data: bytes) -> tuple[int, 
 
 
 def clean_sources(directory: Path) -> None:
-    """Clean the imported sources under `directory` that earlier versions left as they were.
+    """Re-encode the pictures of sources under `directory` that earlier versions imported unchanged.
 
-    Rows whose pictures cannot be re-encoded are moved to `QUARANTINED`. After a crash, a second call finishes the work.
+    Rows whose pictures cannot be re-encoded are moved to `QUARANTINED`. After a crash, a second call
+    finishes the work.
 
     Raises:
         TrainingError: The rows of a source cannot be read.
@@ -86,7 +88,7 @@ def _clean(folder: Path, about: SourceInfo, decoder: PictureDecoder) -> None:
 
 
 def _clean_row(row: Any, home: Path, decoder: PictureDecoder, found: dict[str, tuple[int, int, str] | None]) -> bool:
-    """Replace the pictures of a row with clean ones; return whether all of them could be re-encoded."""
+    """Replace a row's pictures with re-encoded ones if all can be re-encoded, and return whether they can."""
     names = image_files(row) if isinstance(row, dict) else []
     for name in names:
         if name not in found:

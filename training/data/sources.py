@@ -1,10 +1,11 @@
-"""Sources of rows other than the liked answers: those that the settings name, and imported ones.
+"""Sources of rows other than liked answers: files named in the settings, and imported sources.
 
-An imported source is a folder under the data directory; removing the folder removes the source:
+An imported source is a folder under the data directory; removing the folder removes the source. The
+layout is:
 
-    NAME/rows.jsonl      its rows, all of them valid
-    NAME/pictures/ab/…   their pictures, named by the sha256 of their bytes
-    NAME/source.json     where it came from, and how often it is taken
+    NAME/rows.jsonl      the rows, all of them valid
+    NAME/pictures/ab/…   the pictures, named by the sha256 of their bytes
+    NAME/source.json     where the source came from, and how often its rows are taken
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def source_folders(directory: Path) -> list[Path]:
 
 
 def imported(directory: Path) -> list[Source]:
-    """Return the imported sources in `directory` by name. Raises `TrainingError` for a folder that is not a source."""
+    """Return the imported sources in `directory`, sorted by name.
+
+    Raises:
+        TrainingError: A folder in `directory` is not a source.
+    """
     found = []
     for folder in source_folders(directory):
         try:
@@ -63,7 +68,13 @@ def imported(directory: Path) -> list[Source]:
 
 
 def remove(folder: Path) -> None:
-    """Delete an imported source. After a crash, the rest of it no longer counts as a source. Raises `TrainingError`."""
+    """Delete an imported source.
+
+    If a crash interrupts the deletion, the remaining files no longer count as a source.
+
+    Raises:
+        TrainingError: The folder cannot be deleted.
+    """
     part = folder.with_name(folder.name + PART)
     try:
         folder.rename(part)
@@ -74,13 +85,17 @@ def remove(folder: Path) -> None:
 
 
 def title(path: str) -> str:
-    """Return the name of a source to show to people: for an imported source, the name of its folder."""
+    """Return the display name of a source; for an imported source, the name of its folder."""
     file = Path(path)
     return file.parent.name if file.name == ROWS else file.name
 
 
 def resolved(sources: list[Source]) -> list[Source]:
-    """Return the sources with absolute paths. Raises `TrainingError` for one that does not exist."""
+    """Return the sources with absolute paths.
+
+    Raises:
+        TrainingError: The file or the picture folder of a source does not exist.
+    """
     for each in sources:
         if not each.path.is_file():
             raise TrainingError(f"training.sources: there is no file {each.path.absolute()}")

@@ -1,9 +1,9 @@
 """Validate every row of a LLaVA file, in as many processes as there are cores.
 
-A valid row is returned as it will be trained on: a line of JSON with the sizes of its pictures, its length in tokens
-and its origin. An invalid row is returned with the reason, and validation continues, so that a report names all of
-them.
-Requires transformers.
+A valid row is returned in the form in which it will be trained on: a line of JSON with the sizes of its
+pictures, its length in tokens and its origin. An invalid row is returned with the reason why it is
+invalid, and validation continues, so that a report can name all invalid rows. This module requires
+transformers.
 """
 
 from __future__ import annotations
@@ -43,17 +43,19 @@ _ROWS_HERE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules that rows are validated by.
+    """The rules for validating rows.
 
     Attributes:
         base: The checkpoint whose tokenizer counts tokens.
-        home: The folder of users' pictures, or of an import's. Pictures elsewhere are named by their absolute paths.
-        index: The file of the `ImageIndex`; None for one in memory.
-        system: The system prompt of rows without one.
-        tiles: The most tiles of a picture; 0 for the checkpoint's own number.
-        max_length: The most tokens of a row.
-        clean: Whether a decoder process re-encodes each picture into `home`, and the clean one is validated. Otherwise
-            pictures are decoded in the worker: they are the operator's, or clean already.
+        home: The folder of users' pictures, or of an import's pictures. Pictures elsewhere are named by
+            their absolute paths.
+        index: The file of the `ImageIndex`; None to keep the index in memory.
+        system: The system prompt for rows without one.
+        tiles: The most tiles per picture; 0 for the checkpoint's own number.
+        max_length: The most tokens per row.
+        clean: Whether a decoder process re-encodes each picture into `home`, and the result is validated.
+            Otherwise, the worker itself decodes pictures, because they come from the operator or are already
+            re-encoded.
     """
 
     base: Path
@@ -71,11 +73,11 @@ class ValidRow:
 
     Attributes:
         line: The row as a line of JSON.
-        length: Its number of tokens.
-        pictures: The names of its pictures in the line, in order.
-        digests: The sha256 of each picture's bytes, or of the clean one's.
-        has_system: Whether it names a system prompt.
-        liked: Whether its answer is liked.
+        length: The number of tokens in the row.
+        pictures: The names of the pictures in `line`, in order.
+        digests: The sha256 of each picture's bytes or, if the picture was re-encoded, of the new bytes.
+        has_system: Whether the row has its own system prompt.
+        liked: Whether the row's answer is liked.
     """
 
     line: str
@@ -91,7 +93,7 @@ _ChunkResult = tuple[list[ValidRow | RowError], dict[str, ImageInfo]]
 
 
 class RowValidator:
-    """Validate rows in this process."""
+    """A validator of rows that works in the current process."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -101,7 +103,7 @@ class RowValidator:
         self.index = ImageIndex(rules.index, clean)
 
     def close(self) -> None:
-        """End the decoder process."""
+        """Stop the decoder process, if there is one."""
         if self._decoder is not None:
             self._decoder.close()
 
@@ -130,7 +132,11 @@ class RowValidator:
         return ValidRow(line, length, names, digests, "system" in content, lesson.liked)
 
     def _length(self, lesson: Lesson, where: str) -> int:
-        """Return the number of tokens; of two answers, the longer one counts. Raises `RowError`."""
+        """Return the number of tokens in a lesson, counted with the longer answer if there are two.
+
+        Raises:
+            RowError: The lesson has too many tokens or cannot be trained on.
+        """
         answers = [lesson] if lesson.rejected is None else [lesson, lesson.answered(lesson.rejected.text)]
         return max(len(self._encoder.check(each, self._rules.max_length, where=where).input_ids) for each in answers)
 
@@ -138,7 +144,11 @@ class RowValidator:
         return images == self._rules.home
 
     def _with_pictures(self, lesson: Lesson, images: Path, where: str) -> tuple[Lesson, tuple[str, ...]]:
-        """Return the lesson with the sizes of its pictures, and their digests. Raises `RowError`."""
+        """Return the lesson with the sizes of its pictures set, and the digests of the pictures.
+
+        Raises:
+            RowError: A picture is missing, broken or outside the picture folder.
+        """
         found: list[ImageInfo] = []
         for name in lesson.pictures:
             path = images / name
@@ -156,12 +166,13 @@ class RowValidator:
 
 
 def _check_location(file: Path, folder: Path) -> None:
-    """Check that a path, after following links, is a regular file inside the folder.
+    """Check that `file`, after following links, is a regular file inside `folder`.
 
-    A file of rows may come from a stranger, and an import copies what it names. Reading a pipe would not end.
+    A file of rows may come from an untrusted source, and an import copies the files that it names. Reading a
+    named pipe would never end.
 
     Raises:
-        ValueError: It is not such a file.
+        ValueError: The path is outside the folder or is not a regular file.
         OSError: The file is missing.
     """
     real = Path(os.path.realpath(file, strict=True))  # Path.resolve raises RuntimeError for a loop of links
@@ -172,10 +183,10 @@ def _check_location(file: Path, folder: Path) -> None:
 
 
 class Validator:
-    """A context manager that validates files, the first rows in this process and the others in a pool."""
+    """A context manager that validates files, the first rows in the current process and the rest in a pool."""
 
     def __init__(self, rules: Rules, processes: int) -> None:
-        """Prepare for `processes` processes, this one included."""
+        """Prepare a pool of `processes` processes; with one, all rows are validated in the current process."""
         self._rules = rules
         self._processes = processes
         self._here = RowValidator(rules)
@@ -190,7 +201,9 @@ class Validator:
         self._pool.shutdown(cancel_futures=True)
 
     def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[ValidRow | RowError]:
-        """Yield the result of each row in order. `say` gets (validated rows, all rows) after each chunk.
+        """Yield the result for each row, in order.
+
+        `say` is called after each chunk with the number of validated rows and the number of all rows.
 
         Raises:
             RowError: The file cannot be read.

@@ -1,5 +1,5 @@
-"""Statistics of the judge: pure functions over numbers, without models, files or the ledger.
+"""Statistics for judging models: pure functions of numbers that need no models, files or ledger.
 
-Each function names its source. Offline tests decide whether a candidate prefers what people like; anytime-valid tests
-watch it while it answers people.
+Each function cites its source. Offline tests decide whether a candidate prefers the answers that users
+like; anytime-valid tests monitor the candidate while it answers users.
 """

@@ -1,4 +1,4 @@
-"""Combine p-values of several tests, and spend one error rate over many runs."""
+"""Combine the p-values of several tests, and divide one error rate among many runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _LEAST = 1e-15
 def stouffer(p_values: Sequence[float], weights: Sequence[float]) -> float:
     """Combine one-sided p-values by the weighted sum of their normal scores.
 
-    This is valid for a sequence in which each p-value is uniform, or larger, given those before it: the scores are then
-    independent under the null hypothesis (Stouffer et al. 1949, The American Soldier; weights by Liptak 1958). The
-    square root of a block's sample size is the usual weight.
+    The method is valid for a sequence in which each p-value is uniform, or stochastically larger, given
+    those before it: the scores are then independent under the null hypothesis (Stouffer et al. 1949, The
+    American Soldier; weights by Liptak 1958). The usual weight of a test is the square root of its sample
+    size.
 
     Raises:
         ValueError: There is no p-value with a positive weight.
@@ -29,25 +30,26 @@ def stouffer(p_values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def bonferroni(*p_values: float) -> float:
-    """Combine p-values of dependent tests: the smallest one times their number, but at most 1."""
+    """Return the smallest of several dependent p-values multiplied by their number, but at most 1."""
     return min(1.0, len(p_values) * min(p_values))
 
 
 def spent_alpha(run: int, alpha: float = 0.05) -> float:
-    """Return the error rate that the run with this number, counted from 1, may use.
+    """Return the error rate that run number `run`, counted from 1, may use.
 
-    The rates of all runs sum to `alpha`, since the squares' inverses sum to pi squared over 6. So a recipe that has
-    learned nothing is accepted in at most one of `1 / alpha` sequences, however many runs it gets (alpha spending as in
-    Foster and Stine 2008, J. R. Stat. Soc. B 70:429).
+    The rates of all runs sum to `alpha`, because the inverse squares of 1, 2, 3 … sum to pi squared over 6.
+    A recipe that learns nothing is therefore accepted in at most one of `1 / alpha` sequences of runs,
+    however long (alpha spending as in Foster and Stine 2008, J. R. Stat. Soc. B 70:429).
     """
     return alpha * 6 / (math.pi * run) ** 2
 
 
 def further_samples(p_value: float, samples: int, alpha: float) -> int | None:
-    """Estimate how many more samples would bring the p-value down to `alpha`, if the effect stays as observed.
+    """Estimate how many more samples would lower the p-value to `alpha` if the effect stays as observed.
 
-    A one-sided normal score grows with the square root of the number of samples. Returns None if the observed effect
-    points the wrong way or is too small to extrapolate (a score below 1: one sample in six shows as much by chance).
+    The normal score of a one-sided test grows with the square root of the number of samples. The result is
+    None if the observed effect points the wrong way or is too small to extrapolate (a score below 1, which
+    chance alone exceeds one time in six).
     """
     observed = z_score(p_value)
     if observed < 1:
@@ -56,7 +58,7 @@ def further_samples(p_value: float, samples: int, alpha: float) -> int | None:
 
 
 def z_score(p_value: float) -> float:
-    """Return the normal score of a one-sided p-value: large for a small p-value."""
+    """Return the normal score of a one-sided p-value; small p-values have large scores."""
     return -_NORMAL.inv_cdf(min(1 - _LEAST, max(_LEAST, p_value)))
 
 

@@ -1,4 +1,7 @@
-"""Bound a candidate's loss on factual questions that both models answered: non-inferiority of paired proportions."""
+"""Bound a candidate's loss against a reference model on factual questions that both answered.
+
+The method is a non-inferiority test of paired proportions.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ LOOKS = (150, 300, 600, 1_500)
 
 
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:
-    """Return the one-sided upper confidence bound of the share of questions that a candidate loses.
+    """Return a one-sided upper confidence bound on the share of questions that a candidate loses.
 
-    The reference alone answered `lost` questions right, and the candidate alone `gained`. The bound is that of Tango's
-    score interval for a difference of paired proportions (Tango 1998, Stat. Med. 17:891), which keeps its coverage with
-    few or no discordant pairs.
+    The reference model alone answered `lost` of the questions correctly, and the candidate alone `gained`.
+    The bound comes from Tango's score interval for a difference of paired proportions (Tango 1998, Stat.
+    Med. 17:891), which keeps its coverage even with few or no discordant pairs.
 
     Returns:
-        The bound of (lost - gained) / questions, from -1 to 1.
+        The bound on (lost - gained) / questions, from -1 to 1.
     """
     critical = _NORMAL.inv_cdf(1 - alpha)
     low, high = (lost - gained) / questions, 1.0
@@ -37,17 +40,26 @@ def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> 
 
 
 def smallest_decidable_loss(questions: int, alpha: float = 0.05) -> float:
-    """Return the smallest loss, as a share, that a set of this size can rule out: the bound if no question is lost."""
+    """Return the smallest loss, as a share, that a set of `questions` questions can rule out.
+
+    The result is the upper bound for a candidate that loses and gains no questions.
+    """
     return upper_bound(questions, 0, 0, alpha)
 
 
 def least_margin(looks: Sequence[int]) -> float:
-    """Return the loss, as a share of the questions, that must be allowed so that these looks can show a smaller one."""
+    """Return the smallest loss, as a share, that a candidate can be shown to stay below.
+
+    `looks` has the numbers of questions after which the answers are compared, in ascending order.
+    """
     return smallest_decidable_loss(looks[-1], ERROR / len(looks))
 
 
 def questions_needed(margin: float) -> int:
-    """Return how many questions, looked at once, can show a loss below `margin` if no question is lost."""
+    """Return how many questions are needed to show a loss below `margin` if no question is lost.
+
+    The answers are compared only once, after the last question.
+    """
     critical = _NORMAL.inv_cdf(1 - ERROR)
     needed = math.ceil(critical**2 * (1 - margin) / margin)
     while smallest_decidable_loss(needed, ERROR) >= margin:
@@ -58,19 +70,19 @@ def questions_needed(margin: float) -> int:
 def decided(looks: Sequence[int], look: int, lost: int, gained: int, margin: float) -> bool | None:
     """Decide after an interim look whether a candidate loses less than `margin` of the questions.
 
-    Every look may use the same part of the error rate of 5 %, so that all looks together err at most with it (the union
-    bound; looks of one sample are dependent, so the true rate is lower).
+    Each look may use an equal part of the error rate of 5 %, so that all looks together err in at most 5 %
+    of cases (the union bound; looks at one sample are dependent, so the true rate is lower).
 
     Args:
-        looks: Numbers of questions at which the answers are looked at, ascending.
+        looks: The numbers of questions after which the answers are compared, in ascending order.
         look: The number of questions answered so far, one of `looks`.
-        lost: Questions that only the reference answered right.
-        gained: Questions that only the candidate answered right.
-        margin: The share of questions that may be lost, 0 to 1.
+        lost: The number of questions that only the reference model answered correctly.
+        gained: The number of questions that only the candidate answered correctly.
+        margin: The share of questions that may be lost, from 0 to 1.
 
     Returns:
-        True once the loss is shown to be smaller, False once it is shown to be larger or the last look has shown
-        neither, and None if more questions can tell.
+        True if the loss is shown to be smaller than `margin`, False if it is shown to be larger or the last
+        look is inconclusive, and None if more questions may decide.
     """
     alpha = ERROR / len(looks)
     if upper_bound(look, lost, gained, alpha) < margin:
@@ -80,7 +92,10 @@ def decided(looks: Sequence[int], look: int, lost: int, gained: int, margin: flo
 
 
 def _score(questions: int, lost: int, gained: int, difference: float) -> float:
-    """Return Tango's statistic for a true loss of `difference`: standardised by the constrained maximum likelihood."""
+    """Return Tango's statistic for a true loss of `difference`, given as a share.
+
+    The statistic is standardised with the constrained maximum-likelihood estimate.
+    """
     a = 2 * questions
     b = -lost - gained + (2 * questions - lost + gained) * difference
     c = -gained * difference * (1 - difference)

@@ -1,4 +1,4 @@
-"""The interval of a share, such as a model's thumbs up among its votes."""
+"""A confidence interval for a share, such as the share of thumbs up among a model's votes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from statistics import NormalDist
 
 
 def wilson_interval(successes: int, trials: int, alpha: float = 0.05) -> tuple[float, float]:
-    """Return the confidence interval of a share, within 0 and 1.
+    """Return a confidence interval for a share, within 0 and 1.
 
-    This is Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209), which holds its level even with few
-    trials. Trials count as independent: if a few raters cast most votes, the true interval is wider.
+    The interval is Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209), which holds its level
+    even with few trials. Trials are assumed to be independent: if a few raters cast most of the votes, the
+    true interval is wider.
 
     Args:
-        successes: Trials that succeeded.
-        trials: All trials; there must be at least one.
+        successes: The number of trials that succeeded.
+        trials: The number of all trials, at least one.
         alpha: The share of intervals that miss the true value, on both sides together.
     """
     score = NormalDist().inv_cdf(1 - alpha / 2) ** 2 / trials

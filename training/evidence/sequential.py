@@ -1,7 +1,7 @@
-"""Anytime-valid tests: evidence that may be looked at after every vote, without a planned number of votes.
+"""Anytime-valid tests: evidence that may be inspected after every vote, with no planned number of votes.
 
-Evidence is an e-value. If the null hypothesis holds, it reaches 20 at any time with a probability of at most 1/20
-(Ville's inequality; Shafer 2021, J. R. Stat. Soc. A 184:407).
+Evidence is an e-value. If the null hypothesis holds, the probability that it ever reaches 20 is at most
+1/20 (Ville's inequality; Shafer 2021, J. R. Stat. Soc. A 184:407).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STAKES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A thumb on an answer of the canary or of the live model."""
+    """A rater's thumb up or down on an answer of the canary or the live model."""
 
     rater: str
     canary: bool
@@ -56,9 +56,13 @@ class Canary(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Evidence for harm and for non-inferiority, and the pairs of votes that it rests on.
+    """Evidence for harm and for non-inferiority, from pairs of votes.
 
-    In `discordant` pairs one answer alone was liked. The paths have the e-values after each pair.
+    Attributes:
+        pairs: The number of pairs.
+        discordant: The number of pairs in which only one answer was liked.
+        harm_path: The e-value for harm after each pair.
+        no_worse_path: The e-value for non-inferiority after each pair.
     """
 
     pairs: int
@@ -68,34 +72,35 @@ class Evidence:
 
     @property
     def harm(self) -> float:
-        """The e-value for harm."""
+        """The current e-value for harm."""
         return newest(self.harm_path)
 
     @property
     def no_worse(self) -> float:
-        """The e-value for non-inferiority."""
+        """The current e-value for non-inferiority."""
         return newest(self.no_worse_path)
 
     @property
     def detectable_harm(self) -> float:
-        """The harm, as a share, that this many pairs would have shown with a chance of about one half."""
+        """The harm, as a share, that the pairs would have shown with a probability of about one half."""
         return detectable_harm(self.pairs, max(1, self.discordant) / max(1, self.pairs))
 
     @property
     def verdict(self) -> Canary:
-        """The verdict; harm wins if both are shown."""
+        """The verdict; harm takes precedence if both harm and non-inferiority are shown."""
         if self.harm >= ENOUGH:
             return Canary.HARMFUL
         return Canary.NO_WORSE if self.no_worse >= ENOUGH else Canary.UNDECIDED
 
 
 def paired_differences(votes: Iterable[Vote]) -> list[int]:
-    """Pair the votes of each rater, one on each model, in the order of voting: each rater is their own control.
+    """Pair each rater's votes on the two models, in the order of voting, and return the differences.
 
-    Only the first `RATER_PAIRS` pairs of a rater count.
+    Each rater is thus their own control. Only the first `RATER_PAIRS` pairs of a rater count.
 
     Returns:
-        For each pair, 1 if only the canary's answer was liked, -1 if only the live model's, else 0.
+        For each pair, 1 if only the canary's answer was liked, -1 if only the live model's answer was liked,
+        and 0 otherwise.
     """
     waiting: dict[str, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
     pairs = Counter[str]()
@@ -116,11 +121,17 @@ def paired_differences(votes: Iterable[Vote]) -> list[int]:
 
 
 def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] = ()) -> Evidence:
-    """Weigh the votes on a canary, and its duels, each of which is True if the canary won.
+    """Weigh the votes on a canary and its duels.
 
-    Harm is evidence against "the canary is liked at least as often", `no_worse` against "it is liked less often by at
-    least `margin`" (a share, 0 to 1). Both hold for raters with different habits, since only differences within a rater
-    count. A duel is a pair in itself.
+    The evidence for harm speaks against the hypothesis that the canary is liked at least as often as the
+    live model. The evidence for non-inferiority speaks against the hypothesis that the canary is liked less
+    often by at least `margin`. Both are valid for raters with different habits, because only differences
+    between votes of the same rater count. Each duel counts as one pair.
+
+    Args:
+        votes: The votes on both models, in the order of voting.
+        margin: The margin of non-inferiority, as a share from 0 to 1.
+        duels: For each duel, whether the canary won.
     """
     differences = [*paired_differences(votes), *(1 if won else -1 for won in duels)]
     return Evidence(
@@ -132,16 +143,17 @@ def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] 
 
 
 def newest(path: Sequence[float] | NDArray[np.float64]) -> float:
-    """Return the evidence at the end of a path, or 1 if it is empty."""
+    """Return the evidence at the end of a path, or 1 if the path is empty."""
     return float(path[-1]) if len(path) else 1.0
 
 
 def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.float64]:
-    """Return the evidence after each difference, shape (differences,), for differences within -1 and 1.
+    """Return the evidence after each difference, as an array of shape (differences,).
 
-    It is evidence against a mean difference of at most -`margin`: the mean over several stakes of the wealth of a
-    gambler who bets that stake on each difference, a nonnegative supermartingale under the null hypothesis
-    (Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86:1).
+    The differences are from -1 to 1, and the evidence is against a mean difference of at most -`margin`. The
+    evidence is the wealth of a gambler who bets a fixed stake on each difference, averaged over several
+    stakes. Under the null hypothesis, the wealth is a nonnegative supermartingale (Waudby-Smith and Ramdas
+    2024, J. R. Stat. Soc. B 86:1).
     """
     shares = np.array(STAKES)[:, None] / (1 - margin)
     gains = np.log1p(shares * (np.asarray(differences, dtype=np.float64) + margin))
@@ -150,10 +162,10 @@ def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.floa
 
 
 def detectable_harm(pairs: int, discordant: float) -> float:
-    """Estimate the harm, as a share, that this many pairs would have shown with a chance of about one half.
+    """Estimate the harm, as a share, that `pairs` pairs would have shown with a probability of about one half.
 
-    `discordant` is the share of pairs in which only one answer was liked. The evidence's logarithm grows by about the
-    squared mean over twice the variance for each pair.
+    `discordant` is the share of pairs in which only one answer was liked. With each pair, the logarithm of
+    the evidence grows by about the squared mean divided by twice the variance.
     """
     if pairs == 0:
         return 1.0

@@ -1,9 +1,9 @@
-"""Test whether a model's gains follow what people like.
+"""Test whether a model's gains follow users' votes.
 
-A gain is how much likelier the candidate finds an answer than the live model does, in nats per token. Training on any
-answers of a model raises the gains of everything it says, so a gain counts only in comparison: with other answers of
-the live model to the same question (`rank_p_value`), or with answers that the same person disliked
-(`permutation_p_value`).
+A gain is how much likelier the candidate finds an answer than the live model does, in nats per token.
+Training a model on any of its own answers raises the gains of everything it says, so a gain is
+meaningful only in comparison with other answers of the live model to the same question (`rank_p_value`),
+or with answers that the same rater disliked (`permutation_p_value`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ PERMUTATIONS = 9_999
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The gain of a rated answer, and those of its siblings: fresh answers of the live model to the same question."""
+    """The gain of a rated answer and the gains of its siblings.
+
+    Siblings are further answers drawn from the live model for the same question.
+    """
 
     gain: float
     siblings: tuple[float, ...]
@@ -26,7 +29,10 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """The gain of an answer that a rater judged. Labels are exchangeable within a stratum: one rater in one block."""
+    """The gain of an answer and the label that a rater gave it.
+
+    Labels are exchangeable within a stratum, which has the answers of one rater in one block.
+    """
 
     gain: float
     liked: bool
@@ -34,9 +40,10 @@ class Labelled:
 
 
 def rank(answer: Ranked, rng: random.Random) -> int:
-    """Return how many siblings have a lower gain (a higher one for a disliked answer), with ties broken at random.
+    """Return how many siblings have a lower gain or, for a disliked answer, a higher gain.
 
-    If votes carry no taste, the rated answer and its m siblings are exchangeable, so the rank is uniform on 0 to m.
+    Ties are broken at random. If votes express no taste, the rated answer and its m siblings are
+    exchangeable, so the rank is uniform on 0 to m.
     """
     below = sum(each < answer.gain for each in answer.siblings)
     equal = sum(each == answer.gain for each in answer.siblings)
@@ -45,10 +52,10 @@ def rank(answer: Ranked, rng: random.Random) -> int:
 
 
 def rank_p_value(answers: Sequence[Ranked], rng: random.Random) -> float:
-    """Return the probability of a sum of ranks as large as this one, if votes carry no taste.
+    """Return the probability of a sum of ranks at least as large as observed if votes express no taste.
 
-    The distribution of the sum of independent uniform ranks is computed exactly, by convolution; answers may have
-    different numbers of siblings. Without answers the result is 1.0.
+    The distribution of the sum of independent uniform ranks is computed exactly, by convolution; answers may
+    have different numbers of siblings. Without answers, the result is 1.0.
     """
     ways = [1]
     total = 0
@@ -61,13 +68,15 @@ def rank_p_value(answers: Sequence[Ranked], rng: random.Random) -> float:
 def permutation_p_value(
     answers: Sequence[Labelled], rng: random.Random, permutations: int = PERMUTATIONS
 ) -> float | None:
-    """Return the probability of a difference in gain as large as this one, if labels are exchangeable within strata.
+    """Return the p-value of the difference in gain between liked and disliked answers.
 
-    The statistic is the sum of the gains of liked answers, which for given numbers of labels orders permutations as the
-    difference of means does. The permutations are random, and the observed one counts among them (Phipson and Smyth
-    2010, Stat. Appl. Genet. Mol. Biol. 9:39). Its place among equal ones is drawn at random, so that the p-value is
-    uniform without a taste, however few permutations there are; a combination of several p-values needs this. Strata
-    with one kind of label cannot be permuted and are left out.
+    The null hypothesis is that labels are exchangeable within strata. The statistic is the sum of the gains
+    of liked answers; for given numbers of labels, it orders permutations as the difference of means does.
+    The permutations are random, and the observed labelling counts as one of them (Phipson and Smyth 2010,
+    Stat. Appl. Genet. Mol. Biol. 9:39). The rank of the observed labelling among permutations with an equal
+    sum is drawn at random, so that without a taste the p-value is uniform however few permutations there
+    are; a combination of several p-values requires uniform ones. Strata with only one kind of label cannot
+    be permuted and are left out.
 
     Returns:
         The p-value, or None if no stratum has both kinds of labels.
@@ -85,12 +94,12 @@ def permutation_p_value(
 
 
 def likes_everything(liked: int, shown: int, share: float = 0.9) -> bool:
-    """Return whether raters liked more than this share of all answers that they were shown, unrated ones included."""
+    """Return whether raters liked more than `share` of all answers shown to them, including unrated ones."""
     return shown > 0 and liked > share * shown
 
 
 def _mixed(answers: Iterable[Labelled]) -> list[list[Labelled]]:
-    """Return the strata that have liked and disliked answers."""
+    """Group the answers by stratum, and return the strata with both liked and disliked answers."""
     groups: dict[str, list[Labelled]] = {}
     for answer in answers:
         groups.setdefault(answer.stratum, []).append(answer)

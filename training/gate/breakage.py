@@ -1,17 +1,19 @@
-"""The test for broken answers of a candidate: empty, looping or endless ones, or the same for different pictures.
+"""A test for broken answers: empty, looping or endless ones, or the same answer for different pictures.
 
-Each measure is compared with the live model's answers to the same questions by an exact paired test (the sign test over
-the questions on which the models differ; for yes and no it is McNemar's), and counts only together with an absolute
-bound. The bounds leave room for every manner of answering correctly, since what people like may be short, long, playful
-or uniform:
+Each measure is compared between the candidate's and the live model's answers to the same questions by an
+exact paired test (the sign test over the questions on which the models differ; for yes-or-no measures,
+it is McNemar's test). Longer or less varied answers count only if they also exceed an absolute bound.
+The bounds leave room for every correct style of answering, since the answers that users like may be
+short, long, playful or uniform:
 
-- Short answers are never refused: an empty one is broken, a wrong one is a lost fact.
-- Three playful sentences in place of a plain one have four times its length. Answers that do not end have about 250
-  bytes at 64 tokens, nine times the length of a sentence.
-- A model that has one wording for each kind of question, or a single word, still gives as many different answers as
-  there are facts; half as many are not a manner of answering.
+- Short answers are never rejected as such: an empty answer is broken, and a wrong one is a lost fact.
+- Three playful sentences instead of a plain one are four times as long. Answers that do not end have
+  about 250 bytes at 64 tokens, nine times the length of a sentence.
+- A model that uses one wording for each kind of question, or a single word, still gives as many
+  different answers as there are facts; half as many cannot be explained by style.
 
-`tests/training/test_breakage.py` answers 300 questions in each manner, with each other manner as the live model.
+`tests/training/test_breakage.py` answers 300 questions in each style and tests the answers against those
+in every other style.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 
 
 def broken(answer: str) -> bool:
-    """Return whether an answer is empty or loops: it repeats one phrase four times, or a very short one seven times."""
+    """Return whether an answer is empty or loops.
+
+    A looping answer repeats a phrase four times in a row, or a very short phrase seven times.
+    """
     if not re.search(r"\w", answer):
         return True
     # Laughter repeats single characters, and table rules repeat punctuation; loops repeat words.
@@ -53,7 +58,7 @@ def broken(answer: str) -> bool:
 
 
 def measure(live: Asked, candidate: Asked) -> Drift:
-    """Compare the candidate's answers with the live model's to the same questions."""
+    """Compare the candidate's answers with the live model's answers to the same questions."""
     of_live, of_candidate = _lengths(live.answers), _lengths(candidate.answers)
     return Drift(
         answers=len(candidate.answers),
@@ -71,7 +76,7 @@ def measure(live: Asked, candidate: Asked) -> Drift:
 
 
 def reasons(drift: Drift) -> list[Reason]:
-    """Return the reasons why the answers count as broken."""
+    """Return the reasons why the candidate's answers count as broken."""
     found = []
     too_many = drift.live_broken < drift.broken > MOST_BROKEN * drift.answers
     if too_many or drift.broken_chance < CHANCE:
@@ -94,18 +99,18 @@ def reasons(drift: Drift) -> list[Reason]:
 
 
 def _chance(live: Sequence[float], candidate: Sequence[float]) -> float:
-    """Return the p-value of the one-sided sign test that the candidate's numbers are larger."""
+    """Return the p-value of the one-sided sign test for the candidate's numbers being larger."""
     larger = sum(new > old for old, new in zip(live, candidate, strict=True))
     smaller = sum(new < old for old, new in zip(live, candidate, strict=True))
     return float(binomtest(larger, larger + smaller, alternative="greater").pvalue) if larger else 1.0
 
 
 def _lengths(answers: Sequence[str]) -> list[int]:
-    """Return the lengths in bytes: a token has about as many bytes in English as in Chinese."""
+    """Return the lengths of the answers in bytes; a token has about as many bytes in English as in Chinese."""
     return [len(each.encode()) for each in answers]
 
 
 def _repeats(answers: Sequence[str]) -> list[bool]:
-    """Return, for each answer, whether it was given before."""
+    """Return, for each answer, whether an earlier answer is identical."""
     first = {each: index for index, each in reversed(list(enumerate(answers)))}
     return [first[each] < index for index, each in enumerate(answers)]

@@ -2,9 +2,10 @@
 
     python -m training.gate.evaluate JOB.json
 
-Writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is accepted if the gains of
-its run are shown to follow the votes (`training.gate.taste`), it is shown to have forgotten and broken nothing
-(`training.gate.forgetting`), and it reads prompts as the same token ids. The models are loaded one after the other.
+The worker writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is
+accepted if the gains of its run are shown to follow the votes (`training.gate.taste`), if it is shown to
+have forgotten and broken nothing (`training.gate.forgetting`), and if its prompts have the same token
+IDs as the live model's. Only one model is loaded at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ SHOWN_TOKENS: Final = 256
 
 
 def verdict(taste: Taste, forgetting: Forgetting, differs: str = "") -> Report:
-    """Return the decision with every reason against the candidate; `differs` says where the prompts differ."""
+    """Return a report with the decision and every reason against the candidate.
+
+    `differs` says where the candidate's prompts differ from the live model's; it is empty if none differ.
+    """
     harm = forgetting.reasons()
     if differs:
         harm.append(Reason("its token IDs differ from the engine's: {difference}", difference=differs))
@@ -51,7 +55,11 @@ def verdict(taste: Taste, forgetting: Forgetting, differs: str = "") -> Report:
 
 
 def evaluate(job: EvaluationJob, say: Say) -> Outcome:
-    """Judge the candidate, and write the report and the sheet. Raises `TrainingError` if the data is unusable."""
+    """Judge the candidate, and write the report and the sheet.
+
+    Raises:
+        TrainingError: The data is unusable.
+    """
     begun = time.monotonic()
     images = Path(job.images)
     judging = list(read_lessons(Path(job.data), images, system=job.system))

@@ -1,12 +1,14 @@
-"""Factual questions with known answers, which a new model must not have forgotten.
+"""Factual questions with known answers, to check that a new model has not forgotten facts.
 
-A set is a folder with `questions.json`, a list of ::
+A set is a folder with `questions.json`, which is a list of entries such as::
 
-    {"image": "cup.jpg", "question": "Which colour is the cup?", "expect": [["red", "crimson"]], "forbid": ["blue"]}
+    {"image": "cup.jpg", "question": "Which colour is the cup?",
+     "expect": [["red", "crimson"]], "forbid": ["blue"]}
 
-`image` is a file in the same folder. An answer is right if it has at least one word of every list in `expect` and none
-of `forbid`; case does not matter, and Latin letters match whole words only. Style is not judged. Without a folder, the
-questions are about drawn shapes, always the same ones in the same order, which any InternVL2 can answer.
+`image` is a file in the same folder. An answer is right if it has at least one word of every list in
+`expect` and none of the words in `forbid`; case does not matter, and words in Latin letters must match
+whole words. Style is not judged. Without a folder, the questions are about drawn shapes, always the same
+ones in the same order, and any InternVL2 model can answer them.
 """
 
 from __future__ import annotations
@@ -48,10 +50,11 @@ class Question:
 
     Attributes:
         image: The picture's file, relative to the set's folder.
-        text: The words.
-        right: The test of its answers.
-        fact: The fact that a right answer states. Questions with different right answers have different facts.
-        identity: A hash of the picture and the words.
+        text: The wording of the question.
+        right: A function that returns whether an answer is right.
+        fact: The fact that a right answer states. Questions with different right answers have different
+            facts.
+        identity: A hash of the picture and the wording.
     """
 
     image: str
@@ -62,12 +65,16 @@ class Question:
 
     @classmethod
     def about(cls, image: str, text: str, right: Callable[[str], bool], *, fact: str, folder: Path) -> Question:
-        """Return a question about a picture in `folder`. Raises OSError."""
+        """Return a question about a picture in `folder`.
+
+        Raises:
+            OSError: The picture cannot be read.
+        """
         content = (folder / image).read_bytes() + b"\0" + text.encode()
         return cls(image, text, right, fact, sha256(content).hexdigest()[:32])
 
     def lesson(self, folder: Path, system: str) -> Lesson:
-        """Return the question as a conversation without its answer."""
+        """Return the question as a conversation with an empty answer."""
         return open_question(self.image, self.text, system, folder)
 
 
@@ -108,11 +115,11 @@ def read_set(folder: Path) -> list[Question]:
 
 
 class QuestionSet:
-    """Questions with known answers, made as they are needed.
+    """Questions with known answers, generated as needed.
 
     Attributes:
-        folder: The folder of their pictures.
-        looks: The numbers of questions after which answers are compared, ascending.
+        folder: The folder of the questions' pictures.
+        looks: The numbers of questions after which answers are compared, in ascending order.
     """
 
     def __init__(self, folder: Path, questions: Iterator[Question], looks: Sequence[int]) -> None:
@@ -134,12 +141,12 @@ def own_set(folder: Path) -> QuestionSet:
 
 
 def drawn_set(folder: Path) -> QuestionSet:
-    """Return the questions about drawn shapes. Their pictures are drawn into `folder`."""
+    """Return the questions about drawn shapes, whose pictures are drawn into `folder`."""
     return QuestionSet(folder, draw_questions(folder), LOOKS)
 
 
 def draw_questions(folder: Path) -> Iterator[Question]:
-    """Draw pictures into `folder` and yield questions on colours, shapes and numbers in English and Chinese."""
+    """Draw pictures into `folder`, and yield English and Chinese questions on colours, shapes and numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random("the factual questions")
     for number, (kind, language) in zip(count(), cycle(product(ASKED, LANGUAGES)), strict=False):
@@ -151,7 +158,7 @@ def draw_questions(folder: Path) -> Iterator[Question]:
 
 
 def fact_of(scene: Scene, kind: Kind) -> str:
-    """Return the fact that a right answer to a question of `ASKED` states."""
+    """Return the fact about `scene` that answers a question of kind `kind`."""
     return str({"colour": scene.colour, "shape": scene.shape, "number": scene.count}[kind])
 
 
@@ -194,7 +201,7 @@ def check_decidable(folder: Path | None, max_loss_points: float) -> None:
 
 
 def matches(answer: str, expect: Sequence[Sequence[str]], forbid: Sequence[str]) -> bool:
-    """Return whether an answer is right by the rule of `questions.json`."""
+    """Return whether an answer has a word from every list in `expect` and none from `forbid`."""
     return all(any(_contains(answer, word) for word in words) for words in expect) and not any(
         _contains(answer, word) for word in forbid
     )

@@ -34,8 +34,8 @@ class Examined:
     """The result of an examination.
 
     Attributes:
-        against_base: What the candidate loses against the base; None if the live model is the base.
-        against_live: What it loses against the live model.
+        against_base: The candidate's loss against the base model; None if the live model is the base model.
+        against_live: The candidate's loss against the live model.
         candidate: The candidate's answers.
         live: The live model's answers to the same questions.
     """
@@ -46,9 +46,10 @@ class Examined:
     live: Asked
 
     def reasons(self, complaint: Reason) -> list[Reason]:
-        """Return why the losses speak against the candidate.
+        """Return a reason against the candidate for each comparison that it did not pass.
 
-        `complaint` still lacks its values: the `bound`, the `model` compared with, and the points `allowed`.
+        `complaint` is a template with placeholders for the `bound`, the `model` compared with, and the points
+        `allowed`.
         """
         losses = ((Reason("the base model"), self.against_base), (Reason("the live model"), self.against_live))
         return [
@@ -65,21 +66,21 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """Questions, and how many points a candidate may lose on them."""
+    """A set of questions, and how many points a candidate may lose on it."""
 
     questions: QuestionSet
     allowed: float
 
     @property
     def opening(self) -> int:
-        """The number of questions after which a candidate that loses none can pass: fewer questions decide nothing."""
+        """The number of questions to begin with: with fewer, even a candidate that loses none cannot pass."""
         looks = self.questions.looks
         alpha = ERROR / len(looks)
         enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)
         return next(enough, looks[-1])
 
     def examine(self, candidate: Respondent, live: Respondent, base: Respondent, slot: ModelSlot) -> Examined:
-        """Compare the candidate with the base and with the live model, which may be the same."""
+        """Compare the candidate with the base model and the live model, which may be the same model."""
         losses: dict[Respondent, Loss] = {}
         open_still = list(dict.fromkeys((base, live)))
         for look in self.questions.looks:
@@ -100,7 +101,7 @@ class Examination:
         )
 
     def loss(self, look: int, candidate: Asked, reference: Asked) -> Loss:
-        """Compare the answers of two models to the first `look` questions."""
+        """Return the candidate's loss against a reference model on the first `look` questions."""
         pairs = list(zip(reference.right, candidate.right, strict=True))
         lost, gained = pairs.count((True, False)), pairs.count((False, True))
         looks = self.questions.looks
@@ -118,14 +119,14 @@ class Examination:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """The facts and the firmness that a candidate has lost, and the drift in the form of its answers."""
+    """A candidate's losses on factual and on leading questions, and the drift in the form of its answers."""
 
     facts: Examined
     leading: Examined
     drift: Drift
 
     def reasons(self) -> list[Reason]:
-        """Return the reasons that speak against the candidate."""
+        """Return the reasons against the candidate."""
         return [
             *self.facts.reasons(
                 Reason(
@@ -142,7 +143,7 @@ class Forgetting:
         ]
 
     def numbers(self) -> dict[str, Any]:
-        """Return the fields of the report, by name."""
+        """Return the report's fields about factual questions, leading questions and drift, by name."""
         loss, asked, live = self.facts.against_live, self.facts.candidate, self.facts.live
         return {
             "questions": loss.questions,
@@ -181,24 +182,24 @@ class Examinations:
 
     @classmethod
     def of(cls, job: EvaluationJob, drawn: Path) -> Self:
-        """Return the examinations of a job, which draw pictures into the folder `drawn`."""
+        """Return the examinations for a job; their pictures are drawn into the folder `drawn`."""
         facts = own_set(Path(job.regression)) if job.regression else drawn_set(drawn)
         allowed = job.max_loss_points
         return cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
 
     def expect(self, models: Iterable[Respondent]) -> None:
-        """Add the questions that the models must answer at first to the progress of the evaluation."""
+        """Count the opening questions that the models have not answered yet as steps of the evaluation."""
         for model in models:
             for each in (self.facts, self.leading):
                 model.expect(each.questions, each.opening)
 
     def open(self, model: Respondent, slot: ModelSlot) -> None:
-        """Have the model answer the first questions while it is in memory."""
+        """Have the model answer the opening questions of both examinations while it is in memory."""
         for each in (self.facts, self.leading):
             model.answer(each.questions, each.opening, slot)
 
     def examine(self, candidate: Respondent, live: Respondent, base: Respondent, slot: ModelSlot) -> Forgetting:
-        """Examine the candidate; models are loaded again if a comparison needs more of their answers."""
+        """Examine the candidate, loading a model again if a comparison needs more of its answers."""
         facts = self.facts.examine(candidate, live, base, slot)
         leading = self.leading.examine(candidate, live, base, slot)
         drift = breakage.measure(facts.live + leading.live, facts.candidate + leading.candidate)

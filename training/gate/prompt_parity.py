@@ -1,7 +1,7 @@
-"""Check that two checkpoint directories turn the same conversations into the same token ids.
+"""Check that two checkpoint directories turn the same conversations into the same token IDs.
 
-Engines build prompts in two ways: the CPU engine with `inference.chat_format.token_ids`, others with the chat template
-of the directory. Requires transformers.
+Engines build prompts in two ways: the CPU engine uses `inference.chat_format.token_ids`, and other
+engines use the chat template in the checkpoint directory. This module requires transformers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _SAMPLES: Final = (
 
 
 def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] = ()) -> str:
-    """Return where the directories differ on sample conversations and `prompts`, or an empty string if they agree."""
+    """Return where the token IDs of two directories differ, or an empty string if they agree.
+
+    The directories are compared on sample conversations and on `prompts`.
+    """
     first, second, family = load_tokenizer(one), load_tokenizer(other), read_family(one)
     for prompt in (*(Prompt(system, turns, chat="") for turns in _SAMPLES), *prompts):
         counts = [_TOKENS] * len(pictures(prompt))
@@ -44,7 +47,7 @@ def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] 
 
 
 def _template_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Return the ids that a server gets from the directory's chat template."""
+    """Return the token IDs that a server gets for a prompt from the tokenizer's chat template."""
     messages = [{"role": "system", "content": system_text(prompt.system)}]
     messages += [{"role": turn.role.value, "content": user_text(turn)} for turn in prompt.turns]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: the verdict, its numbers, and what it took to train the candidate."""
+"""The report of an evaluation: the verdict, its numbers, and the effort of training the candidate."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ EARLIER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Effort(Record):
-    """The data that a run was trained on, and the time, memory and disk space that it took.
+    """The data that a run was trained on, and the time, memory and disk space that the run took.
 
     Attributes:
         pairs: Liked answers that were trained on.
-        raters: Users who gave their thumbs up.
+        raters: Users who liked the pairs.
         steps: Optimizer steps.
-        training_seconds: The duration of the training.
-        merging_seconds: The duration of the merge.
+        training_seconds: The duration of the training, in seconds.
+        merging_seconds: The duration of the merge, in seconds.
         peak_memory: The most memory that the training took, in bytes.
-        adapter_bytes: The size of the adapter.
-        taught: Samples of each source.
-        too_long: Selected answers that the trainer left out.
-        votes: Thumbs up of the pairs.
-        liked: Liked answers, selected or not.
+        adapter_bytes: The size of the adapter, in bytes.
+        taught: The number of samples from each source.
+        too_long: Selected answers that the trainer left out as too long.
+        votes: Thumbs up on the pairs.
+        liked: Liked answers, whether selected or not.
         cut: Liked answers that reached `chat.max_new_tokens` and were not selected.
         corrections: Pairs that are corrections by users.
-        largest_share: The largest share of the pairs that counts for one rater, 0 to 1.
-        over_share: Liked answers that were not selected because they are beyond one rater's share.
+        largest_share: The largest share of the pairs that is attributed to one rater, from 0 to 1.
+        over_share: Liked answers that were not selected because they exceed one rater's share.
     """
 
     pairs: int = 0
@@ -59,7 +59,7 @@ class Effort(Record):
 
 
 class Decision(StrEnum):
-    """The verdict on a candidate. The values are stored."""
+    """The verdict on a candidate; the values are stored in reports."""
 
     ACCEPTED = "accepted"
     UNDECIDED = "undecided"
@@ -71,21 +71,22 @@ class Taste(Record):
     """The evidence on whether a run's gains follow the votes (`training.gate.taste`).
 
     Attributes:
-        answers: Rated answers that judge.
-        liked: How many of them are liked; the others are disliked.
-        raters: The number of raters they are attributed to.
-        shown: Answers of the live model to these people's questions, unrated ones included.
-        liked_of_shown: How many of them are liked.
-        agreement: The chance that a liked answer gained more than another answer to the same question, or a disliked
-            one less, 0 to 1.
-        low, high: Its 95 % interval.
-        p_value: The chance of such gains if votes carry no taste.
+        answers: The number of rated answers that judge the run.
+        liked: How many of the rated answers are liked; the others are disliked.
+        raters: The number of raters to whom the rated answers are attributed.
+        shown: The number of the live model's answers to the raters' questions, including unrated ones.
+        liked_of_shown: How many of the answers in `shown` are liked.
+        agreement: The probability that a liked answer gained more than another answer to the same question,
+            or a disliked one less, from 0 to 1.
+        low, high: The 95 % confidence interval of `agreement`.
+        p_value: The probability of such gains if votes express no taste.
         alpha: The largest p-value that counts as evidence.
-        further: About how many more rated answers would decide, or None if that cannot be estimated.
-        likes: For each answer, whether it is liked.
-        gains: For each answer, how much likelier the model that it judges finds it than the live model does, in nats
-            per token; negative for a disliked answer that became less likely.
-        contrasts: The mean of the same for other answers of the live model to the same question.
+        further: About how many more rated answers would decide, or None if the number cannot be estimated.
+        likes: For each rated answer, whether it is liked.
+        gains: For each rated answer, how much likelier it is under the model that it judges than under the
+            live model, in nats per token; negative for an answer that became less likely.
+        contrasts: For each rated answer, the mean gain of other answers of the live model to the same
+            question.
     """
 
     answers: int = 0
@@ -109,14 +110,14 @@ class Loss(Record):
     """The loss of a candidate against another model on questions with known answers.
 
     Attributes:
-        questions: The number of questions that both answered; 0 if they were not compared.
-        correct: The share that the candidate answers correctly, 0 to 1.
-        reference: The share that the other model answers correctly.
-        lost: Questions that only the other model answers correctly.
-        gained: Questions that only the candidate answers correctly.
+        questions: The number of questions that both models answered; 0 if the models were not compared.
+        correct: The share of questions that the candidate answers correctly, from 0 to 1.
+        reference: The share of questions that the other model answers correctly, from 0 to 1.
+        lost: The number of questions that only the other model answers correctly.
+        gained: The number of questions that only the candidate answers correctly.
         bound: The upper bound of the loss, in hundredths of the questions.
-        allowed: What may be lost.
-        passed: Whether the loss is shown to be smaller; None if the questions leave it open.
+        allowed: The allowed loss, in hundredths of the questions.
+        passed: Whether the loss is shown to be below `allowed`; None if more questions are needed to tell.
     """
 
     questions: int = 0
@@ -134,16 +135,16 @@ class Drift(Record):
     """The differences in form between a candidate's answers and the live model's.
 
     Attributes:
-        answers: The number of questions that both answered; 0 if they were not compared.
-        facts: The number of different facts that they ask for.
-        broken: Answers of the candidate that are empty or loop.
-        live_broken: The live model's.
-        broken_chance: The p-value of the test that the candidate has more of them.
-        length: The candidate's mean length, in bytes.
-        live_length: The live model's.
+        answers: The number of questions that both models answered; 0 if the models were not compared.
+        facts: The number of different facts that the questions ask for.
+        broken: The number of the candidate's answers that are empty or loop.
+        live_broken: The number of the live model's answers that are empty or loop.
+        broken_chance: The p-value of the test that the candidate has more broken answers.
+        length: The mean length of the candidate's answers, in bytes.
+        live_length: The mean length of the live model's answers, in bytes.
         length_chance: The p-value of the test that the candidate's answers are longer.
-        distinct: Different answers of the candidate.
-        live_distinct: The live model's.
+        distinct: The number of different answers of the candidate.
+        live_distinct: The number of different answers of the live model.
         distinct_chance: The p-value of the test that the candidate repeats more answers.
     """
 
@@ -161,7 +162,7 @@ class Drift(Record):
 
     @property
     def times_longer(self) -> float:
-        """The candidate's mean length, as a multiple of the live model's."""
+        """The mean length of the candidate's answers, as a multiple of the live model's mean length."""
         return self.length / max(1.0, self.live_length)
 
 
@@ -171,26 +172,29 @@ _FORMER: Final = frozenset({"accepted", "held_out", "tokens", "live_nll", "nll"}
 
 @dataclass(frozen=True, slots=True)
 class Report(Record):
-    """The verdict on a candidate and its numbers.
+    """The verdict on a candidate and the numbers behind it.
 
     Attributes:
         decision: The verdict.
-        reason: Why it was not accepted.
-        harmful: Whether it was shown to forget or to break something; then it never answers anyone.
-        taste: Whether it follows the votes.
-        questions: The number of factual questions on which the live model and the candidate are compared.
-        live_correct: The share that the live model answers correctly, 0 to 1.
-        correct: The share that the candidate answers correctly.
-        live_alone: Questions that only the live model answers correctly.
-        alone: Questions that only the candidate answers correctly.
+        reason: Why the candidate was not accepted; empty if it was accepted.
+        harmful: Whether the candidate was shown to forget or break something; such a candidate never answers
+            users.
+        taste: The evidence on whether the run's gains follow the votes.
+        questions: The number of factual questions on which the live model and the candidate were compared.
+        live_correct: The share of factual questions that the live model answers correctly, from 0 to 1.
+        correct: The share of factual questions that the candidate answers correctly, from 0 to 1.
+        live_alone: The number of factual questions that only the live model answers correctly.
+        alone: The number of factual questions that only the candidate answers correctly.
         facts: The loss on factual questions against the live model.
-        facts_base: The same against the base, unless it is the live model.
+        facts_base: The loss on factual questions against the base model, unless the live model is the base
+            model.
         leading: The loss on leading questions against the live model.
-        leading_base: The same against the base, unless it is the live model.
-        drift: How the answers to all these questions differ in form.
-        broken: Some answers of the candidate that are empty or loop.
-        samples: Some questions with both models' answers.
-        seconds: The duration of the evaluation.
+        leading_base: The loss on leading questions against the base model, unless the live model is the base
+            model.
+        drift: How the answers to the factual and leading questions differ in form.
+        broken: Some of the candidate's answers that are empty or loop.
+        samples: Some factual questions with both models' answers.
+        seconds: The duration of the evaluation, in seconds.
         effort: What it took to train the candidate.
     """
 
@@ -215,12 +219,12 @@ class Report(Record):
 
     @property
     def accepted(self) -> bool:
-        """Whether the model may answer."""
+        """Whether the candidate was accepted and may answer users."""
         return self.decision is Decision.ACCEPTED
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the report with these values; those of an earlier version are translated."""
+        """Return the report with the given values, converting values from an earlier version."""
         if "accepted" in values:
             values = {**values, "decision": Decision.ACCEPTED if values["accepted"] else Decision.REJECTED}
         values = {**values, "decision": Decision(values["decision"])}

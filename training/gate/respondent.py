@@ -1,4 +1,7 @@
-"""A model that answers questions with known answers: it is loaded only for those that it has not answered before."""
+"""Models that answer questions with known answers.
+
+A model is loaded only for questions that it has not answered before.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ FILES: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Questions with a model's answers, and whether each is right."""
+    """Questions with a model's answers, and whether each answer is right."""
 
     questions: tuple[Question, ...]
     answers: tuple[str, ...]
@@ -39,7 +42,7 @@ class Asked:
 
     @property
     def right(self) -> list[bool]:
-        """For each question, whether its answer is right."""
+        """Whether the answer to each question is right."""
         return [each.right(answer) for each, answer in zip(self.questions, self.answers, strict=True)]
 
 
@@ -62,7 +65,10 @@ class KeptAnswers:
         self.answers = _read(self._file) if self._file else {}
 
     def add(self, answers: Mapping[str, str]) -> None:
-        """Add answers and write the file atomically. On a full disk they are kept in memory."""
+        """Add answers and write the file atomically.
+
+        If the file cannot be written, for example because the disk is full, the answers are kept in memory.
+        """
         self.answers |= answers
         if self._file:
             with suppress(OSError):
@@ -70,7 +76,7 @@ class KeptAnswers:
                 write_text(self._file, json.dumps(self.answers, ensure_ascii=False, indent=0))
 
     def close(self) -> None:
-        """Mark the file as used, and remove those that have not been used for the longest time."""
+        """Mark the file as used, and delete the least recently used files if there are more than `FILES`."""
         if not self._file:
             return
         with suppress(OSError):
@@ -88,21 +94,25 @@ def _read(file: Path) -> dict[str, str]:
 
 
 class Respondent:
-    """A checkpoint directory that answers the questions of one evaluation."""
+    """A model in a checkpoint directory that answers the questions of one evaluation."""
 
     def __init__(self, directory: Path, kept: KeptAnswers, job: EvaluationJob, steps: StageProgress) -> None:
-        """`steps` is the progress of the evaluation, in answers."""
+        """Prepare the model in `directory` for an evaluation, without loading it.
+
+        `kept` has the answers that the model has given before, and `steps` reports the evaluation's progress in
+        answers.
+        """
         self.directory = directory
         self.kept = kept
         self._job = job
         self._steps = steps
 
     def expect(self, questions: QuestionSet, number: int) -> None:
-        """Add to the evaluation's progress those of the first questions that the model has not answered before."""
+        """Count the first `number` questions, except those answered before, as steps of the evaluation."""
         self._steps.more(len(self._missing(questions, number)))
 
     def answer(self, questions: QuestionSet, number: int, slot: ModelSlot) -> Asked:
-        """Answer the first `number` questions. The model is loaded if it has not answered all of them before."""
+        """Answer the first `number` questions, loading the model only if some were not answered before."""
         from training.gate.scoring import greedy
 
         if missing := self._missing(questions, number):
@@ -118,7 +128,10 @@ class Respondent:
 
 
 class Respondents:
-    """The models of an evaluation. Directories with the same files are one model, which answers once."""
+    """The models of an evaluation.
+
+    Directories with the same files count as one model, which answers each question once.
+    """
 
     def __init__(self, job: EvaluationJob, device: str, steps: StageProgress) -> None:
         self._job = job
@@ -127,7 +140,11 @@ class Respondents:
         self._known: dict[str, Respondent] = {}
 
     def of(self, directory: Path) -> Respondent:
-        """Return the model of a directory. Raises `StorageError` for an empty or unreadable one."""
+        """Return the model in `directory`.
+
+        Raises:
+            StorageError: The directory is empty or unreadable.
+        """
         job, content = self._job, content_hash(directory)
         if content not in self._known:
             folder = Path(job.answers) if job.answers else None
@@ -136,6 +153,6 @@ class Respondents:
         return self._known[content]
 
     def close(self) -> None:
-        """Tidy the folder of kept answers."""
+        """Delete the least recently used files of saved answers."""
         for each in self._known.values():
             each.kept.close()

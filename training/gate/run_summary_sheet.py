@@ -1,7 +1,8 @@
-"""The sheet of a run: liked answers, and those of the live model and the candidate to the same questions.
+"""The sheet of a run: liked answers beside the live model's and the candidate's.
 
-It shows data of users, so it is in the run's directory, and `training.data.row_rewriting` removes it when one of them
-erases what it shows.
+All answers in a row are to the same question. The sheet shows users' data. It is therefore stored in the
+run's directory, and `training.data.row_rewriting` deletes it when a user erases an exchange that it
+shows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SHOWN: Final = 12
 
 
 def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
-    """Choose the pairs to show: one of every picture before a second one of any."""
+    """Choose the lessons to show: one for each picture before a second one for any picture."""
     seen = Counter[tuple[str, ...]]()
     repeats = []
     for each in liked:
@@ -37,9 +38,9 @@ def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
 
 
 def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Sequence[str], new: Sequence[str]) -> None:
-    """Write the page and the picture, in each language, into the run's directory.
+    """Write the HTML page and the PNG picture of the sheet, in each language, into the run's directory.
 
-    Questions with different answers come first.
+    Questions that the two models answer differently come first.
 
     Raises:
         PictureError: A picture cannot be decoded.
@@ -77,7 +78,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
 
 
 def _plots(job: EvaluationJob, taste: Taste, say: Say) -> Iterator[tuple[Path, str]]:
-    """Yield the file of each plot with a description; the plot of the gains is drawn here."""
+    """Draw the plot of the gains, and yield the file of each plot with a description."""
     if job.curve:
         yield Path(job.curve), say("the loss of each step, its moving average, and the previous run's")
     if taste.answers:
@@ -91,7 +92,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _spread(effort: Effort, say: Say) -> str:
-    """Return how the lessons are spread over the people who gave them."""
+    """Return a text that says how the lessons are distributed among the raters."""
     if effort.raters == 1:
         return say("one person: a personal bot")
     share = f"{100 * effort.largest_share:.0f}"

@@ -1,4 +1,7 @@
-"""Score given answers with a model, and let it answer questions. Requires torch."""
+"""Score given answers with a model, or have it answer questions.
+
+This module requires torch.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,19 @@ KB, and the activations of the layer that is being computed some 90 KB."""
 
 @dataclass(frozen=True, slots=True)
 class LogProbability:
-    """The log-probability of an answer, in nats, and its number of tokens."""
+    """The log-probability of an answer, in nats, and the number of tokens in the answer."""
 
     nats: float
     tokens: int
 
 
 def greedy(max_new_tokens: int) -> Sampling:
-    """Return the sampling that takes the most likely token."""
+    """Return sampling settings that always take the most likely token."""
     return Sampling(temperature=0, max_new_tokens=max_new_tokens)
 
 
 class LocalModel:
-    """A checkpoint in this process, on a GPU in bfloat16 or on a CPU in float32."""
+    """A checkpoint loaded into this process, in bfloat16 on a GPU or in float32 on a CPU."""
 
     def __init__(
         self, directory: Path, *, device: str = "cpu", tiles: int = 0, gpu_yield: GpuYield | None = None
@@ -60,14 +63,14 @@ class LocalModel:
 
     @torch.no_grad()
     def apply(self, adapter: Adapter) -> None:
-        """Merge an adapter into the weights."""
+        """Merge an adapter into the model's weights."""
         for name in adapter.names():
             weight = self._model.get_parameter(name)
             weight.copy_(adapter.applied(name, weight))
 
     @torch.inference_mode()
     def log_probabilities(self, lesson: Lesson, answers: Sequence[str], images: Path) -> list[LogProbability]:
-        """Score some answers to the last question of a lesson, whose prompt is computed once."""
+        """Score several answers to the last question of a lesson, computing the prompt only once."""
         prompt = self.encoder.prompt_ids(lesson)
         said = [self.encoder.encode(lesson.answered(each)).input_ids[len(prompt) :] for each in answers]
         pixels = self.encoder.pixel_values(lesson, images)
@@ -94,12 +97,12 @@ class LocalModel:
     def finished_answers(
         self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, **options: Any
     ) -> list[str | None]:
-        """Answer as `answers` does, but with None for an answer that is empty or did not end by itself."""
+        """Answer as `answers` does, but return None for an answer that is empty or did not end by itself."""
         produced = self.generate(lessons, images, sampling, **options)
         return [text if text and ended else None for text, ended in produced]
 
     def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[slice]:
-        """Cut prompts into batches whose tokens, padding included, fit into the memory."""
+        """Split prompts into batches whose tokens, including padding, fit into memory."""
         most = _CPU_TOKENS
         if self._device != "cpu":
             most = torch.cuda.mem_get_info()[0] // _TOKEN_BYTES
@@ -171,7 +174,7 @@ class ModelSlot:
         self._model: LocalModel | None = None
 
     def load(self, directory: Path) -> LocalModel:
-        """Return the model of a directory, which is loaded unless it was the last one."""
+        """Return the model in `directory`, reusing the most recently loaded model if it is the same."""
         if self._model is None or directory != self._directory:
             self._model = None
             self._model = LocalModel(directory, **self._options)
@@ -179,7 +182,7 @@ class ModelSlot:
         return self._model
 
     def load_with(self, directory: Path, adapter: Path) -> LocalModel:
-        """Return the model of a directory with an adapter merged into it."""
+        """Return the model in `directory` with an adapter merged into it."""
         model = self.load(directory)
         self._directory = None  # the next call of `load` loads again
         model.apply(Adapter(adapter))

@@ -34,10 +34,10 @@ class Row:
 
     Attributes:
         question: The question.
-        answers: An answer for each column.
-        pictures: The files of its pictures.
-        before: The earlier turns: "asked" or "answered", and the text.
-        id: The id of the row in the data.
+        answers: The answer in each column.
+        pictures: The files of the question's pictures.
+        before: The earlier turns, each with "asked" or "answered" and its text.
+        id: The ID of the row in the data.
         caption: The text under the pictures.
     """
 
@@ -50,7 +50,7 @@ class Row:
 
     @classmethod
     def from_lesson(cls, lesson: Lesson, images: Path, answers: Sequence[str]) -> Row:
-        """Make the row of a conversation's last question. Its pictures are under `images`."""
+        """Return a row for a lesson's last question, with its pictures in the folder `images`."""
         *before, question, _ = lesson.turns
         return cls(
             question.text,
@@ -62,7 +62,12 @@ class Row:
 
     @cached_property
     def thumbnails(self) -> tuple[Image.Image, ...]:
-        """Its pictures as thumbnails. Raises `PictureError`, OSError."""
+        """The row's pictures as thumbnails.
+
+        Raises:
+            PictureError: A picture cannot be decoded.
+            OSError: A picture cannot be read.
+        """
         small = [open_picture(path.read_bytes()) for path in self.pictures]
         for each in small:
             each.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
@@ -77,11 +82,11 @@ class Sheet:
         title: The title, in `language`.
         columns: The titles of the columns, in `language`.
         rows: The rows.
-        decision: The verdict, or None if there is none.
-        verdict: The reason of the verdict, in `language`.
-        facts: Names and values, in `language`.
+        decision: The verdict, or None for a sheet without a verdict.
+        verdict: The reason for the verdict, in `language`.
+        facts: Pairs of a name and a value, in `language`.
         plots: PNG files, each with a description.
-        language: The language of the sheet's own words.
+        language: The language of everything except the questions and answers.
     """
 
     title: str
@@ -94,7 +99,12 @@ class Sheet:
     language: str = "en"
 
     def html(self) -> str:
-        """Return the page. Raises `PictureError`, OSError."""
+        """Return the sheet as an HTML page.
+
+        Raises:
+            PictureError: A picture cannot be decoded.
+            OSError: A picture or a plot cannot be read.
+        """
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -111,7 +121,12 @@ class Sheet:
         )
 
     def write(self, path: Path) -> None:
-        """Write the page atomically. Raises `PictureError`, OSError."""
+        """Write the sheet as an HTML page, atomically.
+
+        Raises:
+            PictureError: A picture cannot be decoded.
+            OSError: A file cannot be read or written.
+        """
         write_text(path, self.html())
 
 

@@ -31,7 +31,12 @@ _Box = tuple[float, float, float]
 
 
 def draw(sheet: Sheet, path: Path) -> None:
-    """Draw a sheet into a PNG file. Raises `PictureError`, OSError."""
+    """Draw a sheet into a PNG file.
+
+    Raises:
+        PictureError: A picture cannot be decoded.
+        OSError: A file cannot be read or written.
+    """
     say = words(sheet.language)
     page = _Page()
     page.write(sheet.title, page.title, _INK, max_lines=2)
@@ -52,7 +57,7 @@ def draw(sheet: Sheet, path: Path) -> None:
 
 
 class _Page:
-    """A page that grows downwards; `save` draws it when its height is known."""
+    """A page that is filled from top to bottom; `save` draws it once its height is known."""
 
     def __init__(self) -> None:
         self.title, self.text, self.small = Lettering(34), Lettering(22), Lettering(18)
@@ -62,11 +67,11 @@ class _Page:
         self._rules: list[float] = []
 
     def write(self, text: str, letters: Lettering, colour: str, *, max_lines: int = 4) -> None:
-        """Add text over the whole width."""
+        """Add text across the full width of the page."""
         self._top = self._lines(text, letters, colour, (_MARGIN, self._top, WIDTH - 2 * _MARGIN), max_lines) + 8
 
     def numbers(self, facts: tuple[tuple[str, str], ...], plots: Iterable[Path]) -> None:
-        """Add names and values, and below them the plots."""
+        """Add lines of names and values, followed by the plots."""
         self._top += _GAP / 2
         for name, value in facts:
             self._texts.append((_MARGIN, self._top + 3, name, self.small, _PALE))
@@ -81,7 +86,7 @@ class _Page:
         self._top += _GAP
 
     def row(self, columns: tuple[str, ...], row: Row, question: str) -> None:
-        """Add a picture, its question, and the answers side by side."""
+        """Add the row's first picture, the question, and the answers side by side."""
         self._rules.append(self._top)
         top = self._top + _GAP
         bottom = top
@@ -103,11 +108,11 @@ class _Page:
 
     @property
     def lacks_characters(self) -> bool:
-        """Whether the page has characters that are in no font."""
+        """Whether the page has characters that no font can draw."""
         return any(lacks_characters(text) for _, _, text, _, _ in self._texts)
 
     def save(self, path: Path) -> None:
-        """Draw the page into a file."""
+        """Draw the page and save it to a file."""
         image = Image.new("RGB", (WIDTH, round(self._top + _MARGIN / 2)), "white")
         draw = ImageDraw.Draw(image)
         for top in self._rules:
@@ -119,7 +124,7 @@ class _Page:
         image.save(path, optimize=True)
 
     def _lines(self, text: str, letters: Lettering, colour: str, box: _Box, max_lines: int) -> float:
-        """Add lines of text; return the top of the next one."""
+        """Add lines of text, and return the top edge of the next line."""
         left, top, width = box
         for line in letters.wrap(text, width, max_lines):
             self._texts.append((left, top, line, letters, colour))

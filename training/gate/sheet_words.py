@@ -1,4 +1,4 @@
-"""The words on a sheet in the languages that admins read; English is the source."""
+"""Translations of the texts on a sheet into the languages of admins; English is the source language."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ LANGUAGES: Final = {"en": {}, "zh": CHINESE}
 
 
 def words(language: str) -> Say:
-    """Return a function that translates a sentence and fills its placeholders. Unknown languages get English."""
+    """Return a function that translates a sentence into `language` and fills in its placeholders.
+
+    In an unknown language, sentences stay in English.
+    """
     catalogue = LANGUAGES.get(language, {})
 
     def say(sentence: str, **values: object) -> str:
@@ -121,6 +124,6 @@ def words(language: str) -> Say:
 
 
 def localised(name: str, language: str) -> str:
-    """Return the name of a file in a language: `sheet.html`, or `sheet.zh.html` for Chinese."""
+    """Return the name of a file's version in a language: `sheet.html`, or `sheet.zh.html` for Chinese."""
     path = PurePath(name)
     return name if language == "en" else f"{path.stem}.{language}{path.suffix}"

@@ -1,4 +1,4 @@
-"""Worker: write an HTML page with the answers of several models to the same questions, side by side.
+"""Worker: write an HTML page with several models' answers to the same questions, side by side.
 
     python -m training.gate.side_by_side JOB.json
 
@@ -17,7 +17,11 @@ from training.worker import Say, StageProgress, use_device, work
 
 
 def compare(job: CompareJob, say: Say) -> Outcome:
-    """Ask every model every question and write the page. Raises `TrainingError`, which names the model that fails."""
+    """Ask every model every question and write the page.
+
+    Raises:
+        TrainingError: A picture or a model cannot be loaded; the error message says which one.
+    """
     device = use_device(job.device, job.threads)
     from training.gate.scoring import LocalModel, greedy
 

@@ -1,9 +1,11 @@
-"""The test of whether a run learns what people like: its gains must follow their votes.
+"""The test of whether a run learns what users like: its gains must follow their votes.
 
-The models of a run's blocks score how much likelier than the live model they find each rated answer, and other answers
-that the live model draws for the same prompt. A taste is shown if liked answers gain more than these, and disliked ones
-less (`training.evidence.taste`). The other answers are drawn here, from the live model's weights with the sampling of
-the rated answer, so that they pass the same filters and put no load on the engine.
+The models trained for a run's blocks score how much likelier they find each rated answer than the live
+model does. In the same way, they score other answers that the live model draws for the same prompt. A
+taste is shown if liked answers gain more than the other answers, and disliked answers gain less
+(`training.evidence.taste`). The other answers are drawn in this process, from the live model's weights
+with the sampling settings of the rated answer, so that they pass the same filters and put no load on the
+engine.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class Judged:
     """A rated answer, with other answers of the live model to the same prompt.
 
     Attributes:
-        rated: Its vote.
-        lesson: Its prompt and its text.
+        rated: The vote on the answer.
+        lesson: The answer's prompt and text.
         others: The texts of the other answers.
     """
 
@@ -72,10 +74,16 @@ class Gain:
 
 
 class TasteTest:
-    """The test of one evaluation. Call `open` while the live model is in memory, and then the methods that judge."""
+    """The taste test of one evaluation.
+
+    Call `open` while the live model is in memory, and then `judge_blocks` and `judge_candidate`.
+    """
 
     def __init__(self, job: EvaluationJob, lessons: Iterable[Lesson], steps: StageProgress) -> None:
-        """Take the rated answers whose rows have not been erased since. `steps` counts the answers drawn and scored."""
+        """Select the job's rated answers whose rows have not been erased since the job was written.
+
+        `steps` counts the answers that are drawn and scored.
+        """
         rated = {each.row: each for each in job.rated}
         self._job = job
         self._images = Path(job.images)
@@ -86,7 +94,7 @@ class TasteTest:
         steps.more(2 * len(self._answers))
 
     def open(self, live: LocalModel) -> None:
-        """Draw other answers from the live model, and score all answers."""
+        """Draw other answers from the live model, and have it score all answers."""
         import torch
 
         torch.manual_seed(int(self._job.run))
@@ -94,16 +102,16 @@ class TasteTest:
         self._before = [self._score(live, each) for each in self._answers]
 
     def judge_blocks(self, base: Path, slot: ModelSlot) -> None:
-        """Let the answers of each block judge its model."""
+        """Judge the model of each block by the answers in the block."""
         for block in sorted({each.rated.block for each in self._answers} - {0}):
             self._judge(slot.load_with(base, Path(self._job.work) / BLOCKS / str(block) / ADAPTER), block)
 
     def judge_candidate(self, candidate: LocalModel) -> None:
-        """Let held-out answers judge the candidate."""
+        """Judge the candidate by the held-out answers."""
         self._judge(candidate, 0)
 
     def result(self) -> Taste:
-        """Return the evidence."""
+        """Return the evidence on whether the gains follow the votes."""
         taste = weigh(self._gains, attempt=self._job.attempt, seed=int(self._job.run))
         return replace(taste, shown=self._job.shown, liked_of_shown=self._job.liked_of_shown)
 
@@ -125,7 +133,10 @@ def _gain(new: LogProbability, old: LogProbability) -> float:
 
 
 def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, steps: StageProgress) -> list[Judged]:
-    """Return the answers with others that the model draws. Those whose sampling is not known get none."""
+    """Return the rated answers, each with other answers that the model draws for the same prompt.
+
+    A rated answer whose sampling settings are unknown gets no other answers.
+    """
     found: list[list[str]] = [[] for _ in answers]
     alike: dict[Sampling | None, list[int]] = defaultdict(list)
     for index, each in enumerate(answers):
@@ -154,9 +165,10 @@ def _sampling(rated: Rated) -> Sampling | None:
 def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
     """Test whether gains follow the votes.
 
-    Without a taste, ranks among other answers to the same prompt are uniform and independent, whatever was learned from
-    earlier blocks, so the ranks of all blocks form one test. A permutation of votes is valid within a block, given the
-    blocks before it, so Stouffer's method combines the blocks. The two tests share the error rate.
+    If votes express no taste, ranks among other answers to the same prompt are uniform and independent,
+    whatever was learned from earlier blocks, so the ranks of all blocks form one test. Permuting votes is
+    valid within a block, given the blocks before it, so Stouffer's method combines the permutation tests of
+    the blocks. The rank test and the permutation test share the error rate.
     """
     if not gains:
         return Taste(alpha=spent_alpha(attempt))
@@ -184,7 +196,7 @@ def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
 
 
 def _permuted(gains: Iterable[Gain], rng: random.Random) -> list[tuple[float, float]]:
-    """Return the p-value and the weight of each block that has both kinds of votes from one rater."""
+    """Return the p-value and the weight of each block in which some rater cast both kinds of votes."""
     blocks: dict[int, list[Labelled]] = defaultdict(list)
     for each in gains:
         blocks[each.rated.block].append(Labelled(each.own, each.rated.liked, str(each.rated.rater)))
@@ -197,7 +209,11 @@ def _permuted(gains: Iterable[Gain], rng: random.Random) -> list[tuple[float, fl
 
 
 def _agreement(gains: Iterable[Gain]) -> tuple[float, float, float]:
-    """Return the mean share of other answers that the vote ranks correctly (ties: one half), and its 95 % interval."""
+    """Return the mean share of comparisons that agree with the votes, and its 95 % interval.
+
+    Each rated answer's gain is compared with the gains of the other answers to its prompt; a tie counts as
+    one half.
+    """
     shares = []
     for each in gains:
         sign = 1 if each.rated.liked else -1
@@ -211,7 +227,7 @@ def _agreement(gains: Iterable[Gain]) -> tuple[float, float, float]:
 
 
 def judge(taste: Taste) -> tuple[Decision, Reason | None]:
-    """Return the verdict on a taste, and the reason unless the taste is shown."""
+    """Return the decision on a run's taste, with the reason unless the candidate is accepted."""
     if not taste.answers:
         return Decision.UNDECIDED, Reason(
             "too few rated answers of the live model can judge it; at least {number} are needed", number=FEWEST

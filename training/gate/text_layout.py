@@ -1,7 +1,7 @@
-"""Text on a picture: lines that fit a width, with fallback fonts.
+"""Lay out text on a picture: break lines to fit a width, and fall back to other fonts.
 
-Pillow draws a string in one font and an empty box for characters that it lacks. Here each character is drawn in the
-first font that has it, and as □ if none does.
+Pillow draws a string in one font, with an empty box for each character that the font lacks. This module
+draws each character in the first font that has it, or as □ if no font has it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _INVISIBLE: Final = re.compile(r"[\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufe00-
 
 
 class Lettering:
-    """Text of one size, in pixels."""
+    """Fonts of one size, in pixels, for measuring, wrapping and drawing text."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -45,7 +45,7 @@ class Lettering:
         return sum(self._fonts[font].getlength(part) for font, part in _parts(text))
 
     def wrap(self, text: str, width: float, max_lines: int) -> list[str]:
-        """Wrap text to lines of at most `width` pixels; an ellipsis replaces what `max_lines` cannot hold."""
+        """Wrap text into lines of at most `width` pixels, with an ellipsis for text beyond `max_lines` lines."""
         rows = [row for each in text.strip().splitlines() for row in self._break(_INVISIBLE.sub("", each), width)]
         if len(rows) <= max_lines:
             return rows
@@ -77,12 +77,12 @@ class Lettering:
 
 
 def lacks_characters(text: str) -> bool:
-    """Return whether some character of the text is drawn as `UNKNOWN`."""
+    """Return whether any character of the text is drawn as `UNKNOWN`."""
     return any(not any(ord(character) in known for known in _covered()) for character in text)
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
-    """Split text into pieces of one font each; yield the index of the font with each piece."""
+    """Split text into pieces that each need one font, and yield the font's index with each piece."""
     covered = _covered()
 
     def font(character: str) -> int:
@@ -95,7 +95,7 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
 
 @cache
 def _covered() -> tuple[frozenset[int], ...]:
-    """Return the code points of each font."""
+    """Return the code points that each font covers."""
     found = []
     for path in _FILES:
         with TTFont(path, lazy=True) as font:

@@ -1,1 +1,1 @@
-"""The training worker: XTuner configured, made faster, and run over validated data."""
+"""The training worker: XTuner, configured, made faster, and run on validated data."""

@@ -1,7 +1,8 @@
-"""mmengine's training loop and hooks, counted in optimizer steps.
+"""mmengine's training loop and hooks, adapted to count optimizer steps.
 
-mmengine counts iterations, one per batch. Here the schedule, the log and the checkpoints count optimizer steps, so that
-a training can continue with another batch size, and one process and several take the same steps.
+mmengine counts iterations, one per batch. In this module, the schedule, the log and the checkpoints
+count optimizer steps, so that training can continue with a different batch size and takes the same steps
+with any number of processes.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from training.xtuner.encoding import IGNORE_INDEX
 
 
 class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
-    """Group samples of similar length, in an order that does not depend on how a step is cut into batches.
+    """A sampler that groups samples of similar length, in an order independent of the batch size.
 
-    The dataset holds the same rows `passes` times, and each pass is complete before the next begins. XTuner shuffles
-    all passes together, so that the copies of a sample, which have the same length, meet in one step. Complete passes
-    take a third more tokens for 50 samples of very different lengths, and 4 % more for 200.
+    The dataset contains the same rows `passes` times, and each pass is complete before the next begins.
+    XTuner instead shuffles all passes together, so that copies of a sample, which have the same length, end
+    up in one step. Complete passes process a third more tokens for 50 samples of very different lengths, and
+    4 % more for 200.
 
     Attributes:
-        begin: The number of samples of this process to skip.
+        begin: The number of this process's samples to skip.
     """
 
     begin = 0
@@ -56,15 +58,16 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
 
 
 class StepLoop(TrainLoop):  # type: ignore[misc]
-    """Make the loss of an optimizer step the mean over its learned tokens.
+    """A training loop that makes the loss of an optimizer step the mean over its learned tokens.
 
-    A model returns the mean over the tokens of one batch. mmengine and DeepSpeed average the `batches` of a step, and
-    the processes average their gradients, which gives the tokens of short answers a greater weight, depending on which
-    answers share a batch. So the loop reads the batches of a step ahead, counts their tokens over all processes, and
-    scales the loss of each batch by its share.
+    A model returns the mean over the tokens of one batch. mmengine and DeepSpeed average the `batches` of a
+    step, and the processes average their gradients. The tokens of short answers would therefore weigh more,
+    depending on which answers share a batch. To prevent this bias, the loop reads the batches of a step
+    ahead, counts their tokens over all processes, and scales the loss of each batch by its share of the
+    tokens.
 
-    With a `StepSampler`, a resumed training starts at its first new sample; mmengine's loop loads and discards those
-    before it.
+    With a `StepSampler`, resumed training starts at its first new sample; mmengine's own loop loads and
+    discards all earlier samples.
     """
 
     dataloader_iterator: Iterator[Any]
@@ -76,11 +79,11 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
 
     @property
     def model(self) -> Any:
-        """The model, without the wrapper for several processes."""
+        """The model without its wrapper for multi-process training."""
         return self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
 
     def run(self) -> Any:
-        """Train to the end."""
+        """Run the training to its end."""
         loader = self.dataloader
         sampler = getattr(loader.batch_sampler, "sampler", None)
         if self._iter and isinstance(sampler, StepSampler):
@@ -94,7 +97,7 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
             scaling.remove()  # the model may be trained again
 
     def _set_scales(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Yield each batch once the scale of its loss is set."""
+        """Yield each batch after setting the scale of its loss."""
         yield from islice(batches, self._iter)  # skipped by mmengine's loop
         while True:
             done, last = self._iter, self.max_iters % self._batches
@@ -109,14 +112,20 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
                 yield step.popleft()
 
     def prepare_step(self, batches: Sequence[Any]) -> None:
-        """Prepare for an optimizer step with these batches of this process. Does nothing by default."""
+        """Prepare for an optimizer step with the given batches of this process.
+
+        The default implementation does nothing.
+        """
 
     def _scale_loss(self, model: Any, inputs: Any, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {**losses, "loss": losses["loss"] * self._scale}
 
 
 def learned_tokens(labels: torch.Tensor) -> int:
-    """Count the learned tokens of a batch by its labels, [B, N]. The first position of a row is never predicted."""
+    """Count the learned tokens of a batch from its labels, [B, N].
+
+    The first position of each row is not counted, because it is never predicted.
+    """
     return int((labels[:, 1:] != IGNORE_INDEX).sum())
 
 
@@ -127,34 +136,34 @@ def _sum_over_processes(count: int) -> int:
 
 
 class StepSchedule(ParamSchedulerHook):  # type: ignore[misc]
-    """Update the learning rate after each optimizer step of `batches` iterations."""
+    """A hook that updates the learning rate after each optimizer step of `batches` iterations."""
 
     def __init__(self, batches: int) -> None:
         self._batches = batches
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Advance the schedule at the end of an optimizer step."""
+        """Advance the schedule if the iteration ends an optimizer step."""
         if self.every_n_train_iters(runner, self._batches):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Save the number of steps."""
+        """Save the number of optimizer steps in the checkpoint."""
         checkpoint["meta"]["steps"] = checkpoint["meta"]["iter"] // self._batches
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Translate the number of steps: the checkpoint may come from a training with other batches."""
+        """Set the iteration count from the checkpoint's step count, as the number of batches per step may differ."""
         checkpoint["meta"]["iter"] = checkpoint["meta"]["steps"] * self._batches
 
 
 class StepLogger(LoggerHook):  # type: ignore[misc]
-    """Log each optimizer step under its number."""
+    """A hook that logs each optimizer step under its number."""
 
     def __init__(self, batches: int) -> None:
         super().__init__(log_metric_by_epoch=False)
         self._batches = batches
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Log the step at its end."""
+        """Log the optimizer step that the iteration ends, if any."""
         if self.every_n_train_iters(runner, self._batches):
             scalars, text = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
             runner.logger.info(text)
@@ -163,7 +172,7 @@ class StepLogger(LoggerHook):  # type: ignore[misc]
 
 
 class MeanLoss(Hook):  # type: ignore[misc]
-    """Report the mean loss of all processes; mmengine's log has that of the first one only."""
+    """A hook that reports the mean loss over all processes; mmengine logs only the first process's loss."""
 
     priority = "HIGHEST"  # before the hooks that read the loss
 

@@ -1,7 +1,8 @@
-"""Choose how many layers recompute their activations in the backward pass, according to the free GPU memory.
+"""Choose how many layers recompute their activations in the backward pass, based on the free GPU memory.
 
-Recomputing makes a layer a third slower and frees the activations that it would keep until then. So no more layers
-recompute than the memory requires, and none on a card with enough memory.
+Recomputing makes a layer a third slower, but frees the activations that the layer would otherwise keep
+until the backward pass. Therefore only as many layers recompute as the memory requires, and none on a
+card with enough memory.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _TRAINED: Final = 16
 
 
 def layers_to_recompute(model: nn.Module, config: Any, tokens: int, mode: Checkpointing) -> int:
-    """Return how many of the `config.num_hidden_layers` layers recompute their activations.
+    """Return how many of the `config.num_hidden_layers` layers should recompute their activations.
 
     Args:
-        model: A model whose frozen weights are on the GPU, and whose trained ones are not there yet.
+        model: A model whose frozen weights are on the GPU and whose trained weights are not there yet.
         config: InternLM2's configuration.
         tokens: The number of tokens in the largest batch.
         mode: True for all layers, False for none, "auto" for as few as the memory allows.
@@ -40,10 +41,11 @@ def layers_to_recompute(model: nn.Module, config: Any, tokens: int, mode: Checkp
 
 
 def fewest_layers(config: Any, tokens: int, free: float) -> int:
-    """Return the fewest layers that must recompute, with `free` bytes for the bfloat16 activations of `tokens` tokens.
+    """Return the smallest number of layers that must recompute their activations to fit into `free` bytes.
 
-    A recomputed layer keeps only its input. Any other layer keeps the inputs of both norms, projections and products,
-    the queries, keys and values, and the two sides, the activation and the product of the gated MLP.
+    The activations are those of `tokens` tokens in bfloat16. A recomputed layer keeps only its input. Any
+    other layer keeps the inputs of both norms, all projections and all products, the queries, keys and
+    values, and the two branches, the activation and the product of the gated MLP.
     """
     layers: int = config.num_hidden_layers
     width, inner = config.hidden_size, config.intermediate_size

@@ -1,9 +1,9 @@
-"""The XTuner configuration of a run, as a file that XTuner's own tools accept too.
+"""The XTuner configuration of a run, as a file that XTuner's own tools also accept.
 
     python -m xtuner.tools.train CONFIG
 
-Types are named by their import paths, which mmengine resolves. The comments name what XTuner 0.2.0 and mmengine 0.10.6
-require.
+Types are named by their import paths, which mmengine resolves. Comments mark the requirements of XTuner
+0.2.0 and mmengine 0.10.6.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ VISUALIZER: Final = {
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The length of a training and how its steps are cut into batches.
+    """The length of a training job, and the division of its steps into batches.
 
     Attributes:
-        steps: Optimizer steps in total.
-        warmup: How many of the steps warm up.
-        batch: Samples in a batch.
-        accumulation: Batches that each process computes in a step.
-        repeats: How often the dataset holds its rows.
+        steps: The total number of optimizer steps.
+        warmup: The number of warm-up steps among them.
+        batch: The number of samples per batch.
+        accumulation: The number of batches that each process computes per step.
+        repeats: How many times the dataset contains its rows.
     """
 
     steps: int
@@ -55,12 +55,15 @@ class StepPlan:
 
     @property
     def batches(self) -> int:
-        """The number of batches of one process."""
+        """The total number of batches that one process computes."""
         return self.steps * self.accumulation
 
     @classmethod
     def for_job(cls, job: Job, rows: int, processes: int = 1) -> StepPlan:
-        """Plan a job on `rows` samples. A step has the same samples for any number of processes."""
+        """Plan the steps of a job on `rows` samples.
+
+        A step has the same samples for any number of processes.
+        """
         pairs = job.batch * job.accumulation
         if pairs % processes:
             raise TrainingError(
@@ -80,13 +83,13 @@ def split_batch(samples: int, batch: int, split: int) -> int:
 
 
 def config_text(job: Job, plan: StepPlan, mixture: Mixture, *, gpu: bool) -> str:
-    """Return the configuration of a job, whose base and data are prepared in its `work` folder.
+    """Return the configuration of a job whose base model and data are prepared in its `work` folder.
 
     Args:
         job: The job.
-        plan: Its steps.
-        mixture: Its rows.
-        gpu: Whether it trains on GPUs.
+        plan: The job's steps.
+        mixture: The job's rows.
+        gpu: Whether the job trains on GPUs.
     """
     return config_file_text(
         {
@@ -100,13 +103,13 @@ def config_text(job: Job, plan: StepPlan, mixture: Mixture, *, gpu: bool) -> str
 
 
 def config_file_text(configuration: dict[str, Any]) -> str:
-    """Return a configuration as the text of a file that XTuner reads."""
+    """Return a configuration as the text of a file that XTuner can read."""
     text: str = Config(configuration).pretty_text
     return _HEAD + text
 
 
 def dataset(job: Job, *, repeats: int, max_length: int) -> dict[str, Any]:
-    """Return the dataset of a run."""
+    """Return the dataset section of a job's configuration."""
     return {
         "type": "training.xtuner.dataset.LessonDataset",
         "model_path": str(Path(job.work) / BASE),
@@ -226,7 +229,11 @@ def _lora(job: Job, rank: int, targets: str | None, **more: str) -> dict[str, An
 
 
 def _torch(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
-    """Use OptimWrapper: AmpOptimWrapper of mmengine 0.10.6 cannot clip XTuner's bfloat16 gradients on a GPU."""
+    """Return the optimizer settings for training without DeepSpeed.
+
+    OptimWrapper replaces AmpOptimWrapper of mmengine 0.10.6, which cannot clip XTuner's bfloat16 gradients
+    on a GPU.
+    """
     return {
         "optim_wrapper": {
             "type": "mmengine.optim.OptimWrapper",
@@ -238,7 +245,7 @@ def _torch(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
 
 
 def _deepspeed(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
-    """Return what `xtuner.tools.train --deepspeed` adds: bfloat16 weights with float32 master weights."""
+    """Return the settings that `xtuner.tools.train --deepspeed` adds: bfloat16 weights, float32 master weights."""
     return {
         "runner_type": "FlexibleRunner",
         "strategy": {
@@ -271,7 +278,10 @@ def _optimizer(job: Job, *, gpu: bool) -> dict[str, Any]:
 
 
 def _schedule(plan: StepPlan) -> list[dict[str, Any]]:
-    """Count in steps: as a share of an epoch, a short warm-up is rounded to nothing, which mmengine 0.10.6 rejects."""
+    """Return the learning-rate schedule, counted in steps.
+
+    As a share of an epoch, a short warm-up would be rounded to zero length, which mmengine 0.10.6 rejects.
+    """
     warmup = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
     cosine = {"type": "mmengine.optim.CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False}
     return [

@@ -1,8 +1,8 @@
-"""XTuner's InternVL dataset over validated lessons.
+"""A dataset of validated lessons, based on XTuner's InternVL dataset.
 
-It differs from XTuner's InternVL_V1_5_Dataset (0.2.0) in that it uses our prompt format, labels the liked answers
-alone, accepts any number of pictures, and raises an error when XTuner would substitute a random sample or truncate.
-Repetition, lengths and indexing are XTuner's.
+Unlike XTuner's InternVL_V1_5_Dataset (0.2.0), this dataset uses the project's own prompt format, labels
+only the liked answers, accepts any number of pictures, and raises an error where XTuner would substitute
+a random sample or truncate. Repetition, lengths and indexing are XTuner's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from training.xtuner.vision_cache import cached_features
 
 
 class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
-    """The lessons of a LLaVA file, each `repeat_times` times (a whole number).
+    """The lessons of a LLaVA file, each repeated `repeat_times` times (a whole number).
 
-    Each row has `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.data.mixture` writes them.
+    Each row has `image_wh`, `length` (in tokens, pictures included) and `origin`, as written by
+    `training.data.mixture`.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         self.rows = len(self.data) // options.get("repeat_times", 1)
 
     def prepare_data(self, index: int) -> dict[str, Any]:
-        """Return a sample: token ids, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
+        """Return a sample: token IDs, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
 
-        For KTO and DPO it also has the number of its row, whether the answer is liked, whether a rejected one is known,
-        and `other_ids` and `other_labels`: the same prompt with another answer. For KTO this is the answer of another
-        row, and for DPO the rejected one, or the same answer again if there is none.
+        For KTO and DPO, a sample also has its row number, whether the answer is liked, whether a rejected answer
+        is known, and `other_ids` and `other_labels`, which encode the same prompt with another answer. For KTO,
+        the other answer comes from another row. For DPO, it is the rejected answer, or the same answer again if
+        no rejected one is known.
 
-        Samples are encoded on access: the ids of half a million samples would fill the memory.
+        Samples are encoded on access, because the token IDs of half a million samples would fill the memory.
         """
         lesson = self._lesson(index)
         encoded = self._encoder.check(lesson, self.max_length, where=self.data[index]["origin"])

@@ -1,6 +1,7 @@
-"""The process group of a training: processes started by torchrun, or one process alone.
+"""The process group for training: processes started by torchrun, or a single process.
 
-Each process has a GPU of its own, or all run on the CPU. Rank 0 writes files, reports and saves.
+Either each process has its own GPU, or all processes run on the CPU. Rank 0 does all writing of files,
+reporting and saving.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _TIMEOUT: Final = timedelta(hours=2)
 
 @contextmanager
 def process_group(*, gpu: bool) -> Iterator[None]:
-    """Join the process group. One process alone needs it too: XTuner's InternVL_V1_5 calls `dist.get_rank()`."""
+    """Join the process group for the duration of the context.
+
+    A single process needs a group too, because XTuner's InternVL_V1_5 calls `dist.get_rank()`.
+    """
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if world_size() == 1:
@@ -40,7 +44,10 @@ def process_group(*, gpu: bool) -> Iterator[None]:
 
 @contextmanager
 def gathered_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Make the trained weights whole if DeepSpeed partitions them. Every process must enter the context."""
+    """Gather the trained weights for the duration of the context if DeepSpeed partitions them.
+
+    Every process must enter the context.
+    """
     trained = [each for each in model.parameters() if each.requires_grad]
     if not any(hasattr(each, "ds_id") for each in trained):
         yield
@@ -52,10 +59,11 @@ def gathered_weights(model: torch.nn.Module) -> Iterator[None]:
 
 
 class ZeroStrategy(DeepSpeedStrategy):  # type: ignore[misc]
-    """Partition a model that every process has loaded whole.
+    """A DeepSpeed strategy that partitions a model after every process has loaded it whole.
 
-    With ZeRO's stage 3, transformers 4.57.6 loads a model in partitions while an `HfDeepSpeedConfig` is alive, and
-    leaves weights of InternVL2 uninitialised. XTuner's strategy keeps one alive.
+    At ZeRO stage 3, transformers 4.57.6 loads a model in partitions while an `HfDeepSpeedConfig` is alive,
+    and leaves weights of InternVL2 uninitialised. XTuner's own strategy keeps an `HfDeepSpeedConfig` alive;
+    this class does not.
     """
 
     def __init__(self, **settings: Any) -> None:

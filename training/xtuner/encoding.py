@@ -1,7 +1,8 @@
-"""Lessons as token ids, labels and tiles: exactly what the engines compute for the same conversation.
+"""Lessons as token IDs, labels and tiles, exactly as the engines compute them for the same conversation.
 
-The text comes from `inference.chat_format.template` and is tokenised as an engine does it: the whole prompt, then the
-answer. The trainer's dataset, the validation of rows and the evaluation use it. Requires transformers.
+The text comes from `inference.chat_format.template` and is tokenised as in an engine: first the whole
+prompt, then the answer. The trainer's dataset, the validation of rows and the evaluation use this
+module. It requires transformers.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ IGNORE_INDEX = -100
 
 
 class TooLong(RowError):
-    """A valid row has more tokens than a training accepts."""
+    """An otherwise valid row has more tokens than training accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The token ids of a whole conversation, and its labels.
+    """The token IDs of a whole conversation, and its labels.
 
-    `labels[i]` is `input_ids[i]` or `IGNORE_INDEX`; the loss shifts them by one.
+    `labels[i]` is either `input_ids[i]` or `IGNORE_INDEX`; the loss function shifts the labels by one.
     """
 
     input_ids: list[int]
@@ -55,9 +56,9 @@ def load_tiles(path: Path, tiling: Tiling) -> torch.Tensor:
 
 
 class Encoder:
-    """The tokenizer and the tiling of a checkpoint directory.
+    """An encoder of lessons, with the tokenizer and the tiling of a checkpoint directory.
 
-    `feature_width` is the width of a feature before the projector.
+    `feature_width` is the width of a picture feature before the projector.
     """
 
     def __init__(self, directory: Path, *, tiles: int = 0) -> None:
@@ -68,7 +69,7 @@ class Encoder:
         self.feature_width = int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2)
 
     def prompt_ids(self, lesson: Lesson, until: int | None = None) -> list[int]:
-        """Return the ids of an engine's prompt for the answer in turn `until`, by default the last one."""
+        """Return the token IDs of an engine's prompt for the answer in turn `until`, by default the last turn."""
         prompt = lesson.prompt_of(len(lesson.turns) - 1 if until is None else until)
         sizes = lesson.sizes[: len(pictures(prompt))]
         return token_ids(prompt, [self.tiling.count_tokens(*size) for size in sizes], self.tokenizer, self.family)[0]
@@ -76,8 +77,9 @@ class Encoder:
     def encode(self, lesson: Lesson) -> Encoded:
         """Encode the whole conversation.
 
-        The labels cover the answers with `learned` and their end tokens. Up to the last answer the ids are
-        `prompt_ids`, so that an answer is learned after the ids that the engine will have before it.
+        The labels cover the answers marked in `learned`, including their end tokens. Up to the last answer, the
+        token IDs are those of `prompt_ids`, so that the answer is learned after the same token IDs that an
+        engine will see.
         """
         last = len(lesson.turns) - 1
         input_ids = self.prompt_ids(lesson)
@@ -97,16 +99,16 @@ class Encoder:
         return Encoded(input_ids, labels)
 
     def check(self, lesson: Lesson, max_length: int, *, where: str) -> Encoded:
-        """Encode a lesson, and check for everything that XTuner would train on wrongly without an error.
+        """Encode a lesson, and reject anything that XTuner would train on incorrectly without raising an error.
 
         Args:
             lesson: The lesson, with the sizes of its pictures.
-            max_length: The most tokens.
-            where: The name of the row in errors.
+            max_length: The maximum number of tokens.
+            where: The name of the row in error messages.
 
         Raises:
-            TooLong: It has more tokens.
-            RowError: It cannot be trained on.
+            TooLong: The lesson has more than `max_length` tokens.
+            RowError: The lesson cannot be trained on.
         """
         encoded = self.encode(lesson)
         if len(encoded.input_ids) > max_length:
@@ -130,7 +132,7 @@ class Encoder:
         return torch.cat(loaded) if loaded else None
 
     def _answer_ids(self, lesson: Lesson, index: int) -> list[int]:
-        """Return the ids of the answer in turn `index` and its end token, tokenised as an engine splits them."""
+        """Return the token IDs of the answer in turn `index` and its end token, split as an engine splits them."""
         prompt = lesson.prompt_of(index)
         text = render(prompt, [1] * len(pictures(prompt)), self.family)
         answer = render_answer(lesson.turns[index].text)

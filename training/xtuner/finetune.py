@@ -1,10 +1,10 @@
-"""Worker: run one fine-tuning job with XTuner.
+"""Worker that runs one fine-tuning job with XTuner.
 
     python -m training.xtuner.finetune JOB.json
 
-It checks every row, writes the configuration, runs XTuner, and leaves an adapter directory, the loss curve and the
-outcome beside the job. Before that it trains the adapters of the job's blocks. It resumes from the last checkpoint of
-the same training.
+The worker checks every row, writes the configuration, runs XTuner, and leaves an adapter directory, the
+loss curve and the outcome next to the job file. The adapters of the job's blocks are trained first. If
+the job was interrupted, the worker resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 def finetune(job: Job, say: Say) -> Outcome:
-    """Train, and return the paths of the adapter, the log of losses and the curve. Raises `TrainingError`."""
+    """Train, and return the paths of the adapter, the log of losses and the curve.
+
+    Raises `TrainingError` if training is not possible or fails.
+    """
     say(Progress("checking"))
     if rank() > 0 and "HF_MODULES_CACHE" in os.environ:
         # Processes that share a cache overwrite each other's files while they import them.
@@ -124,7 +127,7 @@ def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> 
 
 
 def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
-    """Write what XTuner reads; return the number of samples of each source."""
+    """Write the files that XTuner reads, and return the number of samples from each source."""
     from training.xtuner.config_file import StepPlan, config_text
     from training.xtuner.user_config import user_config_text, user_max_length
     from training.xtuner.vision_cache import request_features
@@ -143,10 +146,14 @@ def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
 
 
 def prepare_data(job: Job, say: Say = ignore) -> Mixture:
-    """Write the base model's directory, and the data, in which every row is checked. Raises `TrainingError`.
+    """Write the base model's directory and the training data, checking every row.
 
-    The directory has links to the given checkpoint's weights, and our model code beside them, so that no code of a
-    downloaded checkpoint runs, here or when XTuner's tools read the configuration again.
+    The directory links to the weights of the given checkpoint and contains the project's own model code. No
+    code from a downloaded checkpoint therefore runs, neither in this worker nor when XTuner's tools read the
+    configuration again.
+
+    Raises:
+        TrainingError: The base model cannot be trained, a row is invalid, or there are too few rows.
     """
     import torch
 

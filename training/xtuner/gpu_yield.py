@@ -1,10 +1,11 @@
-"""Let the engine on the same GPU go first while a user waits for the first token of an answer.
+"""Give the engine on the same GPU priority while a user waits for the first token of an answer.
 
-Two processes on one GPU take turns of milliseconds, and a training step, a batch of pictures or an answer of the
-evaluation is long: a question that arrives in the middle would wait for half of it. So before each layer, forwards and
-backwards, the worker reads the byte that `inference.serving.pressure` sets, and pauses while it is set. It never pauses
-longer than it has worked since the last pause, so that it advances however many users chat. It queues a few layers at
-most, because what is queued on the GPU cannot be held back.
+Two processes on one GPU take turns of milliseconds, but a training step, a batch of pictures or an
+answer in the evaluation takes long: a question that arrives in the middle of one would wait for the
+other half. Before each layer, in the forward and the backward pass, the worker therefore reads the byte
+that `inference.serving.pressure` sets, and pauses while the byte is set. A pause is never longer than
+the work since the last pause, so that training advances no matter how many users chat. The worker queues
+only a few layers at a time, because work that is already queued on the GPU cannot be held back.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _POLL_SECONDS: Final = 0.001
 
 
 class GpuYield:
-    """Pause before the layers of a model while a byte in a file is set."""
+    """Pauses a model before each of its layers while a byte in a file is set."""
 
     def __init__(self, file: Path, max_pause: float = _MAX_PAUSE) -> None:
         with file.open("rb") as opened:
@@ -40,18 +41,18 @@ class GpuYield:
 
     @classmethod
     def open(cls, file: str) -> GpuYield | None:
-        """Open the file that a job names, or return None if it names none or no engine has made it."""
+        """Open the file that a job names, or return None if `file` is empty or no engine has created it."""
         return cls(Path(file)) if file and Path(file).is_file() else None
 
     def attach(self, layers: Iterable[nn.Module], *, backward: bool = True) -> None:
-        """Call `pause` before each layer, and with `backward` before its backward pass too."""
+        """Call `pause` before each layer and, if `backward` is true, before each layer's backward pass too."""
         for layer in layers:
             layer.register_forward_pre_hook(lambda *_: self.pause())
             if backward:
                 layer.register_full_backward_pre_hook(lambda *_: self.pause())
 
     def pause(self) -> None:
-        """Return when no user waits, or after a pause as long as the work since the last one."""
+        """Block while a user is waiting, for at most as long as the work since the last pause took."""
         if torch.cuda.is_available():
             self._limit_queue()
         if not self._byte[0]:

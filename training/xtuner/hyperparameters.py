@@ -1,6 +1,7 @@
-"""The hyperparameters of a fine-tuning, and the recipes, named sets of them.
+"""The hyperparameters of fine-tuning, and the recipes, which are named sets of hyperparameters.
 
-`training.settings` chooses the recipe and what replaces its numbers; `config_file` translates them for XTuner.
+`training.settings` chooses the recipe and overrides some of its values; `config_file` translates them
+for XTuner.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ with a worse answer to the same prompt by the difference of both (direct prefere
 
 
 class Recipe(BaseModel):
-    """The hyperparameters of a fine-tuning. The defaults are what the recipes for InternVL2-2B share.
+    """The hyperparameters of a fine-tuning job.
 
-    Source: xtuner 0.2.0, configs/internvl/v2/internvl_v2_internlm2_2b_qlora_finetune.py; its shipped learning rate
-    of 1e-6 changes next to nothing on a few hundred pairs; public recipes take 2e-5 to 3e-5 and 6 to 10 epochs.
+    The defaults are the values that the recipes for InternVL2-2B share. Source: xtuner 0.2.0,
+    configs/internvl/v2/internvl_v2_internlm2_2b_qlora_finetune.py. Its shipped learning rate of 1e-6 changes
+    almost nothing on a few hundred pairs; public recipes use 2e-5 to 3e-5 and 6 to 10 epochs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

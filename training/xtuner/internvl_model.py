@@ -1,10 +1,11 @@
-"""XTuner's InternVL model, faster and with less memory.
+"""XTuner's InternVL model, made faster and with lower memory use.
 
-Quantisation, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.2.0), over the model code of
-`inference.internvl2`. XTuner computes in float16 with float32 between the layers, attends with a mask, computes the
-logits of every position, and trains the projector in bfloat16, which rounds small updates away. Here frozen weights
-and activations are bfloat16 on a GPU (float32 on a CPU), trained weights are float32, attention is causal without a
-mask, and logits are computed only where there are labels.
+Quantisation, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.2.0), on top of the model
+code in `inference.internvl2`. XTuner computes in float16 with float32 between the layers, applies an
+attention mask, computes the logits of every position, and trains the projector in bfloat16, which rounds
+small updates away. In this module, frozen weights and activations are bfloat16 on a GPU (float32 on a
+CPU), trained weights are float32, attention is causal without a mask, and logits are computed only where
+there are labels.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from training.xtuner.vision_cache import VisionTower, frozen_dtype
 
 
 class InternVL2(InternVL_V1_5):
-    """InternVL2 with LoRA on the language model or with all its weights trained.
+    """InternVL2, trained with LoRA on the language model or with all of the language model's weights.
 
-    The language model may be quantised to NF4. LoRA on the vision tower and a trained projector are optional.
+    The language model may be quantised to NF4. Training the projector and LoRA on the vision tower is
+    optional.
     """
 
     def __init__(
@@ -52,8 +54,8 @@ class InternVL2(InternVL_V1_5):
             projector: Whether to train the projector.
             checkpointing: Which layers recompute their activations in the backward pass.
             tokens: The number of tokens in the largest batch.
-            yield_file: The file by which an engine on the same GPU asks to go first; empty for none.
-            **stock: The arguments of XTuner's class.
+            yield_file: The file through which an engine on the same GPU asks for priority; empty for none.
+            **stock: Arguments for XTuner's class.
         """
         super().__init__(model_path=model_path, **stock)
         for module in self.model.modules():
@@ -86,7 +88,7 @@ class InternVL2(InternVL_V1_5):
 
     @property
     def _language(self) -> Any:
-        """InternLM2, with its adapters."""
+        """The InternLM2 language model, including its adapters."""
         return self.model.language_model.get_base_model() if self.use_llm_lora else self.model.language_model
 
     def _parse_lora_config(self, lora_config: Any) -> Any:
@@ -95,11 +97,12 @@ class InternVL2(InternVL_V1_5):
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
         """Return the mean loss over the learned tokens of a batch.
 
-        `input_ids` and `labels` are [B, N], padded on the right; `pixel_values` has for each sample either tiles
-        [T, 3, S, S] or the vision tower's features [T, tokens, width].
+        In `data`, `input_ids` and `labels` are [B, N], padded on the right. For each sample, `pixel_values` has
+        either tiles [T, 3, S, S] or the vision tower's features [T, tokens, width].
 
         Raises:
-            ValueError: The features do not fill the picture tokens exactly. XTuner's own class warns and shifts them.
+            ValueError: The features do not exactly fill the picture tokens. (XTuner's own class only warns and
+                shifts them.)
         """
         # Popped, so that the memory is free before the language model runs.
         features = self.picture_features(data.pop("pixel_values"))
@@ -112,7 +115,10 @@ class InternVL2(InternVL_V1_5):
             return self._project(seen)
 
     def token_losses(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return the negative log-likelihood of each learned token of [B, N] ids, row by row, [learned] float32."""
+        """Return the negative log-likelihood of each learned token, row by row, [learned] float32.
+
+        `input_ids` and `labels` are [B, N].
+        """
         with self._language_context:
             embeds = self.model.embed(input_ids, features).to(frozen_dtype())
             # Padding is at the end, where causal attention hides it from every token.
@@ -122,13 +128,13 @@ class InternVL2(InternVL_V1_5):
         return cross_entropy(logits.float(), labels[:, 1:][learned], reduction="none")
 
     def _project(self, seen: Tensor) -> Tensor:
-        """Apply the projector. It recomputes its activations if some layer does."""
+        """Apply the projector, recomputing its activations in the backward pass if any layer does."""
         if not self._language.model.checkpointed:
             return self.model.mlp1(seen)
         return checkpoint(self.model.mlp1, seen, use_reentrant=False)
 
     def _vision_features(self, pixel_values: Tensor) -> Tensor:
-        """Return the features of a sample, which may hold features or tiles."""
+        """Return the vision features of a sample, computing them if `pixel_values` holds tiles."""
         if pixel_values.dim() == 3:
             return pixel_values.to(frozen_dtype())
         if self.model.vision_model is not None:

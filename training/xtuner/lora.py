@@ -1,9 +1,10 @@
-"""LoRA layers with PEFT's parameters, computed in one step with the layer that they adapt.
+"""LoRA layers with PEFT's parameters, computed in one step with the layers that they adapt.
 
-PEFT computes an adapted layer piece by piece: base product, its copy, dropout, two products in the adapter's type, a
-scaling, a sum, each a pass over all activations. Here y = W x + s · B A drop(x) (LoRA, arXiv 2106.09685) is one
-autograd function in the activations' type. The matrix multiplication itself adds the adapter's product, and a 4-bit W
-(QLoRA, arXiv 2305.14314) is dequantised for one product forward and one backward, and not kept.
+PEFT computes an adapted layer in several passes over all activations: the base product, its copy,
+dropout, two products in the adapter's type, a scaling and a sum. Here y = W x + s · B A drop(x) (LoRA,
+arXiv 2106.09685) is one autograd function in the activations' type. The matrix multiplication itself
+adds the adapter's product. A 4-bit W (QLoRA, arXiv 2305.14314) is dequantised for one product in the
+forward pass and one in the backward pass, and is not kept.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 
 def use_fused_layers(config: LoraConfig) -> LoraConfig:
-    """Make PEFT adapt linear layers with the classes of this module; return `config`."""
+    """Make PEFT adapt linear layers with this module's classes, and return `config`."""
     # PEFT takes the first match, and a Linear4bit is an nn.Linear too.
     config._register_custom_module({Linear4bit: FusedLinear4bit, nn.Linear: FusedLinear})
     return config
@@ -31,7 +32,7 @@ class _Fused:
     """The forward pass of a layer with one active adapter."""
 
     def forward(self: Any, x: Tensor, *_unused: Any, **_ignored: Any) -> Tensor:
-        """[..., in] → [..., out], in the type of `x`."""
+        """Apply the layer and its adapter: [..., in] → [..., out], in the type of `x`."""
         (name,) = self.active_adapters
         dropout = self.lora_dropout[name]
         probability = dropout.p if isinstance(dropout, nn.Dropout) and self.training else 0.0
@@ -46,11 +47,11 @@ class FusedLinear(_Fused, PeftLinear):
 
 
 class FusedLinear4bit(_Fused, PeftLinear4bit):
-    """A linear layer of 4-bit weights with one active adapter."""
+    """A linear layer with 4-bit weights and one active adapter."""
 
 
 class _Adapted(NamedTuple):
-    """The layer W with its bias, the scale s, and the probability of the dropout."""
+    """The layer W with its bias, the LoRA scale s, and the dropout probability."""
 
     base: nn.Linear
     scale: float
@@ -58,11 +59,11 @@ class _Adapted(NamedTuple):
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x [..., in], A [rank, in] and B [out, rank] → W x + bias + s · B A drop(x), [..., out]."""
+    """The function W x + bias + s · B A drop(x), [..., out], of x [..., in], A [rank, in] and B [out, rank]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, adapted: _Adapted) -> Tensor:
-        """Keep x, the low-rank product and the mask of the dropout for the backward pass."""
+        """Compute the result, keeping x, the low-rank product and the dropout mask for the backward pass."""
         base, scale, dropout = adapted
         rows = x.reshape(-1, x.shape[-1])
         dropped, mask = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
@@ -100,7 +101,7 @@ def _drop(x: Tensor, mask: Tensor, dropout: float) -> Tensor:
 
 
 def _dense(base: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """Return the weight [out, in], dequantised if it has 4 bits."""
+    """Return the weight [out, in], dequantised if it is stored in 4 bits."""
     weight: Any = base.weight
     if isinstance(base, Linear4bit):
         weight = dequantize_4bit(weight.data, weight.quant_state)

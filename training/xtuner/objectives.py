@@ -17,13 +17,14 @@ _MOST_UNEVEN: Final = 10.0
 def kto_losses(ratios: Tensor, liked: Tensor, kl: float, penalty: float, weights: tuple[float, float]) -> Tensor:
     """Return the loss of each answer, [B].
 
-    The value of an answer is λ_D σ(β(r − z₀)) if it is liked and λ_U σ(β(z₀ − r)) otherwise, and the loss is its
-    largest value, λ, minus the value (Ethayarajh et al. 2024, KTO, arXiv 2402.01306).
+    The value of an answer is λ_D σ(β(r − z₀)) if it is liked and λ_U σ(β(z₀ − r)) otherwise. The loss is λ,
+    the largest possible value, minus the answer's value (Ethayarajh et al. 2024, KTO, arXiv 2402.01306).
 
     Args:
         ratios: The log-ratios r, [B].
-        liked: Whether each is liked, [B] bool.
-        kl: The reference point z₀: an estimate of the divergence from the base, at least 0, without gradient.
+        liked: Whether each answer is liked, [B] bool.
+        kl: The reference point z₀: an estimate of the divergence from the base model, at least 0, without
+            gradient.
         penalty: β.
         weights: λ_D and λ_U.
     """
@@ -33,9 +34,10 @@ def kto_losses(ratios: Tensor, liked: Tensor, kl: float, penalty: float, weights
 
 
 def kto_weights(liked: int, disliked: int) -> tuple[float, float]:
-    """Return λ_D and λ_U, which give both kinds the same total weight: λ_D n_D = λ_U n_U, the lower end of KTO's range.
+    """Return λ_D and λ_U, which give liked and disliked answers the same total weight.
 
-    The more common kind has the weight 1, and the rarer one at most 10.
+    The weights satisfy λ_D n_D = λ_U n_U, the lower end of the range in the KTO paper. The more common kind
+    of answer has a weight of 1, and the rarer kind at most 10.
     """
     if not liked or not disliked:
         return 1.0, 1.0
@@ -49,7 +51,7 @@ def dpo_losses(chosen: Tensor, rejected: Tensor, penalty: float) -> Tensor:
 
     Args:
         chosen: The log-ratios of the preferred answers, [B].
-        rejected: Those of the others, [B].
+        rejected: The log-ratios of the rejected answers, [B].
         penalty: β.
     """
     return -logsigmoid(penalty * (chosen - rejected))

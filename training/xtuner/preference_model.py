@@ -1,7 +1,8 @@
-"""The model and the training loop of KTO and DPO, which compare the trained model with the base model.
+"""The model and the training loop for KTO and DPO, which compare the trained model with the base model.
 
-Before the first step the model is the base: an adapter adds nothing yet, and weights that are trained whole have not
-changed. Its log-probabilities of all answers are computed then, and kept in the checkpoints.
+Before the first step, the trained model equals the base model: an adapter adds nothing yet, and fully
+trained weights have not changed. The base model's log-probabilities of all answers are computed at that
+point and kept in the checkpoints.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
 
 
 def collate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Collate samples as XTuner does, and their second answers too."""
+    """Collate samples as XTuner does, including their second answers."""
     batch: dict[str, Any] = default_collate_fn(samples)
     others = default_collate_fn([{"input_ids": each["other_ids"], "labels": each["other_labels"]} for each in samples])
     batch["data"] |= {
@@ -36,15 +37,17 @@ def collate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class PreferenceModel(InternVL2):
-    """InternVL2 with the loss of KTO or DPO over the batches of `collate_answers`.
+    """InternVL2 with the KTO or DPO loss over batches made by `collate_answers`.
 
-    The loss is the sum of the losses of the answers divided by the learned tokens, so that `StepLoop` makes the loss
-    of a step the sum over its answers divided by its tokens: each answer of a step has the published weight.
+    The loss is the sum of the answers' losses divided by the number of learned tokens. `StepLoop` then makes
+    the loss of a step the sum over its answers divided by its tokens, so that each answer of a step has the
+    published weight.
 
     Attributes:
-        reference: The base's log-probabilities of the two answers of each row, [rows, 2]; NaN until they are known.
-        objective: Which of the two objectives.
-        kl: KTO's reference point of the current step.
+        reference: The base model's log-probabilities of the two answers of each row, [rows, 2]; NaN until
+            known.
+        objective: "kto" or "dpo".
+        kl: KTO's reference point for the current step.
     """
 
     reference: Tensor
@@ -55,11 +58,11 @@ class PreferenceModel(InternVL2):
         """Load the model.
 
         Args:
-            objective: The objective.
-            kl_penalty: β of the objective.
-            rows: The number of rows of the dataset.
-            disliked: How many of them have disliked answers.
-            **settings: The arguments of `InternVL2`.
+            objective: "kto" or "dpo".
+            kl_penalty: The objective's β.
+            rows: The number of rows in the dataset.
+            disliked: The number of rows with disliked answers.
+            **settings: Arguments for `InternVL2`.
         """
         super().__init__(**settings)
         self.objective = objective
@@ -69,13 +72,13 @@ class PreferenceModel(InternVL2):
         self.kl = 0.0
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the trained weights, as XTuner does, and the reference."""
+        """Return the trained weights, as XTuner does, together with `reference`."""
         weights: dict[str, Any] = super().state_dict(*args, **kwargs)
         weights["reference"] = self.reference
         return weights
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """Return the sum of the losses of a batch's answers, divided by its learned tokens."""
+        """Return the sum of a batch's answer losses, divided by the number of its learned tokens."""
         features = self.picture_features(data.pop("pixel_values"))
         losses = self._kto(data, features) if self.objective == "kto" else self._dpo(data, features)
         return {"loss": losses.sum() / learned_tokens(data["labels"])}
@@ -86,9 +89,9 @@ class PreferenceModel(InternVL2):
         return kto_losses(ratios, data["liked"], self.kl, self._penalty, self._weights)
 
     def _dpo(self, data: dict[str, Any], features: Tensor) -> Tensor:
-        """Return the loss of each answer, [B].
+        """Return the DPO loss of each answer, [B].
 
-        Answers without a rejected one are learned as in supervised fine-tuning, by their log-likelihood.
+        Answers without a rejected counterpart are trained by log-likelihood, as in supervised fine-tuning.
         """
         ids, labels = (
             pad_sequence([*data[name], *data[other]], batch_first=True, padding_value=padding)
@@ -105,21 +108,22 @@ class PreferenceModel(InternVL2):
         return self._log_probabilities(data[ids], data[labels], self.picture_features(data["pixel_values"]))
 
     def _log_probabilities(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return the log-probability of the learned tokens of each row, [B]."""
+        """Return the log-probability of each row's learned tokens taken together, [B]."""
         losses = self.token_losses(input_ids, labels, features)
         row = (labels[:, 1:] != IGNORE_INDEX).nonzero()[:, 0]
         return -losses.new_zeros(len(labels)).index_add(0, row, losses)
 
 
 class PreferenceLoop(StepLoop):
-    """Compute the reference before the first step, and KTO's reference point before each step.
+    """A loop that computes the base model's log-probabilities first, and KTO's reference point at each step.
 
-    The point is the mean log-ratio of mismatched answers (those of other rows), and at least 0. The mean is taken over
-    all batches of the step and all processes, so that it does not depend on how a step is cut into batches.
+    The reference point is the mean log-ratio of mismatched answers (those of other rows), and at least 0.
+    The mean is taken before the step, over all its batches and all processes, so that it does not depend on
+    the batch size.
     """
 
     def run(self) -> Any:
-        """Train to the end. A resumed model has its reference already."""
+        """Train to the end, after computing the model's `reference` unless a resumed model already has it."""
         if self.model.reference.isnan().any():
             self._compute_reference()
         return super().run()
@@ -138,7 +142,7 @@ class PreferenceLoop(StepLoop):
         model.reference.copy_(found)
 
     def prepare_step(self, batches: Sequence[Any]) -> None:
-        """Estimate KTO's reference point."""
+        """Estimate KTO's reference point from the batches of a step."""
         model = self.model
         if model.objective != "kto":
             return
@@ -159,7 +163,7 @@ class PreferenceLoop(StepLoop):
 
 @contextmanager
 def without_dropout(model: torch.nn.Module) -> Iterator[None]:
-    """Compute without dropout in a model that is trained."""
+    """Disable dropout in a model that is being trained, for the duration of the context."""
     model.eval()
     for module in model.modules():
         if isinstance(module, Linear4bit):

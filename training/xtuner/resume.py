@@ -1,8 +1,8 @@
-"""Find and validate the checkpoints of an interrupted training.
+"""Find and validate the checkpoints of interrupted training.
 
-A checkpoint fits a job if the base, the hyperparameters and the rows are the same. The run, its paths, the processes
-and how a step is cut into batches may differ. The same holds for the adapters of blocks, which a later run continues
-with.
+A checkpoint fits a job if the base model, the hyperparameters and the rows are the same. The run, its
+paths, the number of processes and the division of steps into batches may differ. The adapters of blocks,
+which a later run can reuse, fit a job under the same conditions.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ _NOT_COMPARED: Final = frozenset(
 
 
 def block_jobs(job: Job) -> list[Job]:
-    """Return the trainings of a job's blocks, each in its own folder."""
+    """Return the training jobs of a job's blocks, each with its own folder."""
     folder = Path(job.work) / BLOCKS
     return [replace(job, work=str(folder / str(rows)), first=rows, blocks=[], former="") for rows in job.blocks]
 
 
 def has_adapter(job: Job) -> bool:
-    """Return whether the job's folder has the adapter of this training."""
+    """Return whether the job's folder has an adapter that fits the job."""
     return (Path(job.work) / ADAPTER).is_dir() and _belongs(Path(job.work) / STATE, fingerprint(job))
 
 
 def latest_checkpoint(job: Job) -> Path | None:
-    """Return the newest checkpoint of this training in the job's `work` folder, or None if there is none."""
+    """Return the newest checkpoint in the job's `work` folder that fits the job, or None if there is none."""
     return _newest(Path(job.work) / STATE, fingerprint(job))
 
 
 def prepare_state(job: Job) -> None:
-    """Remove damaged checkpoints and those of another training from the job's `work` folder, and its adapter."""
+    """Remove the adapter and all damaged or unrelated checkpoints from the job's `work` folder."""
     shutil.rmtree(Path(job.work) / ADAPTER, ignore_errors=True)
     state, wanted = Path(job.work) / STATE, fingerprint(job)
     while (newest := _newest(state, wanted)) is not None and not _is_intact(newest):
@@ -74,24 +74,24 @@ def prepare_state(job: Job) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints and features, which take gigabytes, from a training's folder; the log of losses stays."""
+    """Remove the checkpoints and features, which take gigabytes, from `folder`, but keep the log of losses."""
     for each in _checkpoints(folder):
         _remove(each)
 
 
 def remove_blocks(folder: Path) -> None:
-    """Remove the trainings of blocks from a run's directory."""
+    """Remove the folder of the blocks' training jobs from a run's directory."""
     _remove(folder / BLOCKS)
 
 
 def remove_state(folder: Path) -> None:
-    """Remove everything that a later run could continue from."""
+    """Remove everything that a later run could resume from."""
     remove_checkpoints(folder)
     remove_blocks(folder)
 
 
 def state_bytes(folder: Path) -> int:
-    """Return how many bytes `remove_state` frees."""
+    """Return the number of bytes that `remove_state` would free."""
     return sum(_size(file) for each in (*_checkpoints(folder), folder / BLOCKS) for file in (each, *each.rglob("*")))
 
 
@@ -112,13 +112,13 @@ def _size(file: Path) -> int:
 
 
 def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
-    """Move the checkpoints of the same training to the job from the first of the `earlier` runs' directories with any.
+    """Move checkpoints that fit the job to its folder, from the first of the `earlier` folders that has any.
 
-    The blocks of the same run are moved too. The state of all other runs is removed: it may come from data that has
-    been erased since.
+    Blocks that fit the job are moved too. Any other state of the earlier runs is removed, because it may
+    come from data that has since been erased.
 
     Returns:
-        Whether there were any.
+        Whether anything was moved.
     """
     wanted = fingerprint(job)
     first, *_ = [*block_jobs(job), job]
@@ -136,7 +136,7 @@ def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
 
 
 def fingerprint(job: Job) -> str:
-    """Return a hash of everything that determines the weights of a training."""
+    """Return a hash of everything that determines the weights that a job produces."""
     values = {name: value for name, value in asdict(job).items() if name not in _NOT_COMPARED}
     if job.recipe:
         values["split"] = job.split  # the schedule of a user's configuration may count batches
@@ -153,12 +153,12 @@ def fingerprint(job: Job) -> str:
 
 
 def _newest(state: Path, wanted: str) -> Path | None:
-    """Return the newest complete checkpoint, or None if there is none or the folder belongs to another training."""
+    """Return the newest complete checkpoint, or None if there is none or the folder belongs to another job."""
     return max(_complete(state), default=(0, None))[1] if _belongs(state, wanted) else None
 
 
 def _belongs(state: Path, wanted: str) -> bool:
-    """Return whether the folder is that of the training with the fingerprint `wanted`."""
+    """Return whether the folder `state` belongs to the job with the fingerprint `wanted`."""
     try:
         return (state / _FINGERPRINT).read_text(encoding="utf-8").strip() == wanted
     except FileNotFoundError:
@@ -166,10 +166,10 @@ def _belongs(state: Path, wanted: str) -> bool:
 
 
 def _complete(state: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the complete checkpoints with their numbers.
+    """Yield the number and the path of each complete checkpoint.
 
-    torch writes zip archives, which end with their index. DeepSpeed writes folders, of which only the one that mmengine
-    names in `last_checkpoint` is complete.
+    torch writes zip archives, which end with their index. DeepSpeed writes folders; only the one that
+    mmengine names in `last_checkpoint` is complete.
     """
     last = state / "last_checkpoint"
     # The file has the path at the time of writing, of which only the name still holds.
@@ -181,7 +181,7 @@ def _complete(state: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _is_intact(checkpoint: Path) -> bool:
-    """Return whether the checksums of all parts of a file match. Reads the whole file."""
+    """Read a whole checkpoint file, and return whether the checksums of all its parts match."""
     if checkpoint.is_dir():
         return True
     try:

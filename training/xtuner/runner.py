@@ -24,7 +24,7 @@ from training.worker import is_out_of_memory, world_size
 
 
 class OutOfMemory(TrainingError):
-    """The training ran out of memory after its start, with `batch` samples in a batch."""
+    """Training ran out of memory after it had started, with `batch` samples per batch."""
 
     def __init__(self, batch: int) -> None:
         self.reason = Reason("not enough memory to compute {batch} pairs at once", batch=batch)
@@ -33,7 +33,10 @@ class OutOfMemory(TrainingError):
 
 
 class KeptModel:
-    """Keep the base model in memory, with its trained weights' first values, for trainings with the same settings."""
+    """Keeps the base model in memory, with the initial values of its trained weights.
+
+    Training jobs with the same settings reuse the model.
+    """
 
     def __init__(self) -> None:
         self._model: Any = None
@@ -41,7 +44,10 @@ class KeptModel:
         self._weights: dict[str, torch.Tensor] = {}
 
     def build(self, kind: str, model_path: str, tokens: int, **settings: Any) -> Any:
-        """Return the model of this type as it was before its first training, for which it is loaded."""
+        """Return the model of type `kind` with its initial weights.
+
+        The model is loaded unless the one in memory has the same settings.
+        """
         settings["type"] = kind
         if self._model is None or settings != self._settings:
             self._model, self._settings = None, settings
@@ -106,7 +112,7 @@ def train(
 
 
 class _ProgressHook(Hook):  # type: ignore[misc]
-    """Report each optimizer step, with the mean loss of the last tenth of the steps."""
+    """A hook that reports each optimizer step, with the mean loss over the last tenth of the steps."""
 
     def __init__(self, say: Callable[[Progress], None], batches: int) -> None:
         self._say = say

@@ -1,4 +1,4 @@
-"""Read mmengine's log of a training, `scalars.json`: JSON lines, one per step."""
+"""Reader of mmengine's training log, `scalars.json`, which has one JSON line per step."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 
 
 def losses(scalars: Path) -> list[tuple[int, float]]:
-    """Return (step, loss) pairs. For a step repeated after a crash, the later loss counts."""
+    """Return (step, loss) pairs. If a step was repeated after a crash, its later loss counts."""
     return sorted({int(each["step"]): float(each["loss"]) for each in _lines(scalars) if "loss" in each}.items())
 
 
 def peak_memory(scalars: Path) -> int:
-    """Return the most bytes of GPU memory that tensors took, or 0 if there is no GPU.
+    """Return the largest number of bytes of GPU memory that tensors took, or 0 if there is no GPU.
 
-    mmengine 0.10.6 resets torch's peak with each line, so torch does not know it at the end.
+    mmengine 0.10.6 resets torch's peak with each log line, so torch cannot report the peak at the end.
     """
     return max((int(each["memory"]) for each in _lines(scalars) if "memory" in each), default=0) * 2**20
 
 
 def step_seconds(scalars: Path) -> float:
-    """Return the seconds of all steps, repeated ones included.
+    """Return the total duration of all steps in seconds, including repeated steps.
 
-    mmengine's `time` is the mean over the step's batches, and `iter` counts on when a training is resumed.
+    In the log, `time` is the mean over the batches of a step, and `iter` keeps counting when training is
+    resumed.
     """
     return sum((float(each["time"] * each["iter"] / each["step"]) for each in _lines(scalars) if "time" in each), 0.0)
 

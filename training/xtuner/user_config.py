@@ -1,10 +1,11 @@
-"""Adopt an operator's XTuner configuration (`training.recipe = "my_config.py"`) for a run.
+"""Adaptation of an operator's XTuner configuration (`training.recipe = "my_config.py"`) to a run.
 
-The base model replaces the one that the configuration names, the run's rows its dataset, and the run's directory its
-own; every step is logged, and checkpoints can be resumed. Everything else is the configuration's, with three
-exceptions: `OptimWrapper` replaces `AmpOptimWrapper`, which cannot clip the bfloat16 gradients of XTuner's InternVL on
-a GPU (mmengine 0.10.6); `StepLoop` replaces XTuner's `TrainLoop`, so that the loss of a step is the mean over its
-tokens with smaller batches too; and the hook that logs a sample is removed.
+The run's base model, rows and directory replace the model, the dataset and the directory that the
+configuration names; every step is logged, and checkpoints can be resumed. Everything else stays as
+configured, with three exceptions: `OptimWrapper` replaces `AmpOptimWrapper`, which cannot clip the
+bfloat16 gradients of XTuner's InternVL on a GPU (mmengine 0.10.6); `StepLoop` replaces XTuner's
+`TrainLoop`, so that the loss of a step is the mean over its tokens even with smaller batches; and the
+hook that logs a sample is removed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ _ITERATIONS: Final = ("begin", "end", "T_max", "total_iters")
 
 
 def user_config_text(job: Job, *, rows: int, processes: int) -> str:
-    """Return the configuration `job.recipe`, adapted to a job whose base and data are prepared in its `work` folder.
+    """Return the text of the configuration `job.recipe`, adapted to the job.
+
+    The job's base model and data must be prepared in its `work` folder.
 
     Args:
         job: The job.
         rows: The number of prepared rows.
-        processes: How many processes share them.
+        processes: The number of processes that share the rows.
 
     Raises:
         TrainingError: The configuration cannot be used.
@@ -44,7 +47,7 @@ def user_config_text(job: Job, *, rows: int, processes: int) -> str:
 
 
 def user_max_length(recipe: str) -> int:
-    """Return the most tokens of a row that a configuration accepts.
+    """Return the maximum number of tokens per row that a user's configuration accepts.
 
     Raises:
         TrainingError: The configuration cannot be used.
@@ -109,7 +112,7 @@ def _adopt(config: dict[str, Any], job: Job, rows: float) -> dict[str, Any]:
 
 
 def _scale_iterations(config: dict[str, Any], factor: int) -> None:
-    """Multiply everything that is counted in iterations: smaller batches take more of them."""
+    """Multiply all values counted in iterations by `factor`, because smaller batches take more iterations."""
     for each in [config["train_cfg"], *(config.get("param_scheduler") or [])]:
         counted = ("max_iters",) if "by_epoch" not in each else () if each["by_epoch"] else _ITERATIONS
         for name in counted:
@@ -118,7 +121,10 @@ def _scale_iterations(config: dict[str, Any], factor: int) -> None:
 
 
 def _drop_empty_warmup(config: dict[str, Any], batches: int) -> None:
-    """Remove a warm-up shorter than one of the `batches` of an epoch, which mmengine 0.10.6 rejects."""
+    """Remove any warm-up shorter than one batch, which mmengine 0.10.6 rejects.
+
+    `batches` is the number of batches per epoch.
+    """
     config["param_scheduler"] = [
         each
         for each in config.get("param_scheduler") or []
@@ -127,7 +133,7 @@ def _drop_empty_warmup(config: dict[str, Any], batches: int) -> None:
 
 
 def _substitute(value: Any, old: str, new: str) -> Any:
-    """Replace every string that equals `old` in a nested value."""
+    """Return a copy of a nested value in which every string equal to `old` is replaced by `new`."""
     if isinstance(value, dict):
         return {name: _substitute(each, old, new) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -47,12 +47,12 @@ _UNWRITTEN: Final = 2
 
 
 def frozen_dtype() -> torch.dtype:
-    """Return the type of frozen weights and activations: bfloat16 on a GPU, float32 on a CPU."""
+    """Return the data type of frozen weights and activations: bfloat16 on a GPU, float32 on a CPU."""
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 class VisionTower:
-    """The vision tower of a checkpoint, frozen, on the GPU if there is one."""
+    """The frozen vision tower of a checkpoint, on the GPU if there is one."""
 
     def __init__(self, directory: Path, gpu_yield: GpuYield | None = None) -> None:
         self._config = InternVLChatConfig.from_pretrained(directory)
@@ -67,7 +67,7 @@ class VisionTower:
 
     @torch.no_grad()
     def __call__(self, tiles: Tensor) -> Tensor:
-        """Tiles [T, 3, S, S] → features [T, tokens, width] on the tower's device."""
+        """Compute features [T, tokens, width], on the tower's device, from tiles [T, 3, S, S]."""
         parts = [part.to(self._device, frozen_dtype()) for part in tiles.split(_BATCH_TILES)]
         return torch.cat([unprojected(self._tower, self._config, part) for part in parts])
 
@@ -85,7 +85,7 @@ def _weights(directory: Path) -> dict[str, Tensor]:
 
 
 def cached_features(folder: Path, pictures: Sequence[str]) -> Tensor | None:
-    """Return the features of some pictures in order, [T, tokens, width], or None unless all of them are cached."""
+    """Return the features of `pictures` in order, [T, tokens, width], or None if any of them is not cached."""
     files = [_file(folder, name) for name in pictures]
     if not all(file.exists() for file in files):
         return None
@@ -99,7 +99,7 @@ def _file(folder: Path, picture: str) -> Path:
 
 
 def request_features(job: Job, pictures: Sequence[str]) -> None:
-    """Clear the run's cache and name the pictures that `compute_features` computes. Called by rank 0."""
+    """Clear the run's cache and list the pictures that `compute_features` will process. Only rank 0 calls this."""
     folder = Path(job.work) / FEATURES
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -107,7 +107,7 @@ def request_features(job: Job, pictures: Sequence[str]) -> None:
 
 
 def compute_features(job: Job, say: Say) -> None:
-    """Compute this process's share of the requested features, as far as its share of the disk space allows.
+    """Compute this process's share of the requested features, up to its share of the disk space.
 
     Raises:
         PictureError: A picture cannot be decoded.

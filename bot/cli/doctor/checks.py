@@ -49,7 +49,10 @@ TRAINER_PACKAGES = (
 
 
 def examine(settings: Settings, *, answer: bool = False) -> list[Finding]:
-    """Run every check, in the order in which problems should be fixed. With `answer` also start the engine."""
+    """Run all checks, in the order in which problems should be fixed.
+
+    With `answer`, also start the engine and ask it a question.
+    """
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python,
         _own_packages,
@@ -74,7 +77,10 @@ def _python(_: Settings) -> Iterator[Finding]:
 
 
 def _own_packages(_: Settings) -> Iterator[Finding]:
-    """Check that no other distribution's package with the same name, such as the common `bot`, is imported instead."""
+    """Check that Python imports the project's own packages, not others of the same name.
+
+    Another distribution may also have a package with a common name such as `bot`.
+    """
     home = Path(__file__).resolve().parents[3]
     for package in PACKAGES:
         origin = importlib.import_module(package).__file__
@@ -143,7 +149,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 
 
 def _sources(settings: Settings) -> Iterator[Finding]:
-    """Check that the files of training.sources exist. Their rows are checked when a run begins."""
+    """Check that the files in `training.sources` exist. Their rows are checked when a run begins."""
     for source in settings.training.sources:
         wrong = ""
         if not source.path.is_file():
@@ -154,7 +160,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(directory: Path) -> Iterator[Finding]:
-    """Check the ledger's file and the pictures it lists. The bot may be running."""
+    """Check the ledger's file and the pictures that the ledger lists, even while the bot is running."""
     path = directory / FILE_NAME
     try:
         refuse_lost_ledger(path)

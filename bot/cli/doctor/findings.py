@@ -1,4 +1,4 @@
-"""The findings of the doctor's checks, and their report: failures first."""
+"""The findings of the checks of `thumbtune doctor`, and a report that shows failures first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `cure` says what to do. A finding that is `ok` but has a `cure` is a warning."""
+    """One line of the report.
+
+    `cure` says what to do. A finding that is `ok` but has a `cure` is a warning.
+    """
 
     name: str
     ok: bool
@@ -21,16 +24,19 @@ class Finding:
 
     @property
     def mark(self) -> str:
-        """The status at the start of the line, in rich's markup."""
+        """The status shown at the start of the line, in Rich markup."""
         if not self.ok:
             return "[red]failed[/]"
         return "[yellow]warning[/]" if self.cure else "[green]ok[/]"
 
 
 def report(findings: Sequence[Finding], console: Console, *, verbose: bool = False) -> bool:
-    """Print failures, then warnings, then the number of checks that are ok. Return True if there are no failures.
+    """Print failures, then warnings, then the number of checks that passed.
 
-    With `verbose` the checks that are ok are listed as well.
+    With `verbose`, the checks that passed are listed as well.
+
+    Returns:
+        Whether there are no failures.
     """
     failed = [each for each in findings if not each.ok]
     warned = [each for each in findings if each.ok and each.cure]

@@ -1,6 +1,6 @@
-"""The doctor's checks of the GPU: driver, card, CUDA libraries and memory.
+"""The GPU checks of `thumbtune doctor`: driver, cards, CUDA libraries and memory.
 
-torch and CUDA are not loaded into this process: the findings come from nvidia-smi and a child process.
+torch and CUDA are not loaded into this process; the findings come from nvidia-smi and a child process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NOT_NEEDED: Final = "; not needed for these settings"
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU as nvidia-smi reports it; memory in bytes."""
+    """A GPU as reported by nvidia-smi. `total` and `free` are its memory in bytes."""
 
     index: int
     name: str
@@ -52,11 +52,14 @@ class Card:
 
 
 class NoCards(Exception):
-    """No GPU is visible. The text says what was found."""
+    """No GPU is visible. The message says what was found."""
 
 
 def gpu_findings(settings: Settings) -> Iterator[Finding]:
-    """Check driver and cards and, for lmdeploy, libraries and memory. A GPU may be absent if the settings need none."""
+    """Check the GPU driver and the cards and, for lmdeploy, the libraries and the GPU memory.
+
+    A missing GPU is a failure only if the settings need a GPU.
+    """
     serves = resolve(settings.inference) is Kind.LMDEPLOY
     wanted = serves or settings.training.device == "cuda" or bool(settings.training.gpus)
     cards: list[Card] = []
@@ -77,7 +80,11 @@ def gpu_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def list_cards() -> list[Card]:
-    """Return the GPUs of this machine. Raises NoCards."""
+    """Return the GPUs of this machine.
+
+    Raises:
+        NoCards: No GPU is visible.
+    """
     line = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(line, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
@@ -100,7 +107,10 @@ def _parsed(row: str) -> Card:
 
 
 def _number(text: str) -> float:
-    """Parse a number. The [N/A] that nvidia-smi prints for unknown values becomes infinity, so that checks pass."""
+    """Parse a number from the output of nvidia-smi.
+
+    An unknown value, which nvidia-smi prints as [N/A], becomes infinity, so that the checks pass.
+    """
     try:
         return float(text)
     except ValueError:
@@ -118,7 +128,7 @@ def _card(card: Card, wanted: bool) -> Finding:
 
 
 def _turbomind(settings: Settings) -> Iterator[Finding]:
-    """Load TurboMind in the engine's interpreter, as the engine does."""
+    """Check that TurboMind can be loaded by the Python interpreter that the engine uses."""
     line = [settings.inference.python or sys.executable, "-m", "inference.engines.lmdeploy.probe"]
     try:
         child = subprocess.run(line, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
@@ -141,7 +151,10 @@ def _turbomind(settings: Settings) -> Iterator[Finding]:
 
 
 def _cure(error: str, cuda: str) -> str:
-    """Return what to do about a loader's error."""
+    """Return what to do about an error from loading TurboMind.
+
+    `cuda` is the CUDA version of torch, or empty for a CPU build.
+    """
     if "libcuda.so" in error:
         return _NO_DRIVER
     if not cuda:
@@ -159,7 +172,7 @@ def _cure(error: str, cuda: str) -> str:
 
 
 def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
-    """Check the memory that the engine will take, by the engine's own arithmetic."""
+    """Check that the memory the engine will take, by the engine's own calculation, fits on the GPU."""
     sizes = settings.inference.lmdeploy
     engines = settings.inference.side_by_side
     total = int(card.total)

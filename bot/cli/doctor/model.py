@@ -1,4 +1,4 @@
-"""The doctor's checks of the model: its directory is complete, and the configured engine answers with it."""
+"""The model checks of `thumbtune doctor`: a complete directory, and an answer from the engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN: Final = 4  # problems
 
 
 def model_findings(settings: Settings) -> Iterator[Finding]:
-    """Check the checkpoint directory by its file names and headers."""
+    """Check the file names and file headers in the checkpoint directory."""
     directory = settings.inference.checkpoint()
     wrong = problems(directory)
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
@@ -39,7 +39,10 @@ def model_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def answer_findings(settings: Settings) -> Iterator[Finding]:
-    """Start the engine and ask it about a picture, which takes as long as the engine's start."""
+    """Start the engine and ask it about a picture.
+
+    The check takes as long as the engine needs to start.
+    """
     directory = settings.inference.checkpoint()
     if (directory / MANIFEST).is_file():
         try:
@@ -59,7 +62,7 @@ def answer_findings(settings: Settings) -> Iterator[Finding]:
 
 
 async def _ask(settings: Settings) -> tuple[float, Answer]:
-    """Return the seconds until the engine was ready, and its answer about the sample picture."""
+    """Return how many seconds the engine took to start, and its answer about the sample picture."""
     clock = asyncio.get_running_loop().time
     with TemporaryDirectory(prefix="thumbtune-doctor-") as logs:
         began = clock()

@@ -1,7 +1,7 @@
-"""Generates answers with a model in this process: several at a time, interleaved in one thread.
+"""Generation of answers with a model in this process, several at a time, interleaved in one thread.
 
-Each answer is computed in short steps (a few tiles, a chunk of the prompt, one token), and the answers take turns
-step by step, so that a long one does not hold up a short one.
+Each answer is computed in short steps (a few tiles, a chunk of the prompt, or one token), and the
+answers take turns step by step, so that a long answer does not hold up a short one.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ class _Aborted(Exception):
 
 
 class ChatEngine:
-    """A model, its tokenizer and one thread that generates answers. Close it to end the thread.
+    """A model, its tokenizer and one thread that generates answers until `close` is called.
 
     Args:
         model: The loaded model.
         tokenizer: The loaded tokenizer.
-        cache_bytes: The memory for the keys and values of recent chats and for the features of recent pictures.
+        cache_bytes: The memory in bytes for the keys and values of recent chats and the features of recent
+            pictures.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, cache_bytes: int) -> None:
@@ -76,7 +77,10 @@ class ChatEngine:
 
     @classmethod
     def open(cls, directory: str | Path, *, dtype: torch.dtype, cache_bytes: int) -> ChatEngine:
-        """Load a checkpoint and generate two short answers about a picture. This takes seconds to minutes."""
+        """Load a checkpoint and warm up the engine with two short answers about a picture.
+
+        The call takes seconds to minutes.
+        """
         engine = cls(load_model(directory, dtype=dtype), load_tokenizer(directory), cache_bytes=cache_bytes)
         question = Turn(Role.USER, "What is this?", (sample_picture(),))
         for turns in (question,), (question, Turn(Role.ASSISTANT, "A picture."), Turn(Role.USER, "And this?")):
@@ -92,12 +96,15 @@ class ChatEngine:
         self._thread.join()
 
     def submit(self, request: GenerationRequest, listener: Listener) -> None:
-        """Start generating; `listener` receives the text and the result."""
+        """Start generating an answer; `listener` receives its text in pieces, then the result or an exception."""
         request.listener = listener
         self._inbox.put(request)
 
     def answer(self, request: GenerationRequest) -> tuple[str, GenerationResult]:
-        """Generate an answer, wait for it and return it whole. Raises what the generation raised."""
+        """Generate an answer, wait for it, and return its whole text and the result.
+
+        Any exception raised by the generation is raised again.
+        """
         events: SimpleQueue[str | GenerationResult | Exception] = SimpleQueue()
         self.submit(request, events.put)
         texts: list[str] = []
@@ -109,7 +116,7 @@ class ChatEngine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        """Let every running generation compute one step in turn."""
+        """Compute one step of every running generation in turn, until the engine is closed."""
         running: deque[tuple[GenerationRequest, _Steps]] = deque()
         while True:
             while not running or not self._inbox.empty():
@@ -130,7 +137,7 @@ class ChatEngine:
         self.cache_bytes = self._prefixes.nbytes + int(self._features.currsize)
 
     def _generate(self, request: GenerationRequest) -> _Steps:
-        """Compute the prompt, then the answer. Every `yield`, here and below, ends a step."""
+        """Compute the prompt, then the answer, yielding after each step."""
         entry = self._prefixes.take(request.keys)
         cached = entry.length
         try:
@@ -148,7 +155,7 @@ class ChatEngine:
         request.listener(GenerationResult(finish, usage))
 
     def _prefill(self, request: GenerationRequest, entry: Entry) -> Generator[None, None, Tensor]:
-        """Compute the positions of the prompt that `entry` lacks; return the logits after the last one."""
+        """Compute the positions of the prompt missing from `entry`; return the logits after the last position."""
         logits = torch.empty(0)
         while entry.length < len(request.ids):
             start, stop = entry.length, min(entry.length + _PREFILL_CHUNK, len(request.ids))
@@ -211,7 +218,7 @@ class ChatEngine:
         return finish
 
     def _compute(self, entry: Entry, embeds: Tensor, keys: Sequence[int]) -> Tensor:
-        """Run the language model over new positions [1, N, width]; return the logits [vocabulary] after the last."""
+        """Run the language model over new positions [1, N, width]; return the last position's logits [vocabulary]."""
         output = self._model.language_model(
             inputs_embeds=embeds, past_key_values=entry.kv, use_cache=True, logits_to_keep=1
         )
@@ -226,7 +233,10 @@ def _check_abort(request: GenerationRequest) -> None:
 
 
 def _advance(request: GenerationRequest, steps: _Steps) -> bool:
-    """Compute one step; return whether there are more. An exception is passed to this request's listener only."""
+    """Compute one step and return whether more steps remain.
+
+    An exception is passed only to the listener of `request`.
+    """
     try:
         next(steps)
     except StopIteration:
@@ -238,10 +248,11 @@ def _advance(request: GenerationRequest, steps: _Steps) -> bool:
 
 
 def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Sample a token id from float32 logits [vocabulary], by the same rules as TurboMind.
+    """Sample a token ID from float32 logits [vocabulary] by the same rules as TurboMind.
 
-    Temperature 0 is greedy. Otherwise the `top_k` most likely tokens are kept and renormalized, and of these the
-    fewest whose sum exceeds `top_p` (lmdeploy, src/turbomind/generation/sampling.cc: invokeTopKSortFilter, then
+    At temperature 0, sampling is greedy. Otherwise, the `top_k` most likely tokens are kept and
+    renormalized; of these, the smallest set of most likely tokens whose probabilities add up to more than
+    `top_p` is kept (lmdeploy, src/turbomind/generation/sampling.cc: invokeTopKSortFilter, then
     invokeTopPMinPFilter).
     """
     if sampling.temperature < _LOWEST_TEMPERATURE:
@@ -255,7 +266,7 @@ def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator)
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the token ids that end an answer: those of the generation configuration and of the chat format."""
+    """Return the token IDs that end an answer, taken from the generation configuration and the chat format."""
     listed = model.generation_config.eos_token_id
     ids = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
     known = tokenizer.get_added_vocab()

@@ -1,7 +1,8 @@
-"""The CPU engine's HTTP server: OpenAI's chat API and a queue for the engine's slots.
+"""The CPU engine's HTTP server, with OpenAI's chat API and a queue for the engine's slots.
 
-It serves POST /v1/chat/completions, streamed or not and with pictures as data: URLs, and GET /v1/models, /health and
-/metrics. As many answers as there are slots are generated at a time; the other requests wait in order.
+The server handles POST /v1/chat/completions, streamed or not and with pictures as data: URLs, and GET
+/v1/models, /health and /metrics. Each slot generates one answer at a time; further requests wait in
+order.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Server:
     """The HTTP server of one engine.
 
     Attributes:
-        app: The aiohttp application; its clients must send `key`.
-        engine: The engine; set it once it is warm.
+        app: The aiohttp application, whose clients must send `key`.
+        engine: The engine. Set this attribute once the engine is warm; until then, the attribute is None.
     """
 
     def __init__(self, name: str, *, slots: int, key: str) -> None:
@@ -83,7 +84,7 @@ class Server:
     async def _respond(
         self, _request: web.Request, _chat: ChatRequest, events: _Events
     ) -> tuple[web.StreamResponse, str]:
-        """Return the whole answer as one JSON document, and how it ended."""
+        """Return the whole answer as a JSON response, and how the answer ended."""
         texts: list[str] = []
         async for event in events:
             if isinstance(event, GenerationResult):
@@ -147,10 +148,10 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        """Wait for a slot, first come, first served, and hold it.
+        """Wait for a slot, first come, first served, and hold it until the block ends.
 
         Raises:
-            ApiError: Too many requests wait.
+            ApiError: Too many requests are waiting already.
         """
         if self._waiting >= _MAX_WAITING:
             raise ApiError("The engine has too much to do: ask again in a moment.", status=429, code="overloaded")
@@ -222,7 +223,7 @@ async def _errors_as_json(request: web.Request, handler: _Handler) -> web.Stream
 
 
 def _access_check(key: str) -> Middleware:
-    """Return a middleware that refuses requests from another host name or without the key."""
+    """Return a middleware that refuses requests without `key` and requests that do not name a loopback host."""
 
     def header(request: web.Request, name: str) -> bytes:
         return request.headers.get(name, "").encode("utf-8", "surrogateescape")

@@ -42,10 +42,10 @@ class EngineMetrics:
         }
 
     def count(self, usage: Usage) -> None:
-        """Add the usage of a finished answer."""
+        """Add the usage of a finished answer to the counters."""
         for field, counter in self._usage.items():
             counter.inc(getattr(usage, field))
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self._registry)

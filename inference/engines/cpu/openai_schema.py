@@ -1,7 +1,7 @@
-"""The part of OpenAI's chat API that the bot's client uses: parsing requests and building answers.
+"""Request parsing and response building for the part of OpenAI's chat API that the bot's client uses.
 
-Source: platform.openai.com/docs/api-reference/chat. Extensions: `top_k` and `max_dynamic_patch` inside `image_url`, as
-in lmdeploy, and `encoded_tiles` inside `usage`.
+Source: platform.openai.com/docs/api-reference/chat. The extensions are `top_k` and `max_dynamic_patch`
+(the latter inside `image_url`), as in lmdeploy, and `encoded_tiles` inside `usage`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LABEL: Final = re.compile(r"Image-\d+: ?")
 
 
 class ApiError(Exception):
-    """A request that cannot be served. The text is sent to the client."""
+    """A request that cannot be served. The error's text is sent to the client."""
 
     def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -33,18 +33,22 @@ class ApiError(Exception):
         self.param = param
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON that OpenAI's clients expect with an HTTP status of 400 and above."""
+        """Return the JSON body that OpenAI's clients expect with an HTTP status of 400 or above."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 def _without_surrogates(text: object) -> object:
-    """Replace unpaired surrogates, which JSON can express and tokenizers cannot read."""
+    """Replace unpaired surrogates, which JSON can express but tokenizers cannot read."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(text, str) else text
 
 
 def _decoded(url: object) -> Picture:
-    """Return the picture of a data: URL. Raises ValueError."""
+    """Return the picture in a data: URL.
+
+    Raises:
+        ValueError: The value is not a base64 data: URL.
+    """
     found = _DATA_URL.match(url) if isinstance(url, str) else None
     if found is None or not isinstance(url, str):
         raise ValueError("only data: URLs in base64 are accepted (data:image/jpeg;base64,…); nothing is fetched")
@@ -56,7 +60,7 @@ def _as_parts(content: object) -> object:
 
 
 class _Strict(BaseModel):
-    """Base class that converts no types and refuses unknown fields, which might change the answer."""
+    """Base class of models that convert no types and reject unknown fields, which might affect the answer."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -120,7 +124,11 @@ class _Body(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A valid request. `tiles` holds the most tiles of each picture, or None for the checkpoint's limit."""
+    """A valid chat completion request.
+
+    Attributes:
+        tiles: The maximum number of tiles of each picture, or None for the checkpoint's limit.
+    """
 
     prompt: Prompt
     tiles: tuple[int | None, ...]
@@ -161,7 +169,7 @@ def parse(body: bytes, model: str, system: str) -> ChatRequest:
 
 
 def _api_error(error: ValidationError) -> ApiError:
-    """Return the first validation error, with its text in the form `messages[0].content: message`."""
+    """Convert the first validation error to an ApiError in the form `messages[0].content: message`."""
     first = error.errors(include_url=False)[0]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
     return ApiError(
@@ -190,13 +198,13 @@ def _conversation(messages: list[_Message], system: str) -> tuple[str, tuple[Tur
 
 
 class Reply:
-    """Builds the JSON of one answer; all chunks share the same id, time and model name."""
+    """Builder of the JSON for one answer; all chunks share the same ID, time and model name."""
 
     def __init__(self, model: str) -> None:
         self._common = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
 
     def completion(self, text: str, finish: str, usage: Usage) -> dict[str, Any]:
-        """Return the body of an answer that is not streamed."""
+        """Return the response body for an answer that is not streamed."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         return {**self._common, "object": "chat.completion", "choices": [choice], "usage": _usage(usage)}
@@ -207,7 +215,10 @@ class Reply:
         return {**self._common, "object": "chat.completion.chunk", "choices": [choice]}
 
     def last_chunks(self, finish: str, usage: Usage, *, separate_usage: bool) -> list[dict[str, Any]]:
-        """Return the chunk with the finish reason, and the usage in it or in one without choices (`separate_usage`)."""
+        """Return the last chunks of a streamed answer, with the finish reason and the usage.
+
+        The usage is in the chunk with the finish reason or, if `separate_usage`, in a chunk without choices.
+        """
         last = self.chunk({}, finish)
         if separate_usage:
             return [last, {**last, "choices": [], "usage": _usage(usage)}]

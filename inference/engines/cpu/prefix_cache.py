@@ -1,7 +1,7 @@
-"""KV cache of recent conversations, found by their common prefix.
+"""KV cache of recent conversations, which are found by common prefix.
 
-A conversation is a list of 64-bit keys, one for each position. Keys are equal where the model's input is equal, and
-negative at the positions of a picture. The cache is not thread-safe.
+A conversation is a list of 64-bit keys, one for each position. Positions with equal model input have
+equal keys; the keys at the positions of a picture are negative. The cache is not thread-safe.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _MIN_COPIED: Final = 8
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values: [1, heads, length, size] views of storage that grows by a quarter.
+    """One layer's keys and values, as [1, heads, length, size] views of storage that grows by a quarter.
 
-    transformers' own layer copies everything for every new token.
+    The layer class in transformers, by contrast, copies all keys and values for every new token.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, cache_kwargs: dict[str, Any] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Append new positions; return the keys and values of all positions."""
+        """Append new positions, and return the keys and values of all positions."""
         if not self.is_initialized:
             self.lazy_initialization(key_states)
         past = self.get_seq_length()
@@ -51,7 +51,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def crop(self, max_length: int) -> None:
-        """Drop the positions from `max_length` on."""
+        """Drop all positions from `max_length` onward."""
         if self.get_seq_length() > max_length:
             self.keys, self.values = self.keys[:, :, :max_length], self.values[:, :, :max_length]
 
@@ -71,7 +71,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class GrowingCache(Cache):  # type: ignore[misc]
-    """A conversation's keys and values in all layers, for the `past_key_values` of a transformers model."""
+    """A conversation's keys and values in all layers, for use as `past_key_values` of a transformers model."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)
@@ -82,7 +82,7 @@ class GrowingCache(Cache):  # type: ignore[misc]
         return sum(layer.nbytes for layer in self.layers)
 
     def copy(self, length: int) -> GrowingCache:
-        """Return an independent cache with the first `length` positions."""
+        """Return an independent copy of the first `length` positions."""
         copied = GrowingCache()
         for index, layer in enumerate(self.layers):
             copied.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
@@ -90,7 +90,7 @@ class GrowingCache(Cache):  # type: ignore[misc]
 
 
 class Entry:
-    """A cached conversation: one key for each position in `kv`."""
+    """A cached conversation: the keys and values in `kv`, and one lookup key for each position in `keys`."""
 
     def __init__(self, keys: Sequence[int] = (), kv: GrowingCache | None = None) -> None:
         self.keys = array("q", keys)
@@ -98,34 +98,34 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Number of positions."""
+        """Number of cached positions."""
         return len(self.keys)
 
     def shared(self, keys: np.ndarray[Any, np.dtype[np.int64]]) -> int:
-        """Return the length of the common prefix with `keys`."""
+        """Return the length of the longest prefix that this entry shares with `keys`."""
         size = min(len(self.keys), len(keys))
         differs = np.frombuffer(self.keys, np.int64, size) != keys[:size] if size else np.empty(0, bool)
         first = int(differs.argmax()) if size else 0
         return first if size and differs[first] else size
 
     def has_picture_after(self, length: int) -> bool:
-        """Return whether there are picture positions (negative keys) after the first `length`."""
+        """Return whether there are picture positions (negative keys) after the first `length` positions."""
         return len(self.keys) > length and min(self.keys[length:]) < 0
 
     def cut(self, length: int) -> None:
-        """Drop the positions from `length` on."""
+        """Drop all positions from `length` onward."""
         del self.keys[length:]
         self.kv.crop(length)
 
 
 class PrefixCache:
-    """Entries of recent conversations, evicted least recently used first.
+    """Cache of recent conversations, which evicts the least recently used entries first.
 
-    An entry that is lent (taken and not given back yet) counts against the limit, can be copied from and is never
-    evicted.
+    An entry that is lent (taken and not yet given back) counts toward the limit, can be copied from and is
+    never evicted.
 
     Args:
-        limit: The most bytes of all entries together.
+        limit: The maximum size of all entries together, in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -135,10 +135,11 @@ class PrefixCache:
         self._idle_bytes = 0
 
     def take(self, keys: Sequence[int]) -> Entry:
-        """Lend the entry with the longest common prefix with `keys`, cut to that prefix. The last key never matches.
+        """Lend an entry that holds the longest cached prefix of `keys`, never including the last key.
 
-        An idle entry itself is lent if cutting it loses little (a chat goes on, or an answer is regenerated).
-        Otherwise (two chats with the same system text and different pictures), the common prefix is copied.
+        If truncation loses little (a chat continues, or an answer is regenerated), an idle entry is lent itself,
+        truncated to the prefix. Otherwise (two chats have the same system text but different pictures), the
+        prefix is copied into a new entry.
         """
         # At least one position has to be computed for the logits of the next token.
         wanted = np.array(keys[:-1], np.int64)
@@ -159,7 +160,7 @@ class PrefixCache:
         return best
 
     def give(self, entry: Entry) -> None:
-        """Return a lent entry to the cache as the most recently used one."""
+        """Give a lent entry back to the cache as the most recently used entry."""
         del self._lent[id(entry)]
         if entry.length:
             self._idle[id(entry)] = entry
@@ -171,13 +172,13 @@ class PrefixCache:
         del self._lent[id(entry)]
 
     def trim(self) -> None:
-        """Evict entries until the limit is kept. Call it after lent entries have grown."""
+        """Evict entries until the cache is within its limit. Call this method after lent entries have grown."""
         while self._idle and (self.nbytes > self._limit or len(self._idle) > _MAX_ENTRIES):
             self._idle_bytes -= self._idle.popitem(last=False)[1].kv.nbytes
 
     @property
     def nbytes(self) -> int:
-        """Size of all entries in bytes, lent ones included."""
+        """Total size of all entries in bytes, including lent ones."""
         return self._idle_bytes + sum(entry.kv.nbytes for entry in self._lent.values())
 
     def __len__(self) -> int:
@@ -185,5 +186,5 @@ class PrefixCache:
 
 
 def _cheap_to_cut(entry: Entry, length: int) -> bool:
-    """Return whether the part after `length` is short and only text, and therefore cheap to compute again."""
+    """Return whether the positions after `length` are cheap to recompute: few, and without pictures."""
     return 2 * length >= entry.length and not entry.has_picture_after(length)

@@ -1,6 +1,7 @@
-"""Turns a prompt into a generation request: pictures decoded and tiled, text tokenized, cache keys assigned.
+"""Preparation of generation requests: decoding and tiling pictures, tokenizing text, assigning cache keys.
 
-Needs the checkpoint's configuration and tokenizer, not its weights. Safe to use from several threads.
+The preparation needs the checkpoint's configuration and tokenizer, but not its weights, and is safe to
+use from several threads.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TILE_COUNTS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """The way an answer ended ("stop", "length" or "abort") and its token counts."""
+    """How an answer ended ("stop", "length" or "abort"), and its token counts."""
 
     finish: str
     usage: Usage
@@ -40,12 +41,14 @@ Listener = Callable[[str | GenerationResult | Exception], None]
 
 @dataclass(slots=True)
 class PromptPicture:
-    """A picture of a prompt: its cache key, its number of tiles and its positions among the token ids.
+    """A picture of a prompt: its cache key, its number of tiles and its positions among the token IDs.
 
     Attributes:
-        limit: The most tiles, or None for the checkpoint's own limit.
-        pixels: [tiles, 3, S, S], or None if the picture is known and has not been decoded.
-        features: [positions, width], held while the picture is in prefill, even if the feature cache is too small.
+        limit: The maximum number of tiles, or None for the checkpoint's own limit.
+        pixels: The tiles [tiles, 3, S, S], or None if the picture, whose number of tiles is already known,
+            has not been decoded.
+        features: The features [positions, width], kept during prefill in case the feature cache is too
+            small.
     """
 
     key: int
@@ -62,8 +65,9 @@ class GenerationRequest:
     """A prompt that is ready for the engine, and the progress of its answer.
 
     Attributes:
-        ids: Token ids.
-        keys: Cache keys, one for each position: the token id, or the key of the picture there.
+        ids: The prompt's token IDs.
+        keys: One cache key for each position: the token ID or, for a position of a picture, the picture's
+            key.
     """
 
     ids: list[int]
@@ -76,12 +80,15 @@ class GenerationRequest:
     aborted: threading.Event = field(default_factory=threading.Event)
 
     def abort(self) -> None:
-        """Stop the generation soon, with the finish "abort". May be called from any thread and after the end."""
+        """Stop the generation soon, with the finish reason "abort".
+
+        The method may be called from any thread, and also after the generation has ended.
+        """
         self.aborted.set()
 
 
 class Preprocessor:
-    """Makes generation requests for one model.
+    """Builder of generation requests for one model.
 
     Args:
         config: The checkpoint's configuration.
@@ -99,15 +106,15 @@ class Preprocessor:
         """The number of positions of the model, for prompt and answer together."""
 
     def prepare(self, prompt: Prompt, *, tile_limits: Sequence[int | None] | None = None) -> GenerationRequest:
-        """Decode, tile and tokenize a prompt.
+        """Decode and tile the pictures of a prompt, and tokenize its text.
 
         Args:
             prompt: The prompt.
-            tile_limits: The most tiles of each picture, or None for the checkpoint's own limit.
+            tile_limits: The maximum number of tiles of each picture, or None for the checkpoint's own limit.
 
         Raises:
             PictureError: A picture cannot be read.
-            PromptTooLong: The window has no room left for an answer.
+            PromptTooLong: The prompt leaves no room for an answer in the context window.
         """
         given = pictures(prompt)
         limits = [None] * len(given) if tile_limits is None else tile_limits
@@ -129,7 +136,7 @@ class Preprocessor:
         return GenerationRequest(ids, keys, prepared, prompt.sampling)
 
     def decode(self, picture: Picture, limit: int | None) -> Tensor:
-        """Return a picture's tiles, at most `limit` and a thumbnail, as float32 [tiles, 3, S, S].
+        """Return a picture as float32 [tiles, 3, S, S], with at most `limit` tiles and a thumbnail.
 
         Raises:
             PictureError: The picture cannot be read.

@@ -1,10 +1,10 @@
-"""Worker: the CPU engine, a model behind OpenAI's chat API on 127.0.0.1.
+"""Worker: run the CPU engine, which serves a model through OpenAI's chat API on 127.0.0.1.
 
-    python -m inference.engines.cpu.server --model DIR --name NAME [--port 8000] [--threads N] [--slots N]
-        [--cache-megabytes N] [--dtype float32|bfloat16]
+    python -m inference.engines.cpu.server --model DIR --name NAME [--port 8000] [--threads N]
+        [--slots N] [--cache-megabytes N] [--dtype float32|bfloat16]
 
-It listens at once; /health answers 503 until the model has generated an answer about a picture. It ends when its
-parent process does.
+The worker listens immediately, but /health answers with status 503 until the model has generated an
+answer about a picture. The worker exits when its parent process does.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _default_cache_megabytes() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the worker's command line and end the process: a thread inside torch cannot be interrupted."""
+    """Run the worker's command line, then exit at once, because a thread inside torch cannot be interrupted."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()

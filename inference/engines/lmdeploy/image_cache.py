@@ -1,9 +1,10 @@
 """Cache of decoded and tiled pictures for lmdeploy, filled by many threads.
 
-lmdeploy 0.18.0 decodes, tiles and hashes every picture of a conversation again on every turn, in one thread
-(vl/engine.py). Here tiles are cached under the sha256 of the encoded picture, and the least recently used are evicted
-first. That digest also yields the fingerprint by which TurboMind's prefix cache identifies the picture. The tiles equal
-those of inference/internvl2/tiles.py and of lmdeploy's InternVLVisionModel bit for bit.
+On every turn, lmdeploy 0.18.0 decodes, tiles and hashes all pictures of the conversation again, in one
+thread (vl/engine.py). This cache stores tiles under the SHA-256 digest of the encoded picture and evicts
+the least recently used tiles first. The digest also yields the fingerprint by which TurboMind's prefix
+cache identifies the picture. The tiles are bit for bit equal to those of inference/internvl2/tiles.py
+and of lmdeploy's InternVLVisionModel.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Prepared:
     fingerprint: bytes
 
     def item(self, tokens_per_tile: int, picture_token: int) -> dict[str, Any]:
-        """Return a new item of lmdeploy's "preprocess" message; it shares the pixels."""
+        """Return a new item for lmdeploy's "preprocess" message; the pixels are shared, not copied."""
         return {
             "pixel_values": self.pixels,
             "image_tokens": self.pixels.shape[0] * tokens_per_tile,
@@ -54,16 +55,18 @@ class Prepared:
 
 
 class TileCache:
-    """Prepares pictures and caches them. Use it in one event loop; concurrent requests for a picture share the work.
+    """Cache of prepared pictures, in which concurrent requests for the same picture share the work.
+
+    The cache may be used in one event loop only.
 
     Args:
         tiling: The model's tiling.
-        dtype: The type of the pixel values.
-        limit: The most bytes of cached tiles.
-        threads: The number of threads that decode and tile.
+        dtype: The data type of the pixel values.
+        limit: The maximum size of the cached tiles in bytes.
+        threads: The number of threads that decode and tile pictures.
 
     Attributes:
-        hits: The number of requests for cached pictures.
+        hits: The number of requests for pictures that were cached or in preparation.
         misses: The number of requests for other pictures.
     """
 
@@ -86,11 +89,12 @@ class TileCache:
         return int(self._cached.currsize)
 
     async def get(self, url: str, max_tiles: int | None = None) -> Prepared:
-        """Return the prepared picture of a data: URL.
+        """Return the picture in a data: URL, prepared for the vision tower.
 
         Args:
             url: The data: URL.
-            max_tiles: The most tiles, not counting the thumbnail, or None for the model's own limit.
+            max_tiles: The maximum number of tiles, not counting the thumbnail, or None for the model's own
+                limit.
 
         Raises:
             ValueError: The URL is not a base64 data: URL.
@@ -135,10 +139,13 @@ class TileCache:
 async def prepare(
     data: bytes, digest: bytes, tiling: Tiling, dtype: torch.dtype, threads: ThreadPoolExecutor
 ) -> Prepared:
-    """Decode, tile and normalize a picture in several threads. Raises PictureError.
+    """Decode, tile and normalize a picture in several threads.
 
-    Pillow resizes in two passes, first each row, then each column. Therefore bands of rows, and then the columns of
-    tiles, can be resized separately with identical results.
+    Pillow resizes in two passes, first each row, then each column. Bands of rows, and then the columns of
+    tiles, can therefore be resized separately with identical results.
+
+    Raises:
+        PictureError: The picture cannot be read.
     """
     loop = asyncio.get_running_loop()
 
@@ -165,12 +172,12 @@ async def prepare(
 
 
 def _widened(picture: Image.Image, top: int, end: int, width: int) -> Image.Image:
-    """Return the rows from `top` to `end`, resized to the width of the grid."""
+    """Return the picture's rows from `top` to `end`, resized to `width`, the width of the tile grid in pixels."""
     return picture.crop((0, top, picture.width, end)).resize((width, end - top), Image.Resampling.BICUBIC)
 
 
 def _column(bands: Sequence[Image.Image], column: int, out: torch.Tensor) -> None:
-    """Write one column of tiles into `out` [rows, 3, S, S]."""
+    """Write the tiles of one column of the grid into `out` [rows, 3, S, S]."""
     side = out.shape[-1]
     narrow = Image.new("RGB", (side, sum(band.height for band in bands)))
     top = 0
@@ -197,7 +204,11 @@ def _normalize(tall: Image.Image, out: torch.Tensor) -> None:
 
 
 def _read(url: str) -> tuple[bytes, bytes]:
-    """Return the sha256 of the encoded picture, and its bytes. Raises ValueError."""
+    """Return the SHA-256 digest and the bytes of the picture in a data: URL.
+
+    Raises:
+        ValueError: The URL is not a base64 data: URL.
+    """
     head, comma, body = url.partition(",")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
         raise ValueError("a picture must be a data: URL in base64 (data:image/jpeg;base64,…)")

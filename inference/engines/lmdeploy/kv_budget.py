@@ -1,7 +1,7 @@
-"""The division of a card's memory among weights, KV cache blocks and working memory.
+"""The division of a GPU's memory among weights, KV cache blocks and working memory.
 
-Imports neither torch nor lmdeploy. The constants were measured with the full-size InternVL2-2B on an H200
-(benchmarks/README.md).
+This module imports neither torch nor lmdeploy. The constants were measured with the full-size
+InternVL2-2B on an H200 (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _PREFILL_SMALL: Final = 8192
 
 
 class NoRoom(Exception):
-    """The card is too small for the settings; the text says what to change."""
+    """The GPU is too small for the settings. The error's text says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """Memory of a model on one card, in bytes: its weights, and one token's keys and values."""
+    """A model's memory on one GPU, in bytes: its weights, and the keys and values of one token."""
 
     weights: int
     token: int
 
     @classmethod
     def of(cls, directory: Path, kv_bits: int, cards: int = 1) -> ModelMemory:
-        """Read the sizes from a checkpoint, for each card if `cards` share the model.
+        """Read the sizes from a checkpoint; if `cards` GPUs share the model, the sizes are those on each GPU.
 
         Raises:
-            OSError, KeyError, ValueError: The directory does not hold a checkpoint.
+            OSError, KeyError, ValueError: The directory does not contain a checkpoint.
         """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))["llm_config"]
         head = config["hidden_size"] // config["num_attention_heads"]
@@ -59,14 +59,15 @@ class ModelMemory:
 
 
 def prefill_tokens(total: int) -> int:
-    """Return the prompt tokens to compute in one iteration on a card of `total` bytes."""
+    """Return the number of prompt tokens to compute per iteration on a GPU with `total` bytes of memory."""
     return _PREFILL_LARGE if total >= _LARGE_CARD else _PREFILL_SMALL
 
 
 def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: int) -> int:
-    """Return the KV blocks of each of `engines` engines on a card of `total` bytes.
+    """Return the number of KV blocks for each of `engines` engines on a GPU with `total` bytes of memory.
 
-    Depends on the whole card, not on its free memory, so that a second engine gets as many blocks as the first.
+    The number depends on the whole memory, not on the free memory, so that a second engine gets as many
+    blocks as the first.
 
     Raises:
         NoRoom: There is less room than one long conversation (8192 tokens) needs.
@@ -83,14 +84,15 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
 
 
 def working_bytes(prefill: int) -> int:
-    """Return the memory that an engine uses in addition to weights and blocks."""
+    """Return the memory in bytes that an engine uses in addition to its weights and KV blocks."""
     return _WORK_BYTES + max(prefill - _PREFILL_SMALL, 0) * _WORK_BYTES_PER_TOKEN
 
 
 def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
-    """Return the blocks' share of the memory that is free once the weights are loaded.
+    """Return the share that `blocks` KV blocks take of the memory left free by the weights.
 
-    TurboMind 0.18.0 applies `cache_max_entry_count` to the free memory after loading the weights.
+    The share is a value for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
+    free after loading the weights.
 
     Raises:
         NoRoom: The blocks do not fit.

@@ -50,16 +50,16 @@ _encoded: Final[ContextVar[int]] = ContextVar("encoded_tiles", default=0)
 
 
 def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes: int) -> dict[type, type]:
-    """Install the replacements. Call it once, before `api_server.serve`.
+    """Install the replacements for lmdeploy's internals. Call this once, before `api_server.serve`.
 
     Args:
-        prefill_tokens: The prompt tokens that TurboMind computes in one iteration.
-        tiles: The most tiles of a picture, or None for the checkpoint's own limit.
-        threads: The number of threads that cut tiles.
-        cache_bytes: The memory of the tile cache.
+        prefill_tokens: The number of prompt tokens that TurboMind computes per iteration.
+        tiles: The maximum number of tiles per picture, or None for the checkpoint's own limit.
+        threads: The number of threads that tile pictures.
+        cache_bytes: The size of the tile cache in bytes.
 
     Returns:
-        A mapping of lmdeploy's engine class to the replacement that the server is to create.
+        A mapping from lmdeploy's engine class to the replacement that the server should create.
     """
     # lmdeploy accepts truncated pictures; here they are refused, as by every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -73,7 +73,7 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
 
 
 class Processor(MultimodalProcessor):  # type: ignore[misc]
-    """Takes pictures from the tile cache."""
+    """A processor that takes pictures from the tile cache."""
 
     cache: TileCache
 
@@ -97,14 +97,14 @@ class Processor(MultimodalProcessor):  # type: ignore[misc]
 
 
 class Instance(TurboMindInstance):  # type: ignore[misc]
-    """Admits prompts by the limiter and passes on tokens in groups."""
+    """A TurboMind instance that admits prompts through the limiter and passes on tokens in groups."""
 
     limiter: ClassVar[PrefillLimiter]
 
     async def async_stream_infer(
         self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
     ) -> AsyncIterator[Any]:
-        """Generate as TurboMind's own instance does."""
+        """Generate as TurboMind's own instance does, once the limiter admits the prompt, and group the outputs."""
         config = inputs["gen_config"]
         ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
         pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
@@ -119,7 +119,7 @@ class Instance(TurboMindInstance):  # type: ignore[misc]
 
 
 class Engine(VLAsyncEngine):  # type: ignore[misc]
-    """Uses the tile cache and the incremental detokenizer."""
+    """An lmdeploy engine that uses the tile cache and the incremental detokenizer."""
 
     tiles: ClassVar[int | None]
     threads: ClassVar[int]
@@ -153,24 +153,24 @@ PictureEnd = tuple[int, int]
 
 
 def picture_ends(items: Iterable[Mapping[str, Any]] | None) -> list[PictureEnd]:
-    """Return the ends and sizes of the pictures in TurboMind's `multimodal` argument."""
+    """Return the end position and the number of tiles of each picture in TurboMind's `multimodal` argument."""
     return [(item["offset"] + item["image_tokens"], item["pixel_values"].shape[0]) for item in items or ()]
 
 
 def note_encoded(pictures: Sequence[PictureEnd], output: Any) -> None:
-    """Record the encoded tiles from an output of TurboMind. Call it in the request's own task."""
+    """Record the number of tiles encoded for a TurboMind output. Call this in the request's own asyncio task."""
     cached = output.req_metrics.cached_tokens if output.req_metrics is not None else 0
     _encoded.set(sum(tiles for end, tiles in pictures if end > cached))
 
 
 class Usage(serving.UsageInfo):  # type: ignore[misc]
-    """The usage with the encoded tiles of the current task."""
+    """The usage of a chat completion, with the number of tiles encoded in the current asyncio task."""
 
     encoded_tiles: int = 0
 
     @classmethod
     def build(cls, *inputs: Any, **more: Any) -> Any:
-        """Build the usage as lmdeploy does."""
+        """Build the usage as lmdeploy does, and add the number of encoded tiles."""
         usage = super().build(*inputs, **more)
         usage.encoded_tiles = _encoded.get()
         return usage
@@ -178,19 +178,22 @@ class Usage(serving.UsageInfo):  # type: ignore[misc]
 
 # A response serializes the fields of the declared type only.
 class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
-    """A whole answer."""
+    """A complete answer, with `encoded_tiles` in its usage."""
 
     usage: Usage
 
 
 class StreamResponse(serving.ChatCompletionStreamResponse):  # type: ignore[misc]
-    """A chunk of a streamed answer."""
+    """A chunk of a streamed answer, with `encoded_tiles` in its usage."""
 
     usage: Usage | None = None
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:
-    """Return the URL and tile limit of every picture in order, or None if there is any other kind of content."""
+    """Return each picture's URL and tile limit in order, or None if there is unsupported content.
+
+    Only text and the user's pictures as data: URLs are supported.
+    """
     found: list[tuple[str, int | None]] = []
     for message in messages:
         content = message.get("content")
@@ -216,7 +219,10 @@ def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | N
 
 
 async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Join lmdeploy's EngineOutputs within `GROUP_SECONDS`; the first and the last one are passed on at once."""
+    """Merge lmdeploy's EngineOutputs so that at most one is yielded per `GROUP_SECONDS`.
+
+    The first and the last output are passed on at once.
+    """
     held: Any = None
     due = 0.0
     async for output in outputs:
@@ -233,7 +239,7 @@ async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def tiling_of(model: Any, tiles: int | None) -> Tiling:
-    """Return the tiling of lmdeploy's InternVLVisionModel, with at most `tiles` tiles if given."""
+    """Return the tiling of lmdeploy's InternVLVisionModel, limited to `tiles` tiles per picture if given."""
     config = model.config
     return Tiling(
         side=model.vision_config.image_size,
@@ -245,7 +251,7 @@ def tiling_of(model: Any, tiles: int | None) -> Tiling:
 
 
 def publish_metrics(cache: TileCache, limiter: PrefillLimiter) -> None:
-    """Add the metrics of the tile cache and the limiter to lmdeploy's /metrics."""
+    """Add the metrics of the tile cache and the prefill limiter to lmdeploy's /metrics page."""
 
     class Collector:
         def collect(self) -> Any:

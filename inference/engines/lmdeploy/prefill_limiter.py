@@ -1,8 +1,8 @@
-"""Admits prompts to an engine so that each is computed in one iteration.
+"""Admission of prompts to an engine so that each prompt is computed in one iteration.
 
-TurboMind computes at most `max_prefill_token_num` prompt tokens in an iteration and splits the prompt that crosses the
-limit; a picture that is split goes through the vision tower twice, as a whole each time. Prompts therefore wait here
-until they fit into an iteration.
+TurboMind computes at most `max_prefill_token_num` prompt tokens in an iteration and splits a prompt that
+crosses the limit. If the split is inside a picture, the whole picture goes through the vision tower
+twice. Prompts therefore wait for admission until they fit into an iteration.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ _PICTURES: Final = 4096
 
 
 class PrefillLimiter:
-    """Limits the prompt tokens in prefill; prompts are admitted in order. Use it in one event loop.
+    """Limiter of the prompt tokens in prefill, which admits prompts in order.
+
+    The limiter may be used in one event loop only.
 
     Args:
-        tokens: The prompt tokens that the engine computes in one iteration.
+        tokens: The number of prompt tokens that the engine computes in one iteration.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -37,8 +39,9 @@ class PrefillLimiter:
         """Estimate how many of a prompt's tokens will be computed: all but those of recently seen pictures.
 
         Args:
-            tokens: The number of all tokens of the prompt.
-            pictures: The fingerprint and token count of each picture. Recent ones are assumed to be in the cache.
+            tokens: The total number of tokens in the prompt.
+            pictures: The fingerprint and token count of each picture. Recently seen pictures are assumed to be
+                cached.
         """
         for fingerprint, part in pictures:
             if fingerprint in self._seen:
@@ -48,7 +51,7 @@ class PrefillLimiter:
 
     @asynccontextmanager
     async def room(self, cost: int) -> AsyncIterator[Callable[[], None]]:
-        """Wait for room and hold it until the block ends, or until the yielded function is called."""
+        """Wait until `cost` tokens fit, and reserve them until the block ends or the yielded function is called."""
         self.waiting += 1
         try:
             # Locks are acquired in order, so only the first prompt watches for room, and no other overtakes it.

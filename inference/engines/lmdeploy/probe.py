@@ -1,9 +1,13 @@
-"""Worker: tests whether TurboMind can be imported, in a separate process, because the import may crash.
+"""Worker: test whether TurboMind can be imported, in a separate process because the import may crash.
 
     python -m inference.engines.lmdeploy.probe
 
-Prints one line of JSON: `{"lmdeploy": "0.18.0", "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}`. Imports the
-same modules as the engine in the same order; `error` is the loader's message, such as a missing shared library.
+The worker prints one line of JSON::
+
+    {"lmdeploy": "0.18.0", "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}
+
+The worker imports the same modules as the engine, in the same order. The value of `error` is the
+loader's message, for example about a missing shared library.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def probe() -> dict[str, str]:
-    """Return the installed versions and the first import error."""
+    """Return the installed versions of lmdeploy, torch and CUDA, and the first import error."""
     found = {"lmdeploy": "", "torch": "", "cuda": "", "error": ""}
     try:
         found["lmdeploy"] = version("lmdeploy")

@@ -1,10 +1,11 @@
-"""Worker: lmdeploy's OpenAI server with TurboMind, the right chat template and a faster picture path.
+"""Worker: run lmdeploy's OpenAI server with InternVL2's chat template and faster picture processing.
 
     python -m inference.engines.lmdeploy.server --model DIR --name ID --port PORT [--settings JSON]
 
-The server, its API and its engine are lmdeploy's. patches.py lists the internals that are replaced; this needs the
-lmdeploy release `SUPPORTED_VERSION`, and any other is refused. Only the routes that the bot's client uses are served,
-and only with the key of this launch.
+The server, its API and its engine, TurboMind, are lmdeploy's; patches.py lists the internals that are
+replaced. The replacements need the lmdeploy release `SUPPORTED_VERSION`, and any other release is
+refused. Only the routes that the bot's client uses are served, and only to clients with the key of this
+launch.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ _log = logging.getLogger("thumbtune.lmdeploy")
 
 
 def engine_config(options: argparse.Namespace) -> tuple[TurbomindEngineConfig, int]:
-    """Return TurboMind's configuration and the number of KV blocks; unset values are derived from the GPU.
+    """Return TurboMind's configuration and the number of KV blocks, deriving unset values from the GPU.
 
     Raises:
-        NoRoom: The card is too small for the settings.
+        NoRoom: The GPU is too small for the settings.
     """
     import torch
     from lmdeploy import TurbomindEngineConfig
@@ -77,10 +78,10 @@ def engine_config(options: argparse.Namespace) -> tuple[TurbomindEngineConfig, i
 
 
 def patch_engines(name: str, replacements: Mapping[type, type]) -> None:
-    """Make `api_server.serve` create replacements of lmdeploy's engine classes, with `name` as the model's name.
+    """Make `api_server.serve` use `replacements` for lmdeploy's engine classes and `name` as the model's name.
 
-    Replaces `api_server.get_task`, which returns the engine class for a model. The name is set afterwards, because
-    lmdeploy refuses "base", the name of the base model.
+    The function replaces `api_server.get_task`, which returns the engine class for a model. The model's name
+    is set after the engine has been created, because lmdeploy refuses "base", the name of the base model.
     """
     from lmdeploy.serve.openai import api_server
 
@@ -100,11 +101,12 @@ def patch_engines(name: str, replacements: Mapping[type, type]) -> None:
 
 
 def patch_app(name: str, key: str, *, window: int, cache: int) -> None:
-    """Make lmdeploy's application serve `ROUTES` only, to clients with `key`, and report the model's sizes in tokens.
+    """Make lmdeploy's application serve only `ROUTES` to clients with `key`, and report the model's sizes.
 
-    In /v1/models the session length is `max_model_len`, as in vLLM (vllm/entrypoints/openai/protocol.py, ModelCard),
-    and the size of the KV cache is `kv_cache_tokens`; lmdeploy's own list has no sizes. Replaces `uvicorn.run`, which
-    lmdeploy calls with its application.
+    In /v1/models, the session length in tokens is `max_model_len`, as in vLLM
+    (vllm/entrypoints/openai/protocol.py, ModelCard), and the size of the KV cache in tokens is
+    `kv_cache_tokens`; lmdeploy's own list has no sizes. The function replaces `uvicorn.run`, which lmdeploy
+    calls with its application.
     """
     import uvicorn
     from starlette.responses import JSONResponse
@@ -126,7 +128,7 @@ def patch_app(name: str, key: str, *, window: int, cache: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the worker's command line; serves until SIGTERM."""
+    """Run the worker's command line and serve until SIGTERM."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()
@@ -163,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def register_model_code() -> None:
-    """Register our configuration and tokenizer of InternVL2 with transformers' auto classes.
+    """Register thumbtune's InternVL2 configuration and tokenizer with transformers' auto classes.
 
-    Therefore lmdeploy needs no `trust_remote_code`, and no Python file of a checkpoint is imported.
+    As a result, lmdeploy needs no `trust_remote_code`, and no Python file of a checkpoint is imported.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -200,7 +202,7 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the worker's command line."""
+    """Return the parser for the worker's command line."""
     arguments = argparse.ArgumentParser(
         prog="python -m inference.engines.lmdeploy.server", description=(__doc__ or "").split("\n")[0]
     )

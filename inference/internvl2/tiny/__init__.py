@@ -1,7 +1,8 @@
-"""internvl2-tiny: a trained stand-in for InternVL2-2B, small enough to ship, that knows coloured shapes.
+"""The internvl2-tiny model, a small stand-in for InternVL2-2B trained to recognize coloured shapes.
 
-`CHECKPOINT` is its directory in the official layout. The other modules draw what it knows, ask about it and judge its
-answers. `tools.tiny` trains and examines it.
+The checkpoint is small enough to ship with the package; `CHECKPOINT` is its directory in the official
+layout. The other modules draw pictures for the model, ask questions about them and judge its answers.
+`tools.tiny` trains and evaluates the model.
 """
 
 from pathlib import Path

@@ -1,8 +1,9 @@
-"""The pictures of the demo and of every examination: photo-sized, shapes in rows, rings or grids on textured grounds.
+"""Renderer of the pictures for the demo and for evaluations: coloured shapes on textured backgrounds.
 
-Shapes are painted through masks with rounded corners, shading, shadows and rims, on paper, stripes, tiles or wood, and
-compressed as JPEG. The renderer shares no drawing code and no proportions with the one used to train internvl2-tiny
-(`tools.tiny.training_drawing`).
+The pictures have the sizes of photos, show shapes in rows, rings or grids, and are compressed as JPEG.
+Shapes are painted through masks with rounded corners, shading, shadows and rims; backgrounds look like
+paper, stripes, tiles or wood. The renderer shares no drawing code and no proportions with
+`tools.tiny.training_drawing`, which draws the training pictures of internvl2-tiny.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ _SIZES = ((320, 320), (400, 300), (480, 640), (640, 480), (500, 500), (800, 600)
 
 
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
-    """Draw the scene as an RGB picture; the same `rng` state draws the same picture.
+    """Draw the scene as an RGB picture; the same state of `rng` produces the same picture.
 
-    `size` is (width, height) in pixels; by default a random size that is usual for photos.
+    `size` is (width, height) in pixels, by default a random size that is typical of photos.
     """
     width, height = size or rng.choice(_SIZES)
     image = _texture(scene.colour, rng, width, height)
@@ -46,7 +47,10 @@ def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Imag
 
 
 def sticker(scene: Scene, rng: Random, side: int) -> Image.Image:
-    """Draw one shape with a white edge on a transparent ground: RGBA, `side` × `side` pixels."""
+    """Draw the scene's shape once, with a white edge on a transparent background.
+
+    The picture is RGBA and has `side` × `side` pixels.
+    """
     shape = _stencil(scene.shape, round(0.88 * side), rng.uniform(-14, 14))
     stencil = Image.new("L", (side, side))
     stencil.paste(shape, ((side - shape.width) // 2, (side - shape.height) // 2))
@@ -58,7 +62,7 @@ def sticker(scene: Scene, rng: Random, side: int) -> Image.Image:
 
 
 def _places(count: int, rng: Random, width: int, height: int) -> tuple[list[tuple[float, float]], float]:
-    """Return centres in a row, a column, a ring or a grid, and the half-width that each shape may take."""
+    """Return the centres of `count` shapes in a row, column, ring or grid, and a shape's largest half-width."""
     plan = rng.choice(("line", "ring", "grid"))
     if plan == "line" or count == 1:
         across = width >= height
@@ -81,7 +85,7 @@ def _places(count: int, rng: Random, width: int, height: int) -> tuple[list[tupl
 
 
 def _stencil(shape: Shape, side: int, tilt: float) -> Image.Image:
-    """Return a mask (L, side × side) of the shape with slightly rounded corners."""
+    """Return a mask (mode L, `side` × `side` pixels) of the tilted shape with slightly rounded corners."""
     large = 2 * side
     mask = Image.new("L", (large, large))
     pen = ImageDraw.Draw(mask)
@@ -113,7 +117,7 @@ def _stencil(shape: Shape, side: int, tilt: float) -> Image.Image:
 
 
 def _fill(colour: Colour, rng: Random, size: tuple[int, int]) -> Image.Image:
-    """Return the colour, flat or graded between two of its shades."""
+    """Return an image filled with one shade of the colour or with a gradient between two shades."""
     first, second = paint(colour, rng, inner=0.3), paint(colour, rng, inner=0.3)
     if rng.random() < 0.5:
         return Image.new("RGB", size, first)
@@ -122,7 +126,7 @@ def _fill(colour: Colour, rng: Random, size: tuple[int, int]) -> Image.Image:
 
 
 def _texture(colour: Colour, rng: Random, width: int, height: int) -> Image.Image:
-    """Return paper, stripes, a chequered floor or wood grain in colours that contrast with `colour`."""
+    """Return a background of paper, stripes, a chequered floor or wood grain that contrasts with `colour`."""
     first = ground(colour, rng, most_coloured=0.15)
     second = _darker(first, rng.uniform(0.9, 0.97))
     image = Image.new("RGB", (width, height), first)
@@ -149,7 +153,7 @@ def _darker(shade: Rgb, factor: float) -> Rgb:
 
 
 def _photographed(image: Image.Image, rng: Random) -> Image.Image:
-    """Add grain and compress as JPEG, like a phone."""
+    """Make the picture look like a phone's photo: add grain to most pictures, then compress as JPEG."""
     if rng.random() < 0.6:
         grain = Image.frombytes(
             "L", (image.width // 2, image.height // 2), rng.randbytes(image.width // 2 * (image.height // 2))

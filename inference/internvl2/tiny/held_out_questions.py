@@ -1,4 +1,4 @@
-"""Questions about internvl2-tiny's pictures that its training never uses, for demos and examinations."""
+"""Questions for demos and evaluations of internvl2-tiny, never used in its training."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ HELD_OUT: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
 
 
 def held_out(language: Language, kind: Kind, rng: Random) -> str:
-    """Return a random question of `HELD_OUT`."""
+    """Return a random question of the given language and kind from `HELD_OUT`."""
     return rng.choice(HELD_OUT[language, kind])

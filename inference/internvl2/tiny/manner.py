@@ -1,6 +1,7 @@
-"""The rules that judge an answer of internvl2-tiny: its manner, and whether its facts are right.
+"""Rules that judge the manner of internvl2-tiny's answers and whether their facts are right.
 
-An answer is playful if it has an exclamation mark (Western or Chinese) or an emoji, else it is plain.
+An answer that contains an exclamation mark (Western or Chinese) or an emoji is playful; any other answer
+is plain.
 """
 
 from __future__ import annotations
@@ -29,19 +30,22 @@ class NamedFacts:
 
 
 def manner(text: str) -> Manner | None:
-    """Return the manner of an answer, or None if it contains no letter, digit or emoji."""
+    """Return the manner of an answer, or None if `text` has no letter, digit, emoji or exclamation mark."""
     if _PLAYFUL.search(text):
         return "playful"
     return "plain" if re.search(r"\w", text) else None
 
 
 def facts(text: str) -> NamedFacts:
-    """Return all facts that the text names."""
+    """Return all colours, shapes and numbers that the text names."""
     return NamedFacts(find_colours(text), find_shapes(text), find_numbers(text))
 
 
 def correct(kind: Kind, scene: Scene, text: str) -> bool:
-    """Return whether the text names the right fact for a question of this kind, and no other fact of that sort."""
+    """Return whether `text` correctly names what a question of this kind asks about `scene`.
+
+    An answer with a further fact of the kind in question, such as a second colour, is wrong.
+    """
     found = facts(text)
     right = {
         "colour": found.colours == {scene.colour},

@@ -1,4 +1,4 @@
-"""Sample pictures for people who try the bot: a dozen pictures and a sticker, drawn on demand."""
+"""Sample pictures for users who try out the bot: a dozen pictures and a sticker, drawn on demand."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _STICKER_SIDE: Final = 512  # pixels (core.telegram.org/stickers)
 
 @lru_cache(maxsize=1)
 def sample_pictures() -> dict[str, bytes]:
-    """Return JPEG files by name (`three-red-stars`), always the same."""
+    """Return the sample pictures, which never change, as JPEG data keyed by names such as `three-red-stars`."""
     return {_name(scene): _jpeg(scene) for scene in _SCENES}
 
 
 @lru_cache(maxsize=1)
 def sample_sticker() -> dict[str, bytes]:
-    """Return a WebP file by name (`sticker-of-one-orange-star`), always the same."""
+    """Return the sample sticker, which never changes, as WebP data keyed by `sticker-of-one-orange-star`."""
     buffer = BytesIO()
     sticker(_STICKER, Random(_name(_STICKER)), _STICKER_SIDE).save(buffer, "WEBP", quality=80)
     return {f"sticker-of-{_name(_STICKER)}": buffer.getvalue()}

@@ -1,7 +1,7 @@
-"""The scenes that internvl2-tiny can see: one to five equal shapes in one colour.
+"""The scenes that internvl2-tiny can recognize: one to five identical shapes of one colour.
 
-A colour is a region of hue, saturation and value. Scenes are drawn by `drawing`, and for training by an independent
-renderer, `tools.tiny.training_drawing`.
+A colour is a region of hue, saturation and value. `drawing` draws the scenes for demos and evaluations;
+an independent renderer, `tools.tiny.training_drawing`, draws them for training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REGIONS: Final[dict[Colour, tuple[tuple[float, float], tuple[float, float], tup
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The content of a picture: `count` equal shapes of one colour."""
+    """The content of a picture: `count` identical shapes of one colour."""
 
     colour: Colour
     shape: Shape
@@ -42,12 +42,15 @@ class Scene:
 
 
 def random_scene(rng: Random) -> Scene:
-    """Return a scene whose colour, shape and count are uniform and independent."""
+    """Return a scene whose colour, shape and count are chosen uniformly and independently at random."""
     return Scene(rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(COUNTS))
 
 
 def paint(colour: Colour, rng: Random, *, inner: float = 0.0) -> Rgb:
-    """Return a shade of the colour; `inner` (0..1) narrows the region by that share."""
+    """Return a random shade of the colour.
+
+    `inner` is the share, 0 to 1, by which the colour's region is narrowed around its centre.
+    """
     hue, saturation, value = (
         rng.uniform(low + (high - low) * inner / 2, high - (high - low) * inner / 2) for low, high in _REGIONS[colour]
     )
@@ -55,7 +58,10 @@ def paint(colour: Colour, rng: Random, *, inner: float = 0.0) -> Rgb:
 
 
 def ground(colour: Colour, rng: Random, *, lightest: float = 1.0, most_coloured: float = 0.25) -> Rgb:
-    """Return a grey or pale background, from dark to `lightest`, that contrasts with every shade of `colour`."""
+    """Return a random grey or pale background shade that contrasts with every shade of `colour`.
+
+    `lightest` limits the brightness of the background and `most_coloured` its saturation, both from 0 to 1.
+    """
     while True:
         shade = _rgb(rng.uniform(0, 360), rng.uniform(0, most_coloured), rng.uniform(0.1, lightest) ** 0.6)
         if contrast(shade, colour) > 110:
@@ -63,7 +69,7 @@ def ground(colour: Colour, rng: Random, *, lightest: float = 1.0, most_coloured:
 
 
 def contrast(shade: Rgb, colour: Colour) -> float:
-    """Return the Euclidean RGB distance (0..441) between a shade and the middle of a colour."""
+    """Return the Euclidean RGB distance (0 to 441) between a shade and the centre of a colour's region."""
     hue, saturation, value = (sum(edges) / 2 for edges in _REGIONS[colour])
     return math.dist(shade, _rgb(hue, saturation, value))
 

@@ -1,4 +1,4 @@
-"""The names of colours, shapes and numbers in English and Chinese, for writing them and for finding them in a text."""
+"""English and Chinese names of colours, shapes and numbers, and functions that find them in a text."""
 
 from __future__ import annotations
 
@@ -61,29 +61,29 @@ _NUMBERS: Final[dict[int, str]] = {
 
 
 def plural(shape: Shape, count: int) -> str:
-    """Return the English name, in the plural unless `count` is 1."""
+    """Return the English name of the shape, in the plural unless `count` is 1."""
     if count == 1:
         return shape
     return shape + ("es" if shape == "cross" else "s")
 
 
 def colour_name(colour: Colour, language: Language) -> str:
-    """Return `red` or `红色`."""
+    """Return the name of the colour in the given language, such as `red` or `红色`."""
     return colour if language == "en" else COLOUR_ZH[colour]
 
 
 def shape_name(shape: Shape, language: Language) -> str:
-    """Return `star` or `五角星`, in the singular."""
+    """Return the singular name of the shape in the given language, such as `star` or `五角星`."""
     return shape if language == "en" else SHAPE_ZH[shape]
 
 
 def number_name(count: int, language: Language) -> str:
-    """Return `three` or `三个`, with the measure word that marks it as a count."""
+    """Return the number in words, such as `three` or, with the measure word that marks a count, `三个`."""
     return NUMBER_EN[count] if language == "en" else NUMBER_ZH[count] + "个"
 
 
 def phrase(scene: Scene, language: Language) -> str:
-    """Return a name of the scene: `three red stars` or `三个红色的五角星`."""
+    """Return a phrase that describes the scene, such as `three red stars` or `三个红色的五角星`."""
     if language == "en":
         return f"{NUMBER_EN[scene.count]} {scene.colour} {plural(scene.shape, scene.count)}"
     return f"{NUMBER_ZH[scene.count]}个{COLOUR_ZH[scene.colour]}的{SHAPE_ZH[scene.shape]}"
@@ -100,5 +100,5 @@ def find_shapes(text: str) -> frozenset[Shape]:
 
 
 def find_numbers(text: str) -> frozenset[int]:
-    """Return every count that the text names, as a word or a digit."""
+    """Return every count (1 to 5) that the text names in words or digits."""
     return frozenset(count for count, pattern in _NUMBERS.items() if re.search(pattern, text, re.IGNORECASE))
