@@ -62,7 +62,7 @@ class Runs(Queries):
             if trial is not None:
                 raise CanaryRunning(
                     Reason(
-                        "{model} is a canary at present: wait for its end, promote it or stop it (/models).",
+                        "{model} is still a canary: wait until its trial ends, or promote or stop it first (/models).",
                         model=trial["model"],
                     )
                 )

@@ -45,14 +45,14 @@ NO_CANARY: Final = later(
 )
 PROMOTED: Final = later("The canary {model} is live now. {reason}")
 ROLLED_BACK: Final = later(
-    "The canary {model} was rolled back; {live} answers everyone. {reason} I won't start a scheduled run on the same "
-    "votes."
+    "The canary {model} was rolled back; {live} answers everyone again. {reason} No scheduled run will start "
+    "until there are new votes."
 )
 RETURNED: Final = later(
-    "{model} was rolled back; {live} is live again. {reason} I won't start a scheduled run on the same votes."
+    "{model} was rolled back; {live} is live again. {reason} No scheduled run will start until there are new votes."
 )
-NOT_CANDIDATE: Final = later("{model} doesn't wait for approval. /models shows the state of every model.")
-NOT_CANARY: Final = later("{model} is not a canary at present. /models shows the state of every model.")
+NOT_CANDIDATE: Final = later("{model} isn't waiting for approval. /models shows the state of every model.")
+NOT_CANARY: Final = later("{model} isn't a canary right now. /models shows the state of every model.")
 STOPPED: Final = Reason("an admin stopped its trial")
 
 log = structlog.get_logger()

@@ -39,7 +39,7 @@ RESTING: Final = later(
 )
 HARMFUL: Final = later("{model} failed the harm checks and will never answer anyone: {reason}.")
 GONE: Final = later("The files of {model} were deleted. /models lists the models you can switch to.")
-TRIED: Final = later("{model} is a canary at present: stop it or promote it first (/models).")
+TRIED: Final = later("{model} is still a canary: stop it or promote it first (/models).")
 CANNOT_GO_ON: Final = Reason("its trial could not go on after a restart")
 NONE_BEFORE: Final = later("There's no earlier model to go back to. /models lists the models you can switch to.")
 

@@ -48,7 +48,7 @@ PROBLEM: Final = later("⚠ Problem: {text}")
 TRIED: Final = later(
     "It answers a share of the conversations beside the live model, until the votes decide. /models shows how it does."
 )
-AWAITS: Final = later("It waits until an admin approves it.")
+AWAITS: Final = later("It is waiting for an admin's approval.")
 
 Tell = Callable[[int, Say], Awaitable[None]]
 """Sends a notice to one admin, in their language."""

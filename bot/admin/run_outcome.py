@@ -28,7 +28,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
     )
     verdict = [say(model.reason)] if model.reason else []
     if model.state is ModelState.UNDECIDED:
-        verdict.append(say("The live model stays. /promote {model} uses the new one all the same.", model=model.id))
+        verdict.append(say("The live model stays. /promote {model} switches to the new one anyway.", model=model.id))
     told = [text, *verdict, *(numbers(model.report, say) if model.report else [])]
     return "\n".join(told)
 
@@ -44,7 +44,7 @@ def numbers(report: str, say: Say) -> list[str]:
         *(
             [
                 say(
-                    "Judged on {answers} rated answers: it agrees with the votes in {agreement} of comparisons.",
+                    "Judged on {answers} rated answers: it agrees with the votes in {agreement} of the comparisons.",
                     answers=it.taste.answers,
                     agreement=interval(it.taste.agreement, it.taste.low, it.taste.high),
                 )

@@ -166,8 +166,8 @@ async def _report(request: Request) -> str:
         names = [await _name(chat, ledger) for chat in doubtful[:NAMED]]
         lines.append(
             say(
-                "Interrupted while sending: {doubtful} ({names}). They may or may not have it; I didn't resend, so "
-                "that nobody gets it twice.",
+                "Interrupted while sending: {doubtful} ({names}). It may or may not have reached "
+                "them; I didn't resend it, so that nobody gets it twice.",
                 doubtful=len(doubtful),
                 names=", ".join(names + ["…"] * (len(doubtful) > NAMED)),
             )

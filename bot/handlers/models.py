@@ -131,7 +131,7 @@ async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: 
     except REFUSALS as refusal:
         await _settled_before(wanted, refusal, request)
         return
-    await request.reply.finish(request.say("{model} was stopped; the live model answers everyone.", model=wanted))
+    await request.reply.finish(request.say("{model} was stopped; the live model answers everyone again.", model=wanted))
 
 
 async def _settled_before(model: str, refusal: Exception, request: Request) -> None:

@@ -95,7 +95,7 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
         assert button(listed, "✖ Stop")
         await admin.toast(await admin.taps(UP, await admin.asks(photo=picture(150))))
         await admin.command("/retrain")
-        await place.says(ADMIN, lambda said: "run-1 is a canary at present" in words(said))
+        await place.says(ADMIN, lambda said: "run-1 is still a canary" in words(said))
         async with aiohttp.ClientSession(application.address) as session:
             metrics = await (await session.get("/metrics")).text()
             assert "thumbtune_canary_share 0.5" in metrics
@@ -168,12 +168,12 @@ async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
     async with place.running(**TRIED):
         admin, message = await tried(place)
         await admin.taps(pressed, message)
-        said = "run-1 answers from now on." if promoted else "run-1 was stopped; the live model answers everyone."
+        said = "run-1 answers from now on." if promoted else "run-1 was stopped; the live model answers everyone again."
         await place.says(ADMIN, lambda found: words(found) == said)
         assert set(await answering(admin, range(100, 108))) == {"run-1" if promoted else BASE}
         assert await state(place, "run-1") is (ModelState.LIVE if promoted else ModelState.REJECTED)
         await admin.taps("✖ Stop", message)
-        await place.says(ADMIN, lambda found: "run-1 is not a canary at present" in words(found))
+        await place.says(ADMIN, lambda found: "run-1 isn't a canary right now" in words(found))
 
 
 @pytest.mark.parametrize("share", [0.5, 0])
@@ -185,7 +185,7 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
     async with place.running(training={"canary": share, "approve": True}):
         admin = await taught(place)
         await admin.command("/retrain")
-        message = await place.says(ADMIN, lambda said: "It waits until an admin approves it." in words(said))
+        message = await place.says(ADMIN, lambda said: "It is waiting for an admin's approval." in words(said))
         assert set(await answering(admin, range(100, 106))) == {BASE}
         assert await state(place, "run-1") is ModelState.CANDIDATE
         await admin.taps("✔ Approve", message)
@@ -193,7 +193,7 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         await place.says(ADMIN, lambda found: said in words(found))
         assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
         await admin.taps("✔ Approve", message)
-        await place.says(ADMIN, lambda found: "run-1 doesn't wait for approval." in words(found))
+        await place.says(ADMIN, lambda found: "run-1 isn't waiting for approval." in words(found))
 
 
 async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
@@ -300,7 +300,7 @@ async def test_a_model_that_does_harm_answers_no_one(place: WholeBot) -> None:
         await admin.command("/retrain")
         told = await place.says(ADMIN, lambda said: "Its model run-2 is undecided" in words(said))
         assert "12 rated answers are too few to tell" in words(told)
-        assert "/promote run-2 uses the new one all the same." in words(told)
+        assert "/promote run-2 switches to the new one anyway." in words(told)
         assert set(await answering(admin, range(100, 104))) == {BASE}
         await admin.command("/promote run-2")
         asked = await place.says(ADMIN, lambda said: "run-2 didn't go live: 12 rated answers" in words(said))

@@ -330,7 +330,7 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
             "Run 3 is done. Its model run-3 is live.",
             "Learned from 54 liked answers (60 votes from 3 people).",
-            "Judged on 45 rated answers: it agrees with the votes in 75 % (65–85 %) of comparisons.",
+            "Judged on 45 rated answers: it agrees with the votes in 75 % (65–85 %) of the comparisons.",
             "The largest share of one person is 40 %.",
             "Left out: 12 beyond one person's share.",
             "⚠ 31 of 90 liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens",

@@ -39,7 +39,7 @@ ABOUT: Final = frozenset({"exchange", "correction", "update", "run", "model", "l
 """Fields of callback data that name the object of a button; the others name its action."""
 
 NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})
-STOPPED: Final = "{model} was stopped; the live model answers everyone."
+STOPPED: Final = "{model} was stopped; the live model answers everyone again."
 IN_FLIGHT: Final = "gate:1 words:3"
 """A question whose answer stops at its first word until it is released."""
 
