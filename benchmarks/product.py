@@ -199,12 +199,12 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
         if not runs and now - began > START_SECONDS:
             raise RuntimeError(f"no run has begun: {crowd.latest(ADMIN)}")
         if runs:
-            if crowd.state != runs[-1].state:
-                sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[-1].state}\n")
-            crowd.state = runs[-1].state
+            if crowd.state != runs[0].state:
+                sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[0].state}\n")
+            crowd.state = runs[0].state
             seconds[crowd.state] = seconds.get(crowd.state, 0.0) + now - before
             if crowd.state in ENDED:
-                return runs[-1]
+                return runs[0]
         before = now
 
 

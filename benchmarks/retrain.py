@@ -26,12 +26,12 @@ import imagehash
 import torch
 from rich.console import Console
 
-from benchmarks.person import TASTES, SimulatedQuestion, Taste, playful
+from benchmarks.person import TASTES, SimulatedQuestion, Taste
 from inference.chat_format.template import prompt_hash
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
-from inference.internvl2.tiny.manner import correct, manner
+from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Sampling, Turn
@@ -58,12 +58,11 @@ MOST_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The shares, from 0 to 1, of playful, liked and correct answers about unseen pictures.
+    """The shares, from 0 to 1, of liked and correct answers about unseen pictures.
 
     `colour` and `shape` are the shares of correct answers to questions about colours and shapes.
     """
 
-    playful: float
     liked: float
     colour: float
     shape: float
@@ -127,8 +126,12 @@ class Bench:
         lessons = [replace(each.lesson, turns=tuple(map(self._on_disk, each.lesson.turns))) for each in questions]
         return model.answers(lessons, self.pictures.directory, Sampling(TEMPERATURE, TOP_P, MOST_TOKENS, top_k=0))
 
-    async def chat(self, model: Speaker, count: int, taste: Taste, seed: int) -> int:
-        """Send `count` pictures, ask twice about each, vote on every answer, and return the number of likes."""
+    async def chat(self, model: Speaker, count: int, taste: Taste, seed: int, people: Sequence[int] = ()) -> int:
+        """Send `count` pictures, ask twice about each, vote on every answer, and return the number of likes.
+
+        The users with the IDs `people` take turns, by default all users.
+        """
+        people = people or range(PERSON, PERSON + self._people)
         rng = Random(f"chat {seed}")
         torch.manual_seed(seed)
         self._chats += 1
@@ -137,19 +140,21 @@ class Bench:
         sessions = []
         follow_ups = []
         for number, (asked, said) in enumerate(zip(first, self.answers(model, first), strict=True)):
-            person = PERSON + number % self._people
+            person = people[number % len(people)]
             sessions.append(await self.ledger.sessions.restart(person, person))
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
-            await self._record(asked, answer, vote, sessions[number], number, follow_up=False)
+            update = 10_000 * self._chats + 10 * number
+            await self._record(asked, answer, vote, session=sessions[number], person=person, update=update)
             follow_ups.append(asked.follow_up(answer, rng))
         for number, (asked, said) in enumerate(zip(follow_ups, self.answers(model, follow_ups), strict=True)):
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
-            await self._record(asked, answer, vote, sessions[number], number, follow_up=True)
+            person, update = people[number % len(people)], 10_000 * self._chats + 10 * number + 5
+            await self._record(asked, answer, vote, session=sessions[number], person=person, update=update)
         return likes
 
-    async def examine(self, directory: Path, count: int, seed: int, taste: Taste = playful) -> Score:
+    async def examine(self, directory: Path, count: int, seed: int, taste: Taste) -> Score:
         """Return the scores of the model in `directory` on `count` unseen pictures.
 
         The model is asked one question and one follow-up about each picture, in unseen wordings.
@@ -171,8 +176,7 @@ class Bench:
             return sum(chosen) / len(chosen)
 
         liked = [taste(each, answer, rng)[1] > 0 for each, answer in zip(asked, said, strict=True)]
-        playful_ones = sum(manner(answer) == "playful" for answer in said)
-        return Score(playful_ones / len(said), sum(liked) / len(liked), share("colour"), share("shape"))
+        return Score(sum(liked) / len(liked), share("colour"), share("shape"))
 
     async def retrain(self) -> tuple[Run, Model | None]:
         """Run the pipeline once and return the run and its model, if any."""
@@ -193,9 +197,8 @@ class Bench:
         return SimulatedQuestion.first(scene, name, size, number, rng)
 
     async def _record(
-        self, asked: SimulatedQuestion, answer: str, vote: int, session: int, number: int, *, follow_up: bool
+        self, asked: SimulatedQuestion, answer: str, vote: int, *, session: int, person: int, update: int
     ) -> None:
-        person, update = PERSON + number % self._people, 10_000 * self._chats + 10 * number + 5 * follow_up
         prompt = Prompt(INTERNVL2.system, asked.lesson.turns[:-1], chat="")
         newest = prompt.turns[-1]
         recorded = await self.ledger.exchanges.record(
@@ -237,17 +240,17 @@ async def learn(folder: Path, given: argparse.Namespace, seed: int, console: Con
     bench = Bench(folder, TrainingSettings.for_tiny(knobs=knobs), base)
     try:
         await bench.open()
-        before = await bench.examine(base, given.unseen, seed)
+        before = await bench.examine(base, given.unseen, seed, taste)
         pairs = await bench.chat(LocalModel(base), given.pictures, taste, seed)
         begun = time.monotonic()
         run, model = await bench.retrain()
         seconds = time.monotonic() - begun
-        after = await bench.examine(base if model is None else Path(model.directory), given.unseen, seed)
+        after = await bench.examine(base if model is None else Path(model.directory), given.unseen, seed, taste)
     finally:
         await bench.ledger.close()
     console.print(
-        f"seed {seed}: {pairs} liked, {seconds:.0f} s, {run.reason if model is None else model.state}; "
-        f"playful {before.playful:.0%} → {after.playful:.0%}, colour {before.colour:.0%} → {after.colour:.0%}, "
+        f"seed {seed}: {pairs} 👍, {seconds:.0f} s, {run.reason if model is None else model.state}; "
+        f"liked {before.liked:.0%} → {after.liked:.0%}, colour {before.colour:.0%} → {after.colour:.0%}, "
         f"shape {before.shape:.0%} → {after.shape:.0%}"
     )
     if model is not None:

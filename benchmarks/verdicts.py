@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from benchmarks.judge import rate
 from benchmarks.person import TASTES
-from benchmarks.retrain import Bench
+from benchmarks.retrain import PERSON, Bench
 from inference.internvl2.tiny import CHECKPOINT
 from storage.states import ModelState
 from training.gate.evaluate import evaluate
@@ -62,6 +62,7 @@ class Row:
         expected: The expected result, as text.
         knobs: The hyperparameters.
         runs: The maximum number of runs in a row.
+        hostile: Whether one of the users has the opposite taste and votes as often as all others together.
     """
 
     taste: str
@@ -70,6 +71,7 @@ class Row:
     expected: str
     knobs: dict[str, Any] = field(default_factory=dict)
     runs: int = 1
+    hostile: bool = False
 
 
 ROWS: Final[dict[str, Row]] = {
@@ -84,6 +86,7 @@ ROWS: Final[dict[str, Row]] = {
     "smile120": Row("smile", 60, 20, "accepted 14 of 20, the rest undecided"),
     "short60": Row("short", 30, 20, "never accepted"),
     "wrong60-every-layer": Row("wrong", 30, 20, "never accepted", EVERY_LAYER),
+    "hostile60": Row("playful", 30, 20, "accepted 19 of 20, liked at least 88%", hostile=True),
 }
 
 
@@ -143,7 +146,10 @@ async def carry_out(name: str, seed: int) -> Verdict:
             await bench.open()
             live = LocalModel(CHECKPOINT)
             for number in range(1, row.runs + 1):
-                liked = await bench.chat(live, row.pictures, TASTES[row.taste], 100 * seed + number)
+                if row.hostile:
+                    liked = await _chat_with_a_hostile_user(bench, live, row, seed)
+                else:
+                    liked = await bench.chat(live, row.pictures, TASTES[row.taste], 100 * seed + number)
                 run, model = await bench.retrain()
                 if model is not None and model.state is ModelState.CANDIDATE:
                     break
@@ -170,6 +176,14 @@ async def carry_out(name: str, seed: int) -> Verdict:
             )
         finally:
             await bench.ledger.close()
+
+
+async def _chat_with_a_hostile_user(bench: Bench, live: LocalModel, row: Row, seed: int) -> int:
+    """Let a user who likes plain answers vote as often as all others together; return the likes of the others."""
+    others = range(PERSON + 1, PERSON + PEOPLE)
+    liked = await bench.chat(live, row.pictures // 2, TASTES[row.taste], 100 * seed + 1, others)
+    await bench.chat(live, row.pictures, TASTES["plain"], 100 * seed + 2, [PERSON])
+    return liked + await bench.chat(live, row.pictures - row.pictures // 2, TASTES[row.taste], 100 * seed + 3, others)
 
 
 async def _examine(bench: Bench, directory: Path, taste: str, seed: int) -> tuple[float, float]:
