@@ -231,9 +231,9 @@ class Bench:
 
 
 async def learn(folder: Path, given: argparse.Namespace, seed: int, console: Console) -> float:
-    """Run one whole loop in `folder`, print its result, and return the seconds of the run.
+    """Run the learning loop once in `folder`, print its result, and return the duration of the run in seconds.
 
-    The model after it is the new one, even if it was rejected.
+    The figures after the run are those of the new model, even if it was rejected.
     """
     taste, base = TASTES[given.taste], given.model
     knobs = dict(each.split("=", 1) for each in given.knob)

@@ -219,7 +219,7 @@ class Application:
         self._stack.push_async_callback(closed, step, close, seconds)
 
     def _in_background(self, step: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that is cancelled at the end."""
+        """Start `work` as a task that is cancelled at shutdown."""
         task = asyncio.create_task(work)
 
         async def end() -> None:

@@ -76,7 +76,10 @@ class Settings(BaseSettings):
 
     @property
     def persona(self) -> str:
-        """The system prompt of chats and training: the configured one, or the official one of the model's family."""
+        """The system prompt of chats and training.
+
+        If no prompt is configured, the official prompt of the model's family is used.
+        """
         if self.chat.system_prompt:
             return self.chat.system_prompt
         with suppress(OSError, ValueError):  # the model's directory may be missing, or only an external server's

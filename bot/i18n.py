@@ -73,7 +73,10 @@ class Translator:
         return {code: (Locale.parse(code).get_display_name() or code).capitalize() for code in codes}
 
     def for_person(self, person: Person | None, client_language: str | None = None) -> Say:
-        """Return the language that a person has chosen, or else that of their client, now or when last seen."""
+        """Return the translator into the language that a user has chosen or, by default, that of the user's client.
+
+        The client's language is `client_language` or, if unknown, the one last recorded for `person`.
+        """
         known = person or Person(0)
         return self.to(known.language, client_language, known.client_language)
 

@@ -1,4 +1,4 @@
-"""The bot as a process of its own: its logging, its signals, and its end."""
+"""The bot as a process of its own: logging, signals and shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bot's own settings: [telegram], [chat], [limits], [storage] and [web] of config.toml.
+"""The bot's own settings: the sections [telegram], [chat], [limits], [storage] and [web] of config.toml.
 
 `bot.config` reads the file and the environment.
 """
@@ -16,7 +16,7 @@ from inference.settings import LocalPath
 
 
 class Section(BaseModel):
-    """A section of config.toml, in which an unknown key is a mistake."""
+    """Base class for the sections of config.toml; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

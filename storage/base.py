@@ -18,7 +18,10 @@ Values = Sequence[Any] | dict[str, Any]
 
 
 class Queries:
-    """A part of the ledger: queries over the shared writer, readers and clock (UTC seconds since the epoch)."""
+    """Base class of the ledger's parts, which share a writer, readers and a clock.
+
+    The clock returns UTC seconds since the epoch.
+    """
 
     def __init__(self, writer: Writer, readers: ReaderPool, clock: Callable[[], float]) -> None:
         self._writer = writer
@@ -42,11 +45,11 @@ class Queries:
         return await self._read(lambda database: first(database, sql, values))
 
     async def _find(self, record: Callable[[sqlite3.Row], Record], sql: str, values: Values = ()) -> Record | None:
-        """Return the record made of the first row of a query, or None if there is none."""
+        """Return the record made from the first row of a query's result, or None if the result is empty."""
         return await self._read(lambda database: find(record, database, sql, values))
 
     async def _list(self, record: Callable[[sqlite3.Row], Record], sql: str, values: Values = ()) -> list[Record]:
-        """Return the records made of all rows of a query."""
+        """Return the records made from all rows of a query's result."""
         return [record(row) for row in await self._every(sql, values)]
 
     async def _every(self, sql: str, values: Values = ()) -> list[sqlite3.Row]:
@@ -65,13 +68,17 @@ def first(database: Database, sql: str, values: Values = ()) -> sqlite3.Row | No
 
 
 def find(record: Callable[[sqlite3.Row], Record], database: Database, sql: str, values: Values = ()) -> Record | None:
-    """Return the record made of the first row of a query, or None if there is none."""
+    """Return the record made from the first row of a query's result, or None if the result is empty."""
     row = first(database, sql, values)
     return None if row is None else record(row)
 
 
 def known(record: Record | None, trouble: str) -> Record:
-    """Return the record. Raises `UnknownRecord` with the text `trouble` if there is none."""
+    """Return `record`, or raise an error if it is None.
+
+    Raises:
+        UnknownRecord: `record` is None; `trouble` is the error message.
+    """
     if record is None:
         raise UnknownRecord(trouble)
     return record
@@ -89,7 +96,7 @@ def number(database: Database, sql: str, values: Values = ()) -> int:
 
 
 def insert(database: Database, sql: str, values: Values) -> int:
-    """Insert a row and return its id."""
+    """Insert a row and return its ID."""
     identifier = database.execute(sql, values).lastrowid
     assert identifier is not None
     return identifier

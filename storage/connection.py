@@ -97,7 +97,10 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
 
 @contextmanager
 def translating_os_errors(what: str) -> Iterator[None]:
-    """Translate OSError inside the block to `StorageError`; `what` is done there ("writing a picture to /…")."""
+    """Convert any OSError raised in the block to `StorageError`.
+
+    `what` says in the error message what the block does, for example "writing a picture to /…".
+    """
     try:
         yield
     except OSError as error:

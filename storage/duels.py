@@ -81,13 +81,13 @@ class Duels(Queries):
         return await self._read(lambda database: _get(database, "id", duel))
 
     async def choose(self, duel: int, chooser: int, choice: int, update: int) -> Duel:
-        """Choose the standing answer (1), its rival (2) or neither (0); the first choice counts.
+        """Record the choice of the standing answer (1), its rival (2) or neither (0); only the first choice counts.
 
-        A chosen answer gets the chooser's 👍. A chosen rival is recorded as an exchange and takes over the messages of
-        the former answer.
+        The chosen answer gets the chooser's 👍. If the rival is chosen, it is recorded as an exchange and takes
+        over the messages of the former answer.
 
         Raises:
-            UnknownRecord: The duel, its conversation or its asker was deleted.
+            UnknownRecord: The duel, its conversation or the user who asked was deleted.
         """
         now = self._clock()
 

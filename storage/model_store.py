@@ -260,7 +260,11 @@ class ModelStore:
         return left
 
     def _building(self, name: str) -> Path:
-        """Return a new path for a model that is built or removed. Raises `StorageError` for an invalid name."""
+        """Return a new temporary path for a model that is being built or removed.
+
+        Raises:
+            StorageError: The name is invalid.
+        """
         return self.path(name).with_name(f"{_BUILDING}{name}-{secrets.token_hex(4)}")
 
     def _delete(self, directory: Path) -> None:

@@ -73,7 +73,7 @@ class Pictures(Queries):
         return known(found, f"The ledger has no picture {sha256}: send it again.")
 
     async def all(self) -> list[StoredPicture]:
-        """Return all pictures, the oldest first."""
+        """Return all pictures, oldest first."""
         return await self._list(picture_of, "SELECT * FROM pictures ORDER BY created, sha256")
 
     async def raw(self, limit: int) -> list[str]:

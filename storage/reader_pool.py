@@ -35,9 +35,12 @@ class ReaderPool:
         self._closed = False
 
     async def do(self, work: Callable[[Database], Result]) -> Result:
-        """Run `work` with a read-only connection on a thread and return its result. Raises `StorageError`.
+        """Run `work` with a read-only connection in a thread of the pool and return its result.
 
-        All statements of one `work` see the same state of the ledger.
+        All statements in one call of `work` see the same state of the ledger.
+
+        Raises:
+            StorageError: The ledger is closed, or the read fails.
         """
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")

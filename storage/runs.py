@@ -193,12 +193,17 @@ class Runs(Queries):
         return await self._read(work)
 
     async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]], fingerprint: str = "") -> None:
-        """Store the exchanges that a run uses, each with its split, and their numbers.
+        """Store a run's exchanges, each with its split, and the numbers of training and held-out exchanges.
 
-        The split is "train", "held_out", or "worse" for disliked and rejected answers, which are trained on too.
-        `fingerprint` is the hash of all its inputs (`training.run_plan`).
+        Args:
+            run: The run's ID.
+            rows: The ID and split of each exchange. The split is "train", "held_out", or "worse" for disliked
+                and rejected answers, which are used in training too.
+            fingerprint: The hash of all inputs of the run (`training.run_plan`).
 
-        Raises `StorageError` if the run already has a selection, or if an exchange does not exist or was deleted.
+        Raises:
+            StorageError: The run already has a selection, or an exchange is repeated, does not exist or was
+                deleted.
         """
         frozen = [(run, exchange, position, split) for position, (exchange, split) in enumerate(rows)]
         held_out = sum(split == "held_out" for *_, split in frozen)

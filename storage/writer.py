@@ -197,7 +197,7 @@ def _deliver(batch: list[_Job]) -> None:
 
 
 def _deliver_all(jobs: list[_Job]) -> None:
-    """Wake the callers in their own event loop, except those that no longer wait."""
+    """Deliver each job's result or error in the callers' event loop, unless the caller no longer waits."""
     for job in jobs:
         if job.future.done():
             continue

@@ -106,7 +106,14 @@ def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
 
 
 def _check_span(text: str, places: dict[int, int], begin: int, end: int) -> None:
-    """Check where an entity begins and ends. `places` has the index of each character by its offset in units."""
+    """Check that an entity begins and ends inside the text and does not split a character.
+
+    `begin` and `end` are offsets in UTF-16 units. `places` maps the UTF-16 offset of each character to the
+    character's index in `text`.
+
+    Raises:
+        BotApiError: The entity lies outside the text or splits a character.
+    """
     length = max(places)
     if begin >= length:
         raise api_error(f"entity begins after the end of the text at UTF-16 offset {begin}")

@@ -43,7 +43,7 @@ class StoredFile:
 
 
 class FileStore:
-    """All files, by id."""
+    """An in-memory store of files by ID."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, StoredFile] = {}

@@ -1,6 +1,6 @@
-"""The parameters of a Bot API call from its form, multipart or not.
+"""The parameters of a Bot API call, read from a URL-encoded or multipart form.
 
-Integers, booleans and JSON-serialised objects are read from text as Telegram reads them.
+Integers, booleans and JSON-serialized objects are parsed from text as Telegram parses them.
 """
 
 from __future__ import annotations
@@ -107,7 +107,11 @@ class Parameters:
 
 
 async def read_parameters(request: web.Request) -> Parameters:
-    """Read a call's parameters. Raises `BotApiError`: 413 above 50 MB."""
+    """Read a call's parameters.
+
+    Raises:
+        BotApiError: The request is larger than 50 MB (code 413), or a multipart form is nested.
+    """
     if (request.content_length or 0) > MAX_REQUEST_BYTES:
         raise BotApiError(413, "Request Entity Too Large")
     if request.content_type == "multipart/form-data":
@@ -117,7 +121,11 @@ async def read_parameters(request: web.Request) -> Parameters:
 
 
 async def read_form(form: MultipartReader) -> tuple[dict[str, str], list[tuple[str, Upload]]]:
-    """Return the texts by name and the files, in order, of a multipart form. Raises `BotApiError` (413) above 50 MB."""
+    """Return the text fields by name and the files, in order, of a multipart form.
+
+    Raises:
+        BotApiError: The form is larger than 50 MB (code 413) or contains a nested form.
+    """
     texts: dict[str, str] = {}
     uploads: list[tuple[str, Upload]] = []
     size = 0

@@ -1,8 +1,8 @@
-"""The HTTP API of the chat page and of scripted people: what each person does, the samples and the sample votes.
+"""The HTTP API of the chat page and of scripted users: user actions, sample files and sample votes.
 
-Requests are JSON or, with pictures and files, multipart forms; answers are JSON, errors in the Bot API's form.
-`/people/events` is a stream of server-sent events that a reader can resume. Requests from pages of other origins are
-refused, so that no site open in the same browser can act for a person.
+Requests are JSON or, with pictures and files, multipart forms. Responses are JSON, and errors have the
+Bot API's format. `/people/events` is a stream of server-sent events that a client can resume. Requests
+from pages of other origins are refused, so that no other site open in the browser can act as a user.
 """
 
 from __future__ import annotations
@@ -238,7 +238,11 @@ def _is_webp(data: bytes) -> bool:
 
 
 async def _json_object(request: web.Request) -> Json:
-    """Return the request's body. Raises `BotApiError` for anything but a JSON object."""
+    """Return the JSON object in the request's body.
+
+    Raises:
+        BotApiError: The body is not a JSON object.
+    """
     with suppress(ValueError):
         body = await request.json()
         if isinstance(body, dict):
@@ -247,12 +251,16 @@ async def _json_object(request: web.Request) -> Json:
 
 
 def _number(value: object) -> int | None:
-    """Convert an optional number. Raises ValueError."""
+    """Convert `value` to an integer, or return None if it is None or empty.
+
+    Raises:
+        ValueError: `value` is not an integer.
+    """
     return None if value in (None, "") else int(str(value))
 
 
 def _guarded(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Refuse requests from pages of other origins, and answer objects and errors as JSON."""
+    """Wrap a handler to refuse requests from pages of other origins and to return objects and errors as JSON."""
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")

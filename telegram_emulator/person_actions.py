@@ -20,9 +20,10 @@ _ALBUM = 10
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A picture or file, and what it is sent as.
+    """A picture or file to send.
 
-    `kind` is "photo", "raw_photo" (sent without decoding it, even if it is damaged), "document" or "sticker".
+    `kind` says how the file is sent: as a "photo", "raw_photo" (a photo that is not decoded first, even if
+    it is damaged), "document" or "sticker".
     """
 
     data: bytes = field(repr=False)

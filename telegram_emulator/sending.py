@@ -54,7 +54,7 @@ def _formatted(parameters: Parameters, name: str, entities: str) -> tuple[str, l
 
 
 def _send(world: World, parameters: Parameters, **content: object) -> Json:
-    """Check the chat, the reply, the buttons and flood control; compose the message and post it."""
+    """Check the chat, reply, buttons and flood control, then post a message from the bot and return it."""
     keyboard = inline_keyboard(parameters)
     chat = world.chat_for_bot(parameters.text("chat_id"))
     given = Parameters(parameters.object("reply_parameters", "reply parameters"))

@@ -126,9 +126,9 @@ class World:
         self._next_group = _FIRST_GROUP
 
     def add_user(self, user_id: int | None, name: str, language: str = "en", **marks: bool) -> User:
-        """Create a person with their private chat; an existing person gets the name and the language.
+        """Create a user and their private chat, or update the name and language of an existing user.
 
-        If `user_id` is None, the next free id is taken.
+        If `user_id` is None, the next free ID is used.
         """
         if user_id is None:
             while self._next_person in self.users:

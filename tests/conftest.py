@@ -36,7 +36,10 @@ def ledgers_are_copied() -> Iterator[None]:
 
 @pytest.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    """A running emulator and an empty data directory. Refusals do not slow down private chats for long."""
+    """A running Telegram emulator and an empty data directory.
+
+    After flood control refuses a message, the bot hardly slows down in private chats.
+    """
     monkeypatch.setattr("bot.telegram.rate_limit.PRIVATE_SECONDS", 0.0001)
     emulator = Emulator()
     url = await emulator.start()

@@ -1,7 +1,8 @@
 """Count logical lines of code by package: `python -m tools.count_lines [PATH ...]`.
 
-A logical line is one that holds a token of code. Comments, blank lines and docstrings do not count, nor do the files
-that a checkpoint ships. Comments of JavaScript and SQL begin on lines of their own.
+A logical line is a line with at least one token of code. Comments, blank lines and docstrings do not
+count, nor do files in a `checkpoint` directory. In JavaScript and SQL, a comment is recognized only at
+the beginning of a line.
 """
 
 import ast
@@ -34,7 +35,7 @@ def python_lines(source: str) -> int:
 
 
 def code_lines(file: Path) -> int:
-    """Return the number of lines of a file that hold code."""
+    """Return the number of lines in `file` that contain code."""
     source = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         return python_lines(source)

@@ -1,4 +1,4 @@
-"""The jobs of commands: `thumbtune import` and `thumbtune compare`."""
+"""The worker jobs of the commands `thumbtune import` and `thumbtune compare`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from training.job import WorkerJob
 
 @dataclass(frozen=True, slots=True)
 class ImportJob(WorkerJob):
-    """Import the LLaVA file `file`, with pictures under `images`, as the source `name` in the directory `out`.
+    """A job that imports a LLaVA file as a source.
 
-    Its rows are validated with the tokenizer of `base` and for `max_length` tokens, or the limit of the user's
-    configuration `recipe`, which is empty for none. `repeat_times` is how often the source is used, or None for a share
-    of the replay.
+    Attributes:
+        name: The name of the source.
+        file: The LLaVA file.
+        images: The folder of the file's pictures.
+        out: The directory in which the source's folder is created.
+        base: The checkpoint whose tokenizer is used to validate the rows.
+        repeat_times: How often the source is used, or None for a share of the replay.
+        recipe: The user's configuration, whose token limit replaces `max_length`; empty for none.
+        max_length: The most tokens of a row.
     """
 
     worker = ("importing", "training.data.importing")

@@ -1,17 +1,18 @@
-"""The jobs of the training workers, their progress and their outcomes: JSON files and JSON lines.
+"""The training workers' jobs, progress and outcomes, exchanged as JSON files and lines of JSON.
 
-The parent writes `finetune.json` into the run's directory and starts `python -m training.xtuner.finetune
-finetune.json`. The worker prints each `Progress` as a line of JSON on standard output, and writes
-`finetune.outcome.json` beside the job. The other workers do the same with their own jobs; the evaluation also writes a
-`Report`. Both sides import this module, so it needs the standard library only.
+The parent process writes `finetune.json` into the run's directory and starts the worker:
+`python -m training.xtuner.finetune finetune.json`. The worker prints each `Progress` as a line of JSON
+on standard output, and writes `finetune.outcome.json` beside the job. The other workers handle their own
+jobs in the same way; the evaluation also writes a `Report`. The parent and the workers import this
+module, so it uses only the standard library.
 
 The errors::
 
-    TrainingError      there is no training, or no model; the text has the next step
+    TrainingError      training cannot run or yields no model; the message names the next step
     ├── RowError       (row_parser) a row is invalid
-    │   └── TooLong    (encoding) it has too many tokens, and is valid otherwise
-    ├── OutOfMemory    (runner) a training ran out of memory after its start
-    └── EndNotSaved    (pipeline) a run has ended, and the ledger cannot be written
+    │   └── TooLong    (encoding) a row has too many tokens, but is valid otherwise
+    ├── OutOfMemory    (runner) training ran out of memory after its start
+    └── EndNotSaved    (pipeline) a run has ended, but the ledger cannot record the end
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJob(Record):
-    """What all jobs have. Paths are absolute.
+    """The fields that all jobs share. Paths are absolute.
 
     Attributes:
-        worker: The name of the job's files in its directory, and the module of its worker.
-        work: The directory of the job and its outcome; for the job of a run, the run's.
-        system: The system prompt of rows without one.
-        threads: CPU threads; 0 for one per core.
-        tiles: The most tiles of a picture; 0 for the model's own number.
+        worker: The base name of the job's files in its directory, and the module of its worker.
+        work: The directory of the job and its outcome; for a job that belongs to a run, the run's directory.
+        system: The system prompt for rows that have none.
+        threads: The number of CPU threads; 0 for one per core.
+        tiles: The most tiles per picture; 0 for the model's own limit.
     """
 
     worker: ClassVar[tuple[str, str]]
@@ -57,31 +58,34 @@ class WorkerJob(Record):
 
 @dataclass(frozen=True, slots=True)
 class Job(WorkerJob):
-    """A fine-tuning.
+    """A fine-tuning job.
 
     Attributes:
-        run: The id of the run.
+        run: The ID of the run.
         base: The checkpoint directory to train.
-        data: A LLaVA JSON file, whose `image` entries are relative to `images`.
+        data: A LLaVA JSON file whose `image` entries are relative to `images`.
         images: The folder of users' pictures.
-        sources: LLaVA files to mix in: `path`, `images` and `repeat_times`, which is None for a share of `replay`.
-        replay: Samples that the sources without `repeat_times` give for each row of `data`.
-        first: How many of the rows of `data` are used, from the first on; 0 for all.
-        blocks: Numbers of rows. Before the training on all rows, for each of these numbers an adapter is trained
-            on that many rows, from the first on, in the folder `blocks/ROWS`.
-        judged: A file like `data`; empty for none. Rows of sources that have one of its pictures are not used.
+        sources: LLaVA files to mix in: `path`, `images` and `repeat_times`, which is None for a share of
+            `replay`.
+        replay: The number of samples that the sources without `repeat_times` together add for each liked row
+            of `data`.
+        first: The number of rows of `data` to use, counted from the first row; 0 for all rows.
+        blocks: Numbers of rows. Before the training on all rows, for each of these numbers, an adapter is
+            trained on that many rows from the start of `data`, in the folder `blocks/ROWS`.
+        judged: A LLaVA file of the answers that judge the candidate; empty for none. Rows of sources that
+            show a picture from this file are not used.
         notes: The file of the `ImageIndex`; empty for none.
-        former: An earlier run's log of losses, to draw under this one's curve; empty for none.
+        former: The loss log of an earlier run, to draw behind the new loss curve; empty for none.
         device: "auto", "cpu" or "cuda".
         seed: The seed.
-        processes: How many processes train together.
-        deepspeed: The stage of DeepSpeed's ZeRO; 0 for a training without DeepSpeed.
-        split: The divisor of the batch size; each step gets more batches instead.
-        features_gigabytes: The most disk space of the vision cache.
-        courtesy: The file by which an engine on the same GPU asks to go first (`inference.serving.pressure`); empty
-            for none.
-        recipe: The user's XTuner configuration, which has the hyperparameters; empty for none. The fields from
-            `objective` on are those of `training.xtuner.hyperparameters.Recipe`.
+        processes: The number of processes that train together.
+        deepspeed: The stage of DeepSpeed's ZeRO; 0 to train without DeepSpeed.
+        split: The number by which the batch size is divided; each step then takes more batches.
+        features_gigabytes: The most disk space that the vision cache may take.
+        courtesy: The file through which an engine on the same GPU asks for priority
+            (`inference.serving.pressure`); empty for none.
+        recipe: The user's XTuner configuration, which sets the hyperparameters; empty for none. The fields
+            from `objective` on are those of `training.xtuner.hyperparameters.Recipe`.
     """
 
     worker = ("finetune", "training.xtuner.finetune")
@@ -132,10 +136,10 @@ class Job(WorkerJob):
 
 @dataclass(frozen=True, slots=True)
 class MergeJob(WorkerJob):
-    """Fill `out`, an empty directory, with a complete checkpoint made from `base` and `adapter`.
+    """A job that fills the empty directory `out` with a complete checkpoint made from `base` and `adapter`.
 
-    `system` becomes the chat template's default system prompt, and `tiles` above 0 the checkpoint's most tiles of a
-    picture, as in the training.
+    `system` becomes the default system prompt of the chat template. If `tiles` is above 0, it becomes the
+    checkpoint's limit of tiles per picture, as in training.
     """
 
     worker = ("merge", "training.merge")

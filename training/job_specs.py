@@ -98,9 +98,9 @@ class JobSpecs:
         return MergeJob(**self._common(run), adapter=str(trained.adapter), out=str(out))
 
     def evaluate(self, run: Run, candidate: Path, selection: Selection, **others: Any) -> EvaluationJob:
-        """Return the job that judges the candidate's directory.
+        """Return the job that judges the candidate model in the directory `candidate`.
 
-        `others` are the job's fields about the live model, the loss curve and the effort.
+        `others` are the job's fields about the live model, the loss curve and the training effort.
         """
         settings = self.settings
         return EvaluationJob(

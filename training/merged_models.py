@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class MergedModels:
-    """Prune merged models and restore them."""
+    """A service that prunes merged models and restores them."""
 
     def __init__(
         self, ledger: Ledger, models: ModelStore, trainer: Trainer, settings: TrainingSettings, paths: TrainingPaths

@@ -57,10 +57,10 @@ class EndNotSaved(TrainingError):
 
 
 class Pipeline:
-    """Carry out runs, one at a time (the ledger allows no second one).
+    """A pipeline that carries out runs one at a time; the ledger does not allow concurrent runs.
 
     Attributes:
-        planner: The planner of the runs.
+        planner: The object that plans the runs.
     """
 
     def __init__(
@@ -184,9 +184,9 @@ class Pipeline:
         return await self._ledger.models.get(model.id)
 
     async def _reference(self, selection: Selection) -> dict[str, Any]:
-        """Return the fields of the evaluation about the model that the candidate is compared with.
+        """Return the evaluation job's fields about the model that the candidate is compared with.
 
-        It is the live one, or the base if there is none.
+        The candidate is compared with the live model or, if there is none, with the base model.
 
         Raises:
             TrainingError: The live model has changed since the selection.

@@ -14,12 +14,13 @@ from training.xtuner.scalars import losses
 
 
 def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> None:
-    """Draw the loss curve: each step faint, the moving average strong.
+    """Draw the loss curve, with faint single steps and a strong moving average.
 
     Args:
-        scalars: The log of losses.
+        scalars: The loss log.
         picture: The file to write.
-        previous: The log of an earlier run, whose moving average is drawn under the curve if the file exists.
+        previous: The loss log of an earlier run; if the file exists, its moving average is drawn behind the
+            curve.
     """
     with _plot(picture, "step", "loss (nats a token)") as axes:
         if previous and previous.exists():
@@ -32,7 +33,7 @@ def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> No
 
 
 def draw_gains(taste: Taste, picture: Path) -> None:
-    """Draw the gain of each rated answer, next to that of the other answers."""
+    """Draw the gain of each rated answer next to the mean gain of other answers to the same question."""
     with _plot(picture, "rated answer, oldest first", "gain (nats a token)") as axes:
         for liked, label, marker, colour in ((True, "liked", "^", "tab:green"), (False, "disliked", "v", "tab:red")):
             chosen = [index for index, like in enumerate(taste.likes) if like is liked]
@@ -43,7 +44,10 @@ def draw_gains(taste: Taste, picture: Path) -> None:
 
 @contextmanager
 def _plot(picture: Path, across: str, up: str) -> Iterator[Axes]:
-    """Give the axes of a plot, and write it at the end."""
+    """Yield the axes of a new plot, and write the plot to `picture` afterwards.
+
+    `across` and `up` are the labels of the horizontal and the vertical axis.
+    """
     figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
     axes = figure.add_subplot()
     axes.set_xlabel(across)

@@ -69,7 +69,7 @@ PICTURE: Final = "sheet.png"
 
 
 def run_folders(runs: Path, *, but: int | None = None) -> list[Path]:
-    """Return the directories of all runs in the folder `runs`, or of all `but` one, newest first."""
+    """Return the directories of all runs in the folder `runs`, newest first, excluding the run `but`."""
     folders = [each for each in runs.glob("*") if each.name.isdigit() and each.name != str(but)]
     return sorted(folders, key=lambda each: int(each.name), reverse=True)
 

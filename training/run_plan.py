@@ -1,7 +1,7 @@
-"""Plan a run: check that it can start, select what it trains on, and tell whether that is anything new.
+"""Plan a run: check that it can start, select its training data, and tell whether its inputs have changed.
 
-Training is seeded, so a run on unchanged inputs would train the same model, and would only be another attempt at the
-evaluation. A fingerprint of what a run learns from and is judged by tells whether they have changed.
+Training is seeded, so a run on unchanged inputs would train the same model and merely repeat the
+evaluation. A fingerprint of the training and evaluation inputs shows whether the inputs have changed.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _WITHOUT_EFFECT: Final = {
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The data and the hyperparameters of a run that starts now.
+    """The data and the hyperparameters of a run that is about to start.
 
     Attributes:
-        selection: The pairs.
-        sources: The other sources.
-        recipe: The hyperparameters, or the user's configuration file that has them.
+        selection: The selected pairs.
+        sources: The sources to mix in.
+        recipe: The hyperparameters, or the user's configuration file that sets them.
         fingerprint: The hash of all inputs.
     """
 
@@ -61,7 +61,7 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunPlanner:
-    """Plan the runs of a bot."""
+    """A planner for a bot's runs."""
 
     ledger: Ledger
     models: ModelStore
@@ -104,7 +104,7 @@ class RunPlanner:
         return None
 
     async def _rated(self) -> tuple[list[RatedExchange], list[Preference]]:
-        """Return the rated exchanges, and pairs of a better and a worse answer if the objective learns from them."""
+        """Return the rated exchanges and, for DPO only, the pairs of a better and a worse answer."""
         rated = await self.ledger.votes.rated_exchanges(self.trust)
         paired = self.specs.recipe.objective == "dpo"
         return rated, await self.ledger.votes.preferences(self.trust) if paired else []
@@ -156,15 +156,16 @@ class RunPlanner:
 
 
 def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable[Preference] = ()) -> str:
-    """Return the hash of what a run learns from and of all settings that shape a model.
+    """Return the hash of the data that a run learns from and of all settings that affect the model.
 
-    It contains the numbers of votes, but not the ids of people. Nor does it contain the live model, which earlier runs
-    made from the same data.
+    The hash covers the numbers of votes, but not user IDs. It also leaves out the live model, because
+    earlier runs made that model from the same data.
 
     Args:
         rated: The rated exchanges.
-        specs: The settings.
-        pairs: The pairs of a better and a worse answer that it learns from; they may change without a vote.
+        specs: The job specifications, which include the settings.
+        pairs: The pairs of a better and a worse answer that the run learns from; they may change without a
+            vote.
 
     Raises:
         TrainingError: A setting or a source is not valid.

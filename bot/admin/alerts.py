@@ -1,7 +1,7 @@
-"""Watch for an engine that crashes, a full disk and a run that reports no progress, and alert the admins.
+"""Alerts to the admins about a crashing engine, a full disk, and a run that reports no progress.
 
-A problem is reported when it begins; a crashing engine is reported at most once an hour. Admins are also notified when
-the engine or the run has recovered. `Runs` reports failed runs.
+An alert is sent when a problem begins; a crashing engine is reported at most once an hour. Admins are
+also notified when the engine or the run has recovered. Failed runs are reported by `Runs`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def _answers(status: Status) -> bool:
 
 @dataclass(eq=False)
 class AlertWatch:
-    """Watches for problems. Call `look()` again and again.
+    """Watches for problems and alerts the admins; call `look()` periodically.
 
-    `last_progress` returns that of the running worker. The ledger's disk is watched.
+    `last_progress` returns how long ago the running worker last reported progress. The disk that holds the
+    ledger is watched.
     """
 
     notices: Notifications

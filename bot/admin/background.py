@@ -1,4 +1,7 @@
-"""Background loops: each serves one duty for ever, such as the requests that other processes leave in the ledger."""
+"""Background loops, each of which performs one duty forever.
+
+One such duty is to carry out the requests that other processes leave in the ledger.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def pause_after(failures: int) -> float:
 
 
 async def repeat(duty: str, serve: Callable[[], Awaitable[None]], notices: Notifications) -> None:
-    """Serve one duty for ever, with backoff after errors; a persistent error is logged and reported once."""
+    """Call `serve` forever, backing off after errors; log and report an error only once while it persists.
+
+    `duty` names the loop in logs and alerts.
+    """
     failures, known = 0, ""
     while True:
         try:

@@ -43,10 +43,10 @@ class ManyStrays(Exception):
 
 
 class Erasure:
-    """Deletes the data of people, and what depends on the deleted rows in the pictures and runs next to the ledger.
+    """Deletes users' data, and what depends on the deleted ledger rows in the picture files and run files.
 
-    `forget_session` drops a session's newest prompt, which engines might be sent again. Outside the bot's process there
-    is none, and that step is left to the bot.
+    `forget_session` drops the newest prompt of a chat session, which might otherwise be sent to engines
+    again. Outside the bot's process, `forget_session` is None, and the bot performs that step later.
     """
 
     def __init__(self, ledger: Ledger, forget_session: Callable[[int], None] | None = None) -> None:

@@ -76,20 +76,20 @@ class ModelSwitch:
     ) -> Model:
         """Make a model live and record the change, ending any canary trial.
 
-        If an error is raised, everything stays as it was, with one exception: if the change cannot be recorded
-        and the engine cannot go back to the former model either, `model` answers until the next start.
+        If an error is raised, nothing has changed, with one exception: if the change cannot be recorded and the
+        engine cannot switch back to the former model either, `model` keeps answering until the bot's next start.
 
         Args:
             model: The ID of the model.
             by: The ID of the admin, or None if no admin asked for the change.
-            on_progress: Receives the progress of merging a pruned model.
+            on_progress: Receives progress while a pruned model is merged again.
             confirmed: Whether to promote the model even if it is rejected or undecided.
             back: Whether to record the change as a rollback.
-            why: The reason for a change that no admin asked for, as in `Promotions.make`.
+            why: The reason for a change that no admin asked for; see `Promotions.make`.
 
         Raises:
-            RejectedModel: The model is rejected or undecided, and the promotion is not `confirmed`.
-            AdminRefusal: The model is known to do harm, its files were deleted, or a run uses the engine's
+            RejectedModel: The model is rejected or undecided, and `confirmed` is false.
+            AdminRefusal: The model is known to do harm, its files were deleted, or a run is using the engine's
                 memory.
             InferenceError: The engine cannot be switched to the model.
             StorageError: The model's files are damaged, or the change cannot be recorded.
@@ -175,7 +175,7 @@ class ModelSwitch:
             await self._prune()
 
     async def serve(self) -> None:
-        """Carry out the changes that other processes have requested, one after the other."""
+        """Carry out, one after the other, the model changes that other processes have requested in the ledger."""
         for asked in await self.ledger.promotions.pending():
             await self.carry_out(asked)
 
@@ -197,18 +197,19 @@ class ModelSwitch:
         del self._refused[asked.id]
 
     async def drain(self, node: str, by: int) -> None:
-        """Take a node out of service; return when its chats have moved and its answers are finished.
+        """Take a node out of service, and return once its chats have moved and its answers are finished.
 
-        This works even during a change of model, which may be waiting for that node. Raises what `Deployment.drain`
-        raises.
+        A node can be drained even during a model change, which may be waiting for that node. Raises the same
+        errors as `Deployment.drain`.
         """
         log.info("node is taken out of service", node=node, by=by)
         await self.deployment.drain(node)
 
     async def undrain(self, node: str, by: int) -> NodeStatus:
-        """Take a node back into service with the live model, and return its status.
+        """Put a node back into service with the live model, and return its status.
 
-        Raises AdminRefusal while a run uses the engine's memory, and what `Deployment.undrain` raises.
+        Raises AdminRefusal while a run is using the engine's memory, and the same errors as
+        `Deployment.undrain`.
         """
         log.info("node is taken back into service", node=node, by=by)
         async with self._change():

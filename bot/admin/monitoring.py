@@ -52,10 +52,10 @@ class Overview:
 
 @dataclass(eq=False)
 class Monitoring:
-    """Reads the present state of the ledger, the engines, the schedule and the calls to Telegram.
+    """Reads the current state of the ledger, the engines, the schedule and the calls to Telegram.
 
-    `calls` returns the metrics of calls to Telegram; `last_progress` returns that of the running worker. `trust` says
-    whose votes on a canary count.
+    `calls` returns the metrics of calls to Telegram, and `last_progress` returns how long ago the running
+    worker last reported progress. `trust` decides whose votes on a canary count.
     """
 
     ledger: Ledger

@@ -1,4 +1,4 @@
-"""The reasons why an admin's request is refused."""
+"""The reasons for which an admin's request can be refused."""
 
 from __future__ import annotations
 

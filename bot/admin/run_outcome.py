@@ -1,4 +1,4 @@
-"""Describe how a run ended: its verdict, what it learned from, its evaluation and its cost."""
+"""Descriptions of how a run ended: its verdict, its training data, its evaluation and its cost."""
 
 from __future__ import annotations
 

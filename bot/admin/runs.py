@@ -1,7 +1,7 @@
-"""Runs: start one, cancel it, and act on its end.
+"""Starting and cancelling runs, and acting on their outcomes.
 
-Chat commands call `Runs` directly. The schedule and the command line (another process) leave rows in the ledger, which
-`Runs.serve` picks up. The pipeline carries a run out.
+Chat commands call `Runs` directly. The schedule and the command line (another process) add rows to the
+ledger, which `Runs.serve` picks up. The training itself is carried out by the pipeline.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class Runs:
-    """Starts and cancels runs. Call `start()` once, `serve()` again and again, and `stop()` at the end.
+    """Starts and cancels runs. Call `start()` once, then `serve()` periodically, and `stop()` at the end.
 
-    `trainer_missing` returns why no run can start in this environment, or None if one can.
+    `trainer_missing` returns the reason why no run can start in this environment, or None if runs can start.
     """
 
     ledger: Ledger
@@ -59,22 +59,28 @@ class Runs:
     """For each run that has ended, its end, if that is not recorded yet."""
 
     async def start(self) -> None:
-        """Finish what an earlier process left undone."""
+        """Handle the end of a run that an earlier process left unfinished."""
         await self._end_what_is_over()
         if run := await self.ledger.runs.unsettled():
             self._work = (run.id, asyncio.create_task(self._ended(run.id)))
 
     async def stop(self) -> None:
-        """Cancel the active run, if any. A notice that takes longer than TELL_SECONDS is dropped."""
+        """Cancel the active run, if any.
+
+        If sending the notice of the run's end takes longer than `TELL_SECONDS`, the notice is dropped.
+        """
         while self._work and not self._work[1].done():
             self._work[1].cancel()
             await asyncio.wait((self._work[1],), timeout=TELL_SECONDS)
 
     async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
-        """Start a run.
+        """Start a run at an admin's request.
 
-        Raises AdminRefusal if there is no trainer, RunBusy while another run is under way, and NothingNew if it
-        would learn from the same data as the last finished one, unless `confirmed`.
+        Raises:
+            AdminRefusal: There is no trainer.
+            RunBusy: Another run is under way.
+            NothingNew: The run would learn from the same data as the last finished run, and `confirmed` is
+                false.
         """
         plan = await self.plan()
         last = await self.ledger.runs.last_verdict()
@@ -87,7 +93,7 @@ class Runs:
     async def plan(self) -> RunPlan:
         """Return the plan of a run that would begin now.
 
-        Raises AdminRefusal if there is no trainer, and what `RunPlanner.plan` raises.
+        Raises AdminRefusal if there is no trainer, and the same errors as `RunPlanner.plan`.
         """
         if missing := self.trainer_missing():
             raise AdminRefusal(missing)
@@ -106,7 +112,7 @@ class Runs:
         return run
 
     async def serve(self) -> None:
-        """Start the due run, and end the one to be cancelled."""
+        """Cancel the active run if requested, and start a run that is due."""
         if self._work and self._work[1].done():
             number, task = self._work
             self._work = None

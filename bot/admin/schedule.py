@@ -1,11 +1,12 @@
-"""Scheduled jobs: APScheduler with a persistent store.
+"""Scheduled jobs, run by APScheduler with a persistent store.
 
-The retrain job puts a run with the state "due" into the ledger, as `thumbtune retrain` does; `Runs` carries it
-out. Once a day old updates and stray files are removed and, if there is a retention time, answers without votes. A job
-that was due while the bot was down runs once at the next start.
+The retrain job adds a run with the state "due" to the ledger, as `thumbtune retrain` does; `Runs`
+carries the run out. Once a day, old updates and stray files are removed and, if a retention time is set,
+so are old answers without votes. A job that was due while the bot was down runs once at the next start.
 
-The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the functions keep
-their names. A job uses the schedule of this process, because the data folder may have moved since it was stored.
+The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the
+functions must keep their names. A stored job acts on the schedule of the current process, because the
+data folder may have moved since the job was stored.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class StartupChecks:
     unfit: Trouble | None
 
     async def run(self) -> None:
-        """Check once. A cancellation does not wait for a file that is being hashed."""
+        """Run the checks once; if cancelled, do not wait for a file that is still being hashed."""
         if self.unfit:
             await self.notices.alert(*self.unfit)
         loop = asyncio.get_running_loop()

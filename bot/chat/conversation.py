@@ -25,6 +25,9 @@ from storage.ledger import Ledger
 LATEST: Final = 64
 """How many exchanges `latest` searches. In a shared conversation other people's exchanges may come in between."""
 
+INVITED: Final = 5
+"""One answer in this many suggests a comparison of two answers during a trial."""
+
 
 class Conversation:
     """Puts questions to the engine and records the answers."""
@@ -56,6 +59,10 @@ class Conversation:
     async def open_duel(self, exchange: Exchange) -> Duel | None:
         """Return the undecided duel about an exchange, or None if there is none."""
         return await self._ledger.duels.open(exchange.id)
+
+    async def invites_comparison(self, exchange: Exchange) -> bool:
+        """Return whether the buttons of an answer suggest a duel: under one answer in `INVITED` during a trial."""
+        return exchange.id % INVITED == 0 and await self._ledger.canaries.running() is not None
 
     async def restart(self, question: Question) -> None:
         """Begin a new conversation.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Refused(Exception):
-    """The bot refuses to answer. The text, a `Reason`, says what the person can do."""
+    """A refusal to answer. The exception's message, a `Reason`, says what the user can do."""
 
 
 class NoPictureYet(Exception):

@@ -37,7 +37,7 @@ class History:
     """The exchanges of all conversations. Each conversation is a session in the ledger."""
 
     def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: ChatSettings, persona: str) -> None:
-        """Use `persona` as the system prompt."""
+        """Create a history with `persona` as the system prompt."""
         self._persona = persona
         self._ledger = ledger
         self._pictures = pictures

@@ -108,10 +108,11 @@ class PictureReceiver:
         """Download, re-encode and store a picture.
 
         Raises:
-            Refused: It cannot be read, is too large or costs too much, or too many of its sender's are stored.
-            DeletedMeanwhile: The sender's data was deleted.
+            Refused: The picture cannot be read, or is too large or too costly to decode, or the sender has
+                reached the limit for stored pictures.
+            DeletedMeanwhile: The sender's data was deleted before the picture was stored.
             NotSaved: The disk is full.
-            Undelivered: Telegram is out of reach.
+            Undelivered: Telegram cannot be reached.
         """
         if await self.ledger.pictures.decoder_deaths(file.file_unique_id) >= DEATHS:
             raise Refused(Reason(_SENTENCES[Refusal.TOO_COSTLY]))

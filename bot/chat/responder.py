@@ -93,7 +93,8 @@ class Responder:
         # Only another answer to a question can be half of a duel.
         duel = await self.conversation.open_duel(exchange) if exchange.replaces else None
         if duel is None:
-            text, buttons = exchange.answer, rating_buttons(exchange.id, say=say)
+            compare = await self.conversation.invites_comparison(exchange)
+            text, buttons = exchange.answer, rating_buttons(exchange.id, say=say, compare=compare)
         else:
             asks = say("Which is better?")
             text = f"1️⃣ {duel.exchange.answer}\n\n2️⃣ {duel.rival.answer}\n\n{asks}"

@@ -1,8 +1,9 @@
-"""Read pictures that are stored, and re-encode those that earlier versions stored as they were sent.
+"""Access to stored pictures, and re-encoding of those that earlier versions stored exactly as received.
 
-After an upgrade that happens once, in the background, one picture at a time and at low priority, and before that for
-each picture that is read. If it is interrupted, the next start goes on with the pictures that are left. The data files
-of runs and the imported sources come last, and then a row in the ledger records the end.
+After an upgrade, the old pictures are re-encoded once, in the background, one at a time and at low
+priority. An old picture that is needed sooner is re-encoded when it is read. If the work is interrupted,
+the next start continues with the remaining pictures. The data files of runs and the imported sources are
+processed last; then a row in the ledger records that the work is complete.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ log = structlog.get_logger()
 
 
 class StoredPictures:
-    """Reads the picture store. It returns no picture in the form in which a stranger sent it.
+    """Reads the picture store, returning pictures only in re-encoded form, never exactly as a user sent them.
 
-    `run` re-encodes the others in the background, and `finish` at once.
+    `run` re-encodes the remaining pictures in the background; `finish` does so immediately.
     """
 
     def __init__(self, ledger: Ledger, pictures: PictureStore, decoders: PictureDecoders) -> None:
@@ -104,7 +105,7 @@ class StoredPictures:
             await self._ledger.pictures.finish_chore(CHORE)
 
     async def run(self) -> None:
-        """Re-encode what is left, again after errors. A cancellation leaves the rest to the next start."""
+        """Re-encode all remaining pictures, retrying after errors; if cancelled, the next start continues."""
         while True:
             try:
                 await self.finish()
@@ -115,7 +116,10 @@ class StoredPictures:
                 return
 
     async def clean_all(self) -> None:
-        """Re-encode the pictures of the ledger that were stored as sent. Raises `StorageError` and `OSError`."""
+        """Re-encode the pictures in the ledger that were stored exactly as received.
+
+        Raises StorageError or OSError if the work fails.
+        """
         cleaned = 0
         while names := await self._ledger.pictures.raw(_BATCH):
             for name in names:

@@ -1,7 +1,8 @@
-"""`thumbtune models`, `sources`, `people`, `backup`, `forget` and `sweep`: list, copy and delete the stored data.
+"""The `thumbtune` commands that list, copy and delete stored data.
 
-A deletion is refused for anything in use, says how much it frees, and asks for confirmation. If the command is killed,
-the same command or the bot's next start completes the deletion.
+The commands are `models`, `sources`, `people`, `backup`, `forget` and `sweep`. Nothing that is in use
+can be deleted. Before a deletion, the command says how much will be deleted and asks for confirmation.
+If the command is killed, running it again or the bot's next start completes the deletion.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ async def models(ledger: Ledger, console: Console) -> None:
 
 
 async def delete_model(ledger: Ledger, name: str, yes: bool, console: Console) -> None:
-    """Delete a model's files and adapter, but not its row. Raises CommandRefused."""
+    """Delete a model's files and adapter, but keep its row in the ledger.
+
+    Raises CommandRefused if the model is in use or the deletion is not confirmed.
+    """
     folder = ledger.path.parent
     model = await ledger.models.get(name)
     await _refuse_in_use(ledger, model)
@@ -184,9 +188,10 @@ def _repeat_text(repeat_times: float | None) -> str:
 
 
 async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> None:
-    """Copy the ledger, the pictures and, with `models`, the models.
+    """Copy the ledger, the pictures and, if `models` is true, the models to `out`.
 
-    Pictures stored by earlier versions are cleaned first. Raises StorageError if pictures are lost.
+    Pictures stored by earlier versions are re-encoded first. Raises StorageError if pictures that the ledger
+    lists are missing.
     """
     await finish_pictures(ledger, notes)
     folder = ledger.path.parent
@@ -203,7 +208,10 @@ async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> N
 
 
 async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None:
-    """Delete everything stored about a person, after confirmation. Raises CommandRefused."""
+    """Delete everything stored about a user, after confirmation.
+
+    Raises CommandRefused if the deletion is not confirmed.
+    """
     erasure = Erasure(ledger)
     await erasure.settle()
     found = await erasure.belongings(user)
@@ -221,7 +229,10 @@ async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None
 
 
 async def sweep(ledger: Ledger, yes: bool, console: Console) -> None:
-    """Delete the picture files that the ledger does not list, after confirmation. Raises CommandRefused."""
+    """Delete the picture files that the ledger does not list, after confirmation.
+
+    Raises CommandRefused if the deletion is not confirmed.
+    """
     erasure = Erasure(ledger)
     strays, total = await erasure.strays()
     if not strays:

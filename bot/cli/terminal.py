@@ -51,7 +51,7 @@ def progress_bar() -> Progress:
 
 
 async def run_worker(settings: TrainingSettings, job: WorkerJob, first_stage: str) -> Outcome:
-    """Run a worker with a progress bar."""
+    """Run a worker with a progress bar, initially labelled `first_stage`, and return the outcome."""
     with progress_bar() as bar:
         task = bar.add_task(first_stage, total=None)
 

@@ -1,9 +1,8 @@
-"""Access to the bot, and to admins' commands and buttons.
+"""Access control for the bot, and for admins' commands and buttons.
 
-The lists in `[limits]` are checked before anything else is done with an update.
-
-For a person who may not use the bot, only the update itself is recorded. The operator cannot take away the right to
-look at one's data and delete it.
+The lists in `[limits]`, which say who may use the bot, are checked before an update is processed any
+further. If a user may not use the bot, only the update itself is recorded. The operator cannot take away
+a user's right to view and delete the data stored about that user.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ async def _exercises_a_right(event: Update) -> bool:
 
 
 def register(router: Router) -> None:
-    """Register the refusals of admins' commands and buttons. They skip the updates of admins."""
+    """Register the handlers that refuse admins' commands and buttons to users who are not admins."""
     router.message.register(refuse_command, Command(*ADMINS, *NODES), _is_no_admin)
     router.callback_query.register(refuse_tap, or_f(*(button.filter() for button in BUTTONS)), _is_no_admin)
 

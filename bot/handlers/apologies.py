@@ -1,7 +1,8 @@
-"""Apologies for updates that are not handled: because the disk is full, or because they failed too often.
+"""Apologies for updates that are not handled because the disk is full or because they failed too often.
 
-While the disk is full, a message is answered once there is room, because Telegram sends it again or the inbox has
-stored it. A tap is not handled later: its sender taps again, and two taps on a thumb would cancel each other out.
+A message received while the disk is full is answered once there is space, because Telegram sends it
+again or the inbox has stored it. A tap is not handled later, because the user will tap again, and two
+taps on a thumb would cancel each other out.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class Apologies:
-    """Answers the senders of updates that are not handled."""
+    """Sends apologies to the senders of updates that are not handled."""
 
     bot: Bot
     ledger: Ledger
@@ -55,7 +56,7 @@ class Apologies:
         self._answered: LRUCache[int | str, None] = LRUCache(REMEMBERED)
 
     async def given_up(self, update: int, reason: str) -> None:
-        """Apologise to the sender, and notify the admins at most once an hour."""
+        """Apologise to the sender of an update that the bot gave up on, and notify the admins at most once an hour."""
         await self._apologise(update)
         if self.notices.is_news("set aside"):
             await self.notices.notify(GAVE_UP, update=update, reason=reason)
@@ -88,13 +89,13 @@ class Apologies:
             log.warning("apology not delivered", chat=chat, error=str(error))
 
     async def disk_full(self, raw: dict[str, Any]) -> bool:
-        """Answer the sender of an update, or of an album, unless this was done before.
+        """Inform the sender of an update or album that the disk is full, unless this method has already done so.
 
         Args:
             raw: The update as Telegram sent it.
 
         Returns:
-            Whether the update needs no more handling, because it is a tap.
+            Whether the update needs no further handling because it is a tap.
         """
         try:
             update = Update.model_validate(raw, context={"bot": self.bot})

@@ -1,4 +1,4 @@
-"""/start, /help, /new, /model and /language."""
+"""Handlers for /start, /help, /new, /model and /language."""
 
 from __future__ import annotations
 

@@ -48,7 +48,10 @@ log = structlog.get_logger()
 
 
 def register(router: Router) -> None:
-    """Register the handlers of this module. They belong behind `access`."""
+    """Register the handlers of this module.
+
+    Call after `access.register`, whose handlers refuse users who are not admins.
+    """
     router.message.register(send, Command("broadcast"))
     router.callback_query.register(cancel, CancelBroadcast.filter())
 

@@ -16,11 +16,14 @@ log = structlog.get_logger()
 
 
 class TapRefused(Exception):
-    """A tap has no effect. The text says why, in the person's language."""
+    """A tap that is refused. The exception's message gives the reason in the user's language."""
 
 
 async def answer_refused(handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-    """Handle a tap, and answer one that is refused or is about something that was deleted (a middleware)."""
+    """Handle a tap, answering the user if the tap is refused or concerns a deleted answer.
+
+    This function is a middleware.
+    """
     assert isinstance(event, CallbackQuery)
     try:
         return await handler(event, data)
@@ -57,7 +60,10 @@ async def redraw(query: CallbackQuery, request: Request, text: str, markup: Inli
 
 
 async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -> tuple[Exchange, Message]:
-    """Return an exchange and the tapped message. Raises UnknownRecord if the chat has no such exchange."""
+    """Return the exchange with the ID `number` and the message with the tapped button.
+
+    Raises UnknownRecord if the chat has no such exchange.
+    """
     message = query.message
     exchange = await request.services.ledger.exchanges.get(number)
     if isinstance(message, Message) and exchange.chat == message.chat.id:

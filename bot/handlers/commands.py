@@ -34,7 +34,10 @@ class Command(filters.Command):
 
 
 def register(router: Router) -> None:
-    """Register the handlers of commands that no other module takes. They come before those of questions."""
+    """Register the handlers of commands that no other module handles.
+
+    Call before registering the handlers of questions.
+    """
     router.message.register(unknown_command, _is_command)
     router.message.register(
         refuse_caption, Command(*{**EVERYBODY, **ADMINS, **NODES}.keys() - {"new"}, captions=True), _has_picture

@@ -62,7 +62,10 @@ async def ask_for_correction(query: CallbackQuery, callback_data: Better, reques
 
 
 async def _is_correction(message: Message, request: Request) -> dict[str, Any] | bool:
-    """Return the exchange that a text corrects, or False. If it is `doubtful`, the text may be a question instead."""
+    """Return the exchange that a text message corrects, as handler arguments, or False if it corrects none.
+
+    The argument `doubtful` is True if the text may be a question instead.
+    """
     to, ledger, chat = message.reply_to_message, request.services.ledger, message.chat.id
     if not message.text or command_of(message.text) or to is None:
         return False

@@ -20,7 +20,10 @@ from inference.serving.supervisor import State
 
 
 def register(router: Router) -> None:
-    """Register the handlers of this module. They belong behind `access`."""
+    """Register the handlers of this module.
+
+    Call after `access.register`, whose handlers refuse users who are not admins.
+    """
     router.message.register(by_command, Command("drain", "undrain"))
     router.callback_query.register(by_button, or_f(Drain.filter(), Undrain.filter()))
 

@@ -31,7 +31,7 @@ _SENT_BY_PEOPLE: Final = (
 
 
 def register(router: Router) -> None:
-    """Register the handlers of this module. They come last."""
+    """Register the handlers of this module; call after all other modules have registered theirs."""
     router.message.register(unsupported, _SENT_BY_PEOPLE)
     router.callback_query.register(unknown_tap)
 

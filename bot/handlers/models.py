@@ -44,7 +44,10 @@ OFFERED: Final = 8
 
 
 def register(router: Router) -> None:
-    """Register the handlers of this module. They belong behind `access`."""
+    """Register the handlers of this module.
+
+    Call after `access.register`, whose handlers refuse users who are not admins.
+    """
     router.message.register(show, Command("models"))
     router.message.register(promote, Command("promote"))
     router.message.register(roll_back, Command("rollback"))

@@ -77,7 +77,10 @@ async def ask(message: Message, request: Request) -> None:
 
 
 async def _is_stale(message: Message, request: Request) -> bool:
-    """Return whether a message is too old to be answered; if so, ask its sender once to ask again."""
+    """Return whether a message is too old to be answered.
+
+    If so, reply with a request to ask again, unless the sender has already received one.
+    """
     stale, say, chat = request.services.stale_questions, request.say, message.chat.id
     if not stale.is_stale(message):
         stale.reset(chat, request.user.id)
@@ -93,11 +96,14 @@ async def _is_stale(message: Message, request: Request) -> bool:
 
 
 async def _edited(asked: Question, request: Request) -> Question | None:
-    """Return an edited question with the exchange that it replaces, or None if the edit changed nothing.
+    """Return the edited question `asked` with the exchange that it replaces.
+
+    Returns:
+        The question, or None if the edit changed nothing visible. Without such an exchange, `asked` itself.
 
     Raises:
         Refused: The new picture is not accepted.
-        DeletedMeanwhile: The person's data was deleted.
+        DeletedMeanwhile: The user's data was deleted.
     """
     services = request.services
     former = await services.ledger.exchanges.for_question(asked.chat, asked.message)
@@ -115,7 +121,7 @@ async def _edited(asked: Question, request: Request) -> Question | None:
 
 
 def _check_size(question: Question, settings: ChatSettings) -> None:
-    """Raise Refused for a question that is too long, or has too many pictures."""
+    """Raise Refused if a question is too long or has too many pictures."""
     if len(question.text) > settings.max_question_characters:
         raise Refused(
             Reason(

@@ -75,7 +75,11 @@ async def _answer_again(former: Exchange, request: Request) -> None:
 
 
 async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) -> None:
-    """Go on with the better one of two answers, which gets the person's 👍. Only the first choice counts."""
+    """Record which of two answers a user prefers.
+
+    The conversation continues with the preferred answer, which gets the user's 👍. Only the first choice
+    counts.
+    """
     ledger, say = request.services.ledger, request.say
     duel = await ledger.duels.get(callback_data.duel)
     _, message = await tapped_exchange(query, duel.exchange.id, request)

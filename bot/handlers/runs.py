@@ -26,7 +26,10 @@ from training.data.sources import title
 
 
 def register(router: Router) -> None:
-    """Register the handlers of this module. They belong behind `access`."""
+    """Register the handlers of this module.
+
+    Call after `access.register`, whose handlers refuse users who are not admins.
+    """
     router.message.register(retrain, Command("retrain"))
     router.message.register(cancel, Command("cancel"))
     router.callback_query.register(cancel_this, CancelRun.filter())

@@ -1,4 +1,7 @@
-"""/status, /schedule and /stats, for admins: the state of the bot, its next run, and a chart of its answers."""
+"""Handlers for the admin commands /status, /schedule and /stats.
+
+The commands show the state of the bot, its next run, and a chart of its answers.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ ENGINE_STATES: Final = {
 
 
 def register(router: Router) -> None:
-    """Register the handlers of this module. They belong behind `access`."""
+    """Register the handlers of this module.
+
+    Call after `access.register`, whose handlers refuse users who are not admins.
+    """
     router.message.register(show, Command("status", "schedule"))
     router.message.register(stats, Command("stats"))
 

@@ -22,7 +22,11 @@ log = structlog.get_logger()
 
 
 async def delete_stray_placeholder(handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-    """Delete the message that a tap or a reply refers to if it is stray, then handle the update (a middleware)."""
+    """Delete a stray placeholder that a tap or a reply refers to, then handle the update.
+
+    This function is a middleware. A stray placeholder is a message from the bot whose ID the bot does not
+    know.
+    """
     assert isinstance(event, Update)
     request: Request = data["request"]
     to: object = None

@@ -1,7 +1,8 @@
-"""The callback data of buttons, which has at most 64 bytes and begins with a prefix.
+"""The callback data of buttons: at most 64 bytes, beginning with a prefix.
 
-A client may send any callback data. Data that does not parse as one of the types below reaches only
-`handlers.fallback`. Prefixes and fields must not change, because messages that were sent contain them.
+A client may send any callback data. Data that does not parse as one of the types in this module reaches
+only `handlers.fallback`. Prefixes and fields must not change, because the buttons of messages already
+sent contain them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inline keyboards."""
+"""The bot's inline keyboards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CHOSEN: Final = " ✓"
 
 
 def one_button(text: str, data: CallbackData) -> InlineKeyboardMarkup:
-    """Return a single button."""
+    """Return a keyboard with one button."""
     return InlineKeyboardMarkup(inline_keyboard=[[_button(text, data)]])
 
 
@@ -49,9 +49,11 @@ def rating_buttons(
     tally: tuple[int, int] | None = None,
     reason: Reason | None = None,
     newest: bool = True,
+    compare: bool = False,
 ) -> InlineKeyboardMarkup:
     """Return 👍 and 👎 buttons for an exchange, and 🔄 if its answer is the `newest` one to the question.
 
+    With `compare`, 🔄 gets a row of its own and says that it leads to a comparison of two answers.
     The `chosen` thumb is marked. A 👎 adds buttons for the reason and for a better answer. In a group,
     `tally` gives the numbers of 👍 and 👎.
     """
@@ -61,9 +63,11 @@ def rating_buttons(
     for value, thumb in THUMBS.items():
         mark = CHOSEN if value == chosen else f" {counts[value]}" if counts[value] else ""
         row.append(_button(thumb + mark, Rate(exchange=exchange, value=value)))
-    if newest:
-        row.append(_button(AGAIN, Again(exchange=exchange)))
     rows = [row]
+    if compare:
+        rows.append([_button(say("🔄 Compare two answers"), Again(exchange=exchange))])
+    elif newest:
+        row.append(_button(AGAIN, Again(exchange=exchange)))
     if chosen == -1:
         whys = [
             _button(say(words) + (CHOSEN if each is reason else ""), Because(exchange=exchange, reason=each))

@@ -206,10 +206,11 @@ class Inbox:
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[QueuedUpdate]) -> int:
-        """Count an attempt in the ledger, once for each process; return its number, or 0 if there is nothing to do.
+        """Count this process's first attempt at `turn` in the ledger, and return the number of the attempt.
 
-        The first update of a media group is begun last and finished last. Therefore, if it was begun, all of them were,
-        and it is unfinished as long as any other one is (see `lanes.members`).
+        If nothing is left to do, return 0. The first update of a media group is begun last and finished last.
+        Therefore, once the first update is begun, all the others are too, and while any other update is
+        unfinished, so is the first (see `lanes.members`).
         """
         try:
             for each in turn[1:]:

@@ -1,8 +1,8 @@
-"""Lanes: queues whose updates are handled one after the other. The lanes themselves run concurrently.
+"""Lanes: queues whose updates are handled one after the other, while different lanes run concurrently.
 
-The updates of a media group (album) are handled together. Telegram sends its members as separate updates with one
-`media_group_id` and no end mark. Members that were handled together before a crash are handled together again, even if
-more members have arrived since.
+The updates of a media group (album) are handled together. Telegram sends the group's members as separate
+updates with a common `media_group_id` and no end marker. Members that were handled together before a
+crash are handled together again, without any members that have arrived since.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Security of the web server: secrets, networks, the host names that a browser may use without a token, and headers.
+"""Security of the web server: secrets, networks, host names, and headers.
 
-Header values are bytes: aiohttp decodes them with surrogate escapes, so they are encoded the same way before they are
-compared (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page may run
-scripts, load anything from elsewhere or be framed. Styles are allowed by their hash.
+The host names are those that a browser may use without a token. Header values are compared as bytes:
+aiohttp decodes them with surrogate escapes, so this module encodes them the same way before comparing
+them (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page
+may run scripts, load anything from elsewhere or be framed. Styles are allowed by their hash.
 """
 
 from __future__ import annotations

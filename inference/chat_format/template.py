@@ -1,12 +1,13 @@
-r"""The chat template: the one text of a conversation that every engine, the training and the evaluation read.
+r"""The chat template: the text form of a conversation for every engine, the training and the evaluation.
 
-Tokenization, tiling and transport are left to others. Standard library only. The format, as InternVL2-2B was trained
-(conversation.py of the checkpoint, template "internlm2-chat")::
+Tokenization, tiling and transport are done elsewhere. This module uses only the standard library.
+InternVL2-2B was trained with this format (conversation.py of the checkpoint, template
+"internlm2-chat")::
 
     <|im_start|>system\n{system}<|im_end|><|im_start|>user\n{pictures}{question}<|im_end|><|im_start|>assistant\n
 
-InternVL2.5 has a newline after each `<|im_end|>` (`inference.internvl2.families`). A tokenizer adds `<s>` in front. A
-picture is `<img><IMG_CONTEXT>×n</img>\n`.
+InternVL2.5 has a newline after each `<|im_end|>` (see `inference.internvl2.families`). The tokenizer
+puts `<s>` in front of the text. Each picture is written as `<img><IMG_CONTEXT>×n</img>\n`.
 """
 
 from __future__ import annotations
@@ -128,15 +129,16 @@ def picture_place(tokens: int) -> str:
 
 
 def render(prompt: Prompt, picture_tokens: Sequence[int], family: ModelFamily) -> str:
-    """Render a whole prompt, up to and including the start of the assistant's answer, without `<s>`.
+    """Render a whole prompt as text, up to and including the start of the assistant's answer, without `<s>`.
 
     Args:
         prompt: The prompt; its last turn is the user's.
-        picture_tokens: The number of feature tokens of each picture: its tiles times the tokens of a tile.
+        picture_tokens: The number of feature tokens of each picture: its number of tiles times the tokens
+            per tile.
         family: The family of the model.
 
     Raises:
-        ValueError: The numbers do not match the pictures.
+        ValueError: The number of token counts differs from the number of pictures.
     """
     if len(picture_tokens) != len(pictures(prompt)):
         raise ValueError(f"{len(pictures(prompt))} pictures, but {len(picture_tokens)} token counts")
@@ -227,9 +229,10 @@ def _shorter(prompt: Prompt) -> Iterator[Prompt]:
 
 
 def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
-    """Return the fields of lmdeploy's ChatTemplateConfig, which are also the JSON content of `--chat-template`'s file.
+    """Return the fields of lmdeploy's ChatTemplateConfig.
 
-    A system message in a request replaces the official system text (lmdeploy 0.18.0, lmdeploy/model.py,
+    The fields also form the content of the JSON file that the option `--chat-template` takes. A system
+    message in a request replaces the official system text (lmdeploy 0.18.0, lmdeploy/model.py,
     BaseChatTemplate.messages2prompt).
     """
     close = IM_END + family.after_turn
@@ -247,11 +250,12 @@ def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
 
 
 def jinja_chat_template(family: ModelFamily, system: str = "") -> str:
-    """Return the tokenizer's chat template for Hugging Face: the same format, with `<s>`.
+    """Return the Jinja chat template of a model family for a Hugging Face tokenizer, including `<s>`.
 
-    `system`, by default the official system text, is used if the messages have no system message. A content is a text
-    or a list of parts; a picture part ("image" or "image_url") becomes an `<image>` placeholder at the front of its
-    turn. Texts are inserted as they are: pass them through `harmless` first.
+    `system`, by default the official system text, is used if the messages include no system message. A
+    message's content is a text or a list of parts; a picture part ("image" or "image_url") becomes an
+    `<image>` placeholder at the front of its turn. The template inserts texts unchanged, so pass them
+    through `harmless` first.
     """
     # A JSON string literal is a valid Jinja string literal, with newlines and quotes escaped.
     system_literal = json.dumps(system_text(system or family.system), ensure_ascii=False)

@@ -17,13 +17,16 @@ from inference.messages import Prompt
 def token_ids(
     prompt: Prompt, picture_tokens: Sequence[int], tokenizer: Any, family: ModelFamily
 ) -> tuple[list[int], list[range]]:
-    """Tokenize a prompt; return its ids, `<s>` first, and the positions of each picture's `<IMG_CONTEXT>` tokens.
+    """Tokenize a prompt, and return its token IDs and the positions of its pictures.
 
     Args:
         prompt: The prompt.
-        picture_tokens: The number of feature tokens of each picture, as in `template.render`.
+        picture_tokens: The number of feature tokens of each picture, as for `template.render`.
         tokenizer: A transformers tokenizer.
         family: The family of the model.
+
+    Returns:
+        The token IDs, beginning with `<s>`, and the positions of each picture's `<IMG_CONTEXT>` tokens.
 
     Raises:
         ValueError: The tokenizer does not read `<IMG_CONTEXT>` as one token, or does not add `<s>`.

@@ -1,6 +1,6 @@
-"""The kinds of engines: the one that the settings select, its concurrency and its command line.
+"""The kinds of engines: which kind the settings select, and each kind's concurrency and command line.
 
-A new kind of engine that the bot starts needs one function here and one entry in `COMMANDS`.
+To add a kind of engine that the bot starts, add one function to this module and one entry to `COMMANDS`.
 """
 
 from __future__ import annotations

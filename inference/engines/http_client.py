@@ -160,7 +160,10 @@ class HttpEngine:
         )
 
     async def probe(self, token_timeout: float) -> Answer:
-        """Return a short answer about a picture, which proves that the engine is ready. Raises what `answer` raises."""
+        """Ask about a sample picture and return the short answer, which proves that the engine is ready.
+
+        Raises the same errors as `answer`.
+        """
         question = Turn(Role.USER, "What is this?", (sample_picture(),))
         prompt = Prompt("Answer briefly.", (question,), chat="probe", sampling=_PROBE)
         async with aclosing(self.answer(prompt, token_timeout)) as stream:
@@ -204,7 +207,10 @@ class HttpEngine:
         return Sizes(window=tokens("max_model_len"), cache=tokens("kv_cache_tokens"))
 
     async def listed(self) -> set[str] | None:
-        """Return the names of the models that the server lists, or None while it does not answer or fails."""
+        """Return the names of the models that the server lists, or None if the server does not respond or fails.
+
+        If the server rejects the request or sends an unreadable list, return an empty set.
+        """
         try:
             async with asyncio.timeout(self._token_timeout):
                 return {model.id async for model in self._client.models.list()}

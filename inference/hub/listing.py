@@ -41,9 +41,13 @@ class Hub(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository. `path` is relative and stays inside the folder; `size` is in bytes.
+    """A file in a repository on a model hub.
 
-    `digest` is in hex: a SHA-256, or with 40 digits git's SHA-1 of a blob.
+    Attributes:
+        path: The path relative to the download folder, never leading outside it.
+        size: The size in bytes.
+        digest: The hash in hex: a SHA-256 or, if it has 40 digits, git's SHA-1 of the blob.
+        url: The URL of the file.
     """
 
     path: str

@@ -15,7 +15,7 @@ SUPPORTED_LLM = "InternLM2ForCausalLM"
 
 
 class _Fields(PretrainedConfig):
-    """Base class: every annotated field is an argument of the constructor, with the default that the class gives it."""
+    """Base class whose annotated fields are constructor arguments, with the class attributes as their defaults."""
 
     def __init__(self, **kwargs: Any) -> None:
         own = {name: kwargs.pop(name, getattr(type(self), name)) for name in type(self).__annotations__}

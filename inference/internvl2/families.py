@@ -1,7 +1,7 @@
-"""The families of InternVL checkpoints whose prompts are known.
+"""The families of InternVL checkpoints whose prompt formats are known.
 
-A checkpoint's config.json names its chat template. The templates are those of the official code (OpenGVLab/InternVL,
-internvl_chat/internvl/conversation.py). Standard library only.
+A checkpoint's config.json names its chat template. The templates are those of the official code
+(OpenGVLab/InternVL, internvl_chat/internvl/conversation.py). This module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class UnknownFamily(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelFamily:
-    """What distinguishes the prompts of a family of checkpoints.
+    """The properties of a family of checkpoints that determine the format of its prompts.
 
     Attributes:
         template: The name of the chat template in config.json.
-        models: The models that use it.
-        system: The official system text, which the models were trained with when no other was given.
+        models: The names of the models that use the template.
+        system: The official system text, with which the models were trained if no other text was given.
         after_turn: The text between the end token of a turn and the next turn.
     """
 
@@ -49,7 +49,10 @@ FAMILIES: Final = {each.template: each for each in (INTERNVL2, INTERNVL2_5)}
 
 
 def family_of(config: dict[str, Any]) -> ModelFamily:
-    """Return the family of a checkpoint with this content of config.json. Raises UnknownFamily if it is not known."""
+    """Return the family of a checkpoint, given the content of its config.json.
+
+    Raises UnknownFamily if the chat template that `config` names is not known.
+    """
     template = config.get("template")
     if isinstance(template, str) and template in FAMILIES:
         return FAMILIES[template]
@@ -62,7 +65,7 @@ def read_family(directory: Path) -> ModelFamily:
 
     Raises:
         OSError: config.json cannot be read.
-        ValueError: It is not JSON, or its template is not known (`UnknownFamily`).
+        ValueError: config.json is not valid JSON, or its chat template is not known (`UnknownFamily`).
     """
     config = json.loads((directory / "config.json").read_bytes())
     return family_of(config if isinstance(config, dict) else {})

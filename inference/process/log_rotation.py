@@ -16,9 +16,10 @@ _FILES: Final = 3
 
 
 def rotate(log: Path, *, above: int) -> None:
-    """Move the content of `log` to `log.1`, that of `log.1` to `log.2` and so on, and keep three of these.
+    """Rotate a log file, keeping three old files.
 
-    Does nothing if the file is missing or has at most `above` bytes. Raises OSError.
+    The content of `log` moves to `log.1`, that of `log.1` to `log.2`, and so on. Nothing happens if `log` is
+    missing or has at most `above` bytes. Raises OSError if a file cannot be moved or written.
     """
     if not log.is_file() or log.stat().st_size <= above:
         return

@@ -52,7 +52,7 @@ class Admission:
 
     @contextmanager
     def ticket(self, chat: str) -> Iterator[Ticket]:
-        """Join the queue for the duration of the block, at whose end the ticket gives up its slot."""
+        """Join the queue for the duration of a `with` block; the ticket gives up its slot when the block ends."""
         ticket = Ticket(self, chat)
         self._queue.append(ticket)
         self._move()
@@ -86,7 +86,7 @@ class Admission:
         self._move()
 
     async def empty(self, patience: float) -> None:
-        """Wait until no ticket holds a slot, but at most `patience` seconds."""
+        """Wait until no ticket holds a slot, but no longer than `patience` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._empty.wait()

@@ -1,7 +1,8 @@
-"""Answer questions: queue each one, stream it from the engine that the router picks, and restart it if that fails.
+"""Answering of questions: queueing, streaming from an engine, and restarting if the engine fails.
 
-Every token of an answer comes from one worker. If that worker fails, the text so far is discarded
-(`Delta(restarted=True)`) and the answer restarts on the next replica of the chat's preference order.
+The router picks the engine. All tokens of an answer come from one worker. If the worker fails, the text
+so far is discarded (`Delta(restarted=True)`) and the answer restarts on the next replica in the chat's
+order of preference.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ _VERDICT_SECONDS: Final = 1.0
 
 
 class Answering:
-    """The answers of a deployment.
+    """Answers the questions put to a deployment.
 
-    `admission` is their queue. `counted` counts them by the fields of `Counters`, `tallies` the finished ones by model.
+    Attributes:
+        admission: The queue of questions.
+        counted: The values of the fields of `Counters`, by field name.
+        tallies: Counts of finished answers, by model.
     """
 
     def __init__(
@@ -167,6 +171,6 @@ class Answering:
         self._moves.recent.forget(chat)
 
     def end(self) -> None:
-        """Cancel the health checks."""
+        """Cancel the health checks in progress."""
         for suspicion in self._suspicions:
             suspicion.cancel()

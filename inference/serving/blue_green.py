@@ -33,11 +33,17 @@ Welcome = Callable[[Worker], Awaitable[None]]
 
 
 class BlueGreen:
-    """The engine of the live model and, during a swap or a trial, that of the next one.
+    """The live model's engine and, during a swap or a trial, the next model's engine.
 
-    `canary` is the model that is tried beside the live one, or None. `launch` describes the first engine; each of the
-    two slots has its own log file next to `launch.log`. `changed` is called after every change. `resting` is True
-    between `rest` and `wake`; with `cold` the old engine must end before the new one starts.
+    Args:
+        launch: The parameters of the first engine. Each of the two slots has its own log file next to
+            `launch.log`.
+        changed: Called after every change.
+
+    Attributes:
+        canary: The engine of the model on trial beside the live one, or None.
+        resting: Whether the engines are stopped, from a call of `rest` until a call of `wake`.
+        cold: Whether the old engine must end before the new one starts.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
@@ -162,7 +168,10 @@ class BlueGreen:
             await self._retire(canary, drain)
 
     async def _replace(self, green: Supervisor, welcome: Welcome) -> None:
-        """End the live engine, then start the new one. If that fails, start the old one again."""
+        """End the live engine, then start `green`; if `green` does not start, restart the old engine.
+
+        In the latter case, raise EngineUnavailable.
+        """
         blue = self.live
         await self._retire(blue, self._settings.drain_timeout)
         try:
@@ -187,7 +196,10 @@ class BlueGreen:
         return "answers again."
 
     async def _make_live(self, green: Supervisor) -> None:
-        """Send chats to `green` and end the former live engine, whose answers may finish."""
+        """Send chats to `green` and end the former live engine.
+
+        The former engine gets up to `drain_timeout` seconds to finish its answers.
+        """
         blue = self.live
         self.live, self._slot = green, 1 - self._slot
         self._changed()
@@ -277,7 +289,11 @@ class BlueGreen:
             self._starting = self._next = None
 
     async def _started_up(self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None) -> None:
-        """Do everything that precedes making an engine live; a server of the operator first replaces `after`."""
+        """Start an engine and call `welcome` with its worker, before the engine is made live.
+
+        If `swap_command` is configured, the command first replaces the model of `after` on the operator's
+        server.
+        """
         if self._settings.swap_command and after is not None:
             await switch(supervisor.launch, after.launch)
         for _ in range(_TRIES):

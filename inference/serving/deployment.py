@@ -1,4 +1,4 @@
-"""The front of the serving package: one `Engine` over changing processes and servers."""
+"""The entry point of the serving package: a single `Engine` in front of changing processes and servers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Deployment:
         self._answering.end()
 
     def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Queue the question, then stream its answer (`Answering.answer`)."""
+        """Queue the question in `prompt`, then stream its answer; see `Answering.answer`."""
         return self._answering.answer(prompt)
 
     async def swap(self, model_id: str, model_dir: Path) -> None:

@@ -116,7 +116,7 @@ class Status:
 def status_of(
     kind: Kind, nodes: Sequence[Node], answering: Answering, moves: Moves, route: CanaryRoute | None
 ) -> Status:
-    """Return the status of a deployment over `nodes`."""
+    """Return the status of a deployment that consists of `nodes`."""
     serving = [node for node in nodes if not node.drained]
     # Single values are those of the first replica that is ready, or of the first one if none is.
     first = min(serving, key=lambda node: node.slots.live.state is not State.READY)

@@ -1,4 +1,4 @@
-"""The parameters for starting an engine, and a port for it."""
+"""The parameters for starting an engine, and the choice of a free port."""
 
 from __future__ import annotations
 

@@ -37,11 +37,15 @@ _BUSY: Final = 0.9
 
 
 class Worker:
-    """One engine process (or external server) for one model, and the `client` that talks to it.
+    """One engine process (or external server) for one model, and the client for it.
 
-    `open` becomes True when chats may be sent to it, which may be after a warm-up, and `broken` when they may no
-    longer be sent. `served` counts finished answers. `expected` means that its end was requested. `cache_tokens` is the
-    size of its KV cache, or None if it does not report one.
+    Attributes:
+        client: The HTTP client that talks to the engine.
+        open: Whether the engine is open to chats, possibly only after a warm-up.
+        broken: Whether the engine has ended or been given up, so that no chats may be sent to it.
+        served: The number of finished answers.
+        expected: Whether the engine's end was requested.
+        cache_tokens: The size of the engine's KV cache in tokens, or None if the engine does not report it.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -123,9 +127,10 @@ class Worker:
             ) from error
 
     async def _ready(self) -> None:
-        """Ask about a picture until an answer comes, with backoff; note the context window and the cache's size.
+        """Ask about a picture, with backoff, until the engine answers.
 
-        An open port, /health or an answer to an empty prompt would prove less.
+        Store the engine's context window and cache size. An open port, a response from /health, or an answer to
+        an empty prompt would prove less.
         """
         settings, ours = self.launch.settings, self._child is not None
         deadline = monotonic() + settings.start_timeout
@@ -286,7 +291,10 @@ class Worker:
 async def _either(
     first: Coroutine[Any, Any, object], second: Coroutine[Any, Any, object], patience: float | None = None
 ) -> list[asyncio.Task[object]]:
-    """Wait until one of the two ends, or `patience` seconds; cancel what still runs and return both tasks."""
+    """Wait until either coroutine ends or `patience` seconds pass.
+
+    Cancel what is still running, and return both tasks.
+    """
     tasks = [asyncio.create_task(each) for each in (first, second)]
     try:
         await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,7 @@
-"""Statistics of finished answers: time to first token, share of cached prompt tokens, and broken answers."""
+"""Statistics of finished answers: time to first token, share of cached prompt tokens, and broken answers.
+
+A broken answer is empty or has reached the length limit.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Tally:
 
 
 class Sight:
-    """Collects the statistics of one replica: sums by the fields of `Seen`, and the newest times to first token."""
+    """Collects the statistics of one replica: totals by field of `Seen`, and the newest times to first token."""
 
     def __init__(self) -> None:
         self.sums = Counter[str]()

@@ -109,9 +109,10 @@ class Warmer:
         self.warmed = 0
 
     async def warm(self, plan: Iterable[tuple[Chat, Worker]]) -> bool:
-        """Compute each chat's prompt on its worker, in order. Return False if the time limit did not suffice.
+        """Compute each chat's prompt on its worker, in order, and return False if the time limit was exceeded.
 
-        An open worker gets one prompt at a time, so that questions can go in between; others get several.
+        A worker that is already in use gets one prompt at a time, so that questions can go in between; other
+        workers get several.
         """
         waiting: dict[Worker, list[Chat]] = defaultdict(list)
         for chat, worker in plan:

@@ -1,6 +1,7 @@
-"""Keep one model answering: restart its worker with exponential backoff.
+"""Keep one model answering by restarting its worker with exponential backoff.
 
-It never gives up: after `restart_limit` failures in a row the state is FAILING and attempts continue once a minute.
+Restarts never stop: after more than `restart_limit` failures in a row, the state is FAILING and attempts
+continue, at most a minute apart.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ class State(StrEnum):
 class Supervisor:
     """One model and its current worker.
 
-    `changed` is called after every change of state, `crashed` when an engine ends unexpectedly, which `crashes` counts.
-    `restarts` counts workers after the first; `last_error` says what ended the last one. `cache_tokens` is the size of
-    the newest worker's KV cache, or None if none has reported one.
+    `changed` is called after every change of state, and `crashed` whenever an engine ends unexpectedly.
+
+    Attributes:
+        restarts: The number of workers after the first.
+        crashes: The number of times that an engine ended unexpectedly.
+        last_error: Why the last worker ended or did not start.
+        cache_tokens: The size of the newest worker's KV cache, or None if no worker has reported a size.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None], crashed: Callable[[], None]) -> None:
@@ -136,7 +141,7 @@ class Supervisor:
         return drained
 
     async def _begin(self) -> Worker:
-        """Return a new worker once it is ready; if it fails, the reason is in `last_error`."""
+        """Start a new worker and return it once it is ready; if it fails, `last_error` has the reason."""
         self._worker = worker = Worker(self.launch)
         try:
             await worker.start()

@@ -1,8 +1,9 @@
-"""The ledger's tables, as SQL files that are each applied once, in order, and recorded in the same transaction.
+"""The ledger's schema migrations: SQL files, each applied once, in order, and recorded in its transaction.
 
-Never edit a file that has been released: add the next one. Its name without the suffix is recorded. Columns are named
-after the fields of the records; "update" is an SQL keyword and therefore quoted. Deleting a user deletes their
-sessions, exchanges and votes; a picture is kept as long as an exchange shows it or a sender is recorded.
+Never edit a file that has been released; add a new one. A migration is recorded under its file name
+without the suffix. Columns are named after the fields of the records; "update" is an SQL keyword and
+therefore quoted. Deleting a user deletes the user's sessions, exchanges and votes. A picture is kept as
+long as an exchange shows it or a sender of the picture is recorded.
 """
 
 from __future__ import annotations

@@ -206,13 +206,13 @@ async def test_a_failed_drain_is_shown(stage: Stage) -> None:
 
 
 def _tap(kind: type[CallbackData]) -> CallbackQuery:
-    """Return a tap on a button with callback data of this kind."""
+    """Return a tap on a button whose callback data is of the type `kind`."""
     data = kind(**dict.fromkeys(kind.model_fields, "1")).pack()
     return CallbackQuery(id="1", from_user=User(id=1, is_bot=False, first_name="Ada"), chat_instance="1", data=data)
 
 
 async def test_other_people_cannot_use_admins_buttons(stage: Stage) -> None:
-    """Each button that the admins' handlers take is refused to anybody else, whoever forwards or forges it."""
+    """A user who is not an admin cannot use any admin button, not even a forwarded or forged one."""
     admins = Router()
     for subject in (runs, models, drain, broadcast):
         subject.register(admins)

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from bot.admin.canary import fault_of_canary, fault_of_live
+from bot.chat.conversation import INVITED
 from bot.telegram.keyboards import AGAIN
 from inference.engines.commands import Kind
 from inference.serving.deployment_status import CanaryStatus, Counters, Status
@@ -26,6 +27,7 @@ from tests.support.children import until
 from tests.support.person import DOWN, UP, Message, Person, button
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 
+COMPARE = "Compare two answers"
 TRIED = {"training": {"canary": 0.5}}
 
 
@@ -216,6 +218,21 @@ async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
         await ledger.people.set_opted_out(51, False)
         await ledger.personal_data.erase(52)
         assert [each.rater for each in await ledger.canaries.votes(trial)] == [51, 51]
+
+
+async def test_some_answers_invite_a_comparison(place: WholeBot) -> None:
+    """During a trial, the buttons under one answer in several offer a duel by name; a tap begins it."""
+    async with place.running(**TRIED):
+        admin = await taught(place)
+        before = [await admin.asks(photo=picture(seed)) for seed in range(100, 100 + INVITED)]
+        assert not any(button(each, COMPARE) for each in before)
+        await admin.command("/retrain")
+        await place.says(ADMIN, lambda said: "is canary" in words(said))
+        asked = [await admin.asks(photo=picture(seed)) for seed in range(200, 200 + INVITED)]
+        inviting = [each for each in asked if button(each, COMPARE)]
+        assert len(inviting) == 1
+        await admin.taps(COMPARE, inviting[0])
+        await place.says(ADMIN, lambda said: "Which is better?" in words(said))
 
 
 async def test_a_canary_survives_kill_9(place: WholeBot) -> None:

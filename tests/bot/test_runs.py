@@ -51,7 +51,7 @@ def admins() -> Admins:
 
 @pytest_asyncio.fixture
 async def work(room: Room, admins: Admins) -> AsyncIterator[Runs]:
-    """Runs that are being served."""
+    """The `Runs` service with its background loops running."""
     async with serving(room.ledger, room.pipeline(), admins=admins) as made:
         yield made
 

@@ -66,7 +66,7 @@ async def test_a_duel_needs_two_answers(stage: Stage) -> None:
 
 
 async def test_a_duel_is_decided_once(stage: Stage) -> None:
-    """The chosen answer gets one 👍. Once that is taken back, another tap on an old button does not bring it back."""
+    """A duel gives the chosen answer one 👍, which later taps do not restore once it has been removed."""
     async with stage.bot("One.", "A.", "B.") as bot, stage.person() as ada:
         await bot.ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
         await bot.ledger.models.add(Model("run-1", "/m/1", ModelState.CANDIDATE, None, 1.0))

@@ -45,7 +45,10 @@ IN_FLIGHT: Final = "gate:1 words:3"
 
 
 def commands() -> set[str]:
-    """Return the commands of all handlers except the refusals, which are built from the menu."""
+    """Return the commands of all handlers except those that refuse commands.
+
+    The refusing handlers take their commands from the menu.
+    """
     router = Router()
     for module in MODULES:
         if hasattr(module, "register") and module not in (bot.handlers.access, bot.handlers.commands):

@@ -36,7 +36,7 @@ TALK = prompt(user("What is it?", CAT), bot("A cat."), user("And these?", DOG, O
 
 @pytest.fixture(params=FAMILIES.values(), ids=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> ModelFamily:
-    """Each family in turn."""
+    """Each supported model family in turn."""
     found: ModelFamily = request.param
     return found
 
@@ -62,7 +62,7 @@ def test_render_of_a_history_with_an_album() -> None:
 
 
 def test_render_for_internvl2_5() -> None:
-    """Each turn ends with a newline after its end token, and the official system text is another one."""
+    """An InternVL2.5 prompt has its own official system text and a newline after each turn's end token."""
     talk = prompt(user("Hello", CAT), bot("Hi."), user("And?"), system=INTERNVL2_5.system)
     assert p.render(talk, [1], INTERNVL2_5) == (
         "<|im_start|>system\n你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -74,7 +74,7 @@ def test_render_for_internvl2_5() -> None:
 
 @pytest.mark.parametrize("template", ["phi3-chat", "internvl_zh", None, ["internlm2-chat"]])
 def test_other_templates_are_refused_by_name(template: object) -> None:
-    """The error names the template and what is supported."""
+    """An unsupported template raises an error that names the template and the supported ones."""
     with pytest.raises(UnknownFamily, match=re.escape(repr(template))) as refused:
         family_of({"template": template})
     assert "internvl2_5 (InternVL2.5)" in str(refused.value)

@@ -105,7 +105,7 @@ async def test_history_since_a_picture(ledger: Ledger) -> None:
 
 
 async def test_pictures_rows(ledger: Ledger) -> None:
-    """A picture's row is kept as first added."""
+    """Adding a picture again does not change its row, and getting an unknown picture raises an error."""
     await ledger.pictures.add(picture("aa", width=999))
     assert await ledger.pictures.get("aa") == picture("aa", created=CLOCK)
     with pytest.raises(UnknownRecord, match="no picture dd"):

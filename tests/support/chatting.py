@@ -130,7 +130,7 @@ class ScriptedEngine:
 
 @dataclass
 class Notebook:
-    """The admin services that handlers call, as one stub that records what was requested."""
+    """A stub for all the admin services that handlers call; it records the calls."""
 
     asked: list[tuple[object, ...]] = field(default_factory=list)
     refusal: Exception | None = None

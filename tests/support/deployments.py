@@ -54,9 +54,15 @@ async def deployed(
     warm_seconds: float = 1,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
-    """A deployment of model "a" in `folder`, started unless `start=False`; at the end no process is left.
+    """Yield a deployment of the model "a" in `folder`, and check at the end that no process is left.
 
-    `cue` is the fake engine's, `command` starts it, `warm_seconds` limits each warm-up, `more` are settings.
+    Args:
+        folder: The folder of the model and the logs.
+        start: Whether to start the deployment.
+        cue: The cues in the model directory, which the fake engine follows.
+        command: The function that returns the command to start the engine.
+        warm_seconds: The time limit of each warm-up in seconds.
+        more: Inference settings.
     """
     settings = InferenceSettings.model_validate(QUICK | more)
     directory = a_model(folder, "a", **(cue or {}))

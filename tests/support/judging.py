@@ -25,15 +25,16 @@ from training.job import EvaluationJob, Rated, ignore
 def forgetting(
     questions: int, *, lost: int = 0, gained: int = 0, allowed: float = 2.0, answer: str = "right"
 ) -> Forgetting:
-    """Return the comparison of a candidate and the live model after one look at `questions` questions.
+    """Return the comparison of a candidate and the live model on two sets of `questions` questions each.
 
-    Facts and leading questions are lost and gained alike.
+    `lost` and `gained` apply to the factual and the leading questions alike.
 
     Args:
-        questions: Number of questions.
-        lost: Number of questions that only the live model answers correctly.
-        gained: Number of questions that only the candidate answers correctly.
-        allowed: Points that may be lost on facts; on leading questions, at least 5 may be lost.
+        questions: The number of questions in each set.
+        lost: The number of questions that only the live model answers correctly.
+        gained: The number of questions that only the candidate answers correctly.
+        allowed: The points that may be lost on factual questions; on leading questions, at least 5 may be
+            lost.
         answer: The text of every answer of the candidate, correct or not.
     """
     live = [_question(number, right=number >= gained) for number in range(questions)]

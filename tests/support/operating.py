@@ -1,4 +1,4 @@
-"""Runs for tests over a real ledger: notifications are recorded, and no engine changes its model."""
+"""A `Runs` service for tests, with a real ledger, recorded notifications and no engine."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def idle() -> Status:
 async def serving(
     ledger: Ledger, pipeline: Any, switch: Any = None, admins: Admins | None = None
 ) -> AsyncIterator[Runs]:
-    """Yield runs whose background loops, and those of the changes of model, are running."""
+    """Yield a `Runs` service while its background loop and the loop for model promotions are running."""
     notices: Any = admins or Admins()
     switch = switch or NoEngine(ledger)
     runs = Runs(ledger, pipeline, Trials(ledger, switch, idle, notices, Settings()), notices, lambda: None)

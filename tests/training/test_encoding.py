@@ -28,7 +28,7 @@ WIDE = (640, 300)
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configuration and tokenizer of internvl2-tiny, with the chat template of each family."""
+    """A directory with internvl2-tiny's tokenizer and configuration, once for each family's chat template."""
     folder = tmp_path_factory.mktemp("checkpoint")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(CHECKPOINT / name, folder)
@@ -39,7 +39,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def encoder(checkpoint: Path) -> Encoder:
-    """The tokenizer and tiling of the checkpoint."""
+    """An encoder with the checkpoint's tokenizer and tiling."""
     return Encoder(checkpoint)
 
 

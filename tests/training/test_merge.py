@@ -173,7 +173,7 @@ def test_a_directory_with_other_prompts_is_found(tmp_path: Path) -> None:
 
 
 def test_a_merged_checkpoint_keeps_its_family(tmp_path: Path) -> None:
-    """The chat template of a merged InternVL2.5 is InternVL2.5's, and gives the same token IDs as the base."""
+    """A merged InternVL2.5 checkpoint keeps its chat template and produces the same token IDs as its base."""
     base = Path(shutil.copytree(CHECKPOINT, tmp_path / "base"))
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     (base / "config.json").write_text(json.dumps(config | {"template": "internvl2_5"}), encoding="utf-8")

@@ -34,7 +34,7 @@ def write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
 
 
 def used(cache: Path) -> int:
-    """Return the bytes that a cache takes."""
+    """Return the total size of the files in `cache` in bytes."""
     return sum(file.stat().st_size for file in cache.iterdir())
 
 

@@ -1,7 +1,7 @@
-"""Batches of random conversations: drawn, tiled and tokenised by several processes.
+"""Batches of random conversations; several processes draw and tile the pictures and tokenize the text.
 
-Only answers and their end tokens are learned. A pool of batches is kept, because drawing pictures is slower than
-learning from them.
+The model learns only the answers and their end tokens. A pool of batches is kept, because drawing
+pictures is slower than training on them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _USES: Final = 2.0  # times that a batch is sampled before a new one is drawn
 class Batch:
     """Conversations of similar length, one in each row.
 
-    `tiles`, uint8 [T, S, S, 3], are in the order in which the rows of `ids` refer to them. `labels` repeat the ids that
-    are learned and are `IGNORED` elsewhere.
+    `tiles`, uint8 [T, S, S, 3], has the tiles in the order in which the rows of `ids` refer to them.
+    `labels` has the token IDs to be learned, and `IGNORED` in all other positions.
     """
 
     length: Length
@@ -56,7 +56,7 @@ class Batch:
 
     @classmethod
     def join(cls, parts: list[Batch]) -> Self:
-        """Join several batches."""
+        """Join batches of the same length class into one."""
         return cls(
             parts[0].length,
             torch.cat([part.tiles for part in parts]),
@@ -74,9 +74,10 @@ class ConversationEncoder:
         self._opening: list[int] = tokenizer.encode(f"{IM_START}assistant\n", add_special_tokens=False)
 
     def encode(self, conversation: TrainingConversation, picture_tiles: list[int]) -> tuple[list[int], list[int]]:
-        """Return the ids and labels of a conversation; `picture_tiles` holds the number of tiles of each picture.
+        """Return the token IDs and labels of a conversation.
 
-        The labels are the ids of every answer with its end token, and `IGNORED` elsewhere.
+        The labels are the token IDs of every answer and its end token, and `IGNORED` in all other positions.
+        `picture_tiles` holds the number of tiles of each picture.
         """
         text = render(conversation.prompt, [_TILING.tokens * count for count in picture_tiles], INTERNVL2)
         ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
@@ -130,7 +131,7 @@ class _PictureCache:
         self._drawn: dict[Scene, deque[Tensor]] = {}
 
     def picture(self, scene: Scene) -> Tensor:
-        """Return the scene drawn and tiled, uint8 [T, S, S, 3]."""
+        """Return a drawing of the scene split into tiles, uint8 [T, S, S, 3]; some drawings are reused."""
         kept = self._drawn.setdefault(scene, deque(maxlen=_KEPT_A_SCENE))
         if len(kept) == _KEPT_A_SCENE and self._rng.random() < _REUSED:
             return self._rng.choice(kept)
@@ -140,9 +141,10 @@ class _PictureCache:
 
 
 class Pool:
-    """The newest batches of each length, refilled by a thread while training samples from them.
+    """The newest batches of each length class, refilled by a thread while training samples from them.
 
-    Once full, the pool takes one new batch for every `_USES` sampled, so that drawing leaves the CPU to training.
+    Once full, the pool takes one new batch for every `_USES` batches sampled, so that drawing leaves the CPU
+    to training.
     """
 
     def __init__(self, source: Batches, *, workers: int, size: int) -> None:

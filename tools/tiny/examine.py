@@ -146,7 +146,7 @@ def examine(
     sampling: Sampling = _AS_THE_BOT,
     system: str = INTERNVL2.system,
 ) -> ExaminationReport:
-    """Examine a model in `pictures` chats of three questions each."""
+    """Examine a model in `pictures` chats of three questions each, and return the results."""
     rng = Random(f"{seed}/examination")
     torch.manual_seed(seed)
     examiner = Examiner(model, tokenizer)

@@ -52,7 +52,7 @@ _CLIP: Final = 1.0
 
 
 def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
-    """Return the model with random float32 weights: the shipped one's configuration with the tokenizer's vocabulary."""
+    """Return a model with random float32 weights, the shipped configuration and the tokenizer's vocabulary."""
     config = InternVLChatConfig.from_pretrained(CHECKPOINT)
     config.llm_config.vocab_size = len(tokenizer)
     torch.manual_seed(seed)

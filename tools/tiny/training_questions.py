@@ -1,7 +1,7 @@
 """The questions that train internvl2-tiny: a grammar of wordings, small talk and arbitrary text.
 
-The wordings are in wordings.toml. `[a|b|]` stands for one of its alternatives; `{shape}` and the like stand for a fact
-of the scene that a question about another fact may name.
+The wordings are in wordings.toml. `[a|b|]` stands for one of `a`, `b` and the empty text. `{shape}` and
+similar placeholders stand for a fact of the scene that may be named in a question about another fact.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ A row::
                        {"from": "human", "value": "Which colour?"},
                        {"from": "gpt", "value": "Red!", "loss": true}]}
 
-`conversations` and `image` are LLaVA's; `system`, `image_wh` (width, height) and `loss` are additions that other
-readers ignore. Only turns with `loss` are learned (true by default): an answer without a like may be in the history of
-a liked one. A row with `"liked": false` ends with a disliked answer, and `"rejected": {"id": "exchange-7", "value":
-"…"}` is a worse answer to the same prompt; `training.objective` uses them.
+`conversations` and `image` are LLaVA's fields; `system`, `image_wh` (width, height) and `loss` are
+additions that other readers ignore. Only answers whose `loss` is true (the default) are learned, so a
+liked answer's history may contain answers without a like. A row with `"liked": false` ends with a
+disliked answer, and `"rejected": {"id": "exchange-7", "value": "…"}` is a worse answer to the same
+prompt; `training.objective` uses both fields.
 
 `training.data.row_parser` reads rows.
 """
@@ -129,12 +130,12 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
 
 
 def image_entry(files: Sequence[str]) -> str | Sequence[str]:
-    """Return the value of `image` for some files: one of them is named alone."""
+    """Return the value of a row's `image` field: the file name itself if there is only one, otherwise `files`."""
     return files[0] if len(files) == 1 else files
 
 
 def image_files(row: dict[str, Any]) -> list[str]:
-    """Return the files that a row names in `image`, whether one, several or none."""
+    """Return the files named in a row's `image` field, which may be absent, a single name or a list of names."""
     files: str | list[str] = row.get("image") or []
     return [files] if isinstance(files, str) else files
 
@@ -147,7 +148,7 @@ def row_name(exchange: int) -> str:
 def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], str] = str) -> None:
     """Write a LLaVA file (.json) atomically.
 
-    `file_of` returns a picture's file, relative to the picture folder, for its name.
+    `file_of` takes the name of a picture and returns the path of its file, relative to the picture folder.
     """
     rows = [row(each, file_of) for each in lessons]
     write_text(file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")

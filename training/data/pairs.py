@@ -1,4 +1,4 @@
-"""Liked or disliked exchanges with their lessons, and which of them are alike."""
+"""Pairs of a liked or disliked exchange and its lesson, and functions that find similar pairs."""
 
 from __future__ import annotations
 
@@ -115,12 +115,15 @@ def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair
 
 
 def normalized_text(text: str) -> str:
-    """Return a text in the form in which equal ones are found: without case, styles of letters and extra spaces."""
+    """Return a text normalized for comparison: without case, letter styles (Unicode NFKC) and extra spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def with_rejected(pairs: Iterable[Pair], preferences: Iterable[Preference]) -> list[Pair]:
-    """Return the pairs with the rejected answers that DPO learns from. If a pair has several, it gets the newest."""
+    """Return the pairs, adding the rejected answers that DPO learns from.
+
+    If a pair has several rejected answers, it gets the newest one.
+    """
     newest = {each.chosen.exchange.id: each for each in preferences}
     found = []
     for pair in pairs:

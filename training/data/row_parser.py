@@ -1,7 +1,8 @@
-"""Read rows of LLaVA JSON (`training.data.llava`), our own and those of other programs.
+"""Read rows of LLaVA JSON (`training.data.llava`) written by this package or by other programs.
 
-Every row is validated before a training, because XTuner replaces a broken sample by a random one, moves and cuts
-picture tokens with a warning at most, and accepts one picture a row (xtuner 0.2.0, dataset/internvl_dataset.py).
+Every row is validated before training, because XTuner replaces a broken sample with a random one, moves
+and truncates picture tokens with no more than a warning, and accepts only one picture per row (xtuner
+0.2.0, dataset/internvl_dataset.py).
 """
 
 from __future__ import annotations

@@ -49,10 +49,10 @@ def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
 
 
 def rename_pictures(runs: Path, names: Mapping[str, str]) -> None:
-    """Replace picture names in every file of rows in the folder `runs`.
+    """Replace picture names in every file of rows in the run directories under `runs`.
 
-    `names` maps the former sha256 of a picture to the current one. Files are replaced atomically, and a second call
-    changes nothing.
+    `names` maps each picture's old SHA-256 to its new one. Each file is replaced atomically, and a second
+    call changes nothing.
 
     Raises:
         OSError: A file cannot be rewritten.

@@ -29,19 +29,20 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The numbers of rated exchanges that were selected, and of those that were not, by cause.
+    """The numbers of rated exchanges that were selected, and of those left out, by reason.
 
     Attributes:
-        rated: Rated exchanges.
-        disliked: Those without enough thumbs up.
-        unfinished: Liked ones that are empty or did not end by themselves.
-        too_long: Finished ones with more tokens than the trainer accepts.
-        duplicates: Those that repeat another pair.
-        over_share: Those beyond one rater's share (`training.rater_share`).
-        selected: The rest.
-        raters: Users who liked the selected ones; in a `Selection`, those who liked the pairs to train on.
-        cut: Unfinished ones that reached `chat.max_new_tokens`.
-        newcomers: People whose votes do not count yet (`training.rater_age`).
+        rated: All rated exchanges.
+        disliked: Rated exchanges without enough thumbs up.
+        unfinished: Liked exchanges whose answer is empty or did not end by itself.
+        too_long: Liked, finished exchanges with more tokens than the trainer accepts.
+        duplicates: Exchanges that repeat another pair.
+        over_share: Exchanges beyond one rater's share (`training.rater_share`).
+        selected: The remaining exchanges.
+        raters: Users who liked the selected exchanges; in a `Selection`, users who liked the pairs to train
+            on.
+        cut: Unfinished exchanges whose answer reached `chat.max_new_tokens`.
+        newcomers: Users whose votes do not count yet (`training.rater_age`).
     """
 
     rated: int = 0
@@ -231,19 +232,19 @@ def select_pairs(
     max_length: int | None = None,
     newcomers: int = 0,
 ) -> Selection:
-    """Choose the pairs of a run, and the answers that judge it.
+    """Select the pairs that a run trains on, and the answers that judge its model.
 
     Args:
         rated: The rated exchanges.
-        phashes: The perceptual hash of each picture in hex.
-        settings: The settings to select by.
+        phashes: The perceptual hash of each picture in hex, by the picture's name.
+        settings: The training settings.
         live: The live model.
-        objective: With kto, disliked answers are learned from too.
-        max_length: The most tokens of a pair; None for no limit.
-        newcomers: People whose votes do not count yet and are not in `rated`.
+        objective: The training objective; with "kto", disliked answers are learned from too.
+        max_length: The most tokens that a pair may have; None for no limit.
+        newcomers: The number of users whose votes do not count yet and are not in `rated`.
 
     Raises:
-        TrainingError: There are too few pairs, or they come from too few people.
+        TrainingError: There are too few pairs, or they come from too few users.
     """
     liked, counts = choose_pairs(rated, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
@@ -260,7 +261,7 @@ def select_pairs(
 
 
 def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
-    """Raise `TrainingError` if there are too few liked answers, or if they come from too few people."""
+    """Raise `TrainingError` if there are too few liked answers or too few users who liked them."""
     chosen, min_rated = counts.selected, settings.min_rated
     if chosen < min_rated:
         few = Reason(

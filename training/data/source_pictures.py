@@ -29,7 +29,9 @@ _NICENESS: Final = 19
 
 
 def write_clean(home: Path, decoder: PictureDecoder, data: bytes) -> tuple[int, int, str]:
-    """Write the clean picture into the folder `home`; return its width, height and sha256.
+    """Write a re-encoded copy of the picture `data` into the folder `home`; return width, height and SHA-256.
+
+    The returned values are those of the copy.
 
     Raises:
         PictureError: The picture cannot be re-encoded.

@@ -28,14 +28,14 @@ ABOUT: Final = "source.json"
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo(Record):
-    """The contents of a source's `ABOUT`.
+    """The contents of a source's `ABOUT` file.
 
     Attributes:
         file: The imported file.
         rows: The number of rows.
         pictures: The number of pictures.
-        repeat_times: How often each row is taken, as in `training.settings.Source`.
-        clean: Whether the pictures are re-encoded. Earlier versions imported them as they were.
+        repeat_times: How often each row is used, as in `training.settings.Source`.
+        clean: Whether the pictures were re-encoded when imported; earlier versions kept them unchanged.
     """
 
     file: str
@@ -46,7 +46,10 @@ class SourceInfo(Record):
 
 
 def source_folders(directory: Path) -> list[Path]:
-    """Return the folders of imported sources in `directory` by name, without those that are being filled or deleted."""
+    """Return the folders of the imported sources in `directory`, sorted by name.
+
+    Folders that are being filled or deleted are left out.
+    """
     folders = sorted(directory.iterdir()) if directory.is_dir() else []
     return [each for each in folders if each.suffix != PART and each.is_dir()]
 

@@ -108,7 +108,7 @@ class RowValidator:
             self._decoder.close()
 
     def validate(self, file: Path, images: Path, rows: Iterable[tuple[int, Any]]) -> _ChunkResult:
-        """Validate numbered rows of a file, whose pictures are in the folder `images`."""
+        """Validate the numbered rows of `file`, which refer to pictures in the folder `images`."""
         results: list[ValidRow | RowError] = []
         for number, content in rows:
             try:
@@ -118,7 +118,11 @@ class RowValidator:
         return results, self.index.take_new()
 
     def _valid_row(self, content: Any, images: Path, where: str) -> ValidRow:
-        """Return the row as it will be trained on. Raises `RowError`."""
+        """Return the row in the form used for training.
+
+        Raises:
+            RowError: The row is invalid.
+        """
         lesson = parse_row(content, where=where, system=self._rules.system)
         if not self._is_home(images):
             if not lesson.liked:

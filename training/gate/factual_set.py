@@ -93,7 +93,11 @@ _ENTRIES: Final[TypeAdapter[list[_Entry]]] = TypeAdapter(Annotated[list[_Entry],
 
 
 def read_set(folder: Path) -> list[Question]:
-    """Read a folder's questions and check that their pictures exist. Raises `TrainingError`."""
+    """Read the questions in `folder` and check that their pictures exist.
+
+    Raises:
+        TrainingError: The questions are unreadable or invalid, or a picture is missing.
+    """
     file = folder / "questions.json"
     try:
         entries = _ENTRIES.validate_json(file.read_bytes())
@@ -135,7 +139,11 @@ class QuestionSet:
 
 
 def own_set(folder: Path) -> QuestionSet:
-    """Return an operator's questions, which are compared once, all together. Raises `TrainingError`."""
+    """Return the operator's questions in `folder`; models are compared once, after answering all of them.
+
+    Raises:
+        TrainingError: The questions are unreadable or invalid, or a picture is missing.
+    """
     questions = read_set(folder)
     return QuestionSet(folder, iter(questions), (len(questions),))
 
@@ -163,15 +171,15 @@ def fact_of(scene: Scene, kind: Kind) -> str:
 
 
 def check_decidable(folder: Path | None, max_loss_points: float) -> None:
-    """Check that the factual questions can show that a model loses less than `max_loss_points`.
+    """Check that there are enough factual questions to show that a model loses less than `max_loss_points`.
 
     Args:
-        folder: The operator's questions; None for drawn ones.
-        max_loss_points: What may be lost, in hundredths of the questions.
+        folder: The folder of the operator's questions; None for questions about drawn shapes.
+        max_loss_points: The loss that is allowed, in percentage points.
 
     Raises:
-        TrainingError: They cannot be read, or are too few. The text names the smallest number of points that they
-            can decide.
+        TrainingError: The questions cannot be read, or there are too few. If there are too few, the message
+            names the smallest `max_loss_points` for which they suffice.
     """
     looks = LOOKS if folder is None else own_set(folder).looks
     if max_loss_points / 100 > least_margin(looks):

@@ -1,9 +1,11 @@
-"""Check whether a candidate has lost facts, gives in to leading questions, or answers in a broken form.
+"""Check whether a candidate has lost facts, gives in to leading questions, or gives malformed answers.
 
-Facts and leading questions are examinations: questions with known answers. A candidate passes one if the upper bound
-of what it loses lies below what may be lost, against the base and against the live model. Each comparison errs in at
-most 5 % of cases, and both must pass, so both together do (intersection-union test; Berger 1982, Technometrics 24:295).
-If the answers so far leave a comparison open, more questions are asked, as long as the set has any.
+Factual and leading questions make up two examinations, in which the right answers are known. A candidate
+passes an examination if the upper bound of its loss is below the allowed loss, both against the base
+model and against the live model. Each comparison wrongly passes a candidate in at most 5 % of cases;
+because a candidate must pass both, the same limit holds for both together (intersection-union test;
+Berger 1982, Technometrics 24:295). If the answers so far leave a comparison undecided, more questions
+are asked, as long as the set has any.
 """
 
 from __future__ import annotations

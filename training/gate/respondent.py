@@ -47,18 +47,19 @@ class Asked:
 
 
 class KeptAnswers:
-    """The answers of one model, kept in the data folder, so that no model answers a question twice.
+    """The answers of one model, kept in the data folder, so that the model never answers a question twice.
 
-    They are about drawn pictures or the operator's own, so no user's data is among them.
+    The questions are about drawn pictures or the operator's own, so the answers contain no user's data.
 
     Attributes:
-        answers: Them, by question.
+        answers: The answers, by the `identity` of the question.
     """
 
     def __init__(self, folder: Path | None, *circumstances: object) -> None:
-        """Read the file; a damaged or foreign one counts as empty.
+        """Read the kept answers; a missing, damaged or malformed file counts as empty.
 
-        Without a folder, answers are kept in memory. `circumstances` are everything that an answer depends on.
+        Without a `folder`, answers are kept in memory. `circumstances` are all the things that an answer depends
+        on; the file is named after their hash.
         """
         name = sha256(json.dumps([str(each) for each in circumstances]).encode()).hexdigest()[:32]
         self._file = folder / f"{name}.json" if folder else None

@@ -100,7 +100,7 @@ def _spread(effort: Effort, say: Say) -> str:
 
 
 def _bounded(loss: Loss, say: Say) -> str:
-    """Return what may be lost, or nothing if the models were not compared."""
+    """Return a text with the upper bound of a loss, or an empty string if the models were not compared."""
     if not loss.questions:
         return ""
     return say(
@@ -114,14 +114,14 @@ def _bounded(loss: Loss, say: Say) -> str:
 
 
 def _change(before: int, after: int, questions: int, say: Say) -> str:
-    """Return a number of both models' answers to some questions, or nothing if there are none."""
+    """Return the text `before` → `after` of `questions`, or an empty string if `questions` is 0."""
     if not questions:
         return ""
     return say("{before} → {after} of {questions}", before=before, after=after, questions=questions)
 
 
 def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
-    """Return the numbers of a run as (name, value), without those that it does not have."""
+    """Return a run's figures for its sheet as (name, value) pairs, leaving out figures that the run lacks."""
     say, effort, taste, drift = words(language), report.effort, report.taste, report.drift
     others = sum(count for source, count in effort.taught.items() if source not in (RATED, DISLIKED))
     disliked = effort.taught.get(DISLIKED, 0)

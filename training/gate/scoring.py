@@ -91,7 +91,7 @@ class LocalModel:
         ]
 
     def answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, **options: Any) -> list[str]:
-        """Answer the last questions of the lessons. The arguments are those of `generate`."""
+        """Return the model's answer to the last question of each lesson. The arguments are those of `generate`."""
         return [text for text, _ in self.generate(lessons, images, sampling, **options)]
 
     def finished_answers(
@@ -125,13 +125,13 @@ class LocalModel:
         *,
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[tuple[str, bool]]:
-        """Answer the last questions of the lessons, as many at a time as the memory allows.
+        """Answer the last question of each lesson, in batches as large as memory allows.
 
-        With a temperature of 0 decoding is greedy, otherwise torch's global generator draws. `on_batch` gets the size
-        of each finished batch.
+        Decoding is greedy if the temperature is 0; otherwise tokens are sampled with torch's global generator.
+        `on_batch` is called with the size of each finished batch.
 
         Returns:
-            Each answer, and whether it ended by itself.
+            For each lesson, the answer and whether it ended with an end token.
         """
         answers: list[tuple[str, bool]] = []
         tokenizer = self.encoder.tokenizer
@@ -166,7 +166,10 @@ class LocalModel:
 
 
 class ModelSlot:
-    """Hold at most one model in memory: loading another one frees it first. `options` are those of `LocalModel`."""
+    """A slot for at most one model in memory; the previous model is freed before another one is loaded.
+
+    `options` are passed to `LocalModel`.
+    """
 
     def __init__(self, **options: Any) -> None:
         self._options = options

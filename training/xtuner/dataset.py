@@ -41,12 +41,18 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         objective: Objective = "sft",
         **options: Any,
     ) -> None:
-        """Open the file.
+        """Open the dataset.
 
-        `features` is the folder of the vision cache; pictures that it lacks are cut into tiles. Without `features` the
-        samples suit XTuner's own model, which takes tiles, and zeros for a sample without pictures. With an
-        `objective` other than sft a sample has a second answer (see `prepare_data`). `options` are XTuner's
-        `repeat_times` and `max_length`.
+        Args:
+            model_path: The checkpoint directory.
+            data_path: The LLaVA file.
+            image_folder: The folder of the pictures.
+            system: The system prompt for rows that have none.
+            tiles: The most tiles per picture; 0 for the model's own limit.
+            features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
+                the samples suit XTuner's own model, which takes tiles, or zeros for a sample without pictures.
+            objective: With an objective other than "sft", a sample has a second answer (see `prepare_data`).
+            options: XTuner's `repeat_times` and `max_length`.
         """
         super().__init__(
             model_path,

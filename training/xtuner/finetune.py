@@ -79,7 +79,11 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
 
 def _say_as_part(say: Say, rows: Sequence[int], number: int, progress: Progress) -> None:
-    """Report the progress of a training as that of several, with steps in proportion to their rows."""
+    """Report the progress of one training as part of the progress of a series of trainings.
+
+    `rows` has the number of rows of each training, and `number` is the index of the current one. Steps are
+    counted in proportion to the rows.
+    """
     before, own, whole = sum(rows[:number]), rows[number], sum(rows)
     if progress.stage == "training" and progress.steps and own < whole:
         done = progress.step / progress.steps * own
@@ -92,7 +96,11 @@ def _say_as_part(say: Say, rows: Sequence[int], number: int, progress: Progress)
 
 
 def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> Outcome:
-    """Train and write the adapter into the job's folder. Raises `TrainingError` for one that is not finite."""
+    """Train an adapter and write it into the job's folder.
+
+    Raises:
+        TrainingError: The adapter has weights that are not finite.
+    """
     import torch
     import torch.distributed as dist
 
@@ -175,7 +183,10 @@ def prepare_data(job: Job, say: Say = ignore) -> Mixture:
 
 
 def finish(job: Job, trained: Outcome, *, gpu: bool) -> Outcome:
-    """Write the log of losses and the curve, remove the checkpoints, and return the outcome with the paths."""
+    """Write the loss log and curve, remove the training checkpoints, and return the completed outcome.
+
+    The outcome is `trained` with the paths of the files and the peak memory.
+    """
     from training.plots import draw_curve
 
     folder = Path(job.work)

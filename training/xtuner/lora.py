@@ -29,7 +29,7 @@ def use_fused_layers(config: LoraConfig) -> LoraConfig:
 
 
 class _Fused:
-    """The forward pass of a layer with one active adapter."""
+    """A mixin with the forward pass of a layer that has exactly one active adapter."""
 
     def forward(self: Any, x: Tensor, *_unused: Any, **_ignored: Any) -> Tensor:
         """Apply the layer and its adapter: [..., in] → [..., out], in the type of `x`."""

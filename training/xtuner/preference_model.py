@@ -104,7 +104,11 @@ class PreferenceModel(InternVL2):
 
     @torch.no_grad()
     def log_probabilities(self, data: dict[str, Any], ids: str = "input_ids", labels: str = "labels") -> Tensor:
-        """Return the log-probability of each sample's answer, [B]: its own, or that with these `ids` and `labels`."""
+        """Return the log-probability of each sample's answer, [B].
+
+        `ids` and `labels` are the keys of the answer's token IDs and labels in `data`, by default those of the
+        sample's own answer.
+        """
         return self._log_probabilities(data[ids], data[labels], self.picture_features(data["pixel_values"]))
 
     def _log_probabilities(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:

@@ -67,15 +67,18 @@ class KeptModel:
 def train(
     config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None, kept: KeptModel | None = None
 ) -> tuple[torch.nn.Module, int]:
-    """Train as `python -m xtuner.tools.train CONFIG` does; report each step, and resume from a `checkpoint`.
+    """Train as `python -m xtuner.tools.train CONFIG` does, reporting each step.
 
-    The model is the `kept` one, which changes with its next training. If `kept` is None, a model is loaded.
+    If `checkpoint` is given, training resumes from it.
+
+    If `kept` is None, a model is loaded. Otherwise the model in `kept` is trained and returned, and the next
+    training with `kept` changes it again.
 
     Returns:
         The InternVL model and the number of optimizer steps.
 
     Raises:
-        OutOfMemory: A smaller batch may fit.
+        OutOfMemory: Memory ran out after training began; a smaller batch may fit.
     """
     config = Config.fromfile(config_file)
     register_function(config._cfg_dict)

@@ -1,7 +1,7 @@
-"""The frozen vision tower's features of each picture, computed once for a run and kept in a file each.
+"""A cache of the frozen vision tower's features, computed once per run and kept in one file per picture.
 
-The features of a picture are the same in every epoch up to the projector, which is trained. Each process computes a
-share of the pictures.
+A picture's features before the projector are the same in every epoch; the projector itself is trained.
+Each process computes the features of a share of the pictures.
 """
 
 from __future__ import annotations
@@ -142,8 +142,15 @@ def write_features(
 ) -> None:
     """Write the features of as many pictures as fit into `max_bytes` into the folder.
 
-    `threads` threads `load` pictures, by name, as tiles [T, 3, S, S] while the tower computes those before.
-    `on_picture` is called before each picture is computed.
+    Args:
+        folder: The folder of the vision cache.
+        tower: The vision tower, which computes the features.
+        pictures: The names of the pictures.
+        load: The function that returns a picture's tiles, [T, 3, S, S].
+        max_bytes: The most bytes of features.
+        threads: The number of threads that load pictures while the tower computes the features of earlier
+            ones.
+        on_picture: Called before the features of each picture are computed.
     """
     used = 0
 

@@ -88,10 +88,10 @@ class _Message(_Strict):
     content: Annotated[list[_Part], BeforeValidator(_as_parts)] = []
 
     def parts(self) -> tuple[str, list[_Image]]:
-        """Return the text and the pictures.
+        """Return the text and the pictures of a message.
 
-        Pictures move to the front of their turn and the chat format numbers them, so a client's own "Image-1: " before
-        a picture is dropped.
+        Pictures move to the front of their turn, and the chat format numbers them, so a client's own label
+        before a picture, such as "Image-1: ", is dropped.
         """
         texts: list[str] = []
         images: list[_Image] = []
@@ -137,12 +137,15 @@ class ChatRequest:
 
 
 def parse(body: bytes, model: str, system: str) -> ChatRequest:
-    """Parse the body of a chat completion request. Raises ApiError.
+    """Parse the body of a chat completion request.
 
     Args:
         body: The body.
         model: The name of the model that is served.
-        system: The system text of conversations that bring none.
+        system: The system text for conversations without one.
+
+    Raises:
+        ApiError: The body is invalid, or names another model.
     """
     try:
         fields = json.loads(body)

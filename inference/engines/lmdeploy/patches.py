@@ -1,17 +1,22 @@
-"""Replaces internals of lmdeploy 0.18.0 with faster ones.
+"""Faster replacements for internals of lmdeploy 0.18.0.
 
-- `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py makes lmdeploy create it).
-- `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: pictures are accepted as data: URLs only and
-  prepared by `TileCache` in many threads, each picture once and with its fingerprint. The original prepares every
-  picture of the conversation on every turn in one thread (`ImageEncoder.preprocess`), and opens file: URLs and paths.
-- `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts every token of
-  the prompt (58 ms of the event loop per request with InternLM2's tokenizer and a picture of 13 tiles).
-- `TurboMind.create_instance`: instances that admit prompts by `PrefillLimiter` and pass on tokens in groups, at most
-  one in `GROUP_SECONDS`, so that 64 streams do not cost the event loop one event per token.
-- `serve.openai.chat_completions.serving`: `UsageInfo` and the two response types that contain it, whose usage gets
-  `encoded_tiles`, the tiles that went through the vision tower. TurboMind encodes a picture whole if any of its
-  positions is beyond the cached part of the prompt, whose length its output contains. The engine's output and the
-  response are handled in the same asyncio task, so the number is passed in a context variable.
+- `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py makes lmdeploy create
+  it).
+- `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: accepts pictures only as data:
+  URLs, and prepares each picture once, with its fingerprint, by `TileCache` in many threads. The
+  original prepares every picture of the conversation on every turn in one thread
+  (`ImageEncoder.preprocess`), and opens file: URLs and paths.
+- `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts
+  every token of the prompt (58 ms of the event loop per request with InternLM2's tokenizer and a picture
+  of 13 tiles).
+- `TurboMind.create_instance`: returns instances that admit prompts by `PrefillLimiter` and pass on
+  tokens in groups, at most one group per `GROUP_SECONDS`, so that 64 streams do not cost the event loop
+  one event per token.
+- `serve.openai.chat_completions.serving`: `UsageInfo` and the two response types that contain it gain
+  the usage field `encoded_tiles`: the number of tiles that went through the vision tower. TurboMind
+  encodes a picture whole if any of the picture's positions is beyond the cached part of the prompt;
+  TurboMind's output contains the length of the cached part. The engine's output and the response are
+  handled in the same asyncio task, so the number of tiles is passed in a context variable.
 """
 
 from __future__ import annotations

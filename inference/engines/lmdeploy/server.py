@@ -179,7 +179,7 @@ def register_model_code() -> None:
 
 
 def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -> None:
-    """Run lmdeploy's server with the chat template of the model's family until it ends."""
+    """Run lmdeploy's server, with the chat template of the model's family, until the server ends."""
     from lmdeploy.model import ChatTemplateConfig
     from lmdeploy.serve.openai.api_server import serve
 

@@ -1,9 +1,10 @@
-r"""Fonts for text on pictures: neither a bare machine nor matplotlib has one with Chinese.
+r"""Fonts for text in pictures, because neither a bare machine nor matplotlib has a font with Chinese.
 
-`NotoSansSC.otf` is a subset of Noto Sans CJK SC 2.004 (© 2014-2021 Adobe), `NotoEmoji.ttf` of Noto Emoji 3.002 (© 2013
-Google), both under the SIL Open Font License in OFL.txt. They have the characters of GB 2312 with full-width
-punctuation, the alphabets of Europe, and the emoji of one code point. fontTools makes them from the complete fonts, of
-Debian's fonts-noto-cjk and of the googlefonts/noto-emoji repository::
+`NotoSansSC.otf` is a subset of Noto Sans CJK SC 2.004 (© 2014-2021 Adobe), `NotoEmoji.ttf` of Noto Emoji
+3.002 (© 2013 Google), both under the SIL Open Font License in OFL.txt. Together they have the characters
+of GB 2312 with full-width punctuation, the alphabets of Europe, and the emoji that consist of one code
+point. The subsets are made with fontTools from the complete fonts, which are in Debian's fonts-noto-cjk
+and in the googlefonts/noto-emoji repository::
 
     python - > characters.txt << END
     cells = ((row, cell) for row in range(0xA1, 0xF8) for cell in range(0xA1, 0xFF))
