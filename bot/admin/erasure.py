@@ -21,7 +21,7 @@ from storage.ledger import Ledger
 from storage.personal_data import PersonalDataSummary
 from storage.picture_store import PictureStore
 from storage.removals import Removal, RemovalKind
-from training.data.row_rewriting import remove_rows
+from training.data.row_erasure import remove_rows
 
 ABANDONED_SECONDS: Final = 3600.0
 """A file without a row that is older than this is a stray: a picture's row follows its file within moments."""

@@ -18,8 +18,8 @@ from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from tests.support.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file, write_photo
 from training.data.llava import row, row_name, write_rows
 from training.data.mixture import draw, draw_all, mix
+from training.data.row_erasure import remove_rows
 from training.data.row_parser import RowError, parse_row, read_rows
-from training.data.row_rewriting import remove_rows
 from training.data.validation import _CHUNK, Rules, Validator, ValidRow
 from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer

@@ -1,7 +1,7 @@
 """The sheet of a run: liked answers beside the live model's and the candidate's.
 
 All answers in a row are to the same question. The sheet shows users' data. It is therefore stored in the
-run's directory, and `training.data.row_rewriting` deletes it when a user erases an exchange that it
+run's directory, and `training.data.row_erasure` deletes it when a user erases an exchange that it
 shows.
 """
 

@@ -18,8 +18,8 @@ from storage.atomic_files import write_text
 from tests.support.lessons import one_turn, photo
 from tests.support.llava_files import write_file
 from training.data.llava import row, row_name, write_rows
+from training.data.row_erasure import LOCK, remove_rows
 from training.data.row_parser import read_rows
-from training.data.row_rewriting import LOCK, remove_rows
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import localised
@@ -93,16 +93,16 @@ def test_sheets_are_removed_with_their_rows(tmp_path: Path) -> None:
 REMOVES = """
 import sys
 from pathlib import Path
-from training.data import row_rewriting
+from training.data import row_erasure
 
 def pause_and_write(file, text):
     print("has read", flush=True)
     if sys.stdin.readline():
         write(file, text)
 
-write = row_rewriting.write_text
-row_rewriting.write_text = pause_and_write
-print(row_rewriting.remove_rows(Path(sys.argv[1]), [int(sys.argv[2])]))
+write = row_erasure.write_text
+row_erasure.write_text = pause_and_write
+print(row_erasure.remove_rows(Path(sys.argv[1]), [int(sys.argv[2])]))
 """
 
 
@@ -130,6 +130,6 @@ def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> Non
 
 def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If another process does not release the lock, removing rows raises an error after a limited time."""
-    monkeypatch.setattr("training.data.row_rewriting.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("training.data.row_erasure.LOCK_SECONDS", 0.1)
     with FileLock(tmp_path / LOCK), pytest.raises(OSError, match=LOCK):
         remove_rows(tmp_path, [1])
