@@ -116,8 +116,8 @@ class UpdateQueue:
 
     async def arrived(self) -> None:
         """Wait for the next update."""
+        self._arrival = asyncio.Event()  # a new one, since a simulation changes its event loop
         await self._arrival.wait()
-        self._arrival.clear()
 
     def wake(self) -> None:
         """Make the waiting getUpdates call and the webhook check the queue again."""

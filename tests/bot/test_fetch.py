@@ -39,7 +39,7 @@ def no_hub_but_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _console() -> Console:
-    return Console(file=io.StringIO(), width=200)
+    return Console(file=io.StringIO(), width=1000)
 
 
 async def _fetch(

@@ -28,6 +28,7 @@ class Training:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.planner = self
         self.over = asyncio.Event()
 
     async def plan(self) -> None:

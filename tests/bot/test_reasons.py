@@ -86,7 +86,7 @@ async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert isinstance(reason, Reason), reason
         assert english(reason) == reason
         assert chinese(reason) != reason
-    assert chinese(found[-1]) == "第 1 次训练已经结束（已取消），没有可以取消的。"
+    assert chinese(found[-1]) == "第 1 次训练已经结束（已取消），无需取消。"
     assert refused(StorageError(found[-1]), chinese).endswith(chinese(found[-1]))
     assert foreign(refused(AdminRefusal(INTERRUPTED), chinese), "zh") == []
     missing = chinese(trainer_missing() or "")
