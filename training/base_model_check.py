@@ -30,8 +30,8 @@ def trainer_missing() -> Reason | None:
         version("xtuner")
     except PackageNotFoundError:
         return Reason(
-            "The trainer isn't installed yet. make demo installs it in the background, so try again in a minute or "
-            "two; otherwise run make install."
+            'The trainer isn\'t installed yet. If you started me with "make demo", it is being installed in the '
+            'background, so try again in a minute or two. If not, run "make install".'
         )
     return None
 

@@ -56,7 +56,7 @@ def _approval(votes: list[TrialVote], *, canary: bool) -> Approval:
 def with_votes(found: Standing, finding: Reason) -> Reason:
     """Return a finding followed by the votes that it is based on."""
     return Reason(
-        "{finding} Liked: {canary} on {votes} votes, the live model {live} on {live_votes}.",
+        "{finding} Approval: {canary} of {votes} votes, live model: {live} of {live_votes}.",
         finding=finding,
         canary=_share(found.canary),
         votes=found.canary.votes,
@@ -79,9 +79,11 @@ def standing_text(found: Standing, say: Say) -> str:
     else:
         finding = Reason("Too few votes to tell.")
     share = f"{100 * found.trial.share:.0f}"
-    about = say("{model} is a canary: it answers {share} % of the conversations.", model=found.trial.model, share=share)
+    about = say(
+        "{model} is a canary: it answers in {share} % of the conversations.", model=found.trial.model, share=share
+    )
     evidences = say(
-        "Evidence (of {enough} needed): worse {harm}, no worse {no_worse}.",
+        "Evidence ({enough} needed to decide): {harm} for worse, {no_worse} for no worse.",
         enough=f"{ENOUGH:.0f}",
         harm=f"{min(evidence.harm, 999):.1f}",
         no_worse=f"{min(evidence.no_worse, 999):.1f}",

@@ -46,7 +46,8 @@ TELL_SECONDS: Final = 0.7
 
 PROBLEM: Final = later("⚠ Problem: {text}")
 TRIED: Final = later(
-    "It answers a share of the conversations beside the live model, until the votes decide. /models shows how it does."
+    "It answers in a share of the conversations, alongside the live model, until the votes decide. /models shows how "
+    "it's doing."
 )
 AWAITS: Final = later("It is waiting for an admin's approval.")
 

@@ -59,7 +59,7 @@ def run_progress(run: Run, say: Say) -> str:
     if run.seconds_left is not None:
         lines.append(say("Time left: {time}", time=clock(run.seconds_left)))
     if run.loss is not None:
-        lines.append(say("Average loss over the last tenth: {loss}", loss=f"{run.loss:.3f}"))
+        lines.append(say("Average loss over the last tenth of the steps: {loss}", loss=f"{run.loss:.3f}"))
     return "\n".join(lines)
 
 
@@ -126,4 +126,4 @@ def share_line(largest: float, say: Say) -> str:
 
     `largest` is the share, from 0 to 1.
     """
-    return say("The largest share of one person is {share} %.", share=f"{100 * largest:.0f}")
+    return say("Largest share from one person: {share} %.", share=f"{100 * largest:.0f}")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from storage.learning_records import Model, Run
 
 LAST_NODE: Final = later(
-    "No other replica could take over from {node}, so it stays in service. First put another one back (/undrain) or "
-    "repair it; /status shows them all."
+    "No other replica could take over from {node}, so it stays in service. First put another one back into service "
+    "(/undrain) or repair one; /status shows them all."
 )
 REJECTED: Final = later("{model} didn't go live: {reason}. Use it anyway?")
 NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again anyway?")

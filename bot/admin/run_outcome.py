@@ -21,7 +21,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         reason = say(run.reason) or say("unknown")
         return say("Run {run} failed; nothing has changed. Reason: {reason}", run=run.id, reason=reason)
     text = say(
-        "Run {run} is done. Its model {model} is {state}.",
+        "Run {run} is done. State of its model {model}: {state}.",
         run=run.id,
         model=model.id,
         state=say(MODEL_STATES[model.state]),
@@ -44,7 +44,8 @@ def numbers(report: str, say: Say) -> list[str]:
         *(
             [
                 say(
-                    "Judged on {answers} rated answers: it agrees with the votes in {agreement} of the comparisons.",
+                    "Judged on {answers} rated answers: the model agrees with the votes in {agreement} of the "
+                    "comparisons.",
                     answers=it.taste.answers,
                     agreement=interval(it.taste.agreement, it.taste.low, it.taste.high),
                 )
@@ -58,7 +59,7 @@ def numbers(report: str, say: Say) -> list[str]:
         *([f"⚠ {say(limit)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
         *_beside(it.effort.taught, say),
         say(
-            "Factual questions right: {live} before, {new} now ({questions} questions).",
+            "Factual questions answered correctly: {live} before, {new} now ({questions} questions).",
             live=percent(it.live_correct),
             new=percent(it.correct),
             questions=it.questions,

@@ -41,9 +41,9 @@ HANDLED_KEPT = timedelta(days=30)
 DEATHS_KEPT = timedelta(days=30)
 
 STRAYS = later(
-    "{count} of {total} picture files aren't in the ledger, so I won't delete any of them. If the ledger was lost "
-    "or comes from an old backup, stop me and restore the latest backup (README, Run it for good). If you don't "
-    "need those files, run thumbtune sweep."
+    "{count} of {total} picture files aren't in the ledger, so I won't delete any of them. If the ledger was lost or "
+    'comes from an old backup, stop me and restore the latest backup (see "Deploy it" in the README). If you don\'t '
+    'need those files, run "thumbtune sweep".'
 )
 
 log = structlog.get_logger()

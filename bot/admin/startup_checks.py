@@ -31,8 +31,8 @@ from storage.translatable_reason import Reason
 RETRY_SECONDS: Final = 30.0
 
 GONE: Final = later(
-    "The files of the live model {model} are missing from {folder}. The base model answers instead. Put them back "
-    "and /promote {model}, or /retrain."
+    "The files of the live model {model} are missing from {folder}. The base model answers instead. Put the files back "
+    "and send /promote {model}, or send /retrain."
 )
 CHANGED: Final = later(
     "The files of the live model {model} have changed since it was created. The base model answers instead. {reason}"
@@ -42,7 +42,7 @@ STUCK: Final = later(
     "yet. I'll keep trying. {reason}"
 )
 LEDGER_DAMAGED: Final = later(
-    "The ledger is damaged. Stop me, restore the latest backup that thumbtune backup made, and start me again. {faults}"
+    'The ledger is damaged. Stop me, restore the latest backup made by "thumbtune backup", and start me again. {faults}'
 )
 
 FILES_GONE: Final = Reason("its files are missing")

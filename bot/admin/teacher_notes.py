@@ -19,8 +19,8 @@ from storage.ledger import Ledger
 from storage.teachers import Teacher
 
 NOTE = later(
-    "A model that learned from your votes is live. You once asked: {question}\n\nYou liked this answer: {before}\n\n"
-    "Now I'd say: {now}\n\n/privacy turns these notes off."
+    "A model that learned from your votes is live. You once asked: {question}\n\nYou liked this answer: "
+    "{before}\n\nNow I'd say: {now}\n\n/privacy turns these messages off."
 )
 
 log = structlog.get_logger()

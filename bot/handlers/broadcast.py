@@ -89,7 +89,7 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
     say = request.say
     spared = await request.services.ledger.broadcasts.cancel(callback_data.update)
     if spared:
-        await acknowledge(query, say("Stopped. People it was not sent to: {people}.", people=spared))
+        await acknowledge(query, say("Stopped. Recipients who won't get it: {people}.", people=spared))
     else:
         await acknowledge(query, say("It has already been sent to everyone."))
 
@@ -169,8 +169,8 @@ async def _report(request: Request) -> str:
         names = [await _name(chat, ledger) for chat in doubtful[:NAMED]]
         lines.append(
             say(
-                "Interrupted while sending: {doubtful} ({names}). It may or may not have reached "
-                "them; I didn't resend it, so that nobody gets it twice.",
+                "Interrupted while sending: {doubtful} ({names}). The message may or may not have reached them; I "
+                "didn't resend it, so that nobody gets it twice.",
                 doubtful=len(doubtful),
                 names=", ".join(names + ["…"] * (len(doubtful) > NAMED)),
             )

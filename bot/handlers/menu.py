@@ -44,7 +44,7 @@ ADMINS: Final = {
 }
 NODES: Final = {
     "drain": later("Take a replica out of service: /drain NAME"),
-    "undrain": later("Put it back into service: /undrain NAME"),
+    "undrain": later("Put a replica back into service: /undrain NAME"),
 }
 
 log = structlog.get_logger()

@@ -37,7 +37,7 @@ PRUNED: Final = later("{state}, only its adapter is kept")
 MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 SHOW_SECONDS: Final = 1.0
 
-CHANGED: Final = later("A different model is live now. /models lists them.")
+CHANGED: Final = later("A different model is live now. /models lists all models.")
 
 OFFERED: Final = 8
 """How many of the newest models have a button; /promote takes any model."""
@@ -146,7 +146,7 @@ async def _settled_before(model: str, refusal: Exception, request: Request) -> N
     if request.delivery.attempt > 1 and isinstance(refusal, AdminRefusal):
         found = await request.services.ledger.models.get(model)
         state = say(MODEL_STATES[found.state])
-        await reply.finish(say("{model} is {state}.", model=model, state=state))
+        await reply.finish(say("State of {model}: {state}.", model=model, state=state))
     else:
         await reply.finish(refused(refusal, say))
 

@@ -82,9 +82,9 @@ async def ask(message: Message, request: Request) -> None:
         return
     text = say(
         "Permanently delete everything I store about you?\n\n{found}\n\nThis includes your name and language, the "
-        "votes others gave to your answers, and the questions others asked about pictures that only you sent. A "
-        "model that has already learned from your data keeps what it learned until the next one is trained without "
-        "it. I can't delete my operator's backups or the messages in this chat.",
+        "votes others gave to your answers, and the questions others asked about pictures that only you sent. A model "
+        "that has already learned from your data keeps what it learned until the next one is trained without that "
+        "data. I can't delete my operator's backups or the messages in this chat.",
         found=_listed(found, say),
     )
     await reply.finish(text, buttons)
@@ -144,8 +144,8 @@ def _explanation(request: Request) -> str:
     )
     if retention_days:
         text += "\n\n" + say.count(
-            "I delete anything that nobody rated after {number} day.",
-            "I delete anything that nobody rated after {number} days.",
+            "After {number} day, I delete anything that nobody has rated.",
+            "After {number} days, I delete anything that nobody has rated.",
             retention_days,
         )
     else:
@@ -154,7 +154,7 @@ def _explanation(request: Request) -> str:
 
 
 def _elsewhere(say: Say) -> str:
-    return say("Send me /privacy or /delete_my_data in our private chat; it's just between us.")
+    return say("Send me /privacy or /delete_my_data in our private chat; this is just between us.")
 
 
 def _listed(found: PersonalDataSummary, say: Say) -> str:

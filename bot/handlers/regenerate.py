@@ -86,7 +86,7 @@ async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) 
     if request.user.id != duel.exchange.asker:
         raise TapRefused(say("Only the person who asked can do that."))
     chosen = await ledger.duels.choose(duel.id, request.user.id, callback_data.choice, request.delivery.update)
-    await acknowledge(query, say("Thanks! I'll go on with that answer.") if chosen.better else say("Thanks!"))
+    await acknowledge(query, say("Thanks! I'll continue from that answer.") if chosen.better else say("Thanks!"))
     vote = await ledger.votes.latest(chosen.exchange.id, request.user.id)
     await show_vote(chosen.exchange, message.message_id, vote or 0, request)
 

@@ -98,7 +98,7 @@ async def _dry_run(request: Request) -> str:
     counts, pairs = selection.counts, len(selection.train)
     lines = [
         say(
-            "A run now would learn from {answers} from {people} and be judged by {judged} rated answers.",
+            "A run now would learn from {answers} from {people}; its model would be judged on {judged} rated answers.",
             answers=say.count("{number} liked answer", "{number} liked answers", pairs),
             people=say.count("{number} person", "{number} people", counts.raters),
             judged=len(selection.judged),
@@ -112,7 +112,9 @@ async def _dry_run(request: Request) -> str:
     disliked = [Reason("{number} not liked enough", number=counts.disliked)] if counts.disliked else []
     if left_out := disliked + counts.left_out:
         reasons = listed(left_out)
-        lines.append(say("Left out of {rated} rated answers: {reasons}.", rated=counts.rated, reasons=reasons))
+        lines.append(
+            say("Of {rated} rated answers, these were left out: {reasons}.", rated=counts.rated, reasons=reasons)
+        )
     if counts.waiting:
         lines.append(f"{say(counts.waiting)}.")
     if counts.limit:

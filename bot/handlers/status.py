@@ -70,7 +70,7 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
         say("Model: {model}", model=overview.live or "–"),
         *([standing_text(overview.canary, say)] if overview.canary else []),
         say(
-            "Engine: {kind}, {state}; answering {in_flight}, waiting {waiting}, restarts {restarts}",
+            "Engine: {kind}, {state}; answers in progress: {in_flight}, waiting: {waiting}, restarts: {restarts}",
             kind=engine.engine,
             state=say(ENGINE_STATES[engine.state]),
             in_flight=engine.in_flight,
@@ -80,7 +80,7 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
         *([_seen_line(engine.seen, say)] if engine.seen.answered else []),
         *(node_line(node, say) for node in engine.nodes if len(engine.nodes) > 1),
         say(
-            "Answers: {exchanges}, liked {ups}, disliked {downs}",
+            "Answers: {exchanges}, liked: {ups}, disliked: {downs}",
             exchanges=counts.get("exchanges", 0),
             ups=counts.get("ups", 0),
             downs=counts.get("downs", 0),
@@ -111,7 +111,7 @@ def _next_line(time: datetime, say: Say) -> str:
 def _seen_line(seen: Seen, say: Say) -> str:
     """Return a line with the time to first token and the share of prompt tokens that came from a cache."""
     return say(
-        "First token after {median} s (99 % within {p99} s); {cached} % of the prompts cached",
+        "First token after {median} s (99th percentile: {p99} s); {cached} % of the prompt tokens cached",
         median=f"{seen.first_token_seconds_median:.2f}",
         p99=f"{seen.first_token_seconds_p99:.2f}",
         cached=f"{100 * seen.cached_share:.0f}",
@@ -121,7 +121,7 @@ def _seen_line(seen: Seen, say: Say) -> str:
 def node_line(node: NodeStatus, say: Say) -> str:
     """Return the status of a replica as text, followed by its last error if the replica is not ready."""
     line = say(
-        "· {node}: {state}, {model}; answering {in_flight}, chats {chats}",
+        "· {node}: {state}, {model}; answers in progress: {in_flight}, chats: {chats}",
         node=node.name,
         state=say("out of service") if node.away else say(ENGINE_STATES[node.state]),
         model=node.model,

@@ -139,7 +139,11 @@ def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeybo
     """Return the buttons that turn learning and, while learning is on, notifications on or off."""
     if opted_out:
         return one_button(say("Learn from me"), Learn(wanted=1))
-    words = say("Don't tell me about new models") if wants_notes else say("Tell me when my votes taught a new model")
+    words = (
+        say("Don't tell me about new models")
+        if wants_notes
+        else say("Tell me when a new model has learned from my votes")
+    )
     rows = [
         [_button(say("Don't learn from me"), Learn(wanted=0))],
         [_button(words, Notes(wanted=int(not wants_notes)))],

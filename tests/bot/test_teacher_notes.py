@@ -10,7 +10,7 @@ import pytest
 from tests.support.person import UP, Person, button
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 
-WANTED = "Tell me when my votes taught a new model"
+WANTED = "Tell me when a new model has learned from my votes"
 NOTE = "A model that learned from your votes is live."
 
 

@@ -21,33 +21,33 @@ CHINESE: Final = {
     "undecided": "尚无定论",
     "it follows what people like, and has forgotten nothing": "它符合用户的喜好，也没有遗忘知识",
     "too few rated answers of the live model can judge it; at least {number} are needed": (
-        "可用于评判它的现用模型的已评分回答太少，至少需要 {number} 条"
+        "现用模型获得评价的回答太少，不足以检验新模型；至少需要 {number} 条"
     ),
     "nearly all answers are liked ({liked} of {shown}), which says nothing about what people prefer": (
         "几乎所有回答都获得好评（{shown} 条中有 {liked} 条），看不出大家更喜欢什么"
     ),
     "no difference was found between the answers that people liked and the others, in {answers} rated answers": (
-        "在 {answers} 条已评分回答中，没有发现大家喜欢的回答与其他回答有什么不同"
+        "在 {answers} 条有评价的回答中，没有发现好评回答与其他回答有什么不同"
     ),
     "no difference was found yet between liked answers and the others, in {answers} rated answers": (
-        "在 {answers} 条已评分回答中，尚未发现大家喜欢的回答与其他回答有什么不同"
+        "在 {answers} 条有评价的回答中，尚未发现好评回答与其他回答有什么不同"
     ),
-    "{answers} rated answers are too few to tell": ("{answers} 条已评分回答还不足以判断"),
-    "{few}; about {number} more would": ("{few}；大约再有 {number} 条即可"),
+    "{answers} rated answers are too few to tell": ("{answers} 条有评价的回答还不足以判断"),
+    "{few}; about {number} more would": ("{few}；大约还需要 {number} 条"),
     "it may lose up to {bound} points of factual correctness against {model} ({allowed} are allowed)": (
-        "与{model}相比，它的事实正确率最多可能下降 {bound} 个百分点（允许 {allowed} 个）"
+        "与{model}相比，事实正确率最多可能下降 {bound} 个百分点（允许 {allowed} 个）"
     ),
     "the base model": "基础模型",
     "the live model": "现用模型",
     "it may give in to leading questions up to {bound} points more often than {model} ({allowed} are allowed)": (
-        "与{model}相比，它被诱导性问题带偏的比例最多可能高出 {bound} 个百分点（允许 {allowed} 个）"
+        "与{model}相比，被诱导性问题带偏的比例最多可能高出 {bound} 个百分点（允许 {allowed} 个）"
     ),
-    "its answers have {times} times the length of the live model's": ("它的回答长度是现用模型的 {times} 倍"),
+    "its answers have {times} times the length of the live model's": ("回答长度是现用模型的 {times} 倍"),
     "it gives {number} different answers to {questions} questions, the live model {live}": (
-        "对 {questions} 个问题它只给出 {number} 种不同的回答，现用模型给出 {live} 种"
+        "对 {questions} 个问题只给出 {number} 种不同的回答，现用模型给出 {live} 种"
     ),
-    "{number} of its answers are empty or repeat themselves": "它有 {number} 个回答为空或不断重复",
-    "its token IDs differ from the engine's: {difference}": "它的词元 ID 与引擎不一致：{difference}",
+    "{number} of its answers are empty or repeat themselves": "有 {number} 条回答为空或不断重复",
+    "its token IDs differ from the engine's: {difference}": "新模型的词元 ID 与引擎的不一致：{difference}",
     "{reason}; {others}": "{reason}；{others}",
     "learned from": "学习内容",
     "{number} liked answers": "{number} 条好评回答",
@@ -63,14 +63,14 @@ CHINESE: Final = {
     "one person: a personal bot": "一位用户：个人机器人",
     "{people} people; the largest share is {share} %": "{people} 人，其中最大份额为 {share} %",
     "left out": "未采用",
-    "{number} beyond one person's share": "超出一人份额 {number} 条",
+    "{number} beyond one person's share": "超出每人上限的 {number} 条",
     "cut off": "被截断",
     "{cut} of {liked} liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens": (
         "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens"
     ),
-    "judged by": "评判依据",
-    "no rated answers": "没有可用于评判的已评分回答",
-    "{answers} rated answers of {people} people": "{people} 人的 {answers} 条已评分回答",
+    "judged by": "检验依据",
+    "no rated answers": "没有可用于检验的有评价的回答",
+    "{answers} rated answers of {people} people": "{people} 人评价过的 {answers} 条回答",
     "follows the votes": "与评价一致",
     "chance without a taste": "无偏好时出现的概率",
     "factual questions right": "事实题答对",
@@ -94,7 +94,7 @@ CHINESE: Final = {
     "adapter": "适配器",
     "the loss of each step, its moving average, and the previous run's": "每一步的损失、移动平均，以及上一次训练的损失",
     "how much likelier the rated answers have become, and others to the same questions": (
-        "已评分回答变得更可能的程度，以及对同一问题的其他回答"
+        "有评价的回答变得更可能的程度，以及同一问题的其他回答"
     ),
     "{number} earlier question": "之前的 {number} 个问题",
     "{number} earlier questions": "之前的 {number} 个问题",
