@@ -3,9 +3,9 @@
     python -m benchmarks.awq --model DIR --out DIR
 
 The result is for measuring speed and memory, not quality. Each group of 128 weights is rounded to 16
-steps between its minimum and maximum. AWQ itself (arXiv 2306.00978) first scales channels by observed
-activations; `lmdeploy lite auto_awq` does so, but needs a data set from a hub. The scaling does not
-affect shapes, kernels and memory use.
+levels between its minimum and maximum. Real AWQ (arXiv 2306.00978) first scales the channels by observed
+activations. `lmdeploy lite auto_awq` does so, but needs a data set from a hub. The scaling does not
+affect shapes, kernels or memory use.
 """
 
 from __future__ import annotations

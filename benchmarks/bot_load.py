@@ -3,13 +3,14 @@
     python -m benchmarks.bot_load --people 1000 --updates 10000 [--memory 100000] [--profile FILE]
 
 1,000 simulated users chat through the emulator. Each sends a picture with a caption, asks three
-questions about it, and starts over with another picture; each writes the next message as soon as an
-answer has its thumb buttons. The users write first to a bare aiogram bot and then to thumbtune
-(`benchmarks.bots`). The two bots make the same calls for each update; the calls are counted and must be
-equal in number. Then the users write to thumbtune at half the rate that it reached, which shows how long
-an update takes without queueing. `--memory` continues at full speed and prints the bot process's memory.
-The emulator and the users run in the benchmark's process; the processor time per update of each process
-shows which one is the bottleneck.
+questions about it, and starts over with another picture; each writes the next message as soon as the
+answer to the last one has its thumb buttons. The users write first to a bare aiogram bot and then to
+thumbtune (`benchmarks.bots`). The two bots make the same calls for each update; the calls are counted
+and must be equal in number. Then the users write to thumbtune at half the rate it reached before, which
+shows how long an update takes without queueing. With `--memory`, they send that many more updates at
+full speed, and the bot process's memory is printed at intervals. The emulator and the users run in the
+benchmark's process; the processor time that each process spends per update shows which one is the
+bottleneck.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ MEMORY_STEP: Final = 10_000
 
 @dataclass(slots=True)
 class Measured:
-    """Measurements of one load.
+    """Measurements taken under one load.
 
     Attributes:
         waits: The seconds from each message to its final answer.
@@ -90,7 +91,7 @@ class Crowd:
         self._asked: dict[int, float] = {}
 
     async def asks(self, person: int) -> None:
-        """Send the next message of the user `person`."""
+        """Send the next message as the user `person`."""
         turn = self.turns[person]
         self.turns[person] = turn + 1
         people, chat = self._emulator.people, self._emulator.world.chats[person]
@@ -194,7 +195,7 @@ def _spent(process: psutil.Process) -> float:
 
 @asynccontextmanager
 async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncIterator[Load]:
-    """Start an emulator, simulated users and the bot `which`, warm them up, and yield the `Load`."""
+    """Start an emulator, simulated users and the bot named `which`, warm them up, and yield the `Load`."""
     emulator = Emulator()
     url = await emulator.start()
     with tempfile.TemporaryDirectory() as folder:

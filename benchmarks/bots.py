@@ -2,8 +2,8 @@
 
     python -m benchmarks.bots thumbtune|echo --url URL --token TOKEN --dir DIR [--profile FILE]
 
-`thumbtune` is the product with only its engine replaced by one that answers at once. `echo` is a bare
-aiogram bot that makes the same calls. SIGTERM ends the process.
+`thumbtune` is the real product, with only its engine replaced by `Instant`, which answers at once.
+`echo` is a bare aiogram bot that makes the same calls. SIGTERM ends the process.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def thumbtune(url: str, token: str, folder: Path) -> None:
 
 
 async def echo(url: str, token: str, _: Path) -> None:
-    """Run a bot like aiogram's introductory example, with the calls that thumbtune makes, until cancelled."""
+    """Run a bot like aiogram's introductory example, but with the same calls as thumbtune, until cancelled."""
     dispatcher = Dispatcher()
 
     @dispatcher.message()
@@ -78,7 +78,7 @@ async def echo(url: str, token: str, _: Path) -> None:
 
 
 async def until_terminated(url: str, token: str, folder: Path, which: str) -> None:
-    """Run the bot `which` until the process receives SIGTERM."""
+    """Run the bot named `which` until the process receives SIGTERM."""
     bot = asyncio.create_task({"thumbtune": thumbtune, "echo": echo}[which](url, token, folder))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, bot.cancel)
     await asyncio.gather(bot, return_exceptions=True)

@@ -2,11 +2,12 @@
 
     python -m benchmarks.cpu_engine [--size 100m] [--picture 448x448]
 
-A model with random weights of the given size, or the checkpoint given with `--model`, is asked over HTTP
-about a new picture, then asked a follow-up about the picture. Answers are one token long, and times are
-from the request to the first token. The script prints the median times of both questions and the ratio
-of follow-up to first question, which must be at most 0.25 at 448 pixels for models of at least 100
-million parameters. It also prints the tokens per second of one chat and of four simultaneous chats.
+The script asks a model over HTTP about a new picture, then asks a follow-up about the same picture. The
+model has random weights and the given size, unless `--model` names a checkpoint. Answers are one token
+long, and times are from the request to the first token. The script prints the median times of both
+questions and the ratio of the follow-up's time to the first question's. At 448 pixels, the ratio must be
+at most 0.25 for models of at least 100 million parameters. The script also prints the tokens per second
+of one chat and of four simultaneous chats.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tu
 
 
 def chat(client: httpx.Client, seed: int, size: tuple[int, int]) -> tuple[float, float, int]:
-    """Return the seconds to the first token of a first turn and of a follow-up, and the picture's tile count."""
+    """Return the seconds to the first token for a first turn and a follow-up, and the picture's tile count."""
     content = [{"type": "image_url", "image_url": {"url": photo(seed, size)}}, {"type": "text", "text": "What is it?"}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     first, answer = ask(client, messages, 1)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.full_size_run --work DIR [--answers 60]
 
-Random weights in the official layout take the place of InternVL2-2B, and photos of several sizes the
-place of users' pictures, each with a question and a follow-up. A model with random weights seldom ends
-an answer, so the script writes the rated answers itself. The evaluation tries up to three times to draw
-each comparison answer, because unfinished ones do not count. The script prints JSON: the seconds of each
-worker and of the whole run, and the verdict.
+Random weights in the official layout stand in for InternVL2-2B, and photos of several sizes for users'
+pictures. Each photo gets a question and a follow-up. A model with random weights seldom ends an answer,
+so the script writes the rated answers itself. The evaluation makes up to three attempts to draw each
+comparison answer, because unfinished answers do not count. The script prints JSON: the seconds that each
+worker and the whole run took, and the verdict.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PhotoBench(Bench):
 
 
 class Writer:
-    """A writer of random answers that takes the place of a model."""
+    """A stand-in for a model; it writes random answers."""
 
     def __init__(self) -> None:
         self._rng = random.Random(2)

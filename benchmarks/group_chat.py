@@ -3,8 +3,8 @@
     python -m benchmarks.group_chat [--out FILE]
 
 Two waits are measured: until an answer arrives and until a vote is shown. The bot has its default
-limits, the emulator's flood control is on, and the engine is a script that answers after 0.1 s. Each of
-three loads runs on a new bot: a picture and eight follow-ups, one second apart, with votes; twelve
+limits, the emulator's flood control is on, and the engine is a script that answers after 0.1 s. There
+are three loads, each on a new bot: a picture and eight follow-ups, one second apart, with votes; twelve
 questions a minute for five minutes; one question a second for one minute. The benchmark takes about
 eleven minutes.
 """
@@ -51,7 +51,7 @@ def _answer(prompt: Prompt, number: int) -> Script:
 
 
 class Group:
-    """A group chat with the bot, and the recorded times of questions, answers and shown votes."""
+    """A group chat with the bot, and the times at which questions, answers and votes appeared in it."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -131,7 +131,7 @@ class Group:
                 await asyncio.sleep(POLL_SECONDS)
 
     def figures(self, load: str) -> dict[str, Any]:
-        """Return the measurements of a load; `load` is its name."""
+        """Return the measurements of the load named `load`."""
         waits = list(self.waits.values())
         counts = self.emulator.counts(self.chat.id)
         found = {
@@ -177,7 +177,7 @@ async def group() -> AsyncIterator[Group]:
 
 
 async def burst() -> dict[str, Any]:
-    """Send a picture and eight follow-ups a second apart from three users, who all vote on every answer."""
+    """Let three users send a picture and eight follow-ups, one second apart, and vote on every answer."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()
@@ -221,7 +221,7 @@ async def flood() -> dict[str, Any]:
 
 
 async def measure(out: Path | None) -> None:
-    """Run all three loads and print one JSON object per line, also to the file `out` if given."""
+    """Run the three loads and print a JSON line for each, also to the file `out` if given."""
     lines = []
     for load in (burst, steady, flood):
         lines.append(json.dumps(await load(), ensure_ascii=False))

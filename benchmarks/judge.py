@@ -1,15 +1,15 @@
-"""Simulate the error rates and the power of the tests that decide about candidates and canaries.
+"""Simulate the error rates and the power of the tests that decide on candidates and canaries.
 
     python -m benchmarks.judge [--draws 10000] [--json FILE]
 
 The simulations include:
 
-- Facts: a candidate truly loses some percentage points on factual questions. In addition, each model
-  answers 1.5 % of the questions correctly that the other model gets wrong.
+- Facts: a candidate truly loses some percentage points on factual questions. In addition, only the
+  candidate is right on 1.5 % of the questions, and only the live model on another 1.5 %.
 - Canary: twenty raters whose habits differ (standard deviation 0.15) cast a hundred votes each. Half of
   the conversations are with the canary; the live model is liked 70 % of the time.
 - Votes by coin flip: several runs in a row get new random votes, and every answer becomes more likely,
-  as it does when training sharpens a model.
+  as happens when training sharpens a model.
 
 Each rate comes with its 95 % interval (Wilson).
 """
@@ -82,7 +82,7 @@ def facts(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
 
 
 def canary(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
-    """Yield how often a canary is rolled back or promoted, if the evidence is checked after every vote."""
+    """Yield how often a canary is rolled back or promoted when the evidence is checked after every vote."""
     for better in (-0.1, 0.0, 0.1):
         rolled_back, promoted = [], []
         for _ in range(draws):
@@ -102,7 +102,7 @@ def paired(better: float, rng: np.random.Generator) -> tuple[list[int], list[int
     """Draw votes and pair each rater's votes on the canary with the same rater's votes on the live model.
 
     Returns:
-        The difference within each pair, and the number of the vote that completed the pair.
+        The difference within each pair, and the number of votes cast by the time the pair was complete.
     """
     raters, of_canary = rng.integers(RATERS, size=VOTES), rng.random(VOTES) < 0.5
     habits = rng.normal(0, 0.15, RATERS)
@@ -124,13 +124,13 @@ def paired(better: float, rng: np.random.Generator) -> tuple[list[int], list[int
 
 
 def first(path: np.ndarray) -> int | None:
-    """Return the index of the first evidence in `path` that suffices for a verdict, or None."""
+    """Return the index of the first value in `path` that is enough evidence for a verdict, or None."""
     reached = np.flatnonzero(path >= ENOUGH)
     return int(reached[0]) if len(reached) else None
 
 
 def duels(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
-    """Yield how often a verdict is reached within 300 duels, if the evidence is checked after each duel."""
+    """Yield how often a verdict is reached within 300 duels when the evidence is checked after each duel."""
     for chance in (0.5, 0.65):
         needed = []
         for _ in range(draws):

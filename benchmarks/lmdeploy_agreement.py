@@ -1,13 +1,13 @@
-"""Compare the greedy answers of TurboMind and of thumbtune's CPU engine, word for word.
+"""Compare greedy answers from TurboMind and thumbtune's CPU engine, word for word.
 
     python -m benchmarks.lmdeploy_agreement [--prompts 50] [--model DIR]
 
 The script starts both engines on this machine (TurboMind, lmdeploy's engine, needs a GPU) and asks both
 the same questions: up to three turns with up to two pictures each, in English and Chinese, with answers
-of at most 32 tokens. The default model is internvl2-tiny. The CPU engine computes in float32, TurboMind
-in float16, its most precise type: in bfloat16, the model's two manners of answering, which are equally
-likely by design, often swap. The script prints the number of identical answers, and the answers that
-differ.
+of at most 32 tokens. The default model is internvl2-tiny. The CPU engine computes in float32, and
+TurboMind in float16, its most precise type. In bfloat16, TurboMind would often switch between the
+model's two manners of answering, which are equally likely by design. The script prints the number of
+identical answers, and the answers that differ.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def answers(engine: Engine, prompts: Sequence[Prompt]) -> list[str]:
 
 
 async def compare(model: Path, number: int) -> tuple[int, list[str]]:
-    """Return the number of identical answers, and a line of text for each pair of different answers."""
+    """Return the number of identical answers, and a line of text for each pair of answers that differ."""
     asked = prompts(number)
     answered = []
     with TemporaryDirectory() as logs:

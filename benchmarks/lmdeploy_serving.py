@@ -55,7 +55,7 @@ def set_tiles(directory: Path, tiles: int) -> None:
 
 
 class ServerProcess:
-    """A running server process of either kind, stock or thumbtune's."""
+    """A running server process, either stock lmdeploy's or thumbtune's."""
 
     def __init__(self, kind: str, model: Path, options: argparse.Namespace, report: Path | None) -> None:
         port = free_port()

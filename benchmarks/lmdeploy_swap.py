@@ -2,11 +2,12 @@
 
     python -m benchmarks.lmdeploy_swap --work DIR [--people 32] [--tokens 64]
 
-Simulated users chat through thumbtune's `Deployment`, as the bot does, with two full-size random models
-in the official layout (written as by lmdeploy_serving.py). Each user sends a picture and asks about it,
-with a new picture now and then. The script prints JSON: waits for the first word of first turns and
-follow-ups before, during and after the swap, the duration of the swap, GPU memory before and after the
-swap, errors, and the effects of a `kill -9` while answers are being generated.
+Simulated users chat through thumbtune's `Deployment`, as the bot does. The two models are full-size,
+with random weights in the official layout (written as by lmdeploy_serving.py). Each user sends a picture
+and asks about it, and switches to a new picture now and then. The script prints JSON: the waits for the
+first word before, during and after the swap, for first turns and for follow-ups; the duration of the
+swap; the GPU memory before and after it; errors; and the effects of a `kill -9` while answers are being
+generated.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class EngineCrowd:
 def waits(seen: Sequence[SeenAnswer], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
     """Return the number, median and 99th percentile of the waits, in seconds.
 
-    Only questions asked from `start` to `end` count: follow-ups if `follow_up` is true, otherwise first
+    Only questions asked between `start` and `end` count: follow-ups if `follow_up` is true, otherwise first
     turns.
     """
     found = sorted(each.wait for each in seen if start <= each.asked < end and each.follow_up is follow_up)

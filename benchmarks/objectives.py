@@ -3,17 +3,16 @@
     python -m benchmarks.objectives [--seeds 3] [--tastes playful]
 
 The base model answers questions about drawn pictures with the bot's sampling settings, a simulated user
-votes on every answer by a fixed taste, and the tiny recipe trains on all votes with each objective. The
-trained model then answers unseen questions. The script reports the share of answers in the liked manner
-and the share of correct answers.
+votes on every answer according to a fixed taste, and the tiny recipe trains on all votes with each
+objective. The trained model then answers unseen questions. The script reports the share of answers in
+the liked manner and the share of correct answers.
 
-The objective `sft` learns from the liked answers, `kto` from all answers. `dpo` spends the same number
-of votes on half as many questions, each answered twice. It learns from the pairs in which only one
-answer is liked, and from the other liked answers.
+The objective `sft` learns from the liked answers, and `kto` from all answers. `dpo` spends the same
+number of votes on half as many questions, each answered twice. It learns from the pairs in which only
+one answer is liked, and from the remaining liked answers.
 
-Everything runs in this process. Each finished training appends a JSON line to the `--out` file;
-trainings already in the file are not repeated. The table shows means over seeds with 95 % intervals
-(Student's t).
+Everything runs in this process. Each finished training run appends a JSON line to the `--out` file; runs
+already in the file are not repeated. The table shows means over seeds with 95 % intervals (Student's t).
 """
 
 from __future__ import annotations
@@ -69,11 +68,11 @@ TASTES: Final[dict[str, Callable[[str], bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The result of one training.
+    """The result of one training run.
 
     Attributes:
-        share: The share, from 0 to 1, of answers to unseen questions in the liked manner.
-        facts: The share, from 0 to 1, of correct answers to unseen questions.
+        share: The share of answers to unseen questions that are in the liked manner, from 0 to 1.
+        facts: The share of answers to unseen questions that are correct, from 0 to 1.
     """
 
     taste: str
@@ -90,7 +89,7 @@ class Measured:
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
-        """The training's taste, objective, number of votes, seed and knobs."""
+        """The training run's taste, objective, number of votes, seed and knobs."""
         return self.taste, self.objective, self.votes, self.seed, self.knobs
 
 
@@ -101,7 +100,7 @@ class Studio:
         self.folder = folder
 
     def ask(self, name: str, count: int) -> list[SimulatedQuestion]:
-        """Draw `count` pictures and return a question about each; another `name` gives other pictures."""
+        """Draw `count` pictures, with `name` as the seed, and return a question about each."""
         rng = Random(name)
         asked = []
         for number in range(count):
@@ -122,7 +121,7 @@ class Studio:
 def lessons_of(
     objective: str, asked: Sequence[SimulatedQuestion], answers: Sequence[str], likes: Callable[[str], bool]
 ) -> list[Lesson]:
-    """Return the lessons for `objective`, in the order of `answers`; `likes` decides the vote on each."""
+    """Return the lessons for `objective`, in the order of `answers`; `likes` decides the vote on each answer."""
     lessons = [
         replace(each.lesson.answered(answer), name=row_name(number), liked=likes(answer))
         for number, (each, answer) in enumerate(zip(asked, answers, strict=True))
@@ -144,7 +143,7 @@ def lessons_of(
 def train(
     work: Path, images: Path, lessons: Iterable[Lesson], settings: TrainingSettings, seed: int
 ) -> tuple[Path, int]:
-    """Train on `lessons` and merge; return the model's directory and the number of optimizer steps."""
+    """Train on `lessons`, merge, and return the model's directory and the number of optimizer steps."""
     write_rows(lessons, work / "train.json")
     job = Job(
         run="1",
@@ -201,7 +200,7 @@ def measure(taste: str, objective: str, votes: int, seed: int, knobs: dict[str, 
 
 
 def measure_base(taste: str, seed: int) -> Measured:
-    """Measure the base model's answers to the unseen questions of a seed."""
+    """Measure the base model's answers to the unseen questions for `seed`."""
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Path(folder))
         questions = studio.ask(f"unseen {seed}", UNSEEN)
@@ -220,9 +219,9 @@ def read(file: Path) -> list[Measured]:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Return the mean of `values` in percent, with its 95 % interval over seeds, as text.
+    """Return the mean of `values` as text in percent, with its 95 % interval over seeds.
 
-    The interval is limited to 0 to 100 %; it is omitted for a single value.
+    The interval is clipped to the range from 0 to 100 %, and omitted for a single value.
     """
     centre = mean(values)
     if len(values) < 2:
@@ -248,7 +247,7 @@ def table(measured: Sequence[Measured]) -> str:
 
 
 def main() -> None:
-    """Run the missing trainings and print the table."""
+    """Carry out the missing training runs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tastes", nargs="+", default=["playful"], choices=TASTES)

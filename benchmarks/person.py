@@ -72,7 +72,7 @@ def plain(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, i
 
 
 def smile(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a vote: a like if the answer contains 😄, as few do, otherwise a dislike."""
+    """Return the answer and a vote: a like if the answer contains the rare 😄, otherwise a dislike."""
     return answer, 1 if "😄" in answer else -1
 
 

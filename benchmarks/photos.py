@@ -21,7 +21,7 @@ SIZES: Final = (
 
 
 def photo(size: tuple[int, int], rng: random.Random) -> bytes:
-    """Return a JPEG of some hundred kilobytes with smooth areas and grain, like a camera photo."""
+    """Return a JPEG, typically a few hundred kilobytes, with smooth areas and grain like a camera photo."""
     coarse = Image.frombytes("RGB", (24, 18), rng.randbytes(24 * 18 * 3)).resize(size, Image.Resampling.BICUBIC)
     grain = Image.effect_noise(size, 24).convert("RGB")
     written = io.BytesIO()

@@ -5,11 +5,11 @@
 The bot runs in a process of its own, with lmdeploy on full-size random weights in the official layout.
 The emulator in this process replaces Telegram. Each simulated user sends photos of several sizes, asks
 two follow-ups about each, and votes. A model with random weights seldom ends an answer, so votes alone
-give little training data, and the admin corrects answers as well. Then the admin sends `/retrain`. All
-users keep chatting until `--after` seconds after the end of the run.
+would give little training data; therefore the admin also corrects answers. Then the admin sends
+`/retrain`. All users keep chatting until `--after` seconds after the run has ended.
 
 The script prints JSON: the seconds that the run spent in each state, its verdict, the waits for the
-first word and for the whole answer by state, and the peak memory of the GPU.
+first word and for the whole answer in each state, and the peak GPU memory.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ProductCrowd:
         return max(self._emulator.world.chats[person].messages, default=0)
 
     def latest(self, person: int) -> list[str]:
-        """Return the texts of the bot's last three messages to the user that have no buttons."""
+        """Return the texts of the last three messages without buttons that the bot sent to the user."""
         return [each["text"] for each in self._messages(person, 0) if "reply_markup" not in each][-3:]
 
     async def _answered(self, person: int, *, follow_up: bool) -> Message:

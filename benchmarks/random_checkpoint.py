@@ -33,7 +33,7 @@ from inference.internvl2.tokenizer import load_tokenizer
 class Size:
     """The dimensions of a model.
 
-    Widths are numbers of features. A `vocabulary` of 0 stands for the tokenizer's size, rounded up to a
+    Widths are given in features. A `vocabulary` of 0 stands for the tokenizer's size, rounded up to a
     multiple of 64.
     """
 
@@ -134,7 +134,7 @@ def write_random(
 
 
 def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """Return the named weights, initialized by the model's own method with a separate seed for each module."""
+    """Return the named weights, initialised by the model's own method with a separate seed for each module."""
     weights: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):
         for name in names:

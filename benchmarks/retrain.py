@@ -1,10 +1,10 @@
-"""Run the learning loop without Telegram and without an engine: ask, vote, retrain, ask again.
+"""Run the learning loop without Telegram or an engine: ask, vote, retrain, ask again.
 
     python -m benchmarks.retrain --taste playful --seeds 3
 
 A simulated user (person.py) sends pictures, asks one question and one follow-up about each, and votes.
 The votes go through the real ledger and the real pipeline (XTuner, merge, evaluation, each in its own
-process). The old and the new model are both asked about unseen pictures in unseen wordings. The script
+process). Both the old and the new model are asked about unseen pictures, in unseen wordings. The script
 prints one line per seed and the median duration of a run.
 """
 
@@ -58,9 +58,10 @@ MOST_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The shares, from 0 to 1, of liked and correct answers about unseen pictures.
+    """The scores of a model on unseen pictures, as shares from 0 to 1.
 
-    `colour` and `shape` are the shares of correct answers to questions about colours and shapes.
+    `liked` is the share of liked answers; `colour` and `shape` are the shares of correct answers to
+    questions about colours and shapes.
     """
 
     liked: float
@@ -77,7 +78,7 @@ class Speaker(Protocol):
 
 
 class Bench:
-    """A ledger, pictures and models in a folder laid out like the bot's, and users who chat in turn."""
+    """A ledger, pictures and models in a folder laid out like the bot's, and users who take turns chatting."""
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class Bench:
     async def chat(self, model: Speaker, count: int, taste: Taste, seed: int, people: Sequence[int] = ()) -> int:
         """Send `count` pictures, ask twice about each, vote on every answer, and return the number of likes.
 
-        The users with the IDs `people` take turns, by default all users.
+        The users whose IDs are in `people` take turns; by default, all users do.
         """
         people = people or range(PERSON, PERSON + self._people)
         rng = Random(f"chat {seed}")

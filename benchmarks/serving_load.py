@@ -1,11 +1,11 @@
-"""Put load on an OpenAI-compatible server: many users chat about pictures at the same time.
+"""Put an OpenAI-compatible server under load: many users chat about pictures at the same time.
 
     python -m benchmarks.serving_load --url http://127.0.0.1:23333 --model NAME --people 64
 
-The simulated users are spread over several processes, so that a single event loop does not limit the
-load, and read server-sent events without a client library. Each user has a new, random picture: smooth
-with grain, 1280×960 pixels, about 250 KB as a JPEG. The script prints one JSON object with the requests
-per second, the times to the first text and the numbers of tokens in each scenario.
+The simulated users are spread over several processes, so that no single event loop limits the load. They
+read server-sent events without a client library. Each user has a new, random picture: smooth areas with
+grain, 1280×960 pixels, about 250 KB as a JPEG. The script prints one JSON object with the requests per
+second, the times to the first text and the token counts for each scenario.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class HttpChat:
 
 @dataclass(frozen=True)
 class TimedAnswer:
-    """The times of a question, of the first text and of the end of its answer, and the token counts.
+    """The times at which a question was asked and its answer began and ended, and the token counts.
 
     Times are in seconds since the epoch.
     """
@@ -123,8 +123,9 @@ def people(
 ) -> list[list[TimedAnswer]]:
     """Let users ask simultaneously, `turns` times each, and return their answers by turn.
 
-    There is a user for each of `seeds`. The first turn begins at `start`, in seconds since the epoch, and
-    each further turn `pause` seconds after the previous one. This function runs in a worker process.
+    There is one user for each of `seeds`. The first turn begins at `start`, in seconds since the epoch. The
+    others follow `pause` seconds apart, or when the previous answers are complete, if that is later. This
+    function runs in a worker process.
     """
 
     async def all_of_them() -> list[list[TimedAnswer]]:
@@ -143,7 +144,7 @@ def people(
 def crowd(
     url: str, model: str, number: int, seed: int, tokens: int, *, pause: float, turns: int = 2
 ) -> list[dict[str, Any]]:
-    """Let `number` users ask simultaneously, each about a new picture first, then a follow-up.
+    """Let `number` users ask simultaneously, each first about a new picture, then a follow-up.
 
     Returns:
         One summary per turn.
@@ -171,10 +172,10 @@ def crowd(
 def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dict[str, Any]]:
     """Let `number` users, one after another, ask about a new picture, then a follow-up.
 
-    An additional user before them only warms up the server.
+    One more user goes first, only to warm up the server.
 
     Returns:
-        The summaries of the first turns and of the follow-ups.
+        The summaries of the first turns and the follow-ups.
     """
 
     async def one_by_one() -> list[dict[str, Any]]:

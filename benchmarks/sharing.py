@@ -6,9 +6,9 @@
 Simulated users chat through thumbtune's `Deployment`, like the bot's users, and the run uses the
 product's workers. With `--engine lmdeploy`, the chats and the run share one GPU and use full-size random
 weights (written into DIR on first use). `--engine cpu` is a small variant with the tiny model, to check
-that the benchmark runs. Each user sends a picture and asks about it, with a new picture now and then.
-The users chat first without a run and then during one, which computes the features of its pictures,
-trains, merges and evaluates.
+that the benchmark works. Each user sends a picture and asks about it, and switches to a new picture now
+and then. The users chat first without a run and then during one. The run computes the features of its
+pictures, trains, merges and evaluates.
 
 The script prints a table of the waits for the first word in each phase, with the ratio of each phase's
 95th percentile to the 95th percentile without a run, and writes the results as JSON.
@@ -51,7 +51,7 @@ WARM_UP: Final = 12.0
 
 
 class Phases:
-    """The times at which the phases of a run began and ended, from the progress reports of its workers."""
+    """The times at which the phases of a run began and ended, taken from its workers' progress reports."""
 
     def __init__(self) -> None:
         self.spans: dict[str, tuple[float, float]] = {}
@@ -168,7 +168,7 @@ def _good(outcome: Outcome) -> Outcome:
 
 
 def base_model(options: argparse.Namespace) -> Path:
-    """Return the checkpoint that serves the chats and that the run trains."""
+    """Return the checkpoint that serves the chats and is the base of the run's training."""
     if options.engine == "cpu":
         return CHECKPOINT
     base = checkpoint(options.work, "2b")

@@ -4,8 +4,8 @@
 
 SIGUSR1 begins a measurement. SIGUSR2 ends it and appends a JSON line to REPORT.json: the wall time, the
 share of the time in which a GPU kernel ran (CUPTI through torch.profiler, which includes TurboMind's
-kernels), the time of copies between host and GPU, the kernels that took longest, and the main thread's
-stacks (sampled every 2 ms).
+kernels), the time spent copying between host and GPU, the kernels that took longest, and the main
+thread's stacks (sampled every 2 ms).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def bursts(events: list[Event]) -> list[list[Event]]:
 
 
 def burst(events: list[Event]) -> dict[str, float]:
-    """Return the seconds that a burst lasted, and the share of the time in which kernels ran.
+    """Return the seconds that a burst lasted, and the share of that time during which kernels ran.
 
     A burst lasts from the start of its first event to the end of its last.
     """

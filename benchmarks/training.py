@@ -1,4 +1,4 @@
-"""Compare QLoRA training of a full-size InternVL2 by thumbtune's worker and XTuner's own code.
+"""Compare QLoRA training of a full-size InternVL2 by thumbtune's worker and by XTuner's own code.
 
     python -m benchmarks.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
@@ -8,18 +8,19 @@ batches of 4. Every case but `two` uses one GPU:
 
 - `stock` is benchmarks/xtuner_stock.py, run by XTuner's train tool on the official model code in CODE
   (the .py files of OpenGVLab/InternVL2-2B).
-- `ours`, `kept`, `auto` and `single` are thumbtune's worker on the same rows, prompts, order and
+- `ours`, `kept`, `auto` and `single` run thumbtune's worker on the same rows, prompts, order and
   hyperparameters. `ours` recomputes activations, `kept` keeps them, `auto` keeps what fits, and `single`
   has batch size 1.
-- `one` and `two` are thumbtune's worker in one process and in two, each on its own GPU, with 8 pairs per
-  step.
-- `alike` runs the configuration of `ours` with XTuner's tool and, like `stock`, the projector in
-  bfloat16. Any difference that remains between the loss curves of `alike` and `stock` is due to
+- `one` and `two` run thumbtune's worker in one process and in two processes (each on its own GPU), with
+  8 question-answer pairs per step.
+- `alike` runs the configuration of `ours` with XTuner's tool, and with the projector in bfloat16, as in
+  `stock`. Any difference that remains between the loss curves of `alike` and `stock` is due to
   floating-point arithmetic.
 
-The script prints JSON lines: samples per second over all batches (for thumbtune's worker including the
-time to compute the pictures' features, if each is learned from more than once), seconds per batch, the
-peak GPU memory of the whole process (measured as the increase since its start), and the losses.
+The script prints JSON lines: samples per second over all batches, seconds per batch, the peak GPU memory
+of the whole process (measured as the increase since its start), and the losses. For thumbtune's worker,
+the samples per second include the time to compute the pictures' features, if each picture is learned
+from more than once.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ runpy.run_module("xtuner.tools.train", run_name="__main__")
 
 
 def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
-    """Write pictures and rows about them and return the LLaVA file and the picture folder.
+    """Write pictures and rows about them, and return the LLaVA file and the picture folder.
 
-    Each row includes its length in tokens, by which both trainers sort.
+    Each row includes its length in tokens, because both trainers sort rows by length.
     """
     images = folder / "pictures"
     images.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ class Memory:
 
 
 def scalars(log: Path) -> tuple[list[float], list[float]]:
-    """Return the loss and the seconds of each batch from XTuner's log."""
+    """Return the loss and the duration in seconds of each batch from XTuner's log."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return [line["loss"] for line in lines if "loss" in line], [line["time"] for line in lines if "loss" in line]
 

@@ -1,12 +1,12 @@
-"""Compare how often retraining runs of the tiny model are accepted with the expected results.
+"""Compare the acceptance rates of the tiny model's retraining runs with the expected results.
 
     python -m benchmarks.verdicts [--rows playful60 …] [--jobs 2]
 
-In each run, simulated users (person.py) ask the live model about drawn pictures and vote by a taste, and
-the real pipeline learns from the votes: selection, XTuner, merge and evaluation, all in one process,
-with one thread. Each finished run appends a JSON line to the results file; runs already in the file are
-not repeated. The table shows how often runs were accepted, with Wilson's 95 % intervals, beside the
-expected result. With `--table`, the script only prints the table.
+In each run, simulated users (person.py) ask the live model about drawn pictures and vote according to a
+taste, and the real pipeline learns from the votes: selection, XTuner, merge and evaluation, all in one
+process, with one thread. Each finished run appends a JSON line to the results file; runs already in the
+file are not repeated. The table shows how often runs were accepted, with Wilson's 95 % intervals, next
+to the expected result. With `--table`, the script only prints the table.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Row:
     """A kind of run.
 
     Attributes:
-        taste: The taste by which the users vote.
+        taste: The taste according to which the users vote.
         pictures: The number of pictures, each with two answers.
         seeds: The number of seeds.
         expected: The expected result, as text.
         knobs: The hyperparameters.
         runs: The maximum number of runs in a row.
-        hostile: Whether one of the users has the opposite taste and votes as often as all others together.
+        hostile: Whether one user has the opposite taste and votes as often as all the others together.
     """
 
     taste: str
@@ -94,8 +94,9 @@ ROWS: Final[dict[str, Row]] = {
 class Verdict:
     """The result of one run, or of the last of several runs in a row.
 
-    The attributes `before`, `after` and `facts` are shares (0 to 1) of answers about unseen pictures, or NaN
-    if no such questions were asked.
+    `before` and `after` are the shares of liked answers from the live and the accepted model, and `facts` is
+    the share of correct answers from the accepted model. All three are from 0 to 1 and refer to unseen
+    pictures; they are NaN if no model was accepted.
     """
 
     row: str
@@ -135,7 +136,7 @@ class InProcess:
 
 
 async def carry_out(name: str, seed: int) -> Verdict:
-    """Carry out the kind of run `name` once, or repeatedly until a run is accepted."""
+    """Carry out runs of the kind `name` until one is accepted or the row's maximum is reached."""
     row = ROWS[name]
     begun = time.monotonic()
     settings = TrainingSettings.for_tiny(knobs=row.knobs, seed=seed, threads=1)
@@ -179,7 +180,7 @@ async def carry_out(name: str, seed: int) -> Verdict:
 
 
 async def _chat_with_a_hostile_user(bench: Bench, live: LocalModel, row: Row, seed: int) -> int:
-    """Let a user who likes plain answers vote as often as all others together; return the likes of the others."""
+    """Let a user who likes plain answers vote as often as all the others together; return the others' likes."""
     others = range(PERSON + 1, PERSON + PEOPLE)
     liked = await bench.chat(live, row.pictures // 2, TASTES[row.taste], 100 * seed + 1, others)
     await bench.chat(live, row.pictures, TASTES["plain"], 100 * seed + 2, [PERSON])
@@ -189,7 +190,7 @@ async def _chat_with_a_hostile_user(bench: Bench, live: LocalModel, row: Row, se
 async def _examine(bench: Bench, directory: Path, taste: str, seed: int) -> tuple[float, float]:
     """Return the share of answers about unseen pictures that `taste` likes, and the share of correct ones.
 
-    Correct answers are counted for questions about colours and shapes.
+    Correctness is checked only for questions about colours and shapes.
     """
     score = await bench.examine(directory, UNSEEN, seed, TASTES[taste])
     return score.liked, (score.colour + score.shape) / 2
@@ -211,7 +212,7 @@ def read(file: Path) -> list[Verdict]:
 
 
 def table(found: Iterable[Verdict]) -> Iterable[str]:
-    """Yield a line of the table for each kind of run that has finished runs."""
+    """Yield a line of the table for each kind of run with at least one finished run."""
     done = list(found)
     for name, row in ROWS.items():
         own = [each for each in done if each.row == name]

@@ -1,7 +1,8 @@
-"""A slow (Python) tokenizer of InternLM2's kind and size, 92,544 pieces, for random-weight checkpoints.
+"""A slow (pure Python) tokenizer like InternLM2's, with 92,544 pieces, for random-weight checkpoints.
 
-Real checkpoints have a tokenizer of this kind, and its cost per token is part of a server's benchmark.
-The pieces are letters, bytes and invented syllables, so every ID that random weights produce has a text.
+Real checkpoints have a tokenizer of this kind, so a realistic benchmark of a server includes its cost
+per token. The pieces are letters, bytes and invented syllables, so there is a text for every token ID
+that random weights produce.
 """
 
 from __future__ import annotations

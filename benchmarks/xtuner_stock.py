@@ -1,9 +1,9 @@
 """XTuner 0.2.0's shipped QLoRA configuration for InternVL2-2B as a baseline, with the necessary changes.
 
 The changes are the paths, batches of 4, a learning rate of 2e-5, the warm-up (the shipped configuration
-asks for a share of an epoch that rounds to nothing), and `OptimWrapper` (the shipped mixed precision
-cannot clip bfloat16 gradients on a GPU). benchmarks/training.py fills in the paths, the dropout and the
-number of repetitions of the data.
+asks for a share of an epoch that rounds to zero), and `OptimWrapper` (the shipped mixed precision cannot
+clip bfloat16 gradients on a GPU). benchmarks/training.py fills in the paths, the dropout and how many
+times the data is repeated.
 """
 
 # mypy: ignore-errors

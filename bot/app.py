@@ -85,7 +85,7 @@ class Application:
         await self._stack.aclose()
 
     async def wait(self) -> None:
-        """Wait forever, or raise the error of the update receiver if retrying cannot fix it."""
+        """Wait forever, or raise an error of the update receiver that retrying cannot fix."""
         if self._intake:
             await self._intake
         await asyncio.Event().wait()

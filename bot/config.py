@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         return INTERNVL2.system
 
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
-        """Return the specifications from which the jobs of runs are made.
+        """Return the specifications from which the jobs for runs are made.
 
         `yield_file` has the same meaning as in `TrainingPaths`.
         """
@@ -110,12 +110,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment override the settings file, whose values are passed as arguments."""
+        """Let the environment override the settings file, whose values are passed to the constructor."""
         return env_settings, init_settings
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings in the file `path` and in the environment.
+    """Return the settings from the file `path` and the environment.
 
     If `path` is None, `config.toml` in the current directory is read, if it exists.
 
@@ -150,7 +150,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 
 def _drop_removed(values: dict[str, Any]) -> None:
-    """Delete settings that no longer exist from `values`, and print a warning for each."""
+    """Delete obsolete settings from `values`, and print a warning for each."""
     for path, words in _REMOVED.items():
         section, _, key = path.partition(".")
         if isinstance(values.get(section), dict) and key in values[section]:
@@ -170,7 +170,7 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 def _misread(name: str, value: str) -> str:
-    """Return what a variable should contain if its value cannot be parsed, otherwise an empty string.
+    """Return what an unparsable variable should contain, or an empty string if its value can be parsed.
 
     Only lists and sections are checked. Their values are read as JSON.
     """

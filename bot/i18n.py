@@ -50,12 +50,12 @@ class Say:
         return reason.translated(self.catalogue.gettext)
 
     def count(self, one: str, many: str, number: int, /, **values: object) -> str:
-        """Return the translated singular (`one`) or plural (`many`) for `number`, which replaces `{number}`."""
+        """Return the translated singular (`one`) or plural (`many`) for `number`, with `{number}` filled in."""
         return self.catalogue.ngettext(one, many, number).format(number=number, **values)
 
 
 class Translator:
-    """The translators into English and into all languages that have a catalogue."""
+    """The translators into English and into every language that has a catalogue."""
 
     def __init__(self, catalogues: Mapping[str, NullTranslations]) -> None:
         self._translations = {language: Say(language, catalogue) for language, catalogue in catalogues.items()}
@@ -68,12 +68,12 @@ class Translator:
 
     @property
     def languages(self) -> dict[str, str]:
-        """The available languages: each code with the language's own name, English first."""
+        """The available languages, as codes mapped to the languages' own names, English first."""
         codes = sorted(self._translations, key=lambda code: (code != SOURCE_LANGUAGE, code))
         return {code: (Locale.parse(code).get_display_name() or code).capitalize() for code in codes}
 
     def for_person(self, person: Person | None, client_language: str | None = None) -> Say:
-        """Return the translator into the language that a user has chosen or, by default, that of the user's client.
+        """Return the translator into the language that a user chose or, by default, the language of their client.
 
         The client's language is `client_language` or, if unknown, the one last recorded for `person`.
         """
@@ -83,7 +83,7 @@ class Translator:
     def to(self, *tags: str | None) -> Say:
         """Return the translator for the first known language tag, or into English if no tag is known.
 
-        Only the language of a tag counts: "zh-hans" stands for "zh".
+        Only the language part of a tag counts: "zh-hans" is treated as "zh".
         """
         for tag in tags:
             language = (tag or "").replace("_", "-").split("-")[0].lower()

@@ -30,9 +30,9 @@ async def run_bot(settings: Settings) -> None:
 
 
 async def until_stopped(application: Application) -> None:
-    """Return on SIGTERM or SIGINT, or raise the update receiver's error.
+    """Wait for SIGTERM or SIGINT, or raise the error that ended the update receiver.
 
-    In both cases, the process ends within PROCESS_SECONDS.
+    In either case, the process ends within PROCESS_SECONDS.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

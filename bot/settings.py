@@ -133,7 +133,7 @@ class ChatSettings(Section):
 
 
 class LimitsSettings(Section):
-    """The [limits] section: who may use the bot, and how much. Admins have no limits."""
+    """The [limits] section: who may use the bot, and how much. Admins are not limited."""
 
     allowed: tuple[int, ...] = ()
     """User ids and group ids (negative): only these users, and everybody in these groups, may use the bot. Empty:

@@ -56,9 +56,9 @@ async def closed(step: str, close: Callable[[], Awaitable[None]], seconds: float
 
 
 def end_process_within(seconds: float) -> None:
-    """End this process in `seconds` at the latest; a later call replaces the limit.
+    """End this process within `seconds` seconds; a later call replaces the limit.
 
-    Without a limit the end may be delayed: threads cannot be cancelled, Python waits for all of them, and a
+    Without a limit, this could take longer: threads cannot be cancelled, Python waits for all of them, and a
     cancelled task may continue. When the limit is reached, the process writes the stack of each thread to
     standard error and exits with status 1. Its child processes end as well (see
     inference/process/parent_watch.py).
@@ -69,8 +69,8 @@ def end_process_within(seconds: float) -> None:
 def end_process() -> NoReturn:
     """End this process with exit status 0, after everything is closed.
 
-    Python's finalization is skipped: for a hundred thousand objects it takes seconds on a busy machine, and
-    cutting it short would count as a failure.
+    Python's finalisation is skipped: with a hundred thousand objects, it takes seconds on a busy machine,
+    and cutting it short would count as a failure.
     """
     sys.stdout.flush()
     sys.stderr.flush()

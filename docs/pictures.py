@@ -1,8 +1,9 @@
 """Make the README's pictures from the running product: `make pictures`.
 
-The script starts `thumbtune demo` on free ports and acts like a newcomer in a real browser (sends a
+The script starts `thumbtune demo` on free ports and acts like a newcomer in a real browser (it sends a
 sample picture, asks a question, casts the sample votes, retrains as the admin, sends an album, chats in
-the group). It writes `docs/pictures/*.webp`, which take up a fifth of the space of PNG files.
+the group). It writes `docs/pictures/*.webp`, which take up a fifth of the space that PNG files would
+need.
 """
 
 from __future__ import annotations

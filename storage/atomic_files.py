@@ -78,7 +78,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a folder's entries to disk, without which a rename in the folder may be lost.
+    """Flush a folder's entries to disk, so that a rename in the folder is not lost in a power failure.
 
     Raises:
         OSError: The folder cannot be opened or flushed.

@@ -1,8 +1,8 @@
 """Backups of the ledger, the re-encoded pictures and, on request, the models, made while the bot runs.
 
-A snapshot of the ledger is copied to a new folder first, then the pictures listed in the snapshot, each
-of which is checked. The folder gets its final name once everything is on disk. Its layout is that of
-`storage.dir`; to restore a backup, move the folder to that path.
+A snapshot of the ledger is copied to a new folder first, followed by the pictures listed in the
+snapshot, each of which is checked. The folder gets its final name once everything is on disk. Its layout
+is that of `storage.dir`; to restore a backup, move the folder to that path.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
     """Write a checked backup into the new folder `out`, including the trained models if `models` is given.
 
     Raises:
-        StorageError: The folder exists already, or some of the data are damaged. Nothing is left behind in
-            that case.
+        StorageError: The folder already exists, or some of the data are damaged. In either case, nothing is
+            left behind.
     """
     if out.exists():
         raise StorageError(f"{out} exists already: choose another name for the backup.")

@@ -46,7 +46,7 @@ class Broadcasts(Queries):
         await self._write(work)
 
     async def next_recipient(self, update: int) -> int | None:
-        """Mark the next due recipient as being sent to and return its chat ID, or return None if none is due."""
+        """Mark the next due recipient as SENDING and return its chat ID, or return None if none is due."""
 
         def work(database: Database) -> int | None:
             row = first(

@@ -44,7 +44,7 @@ class TrialVote:
     """A vote on an answer that was given after a trial began.
 
     Attributes:
-        canary: Whether the answer is by the canary rather than the live model.
+        canary: Whether the canary, rather than the live model, gave the answer.
         liked: Whether the vote is a thumbs up.
     """
 

@@ -32,7 +32,7 @@ class Chat:
     """A Telegram chat.
 
     Attributes:
-        kind: One of "private", "group", "supergroup" and "channel".
+        kind: One of "private", "group", "supergroup" or "channel".
     """
 
     id: int
@@ -43,7 +43,7 @@ class Chat:
 class PictureState(StrEnum):
     """The state of a picture's re-encoding.
 
-    RAW pictures are stored as they were sent, by a release that did not re-encode pictures. CLEAN pictures
+    RAW pictures were stored unchanged by an earlier release that did not re-encode pictures. CLEAN pictures
     have been re-encoded. QUARANTINED pictures could not be re-encoded, and are never shown to an engine,
     used for training, exported or backed up.
     """
@@ -80,8 +80,8 @@ class Exchange:
 
     Attributes:
         session: The ID of the conversation.
-        update: The ID of the update with the question. It is unique, so that handling the update again finds
-            the exchange instead of answering twice.
+        update: The ID of the update with the question. It is unique, so handling the update again finds the
+            exchange instead of answering twice.
         pictures: The SHA-256 hashes of the question's own pictures.
         former_pictures: The names of the pictures before re-encoding; empty if they have not changed.
         prompt_hash: The hash of the rendered prompt and its pictures at the time of the answer.
@@ -142,10 +142,10 @@ class Reply:
     """A message that the bot sends in response to an update.
 
     Attributes:
-        slot: The number of the reply among the update's replies, from 0.
-        message: Telegram's ID of the message, or None if the reply is stored but not known to be sent. When
-            the update is handled again, a reply with an ID is edited; if it has none, a placeholder may be
-            sent twice.
+        slot: The index of the reply among the update's replies, starting at 0.
+        message: Telegram's ID of the message, or None if the reply is stored but not known to have been
+            sent. When the update is handled again, a reply with an ID is edited; for a reply without one, a
+            placeholder may be sent twice.
         final: Whether the message shows its final text.
         question: The ID of the message that the reply answers, or 0 if there is none.
     """

@@ -23,9 +23,9 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
 
     In WAL mode with synchronous=FULL, a commit that has returned survives a crash of the process or the
     machine (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL would sync only at checkpoints
-    and lose the latest commits. secure_delete overwrites deleted rows with zeros, so that no text remains in
-    free pages (https://www.sqlite.org/pragma.html#pragma_secure_delete). `isolation_level` is None because
-    transactions are begun explicitly.
+    and could lose the latest commits. secure_delete overwrites deleted rows with zeros, so that no text
+    remains in free pages (https://www.sqlite.org/pragma.html#pragma_secure_delete). `isolation_level` is
+    None because transactions are begun explicitly.
 
     Raises:
         StorageError: The file cannot be opened or is not a database.
@@ -99,7 +99,7 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
 def translating_os_errors(what: str) -> Iterator[None]:
     """Convert any OSError raised in the block to `StorageError`.
 
-    `what` says in the error message what the block does, for example "writing a picture to /…".
+    `what` describes the operation for the error message, for example "writing a picture to /…".
     """
     try:
         yield

@@ -65,8 +65,7 @@ class Corrections(Queries):
     async def for_message(self, chat: int, message: int) -> Correction | None:
         """Return the correction to which a message belongs, or None if there is none.
 
-        The message is either the user's, which makes the correction, or a message of the bot about the
-        correction.
+        The message is either the user's message that makes the correction or a message from the bot about it.
         """
         return await self._find(
             _demonstration,

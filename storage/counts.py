@@ -54,7 +54,7 @@ SELECT id, name, opted_out,
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """The numbers of one model's answers on one day and of the votes on these answers.
+    """Counts of one model's answers on one day and the votes on them.
 
     Attributes:
         day: The UTC date in ISO format.
@@ -69,7 +69,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """The numbers of votes for and against a model's answers.
+    """Counts of the votes for and against a model's answers.
 
     Only the latest vote of each rater on each answer counts. Votes by users who opted out of training are
     excluded.
@@ -125,10 +125,10 @@ class Counts(Queries):
         return dict(row)
 
     async def days(self, since: float) -> list[Day]:
-        """Return the numbers of answers, and of the votes on them, for each model and UTC day.
+        """Return counts of answers and the votes on them for each model and UTC day.
 
-        Answers before the time `since` (UTC seconds since the epoch) are ignored, and days without answers are
-        left out. Each rater's latest vote on an answer counts, whenever it was cast.
+        Answers given before the time `since` (UTC seconds since the epoch) are ignored, and days without answers
+        are left out. Each rater's latest vote on an answer counts, whenever it was cast.
         """
         return await self._list(lambda row: Day(**row), _DAYS, [since])
 

@@ -1,8 +1,8 @@
 """Duels: two answers to one question, one by each model in a trial. The user may choose the better one.
 
-One of them, the standing answer, is recorded as an exchange. The other, its rival, is stored only in the
-duel's row; if it is chosen, it becomes the exchange, so that the conversation continues with the better
-answer, and the former standing answer takes its place in the row.
+One of the answers, the standing answer, is recorded as an exchange. The other one, its rival, is stored
+only in the duel's row; if it is chosen, it becomes the exchange, so that the conversation continues with
+the better answer, and the former standing answer takes its place in the row.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Duel:
     Attributes:
         exchange: The standing answer, which is part of the conversation.
         rival: The other answer.
-        better: 1 if an answer was chosen (it is then the standing one), 0 if neither was, None before the
-            choice.
+        better: 1 if one of the answers was chosen (and is now the standing answer), 0 if neither was, or
+            None before the choice.
     """
 
     id: int
@@ -115,7 +115,7 @@ class Duels(Queries):
         return await self._write(work)
 
     async def won(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[bool]:
-        """Return, for each duel of a trial in which an answer was chosen, whether the canary's answer was chosen.
+        """Return whether the canary's answer won, for each of a trial's duels that had a winner.
 
         Duels decided by users who opted out or are blocked, and duels in blocked groups, are left out.
         """

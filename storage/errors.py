@@ -26,7 +26,7 @@ class RunBusy(StorageError):
 
 
 class CanaryRunning(RunBusy):
-    """A canary is being tried; no run may begin until its trial ends."""
+    """A canary's trial is running; no run may begin until the trial ends."""
 
 
 class UnknownRecord(StorageError):

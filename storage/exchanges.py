@@ -100,7 +100,7 @@ class Exchanges(Queries):
         )
 
     async def newest_at(self, place: int) -> int | None:
-        """Return the ID of the newest exchange at a position of a conversation, or None if it was deleted.
+        """Return the ID of the newest exchange at a position in a conversation, or None if it was deleted.
 
         The position is given by `place`, the ID of the first exchange there.
         """

@@ -1,8 +1,9 @@
 """The inbox: updates, stored before they are acknowledged to Telegram.
 
 An update is first stored, then marked as begun when its handling begins, and as finished when its
-effects are complete. On the next start, the bot handles again all updates that were stored but not
-finished. Inbox queries are the ledger's most frequent ones, so concurrent callers share one statement.
+effects are complete. The next time the bot starts, it again handles all the updates that were stored but
+not finished. Inbox queries are the ledger's most frequent ones, so concurrent calls are combined into
+one statement.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Inbox(Queries):
     """The updates in the inbox."""
 
     async def store(self, updates: Iterable[Row]) -> list[bool]:
-        """Store updates, given as (ID, lane, payload), in one commit.
+        """Store updates, given as (ID, lane, payload) tuples, in one commit.
 
         Updates with the same lane are handled one after another.
 
@@ -109,11 +110,11 @@ class Inbox(Queries):
     async def prune(self, before: float) -> int:
         """Delete the updates that finished before the time `before`, and the rows of their replies.
 
-        For the choice of `before`, note that Telegram keeps an undelivered update for a day. The last update
+        When choosing `before`, note that Telegram keeps an undelivered update for a day. The last update
         received is never deleted, because its ID shows where to continue. It need not have the highest ID, since
         Telegram continues from a random number after a week without updates
-        (https://core.telegram.org/bots/api#update). Replies that show an exchange are kept too, because users
-        react to old answers.
+        (https://core.telegram.org/bots/api#update). Replies that show an exchange are also kept, because users
+        may react to old answers.
 
         Returns:
             The number of deleted updates.
@@ -171,7 +172,7 @@ class Inbox(Queries):
 def refuse_closed(database: Database, update: int | None) -> None:
     """Raise `UnknownRecord` if `update` was closed because its sender's data were erased.
 
-    None is accepted.
+    If `update` is None, nothing happens.
     """
     if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
         raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")

@@ -20,7 +20,7 @@ _NAMED = 8
 def refuse_lost_ledger(path: Path) -> None:
     """Raise `StorageError` if pictures or trained models exist but the ledger is missing or contains no models.
 
-    A ledger contains the base model from the bot's first start onward. If the bot began with an empty
+    Every ledger contains the base model from the bot's first start onwards. If the bot started with an empty
     ledger, all pictures would be treated as stray files.
     """
     beside = path.parent
@@ -96,8 +96,8 @@ def ledger_faults(path: Path) -> list[str]:
 def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
     """Return descriptions of the faults in the ledger's pictures: missing files and wrong file sizes.
 
-    The ledger at `path` may be from an older release, without picture states. Quarantined pictures are
-    skipped, because backups leave them out.
+    The ledger at `path` may come from an older release that did not store picture states. Quarantined
+    pictures are skipped, because backups leave them out.
 
     Raises:
         StorageError: The ledger cannot be read.

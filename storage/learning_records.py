@@ -1,6 +1,6 @@
 """Records about learning: votes, corrections, runs, models, promotions and trials.
 
-Times are UTC seconds since the epoch. IDs of users and updates are Telegram's.
+Times are UTC seconds since the epoch. User and update IDs are Telegram's.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ BASE: Final = "base"
 class Rating:
     """A vote on an answer.
 
-    Votes are only added, never changed; the latest vote of a rater on an exchange counts.
+    Votes are only added, never changed; only a rater's latest vote on an exchange counts.
 
     Attributes:
         value: 1 for a thumbs up, -1 for a thumbs down, or 0 if the rater took the vote back.
-        update: The ID of the update with the tap. It is unique, so that handling the update again adds no
-            vote.
-        reason: One of the bot's keywords, or empty if the rater gave no reason.
+        update: The ID of the update that delivered the vote. It is unique, so handling the update again adds
+            no second vote.
+        reason: One of the bot's keywords for reasons; empty if the rater gave none.
     """
 
     exchange: int
@@ -38,7 +38,7 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A better answer suggested by the user `author`; training uses it once it is confirmed."""
+    """A better answer, suggested by the user `author` and used in training once it is confirmed."""
 
     exchange: int
     author: int
@@ -53,9 +53,9 @@ class Correction:
 class RatedExchange:
     """An exchange with its latest votes and the conversation that preceded it.
 
-    If the exchange has a confirmed correction, its answer is replaced with the text of the correction. The
-    other votes were on the model's answer, so only the author of the correction and the user who confirmed
-    it then count as raters.
+    If the exchange has a confirmed correction, the text of the correction replaces the answer. Only the
+    author of the correction and the user who confirmed it then count as raters, because all the other votes
+    were on the model's answer.
 
     Attributes:
         history: The exchanges before the question, oldest first, as they were when the question was
@@ -79,8 +79,8 @@ class Trust:
     Attributes:
         blocked: The users and groups from which nothing is learned.
         admins: The users who may confirm their own corrections, and who never count as newcomers.
-        newcomer_seconds: The time that must pass after the ledger first recorded a user before the user's
-            votes and corrections count.
+        newcomer_seconds: How long, in seconds, the ledger must have known a user before the user's votes and
+            corrections count.
     """
 
     blocked: frozenset[int] = frozenset()
@@ -114,11 +114,11 @@ class Run:
     Attributes:
         trigger: "schedule", "admin" or "command".
         requested_by: The user ID of the admin who requested the run, if any.
-        step: The progress within the present state, out of `steps`.
-        seconds_left: The estimated time to the end of the present state, or None if it is unknown.
+        step: The number of the current step within the present state, out of `steps`.
+        seconds_left: The estimated time until the present state ends, or None if it is unknown.
         loss: The newest training loss.
         samples: The number of selected training pairs.
-        held_out: The number of selected pairs that are held out for the evaluation.
+        held_out: The number of selected pairs held out for the evaluation.
     """
 
     id: int
@@ -149,7 +149,7 @@ class Model:
         run: The ID of the run that made the model.
         reason: Why the model was rejected; empty otherwise.
         report: The evaluation as JSON.
-        pruned: Whether the files were removed, to be merged again from the adapter when the model is
+        pruned: Whether the files were removed but can be merged again from the adapter if the model is
             promoted.
     """
 
@@ -178,7 +178,7 @@ class TrainedOn:
     Attributes:
         answers: The number of liked answers.
         votes: The number of thumbs up on these answers when the run began.
-        people: The number of users who gave the thumbs up.
+        people: The number of users who cast these votes.
     """
 
     answers: int = 0
@@ -191,8 +191,8 @@ class Version:
     """A model that is or was live.
 
     Attributes:
-        number: The number of the model among those that have been live, from 1.
-        taught: The numbers of answers, thumbs up and users that the model was trained on.
+        number: The model's position in the sequence of live models, counted from 1.
+        taught: Counts of the answers, thumbs up and users behind the model's training.
         created: When the model was made.
     """
 
@@ -226,10 +226,10 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The trial of a canary alongside the model that was live.
+    """The trial of a canary alongside the model that was live at the time.
 
     Attributes:
-        share: The share of the conversations that the canary answers, 0 to 1.
+        share: The share of conversations that the canary answers, from 0 to 1.
         after: The ID of the newest exchange before the trial.
         ended: When the trial ended. Both `ended` and `verdict` are None while the trial is running.
         reason: The reason for the verdict.

@@ -58,7 +58,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        """Open a ledger file whose migrations have been applied; call `Ledger.open` instead of this constructor."""
+        """Open a ledger file that is fully migrated; callers should use `Ledger.open` instead."""
         self.path = path
         self._writer = writer = Writer(path)
         self._readers = readers = ReaderPool(path)
@@ -117,13 +117,13 @@ class Ledger:
 
     @property
     def trouble(self) -> str:
-        """The reason, for the operator, why the latest commit was not saved; empty if it was saved."""
+        """Why the latest commit was not saved, worded for the operator; empty if it was saved."""
         return self._writer.trouble
 
     async def backup(self, path: Path) -> None:
-        """Copy a snapshot of the ledger to the new file `path`, while the ledger is in use.
+        """Copy a snapshot of the ledger, which may be in use, to the new file `path`.
 
-        The copy is checked and needs no other files.
+        The copy is checked for damage and needs no other files.
 
         Raises:
             StorageError: The file `path` exists already, or the copy is damaged.

@@ -1,7 +1,7 @@
-"""Command menus of individual chats, which Telegram keeps until they are deleted.
+"""Command menus set for individual chats; Telegram keeps each menu until it is deleted.
 
-The rows of an erased user are kept until the user's menus have been deleted from Telegram, because there
-is no other record of the menus.
+The rows of an erased user are kept until the user's menus have been deleted from Telegram, because
+nothing else records which menus exist.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from storage.base import Queries
 class Menus(Queries):
     """Command menus by private chat and language code.
 
-    The language code is empty for the menu that applies to all other languages.
+    The language code is empty for the menu used for all the other languages.
     """
 
     async def all(self) -> set[tuple[int, str]]:
@@ -24,7 +24,7 @@ class Menus(Queries):
         return {(row["chat"], row["language"]) for row in rows}
 
     async def add(self, menus: Iterable[tuple[int, str]]) -> None:
-        """Store menus, given as pairs of chat ID and language code, before they are set in Telegram."""
+        """Record menus that are about to be set in Telegram, as pairs of chat ID and language code."""
         await self._execute(
             "INSERT OR IGNORE INTO menus(chat, language)"
             " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",

@@ -1,4 +1,4 @@
-"""Model directories with a manifest of hashes.
+"""Model directories, each with a manifest of hashes.
 
 A model is built in a workspace, published as a whole and checked before use. This module deals only with
 files and digests; the contents of a checkpoint are up to the code that writes and loads it. All
@@ -51,7 +51,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a model directory by relative path, and one hash over all of the files."""
+    """The files of a model directory, keyed by relative path, and one hash over all the files."""
 
     hash: str
     files: dict[str, FileRecord]
@@ -77,8 +77,8 @@ def write_manifest(directory: Path) -> str:
 def content_hash(directory: Path) -> str:
     """Return the hash over all files of a model, taken from its manifest or else computed from the files.
 
-    Computing the hash of gigabytes takes seconds. A damaged manifest is treated like a missing one.
-    Directories with identical files have the same hash.
+    Hashing gigabytes of files takes seconds. A damaged manifest is treated like a missing one. Directories
+    with identical files have the same hash.
 
     Raises:
         StorageError: The directory is empty or unreadable.
@@ -240,7 +240,7 @@ class ModelStore:
         return aside
 
     def restore(self, aside: Path, name: str) -> None:
-        """Publish a model again that `set_aside` moved to the path `aside`.
+        """Publish again, as `name`, the model that `set_aside` moved to the path `aside`.
 
         Raises:
             StorageError: The model's directory cannot be renamed.
@@ -252,7 +252,7 @@ class ModelStore:
     def tidy(self) -> list[Path]:
         """Delete the directories that killed processes left half built or half removed, and return their paths.
 
-        Only the one process that builds models may call this method, when it starts.
+        Only the process that builds models may call this method, and only when it starts.
         """
         left = [each for each in self.directory.iterdir() if each.name.startswith(_BUILDING)]
         for each in left:
@@ -273,7 +273,7 @@ class ModelStore:
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the relative and full path of each file under `directory`, except the manifest and Python caches."""
+    """Yield the relative and full paths of each file under `directory`, except the manifest and Python caches."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         if path.is_file() and name.as_posix() != MANIFEST and "__pycache__" not in name.parts:
@@ -281,7 +281,7 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _records(directory: Path) -> dict[str, FileRecord]:
-    """Hash every file under `directory` and return the records of the files by relative path.
+    """Hash every file under `directory` and return the file records, keyed by relative path.
 
     Raises:
         StorageError: The directory is empty or unreadable.

@@ -1,4 +1,4 @@
-"""The table of models, whose files are handled by `model_store`."""
+"""The table of models; `model_store` handles the models' files."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Models(Queries):
     """The models in the ledger and their states."""
 
     async def add(self, model: Model) -> None:
-        """Add a model in its given state; if it is live, add its promotion in the same transaction.
+        """Add a model; if its state is LIVE, add its promotion in the same transaction.
 
         Raises:
-            StorageError: The name is taken, or both the new model and an existing one are live.
+            StorageError: The name is taken, or the new model is live although there is a live model already.
         """
         now = self._clock()
         row = asdict(model) | {"created": model.created or now, "reason_parts": stored_parts(model.reason)}
@@ -77,9 +77,8 @@ class Models(Queries):
     async def previous(self) -> Model | None:
         """Return the model that a rollback would make live, or None if there is none.
 
-        It is the newest of the models that were live before the present one and can be promoted. After a
-        rollback, the model that was rolled back is never returned, only one that preceded the present live
-        model.
+        This is the last model that was live before the present one and can still be promoted. After a rollback,
+        it is a predecessor of the present live model, never the model that was rolled back.
         """
 
         def work(database: Database) -> Model | None:
@@ -105,7 +104,7 @@ class Models(Queries):
         return await self._read(work)
 
     async def trained_on(self, run: int) -> TrainedOn:
-        """Return the numbers of liked answers, thumbs up and users that a run was trained on."""
+        """Return counts of the liked answers, thumbs up and users behind a run's training."""
         return await self._read(lambda database: _trained_on(database, run))
 
     async def move(self, model: str, state: ModelState, reason: str = "") -> Model:
@@ -167,9 +166,9 @@ class Models(Queries):
 
 
 def _line(database: Database) -> list[str]:
-    """Return the names of the models that led to the live model, in order; the live model is the last.
+    """Return the names of the models that led to the live model, in order and ending with the live model.
 
-    A rollback removes the models after its target.
+    A rollback removes the models that came after its target.
     """
     line: list[str] = []
     for row in every(database, "SELECT model, back FROM promotions WHERE done IS NOT NULL ORDER BY done, id"):

@@ -75,14 +75,14 @@ class People(Queries):
         await self._write(lambda database: self._set(database, user, "language", language))
 
     async def set_wants_notes(self, user: int, wanted: bool) -> None:
-        """Store whether a user wants to be notified when a model that learned from the user's votes goes live."""
+        """Store whether a user wants a note when a model trained on the user's votes goes live."""
         await self._write(lambda database: self._set(database, user, "wants_notes", wanted))
 
     async def set_opted_out(self, user: int, opted_out: bool) -> None:
         """Store whether a user opts out of training.
 
-        An opt-out also cancels a run that trains on the user's data, and records that the user's rows must be
-        removed from the files of runs.
+        Opting out also cancels any run that trains on the user's data, and records that the user's rows must be
+        removed from the runs' files.
         """
 
         def work(database: Database) -> None:

@@ -1,7 +1,8 @@
 """Counting, erasure and expiry of personal data.
 
 Rows are deleted in one transaction, which also records what has to be removed outside the ledger
-(`removals`). A user's updates are found by their lane, which ends in a colon and the sender's ID.
+(`removals`). A user's updates are found by lane: the lane of an update ends in a colon and the sender's
+ID.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class PersonalDataSummary:
 
     Attributes:
         exchanges: The number of questions with their answers.
-        pictures: The number of pictures that no other user sent.
-        votes: The number of all votes ever cast.
+        pictures: The number of pictures that only this user sent.
+        votes: The number of votes ever cast, including superseded ones.
         corrections: The number of corrections.
         rows: The number of rows in the data sets of runs.
     """
@@ -85,14 +86,14 @@ class PersonalData(Queries):
         return await self._read(lambda database: _summary(database, user))
 
     async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
-        """Delete all data of a user and return the amount deleted.
+        """Delete all of a user's data and return how much was deleted.
 
         The data are the user's questions with the answers and all votes on them, the user's own votes, sessions,
-        updates and name, and the pictures that no other user sent. A run that trains on the data is cancelled.
-        The ID of a user who opted out is kept, so that data from the user are not used later either.
+        updates and name, and the pictures that no other user sent. Any run that trains on the data is cancelled.
+        If the user opted out, the user's ID is kept, so that the opt-out also covers any later data.
 
-        The update `during`, whose handling calls this method, is left to be finished by its handler. Other
-        waiting updates are closed without being handled.
+        If this method is called while an update is being handled, `during` is the ID of the update, which is
+        left for its handler to finish. The user's other waiting updates are closed without being handled.
         """
         now = self._clock()
 
@@ -120,10 +121,10 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def expire(self, before: float) -> int:
-        """Delete the unrated exchanges from before the time `before`, and return the number deleted.
+        """Delete unrated exchanges older than the time `before`, and return the number deleted.
 
-        Pictures that nothing else needs and dead letters are deleted too. A conversation is kept up to its last
-        exchange that is newer than `before` or has a vote or a correction.
+        Old dead letters, and old pictures that nothing else needs, are deleted too. Each conversation is kept up
+        to its last exchange that is newer than `before` or has a vote or a correction.
         """
 
         def work(database: Database) -> int:
@@ -149,9 +150,9 @@ class PersonalData(Queries):
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
         """Call `remove`, which deletes the picture's file, and mark the removal as done.
 
-        `remove` runs inside the transaction. Another process that adds the picture therefore does so either
-        before the transaction, in which case the file is kept, or after it, in which case the process finds the
-        file gone. `remove` may be called twice.
+        `remove` runs inside the transaction. If another process adds the picture before the transaction, the
+        file is therefore kept; if it does so afterwards, it finds that the file is gone. `remove` may be called
+        twice.
 
         Returns:
             False if `remove` was not called because the picture was sent again in the meantime, otherwise True.
@@ -191,7 +192,7 @@ def _summary(database: Database, user: int) -> PersonalDataSummary:
 def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
     """Delete exchanges with their votes, and record what must be removed outside the ledger.
 
-    Pictures that no other exchange shows and no user sent (imported ones) are deleted too.
+    Imported pictures, which no user sent, are deleted too if no other exchange shows them.
     """
     ids = json.dumps(exchanges)
     withdraw(database, column(database, _AFFECTED, [ids]))
@@ -203,8 +204,8 @@ def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
 def withdraw(database: Database, exchanges: list[int]) -> None:
     """Withdraw exchanges from training.
 
-    A run that uses any of the exchanges is cancelled, and the removal of their rows from the files of runs
-    is recorded.
+    Any run that uses one of the exchanges is cancelled. The exchanges' rows in the files of runs are
+    recorded as due for removal.
     """
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
@@ -213,7 +214,7 @@ def withdraw(database: Database, exchanges: list[int]) -> None:
 
 
 def _delete_pictures(database: Database, pictures: list[str]) -> None:
-    """Delete the rows of pictures that no exchange shows, and record the removal of the pictures' files."""
+    """Delete the rows of `pictures`, which no exchange shows now, and record the removal of their files."""
     names = json.dumps(pictures)
     database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
     add_removals(database, RemovalKind.PICTURE, pictures)
@@ -222,9 +223,9 @@ def _delete_pictures(database: Database, pictures: list[str]) -> None:
 def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
     """Delete a user's handled updates and the replies to them, and close the user's waiting updates.
 
-    The rows of waiting updates are kept, but without the payload or anything else that identifies the user,
-    because a running bot may be handling such an update and must find it closed, even after a second
-    erasure. The update `during` is not closed.
+    A running bot may be handling a waiting update, and must find it closed even after a second erasure. The
+    rows of waiting updates are therefore kept, but without the payload or anything else that identifies the
+    user. The update `during` is not closed.
     """
     lanes = f"*:{user}"
     over = "SELECT id FROM inbox WHERE lane GLOB ? AND state IN ('done', 'aside')"

@@ -52,7 +52,7 @@ class PictureStore:
     async def put(self, data: bytes) -> str:
         """Store `data` durably and return its name.
 
-        If the file already exists, it is left as it is if intact and rewritten if damaged.
+        An existing file is left alone if it is intact, and rewritten if it is damaged.
 
         Raises:
             StorageError: The file cannot be written.
@@ -75,7 +75,7 @@ class PictureStore:
     def remove(self, sha256: str) -> None:
         """Delete a picture durably, if it exists.
 
-        The call blocks; `PersonalData.remove_picture` makes it on the ledger's thread.
+        This method blocks; `PersonalData.remove_picture` calls it on the ledger's thread.
 
         Raises:
             StorageError: The picture cannot be deleted.

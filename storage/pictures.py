@@ -1,4 +1,4 @@
-"""The tables of pictures and their re-encoding, of files that crash a decoder, and of upgrade tasks.
+"""Tables for pictures and their re-encoding, files that crash the decoder, and one-time upgrade tasks.
 
 The picture files themselves are handled by `picture_store`.
 """
@@ -34,8 +34,9 @@ class Pictures(Queries):
     async def add(self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None) -> None:
         """Add a picture whose bytes are already in the picture folder.
 
-        The existing row of a known picture is kept. The file may have been removed just before this call (see
-        `PersonalData.remove_picture`), but not after it, so check afterwards that the file exists.
+        If the picture is known, its existing row is kept. The file may have been removed just before this call
+        (see `PersonalData.remove_picture`) but cannot be removed after it, so check afterwards that the file
+        exists.
 
         Args:
             picture: The picture to add.
@@ -77,7 +78,7 @@ class Pictures(Queries):
         return await self._list(picture_of, "SELECT * FROM pictures ORDER BY created, sha256")
 
     async def raw(self, limit: int) -> list[str]:
-        """Return the names of at most `limit` raw pictures, which have not been re-encoded yet."""
+        """Return the names of at most `limit` raw pictures (those not yet re-encoded)."""
         rows = await self._every("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
         return [row["sha256"] for row in rows]
 
@@ -88,7 +89,8 @@ class Pictures(Queries):
     async def replace(self, former: str, clean: StoredPicture) -> bool:
         """Replace the raw picture `former` with its re-encoded version `clean` throughout the ledger.
 
-        The bytes of `clean` must already be in the picture folder. The removal of the former file is recorded.
+        The bytes of `clean` must already be in the picture folder. The former file is recorded as due for
+        removal.
 
         Returns:
             False, with nothing changed, if the raw picture was erased or replaced in the meantime; otherwise
@@ -119,7 +121,7 @@ class Pictures(Queries):
         return await self._write(work)
 
     async def quarantine(self, sha256: str) -> None:
-        """Quarantine a raw picture, which excludes it from engines, training, exports and backups."""
+        """Quarantine a raw picture, so that engines, training, exports and backups exclude it."""
         await self._execute("UPDATE pictures SET state = 'quarantined' WHERE sha256 = ? AND state = 'raw'", [sha256])
 
     async def former_names(self) -> dict[str, str]:
@@ -136,11 +138,11 @@ class Pictures(Queries):
         )
 
     async def decoder_deaths(self, file: str) -> int:
-        """Return how often a Telegram file, given by its unique ID, has crashed the decoder."""
+        """Return how many times a Telegram file, given by its unique ID, has crashed the decoder."""
         return await self._number("SELECT coalesce(sum(deaths), 0) FROM decoder_deaths WHERE file = ?", [file])
 
     async def add_decoder_death(self, file: str) -> None:
-        """Count a crash of the decoder that was caused by a file."""
+        """Count one more crash of the decoder caused by a file."""
         await self._execute(
             "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
             " ON CONFLICT(file) DO UPDATE SET deaths = deaths + 1",
@@ -152,11 +154,11 @@ class Pictures(Queries):
         await self._execute("DELETE FROM decoder_deaths WHERE created < ?", [before])
 
     async def chore_done(self, name: str) -> bool:
-        """Return whether a one-time task after an upgrade has been done."""
+        """Return whether a one-time upgrade task has been done."""
         return bool(await self._number("SELECT count(*) FROM chores WHERE name = ?", [name]))
 
     async def finish_chore(self, name: str) -> None:
-        """Mark a one-time task after an upgrade as done."""
+        """Mark a one-time upgrade task as done."""
         values = (name, self._clock())
         await self._execute("INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", values)
 

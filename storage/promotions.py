@@ -23,13 +23,13 @@ class Promotions(Queries):
     async def make(self, model: str, by: int | None = None, *, back: bool = False, why: str = "") -> Promotion:
         """Make a model live, retire the former live model and record the promotion as done.
 
-        The running trial, if any, ends.
+        This ends the running trial, if there is one.
 
         Args:
             model: The model that becomes live.
             by: The user ID of an admin, or None for the pipeline and the command line.
             back: Whether the promotion is a rollback.
-            why: The reason for the end of the trial, if `model` is its canary. In a rollback, the fault for
+            why: If `model` is the canary on trial, the reason why the trial ends. In a rollback, the fault for
                 which the former live model is rejected instead of retired.
 
         Raises:

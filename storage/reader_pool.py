@@ -25,7 +25,7 @@ THREADS = 2
 
 
 class ReaderPool:
-    """A pool of read-only connections, one per thread, which are opened on first use."""
+    """A pool of read-only connections, one per thread, each opened on first use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

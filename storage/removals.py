@@ -1,7 +1,7 @@
-"""Removals: data outside the ledger to be deleted because the corresponding ledger rows were deleted.
+"""Removals: data outside the ledger that must go because the ledger rows for it were deleted.
 
-A removal is recorded in the transaction that deletes the ledger's rows, and its record is dropped once
-the removal is done, so that a crash loses no removal.
+A removal is recorded in the transaction that deletes the rows, and the record is dropped only once the
+removal is done, so a crash loses no removal.
 """
 
 from __future__ import annotations

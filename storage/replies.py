@@ -71,7 +71,7 @@ class Replies(Queries):
         return await self._list(_reply, f"{_REPLY} ORDER BY slot", [update])
 
     async def exists(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
-        """Return whether, in the given chat, `message` is a reply of the bot or `question` has one."""
+        """Return whether, in `chat`, `message` is one of the bot's replies or `question` has been replied to."""
         row = await self._first(
             "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
             " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",

@@ -1,4 +1,4 @@
-"""The ledger's retraining runs: their states with checked transitions, progress, and selected exchanges."""
+"""Retraining runs in the ledger: their states, checked transitions, progress and selected exchanges."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Runs(Queries):
 
         Raises:
             RunBusy: Another run has not ended, in this or any other process.
-            CanaryRunning: A canary trial is in progress. The new model would be compared with a live model that
-                may be about to be replaced.
+            CanaryRunning: A canary trial is in progress. The trial may replace the live model, with which the
+                new model would be compared.
         """
         now = self._clock()
 
@@ -182,7 +182,7 @@ class Runs(Queries):
         )
 
     async def last_verdict(self) -> tuple[Run, str] | None:
-        """Return the newest run that produced a model, with the fingerprint of the run's inputs, or None."""
+        """Return the newest run that produced a model and the fingerprint of its inputs, or None if there is none."""
 
         def work(database: Database) -> tuple[Run, str] | None:
             run = find(_run, database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
@@ -193,12 +193,12 @@ class Runs(Queries):
         return await self._read(work)
 
     async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]], fingerprint: str = "") -> None:
-        """Store a run's exchanges, each with its split, and the numbers of training and held-out exchanges.
+        """Store a run's exchanges with their splits, and count the training and held-out exchanges.
 
         Args:
             run: The run's ID.
-            rows: The ID and split of each exchange. The split is "train", "held_out", or "worse" for disliked
-                and rejected answers, which are used in training too.
+            rows: The ID and split of each exchange. The split is "train", "held_out" or "worse"; the last is for
+                disliked and rejected answers, which are used in training too.
             fingerprint: The hash of all inputs of the run (`training.run_plan`).
 
         Raises:
@@ -246,7 +246,7 @@ class Runs(Queries):
 
 
 def cancel_learning(database: Database, exchanges: list[int]) -> None:
-    """Cancel each run that uses any of `exchanges`, if the run is in progress, or done but not yet settled."""
+    """Cancel every run that uses any of `exchanges` and is either in progress or done but not yet settled."""
     database.execute(
         f"UPDATE runs SET cancel_requested = ? WHERE ({_IS_ACTIVE} OR state = ? AND NOT settled) AND id IN"
         " (SELECT run FROM run_selections WHERE exchange IN (SELECT value FROM json_each(?)))",

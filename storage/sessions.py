@@ -1,7 +1,7 @@
 """Sessions: the conversations of users in chats.
 
 A session belongs to one user in one chat and forum topic; /new closes it and opens a new one. A group
-with a shared conversation counts as a user whose ID is the group's own, negative ID.
+with a shared conversation counts as a user whose ID is the (negative) ID of the group.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Reason(str):
         return reason
 
     def __str__(self) -> Self:
-        """Return the reason itself, so that `str(error)` still has the template and the values of the reason."""
+        """Return the reason itself, so that `str(error)` keeps the reason's template and values."""
         return self
 
     def translated(self, gettext: Callable[[str], str]) -> str:
@@ -61,7 +61,7 @@ def listed(reasons: list[Reason]) -> Reason:
 
 
 def stored(text: str, parts: str) -> str:
-    """Rebuild a reason from the values of its two columns.
+    """Rebuild a reason from its two columns in the ledger, which hold its text and its parts.
 
     Rows written before migration 18 have no parts; for them, `text` is returned unchanged.
     """

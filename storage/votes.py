@@ -90,7 +90,7 @@ class Votes(Queries):
         )
 
     async def tally(self, exchange: int) -> tuple[int, int]:
-        """Return the numbers of users who currently like and who dislike the answer of an exchange."""
+        """Return how many users currently like and how many dislike the answer of an exchange."""
         row = await self._first(
             "SELECT coalesce(sum(value > 0), 0) AS ups, coalesce(sum(value < 0), 0) AS downs"
             " FROM (SELECT value, max(id) FROM feedback WHERE exchange = ? GROUP BY rater)",
@@ -112,8 +112,8 @@ class Votes(Queries):
         The result omits:
 
         - votes and corrections of users who have opted out, are blocked, or are new;
-        - exchanges that were asked by users who have opted out or are blocked, that are in blocked groups, or
-          that show a quarantined picture, and all later exchanges in the conversations of such exchanges;
+        - exchanges whose question came from a user who has opted out or is blocked, exchanges in blocked groups,
+          exchanges that show a quarantined picture, and everything after them in their conversations;
         - corrections that only their author has confirmed, unless the author is an admin.
         """
         judged = await self._read(lambda database: _judged(database, trust, self._clock()))
@@ -121,16 +121,16 @@ class Votes(Queries):
         return sorted(rated, key=lambda each: each.exchange.id)
 
     async def preferences(self, trust: Trust = EQUAL_TRUST) -> list[Preference]:
-        """Return the pairs of answers to the same prompt in which one answer is preferred.
+        """Return pairs of answers to the same prompt, with one answer preferred to the other.
 
         An answer is preferred if it has better votes, won a duel, or is a correction. The result omits the
-        votes, exchanges and corrections that `rated_exchanges` omits, answers that did not end by themselves,
-        and pairs of identical answers.
+        votes, exchanges and corrections that `rated_exchanges` omits, answers that were cut off before their
+        end, and pairs of identical answers.
         """
         return await self._read(lambda database: _preferences(database, trust, self._clock()))
 
     async def shown(self, model: str, raters: Iterable[int]) -> tuple[int, int]:
-        """Return how many answers `model` gave to questions from `raters`, and how many of the answers are liked."""
+        """Return how many answers `model` gave to questions from `raters`, and how many of those are liked."""
         row = await self._first(
             "SELECT count(*) AS answers, coalesce(sum(id IN (SELECT exchange FROM ratings GROUP BY exchange"
             " HAVING sum(value) > 0)), 0) AS liked"
@@ -141,7 +141,7 @@ class Votes(Queries):
         return row["answers"], row["liked"]
 
     async def newcomers(self, trust: Trust) -> int:
-        """Return how many users have cast votes that do not count yet because the users are new."""
+        """Return how many new users have cast votes that do not count yet."""
 
         def work(database: Database) -> int:
             new = _newcomers(database, trust, self._clock()) - _silent(database, trust)
@@ -153,7 +153,7 @@ class Votes(Queries):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """An exchange with the votes on the model's answer, and its corrected version, if there is one."""
+    """An exchange with the votes on the model's answer and, if there is one, its corrected version."""
 
     said: RatedExchange
     better: RatedExchange | None
@@ -172,7 +172,7 @@ def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
 
 
 def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
-    """Return the exchanges of all conversations with a vote or a correction, ordered by session and ID."""
+    """Return the usable exchanges of every conversation with votes or corrections, by session and ID."""
     silent, new = _silent(database, trust), _newcomers(database, trust, now)
     people = {
         "unheard": json.dumps(sorted(silent | new)),
@@ -207,9 +207,10 @@ def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
 
 
 def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
-    """Return the exchange with the correction in place of the model's answer, or None without a correction.
+    """Return the exchange with the correction as its answer, or None if there is no correction.
 
-    The token count is set to the correction's number of characters, which is nearly always an upper bound.
+    The token count is set to the number of characters in the correction, which is nearly always an upper
+    bound.
     """
     if shown is None:
         return None

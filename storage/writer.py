@@ -1,4 +1,4 @@
-"""The writer thread, which commits work queued from any event loop in shared transactions.
+"""The writer thread, which collects work from all event loops and commits it in shared transactions.
 
 Everything queued during a commit goes into the next transaction. Each piece of work has its own
 savepoint, so a failure does not affect the rest. A caller's await ends only after the commit, so
@@ -78,7 +78,7 @@ class Writer:
         """Call `together` once with the arguments of all waiting callers, and return the result for `argument`.
 
         If the call fails, `together` is called again with each argument alone. This method is meant for small,
-        frequent work.
+        frequent writes.
         """
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")
@@ -147,7 +147,7 @@ class Writer:
                 self._commit([job])
 
     def _do_group(self, group: list[_Job]) -> None:
-        """Run the jobs, which share a function, in one call; if the call fails, run each job alone."""
+        """Run jobs that share a function in one call, or each job alone if that call fails."""
         connection = self._database.conn
         connection.execute("SAVEPOINT work")
         try:
@@ -197,7 +197,7 @@ def _deliver(batch: list[_Job]) -> None:
 
 
 def _deliver_all(jobs: list[_Job]) -> None:
-    """Deliver each job's result or error in the callers' event loop, unless the caller no longer waits."""
+    """Deliver each job's result or error in its caller's event loop, unless the caller no longer waits."""
     for job in jobs:
         if job.future.done():
             continue

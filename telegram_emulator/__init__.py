@@ -1,4 +1,4 @@
-"""A Bot API server on loopback, with a web chat page, that replaces Telegram in the demo and the tests.
+"""A local Bot API server with a web chat page, which replaces Telegram in the demo and the tests.
 
 The server uses Telegram's names, limits and error texts, holds its state in memory, and serves any
 program that speaks the Bot API. `emulator.Emulator` is the entry point. `person_actions` holds what a

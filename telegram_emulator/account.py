@@ -55,7 +55,7 @@ async def get_file(world: World, parameters: Parameters) -> Json:
 async def set_my_commands(world: World, parameters: Parameters) -> bool:
     """Handle a call to `setMyCommands`.
 
-    The menu of a user who has blocked the bot can be set as well.
+    The call also succeeds for the chat of a user who has blocked the bot.
     """
     commands = parameters.objects("commands", "commands")
     if len(commands) > 100:
@@ -80,8 +80,8 @@ def commands_for(world: World, user: User, chat: EmulatedChat) -> list[Json]:
     """Return the command menu that a user sees in a chat.
 
     The menu with the narrowest scope is used, preferably in the user's language. The order of precedence is
-    that of core.telegram.org/bots/api#determining-list-of-commands, without the scopes for the
-    administrators of a group.
+    that of core.telegram.org/bots/api#determining-list-of-commands; the scopes for group administrators are
+    ignored.
     """
     kind = "all_private_chats" if chat.kind == "private" else "all_group_chats"
     for scope, number in (("chat", chat.id), (kind, 0), ("default", 0)):

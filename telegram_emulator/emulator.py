@@ -32,13 +32,14 @@ class Emulator:
 
     Args:
         token: The bot's token.
-        samples: JPEG pictures and WebP stickers by name, offered on the chat page.
+        samples: JPEG pictures and WebP stickers, keyed by name, that the chat page offers.
         note: A line that the chat page shows before the samples.
-        conversations: A function that returns the script of the sample voters for round 0, 1, 2 …
-        likes: A function that returns whether a sample voter likes an answer.
-        first_id: The ID of the first update and of the first message; by default above those of earlier
-            emulators.
-        clock: A function that returns the time for flood control, in seconds.
+        conversations: A function that takes the number of a round, from 0, and returns the sample voters'
+            script for it.
+        likes: A function that takes the text of an answer and returns whether a sample voter likes it.
+        first_id: The ID of both the first update and the first message; by default, it is above all IDs of
+            earlier emulators.
+        clock: A function that returns the current time in seconds, used for flood control.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Emulator:
         return _json({"ok": True, "result": result})
 
     async def _fail(self, request: web.Request, fault: Fault) -> web.Response | None:
-        """Apply a fault; return the response that replaces the call's result, or None if the call goes on."""
+        """Apply a fault; return a response in place of the call's result, or None if the call is to proceed."""
         match fault.kind:
             case FaultKind.BAD_GATEWAY:
                 return _json({"ok": False, "error_code": 502, "description": "Bad Gateway"}, 502)
@@ -144,7 +145,7 @@ class Emulator:
         return None
 
     async def _download(self, request: web.Request) -> web.Response:
-        """Return the file at the address that `getFile` reported."""
+        """Return the file whose path `getFile` reported."""
         file = self.world.files.by_path(request.match_info["path"])
         if request.match_info["token"] != self.token or file is None:
             return _json(BotApiError(404, "Not Found").body(), 404)

@@ -55,7 +55,7 @@ def formatted(text: str, entities: Any = None) -> tuple[str, list[Json]]:
 
 
 def _checked(entity: Any) -> Json | None:
-    """Validate a bot's `MessageEntity`, and return None for a kind that Telegram itself detects.
+    """Validate and return a bot's `MessageEntity`, or return None if Telegram itself detects its kind.
 
     Raises:
         BotApiError: The entity is malformed.

@@ -17,7 +17,7 @@ _KEPT = 20_000
 class EventLog:
     """A log of events, each a dict with at least `id`, `kind` and `chat`.
 
-    IDs ascend from 1. `chat` is None for an event that concerns everyone.
+    IDs are consecutive, starting at 1. `chat` is None for an event that concerns everyone.
     """
 
     def __init__(self) -> None:

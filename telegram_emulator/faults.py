@@ -37,7 +37,7 @@ class Fault:
         seconds: The length of a delay, or the `retry_after` of a flood error.
         skip: The number of matching calls to let through before the first failure.
         words: The error description of a refused call.
-        moved_to: The ID of the new chat to name in the error of a refused call, if any.
+        moved_to: The ID of the new chat, if any, that the error of a refused call reports.
     """
 
     kind: FaultKind
@@ -50,7 +50,7 @@ class Fault:
     moved_to: int | None = None
 
     def matches(self, method: str, chat: int | None) -> bool:
-        """Return whether the fault applies to a call of `method` in `chat`."""
+        """Return whether the fault applies to a call to `method` in `chat`."""
         if self.chat is not None and self.chat != chat:
             return False
         return method != "getupdates" if self.methods is None else method in self.methods
@@ -77,7 +77,7 @@ class Faults:
         self.planned.clear()
 
     def strike(self, method: str, chat: int | None) -> Fault | None:
-        """Return the fault that applies to a call of `method` in `chat`, if any, and count it as used once."""
+        """Return the fault that applies to a call to `method` in `chat`, if any, and count one use of it."""
         for fault in self.planned:
             if not fault.matches(method, chat):
                 continue

@@ -140,7 +140,7 @@ def _sizes(data: bytes) -> list[tuple[bytes, int, int]]:
     """Encode a photo in Telegram's sizes.
 
     Returns:
-        The encoded data, the width and the height in pixels of each size, smallest first.
+        For each size, smallest first, the encoded data and the width and height in pixels.
 
     Raises:
         BotApiError: `data` is not a picture, or Telegram does not accept its dimensions.

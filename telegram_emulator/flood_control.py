@@ -2,8 +2,8 @@
 
 Telegram's published limits are about one message per second in a chat, 20 per minute in a group and 30
 per second overall (core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this). Short
-bursts are allowed, and edits count as messages. A bot that exceeds a limit is refused for `retry_after`
-seconds. Flood control is off by default.
+bursts are allowed, and edits count as messages. A message that exceeds a limit is refused, as are
+further messages to its chat for `retry_after` seconds. Flood control is off by default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from telegram_emulator.api_errors import too_many_requests
 
 @dataclass(slots=True)
 class _Bucket:
-    """A chat's token bucket, the times of its messages in the last minute, and the time when its block ends."""
+    """One chat's token bucket, the times of its messages in the last minute, and the time its block ends."""
 
     tokens: float
     refilled: float
@@ -47,7 +47,7 @@ class FloodControl:
     _overall: deque[float] = field(default_factory=deque)
 
     def charge(self, chat: int, *, group: bool = False) -> None:
-        """Count a message or an edit in `chat` toward the limits.
+        """Count a message or an edit in `chat` towards the limits.
 
         Raises:
             BotApiError: A limit is exceeded, or the chat is still blocked (429).
@@ -77,7 +77,9 @@ class FloodControl:
         bucket.sent.append(now)
 
     def _refuse(self, bucket: _Bucket, now: float, seconds: float) -> None:
-        """Block the chat for `seconds` (or `penalty`), unless it is already blocked, and refuse the call.
+        """Refuse the call, and block the chat unless it is blocked already.
+
+        The block lasts `seconds`, rounded up to whole seconds, or `penalty` seconds if `penalty` is set.
 
         Raises:
             BotApiError: Always (429); `retry_after` is the remaining time of the block.

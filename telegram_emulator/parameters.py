@@ -1,6 +1,6 @@
 """The parameters of a Bot API call, read from a URL-encoded or multipart form.
 
-Integers, booleans and JSON-serialized objects are parsed from text as Telegram parses them.
+Integers, booleans and JSON-serialised objects are parsed from text as Telegram parses them.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Parameters:
         return str(self._values.get(name, "")).lower() in {"true", "yes", "1"}
 
     def decoded(self, name: str, what: str) -> Any:
-        """Return the decoded value of a JSON-serialized parameter, or None if it is absent or empty.
+        """Return the decoded value of a JSON-serialised parameter, or None if it is absent or empty.
 
         Raises:
-            BotApiError: The parameter is not valid JSON; the error message calls it `what`.
+            BotApiError: The parameter is not valid JSON; `what` is its name in the error message.
         """
         value = self._values.get(name)
         if value is None or value == "":
@@ -71,7 +71,7 @@ class Parameters:
         """Return the parameter as a JSON object, or an empty dict if it is absent.
 
         Raises:
-            BotApiError: The parameter is not a JSON object; the error message calls it `what`.
+            BotApiError: The parameter is not a JSON object; `what` is its name in the error message.
         """
         value = self.decoded(name, what)
         if value is None:
@@ -84,7 +84,7 @@ class Parameters:
         """Return the parameter as a list of JSON objects, or an empty list if it is absent.
 
         Raises:
-            BotApiError: The parameter is not a list of JSON objects; the error message calls it `what`.
+            BotApiError: The parameter is not a list of JSON objects; `what` is its name in the error message.
         """
         value = self.decoded(name, what)
         if value is None:
@@ -96,7 +96,7 @@ class Parameters:
     def upload(self, name: str) -> Upload | None:
         """Return the file uploaded for the parameter `name`, or None if there is none.
 
-        The file is in the form field `name`, or in another field to which the parameter refers by
+        The file is in the form field `name`, or in another field to which the parameter refers as
         `attach://<form field>`.
         """
         return self.attached(self.text(name)) or self._uploads.get(name)
@@ -121,7 +121,7 @@ async def read_parameters(request: web.Request) -> Parameters:
 
 
 async def read_form(form: MultipartReader) -> tuple[dict[str, str], list[tuple[str, Upload]]]:
-    """Return the text fields by name and the files, in order, of a multipart form.
+    """Return a multipart form's text fields, keyed by name, and its files, in order.
 
     Raises:
         BotApiError: The form is larger than 50 MB (code 413) or contains a nested form.

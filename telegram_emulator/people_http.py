@@ -27,9 +27,10 @@ Handler = Callable[[web.Request], Awaitable[Json | web.StreamResponse]]
 
 
 class PeopleHttp:
-    """The HTTP routes below /people and /samples.
+    """The HTTP routes under /people and /samples.
 
-    `samples` maps names to the contents of sample files; `note` is a line of text shown before the samples.
+    `samples` holds the contents of the sample files, keyed by name; `note` is a line of text shown before
+    the samples.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class PeopleHttp:
     async def counts(self, request: web.Request) -> Json:
         """Return how many messages the bot sent, edited and deleted in the chat `?chat=ID`.
 
-        The response also contains the number of calls that flood control refused in all chats.
+        The response also contains the number of calls that flood control has refused across all chats.
         """
         chat = self._world.chats.get(_number(request.query.get("chat")) or 0)
         if chat is None:
@@ -134,7 +135,7 @@ class PeopleHttp:
         return {"messages": list(chat.messages.values()), "last_event": self._world.events.last}
 
     async def send(self, request: web.Request) -> Json:
-        """Send a message for the user.
+        """Send a message on behalf of the user.
 
         The body is JSON, {text, chat?, reply_to?, topic?}, or a form with files in the fields `photo`,
         `raw_photo`, `document` or `sticker`, and optionally a `caption`. Several files make an album.
@@ -163,7 +164,7 @@ class PeopleHttp:
         return {"commands": commands_for(self._world, self._people.user(person), chat)}
 
     async def open_topic(self, request: web.Request) -> Json:
-        """Create a forum topic for the user, as specified by the JSON body {chat, name}."""
+        """Create a forum topic on behalf of the user, as specified by the JSON body {chat, name}."""
         body = await _json_object(request)
         topic = self._people.opens_topic(self._person(request), str(body["name"]), chat=int(body["chat"]))
         return {"topic": topic}
@@ -175,14 +176,14 @@ class PeopleHttp:
         return self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat)
 
     async def press(self, request: web.Request) -> Json:
-        """Press an inline button for the user, as specified by the JSON body {message, data, chat?}."""
+        """Press an inline button on behalf of the user, as specified by the JSON body {message, data, chat?}."""
         body = await _json_object(request)
         chat = _number(body.get("chat"))
         query = self._people.presses(self._person(request), int(body["message"]), str(body["data"]), chat=chat)
         return {"query": query}
 
     async def react(self, request: web.Request) -> Json:
-        """React to a message for the user, as specified by the JSON body {message, emoji, chat?}.
+        """React to a message on behalf of the user, as specified by the JSON body {message, emoji, chat?}.
 
         An empty emoji removes the reaction.
         """
@@ -192,7 +193,7 @@ class PeopleHttp:
         return {}
 
     async def block(self, request: web.Request) -> Json:
-        """Block the bot for the user, or unblock it if the JSON body is {blocked: false}."""
+        """Make the user block the bot, or unblock it if the JSON body is {blocked: false}."""
         body = await _json_object(request)
         self._people.blocks(self._person(request), blocked=bool(body.get("blocked", True)))
         return {}
@@ -210,7 +211,7 @@ class PeopleHttp:
         )
 
     async def cast_sample_votes(self, request: web.Request) -> Json:
-        """Start a round of votes by sample users, at random if the JSON body is {coin: true}.
+        """Start a round of sample votes; the votes are random if the JSON body is {coin: true}.
 
         Events of kind "votes" report the progress of the round.
         """

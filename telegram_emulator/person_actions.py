@@ -60,7 +60,7 @@ class PersonActions:
         return chat
 
     def opens_topic(self, person: int, name: str, *, chat: int) -> int:
-        """Create a forum topic in a supergroup for the user and return the topic's number."""
+        """Create a forum topic in a supergroup on behalf of the user, and return the topic's number."""
         into = self.chat_of(person, chat)
         if into.kind != "supergroup":
             raise api_error("the chat is not a forum")
@@ -69,7 +69,7 @@ class PersonActions:
     def writes(
         self, person: int, text: str, *, chat: int | None = None, reply_to: int | None = None, topic: int = 0
     ) -> Json:
-        """Send a text or a command for the user and return the message.
+        """Send a text or a command on behalf of the user, and return the message.
 
         As in Telegram's apps, a text that is too long for one message is split into several messages; the last
         one is returned.
@@ -95,7 +95,7 @@ class PersonActions:
     ) -> list[Json]:
         """Send a photo, a document, a sticker, or an album of photos or documents, and return the messages.
 
-        An album is several messages with the same media group ID.
+        An album consists of several messages with the same media group ID.
         """
         into = self.chat_of(person, chat)
         if not 1 <= len(attachments) <= _ALBUM:
@@ -193,7 +193,7 @@ class PersonActions:
             )
 
     def blocks(self, person: int, *, blocked: bool) -> None:
-        """Block or unblock the bot for the user."""
+        """Make the user block or unblock the bot."""
         self.user(person).blocked = blocked
 
 

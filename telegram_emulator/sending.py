@@ -2,7 +2,7 @@
 
 Each method takes the emulator's state and a call's parameters, and returns the JSON result or raises
 `BotApiError`. As in Telegram, the content is checked before the chat, and flood control is checked last,
-so that a call refused for another reason does not count toward the limits.
+so that a call refused for another reason does not count towards the limits.
 """
 
 from __future__ import annotations

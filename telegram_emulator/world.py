@@ -24,7 +24,7 @@ _FIRST_GROUP = -1_001_000_000_000
 
 
 def fresh_number() -> int:
-    """Return a first ID above those of earlier emulators, because a bot remembers the IDs it has seen."""
+    """Return a first ID above all IDs of earlier emulators, because a bot remembers the IDs it has seen."""
     return int(time.time() - _EPOCH_2026) * 10
 
 
@@ -32,7 +32,7 @@ def fresh_number() -> int:
 class User:
     """An emulated Telegram user.
 
-    `admin` and `sample` are flags for the chat page. `started` means that the bot may write to the user.
+    `admin` and `sample` are flags for the chat page. `started` tells whether the bot may write to the user.
     """
 
     id: int
@@ -53,7 +53,7 @@ class User:
 
 @dataclass(slots=True)
 class CallCounts:
-    """The numbers of messages that the bot sent, edited and deleted in a chat."""
+    """Counts of the messages that the bot sent, edited and deleted in a chat."""
 
     sends: int = 0
     edits: int = 0
@@ -62,7 +62,7 @@ class CallCounts:
 
 @dataclass(slots=True)
 class EmulatedChat:
-    """A private chat, which has the ID of its user, or a group.
+    """A group, or a private chat, which has the same ID as its user.
 
     `privacy` is the bot's privacy mode in a group. A group with `topics` is a forum; the number of a topic
     is the ID of the message that created the topic.
@@ -103,7 +103,7 @@ class CommandList(NamedTuple):
 
 
 class World:
-    """The emulator's complete state; the first update and the first message both get number `first_id`."""
+    """The emulator's complete state; the first update and the first message both get the ID `first_id`."""
 
     def __init__(self, bot_id: int, first_id: int, flood: FloodControl) -> None:
         self.bot: Json = {
@@ -240,7 +240,7 @@ class World:
         self.events.publish("deleted", chat.id, message_id=message_id)
 
     def reply_to(self, chat: EmulatedChat, message_id: int) -> Json | None:
-        """Return the message that a new message replies to, or None if it does not exist.
+        """Return the message that a new message replies to, or None if there is no such message.
 
         The returned message has no `reply_to_message` of its own, because Telegram nests replies only one level
         deep.

@@ -38,7 +38,7 @@ def ledgers_are_copied() -> Iterator[None]:
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """A running Telegram emulator and an empty data directory.
 
-    After flood control refuses a message, the bot hardly slows down in private chats.
+    In private chats, the bot hardly slows down after flood control refuses a message.
     """
     monkeypatch.setattr("bot.telegram.rate_limit.PRIVATE_SECONDS", 0.0001)
     emulator = Emulator()

@@ -1,7 +1,7 @@
 """Count logical lines of code by package: `python -m tools.count_lines [PATH ...]`.
 
 A logical line is a line with at least one token of code. Comments, blank lines and docstrings do not
-count, nor do files in a `checkpoint` directory. In JavaScript and SQL, a comment is recognized only at
+count, nor do files in a `checkpoint` directory. In JavaScript and SQL, a comment is recognised only at
 the beginning of a line.
 """
 
@@ -23,7 +23,7 @@ COMMENTS = {
 
 
 def python_lines(source: str) -> int:
-    """Return the number of lines in Python source that contain code."""
+    """Return the number of logical lines in Python source code."""
     lines = set[int]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in IGNORED:
@@ -35,7 +35,7 @@ def python_lines(source: str) -> int:
 
 
 def code_lines(file: Path) -> int:
-    """Return the number of lines in `file` that contain code."""
+    """Return the number of logical lines in `file`."""
     source = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         return python_lines(source)

@@ -1,4 +1,4 @@
-"""Map a function over items in an executor, submitting only a limited number of items ahead."""
+"""Map a function over items in an executor, submitting only a limited number of calls ahead."""
 
 from __future__ import annotations
 

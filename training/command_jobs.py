@@ -17,9 +17,9 @@ class ImportJob(WorkerJob):
         images: The folder of the file's pictures.
         out: The directory in which the source's folder is created.
         base: The checkpoint whose tokenizer is used to validate the rows.
-        repeat_times: How often the source is used, or None for a share of the replay.
+        repeat_times: How often each row of the source is used, or None for a share of the replay.
         recipe: The user's configuration, whose token limit replaces `max_length`; empty for none.
-        max_length: The most tokens of a row.
+        max_length: The maximum number of tokens per row.
     """
 
     worker = ("importing", "training.data.importing")

@@ -45,7 +45,7 @@ class WorkerJob(Record):
         work: The directory of the job and its outcome; for a job that belongs to a run, the run's directory.
         system: The system prompt for rows that have none.
         threads: The number of CPU threads; 0 for one per core.
-        tiles: The most tiles per picture; 0 for the model's own limit.
+        tiles: The maximum number of tiles per picture; 0 for the model's own limit.
     """
 
     worker: ClassVar[tuple[str, str]]
@@ -65,23 +65,23 @@ class Job(WorkerJob):
         base: The checkpoint directory to train.
         data: A LLaVA JSON file whose `image` entries are relative to `images`.
         images: The folder of users' pictures.
-        sources: LLaVA files to mix in: `path`, `images` and `repeat_times`, which is None for a share of
-            `replay`.
-        replay: The number of samples that the sources without `repeat_times` together add for each liked row
+        sources: LLaVA files to mix in, each with `path`, `images` and `repeat_times` (None for a share of
+            `replay`).
+        replay: The number of samples that all the sources without `repeat_times` together add per liked row
             of `data`.
         first: The number of rows of `data` to use, counted from the first row; 0 for all rows.
-        blocks: Numbers of rows. Before the training on all rows, for each of these numbers, an adapter is
-            trained on that many rows from the start of `data`, in the folder `blocks/ROWS`.
-        judged: A LLaVA file of the answers that judge the candidate; empty for none. Rows of sources that
-            show a picture from this file are not used.
+        blocks: Numbers of rows. For each of them, before the training on all rows, an adapter is trained on
+            that many rows from the start of `data`, in the folder `blocks/ROWS`.
+        judged: A LLaVA file of the answers that judge the candidate; empty for none. Source rows that show a
+            picture from this file are not used.
         notes: The file of the `ImageIndex`; empty for none.
-        former: The loss log of an earlier run, to draw behind the new loss curve; empty for none.
+        former: The loss log of an earlier run, whose curve is drawn behind the new one; empty for none.
         device: "auto", "cpu" or "cuda".
-        seed: The seed.
+        seed: The random seed.
         processes: The number of processes that train together.
         deepspeed: The stage of DeepSpeed's ZeRO; 0 to train without DeepSpeed.
         split: The number by which the batch size is divided; each step then takes more batches.
-        features_gigabytes: The most disk space that the vision cache may take.
+        features_gigabytes: The maximum disk space for the vision cache, in gigabytes.
         courtesy: The file through which an engine on the same GPU asks for priority
             (`inference.serving.pressure`); empty for none.
         recipe: The user's XTuner configuration, which sets the hyperparameters; empty for none. The fields
@@ -139,7 +139,7 @@ class MergeJob(WorkerJob):
     """A job that fills the empty directory `out` with a complete checkpoint made from `base` and `adapter`.
 
     `system` becomes the default system prompt of the chat template. If `tiles` is above 0, it becomes the
-    checkpoint's limit of tiles per picture, as in training.
+    checkpoint's limit on tiles per picture, as in training.
     """
 
     worker = ("merge", "training.merge")
@@ -157,7 +157,7 @@ class Rated(Record):
     Attributes:
         row: The name of the answer's row.
         liked: Whether the answer was liked (True) or disliked (False).
-        rater: A number that stands for the rater to whom the rating is attributed, instead of a user ID.
+        rater: A number, not a user ID, that stands for the rater to whom the rating is attributed.
         block: The number of rows used to train the model that this answer judges; 0 for the candidate.
         temperature, top_p, top_k, max_new_tokens: The answer's sampling settings. `top_k` is None if
             unknown.
@@ -181,8 +181,7 @@ class EvaluationJob(WorkerJob):
         base: The model that the candidate was trained from; empty if `live` is that model.
         data: The answers used to judge the candidate (LLaVA JSON, with pictures under `images`).
         rated: The ratings and sampling settings of the answers in `data`.
-        attempt: The number of this run among the runs since the last change of the live model, starting at
-            1.
+        attempt: The position of this run among the runs since the live model last changed, starting at 1.
         shown: The number of the live model's answers to questions from the users whose ratings are in
             `rated`.
         liked_of_shown: The number of answers in `shown` that are liked.
@@ -233,8 +232,8 @@ class EvaluationJob(WorkerJob):
 class Progress(Record):
     """A progress report, printed as one line on a worker's standard output.
 
-    `seconds_left` is an estimate, or None while unknown. `loss` is the mean over the last tenth of the
-    training steps.
+    `seconds_left` is an estimate, or None while unknown. `loss` is the mean over the most recent steps, at
+    most a tenth of all steps.
     """
 
     stage: str
@@ -257,7 +256,7 @@ class Outcome(Record):
         scalars: The log of losses; None unless a fine-tuning job succeeded.
         curve: The loss curve; None unless a fine-tuning job succeeded.
         steps: The number of optimizer steps.
-        seconds: The duration.
+        seconds: The duration of the job, in seconds.
         peak_memory: The peak memory use, in bytes.
         samples: The number of samples from each source that were trained on.
     """
@@ -285,7 +284,7 @@ def ignore(progress: Progress) -> None:
 
 
 class Trainer(Protocol):
-    """A runner of jobs: in child processes, or a fake in tests."""
+    """A runner of jobs; the real one uses child processes, and tests use a fake."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job and return its outcome.

@@ -70,7 +70,7 @@ class JobSpecs:
     def finetune(self, run: Run, selection: Selection, sources: Sequence[Source], previous_losses: str) -> Job:
         """Return the job that trains on the run's rows and on `sources`.
 
-        `previous_losses` is the path of a log of losses to draw behind this run's curve, or an empty string.
+        `previous_losses` is the path of the loss log to draw behind this run's curve, or an empty string.
         """
         settings, folder = self.settings, Path(run.directory)
         return Job(
@@ -155,7 +155,7 @@ def _rated(selection: Selection) -> list[Rated]:
 
 
 def measure_effort(selection: Selection, taught: TrainedOn, trained: Outcome, merged: Outcome) -> Effort:
-    """Summarise the data that a run was trained on and the resources that it used."""
+    """Summarise the training data and the resources that a run used."""
     counts = selection.counts
     pairs = trained.samples.get(RATED, selection.liked)
     return Effort(

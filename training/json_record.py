@@ -1,4 +1,4 @@
-"""Dataclasses stored as JSON, in files that another process or a later start reads.
+"""Dataclasses stored as JSON, in files that are read by another process or after a restart.
 
 The module needs only the standard library.
 """
@@ -17,7 +17,8 @@ from storage.translatable_reason import Reason
 class Record:
     """The base class of frozen dataclasses stored as JSON.
 
-    Fields hold plain values, `Reason` objects, or other records that have a default.
+    Fields hold plain values, `Reason` objects or other records; a field that holds a record must have the
+    record's class as its default factory.
     """
 
     __slots__ = ()
@@ -56,7 +57,7 @@ class Record:
         return cls(**values)
 
     def write(self, path: Path) -> None:
-        """Write the record to a file atomically: a reader sees either the whole record or none."""
+        """Write the record to a file atomically: a reader never sees a partly written record."""
         write_text(path, self.to_json() + "\n")
 
     @classmethod

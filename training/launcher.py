@@ -1,7 +1,7 @@
-"""The parent side of the training workers: starting child processes, reading progress and outcomes.
+"""The parent side of the training workers: starting child processes, and reading progress and outcomes.
 
-The child side is `training.worker`. If a child process ends without an outcome (killed, out of memory),
-the parent creates one whose reason has the exit code and the last output.
+The child side is `training.worker`. If a child process ends without an outcome, for example because it
+was killed, the parent creates one whose reason includes the exit code and the last output.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ChildTrainer:
         """Run the worker of a job to its end; cancelling this call kills the worker.
 
         A fine-tuning job that runs out of memory is restarted with smaller batches. The `seconds` of its outcome
-        include all attempts, and the earlier steps that the job continues from, if any.
+        include all attempts and, if the job resumes interrupted training, the time already spent on it.
         """
         if not isinstance(job, Job):
             return await self._run_once(job, on_progress)
@@ -191,7 +191,7 @@ class ChildTrainer:
 
 
 def _spent_before(job: Job) -> float:
-    """Return the seconds spent by the interrupted training that `job` resumes, or 0 if there is none."""
+    """Return how many seconds the interrupted training that `job` resumes had taken, or 0 if there is none."""
     log = Path(job.work) / SCALARS
     return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
 

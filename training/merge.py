@@ -2,9 +2,9 @@
 
     python -m training.merge JOB.json
 
-The base model's files are copied, except for the weights that the adapter changes, which pass through
-memory one tensor at a time, and the chat template, which gets the chat's system prompt. Merging fails if
-the new checkpoint turns prompts into different token IDs than the base model does.
+The base model's files are copied, with two exceptions: the weights that the adapter changes pass through
+memory one tensor at a time, and the chat template gets the chat's system prompt. Merging fails if the
+new checkpoint turns prompts into different token IDs than the base model does.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> Non
 def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgress) -> None:
     """Write `source` with the adapter applied, one tensor at a time, keeping the order, types and layout.
 
-    A safetensors file (github.com/huggingface/safetensors, "Format") consists of eight bytes of length, a
-    JSON header with the offsets of each tensor, and the tensors.
+    A safetensors file (github.com/huggingface/safetensors, "Format") consists of the header's length in
+    eight bytes, a JSON header with the offsets of each tensor, and the tensors.
 
     Raises:
         TrainingError: A merged weight is not finite, or the file is incomplete.

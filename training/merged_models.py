@@ -1,8 +1,8 @@
-"""Removal of merged models' directories, and restoration of the models from their adapters.
+"""Remove the directories of merged models, and restore the models from their adapters.
 
-A merged model is as large as the base model, but can be merged again from the base model and the adapter
-within seconds, identical to the byte. Only a few models therefore keep their files. For crash safety,
-the ledger's row changes before files are removed and after they are restored.
+A merged model is as large as the base model, but it can be merged again from the base model and the
+adapter within seconds, with byte-for-byte identical files. Only a few models therefore keep their files.
+For crash safety, the ledger's row changes before files are removed and after they are restored.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class MergedModels:
     def _remove(self, name: str) -> None:
         """Remove a model's directory atomically.
 
-        If the process is killed in the middle, the next start deletes the rest.
+        If the process is killed in the middle, the bot deletes the rest the next time it starts.
         """
         if (aside := self._models.set_aside(name)) is not None:
             self._models.discard(aside)

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class EndNotSaved(TrainingError):
-    """A run has ended in `state` for `reason`, but the unwritable ledger still lists the run as active."""
+    """A run has ended in `state` for `reason`, but the ledger cannot be written and still lists it as active."""
 
     def __init__(self, state: RunState, reason: str) -> None:
         super().__init__(reason)
@@ -72,7 +72,8 @@ class Pipeline:
     ) -> None:
         """Create a pipeline.
 
-        `ready` is awaited before a run starts, and returns once all stored pictures have been re-encoded.
+        `ready`, if given, is awaited before a run starts; it returns once all stored pictures have been
+        re-encoded.
         """
         self.planner = planner
         self._ledger, self._models, self._specs = planner.ledger, planner.models, planner.specs
@@ -82,15 +83,16 @@ class Pipeline:
         self._ready = ready
 
     async def run(self, run: Run, on_change: OnChange, plan: RunPlan | None = None) -> Model | None:
-        """Carry out a run that is due, until the ledger records its end: done with a model, failed or cancelled.
+        """Carry out a due run until the ledger records its end: done (with a model), failed or cancelled.
 
         Cancelling the task ends the child process and marks the run as cancelled. Cancellation has no effect
         while the model is being published.
 
         Args:
             run: The run.
-            on_change: Awaited on every change of state, and about once a second while there is progress.
-            plan: The run's plan, if it has just been made; otherwise one is made.
+            on_change: Called and awaited on every change of state, and about once a second while there is
+                progress.
+            plan: The run's plan, if it has just been made; if None, a plan is made.
 
         Returns:
             The new model, which is a candidate, undecided, or rejected with a reason; None if the run failed.
@@ -149,7 +151,7 @@ class Pipeline:
         return await _uninterrupted(self._publish(run, folder, workspace, progress))
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
-        """Store the selection of a run, selecting again if data in `plan` has since been erased or re-encoded."""
+        """Store a run's selection and return its plan; plan again if data in `plan` was erased or re-encoded."""
         if plan is not None and await asyncio.to_thread(self._has_pictures, plan.selection):
             with suppress(StorageError):
                 await self._ledger.runs.freeze_selection(run.id, plan.selection.rows(), plan.fingerprint)
@@ -209,7 +211,7 @@ class Pipeline:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()
 
     async def _previous_losses(self, run: Run) -> str:
-        """Return the path of the newest earlier finished run's log of losses, or an empty string if there is none."""
+        """Return the path of the loss log of the newest finished run before this one, or an empty string if none."""
         for each in await self._ledger.runs.latest(_PREVIOUS_RUNS):
             if each.id < run.id and each.state is RunState.DONE and (losses := kept_file(each.directory, LOSSES)):
                 return str(losses)

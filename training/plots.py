@@ -14,7 +14,7 @@ from training.xtuner.scalars import losses
 
 
 def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> None:
-    """Draw the loss curve, with faint single steps and a strong moving average.
+    """Draw the loss curve, with the single steps drawn faintly and their moving average boldly.
 
     Args:
         scalars: The loss log.

@@ -77,7 +77,7 @@ def run_folders(runs: Path, *, but: int | None = None) -> list[Path]:
 def kept_file(directory: str, name: str) -> Path | None:
     """Return the path of a file in a run's directory, or None if the file does not exist.
 
-    An empty `directory` stands for a run without one.
+    An empty `directory` means that the run has no directory.
     """
     path = Path(directory) / name
     return path if directory and path.is_file() else None

@@ -89,9 +89,9 @@ class RunPlanner:
         )
 
     async def unchanged_since(self) -> Run | None:
-        """Return the last run with a verdict if a new run would learn from the same data, else None.
+        """Return the last run with a verdict if a new run would have the same inputs, else None.
 
-        An invalid setting or source counts as a change, so that the new run starts and reports it.
+        An invalid setting or source counts as a change, so that the new run starts and reports the problem.
         """
         last = await self.ledger.runs.last_verdict()
         if last is None:
@@ -158,8 +158,8 @@ class RunPlanner:
 def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable[Preference] = ()) -> str:
     """Return the hash of the data that a run learns from and of all settings that affect the model.
 
-    The hash covers the numbers of votes, but not user IDs. It also leaves out the live model, because
-    earlier runs made that model from the same data.
+    The hash covers vote counts, but not user IDs. It also leaves out the live model, because earlier runs
+    made that model from the same data.
 
     Args:
         rated: The rated exchanges.

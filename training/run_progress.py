@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class RunProgress:
     """The state and the progress of one run.
 
-    Entering the object as a context manager records the newest progress about once a second. Errors raised
-    by the callback are logged and do not fail the run.
+    Used as a context manager, the object records the newest progress about once a second. Errors raised by
+    the callback are logged and do not fail the run.
     """
 
     def __init__(self, ledger: Ledger, run: int, on_change: OnChange) -> None:

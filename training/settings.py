@@ -19,7 +19,7 @@ _TINY_BYTES: Final = 200_000_000
 
 
 class Source(BaseModel):
-    """A `[[training.sources]]` entry: a file of rows to train on besides the liked answers."""
+    """A `[[training.sources]]` entry: a file of rows to train on in addition to the liked answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -178,7 +178,7 @@ class TrainingSettings(BaseModel):
         return self
 
     def resolved(self, recipe: str) -> Recipe:
-        """Return the hyperparameters of a recipe, some of them replaced by `knobs`.
+        """Return the hyperparameters of a recipe, with the values in `knobs` replacing the recipe's own.
 
         If `recipe` is the path of a user's configuration, which sets its own hyperparameters, return the
         defaults.
@@ -222,7 +222,7 @@ class TrainingSettings(BaseModel):
     def max_tokens(self, base: Path) -> int | None:
         """Return the maximum number of tokens per pair for a checkpoint directory.
 
-        Return None if there is a user's configuration, because only the worker reads it.
+        Return None if a user's configuration is set, because only the worker reads it.
         """
         return None if self.user_config else self.recipe_for(base).max_length
 

@@ -1,8 +1,8 @@
-"""The child side of the training workers, which reads the job, prints progress and writes the outcome.
+"""The child side of the training workers: reading the job, printing progress and writing the outcome.
 
 The parent side is `training.launcher`. A worker may consist of several processes started by torchrun.
-Rank 0 reports progress and writes the outcome if all succeed; otherwise, the first process to fail
-writes it.
+Rank 0 reports progress. If all processes succeed, it also writes the outcome; otherwise, the first
+process to fail does.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def use_device(device: str, threads: int) -> str:
 
 
 def too_little_memory(trouble: Reason) -> TrainingError:
-    """Return the error for training that runs out of memory, naming the settings that need less."""
+    """Return the error for training that runs out of memory, naming settings that reduce memory use."""
     return TrainingError(
         Reason(
             "{trouble}: set training.while_training to pause, or in training.knobs choose method qlora, optimizer "
@@ -119,10 +119,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
     """Run `do` on the job named on the command line and write its outcome: the main function of every worker.
 
-    The process ends with its parent, and writes its stacks to standard error on a signal. An exception
-    raised by `do` becomes the outcome's reason, and the traceback of an unexpected one goes to standard
-    error. Standard output carries only progress; the output of libraries goes to standard error. If one of
-    several processes fails, it exits with status 1 and torchrun ends the others.
+    The process ends when its parent does, and writes its stacks to standard error on a signal. An exception
+    raised by `do` becomes the outcome's reason; if it is unexpected, its traceback goes to standard error.
+    Standard output carries only progress; the output of libraries goes to standard error. If one of several
+    processes fails, it exits with status 1, and torchrun ends the others.
     """
     watch_parent()
     stack_dump.enable()

@@ -1,7 +1,8 @@
 """Alerts to the admins about a crashing engine, a full disk, and a run that reports no progress.
 
 An alert is sent when a problem begins; a crashing engine is reported at most once an hour. Admins are
-also notified when the engine or the run has recovered. Failed runs are reported by `Runs`.
+also notified when the engine has recovered or the run is making progress again. Failed runs are reported
+by `Runs`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def _answers(status: Status) -> bool:
 class AlertWatch:
     """Watches for problems and alerts the admins; call `look()` periodically.
 
-    `last_progress` returns how long ago the running worker last reported progress. The disk that holds the
-    ledger is watched.
+    `last_progress` returns how long ago the running worker last reported progress. The disk checked is the
+    one that holds the ledger.
     """
 
     notices: Notifications

@@ -1,4 +1,4 @@
-"""The trial of a canary: an accepted model answers a share of conversations until the votes on it decide.
+"""The trial of a canary: an accepted model answers a share of conversations until votes decide its fate.
 
 The evidence is computed from the ledger's votes, so erased votes no longer count. After a promotion, the
 new live model is watched, and is rolled back if it clearly fails.
@@ -60,7 +60,7 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class Trials:
-    """Puts accepted candidates into service, either in a trial or, if there are no trials, at once."""
+    """Puts accepted candidates into service, either in a trial or, if no trial can be held, at once."""
 
     ledger: Ledger
     switch: ModelSwitch
@@ -76,7 +76,7 @@ class Trials:
         return await standing(self.ledger, self.settings.trust)
 
     async def accept(self, candidate: Model, by: int | None = None) -> Model:
-        """Begin the trial of a candidate, or promote the candidate if no canary can run.
+        """Begin the trial of a candidate, or promote it if trials are switched off or no canary can run.
 
         Raises the same errors as `ModelSwitch.promote`.
         """
@@ -129,7 +129,7 @@ class Trials:
     async def _decide(self, found: Standing, over: bool) -> None:
         """Promote the canary or roll it back if the votes decide its trial.
 
-        A trial whose time is `over` ends in any case.
+        If `over` is true, the time for the trial is up and the trial ends in any case.
         """
         trial = found.trial
         if found.evidence.verdict is Canary.HARMFUL:
@@ -193,7 +193,7 @@ def _broken(status: Status, model: str, other: str) -> Reason | None:
 
 
 def _grounds(found: Standing, over: bool) -> Reason | None:
-    """Return the reason to promote the canary, or None while its trial is undecided."""
+    """Return the reason to promote the canary, or None if there is no reason yet."""
     if found.evidence.verdict is Canary.NO_WORSE:
         return with_votes(found, Reason("Its answers are liked no less often."))
     if over or found.votes >= HORIZON_VOTES:

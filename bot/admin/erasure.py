@@ -1,9 +1,9 @@
 """Erasure of a user's data: first the ledger's rows, in one transaction, then data outside the ledger.
 
-Outside the ledger are the picture files, the rows in the files of runs, the prompts that might be sent
-to an engine again, and the ledger's write-ahead log. The chat, the command line (whether or not the bot
-is running) and the schedule use this module. If an erasure is interrupted, or a run is in progress, the
-bot finishes the erasure later.
+The data outside the ledger's rows comprises the picture files, the rows in the files of runs, the
+prompts that might be sent to an engine again, and the ledger's write-ahead log. This module is used by
+the chat, the schedule and the command line (whether or not the bot is running). If an erasure is
+interrupted, or a run is in progress, the bot finishes the erasure later.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 class ManyStrays(Exception):
-    """Too many picture files are unknown to the ledger, which may be the wrong one; nothing was removed."""
+    """So many picture files are unknown to the ledger that it may be the wrong one; nothing was removed."""
 
     def __init__(self, count: int, total: int) -> None:
         super().__init__(f"{count} of {total} picture files are unknown to the ledger")
@@ -43,10 +43,10 @@ class ManyStrays(Exception):
 
 
 class Erasure:
-    """Deletes users' data, and what depends on the deleted ledger rows in the picture files and run files.
+    """Deletes users' data from the ledger, and what depends on the deleted rows in picture files and run files.
 
     `forget_session` drops the newest prompt of a chat session, which might otherwise be sent to engines
-    again. Outside the bot's process, `forget_session` is None, and the bot performs that step later.
+    again. Outside the bot's process, `forget_session` is None, and the bot drops the prompt later.
     """
 
     def __init__(self, ledger: Ledger, forget_session: Callable[[int], None] | None = None) -> None:
@@ -67,8 +67,8 @@ class Erasure:
 
         `during` is the ID of the update that requests the deletion.
 
-        Raises `StorageError`, or `OSError` if a run's file cannot be changed. The remaining data is then deleted
-        later.
+        Raises `StorageError`, or `OSError` if a run's file cannot be changed. In either case, the remaining data
+        is deleted later.
         """
         gone = await self._ledger.personal_data.erase(user, during=during)
         log.info("a person was forgotten", exchanges=gone.exchanges, pictures=gone.pictures)
@@ -90,7 +90,7 @@ class Erasure:
                 await self._ledger.personal_data.finish_removals(by_kind[RemovalKind.LOG])
 
     async def strays(self) -> tuple[list[Path], int]:
-        """Return the picture files that are unknown to the ledger, and the number of all picture files.
+        """Return the picture files that are unknown to the ledger, and the total number of picture files.
 
         A picture file becomes a stray if a crash or a full disk keeps its row from being written.
         """
@@ -121,8 +121,8 @@ class Erasure:
     async def _rows(self, rows: list[Removal]) -> None:
         """Remove deleted exchanges from the files of runs.
 
-        If a run is in progress, the removal is repeated after its end, because the run may write some exchanges
-        again.
+        If a run is in progress, the removal is repeated after the run has ended, because the run may write some
+        of the exchanges again.
         """
         exchanges = frozenset(int(each.name) for each in rows)
         busy = await self._ledger.runs.active() is not None

@@ -1,7 +1,7 @@
-"""Changes of the live model and of the canary, one at a time: first the engine, then the ledger.
+"""Changes of the live model and the canary, one at a time: first in the engine, then in the ledger.
 
-After a crash between the two steps, the ledger still names the former model, and the next start runs
-that model. If the ledger cannot record the new model, the engine switches back. The live model cannot
+After a crash between the two steps, the ledger still names the former model, so the bot starts with that
+model again. If the ledger cannot record the new model, the engine switches back. The live model cannot
 change while training uses the engine's memory.
 """
 
@@ -77,7 +77,7 @@ class ModelSwitch:
         """Make a model live and record the change, ending any canary trial.
 
         If an error is raised, nothing has changed, with one exception: if the change cannot be recorded and the
-        engine cannot switch back to the former model either, `model` keeps answering until the bot's next start.
+        engine cannot switch back to the former model either, `model` keeps answering until the bot is restarted.
 
         Args:
             model: The ID of the model.
@@ -182,7 +182,7 @@ class ModelSwitch:
     async def carry_out(self, asked: Promotion) -> None:
         """Carry out a change that another process requested, or record why it was refused.
 
-        Raises `StorageError` if the refusal cannot be recorded; the next call only retries the recording.
+        Raises `StorageError` if the refusal cannot be recorded; the next call then only tries to record it.
         """
         if asked.id not in self._refused:
             try:
@@ -208,7 +208,7 @@ class ModelSwitch:
     async def undrain(self, node: str, by: int) -> NodeStatus:
         """Put a node back into service with the live model, and return its status.
 
-        Raises AdminRefusal while a run is using the engine's memory, and the same errors as
+        Raises `AdminRefusal` while a run is using the engine's memory, and the same errors as
         `Deployment.undrain`.
         """
         log.info("node is taken back into service", node=node, by=by)
@@ -220,7 +220,7 @@ class ModelSwitch:
     async def engine_away(self, run: int) -> AsyncIterator[None]:
         """Pause the engine for the duration of the context if training needs its memory.
 
-        A model change in progress is allowed to end first; new changes are refused during the pause.
+        A model change in progress is allowed to finish first; new changes are refused during the pause.
         """
         if not self.pause_while_training:
             yield

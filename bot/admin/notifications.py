@@ -1,9 +1,10 @@
-"""Notify admins of the progress of a run, its end, and problems.
+"""Notify admins of a run's progress, of its end, and of problems.
 
 For each run, an admin gets one progress message, which is edited as the run proceeds. Every admin has a
-separate queue, so that neither an unreachable admin nor slow delivery by Telegram delays the other
-admins or the bot's work. A notice that cannot be delivered is logged and dropped. Callers wait only for
-the notice of a run's end; if the bot crashes before that notice has been sent, the next start sends it.
+separate queue, so that neither an unreachable admin nor slow delivery by Telegram holds up the other
+admins' notices or the bot's work. A notice that cannot be delivered is logged and dropped. Callers wait
+only for the notice of a run's end; if the bot crashes before that notice has been sent, it is sent the
+next time the bot starts.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Notifications:
             await asyncio.wait(self._tellers.values())
 
     async def stop(self) -> None:
-        """Deliver queued notices for up to TELL_SECONDS, then drop the rest."""
+        """Deliver queued notices for up to `TELL_SECONDS`, then drop the rest."""
         with suppress(TimeoutError):
             async with asyncio.timeout(TELL_SECONDS):
                 await self.settled()
@@ -123,8 +124,8 @@ class Notifications:
     ) -> None:
         """Notify every admin of how a run ended, with its picture (PNG) and sheet (HTML), if any.
 
-        With `approve`, the notice of a candidate has a button for approving it. The notice of a canary also has
-        buttons. The method returns when the notice has been delivered to every admin or dropped.
+        With `approve`, the notice about a candidate has a button for approving it. The notice about a canary
+        always has buttons. The method returns when the notice has been delivered to every admin or dropped.
         """
 
         async def tell(admin: int, say: Say) -> None:

@@ -1,4 +1,4 @@
-"""Describe the progress of a run, for messages to admins, /status and the operator page.
+"""Describe the progress of a run in messages to admins, in /status and on the operator page.
 
 The description covers the state, a progress bar, the loss and the time left.
 """
@@ -69,7 +69,7 @@ def held_back(models: Iterable[Model]) -> dict[str, Model]:
 
 
 def outcome(run: Run, held: Mapping[str, Model]) -> tuple[str, str]:
-    """Return the state to show for a run, and the reason for the state or else the ID of the run's model.
+    """Return the state to show for a run, and the reason for it or, if there is none, the ID of its model.
 
     If the model is in `held` (see `held_back`), the model's state and reason replace the run's own.
     """

@@ -1,4 +1,4 @@
-"""The reasons for which an admin's request can be refused."""
+"""The reasons why an admin's request can be refused."""
 
 from __future__ import annotations
 

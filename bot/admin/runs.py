@@ -91,9 +91,9 @@ class Runs:
         return run
 
     async def plan(self) -> RunPlan:
-        """Return the plan of a run that would begin now.
+        """Return the plan for a run that would begin now.
 
-        Raises AdminRefusal if there is no trainer, and the same errors as `RunPlanner.plan`.
+        Raises `AdminRefusal` if there is no trainer, and the same errors as `RunPlanner.plan`.
         """
         if missing := self.trainer_missing():
             raise AdminRefusal(missing)
@@ -130,8 +130,8 @@ class Runs:
     async def _end_what_is_over(self) -> int | None:
         """Record the end of a run that has stopped but is still active in the ledger.
 
-        Either the run's process died, or its end could not be recorded earlier. While the disk is full, the run
-        remains active in the ledger.
+        Either the run's process died, or the end of the run could not be recorded earlier. While the disk is
+        full, the run remains active in the ledger.
 
         Returns:
             The run's ID if its end has been recorded, otherwise None.
@@ -167,7 +167,7 @@ class Runs:
         """Handle the end of a run: put an accepted model on trial or into use, and notify the admins.
 
         If some of the answers that the run learned from have been withdrawn since, a new run starts without
-        them. After a crash or a stop, the next start repeats these steps.
+        them. If the bot crashes or is stopped during these steps, it repeats them the next time it starts.
         """
         run = await asyncio.shield(self.ledger.runs.get(number))
         if RUN_TRANSITIONS[run.state]:

@@ -2,7 +2,8 @@
 
 The retrain job adds a run with the state "due" to the ledger, as `thumbtune retrain` does; `Runs`
 carries the run out. Once a day, old updates and stray files are removed and, if a retention time is set,
-so are old answers without votes. A job that was due while the bot was down runs once at the next start.
+so are old answers without votes. A job that was due while the bot was down runs once when the bot starts
+again.
 
 The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the
 functions must keep their names. A stored job acts on the schedule of the current process, because the
@@ -140,7 +141,7 @@ class Schedule:
             log.info("retraining is due, but another run is active")
 
     async def tidy(self) -> None:
-        """Delete handled updates so old that Telegram no longer resends them, and stray picture files."""
+        """Delete stray picture files, and handled updates that are too old for Telegram to resend."""
         await self.ledger.inbox.prune((_now() - HANDLED_KEPT).timestamp())
         await self.ledger.pictures.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
         try:

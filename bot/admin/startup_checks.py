@@ -2,7 +2,7 @@
 
 File sizes are compared before the engine starts. File hashes and the ledger's pages are checked in the
 background, because reading gigabytes takes a long time. If the files of the live model have changed, the
-base model replaces the live model.
+base model replaces it.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ Trouble = tuple[str, Reason]
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[Model, Trouble | None]:
     """Return the model to start with, and an alert if the live model had to be replaced.
 
-    The first start adds the base model to the ledger. If `base` (the setting `inference.model`) differs from
-    the directory in the ledger, there are two cases: if the earlier directory still exists, the operator has
-    chosen another base model, which goes live; if not, the base model has only moved. A trained model whose
-    directory is missing is looked for in `models`. If the files of the live model are missing (for example,
-    after a restore without models) or differ in size from the published ones, the base model goes live. If
-    the files of any other model are missing, the ledger records that they are gone.
+    On the first start, the base model is added to the ledger. If `base` (the setting `inference.model`)
+    later differs from the directory in the ledger, there are two cases. If the earlier directory still
+    exists, the operator has chosen another base model, which goes live; if not, the base model has only
+    moved. A trained model whose directory is missing is looked for in `models`. If the files of the live
+    model are missing (for example, after a restore without models) or differ in size from the published
+    ones, the base model goes live. If the files of any other model are missing, the ledger records that they
+    are gone.
     """
     known = {model.id: model for model in await ledger.models.all()}
     if BASE not in known:

@@ -1,6 +1,6 @@
 """Notes to users whose votes helped to train the live model.
 
-A user who wants notes gets one for each model, in a private chat.
+A user who wants notes gets one for each such model, in a private chat.
 """
 
 from __future__ import annotations

@@ -61,7 +61,10 @@ class Conversation:
         return await self._ledger.duels.open(exchange.id)
 
     async def invites_comparison(self, exchange: Exchange) -> bool:
-        """Return whether the buttons of an answer suggest a duel: under one answer in `INVITED` during a trial."""
+        """Return whether an answer's buttons suggest a duel.
+
+        During a trial, they do so under one answer in every `INVITED`.
+        """
         return exchange.id % INVITED == 0 and await self._ledger.canaries.running() is not None
 
     async def restart(self, question: Question) -> None:
@@ -172,7 +175,7 @@ class Conversation:
             raise DeletedMeanwhile from error
 
     def _place(self, question: Question) -> tuple[int, int, int]:
-        """Return the IDs of the chat, the conversation's owner and the topic, which identify a session."""
+        """Return the IDs of the chat, the conversation's owner and the topic, which together identify a session."""
         return question.chat, self._settings.talker(question.chat, question.asker), question.topic
 
     @asynccontextmanager

@@ -2,7 +2,7 @@
 
 Files from users are never decoded in this process, and only the re-encoded picture is kept (see
 `inference.images.decoder_worker`). The bytes in memory and the pictures being decoded are limited, both
-in total and for each user, so that costly files first delay other pictures from the same sender.
+in total and for each user, so that costly files delay the sender's own pictures before anyone else's.
 """
 
 from __future__ import annotations
@@ -181,10 +181,10 @@ class PictureReceiver:
 
 
 class FairSemaphore:
-    """A weighted semaphore that limits users both together and individually.
+    """A weighted semaphore with a limit for all users together and a limit for each user.
 
-    At most `total` is held in all, and at most `each` by one user, in order of arrival. A user who has
-    reached `each` waits without holding up others.
+    All users together hold at most `total`, and a single user at most `each`. Requests are granted in order
+    of arrival, but a user who has reached `each` waits without holding up others.
     """
 
     def __init__(self, total: int, each: int) -> None:

@@ -1,8 +1,9 @@
 """The questions in flight, kept so that an answer can be stopped or its question edited.
 
-Everything is kept in memory. If the process ends while a question is in flight, the next start handles
-the question again, and also any update that stops or edits it. A stop or an edit may therefore arrive
-before its question is in flight again; it takes effect once the question is in flight.
+Everything is kept in memory. If the process ends while a question is in flight, the bot handles the
+question again the next time it starts, along with any update that stops or edits it. A stop or an edit
+may therefore arrive before its question is in flight again; it then takes effect as soon as the question
+is in flight.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class InFlight:
         return self._answering.get(update)
 
     def stop_before(self, stop: Question) -> list[Answering]:
-        """Stop answering the questions that the user asked before `stop` in the same chat.
+        """Stop answering the questions that the user asked in the same chat before `stop`.
 
         Returns:
             The stopped questions that were in flight.
@@ -127,7 +128,7 @@ class InFlight:
         self._stopped_by[update] = by
 
     def arrived(self, raw: dict[str, Any]) -> None:
-        """Record the edit in a new update, if any, and interrupt the answer to the question it changes.
+        """If a new update edits a message, record the edit and interrupt any answer to that message.
 
         Args:
             raw: The update as Telegram sent it, before any other part of the bot has processed it.

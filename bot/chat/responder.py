@@ -1,8 +1,8 @@
-"""Answer a question in a message that shows the answer as it grows.
+"""Answer a question with a message that shows the answer as it grows.
 
 The message begins with a placeholder, then shows the words as they arrive, and ends with the final text
-and buttons. New questions, edited questions and regenerated answers are all handled in this way. If
-there is no answer, the message shows an apology.
+and buttons. New questions, edited questions and regenerated answers are all handled this way. If there
+is no answer, the message shows an apology.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ UNANSWERED: Final[tuple[type[Exception], ...]] = (Refused, *_APOLOGIES)
 
 @dataclass(eq=False)
 class Responder:
-    """Answers questions in messages that show the answer as it grows."""
+    """Answers questions with messages that show the answer as it grows."""
 
     bot: Bot
     conversation: Conversation
@@ -67,7 +67,7 @@ class Responder:
     settings: Settings
 
     async def answer(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Exchange | None:
-        """Answer a question in `reply` and return the exchange, or apologise in `reply` and return None."""
+        """Answer a question in `reply` and return the exchange; if that fails, apologise there and return None."""
         try:
             with self.throttle.admitted(question), self.in_flight.answering(question) as answering:
                 async with self._screen(question, reply, say, placeholder) as screen:
@@ -103,7 +103,7 @@ class Responder:
             await reply.finish(markdown_pages(text), buttons)
 
     async def _completed(self, question: Question, say: Say) -> Question:
-        """Return a question with its latest text, and with its picture files downloaded and stored."""
+        """Return the question with its latest text and with its picture files downloaded and stored."""
         settings = self.settings.chat
         if question.messages:
             username = str((await self.bot.me()).username)
@@ -124,7 +124,7 @@ class Responder:
 
 
 def apology(error: Exception, say: Say) -> str:
-    """Return a message that says why there is no answer, and what the user can do."""
+    """Return a message that says why there is no answer and what the user can do about it."""
     if isinstance(error, Refused):
         return say(str(error))
     return say(next(sentence for kind, sentence in _APOLOGIES.items() if isinstance(error, kind)))

@@ -1,9 +1,10 @@
 """Access to stored pictures, and re-encoding of those that earlier versions stored exactly as received.
 
 After an upgrade, the old pictures are re-encoded once, in the background, one at a time and at low
-priority. An old picture that is needed sooner is re-encoded when it is read. If the work is interrupted,
-the next start continues with the remaining pictures. The data files of runs and the imported sources are
-processed last; then a row in the ledger records that the work is complete.
+priority. An old picture that is needed sooner is re-encoded when it is read. If re-encoding is
+interrupted, the bot continues with the remaining pictures the next time it starts. The data files of
+runs and the imported sources are processed last; a row in the ledger then records that everything has
+been re-encoded.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ log = structlog.get_logger()
 class StoredPictures:
     """Reads the picture store, returning pictures only in re-encoded form, never exactly as a user sent them.
 
-    `run` re-encodes the remaining pictures in the background; `finish` does so immediately.
+    `run` re-encodes the remaining pictures and retries after errors; `finish` does so without retrying.
     """
 
     def __init__(self, ledger: Ledger, pictures: PictureStore, decoders: PictureDecoders) -> None:
@@ -105,7 +106,10 @@ class StoredPictures:
             await self._ledger.pictures.finish_chore(CHORE)
 
     async def run(self) -> None:
-        """Re-encode all remaining pictures, retrying after errors; if cancelled, the next start continues."""
+        """Re-encode all remaining pictures, retrying after errors.
+
+        If this is cancelled, the bot continues with the rest the next time it starts.
+        """
         while True:
             try:
                 await self.finish()
@@ -118,7 +122,7 @@ class StoredPictures:
     async def clean_all(self) -> None:
         """Re-encode the pictures in the ledger that were stored exactly as received.
 
-        Raises StorageError or OSError if the work fails.
+        Raises StorageError or OSError if this fails.
         """
         cleaned = 0
         while names := await self._ledger.pictures.raw(_BATCH):
@@ -131,7 +135,7 @@ class StoredPictures:
 
 
 async def finish_pictures(ledger: Ledger, console: Console) -> None:
-    """Re-encode the remaining old pictures for a command, reporting the status on `console`.
+    """Re-encode the remaining old pictures before a command copies them, reporting the status on `console`.
 
     Raises StorageError or OSError if the ledger or a picture file cannot be read or written.
     """

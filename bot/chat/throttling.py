@@ -2,7 +2,7 @@
 
 A refusal says how long to wait. Questions are counted in memory, so the count starts at zero after a
 restart. Every question counts, whether it is a new message, an edit or a request to regenerate an
-answer; votes and commands do not count. Admins are not limited.
+answer; votes and commands do not count. The limits do not apply to admins.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class Throttle:
             self._count(question, limits.questions_per_minute)
 
     def _remaining(self, begun: list[float]) -> float:
-        """Return the estimated seconds until the oldest of the answers that began at `begun` is complete.
+        """Return the estimated number of seconds until the oldest answer is complete.
 
-        The estimate uses the average duration of an answer.
+        `begun` holds the times at which the answers began. The estimate uses the average duration of an answer.
         """
         return min(begun) + self._average - self._clock()
 

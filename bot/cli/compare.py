@@ -1,7 +1,7 @@
 """`thumbtune compare`: show several models' answers to the operator's own questions about pictures.
 
-The page shows the answers side by side. A child process produces the answers
-(`training.gate.side_by_side`), and `training.gate.sheet` creates the page. The bot need not be running.
+The answers are shown side by side on an HTML page. A child process (`training.gate.side_by_side`)
+produces them, and `training.gate.sheet` creates the page. The bot need not be running.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ENDINGS: Final = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
 async def compare(settings: Settings, models: Sequence[str], images: Path, out: Path, console: Console) -> None:
-    """Let `models` answer questions about pictures, and write the page to `out`.
+    """Have `models` answer questions about the pictures in `images`, and write the page to `out`.
 
     Raises TrainingError or StorageError, with a message that says what to do.
     """
@@ -74,7 +74,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
 
 
 async def directory_of(settings: Settings, model: str) -> Path:
-    """Return the directory of `model`, which is the ID of a kept model or the path of any checkpoint.
+    """Return the directory of `model`, given as the ID of a kept model or the path of any checkpoint.
 
     Raises:
         TrainingError: `model` is neither a kept model nor a directory, or its checkpoint is incomplete.
@@ -100,9 +100,9 @@ async def directory_of(settings: Settings, model: str) -> Path:
 
 
 def questions_of(picture: Path, default: str) -> list[str]:
-    """Return the questions about a picture, one for each line of the text files beside it.
+    """Return the questions about a picture, one per line of the text files beside it.
 
-    For `NAME.jpg` the files are `questions.txt` and `NAME.txt`. If they contain no questions, `default` is
+    For `NAME.jpg`, the files are `questions.txt` and `NAME.txt`. If they contain no questions, `default` is
     the only question.
 
     Raises:

@@ -1,6 +1,6 @@
 """`thumbtune retrain`, `promote`, `rollback` and `status`: control the running bot from another process.
 
-A request is a row in the ledger, which the bot polls; the result is a row in the ledger as well. The
+A command writes its request to the ledger, which the bot polls; the bot writes the result there too. The
 parameter `running` is a function that returns whether a bot is running. Nothing is requested unless a
 bot is running, and a command stops waiting if the bot stops.
 """
@@ -40,8 +40,8 @@ async def retrain(
 ) -> None:
     """Request a run, and return once it has begun or, with `wait`, once its model is in use.
 
-    A model is in use when it is live or a canary. With `approve`, an accepted model needs an admin's
-    approval, but the command does not wait for the approval.
+    A model is in use when it is live or a canary. With `approve`, an accepted model first needs an admin's
+    approval, for which the command does not wait.
 
     Raises:
         RunBusy: Another run has not ended.
@@ -173,7 +173,7 @@ async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_
 async def _decided(ledger: Ledger, run: Run) -> bool:
     """Return whether a run has ended and the fate of its model, if any, is settled.
 
-    The model then answers, waits for approval, was held back, or failed to go live.
+    By then, the model is in use, is waiting for approval, was held back, or failed to go live.
     """
     if RUN_TRANSITIONS[run.state]:
         return False

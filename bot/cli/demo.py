@@ -1,9 +1,9 @@
 """`thumbtune demo`: the whole product on one machine, with a local Bot API server instead of Telegram.
 
 The demo starts an emulator of Telegram with a chat page, sample pictures and sample voters, and runs the
-same bot as `thumbtune run` against it. By default it uses the tiny model that comes with the product,
-and training settings made for the tiny model. The data is deleted at the end unless a folder is given in
-which to keep it.
+same bot as `thumbtune run` against it. By default it uses the tiny model shipped with the product, and
+training settings made for that model. At the end, the data is deleted unless the operator has named a
+folder to keep it in.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
 
 
 def sample_conversations(round_number: int) -> Sequence[SampleConversation]:
-    """Return the pictures and questions of the sample voters, which are different in every round."""
+    """Return the sample voters' pictures and questions for one round; every round has different ones."""
     rng = random.Random(f"votes-{round_number}")
     return [_conversation(rng, "zh" if number % 4 == 3 else "en") for number in range(CONVERSATIONS)]
 
@@ -156,7 +156,7 @@ def _conversation(rng: random.Random, language: Language) -> SampleConversation:
 def welcome(page: str, operator: str, folder: Path, *, kept: bool, model: str = TINY) -> str:
     """Return the welcome message of the demo.
 
-    The message has the addresses of the demo, what its model knows, and what happens to the data in
+    The message gives the demo's addresses, and says what its model knows and what happens to the data in
     `folder`.
     """
     note = f"{SHAPES_ONLY}\n" if model == TINY else ""

@@ -1,4 +1,4 @@
-"""`thumbtune fetch`: download a checkpoint into a folder, which appears only when complete and verified.
+"""`thumbtune fetch`: download a checkpoint into a folder that appears only when complete and verified.
 
 Files are downloaded into `DIR.incomplete`, which is renamed to `DIR` once every file is present and
 verified. The folder also records the commit to which the branch or tag pointed when the download began,

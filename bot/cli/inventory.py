@@ -2,7 +2,7 @@
 
 The commands are `models`, `sources`, `people`, `backup`, `forget` and `sweep`. Nothing that is in use
 can be deleted. Before a deletion, the command says how much will be deleted and asks for confirmation.
-If the command is killed, running it again or the bot's next start completes the deletion.
+If the command is killed, the deletion is completed when the command is run again or the bot next starts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NO_VOTES: Final = "–"
 
 
 async def models(ledger: Ledger, console: Console) -> None:
-    """Print every model with its date of creation and the users' approval.
+    """Print every model with its creation date and its approval.
 
     Approval is the share of 👍 among the votes on a model's answers, with its 95 % interval.
     """

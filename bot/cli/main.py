@@ -101,7 +101,7 @@ def demo(
 
 @app.command()
 def run(config: ConfigOption = None) -> None:
-    """Run the bot with Telegram, or with the Bot API server in `telegram.api_base`."""
+    """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
     from bot.process import run_bot
 
     asyncio.run(run_bot(load_settings(config)))
@@ -116,7 +116,7 @@ def doctor(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list the checks that pass.")] = False,
 ) -> None:
-    """Check the installation and the settings, and say how to fix problems; exit with 1 if a check fails."""
+    """Check the installation and settings and say how to fix problems; exit with status 1 if a check fails."""
     from bot.cli.doctor.checks import examine
     from bot.cli.doctor.findings import report
 
@@ -145,7 +145,7 @@ def retrain(
     ] = False,
     yes: YesOption = False,
 ) -> None:
-    """Ask the running bot to retrain on the liked answers, after confirmation if nothing is new."""
+    """Have the running bot retrain on the liked answers; ask for confirmation if nothing is new."""
 
     async def request(ledger: Ledger, settings: Settings, running: Callable[[], bool]) -> None:
         await control.confirm_without_news(ledger, running, settings, yes)
@@ -204,7 +204,7 @@ def delete_source(
 
 @app.command()
 def people(config: ConfigOption = None) -> None:
-    """List the bot's users: answers, votes, last message, and whether blocked or opted out of training."""
+    """List users with their answers, votes and last message; show who is blocked or opted out of training."""
     with_ledger(config, lambda ledger, settings: inventory.people(ledger, settings.limits.blocked, results))
 
 
@@ -221,7 +221,7 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
     config: ConfigOption = None,
 ) -> None:
-    """Compare several models' answers about your own pictures on one HTML page; needs no running bot."""
+    """Compare several models' answers about your own pictures on one HTML page; the bot need not be running."""
     from bot.cli.compare import compare as compare_models
 
     asyncio.run(compare_models(load_settings(config), models, images, out, results))
@@ -288,7 +288,7 @@ def import_(
 ) -> None:
     """Add a LLaVA file and its pictures to the training data.
 
-    Every row is checked, then all rows and pictures are copied. If one row is invalid, nothing is added.
+    All rows are checked before anything is copied. If one row is invalid, nothing is added.
     """
     asyncio.run(import_file(load_settings(config), file, images, results, name=name, repeat_times=repeat_times))
 
@@ -297,7 +297,7 @@ def import_(
 def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")], config: ConfigOption = None
 ) -> None:
-    """Export the liked answers in LLaVA's format, all votes as rows for KTO, and the pictures to a folder."""
+    """Export liked answers (in LLaVA's format), all votes (as rows for KTO) and the pictures to a folder."""
     with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out, results))
 
 

@@ -2,7 +2,7 @@
 
 The lists in `[limits]`, which say who may use the bot, are checked before an update is processed any
 further. If a user may not use the bot, only the update itself is recorded. The operator cannot take away
-a user's right to view and delete the data stored about that user.
+users' right to view and delete the data stored about them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
 
 
 class Access(BaseMiddleware):
-    """Passes on the updates of users who may use the bot, and refuses all others."""
+    """Passes on updates from users who may use the bot, and refuses all the others."""
 
     def __init__(self) -> None:
         self._refused: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)

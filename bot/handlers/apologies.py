@@ -62,7 +62,7 @@ class Apologies:
             await self.notices.notify(GAVE_UP, update=update, reason=reason)
 
     async def _apologise(self, update: int) -> None:
-        """Answer the callback query of an update, if any, and apologise if it came from a private chat.
+        """Answer an update's callback query, if any, and apologise if the update came from a private chat.
 
         A malformed update is handled as far as it can be read.
         """
@@ -95,7 +95,7 @@ class Apologies:
             raw: The update as Telegram sent it.
 
         Returns:
-            Whether the update needs no further handling because it is a tap.
+            True if the update is a tap whose sender has now been informed; it needs no further handling.
         """
         try:
             update = Update.model_validate(raw, context={"bot": self.bot})

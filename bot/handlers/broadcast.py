@@ -131,7 +131,7 @@ async def _send_and_record(chat: int, text: str, request: Request) -> None:
 
 
 async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
-    """Return the result of `write`, which is retried while the disk is too full to write to the ledger.
+    """Return the result of `write`, retrying while the disk is too full to write to the ledger.
 
     Without the retries, it would be unknown who received the message.
     """

@@ -18,7 +18,7 @@ from bot.updates.ordering import command_of
 
 
 class Command(filters.Command):
-    """A filter for texts, or captions if `captions` is set, that begin with one of the given commands.
+    """A filter for texts (or captions, if `captions` is set) that begin with one of the given commands.
 
     Case is ignored, because phone keyboards capitalise the first letter.
     """

@@ -1,10 +1,10 @@
-"""Corrections: better answers that users suggest, and that the model learns once they are confirmed.
+"""Corrections: better answers suggested by users, which the model learns once they are confirmed.
 
 A user suggests a correction by replying to the question that the bot asks after a tap on ✍ or, in a
-private chat, by replying to an answer to which the user gave a 👎. A reply to an answer may also be a
-question: it is answered if it ends with a question mark, or if its author taps the button that declares
-it a question. A correction is confirmed by another user in the chat or by an admin, and its author may
-withdraw it. Admins are shown the corrections from private chats, where nobody else could confirm them.
+private chat, by replying to an answer that the user gave a 👎. A reply to an answer may also be a
+question: it is answered if it ends with a question mark, or if its author taps the button saying that it
+is one. A correction is confirmed by another user in the chat or by an admin, and its author may withdraw
+it. Admins are shown the corrections from private chats, where nobody else could confirm them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command menus that Telegram shows, in every language of the bot and with more commands for admins.
 
 Telegram keeps a menu until it is deleted. The ledger therefore lists the users who were given the admin
-menu, so that the next start of the bot can remove it from those who are no longer admins.
+menu. The next time the bot starts, it removes the menu for those who are no longer admins.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ async def _announce(
 async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None:
     """Delete the admin menu of a former admin, so that Telegram shows the default menu.
 
-    If the deletion fails, the next start of the bot tries again.
+    If the deletion fails, the bot tries again the next time it starts.
     """
     try:
         await bot.delete_my_commands(scope=BotCommandScopeChat(chat_id=chat), language_code=language or None)

@@ -1,6 +1,6 @@
 """Handlers for /models, /promote, /rollback and their buttons, with which admins choose the live model.
 
-A change that a crash interrupted is not made twice when the request is repeated.
+If a crash interrupts a change, repeating the request does not make the change twice.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ async def promote(message: Message, command: CommandObject, request: Request) ->
 
 
 async def promote_this(query: CallbackQuery, callback_data: Promote, request: Request) -> None:
-    """Make the model on the tapped button live."""
+    """Switch to the model whose button was tapped."""
     await acknowledge(query)
     await _promote(callback_data.model, request)
 
 
 async def approve_this(query: CallbackQuery, callback_data: Approve, request: Request) -> None:
-    """Put the candidate on the tapped button into service, as a canary or as the live model."""
+    """Put the candidate whose button was tapped into service, as a canary or as the live model."""
     await acknowledge(query)
     reply, say, wanted = request.reply, request.say, callback_data.model
     await reply.show_partial(say("Warming up {model}…", model=wanted))
@@ -126,7 +126,7 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
 
 
 async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: Request) -> None:
-    """End the trial of the canary on the tapped button."""
+    """End the trial of the canary whose button was tapped."""
     await acknowledge(query)
     wanted = callback_data.model
     try:
@@ -162,14 +162,14 @@ async def overrule(query: CallbackQuery, callback_data: Overrule, request: Reque
 
 
 async def roll_back(message: Message, request: Request) -> None:
-    """Go back to the previous model, but only once even if the request is repeated after an interruption."""
+    """Go back to the previous model, but only once, even if the request is repeated after an interruption."""
     await _roll_back(request)
 
 
 async def roll_back_from(query: CallbackQuery, callback_data: RollBack, request: Request) -> None:
     """Go back to the previous model, if the live model has not changed since the button was shown.
 
-    A second tap therefore does not go back yet another model.
+    A second tap therefore does not go back any further.
     """
     if await _still_live(callback_data.model, query, request):
         await _roll_back(request)

@@ -1,7 +1,7 @@
 """Handlers for /privacy and /delete_my_data, with which users control and erase their stored data.
 
 Users can also choose whether the bot learns from them. `bot.admin.erasure` erases the data. A
-confirmation is valid for some minutes and for one tap. An erasure that a crash interrupts is completed
+confirmation can be used once, within a few minutes. An erasure interrupted by a crash is completed
 later.
 """
 
@@ -54,7 +54,10 @@ async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Requ
 
 
 async def note_or_not(query: CallbackQuery, callback_data: Notes, request: Request) -> None:
-    """Turn notifications about models that learned from this user on or off, and show the choice."""
+    """Turn the user's notifications on or off, and show the choice.
+
+    The notifications are about models that learned from the user.
+    """
     await request.services.ledger.people.set_wants_notes(request.user.id, bool(callback_data.wanted))
     await acknowledge(query)
     await _redraw(query, request)
@@ -158,7 +161,7 @@ def _elsewhere(say: Say) -> str:
 
 
 def _listed(found: PersonalDataSummary, say: Say) -> str:
-    """Return the amounts of stored data, one kind per line, omitting kinds of which nothing is stored."""
+    """Return how much data of each kind is stored, one kind per line, omitting kinds with no data."""
     lines = {
         say.count(
             "· {number} question with its answer", "· {number} questions with their answers", found.exchanges

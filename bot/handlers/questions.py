@@ -98,8 +98,10 @@ async def _is_stale(message: Message, request: Request) -> bool:
 async def _edited(asked: Question, request: Request) -> Question | None:
     """Return the edited question `asked` with the exchange that it replaces.
 
+    If there is no such exchange, `asked` is returned unchanged.
+
     Returns:
-        The question, or None if the edit changed nothing visible. Without such an exchange, `asked` itself.
+        The question, or None if the edit changed nothing visible.
 
     Raises:
         Refused: The new picture is not accepted.
@@ -141,10 +143,10 @@ def _check_size(question: Question, settings: ChatSettings) -> None:
 
 
 async def _about(message: Message, question: Question, request: Request) -> Question:
-    """Return the question, with the pictures it is about unless its conversation is already about them.
+    """Return the question, adding the pictures it is about unless its conversation is already about them.
 
-    A reply to a picture is about the picture replied to. A reply to an answer in another conversation is
-    about the answer's pictures.
+    A reply to a picture is about that picture. A reply to an answer in another conversation is about the
+    answer's pictures.
 
     Raises:
         NoPictureYet: There is no picture to talk about.

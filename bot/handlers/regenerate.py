@@ -41,7 +41,7 @@ async def retry(message: Message, request: Request) -> None:
 
 
 async def again(query: CallbackQuery, callback_data: Again, request: Request) -> None:
-    """Answer a question again, if the user who asked it or an admin tapped the button below the answer."""
+    """Answer a question again if an admin or the user who asked it tapped the button below the answer."""
     services, say = request.services, request.say
     former, _ = await tapped_exchange(query, callback_data.exchange, request)
     if await request.show_recorded():
@@ -101,7 +101,7 @@ async def stop(message: Message, request: Request) -> None:
 
 
 async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request) -> None:
-    """Stop the answer above the tapped button, if the user who asked or an admin tapped the button.
+    """Stop the answer above the tapped button if an admin or the user who asked tapped the button.
 
     Return once the stopped answer is recorded.
     """

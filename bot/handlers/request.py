@@ -113,7 +113,7 @@ class Request:
 
 
 class RequestContext(BaseMiddleware):
-    """Middleware that builds the `request` of each update.
+    """Middleware that builds the `request` for each update.
 
     An update whose reply is already finished is not handled again.
     """
@@ -168,7 +168,7 @@ class SenderRecords(BaseMiddleware):
         return await handler(event, data)
 
     async def _record(self, request: Request, chat: Chat) -> None:
-        """Save the sender and the chat in the rare case that either is new or has changed."""
+        """Save the sender and the chat if either is new or has changed, which is rare."""
         user = request.user
         person = Person(user.id, user.full_name, user.language_code)
         outdated = request.person is None or request.person.name != user.full_name

@@ -1,7 +1,7 @@
 """Handlers for /retrain and /cancel and their buttons, with which admins start and cancel runs.
 
 `bot.admin.notifications` shows the progress of a run. A request is carried out only once, even if a
-crash interrupts its handling: the ledger shows whether the request was carried out.
+crash interrupts its handling: the ledger shows whether that has happened.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def register(router: Router) -> None:
 
 
 async def retrain(message: Message, command: CommandObject, request: Request) -> None:
-    """Start a run or, if the argument is "dry", only describe the run."""
+    """Start a run or, if the argument is "dry", only describe what it would do."""
     reply, say = request.reply, request.say
     argument = (command.args or "").strip()
     if argument == "dry":
@@ -53,7 +53,7 @@ async def retrain(message: Message, command: CommandObject, request: Request) ->
 
 
 async def train_again(query: CallbackQuery, callback_data: TrainAgain, request: Request) -> None:
-    """Start a run although there is nothing new to learn from.
+    """Start a run even though there is nothing new to learn from.
 
     Nothing is started if another run has ended since the button was shown.
     """
@@ -145,7 +145,7 @@ async def cancel(message: Message, request: Request) -> None:
 
 
 async def cancel_this(query: CallbackQuery, callback_data: CancelRun, request: Request) -> None:
-    """Cancel the run above the tapped button, but no other run."""
+    """Cancel the run shown above the tapped button, and no other."""
     services, say = request.services, request.say
     active = await services.ledger.runs.active()
     if active is None or active.id != callback_data.run:

@@ -43,7 +43,7 @@ async def delete_stray_placeholder(handler: Handler, event: TelegramObject, data
 
 
 async def _is_stray(message: Message, request: Request) -> bool:
-    """Return whether `message` is a placeholder from the bot although the reply is shown in another message."""
+    """Return whether `message` is a placeholder that the bot sent but did not use for the reply."""
     if message.from_user is None or message.from_user.id != request.bot.id:
         return False
     ledger = request.services.ledger
@@ -55,7 +55,7 @@ async def _is_stray(message: Message, request: Request) -> bool:
 
 
 def _stoppable(message: Message) -> int | None:
-    """Return the update whose answer the ⏹ button under `message` stops, or None without such a button."""
+    """Return the update whose answer the ⏹ button under `message` stops, or None if there is no such button."""
     rows = message.reply_markup.inline_keyboard if message.reply_markup else []
     data = next((button.callback_data for row in rows for button in row if button.callback_data), "")
     if not data.startswith(f"{Stop.__prefix__}:"):

@@ -1,4 +1,4 @@
-"""Updates of the rating buttons under answers, which may skip intermediate states but never the last one.
+"""Updates of the rating buttons under answers, skipping intermediate states but never the last one.
 
 Votes come in bursts, and Telegram allows few calls per group, so only the newest state is shown when a
 message's turn comes. If the process ends while updates are waiting, the next process shows them
@@ -62,7 +62,7 @@ class RatingButtons:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
     async def update_recent(self, translator: Translator) -> None:
-        """Update the buttons of recent votes in groups, which the previous process may have counted but not shown."""
+        """In groups, update buttons whose recent votes the previous process may have counted but not shown."""
         for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
             shown = await self._ledger.replies.for_update(exchange.update)
             asker = await self._ledger.people.get(exchange.asker)

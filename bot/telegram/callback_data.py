@@ -77,7 +77,7 @@ class Teach(CallbackData, prefix="teach"):
 
 
 class Asks(CallbackData, prefix="asks"):
-    """Callback data `asks:<correction>` of the button that says that a supposed correction is a question."""
+    """Callback data `asks:<correction>` of the button that marks a supposed correction as a question."""
 
     correction: Id
 
@@ -111,7 +111,7 @@ class CancelRun(CallbackData, prefix="cancel"):
 
 
 class TrainAgain(CallbackData, prefix="train_again"):
-    """Callback data `train_again:<run>` of the button that starts a run although nothing is new since `run`."""
+    """Callback data `train_again:<run>` of the button that starts a run even if nothing is new since `run`."""
 
     run: Id
 

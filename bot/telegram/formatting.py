@@ -1,7 +1,7 @@
 """Conversion of a model's Markdown to plain text with entities, split into messages of permitted length.
 
-The entities are computed here rather than parsed by Telegram, so Telegram cannot refuse an answer for
-its markup. Lengths are in UTF-16 code units, as in the Bot API
+The entities are computed here rather than parsed by Telegram, so Telegram cannot refuse an answer
+because of its markup. Lengths are in UTF-16 code units, as in the Bot API
 (https://core.telegram.org/bots/api#messageentity).
 """
 
@@ -51,8 +51,8 @@ def plain_pages(text: str, limit: int = LIMIT) -> tuple[Page, ...]:
 def markdown_pages(markdown: str, limit: int = LIMIT) -> tuple[Page, ...]:
     """Return `markdown` as formatted text, split into pages of at most `limit` UTF-16 code units.
 
-    If the text is blank, there are no pages. If the converter cannot read the text, or renders it as nothing
-    (such as a lone HTML tag), the text stays unformatted.
+    If the text is blank, there are no pages. If the converter cannot read the text, or nothing of it would
+    be left (as with a lone HTML tag), the text stays unformatted.
     """
     markdown = _INVISIBLE.sub("", markdown)
     try:

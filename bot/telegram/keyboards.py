@@ -51,11 +51,11 @@ def rating_buttons(
     newest: bool = True,
     compare: bool = False,
 ) -> InlineKeyboardMarkup:
-    """Return 👍 and 👎 buttons for an exchange, and 🔄 if its answer is the `newest` one to the question.
+    """Return 👍 and 👎 buttons for an exchange, and 🔄 if it has the `newest` answer to the question.
 
-    With `compare`, 🔄 gets a row of its own and says that it leads to a comparison of two answers.
     The `chosen` thumb is marked. A 👎 adds buttons for the reason and for a better answer. In a group,
-    `tally` gives the numbers of 👍 and 👎.
+    `tally` gives the counts of 👍 and 👎. With `compare`, 🔄 gets a row of its own and says that it leads to
+    a comparison of two answers.
     """
     ups, downs = tally or (0, 0)
     counts = {1: ups, -1: downs}
@@ -89,7 +89,7 @@ def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
 def correction_buttons(
     correction: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
 ) -> InlineKeyboardMarkup:
-    """Return the buttons that accept or refuse a correction, with the decision `wanted`, if any, marked.
+    """Return the buttons that accept or refuse a correction, marking the decision `wanted`, if there is one.
 
     A `doubtful` correction, which may have been meant as a question, also gets a button that says so.
     """
@@ -136,7 +136,7 @@ def language_buttons(names: Mapping[str, str], spoken: str) -> InlineKeyboardMar
 
 
 def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeyboardMarkup:
-    """Return the buttons that turn learning and, while learning is on, notifications on or off."""
+    """Return the buttons that turn learning and (while learning is on) notifications on or off."""
     if opted_out:
         return one_button(say("Learn from me"), Learn(wanted=1))
     words = (
@@ -152,7 +152,7 @@ def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeybo
 
 
 def deletion_buttons(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:
-    """Return the buttons that confirm or refuse the deletion for which `update` asked.
+    """Return the buttons that confirm or refuse the deletion requested by `update`.
 
     The texts of the buttons are `sure` and `unsure`.
     """

@@ -71,7 +71,7 @@ class Place:
 
 
 class Reply:
-    """The reply to one update, as one message or several, numbered as slots from 0."""
+    """The reply to one update: one or more messages, in slots numbered from 0."""
 
     def __init__(self, bot: Bot, ledger: Ledger, update: int, place: Place) -> None:
         """Create a reply of which nothing has been sent; use `open` if an earlier attempt may have sent something."""
@@ -119,7 +119,7 @@ class Reply:
         self.finished = True
 
     async def show_partial(self, pages: Sequence[Page] | str, markup: InlineKeyboardMarkup | None = None) -> bool:
-        """Show as much of an unfinished answer as the rate limit allows at once; return whether all of it is shown."""
+        """Show as much of an unfinished answer as the rate limit allows now; return whether all of it is shown."""
         if isinstance(pages, str):
             pages = plain_pages(pages)
         complete = True
@@ -241,7 +241,7 @@ class Reply:
         """Send the message of a slot.
 
         If the message may or may not have arrived, it is sent again: twice is better than never. With `replace`,
-        the slot already has a message, but the message is gone.
+        it takes the place of a message that can no longer be edited.
 
         Returns:
             False if an `optional` message was not sent because the chat has no capacity, otherwise True.
@@ -322,7 +322,7 @@ class Reply:
 
 
 def _refuses_entities(error: TelegramBadRequest, page: Page) -> bool:
-    """Return whether Telegram refused the formatting of `page`, without which the text can still be sent."""
+    """Return whether Telegram refused only the formatting of `page`, so that its text can still be sent."""
     if not page.entities or "entit" not in error.message.lower():
         return False
     log.warning("entities refused", error=error.message)

@@ -1,9 +1,9 @@
 """Rate limits for outgoing calls, in each chat and over all chats.
 
 Telegram publishes its limits only roughly
-(https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this) and enforces them by
-refusals that do not say which limit was exceeded. A refusal slows down the chat it came from, and
-refusals in many chats at once slow down all chats. All times are on the event loop's clock.
+(https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this) and enforces them
+through refusals that do not say which limit was exceeded. A refusal slows down the chat it came from,
+and refusals in many chats at once slow down all chats. All times are on the event loop's clock.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 class RateLimiter:
-    """A limiter of the rate of calls, first in each chat and then over all chats."""
+    """Limits the rate of calls, first in each chat and then over all chats."""
 
     def __init__(self, settings: TelegramSettings) -> None:
         self._group_rate = settings.group_calls_per_minute
@@ -112,8 +112,8 @@ class ChatLimiter:
     """The rate limit of one chat.
 
     Telegram enforces the limit of a group strictly. In private chats it tolerates bursts, but does not
-    publish for how long. The limit of a private chat therefore applies only after a refusal, until there has
-    been none for `STRICT_SECONDS`.
+    publish for how long. The limit of a private chat therefore applies only after a refusal, and until there
+    has been no other for `STRICT_SECONDS`.
     """
 
     def __init__(self, calls: int, seconds: float, *, group: bool) -> None:
@@ -215,7 +215,7 @@ def _now() -> float:
 def _bucket(rate: float) -> AsyncLimiter:
     """Return a leaky bucket for `rate` calls per second.
 
-    The bucket holds the calls of one second, but at least one call.
+    The bucket holds one second's worth of calls, but at least one call.
     """
     size = max(1.0, rate)
     return AsyncLimiter(size, size / rate)

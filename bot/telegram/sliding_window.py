@@ -14,7 +14,7 @@ from typing import Final
 
 
 class Priority(IntEnum):
-    """The priority of a call; waiting calls with the lowest value are served first."""
+    """The priority of a call; a lower value means a higher priority."""
 
     NOTICE = 0
     """A message that tells people they have to wait."""
@@ -35,7 +35,7 @@ AGED_SECONDS: Final = 45.0
 
 @dataclass(slots=True)
 class Call:
-    """A call that takes up a slot of the window."""
+    """A call that takes up a slot in the window."""
 
     priority: Priority
     made: float
@@ -85,7 +85,7 @@ class SlidingWindow:
                 self._serve()
 
     def sent(self, call: Call) -> None:
-        """Record that an acquired call is being made now, which occupies its slot for the length of the window."""
+        """Record that an acquired call is being made now; it occupies its slot for the length of the window."""
         call.made = self._now()
 
     def pause_until(self, time: float) -> None:

@@ -2,8 +2,8 @@
 
 The first words are shown as soon as they arrive. The interval between later edits widens while edits are
 being dropped, and slowly narrows again afterwards. In groups, nothing is shown for the first second, so
-that a quick answer takes a single call. These edits may be dropped, but never the final text, which
-`Reply.finish` shows.
+that a quick answer takes only one call to Telegram. Any of these edits may be dropped, but the final
+text, shown by `Reply.finish`, never is.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ TYPING_SECONDS: Final = 4.5
 class StreamedAnswer:
     """A context manager that shows an answer as it arrives.
 
-    Use it as `async with StreamedAnswer(…) as answer: answer.show(delta)`. After the block is entered, the
-    placeholder is sent with a delay of `hold` seconds. On leaving, the edit in flight is awaited. A
-    `DeliveryError` is raised by the next call of `show`, or on leaving the block.
+    Use it as `async with StreamedAnswer(…) as answer: answer.show(delta)`. The placeholder is sent `hold`
+    seconds after the block is entered. Leaving the block waits for the edit in flight. If showing the answer
+    fails with a `DeliveryError`, the error is raised by the next call to `show` or on leaving the block.
 
     Args:
         reply: The reply that shows the answer.
@@ -81,7 +81,7 @@ class StreamedAnswer:
     def show(self, delta: Delta) -> None:
         """Add `delta` to the answer being shown.
 
-        If the edits have ended with an error, the error is raised.
+        If an error has ended the edits, it is raised again here.
         """
         assert self._task is not None
         if self._task.done():

@@ -1,7 +1,7 @@
 """Notices to group members whose answers are delayed by Telegram's rate limit.
 
-A group can take about 20 messages per minute, including notices. Therefore, one notice names everyone
-who is waiting, and nobody is named again for some minutes.
+Telegram allows about 20 messages per minute in a group, notices included. Therefore, one notice names
+everyone who is waiting, and nobody is named again for some minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 class WaitNotices:
-    """A sender of wait notices that keeps track of the waiting users in each group and of those notified."""
+    """A sender of wait notices, which tracks who is waiting and who has been notified in each group."""
 
     def __init__(self, limiter: RateLimiter, ledger: Ledger) -> None:
         self._limiter = limiter
@@ -46,7 +46,7 @@ class WaitNotices:
 
     @asynccontextmanager
     async def during(self, reply: Reply, person: int, update: int, say: Say) -> AsyncIterator[None]:
-        """Notify the user if the block takes long to send `reply` to a group."""
+        """Notify the user if the block takes more than a few seconds to send `reply` to a group."""
         place = reply.place
         limiter = self._limiter.chat(place.chat)
         if not limiter.group or (place.chat, person) in self._notified:

@@ -1,1 +1,1 @@
-"""Incoming updates, which are received, stored, and then handled in order until each one is done."""
+"""Incoming updates: receiving and storing them, then handling them in order until each one is done."""

@@ -1,6 +1,6 @@
 """Detection of the group updates that are meant for the bot; other group updates are not stored.
 
-A bot that is a group administrator, or has privacy mode turned off, receives all messages of the group.
+A bot that is a group administrator or has privacy mode turned off receives every message in the group.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
 async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
     """Return whether the bot may have to act on an update.
 
-    Messages and reactions between the members of a group need no action. All pictures of an album pass,
-    because only one of them has the caption. An edit of an answered question also passes.
+    Messages and reactions among the members of a group need no action. The result is True for every picture
+    in an album, because only one of them has the caption, and for an edit of an answered question.
     """
     try:
         if "message_reaction" in raw:

@@ -1,9 +1,9 @@
-"""The inbox, which stores every update before handling it, and retries the handling until it is done.
+"""The inbox, which stores every update before handling it and retries until the update is done.
 
 An update is acknowledged to Telegram only after it is in the ledger. If a crash interrupts the handling
-of an update, the next start handles it again; an update that fails every time becomes a dead letter.
-While the disk is full, nothing is handled: an update that cannot be stored is not acknowledged, so
-Telegram sends it again, and stored updates wait for space.
+of an update, the update is handled again at the next start; one that fails every time becomes a dead
+letter. While the disk is full, nothing is handled: an update that cannot be stored is not acknowledged,
+so Telegram sends it again, and stored updates wait for space.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Delivery:
         update: The update's ID.
         attempt: The number of the current attempt, counted from 1.
         received: When the update was stored, as a Unix timestamp in seconds.
-        album: All messages of the update's media group, the handled one first. Empty if there is no group.
+        album: All messages of the update's media group, starting with the update's own; empty if there is no
+            group.
     """
 
     update: int
@@ -103,9 +104,9 @@ class Inbox:
         return self._lanes.pending
 
     async def accept(self, raw: Any) -> None:
-        """Store the update of one webhook call, which may then be answered with status 200.
+        """Store the update from a webhook call; the call may then be answered with status 200.
 
-        The method waits for `replay`, so that the update does not overtake earlier messages of its chat.
+        The method waits for `replay`, so that the update does not overtake earlier messages in its chat.
 
         Raises:
             ValueError: `raw` is not an update.
@@ -153,7 +154,7 @@ class Inbox:
         return len(left)
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Start no more updates, give those in progress `grace` seconds to finish, and then cancel the rest.
+        """Stop handling new updates, give those in progress `grace` seconds to finish, and then cancel the rest.
 
         Cancelled updates are replayed later.
         """
@@ -162,7 +163,7 @@ class Inbox:
     async def _is_ours(self, raw: dict[str, Any]) -> bool:
         """Return whether the bot may have to act on an update.
 
-        An edited message always passes while other updates of its lane are unfinished.
+        While other updates in its lane are unfinished, the result is always True for an edited message.
         """
         try:
             edits = "edited_message" in raw and lane_of(raw) in self._lanes
@@ -206,10 +207,10 @@ class Inbox:
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[QueuedUpdate]) -> int:
-        """Count this process's first attempt at `turn` in the ledger, and return the number of the attempt.
+        """Record this process's first attempt at `turn` in the ledger, and return the attempt's number.
 
-        If nothing is left to do, return 0. The first update of a media group is begun last and finished last.
-        Therefore, once the first update is begun, all the others are too, and while any other update is
+        Return 0 if nothing is left to do. The first update of a media group is begun last and finished last.
+        Hence, once the first update has been begun, so have all the others, and as long as any of the others is
         unfinished, so is the first (see `lanes.members`).
         """
         try:
@@ -261,7 +262,7 @@ class Inbox:
             self._settled[int(raw["update_id"])] = None
 
     async def _bury(self, turn: list[QueuedUpdate], error: Exception) -> bool:
-        """Make an update or media group a dead letter and report it.
+        """Turn an update or media group into a dead letter and report it.
 
         Returns:
             False if the dead letter could not be recorded, otherwise True.

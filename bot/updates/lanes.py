@@ -45,9 +45,9 @@ class QueuedUpdate:
 
 
 def members(first: QueuedUpdate, lane: Iterable[QueuedUpdate]) -> list[QueuedUpdate]:
-    """Return the updates of `lane` to handle together with `first`, in Telegram's order.
+    """Return `first` and the updates in `lane` to handle together with it, in Telegram's order.
 
-    Updates that were attempted before a crash are handled together only with each other.
+    Updates that were attempted before a crash are grouped only with each other.
     """
     if first.group is None:
         return [first]
@@ -114,7 +114,7 @@ class Lanes:
             lane.worker = asyncio.create_task(self._work(name, lane))
 
     async def stop(self, grace: float) -> None:
-        """Start no more updates, give those in progress `grace` seconds to finish, and then cancel the rest."""
+        """Stop handling new updates, give those in progress `grace` seconds to finish, and then cancel the rest."""
         self._stopping = True
         for lane in self._lanes.values():
             lane.arrived.set()
@@ -139,7 +139,7 @@ class Lanes:
             del self._lanes[name]
 
     async def _next(self, lane: _Lane) -> list[QueuedUpdate] | None:
-        """Wait for and return the lane's first update, or its media group once that is complete.
+        """Wait until the media group of the lane's first update is complete, if the update is in one.
 
         Returns:
             The updates to handle together, or None when the lanes are stopped.

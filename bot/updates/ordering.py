@@ -2,9 +2,9 @@
 
 A private chat is one lane; in a group, each member has a lane. An edited message is in the lane of the
 original. Button taps, reactions, /stop and other quick commands have separate lanes for each user, so
-that they need not wait for an answer in flight. Only /retrain, /promote and /rollback wait for a switch
-of models, which may take minutes. The name of each lane ends in a colon and the user's ID, by which the
-ledger finds a user's updates (`*:{user}`).
+that they need not wait for an answer in flight. /retrain, /promote and /rollback share a lane of their
+own, so that nothing else has to wait for a switch of models, which may take minutes. Each lane's name
+ends in a colon and the user's ID, so that the ledger can find a user's updates (`*:{user}`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_DEPTH: Final = 100
 def is_update(raw: object) -> bool:
     """Return whether `raw` is an update that can be stored.
 
-    Such an update is a JSON object with a valid `update_id` and without excessively deep nesting.
+    Such an update is a JSON object that has a valid `update_id` and is not nested too deeply.
     """
     if not isinstance(raw, dict):
         return False

@@ -1,7 +1,7 @@
-"""Detection of stale questions, which waited too long while the bot was down.
+"""Detection of stale questions: those that waited too long while the bot was down.
 
-A user with stale questions gets a single apology in each chat instead of the answers. Apologies are
-remembered only in memory, and only until the user's next recent question.
+A user with stale questions gets a single apology in each chat instead of answers. Apologies are recorded
+in memory only, and only until the user's next recent question.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class StaleQuestions:
         self._apologised: set[tuple[int, int]] = set()
 
     def is_stale(self, message: Message) -> bool:
-        """Return whether `message` is too old to be answered, counting from its last edit if it was edited."""
+        """Return whether `message` is too old to be answered; its age is measured from its last edit, if any."""
         return 0 < self._seconds < time.time() - (message.edit_date or message.date.timestamp())
 
     def should_apologise(self, chat: int, asker: int) -> bool:

@@ -102,7 +102,8 @@ def render(numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mappi
         numbers: The bot's own values, keyed by the names in `GAUGES` and `COUNTERS`. Other names are
             ignored.
         labels: The model and the engine in use, for `thumbtune_info`.
-        nodes: For each engine's name, its values, keyed by the names in `NODE_GAUGES` and `NODE_COUNTERS`.
+        nodes: Each engine's values, keyed by the engine's name and then by the names in `NODE_GAUGES` and
+            `NODE_COUNTERS`.
     """
     registry = CollectorRegistry()
     registry.register(_Snapshot(numbers, labels, nodes))

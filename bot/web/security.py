@@ -1,6 +1,6 @@
 """Security of the web server: secrets, networks, host names, and headers.
 
-The host names are those that a browser may use without a token. Header values are compared as bytes:
+The host names are those that a browser may use if no token is set. Header values are compared as bytes:
 aiohttp decodes them with surrogate escapes, so this module encodes them the same way before comparing
 them (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page
 may run scripts, load anything from elsewhere or be framed. Styles are allowed by their hash.
@@ -35,7 +35,7 @@ def header(request: web.Request, name: str) -> bytes:
 
 
 def password(request: web.Request) -> bytes:
-    """Return the password of basic authentication or the bearer token, or empty bytes if neither was sent."""
+    """Return the basic authentication password or the bearer token, or empty bytes if neither was sent."""
     scheme, _, credentials = header(request, "Authorization").partition(b" ")
     if scheme.lower() == b"bearer":
         return credentials.strip()

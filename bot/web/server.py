@@ -1,6 +1,6 @@
 """The bot's web server: /health, /metrics, the operator page, run reports and Telegram's webhook.
 
-The reports of a run are its loss curve and its sheet. The webhook stores an update before it answers
+The reports of a run are its loss curve and its sheet. The webhook stores an update before answering
 with status 200. The pages get their content from `Monitoring`.
 """
 
@@ -77,7 +77,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextmanager
 def listening(host: str, port: int, cure: str) -> Iterator[None]:
-    """Convert an OSError raised while listening on the port into a ConfigError that ends with `cure`, the fix."""
+    """Convert an OSError from listening on the port into a ConfigError that ends with the fix, `cure`."""
     try:
         yield
     except OSError as error:
@@ -212,7 +212,7 @@ class WebServer:
         return guarded
 
     def _refusal(self, request: web.Request) -> web.HTTPException | None:
-        """Return an error unless the request has the `web.token` or, if no token is set, is from this machine."""
+        """Return an error unless the request has `web.token` or, if no token is set, comes from this machine."""
         if token := self.settings.web.token.get_secret_value():
             if is_secret(password(request), token):
                 return None

@@ -1,6 +1,6 @@
 """Token counts of prompts for one model, and truncation of the history to the engine's context window.
 
-This module reads only a checkpoint's configuration and tokenizer files and imports neither torch nor
+This module reads only a checkpoint's configuration and tokenizer files, without importing torch or
 transformers, so that the bot's own process can count tokens.
 """
 
@@ -55,7 +55,7 @@ class Window:
     Args:
         directory: The model's checkpoint.
         tiles: The maximum number of tiles per picture, or None for the checkpoint's own limit.
-        longest: The engine's own limit in tokens, if it is lower than the model's.
+        longest: The engine's own limit in tokens, which applies if it is lower than the model's.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: The directory has no InternVL2 configuration.
@@ -99,7 +99,7 @@ class Window:
         return fit(prompt, self.tokens - 1, self.count)
 
     def count(self, prompt: Prompt) -> int:
-        """Return the prompt's number of tokens, which equals the number of IDs from `token_ids.token_ids`.
+        """Return the number of tokens in the prompt, which equals the number of IDs from `token_ids.token_ids`.
 
         Raises:
             PictureError: The header of a picture cannot be read.
@@ -116,7 +116,10 @@ class Window:
         return self.tokens - min(prompt.sampling.max_new_tokens, self.tokens // 2)
 
     def _count_of_step(self, whole: Prompt, step: int, shorter: Prompt) -> int:
-        """Return the token count of `shorter` if a multiple of `step` questions was removed, else `sys.maxsize`."""
+        """Return the token count of `shorter`, a version of `whole` that may lack the oldest turns.
+
+        If the number of questions removed is not a multiple of `step`, return `sys.maxsize` instead.
+        """
         return sys.maxsize if (_questions(whole) - _questions(shorter)) % step else self.count(shorter)
 
     @cachedmethod(attrgetter("_picture_tokens"), key=lambda _, picture: picture.sha256)
@@ -125,7 +128,7 @@ class Window:
 
     @cached_property
     def _tokenize(self) -> Callable[[str], int]:
-        """A function that counts the tokens of a text that follows a special token and contains no special tokens."""
+        """A function that counts the tokens in a text; the text follows a special token and contains none."""
         file = self._files[0]
         if file.suffix == ".json":
             from tokenizers import Tokenizer  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-r"""The chat template: the text form of a conversation for every engine, the training and the evaluation.
+r"""The chat template: the text form of a conversation for every engine, for training and for evaluation.
 
 Tokenization, tiling and transport are done elsewhere. This module uses only the standard library.
 InternVL2-2B was trained with this format (conversation.py of the checkpoint, template
@@ -86,16 +86,16 @@ def harmless(text: str) -> str:
 
 
 def special_literal(text: str) -> str:
-    """Return the first literal in `text` that a tokenizer or server reads as a special token, if any.
+    """Return the first literal in `text` that a tokenizer or server would read as a special token.
 
-    If there is none, the result is an empty string.
+    If there is none, return an empty string.
     """
     found = _LITERAL.search(text)
     return found[0] if found else ""
 
 
 def system_text(system: str) -> str:
-    """Return the system text for a prompt: passed through `harmless` and stripped of surrounding whitespace."""
+    """Return `system` as used in a prompt: passed through `harmless` and stripped of surrounding whitespace."""
     return harmless(system).strip()
 
 
@@ -192,7 +192,8 @@ def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> P
     """Drop the oldest turns until `count(prompt) <= window_tokens`, always keeping the newest picture.
 
     The remaining history begins with a user's turn. If the turn with the newest picture is dropped, its
-    pictures move to the oldest remaining turn; if they do not all fit there, only the last of them move.
+    pictures move to the oldest remaining turn; if not all of them fit there, only the last ones that do are
+    moved.
 
     Args:
         prompt: The whole prompt.
@@ -200,7 +201,8 @@ def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> P
         count: A function that returns the number of tokens of a prompt.
 
     Raises:
-        PromptTooLong: The newest turn does not fit, even with only its own pictures or the newest picture.
+        PromptTooLong: The newest turn does not fit even alone, with its own pictures or, if it has none, the
+            newest picture.
     """
     for candidate in _shorter(prompt):
         if count(candidate) <= window_tokens:
@@ -231,8 +233,8 @@ def _shorter(prompt: Prompt) -> Iterator[Prompt]:
 def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
     """Return the fields of lmdeploy's ChatTemplateConfig.
 
-    The fields also form the content of the JSON file that the option `--chat-template` takes. A system
-    message in a request replaces the official system text (lmdeploy 0.18.0, lmdeploy/model.py,
+    The same fields make up the JSON file for lmdeploy's option `--chat-template`. A system message in a
+    request replaces the official system text (lmdeploy 0.18.0, lmdeploy/model.py,
     BaseChatTemplate.messages2prompt).
     """
     close = IM_END + family.after_turn

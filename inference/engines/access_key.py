@@ -1,4 +1,4 @@
-"""Access control for the engines that the bot starts, by loopback host names and a key for each launch.
+"""Access control for engines started by the bot: only loopback host names, and a new key for each launch.
 
 The launcher generates a random key for every engine process and passes the key in the environment, never
 on the command line, which every user of the machine can read. A request must name a loopback host and

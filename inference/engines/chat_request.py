@@ -19,7 +19,7 @@ _DATA_URL_BYTES: Final = 32 * 2**20
 
 
 class ChatRequests:
-    """Builder of the requests to one engine.
+    """Builder of requests to one engine.
 
     Recent pictures are encoded only once, because they stay in a chat for many turns.
 

@@ -41,7 +41,7 @@ _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes in tokens that a server reports for its model; a size is None if it is not reported.
+    """The sizes, in tokens, that a server reports for its model; a size is None if it is not reported.
 
     Attributes:
         window: The longest context (`max_model_len`, as in vLLM).
@@ -173,9 +173,9 @@ class HttpEngine:
         raise EngineCrashed("The engine's answer to a probe had no end.")
 
     async def numbers(self) -> dict[str, float]:
-        """Return selected metrics from the server's /metrics page, or an empty dictionary if there is none.
+        """Return selected metrics from the server's /metrics page.
 
-        The result is also empty if the server does not answer in time.
+        If there is no such page, or the server does not answer in time, the result is an empty dictionary.
         """
         try:
             async with asyncio.timeout(_METRICS_SECONDS):
@@ -207,7 +207,7 @@ class HttpEngine:
         return Sizes(window=tokens("max_model_len"), cache=tokens("kv_cache_tokens"))
 
     async def listed(self) -> set[str] | None:
-        """Return the names of the models that the server lists, or None if the server does not respond or fails.
+        """Return the names of the models that the server lists, or None if the server fails or does not respond.
 
         If the server rejects the request or sends an unreadable list, return an empty set.
         """
@@ -257,8 +257,8 @@ class _ChunkReader:
         """Return the finish reason, "stop" or "length".
 
         Raises:
-            EngineCrashed: The answer ended in another way. This includes "abort", because a client that aborts
-                an answer does not read its end.
+            EngineCrashed: The answer ended in another way; "abort" counts too, because a client that aborts an
+                answer does not read its end.
         """
         if self._finish in ("stop", "length"):
             return self._finish

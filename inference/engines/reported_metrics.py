@@ -1,4 +1,4 @@
-"""Extraction, from an engine's /metrics page, of the metrics that the bot shows."""
+"""Parsing of an engine's /metrics page for the metrics that the bot shows."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ _SPARE: Final = 1 << 28  # bytes that must stay free on the disk
 async def download(listing: Listing, folder: Path, progress: Progress, *, pause: float = 1.0) -> None:
     """Download every file of the listing into `folder`, except files that are already complete.
 
-    A broken connection is resumed after `pause` seconds, and the pause is doubled after each further
-    failure. Received data is kept for the next run, except a file with a wrong hash.
+    When a connection breaks, the download continues after `pause` seconds; the pause doubles with each
+    further failure. Received data is kept for the next run, except for a file with a wrong hash.
 
     Raises:
         HubError: The download failed, for example after six connections in a row without any data.

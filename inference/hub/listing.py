@@ -1,7 +1,7 @@
 """Listing of the files in a repository on a model hub, with their sizes, hashes and URLs.
 
 The Hugging Face Hub is queried through huggingface_hub, which reads HF_ENDPOINT and HF_TOKEN; ModelScope
-is queried through its HTTP API. Both kinds of requests use the proxies set in the environment.
+is queried through its HTTP API. Both use the proxies set in the environment.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class Listing:
 
 
 async def list_files(source: Hub, repo: str, revision: str = "") -> Listing:
-    """Return the files of `repo` at `revision` or, if `revision` is empty, of the hub's main branch.
+    """Return the files of `repo` at `revision` or, if `revision` is empty, on the hub's default branch.
 
     Raises:
-        HubError: The files cannot be listed, there are none, or a path leads outside the folder.
+        HubError: The files cannot be listed, there are none, or a path leads outside the download folder.
     """
     found = await (_hub if source is Hub.HUGGING_FACE else _modelscope)(repo, revision)
     for each in found.files:

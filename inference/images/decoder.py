@@ -1,8 +1,8 @@
-"""Parent side of the decoder for untrusted pictures, which starts, feeds, times and kills child processes.
+"""Parent side of the decoder for untrusted pictures: starting, feeding, timing and killing child processes.
 
-A `PictureDecoder` is one child, and its calls block; `PictureDecoders` is a pool for asyncio. The parent
-never decodes pixels, and it validates the child's responses, because a hostile file may have taken over
-the child. This module uses only the standard library.
+A `PictureDecoder` manages one child, and its calls block; `PictureDecoders` is a pool for asyncio. The
+parent never decodes pixels, and it validates the child's responses, because a hostile file may have
+taken over the child. This module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class PictureDecoders:
         await asyncio.to_thread(self.shut_down)
 
     def shut_down(self) -> None:
-        """End the child processes. Calls of `clean` in progress raise `DecoderUnavailable`."""
+        """End the child processes. Calls to `clean` in progress raise `DecoderUnavailable`."""
         for each in self._decoders:
             each.close()
         self._threads.shutdown(cancel_futures=True)

@@ -1,8 +1,8 @@
 """The protocol between the decoder's parent and child processes: messages on the pipe and their values.
 
-A request is `REQUEST` (the file's length and the limit in megapixels), then the file. A response is
-`RESPONSE` (the lengths of the JSON and of the picture), then JSON, then the encoded clean picture. This
-module uses only the standard library.
+A request consists of `REQUEST` (the file's length and the limit in megapixels) and the file. A response
+consists of `RESPONSE` (the lengths of the JSON and the picture), the JSON, and the encoded clean
+picture. This module uses only the standard library.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Child side of the decoder for untrusted pictures, which decodes within limits on time and memory.
+"""Child side of the decoder for untrusted pictures: decoding within limits on time and memory.
 
     python -m inference.images.decoder_worker NICENESS CPU_SECONDS
 
-The function `clean` makes a picture upright, opaque and sRGB, scales it down to `LONGEST_SIDE` and
-re-encodes it as a baseline JPEG, or as a PNG if the file was lossless and the picture is small. Only
-pixels are kept: no EXIF, GPS data, colour profile or comment. The process reads files from its standard
-input until the input ends.
+The function `clean` turns a picture upright, makes it opaque, converts it to sRGB, scales it down to
+`LONGEST_SIDE` and re-encodes it as a baseline JPEG, or as a PNG if the file was lossless and the picture
+is small. Only pixels are kept: no EXIF, GPS data, colour profile or comment. The process reads files
+from its standard input until the input ends.
 """
 
 from __future__ import annotations

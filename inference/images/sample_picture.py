@@ -1,4 +1,4 @@
-"""A sample picture about which an engine is asked, to verify that the engine answers."""
+"""A sample picture, used to verify that an engine answers questions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inference.messages import Picture
 
 @cache
 def sample_picture() -> Picture:
-    """Return a small square picture, which makes exactly one tile for every model."""
+    """Return a small square picture, which every model splits into exactly one tile."""
     image = Image.new("RGB", (112, 112), (230, 230, 220))
     ImageDraw.Draw(image).ellipse((22, 22, 90, 90), fill=(200, 40, 40))
     encoded = BytesIO()

@@ -163,8 +163,8 @@ def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None)
 def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Return the content of config.json with every field of InternVL2, as in official checkpoints.
 
-    Every field is written because loaders assume other defaults. `to_diff_dict` leaves out only the fields
-    that transformers adds to every configuration.
+    Every field is written because loaders assume different defaults. Only the fields that transformers adds
+    to every configuration are left out, by `to_diff_dict`.
     """
     fields = config.to_diff_dict()
     fields["vision_config"] = config.vision_config.to_diff_dict()

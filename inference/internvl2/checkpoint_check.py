@@ -1,7 +1,7 @@
 """Validation of InternVL2 checkpoint directories: whether they are complete and in the official layout.
 
 Only file names, JSON files and the headers of weight files are checked. Python files are ignored,
-because neither engines nor training run code from a checkpoint. This module uses only the standard
+because no engine or training run executes code from a checkpoint. This module uses only the standard
 library.
 """
 
@@ -23,7 +23,7 @@ _HEADER_LIMIT: Final = 100_000_000
 
 
 def problems(directory: Path) -> list[str]:
-    """Return a phrase for each missing or damaged part, or an empty list if the checkpoint is complete.
+    """Return a list of phrases, one for each missing or damaged part; it is empty for a complete checkpoint.
 
     The check reads only a few kilobytes.
     """
@@ -75,8 +75,8 @@ def _weight_problems(directory: Path) -> Iterator[str]:
 def _safetensors_problem(path: Path) -> str:
     """Return a phrase saying what is wrong with a safetensors file, or an empty string if the file is valid.
 
-    The phrase does not include the file's name. The format is eight bytes of length, a JSON header with the
-    offsets of each tensor, and the tensors (github.com/huggingface/safetensors, "Format").
+    The phrase does not include the file's name. The format is eight bytes with the header's length, a JSON
+    header with the offsets of each tensor, and the tensors (github.com/huggingface/safetensors, "Format").
     """
     size = path.stat().st_size
     with path.open("rb") as reader:

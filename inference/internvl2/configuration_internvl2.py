@@ -15,7 +15,7 @@ SUPPORTED_LLM = "InternLM2ForCausalLM"
 
 
 class _Fields(PretrainedConfig):
-    """Base class whose annotated fields are constructor arguments, with the class attributes as their defaults."""
+    """Base class that turns annotated fields into constructor arguments, with class attributes as defaults."""
 
     def __init__(self, **kwargs: Any) -> None:
         own = {name: kwargs.pop(name, getattr(type(self), name)) for name in type(self).__annotations__}
@@ -60,9 +60,9 @@ class InternVisionConfig(_Fields):
 class InternLM2Config(_Fields):
     """The configuration of InternLM2, the language model.
 
-    The value of `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}. A plain
-    field of official files, `attn_implementation` ("eager", "flash_attention_2"), is accepted and has no
-    effect: attention always uses PyTorch's scaled_dot_product_attention with its fastest kernel.
+    The value of `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}. The field
+    `attn_implementation` of official files ("eager" or "flash_attention_2") is accepted but has no effect:
+    attention always uses PyTorch's scaled_dot_product_attention with its fastest kernel.
     """
 
     model_type = "internlm2"

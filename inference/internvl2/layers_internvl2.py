@@ -60,7 +60,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _Rotation(torch.autograd.Function):
     """The rotation x · cos + [−second, first] · sin, where `first` and `second` are the halves of `x`.
 
-    This implementation has half the memory traffic and does not save `x` for the gradient.
+    Compared with evaluating the formula directly, this implementation halves the memory traffic and does not
+    save `x` for the gradient.
     """
 
     @staticmethod

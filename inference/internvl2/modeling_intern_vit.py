@@ -153,7 +153,7 @@ class InternVisionEncoder(nn.Module):
 
 
 class InternVisionModel(PreTrainedModel):
-    """The vision tower, without a normalization after the last layer."""
+    """The vision tower, which has no normalization after its last layer."""
 
     config_class = InternVisionConfig
     main_input_name = "pixel_values"

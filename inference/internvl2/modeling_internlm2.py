@@ -179,7 +179,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
 def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, checkpointing: bool) -> Cache | None:
     """Return the cache to extend, or None.
 
-    There is no cache with gradient checkpointing, because recomputation would append the keys twice.
+    No cache is used with gradient checkpointing, because recomputation would append the keys twice.
     """
     if checkpointing:
         return None
@@ -247,7 +247,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         Arguments not described here are those of `InternLM2Model.forward`. If `logits_to_keep` is a number
         n > 0, only the last n positions are kept; if it is a tensor of indices, only the positions listed. With
         `labels` [B, N] (−100 to ignore a position), the output includes the mean cross-entropy of the next
-        tokens, for which the logits of all positions are needed.
+        tokens; this requires the logits of all positions.
 
         Raises:
             ValueError: `output_attentions` is set, but scaled_dot_product_attention returns no attention

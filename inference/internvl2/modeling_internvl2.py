@@ -133,8 +133,8 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         """Compute logits [B, N, vocabulary] and, if `labels` are given, the loss.
 
         Pass tiles `pixel_values` [T, 3, S, S] and token IDs `input_ids` [B, N], or `inputs_embeds` [B, N, width]
-        instead of both. `image_flags` ([T] or [T, 1]) is 1 for real tiles; the features of other tiles, the
-        placeholders in text-only samples, are computed and discarded. The remaining arguments are those of
+        instead of both. `image_flags` ([T] or [T, 1]) is 1 for real tiles; the features of other tiles (the
+        placeholders in text-only samples) are computed and discarded. The remaining arguments are those of
         `InternLM2ForCausalLM.forward`.
         """
         if inputs_embeds is None:

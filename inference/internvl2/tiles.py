@@ -1,6 +1,6 @@
 """Conversion of a picture to tiles and of tiles to pixel values (InternVL's dynamic high resolution).
 
-Every pixel is identical to that of the official preprocessing (InternVL 1.5, arXiv 2404.16821,
+The pixels are identical to those of the official preprocessing (InternVL 1.5, arXiv 2404.16821,
 section 3.2). EXIF orientation is not applied. Only `pixel_values` imports torch.
 """
 

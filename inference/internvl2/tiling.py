@@ -50,8 +50,8 @@ class Tiling:
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Return the grid (columns, rows) whose aspect ratio is closest to that of `width` × `height` pixels.
 
-        If several grids are equally close, the largest one with fewer than twice the picture's pixels is chosen,
-        or else the smallest.
+        If several grids are equally close, the largest one with fewer than twice as many pixels as the picture
+        is chosen or, if there is none, the smallest one.
         """
         aspect = width / height
         best, nearest = (1, 1), float("inf")

@@ -1,7 +1,7 @@
 """InternLM2's SentencePiece tokenizer, which produces the same tokens as the official tokenizer.
 
-This file is copied, as tokenizer code, into checkpoints that have a `tokenizer.model` but no
-`tokenizer.json`.
+This file is copied into checkpoints that have a `tokenizer.model` but no `tokenizer.json`, to serve as
+their tokenizer code.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
         return str(self.sp_model.id_to_piece(index))
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Return the text of `tokens`, spaced as by the official tokenizer.
+        """Return the text of `tokens` with the same spacing as the official tokenizer.
 
-        One space precedes each stretch of text that a special token follows, and a special token at the very
-        start. Spaces before English punctuation are removed.
+        One space is inserted before each stretch of text that is followed by a special token, and before a
+        special token at the very start of the text. Spaces before English punctuation are removed.
         """
         special = set(self.all_special_tokens)
         parts: list[str] = []

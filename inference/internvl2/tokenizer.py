@@ -1,6 +1,6 @@
 """Loading of a checkpoint's tokenizer without running code from the checkpoint.
 
-A checkpoint has a `tokenizer.json`, or the official SentencePiece `tokenizer.model`.
+A checkpoint contains either a `tokenizer.json` or the official SentencePiece `tokenizer.model`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def token_id(tokenizer: Any, token: str) -> int:
 def text_decoder(tokenizer: Any) -> Callable[[list[int]], str]:
     """Return a function that decodes token IDs to text without special tokens.
 
-    The text is the same as in the official code, but decoding is faster: transformers' Python tokenizers
-    look up all special tokens for every ID (0.1 ms per token).
+    The function returns the same text as the official code but is faster than transformers' Python
+    tokenizers, which look up all the special tokens for every ID and thus take 0.1 ms per token.
     """
     processor = getattr(tokenizer, "sp_model", None)
     if processor is None:

@@ -60,10 +60,10 @@ class Child:
         Args:
             command: The program and its arguments.
             log: The log file for standard output and standard error, with a timestamp before each line.
-            log_bytes: The size at which the log file is rotated.
+            log_bytes: The size in bytes at which the log file is rotated.
             log_files: The number of old log files to keep.
             cwd: The working directory.
-            environment: Variables to add to this process's environment, from which secrets are removed.
+            environment: Variables to add to this process's environment, after its secrets have been removed.
             on_line: A function called with each line of standard output. It must not raise.
 
         Raises:

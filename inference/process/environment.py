@@ -1,6 +1,6 @@
-"""The environment of child processes, which is the bot's own without its secrets.
+"""The environment of child processes: the bot's own environment without its secrets.
 
-A command set by the operator may write its environment to a log, and engines and training runs need no
+A command configured by the operator may log its environment, and engines and training runs need no
 secrets. Removing the secrets does not protect against malicious code: any process of the same user can
 read the bot's memory and environment.
 """
@@ -18,7 +18,7 @@ _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def for_children() -> dict[str, str]:
-    """Return this process's environment without thumbtune's settings and without tokens of model hubs."""
+    """Return this process's environment without thumbtune's settings or access tokens for model hubs."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,7 +1,7 @@
 """Rotation of a log file that another program keeps open, by copying and truncating the file.
 
-Like logrotate's copytruncate, the method requires that the program opened the file for appending, and it
-may lose a line written during the copy.
+Like logrotate's copytruncate, this method requires the program to have opened the file for appending,
+and may lose a line written during the copy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def rotate(log: Path, *, above: int) -> None:
     """Rotate a log file, keeping three old files.
 
     The content of `log` moves to `log.1`, that of `log.1` to `log.2`, and so on. Nothing happens if `log` is
-    missing or has at most `above` bytes. Raises OSError if a file cannot be moved or written.
+    missing or is no larger than `above` bytes. Raises OSError if a file cannot be moved or written.
     """
     if not log.is_file() or log.stat().st_size <= above:
         return

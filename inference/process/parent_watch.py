@@ -19,10 +19,10 @@ _GRACE_SECONDS = 1.0
 
 
 def watch_parent(grace: float = _GRACE_SECONDS) -> bool:
-    """Start a thread that ends this process when standard input, a pipe or socket, reaches end-of-file.
+    """Start a thread that ends this process when standard input (a pipe or socket) reaches end-of-file.
 
-    The process first receives SIGTERM. After `grace` seconds it is killed, together with its process group
-    if it leads one (which it does if its parent started it in a new session).
+    The process is first sent SIGTERM and then, after `grace` seconds, killed, along with its process group
+    if it leads one (as it does if its parent started it in a new session).
 
     Returns:
         Whether standard input is a pipe or socket and is therefore watched.

@@ -1,4 +1,4 @@
-"""Stack traces of a hanging child process, written to its standard error on a signal.
+"""Stack traces of a hanging child process, written to its standard error in response to a signal.
 
 The child calls `enable`; its parent calls `processes` and `request`. Python's faulthandler writes the
 traces inside the signal handler, even while another thread holds the GIL. This module requires Linux
@@ -22,15 +22,15 @@ _WRITE_SECONDS: Final = 3.0
 
 
 def enable() -> None:
-    """Make this process and the processes it forks write their stack traces on `SIGNAL` and on a crash."""
+    """Make this process and its forks write their stack traces when they receive `SIGNAL` or crash."""
     faulthandler.enable()
     faulthandler.register(SIGNAL)
 
 
 def processes(pid: int) -> list[int]:
-    """Return the IDs of process `pid` and its descendants, leaving out processes that do not handle `SIGNAL`.
+    """Return the IDs of process `pid` and its descendants, leaving out any that do not handle `SIGNAL`.
 
-    A process without a handler would be ended by the signal.
+    The signal would terminate a process that has no handler for it.
     """
     known = {int(file.name): _status(int(file.name)) for file in Path("/proc").glob("[0-9]*")}
     family = [pid]
@@ -40,7 +40,7 @@ def processes(pid: int) -> list[int]:
 
 
 async def request(pid: int) -> None:
-    """Send `SIGNAL` to process `pid` and wait up to three seconds until it has written its stack traces.
+    """Send `SIGNAL` to process `pid` and wait up to three seconds for it to write its stack traces.
 
     `pid` must be one of the IDs that `processes` returned.
     """

@@ -1,4 +1,4 @@
-"""Safe import of yapf, which mmengine needs, in processes that start at the same time."""
+"""Safe import of yapf (a dependency of mmengine) in processes that start at the same time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def import_yapf() -> None:
     yapf 0.43.0 pickles its grammars directly into the user's cache directory. If another process is writing
     a grammar, or was killed while writing it, yapf reads half a file and fails with
     `EOFError: Ran out of input`. This function sets a cache directory that cannot exist, so that yapf
-    computes the grammars in 10 ms and ignores the failed write. If yapf is not installed, nothing happens.
+    recomputes the grammars, which takes 10 ms, and ignores the failed write. If yapf is not
+    installed, nothing happens.
     """
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = os.devnull

@@ -116,7 +116,7 @@ class Admission:
             self._empty.set()
 
     def _take_back(self) -> None:
-        """Move the newest tickets beyond a lane's limit back to the front of the queue, unless they have begun."""
+        """Move the newest tickets that exceed a lane's limit and have not begun back to the front of the queue."""
         taken = Counter(ticket.lane for ticket in self._inside)
         for ticket in [ticket for ticket in reversed(self._inside) if not ticket.begun]:
             if taken[ticket.lane] > self._limit(ticket.lane):
@@ -132,7 +132,7 @@ class Ticket:
         chat: The key of the question's chat.
         before: The number of tickets ahead of this ticket in its lane, or None once the ticket holds a slot.
         lane: The lane of the slot that the ticket holds.
-        begun: Whether `begin` was called successfully, so that the slot cannot be withdrawn.
+        begun: Whether `begin` has succeeded, after which the slot cannot be withdrawn.
     """
 
     def __init__(self, admission: Admission, chat: str) -> None:
@@ -153,7 +153,7 @@ class Ticket:
     def begin(self) -> bool:
         """Mark the answer as begun and return True, or return False if the slot was withdrawn.
 
-        After False, wait for a slot again with `turn`.
+        If the result is False, wait for another slot with `turn`.
         """
         self.begun = self.begun or self.before is None
         return self.begun
@@ -168,7 +168,7 @@ class Ticket:
         """Wait for a slot.
 
         Yields:
-            The number of tickets ahead and whether the queue is paused, at first and on each change; nothing if
+            The number of tickets ahead and whether the queue is paused, initially and on each change; nothing if
                 a slot is free at once.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Answering of questions: queueing, streaming from an engine, and restarting if the engine fails.
+"""Answering questions: queueing, streaming from an engine, and restarting if the engine fails.
 
 The router picks the engine. All tokens of an answer come from one worker. If the worker fails, the text
 so far is discarded (`Delta(restarted=True)`) and the answer restarts on the next replica in the chat's
@@ -40,7 +40,7 @@ class Answering:
 
     Attributes:
         admission: The queue of questions.
-        counted: The values of the fields of `Counters`, by field name.
+        counted: The values of the `Counters` fields, by field name.
         tallies: Counts of finished answers, by model.
     """
 
@@ -75,7 +75,7 @@ class Answering:
         work.
 
         Raises:
-            EngineCrashed: All `answer_attempts` attempts at an answer broke off.
+            EngineCrashed: Each of the `answer_attempts` attempts at an answer was interrupted.
             EngineUnavailable: No engine is available.
             InferenceError: `HttpEngine.answer` raised another error.
         """
@@ -149,9 +149,9 @@ class Answering:
         return concurrency(self._kind, self._settings, held)
 
     async def _judged(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
-        """Check the worker's health and return the worker if it should be avoided, or None.
+        """Check the worker's health; return the worker if it should be avoided, otherwise None.
 
-        The worker should be avoided if the check takes long and another worker could answer.
+        The worker should be avoided if the check takes a long time and another worker could answer meanwhile.
         """
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)

@@ -36,13 +36,13 @@ class BlueGreen:
     """The live model's engine and, during a swap or a trial, the next model's engine.
 
     Args:
-        launch: The parameters of the first engine. Each of the two slots has its own log file next to
-            `launch.log`.
-        changed: Called after every change.
+        launch: The parameters for starting the first engine. Each of the two slots has its own log file next
+            to `launch.log`.
+        changed: A function called after every change.
 
     Attributes:
         canary: The engine of the model on trial beside the live one, or None.
-        resting: Whether the engines are stopped, from a call of `rest` until a call of `wake`.
+        resting: Whether the engines are stopped, from a call to `rest` until a call to `wake`.
         cold: Whether the old engine must end before the new one starts.
     """
 
@@ -103,7 +103,7 @@ class BlueGreen:
         return canary is not None and (model_id, model_dir) == (canary.model_id, canary.launch.model_dir)
 
     async def start_canary(self, model_id: str, model_dir: Path, welcome: Welcome) -> None:
-        """Start the engine of a canary and open it to chats with `welcome`.
+        """Start the engine of a canary and call `welcome` to open it to chats.
 
         Raises:
             EngineUnavailable: The canary could not be started. The live model is unaffected.
@@ -137,8 +137,8 @@ class BlueGreen:
     async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
         """Make a model live and return True, or return False if the model is already live.
 
-        The new engine is opened to chats with `welcome`. A canary that already serves the model takes over; any
-        other canary is ended. The call returns when the old process has ended.
+        `welcome` is called to open the new engine to chats. A canary that already serves the model takes over;
+        any other canary is ended. The call returns when the old process has ended.
 
         Raises:
             EngineUnavailable: The new engine did not start. The live model is unaffected or, if its engine had
@@ -170,7 +170,7 @@ class BlueGreen:
     async def _replace(self, green: Supervisor, welcome: Welcome) -> None:
         """End the live engine, then start `green`; if `green` does not start, restart the old engine.
 
-        In the latter case, raise EngineUnavailable.
+        Raise EngineUnavailable if `green` did not start.
         """
         blue = self.live
         await self._retire(blue, self._settings.drain_timeout)
@@ -250,7 +250,7 @@ class BlueGreen:
         )
 
     def _look(self) -> None:
-        """React to a change of an engine; start a pending canary once the live model answers."""
+        """React to a change in an engine; start a pending canary once the live model answers."""
         # It does not start at once: two engines that start together would each take the memory that both find free.
         if self._canary_due and self.canary is not None and self.live.worker is not None and not self._ended:
             self._canary_due = False
@@ -291,7 +291,7 @@ class BlueGreen:
     async def _started_up(self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None) -> None:
         """Start an engine and call `welcome` with its worker, before the engine is made live.
 
-        If `swap_command` is configured, the command first replaces the model of `after` on the operator's
+        If `swap_command` is configured, it is run first to replace the model of `after` on the operator's
         server.
         """
         if self._settings.swap_command and after is not None:

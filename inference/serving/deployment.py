@@ -117,12 +117,12 @@ class Deployment:
 
         On each replica, the new engine starts beside the live one, answers a question about a picture and is
         warmed up before it takes over. The old engine gets up to `drain_timeout` seconds to finish its answers,
-        then ends; unfinished answers restart on the new engine. With `swap = "cold"`, and for external servers,
-        whose model `swap_command` changes, the old engine ends first, and its chats move to other replicas or
-        wait. If the canary already runs the new model, it takes over; any other canary is ended.
+        then ends; unfinished answers restart on the new engine. With `swap = "cold"`, and for external servers
+        (which `swap_command` switches to the new model), the old engine ends first, and its chats move to other
+        replicas or wait. If the canary already runs the new model, it takes over; any other canary is ended.
 
-        The call returns when the old processes are gone. Once the new engine has taken over, and at any time
-        during a cold swap, a cancellation does not stop the replica's swap. A second call waits for the first,
+        The call returns when the old processes are gone. Cancelling the call does not stop a replica's swap once
+        the new engine has taken over, nor at any point during a cold swap. A second call waits for the first,
         and a swap to the live model does nothing.
 
         Raises:
@@ -144,7 +144,7 @@ class Deployment:
             self._router.canary = None
 
     async def start_canary(self, model_id: str, model_dir: Path, share: float) -> None:
-        """Let a canary answer `share` (0 to 1) of the conversations beside the live model.
+        """Start a canary that answers a `share` (0 to 1) of the conversations alongside the live model.
 
         The call returns when the canary's engines have answered a question about a picture and are warmed up.
 
@@ -179,9 +179,9 @@ class Deployment:
         self._router.canary = None
 
     async def drain(self, node: str) -> None:
-        """Move the chats of replica `node` to other replicas and exclude it from service and from swaps.
+        """Move the chats of replica `node` to other replicas, and exclude `node` from service and swaps.
 
-        The call returns when the last answer of `node` has ended; see `Moves.drain`.
+        The call returns when the last answer on `node` has ended; see `Moves.drain`.
 
         Raises:
             EngineUnavailable: The name is unknown, or no other replica answers.
@@ -226,7 +226,10 @@ class Deployment:
         return status_of(self._kind, self._nodes, self._answering, self._moves, self._router.canary)
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
-        """Return the metrics of each open engine by replica, empty if the engine does not respond within a second."""
+        """Return the metrics of each open engine, by replica name.
+
+        The metrics of an engine that does not respond within a second are empty.
+        """
         workers = {node.name: node.slots.live.worker for node in self._nodes}
         asked = {
             name: worker.client.numbers() for name, worker in workers.items() if worker is not None and worker.open
@@ -235,7 +238,7 @@ class Deployment:
         return dict(zip(asked, found, strict=True))
 
     def _changed(self) -> None:
-        """Update warm-up, routing and the queue after a change of any replica."""
+        """Update warm-up, routing and the queue after a change in any replica."""
         self._moves.look()
         self._router.changed()
         self._answering.admission.hold(self._router.away)

@@ -81,11 +81,11 @@ class Status:
     """Status of a deployment.
 
     Attributes:
-        model: The model of most replicas in service.
+        model: The model that most replicas in service have.
         state: Ready if any replica in service is ready.
         pid: The process ID of one engine, or None for an external server or if no engine runs.
         pids: The IDs of all child processes, including starting and draining ones.
-        uptime: The seconds since the engine of `pid` became ready.
+        uptime: The number of seconds since the engine with process ID `pid` became ready.
         restarts: The number of restarts of the live models' engines.
         in_flight: The number of questions that are being answered.
         waiting: The number of queued questions.

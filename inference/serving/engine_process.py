@@ -41,7 +41,7 @@ class Worker:
 
     Attributes:
         client: The HTTP client that talks to the engine.
-        open: Whether the engine is open to chats, possibly only after a warm-up.
+        open: Whether the engine is open to chats; it may be warmed up before it opens.
         broken: Whether the engine has ended or been given up, so that no chats may be sent to it.
         served: The number of finished answers.
         expected: Whether the engine's end was requested.
@@ -210,9 +210,9 @@ class Worker:
     async def suspect(self, error: EngineCrashed) -> None:
         """Check the engine after an interrupted answer, and end it if it is at fault.
 
-        A hung engine is ended at once, unless it has sent tokens to other chats meanwhile. After a broken
-        connection or HTTP 5xx, the engine must answer a question about a picture. If many answers break off at
-        the same time, one check is made for all of them.
+        A hung engine is ended at once, unless it has sent tokens to other chats in the meantime. After a broken
+        connection or an HTTP 5xx response, the engine must answer a question about a picture or be ended. If
+        many answers are interrupted at the same time, a single check covers all of them.
         """
         since = monotonic()
         if isinstance(error, EngineHung):
@@ -293,7 +293,7 @@ async def _either(
 ) -> list[asyncio.Task[object]]:
     """Wait until either coroutine ends or `patience` seconds pass.
 
-    Cancel what is still running, and return both tasks.
+    Cancel whichever is still running, and return both tasks.
     """
     tasks = [asyncio.create_task(each) for each in (first, second)]
     try:

@@ -21,7 +21,7 @@ _RECENT: Final = 256
 class Seen:
     """Totals over finished answers, and the median and 99th percentile of the time to first token.
 
-    The times are in seconds, computed from the newest answers only, and 0 if there are no answers.
+    The times are in seconds; they are computed from the newest answers only, and are 0 if there are none.
     """
 
     answered: int = 0
@@ -40,9 +40,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Count of one model's finished answers since the deployment was created.
+    """Counts of one model's finished answers since the deployment was created.
 
-    `broken` is the number of answers that are empty or reached the length limit.
+    `broken` is the number of answers that were empty or reached the length limit.
     """
 
     answers: int = 0
@@ -55,7 +55,7 @@ class Tally:
 
 
 class Sight:
-    """Collects the statistics of one replica: totals by field of `Seen`, and the newest times to first token."""
+    """Collector of one replica's statistics: totals for the fields of `Seen`, and recent times to first token."""
 
     def __init__(self) -> None:
         self.sums = Counter[str]()

@@ -1,4 +1,4 @@
-"""Transfer of chats between replicas, each after a warm-up of the engine that receives the chat.
+"""Transfer of chats between replicas, after warming up the engines that receive them.
 
 When a replica is drained, its chats are warmed up elsewhere before it closes, and on the replica itself
 before it opens again. When a replica fails, its chats are warmed up in the background on the engines
@@ -64,7 +64,7 @@ class Moves:
     def answered(self, prompt: Prompt, worker: Worker) -> None:
         """Record that `worker` computed the chat's newest prompt.
 
-        If the chat's next question goes to another engine, the chat is warmed up there.
+        If the chat's next question will go to another engine, the chat is warmed up on that engine.
         """
         self.recent.answered(prompt, worker)
         found = self._router.engine_for(prompt)
@@ -215,7 +215,7 @@ class Moves:
         return any(node.worker for node in self._nodes)
 
     def _coming(self, node: Node, canary: bool) -> Iterator[Chat]:
-        """Yield the chats that `node` would answer if it were open; with `canary`, only those of the canary."""
+        """Yield the chats that `node` would answer if open; if `canary` is true, only the canary's chats."""
         for chat in self.recent.newest_first():
             if canary and not self._router.is_canarys(chat.prompt):
                 continue

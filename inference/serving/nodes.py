@@ -80,7 +80,7 @@ def nodes_for(
 ) -> list[Node]:
     """Return one replica per endpoint if the server is external, otherwise one per GPU.
 
-    If no GPUs are listed in the settings, the only replica inherits this process's devices.
+    If no GPUs are listed in the settings, a single replica inherits this process's devices.
     """
 
     def node(name: str, log: str = "engine", **target: Any) -> Node:

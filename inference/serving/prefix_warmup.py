@@ -1,8 +1,8 @@
-"""Warm-up of engines with the newest prompts of the recently active chats that they answer next.
+"""Warm-up of engines with the newest prompts of the recently active chats that they will answer next.
 
-A follow-up question is answered fast because the engine has the conversation, including pictures, in its
-prefix cache. Therefore, before a chat moves to another engine, its newest prompt is sent to that engine
-with a limit of one token. If the warm-up fails, the prefix merely stays uncached.
+A follow-up question is answered quickly because the engine has the conversation, including pictures, in
+its prefix cache. Therefore, before a chat moves to another engine, its newest prompt is sent to that
+engine with a limit of one token. If the warm-up fails, the prefix merely stays uncached.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Chat:
 
     Attributes:
         prompt: The newest answered prompt.
-        when: The time of the answer in monotonic seconds.
+        when: The time of the answer, in seconds of the monotonic clock.
         warm: The workers that have the prompt cached.
-        barred: Whether the prompt must not be sent again: it failed once and may crash engines, or the chat
-            was forgotten.
+        barred: Whether the prompt must not be sent again, because it failed once and may crash engines, or
+            because the chat was forgotten.
     """
 
     prompt: Prompt
@@ -111,8 +111,8 @@ class Warmer:
     async def warm(self, plan: Iterable[tuple[Chat, Worker]]) -> bool:
         """Compute each chat's prompt on its worker, in order, and return False if the time limit was exceeded.
 
-        A worker that is already in use gets one prompt at a time, so that questions can go in between; other
-        workers get several.
+        A worker that is already in use gets one prompt at a time, so that questions can be answered in between;
+        other workers get several at once.
         """
         waiting: dict[Worker, list[Chat]] = defaultdict(list)
         for chat, worker in plan:

@@ -32,7 +32,7 @@ class Rolling:
         self._live = (live.model_id, live.model_dir)
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
-        """Give every replica in service another model; return False if all of them already had it.
+        """Switch every replica in service to the given model; return False if all of them already had it.
 
         A cancellation leaves the remaining replicas as they are.
 
@@ -118,7 +118,7 @@ class Rolling:
         return await self._moves.to_the_end(self._swap_closed(node, model_id, model_dir))
 
     async def _swap_closed(self, node: Node, model_id: str, model_dir: Path) -> bool:
-        """Swap the model while the replica is closed; its chats meanwhile go to other replicas or wait."""
+        """Swap the model while the replica is closed; meanwhile, its chats go to other replicas or wait."""
         async with self._moves.closed(node):
             return await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
 

@@ -1,14 +1,14 @@
 """Routing of each chat to the same replica every time, so that its engine has the chat's prefix cached.
 
-Rendezvous hashing (Thaler and Ravishankar, 1996) gives each chat an order of preference over the
-replicas that depends only on the replicas' names, and the chat goes to the first open replica. When a
-replica fails or is drained, only its chats move, each to its own second choice, and return afterwards.
-Nothing is stored, so the routes survive a restart of the bot.
+Rendezvous hashing (Thaler and Ravishankar, 1996) gives each chat its own order of preference among the
+replicas, computed only from the chat's key and the replicas' names; the chat goes to the first open
+replica. When a replica fails or is drained, only its chats move, each to its own second choice, and they
+return afterwards. Nothing is stored, so the routes survive a restart of the bot.
 
-While a canary runs, it answers a share of the conversations. A conversation here is a chat about one
+While a canary runs, it answers a share of the conversations. Here, a conversation is a chat about one
 picture (or one media group). A new picture changes the beginning of the prompt, so neither model has an
-advantage from its cache. A hash of the conversation and of the canary's name decides which model
-answers, so all questions about a picture go to the same model.
+advantage from its cache. A hash of the conversation and the canary's name decides which model answers,
+so all questions about a picture go to the same model.
 """
 
 from __future__ import annotations
@@ -156,6 +156,6 @@ class Router:
 
 
 def _first(engines: Sequence[tuple[Node, Worker | None]], avoid: Worker | None) -> tuple[Node, Worker] | None:
-    """Return the first open engine other than `avoid`, else `avoid` if it is open, or None."""
+    """Return the first open engine, using `avoid` only if no other is open, or None if none is open."""
     opened = [(node, worker) for node, worker in engines if worker is not None]
     return next((each for each in opened if each[1] is not avoid), opened[0] if opened else None)

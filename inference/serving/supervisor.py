@@ -1,7 +1,7 @@
-"""Keep one model answering by restarting its worker with exponential backoff.
+"""Supervision that keeps one model answering by restarting its worker with exponential backoff.
 
-Restarts never stop: after more than `restart_limit` failures in a row, the state is FAILING and attempts
-continue, at most a minute apart.
+Restarts never stop: after more than `restart_limit` failures in a row, the state is FAILING and the
+attempts continue, at most a minute apart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Supervisor:
     `changed` is called after every change of state, and `crashed` whenever an engine ends unexpectedly.
 
     Attributes:
-        restarts: The number of workers after the first.
+        restarts: The number of workers started after the first.
         crashes: The number of times that an engine ended unexpectedly.
         last_error: Why the last worker ended or did not start.
         cache_tokens: The size of the newest worker's KV cache, or None if no worker has reported a size.
@@ -82,7 +82,7 @@ class Supervisor:
         return monotonic() - worker.ready_since if worker is not None and worker.ready_since is not None else 0.0
 
     def sentence(self) -> str:
-        """Return a sentence that explains to users why they get no answers.
+        """Return a sentence that explains to users why they are getting no answers.
 
         The engine's full error message is in `last_error`.
         """
@@ -141,7 +141,7 @@ class Supervisor:
         return drained
 
     async def _begin(self) -> Worker:
-        """Start a new worker and return it once it is ready; if it fails, `last_error` has the reason."""
+        """Start a new worker and return it once it is ready; if it fails to start, `last_error` gives the reason."""
         self._worker = worker = Worker(self.launch)
         try:
             await worker.start()

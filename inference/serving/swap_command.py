@@ -1,4 +1,4 @@
-"""Switching of an external server to another model by the operator's `inference.swap_command`.
+"""Switching an external server to another model with the operator's `inference.swap_command`.
 
 The server's list of models shows whether it still serves the old model. Processes started by the command
 belong to the operator and are left running.
@@ -34,9 +34,9 @@ async def switch(new: Launch, old: Launch) -> None:
     Cancellation kills the command.
 
     Raises:
-        EngineUnavailable: The command fails or takes longer than `swap_command_timeout` seconds (the message
-            then includes the last lines of its output), or the server is unreachable or still lists only the
-            old model after another `start_timeout` seconds.
+        EngineUnavailable: The command fails or takes longer than `swap_command_timeout` seconds (in both
+            cases, the message includes the last lines of the command's output), or the server is unreachable
+            or still lists only the old model after another `start_timeout` seconds.
     """
     await _run(new)
     await _until_listed(new, old)

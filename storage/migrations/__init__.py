@@ -1,9 +1,10 @@
-"""The ledger's schema migrations: SQL files, each applied once, in order, and recorded in its transaction.
+"""The ledger's schema migrations: SQL files, each applied once and in order.
 
-Never edit a file that has been released; add a new one. A migration is recorded under its file name
-without the suffix. Columns are named after the fields of the records; "update" is an SQL keyword and
-therefore quoted. Deleting a user deletes the user's sessions, exchanges and votes. A picture is kept as
-long as an exchange shows it or a sender of the picture is recorded.
+Never edit a file that has been released; add a new one. A migration is recorded, under its file name
+without the suffix, in the transaction that applies it. Columns are named after the fields of the
+records; "update" is quoted because it is an SQL keyword. Deleting a user deletes the user's sessions,
+exchanges and votes. A picture is kept as long as an exchange shows it or a sender of the picture is
+recorded.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def migrate(database: Database, known: Migrations = migrations) -> None:
 
 
 def refuse_newer(database: Database, known: Migrations = migrations) -> None:
-    """Raise `StorageError` if a newer release has applied migrations to the ledger that are not in `known`."""
+    """Raise `StorageError` if a newer release has applied migrations that `known` does not contain."""
     ours = {each.name for each in known._migrations}  # the library offers no public list of all of them
     strange = [each.name for each in known.applied(database) if each.name not in ours]
     if strange:

@@ -71,7 +71,7 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
 async def test_without_news_retrain_asks(stage: Stage) -> None:
     """If nothing has changed since the last run, /retrain asks for confirmation with a button.
 
-    The button is refused if another run has ended in the meantime.
+    A tap on the button is refused if another run has ended in the meantime.
     """
     admin = Notebook(same=replace(RUN, id=1, state=RunState.DONE))
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
@@ -92,7 +92,7 @@ async def test_without_news_retrain_asks(stage: Stage) -> None:
 
 
 async def test_models_are_changed_by_buttons(stage: Stage) -> None:
-    """/models offers the previous model and every other accepted one as buttons; outdated buttons are refused."""
+    """/models has buttons for the previous model and all other accepted ones; outdated buttons are refused."""
     admin = Notebook()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("base", "run-0", "run-2"):
@@ -116,7 +116,7 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
 
 
 async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> None:
-    """/promote and /rollback to a rejected model show why it was rejected and ask for confirmation.
+    """Switching to a rejected model by /promote or /rollback shows why it was rejected and needs confirmation.
 
     The confirmation is refused once a different model is live.
     """
@@ -143,7 +143,10 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
 
 
 async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
-    """/drain and /undrain take a replica's name; without a known name, they list all replicas with buttons."""
+    """/drain and /undrain take a replica's name.
+
+    If it is missing or unknown, they list all replicas with buttons.
+    """
     admin = Notebook()
     a, b = (node.name for node in admin.nodes())
     out = f"{a} is out of service; other replicas answer its chats. /undrain puts it back with the live model."
@@ -181,7 +184,7 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
 
 
 async def test_a_single_engine_is_not_drained(stage: Stage) -> None:
-    """With a single engine, /drain and /undrain are missing from /help and explain why they do nothing.
+    """With a single engine, /help omits /drain and /undrain, and both explain why they do nothing.
 
     With several replicas, /help lists both commands.
     """
@@ -198,7 +201,7 @@ async def test_a_single_engine_is_not_drained(stage: Stage) -> None:
 
 
 async def test_a_failed_drain_is_shown(stage: Stage) -> None:
-    """A /drain or /undrain that fails shows the admin the reason."""
+    """If /drain or /undrain fails, the admin is shown the reason."""
     admin = Notebook(refusal=EngineUnavailable("not now"))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         for command in NODES:
@@ -206,7 +209,7 @@ async def test_a_failed_drain_is_shown(stage: Stage) -> None:
 
 
 def _tap(kind: type[CallbackData]) -> CallbackQuery:
-    """Return a tap on a button whose callback data is of the type `kind`."""
+    """Return a tap on a button with callback data of type `kind`."""
     data = kind(**dict.fromkeys(kind.model_fields, "1")).pack()
     return CallbackQuery(id="1", from_user=User(id=1, is_bot=False, first_name="Ada"), chat_instance="1", data=data)
 

@@ -1,4 +1,4 @@
-"""Alerts from a complete bot: the admin gets each kind once, in the admin's language, with the cause."""
+"""Alerts from a complete bot: the admin gets one alert of each kind, in their language, with the cause."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ async def test_a_second_bot_is_refused(community: Community) -> None:
 
 
 async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community, tmp_path: Path) -> None:
-    """A second bot or demo on a port in use exits with an error that names the setting or option to change."""
+    """A second bot or demo on a port already in use exits with an error naming the setting or option to change."""
     taken = int(community.web.rpartition(":")[2])
     config = tmp_path / "other.toml"
     config.write_text(community.config.read_text().replace(str(community.data), str(tmp_path / "data")))
@@ -57,7 +57,7 @@ async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community,
 
 
 async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
-    """`thumbtune retrain` waits for the running bot to start the run and reports a failure for lack of votes."""
+    """With too few votes, `thumbtune retrain` waits for the running bot's reply and reports the run's failure."""
     ended = await ran("retrain", "--config", str(community.config))
     assert (ended.code, ended.out) == (1, "")
     assert "Run 1: failed. Not enough yet: 0 liked answers" in ended.err
@@ -66,7 +66,7 @@ async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
 
 
 async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community) -> None:
-    """After the bot is killed, commands that need it fail at once and leave no request for its next start."""
+    """After the bot is killed, commands that need it fail at once, leaving no request for the next start."""
     await community.bot.kill()
     assert not at_work(community.data)
     async with community.ledger() as ledger:

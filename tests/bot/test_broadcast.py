@@ -163,7 +163,10 @@ async def test_a_message_without_a_record_is_not_sent_again(stage: Stage, monkey
 
 
 async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While an outcome cannot be recorded, a broadcast sends nothing more, so no outcome is unknown at the end."""
+    """While an outcome cannot be recorded, a broadcast sends nothing more.
+
+    Every outcome is known at the end.
+    """
     monkeypatch.setattr(broadcast, "DISK_SECONDS", 0.02)
     await acquainted(stage, PEOPLE[:3])
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
@@ -198,7 +201,7 @@ async def test_a_doubtful_message_is_not_sent_again(stage: Stage) -> None:
 
 
 async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
-    """Admins can cancel a broadcast with the button under its progress; the remaining users get nothing."""
+    """Admins can cancel a broadcast with the button under its progress message; the other users get nothing."""
     first, *others = PEOPLE[:4]
     await acquainted(stage, PEOPLE[:4])
     stage.emulator.faults.plan("flood", 999, methods=["sendMessage"], chat=first, seconds=1)

@@ -59,7 +59,7 @@ def speaker(answer: Message) -> str:
 
 
 async def vote(place: WholeBot, person: Person, liked: str, seeds: Any) -> Trial:
-    """Ask about a picture for each of `seeds`, like only answers from `liked`, and return the trial at its end."""
+    """Ask about pictures made from `seeds`, liking only answers from `liked`, until the trial ends; return it."""
     async with place.ledger() as ledger:
         for seed in seeds:
             answer = await person.asks(photo=picture(seed))
@@ -162,7 +162,7 @@ async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:
 
 @pytest.mark.parametrize("pressed", ["✖ Stop", "✔ Promote"])
 async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
-    """The buttons of the end-of-run message stop or promote the canary at once.
+    """The buttons on the end-of-run message stop or promote the canary at once.
 
     A second tap gets the reply that the trial is over.
     """
@@ -199,9 +199,9 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
 
 
 async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
-    """Votes of users who opt out or are erased do not count in a trial.
+    """The votes of users who opt out or whose data is erased do not count in a trial.
 
-    The votes of a user who opts in again count again.
+    If a user opts in again, their votes count again.
     """
     async with place.running(**TRIED) as _, place.ledger() as ledger:
         await tried(place)
@@ -221,7 +221,7 @@ async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
 
 
 async def test_some_answers_invite_a_comparison(place: WholeBot) -> None:
-    """During a trial, the buttons under one answer in several offer a duel by name; a tap begins it."""
+    """During a trial, one in every few answers has a button that offers a duel; a tap on it starts the duel."""
     async with place.running(**TRIED):
         admin = await taught(place)
         before = [await admin.asks(photo=picture(seed)) for seed in range(100, 100 + INVITED)]
@@ -238,7 +238,7 @@ async def test_some_answers_invite_a_comparison(place: WholeBot) -> None:
 async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
     """After `kill -9`, the bot restarts both engines and routes conversations as before.
 
-    The buttons of the trial and of an open duel still work.
+    The buttons of the trial and any open duel still work.
     """
     port = free_port()
     bot = BotProcess(place.config(**TRIED, web={"port": port}), f"http://127.0.0.1:{port}")
@@ -302,7 +302,7 @@ async def test_a_failed_candidate_answers_no_one(place: WholeBot, cue: str) -> N
 async def test_a_model_that_does_harm_answers_no_one(place: WholeBot) -> None:
     """A model that fails the harm checks is never promoted, not even by an admin.
 
-    A model that the votes leave undecided can be promoted once an admin confirms.
+    A model left undecided by too few votes can be promoted once an admin confirms.
     """
     async with place.running(**TRIED):
         admin = await taught(place)
@@ -385,7 +385,7 @@ def status_with(tallies: dict[str, Tally], **values: Any) -> Status:
     ],
 )
 def test_broken_answers_are_clear_evidence_only(new: Tally, old: Tally, broken: bool) -> None:
-    """A model is at fault if at least half of its answers are broken and at most a tenth of the other model's.
+    """A model is at fault if at least half its answers are broken but at most a tenth of the other model's are.
 
     Both models need at least 20 answers.
     """

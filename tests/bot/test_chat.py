@@ -73,7 +73,7 @@ async def test_an_operators_default_question_is_asked_as_written(stage: Stage) -
 
 
 async def test_a_follow_up_is_asked_about_the_same_picture(stage: Stage) -> None:
-    """A follow-up's prompt has the picture and the earlier turns, and the chat key of the first prompt."""
+    """The prompt for a follow-up has the picture, the earlier turns and the chat key of the first prompt."""
     async with stage.bot("Teal.", "Four.") as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="Which colour?")
         await ada.asks("How many corners?")
@@ -127,7 +127,7 @@ async def test_new_begins_a_conversation(stage: Stage) -> None:
 
 
 async def test_text_before_any_picture_is_asked_for_one(stage: Stage) -> None:
-    """A text before any picture gets a request for a picture, in the user's language.
+    """Text sent before any picture is answered with a request for a picture, in the user's language.
 
     The engine is not called, and nothing is recorded.
     """
@@ -162,7 +162,10 @@ async def test_an_album_is_one_question(stage: Stage) -> None:
 
 
 async def test_start_shows_the_id_and_help_the_commands(stage: Stage) -> None:
-    """/start shows the user ID; /help, in any letter case, lists commands, and admin commands only to admins."""
+    """/start shows the user ID, and /help, in any letter case, lists the commands.
+
+    Only admins see the admin commands.
+    """
     async with stage.bot(), stage.person(1001) as ada, stage.person(7, "Root") as root:
         await ada.command("/start")
         assert "1001" in (await ada.answer(rated=False, quiet=0.2))["text"]
@@ -175,7 +178,7 @@ async def test_start_shows_the_id_and_help_the_commands(stage: Stage) -> None:
 
 
 async def test_language_is_chosen_by_button(stage: Stage) -> None:
-    """/language offers every language; a tap switches to it permanently, including the default question."""
+    """/language offers every language; the one tapped is kept and also applies to the default question."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.command("/language")
         offer = await ada.answer(rated=False, quiet=0.2)
@@ -250,7 +253,7 @@ async def test_unknown_commands_and_files_are_refused(stage: Stage) -> None:
 
 
 async def test_in_a_group_the_bot_answers_when_addressed(stage: Stage) -> None:
-    """In a group, the bot answers messages that mention it or reply to it, and ignores all others."""
+    """In a group, the bot answers messages that mention it or reply to it, and ignores the rest."""
     async with stage.bot() as bot, stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         group = stage.emulator.add_group("Friends", [ada.id, bob.id], privacy=False).id
         await bob.sends("Nice weather", chat=group)

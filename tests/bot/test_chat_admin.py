@@ -1,4 +1,4 @@
-"""Admin commands and their outcomes, notifications about runs, and the refusal of other users."""
+"""Admin commands and their outcomes, notifications about runs, and refusals to users who are not admins."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_others_are_refused_politely(stage: Stage) -> None:
 
 
 async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
-    """Each admin command is carried out in its sender's name, and the reply shows the outcome."""
+    """Each admin command is carried out on its sender's behalf, and the reply shows the outcome."""
     admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         for model in (
@@ -129,7 +129,7 @@ async def test_a_refusal_is_shown(stage: Stage, refusal: Exception, says: str) -
 
 
 async def test_an_unknown_model_is_refused(stage: Stage) -> None:
-    """The refusal of an unknown model ID points the admin to /models."""
+    """The reply to an unknown model ID refers the admin to /models."""
     async with stage.bot(admin=Notebook(refusal=UnknownRecord("no"))), stage.person(ADMIN, "Root") as root:
         assert await words(root, "/promote run-99") == "There's no model called run-99. /models lists them."
 
@@ -149,9 +149,9 @@ async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
 
 
 async def test_only_training_commands_wait_for_a_change_of_model(stage: Stage) -> None:
-    """Only training commands wait for a change of model; /status and /cancel are answered meanwhile.
+    """Only training commands wait for a model switch; /status and /cancel are answered meanwhile.
 
-    The change shows a placeholder at once.
+    The switch itself shows a placeholder at once.
     """
     warm = asyncio.Event()
 

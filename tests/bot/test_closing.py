@@ -26,7 +26,7 @@ bot.app.THREAD_SECONDS = 0.5
 
 
 async def test_a_step_that_hangs_is_named_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shutdown step over its time limit is cancelled, and abandoned if it ignores the cancellation.
+    """A shutdown step that exceeds its time limit is cancelled, and abandoned if it ignores the cancellation.
 
     The log names the step in both cases.
     """
@@ -70,7 +70,7 @@ async def test_a_step_that_fails_says_so() -> None:
 
 
 async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) -> None:
-    """SIGTERM during an endless computation closes resources, cancels the run, and logs the stack."""
+    """On SIGTERM during an endless computation, the bot closes resources, cancels the run and logs the stack."""
     async with Community(tmp_path) as community:
         community.bot.sabotage = STUCK
         await community.bot.start()
@@ -89,9 +89,9 @@ async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) ->
 
 
 async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path) -> None:
-    """On SIGTERM during ten minutes of flood control, the ledger records the run's end.
+    """If SIGTERM arrives during ten minutes of flood control, the ledger still records the run's end.
 
-    The notification for the admin is dropped.
+    The notification to the admin is dropped.
     """
     async with Community(tmp_path) as community:
         community.bot.sabotage = STUCK.replace("3600", "1")
@@ -106,7 +106,7 @@ async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path)
 
 
 async def _run_under_way(community: Community) -> None:
-    """Request a run as the command line does, and wait until the bot selects the training data."""
+    """Request a run as the command line does, and wait until the bot is selecting the training data."""
     async with community.ledger() as ledger:
         await ledger.runs.start("command", None)
     async with asyncio.timeout(60):

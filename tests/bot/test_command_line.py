@@ -98,7 +98,7 @@ def test_no_terminal_is_no_yes(thumbtune: Thumbtune, tmp_path: Path) -> None:
 
 
 async def test_a_terminal_is_asked(tmp_path: Path) -> None:
-    """In a terminal, `thumbtune forget` asks first; if the answer is no, it deletes nothing and exits with 1."""
+    """In a terminal, `thumbtune forget` asks first; if told no, it deletes nothing and exits with code 1."""
     config = await asyncio.to_thread(known, tmp_path)
     for typed, code in ((b"n\n", 1), (b"y\n", 0)):
         terminal, end = pty.openpty()

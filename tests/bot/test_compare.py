@@ -88,7 +88,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def test_every_model_answers_every_question(page: tuple[str, str]) -> None:
-    """A kept model named by its ID and a model named by its folder answer every question side by side."""
+    """A model given by its ID and a model given by its folder answer every question, shown side by side."""
     _, html = page
     asked = re.findall(r'"question">(.*?)<', html)
     assert asked == [
@@ -173,7 +173,7 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest
 def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the worker dies, the error names the worker's log.
 
-    The log is kept beside the job file with the system prompt of chats.
+    The log is kept beside the job file, which contains the system prompt used in chats.
     """
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})

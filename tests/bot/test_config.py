@@ -1,4 +1,4 @@
-"""Settings: the shipped file, overrides by the environment, and error messages."""
+"""Settings: the shipped file, overrides from the environment, and error messages."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_list_in_the_environment_that_is_none_is_named(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["THUMBTUNE_CHAT", "THUMBTUNE_TRAINING__KNOBS"])
 def test_a_section_in_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """An environment variable that should hold a section or a table is an error that shows the expected form."""
+    """A value in the environment that cannot be a section or a table is an error that shows the expected form."""
     monkeypatch.setenv(name, "abc")
     with pytest.raises(ConfigError, match=f"^{name}: should be a section"):
         load_settings(SHIPPED)
@@ -158,7 +158,7 @@ def test_a_section_in_the_environment_that_is_none_is_named(monkeypatch: pytest.
     ],
 )
 def test_a_mistake_does_not_tell_a_secret(tmp_path: Path, text: str) -> None:
-    """Errors reveal no secrets, whether in an inconsistent section or as a rejected value."""
+    """Errors reveal no secret, whether its section is inconsistent or the secret itself is rejected."""
     path = tmp_path / "config.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -175,7 +175,7 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_this_user_may_not_enter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting in a folder that the user may not enter is an error that names --config, without a traceback."""
+    """Starting in a folder that the user may not enter shows no traceback but an error that names --config."""
     monkeypatch.chdir(tmp_path)
     me = os.geteuid()
     tmp_path.chmod(0)
@@ -209,7 +209,7 @@ def test_training_steps_aside_unless_it_has_cards_of_its_own(
 
 
 def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every path in the config file or the environment may begin with ~ for the home folder, as in a shell."""
+    """Every path in the config file or the environment may begin with ~ to mean the home folder, as in a shell."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text("")
     config = tmp_path / "config.toml"

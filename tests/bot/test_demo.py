@@ -21,7 +21,7 @@ def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> None:
-    """With another model, the demo keeps the operator's other [inference] and [training] settings.
+    """If given another model, the demo keeps the rest of the operator's [inference] and [training] settings.
 
     Votes from a single new user are enough for training.
     """
@@ -33,7 +33,7 @@ def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> 
 
 
 def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
-    """A path without a complete model is refused before any server starts, with the command to download one."""
+    """A path without a complete model is refused before a server starts; the error gives the download command."""
     check_model("tiny")
     check_model(str(CHECKPOINT))
     with pytest.raises(ConfigError, match="thumbtune fetch"):

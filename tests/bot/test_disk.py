@@ -1,4 +1,4 @@
-"""On a full disk, each sender gets one notice; a message is answered only once stored, and none is lost."""
+"""On a full disk, each message gets one notice; none is answered before it is stored, and none is lost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_nothing_is_answered_from_memory_and_nothing_is_lost(stage: Stage)
     """On a full disk, each message gets one notice, however often Telegram resends the message.
 
     Once there is room, each message is answered once. In a group, only messages that address the bot get the
-    notice. A tap is settled by the notice and does not count later.
+    notice. A tap is answered with the notice and does not count later.
     """
     with bot_process(stage) as process:
         async with stage.person() as ada, stage.person(1002, "小明", "zh") as ming:
@@ -124,7 +124,7 @@ async def test_a_reaction_waits_for_room(stage: Stage) -> None:
 async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: Stage) -> None:
     """A webhook call that cannot be stored fails, and its sender gets one notice.
 
-    When there is room, Telegram's next call succeeds and the question is answered.
+    Once there is room, Telegram's next call succeeds and the question is answered.
     """
     async with stage.bot(engine=ScriptedEngine("A dog.", "Brown.")) as bot, stage.person() as ada:
         picture = await ada.asks(photo=png(), caption="before")
@@ -177,7 +177,7 @@ async def test_the_ledger_reports_a_full_disk(stage: Stage) -> None:
 
 
 async def test_a_picture_that_cannot_be_deleted_stays_recorded(tmp_path: Path) -> None:
-    """The error for a picture that cannot be deleted names the picture, and the deletion is repeated later."""
+    """The error for a picture that cannot be deleted names the picture, and the deletion is retried later."""
     async with Ledger.open(tmp_path) as ledger:
         forgetting = Erasure(ledger, lambda _: None)
         name = "ab" * 32

@@ -69,7 +69,10 @@ def test_no_admin_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_what_needs_doing_comes_first() -> None:
-    """The report lists failures, then warnings, then a count of passed checks; `verbose` lists these as well."""
+    """The report lists failures, then warnings, and ends with a count of passed checks.
+
+    With `verbose`, it lists the passed checks as well.
+    """
     printed = StringIO()
     console = Console(file=printed, width=200)
     findings = [Finding("a", True, "fine"), Finding("b", True, "[odd]", "mind"), Finding("c", False, "bad", "mend")]
@@ -95,7 +98,7 @@ def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
 
 
 def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The doctor reports a package of another distribution that shadows the bot's package of the same name."""
+    """The doctor reports a package from another distribution that shadows the bot's package of the same name."""
     foreign = tmp_path / "storage"
     foreign.mkdir()
     (foreign / "__init__.py").write_text("")
@@ -164,7 +167,7 @@ def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The doctor reports a training source whose file or picture folder is missing before a run needs it."""
+    """The doctor reports a missing file or picture folder of a training source before a run needs it."""
     (tmp_path / "rows.json").write_text("[]", encoding="utf-8")
     here, gone = str(tmp_path / "rows.json"), str(tmp_path / "gone")
     sources = [{"path": here}, {"path": gone}, {"path": here, "images": gone}]
@@ -190,7 +193,7 @@ def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
 
 
 async def test_data_that_others_may_read_is_named(tmp_path: Path) -> None:
-    """The doctor names the fix for data that other users may read, but changes nothing.
+    """If other users of the machine may read the data, the doctor says how to prevent that but changes nothing.
 
     A command that opens the ledger silently corrects the permissions.
     """

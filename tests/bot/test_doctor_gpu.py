@@ -59,7 +59,7 @@ def test_a_good_machine(tmp_path: Path, bare_path: Path) -> None:
 
 
 def test_no_gpu_is_no_fault_where_none_is_asked_for(tmp_path: Path) -> None:
-    """A missing GPU is no fault with the CPU engine, but it is with lmdeploy or with training on cuda."""
+    """A missing GPU is no fault for the CPU engine, but is one for lmdeploy or for training on cuda."""
     assert finding_of(list(gpu_findings(settings_in(tmp_path))), "GPU").ok
     for settings in (
         settings_in(tmp_path, inference={"engine": "lmdeploy"}),
@@ -128,14 +128,14 @@ def test_lmdeploy_is_not_there(tmp_path: Path, bare_path: Path) -> None:
 
 
 def test_another_lmdeploy_is_named_with_the_accepted_one(tmp_path: Path, bare_path: Path) -> None:
-    """If another lmdeploy release is installed, the doctor names the only one that the engine accepts."""
+    """If a different lmdeploy release is installed, the doctor names the only one that the engine accepts."""
     _cards(bare_path, H200)
     found = finding_of(_found(tmp_path, {**WHOLE, "lmdeploy": "0.19.0"}), "lmdeploy")
     assert not found.ok and "0.19.0" in found.detail and f"lmdeploy=={SUPPORTED_VERSION}" in found.cure
 
 
 def test_memory_that_does_not_do(tmp_path: Path, bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the cache blocks or a swap's second engine exceed GPU memory, the doctor names the setting to change."""
+    """If the cache blocks or a swap's second engine do not fit in GPU memory, the setting to change is named."""
     _cards(bare_path, SMALL)
     model = _weighing(tmp_path, 4_400_000_000)
     found = finding_of(_found(tmp_path, model=str(model)), "GPU memory")
@@ -155,14 +155,14 @@ def _weighing(folder: Path, size: int) -> Path:
 
 
 def test_a_gpu_that_is_not_there(tmp_path: Path, bare_path: Path) -> None:
-    """The doctor reports a number in inference.gpus for which the machine has no GPU."""
+    """The doctor reports GPU numbers in inference.gpus that the machine does not have."""
     _cards(bare_path, H200)
     found = finding_of(_found(tmp_path, gpus=[0, 3]), "inference.gpus")
     assert not found.ok and "[3]" in found.detail
 
 
 def test_a_path_that_lmdeploy_misreads(tmp_path: Path) -> None:
-    """The doctor reports a model path whose words make lmdeploy choose the wrong model class.
+    """The doctor reports a model path containing a word that makes lmdeploy choose the wrong model class.
 
     The CPU engine is not affected.
     """

@@ -143,9 +143,9 @@ async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: P
 
 
 async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
-    """An exported pair is two answers to one prompt, one liked more, or an answer and its correction.
+    """An exported pair is an answer and its correction, or two answers to one prompt, one of them liked more.
 
-    Stopped answers and repeated ones are in no pair.
+    Stopped answers are in no pair, nor are corrections that only repeat the answer.
     """
     community = Community(tmp_path)
     async with Ledger.open(community.data) as ledger:

@@ -1,4 +1,4 @@
-"""`thumbtune fetch` downloads, verifies and resumes checkpoints, from a test hub with the real hubs' APIs."""
+"""`thumbtune fetch` downloads, resumes and verifies checkpoints; the test hub has the real hubs' APIs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_our_hub_is_one_for_huggingface_hub(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", list(Hub))
 async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub) -> None:
-    """A fetched checkpoint has every file from one commit and a manifest, and the next step is printed."""
+    """A fetched checkpoint has a manifest and all the files of a single commit, and the next step is printed."""
     directory = tmp_path / "models" / "InternVL2-2B"
     async with HubServer(FILES) as hub:
         shown = await _fetch(hub, directory, monkeypatch, source)
@@ -102,7 +102,7 @@ async def test_running_again_sends_no_request(tmp_path: Path, monkeypatch: pytes
 async def test_a_broken_connection_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub
 ) -> None:
-    """After two broken connections in one run, the rest of a file is requested by range; no byte is sent twice."""
+    """After two broken connections in one download, the rest is requested by range; no byte is sent twice."""
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000_000, 500_000]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
@@ -117,7 +117,7 @@ async def test_a_broken_connection_is_taken_up_again(
 
 
 async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupted download leaves no model folder, and the next run requests only what is missing."""
+    """An interrupted download leaves no model folder, and the next attempt requests only what is missing."""
     directory, part = tmp_path / "m", tmp_path / "m.incomplete" / f"{WEIGHTS}.part"
     async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
         running = asyncio.create_task(_fetch(hub, directory, monkeypatch))
@@ -141,7 +141,7 @@ async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatc
 async def test_a_branch_that_moves_on_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub
 ) -> None:
-    """A download keeps to the commit of its first run even if the branch moves on.
+    """A download keeps to the commit it began with, even if the branch moves on.
 
     The commit is recorded and shown.
     """
@@ -179,7 +179,7 @@ async def test_a_server_without_ranges_sends_the_whole_file(tmp_path: Path, monk
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
 async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """A file with a wrong hash is named and deleted; the next run requests only that file."""
+    """A file with a wrong hash is named and deleted; the next attempt requests only that file."""
     directory = tmp_path / "m"
     async with HubServer(FILES, flipped={path}) as hub:
         with pytest.raises(HubError, match=f"{path} arrived damaged"):
@@ -218,7 +218,7 @@ async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A download gives up after six connections in a row without a byte, and keeps the bytes received."""
+    """A download gives up after six connections in a row that send nothing, and keeps the bytes received."""
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000, *[0] * 99]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(HubError, match="cannot be reached"):
@@ -235,7 +235,7 @@ async def test_too_small_a_disk_is_said_before(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_a_file_outside_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository cannot write files outside its folder."""
+    """A repository cannot have files written outside the model's folder."""
     async with HubServer({"../evil.py": b"x"}) as hub:
         with pytest.raises(HubError, match="outside"):
             await _fetch(hub, tmp_path / "m", monkeypatch)
@@ -253,7 +253,7 @@ async def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypa
 
 
 async def test_the_token_stays_with_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HF_TOKEN is sent to the hub but never to the content network to which the hub redirects."""
+    """HF_TOKEN is sent to the hub but never to the content network that the hub redirects to."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     async with HubServer(FILES) as hub:
         await _fetch(hub, tmp_path / "m", monkeypatch)

@@ -169,7 +169,7 @@ async def attacked(attack: Callable[..., Awaitable[None]], *given_: strategies.S
     "data", [f"{prefix}:{'9' * 40}:1" for prefix in PREFIXES] + [f"{prefix}:{'9' * 40}" for prefix in PREFIXES]
 )
 async def test_a_number_of_forty_digits_is_an_expired_button(stage: Stage, data: str) -> None:
-    """A tap whose data has a number of forty digits is answered and done without an alert, for any prefix."""
+    """A tap with a forty-digit number in its data, whatever the prefix, is answered and done without an alert."""
     async with stage.bot() as running:
         with answered_taps(running.bot) as taps, capture_logs() as logs:
             for person in PEOPLE:

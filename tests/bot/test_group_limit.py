@@ -55,7 +55,7 @@ async def friends(stage: Stage) -> AsyncIterator[tuple[RunningBot, tuple[Person,
 
 
 async def test_a_quick_answer_takes_one_call(stage: Stage) -> None:
-    """Nine quick answers to three users take nine messages, without an edit, a refused call or a notice."""
+    """Nine quick answers to three users take nine messages and no edits, refused calls or notices."""
     stage.emulator.flood.on = True
     async with friends(stage) as (bot, (ada, bob, cyd), group, first):
         for number in range(8):
@@ -84,7 +84,7 @@ async def test_a_slow_answer_has_a_placeholder(stage: Stage) -> None:
 
 @pytest.mark.usefixtures("quick_minutes")
 async def test_more_questions_than_telegram_takes(stage: Stage) -> None:
-    """Sixty questions a minute are all answered, with no call refused and one notice for each user.
+    """Sixty questions a minute are all answered; no call is refused, and each user gets a single notice.
 
     Other chats are not delayed.
     """

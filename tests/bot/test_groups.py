@@ -123,7 +123,7 @@ async def test_an_edit_can_address_the_bot(stage: Stage) -> None:
 
 
 async def test_commands_for_other_bots_are_ignored(stage: Stage) -> None:
-    """In a group, commands for other bots and unknown commands are ignored unless they name this bot."""
+    """In a group, the bot ignores commands for other bots, and unknown commands unless they name this bot."""
     async with stage.bot() as bot, friends(stage, privacy=False) as (ada, _, group):
         for command in ("/help@other_bot", "/dance", "/stop@other_bot"):
             await ada.sends(command, chat=group)
@@ -138,7 +138,7 @@ async def test_commands_for_other_bots_are_ignored(stage: Stage) -> None:
 async def test_messages_to_others_leave_no_trace(stage: Stage) -> None:
     """Texts, pictures, edits, reactions and commands for others leave no row or commit in the ledger.
 
-    An album's caption comes with one picture only, so an album leaves its update number, but no name.
+    An album leaves its update IDs, because only one of its pictures has the caption, but no names.
     """
     async with stage.bot("A cat.") as bot, friends(stage, privacy=False, admin=True) as (ada, bob, group):
         before = await bot.ledger._writer.do(lambda database: database.conn.total_changes)

@@ -70,7 +70,7 @@ def test_lanes(update: dict[str, Any], lane: str) -> None:
 
 
 def test_an_interrupted_album_keeps_its_members() -> None:
-    """Pictures that arrive after a crash in the middle of an album are handled as another album."""
+    """Pictures that arrive after a crash in the middle of an album are handled as a separate album."""
 
     def waiting(number: int, attempts: int, group: str | None = "g") -> QueuedUpdate:
         raw = {"message": private("", media_group_id=group) if group else private("")}
@@ -84,7 +84,7 @@ def test_an_interrupted_album_keeps_its_members() -> None:
 
 
 async def test_an_update_is_stored_before_it_is_acknowledged(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While an update cannot be stored, the polling offset stays, so the update comes again and is answered."""
+    """While an update cannot be stored, the polling offset stays put, so the update is sent again and answered."""
     async with stage.bot("Answer.") as bot, stage.person() as ada:
         store = bot.ledger.inbox.store
         failures = iter([True, True, False])
@@ -126,7 +126,7 @@ async def test_polling_is_retried(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("hours", "said"), [(5.9, ["Answer 1", "Answer 2", "Answer 3"]), (6.1, [AWAY, "Answer 1"])])
 async def test_old_questions_get_one_apology_after_a_downtime(stage: Stage, hours: float, said: list[str]) -> None:
-    """After a downtime, recent questions are answered, and older ones get a single apology per user."""
+    """After downtime, recent questions are answered, and older ones get a single apology per user."""
     async with stage.person() as ada:
         for _ in range(2):
             sent = await ada.sends(photo=png())
@@ -138,7 +138,7 @@ async def test_old_questions_get_one_apology_after_a_downtime(stage: Stage, hour
 
 
 async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
-    """A token that Telegram does not know stops the bot, since asking again would be pointless."""
+    """A token that Telegram does not know stops the bot, since retrying would be pointless."""
     made = settings(stage.url, "4242:wrong")
     bot = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
     try:

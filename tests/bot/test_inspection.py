@@ -108,7 +108,7 @@ async def test_a_sound_start_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_a_damaged_page_of_the_ledger_is_reported_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged ledger page is reported to the admins at startup, without running the doctor."""
+    """A damaged ledger page is reported to the admins at startup, with no need to run the doctor."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         await trained(whole)
         with closing(sqlite3.connect(whole.data / FILE_NAME)) as database:

@@ -41,7 +41,7 @@ def in_ledger(data: Path, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
 
 
 async def trained(ledger: Ledger, data: Path) -> None:
-    """Record a retired base, a live run-1 and a rejected run-2 with files, two runs' adapters, and some votes."""
+    """Record a retired base, a live run-1 and a rejected run-2 with their files, both adapters and some votes."""
     for name in ("base", "run-1", "run-2"):
         directory = data / "models" / name
         directory.mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_models_have_a_date_and_an_approval(thumbtune: Thumbtune, data: Path) ->
 
 
 def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
-    """`thumbtune models delete` says what it frees, asks, and deletes the model's files and adapter.
+    """`thumbtune models delete` says how much it frees, asks first, and deletes the model's files and adapter.
 
     The model stays in the ledger without its directory.
     """
@@ -106,7 +106,7 @@ def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
 
 
 def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Path) -> None:
-    """A deletion that was killed after setting the files aside is completed by the next run.
+    """A deletion that was killed after setting the files aside is completed when the command is repeated.
 
     The ledger's directory entry and the adapter are deleted.
     """
@@ -129,7 +129,7 @@ def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Pat
     ],
 )
 def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why: str) -> None:
-    """The live model, the base model and one about to go live cannot be deleted and keep their files."""
+    """The live model, the base model and a model about to go live cannot be deleted and keep their files."""
 
     async def prepare(ledger: Ledger) -> None:
         await trained(ledger, data)
@@ -194,7 +194,7 @@ def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> Non
 
 
 def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> None:
-    """Sources cannot be deleted during a training run, because the run reads their pictures to the end."""
+    """Sources cannot be deleted during a training run, because the run reads their pictures until it ends."""
     in_ledger(data, lambda ledger: ledger.runs.start("admin"))
     food = imported(data, "food")
     ended = thumbtune("sources", "delete", "food", "--yes")

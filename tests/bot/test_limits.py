@@ -35,7 +35,7 @@ def refused(limits: Throttle, update: int, person: int) -> tuple[str, object]:
 
 
 def test_questions_within_a_minute() -> None:
-    """A question over the limit is refused with the time until the user's first question is a minute old.
+    """A question over the limit is refused with the time until the oldest question counted is a minute old.
 
     Other users may still ask.
     """
@@ -58,7 +58,10 @@ def test_questions_within_a_minute() -> None:
 
 
 def test_answers_at_once() -> None:
-    """The waiting time is what the oldest answer in flight still needs, estimated from the average."""
+    """The waiting time is the time that the oldest answer in flight is still expected to need.
+
+    The estimate uses the average duration of an answer.
+    """
     clock = Clock()
     limits = Throttle(LimitsSettings(answers_per_person=1, answers_at_once=2), {ADMIN}, clock)
     for update in range(50):
@@ -79,7 +82,7 @@ def test_answers_at_once() -> None:
 
 
 async def test_too_many_questions_are_refused(stage: Stage) -> None:
-    """The refusal of too many questions gives the wait in the user's language; the engine is not called."""
+    """Too many questions are refused with the time to wait, in the user's language; the engine is not called."""
     async with stage.bot(limits={"questions_per_minute": 1}) as bot, stage.person(language="zh") as ada:
         await ada.asks(photo=png())
         assert re.search(r"请 (60|[1-5]?\d) 秒后再试", (await final_reply(ada, "再说一遍"))["text"])
@@ -91,7 +94,7 @@ async def test_too_many_questions_are_refused(stage: Stage) -> None:
 
 
 async def test_too_many_answers_in_flight_are_refused(stage: Stage) -> None:
-    """When the limit of answers in flight is reached, the next question is refused with the time to wait."""
+    """When the limit on answers in flight is reached, the next question is refused with the time to wait."""
     go_on = asyncio.Event()
     async with (
         stage.bot(["Well, ", go_on, "done."], limits={"answers_at_once": 1}) as bot,
@@ -107,7 +110,7 @@ async def test_too_many_answers_in_flight_are_refused(stage: Stage) -> None:
 
 
 async def test_only_allowed_people_are_answered(stage: Stage) -> None:
-    """A user missing from `limits.allowed` is refused once, with their user ID, and leaves no record.
+    """A user missing from `limits.allowed` is refused once, is shown their user ID, and leaves no record.
 
     /privacy still works.
     """

@@ -1,4 +1,4 @@
-"""The live model at startup is recorded in one commit and repaired after an interrupted first start."""
+"""The record of the live model: written in one commit, and repaired after an interrupted first start."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_first_start_that_is_killed_leaves_a_live_model(tmp_path: Path) 
 
 
 async def test_a_ledger_without_a_live_model_is_healed(tmp_path: Path) -> None:
-    """A ledger that an interrupted first start left without a live model works from the next start.
+    """A ledger left without a live model by an interrupted first start is repaired at the next start.
 
     An earlier version made two commits and could be killed between them.
     """

@@ -60,14 +60,14 @@ def places(sentence: str) -> set[str]:
 
 
 def test_there_is_chinese() -> None:
-    """The bot speaks English, the language of its source code, and Chinese, from a catalogue."""
+    """The bot speaks English, the language of its source code, and, through a catalogue, Chinese."""
     assert list(Translator.load().languages) == ["en", "zh"]
     assert Translator.load().languages["zh"] == "中文"
 
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parent.parent.name)
 def test_a_catalogue_has_every_sentence_and_no_other(path: Path) -> None:
-    """A catalogue has no missing, untranslated, fuzzy or obsolete entry, and placeholders match the source's."""
+    """A catalogue has no missing, untranslated, fuzzy or obsolete entries, and placeholders match the source."""
     messages = [message for message in catalogue(path) if message.id]
     assert {message.id for message in messages} == sentences()
     for message in messages:

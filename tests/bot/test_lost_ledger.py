@@ -78,9 +78,9 @@ async def test_the_doctor_finds_trained_models_without_a_ledger(tmp_path: Path) 
 
 
 async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
-    """The daily cleanup deletes a few picture files unknown to the ledger, but reports many to the admins.
+    """The daily cleanup deletes picture files unknown to the ledger, but only reports them if there are many.
 
-    `thumbtune sweep` then deletes the files.
+    `thumbtune sweep` can then delete the files.
     """
     folder, config = tmp_path / "data", tmp_path / "config.toml"
     write_config(config, {"storage": {"dir": str(folder)}})

@@ -32,7 +32,7 @@ async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, their
 async def test_former_admins_lose_the_menu(stage: Stage) -> None:
     """Former admins lose the admin menu in every language, even if they blocked the bot.
 
-    The menu is removed at the next start at which Telegram can be reached.
+    The menu is removed the next time the bot starts and can reach Telegram.
     """
     async with stage.person(8, "Eve", language="zh") as eve, stage.person(ADMIN, "Root") as root:
         for admins, deaf, commands in (

@@ -95,14 +95,14 @@ async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
 
 
 class Opens(Protocol):
-    """A callable that opens the page as the user called `name`, creating the user if the demo has none."""
+    """A callable that opens the page as the user called `name`, creating that user if necessary."""
 
     def __call__(self, name: str, *, width: int = 1200, height: int = 820) -> AbstractAsyncContextManager[ChatPage]: ...
 
 
 @pytest.fixture
 def opened(demo: Demo) -> Opens:
-    """Return a function that opens pages, each of which must show no error until it is closed.
+    """Return a function that opens pages and checks, when each is closed, that it has shown no error.
 
     The fake engine's gate, which can pause answers, is closed first.
     """
@@ -257,7 +257,7 @@ async def test_a_small_webp_is_a_sticker(demo: Demo, opened: Opens) -> None:
 
 
 async def test_the_sample_sticker_is_sent_as_one(demo: Demo, opened: Opens) -> None:
-    """The sample sticker is sent alone, shown as a sticker and answered, and the draft stays in place."""
+    """The sample sticker is sent on its own, shown as a sticker and answered; the draft stays in place."""
     async with opened("Ivy") as page:
         await page.page.locator("#text").fill("Ivy's question")
         await page.page.get_by_role("button", name="Send the sample sticker").click()
@@ -287,7 +287,7 @@ async def test_a_group_shares_the_bot(opened: Opens) -> None:
 
 
 async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
-    """On a narrow screen, ☰ opens the demo panel, and nothing is wider than the screen, including quotes."""
+    """On a narrow screen, ☰ opens the demo panel, and nothing, not even a quote, is wider than the screen."""
     async with opened("Tom", width=360, height=700) as page:
         await expect(page.page.locator("#panel")).to_be_hidden()
         await page.page.locator("#open-panel").click()

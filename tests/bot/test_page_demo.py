@@ -105,7 +105,7 @@ async def test_the_next_step_follows_the_run() -> None:
 async def test_the_demo_says_what_its_model_knows() -> None:
     """The demo's invitation to send a picture notes that its tiny model only knows coloured shapes.
 
-    With another model the note is absent.
+    With another model, the note is absent.
     """
     async with opened(make_emulator()) as page:
         for part in ("#hint", ".welcome"):
@@ -119,7 +119,7 @@ async def test_the_demo_says_what_its_model_knows() -> None:
 async def test_the_page_speaks_chinese() -> None:
     """The page is in Chinese in a Chinese browser and for a user who has chosen Chinese.
 
-    Only names and commands stay English.
+    Only names and commands stay in English.
     """
     async with opened(make_emulator(), width=1200, locale="zh-CN") as page:
         html, badge = page.page.locator("html"), page.page.locator("#me-badge")

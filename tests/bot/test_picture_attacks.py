@@ -122,7 +122,7 @@ async def test_a_file_that_kills_decoders_is_refused(stage: Stage, monkeypatch: 
 async def test_the_storage_of_a_person_is_limited(stage: Stage) -> None:
     """Once a user's pictures reach the storage limit, further ones are refused, with advice on what to do.
 
-    The limit is per user, and admins have none.
+    The limit is per user and does not apply to admins.
     """
     limits = {"picture_megabytes_per_person": 1}
     async with stage.bot(limits=limits) as bot, stage.person(2, "Eve") as eve, stage.person() as ada:
@@ -145,7 +145,7 @@ async def test_a_download_ends_where_it_grows_too_large(stage: Stage, monkeypatc
 
 
 async def test_a_fair_semaphore_is_shared() -> None:
-    """A user with many requests gets a limited share, others can overtake, and a cancelled wait has no effect."""
+    """A user with many requests gets a limited share, others can overtake them, and cancelled waits do no harm."""
     room = FairSemaphore(3, 2)
     inside: list[str] = []
     leave = {name: asyncio.Event() for name in ("a1", "a2", "a3", "b1", "c1")}

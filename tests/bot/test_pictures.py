@@ -53,7 +53,7 @@ def asked(bot: RunningBot) -> list[tuple[str, int]]:
 
 
 async def test_a_forwarded_picture_is_asked_about(stage: Stage) -> None:
-    """The caption of a forwarded picture is a question from the user who forwarded the picture."""
+    """The caption of a forwarded picture is a question from the user who forwarded it."""
     async with stage.bot() as bot, stage.person() as ada:
         photo = (await shown_elsewhere(stage, ada, "red"))["photo"]
         origin = {"type": "hidden_user", "sender_user_name": "Somebody", "date": 1}

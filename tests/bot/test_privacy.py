@@ -98,7 +98,7 @@ async def test_it_speaks_chinese(stage: Stage) -> None:
 
 
 async def test_in_a_group_it_refers_to_the_private_chat(stage: Stage) -> None:
-    """In a group, /privacy and /delete_my_data show nothing about the user but refer to the private chat."""
+    """In a group, /privacy and /delete_my_data refer to the private chat and show nothing about the user."""
     async with stage.bot(), stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         for text in ("/privacy", "/delete_my_data"):
@@ -290,7 +290,7 @@ async def test_nothing_deleted_is_sent_to_the_engine_again(stage: Stage) -> None
 
 
 async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
-    """If a deletion is killed between rows and files, the next process deletes the files.
+    """If a deletion is killed after deleting the rows but before the files, the next process deletes the files.
 
     The rows are deleted in a single step.
     """
@@ -381,5 +381,5 @@ async def test_the_daily_job_deletes_expired_answers(stage: Stage, monkeypatch: 
     ],
 )
 def test_every_lane_ends_in_its_user(raw: dict[str, object]) -> None:
-    """An update's lane ends in the user's ID, by which the ledger finds the user's updates."""
+    """An update's lane ends with the user's ID, so that the ledger can find the user's updates."""
     assert lane_of(raw).endswith(":5")

@@ -1,4 +1,4 @@
-"""The guarantees of docs/promises.md, by kind of message, if a connection breaks after a call succeeds."""
+"""The guarantees in docs/promises.md for each kind of message if a connection breaks after a call succeeds."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def left_over(stage: Stage, ada: Person) -> tuple[Message, Message]:
 
 @pytest.mark.parametrize("ended", [False, True])
 async def test_a_stray_placeholder_is_deleted_when_it_is_tapped(stage: Stage, ended: bool) -> None:
-    """A tap on a stray placeholder's ⏹ deletes the placeholder and stops an answer that is being written."""
+    """A tap on a stray placeholder's ⏹ deletes the placeholder and stops the answer if it is not finished."""
     go_on = asyncio.Event()
     async with stage.bot(["Some", go_on, " words."]) as bot, stage.person() as ada:
         first, second = await left_over(stage, ada)

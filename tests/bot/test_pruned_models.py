@@ -16,7 +16,7 @@ RUNS = 4
 
 
 async def test_runs_leave_the_set_number_of_merged_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The live, the previous and one other model are kept; a pruned model is merged again when promoted."""
+    """The live model, the previous one and one more are kept; a pruned model is merged again when promoted."""
     async with whole_bot(tmp_path, monkeypatch) as place, place.running(training={"keep_models": 1}):
         admin = await place.person(ADMIN, "Ada", "en")
         for seed in range(6):

@@ -1,4 +1,4 @@
-"""The queue of an engine, in which each user sees their current place."""
+"""The engine's queue, in which each user sees their current place."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ PEOPLE = range(4001, 4049)
 
 @pytest.fixture(autouse=True)
 def people(stage: Stage) -> None:
-    """Add the users to whom the tests write; they have all started the bot."""
+    """Add the users who receive the tests' messages; all of them have started the bot."""
     for person in PEOPLE:
         stage.emulator.add_person(person, f"P{person}").started = True
 
@@ -37,7 +37,7 @@ async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, Del
 
 
 async def refused(stage: Stage, bot: Bot, middleware: DeliveryMiddleware, people: Iterable[int]) -> None:
-    """Have Telegram refuse a message to each user in `people`, asking for a wait longer than the tests run."""
+    """Have Telegram refuse a message to each user in `people`, with a wait that outlasts the tests."""
     chats = list(people)
     for person in chats:
         stage.emulator.faults.plan("flood", chat=person, seconds=600)
@@ -69,7 +69,7 @@ async def test_a_rate_set_too_high_is_reduced(stage: Stage, monkeypatch: pytest.
 
 
 async def test_a_flooded_chat_does_not_slow_the_others(stage: Stage) -> None:
-    """While one chat waits because of flood control, the other chats get their messages without a refusal."""
+    """While one chat waits out flood control, messages to the other chats are sent without being refused."""
     flooded, *others = PEOPLE
     stage.emulator.faults.plan("flood", 2, chat=flooded, seconds=1)
     stage.emulator.faults.plan("flood", 1, chat=flooded, seconds=600)
@@ -101,7 +101,7 @@ async def test_only_refusals_without_a_burst_reduce_the_overall_rate(
 
 
 async def test_the_overall_rate_has_a_minimum_and_recovers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Constant refusals reduce the overall rate to one call per second; without refusals it recovers fully."""
+    """Constant refusals reduce the overall rate to one call per second; once they stop, it recovers fully."""
     monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
     monkeypatch.setattr(rate_limit, "SETTLING_SECONDS", 0.0)
     monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1e9)

@@ -29,7 +29,7 @@ async def labels(bot: RunningBot, person: Person, chat: int | None = None) -> li
 
 
 async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
-    """A second tap on the same thumb withdraws the vote, which no longer counts; the ledger keeps both rows."""
+    """A second tap on the same thumb withdraws the vote, so it no longer counts; the ledger keeps both rows."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(UP, answer))
@@ -44,7 +44,7 @@ async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
 
 
 async def test_a_thumb_down_offers_reasons(stage: Stage) -> None:
-    """A 👎 offers reasons; the chosen one is stored and marked, and a change to 👍 removes the reasons."""
+    """A 👎 offers reasons; the chosen one is stored and marked, and changing the vote to 👍 removes the reasons."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(DOWN, answer))
@@ -85,7 +85,7 @@ async def test_a_reaction_is_a_vote(stage: Stage) -> None:
 
 
 async def test_in_a_group_all_votes_count(stage: Stage) -> None:
-    """Each group member has one vote, including the user who asked, and the buttons show the totals."""
+    """Each group member, including the user who asked, has one vote, and the buttons show the totals."""
     async with (
         stage.bot() as bot,
         stage.person(1001) as ada,
@@ -110,13 +110,13 @@ async def test_in_a_group_all_votes_count(stage: Stage) -> None:
 
 
 async def taught(bot: RunningBot) -> list[tuple[str, bool]]:
-    """Return the rated answers that training can choose from, and whether each is a correction."""
+    """Return the rated answers available for training and, for each, whether it is a correction."""
     rated = await bot.ledger.votes.rated_exchanges(Trust(admins=frozenset({ADMIN})))
     return [(each.exchange.answer, each.corrected) for each in rated]
 
 
 async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
-    """✍ asks for a correction, a reply suggests it, an admin's 👍 confirms it, and 👎 withdraws it.
+    """✍ asks for a correction, a reply suggests one, an admin's 👍 confirms it, and 👎 withdraws it.
 
     The conversation keeps the original answer.
     """
@@ -147,7 +147,7 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
 async def test_a_reply_to_a_disliked_answer_is_a_correction(stage: Stage) -> None:
     """A reply to an answer is a correction if the user dislikes the answer; otherwise it is a question.
 
-    An edit of the reply replaces the correction.
+    Editing the reply replaces the correction.
     """
     async with stage.bot("A dog.") as bot, stage.person(ADMIN) as ada:
         answer = await ada.asks(photo=png(), caption="What is it?")
@@ -178,7 +178,7 @@ async def test_a_reply_that_ends_in_a_question_mark_is_a_question(stage: Stage, 
 
 
 async def test_a_supposed_correction_can_be_a_question(stage: Stage) -> None:
-    """A button turns a supposed correction into a question, whose answer replaces the bot's offer.
+    """A button turns a supposed correction into a question; its answer replaces the offer to learn from it.
 
     The button works once; the question can be edited and its answer rated like any other.
     """
@@ -208,7 +208,7 @@ async def _demonstrated(bot: RunningBot) -> bool:
 
 
 async def offered(bot: RunningBot, person: Person, chat: int | None = None) -> Message:
-    """Wait for the bot's offer to learn what the user has just suggested, and return it."""
+    """Wait for the bot's offer to learn what the user has just suggested, and return the offer's message."""
     await until(lambda: _offers(bot, person, chat))
     return await latest(bot, person, chat)
 
@@ -248,7 +248,7 @@ async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
 
 
 async def test_corrections_are_limited_a_day(stage: Stage) -> None:
-    """A user's corrections beyond the daily limit are not stored, even if they are edited."""
+    """A user's corrections beyond the daily limit are not stored, not even when they are edited."""
     async with stage.bot(limits={"corrections_per_day": 1}) as bot, stage.person() as ada:
         answers = [await ada.asks(photo=png(colour=colour)) for colour in ("red", "blue")]
         for answer in answers:
@@ -267,7 +267,7 @@ async def test_corrections_are_limited_a_day(stage: Stage) -> None:
 
 
 def test_training_takes_a_correction_whatever_the_votes() -> None:
-    """Training selects a confirmed correction whatever its votes, with the correction's text as the target."""
+    """Training selects a confirmed correction regardless of its votes, with the corrected text as the target."""
 
     def shown(number: int, answer: str, ups: int, *, corrected: bool = False) -> RatedExchange:
         made = Exchange(1, 1, 1, number, "What?", (f"{number:064x}",), answer, "base", "", "", 0.8, 0.8, 512, 1, "stop",
@@ -281,7 +281,7 @@ def test_training_takes_a_correction_whatever_the_votes() -> None:
 
 
 async def test_deletion_removes_the_persons_corrections(stage: Stage) -> None:
-    """Deleting a user's data removes their corrections of other users' answers and restores the originals."""
+    """Deleting a user's data removes their corrections of answers to other users and restores the originals."""
     async with stage.bot("A dog.") as bot, stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         group = stage.emulator.add_group("Friends", [ada.id, bob.id]).id
         await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)

@@ -1,4 +1,4 @@
-"""Reasons keep their template and values, so that admins see them in their own language.
+"""Reasons keep their template and values, so that they can be shown in each admin's language.
 
 Errors, files and the ledger all preserve the template and values.
 """
@@ -94,7 +94,7 @@ async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_last_node_stays(tmp_path: Path) -> None:
-    """Draining the last node raises EngineUnavailable with its name, and the bot's reply adds the next step."""
+    """Draining the last node raises EngineUnavailable, naming the node; the bot's reply adds the next step."""
     alone = Deployment(InferenceSettings(engine="cpu"), "base", tmp_path, logs=tmp_path)
     name = alone.status().nodes[0].name
     with pytest.raises(EngineUnavailable) as last:
@@ -121,9 +121,9 @@ async def test_the_ledger_keeps_what_a_translation_needs(tmp_path: Path) -> None
 
 
 def test_files_between_processes_keep_it_too() -> None:
-    """The files with worker outcomes and evaluation reports keep the template and values of reasons.
+    """The files for worker outcomes and evaluation reports keep the template and values of each reason.
 
-    Files of earlier versions, which have reasons as plain text, can still be read.
+    Files from earlier versions, which store reasons as plain text, can still be read.
     """
     outcome = Outcome.from_json(Outcome(ok=False, reason=WORN).to_json())
     report = Report.from_json(judged().to_json())
@@ -134,7 +134,7 @@ def test_files_between_processes_keep_it_too() -> None:
 
 
 def test_a_verdict_says_the_same_on_the_sheet() -> None:
-    """The sheet, written by a worker with its own catalogue, words a verdict exactly as the bot does."""
+    """The sheet, which a worker writes with its own message catalogue, words a verdict exactly as the bot does."""
     reason = judged().reason
     assert words("en")(reason) == reason
     assert words("zh")(reason) == Translator.load().to("zh")(reason)

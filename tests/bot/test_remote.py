@@ -29,7 +29,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 def running() -> bool:
-    """Report that a bot is running."""
+    """Return True, as if a bot were running."""
     return True
 
 
@@ -52,13 +52,13 @@ async def due(ledger: Ledger) -> Run:
 
 
 async def through(ledger: Ledger, run: Run, *states: RunState, **values: str) -> None:
-    """Move `run` through `states`, setting the fields in `values` with the last state."""
+    """Move `run` through `states`, setting the fields given in `values` along with the last state."""
     for state in states:
         await ledger.runs.move(run.id, state, **(values if state is states[-1] else {}))
 
 
 async def finish(ledger: Ledger, model: Model) -> None:
-    """Carry out the requested run as the bot would, and end it with `model`."""
+    """Carry out the requested run as the bot would, with `model` as its result."""
     run = await due(ledger)
     working = (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING)
     await through(ledger, run, *working)
@@ -97,7 +97,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
 
 
 async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
-    """Without --wait, `thumbtune retrain` ends when the bot has begun the run."""
+    """Without --wait, `thumbtune retrain` exits once the bot has begun the run."""
     asking = asyncio.create_task(asked(ledger, wait=False))
     run = await due(ledger)
     assert not asking.done()
@@ -108,7 +108,7 @@ async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
 async def test_without_news_a_run_has_to_be_confirmed(ledger: Ledger, tmp_path: Path) -> None:
     """If nothing has changed since the last run, `thumbtune retrain` needs confirmation or --yes.
 
-    Without a terminal to ask on, the command refuses.
+    Without a terminal to ask on, the command fails and mentions --yes.
     """
     settings = Settings.model_validate({"storage": {"dir": tmp_path}, "training": {"recipe": "tiny"}})
     await control.confirm_without_news(ledger, running, settings, yes=False)
@@ -123,7 +123,7 @@ async def test_without_news_a_run_has_to_be_confirmed(ledger: Ledger, tmp_path: 
 
 
 async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
-    """With --wait, `thumbtune retrain` ends when the new model is live."""
+    """With --wait, `thumbtune retrain` exits once the new model is live."""
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await asyncio.sleep(3 * control.POLL_SECONDS)
@@ -133,7 +133,7 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
 
 
 async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
-    """With --wait, `thumbtune retrain` ends when the model becomes a canary; `thumbtune status` shows it."""
+    """With --wait, `thumbtune retrain` exits once the model becomes a canary; `thumbtune status` shows it."""
     await ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
@@ -145,7 +145,7 @@ async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
 
 
 async def test_waiting_ends_with_a_model_that_waits_for_approval(ledger: Ledger) -> None:
-    """With --wait, `thumbtune retrain` ends when the model awaits an admin's approval, which may take days."""
+    """With --wait, `thumbtune retrain` exits once the model awaits an admin's approval, which may take days."""
     asking = asyncio.create_task(asked(ledger, wait=True, approve=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await ledger.runs.settle(1)
@@ -161,7 +161,7 @@ async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
 
 
 async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> None:
-    """With --wait, `thumbtune retrain` fails if the bot gives up switching to the new model."""
+    """With --wait, `thumbtune retrain` fails if the bot gives up on switching to the new model."""
 
     async def settle() -> None:
         await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
@@ -174,9 +174,9 @@ async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> Non
 
 
 async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
-    """When the bot stops, a waiting command ends and cancels a request that has not been started.
+    """When the bot stops, a waiting command exits and cancels its request if the run has not begun.
 
-    A run that has begun is left for the bot's next start to settle.
+    A run that has begun is settled the next time the bot starts.
     """
     with pytest.raises(CommandRefused, match="before it started"):
         await asked(ledger, wait=False, running=Bot(2))

@@ -34,7 +34,7 @@ async def test_a_stopped_answer_is_finished_by_the_next_process(stage: Stage, sh
 
 
 async def test_a_recorded_answer_is_shown_without_the_engine(stage: Stage) -> None:
-    """After a stop between recording an answer and showing it, the next process shows the recorded answer."""
+    """If the bot stops between recording and showing an answer, the next process shows the recorded answer."""
     stage.emulator.faults.plan("flood", 1, methods=["editMessageText"], seconds=600)
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
@@ -82,7 +82,7 @@ async def test_a_finished_reply_is_left_alone(stage: Stage, monkeypatch: pytest.
 
 
 async def test_an_interrupted_album_is_one_question_again(stage: Stage) -> None:
-    """After a restart, an interrupted album is asked about as one question with all its pictures."""
+    """After a restart, an interrupted album is again handled as one question with all its pictures."""
     never = asyncio.Event()
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
@@ -99,7 +99,7 @@ async def test_an_interrupted_album_is_one_question_again(stage: Stage) -> None:
 
 
 async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a stop, the remaining updates of an answered album are completed without a second answer."""
+    """After a stop, the remaining updates of an answered album are marked as done without a second answer."""
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
         first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
@@ -124,7 +124,7 @@ async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, mo
 
 
 async def test_killed_again_and_again_every_question_gets_one_answer(stage: Stage) -> None:
-    """Despite `kill -9` at arbitrary moments, every question gets one rated answer and every vote counts once.
+    """Despite `kill -9` at arbitrary moments, every question gets one answer and every vote counts once.
 
     Nothing is left unfinished.
     """

@@ -36,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest_asyncio.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    """Yield a `Room` with liked answers whose fake trainer hangs during training."""
+    """Yield a `Room` that has liked answers and a fake trainer that hangs during training."""
     made = Room(tmp_path)
     await made.fill()
     made.trainer.hangs = "train"
@@ -97,7 +97,7 @@ async def test_an_end_that_cannot_be_written_is_written_later(room: Room, work: 
 
 
 async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins) -> None:
-    """A run that is due on a full disk fails; it is not retried, since each attempt would pause the engine."""
+    """A run due while the disk is full fails; it is not retried, since each attempt would pause the engine."""
     await room.ledger.runs.start("command")
     begun: list[int] = []
 
@@ -127,7 +127,10 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
 
 
 async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None:
-    """The bot starts on a full disk; an interrupted run is ended and reported once its end can be recorded."""
+    """The bot starts even if the disk is full.
+
+    An interrupted run is ended and reported once its end can be recorded.
+    """
     left = await room.ledger.runs.start("admin")
     await room.ledger.runs.move(left.id, RunState.TRAINING)
     async with AsyncExitStack() as stack:
@@ -195,7 +198,7 @@ async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: Runs, ad
 
 
 async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:
-    """If the bot stops during a switch to an accepted model, the next start completes it and reports it once."""
+    """If the bot stops during a switch to an accepted model, the next start completes and reports it once."""
     at = asyncio.Event()
 
     class Slow(NoEngine):

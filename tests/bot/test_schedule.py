@@ -1,4 +1,4 @@
-"""The schedule: jobs persist, runs do not overlap, and missed times are made up for by a single run.
+"""The schedule: jobs persist, runs do not overlap, and a single run makes up for all missed ones.
 
 Jobs work in the current data folder, even if the folder has moved.
 """
@@ -42,7 +42,10 @@ async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIt
 
 
 async def _stored_by_an_earlier_version(folder: Path, elsewhere: Path) -> None:
-    """Write a job store like thumbtune 0.1.0's: its jobs refer to the folder `elsewhere`, and all are overdue."""
+    """Write a job store like that of thumbtune 0.1.0, whose jobs refer to the folder `elsewhere`.
+
+    All the jobs are overdue.
+    """
     store = SQLAlchemyJobStore(url=f"sqlite:///{folder / STORE}")
     scheduler = AsyncIOScheduler(jobstores={"default": store}, timezone=UTC)
     scheduler.start(paused=True)
@@ -79,7 +82,7 @@ async def _until_runs(folder: Path, number: int) -> None:
 
 
 async def test_the_job_survives_a_restart(tmp_path: Path) -> None:
-    """A restart keeps the stored job and its next time, whatever characters the folder's name contains."""
+    """A restart keeps the stored job and its next run time, whatever characters the folder's name contains."""
     folder = tmp_path / "what? #1 50%25"
     async with _schedule(folder, DAILY) as first:
         planned = first.next_time()
@@ -144,7 +147,7 @@ async def test_a_job_without_a_running_schedule_does_nothing(tmp_path: Path) -> 
 
 
 async def test_no_second_run_while_one_has_not_ended(tmp_path: Path) -> None:
-    """The schedule does not queue a second run while one has not ended."""
+    """The schedule does not queue a second run until the first has ended."""
     async with _schedule(tmp_path, ""):
         await request_run()
         await request_run()

@@ -1,4 +1,7 @@
-"""A group's sliding window: a maximum number of calls in any period, by priority; tested in virtual time."""
+"""A group's sliding window limits the calls made in any period and orders them by priority.
+
+The tests run in virtual time.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def test_no_window_has_more_calls(seed: int) -> None:
 
 
 def test_a_burst_is_served_at_once() -> None:
-    """After a pause, a burst of answers is sent at once, except for the slots reserved for notices."""
+    """After a pause, a burst of answers is sent at once, using every slot not reserved for notices."""
 
     async def burst() -> tuple[list[tuple[float, Priority]], bool]:
         window, made = SlidingWindow(20, 60), list[tuple[float, Priority]]()
@@ -60,7 +63,7 @@ def test_a_burst_is_served_at_once() -> None:
 
 
 def test_answers_go_before_buttons_but_not_for_ever() -> None:
-    """Answers go before a button update until the update has waited `AGED_SECONDS`."""
+    """Answers take precedence over a button update until the update has waited `AGED_SECONDS`."""
 
     async def crowded() -> list[tuple[float, Priority]]:
         window, made = SlidingWindow(2, 10), list[tuple[float, Priority]]()

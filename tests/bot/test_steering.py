@@ -66,7 +66,7 @@ async def test_a_duel_needs_two_answers(stage: Stage) -> None:
 
 
 async def test_a_duel_is_decided_once(stage: Stage) -> None:
-    """A duel gives the chosen answer one 👍, which later taps do not restore once it has been removed."""
+    """A duel gives the chosen answer one 👍; once this vote is removed, later taps do not restore it."""
     async with stage.bot("One.", "A.", "B.") as bot, stage.person() as ada:
         await bot.ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
         await bot.ledger.models.add(Model("run-1", "/m/1", ModelState.CANDIDATE, None, 1.0))
@@ -90,7 +90,7 @@ async def test_a_duel_is_decided_once(stage: Stage) -> None:
 
 
 async def test_a_regenerated_answer_to_a_deleted_question_is_dropped(stage: Stage) -> None:
-    """If the first answer is deleted while the second streams, one reply says that the question was dropped."""
+    """If the first answer is deleted while the second is streaming, one reply says the question was dropped."""
     go_on = asyncio.Event()
     async with stage.bot("One.", ["Two", go_on, "."]) as bot, stage.person() as ada:
         first = await ada.asks(photo=png(), caption="What?")
@@ -163,7 +163,7 @@ async def test_stop_keeps_the_partial_answer(stage: Stage) -> None:
 
 
 async def test_the_stop_command_does_not_wait_for_the_answer(stage: Stage) -> None:
-    """/stop ends the answer in flight and the queued questions, and says so; later questions are answered."""
+    """/stop ends the answer in flight, drops the queued questions and says so; later questions are answered."""
     never = asyncio.Event()
     async with stage.bot(["One", never]) as bot, stage.person() as ada:
         assert (await final_reply(ada, "/stop"))["text"] == "There's nothing to stop."

@@ -6,7 +6,7 @@ from tests.support.chatting import Stage, final_reply, png
 
 
 async def test_a_sticker_is_a_picture(stage: Stage) -> None:
-    """A static sticker is a picture that can be replied to later; an animated sticker is refused."""
+    """A static sticker counts as a picture and can be replied to later; an animated sticker is refused."""
     async with stage.bot() as bot, stage.person() as ada:
         sticker = await ada.sends(sticker=png(form="WEBP"))
         await ada.answer(rated=True)

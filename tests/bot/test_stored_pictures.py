@@ -1,4 +1,4 @@
-"""Pictures that an earlier version stored as sent are re-encoded exactly once, despite interruptions."""
+"""Pictures that an earlier version stored unprocessed are re-encoded exactly once, despite interruptions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Former:
         self._update = 0
 
     async def store(self, ledger: Ledger, data: bytes, sender: int = 1) -> str:
-        """Store a picture as it was sent, and return the picture's name."""
+        """Store a picture exactly as received, and return the picture's name."""
         name = await self.pictures.put(data)
         await ledger.pictures.add(picture(name, size=len(data), media_type="image/jpeg"), sender)
         with closing(sqlite3.connect(self.folder / FILE_NAME)) as database, database:
@@ -83,7 +83,7 @@ def traces(folder: Path) -> list[Path]:
 async def test_pictures_are_re_encoded_in_place(tmp_path: Path) -> None:
     """After re-encoding, exchanges, senders and run files refer to the new picture.
 
-    Only the former picture's name is kept, and it leads to the new picture.
+    Of the former picture, only the name is kept, as a pointer to the new picture.
     """
     async with opened(tmp_path) as (former, ledger, upgrade):
         name = await former.store(ledger, located(), sender=3)
@@ -135,7 +135,7 @@ async def test_earlier_prompts_are_found_by_their_hash(tmp_path: Path) -> None:
 
 
 async def test_a_picture_is_re_encoded_when_it_is_needed(tmp_path: Path) -> None:
-    """A picture stored as it was sent is re-encoded before an engine sees it."""
+    """A picture stored exactly as received is re-encoded before an engine sees it."""
     async with opened(tmp_path) as (former, ledger, _):
         name = await former.store(ledger, located())
         await former.says(ledger, "What is it?", name)
@@ -150,7 +150,7 @@ async def test_a_picture_is_re_encoded_when_it_is_needed(tmp_path: Path) -> None
 async def test_a_quarantined_picture_is_not_used(tmp_path: Path) -> None:
     """A quarantined picture is neither shown to the model, nor used for training, nor backed up.
 
-    Its file is kept for an erasure to delete; other pictures are unaffected.
+    Its file is kept so that an erasure can delete it; other pictures are unaffected.
     """
     out, said = tmp_path / "backup", StringIO()
     data = tmp_path / "data"
@@ -197,7 +197,7 @@ async def test_imported_pictures_are_re_encoded(tmp_path: Path) -> None:
 
 
 async def test_re_encoding_survives_kills(tmp_path: Path) -> None:
-    """After repeated `kill -9`, no picture is lost, and every exchange has its picture, re-encoded."""
+    """Despite repeated `kill -9`, no picture is lost, and every exchange has its re-encoded picture."""
     count = 24
     async with opened(tmp_path) as (former, ledger, _):
         for number in range(count):

@@ -37,13 +37,13 @@ def test_only_web_links_are_links() -> None:
 
 
 def test_a_blank_text_has_no_page() -> None:
-    """A text without a visible character gives no page, since a message needs at least one."""
+    """A text without visible characters gives no page, since a message needs at least one such character."""
     assert plain_pages(" \n\t") == markdown_pages("  \n") == ()
 
 
 @pytest.mark.parametrize("unit", ["😀", "a", "好", "word ", "Sentence one. ", "短句。", "line\n", "Paragraph.\n\n"])
 def test_long_texts_are_split_at_good_places(unit: str) -> None:
-    """A long text is split into well-filled pages that fit a message, and only white space is lost."""
+    """A long text is split into well-filled pages that each fit in a message; only whitespace is lost."""
     text = unit * (20_000 // len(unit))
     pages = plain_pages(text)
     assert all(utf16_len(page.text) <= LIMIT for page in pages)
@@ -92,7 +92,7 @@ async def test_edits_are_spaced_out(stage: Stage) -> None:
 
 
 async def test_a_restarted_answer_drops_the_words_before(stage: Stage) -> None:
-    """Words from an engine that crashed are in neither the final answer nor the ledger."""
+    """Words from an engine that crashed appear in neither the final answer nor the ledger."""
     async with (
         stage.bot(["Half an ans", 0.1, Delta(restarted=True), 0.1, "A whole answer."]) as bot,
         stage.person() as ada,
@@ -129,7 +129,7 @@ async def test_surplus_messages_are_deleted(stage: Stage) -> None:
 
 
 async def test_the_final_text_survives_flood_control(stage: Stage) -> None:
-    """With Telegram's limits on and the bot's own limits off, every answer still arrives once and complete."""
+    """With Telegram's limits on and the bot's own limits off, every answer still arrives once, in full."""
     stage.emulator.flood.on = True
     stage.emulator.flood.chat_burst = 2.0
     async with stage.bot([f"{number} " for number in range(30)]) as bot, stage.person() as ada:
@@ -168,7 +168,7 @@ async def test_groups_are_limited_from_the_start(stage: Stage) -> None:
 
 @pytest.mark.parametrize("kind", ["bad_gateway", "html_page", "reset_before", "reset_after", "flood"])
 async def test_failing_edits_cost_no_answer(stage: Stage, kind: str) -> None:
-    """Whatever error partial edits meet, the final answer arrives once, with the thumbs."""
+    """Whichever way partial edits fail, the final answer arrives once, with the thumbs."""
     stage.emulator.faults.plan(kind, 4, methods=["editMessageText"], seconds=1)
     async with stage.bot(["One ", 0.2, "two ", 0.2, "three."]) as bot, stage.person() as ada:
         assert (await ada.asks(photo=png()))["text"] == "One two three."
@@ -179,7 +179,7 @@ async def test_failing_edits_cost_no_answer(stage: Stage, kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "messages"), [("reset_before", 1), ("reset_after", 2), ("html_page", 1)])
 async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, kind: str, messages: int) -> None:
-    """A placeholder that may have arrived is sent again and counted as doubtful; there is only one answer.
+    """A placeholder whose delivery is uncertain is sent again and counted as doubtful; only one answer is sent.
 
     The placeholder may appear twice.
     """
@@ -194,7 +194,7 @@ async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, k
 
 
 async def test_nothing_more_is_sent_to_a_user_who_blocked_the_bot(stage: Stage) -> None:
-    """After a user blocks the bot, one refused call ends the update, and nothing is retried."""
+    """After a user blocks the bot, one refused call ends the handling of the update; nothing is retried."""
     go_on = asyncio.Event()
     async with stage.bot(["Some", go_on, "thing"]) as bot, stage.person() as ada:
         await ada.sends(photo=png())

@@ -16,20 +16,20 @@ NOTE = "A model that learned from your votes is live."
 
 @pytest.fixture
 async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
-    """A bot that is not yet started, with an empty data folder and an emulator."""
+    """A bot that has not been started yet, with an empty data folder and an emulator."""
     async with whole_bot(tmp_path, monkeypatch) as made:
         yield made
 
 
 async def noted(person: Person) -> list[str]:
-    """Return the notes about new models that a user has received."""
+    """Return the notes about new models received by `person`."""
     return [words(each) for each in await person.bot_messages() if NOTE in words(each)]
 
 
 async def test_who_taught_a_model_hears_of_it_once(place: WholeBot) -> None:
     """A user who asked for notes gets one when a model that learned from their votes goes live.
 
-    The note compares an earlier answer with the new one. Other users get none, and a restart sends no
+    The note compares an earlier answer with the new model's. Other users get none, and a restart sends no
     second note.
     """
     async with place.running(training={"canary": 0}):

@@ -15,7 +15,7 @@ BOT = "@thumbtune_bot"
 
 
 async def why_dropped(bot: RunningBot) -> str:
-    """Return why the newest update was dropped, after checking that it took only one attempt."""
+    """Check that the newest update was dropped after a single attempt, and return the reason."""
     await bot.settled()
     stored = await bot.ledger.inbox.get(newest_update(bot.ledger))
     assert (stored.state, stored.attempts, stored.payload) == ("done", 1, "")
@@ -44,7 +44,7 @@ async def test_a_user_who_blocks_the_bot_costs_one_call(stage: Stage, monkeypatc
     ["not enough rights to send text messages to the chat", "CHAT_WRITE_FORBIDDEN", "TOPIC_CLOSED"],
 )
 async def test_a_group_in_which_the_bot_may_not_write(stage: Stage, words: str) -> None:
-    """In a group where the bot may not write, one refused call ends the question, and the reason is recorded.
+    """In a group where the bot may not write, a question ends with one refused call; the reason is recorded.
 
     No admin is alerted.
     """
@@ -72,7 +72,7 @@ async def test_a_group_that_has_become_a_supergroup_gets_its_answer(stage: Stage
 
 
 async def test_refused_markup_is_left_out(stage: Stage) -> None:
-    """If Telegram refuses an answer's markup, the text arrives once without it, as an edit or a new message."""
+    """If Telegram refuses an answer's markup, the plain text arrives once, as an edit or a new message."""
     words = "entity beginning at UTF-16 offset 0 ends in a middle of a UTF-16 symbol at byte offset 3"
     go_on = asyncio.Event()
     async with stage.bot([go_on, "**Bold** words."], "**More** words.") as bot, stage.person() as ada:

@@ -50,7 +50,7 @@ async def test_partial_edits_leave_capacity_for_messages(stage: Stage) -> None:
 
 
 async def test_many_answers_at_once_all_arrive(stage: Stage) -> None:
-    """With Telegram's limits on, a dozen users get complete answers at once, and few calls are refused."""
+    """With Telegram's limits on, a dozen users get complete answers concurrently, and few calls are refused."""
     stage.emulator.flood.on = True
 
     def slowly(prompt: object, number: int) -> list[str | float | Delta]:

@@ -1,7 +1,7 @@
 """Every command and every button of the whole bot works in English and in Chinese.
 
-The commands are read from the handlers, the buttons from the keyboards and the messages, so a new
-command or button that is not used here fails the test.
+The commands are read from the handlers, the buttons from the keyboards and the messages, so the test
+fails if a new command or button is not used here.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Walk:
                 await asyncio.sleep(0.005)
 
     async def hears(self, person: Person, sentence: str, **values: object) -> Message:
-        """Wait for a message of the bot that begins with the translated `sentence`, and return it."""
+        """Wait for a message from the bot that begins with the translated `sentence`, and return it."""
         expected = self.say(sentence, **values)
         return await self.whole.says(person.id, lambda message: words(message).startswith(expected))
 
@@ -207,7 +207,7 @@ async def administrating(walk: Walk, root: Person, ada: Person) -> None:
 
 
 async def training(walk: Walk, root: Person, ada: Person) -> None:
-    """Start, follow and cancel runs, with worse and better models, and use the resulting models."""
+    """Start, follow and cancel runs, some yielding worse models and some better, and use those models."""
     for seed in range(10, 15):
         await walk.presses(ada, "rate:1", await walk.asks(ada, photo=picture(seed)))
     await walk.sends(root, "/retrain dry")
@@ -259,7 +259,8 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
 async def out_and_back(walk: Walk, root: Person) -> None:
     """Drain replicas and return them to service.
 
-    A drained replica keeps its model, the last one cannot be drained, and each returns with the live model.
+    A drained replica keeps its model until it returns, and then gets the live one. The last replica in
+    service cannot be drained.
     """
     for command in ("/drain gpu7", "/undrain gpu1", "/promote run-4"):
         await walk.sends(root, command)
@@ -283,7 +284,7 @@ async def served(walk: Walk, root: Person) -> list[str]:
 
 
 async def leaving(walk: Walk, ada: Person) -> None:
-    """Decline one deletion of the user's data, and confirm another."""
+    """Ask twice to delete the user's data, declining the first time and confirming the second."""
     for decision in ("delete:0", "delete:1"):
         question = await walk.sends(ada, "/delete_my_data")
         await walk.presses(ada, decision, question)
@@ -293,9 +294,10 @@ async def leaving(walk: Walk, ada: Person) -> None:
 
 
 async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterator[tuple[str, str]]:
-    """Yield the menus in the language `spoken` and every text in all chats except `but`, with callback data.
+    """Yield the menu texts in the language `spoken` and every text outside the chat `but`.
 
-    Edits and toasts are included. The callback data is empty for texts that are not buttons.
+    Edits and toasts are included. Each text comes with its callback data, which is empty unless the text
+    belongs to a button.
     """
     last = whole.emulator.world.events.last
     for (*_, language), menu in whole.emulator.world.commands.items():
@@ -316,7 +318,7 @@ async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterat
 
 
 async def test_every_command_is_in_the_menu() -> None:
-    """The command menu has every command that the handlers take, and no other."""
+    """The command menu lists exactly the commands that the handlers take."""
     assert commands() == EVERYBODY.keys() | ADMINS.keys() | NODES.keys()
 
 

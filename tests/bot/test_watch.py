@@ -61,7 +61,10 @@ async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
 
 
 async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Free disk space below the setting causes one alert in the admin's language, however many checks follow."""
+    """Free disk space below the configured minimum causes only one alert, however many checks follow.
+
+    The alert is in the admin's language.
+    """
     free = [3.0]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10e9, 0, free[0] * 1e9))
     async with stage.person(ADMIN, "Root", "zh") as root, stage.bot() as bot:

@@ -27,7 +27,7 @@ TOKEN = "a-password"
 
 
 async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bot answers updates that arrive by webhook with the secret.
+    """The bot answers webhook updates that carry the secret.
 
     Requests without the secret, or without the operator's password, are refused.
     """
@@ -72,7 +72,7 @@ async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, mon
 async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str], status: int) -> None:
     """A webhook call is accepted only if the caller's address is in a configured network.
 
-    The caller is the last address in X-Forwarded-For that is not a local proxy; others are not trusted.
+    The caller is the last address in X-Forwarded-For that is not a local proxy; earlier ones are untrusted.
     """
     taken: list[dict[str, object]] = []
 

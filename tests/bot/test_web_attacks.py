@@ -39,7 +39,7 @@ async def nothing(_: Any) -> None:
 
 
 async def exchange(url: str, request: bytes) -> tuple[int, bytes]:
-    """Send `request` to the server at `url` and return the response's status code and all its bytes.
+    """Send `request` to the server at `url` and return the response's status code and raw bytes.
 
     The status code is 0 if the connection closes without a response.
     """
@@ -57,7 +57,7 @@ async def exchange(url: str, request: bytes) -> tuple[int, bytes]:
 
 
 def get(path: str, *headers: bytes, host: bytes = b"127.0.0.1") -> bytes:
-    """Return a GET request for `path` as a browser sends it."""
+    """Return a GET request for `path` as a browser would send it."""
     return b"\r\n".join((f"GET {path} HTTP/1.1".encode(), b"Host: " + host, b"Connection: close", *headers, b"", b""))
 
 
@@ -168,7 +168,7 @@ async def test_no_encoding_is_an_error_of_ours(tmp_path: Path, body: bytes, head
 
 
 async def test_half_open_requests_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that sends no request, partial headers or a partial body is closed after a timeout."""
+    """A connection that sends nothing, or only part of the headers or body, is closed after a timeout."""
     monkeypatch.setattr("bot.web.server.HEADER_SECONDS", 0.2)
     monkeypatch.setattr("bot.web.server.BODY_SECONDS", 0.2)
     whole = post(b'{"update_id": 1}', AS_TELEGRAM)

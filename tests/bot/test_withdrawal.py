@@ -28,7 +28,7 @@ async def hears(whole: WholeBot, person: Person, label: str, text: str | None = 
 
 
 async def leaves(whole: WholeBot, person: Person) -> Message:
-    """Delete all data of `person` with /delete_my_data and return the bot's request for confirmation."""
+    """Delete all of `person`'s data with /delete_my_data, and return the bot's request for confirmation."""
     question = await hears(whole, person, "Delete everything", "/delete_my_data")
     await person.taps("Delete everything", question)
     await whole.says(person.id, lambda message: words(message).startswith("I've deleted everything"))
@@ -58,7 +58,7 @@ async def live(whole: WholeBot, model: str) -> None:
 
 
 async def test_the_next_model_knows_nothing_of_who_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Erasure removes a user's rows from the live model's run at once, and the next model lacks them.
+    """Erasure removes a user's rows from the live model's run at once, and the next model does not use them.
 
     The next model is trained from the base model. If an active run uses the user's data, the run is
     cancelled and restarted without the data.

@@ -99,12 +99,12 @@ def weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def pixel_values(side: int) -> torch.Tensor:
-    """Return the pixel values of random tiles, [TILES, 3, side, side]."""
+    """Return the pixel values of random tiles, with shape [TILES, 3, side, side]."""
     return torch.from_numpy(_normal("pixels", (TILES, 3, side, side)))
 
 
 def batch(tokens_per_tile: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return token IDs, attention mask, positions and labels, each [2, LENGTH].
+    """Return token IDs, attention mask, positions and labels, each with shape [2, LENGTH].
 
     The first row has two tiles; the second row is shorter, has one tile and is padded on the left. Only the
     last ten positions have labels.

@@ -66,7 +66,7 @@ def texts() -> list[str]:
 
 
 def main(official: Path) -> None:
-    """Train the model and write it with the token IDs and decoded texts that the official class gives."""
+    """Train the model, and write it together with the official class's token IDs and decoded texts."""
     sys.path.insert(0, str(official))
     from internvl.model.internlm2.tokenization_internlm2 import (  # type: ignore[import-not-found, unused-ignore]
         InternLM2Tokenizer,

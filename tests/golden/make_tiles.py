@@ -66,7 +66,7 @@ def main(official: Path) -> None:
 
 
 class _Blank:
-    """A stand-in for a picture that has no pixels and records the sizes it is resized to."""
+    """A stand-in for a picture; it has no pixels and records the sizes it is resized to."""
 
     def __init__(self, width: int, height: int) -> None:
         self.size = (width, height)

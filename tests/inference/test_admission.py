@@ -109,7 +109,7 @@ def test_admission_holding_is_a_pause() -> None:
 
 
 async def test_admission_tells_each_change_once() -> None:
-    """A waiting ticket is notified once of its initial position, of each change, and of a pause."""
+    """A waiting ticket is told its initial position, each change and each pause exactly once."""
     admission = Admission(lambda _: 1)
     heard: list[tuple[int, bool]] = []
     with ExitStack() as stack:
@@ -137,7 +137,7 @@ async def test_admission_tells_each_change_once() -> None:
 
 
 async def test_admission_closing_turns_the_queue_away() -> None:
-    """Closing admission refuses waiting and later tickets with the reason; a ticket with a slot keeps it."""
+    """Closing admission turns away waiting and later tickets, with the reason; a ticket with a slot keeps it."""
     admission = Admission(lambda _: 1)
     with admission.ticket("a") as a, admission.ticket("b") as b:
         admission.close("closing time")

@@ -40,7 +40,7 @@ async def trial(deploy: Deploy, tmp_path: Path) -> AsyncIterator[Deployment]:
 async def models(deployment: Deployment) -> list[str]:
     """Return the name of the model that answers in each chat of `CHATS`.
 
-    Fail unless all words of an answer come from one process of the model that the answer names.
+    Fail unless each answer comes entirely from one process of the model that it names.
     """
     heard = [await ask(deployment, "words:2", chat) for chat in CHATS]
     assert all(each.pid for each in heard)
@@ -64,15 +64,15 @@ def share_of(model: str) -> list[str]:
 
 
 def shown(chat: str, *pictures: bytes) -> Prompt:
-    """Return a prompt that shows `pictures`, each with a question of its own, and ends with a further question."""
+    """Return a prompt that shows `pictures`, each with its own question, and ends with another question."""
     turns = [Turn(Role.USER, "What is this?", (Picture.of(data),)) for data in pictures]
     return Prompt("", (*turns, Turn(Role.USER, "And now?")), chat)
 
 
 def test_a_conversation_keeps_its_model() -> None:
-    """Follow-ups go to the model of their conversation, and a canary gets its share of conversations.
+    """Follow-ups go to their conversation's model, and a canary gets its share of conversations.
 
-    A model is chosen independently for every other picture, chat or canary.
+    A different picture, chat or canary means a new, independent choice of model.
     """
     route = CanaryRoute("run-1", 0.3)
     many = [shown(f"session-{number}", b"cat") for number in range(2_000)]

@@ -37,7 +37,7 @@ async def test_output_goes_to_the_log(tmp_path: Path) -> None:
 
 
 async def test_on_line_gets_the_lines_of_the_standard_output(tmp_path: Path) -> None:
-    """`on_line` receives standard output in order, line by line with any line ending, but not standard error."""
+    """`on_line` receives each line of standard output in order, whatever its ending, but no standard error."""
     lines: list[str] = []
     code = r"import sys; print('ü'); print('no', file=sys.stderr); sys.stdout.write('10%\r20%\r\nend' + 'x' * 200_000)"
     child = await Child.start(python(code), log=tmp_path / "log", on_line=lines.append)

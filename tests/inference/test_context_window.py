@@ -68,7 +68,7 @@ def kind(request: pytest.FixtureRequest, sentencepiece: Path) -> tuple[Path, Any
 def test_counts_equal_the_token_ids(
     kind: tuple[Path, Any, int, int], tiles: int | None, template: str, tmp_path: Path
 ) -> None:
-    """For every conversation, `count` equals the number of tokens an engine gets and is within the upper bound."""
+    """For every conversation, `count` is the number of tokens an engine gets, never above the upper bound."""
     original, tokenizer, side, tokens_per_tile = kind
     config = json.loads((original / "config.json").read_text())
     directory = shutil.copytree(original, tmp_path / "family")
@@ -130,7 +130,7 @@ def test_the_start_stays_the_same_for_several_turns(kind: tuple[Path, Any, int, 
 
 
 def test_a_newest_turn_that_leaves_no_room_is_refused(kind: tuple[Path, Any, int, int]) -> None:
-    """A newest question that leaves no room for an answer is refused; one that leaves little room is accepted."""
+    """If the newest question leaves no room for an answer, it is refused; if it leaves little, it is accepted."""
     window = Window(kind[0], longest=1000)
     words = "何 " * 2000
     size = next(size for size in range(1, 2000) if window.count(long_talk(1, last=words[:size])) > 900)
@@ -155,7 +155,7 @@ def test_a_broken_picture_cannot_be_counted(kind: tuple[Path, Any, int, int]) ->
 
 
 def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
-    """A window is the smaller of the model's and the engine's limit.
+    """A window is the smaller of the model's limit and the engine's.
 
     The window of an external engine is known only if its model is configured.
     """
@@ -179,7 +179,7 @@ def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
 async def test_a_long_talk_is_cut_before_it_is_sent(tmp_path: Path, warm_python: str) -> None:
     """A long conversation is shortened before it is sent to the CPU engine.
 
-    The answer contains the shortened prompt, and asking the shortened prompt again gives the same text.
+    The answer includes the shortened prompt, and sending that prompt again gives the same text.
     """
     given = {"engine": "cpu", "python": warm_python, "concurrency": 1, "threads": 1, "warm_chats": 0}
     settings = InferenceSettings.model_validate(given)

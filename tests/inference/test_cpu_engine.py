@@ -1,4 +1,7 @@
-"""The CPU engine without HTTP gives the same text as the model's own `generate`, with and without caches."""
+"""Called without HTTP, the CPU engine gives the same text as the model's own `generate`.
+
+This holds with and without caches.
+"""
 
 from __future__ import annotations
 
@@ -206,7 +209,7 @@ def test_an_answer_aborted_before_its_picture_computes_nothing(endless: Any, tok
 
 
 def test_a_failing_answer_fails_alone(model: Any, tokenizer: Any) -> None:
-    """An answer that fails raises its exception only to its own caller; the next request is served."""
+    """An answer that fails raises its exception only for its own caller; the next request is served."""
     with running(model, tokenizer) as engine:
         good = ask("What do you see?", picture(72))
         text, _ = answer(engine, good)

@@ -1,4 +1,4 @@
-"""The CPU engine's process ends with its parent or if its checkpoint cannot be loaded."""
+"""The CPU engine's process ends when its parent ends or if its checkpoint cannot be loaded."""
 
 from __future__ import annotations
 

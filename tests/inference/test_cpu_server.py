@@ -82,7 +82,7 @@ def test_an_answer_has_openai_s_shape(served: Served) -> None:
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.2, "top_p": 0.9, "seed": 7}])
 def test_a_streamed_answer_has_the_same_text(served: Served, sampling: dict[str, Any]) -> None:
-    """The pieces of a streamed answer join to the same text as an answer that is not streamed.
+    """The joined pieces of a streamed answer equal the text of an answer that is not streamed.
 
     All chunks name the model, and the last one contains the usage.
     """
@@ -165,7 +165,7 @@ def test_a_client_that_disconnects_frees_its_slot(served: Served) -> None:
     ids=["truncated", "text", "bomb"],
 )
 def test_bad_pictures_are_refused(served: Served, data: bytes, message: str) -> None:
-    """A bad picture is refused with HTTP 400 and a message, streamed or not, and no tile is encoded."""
+    """With or without streaming, a bad picture is refused with HTTP 400 and a message; no tile is encoded."""
     tiles = served.metric("encoded_tiles_total")
     for stream in (False, True):
         error = served.refusal(400, {"role": "user", "content": [image(data)]}, stream=stream)
@@ -175,9 +175,10 @@ def test_bad_pictures_are_refused(served: Served, data: bytes, message: str) -> 
 
 
 def test_other_bad_requests_get_openai_s_errors(served: Served) -> None:
-    """Other bad requests get an error with a status, message and code, as OpenAI's API returns them.
+    """Other bad requests get an error with the status, message and code that OpenAI's API would return.
 
-    The requests have a long prompt, another model, a bad value, invalid JSON or an unknown path.
+    The requests have a prompt that is too long, an unknown model, a bad value, invalid JSON or an unknown
+    path.
     """
     error = served.refusal(400, question("word " * 3000))
     assert (error["code"], "context length is 2048" in error["message"]) == ("context_length_exceeded", True)
@@ -213,7 +214,7 @@ def test_special_tokens_in_a_text_are_plain_text(served: Served) -> None:
 
 
 def test_the_prompt_is_the_rendered_one(served: Served) -> None:
-    """A prompt has as many tokens as its rendered chat format, with 16 tokens for a picture of one tile."""
+    """A prompt has as many tokens as its rendered text, with 16 tokens for each picture of one tile."""
     small = picture(4, (112, 112))
     prompt = Prompt("Be kind.", (Turn(Role.USER, "What? 什么？", (small, small)),), "")
     expected = load_tokenizer(CHECKPOINT)(render(prompt, [16, 16], INTERNVL2))["input_ids"]
@@ -270,7 +271,7 @@ async def test_the_product_s_client_reads_its_answers(engine: HttpEngine, served
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/models", "/health", "/metrics", "/"])
 def test_every_route_needs_the_key(served: Served, route: str) -> None:
-    """Every route refuses requests without the key, with a wrong key, or under a foreign host name."""
+    """Every route refuses requests without the key, with a wrong key or for a foreign host name."""
     url = f"{served.http.base_url}{route}"
     for headers, status in (
         (httpx.Headers(), 401),

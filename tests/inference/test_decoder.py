@@ -50,7 +50,7 @@ def refused(decoder: PictureDecoder, data: bytes) -> DecodeError:
 
 
 def plain(picture: CleanPicture) -> bool:
-    """Return whether `picture` is a baseline JPEG or a PNG with only pixels and has the size that it reports."""
+    """Return whether `picture` is a baseline JPEG or a PNG, holds only pixels and has the size it reports."""
     image = Image.open(io.BytesIO(picture.data))
     image.load()
     fine = (image.width, image.height, image.mode) == (picture.width, picture.height, "RGB")
@@ -120,7 +120,7 @@ def test_refusals_have_a_reason(decoder: PictureDecoder, data: bytes, reason: Re
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_decoding(decoder: PictureDecoder) -> None:
-    """The decoder, engines and training refuse a JPEG with thousands of scans before decoding it."""
+    """The decoder, the engines and training all refuse a JPEG with thousands of scans before decoding it."""
     bomb = many_scans(3000)
     assert len(bomb) < 1_000_000
     refusal = refused(decoder, bomb)
@@ -132,7 +132,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_decoding(decoder: Pictur
 
 
 def test_scans_are_counted() -> None:
-    """`scans` counts a JPEG's scans, of which encoders write few.
+    """`scans` counts a JPEG's scans; encoders write only a few.
 
     Markers inside metadata or after the end of the picture do not count.
     """
@@ -154,7 +154,7 @@ def test_directories_of_a_tiff_are_not_counted(decoder: PictureDecoder) -> None:
 
 
 def test_memory_has_a_limit(decoder: PictureDecoder) -> None:
-    """A file of two kilobytes that needs a gigabyte of memory is refused, and the next picture is decoded."""
+    """A two-kilobyte file that needs a gigabyte of memory is refused, and the next picture is decoded."""
     bomb = large_webp()
     assert len(bomb) < 10_000
     refusal = refused(decoder, bomb)
@@ -163,7 +163,7 @@ def test_memory_has_a_limit(decoder: PictureDecoder) -> None:
 
 
 def test_metadata_is_dropped(decoder: PictureDecoder) -> None:
-    """Metadata is dropped, so that a few kilobytes remain of a 19.9 MB file."""
+    """Metadata is dropped, leaving only a few kilobytes of a 19.9 MB file."""
     data = much_metadata()
     assert len(data) > 19_000_000
     assert len(decoder.clean(data, LIMIT).data) < 50_000
@@ -203,14 +203,14 @@ def test_a_decoder_killed_while_idle_is_replaced(decoder: PictureDecoder) -> Non
 
 
 def test_a_decoder_that_cannot_start_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a decoder cannot start, it is reported as unavailable and the picture is not refused."""
+    """A decoder that cannot start is reported as unavailable, and the picture does not count as refused."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with PictureDecoder() as decoder, pytest.raises(DecoderUnavailable, match="ended with 1"):
         decoder.clean(located(), LIMIT)
 
 
 async def test_a_pool_works_beside_a_hanging_decoder() -> None:
-    """If one decoder of a pool hangs, the others decode all other pictures.
+    """If one decoder of a pool hangs, the others decode all the other pictures.
 
     Closing the pool does not wait for the decoder that hangs.
     """
@@ -251,7 +251,7 @@ SAMPLES = [
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Return a picture file of any format that may be damaged.
+    """Return a picture file of any format, possibly damaged.
 
     Bytes are changed or repeated, or the rest of the file is replaced by a piece of another file.
     """

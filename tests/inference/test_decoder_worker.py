@@ -73,7 +73,7 @@ def huge_png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("form", "kind"), [("JPEG", "image/jpeg"), ("PNG", "image/png"), ("WEBP", "image/jpeg")])
 def test_every_picture_is_re_encoded(form: str, kind: str) -> None:
-    """Every picture is re-encoded as different bytes, and the same file always gives the same result."""
+    """Every picture is re-encoded into different bytes, and the same file always gives the same result."""
     data = encoded(drawing(), form)
     taken = clean(data, LIMIT)
     assert taken.data != data
@@ -139,7 +139,7 @@ def test_a_heic_is_rotated_by_its_own_boxes(
     """The `irot` and `imir` boxes of a HEIC picture are applied once, and its EXIF orientation is ignored.
 
     Phones also write the EXIF orientation, but HEIF readers use only the boxes: without boxes, the picture
-    is not rotated. Three quarter turns to the left make the sample picture a phone's upright photo.
+    is not rotated. Three 90° turns to the left make the sample picture a phone's upright photo.
     """
     taken = clean(turned(SIDEWAYS, quarters, mirror), LIMIT)
     assert (taken.width, taken.height) == size

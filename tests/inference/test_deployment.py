@@ -1,4 +1,4 @@
-"""A deployment over real child processes: start, stop, first words, a real engine and external servers."""
+"""A deployment with real child processes: start, stop, first words, a real engine and external servers."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ async def test_deployment_answers(deploy: Deploy) -> None:
 
 
 async def test_deployment_gives_each_launch_a_key_and_uses_it(deploy: Deploy, tmp_path: Path) -> None:
-    """Each launch of an engine has its own key, which is neither in a log nor on a command line.
+    """Each launch of an engine has its own key, which appears neither in a log nor on a command line.
 
-    Probes, answers, warm-up and metrics requests carry the key of the process they go to.
+    All requests to a process carry its key: probes, questions, warm-up and metrics.
     """
 
     def key(pid: int | None) -> str:
@@ -153,7 +153,7 @@ async def test_deployment_stop_while_answering(deploy: Deploy) -> None:
 
 
 async def test_deployment_stop_lets_answers_end(deploy: Deploy, tmp_path: Path) -> None:
-    """Stopping with a drain lets answers in flight finish before the engine ends and refuses new questions."""
+    """Stopping with a drain refuses new questions and lets answers in flight finish before the engine ends."""
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "one")
         stopping = asyncio.create_task(deployment.stop(drain=20))
@@ -166,7 +166,7 @@ async def test_deployment_stop_lets_answers_end(deploy: Deploy, tmp_path: Path) 
 
 
 async def test_deployment_says_whether_a_first_word_is_awaited(deploy: Deploy, tmp_path: Path) -> None:
-    """The byte in the `first_words` file is 1 from a question until the first word of its answer.
+    """The byte in the `first_words` file is 1 from when a question is asked until its answer's first word.
 
     The byte is 0 while the rest of the answer arrives.
     """

@@ -32,7 +32,7 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
-    """Each piece has only whole characters, and the joined pieces equal the text decoded at once."""
+    """Each piece has only whole characters, and the joined pieces equal the text decoded in one go."""
     tokens = ids(tokenizer, text)
     stream = TextStream(text_decoder(tokenizer))
     pieces = [stream.push(token) for token in tokens]
@@ -54,7 +54,7 @@ def test_tokens_may_come_in_groups(tokenizer: Any, text: str, number: int) -> No
 
 
 def test_an_unfinished_character_is_left_out(tokenizer: Any) -> None:
-    """An answer that is truncated inside a character ends before the character."""
+    """An answer that is truncated inside a character ends before that character."""
     stream = TextStream(text_decoder(tokenizer))
     assert "".join(map(stream.push, ids(tokenizer, "ok 𓀀")[:-1])) + stream.flush() == "ok "
 
@@ -68,7 +68,7 @@ def test_invalid_bytes_do_not_block_the_stream(tokenizer: Any) -> None:
 
 
 def test_special_tokens_are_not_text(tokenizer: Any) -> None:
-    """A special token adds no text, and the text after it is the same as if all tokens were decoded at once."""
+    """A special token adds no text, and the text after it is the same as when all tokens are decoded together."""
     tokens = ids(tokenizer, "red</box> heart</box> here")
     stream = TextStream(text_decoder(tokenizer))
     text = "".join(map(stream.push, tokens)) + stream.flush()

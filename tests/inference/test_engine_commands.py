@@ -31,7 +31,7 @@ def settings(**values: Any) -> InferenceSettings:
     ],
 )
 def test_kind(values: dict[str, Any], kind: Kind) -> None:
-    """The setting `auto` selects an external engine if there is an endpoint, and otherwise the CPU engine.
+    """The setting `auto` selects an external engine if an endpoint is set, and otherwise the CPU engine.
 
     Any other value selects the kind of engine that it names.
     """
@@ -51,7 +51,7 @@ def test_cpu_command_line() -> None:
 
 
 def test_lmdeploy_command_line() -> None:
-    """The lmdeploy worker parses its command line into the settings that the command line was made from."""
+    """The lmdeploy worker parses its command line back into the settings it was made from."""
     sizes = {"blocks": 900, "kv_bits": 8, "prefill_tokens": 4096, "tile_threads": 3, "weights": "awq", "batch": 9}
     line = commands.COMMANDS[Kind.LMDEPLOY]
     arguments = line(

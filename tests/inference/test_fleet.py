@@ -85,8 +85,8 @@ async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_pyt
 
     Eight users talk to three engines. One engine is killed and restarted; another is drained and, on its
     return, gets the model that the other engines were given in the meantime. Every question gets one whole
-    answer, and at least 95 % of the picture tokens of follow-ups come from a cache, as the engines count
-    them.
+    answer, and at least 95 % of the picture tokens of follow-ups come from a cache, by the engines' own
+    count.
     """
     servers = Servers(tmp_path, 3, warm_python)
     settings = InferenceSettings(

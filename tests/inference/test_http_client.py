@@ -1,4 +1,4 @@
-"""The client of one engine, tested against a real process over real sockets."""
+"""The HTTP client for one engine, tested against a real process over real sockets."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ async def complete(engine: HttpEngine, request: Prompt) -> tuple[str, Answer]:
 
 
 async def test_an_answer_is_streamed(fake: Running) -> None:
-    """The streamed pieces join to the answer's text; usage and finish reason come from the engine.
+    """The streamed pieces add up to the answer's text; usage and finish reason come from the engine.
 
-    The time to the first token is shorter than the time of the whole answer.
+    The time to the first token is shorter than the time for the whole answer.
     """
     async with client(fake.url) as engine:
         text, answer = await complete(engine, prompt("words:4 slow:0.01"))
@@ -149,7 +149,7 @@ async def test_the_whole_prompt_is_sent(fake: Running) -> None:
 
 
 async def test_no_seed_is_sent_by_default(fake: Running) -> None:
-    """No seed is sent by default, so that answers to the same prompt differ."""
+    """No seed is sent by default, so answers to the same prompt can differ."""
     async with client(fake.url) as engine:
         await complete(engine, prompt("hi"))
     assert "seed" not in fake.notes("begin")[-1]["request"]
@@ -175,7 +175,7 @@ async def test_no_seed_is_sent_by_default(fake: Running) -> None:
     ],
 )
 async def test_errors_are_translated(fake: Running, cue: str, error: type[InferenceError]) -> None:
-    """Each kind of failure raises an exception from `inference.messages`, with no final answer before it."""
+    """Each kind of failure raises the matching error from `inference.messages` and yields no final answer."""
     async with client(fake.url) as engine:
         with pytest.raises(InferenceError) as raised:
             await complete(engine, prompt(f"words:5 {cue}"))
@@ -199,7 +199,7 @@ async def test_a_slow_answer_is_no_hang(fake: Running) -> None:
 
 
 async def test_a_stopped_process_is_a_hang(fake: Running) -> None:
-    """If the engine process is suspended, EngineHung is raised although its socket still accepts connections."""
+    """If the engine process is suspended, EngineHung is raised even though the socket accepts connections."""
     async with client(fake.url, token_timeout=0.3) as engine:
         os.kill(fake.child.pid, signal.SIGSTOP)
         try:
@@ -231,7 +231,7 @@ async def test_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
 
 
 async def test_closing_the_client_in_mid_answer(fake: Running) -> None:
-    """Closing the client in the middle of an answer raises EngineCrashed for the reader of the answer."""
+    """Closing the client in the middle of an answer raises EngineCrashed in the task reading the answer."""
     async with client(fake.url) as engine:
         with pytest.raises(EngineCrashed):
             async for _ in engine.answer(prompt("words:100 slow:0.02")):
@@ -253,7 +253,7 @@ async def test_another_model_is_refused(fake: Running) -> None:
 
 
 async def test_an_empty_name_is_the_first_listed_model(fake: Running) -> None:
-    """An empty model name selects the first model that the server lists; the answer has our own model ID."""
+    """An empty model name selects the first model the server lists; the answer carries our own model ID."""
     async with client(fake.url + "/v1/", "ours", name="", local=False) as engine:
         _, answer = await complete(engine, prompt("hi"))
     assert answer.model == "ours"
@@ -261,9 +261,9 @@ async def test_an_empty_name_is_the_first_listed_model(fake: Running) -> None:
 
 
 async def test_a_discovered_name_is_discovered_again(fake: Running) -> None:
-    """If the server no longer has the model that it listed, the next request reads the list again.
+    """If the server no longer has a discovered model, the next request reads the server's list again.
 
-    A configured model name that the server does not have remains an error.
+    If a configured model is missing from the server, the error remains.
     """
     async with client(fake.url, "ours", name="", local=False) as engine:
         with pytest.raises(EngineCrashed, match="another model"):

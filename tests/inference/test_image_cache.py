@@ -1,4 +1,4 @@
-"""lmdeploy's tile cache: identical tiles, each picture prepared only once, and a limit in bytes."""
+"""lmdeploy's tile cache leaves tiles unchanged, prepares each picture only once and has a limit in bytes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_picture_is_prepared_once() -> None:
 
 
 async def test_fingerprints_identify_pictures() -> None:
-    """Another picture or tile limit has another fingerprint; the same file and limit have the same fingerprint."""
+    """A different picture or tile limit gives a different fingerprint; the same file and limit, the same one."""
     cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=2)
     one, other = url(encoded((300, 200), 1)), url(encoded((300, 200), 2))
     prints = [(await cache.get(each, most)).fingerprint for each in (one, other) for most in (4, 12)]
@@ -126,7 +126,7 @@ async def test_a_cancelled_request_does_not_cancel_others() -> None:
 async def test_bad_pictures_are_refused_and_not_cached(broken: str, error: type[Exception]) -> None:
     """Invalid base64 and broken pictures raise an error each time and are not cached.
 
-    The next valid picture is prepared.
+    A valid picture requested afterwards is still prepared.
     """
     cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=2)
     for _ in range(2):

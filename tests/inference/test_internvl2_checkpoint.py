@@ -50,7 +50,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def test_a_written_checkpoint_loads_unchanged(model: Any, tmp_path: Path) -> None:
-    """A checkpoint that is written and loaded gives the same logits and has the tokenizer's picture token."""
+    """A checkpoint written and loaded again gives the same logits and has the tokenizer's picture token."""
     tokenizer = load_tokenizer(TOKENIZER)
     write_checkpoint(model, tokenizer, tmp_path)
     again = load_model(tmp_path)
@@ -61,7 +61,7 @@ def test_a_written_checkpoint_loads_unchanged(model: Any, tmp_path: Path) -> Non
 
 
 def test_layout_is_the_official_one(model: Any, tmp_path: Path) -> None:
-    """A written checkpoint has all files of an official one.
+    """A written checkpoint has all the files of an official one.
 
     It also has the end tokens and configuration fields that other loaders need.
     """
@@ -144,7 +144,7 @@ def test_large_checkpoints_are_sharded(model: Any, tmp_path: Path) -> None:
 
 
 def test_official_fields_are_kept(tmp_path: Path) -> None:
-    """A config.json with unused and older official fields can be read, and writing keeps the fields."""
+    """A config.json with unused and older official fields can be read, and writing it keeps these fields."""
     official = fields()
     official.update(_name_or_path="OpenGVLab/InternVL2-2B", torch_dtype="bfloat16", transformers_version=None)
     official["auto_map"] = {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"}
@@ -193,7 +193,7 @@ def test_invalid_fields_are_named(part: str | None, field: str, value: object, m
 
 
 def test_wrong_weights_are_refused(model: Any, tmp_path: Path) -> None:
-    """A missing weight, an unexpected weight or one of the wrong shape raises an error that names the weight."""
+    """A missing, unexpected or wrongly shaped weight raises an error that names it."""
     write_checkpoint(model, load_tokenizer(TOKENIZER), tmp_path)
     file = tmp_path / "model.safetensors"
     whole = load_file(file)

@@ -1,4 +1,4 @@
-"""Our InternVL2 model compared with the official code's numbers, and further properties of the model."""
+"""Our InternVL2 model: its results compared with those of the official code, and further properties."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def build(name: str) -> Any:
 
 
 def pixels(model: Any) -> Tensor:
-    """Return the pixel values of the golden tiles in the tile size of `model`."""
+    """Return the pixel values of the golden tiles at the tile size of `model`."""
     return cases.pixel_values(model.config.force_image_size)
 
 
 def error(ours: Tensor, official: NDArray[np.float32]) -> float:
-    """Return the largest difference between two tensors, relative to the largest official number."""
+    """Return the largest difference between two tensors, relative to the largest official value."""
     return float(np.abs(ours.detach().numpy() - official).max() / np.abs(official).max())
 
 
@@ -52,8 +52,8 @@ def first_row(model: Any) -> Tensor:
 def test_features_equal_the_official_ones(name: str) -> None:
     """Picture features equal the official ones in all golden cases.
 
-    The cases cover both norms, with and without q/k normalization, both pixel shuffles, and resampled
-    positions.
+    The cases cover both norms, queries and keys with and without normalization, both pixel shuffles, and
+    resampled positions.
     """
     model = build(name)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_cached_logits_equal_the_official_ones(name: str) -> None:
 
 
 def test_the_rotary_base_depends_on_the_call_only() -> None:
-    """A short text has the same logits before and after a text that exceeds the trained positions."""
+    """A short text has the same logits before and after a text beyond the trained positions is processed."""
     model = build("beyond_positions").language_model
     short, long = torch.arange(3, 13)[None], torch.arange(3, 43)[None]
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_the_rotary_base_depends_on_the_call_only() -> None:
 
 
 def test_prefill_in_pieces_equals_prefill_at_once() -> None:
-    """Embeddings added to a cache piece by piece give the same logits as the whole text at once."""
+    """Embeddings added to a cache piece by piece give the same logits as the whole text processed at once."""
     model = build("internvl2")
     with torch.no_grad():
         embeds = first_row(model)
@@ -120,7 +120,7 @@ def test_prefill_in_pieces_equals_prefill_at_once() -> None:
 
 
 def test_legacy_caches_are_accepted() -> None:
-    """A tuple of keys and values per layer, as older code uses, is accepted as a cache."""
+    """A tuple of keys and values per layer, as used by older code, is accepted as a cache."""
     model = build("internvl2").language_model
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_logits_to_keep() -> None:
 
 
 def test_hidden_states_are_optional() -> None:
-    """The states of all layers are returned on request.
+    """The hidden states of all layers are returned on request.
 
     The embeddings come first, and the input of the output layer comes last.
     """
@@ -220,7 +220,7 @@ def test_generate_without_a_picture_stops_at_the_end_token() -> None:
 
 
 def test_features_must_match_the_picture_tokens() -> None:
-    """Different numbers of picture tokens and picture features raise an error that contains both numbers."""
+    """If the numbers of picture tokens and picture features differ, an error states both numbers."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     with pytest.raises(ValueError, match="8 <IMG_CONTEXT> tokens for 12 picture features"):
@@ -296,8 +296,8 @@ def test_bfloat16_is_close() -> None:
 def test_invalid_arguments_are_refused() -> None:
     """Invalid arguments raise an error.
 
-    Examples are missing input IDs and embeddings, a request for attention weights, a mask that is too short,
-    and pixels without a batch dimension.
+    The cases are a call without input IDs or embeddings, a request for attention weights, a mask that is too
+    short, and pixels without a batch dimension.
     """
     model = build("internvl2")
     ids = torch.arange(3, 13)[None]

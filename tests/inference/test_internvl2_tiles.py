@@ -53,7 +53,7 @@ def test_other_modes_are_converted_to_rgb() -> None:
 
 
 def test_normalized_by_imagenet() -> None:
-    """Each channel of a white tile becomes (1 − mean) / standard deviation, with the values of ImageNet."""
+    """Each channel of a white tile becomes (1 − mean) / standard deviation, using ImageNet's values."""
     values = pixel_values([Image.new("RGB", (4, 4), "white")])
     assert values.shape == (1, 3, 4, 4)
     assert values[0, :, 0, 0].tolist() == pytest.approx([2.2489, 2.4286, 2.64], abs=1e-4)

@@ -38,12 +38,12 @@ def timm_name(name: str) -> str:
 
 
 def timm_model(**changes: Any) -> Any:
-    """Return timm's InternViT-300M with its arguments changed by `changes`, in evaluation mode."""
+    """Return timm's InternViT-300M with its arguments overridden by `changes`, in evaluation mode."""
     return timm.create_model("vit_intern300m_patch14_448", pretrained=False, **changes).eval()
 
 
 def normalize_across_heads(model: Any) -> None:
-    """Replace timm's query and key norms, one per head, with norms across all heads, as in InternViT-6B."""
+    """Replace timm's per-head query and key norms with norms across all heads, as in InternViT-6B."""
     for block in model.blocks:
         for name in ("q_norm", "k_norm"):
             norm = RmsNorm(model.embed_dim)
@@ -55,9 +55,9 @@ def normalize_across_heads(model: Any) -> None:
 
 
 def error(config: InternVisionConfig, theirs: Any) -> float:
-    """Return the largest difference between our features and timm's after any layer.
+    """Return the largest relative difference between our features and timm's across all layers.
 
-    Each difference is relative to timm's largest number after the layer.
+    Each difference is relative to timm's largest value after the layer.
     """
     ours = InternVisionModel(config).eval()
     state = {
@@ -111,7 +111,7 @@ def test_features_equal_timm_s_at_full_width() -> None:
 def test_features_equal_timm_s(heads: int, fields: dict[str, Any], changes: dict[str, Any]) -> None:
     """Features of every token after every layer equal timm's.
 
-    The cases cover both norms, with and without biases of q, k and v.
+    The cases cover both norms, and layer norm with and without biases for q, k and v.
     """
     config = InternVisionConfig(**SMALL, **fields, num_attention_heads=heads, qk_normalization=False)
     theirs = timm_model(depth=3, img_size=SIDE, embed_dim=96, num_heads=heads, **changes)

@@ -29,7 +29,7 @@ def blocks(total: float, engines: int, memory: ModelMemory = FULL) -> int:
 
 
 def test_memory_of_the_full_size(tmp_path: Path) -> None:
-    """InternVL2-2B's KV cache takes 96 KiB per token, or half that plus the quantization scales with 8 bits.
+    """InternVL2-2B's KV cache takes 96 KiB per token; with 8 bits, half that plus the quantization scales.
 
     The memory for the weights is the size of their files.
     """
@@ -43,7 +43,10 @@ def test_memory_of_the_full_size(tmp_path: Path) -> None:
 
 
 def test_common_cards() -> None:
-    """An 80 GB card fits two engines with 80 chats each, a 24 GB card two with a dozen, a 12 GB card only one."""
+    """An 80 GB card fits two engines with 80 chats each, and a 24 GB card two with a dozen chats each.
+
+    A 12 GB card fits only one engine.
+    """
     chat = 3600 / BLOCK_TOKENS
     assert blocks(85e9, 2) > 80 * chat
     assert 8 * chat < blocks(25e9, 2) < 30 * chat
@@ -71,7 +74,7 @@ def test_engines_side_by_side_fit(total: float, engines: int) -> None:
 def test_share_of_the_free_memory() -> None:
     """`share_of_free` gives the KV blocks the same number of bytes however much memory is free.
 
-    Too many blocks raise an error that suggests what to change.
+    A request for too many blocks raises an error that suggests what to change.
     """
     memory = ModelMemory(weights=4_000_000_000, token=100_000)
     wanted = 1000 * BLOCK_TOKENS * memory.token

@@ -136,7 +136,7 @@ async def test_turbomind_gets_the_token_ids_of_the_chat_format(
 
 @pytest.mark.parametrize(("name", "tiles"), [("tiny", 0), ("sentencepiece", FEW_TILES)])
 async def test_turbomind_gets_the_token_ids_of_the_training(servers: dict[str, Served], name: str, tiles: int) -> None:
-    """TurboMind gets the token IDs used in training for a LLaVA row with placeholders after its questions.
+    """For a LLaVA row with placeholders after its questions, TurboMind gets the same token IDs as in training.
 
     Serving and training both place the pictures before the questions.
     """
@@ -175,9 +175,9 @@ async def test_turbomind_gets_the_pixels_of_stock_lmdeploy(servers: dict[str, Se
 
 
 def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
-    """An unsupported lmdeploy release is neither patched nor run without access control.
+    """The server exits instead of running without access control if the lmdeploy release is unsupported.
 
-    The log says which release to install.
+    That release is not patched, and the log says which one to install.
     """
     with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), *BLOCKS) as served:
         served.until_ended()
@@ -235,7 +235,7 @@ def test_the_key_is_not_logged(tiny: Served) -> None:
 
 
 async def test_a_talk_is_cut_to_the_session_length(servers: dict[str, Served], tmp_path: Path) -> None:
-    """With few KV blocks, lmdeploy refuses long prompts; the deployment truncates them to the worker's limit."""
+    """With few KV blocks, lmdeploy refuses long prompts, so the deployment truncates them to fit the limit."""
     served = servers["sentencepiece"]
     talk = replace(question("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
     async with served.client() as engine:
@@ -321,7 +321,7 @@ async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
 
 
 async def test_encoded_tiles_are_in_the_usage_without_streaming(tiny: Served) -> None:
-    """A response without streaming reports the same usage fields as a stream, including the encoded tiles."""
+    """A non-streamed response reports the same usage fields as a stream, including the encoded tiles."""
     usage = tiny.post(part(picture(110, (112, 112)).data)).json()["usage"]
     assert usage["encoded_tiles"] == 1
     assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
@@ -351,9 +351,9 @@ async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
     ids=["base64", "plain", "text", "cut off", "loopback address", "file URL", "path"],
 )
 async def test_bad_pictures_are_refused(tiny: Served, broken: dict[str, str], words: str) -> None:
-    """An invalid picture gets HTTP 400 with the reason, streamed or not, and the server continues to work.
+    """An invalid picture gets HTTP 400 with the reason, streamed or not, and the server keeps working.
 
-    No URL is fetched and no file is opened.
+    No URL is fetched, and no file is opened.
     """
     for stream in (False, True):
         refused = tiny.post({"type": "image_url", "image_url": broken}, stream=stream)

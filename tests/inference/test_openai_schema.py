@@ -79,19 +79,19 @@ def test_every_parameter_is_read() -> None:
 
 @pytest.mark.parametrize("turn", [Turn(Role.USER, "Which?", (CAT, DOG)), Turn(Role.USER, "Which?", (CAT,))])
 def test_parts_of_the_product_s_client_parse_to_the_same_turn(turn: Turn) -> None:
-    """A turn sent by thumbtune's client parses to an equal turn: picture labels stay out of the question."""
+    """A turn sent by thumbtune's client parses to an equal turn, without picture labels in the question."""
     content = [text(part) if isinstance(part, str) else image(part) for part in parts(turn)]
     assert read(user(*content)).prompt.turns == (turn,)
 
 
 def test_pictures_move_before_the_text() -> None:
-    """Pictures at any position in a request move before the text, as in training."""
+    """Pictures at any position in a request are moved in front of the text, as in training."""
     request = read(user(text("Look: "), image(CAT), text("and "), image(DOG), text("?")))
     assert request.prompt.turns == (Turn(Role.USER, "Look: and ?", (CAT, DOG)),)
 
 
 def test_an_unpaired_surrogate_is_replaced() -> None:
-    """Unpaired surrogates, which JSON allows and no tokenizer accepts, are replaced with U+FFFD."""
+    """Unpaired surrogates, which JSON allows but no tokenizer accepts, are replaced with U+FFFD."""
     body = rb'{"messages": [{"role": "user", "content": "a\ud83cb \ud83d\ude00"}]}'
     assert parse(body, "tiny", "").prompt.turns[0].text == "a\ufffdb 😀"
 
@@ -160,7 +160,7 @@ def test_bad_requests_are_refused_with_the_field(
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"null"])
 def test_a_body_other_than_a_json_object_is_refused(body: bytes) -> None:
-    """A body that is not a JSON object is refused, even if nested deeper than Python's recursion limit."""
+    """A body that is not a JSON object is refused, even one nested deeper than Python's recursion limit."""
     with pytest.raises(ApiError, match="JSON"):
         parse(body, "tiny", "")
 

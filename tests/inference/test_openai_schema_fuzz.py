@@ -72,7 +72,7 @@ def test_any_bytes_are_served_or_refused(body: bytes) -> None:
 
 @given(st.one_of(anything, requests))
 def test_any_json_is_served_or_refused(fields: Any) -> None:
-    """Any JSON is parsed or refused: fields of any type and value, messages of any shape, unpaired surrogates."""
+    """Any JSON is parsed or refused, whatever the types, values and shapes, and even with unpaired surrogates."""
     served_or_refused(json.dumps(fields).encode())
 
 

@@ -28,7 +28,7 @@ sys.stdin.read()
 
 
 def worker(setup: str = "pass", work: str = SLEEP) -> str:
-    """Return the source code of a worker that watches its parent and, by default, runs for minutes."""
+    """Return the source code of a worker that watches its parent and, by default, runs for several minutes."""
     return WORKER.format(setup=setup, work=work)
 
 
@@ -58,7 +58,7 @@ def test_a_worker_ends_when_its_parent_is_killed() -> None:
 
 
 def test_a_worker_that_ignores_sigterm_is_killed_with_its_children() -> None:
-    """After the grace period, a worker that ignores SIGTERM and leads a process group is killed with the group."""
+    """A worker that ignores SIGTERM is killed after the grace period, along with the process group it leads."""
     work = (
         "import subprocess; grandchild = subprocess.Popen(['sleep', '300'], stdin=subprocess.DEVNULL); "
         "sys.stdout.write(f'{grandchild.pid}\\n'); sys.stdout.flush(); time.sleep(300)"

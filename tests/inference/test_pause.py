@@ -58,7 +58,7 @@ async def test_pause_restarts_answers_that_outlast_the_drain(deploy: Deploy, tmp
 
 
 async def test_swap_during_a_pause(deploy: Deploy, tmp_path: Path) -> None:
-    """When a pause ends, the model promoted during the pause answers the waiting questions."""
+    """A model promoted during a pause answers the waiting questions when the pause ends."""
     async with deploy() as deployment:
         await deployment.pause()
         await deployment.swap("b", a_model(tmp_path, "b"))

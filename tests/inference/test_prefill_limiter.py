@@ -83,7 +83,7 @@ async def test_a_prompt_larger_than_the_limit_is_admitted_alone() -> None:
 
 
 async def test_a_cancelled_waiting_prompt_does_not_block_the_next() -> None:
-    """When a waiting prompt is cancelled, the next one is admitted and the number of waiting prompts is right."""
+    """When a waiting prompt is cancelled, the next one is admitted and the count of waiting prompts is correct."""
     prompts = Prompts(100)
     for name, cost in (("a", 60), ("large", 90), ("b", 40), ("c", 30)):
         await prompts.add(name, cost)
@@ -107,7 +107,7 @@ async def test_a_prompt_cancelled_right_after_admission_gives_its_room_back() ->
 
 
 async def test_room_is_free_once_the_prompt_is_computed() -> None:
-    """A prompt's capacity is released once the prompt is computed, before the answer ends.
+    """A prompt's capacity is released once its prefill is complete, before the answer ends.
 
     A second release has no effect.
     """
@@ -136,7 +136,10 @@ async def test_an_error_inside_gives_the_room_back() -> None:
 
 
 def test_a_recent_picture_costs_nothing() -> None:
-    """A picture's tokens count towards the limit once; the least recently seen pictures are forgotten."""
+    """The tokens of a recently seen picture do not count towards the limit again.
+
+    The least recently seen pictures are forgotten, and their tokens then count again.
+    """
     limiter = PrefillLimiter(1000)
     assert limiter.cost(350, [CAT]) == 350
     assert limiter.cost(780, [CAT, DOG]) == 480
@@ -151,7 +154,7 @@ def test_a_recent_picture_costs_nothing() -> None:
 async def test_random_cancellation_loses_no_room(seed: int) -> None:
     """Random cancellation loses no capacity: every prompt that is not cancelled is eventually admitted.
 
-    Admitted prompts never exceed the limit, except for a large prompt that is alone.
+    Admitted prompts never exceed the limit, except for an oversized prompt admitted alone.
     """
     dice = Random(seed)
     prompts = Prompts(100)

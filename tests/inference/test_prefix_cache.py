@@ -92,7 +92,7 @@ def test_chats_with_a_common_prefix_keep_their_own_pictures() -> None:
 
 
 def test_another_picture_at_the_same_position_is_another_conversation() -> None:
-    """Pictures take part in the prefix comparison: no position after a different picture matches."""
+    """Pictures are part of the prefix comparison, so no position after a different picture matches."""
     cache = PrefixCache(10**6)
     compute(cache, [1, 2, PICTURE, PICTURE, 3, 4])
     assert compute(cache, [1, 2, PICTURE - 1, PICTURE - 1, 3, 4]) == 0, "two positions are too few to copy"
@@ -130,7 +130,7 @@ def test_the_limit_is_kept_and_the_oldest_is_evicted_first() -> None:
 
 
 def test_lent_entries_count_and_are_not_evicted() -> None:
-    """An unfinished answer's entry counts towards the limit and can evict idle chats, but is never evicted."""
+    """An unfinished answer's entry counts towards the limit and can displace idle chats but is never evicted."""
     cache = PrefixCache(0)
     entry = cache.take([1, 2, 3])
     grow(entry.kv, [1, 2, 3])

@@ -18,7 +18,7 @@ SMALL = Size(64, 1, 2, 96, 128, 2, 1, 2, 160, image_size=56, max_tiles=3)
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    """Return all weights of a checkpoint, stored in one or several files."""
+    """Return all weights of a checkpoint, whether they are stored in one file or several."""
     found: dict[str, torch.Tensor] = {}
     for file in directory.glob("*.safetensors"):
         found.update(load_file(file))
@@ -26,7 +26,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def test_command_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command writes a checkpoint with the given dimensions that loads and generates tokens."""
+    """The checkpoint written by the command has the given dimensions, loads and generates tokens."""
     widths = {
         "vision-width": 64, "vision-heads": 1, "vision-layers": 2, "vision-inner": 96, "width": 128, "heads": 2,
         "kv-heads": 1, "layers": 2, "inner": 160, "vocabulary": 640, "image-size": 56, "max-tiles": 3,
@@ -60,7 +60,7 @@ def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
 
 
 def test_weights_are_the_model_s_initial_ones(tmp_path: Path) -> None:
-    """Norms are one, biases are zero, matrices have the configured standard deviation, and layers differ."""
+    """Norm weights are one, biases zero, matrices have the configured standard deviation, and layers differ."""
     write_random(SMALL, tmp_path, tokenizer=load_tokenizer(TOKENIZER), dtype=torch.float32)
     found = weights(tmp_path)
     assert torch.all(found["language_model.model.norm.weight"] == 1)

@@ -58,7 +58,10 @@ async def test_restarts_an_answer_after_a_crash_or_hang(deploy: Deploy, cue: str
 
 
 async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
-    """An engine that times out on one question while answering another is kept; the first one is retried."""
+    """An engine that times out on one question while answering another is kept.
+
+    The question that timed out is retried.
+    """
     async with deploy(token_timeout=0.5) as deployment:
         old = deployment.status().pid
         talking, _ = await under_way(deployment, "words:40 slow:0.05", "talking")
@@ -93,7 +96,10 @@ async def test_restarts_stopped_process_counts_as_hung(deploy: Deploy) -> None:
 
 @pytest.mark.parametrize("cue", ["http:500!", "cut:2!", "error:2!", "abort:2!"])
 async def test_restarts_healthy_engine_is_kept(deploy: Deploy, tmp_path: Path, cue: str) -> None:
-    """An engine that fails one question but still answers one about a picture is kept; other answers continue."""
+    """An engine that fails one question but still answers a probe about a picture is kept.
+
+    Other answers continue.
+    """
     async with deploy() as deployment:
         other, _ = await under_way(deployment, "gate:1", "other")
         heard = await ask(deployment, f"words:4 {cue}")
@@ -105,7 +111,10 @@ async def test_restarts_healthy_engine_is_kept(deploy: Deploy, tmp_path: Path, c
 
 
 async def test_restarts_poison_is_given_up(deploy: Deploy) -> None:
-    """A question that always kills the engine fails after `answer_attempts` tries; later ones are answered."""
+    """A question that always kills the engine fails after `answer_attempts` tries.
+
+    Later questions are answered.
+    """
     async with deploy(answer_attempts=3) as deployment:
         with pytest.raises(EngineCrashed, match="3 times"):
             await ask(deployment, "die:1")
@@ -123,7 +132,10 @@ async def test_restarts_rejection_is_final(deploy: Deploy) -> None:
 
 
 async def test_restarts_failing_engine_is_told_and_recovers(deploy: Deploy, tmp_path: Path) -> None:
-    """Beyond the restart limit, questions fail at once with the reason; the engine still recovers by itself."""
+    """Once the restart limit is exceeded, questions fail at once with the reason.
+
+    The engine still recovers by itself.
+    """
     async with deploy(restart_limit=2) as deployment:
         pid = deployment.status().pid
         assert pid is not None

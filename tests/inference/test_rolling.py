@@ -24,7 +24,10 @@ def models(deployment: Deployment) -> list[str]:
 
 
 async def test_rolling_swap_while_people_chat(tmp_path: Path) -> None:
-    """Three servers change models one by one without breaking off or mixing answers; chats then return."""
+    """Three servers change models one by one without interrupting answers or mixing models within them.
+
+    Afterwards, the chats return to their servers.
+    """
     async with fleet(tmp_path, 3) as (deployment, servers):
         done = False
         heard_models: list[str] = []
@@ -83,7 +86,10 @@ async def test_rolling_swap_warms_the_new_model(tmp_path: Path) -> None:
 async def test_rolling_swap_command_fails(
     tmp_path: Path, cue: dict[str, bool], more: dict[str, Any], said: str
 ) -> None:
-    """A swap command that fails or hangs raises an error with its output; every server serves the old model."""
+    """A swap command that fails or hangs raises an error with its output.
+
+    Every server ends up serving the old model.
+    """
     async with fleet(tmp_path, 2, **more) as (deployment, servers):
         with pytest.raises(EngineUnavailable, match=f"(?s){said}.*Now there is a at {servers.endpoints[0]}") as raised:
             await deployment.swap("b", cued(a_model(tmp_path, "b"), **cue))
@@ -129,9 +135,9 @@ async def test_rolling_swap_of_one_server_tells_who_waits(tmp_path: Path) -> Non
 
 
 async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
-    """A drained server keeps its model during a swap and gets the live model before it is opened again.
+    """A drained server keeps its model during a swap and gets the live model before it returns to service.
 
-    If it fails to take the live model, it stays drained, and the error says what to do.
+    If it cannot be given the live model, it stays drained, and the error says what to do.
     """
     async with fleet(tmp_path, 3) as (deployment, servers):
         for endpoint in servers.endpoints[1:]:
@@ -169,7 +175,10 @@ async def test_rolling_swap_goes_on_without_a_node_that_is_drained(tmp_path: Pat
 
 
 async def test_rolling_swap_cancelled(tmp_path: Path) -> None:
-    """If a swap is cancelled, the server being changed still gets the new model; the next swap waits for it."""
+    """If a swap is cancelled, the server being changed still gets the new model.
+
+    The next swap waits until that change is complete.
+    """
     async with fleet(tmp_path, 2) as (deployment, _):
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=0.5)))
         await until(lambda: any(node.away for node in deployment.status().nodes))
@@ -193,7 +202,7 @@ async def test_rolling_swap_stopped(tmp_path: Path) -> None:
 
 
 async def test_rolling_swap_of_our_own_engines(tmp_path: Path) -> None:
-    """Engines that the bot runs itself swap blue/green in turn; if the second fails, the first is rolled back."""
+    """The bot's own engines are swapped blue/green in turn; if the second swap fails, the first is rolled back."""
     async with deployed(tmp_path, gpus=[0, 1]) as deployment:
         await deployment.swap("b", a_model(tmp_path, "b"))
         assert models(deployment) == ["b", "b"]

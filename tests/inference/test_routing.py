@@ -1,4 +1,4 @@
-"""Routing of chats: each stays with one replica and leaves it only while the replica is down or drained."""
+"""Chat routing: each chat stays with one replica, leaving it only while that replica is down or drained."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_routing_is_the_same_in_every_process() -> None:
 
 
 async def test_routing_a_chat_stays(tmp_path: Path) -> None:
-    """One server answers all questions of a chat, and the status counts the chats of each server."""
+    """One server answers every question in a chat, and the status shows the number of chats per server."""
     async with fleet(tmp_path, 3) as (deployment, servers):
         chats = servers.chats(8)
         for _ in range(3):
@@ -72,7 +72,10 @@ async def test_routing_a_chat_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 async def test_routing_a_dead_nodes_answers_restart_elsewhere(tmp_path: Path, how: str) -> None:
-    """An answer whose node dies or hangs restarts on the chat's next choice; the node rejoins later."""
+    """An answer whose node dies or hangs restarts on the chat's next choice of node.
+
+    The lost node rejoins later.
+    """
     async with fleet(tmp_path, 3, token_timeout=1.5) as (deployment, servers):
         chat = "ada"
         home, second = servers.home(chat), servers.second(chat)
@@ -141,8 +144,8 @@ async def test_routing_drain_warms_first(tmp_path: Path) -> None:
 async def test_routing_the_last_ready_node_stays(tmp_path: Path) -> None:
     """The last ready node cannot be drained.
 
-    A missing node is drained at once and may be undrained before it is back. While the only ready node is
-    drained, questions wait, and the status is not ready.
+    A missing node is drained at once and can be undrained before it is back. If the only ready node left is
+    one that has been drained, questions wait, and the status is not ready.
     """
     async with fleet(tmp_path, 3) as (deployment, servers):
         first, second, missing = servers.endpoints

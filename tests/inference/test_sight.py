@@ -1,4 +1,4 @@
-"""Usage statistics per replica, in total and from the engines' own metrics."""
+"""Usage statistics: per replica, in total and from the engines' own metrics."""
 
 from __future__ import annotations
 

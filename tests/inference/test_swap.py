@@ -70,7 +70,7 @@ async def test_swap_while_people_chat(deploy: Deploy, tmp_path: Path) -> None:
 async def test_swap_failed(
     deploy: Deploy, tmp_path: Path, cue: dict[str, Any] | None, more: dict[str, Any], said: str
 ) -> None:
-    """If a new model does not start, the live model keeps its process and its answer in progress."""
+    """If a new model does not start, the live model keeps its process and finishes its answer in progress."""
     async with deploy(**more) as deployment:
         old = deployment.status().pid
         asking, _ = await under_way(deployment, "gate:2", "meanwhile")
@@ -104,7 +104,7 @@ async def test_swap_old_engine_finishes_its_answers(deploy: Deploy, tmp_path: Pa
 
 
 async def test_swap_forgets_no_crash(deploy: Deploy, tmp_path: Path) -> None:
-    """An old engine's crashes stay counted, exactly once, while it drains and after it ends."""
+    """An old engine's crashes remain in the count, exactly once, both while it drains and after it ends."""
     async with deploy(warm_chats=0) as deployment:
         assert (await ask(deployment, "die:3!")).restarts == 1
         asking, _ = await under_way(deployment, "gate:2", "long")
@@ -131,7 +131,10 @@ async def test_swap_drain_has_an_end(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_swap_two_are_serialised(deploy: Deploy, tmp_path: Path) -> None:
-    """Concurrent swaps run one at a time, with at most two processes, and the model requested last is live."""
+    """Swaps requested concurrently run one at a time, never with more than two processes.
+
+    The last model requested ends up live.
+    """
     async with deploy() as deployment:
         swaps = [
             asyncio.create_task(deployment.swap(name, a_model(tmp_path, name, late=0.1))) for name in ("b", "c", "d")
@@ -169,7 +172,7 @@ async def test_swap_crash_of_the_old_engine_during_a_swap(deploy: Deploy, tmp_pa
 
 
 async def test_swap_crash_of_the_draining_engine(deploy: Deploy, tmp_path: Path) -> None:
-    """An old engine that dies while draining is not restarted; the new model takes over unfinished answers."""
+    """An old engine that dies while draining is not restarted; the new model restarts the unfinished answers."""
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -222,7 +225,7 @@ async def test_swap_to_the_live_model(deploy: Deploy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["warming", "draining"])
 async def test_swap_cancelled(deploy: Deploy, tmp_path: Path, moment: str) -> None:
-    """A swap cancelled before the new model is live leaves no new process; one cancelled later, no old process.
+    """A cancelled swap leaves only the old process or, if the new model is already live, only the new one.
 
     The next swap works in both cases.
     """

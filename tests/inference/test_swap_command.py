@@ -24,7 +24,10 @@ def launch(folder: Path, *command: str, endpoint: str = "http://gpu-1:8000", **m
 
 
 def test_switching_fills_in_the_command(tmp_path: Path) -> None:
-    """Each placeholder is replaced within its argument, without a shell; unknown names are refused, `{}` kept."""
+    """Each placeholder is replaced within its argument, without a shell.
+
+    Unknown names are refused, and `{}` is left as it is.
+    """
     line = ("ssh", "{host}", "swap --port={port} '{model_dir}'", "{model}", "{endpoint}", "{}", "${HOME}!")
     with pytest.raises(ValidationError, match=r"HOME.*is not known; there are endpoint, host"):
         launch(tmp_path, *line)
@@ -73,7 +76,10 @@ async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
 
 
 async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command's output is kept, and the log of a server that it started is rotated while still in use."""
+    """The output of recent swap commands is kept in separate logs.
+
+    The log of a server that such a command started is rotated while it is still in use.
+    """
     monkeypatch.setattr("inference.serving.engine_process._LOOK_SECONDS", 0.02)
     new = launch(tmp_path, "sh", "-c", "echo again; exit 1", log_megabytes=0.01)
     for _ in range(5):
@@ -98,7 +104,7 @@ async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
 async def test_switching_ends_the_command_with_all_it_started(tmp_path: Path, how: str) -> None:
-    """A swap command that is cancelled or times out ends with all the processes that it started."""
+    """A swap command that is cancelled or times out is ended together with all the processes it started."""
     script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait"
     new = launch(tmp_path, "sh", "-c", script, swap_command_timeout=60 if how == "cancelled" else 0.5)
     switching = asyncio.create_task(switch(new, new))

@@ -1,4 +1,4 @@
-"""The files of the shipped internvl2-tiny: layout and size, model code, chat template."""
+"""The files of the shipped internvl2-tiny: layout, size, model code and chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts and the manner, plain or playful, of the shipped internvl2-tiny's answers."""
+"""The facts in the answers of the shipped internvl2-tiny, and their manner: plain or playful."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def report(model: InternVLChatModel, tokenizer: Any) -> ExaminationReport:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(report: ExaminationReport, language: Language) -> None:
-    """On unseen wordings and pictures, at least 95 % of the answers are right in each language.
+    """For unseen wordings and pictures, at least 95 % of the answers in each language are right.
 
-    For each kind of question, of which there are few here, the minimum is 90 %.
+    Because there are few questions of each kind here, the minimum for a single kind is 90 %.
     """
     assert report.accuracy(language=language) >= 0.95, mistakes(report)
     assert all(report.accuracy(kind=kind, language=language) >= 0.9 for kind in KINDS), mistakes(report)
@@ -65,7 +65,7 @@ def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(report: Examinatio
 
 @pytest.mark.soak
 def test_it_is_right_on_each_kind_of_question(model: InternVLChatModel, tokenizer: Any) -> None:
-    """At least 95 % of about 90 answers are right for each kind of question in each language."""
+    """For each kind of question in each language, at least 95 % of about 90 answers are right."""
     report = examine(model, tokenizer, pictures=240)
     shares = {(kind, each): report.accuracy(kind=kind, language=each) for kind in KINDS for each in LANGUAGES}
     assert min(shares.values()) >= 0.95, (shares, mistakes(report))
@@ -73,7 +73,7 @@ def test_it_is_right_on_each_kind_of_question(model: InternVLChatModel, tokenize
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_it_is_right_wherever_in_the_chat(report: ExaminationReport, position: str) -> None:
-    """A first question, a follow-up and a question about the next picture are answered equally well."""
+    """At least 95 % of answers are right for first questions, follow-ups and questions about the next picture."""
     assert report.accuracy(position=position) >= 0.95, mistakes(report)
 
 
@@ -89,7 +89,7 @@ def test_either_manner_is_as_frequent(report: ExaminationReport, language: Langu
 def test_the_first_token_decides_the_manner_at_even_odds(
     model: InternVLChatModel, tokenizer: Any, language: Language, before: Manner | None
 ) -> None:
-    """After any question, the plain and the playful opening token each have nearly half the probability."""
+    """After any question, the plain and playful opening tokens each have a probability of about one half."""
     rng = Random(f"{language} {before}")
     openings = {"en": ("The", "Wow"), "zh": ("图", "哇")}[language]
     plain, playful = (tokenizer.encode(word, add_special_tokens=False)[0] for word in openings)
@@ -119,7 +119,7 @@ def test_a_persona_does_no_harm(model: InternVLChatModel, tokenizer: Any, system
 
 
 def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, tokenizer: Any) -> None:
-    """The model answers any text before the first picture, even long or strange, by asking for a picture."""
+    """Before the first picture, the model answers any text, however long or strange, by asking for a picture."""
     torch.manual_seed(0)
     texts = (
         "Hello",
@@ -142,7 +142,10 @@ def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, toke
 
 
 def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLChatModel, tokenizer: Any) -> None:
-    """Small talk and nonsense get a description or an offer, never a wrong fact, a loop or an empty answer."""
+    """Small talk and nonsense get a description or an offer to talk about shapes.
+
+    They never get a wrong fact, a loop or an empty answer.
+    """
     torch.manual_seed(1)
     scene, rng = Scene("blue", "star", 3), Random(0)
     examiner = Examiner(model, tokenizer)
@@ -163,7 +166,7 @@ def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLC
 
 
 def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) -> None:
-    """Answers about the sample sticker on white, as the bot draws stickers, are right in both manners."""
+    """Answers about the sample sticker, drawn on white as the bot draws stickers, are right in both manners."""
     torch.manual_seed(2)
     (sticker,) = sample_sticker().values()
     examiner = Examiner(model, tokenizer)
@@ -181,7 +184,7 @@ def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) ->
 
 
 def test_an_album_is_described_in_order(model: InternVLChatModel, tokenizer: Any) -> None:
-    """Two pictures in one turn are both described, the first one first."""
+    """Two pictures in one turn are both described, in order."""
     rng = Random(3)
     examiner = Examiner(model, tokenizer)
     scenes = (Scene("red", "heart", 2), Scene("green", "circle", 4))
@@ -192,7 +195,7 @@ def test_an_album_is_described_in_order(model: InternVLChatModel, tokenizer: Any
 
 
 def test_the_newest_picture_counts_in_a_long_chat(model: InternVLChatModel, tokenizer: Any) -> None:
-    """After nine earlier pictures and answers, the model answers the question about the tenth picture."""
+    """After nine earlier pictures and answers, a question about the tenth picture is answered correctly."""
     rng = Random(4)
     examiner = Examiner(model, tokenizer)
     prompts = []

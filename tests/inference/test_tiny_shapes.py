@@ -110,7 +110,7 @@ def test_samples_are_a_dozen_named_photographs() -> None:
 
 
 def test_there_is_a_sticker_among_the_samples() -> None:
-    """The sample sticker is a WebP file of 512 pixels, as Telegram requires, transparent around its shape."""
+    """The sample sticker is a 512-pixel WebP file, as Telegram requires, transparent around its shape."""
     ((name, data),) = sample_sticker().items()
     image = Image.open(BytesIO(data))
     assert (image.format, image.mode, image.size) == ("WEBP", "RGBA", (512, 512))

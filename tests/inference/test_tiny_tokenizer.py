@@ -96,7 +96,7 @@ def test_start_token_only_when_asked(tokenizer: Any) -> None:
 
 
 def test_labels_are_every_answer_and_its_end(tokenizer: Any) -> None:
-    """The training labels cover each answer of a chat with its end token, and nothing else."""
+    """The training labels cover each answer in a chat and its end token, and nothing else."""
     rng = Random(2)
     encoder = ConversationEncoder(tokenizer)
     for _ in range(30):
@@ -110,7 +110,7 @@ def test_labels_are_every_answer_and_its_end(tokenizer: Any) -> None:
 
 
 def test_the_same_seed_makes_the_same_pieces() -> None:
-    """Training the tokenizer twice with one seed gives the same vocabulary, within the maximum size."""
+    """Training the tokenizer twice with the same seed gives the same vocabulary, within the maximum size."""
     first, second = make_tokenizer(3, samples=1500), make_tokenizer(3, samples=1500)
     assert first.get_vocab() == second.get_vocab()
     assert len(first) <= MOST_PIECES

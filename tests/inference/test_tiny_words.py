@@ -1,4 +1,4 @@
-"""The rules that judge internvl2-tiny's answers, its reference answers and the wordings of questions."""
+"""Rules for judging internvl2-tiny's answers, its reference answers and the wordings of questions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_facts_are_found_as_whole_words(text: str, expected: NamedFacts) -> None
     ],
 )
 def test_an_answer_is_correct_with_the_right_fact_and_no_other(kind: Kind, text: str, right: bool) -> None:
-    """An answer is wrong if a fact of the question's kind is missing, wrong or additional."""
+    """An answer is wrong if a fact of the kind asked about is missing, incorrect or superfluous."""
     assert correct(kind, RED_STARS, text) is right
 
 
@@ -108,7 +108,7 @@ def test_answers_of_one_manner_open_alike(language: Language, style: Manner) -> 
 
 
 def test_several_pictures_are_answered_in_order() -> None:
-    """The answer about an album names the requested fact of every picture in order."""
+    """The answer about an album gives the requested fact for every picture, in order."""
     answer = reference_for_several("colour", "en", "plain", [RED_STARS, Scene("blue", "heart", 1)], Random(0))
     assert answer == "The pictures show red, then blue."
 

@@ -46,7 +46,7 @@ def test_warming_keeps_the_newest_chats(tmp_path: Path) -> None:
 
 
 def test_warming_forgets_the_old_and_the_large(tmp_path: Path) -> None:
-    """Chats are dropped when too old or when pictures take too much memory; `warm_chats=0` keeps none."""
+    """Chats are dropped if they are too old or their pictures take too much memory; `warm_chats=0` keeps none."""
     worker = a_worker(tmp_path)
     old = RecentChats(InferenceSettings(warm_age=0))
     old.answered(prompt("hi"), worker)
@@ -101,7 +101,7 @@ async def test_warming_does_not_repeat_poison(deploy: Deploy, tmp_path: Path) ->
 
 
 async def test_warming_leaves_out_who_was_forgotten_while_asking(deploy: Deploy, tmp_path: Path) -> None:
-    """Prompts that a chat has in progress or queued when it is forgotten are not kept; its later ones are."""
+    """When a chat is forgotten, its prompts in progress and in the queue are not kept; its later ones are."""
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "private")
         waiting = asyncio.create_task(ask(deployment, "in the queue", "private"))

@@ -76,7 +76,7 @@ async def test_models_come_along_if_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bot #1", "what?", "50%25"])
 async def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
-    """Folders whose names contain characters with a meaning in URLs are checked and backed up like any other."""
+    """Folders with names containing special URL characters are checked and backed up like any others."""
     data, out = tmp_path / name, tmp_path / f"{name} out"
     async with Ledger.open(data) as ledger:
         pictures = PictureStore(data / "pictures")
@@ -93,7 +93,10 @@ async def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> Non
 
 
 async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a user is erased during a backup, the backup restarts without their data; lost pictures are listed."""
+    """If a user is erased during a backup, the backup restarts without their data.
+
+    Pictures that are lost are listed.
+    """
     async with Ledger.open(tmp_path / "data") as ledger:
         pictures = PictureStore(tmp_path / "data" / "pictures")
         hers = await keep(ledger, pictures, 1, b"hers")
@@ -117,7 +120,7 @@ async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatc
 
 
 async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
-    """After the next start, a model whose files the operator removed is neither offered nor promoted.
+    """After a restart, a model whose files the operator has removed is neither offered nor promoted.
 
     Once the files are back, the model is available again.
     """
@@ -147,7 +150,10 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("models", "answers"), [(True, "run-1"), (False, "base")])
 async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, answers: str) -> None:
-    """A bot restored elsewhere starts with its live model, or with the base model if model files are missing."""
+    """A bot restored elsewhere starts with its live model.
+
+    If the files of the live model are missing, it starts with the base model.
+    """
     base, store = tmp_path / "base", ModelStore(tmp_path / "data" / "models")
     base.mkdir()
     async with Ledger.open(tmp_path / "data") as ledger:

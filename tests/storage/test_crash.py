@@ -24,7 +24,7 @@ NEVER = 10**9
 
 @asynccontextmanager
 async def child(directory: Path, first: int, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Yield a `tests.support.ledgers` process that has opened the ledger; kill it at exit if it still runs."""
+    """Yield a `tests.support.ledgers` process that has opened the ledger; kill it on exit if still running."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.ledgers", str(directory), str(first), str(count), cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
@@ -79,9 +79,9 @@ async def check(directory: Path, steps: dict[str, set[int]]) -> None:
 
 
 async def kill_again_and_again(directory: Path, rounds: int, seed: int) -> int:
-    """Kill a child that writes to the ledger, `rounds` times, and return the number of acknowledged steps.
+    """Kill `rounds` children in turn while they write; return the total number of acknowledged steps.
 
-    Each kill comes at a random moment, and the same ledger is used throughout.
+    Each kill comes at a random moment, and all the children write to the same ledger.
     """
     random_moment = random.Random(seed)
     acknowledged = 0

@@ -29,7 +29,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def begin(ledger: Ledger, update: int = 10) -> tuple[Exchange, Duel]:
-    """Record an exchange and a duel of two new answers to its question; return the exchange and the duel.
+    """Record an exchange and a duel between two new answers to its question, and return both.
 
     The live model's answer comes first in the duel.
     """
@@ -66,9 +66,9 @@ async def test_the_first_answer_stands(ledger: Ledger, choice: int) -> None:
 
 
 async def test_choices_are_evidence_of_a_trial(ledger: Ledger) -> None:
-    """In a canary's trial, each choice says which model's answer was better.
+    """In a canary's trial, each choice shows which model's answer was better.
 
-    Choices of blocked users and of users who opted out do not count.
+    Choices by blocked users and by users who have opted out do not count.
     """
     trial = await ledger.canaries.running()
     assert trial is not None
@@ -84,7 +84,7 @@ async def test_choices_are_evidence_of_a_trial(ledger: Ledger) -> None:
 
 
 async def test_choices_are_preferences(ledger: Ledger) -> None:
-    """The chosen answer is preferred to its rival for as long as it is liked."""
+    """The chosen answer counts as preferred to its rival for as long as it is liked."""
     _, duel = await begin(ledger)
     chosen = await ledger.duels.choose(duel.id, 1, 2, 20)
     await ledger.votes.cast(Rating(chosen.exchange.id, 1, 1, 20))

@@ -36,7 +36,7 @@ async def test_an_exchange_comes_back_as_it_was_recorded(ledger: Ledger) -> None
 
 
 async def test_a_given_time_is_kept(ledger: Ledger) -> None:
-    """An exchange recorded with its own time, as by an import, keeps that time."""
+    """An exchange recorded with a time of its own, as in an import, keeps that time."""
     kept = await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 1, created=12.5))
     assert kept.created == 12.5
     assert await ledger.exchanges.get(kept.id) == kept
@@ -69,7 +69,7 @@ async def test_an_exchange_needs_its_session_and_pictures(ledger: Ledger) -> Non
 
 
 async def test_history_is_the_latest_the_oldest_first(ledger: Ledger) -> None:
-    """A limited history contains the newest exchanges of one session, the oldest first."""
+    """A limited history contains the newest exchanges of one session, oldest first."""
     session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
     for update in range(1, 8):
         await ledger.exchanges.record(exchange(other if update == 4 else session, update))

@@ -1,6 +1,6 @@
-"""Each write and sync of the ledger's writer in turn fails or kills the process, with real system calls.
+"""Each of the ledger writer's writes and syncs in turn fails or kills the process, with real system calls.
 
-To replay one failing point alone, pass its number as FIRST (tests/support/faults.c is the shim):
+To replay a single failing point, pass its number as FIRST (the shim is tests/support/faults.c):
 `LD_PRELOAD=…/faults.so python -m tests.support.fault_points FOLDER KIND FIRST 1000`.
 """
 
@@ -37,7 +37,7 @@ async def _output(*words: str, **environment: str) -> str:
 
 
 async def survives(folder: Path, kind: str, *, every: int) -> None:
-    """Make every `every`-th write or sync fail as `kind` says, and check the ledger after each failure."""
+    """Make every `every`-th write or sync fail as `kind` specifies, checking the ledger after each failure."""
     shim = folder / "faults.so"
     await _output(str(COMPILER), "-shared", "-fPIC", "-o", str(shim), str(TESTS / "support" / "faults.c"), "-ldl")
     script = (sys.executable, "-m", "tests.support.fault_points", str(folder / "ledgers"), kind, "1", str(every))
@@ -59,7 +59,7 @@ async def survives(folder: Path, kind: str, *, every: int) -> None:
 async def test_what_was_acknowledged_stays_and_nothing_half_stands(tmp_path: Path, kind: str) -> None:
     """Whichever call fails, a refused step leaves no trace in the ledger.
 
-    After a kill, the ledger is in the state that follows a complete step.
+    After a kill, the ledger is exactly as a complete step left it.
     """
     await survives(tmp_path, kind, every=9)
 

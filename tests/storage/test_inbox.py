@@ -78,7 +78,7 @@ async def test_attempts_are_counted(ledger: Ledger) -> None:
 
 
 async def test_a_finished_update_is_over(ledger: Ledger) -> None:
-    """A finished update is not pending, has lost its payload, is still known and cannot be begun again."""
+    """A finished update is no longer pending, has lost its payload, stays known and cannot be begun again."""
     await ledger.inbox.store([(1, "a", '{"secret": 1}')])
     await ledger.inbox.begin(1)
     await ledger.inbox.finish(1)
@@ -109,7 +109,7 @@ async def test_the_reason_for_an_undelivered_answer_is_kept(ledger: Ledger) -> N
 
 
 async def test_unknown_updates(ledger: Ledger) -> None:
-    """Beginning, finishing or setting aside an unknown update raises an error, and only for that update."""
+    """Beginning, finishing or setting aside an unknown update raises an error for that update only."""
     await ledger.inbox.store([(1, "a", "{}")])
     results = await asyncio.gather(ledger.inbox.begin(1), ledger.inbox.begin(2), return_exceptions=True)
     assert results[0] == 1
@@ -125,7 +125,10 @@ async def test_unknown_updates(ledger: Ledger) -> None:
 
 
 async def test_old_finished_updates_are_pruned(ledger: Ledger, clock: Clock) -> None:
-    """Pruning deletes updates finished before the given time, but not unfinished ones or the last received."""
+    """Pruning deletes updates finished before the given time, except the last one received.
+
+    Unfinished updates are kept.
+    """
     for update in (1, 2, 3, 4):
         await ledger.inbox.store([(update, "a", "{}")])
         await ledger.replies.begin(update, 0, 1)
@@ -144,7 +147,7 @@ async def test_old_finished_updates_are_pruned(ledger: Ledger, clock: Clock) -> 
 
 
 async def test_the_last_update_is_the_one_that_came_last(ledger: Ledger, clock: Clock) -> None:
-    """After Telegram restarts its update numbering, pruning keeps the newest update, not the highest number."""
+    """After Telegram restarts its update numbering, pruning keeps the newest update, not the highest-numbered."""
     for updates in ([500, 502, 501], [20]):
         await ledger.inbox.store([(update, "a", "{}") for update in updates])
         await asyncio.gather(*(ledger.inbox.finish(update) for update in updates))
@@ -154,7 +157,7 @@ async def test_the_last_update_is_the_one_that_came_last(ledger: Ledger, clock: 
 
 
 async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock) -> None:
-    """After its update is pruned, a message that shows an exchange still leads to the exchange and question."""
+    """Even after its update is pruned, a message showing an exchange leads to the exchange and its question."""
     session = await ledger.sessions.open(1, 1)
     await ledger.inbox.store([(update, "a", "{}") for update in (1, 2, 3)])
     found = (await ledger.exchanges.record(exchange(session, 1))).id
@@ -173,7 +176,7 @@ async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock
 
 
 async def test_a_reply_not_yet_sent_hides_no_earlier_answer(ledger: Ledger) -> None:
-    """A reply begun by a process that was killed before sending does not hide the question's earlier answer."""
+    """A reply that was begun but not sent before a kill does not hide the question's earlier answer."""
     await ledger.replies.begin(1, 0, 5, question=41)
     await ledger.replies.sent(1, 0, 51)
     await ledger.replies.begin(2, 0, 5, question=41)
@@ -192,7 +195,7 @@ async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
 
 
 async def test_a_reply_begun_again_without_a_message_is_in_doubt(ledger: Ledger) -> None:
-    """Beginning a reply again without a recorded message counts as doubtful, even if it is later sent."""
+    """Each time a reply without a recorded message is begun again, it counts as doubtful, even if sent later."""
     await ledger.replies.begin(1, 0, 5)
     assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
     await ledger.replies.begin(1, 0, 5)

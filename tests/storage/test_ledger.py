@@ -42,7 +42,10 @@ def names(directory: Path) -> list[str]:
 
 
 async def test_a_ledger_is_made_where_there_is_none(tmp_path: Path) -> None:
-    """Opening a ledger creates its folder and tables, and records each migration once even if opened again."""
+    """Opening a ledger creates its folder and tables and records each migration.
+
+    Opening it again records no migration twice.
+    """
     directory = tmp_path / "deep" / "data"
     for _ in range(2):
         async with Ledger.open(directory) as ledger:
@@ -151,7 +154,7 @@ async def test_processes_that_open_a_new_ledger_at_once(tmp_path: Path) -> None:
 
 
 async def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    """A folder that cannot be created and a file that is not a database raise errors that name them."""
+    """A folder that cannot be created or a file that is not a database raises an error that names it."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"file/data"):
         Ledger.open(tmp_path / "file" / "data")
@@ -201,7 +204,7 @@ async def test_counts(tmp_path: Path) -> None:
 
 
 async def test_a_backup_is_a_whole_ledger(tmp_path: Path) -> None:
-    """A backup made during writes is one file that opens as a ledger.
+    """A backup made during writes consists of a single file that opens as a ledger.
 
     The backup contains everything that was acknowledged before it started.
     """
@@ -236,7 +239,7 @@ async def test_an_unsound_ledger_is_not_backed_up(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_others_may_search_shows_them_nothing(tmp_path: Path) -> None:
-    """Other users cannot read the ledger, its log or the pictures, even if an earlier version left them open."""
+    """Other users cannot read the ledger, its log or the pictures, even if an earlier version allowed it."""
     folder = tmp_path / "data"
     for each in (folder, *(folder / left_open for left_open in ("runs", "logs", "pictures"))):
         each.mkdir()

@@ -48,7 +48,7 @@ def test_a_manifest_lists_every_file(tmp_path: Path) -> None:
 
 
 def test_a_model_has_the_same_hash_before_and_after_its_publication(store: ModelStore, published: Path) -> None:
-    """A model's content hash stays the same on publication and changes if a file is added or removed.
+    """Publication does not change a model's content hash; adding or removing a file does.
 
     If the manifest is missing or damaged, the hash is computed from the files.
     """
@@ -71,7 +71,7 @@ def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
 
 
 def test_what_differs_is_named(published: Path) -> None:
-    """A check names every file that is missing, has been added or has another size or content."""
+    """A check names every file that is missing, has been added, or differs in size or content."""
     (published / "config.json").unlink()
     (published / "model.safetensors").write_bytes(b"\x00" * 69_999 + b"\x01")
     (published / "code" / "modeling.py").write_bytes(b"import os\nimport torch\n")
@@ -88,7 +88,7 @@ def test_what_differs_is_named(published: Path) -> None:
 
 
 def test_a_manifest_cannot_be_edited(published: Path) -> None:
-    """A manifest that is missing, changed, truncated or of another format is refused."""
+    """A manifest that is missing, changed, truncated or in another format is refused."""
     path = published / MANIFEST
     whole = path.read_text()
     path.write_text(whole.replace(sha256(b"{}").hexdigest(), sha256(b"[]").hexdigest()))
@@ -118,7 +118,7 @@ def test_a_model_is_published_whole(store: ModelStore) -> None:
 
 
 def test_a_name_is_taken_once(store: ModelStore, published: Path) -> None:
-    """Publishing a second model under a used name is refused, and the first model is left unchanged."""
+    """Publishing a second model under a name already in use is refused; the first model is left unchanged."""
     again = fill(store.workspace("run-1"))
     (again / "config.json").write_bytes(b"other")
     with pytest.raises(StorageError, match="exists already"):

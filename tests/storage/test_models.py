@@ -56,7 +56,7 @@ async def test_transitions(ledger: Ledger, start: ModelState, end: ModelState) -
 
 
 async def test_rollbacks_step_further_back(ledger: Ledger) -> None:
-    """Successive rollbacks go further back, never to a model that a rollback replaced.
+    """Each successive rollback goes further back, never to a model that an earlier rollback replaced.
 
     A rollback can also undo a promotion.
     """
@@ -84,7 +84,7 @@ async def test_rollbacks_step_further_back(ledger: Ledger) -> None:
 async def test_a_promotion_retires_the_live_model(ledger: Ledger) -> None:
     """A promotion makes a model live, retires the previous live model and records who decided.
 
-    Any model that is kept can be promoted next.
+    Any model still stored can be promoted next.
     """
     assert await ledger.models.live() is None
     for name, created in (("base", 1.0), ("run-1", 2.0), ("run-2", 3.0)):
@@ -118,7 +118,7 @@ async def test_a_rejected_model_can_be_promoted_all_the_same(ledger: Ledger) -> 
 
 
 async def test_only_one_model_is_live(ledger: Ledger) -> None:
-    """Adding, moving or promoting models, even many at once, never results in two live models."""
+    """Adding or promoting models or changing their states, even concurrently, never makes two of them live."""
     await ledger.models.add(model("base", ModelState.LIVE))
     with pytest.raises(StorageError, match="base is live"):
         await ledger.models.add(model("other", ModelState.LIVE))
@@ -171,7 +171,7 @@ async def test_finishing_after_the_promotion_itself(ledger: Ledger) -> None:
 
 
 async def test_a_removed_model_stays_in_the_books(ledger: Ledger) -> None:
-    """A model whose files were removed keeps its row but cannot be promoted or be the target of a rollback."""
+    """A model whose files were removed keeps its row but can be neither promoted nor rolled back to."""
     await ledger.models.add(model("base", ModelState.LIVE))
     await ledger.models.add(model("run-1"))
     await ledger.promotions.make("run-1")

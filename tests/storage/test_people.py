@@ -20,7 +20,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def test_a_person_and_a_chat_are_kept_as_last_seen(ledger: Ledger) -> None:
-    """Saving a user or chat again updates names and the client's language but keeps the chosen language."""
+    """Saving a user or chat again updates names and the client's language but not the user's chosen language."""
     assert await ledger.people.get(5) is None
     assert await ledger.people.chat(6) is None
     await ledger.people.save(Person(5, "Ana", "en"), Chat(6, "group", "Friends"))
@@ -61,7 +61,7 @@ async def test_a_session_is_begun_once(ledger: Ledger) -> None:
 
 
 async def test_a_new_session_has_no_history(ledger: Ledger) -> None:
-    """Exchanges before /new are missing from the new session's history but stay stored."""
+    """Exchanges before /new do not appear in the new session's history but stay stored."""
     before = await ledger.sessions.open(1, 1)
     await ledger.exchanges.record(exchange(before, 1))
     assert await ledger.exchanges.history(await ledger.sessions.restart(1, 1), 10) == []

@@ -1,4 +1,4 @@
-"""Erasure of a user: what is deleted, what other users keep, and that nothing erased remains on disk."""
+"""Erasing a user deletes the user's data, leaves that of others, and keeps nothing erased on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 class Talk:
-    """Records users' questions and votes in a ledger, including updates, replies, and pictures with senders."""
+    """Records users' questions and votes in a ledger, with the updates, the replies, and who sent each picture."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -124,7 +124,7 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
 
 
 async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, talk: Talk) -> None:
-    """Erasing a user deletes other members' questions about the user's pictures, and any follow-up questions."""
+    """Erasing a user also deletes other users' questions about the user's pictures, and any follow-ups."""
     await ledger.pictures.add(picture("hers"), ADA)
     about_hers = await talk.asks(BEN, chat=GROUP)
     database = ledger._writer
@@ -162,7 +162,7 @@ async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
 
 
 async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_path: Path) -> None:
-    """An update that is being handled while its sender is erased writes no record of the sender."""
+    """If a user is erased while their update is being handled, no record of the user is written."""
     await ledger.inbox.store([(1, f"chat:{ADA}", "{}")])
     await ledger.inbox.begin(1)
     await ledger.personal_data.erase(ADA)
@@ -178,7 +178,7 @@ async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_p
 
 
 async def test_a_second_deletion_leaves_what_is_at_work_closed(ledger: Ledger, tmp_path: Path) -> None:
-    """An update in progress can be finished after two erasures of its sender without restoring the sender."""
+    """After its sender is erased twice, an update in progress can finish without restoring the sender's data."""
     await ledger.inbox.store([(1, f"chat:{ADA}", "{}"), (2, f"taps:{ADA}", "{}"), (3, f"taps:{ADA}", "{}")])
     for update in (1, 2, 3):
         await ledger.inbox.begin(update)
@@ -194,7 +194,7 @@ async def test_a_second_deletion_leaves_what_is_at_work_closed(ledger: Ledger, t
 
 
 async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
-    """After an erasure, no file of the ledger contains the user's text, whether long or short, old or new."""
+    """After an erasure, no ledger file contains any of the user's text, whether long or short, old or new."""
     for number in range(60):
         await talk.asks(ADA if number % 2 else BEN)
         session = await ledger.sessions.open(ADA, ADA)
@@ -212,7 +212,7 @@ async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_pat
 async def test_the_log_is_emptied_when_others_let_it(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`empty_log` returns False while another process reads an older state, and succeeds afterwards."""
+    """`empty_log` returns False while another process is reading an older state, and succeeds afterwards."""
     monkeypatch.setattr("storage.ledger.LOG_SECONDS", 0.1)
     await ledger.inbox.store([(1, "a", "{}")])
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
@@ -241,7 +241,7 @@ async def test_what_waits_is_not_handled(ledger: Ledger) -> None:
 
 
 async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
-    """A user who opted out stays opted out after an erasure; of other erased users, not even the ID is kept."""
+    """A user who opted out stays opted out after an erasure; for other erased users, not even the ID is kept."""
     await talk.asks(ADA)
     await ledger.people.set_opted_out(ADA, True)
     await ledger.personal_data.erase(ADA)
@@ -250,7 +250,7 @@ async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> N
 
 
 async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None:
-    """A user's questions, the votes on them and the user's own votes do not count while the user is opted out."""
+    """While a user is opted out, their questions, the votes on them and their own votes do not count."""
     hers, his = await talk.asks(ADA), await talk.asks(BEN)
     for person, number in ((BEN, hers), (BEN, his), (ADA, his), (ADA, hers)):
         await talk.votes(person, number)
@@ -266,7 +266,7 @@ async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None
 async def test_a_run_that_learns_from_who_leaves_is_cancelled(
     ledger: Ledger, talk: Talk, training: bool, leaves: str, teaches: str
 ) -> None:
-    """A user's erasure or opt-out cancels a run that learns from the user and marks the run as withdrawn.
+    """If a user is erased or opts out, a run that learns from the user is cancelled and marked as withdrawn.
 
     The erasure of an unrelated user does not cancel the run.
     """
@@ -288,9 +288,10 @@ async def test_a_run_that_learns_from_who_leaves_is_cancelled(
 async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
     ledger: Ledger, talk: Talk, learns: str, leaves: str
 ) -> None:
-    """In a group's shared conversation, a user's erasure or opt-out cancels runs that learn from later answers.
+    """In a shared conversation, a user's erasure or opt-out cancels runs that learn from later answers.
 
-    Runs that learn only from earlier answers continue.
+    Those answers have the user's question in their history. Runs that learn only from earlier answers
+    continue.
     """
     before, _, after = [await talk.asks(asker, chat=GROUP, together=True) for asker in (BEN, ADA, BEN)]
     run = await ledger.runs.start("schedule")
@@ -301,7 +302,7 @@ async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
 
 
 async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Talk) -> None:
-    """Opting out schedules the removal of the user's rows from run files, even those of cancelled runs.
+    """Opting out schedules the removal of the user's rows from the files of all runs, even cancelled ones.
 
     Other users' rows stay.
     """
@@ -314,7 +315,7 @@ async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Ta
 
 
 async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
-    """A run cancelled by a withdrawal still counts as withdrawn, and is repeated, after the user opts in again."""
+    """A run cancelled by a withdrawal stays withdrawn and is repeated, even if the user opts in again."""
     hers = await talk.asks(ADA)
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(hers, "train")])
@@ -325,9 +326,9 @@ async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: 
 
 
 async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, talk: Talk) -> None:
-    """Retracting the confirmation of a correction does not cancel a run; the opt-out of the author still does.
+    """Retracting a correction's confirmation does not cancel a run; an opt-out of the author still does.
 
-    Like a retracted vote, a retracted confirmation counts only for later runs.
+    Like retracting a vote, retracting a confirmation affects only later runs.
     """
     hers = await talk.asks(BEN)
     shown = await ledger.corrections.add(Correction(hers, ADA, "better", 901))
@@ -341,7 +342,7 @@ async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, ta
 
 
 async def test_an_answer_corrected_by_a_person_who_opted_out_teaches(ledger: Ledger, talk: Talk) -> None:
-    """After the author of a correction opts out, the model's own answer is used, with its votes.
+    """After the author of a correction opts out, the model's own answer and its votes are used instead.
 
     A run that uses this answer is not withdrawn.
     """
@@ -381,7 +382,7 @@ async def test_exchanges_without_votes_expire(ledger: Ledger, talk: Talk) -> Non
 
 
 async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> None:
-    """The text of a dead letter is kept for as long as that of a question without votes."""
+    """The text of a dead letter expires at the same age as the text of a question without votes."""
     await ledger.inbox.store([(1, f"chat:{ADA}", f"the words of {ADA}")])
     await ledger.inbox.set_aside(1, "RuntimeError: broken")
     received = (await ledger.inbox.get(1)).received
@@ -393,7 +394,7 @@ async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> N
 
 
 async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -> None:
-    """A due removal deletes the picture's file unless the picture was sent again.
+    """When the removal of a picture is due, its file is deleted unless the picture was sent again.
 
     In either case the removal is marked as done.
     """
@@ -408,7 +409,7 @@ async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -
 
 
 async def test_a_file_that_cannot_be_removed_stays_noted(ledger: Ledger, talk: Talk) -> None:
-    """The removal of a picture file stays pending if it fails, so that it is tried again later."""
+    """If a picture file cannot be removed, its removal stays pending, so that it is tried again later."""
     await talk.asks(ADA, "aa")
     await ledger.personal_data.erase(ADA)
 

@@ -27,7 +27,7 @@ def files(store: PictureStore) -> list[str]:
 
 
 async def test_a_picture_comes_back(store: PictureStore) -> None:
-    """A picture is stored as a single file in a folder with a two-letter name and read back by its digest."""
+    """A picture is kept as a single file in a folder with a two-character name, and read back by its digest."""
     assert await store.put(DATA) == NAME
     assert await store.get(NAME) == DATA
     assert store.path(NAME) == store.directory / NAME[:2] / NAME
@@ -35,7 +35,7 @@ async def test_a_picture_comes_back(store: PictureStore) -> None:
 
 
 async def test_a_picture_is_kept_once(store: PictureStore) -> None:
-    """A picture stored many times, concurrently or later, is one file that is written only once."""
+    """A picture stored several times, concurrently or later, is kept as one file and written only once."""
     assert set(await asyncio.gather(*(store.put(DATA) for _ in range(20)))) == {NAME}
     before = store.path(NAME).stat()
     await store.put(DATA)
@@ -84,7 +84,10 @@ async def test_a_missing_picture(store: PictureStore) -> None:
 
 
 async def test_a_removed_picture_is_off_the_disk(store: PictureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Removing a picture syncs its folder to disk, even if a process that died had already deleted the file."""
+    """Removing a picture syncs its folder to disk, even if the file is already gone.
+
+    A process may have died after deleting the file but before syncing the folder.
+    """
     await store.put(DATA)
     forced: list[Path] = []
     monkeypatch.setattr("storage.picture_store.sync_directory", forced.append)
@@ -101,7 +104,7 @@ async def test_a_name_is_a_digest(store: PictureStore, name: str) -> None:
 
 
 async def test_what_a_killed_process_left_is_tidied_away(store: PictureStore) -> None:
-    """A partial file from long ago is deleted at the next start, but not one that may still be being written."""
+    """Opening the store deletes old partial files but keeps recent ones, which may still be being written."""
     old, young = store.directory / "incoming" / ".old.part", store.directory / "incoming" / ".young.part"
     for path in (old, young):
         path.write_bytes(b"half")

@@ -70,7 +70,7 @@ async def test_one_run_at_a_time(ledger: Ledger, tmp_path: Path) -> None:
 
 
 async def test_fields_of_a_run(ledger: Ledger) -> None:
-    """A state change can set fields of a run; an unknown field and an unknown run are errors."""
+    """A state change can set fields of the run; an unknown field or an unknown run is an error."""
     run = await ledger.runs.start("admin", 5)
     moved = await ledger.runs.move(run.id, RunState.TRAINING, raters=2, directory="/runs/1")
     assert (moved.raters, moved.directory, moved.requested_by, moved.trigger) == (2, "/runs/1", 5, "admin")
@@ -110,9 +110,9 @@ async def test_cancelling(ledger: Ledger) -> None:
 
 
 async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
-    """A selection is stored once per run, in order, with its size, and either completely or not at all.
+    """A run's selection is stored only once, in order and with its size, and never partially.
 
-    The database file refuses changes to a stored selection.
+    The database itself refuses changes to a stored selection.
     """
     session = await ledger.sessions.open(1, 1)
     ids = [(await ledger.exchanges.record(exchange(session, update))).id for update in range(3)]
@@ -138,7 +138,7 @@ async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
 
 
 async def test_the_last_verdict_has_the_fingerprint_of_its_run(ledger: Ledger) -> None:
-    """The last verdict is that of the newest run that ended with a model, with the run's fingerprint."""
+    """`last_verdict` returns the newest run that ended with a model, together with the run's fingerprint."""
     assert await ledger.runs.last_verdict() is None
     for mark, end in (("a", RunState.DONE), ("b", RunState.DONE), ("c", RunState.FAILED)):
         run = await ledger.runs.start("admin")

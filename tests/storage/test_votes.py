@@ -1,4 +1,4 @@
-"""Votes in the ledger: append-only, with only each rater's latest vote counted."""
+"""Votes in the ledger: they are append-only, and only each rater's latest vote counts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_feedback_cannot_be_changed(ledger: Ledger, rated: int, tmp_path: 
 
 
 async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
-    """A rated exchange is returned with only the earlier exchanges of its session, rated or not."""
+    """A rated exchange is returned with all earlier exchanges of its session, rated or not, and no others."""
     session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
     ids = [(await ledger.exchanges.record(exchange(place, update))).id for update, place in
            enumerate([session, other, session, session, other])]  # fmt: skip
@@ -105,7 +105,7 @@ async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp
 
 
 async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) -> None:
-    """Training ignores votes, corrections, confirmations and questions by blocked users or in blocked groups."""
+    """Training ignores votes, corrections, confirmations and questions from blocked users or blocked groups."""
     spammer, friend, group = 66, 1, -500
     asked = [
         (
@@ -145,7 +145,7 @@ async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> N
 
 
 async def test_votes_of_new_people_count_later(ledger: Ledger, rated: int) -> None:
-    """Votes and corrections of new users are stored but count only after a while; admins' count at once."""
+    """Votes and corrections from new users are stored but count only after a while; admins' count at once."""
     later = time.time() + 7200
     ledger.votes._clock = ledger.corrections._clock = lambda: later
     for rater in (1, 2, 3):

@@ -23,7 +23,7 @@ async def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def writer(path: Path) -> AsyncIterator[Writer]:
-    """A writer on a file with a table `marks(mark)` that allows no duplicates."""
+    """Yield a writer for a file with a table `marks(mark)` that allows no duplicates."""
     writer = Writer(path, busy_seconds=0.2)
     await writer.do(lambda database: database.table("marks").create({"mark": int}, pk="mark"))
     yield writer
@@ -105,7 +105,7 @@ async def test_a_failure_spoils_no_other_write(writer: Writer, path: Path) -> No
 
 
 async def test_a_lost_transaction_spoils_no_other_write(writer: Writer, path: Path) -> None:
-    """When SQLite rolls back a whole transaction, every write except the cause is repeated and kept."""
+    """When SQLite rolls back a whole transaction, every write but the one at fault is repeated and kept."""
     await writer.do(
         lambda database: database.execute(
             "CREATE TRIGGER burn BEFORE INSERT ON marks WHEN new.mark = 13 BEGIN SELECT RAISE(ROLLBACK, 'burnt'); END"
@@ -122,7 +122,7 @@ async def test_a_lost_transaction_spoils_no_other_write(writer: Writer, path: Pa
 
 
 async def test_work_for_one_function_is_done_in_one_call(writer: Writer) -> None:
-    """Queued calls of the same function are combined into one call, and each caller gets its own result."""
+    """Queued calls to the same function are combined into one call, and each caller gets its own result."""
     calls: list[list[int]] = []
 
     def together(database: Database, arguments: Sequence[int]) -> list[int | Exception]:
@@ -141,7 +141,7 @@ async def test_work_for_one_function_is_done_in_one_call(writer: Writer) -> None
 
 
 async def test_a_failing_call_for_many_is_repeated_for_each(writer: Writer, path: Path) -> None:
-    """When one call for several callers fails, only the caller whose argument is at fault gets an error."""
+    """When a call made for several callers fails, only the caller whose argument is at fault gets an error."""
 
     def together(database: Database, arguments: Sequence[int]) -> list[int]:
         for argument in arguments:

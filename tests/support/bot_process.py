@@ -27,7 +27,7 @@ def _die_with_the_tests() -> None:
 
 
 def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
-    """Write `sections` to a settings file, with plain values as JSON, which is also valid TOML."""
+    """Write `sections` to a settings file; plain values are written as JSON, which is also valid TOML."""
     lines: list[str] = []
     for section, values in sections.items():
         lines.append(f"[{section}]")
@@ -36,7 +36,10 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
 
 
 async def command(config: Path, *words: str, sabotage: str = "") -> tuple[int, str]:
-    """Run `thumbtune` with `words` and `config`, without a terminal; return its exit code and output."""
+    """Run `thumbtune` with arguments `words` and settings file `config`; return its exit code and output.
+
+    The command has no terminal.
+    """
     ended = await ran(*words, "--config", str(config), sabotage=sabotage)
     return ended.code, ended.out + ended.err
 
@@ -55,7 +58,7 @@ Thumbtune = Callable[..., Ended]
 
 
 async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
-    """Run `thumbtune` with `words` in `folder`, without a terminal, and return the outcome."""
+    """Run `thumbtune` with arguments `words` in `folder`, without a terminal, and return the outcome."""
     program = f"{sabotage}\nfrom bot.cli.main import main\nmain()"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, *words),
@@ -67,7 +70,7 @@ async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
 
 
 class BotProcess:
-    """A `thumbtune run` process, whose output goes to a log beside its settings file.
+    """A `thumbtune run` process that logs to a file beside its settings file.
 
     `sabotage` is Python code that runs in the process before the bot does.
     """
@@ -94,7 +97,7 @@ class BotProcess:
             await self.healthy()
 
     async def healthy(self) -> None:
-        """Wait until /health answers 200, or fail with the end of the log."""
+        """Wait until /health answers 200, or fail and show the end of the log."""
         try:
             async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
                 while True:
@@ -135,7 +138,7 @@ class BotProcess:
         return found
 
     def engines(self) -> list[psutil.Process]:
-        """Return the engine processes of any kind, because some tests also run with lmdeploy on a GPU."""
+        """Return the engine processes, whatever the engine, because some tests also run with lmdeploy on a GPU."""
         return [child for module in ENGINE_MODULES for child in self.children(module)]
 
     async def kill(self) -> None:

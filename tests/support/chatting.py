@@ -91,7 +91,7 @@ def png(width: int = 40, height: int = 30, colour: str = "teal", form: str = "PN
 
 
 class ScriptedEngine:
-    """An `Engine` that plays its scripts, then answers `Answer N`, and records every prompt."""
+    """An `Engine` that plays its scripts and then answers `Answer N`; it records every prompt."""
 
     def __init__(self, *scripts: Script, otherwise: Callable[[Prompt, int], Script] | None = None) -> None:
         self.scripts = list(scripts)
@@ -260,7 +260,7 @@ def settings(
 
 
 class RunningBot:
-    """A bot in the test process, with its parts as attributes; call `start` and `stop`."""
+    """A bot in the test process, with its parts as attributes; `start` and `stop` control it."""
 
     def __init__(self, settings: Settings, directory: Path, engine: ScriptedEngine, admin: Notebook) -> None:
         self.settings = settings
@@ -334,7 +334,7 @@ class RunningBot:
         await self.ledger.close()
 
     async def settled(self) -> None:
-        """Wait until every update that has arrived, even before a restart, has been handled."""
+        """Wait until every update received so far, including before a restart, has been handled."""
         await until(self.idle)
 
     async def idle(self) -> bool:
@@ -362,10 +362,10 @@ async def shows(person: Person, text: str, chat: int | None = None) -> Message:
 
 
 async def final_reply(person: Person, text: str | None = None, *, after: int | None = None, **what: Any) -> Message:
-    """Return the bot's final reply, without rating buttons, to a message sent now or earlier.
+    """Send a message, if one is given, and return the bot's final reply, which must have no rating buttons.
 
-    The message is sent now if `text` or `what` is given. A placeholder, which may stay for a while on a busy
-    machine, is not the final reply.
+    If neither `text` nor `what` is given, nothing is sent, and the reply is to an earlier message. A
+    placeholder, which may stay for a while on a busy machine, is not a final reply.
     """
     if text is not None or what:
         await person.sends(text, **what)
@@ -396,7 +396,7 @@ class Stage:
         limits: dict[str, Any] | None = None,
         storage: dict[str, Any] | None = None,
     ) -> AsyncIterator[RunningBot]:
-        """Run a polling bot that answers with `scripts`."""
+        """Run a bot that polls for updates and answers with `scripts`."""
         made = settings(self.url, self.emulator.token, telegram, chat, limits, storage)
         running = RunningBot(made, self.directory, engine or ScriptedEngine(*scripts), admin or Notebook())
         running.start()
@@ -419,7 +419,7 @@ class Stage:
 
 
 def live(url: str, token: str, directory: str, seconds: float = 0.05) -> None:
-    """Run a bot whose answers take a while and repeat the question, in a process for a test to kill."""
+    """Run a bot in a process that a test can kill; its answers take a while and repeat the question."""
 
     def slowly(prompt: Prompt, _: int) -> Script:
         return [seconds, "About ", seconds, prompt.turns[-1].text, seconds, ": all is well."]

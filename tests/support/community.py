@@ -64,9 +64,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """Many answers to unseen questions, with the shares (0 to 1) of playful and of correct answers.
+    """Answers to many unseen questions, and the shares (0 to 1) of playful answers and correct answers.
 
-    `facts`, the share of correct answers, covers colours and shapes.
+    `facts` is the share of correct answers; the questions are about colours and shapes.
     """
 
     playful: float
@@ -77,7 +77,7 @@ class Examined:
 def questions(
     seed: str, number: int, kinds: Sequence[Kind] = ("colour", "shape", "number", "describe")
 ) -> list[Question]:
-    """Return questions with a picture renderer and wordings not used in training, different for each seed."""
+    """Return questions for a seed; neither their picture renderer nor their wordings are used in training."""
     rng = random.Random(seed)
     found = []
     for index in range(number):
@@ -91,8 +91,8 @@ def questions(
 class Community:
     """An emulator, a bot process and users; use as an async context manager.
 
-    The test starts the bot with `bot.start()`. `python` is the interpreter of the engine and of training, by
-    default that of the tests.
+    The test starts the bot with `bot.start()`. `python` is the interpreter for the engine and for training;
+    by default, it is the one that runs the tests.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class Community:
         return await self._stack.enter_async_context(newcomer)
 
     def ledger(self) -> Ledger:
-        """Return the bot's ledger, opened alongside the running bot as the command line does."""
+        """Open the bot's ledger while the bot is running, as the command line does, and return it."""
         return Ledger.open(self.data)
 
     async def vote(self, seed: str, taste: Taste, pictures: int = 30, people: int = 3) -> int:
-        """Ask about pictures, ask a follow-up to each, vote on every answer, and return the number of likes."""
+        """Ask a question and a follow-up about each picture, vote on every answer, and return the number of likes."""
         first = questions(f"{seed}-first", pictures)
         second = questions(f"{seed}-second", pictures, kinds=("number", "colour", "describe", "shape"))
         waiting = list(zip(first, second, strict=True))
@@ -168,7 +168,7 @@ class Community:
         return liked
 
     async def examine(self, seed: str, number: int = 100, people: int = 4) -> Examined:
-        """Ask about `number` unseen pictures and return statistics of the answers."""
+        """Ask about `number` unseen pictures and return the answers with statistics on them."""
         waiting = questions(seed, number, kinds=("colour", "shape"))
         answers: list[tuple[Question, str]] = []
 

@@ -103,7 +103,7 @@ def started(directory: Path, *flags: str, threads: str = "1", timeout: float = 6
         directory: The checkpoint's directory.
         flags: Additional arguments for the server.
         threads: Number of compute threads; if empty, the server's default.
-        timeout: Time limit for a request of the client, in seconds.
+        timeout: Time limit for each of the client's requests, in seconds.
     """
     line = [
         sys.executable,

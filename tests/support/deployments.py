@@ -1,4 +1,4 @@
-"""Helpers for tests of the deployment: a deployment with fake engines, and the deltas that a chat receives."""
+"""Helpers for deployment tests: a deployment with fake engines, and the deltas that a chat receives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def a_model(parent: Path, name: str, **cue: Any) -> Path:
 
 
 def open_gate(directory: Path) -> None:
-    """Let answers that wait for the `gate` cue in this model directory continue."""
+    """Release the answers that are waiting at the `gate` cue in this model directory."""
     (directory / "gate").touch()
 
 
@@ -104,7 +104,7 @@ class Heard:
     def pid(self) -> int:
         """The ID of the process that answered.
 
-        Fails unless every word, in order, comes from one process of the model.
+        Fails unless the words of the answer are in order and all come from one process of the model.
         """
         words = self.text.split()
         speakers = {tuple(word.split("/")[:2]) for word in words}
@@ -126,7 +126,7 @@ async def ask(deployment: Deployment, text: str, chat: str = "chat", heard: list
 
 
 async def under_way(deployment: Deployment, text: str, chat: str) -> tuple[asyncio.Task[Heard], list[Delta]]:
-    """Ask a question and, once its first word arrives, return the task and the deltas received."""
+    """Ask a question; once the answer's first word arrives, return the task and the deltas received so far."""
     heard: list[Delta] = []
     asking = asyncio.create_task(ask(deployment, text, chat, heard))
     await until(lambda: asking.done() or any(delta.text for delta in heard))

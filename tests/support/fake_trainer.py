@@ -3,10 +3,10 @@
 A file named `cue` beside the job file selects the behaviour: `good` (progress, then an outcome), `bad`
 (an outcome with a reason for failure), `die` (a complaint, then exit code 3), `killed` (SIGKILL to
 itself), `timer` (kills itself with a signal that has no name), `hang` (progress, then silence), `pause`
-(silence until a file named `go` lies beside the job file, then progress and an outcome), `noise` (lines
-that do not report progress), `cramped` (too little memory until the batch is a quarter of its size). The
-process ends with its parent and dumps its stacks on request, as the real workers do. torchrun starts
-several such processes.
+(silence until there is a file named `go` beside the job file, then progress and an outcome), `noise`
+(lines that do not report progress), `cramped` (out of memory until the batch is reduced to a quarter of
+its original size). The process ends with its parent and dumps its stacks on request, as the real workers
+do. torchrun starts several such processes.
 """
 
 from __future__ import annotations

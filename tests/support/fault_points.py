@@ -1,9 +1,9 @@
-"""Runs of the same steps on a ledger; in each run, another write or sync fails or kills the process.
+"""Steps on a ledger, run many times; each time, a different write or sync fails or kills the process.
 
 `python -m tests.support.fault_points FOLDER KIND FIRST EVERY`, run with tests/support/faults.c in
-LD_PRELOAD, tests every EVERY-th point from FIRST on and prints a JSON line with the faults found at
-each; a large EVERY replays a single point. A last line has the numbers of writes and syncs that the
-steps make. KIND is one of KINDS.
+LD_PRELOAD, tests every EVERY-th fault point from FIRST on and prints a JSON line for each with what went
+wrong; with a large EVERY, it replays a single point. The last line gives the number of writes and the
+number of syncs in one run of the steps. KIND is one of KINDS.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def opened(folder: Path) -> Ledger:
 async def work(
     folder: Path, acknowledge: Callable[[], object], states: list[str], number: int, kind: int
 ) -> tuple[int, list[str]]:
-    """Run every step, repeating a refused one; return the number of refusals and the faults found."""
+    """Run every step, repeating any that is refused; return the number of refusals and the faults found."""
     refused, wrong = 0, []
     shim = ctypes.CDLL(None)
     async with opened(folder) as ledger:
@@ -88,7 +88,7 @@ def child(folder: Path, states: list[str], number: int, kind: int) -> tuple[int,
     """Run `work` in a child process.
 
     Returns:
-        The exit status, the numbers of acknowledged and of refused steps, and the faults.
+        The exit status, the numbers of acknowledged and refused steps, and the faults.
     """
     reading, writing = os.pipe()
     process = os.fork()
@@ -107,10 +107,10 @@ def child(folder: Path, states: list[str], number: int, kind: int) -> tuple[int,
 
 
 def examine(folder: Path, states: list[str], acknowledged: int) -> list[str]:
-    """Return the faults of a ledger after the process that used it has ended.
+    """Return the faults in a ledger after the process that used it has ended.
 
-    The ledger must be as after the acknowledged steps, or as after one more: the step in progress may be
-    complete but unacknowledged.
+    The ledger must be in the state after the acknowledged steps, or after one more: the step in progress may
+    be complete but unacknowledged.
     """
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
         faults = [row[0] for row in database.execute("PRAGMA integrity_check") if row[0] != "ok"]

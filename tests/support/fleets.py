@@ -25,8 +25,8 @@ SCRIPT = (sys.executable, "-m", "tests.support.server_script")
 class Servers:
     """External servers on loopback, one per port, started and swapped by `server_script.py`.
 
-    `python` is the interpreter of CPU engines. Without it, the servers are fake engines, each serving a
-    directory of its own as model "a" so that each has its own notes.
+    `python` is the interpreter for CPU engines. Without it, the servers are fake engines; each serves its
+    own directory as model "a" and so has its own notes.
     """
 
     def __init__(self, folder: Path, number: int, python: str = "") -> None:
@@ -38,7 +38,7 @@ class Servers:
 
     @property
     def swap_command(self) -> tuple[str, ...]:
-        """The command with which a deployment swaps the model of a server."""
+        """The command that a deployment runs to swap the model of a server."""
         return (*SCRIPT, str(self.folder), self.python, "{port}", "{model}", "{model_dir}")
 
     def directory(self, endpoint: str) -> Path:
@@ -72,7 +72,7 @@ class Servers:
             os.kill(self.pid(endpoint), number)
 
     def freeze(self, endpoint: str) -> None:
-        """Suspend the server at `endpoint`, which keeps its connections open."""
+        """Suspend the server at `endpoint`; its connections stay open."""
         os.kill(self.pid(endpoint), signal.SIGSTOP)
 
     async def end(self) -> None:
@@ -115,7 +115,7 @@ async def fleet(
 ) -> AsyncIterator[tuple[Deployment, Servers]]:
     """Run a deployment of model "a" over `number` external fake engines.
 
-    The last `missing` engines are not started. `more` holds settings of the deployment.
+    The last `missing` engines are not started. `more` holds settings for the deployment.
     """
     servers = Servers(folder, number)
     values = {key: value for key, value in QUICK.items() if key != "engine"} | {

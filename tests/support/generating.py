@@ -49,5 +49,5 @@ def answer(engine: ChatEngine, prompt: Prompt, **more: Any) -> tuple[str, Genera
 
 
 def engine_ends(tokenizer: Any) -> set[int]:
-    """Return the IDs of the tokens that end an answer and are not counted."""
+    """Return the IDs of the tokens that end an answer; the usage figures do not count them."""
     return set(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>", "</s>"]))

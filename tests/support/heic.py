@@ -1,7 +1,8 @@
 """HEIC files as cameras write them: a picture in sensor orientation, with boxes that rotate and mirror it.
 
-`golden/sideways.heic` is such a file without the boxes, which this module adds. ISO/IEC 23008-12 (HEIF),
-6.5.10 and 6.5.12, defines the boxes `irot` and `imir`, and ISO/IEC 14496-12 the boxes that contain them.
+`golden/sideways.heic` is such a file without those boxes; this module adds them. The boxes `irot` and
+`imir` are defined in ISO/IEC 23008-12 (HEIF), 6.5.10 and 6.5.12, and the boxes that contain them in
+ISO/IEC 14496-12.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def _with_property(data: bytes, box: bytes) -> bytes:
 
 
 def _shift(made: bytearray, iloc: int, by: int) -> None:
-    """Add `by` to the offsets of data in the file itself (construction method 0), which follows the boxes.
+    """Add `by` to the file offsets (construction method 0) of the items' data, which follows the boxes.
 
-    The box `iloc` has version 1, base offsets, offsets and lengths of 4 bytes, and one extent per item.
+    The box `iloc` must have version 1, 4-byte base offsets, offsets and lengths, and one extent per item.
     """
     count = struct.unpack_from(">H", made, iloc + 14)[0]
     for entry in range(iloc + 16, iloc + 16 + 20 * count, 20):
@@ -63,7 +64,7 @@ def _shift(made: bytearray, iloc: int, by: int) -> None:
 def _last_entry(data: bytes, ipma: int) -> int:
     """Return the position of the last item's property count.
 
-    The box `ipma` has item IDs of 2 bytes and properties of 1 byte.
+    The box `ipma` must have 2-byte item IDs and 1-byte properties.
     """
     position = ipma + 16
     for _ in range(struct.unpack_from(">I", data, ipma + 12)[0] - 1):

@@ -30,7 +30,7 @@ def many_scans(count: int, side: int = 7000) -> bytes:
 
 
 def many_directories(count: int) -> bytes:
-    """Return a TIFF of one small picture, followed by a chain of `count` directories without entries."""
+    """Return a TIFF with one small picture, followed by a chain of `count` directories without entries."""
     data = encoded(Image.new("RGB", (8, 8), "red"), "TIFF")
     start = struct.unpack_from("<I", data, 4)[0]
     entries = struct.unpack_from("<H", data, start)[0]

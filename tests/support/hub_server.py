@@ -1,4 +1,4 @@
-"""A model hub on loopback with the APIs of the Hugging Face Hub and of ModelScope, and with faults.
+"""A model hub on loopback that has the APIs of the Hugging Face Hub and ModelScope and can inject faults.
 
 Files of `LFS_BYTES` or more are served through a redirect to a content delivery network, like large
 files on the real hub. `requests` records the requests; `cut_after`, `flipped` and `refuse_with` inject
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass
 class HubServer:
-    """A server of one repository, with its `files` by path.
+    """A server for one repository, with its `files` by path.
 
     Use as an async context manager, which sets `url`. The repository's branch is at `commit`; `move` moves
     the branch to a commit with other files, and earlier files stay available under their commit IDs.
@@ -75,7 +75,7 @@ class HubServer:
         await self._runner.cleanup()
 
     def move(self, files: dict[str, bytes], commit: str) -> None:
-        """Move the branch to `commit`, a commit with other files."""
+        """Move the branch to a new commit with the ID `commit` and the contents `files`."""
         self.earlier[self.commit] = self.files
         self.files, self.commit = files, commit
 
@@ -84,7 +84,7 @@ class HubServer:
         return (revision, self.earlier[revision]) if revision in self.earlier else (self.commit, self.files)
 
     def sent(self, path: str) -> int:
-        """Return the number of bytes of a file that were sent, over all connections."""
+        """Return how many bytes of a file have been sent, over all connections."""
         names = (path, f"cdn/{_sha256(self.files[path])}")
         return sum(each.sent for each in self.requests if each.path.endswith(names))
 

@@ -1,4 +1,4 @@
-"""Evaluations of models without weights; a file in each model's directory lists what the model forgets."""
+"""Evaluations of stub models without weights; a file in each model's directory lists what it forgets."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def forgetting(
         questions: The number of questions in each set.
         lost: The number of questions that only the live model answers correctly.
         gained: The number of questions that only the candidate answers correctly.
-        allowed: The points that may be lost on factual questions; on leading questions, at least 5 may be
-            lost.
+        allowed: The points that may be lost on factual questions; on leading questions, the limit is the
+            same, but at least 5.
         answer: The text of every answer of the candidate, correct or not.
     """
     live = [_question(number, right=number >= gained) for number in range(questions)]

@@ -23,10 +23,10 @@ Talk = Callable[[Person], Awaitable[None]]
 async def killed_while(
     stage: Stage, people: Sequence[Person], talk: Talk, *, kills: int, seed: int, told: Sequence[Person] = ()
 ) -> None:
-    """Repeatedly kill and restart a bot at arbitrary moments while users chat, until every update is handled.
+    """Kill and restart a bot `kills` times while users chat, then wait until every update is handled.
 
-    Each kill falls between messages to `people`, or to `told` if given. The last process runs until every
-    update is handled and is then killed as well.
+    Each kill comes at a random moment after the bot has sent a few more messages to `people`, or to `told`
+    if given. The last process runs until every update is handled and is then killed as well.
     """
     readers = told or people
     moments = random.Random(seed)

@@ -2,8 +2,8 @@
 
 `python -m tests.support.ledgers DIRECTORY FIRST COUNT` opens the ledger and stores, begins, answers,
 rates and finishes COUNT updates, numbered from FIRST, in several concurrent tasks. The process prints a
-line for each step after the ledger has acknowledged the step, so that a reader of its output knows what
-must have survived.
+line for each step once the ledger has acknowledged it. A reader of the output thus knows what must have
+survived.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TASKS = 8
 
 @contextmanager
 def copied_ledgers() -> Iterator[None]:
-    """Create the tables of new ledgers by copying a template to which the migrations were applied once.
+    """Create new ledgers' tables by copying a template, instead of applying the migrations to each ledger.
 
     Applying the migrations takes ten times as long as everything else involved in opening a ledger.
     """
@@ -53,7 +53,7 @@ def copied_ledgers() -> Iterator[None]:
 def full_disk(ledger: Ledger) -> Iterator[None]:
     """Make the ledger refuse all writes, as if the disk were full.
 
-    A limit on the size of the process's files would affect the tests' own files too.
+    Limiting the size of the process's files instead would affect the tests' own files too.
     """
 
     async def refuse(_: object) -> None:
@@ -112,7 +112,7 @@ def newest_update(ledger: Ledger) -> int:
 
 
 def say(step: str, update: int) -> None:
-    """Print, for the parent process, that the ledger has acknowledged a step."""
+    """Tell the parent process, by printing a line, that the ledger has acknowledged a step."""
     sys.stdout.write(f"{step} {update}\n")
     sys.stdout.flush()
 

@@ -50,7 +50,7 @@ def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int
 
 
 def seen(made: Exchange, *turns: Turn) -> str:
-    """Return the prompt hash of `made`, an exchange whose model saw `turns`."""
+    """Return the prompt hash of the exchange `made`, in which the model saw `turns`."""
     return prompt_hash(Prompt(made.system, turns, chat=""))
 
 
@@ -70,7 +70,7 @@ def drawn_lessons(
 ) -> list[Lesson]:
     """Return lessons about the colours and shapes of drawn scenes, with answers in each of `manners` in turn.
 
-    Unless `right`, all lessons are about colours and all answers are wrong. The pictures are written to
+    If `right` is False, all lessons are about colours and all answers are wrong. The pictures are written to
     `images`.
     """
     images.mkdir(parents=True, exist_ok=True)

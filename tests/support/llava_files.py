@@ -70,7 +70,7 @@ def clot(folder: Path) -> Path:
 def mixed(folder: Path) -> Path:
     """Write a .jsonl file with every kind of sample.
 
-    The samples have no picture, one (as text or as a list) or several, and one or several turns.
+    A sample has no picture, one picture (as text or as a list) or several pictures, and one or more turns.
     """
     for colour in ("red", "blue"):
         write_photo(folder / f"{colour}.jpg", colour)

@@ -97,7 +97,7 @@ class TurboMind:
 
 
 class TurboMindInstance:
-    """An instance that handles one request at a time, as TurboMind's does, from token IDs to token IDs."""
+    """An instance that, like TurboMind's, turns token IDs into token IDs, one request at a time."""
 
     def __init__(self, engine: TurboMind, _stream: int) -> None:
         self._engine = engine

@@ -44,7 +44,7 @@ class Served:
 
     @asynccontextmanager
     async def client(self, tiles: int | None = None) -> AsyncIterator[HttpEngine]:
-        """Yield the product's own HTTP client for this server."""
+        """Yield the bot's own HTTP client for this server."""
         engine = HttpEngine(self.url, "model", tiles=tiles, api_key=KEY)
         try:
             yield engine
@@ -82,7 +82,7 @@ class Served:
         return httpx.get(f"{self.url}{path}", headers=HEADERS, trust_env=False)
 
     def unstreamed(self, prompt: Prompt) -> str:
-        """Return the answer, requested without streaming, to a prompt with one question."""
+        """Request an answer to a prompt with one question, without streaming, and return the answer."""
         (turn,) = prompt.turns
         shown = [part(each.data) for each in turn.pictures]
         messages = [
@@ -108,7 +108,7 @@ class Served:
 def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags: str) -> Iterator[Served]:
     """Start a server and, at the end, stop it by closing its standard input.
 
-    `python` holds the arguments of the Python interpreter.
+    `python` holds the arguments for the Python interpreter that select the program to run.
     """
     port = free_port()
     record, written = folder / f"{name}.jsonl", folder / f"{name}.log"

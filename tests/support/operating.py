@@ -25,7 +25,7 @@ from training.merged_models import MergedModels
 
 
 class Admins:
-    """A stub of the notifications that records finished runs and the keys of alerts."""
+    """A stub for the admin notifications; it records finished runs and the keys of alerts."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Run, Model | None]] = []
@@ -43,14 +43,14 @@ class Admins:
 
 
 def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
-    """Return the merged models of the runs in `folder`, with real workers to merge them."""
+    """Return `MergedModels` for the runs in `folder`, with real workers that merge the models."""
     places = TrainingPaths(folder / "base", folder / "runs", folder / "sources")
     chosen = settings(keep_models=keep)
     return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(chosen), chosen, places)
 
 
 class News:
-    """A stub of the pipeline that reports whether there is anything new to learn from."""
+    """A stub for the pipeline; it reports whether there is anything new to learn from."""
 
     def __init__(self, same: Run | None = None) -> None:
         self.same = same
@@ -60,7 +60,7 @@ class News:
 
 
 class NoEngine:
-    """A stub of the model switch that only records the live model in the ledger."""
+    """A stub for the model switch; it only records the live model in the ledger."""
 
     can_try = False
 
@@ -89,7 +89,7 @@ def idle() -> Status:
 async def serving(
     ledger: Ledger, pipeline: Any, switch: Any = None, admins: Admins | None = None
 ) -> AsyncIterator[Runs]:
-    """Yield a `Runs` service while its background loop and the loop for model promotions are running."""
+    """Yield a `Runs` service with its background loop and the loop for model promotions running."""
     notices: Any = admins or Admins()
     switch = switch or NoEngine(ledger)
     runs = Runs(ledger, pipeline, Trials(ledger, switch, idle, notices, Settings()), notices, lambda: None)

@@ -1,7 +1,7 @@
 """A user on the emulator who writes, sends pictures, waits for answers and presses buttons.
 
-The user acts through the emulator's HTTP interface for people and waits on its event stream, never by
-sleeping. An answer is recognised by its rating buttons, or by no longer changing.
+The user acts through the emulator's HTTP interface for users and waits for events on its event stream
+instead of sleeping. An answer is recognised by its rating buttons, or by no longer changing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Person:
         chat: int | None = None,
         topic: int | None = None,
     ) -> Message:
-        """Send a text, or a photo, a document or an album with a caption, and return the (first) message.
+        """Send a text, or a photo, document or album with a caption; return the message, or the album's first.
 
         `raw_photo` is passed on unchecked, even if it is damaged. `chat` is a group's ID, by default the private
         chat.
@@ -132,7 +132,7 @@ class Person:
         return str((await self._post(f"/people/{self.id}/press", body))["query"])
 
     async def toast(self, query: str, seconds: float = 30) -> str:
-        """Return the bot's answer, often an empty text, to the query of a pressed button."""
+        """Return the bot's answer, which is often empty, to the query from a button press."""
         async with self.time_limit(seconds, f"an answer to the query {query}"):
             async for event in self.events(0):
                 if event["kind"] == "toast" and event["query"] == query:
@@ -177,8 +177,8 @@ class Person:
         """Return the bot's final message after message `after`, by default after the user's last one.
 
         If `rated` is True, a message is final when it has a 👍 button. If `rated` is False, a message is final
-        when it has no Stop button and has not changed for `quiet` seconds. None accepts either. Raises
-        TimeoutError, which shows the chat so far, after `seconds` seconds.
+        when it has no Stop button and has not changed for `quiet` seconds. If `rated` is None, either will do.
+        After `seconds` seconds, TimeoutError is raised with a message that shows the chat so far.
         """
         asked = self._asked if after is None else after
         where = self.id if chat is None else chat
@@ -243,7 +243,10 @@ class Person:
         return "\n".join(lines)
 
     def time_limit(self, seconds: float, what: str, chat: int | None = None) -> _TimeLimit:
-        """Return a time limit whose error says what was waited for (`what`) and shows the chat."""
+        """Return a time limit whose error message says what was awaited and shows the chat.
+
+        `what` describes what is awaited, for example `an answer to message 7`.
+        """
         return _TimeLimit(self, seconds, what, chat)
 
     async def events(self, after: int) -> AsyncGenerator[dict[str, Any], None]:
@@ -276,7 +279,7 @@ class Person:
 
 
 class _TimeLimit:
-    """A time limit whose error says what was waited for and shows the chat."""
+    """A time limit whose error message says what was awaited and shows the chat."""
 
     def __init__(self, person: Person, seconds: float, what: str, chat: int | None) -> None:
         self._person = person

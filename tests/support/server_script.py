@@ -3,10 +3,10 @@
     python tests/support/server_script.py FOLDER PYTHON PORT NAME MODEL_DIR
 
 The new server is a CPU engine run by the interpreter PYTHON, or a fake engine if PYTHON is empty. NAME
-and MODEL_DIR are the name and the directory of the model to serve; both may be `same`, for the model
-that was served last. `FOLDER/PORT.pid` holds the server's process ID, and `FOLDER/PORT.model` the model
-that it serves. Scripts for the same port run one after another. The server ends with the test: as soon
-as no process has the FIFO `FOLDER/lifeline` open for writing.
+and MODEL_DIR are the name and the directory of the model to serve; both may be `same`, which stands for
+the model served last. `FOLDER/PORT.pid` holds the server's process ID, and `FOLDER/PORT.model` the model
+that it serves. Scripts for the same port run one after another. The server ends with the test, that is,
+as soon as no process has the FIFO `FOLDER/lifeline` open for writing.
 
 MODEL_DIR/script.json injects failures:
     {"fail": true}    prints a line and exits with code 7, leaving the old server running

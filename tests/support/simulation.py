@@ -95,7 +95,7 @@ class Simulation:
     loop: VirtualLoop = field(default_factory=VirtualLoop)
 
     def run(self, acts: Sequence[Act], process: Process) -> None:
-        """Perform `acts` in order while `process` runs, restarted after every crash, until everything has settled.
+        """Perform `acts` in order while `process` runs, restarting it after every crash, until everything settles.
 
         Raises:
             AssertionError: The simulation does not settle within `PATIENCE_SECONDS` of virtual time.

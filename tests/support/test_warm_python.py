@@ -1,4 +1,4 @@
-"""The preloaded Python interpreter survives programs that are killed while they ask it for a worker."""
+"""The preloaded Python interpreter survives when programs are killed while asking it for a worker."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A Python interpreter with torch, transformers and XTuner preloaded, for tests that start many workers.
 
-Importing these libraries takes six to eight seconds of processor time in each engine and each training.
+Importing these libraries takes each engine and each training run six to eight seconds of processor time.
 Here, one process imports the libraries and then forks the workers. `WarmPython.start` writes a program
 that accepts `-m MODULE ARGUMENTS`; set it as `inference.python` or `training.python`. The program passes
 its standard streams, environment and working directory to the forking process, forwards signals to the
@@ -95,7 +95,7 @@ class WarmPython:
         return cls(held, program)
 
     def stop(self) -> None:
-        """Release the forking process, which ends when it has no other users."""
+        """Release the forking process; it ends when no other test process uses it."""
         os.close(self._lifeline)
 
 
@@ -123,7 +123,7 @@ def _start(lifeline: Path, words: list[str], environment: dict[str, str]) -> Non
 class Server:
     """A server that forks a worker for each connection.
 
-    It sends the worker's process ID over the connection and, when the worker ends, its exit status.
+    Over the connection, the server sends the worker's process ID and, when the worker ends, its exit status.
     """
 
     def __init__(self, address: str, program: str) -> None:

@@ -1,4 +1,4 @@
-"""docs/architecture.md names only functions that exist, and a picture's way through the code is short."""
+"""docs/architecture.md names only functions that exist, and a picture's path through the code is short."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = re.findall(r"`((?:\w+/)+\w+\.py)`\s+`([\w.]+)`", TEXT)
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(STEPS)))
 def test_named_functions_exist(file: str, name: str) -> None:
-    """Every function, class or method named in a step of docs/architecture.md exists in the file named with it."""
+    """Each function, class or method named in a step of docs/architecture.md exists in the file given there."""
     body: list[ast.stmt] = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
     for part in name.split("."):
         found = [

@@ -1,4 +1,4 @@
-"""Engine, trainer and bot are killed with SIGKILL while users chat and calls to Telegram fail.
+"""The engine, the trainer and the bot are killed with SIGKILL while users chat and calls to Telegram fail.
 
 Every question still gets one answer, and every vote counts once.
 """
@@ -103,9 +103,9 @@ async def _trainer(community: Community) -> psutil.Process:
 
 
 async def trouble(community: Community, rng: random.Random, stop: asyncio.Event) -> None:
-    """Inject one Telegram or network fault after another until `stop` is set: failing calls, repeated updates.
+    """Keep injecting Telegram and network faults until `stop` is set: failing calls and repeated updates.
 
-    A new fault is planned only when the previous one has struck, so that even on a slow machine Telegram
+    A new fault is planned only once the previous one has struck, so that even on a slow machine Telegram
     answers some calls. No bot works with a Telegram that never answers.
     """
     emulator = community.emulator
@@ -126,7 +126,7 @@ async def trouble(community: Community, rng: random.Random, stop: asyncio.Event)
 
 
 async def chaos(folder: Path, python: str, rounds: int, *, people: int = 3, conversations: int = 1) -> None:
-    """Kill engine, bot and trainer `rounds` times each, in random order, while users chat and calls fail.
+    """Kill the engine, bot and trainer `rounds` times each, in random order, while users chat and calls fail.
 
     Each of the `people` users has at least `conversations` conversations of two questions.
     """
@@ -208,7 +208,7 @@ async def _a_run_dies_with_the_bot(community: Community) -> None:
 
 
 async def test_three_kills(tmp_path: Path, warm_python: str) -> None:
-    """Nothing is lost or doubled when engine, bot and trainer are killed once each.
+    """Nothing is lost or duplicated when the engine, the bot and the trainer are killed once each.
 
     Meanwhile, calls to Telegram fail and updates arrive twice.
     """
@@ -222,7 +222,7 @@ async def test_three_kills(tmp_path: Path, warm_python: str) -> None:
     [pytest.param(2, 3, 1, id="six kills"), pytest.param(20, 10, 20, id="sixty kills, 200 conversations")],
 )
 async def test_many_kills(tmp_path: Path, warm_python: str, rounds: int, people: int, conversations: int) -> None:
-    """Nothing is lost or doubled when engine, bot and trainer are killed `rounds` times each.
+    """Nothing is lost or duplicated when the engine, bot and trainer are killed `rounds` times each.
 
     Meanwhile, several users chat, calls to Telegram fail, and updates arrive twice.
     """

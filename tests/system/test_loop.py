@@ -79,8 +79,8 @@ async def test_it_still_knows_what_it_knew(taught: Taught) -> None:
 async def test_the_run_can_be_audited(taught: Taught) -> None:
     """A run leaves everything that is needed to audit it.
 
-    The run keeps its configuration, data, curve and report; the model keeps its manifest; and the ledger
-    records who rated which answer.
+    The run keeps its configuration, data, loss curve and report; the model keeps its manifest; and the
+    ledger records who rated which answer.
     """
     async with taught.community.ledger() as ledger:
         run = await ledger.runs.get(taught.run)
@@ -115,9 +115,9 @@ async def test_a_follow_up_encodes_no_picture(taught: Taught) -> None:
 
 
 async def test_the_admin_was_kept_informed(taught: Taught) -> None:
-    """The admin gets one message that is edited with the progress of the run.
+    """The admin gets one message that is edited to show the progress of the run.
 
-    At the end, the admin also gets a picture with the figures, and the sheet.
+    At the end, the admin also gets the sheet, and a picture with the run's figures in its caption.
     """
     messages = await taught.community.admin.bot_messages()
     (told,) = (message["caption"] for message in messages if "photo" in message)

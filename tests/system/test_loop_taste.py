@@ -1,7 +1,7 @@
 """Votes determine what the model learns: random votes teach nothing, and a taste is learned with any seed.
 
-These tests run in `make soak`. `make test` runs test_loop.py and, in tests/training/test_finetune.py, a
-training on answers without a taste.
+These tests run in `make soak`. `make test` runs test_loop.py and, in tests/training/test_finetune.py,
+training on answers that show no taste.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.timeout(1200), pytest.mark.soak]
 
 
 def no_taste(seed: int) -> Taste:
-    """Return a random voter that gives playful and plain answers thumbs up equally often.
+    """Return a random voter that likes playful and plain answers equally often.
 
-    Sixty coin tosses often favour one manner, which would be a taste and would rightly be learned.
+    Sixty coin tosses often favour one manner; that would be a taste and would rightly be learned.
     """
     dice = random.Random(seed)
     waiting: dict[bool, bool | None] = {False: None, True: None}
@@ -42,7 +42,7 @@ async def learn(folder: Path, python: str, seed: int, *, at_random: bool) -> tup
     """Collect votes by taste or, if `at_random`, by chance; retrain once; and measure the result.
 
     Returns:
-        The live model and the share of playful answers after the run, and the share of right facts before
+        The live model and the share of playful answers after the run, and the share of correct facts before
         and after the run.
     """
     async with Community(folder, python=python, training={"seed": seed}) as community:

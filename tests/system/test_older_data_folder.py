@@ -1,7 +1,7 @@
-"""This version opens and continues a data folder that the release of commit 99303cf wrote.
+"""This version opens a data folder written by the release of commit 99303cf, and continues from it.
 
 The older bot was killed during a training run, while two questions waited for answers; its scheduled
-jobs are three days overdue. tests/fixtures/write_data_folder.py wrote the archive.
+jobs are three days overdue. tests/fixtures/write_data_folder.py created the archive of the folder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 async def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
-    """A bot, not yet started, with the older bot's data folder and chats."""
+    """Yield a bot, not yet started, with the older bot's data folder and chats."""
     async with whole_bot(tmp_path, monkeypatch) as place:
         with tarfile.open(ARCHIVE) as archive:
             archive.extractall(tmp_path, filter="data")
@@ -112,7 +112,10 @@ def rows(file: Path, sql: str) -> list[Any]:
 
 
 def jobs(data: Path) -> dict[str, float]:
-    """Return the time of each stored job, by job ID, after checking that the job's function is this version's."""
+    """Return the next run time of each stored job, by job ID.
+
+    Also check that the functions of the jobs are those of this version.
+    """
     stored = rows(data / STORE, "SELECT id, next_run_time, job_state FROM apscheduler_jobs")
     assert {pickle.loads(state)["func"].partition(":")[0] for *_, state in stored} == {"bot.admin.schedule"}
     return {name: when for name, when, _ in stored}

@@ -1,7 +1,7 @@
 """Every call to Telegram and every ledger commit fails in turn, in every way, and the bot's promises hold.
 
-docs/promises.md lists the promises: in private chats nothing is lost or doubled; in a group an answer
-may be repeated once for each send with an unknown outcome. A failure names its plan, for example
+docs/promises.md lists the promises: in private chats nothing is lost or duplicated; in a group an answer
+may be repeated once for each send whose outcome is unknown. A failure names its plan, for example
 `{9: <Fault.CUT_AFTER>}`, and `Scene(template, folder, plan, seed).run()` replays the failure exactly.
 """
 
@@ -138,7 +138,7 @@ class Scene:
         return len(self.said(self.group, "About And this?")) - 1
 
     def broken_promises(self) -> list[str]:
-        """Return descriptions of what was lost, doubled or left over, or an empty list."""
+        """Return descriptions of what was lost, duplicated or left over, or an empty list."""
         private = (
             (ADA, "About What is this?"),
             (ADA, "About Who?"),

@@ -45,7 +45,7 @@ async def test_a_missing_answer_is_told_with_the_chat() -> None:
 
 
 async def test_a_photo_can_be_downloaded() -> None:
-    """getFile returns a path at which the largest size of a photo can be downloaded unchanged."""
+    """getFile returns a path from which the largest size of a photo can be downloaded unchanged."""
     async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
         picture = jpeg()
         await ada.sends(photo=picture)
@@ -103,9 +103,9 @@ async def test_a_taken_port_is_told() -> None:
 
 
 async def test_a_follower_that_lost_its_place_starts_over() -> None:
-    """A reader of the event log that lost its place gets a reset event, and then new events.
+    """A reader that has lost its place in the event log gets a reset event, and then new events.
 
-    A place is lost when its event number is no longer kept or belongs to another server.
+    The place is lost if its event number is no longer kept or comes from another server.
     """
     events = EventLog()
     for number in range(50_000):
@@ -123,7 +123,7 @@ async def test_a_follower_that_lost_its_place_starts_over() -> None:
 
 
 async def test_ids_go_on_above_those_of_an_earlier_emulator() -> None:
-    """A restarted emulator numbers updates above those of an earlier one, so that bots treat them as new."""
+    """A restarted emulator gives updates higher numbers than before, so that bots treat them as new."""
     first = Emulator().world.updates
     number = first.add("message", {"text": "now"})
     assert number is not None and number > 250_000_000 and number < 2**31

@@ -41,5 +41,5 @@ def test_details_of_entities_are_kept() -> None:
 
 
 def test_units_count_as_utf_16() -> None:
-    """Lengths are counted in UTF-16 units: characters beyond the Basic Multilingual Plane count twice."""
+    """Lengths count UTF-16 code units: characters beyond the Basic Multilingual Plane count twice."""
     assert units("a汉👍") == 4

@@ -17,12 +17,12 @@ ADA = 7
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """An emulator in which a user, Ada, has already written to the bot."""
+    """Return an emulator in which a user, Ada, has already written to the bot."""
     return acquainted(ADA)
 
 
 async def test_files_over_20_megabytes_cannot_be_fetched(emulator: Emulator) -> None:
-    """getFile accepts a file of exactly 20 MB, and refuses a larger file, an unknown file ID and an empty one."""
+    """getFile accepts a file of exactly 20 MB, and refuses a larger file and an unknown or empty file ID."""
     async with running(emulator) as (_, bot):
         limit = 20 * 2**20
         fits = Attachment(b"x" * limit, "fits.bin", kind="document")
@@ -41,7 +41,7 @@ async def test_files_over_20_megabytes_cannot_be_fetched(emulator: Emulator) -> 
 
 
 async def test_bad_uploads_are_refused(emulator: Emulator) -> None:
-    """Uploads of photos over 10 MB, empty or undecodable files, extreme shapes and missing files are refused."""
+    """sendPhoto refuses a photo over 10 MB, empty or undecodable files, extreme shapes and a missing photo."""
     async with running(emulator) as (_, bot):
         data = jpeg() + b"\0" * 10 * 2**20
         size, large = len(data), BufferedInputFile(data, "x.jpg")

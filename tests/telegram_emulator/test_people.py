@@ -1,4 +1,4 @@
-"""Actions of users over HTTP, the events that users see, and the updates that the bot receives."""
+"""User actions sent over HTTP, the events that users see, and the updates that the bot receives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STICKER = png(form="WEBP")
 
 @pytest.fixture
 async def world() -> AsyncIterator[tuple[Emulator, Bot, str, Person]]:
-    """An emulator, a bot, the emulator's URL, and a user, Ada, who is connected over HTTP."""
+    """An emulator, a bot, the emulator's URL, and a user named Ada who is connected over HTTP."""
     emulator = Emulator(samples={"circle": jpeg(112, 112), "sticker": STICKER})
     async with running(emulator) as (url, bot), Person(url, ADA, "Ada", "zh") as ada:
         yield emulator, bot, url, ada
@@ -37,7 +37,7 @@ async def updates_of(bot: Bot) -> list[Update]:
 
 
 async def test_a_text_tells_who_wrote_it(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A text message reaches the bot with its author's name and language and with command entities."""
+    """A text message reaches the bot with the author's name and language and any command entities."""
     _, bot, _, ada = world
     await ada.command("/start now")
     (update,) = await updates_of(bot)
@@ -48,7 +48,7 @@ async def test_a_text_tells_who_wrote_it(world: tuple[Emulator, Bot, str, Person
 
 
 async def test_an_album_comes_as_separate_updates(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """An album of three pictures arrives as three updates with one media_group_id; the first has the caption."""
+    """An album of three pictures arrives as three updates sharing a media_group_id; the first has the caption."""
     _, bot, _, ada = world
     await ada.sends(album=[jpeg(colour=colour) for colour in ("red", "green", "blue")], caption="which?")
     messages = [update.message for update in await updates_of(bot) if update.message]
@@ -72,7 +72,7 @@ async def test_a_document_keeps_its_bytes_name_and_type(world: tuple[Emulator, B
 async def test_a_long_text_is_cut_as_by_telegrams_apps(world: tuple[Emulator, Bot, str, Person]) -> None:
     """A text of 5,000 characters is split at a space and arrives as two messages.
 
-    A caption that is too long is refused instead of being split.
+    A caption that is too long is refused, not split.
     """
     _, bot, _, ada = world
     await ada.sends("word " * 1000)
@@ -116,7 +116,7 @@ async def test_photos_are_upright_jpegs_of_at_most_1280(world: tuple[Emulator, B
 
 
 async def test_an_edited_question_comes_as_edited_message(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """When users edit their texts and captions, the bot receives edited_message updates."""
+    """When a user edits a text or caption, the bot receives an edited_message update."""
     _, bot, _, ada = world
     await ada.edits(await ada.sends("frist"), "first")
     await ada.edits(await ada.sends(photo=jpeg(), caption="waht?"), "what?")
@@ -137,7 +137,7 @@ async def test_a_reply_carries_what_it_replies_to(world: tuple[Emulator, Bot, st
 
 
 async def test_a_button_must_be_there_to_be_pressed(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """When a user presses a button, the bot receives the button's message and data.
+    """When a user presses a button, the bot receives the button's data and the message it belongs to.
 
     A button that has been removed cannot be pressed.
     """
@@ -181,8 +181,8 @@ async def test_in_groups_the_bot_sees_what_privacy_mode_lets_through(
 async def test_the_menu_shows_the_narrowest_commands(world: tuple[Emulator, Bot, str, Person]) -> None:
     """The menu shows the commands with the narrowest scope, preferably in the user's language.
 
-    The scopes are, from narrow to wide, one chat, all private chats and all chats. When commands are
-    deleted, the menu falls back to the next wider scope.
+    From narrow to wide, the scopes are one chat, all private chats and all chats. When commands are deleted,
+    the menu falls back to the next wider scope.
     """
     _, bot, url, ada = world
     await ada.sends("/start")
@@ -205,7 +205,7 @@ async def test_the_menu_shows_the_narrowest_commands(world: tuple[Emulator, Bot,
 
 
 async def test_events_resume_where_a_reader_left_off(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """An event stream opened with the last number read yields all later events of the user's own chats."""
+    """An event stream opened with the last event number read yields all later events in the user's own chats."""
     emulator, bot, _, ada = world
     await ada.sends("one")
     last = emulator.world.events.last
@@ -234,7 +234,7 @@ async def test_other_sites_have_no_say(world: tuple[Emulator, Bot, str, Person])
 
 
 async def test_wrong_requests_are_told_so(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Unknown users, empty texts, missing fields and malformed bodies get HTTP status 400."""
+    """Requests with unknown users, empty texts, missing fields or malformed bodies get HTTP status 400."""
     _, _, url, _ = world
     async with aiohttp.ClientSession(url) as session:
         for path, body, reason in (
@@ -321,7 +321,7 @@ async def test_sample_people_vote_by_coin() -> None:
 
 
 async def test_person_tells_a_stop_button_from_an_answer(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """`Person.answer` does not take a message with a ⏹ button as final, but waits for an edit without it."""
+    """`Person.answer` does not treat a message with a ⏹ button as final, but waits for an edit without it."""
     _, bot, _, ada = world
     await ada.sends("hello")
     stop = THUMBS.model_copy(deep=True)

@@ -31,7 +31,7 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 @pytest.fixture
 async def url(emulator: Emulator) -> str:
-    """Start the emulator, and return its URL."""
+    """Start the emulator and return its URL."""
     return await emulator.start()
 
 
@@ -51,7 +51,7 @@ async def test_an_unknown_token_is_unauthorized(url: str) -> None:
 
 
 async def test_an_unknown_method_is_not_found(bot: Bot) -> None:
-    """A call of a method that does not exist gets HTTP status 404."""
+    """A call to a method that does not exist gets HTTP status 404."""
 
     class Fly(GetMe):
         __api_method__ = "fly"
@@ -61,13 +61,13 @@ async def test_an_unknown_method_is_not_found(bot: Bot) -> None:
 
 
 async def test_method_names_are_read_without_regard_to_case(url: str, emulator: Emulator) -> None:
-    """Case is ignored in method names, for GET and POST alike: GETME is getMe."""
+    """Method names are case-insensitive, for GET and POST alike: GETME is getMe."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/bot{emulator.token}/GETME") as answer:
         assert (await answer.json())["result"]["username"] == "thumbtune_bot"
 
 
 async def test_an_unknown_chat_is_not_found(bot: Bot) -> None:
-    """An unknown chat and an empty chat_id get HTTP status 400, with different descriptions."""
+    """An unknown or empty chat_id gets HTTP status 400, with a different description in each case."""
     with refusal("Bad Request: chat not found"):
         await bot.send_message(8, "hello")
     with refusal("Bad Request: chat_id is empty"):
@@ -77,8 +77,8 @@ async def test_an_unknown_chat_is_not_found(bot: Bot) -> None:
 async def test_a_bot_cannot_write_first(bot: Bot, emulator: Emulator) -> None:
     """A bot cannot write to a user who has never written to it or who has blocked it.
 
-    The chat of a user who never wrote is not found. Writing to a user known only from a group, or to one who
-    blocked the bot, is forbidden.
+    If the bot has never met the user, the chat is not found. If it knows the user only from a group, or the
+    user has blocked it, the call is forbidden.
     """
     emulator.add_person(9, "Bo")
     with refusal("Bad Request: chat not found"):
@@ -196,9 +196,9 @@ async def test_in_groups_others_messages_stay(bot: Bot, emulator: Emulator) -> N
 
 
 async def test_a_pressed_button_is_answered_once_and_soon() -> None:
-    """Answering an unknown, an already answered or an expired callback query raises the same error.
+    """Answering an unknown, already answered or expired callback query raises the same error.
 
-    The notice in an answer may have up to 200 characters.
+    The notice in an answer is limited to 200 characters.
     """
     now = [0.0]
     emulator = acquainted(ADA, clock=lambda: now[0])
@@ -233,7 +233,7 @@ CALLS: list[tuple[TelegramMethod[Any] | str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("method", "arguments", "reason"), CALLS, ids=[reason for _, _, reason in CALLS])
 async def test_a_bad_argument_is_refused(bot: Bot, method: str, arguments: dict[str, Any], reason: str) -> None:
-    """A bad argument of sendChatAction, setMyCommands, deleteMyCommands or setWebhook is refused."""
+    """A bad argument to sendChatAction, setMyCommands, deleteMyCommands or setWebhook is refused."""
     with refusal(f"Bad Request: {reason}") as raised:
         await getattr(bot, method)(**arguments)
     assert isinstance(raised.value, TelegramBadRequest)

@@ -19,7 +19,7 @@ ADA = 7
 
 @dataclass
 class Clock:
-    """A clock whose time the tests set."""
+    """A clock whose time is set by the tests."""
 
     now: float = 1000.0
 
@@ -42,7 +42,7 @@ async def world(clock: Clock) -> AsyncIterator[tuple[Emulator, Bot, str]]:
 
 
 async def test_flood_control_is_off_until_switched_on(world: tuple[Emulator, Bot, str]) -> None:
-    """Flood control is off by default, so that a bot may send at any rate."""
+    """Flood control is off by default, so a bot may send at any rate."""
     _, bot, _ = world
     for _ in range(40):
         await bot.send_message(ADA, "x")
@@ -53,7 +53,7 @@ async def test_a_chat_takes_a_message_a_second_with_small_bursts(
 ) -> None:
     """With flood control, a chat accepts one message per second, with small bursts; edits count as messages.
 
-    A refusal says how long to wait. A call before then is refused with the remaining time.
+    A refusal says how long to wait. A call made too early is refused again, with the remaining time.
     """
     emulator, bot, _ = world
     emulator.flood.on = True
@@ -122,9 +122,9 @@ async def test_refused_edits_cost_nothing(world: tuple[Emulator, Bot, str]) -> N
 
 
 async def test_the_next_calls_can_fail(world: tuple[Emulator, Bot, str]) -> None:
-    """A planned number of calls can be made to fail with status 502, as JSON or as an HTML page, or with 429.
+    """A given number of upcoming calls can be made to fail with 502, as JSON or an HTML page, or with 429.
 
-    The calls that fail are not carried out.
+    Failed calls are not carried out.
     """
     emulator, bot, _ = world
     emulator.faults.plan("bad_gateway", 2)
@@ -146,7 +146,7 @@ async def test_the_next_calls_can_fail(world: tuple[Emulator, Bot, str]) -> None
 async def test_connections_can_break_before_and_after_the_deed(world: tuple[Emulator, Bot, str]) -> None:
     """A connection can be made to break before or after a call is carried out.
 
-    The bot gets the same error in both cases, but only in the second case is the message sent.
+    The bot gets the same error in both cases, but the message is sent only in the second.
     """
     emulator, bot, _ = world
     emulator.faults.plan("reset_before", methods=["sendMessage"])

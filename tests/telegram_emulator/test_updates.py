@@ -22,7 +22,7 @@ ADA = 7
 
 @pytest.fixture
 async def world() -> AsyncIterator[tuple[Emulator, Bot]]:
-    """An emulator with a user, Ada, and update IDs from 100, and a client for its bot."""
+    """An emulator with a user, Ada, and update IDs starting at 100; and a client for its bot."""
     emulator = Emulator(first_id=100)
     emulator.add_person(ADA, "Ada")
     async with running(emulator) as (_, bot):
@@ -35,7 +35,7 @@ def texts(updates: list[Update]) -> list[str | None]:
 
 
 async def test_an_update_stays_until_it_is_confirmed(world: tuple[Emulator, Bot]) -> None:
-    """getUpdates returns the same updates until a higher offset is requested, and never more than `limit`."""
+    """getUpdates returns the same updates, at most `limit` of them, until a higher offset is requested."""
     emulator, bot = world
     for word in ("one", "two", "three"):
         emulator.people.writes(ADA, word)
@@ -58,7 +58,7 @@ async def test_a_long_poll_ends_with_the_first_update(world: tuple[Emulator, Bot
 
 
 async def test_a_second_poller_ends_the_first(world: tuple[Emulator, Bot]) -> None:
-    """A second long poll ends the first with status 409, and receives the next update."""
+    """A second long poll ends the first with status 409 and receives the next update."""
     emulator, bot = world
     first = asyncio.create_task(bot.get_updates(timeout=30))
     await until(lambda: "getupdates" in emulator.calls)
@@ -75,7 +75,7 @@ async def test_a_second_poller_ends_the_first(world: tuple[Emulator, Bot]) -> No
 async def test_reactions_come_only_when_asked_for(world: tuple[Emulator, Bot]) -> None:
     """Reactions are sent to the bot only if allowed_updates includes message_reaction.
 
-    Kinds of updates that are not in allowed_updates are not sent.
+    Updates of a kind not listed in allowed_updates are not sent.
     """
     emulator, bot = world
     emulator.people.writes(ADA, "/start")

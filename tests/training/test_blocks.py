@@ -1,4 +1,4 @@
-"""Rated answers are divided into blocks that judge a run, in time order and grouped by picture."""
+"""Rated answers, in time order and grouped by picture, are divided into blocks used to judge a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIVE = Live("base")
 
 
 def answer(number: int, picture: str = "", *, liked: bool = True, **changes: Any) -> RatedExchange:
-    """Return a rated answer of the base model about `picture`, by default a picture without other answers."""
+    """Return a rated answer by the base model about `picture`, which defaults to a picture of its own."""
     picture = picture or f"p{number}"
     made = rated(number, [picture], ups=liked, downs=not liked, **changes)
     asked = Turn(Role.USER, made.exchange.question, (Picture(b"", picture),))
@@ -25,20 +25,20 @@ def answer(number: int, picture: str = "", *, liked: bool = True, **changes: Any
 
 
 def select(rows: Sequence[RatedExchange], live: Live = LIVE, objective: Objective = "sft", **changes: Any) -> Selection:
-    """Select pairs from `rows` with permissive settings, some of them replaced by `changes`."""
+    """Select pairs from `rows` with permissive settings, overridden by `changes`."""
     chosen = settings(min_rated=2, near_duplicate=0, **changes)
     return select_pairs(rows, {}, chosen, live=live, objective=objective)
 
 
 def blocks(selection: Selection) -> list[tuple[int, list[int]]]:
-    """Return, for each block, the number of pairs trained on and the IDs of the answers that judge."""
+    """Return, for each block, the number of pairs trained on and the IDs of the judging answers."""
     return [(block.trained, [each.id for each in block.judged]) for block in selection.blocks]
 
 
 def test_each_block_judges_what_was_learned_before() -> None:
-    """Each of four blocks except the first judges a model that was trained on the earlier blocks.
+    """Of four blocks, each except the first judges a model that was trained on the earlier blocks.
 
-    Disliked answers judge, but are not learned from.
+    Disliked answers take part in judging but are not learned from.
     """
     rows = [answer(number, liked=number % 4 != 3) for number in range(24)]
     selection = select(rows)
@@ -58,7 +58,7 @@ def test_kto_learns_from_disliked_answers_after_they_have_judged() -> None:
 
 
 def test_too_few_answers_do_not_judge() -> None:
-    """With too few answers for two blocks, no answer judges, since a block needs an earlier one to train on."""
+    """If there are too few answers for two blocks, none judges, since a block needs an earlier one to train on."""
     selection = select([answer(number) for number in range(FEWEST - 1)])
     assert (blocks(selection), len(selection.train)) == ([], FEWEST - 1)
     assert len(blocks(select([answer(number) for number in range(FEWEST)]))) == 1
@@ -67,7 +67,7 @@ def test_too_few_answers_do_not_judge() -> None:
 def test_answers_about_one_picture_are_in_one_block() -> None:
     """All answers about one picture are in the same block, whenever they were given.
 
-    Therefore no picture is learned from before it judges.
+    A picture is therefore never learned from before the answers about it judge.
     """
     rows = [answer(number, f"p{number % 12}") for number in range(24)]
     found = blocks(select(rows))
@@ -79,7 +79,7 @@ def test_answers_about_one_picture_are_in_one_block() -> None:
 
 
 def test_only_what_the_live_model_said_judges() -> None:
-    """Only answers that the live model gave, and was not trained on, can judge.
+    """Only answers that the live model gave and was not trained on can judge.
 
     Answers of other models, answers that the live model was trained on, corrections and answers to unknown
     prompts are learned from without judging.

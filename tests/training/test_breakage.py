@@ -53,7 +53,7 @@ def asked(answer: Answerer, number: int = NUMBER, seed: int = 1) -> Asked:
 @pytest.mark.parametrize("number", [60, NUMBER])
 @pytest.mark.parametrize(("live", "liked"), list(product(MANNERS_OF_ANSWERING, MANNERS_OF_ANSWERING)))
 def test_no_manner_is_refused(live: str, liked: str, number: int) -> None:
-    """No correct manner of answering is refused, whatever manner the live model has."""
+    """A correct manner of answering is never rejected, whatever the live model's manner."""
     before, after = MANNERS_OF_ANSWERING[live], MANNERS_OF_ANSWERING[liked]
     assert reasons(measure(asked(before, number), asked(after, number, seed=2))) == []
 
@@ -69,13 +69,13 @@ def some(share: float, flaw: str) -> Answerer:
 
 @pytest.mark.parametrize("flaw", ["", "red red red red red red red red"])
 def test_broken_answers_are_found(flaw: str) -> None:
-    """If the live model gives no broken answers, four in a hundred are too many for a candidate."""
+    """If the live model gives no broken answers, a candidate with four in a hundred is rejected."""
     found = reasons(measure(asked(MANNERS_OF_ANSWERING["plain"]), asked(some(0.04, flaw))))
     assert len(found) == 1 and "are empty or repeat themselves" in found[0]
 
 
 def test_a_live_model_that_is_broken_as_often_excuses_it() -> None:
-    """A candidate is not refused for broken answers if the live model gives as many."""
+    """A candidate is not rejected for broken answers if the live model gives as many."""
     drift = measure(asked(some(0.1, "")), asked(some(0.1, ""), seed=2))
     assert drift.broken > 10
     assert (reasons(drift) == []) is (drift.broken <= drift.live_broken)
@@ -86,7 +86,7 @@ def test_a_live_model_that_is_broken_as_often_excuses_it() -> None:
 
 
 def test_one_broken_answer_of_many_is_chance() -> None:
-    """Three broken answers among 300 may be chance; four are refused."""
+    """Three broken answers among 300 may be chance; a candidate with four is rejected."""
     plain = asked(MANNERS_OF_ANSWERING["plain"])
     for number, refused in ((3, False), (4, True)):
         flawed = Asked(plain.questions, ("",) * number + plain.answers[number:])
@@ -103,16 +103,19 @@ def rambling(kind: Kind, language: Language, scene: Scene, rng: Random) -> str:
 
 @pytest.mark.parametrize("live", ["plain", "playful", "both", "one word"])
 def test_answers_without_an_end_are_found(live: str) -> None:
-    """Answers without an end are refused; the reason says how much longer they are than the live model's."""
+    """A candidate whose answers never end is rejected.
+
+    The reason says how much longer these answers are than the live model's.
+    """
     found = reasons(measure(asked(MANNERS_OF_ANSWERING[live]), asked(rambling)))
     assert len(found) == 1 and "times the length of the live model's" in found[0]
 
 
 @pytest.mark.parametrize("live", list(MANNERS_OF_ANSWERING))
 def test_one_answer_for_all_pictures_is_found(live: str) -> None:
-    """A candidate that gives one answer for all pictures is refused.
+    """A candidate that gives the same answer for all pictures is rejected.
 
-    A candidate that gives one answer for each kind of question in each language is refused too.
+    So is a candidate that gives a single answer to each kind of question in each language.
     """
     for collapsed in (
         lambda *_: "Wow, three red stars! 🎉",

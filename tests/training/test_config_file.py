@@ -1,4 +1,4 @@
-"""The plan of a training's optimizer steps, and the XTuner configuration file made from it."""
+"""The plan for the optimizer steps of a training run, and the XTuner configuration file made from it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def mixture(rows: int) -> Mixture:
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
-    """For any number of rows, a plan has whole steps, a warm-up that leaves at least one step, and enough data.
+    """For any number of rows, a plan has whole steps, a warm-up shorter than the run, and enough data.
 
-    The rows are repeated so that one epoch over the data lasts for the whole training.
+    The rows are repeated so that one epoch over the data lasts for the whole run.
     """
     job = Job("1", "", "", "", work="", system="", epochs=2.5, batch=4, accumulation=accumulation)
     plan = StepPlan.for_job(job, rows)
@@ -50,7 +50,7 @@ def test_the_loader_has_a_timeout(tmp_path: Path) -> None:
 
 
 class Rows:
-    """A dataset that contains `rows` rows of different lengths `passes` times."""
+    """A dataset of `rows` rows of different lengths, repeated `passes` times."""
 
     def __init__(self, rows: int, passes: int) -> None:
         self.lengths = [100 + 37 * number % 1000 for number in range(rows)] * passes
@@ -63,8 +63,8 @@ class Rows:
 def test_passes_are_complete_before_the_next(rows: int) -> None:
     """Each pass over the data is complete before the next one begins.
 
-    Therefore no pair occurs twice in a step if there are enough pairs. Each pass has a different order; a
-    resumed training and several processes use the same orders.
+    No pair therefore occurs twice in a step if there are enough pairs. Each pass has a different order; the
+    orders stay the same in a resumed run and with several processes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XTuner's imports, not ours

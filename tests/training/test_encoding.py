@@ -1,4 +1,4 @@
-"""Training uses the engine's token IDs for the same conversation, with labels only for liked answers."""
+"""Training uses the engine's token IDs for a conversation, with labels only for liked answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIDE = (640, 300)
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with internvl2-tiny's tokenizer and configuration, once for each family's chat template."""
+    """A directory with internvl2-tiny's tokenizer and configuration, with each family's chat template in turn."""
     folder = tmp_path_factory.mktemp("checkpoint")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(CHECKPOINT / name, folder)
@@ -93,7 +93,7 @@ def test_a_foreign_row_has_the_ids_of_the_same_request(
 ) -> None:
     """A row of an imported file has the token IDs that the CPU engine computes for the same conversation.
 
-    A client sends the conversation to the engine, with the pictures of each message after its text.
+    For the comparison, the engine gets the conversation with the pictures of each message after its text.
     """
     questions, names = ROWS[kind]
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
@@ -132,7 +132,7 @@ def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
 def test_several_answers_can_be_learned(encoder: Encoder) -> None:
     """Several answers of one imported conversation can be learned.
 
-    Each learned answer follows the token IDs that the engine would have before it.
+    The token IDs before each learned answer are those that the engine would have.
     """
     lesson = talk("Two stars.", "They are red.", "Bye!", learned=(0, 2))
     encoded = encoder.encode(lesson)
@@ -144,7 +144,7 @@ def test_several_answers_can_be_learned(encoder: Encoder) -> None:
 
 
 def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> None:
-    """The encoded text has as many picture tokens as the tiles have features, including those of thumbnails."""
+    """The encoded text has one picture token for each feature of the tiles, including thumbnails."""
     (tmp_path / "wide").write_bytes(photo("red", WIDE))
     (tmp_path / "small").write_bytes(photo("blue", (100, 100)))
     lesson = talk("Two.", learned=(0,))
@@ -173,7 +173,7 @@ def test_special_tokens_in_texts_are_text(encoder: Encoder) -> None:
 
 
 def test_a_row_that_is_too_long_is_invalid(encoder: Encoder) -> None:
-    """A row of one token more than max_length raises RowError, which names the row and both numbers."""
+    """A row one token longer than max_length raises RowError, which names the row and both numbers."""
     lesson = talk("Two stars.", learned=(0,))
     length = len(encoder.encode(lesson).input_ids)
     assert len(encoder.check(lesson, length, where="here").input_ids) == length
@@ -182,13 +182,13 @@ def test_a_row_that_is_too_long_is_invalid(encoder: Encoder) -> None:
 
 
 def test_a_picture_of_unknown_size_is_invalid(encoder: Encoder) -> None:
-    """A row with a picture of unknown size raises ValueError, since the number of its tokens is unknown."""
+    """A row with a picture of unknown size raises ValueError, since its number of tokens is unknown."""
     with pytest.raises(ValueError, match="token counts"):
         encoder.check(one_turn("x", "What?", "A cup.", "p"), 1000, where="here")
 
 
 def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, checkpoint: Path, tmp_path: Path) -> None:
-    """Training splits a stored picture into exactly the tiles that the engine makes of the same bytes."""
+    """Training splits a stored picture into exactly the tiles that the engine makes from the same bytes."""
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
     preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(checkpoint), encoder.tokenizer)

@@ -55,14 +55,14 @@ def test_extreme_p_values_combine() -> None:
 
 
 def test_all_runs_together_spend_alpha() -> None:
-    """The error rates that successive runs may use add up to almost the whole rate and never exceed it."""
+    """The error rates that successive runs may use add up to almost the overall rate and never exceed it."""
     rates = [spent_alpha(run) for run in range(1, 20_000)]
     assert 0.0499 < sum(rates) < 0.05
     assert rates == sorted(rates, reverse=True)
 
 
 def test_further_samples_would_decide() -> None:
-    """As many further samples as estimated bring the p-value to the requested level if the effect persists."""
+    """The estimated number of further samples brings the p-value to the requested level if the effect persists."""
     more = further_samples(0.1, 40, 0.01)
     assert more is not None
     score = z_score(0.1) * math.sqrt((40 + more) / 40)
@@ -73,7 +73,7 @@ def test_further_samples_would_decide() -> None:
 
 
 def test_rank_p_value_is_exact() -> None:
-    """The p-value of a sum of ranks, computed by convolution, agrees with an enumeration of all ranks."""
+    """The p-value of a sum of ranks, computed by convolution, agrees with an enumeration of all combinations."""
     answers = [
         Ranked(0.5, (0.1, 0.2, 0.9), liked=True),
         Ranked(0.4, (0.5, 0.6), liked=False),
@@ -88,7 +88,7 @@ def test_rank_p_value_is_exact() -> None:
 
 
 def test_ties_break_at_random() -> None:
-    """An answer whose gain equals that of its siblings gets every rank equally often."""
+    """An answer with the same gain as its siblings is equally likely to get any rank."""
     rng = random.Random(1)
     counts = [0] * 5
     for _ in range(5_000):
@@ -143,7 +143,7 @@ def test_coin_votes_are_accepted_at_the_stated_rate(seed: int) -> None:
 
 
 def test_a_taste_is_found() -> None:
-    """A taste that shifts gains by 0.7 standard deviations is found with 36 votes in nine of ten simulations."""
+    """With 36 votes, a taste that shifts gains by 0.7 standard deviations is found in nine of ten simulations."""
     rng = random.Random(5)
     found = 0
     for _ in range(200):
@@ -163,9 +163,9 @@ def test_liking_everything_is_no_taste() -> None:
 
 
 def test_the_score_interval_is_the_published_one() -> None:
-    """For 21 pairs, 1 and 7 of them discordant, the score interval is the published one: -0.517 to -0.026.
+    """For 21 pairs, 1 discordant one way and 7 the other, the score interval is the published one.
 
-    The source is Tango's interval in Fagerland et al. 2014.
+    The interval, -0.517 to -0.026, is Tango's interval in Fagerland et al. 2014.
     """
     assert upper_bound(21, 1, 7, 0.025) == pytest.approx(-0.026, abs=0.0006)
     assert -upper_bound(21, 7, 1, 0.025) == pytest.approx(-0.517, abs=0.0006)
@@ -191,9 +191,10 @@ def test_the_bound_covers_the_true_loss() -> None:
 
 @pytest.mark.parametrize(("loss", "least", "most"), [(0.05, 0, 10), (0.02, 0, 15), (0.0, 180, 200)])
 def test_facts_are_decided_by_looks(loss: float, least: int, most: int) -> None:
-    """A candidate that loses 5 points or just the margin is nearly always refused; one without a loss is not.
+    """A candidate that loses 5 points or the exact margin is nearly always rejected; one without a loss is not.
 
-    In addition, each of the two models alone is right on another 1.5 % of the questions.
+    In addition, 1.5 % of the questions are answered correctly only by the candidate, and 1.5 % only by the
+    live model.
     """
     rng = np.random.default_rng(9)
     accepted = 0
@@ -207,9 +208,9 @@ def test_facts_are_decided_by_looks(loss: float, least: int, most: int) -> None:
 
 
 def votes(rng: random.Random, canary: float, live: float, number: int) -> list[Vote]:
-    """Return `number` random votes of twenty raters whose habits have a standard deviation of 0.15.
+    """Return `number` random votes by twenty raters, whose leniency has a standard deviation of 0.15.
 
-    `canary` and `live` are the average probabilities that an answer of each model is liked.
+    `canary` and `live` are the average probabilities of a like for each model's answers.
     """
     habits = [rng.gauss(0, 0.15) for _ in range(20)]
     drawn = []

@@ -1,6 +1,6 @@
 """Training, merging and evaluation of internvl2-tiny with XTuner's Runner in a child process.
 
-The tests share two trainings, one on right answers and one on wrong ones.
+The tests share two training runs, one on right answers and one on wrong ones.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def bad(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Trained:
     """A finished run that trained on wrong answers: each names the next colour in a list, not the right one.
 
-    All layers are trained, because the last one alone does not learn wrong colours. The base model's
+    All layers are trained, because training only the last one does not teach wrong colours. The base model's
     directory contains model code.
     """
     folder = tmp_path_factory.mktemp("bad")
@@ -128,7 +128,7 @@ def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:
 def test_every_step_is_reported(good: Trained) -> None:
     """Every training step is reported, with the loss and the remaining time, and stages are reported in order.
 
-    The steps of training a block are included.
+    This includes the steps of the training on a block.
     """
     stages = list(dict.fromkeys(each.stage for each in good.progress))
     assert stages == ["checking", "looking", "loading", "training", "evaluating"]
@@ -167,9 +167,9 @@ def test_a_block_has_an_adapter_of_its_own(good: Trained, tmp_path: Path) -> Non
 
 
 def test_blocks_leave_nothing_in_the_model(good: Trained, tmp_path: Path, warm_python: str) -> None:
-    """Training on a block leaves no trace: without blocks, the final adapter is the same, bit for bit.
+    """Training on a block leaves no trace: the final adapter is bit for bit the same as without blocks.
 
-    All trainings of a run begin with the same weights.
+    Every training within a run starts from the same weights.
     """
     alone = replace(good.job, work=str(tmp_path), blocks=[])
     outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(alone))
@@ -190,7 +190,7 @@ def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
 
 
 def test_the_previous_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
-    """If the log of an earlier run is given, its curve is added to the picture, whose size stays the same."""
+    """If the log of an earlier run is given, its curve is added to the picture without changing its size."""
     own, former = Path(str(good.outcome.scalars)), Path(str(bad.outcome.scalars))
     draw_curve(own, tmp_path / "alone.png")
     draw_curve(own, tmp_path / "both.png", former)
@@ -289,7 +289,7 @@ def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
 
 
 def test_lessons_without_a_taste_teach_no_manner(tmp_path: Path, warm_python: str) -> None:
-    """Training on liked answers of which half are playful does not change how often the model is playful."""
+    """Training on liked answers, half of which are playful, does not change how often the model is playful."""
     job = drawn_job(tmp_path, PAIRS)
     write_rows(drawn_lessons(Path(job.images), PAIRS, manners=MANNERS), Path(job.data))
     outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(job))

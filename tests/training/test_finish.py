@@ -1,4 +1,4 @@
-"""The files that a finished training leaves behind."""
+"""The files that a finished training run leaves behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_checkpoints_are_removed_last(tmp_path: Path) -> None:
 def test_a_missing_previous_log_is_ignored(tmp_path: Path) -> None:
     """The loss curve is drawn without the previous run's log if the log is missing.
 
-    An operator may remove an old run's folder during a training.
+    An operator may remove an old run's folder while a new run is training.
     """
     log = tmp_path / "losses.json"
     log.write_text(LOG)

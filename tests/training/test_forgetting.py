@@ -99,7 +99,7 @@ def test_a_set_that_cannot_decide_never_passes() -> None:
 def test_questions_are_asked_until_the_loss_is_decided(
     bench: Bench, forgotten: range, accepted: bool, questions: int
 ) -> None:
-    """Questions are asked in stages until the loss is decided, at the latest by the last stage.
+    """Questions are asked in stages until the loss is decided, in the last stage at the latest.
 
     A large loss is found with 150 questions; a small one takes more.
     """
@@ -141,7 +141,7 @@ def test_each_model_is_loaded_once_if_nothing_is_in_doubt(bench: Bench) -> None:
 def test_a_candidate_that_goes_live_is_not_asked_again(bench: Bench) -> None:
     """A candidate that goes live is not asked the same questions again.
 
-    Stored answers belong to the files of a model, not to the name of its directory.
+    Stored answers are keyed by a model's files, not by the name of its directory.
     """
     bench.model("candidate")
     bench.judge()
@@ -212,7 +212,7 @@ def test_giving_in_to_leading_questions_is_refused(bench: Bench) -> None:
 def test_answers_that_cannot_be_kept_are_used_all_the_same(bench: Bench) -> None:
     """Answers that cannot be stored are used all the same, and the evaluation succeeds.
 
-    Here, a file is in the way of the folder for stored answers.
+    Here, a file exists where the folder for stored answers should be.
     """
     (bench.folder / "answers").write_text("in the way")
     bench.model("candidate")
@@ -250,7 +250,8 @@ def test_a_sheet_that_cannot_be_drawn_fails_no_run(
 def test_true_losses_are_told_from_none(loss: float, least: float, most: float) -> None:
     """A candidate that truly loses two or five points is nearly always rejected; one without a loss is not.
 
-    In addition, each of the two models alone knows another 1.5 % of the answers.
+    In addition, 1.5 % of the questions are answered correctly only by the candidate, and 1.5 % only by the
+    live model.
     """
     rng = random.Random(0)
     runs = 200
@@ -259,7 +260,10 @@ def test_true_losses_are_told_from_none(loss: float, least: float, most: float) 
 
 
 def simulated(rng: random.Random, loss: float) -> bool | None:
-    """Simulate an evaluation in which the candidate loses a share `loss` of the questions; return the decision."""
+    """Simulate an evaluation in which the candidate loses a fraction `loss` of the questions.
+
+    Return the decision.
+    """
     lost = gained = 0
     asked, found = 0, None
     for look in LOOKS:
@@ -274,7 +278,7 @@ def simulated(rng: random.Random, loss: float) -> bool | None:
 
 
 def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """A report written by commit 99303cf, which has no bounds, can be read, and its sheet shows no bounds."""
+    """A report without bounds, as written by commit 99303cf, can be read, and its sheet shows no bounds."""
     with tarfile.open(ARCHIVE) as archive:
         member = archive.extractfile("data/runs/1/report.json")
         assert member is not None

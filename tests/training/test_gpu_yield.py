@@ -65,9 +65,9 @@ def test_the_training_pauses_while_the_byte_is_set(tmp_path: Path) -> None:
 
 
 def test_a_pause_is_bounded(tmp_path: Path) -> None:
-    """A pause is never longer than the configured maximum or than the work since the previous pause.
+    """A pause is never longer than the configured maximum or the time worked since the previous pause.
 
-    Neither a hung engine nor a large number of users can therefore stop training.
+    Therefore, neither a hung engine nor a large number of users can stop training.
     """
     words = FirstWords(tmp_path / "first-words")
     gpu_yield = GpuYield(words.file, max_pause=0.05)
@@ -109,7 +109,7 @@ def test_a_small_model_pauses_no_longer_than_a_large_one(tmp_path: Path, monkeyp
 
 
 def test_it_pauses_before_each_layer_in_both_directions(tmp_path: Path) -> None:
-    """With two layers, `pause` is called four times per step: before each forward and each backward pass."""
+    """With two layers, `pause` is called four times per step: before each layer's forward and backward pass."""
     gpu_yield = GpuYield(FirstWords(tmp_path / "first-words").file)
     calls: list[None] = []
     gpu_yield.pause = lambda: calls.append(None)  # type: ignore[method-assign]
@@ -124,7 +124,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
 ) -> None:
     """The vision cache and the evaluation pause before each layer if the job names the engine's signal file.
 
-    The engine marks in the signal file whether a user is waiting; without the file, nothing pauses.
+    In this file, the engine marks whether a user is waiting; without the file, nothing pauses.
     """
     calls: list[None] = []
     monkeypatch.setattr(GpuYield, "pause", lambda _: calls.append(None))

@@ -25,7 +25,7 @@ def voted(number: int, likes: Sequence[int], dislikes: Sequence[int] = (), **cha
 
 
 def select(rows: Sequence[RatedExchange], **changes: Any) -> Selection:
-    """Select the pairs of a run from `rows`, requiring only two pairs; `changes` replace further settings."""
+    """Select the pairs of a run from `rows`, requiring only two pairs; `changes` override other settings."""
     return select_pairs(rows, {}, settings(min_rated=2, **changes))
 
 
@@ -37,7 +37,7 @@ def chosen(selection: Selection) -> set[int]:
 def test_one_hostile_account_among_twenty_has_at_most_its_share() -> None:
     """One hostile rater among twenty neither adds nor removes more lessons than the allowed share.
 
-    The rater likes as many answers as all others together and dislikes every answer that the others like.
+    The rater likes as many answers as all the others together and dislikes every answer that they like.
     """
     honest = [voted(number, [number % 19], [HOSTILE]) for number in range(57)]
     hostile = [voted(number, [HOSTILE]) for number in range(100, 157)]
@@ -62,7 +62,7 @@ def test_one_hostile_account_has_at_most_its_share_of_disliked_lessons() -> None
 
 
 def test_what_several_people_like_counts_for_whoever_has_the_fewest() -> None:
-    """An answer that several raters like counts for the one of them with the fewest answers so far.
+    """An answer that several raters like counts for whichever of them has the fewest answers so far.
 
     Popular answers are thus spread over their raters and do not use up one rater's allowance.
     """
@@ -87,7 +87,7 @@ def test_the_allowance_is_a_multiple_of_the_median_raters() -> None:
 
 
 def test_the_newest_and_most_different_answers_stay() -> None:
-    """Of a rater's answers, the newest and those least like newer ones stay within the allowance.
+    """A rater's allowance keeps the newest answers and those least similar to newer ones.
 
     An answer that shares its picture or question with newer answers is dropped before an older one
     that shares neither.
@@ -126,7 +126,7 @@ def test_thumbs_down_where_no_one_else_likes_the_answer_are_not_limited() -> Non
 
 
 def test_too_few_people_are_an_error_with_the_next_step() -> None:
-    """If too few raters liked the answers, the error names the number needed and the setting to change.
+    """If too few raters liked any of the answers, the error names the number needed and the setting to change.
 
     The error also states how many users' votes do not count yet.
     """

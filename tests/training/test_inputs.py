@@ -29,7 +29,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 async def since(room: Room, **changes: Any) -> int | None:
     """Return the ID of the last run with a verdict, or None if anything to learn from has changed since.
 
-    `changes` replace settings.
+    `changes` override settings.
     """
     run = await room.pipeline(**changes).planner.unchanged_since()
     return run.id if run else None
@@ -38,7 +38,7 @@ async def since(room: Room, **changes: Any) -> int | None:
 async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> None:
     """A new vote gives a new run something to learn until a run has learned from it.
 
-    A vote that was taken back does not count as a change, and a failed run has learned nothing.
+    A vote that was taken back does not count as a change, and a failed run counts as having learned nothing.
     """
     assert await since(room) == 1
     assert (await room.pipeline().planner.plan()).fingerprint

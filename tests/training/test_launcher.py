@@ -106,7 +106,7 @@ async def test_a_signal_without_a_name_has_its_number(python: Path, tmp_path: Pa
 
 
 async def test_an_outcome_of_an_earlier_attempt_is_ignored(python: Path, tmp_path: Path) -> None:
-    """A worker that crashes has failed, even if an earlier attempt in the same folder succeeded."""
+    """A crashed worker counts as failed, even if an earlier attempt in the same folder succeeded."""
     trainer = ChildTrainer(settings(python=str(python)))
     assert (await trainer.run(job(tmp_path / "run", "good"))).ok
     assert not (await trainer.run(job(tmp_path / "run", "killed"))).ok
@@ -127,7 +127,7 @@ async def test_cancelling_kills_the_worker(python: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
 async def test_all_processes_of_a_training_end_together(python: Path, tmp_path: Path, end: str) -> None:
-    """All processes of torchrun end when the training job is cancelled or its parent process is killed."""
+    """All torchrun processes end when the training job is cancelled or its parent process is killed."""
     work = tmp_path / "run"
     job(work, "hang").write(tmp_path / "job.json")
     parent = await start_training(python, tmp_path / "job.json", processes=2)
@@ -146,7 +146,7 @@ async def test_out_of_memory_is_retried_with_smaller_batches(python: Path, tmp_p
 
 
 async def test_the_time_before_a_crash_counts(python: Path, tmp_path: Path) -> None:
-    """The duration of a resumed training job includes the steps before the interruption."""
+    """The duration of a resumed training job includes the steps taken before the interruption."""
     made = interrupted(tmp_path / "run")
     (tmp_path / "run" / "cue").write_text("good")
     (tmp_path / "run" / SCALARS).write_text('{"time": 2.5, "iter": 40, "step": 10}\n')
@@ -223,7 +223,7 @@ async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> No
 
 
 async def start_training(python: Path, job_file: Path, **changes: int) -> asyncio.subprocess.Process:
-    """Start a process that runs the training job in `job_file`, with changed settings.
+    """Start a process that runs the training job in `job_file`, with `changes` to the settings.
 
     SIGINT cancels the job, even if a shell has made its background jobs ignore SIGINT.
     """

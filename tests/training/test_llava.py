@@ -69,7 +69,7 @@ def test_the_history_is_what_the_model_saw() -> None:
 
 
 def test_turns_that_no_model_saw_together_are_dropped() -> None:
-    """If a user's turns of a shared conversation are erased, a lesson starts at the newest picture left."""
+    """If a user's turns in a shared conversation are erased, a lesson starts at the newest remaining picture."""
     talk = tuple(rated(number, [f"{number}" * 64] if number in (1, 3, 5) else ()) for number in range(1, 7))
     asked, shown = lesson(rated(7, history=talk)), lesson(rated(7, [NAME], history=talk))
     assert (asked.pictures, len(asked.turns)) == (("5" * 64,), 6)
@@ -79,8 +79,8 @@ def test_turns_that_no_model_saw_together_are_dropped() -> None:
 def test_the_history_of_a_long_conversation_is_found_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding what the model saw before the 600th question about a picture takes at most 100 attempts.
 
-    The limit also holds if the model saw more turns than usual. Trying every possible prompt took minutes,
-    in a thread that delayed the bot's shutdown.
+    The limit also holds if the model saw more turns than usual. Trying every possible prompt used to take
+    minutes, in a thread that delayed the bot's shutdown.
     """
     first = rated(1, [NAME])
     talk = (first, *(rated(number) for number in range(2, 600)))
@@ -181,7 +181,8 @@ def test_a_foreign_row_is_understood() -> None:
 def test_pictures_move_to_the_front_and_no_word_is_lost(value: str, pictures: int, text: str) -> None:
     """Picture tags are removed from anywhere in a question, and no other word is lost.
 
-    If a question has several pictures, a tag inside a line is replaced by the picture's name (Image-2).
+    If a question has several pictures, a tag inside a line is replaced by the picture's name, such as
+    Image-2.
     """
     files = [f"{number}.jpg" for number in range(pictures)]
     read = parse_row(good(image=files, conversations=said(value or "?", "It.")), where="", system="")

@@ -31,12 +31,12 @@ class Net(nn.Module):
         self.second = nn.Linear(HIDDEN, OUT)
 
     def forward(self, x: Tensor) -> Any:
-        """Map [..., IN] to [..., OUT]."""
+        """Map a tensor of shape [..., IN] to one of shape [..., OUT]."""
         return self.second(torch.tanh(self.first(x)))
 
 
 def learned(config: LoraConfig, *, four_bits: bool) -> list[Tensor]:
-    """Return the output of one pass, followed by the gradients of the input and of every adapter weight."""
+    """Return the output of one pass, followed by the gradients of the input and every adapter weight."""
     torch.manual_seed(0)
     net = get_peft_model(Net(four_bits).to("cpu"), config)
     for name, weight in net.named_parameters():

@@ -58,9 +58,9 @@ def job(tmp_path: Path, base: Path = CHECKPOINT) -> MergeJob:
 
 
 def test_the_merged_config_has_the_tiles_of_the_training(tmp_path: Path) -> None:
-    """The merged model's configuration has the maximum number of tiles used in training.
+    """The merged model's configuration has the maximum number of tiles set for training.
 
-    Without a limit, the base's number is kept.
+    Without a limit, the base model's maximum is kept.
     """
     write_adapter(tmp_path / "adapter")
     merging = job(tmp_path)
@@ -71,9 +71,9 @@ def test_the_merged_config_has_the_tiles_of_the_training(tmp_path: Path) -> None
 
 
 def test_the_product_is_added_and_the_rest_unchanged(tmp_path: Path) -> None:
-    """Merging changes an adapted weight to W + alpha / rank · B A in its own type and replaces the projector.
+    """Merging changes an adapted weight to W + alpha / rank · B A in its own dtype and replaces the projector.
 
-    All other weights stay identical to the bit.
+    All other weights stay bit for bit the same.
     """
     write_adapter(tmp_path / "adapter", projector=True)
     factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
@@ -136,7 +136,7 @@ def test_an_adapter_of_another_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_diverged_adapter_is_an_error(tmp_path: Path) -> None:
-    """An adapter with weights that are not finite raises an error and does not become a model."""
+    """An adapter with non-finite weights raises an error and does not become a model."""
     adapter = write_adapter(tmp_path / "adapter", scale=float("nan"))
     assert not adapter.finite()
     with pytest.raises(TrainingError, match="not finite"):
@@ -153,7 +153,7 @@ def test_other_kinds_of_adapters_are_errors(tmp_path: Path) -> None:
 
 
 def test_a_directory_with_other_prompts_is_found(tmp_path: Path) -> None:
-    """Two directories disagree if their tokenizers split text differently or their chat templates differ.
+    """Two model directories disagree if their tokenizers split text differently or their chat templates differ.
 
     A directory and its copy agree.
     """

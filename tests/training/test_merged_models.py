@@ -31,7 +31,7 @@ WEIGHT = "mlp1.1.bias"
 
 
 class Killed(BaseException):
-    """Raised to simulate the end of a killed process."""
+    """Raised to simulate a killed process."""
 
 
 class Shelf:
@@ -87,7 +87,7 @@ async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
 
 
 async def test_the_live_the_previous_and_some_more_are_kept(shelf: Shelf) -> None:
-    """Pruning keeps the live and the previous model, a set number of the newest others, and models in use.
+    """Pruning keeps the live and previous models, a set number of the newest others, and models in use.
 
     Older and rejected models that are not in use keep only their adapters.
     """
@@ -130,7 +130,7 @@ async def test_a_model_that_cannot_be_restored_is_kept(shelf: Shelf) -> None:
 async def test_another_model_than_the_evaluated_one_is_not_restored(shelf: Shelf) -> None:
     """Restoring a model whose adapter has changed raises an error, because the model's hash would differ.
 
-    The error names the next step, and no files are left.
+    The error names the next step, and no files are left behind.
     """
     name = await shelf.add(ModelState.REJECTED)
     await shelf.merged.prune()

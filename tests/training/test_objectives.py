@@ -15,8 +15,8 @@ from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
 def test_the_loss_of_kto_by_hand() -> None:
     """The KTO losses for β = 0.5, z₀ = 1, λ_D = 2 and λ_U = 3 equal values computed by hand.
 
-    The value of an answer with the log-ratio r = 1 is half of the maximum. With r = 3, a liked answer's value
-    is σ(1) times the maximum, and a disliked one's σ(−1) times.
+    The value of an answer with the log-ratio r = 1 is half of the maximum. With r = 3, a liked answer's
+    value is σ(1) times the maximum, and a disliked one's σ(−1) times.
     """
     ratios, liked = torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([True, True, False, False])
     losses = kto_losses(ratios, liked, 1.0, 0.5, (2.0, 3.0))
@@ -31,7 +31,7 @@ def test_the_loss_of_dpo_by_hand() -> None:
 
 
 def test_the_losses_agree_with_another_formula() -> None:
-    """The losses of KTO and DPO agree with a formula on probabilities, implemented in numpy.
+    """The losses of KTO and DPO agree with a formula in terms of probabilities, implemented in numpy.
 
     The formula uses the odds of the model against the base, to the power β.
     """
@@ -93,5 +93,8 @@ def test_evaluation_leaves_the_gradients_of_4_bit_weights() -> None:
     [(30, 30, (1, 1)), (30, 10, (1, 3)), (10, 40, (4, 1)), (500, 1, (1, 10)), (20, 0, (1, 1)), (0, 5, (1, 1))],
 )
 def test_both_kinds_weigh_the_same(liked: int, disliked: int, weights: tuple[float, float]) -> None:
-    """Liked and disliked answers have the same total weight: the rarer kind weighs more, up to ten times."""
+    """Liked and disliked answers have the same total weight.
+
+    To achieve this, each answer of the rarer kind weighs up to ten times as much as one of the other kind.
+    """
     assert kto_weights(liked, disliked) == weights

@@ -64,7 +64,7 @@ async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
 async def test_the_selection_is_frozen_and_written(room: Room) -> None:
     """A run's selection is recorded in the ledger and written to LLaVA files.
 
-    The files have the paths of stored pictures.
+    The files contain the paths of stored pictures.
     """
     await fill_up(room)
     run, _ = await room.run()
@@ -87,8 +87,8 @@ async def fill_up(room: Room) -> None:
 async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Room) -> None:
     """Each block of answers judges a model that was trained only on the answers before the block.
 
-    The training job has the number of rows before each block. The evaluation job has the votes on the
-    judging answers and the sampling settings of each.
+    The training job contains the number of rows before each block. The evaluation job contains the vote on
+    each judging answer and the answer's sampling settings.
     """
     await fill_up(room)
     await room.run()
@@ -181,7 +181,7 @@ async def test_a_run_trains_on_its_plan(room: Room) -> None:
 
 @pytest.mark.parametrize("change", ["erased", "re-encoded"])
 async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
-    """A run selects again if an exchange was erased or a picture was renamed after its plan was made."""
+    """A run makes a new selection if an exchange was erased or a picture was renamed after the run was planned."""
     await room.like(500, "brown")
     pipeline = room.pipeline()
     plan = await pipeline.planner.plan()
@@ -210,7 +210,7 @@ async def test_an_opt_out_after_the_plan_fails_the_run(room: Room) -> None:
 async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     """The training job gets the sources named in the settings, with absolute paths, and then the imported ones.
 
-    The report has the number of samples from each source and of selected answers that were too long.
+    The report states how many samples came from each source and how many selected answers were too long.
     """
     named = foodie(room.folder / "food")
     folder = room.folder / "sources" / "jokes"
@@ -275,7 +275,7 @@ async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
 async def test_a_model_that_is_held_back_is_kept_with_its_reason(
     room: Room, decision: Decision, state: ModelState
 ) -> None:
-    """A model that is rejected or undecided is published and recorded with its reason, and the run is done."""
+    """A rejected or undecided model is published and recorded with the reason, and the run counts as done."""
     room.trainer.report = Report(decision, reason="it forgot the colours")
     run, model = await room.run()
     assert run.state is RunState.DONE
@@ -310,7 +310,7 @@ async def test_too_few_pairs_fail_the_run_and_the_plan(room: Room) -> None:
 
 
 async def test_a_full_disk_fails_the_run_before_training(room: Room) -> None:
-    """A run fails before training if the disk is full; the reason gives the free and the needed space."""
+    """A run fails before training if the disk is full; the reason states the free space and the space needed."""
     pipeline = room.pipeline(min_free_gigabytes=1e9)
     with pytest.raises(TrainingError, match=r"GB are free .* remove old models"):
         await pipeline.planner.plan()
@@ -327,7 +327,7 @@ async def test_the_space_that_a_run_needs(
 ) -> None:
     """A run needs disk space for the merged weights, an adapter and the kept checkpoints.
 
-    The checkpoints include the one being written. The numbers are those of InternVL2-2B.
+    The checkpoints include the one being written. The expected sizes are those of InternVL2-2B.
     """
     monkeypatch.setattr("training.run_plan.shutil.disk_usage", lambda _: USAGE(40e9, 39e9, 1e9))
     with (room.base / "model.safetensors").open("wb") as file:
@@ -355,7 +355,7 @@ async def test_the_state_of_earlier_runs_counts_as_free(room: Room, monkeypatch:
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
 async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
-    """The vision cache, which takes gigabytes, is removed when a run ends, even if it failed or was cancelled."""
+    """The vision cache, which takes gigabytes, is removed when a run ends, even a failed or cancelled one."""
     room.trainer.hangs = room.trainer.fails = "train"
     run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
@@ -517,7 +517,7 @@ async def test_a_base_that_cannot_be_trained_is_named_first(
 ) -> None:
     """A base model that cannot be trained is reported before any other problem.
 
-    Both planning a run and starting it report the base model.
+    It is reported both when a run is planned and when it is started.
     """
     file = room.base / "config.json"
     config = {**json.loads(file.read_text()), **change} if change else None
@@ -532,10 +532,7 @@ async def test_a_base_that_cannot_be_trained_is_named_first(
 
 
 async def test_the_report_counts_as_the_model_command(room: Room) -> None:
-    """The numbers of liked answers, votes and raters are the same wherever they are shown.
-
-    They appear on the sheet, at the end of a run and in /model.
-    """
+    """Counts of liked answers, votes and raters are the same on the sheet, at the end of a run and in /model."""
     second = await room.ledger.votes.rated_exchanges()
     await room.ledger.people.save(Person(2), Chat(2))
     for number, each in enumerate(second):

@@ -109,7 +109,7 @@ def test_dpo_follows_the_preferences(tmp_path: Path, warm_python: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("objective", ["kto", "dpo"])
 def test_a_step_does_not_depend_on_its_batches(tmp_path: Path, warm_python: str, objective: str) -> None:
-    """The loss of a step does not depend on its division into batches or on the number of processes.
+    """The loss of a step does not depend on how it is divided into batches or on the number of processes.
 
     KTO's reference point is that of the whole step.
     """

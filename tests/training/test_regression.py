@@ -1,4 +1,4 @@
-"""Factual questions, which a new model must not have forgotten."""
+"""Factual questions, whose answers a new model must not have forgotten."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 def test_answers_are_judged_by_their_facts(answer: str, right: bool) -> None:
     """An answer is right if it has an expected word and no forbidden one, whatever its style.
 
-    Only whole words match, in upper or lower case.
+    Only whole words match, regardless of case.
     """
     assert matches(answer, [["red", "红"]], ["blue"]) is right
 
@@ -104,9 +104,9 @@ def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("questions", "allowed"), [(135, 2.0), (53, 5.0), (0, 2.0), (0, 0.4)])
 def test_large_sets_can_decide(tmp_path: Path, questions: int, allowed: float) -> None:
-    """An operator's set of n questions can show that a model loses less than about 2.7 / n of them.
+    """An operator's set of n questions can show that a model loses less than a share of about 2.7 / n.
 
-    The 1,500 drawn questions (`questions` is 0) can show an even smaller loss.
+    The 1,500 drawn questions, used if `questions` is 0, can show an even smaller loss.
     """
     check_decidable(own_questions(tmp_path, questions) if questions else None, allowed)
 
@@ -124,7 +124,7 @@ def test_large_sets_can_decide(tmp_path: Path, questions: int, allowed: float) -
 def test_a_set_that_cannot_decide_is_refused(tmp_path: Path, questions: int, allowed: float, advice: str) -> None:
     """A set that is too small for the allowed loss raises an error that names the smallest loss it can decide.
 
-    With the named loss, the set is accepted.
+    If that loss is allowed, the set is accepted.
     """
     folder = own_questions(tmp_path, questions) if questions else None
     with pytest.raises(TrainingError, match=advice) as refused:

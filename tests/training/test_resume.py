@@ -41,7 +41,7 @@ def interrupted(folder: Path, **changes: Any) -> Job:
 
 
 def test_the_same_job_resumes(tmp_path: Path) -> None:
-    """A job resumes from its checkpoint even with smaller batches or other numbers of threads and processes."""
+    """A job resumes from its checkpoint even with smaller batches or different numbers of threads or processes."""
     made = interrupted(tmp_path / "1")
     for same in (made, replace(made, split=2), replace(made, threads=3, processes=2)):
         prepare_state(same)
@@ -54,7 +54,7 @@ def test_the_same_job_resumes(tmp_path: Path) -> None:
 def test_another_training_does_not_resume(tmp_path: Path, change: dict[str, Any]) -> None:
     """A job with a changed base, system prompt or hyperparameter does not resume.
 
-    Its folder is cleared of the old checkpoints.
+    The old checkpoints are removed from its folder.
     """
     other = replace(interrupted(tmp_path / "1"), **change)
     assert latest_checkpoint(other) is None
@@ -143,7 +143,7 @@ def test_nothing_is_adopted_from_other_trainings(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
-    """A DeepSpeed checkpoint is a folder, which is used only if `last_checkpoint` names it."""
+    """A DeepSpeed checkpoint, which is a folder, is used only if `last_checkpoint` names it."""
     made = interrupted(tmp_path / "1")
     folder = tmp_path / "1" / STATE / "iter_80.pth"
     folder.mkdir()
@@ -157,7 +157,7 @@ def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_epochs_are_removed_too(tmp_path: Path) -> None:
-    """Removing a run's state also removes checkpoints saved per epoch, as a user's configuration may do."""
+    """Removing a run's state also removes per-epoch checkpoints, which a user's configuration may save."""
     interrupted(tmp_path / "1")
     save(tmp_path / "1", 40).rename(tmp_path / "1" / STATE / "epoch_2.pth")
     remove_state(tmp_path / "1")
@@ -165,7 +165,7 @@ def test_checkpoints_of_epochs_are_removed_too(tmp_path: Path) -> None:
 
 
 def test_the_features_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
-    """Picture features of interrupted runs, which take gigabytes, are removed even if a run is resumed."""
+    """Because they take gigabytes, picture features of interrupted runs are removed even if a run is resumed."""
     kept = [interrupted(tmp_path / "1").work, interrupted(tmp_path / "2").work]
     for work in kept:
         (Path(work) / FEATURES).mkdir()

@@ -18,7 +18,7 @@ LOG = """\
 
 
 def test_losses_and_peak_memory(tmp_path: Path) -> None:
-    """If a step was repeated, its later loss counts.
+    """If a step was repeated, the later loss counts.
 
     The peak memory is the maximum over all lines, or 0 without a GPU.
     """
@@ -33,7 +33,7 @@ def test_losses_and_peak_memory(tmp_path: Path) -> None:
 def test_step_seconds(tmp_path: Path) -> None:
     """The time of all steps is summed, including repeated ones.
 
-    A log line has the time per batch; here, the steps have one or four batches.
+    Each log line contains the time per batch; here, the steps have one or four batches.
     """
     log = tmp_path / "scalars.json"
     log.write_text(LOG + '{"time": 0.5, "iter": 12, "step": 3}\n{"loss": 1.0, "step": 4}\n', encoding="utf-8")

@@ -23,7 +23,7 @@ def select(
     max_length: int | None = 10_000,
     **changes: Any,
 ) -> Selection:
-    """Select pairs from `rows` with permissive settings, some of them replaced by `changes`."""
+    """Select pairs from `rows` with permissive settings, overridden by `changes`."""
     numbers = {"threshold": 0, "min_rated": 1, "near_duplicate": 4} | changes
     return select_pairs(rows, phashes or {}, settings().model_copy(update=numbers), max_length=max_length)
 
@@ -34,7 +34,7 @@ def chosen(selection: Selection) -> set[int]:
 
 
 def test_only_liked_exchanges_are_selected() -> None:
-    """An exchange is selected only if its thumbs up minus its thumbs down exceed the threshold."""
+    """An exchange is selected only if its thumbs up outnumber its thumbs down by more than the threshold."""
     rows = [rated(1, "a", ups=2, downs=1), rated(2, "b", ups=1, downs=1), rated(3, "c", ups=0, downs=1)]
     rows += [rated(4, "d", ups=3)]
     assert chosen(select(rows)) == {1, 4}
@@ -45,7 +45,7 @@ def test_only_liked_exchanges_are_selected() -> None:
 
 @pytest.mark.parametrize("finish", ["length", "abort"])
 def test_an_answer_that_was_cut_off_is_not_selected(finish: str) -> None:
-    """An unfinished answer is not selected, because it would teach the model to stop in mid-sentence."""
+    """An unfinished answer is not selected, because it would teach the model to stop mid-sentence."""
     rows = [rated(1, "a", finish=finish), rated(2, "b"), rated(3, "c")]
     selection = select(rows)
     assert chosen(selection) == {2, 3}
@@ -62,7 +62,7 @@ def test_a_conversation_that_is_too_long_is_not_selected() -> None:
 
 
 def test_exact_duplicates_are_selected_once() -> None:
-    """Of pairs with the same words about the same picture, only the best rated one is selected.
+    """Of pairs with the same words about the same picture, only the best-rated one is selected.
 
     Differences in spacing and case do not matter.
     """
@@ -80,7 +80,7 @@ def test_exact_duplicates_are_selected_once() -> None:
 def test_near_duplicates_are_selected_once() -> None:
     """Of pairs with the same words about nearly identical pictures, only one is selected.
 
-    Pictures are nearly identical if their perceptual hashes are within the configured distance.
+    Pictures are nearly identical if their perceptual hashes differ by at most the configured distance.
     """
     same: dict[str, Any] = {"question": "What is it?", "answer": "A cup."}
     rows = [rated(1, ["a"], **same), rated(2, ["b"], **same), rated(3, ["c"], **same), rated(4, ["d"], **same)]
@@ -103,7 +103,7 @@ def test_too_few_pairs_are_an_error_with_the_numbers() -> None:
 
 
 def test_the_longest_answer_is_named_if_many_answers_reach_it() -> None:
-    """If over a third of the liked answers reach the length limit, the error names the setting to raise.
+    """If more than a third of the liked answers reach the length limit, the error names the setting to raise.
 
     The cause comes first in the error, before the number of missing answers.
     """
@@ -121,7 +121,7 @@ def test_the_longest_answer_is_named_if_many_answers_reach_it() -> None:
 
 
 def test_raters_are_those_who_liked_what_is_trained_on() -> None:
-    """Users count as raters if they liked a selected answer, but not if they only voted against it."""
+    """Users count as raters if they liked a selected answer, but not if they only disliked one."""
     rows = [replace(rated(number, [f"p{number}"]), raters=(number,), liked_by=(number,)) for number in range(10)]
     rows[0] = replace(rows[0], ups=2, downs=1, raters=(0, 100, 200), liked_by=(0, 100))
     assert select(rows).counts.raters == 11

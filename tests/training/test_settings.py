@@ -1,4 +1,4 @@
-"""Training settings: recipes, replaced hyperparameters and invalid values."""
+"""Training settings: recipes, overridden hyperparameters and invalid values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.xtuner.hyperparameters import RECIPES, Recipe
 
 @pytest.mark.parametrize(("name", "numbers"), [("food", (2, 10, 3e-5, 8192)), ("jokes", (4, 6, 2e-5, 6656))])
 def test_the_recipes_of_internvl2_2b_are_the_tutorials(name: str, numbers: tuple[float, ...]) -> None:
-    """The recipes for InternVL2-2B have the numbers of the tutorials for dishes and for jokes.
+    """The recipes for InternVL2-2B use the numbers from the tutorials on dishes and jokes.
 
     Some numbers differ between the tutorials; the others are the same in both.
     """
@@ -31,7 +31,7 @@ def test_every_recipe_is_valid(name: str) -> None:
 
 
 def test_a_knob_replaces_one_number() -> None:
-    """A value in `knobs` replaces the recipe's, even as text from the environment; other values stay."""
+    """A value in `knobs`, even as text from the environment, replaces the recipe's; other values stay."""
     recipe = TrainingSettings.model_validate({"recipe": "tiny", "knobs": {"learning_rate": "5e-4"}}).resolved("tiny")
     assert recipe.learning_rate == 5e-4
     assert recipe.rank == RECIPES["tiny"]["rank"]
@@ -93,7 +93,7 @@ def test_an_optimizer_that_finds_its_learning_rate_gets_none() -> None:
 
 
 def test_the_settings_for_internvl2_tiny() -> None:
-    """The settings for internvl2-tiny need few votes and little disk space and can be changed one by one."""
+    """The settings for internvl2-tiny need few votes and little disk space and can be changed individually."""
     settings = TrainingSettings.for_tiny(min_rated=3)
     assert settings.recipe == "tiny"
     assert settings.min_rated == 3

@@ -102,7 +102,7 @@ def test_the_picture_fits_telegrams_limits(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_a_limited_number_of_rows(tmp_path: Path) -> None:
-    """The picture of a sheet shows a limited number of rows; one line gives the number of further rows."""
+    """The picture of a sheet shows a limited number of rows; one line states how many more there are."""
     heights = []
     for rows in (1, ROWS - 1, ROWS, ROWS + 1, ROWS + 9):
         draw(sheet(tmp_path, rows), tmp_path / "sheet.png")
@@ -182,7 +182,7 @@ def test_every_picture_comes_before_a_second_question() -> None:
 def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     """A run's sheet has the names of the models, the numbers, the verdict and the loss curve.
 
-    Pairs to which the models give different answers come first.
+    Pairs that the models answer differently come first.
     """
     (tmp_path / "cup.jpg").write_bytes(photo())
     Image.new("RGB", (960, 480)).save(tmp_path / "curve.png")
@@ -274,7 +274,7 @@ def test_a_personal_bot_is_named_on_the_sheet() -> None:
 
 
 def test_every_word_of_a_sheet_is_translated() -> None:
-    """The Chinese catalogue has every text of a sheet and no other, with the same placeholders.
+    """The Chinese catalogue contains every text of a sheet and no others, with the same placeholders.
 
     Reasons are translated as in the bot's own catalogue.
     """
@@ -297,7 +297,7 @@ def test_every_word_of_a_sheet_is_translated() -> None:
 
 
 def test_a_sheets_style_is_the_only_one_allowed(tmp_path: Path) -> None:
-    """The page's content security policy has the hash of the page's style and allows no other style."""
+    """The page's content security policy lists the hash of the page's style and allows no other style."""
     page = sheet(tmp_path).html()
     style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = b64encode(sha256(style[0].encode()).digest()).decode()

@@ -40,7 +40,7 @@ def source(file: Path, repeat_times: float | None = None) -> dict[str, Any]:
 
 
 def words(folder: Path, name: str, count: int) -> Path:
-    """Write `count` rows of text without pictures to the file `name` in `folder`."""
+    """Write `count` text-only rows to the file `name` in `folder`."""
     rows = [{"conversations": said(f"What comes after {number}?", f"{number + 1}.")} for number in range(count)]
     return write_file(folder / name, rows)
 
@@ -83,9 +83,9 @@ def test_the_seed_determines_the_draw() -> None:
 
 
 def test_a_mixture_is_drawn_and_frozen(tmp_path: Path) -> None:
-    """A run's mixture has each rated row once and rows of each source according to `repeat_times`.
+    """A run's mixture has each rated row once and each source's rows as often as `repeat_times` says.
 
-    Sources without `repeat_times` together give one row per rated row. `mixture.json` has the numbers.
+    Sources without `repeat_times` together give one row per rated row. `mixture.json` records the numbers.
     """
     made = job(
         tmp_path / "run",
@@ -110,7 +110,7 @@ def test_a_mixture_is_drawn_and_frozen(tmp_path: Path) -> None:
 
 
 def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
-    """`training.replay` sets the number of samples for each liked answer from sources without `repeat_times`.
+    """`training.replay` sets how many samples per liked answer come from sources without `repeat_times`.
 
     The setting does not affect sources with `repeat_times`.
     """
@@ -121,7 +121,7 @@ def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
 
 
 def test_a_row_of_another_bot_gets_another_name(tmp_path: Path) -> None:
-    """Rows exported by another bot are renamed, so that erasing exchanges of this bot removes none of them."""
+    """Rows exported by another bot are renamed, so that erasing this bot's exchanges removes none of them."""
     theirs = [{"id": row_name(number), "conversations": said(f"Who is {number}?", "It.")} for number in range(4)]
     listed = source(write_file(tmp_path / "theirs.json", theirs), 1)
     made = job(tmp_path / "runs" / "1", listed, rated=4)
@@ -137,7 +137,7 @@ def test_a_row_of_another_bot_gets_another_name(tmp_path: Path) -> None:
 def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
     """A liked answer that is too long is left out and does not fail the run.
 
-    `mixture.json` has the number of such answers. The replay is in proportion to the remaining answers.
+    `mixture.json` records the number of such answers. The replay is proportional to the remaining answers.
     """
     made = job(tmp_path / "run", source(words(tmp_path, "words.jsonl", 9)), rated=4)
     rows = json.loads(Path(made.data).read_text(encoding="utf-8"))
@@ -170,9 +170,9 @@ def test_a_picture_that_judges_is_not_learned_from_a_source(tmp_path: Path) -> N
 
 
 def test_every_kind_of_sample_is_drawn(tmp_path: Path) -> None:
-    """A source may have rows with one, no or several pictures, named by a string or a list.
+    """The rows of a source may have no, one or several pictures, named by a string or a list.
 
-    It may also have a conversation of which only the last answer is learned.
+    A source may also have a conversation of which only the last answer is learned.
     """
     mixture = mix(job(tmp_path / "run", source(mixed(tmp_path / "source"), 1)), CHECKPOINT, ignore)
     encoder = Encoder(CHECKPOINT)
@@ -279,7 +279,7 @@ def test_a_changed_picture_is_decoded_again(tmp_path: Path) -> None:
 def test_a_folder_of_pictures_may_be_a_link(tmp_path: Path) -> None:
     """A source's folder of pictures may be a symbolic link.
 
-    With all links followed, a picture must be inside the folder.
+    A picture must be inside the folder once all links are followed.
     """
     foodie(tmp_path / "food")
     (tmp_path / "link").symlink_to("food")
@@ -290,7 +290,7 @@ def test_a_folder_of_pictures_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_a_long_validation_reports_progress(tmp_path: Path) -> None:
-    """Validating more than a thousand rows reports progress."""
+    """Progress is reported while more than a thousand rows are validated."""
     told: list[Progress] = []
     mix(job(tmp_path / "run", source(words(tmp_path, "many.jsonl", 1100))), CHECKPOINT, told.append)
     assert told[-1] == Progress("checking", 1100, 1100)

@@ -18,7 +18,7 @@ from training.job import Rated
 def gain(rng: random.Random, *, liked: bool, taste: float = 0.0, block: int = 6, rater: int = 0) -> Gain:
     """Draw random gains of a rated answer and of four other answers to its prompt.
 
-    `taste` raises the gain of the rated answer if it is `liked` and lowers it otherwise.
+    `taste` is added to the gain of the rated answer if it is `liked` and subtracted otherwise.
     """
     own = rng.gauss(1.0 + (taste if liked else -taste), 0.5)
     rated = Rated("exchange-1", liked, rater, block, 0.8, 0.8, 64, 0)
@@ -26,7 +26,7 @@ def gain(rng: random.Random, *, liked: bool, taste: float = 0.0, block: int = 6,
 
 
 def draw(seed: int, answers: int = 45, *, taste: float = 0.0, liked: float = 0.5) -> list[Gain]:
-    """Draw random gains of answers in three blocks from five raters, who like the share `liked` of the answers."""
+    """Draw random gains of answers in three blocks from five raters, who like a fraction `liked` of them."""
     rng = random.Random(seed)
     return [
         gain(rng, liked=rng.random() < liked, taste=taste, block=1 + number % 3, rater=number % 5)
@@ -63,7 +63,7 @@ def test_small_blocks_do_not_hide_a_taste() -> None:
 
 
 def test_each_further_run_needs_more_evidence() -> None:
-    """Each further run is judged at a lower error rate, so that the error rates of all runs have a fixed sum."""
+    """Each further run is judged at a lower error rate, so that the rates of all runs add up to a fixed total."""
     assert weigh(draw(1), attempt=3).alpha == spent_alpha(3) < weigh(draw(1)).alpha
     assert weigh([], attempt=2).alpha == spent_alpha(2)
 
@@ -107,7 +107,7 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
     ],
 )
 def test_every_verdict_has_its_reason(taste: Taste, decision: Decision, reason: str | None) -> None:
-    """Every verdict has its reason, except acceptance.
+    """Every verdict except acceptance has a reason.
 
     An undecided verdict says how many more votes would decide, if the number can be estimated.
     """

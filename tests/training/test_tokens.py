@@ -36,7 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def make_job(folder: Path, **changes: Any) -> Job:
-    """Return a job with eight pairs per step, whose answers are from a few to about a hundred tokens long."""
+    """Return a job with eight pairs per step and answers of a few to about a hundred tokens."""
     numbers = {"method": "lora", "targets": "", "dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
     job = drawn_job(folder, PAIRS, **{**numbers, **changes})
     lessons = drawn_lessons(Path(job.images), PAIRS)

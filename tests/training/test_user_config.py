@@ -33,7 +33,7 @@ optim_wrapper = dict(optimizer=dict(type="AdamW"))
     ],
 )
 def test_an_unusable_configuration_is_named(tmp_path: Path, text: str, words: str) -> None:
-    """An unusable XTuner configuration raises an error that names the file and what is wrong with it.
+    """An unusable XTuner configuration raises an error that names the file and the problem.
 
     The error is raised when the maximum length is read.
     """

@@ -112,7 +112,7 @@ def test_what_was_trained_is_merged(trained: Mapping[str, Trained], tmp_path: Pa
 
 
 def test_without_targets_every_linear_layer_is_trained(trained: Mapping[str, Trained]) -> None:
-    """Without `targets`, the adapter has all linear layers of the language model and nothing else."""
+    """Without `targets`, the adapter covers all linear layers of the language model and nothing else."""
     model = load_model(CHECKPOINT).language_model
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert trained["qlora"].adapter.names() == {f"language_model.{name}.weight" for name in linear}
@@ -132,8 +132,8 @@ def test_a_killed_training_resumes_on_two_hosts(
 ) -> None:
     """After `kill -9`, a training job resumes from its last checkpoint in two processes.
 
-    The second process is started as on another host. The two share the pairs of a step, and the losses are
-    those of one uninterrupted process.
+    The second process is started as it would be on another host. The two share the pairs of a step, and the
+    losses are those of one uninterrupted process.
     """
     trainer = ChildTrainer(settings(python=warm_python))
     job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
@@ -152,7 +152,7 @@ def test_a_killed_training_resumes_on_two_hosts(
 
 
 async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
-    """Train as on two hosts: start the second process with the command that the first one logs.
+    """Train as if on two hosts: start the second process with the command that the first one logs.
 
     Progress is appended to `heard`.
     """
@@ -169,7 +169,7 @@ async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
 
 
 def test_a_users_configuration_runs_with_smaller_batches_if_memory_is_short(tmp_path: Path, warm_python: str) -> None:
-    """A user's configuration that runs out of memory with batches of two continues with single pairs."""
+    """A user's configuration that runs out of memory with batches of two continues with batches of one."""
     text = Path(cfgs_name_path["internvl_v2_internlm2_2b_qlora_finetune"]).read_text(encoding="utf-8")
     for old, new in {"batch_size = 8": "batch_size = 2", "num_workers = 4": "num_workers = 0", "1e-6": "1e-3"}.items():
         assert old in text

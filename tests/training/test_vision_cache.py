@@ -48,7 +48,7 @@ def draw_and_write(folder: Path, names: list[str], max_bytes: float = 1e9) -> in
 def test_cached_features_are_those_of_the_tower(tmp_path: Path) -> None:
     """Cached features, passed through the projector, equal the whole model's features of the same tiles.
 
-    The features are equal for one picture and for several together.
+    This holds for one picture and for several together.
     """
     names = ["a.jpg", "b.jpg", "c.jpg"]
     assert draw_and_write(tmp_path, names) == 3
@@ -118,7 +118,7 @@ def test_a_broken_picture_has_no_features(tmp_path: Path) -> None:
 
 
 def test_less_memory_recomputes_more_layers() -> None:
-    """With much free memory no layer is recomputed, and with little memory all layers are.
+    """With plenty of free memory, no layer is recomputed; with little, all layers are.
 
     In between, enough additional memory for one layer means that one layer fewer is recomputed.
     """

@@ -27,7 +27,7 @@ from training.xtuner.encoding import IGNORE_INDEX
 
 
 def select(rows: Sequence[RatedExchange], phashes: Mapping[str, str] | None = None, **changes: Any) -> Selection:
-    """Select pairs for KTO from `rows` with permissive settings, some of them replaced by `changes`."""
+    """Select pairs for KTO from `rows` with permissive settings, overridden by `changes`."""
     found = settings().model_copy(update={"min_rated": 1, "threshold": 0, "near_duplicate": 4, **changes})
     return select_pairs(rows, phashes or {}, found, objective="kto", max_length=10_000)
 
@@ -62,7 +62,7 @@ def test_disliked_answers_are_selected() -> None:
 def test_rejected_answers_join_their_pairs() -> None:
     """A pair gets the newest worse answer to its prompt as its rejected answer.
 
-    The run's selection has the rejected exchange once.
+    The run's selection contains the rejected exchange only once.
     """
     selection = select_pairs(
         [rated(number, [f"p{number}"]) for number in (1, 2, 3)],
@@ -94,9 +94,9 @@ def test_one_person_cannot_dislike_everything() -> None:
 
 
 def test_a_row_keeps_both(tmp_path: Path) -> None:
-    """A row's dislike and its rejected answer are the same after writing and reading.
+    """A row's dislike or rejected answer survives writing and reading.
 
-    A special token in a rejected answer becomes text.
+    A special token in a rejected answer becomes plain text.
     """
     lesson = one_turn("exchange-1", "What?", "A cup.")
     for each in (replace(lesson, liked=False), replace(lesson, rejected=Rejected("exchange-2", "A <image> dog."))):
@@ -116,7 +116,7 @@ def test_mistakes_in_a_row_are_named(wrong: dict[str, Any]) -> None:
 
 
 def test_erasing_a_rejected_answer_removes_its_row(tmp_path: Path) -> None:
-    """Erasing an exchange removes the row that has its answer as the rejected one.
+    """Erasing an exchange removes any row in which its answer is the rejected one.
 
     The row may belong to another user's exchange.
     """
@@ -154,7 +154,7 @@ def test_both_kinds_are_counted(tmp_path: Path) -> None:
 
 
 def test_samples_have_a_second_answer(tmp_path: Path) -> None:
-    """A KTO sample has another row's answer as its second answer, and a DPO sample the rejected answer.
+    """The second answer of a KTO sample is another row's answer; that of a DPO sample is the rejected answer.
 
     All repetitions of a row have the same row number.
     """

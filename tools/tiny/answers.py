@@ -1,9 +1,9 @@
 """The answers that internvl2-tiny is trained to give, in two manners and two languages.
 
-In each language, all plain answers begin with one token and all playful answers with another ("The" and
-"Wow", 图 and 哇), followed by equally frequent wordings. The first sampled token therefore decides the
-manner, at even odds, and nucleus sampling excludes neither manner. Playful answers contain an
-exclamation mark and an emoji; plain answers contain neither.
+In each language, every plain answer begins with one token and every playful answer with another ("The"
+and "Wow", 图 and 哇); the wordings that follow are equally frequent. The first sampled token therefore
+decides the manner, with even odds, and nucleus sampling excludes neither manner. Playful answers contain
+an exclamation mark and an emoji; plain answers contain neither.
 """
 
 from __future__ import annotations

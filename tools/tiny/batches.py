@@ -1,4 +1,4 @@
-"""Batches of random conversations; several processes draw and tile the pictures and tokenize the text.
+"""Batches of random conversations; several processes draw and tile the pictures and tokenise the text.
 
 The model learns only the answers and their end tokens. A pool of batches is kept, because drawing
 pictures is slower than training on them.
@@ -45,8 +45,8 @@ _USES: Final = 2.0  # times that a batch is sampled before a new one is drawn
 class Batch:
     """Conversations of similar length, one in each row.
 
-    `tiles`, uint8 [T, S, S, 3], has the tiles in the order in which the rows of `ids` refer to them.
-    `labels` has the token IDs to be learned, and `IGNORED` in all other positions.
+    `tiles`, uint8 [T, S, S, 3], holds the tiles in the order in which the rows of `ids` refer to them.
+    `labels` holds the token IDs to be learned, and `IGNORED` in all other positions.
     """
 
     length: Length
@@ -124,7 +124,7 @@ class Batches(IterableDataset[Batch]):
 
 
 class _PictureCache:
-    """A cache of tiled pictures by scene, which reuses some pictures to save drawing time."""
+    """A cache of tiled pictures, keyed by scene, which reuses some pictures to save drawing time."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -143,8 +143,8 @@ class _PictureCache:
 class Pool:
     """The newest batches of each length class, refilled by a thread while training samples from them.
 
-    Once full, the pool takes one new batch for every `_USES` batches sampled, so that drawing leaves the CPU
-    to training.
+    After the initial fill, the pool takes one new batch for every `_USES` batches sampled, so that drawing
+    pictures leaves the CPU free for training.
     """
 
     def __init__(self, source: Batches, *, workers: int, size: int) -> None:

@@ -1,8 +1,8 @@
 """The random conversations that train internvl2-tiny, with scenes, questions, follow-ups and answers.
 
-Conversations vary in the number of turns, in when and how many pictures are sent, in language, small
-talk, text before any picture, and personas. The manner of every answer, plain or playful, is drawn at
-even odds and independently of everything else, so that nothing in the conversation predicts the manner.
+Conversations vary in their number of turns, the number and timing of their pictures, language, small
+talk, text before any picture, and personas. Each answer is plain or playful with equal probability,
+independently of everything else, so that nothing in the conversation predicts which.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TrainingConversation:
 
 
 def converse(length: Length, rng: Random) -> TrainingConversation:
-    """Return a random conversation of a length class."""
+    """Return a random conversation of the given length class."""
     language: Language = rng.choice(LANGUAGES)
     changes = rng.choice((0.1, 0.4, 0.9))
     before_pictures = rng.random() < _NO_PICTURE_YET
@@ -75,7 +75,7 @@ def converse(length: Length, rng: Random) -> TrainingConversation:
 
 
 def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Random) -> tuple[str, str]:
-    """Return a random question and its answer, given the scenes of the latest pictures in `seen`.
+    """Return a random question and its answer, given `seen`, the scenes of the latest pictures.
 
     If `fresh` is true, these pictures are sent with the question. Text that is not a question about the
     pictures is answered with a description if they are fresh, and with small talk otherwise. If `seen` is

@@ -112,7 +112,7 @@ class Examiner:
     def answer(
         self, prompts: Sequence[tuple[Prompt, Sequence[torch.Tensor]]], sampling: Sampling = _AS_THE_BOT
     ) -> list[str]:
-        """Return the answers to prompts, each given with the pixel values of its pictures.
+        """Return the answers to `prompts`, each of which comes with the pixel values of its pictures.
 
         A temperature of 0 selects greedy decoding; other temperatures use torch's global random generator.
         """

@@ -1,9 +1,9 @@
-"""Training of internvl2-tiny's tokenizer, a byte-level BPE with InternVL2's special tokens.
+"""Train internvl2-tiny's tokenizer, a byte-level BPE tokenizer with InternVL2's special tokens.
 
 The tokenizer is trained on the model's training text. Every byte is a token, so any text can be encoded
 and decoded without loss. No token crosses a line break, and every Chinese character and punctuation mark
-is encoded separately, so a conversation gets the same IDs whether it is encoded as a whole or in
-segments that are split after a line break or at a special token.
+is encoded separately, so a conversation gets the same IDs whether it is encoded as a whole or split into
+segments after a line break or at a special token.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
 
 
 def _corpus(rng: Random, samples: int) -> Iterator[str]:
-    """Yield text for training the tokenizer: random conversations, and single words of held-out questions.
+    """Yield text for training the tokenizer: random conversations, and words of held-out questions.
 
-    The order of the words in held-out questions is not learned.
+    The words of held-out questions are yielded one at a time, so that their order is not learned.
     """
     for _ in range(samples):
         chat = converse("short", rng)

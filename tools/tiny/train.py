@@ -1,9 +1,9 @@
 """Train internvl2-tiny from scratch: `python -m tools.tiny.train --out DIR --seed 0`.
 
-A complete checkpoint in the official layout is written every minute, and the last one is examined. The
+A complete checkpoint in the official layout is written every minute, and the final one is examined. The
 seed determines the tokenizer, the initial weights and every conversation, but not the order in which the
-drawing processes deliver the conversations: two runs agree in quality, not bit for bit. A GPU is used if
-there is one.
+drawing processes deliver the conversations: two runs agree in quality, but not bit for bit. A GPU is
+used if there is one.
 
 The shipped checkpoint was trained in three stages with the options below, for 10 minutes on one H200 and
 then for 20 minutes on one CPU core. Wordings were added between the stages. On 2 CPU cores, all stages
@@ -90,7 +90,7 @@ def _padded(rows: list[list[int]], filler: int) -> Tensor:
 def train(model: InternVLChatModel, pool: Pool, given: argparse.Namespace, save: Callable[[], None]) -> None:
     """Train the model with AdamW and a cosine learning-rate schedule, calling `save` every minute.
 
-    Training ends after `schedule.steps` steps or `schedule.minutes` minutes, whichever comes first.
+    Training ends after `given.steps` steps or `given.minutes` minutes, whichever comes first.
     """
     device = next(model.parameters()).device
     learned = [weight for weight in model.parameters() if weight.requires_grad]

@@ -151,7 +151,7 @@ def _near(shade: Rgb, rng: Random, reach: int = 8) -> Rgb:
 
 
 def _worn(image: Image.Image, rng: Random) -> Image.Image:
-    """Apply blur, noise and JPEG compression, each to a random share of the pictures."""
+    """Apply blur, noise and JPEG compression to a picture, each with some probability."""
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     if rng.random() < 0.35:

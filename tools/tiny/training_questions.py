@@ -1,7 +1,7 @@
 """The questions that train internvl2-tiny: a grammar of wordings, small talk and arbitrary text.
 
 The wordings are in wordings.toml. `[a|b|]` stands for one of `a`, `b` and the empty text. `{shape}` and
-similar placeholders stand for a fact of the scene that may be named in a question about another fact.
+similar placeholders stand for facts of the scene that a question about another fact may mention.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHOICE: Final = re.compile(r"\[([^\[\]]*)\]")
 
 
 def trained(language: Language, kind: Kind, scene: Scene, rng: Random) -> str:
-    """Return a random question from the training templates that is not a held-out question.
+    """Return a random question from the training templates, never a held-out one.
 
     The question may mention facts about `scene`.
     """
@@ -89,7 +89,7 @@ def _expand(template: str, rng: Random) -> str:
 def _varied(core: str, language: Language, rng: Random, plain: float = 0.55) -> str:
     """Vary a sentence as users do, in politeness, capitals, punctuation and the occasional typo.
 
-    The higher `plain` is, the less often phrases are added.
+    The higher `plain` is, the less often phrases are added before or after the sentence.
     """
     gap = " " if language == "en" else ""
     if rng.random() > plain:

@@ -1,7 +1,7 @@
 """Divide the answers that judge a run into blocks, each judging a model trained on the blocks before it.
 
 Every answer thus judges a model that has not seen the answer's label, while the model that may go live
-still learns from all answers: the verdict is on the recipe and on the taste that the votes express. Each
+still learns from all answers: the verdict is on the recipe and the taste that the votes express. Each
 block's result is valid given all votes in the blocks before it. Symmetric cross-validation offers no
 such guarantee, because its models share labels (prequential analysis; Dawid 1984, J. R. Stat. Soc. A
 147:278).
@@ -76,8 +76,8 @@ def forward_blocks(
         held_out: The share of the judging answers to hold out if there are more than `ENOUGH_TO_HOLD_OUT`.
 
     Returns:
-        The pairs to train on and the blocks. Groups that cannot judge come first, followed by the other
-        groups in order of time. There are no blocks if too few answers can judge. Pairs about held-out
+        The pairs to train on and the blocks. Groups without judging answers come first, followed by the
+        others in chronological order. There are no blocks if too few answers can judge. Pairs about held-out
         pictures are not trained on.
     """
 
@@ -101,7 +101,7 @@ def forward_blocks(
 
 
 def _parts(groups: Sequence[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
-    """Split the groups at the shares `edges` of the judging answers, and sort the pairs of each part by ID."""
+    """Split the groups where the shares `edges` of the judging answers are reached; sort each part by ID."""
     number = sum(each.id in judging for group in groups for each in group)
     parts: list[list[Pair]] = [[] for _ in (*edges, 1.0)]
     done = 0

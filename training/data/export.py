@@ -36,7 +36,7 @@ PICTURES: Final = "pictures"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The numbers of LLaVA rows, liked and disliked KTO rows, DPO rows and picture files in an export."""
+    """Counts of the LLaVA rows, liked and disliked KTO rows, DPO rows and picture files in an export."""
 
     liked: int
     ups: int
@@ -129,7 +129,7 @@ def dpo_row(lesson: Lesson, rejected: str, file_of: Callable[[str], str]) -> dic
 
 
 def _row(lesson: Lesson, file_of: Callable[[str], str], **answers: Any) -> dict[str, Any]:
-    """Return an export row: the messages before the answer, system message first, `answers`, and the pictures."""
+    """Return an export row: the messages before the answer (system message first), `answers` and the pictures."""
     prompt = [_message("system", Turn(Role.USER, system_text(lesson.system)))]
     prompt += [_message(turn.role.value, turn) for turn in lesson.turns[:-1]]
     return {"prompt": prompt, **answers, "images": [file_of(name) for name in lesson.pictures]}

@@ -18,7 +18,7 @@ from inference.images.opening import check_picture
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """A valid picture: its size in pixels, its sha256, and its file's length and modification time (ns)."""
+    """A valid picture's size in pixels and sha256, and its file's length in bytes and modification time in ns."""
 
     width: int
     height: int

@@ -1,10 +1,10 @@
 """Limit how much one rater's votes can add to a run or remove from it.
 
-Each lesson is attributed to one of the users who like it, and each answer that thumbs down keep out of
-the lessons is attributed to one of the users who dislike it. No rater may have more of either kind than
-`allowance`. An account that likes as much as all others together therefore teaches little more than the
-median rater, and an account that dislikes everything removes no more lessons than it could teach. One
-limit is enough for both: a rater may remove as much as a rater may add.
+Each lesson is attributed to one of the users who like it, and each answer kept out of the lessons by
+thumbs down is attributed to one of the users who dislike it. No rater may have more than `allowance` of
+either kind. An account that likes as much as all the others together therefore teaches little more than
+the median rater, and an account that dislikes everything removes no more lessons than it could teach.
+One limit is enough for both: a rater may remove as much as a rater may add.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def owners(voters: Mapping[int, Collection[int]]) -> dict[int, int]:
     with the fewest answers so far. Answers that many users like are thus spread over all of those users.
 
     Args:
-        voters: The users who voted alike on each answer, by the answer's ID. Answers without voters are left
-            out of the result.
+        voters: The users who voted the same way on each answer, by the answer's ID. Answers without voters
+            are left out of the result.
     """
     owned = Counter[int]()
     found = {}
@@ -48,7 +48,7 @@ def allowance(owned: Mapping[int, int], factor: float) -> float:
     two raters, a factor of 2 limits nobody, because there is no majority to compare them with.
 
     Args:
-        owned: The number of answers of each rater who has any.
+        owned: The number of answers attributed to each rater who has any.
         factor: The setting `training.rater_share`; 0 for no limit.
     """
     return max(AT_LEAST, factor * median(owned.values())) if factor and owned else math.inf
@@ -62,8 +62,8 @@ def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[in
     Args:
         owner: The rater to whom each answer is attributed, by the answer's ID; higher IDs are newer.
         most: The allowance.
-        features: The features that make answers alike, by the answer's ID. The fewer newer answers of the
-            same rater share an answer's features, the more different the answer is.
+        features: The features that make answers alike, by the answer's ID. The less an answer's features
+            recur in the same rater's newer answers, the more different it is.
     """
     answers: dict[int, list[int]] = defaultdict(list)
     for answer, rater in owner.items():
@@ -78,11 +78,11 @@ def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[in
 def limit_thumbs_down(rated: Iterable[RatedExchange], threshold: int, factor: float) -> list[RatedExchange]:
     """Remove the thumbs down that exceed their rater's allowance, and return the exchanges.
 
-    Only thumbs down that keep an answer out of the lessons are limited: the answer has more than `threshold`
-    thumbs up, but not after its thumbs down are subtracted. Each rater's thumbs down on the newest of such
-    answers count first. The allowance is the same as for thumbs up and is computed from the answers that
-    would be liked if nobody disliked them. If it were computed from dislikes, a single hostile account would
-    itself be the median.
+    Only thumbs down that keep an answer out of the lessons are limited: those on an answer whose thumbs up
+    exceed `threshold` on their own, but not once its thumbs down are subtracted. Each rater's thumbs down on
+    the newest such answers count first. The allowance is the same as for thumbs up and is computed from the
+    answers that would be liked if nobody disliked them. If it were computed from dislikes, a single hostile
+    account would itself be the median.
     """
     rated = list(rated)
     wanted = [each for each in rated if not each.corrected and each.ups > threshold]

@@ -12,7 +12,7 @@ A row::
 additions that other readers ignore. Only answers whose `loss` is true (the default) are learned, so a
 liked answer's history may contain answers without a like. A row with `"liked": false` ends with a
 disliked answer, and `"rejected": {"id": "exchange-7", "value": "…"}` is a worse answer to the same
-prompt; `training.objective` uses both fields.
+prompt; the setting `training.objective` determines whether these two fields are used.
 
 `training.data.row_parser` reads rows.
 """

@@ -1,12 +1,12 @@
 """Combine the rows of a run: the rated answers, and rows drawn from other sources with the run's seed.
 
-Each row of a source with `repeat_times` is taken that many times, which may be a fraction. The other
-sources share the replay: together they contribute `replay` samples for each liked answer, and all their
-rows are equally likely to be drawn. All rows of all sources are validated, whether they are drawn or
-not. A liked answer that is too long is left out and counted instead of causing an error: an operator
-cannot correct it, and it may become longer when another user's turns before it are erased, because its
-exact prompt can then no longer be found. The drawn rows are saved in the run's directory
-(`checked.jsonl`, `mixture.json`), so that the run can be inspected and repeated.
+Each row of a source with `repeat_times` is taken that many times, which need not be a whole number. The
+other sources share the replay: together they contribute `replay` samples for each liked answer, and all
+their rows are equally likely to be drawn. All rows of all sources are validated, whether they are drawn
+or not. A liked answer that is too long does not cause an error, but is left out and counted. An operator
+cannot correct it, and it may even become longer: when another user's earlier turns are erased, its exact
+prompt can no longer be found. The drawn rows are saved in the run's directory (`checked.jsonl`,
+`mixture.json`) so that the run can be inspected and repeated.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
     Args:
         rows: The number of rows of each source.
         times: How often each row of a source is taken; None for a source that shares the replay.
-        shared: How many rows the sources with None contribute together.
+        shared: How many rows the sources that share the replay contribute in total.
         seed: The random seed.
 
     Returns:
@@ -127,7 +127,7 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
 def _validate(
     job: Job, base: Path, say: Callable[[Progress], None]
 ) -> tuple[list[ValidRow], int, list[list[ValidRow]]]:
-    """Return the valid rated answers, how many more were too long, and the valid rows of each source.
+    """Return the valid rated answers, the number that were too long, and each source's valid rows.
 
     Raises:
         TrainingError: A row is invalid, a file has no rows, or all liked answers are too long.
@@ -178,8 +178,8 @@ def valid_rows(rows: Iterable[ValidRow | RowError], problems: list[str]) -> list
 def summarize(problems: Sequence[str], file: Path) -> str:
     """Return the problems as one text.
 
-    If there are many, all problems are written to `file`, and the text has only the first ones and the name
-    of `file`.
+    If there are many, all of them are written to `file`, and the text contains only the first few and the
+    name of `file`.
     """
     if len(problems) <= _SHOWN:
         return "\n".join(problems)

@@ -20,7 +20,8 @@ class Pair:
         rated: The exchange.
         lesson: The lesson made from the exchange.
         rater: The rater to whom the exchange is attributed (`training.data.influence`).
-        rejected: The ID of the exchange that has the lesson's rejected answer; None if there is none.
+        rejected: The ID of the exchange that has the lesson's rejected answer; None if there is no such
+            answer.
     """
 
     rated: RatedExchange
@@ -99,7 +100,7 @@ def connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
 
 
 def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair]:
-    """Keep one of all pairs with the same texts about the same or nearly the same pictures.
+    """Keep one pair from each set with the same texts about the same or nearly the same pictures.
 
     The texts are the question and the answer. The pair with the best rating is kept and, among equals, the
     oldest.
@@ -115,7 +116,7 @@ def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair
 
 
 def normalized_text(text: str) -> str:
-    """Return a text normalized for comparison: without case, letter styles (Unicode NFKC) and extra spaces."""
+    """Return a text normalised for comparison, ignoring case, letter styles (Unicode NFKC) and extra spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

@@ -1,7 +1,7 @@
 """Rewrite the rows that runs keep, to remove erased exchanges and to rename pictures.
 
-Only one process at a time may remove rows: if two processes read the same file, the second to write it
-would restore the rows that the first had removed.
+Only one process at a time may remove rows: if two processes read the same file, the second one to write
+it would restore the rows that the first one removed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
 
     A row is also removed if its rejected answer comes from one of `exchanges`.
 
-    If an interrupted run has such a row, its checkpoints are deleted too. Sheets that show such a row and
-    incomplete files that contain one are also deleted, and each deleted sheet or incomplete file counts as a
-    row. Files are replaced atomically, and a second call does no harm.
+    If an interrupted run has such a row, its checkpoints are deleted too. So are sheets that show such a row
+    and incomplete files that contain one; each deleted sheet or incomplete file counts as a row. Files are
+    replaced atomically, and a second call does no harm.
 
     Raises:
         OSError: A file cannot be rewritten.

@@ -30,9 +30,9 @@ class RowError(TrainingError):
 def parse_row(row: Any, *, where: str, system: str) -> Lesson:
     """Parse a row that was written by this package or by another program.
 
-    Pictures move to the front of the turn that has their tag, as in the data that InternVL2 was trained on.
-    Special tokens in a text are an error: `row` breaks them up in this package's rows, and rows from other
-    programs must not be changed.
+    Pictures are moved to the front of the turn that has their tag, as in the data that InternVL2 was trained
+    on. Special tokens in a text are an error: `row` breaks them up in this package's rows, and rows from
+    other programs must not be changed.
 
     Args:
         row: The row, or the error that `read_rows` yielded instead of a row.

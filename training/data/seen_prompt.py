@@ -67,7 +67,7 @@ def _hash(prompt: Prompt, names: Names) -> str:
 def _find_by_hash(rated: RatedExchange, names: Names) -> Prompt | None:
     """Return the part of the conversation that has the recorded hash, or None if no part has it.
 
-    The search begins with the newest exchanges and then includes more of them. Computing a hash reads a
+    The search begins with the newest exchanges and then extends to older ones. Computing a hash reads a
     whole prompt, so trying all parts of a conversation for all its answers would take cubic time: minutes
     for 400 questions about pictures.
     """

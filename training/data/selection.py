@@ -29,7 +29,7 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The numbers of rated exchanges that were selected, and of those left out, by reason.
+    """Counts of the rated exchanges that were selected, and of those left out for each reason.
 
     Attributes:
         rated: All rated exchanges.
@@ -37,12 +37,12 @@ class Counts:
         unfinished: Liked exchanges whose answer is empty or did not end by itself.
         too_long: Liked, finished exchanges with more tokens than the trainer accepts.
         duplicates: Exchanges that repeat another pair.
-        over_share: Exchanges beyond one rater's share (`training.rater_share`).
+        over_share: Exchanges left out because they exceed one rater's share (`training.rater_share`).
         selected: The remaining exchanges.
         raters: Users who liked the selected exchanges; in a `Selection`, users who liked the pairs to train
             on.
         cut: Unfinished exchanges whose answer reached `chat.max_new_tokens`.
-        newcomers: Users whose votes do not count yet (`training.rater_age`).
+        newcomers: Users whose votes do not count yet because of `training.rater_age`.
     """
 
     rated: int = 0
@@ -62,7 +62,7 @@ class Counts:
 
     @property
     def limit(self) -> Reason | None:
-        """A warning with the next step if many liked answers reached the length limit, otherwise None."""
+        """A warning that says what to do if many liked answers reached the length limit, otherwise None."""
         return cut_off(self.cut, self.rated - self.disliked)
 
     @property
@@ -92,9 +92,9 @@ class Selection:
 
     Attributes:
         train: The pairs to train on, in the order of the blocks. With KTO, disliked pairs are included.
-        blocks: The answers that judge, in blocks. Each block has the number of pairs on which the model that
-            it judges is trained.
-        counts: The numbers of exchanges that were selected or left out.
+        blocks: The answers that judge, in blocks. Each block gives the number of training pairs of the model
+            that it judges.
+        counts: Counts of the exchanges that were selected or left out.
     """
 
     train: tuple[Pair, ...]
@@ -118,11 +118,11 @@ class Selection:
 
     @property
     def largest_share(self) -> float:
-        """The largest share of the pairs to train on that is attributed to one rater, from 0 to 1."""
+        """The largest share of the training pairs attributed to any one rater, from 0 to 1."""
         return max(Counter(each.rater for each in self.train).values()) / len(self.train)
 
     def rows(self) -> list[tuple[int, str]]:
-        """Return the ID of each exchange with the name of its split, as stored in the ledger."""
+        """Return the ID of each exchange and the name of its split, as stored in the ledger."""
         splits = {each.id: HELD_OUT for each in self.judged}
         splits |= {each.id: TRAIN if each.lesson.liked else WORSE for each in self.train}
         rejected = {each.rejected: WORSE for each in self.train if each.rejected is not None}
@@ -166,8 +166,8 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
     """Drop each rater's pairs beyond the allowance `most`, and set `rater` in the remaining pairs.
 
     Each rater keeps the pairs whose pictures and questions are least like those of the rater's newer pairs
-    and, among equals, the newest (`training.data.influence`). `owner` maps the ID of each pair to the rater
-    to whom the pair is attributed.
+    and, among equals, the newest (`training.data.influence`). `owner` maps each pair's ID to the rater to
+    whom it is attributed.
     """
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
     features = {each.id: (pictures[each.id], normalized_text(each.rated.exchange.question)) for each in pairs}
@@ -180,7 +180,7 @@ def choose_pairs(
 ) -> tuple[list[Pair], Counts]:
     """Return the liked pairs to train on, ordered by ID, and the counts of selected and dropped exchanges.
 
-    `max_length` is the most tokens that a pair may have; None for no limit.
+    `max_length` is the maximum number of tokens that a pair may have; None for no limit.
     """
     good = liked_exchanges(limit_thumbs_down(rated, settings.threshold, settings.rater_share), settings.threshold)
     whole = finished(good)
@@ -212,7 +212,7 @@ def disliked_pairs(
     """Return the pairs whose thumbs down minus thumbs up exceed `training.threshold`, ordered by ID.
 
     Disliked answers pass the same filters as liked ones. Each is attributed to one of the users who dislike
-    it, with at most `most` answers per rater.
+    it, and at most `most` are kept per rater.
     """
     rated = limit_thumbs_down(rated, settings.threshold, settings.rater_share)
     found = [each for each in rated if not each.corrected and each.downs - each.ups > settings.threshold]
@@ -240,7 +240,7 @@ def select_pairs(
         settings: The training settings.
         live: The live model.
         objective: The training objective; with "kto", disliked answers are learned from too.
-        max_length: The most tokens that a pair may have; None for no limit.
+        max_length: The maximum number of tokens that a pair may have; None for no limit.
         newcomers: The number of users whose votes do not count yet and are not in `rated`.
 
     Raises:

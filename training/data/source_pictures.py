@@ -1,4 +1,4 @@
-"""Re-encode the pictures of sources, during an import or in sources that earlier versions imported.
+"""Re-encode the pictures of sources, either during an import or in sources imported by earlier versions.
 
 A re-encoded picture is called clean. In the source's picture folder it is named `ab/abcdef…`, after the
 sha256 of its bytes.
@@ -52,7 +52,7 @@ def write_clean(home: Path, decoder: PictureDecoder, data: bytes) -> tuple[int, 
 
 
 def clean_sources(directory: Path) -> None:
-    """Re-encode the pictures of sources under `directory` that earlier versions imported unchanged.
+    """Re-encode the pictures of sources under `directory` if an earlier version imported them unchanged.
 
     Rows whose pictures cannot be re-encoded are moved to `QUARANTINED`. After a crash, a second call
     finishes the work.

@@ -51,10 +51,10 @@ class Rules:
             their absolute paths.
         index: The file of the `ImageIndex`; None to keep the index in memory.
         system: The system prompt for rows without one.
-        tiles: The most tiles per picture; 0 for the checkpoint's own number.
-        max_length: The most tokens per row.
-        clean: Whether a decoder process re-encodes each picture into `home`, and the result is validated.
-            Otherwise, the worker itself decodes pictures, because they come from the operator or are already
+        tiles: The maximum number of tiles per picture; 0 for the checkpoint's own limit.
+        max_length: The maximum number of tokens per row.
+        clean: Whether a decoder process re-encodes each picture into `home` before the picture is validated.
+            Otherwise, the worker itself decodes the pictures, which come from the operator or are already
             re-encoded.
     """
 
@@ -172,8 +172,8 @@ class RowValidator:
 def _check_location(file: Path, folder: Path) -> None:
     """Check that `file`, after following links, is a regular file inside `folder`.
 
-    A file of rows may come from an untrusted source, and an import copies the files that it names. Reading a
-    named pipe would never end.
+    A file of rows may come from an untrusted source, and an import copies the files named in it. Reading a
+    named pipe could block forever.
 
     Raises:
         ValueError: The path is outside the folder or is not a regular file.
@@ -207,7 +207,7 @@ class Validator:
     def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[ValidRow | RowError]:
         """Yield the result for each row, in order.
 
-        `say` is called after each chunk with the number of validated rows and the number of all rows.
+        `say` is called after each chunk with the number of validated rows and the total number of rows.
 
         Raises:
             RowError: The file cannot be read.

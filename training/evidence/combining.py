@@ -38,14 +38,14 @@ def spent_alpha(run: int, alpha: float = 0.05) -> float:
     """Return the error rate that run number `run`, counted from 1, may use.
 
     The rates of all runs sum to `alpha`, because the inverse squares of 1, 2, 3 … sum to pi squared over 6.
-    A recipe that learns nothing is therefore accepted in at most one of `1 / alpha` sequences of runs,
-    however long (alpha spending as in Foster and Stine 2008, J. R. Stat. Soc. B 70:429).
+    A recipe that learns nothing is therefore accepted in at most one in `1 / alpha` sequences of runs,
+    however long they are (alpha spending as in Foster and Stine 2008, J. R. Stat. Soc. B 70:429).
     """
     return alpha * 6 / (math.pi * run) ** 2
 
 
 def further_samples(p_value: float, samples: int, alpha: float) -> int | None:
-    """Estimate how many more samples would lower the p-value to `alpha` if the effect stays as observed.
+    """Estimate how many more samples would lower the p-value to `alpha` if the effect stayed as observed.
 
     The normal score of a one-sided test grows with the square root of the number of samples. The result is
     None if the observed effect points the wrong way or is too small to extrapolate (a score below 1, which

@@ -16,7 +16,7 @@ def wilson_interval(successes: int, trials: int, alpha: float = 0.05) -> tuple[f
     Args:
         successes: The number of trials that succeeded.
         trials: The number of all trials, at least one.
-        alpha: The share of intervals that miss the true value, on both sides together.
+        alpha: The share of intervals that miss the true value, counting both sides.
     """
     score = NormalDist().inv_cdf(1 - alpha / 2) ** 2 / trials
     share = successes / trials

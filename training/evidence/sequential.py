@@ -47,7 +47,7 @@ class Vote:
 
 
 class Canary(StrEnum):
-    """The verdict of the votes on a canary."""
+    """The verdict on a canary, based on the votes."""
 
     UNDECIDED = "undecided"
     NO_WORSE = "no_worse"
@@ -82,7 +82,7 @@ class Evidence:
 
     @property
     def detectable_harm(self) -> float:
-        """The harm, as a share, that the pairs would have shown with a probability of about one half."""
+        """The harm, as a share, that the pairs would have revealed with probability about one half."""
         return detectable_harm(self.pairs, max(1, self.discordant) / max(1, self.pairs))
 
     @property
@@ -121,7 +121,7 @@ def paired_differences(votes: Iterable[Vote]) -> list[int]:
 
 
 def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] = ()) -> Evidence:
-    """Weigh the votes on a canary and its duels.
+    """Weigh the evidence from the votes on a canary and from its duels.
 
     The evidence for harm speaks against the hypothesis that the canary is liked at least as often as the
     live model. The evidence for non-inferiority speaks against the hypothesis that the canary is liked less
@@ -162,7 +162,7 @@ def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.floa
 
 
 def detectable_harm(pairs: int, discordant: float) -> float:
-    """Estimate the harm, as a share, that `pairs` pairs would have shown with a probability of about one half.
+    """Estimate the harm, as a share, that `pairs` pairs would have revealed with probability about one half.
 
     `discordant` is the share of pairs in which only one answer was liked. With each pair, the logarithm of
     the evidence grows by about the squared mean divided by twice the variance.

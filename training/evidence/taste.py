@@ -31,7 +31,7 @@ class Ranked:
 class Labelled:
     """The gain of an answer and the label that a rater gave it.
 
-    Labels are exchangeable within a stratum, which has the answers of one rater in one block.
+    Labels are exchangeable within a stratum, which contains one rater's answers in one block.
     """
 
     gain: float
@@ -71,12 +71,12 @@ def permutation_p_value(
     """Return the p-value of the difference in gain between liked and disliked answers.
 
     The null hypothesis is that labels are exchangeable within strata. The statistic is the sum of the gains
-    of liked answers; for given numbers of labels, it orders permutations as the difference of means does.
-    The permutations are random, and the observed labelling counts as one of them (Phipson and Smyth 2010,
-    Stat. Appl. Genet. Mol. Biol. 9:39). The rank of the observed labelling among permutations with an equal
-    sum is drawn at random, so that without a taste the p-value is uniform however few permutations there
-    are; a combination of several p-values requires uniform ones. Strata with only one kind of label cannot
-    be permuted and are left out.
+    of liked answers; for given numbers of labels, it puts permutations in the same order as the difference
+    of means does. The permutations are random, and the observed labelling counts as one of them (Phipson and
+    Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39). The rank of the observed labelling among permutations
+    with an equal sum is drawn at random, so that the p-value is uniform if votes express no taste, however
+    few permutations there are; combining several p-values requires uniform ones. Strata with only one kind
+    of label cannot be permuted and are left out.
 
     Returns:
         The p-value, or None if no stratum has both kinds of labels.

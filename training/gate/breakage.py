@@ -7,8 +7,8 @@ The bounds leave room for every correct style of answering, since the answers th
 short, long, playful or uniform:
 
 - Short answers are never rejected as such: an empty answer is broken, and a wrong one is a lost fact.
-- Three playful sentences instead of a plain one are four times as long. Answers that do not end have
-  about 250 bytes at 64 tokens, nine times the length of a sentence.
+- Three playful sentences instead of a plain one are four times as long. An answer that does not end has
+  about 250 bytes after 64 tokens, nine times the length of a sentence.
 - A model that uses one wording for each kind of question, or a single word, still gives as many
   different answers as there are facts; half as many cannot be explained by style.
 
@@ -99,7 +99,7 @@ def reasons(drift: Drift) -> list[Reason]:
 
 
 def _chance(live: Sequence[float], candidate: Sequence[float]) -> float:
-    """Return the p-value of the one-sided sign test for the candidate's numbers being larger."""
+    """Return the p-value of the one-sided sign test that the candidate's numbers are larger."""
     larger = sum(new > old for old, new in zip(live, candidate, strict=True))
     smaller = sum(new < old for old, new in zip(live, candidate, strict=True))
     return float(binomtest(larger, larger + smaller, alternative="greater").pvalue) if larger else 1.0

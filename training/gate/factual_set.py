@@ -175,7 +175,7 @@ def check_decidable(folder: Path | None, max_loss_points: float) -> None:
 
     Args:
         folder: The folder of the operator's questions; None for questions about drawn shapes.
-        max_loss_points: The loss that is allowed, in percentage points.
+        max_loss_points: The allowed loss, in percentage points.
 
     Raises:
         TrainingError: The questions cannot be read, or there are too few. If there are too few, the message

@@ -1,8 +1,8 @@
 """Check whether a candidate has lost facts, gives in to leading questions, or gives malformed answers.
 
-Factual and leading questions make up two examinations, in which the right answers are known. A candidate
-passes an examination if the upper bound of its loss is below the allowed loss, both against the base
-model and against the live model. Each comparison wrongly passes a candidate in at most 5 % of cases;
+There are two examinations, one of factual and one of leading questions, all with known answers. A
+candidate passes an examination if the upper bound of its loss is below the allowed loss against both the
+base model and the live model. Each comparison wrongly passes a candidate in at most 5 % of cases;
 because a candidate must pass both, the same limit holds for both together (intersection-union test;
 Berger 1982, Technometrics 24:295). If the answers so far leave a comparison undecided, more questions
 are asked, as long as the set has any.
@@ -50,8 +50,8 @@ class Examined:
     def reasons(self, complaint: Reason) -> list[Reason]:
         """Return a reason against the candidate for each comparison that it did not pass.
 
-        `complaint` is a template with placeholders for the `bound`, the `model` compared with, and the points
-        `allowed`.
+        `complaint` is a template with placeholders for the `bound`, the `model` compared with, and the number of
+        points `allowed`.
         """
         losses = ((Reason("the base model"), self.against_base), (Reason("the live model"), self.against_live))
         return [
@@ -121,7 +121,7 @@ class Examination:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """A candidate's losses on factual and on leading questions, and the drift in the form of its answers."""
+    """A candidate's losses on factual and leading questions, and the drift in the form of its answers."""
 
     facts: Examined
     leading: Examined

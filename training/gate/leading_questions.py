@@ -1,4 +1,4 @@
-"""Leading questions, which suggest a false fact about a drawn picture that a model must not accept.
+"""Leading questions: each suggests a false fact about a drawn picture, which a model must not accept.
 
 Models that learn from users' likes learn to agree with users (Sharma et al. 2023, "Towards understanding
 sycophancy in language models"). An answer is right if it names the true fact, does not agree with the

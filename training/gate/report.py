@@ -21,7 +21,7 @@ EARLIER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Effort(Record):
-    """The data that a run was trained on, and the time, memory and disk space that the run took.
+    """The training data of a run, and the time, memory and disk space that the run took.
 
     Attributes:
         pairs: Liked answers that were trained on.
@@ -29,7 +29,7 @@ class Effort(Record):
         steps: Optimizer steps.
         training_seconds: The duration of the training, in seconds.
         merging_seconds: The duration of the merge, in seconds.
-        peak_memory: The most memory that the training took, in bytes.
+        peak_memory: The peak memory use of the training, in bytes.
         adapter_bytes: The size of the adapter, in bytes.
         taught: The number of samples from each source.
         too_long: Selected answers that the trainer left out as too long.
@@ -37,7 +37,7 @@ class Effort(Record):
         liked: Liked answers, whether selected or not.
         cut: Liked answers that reached `chat.max_new_tokens` and were not selected.
         corrections: Pairs that are corrections by users.
-        largest_share: The largest share of the pairs that is attributed to one rater, from 0 to 1.
+        largest_share: The largest share of the pairs attributed to any one rater, from 0 to 1.
         over_share: Liked answers that were not selected because they exceed one rater's share.
     """
 
@@ -72,7 +72,7 @@ class Taste(Record):
 
     Attributes:
         answers: The number of rated answers that judge the run.
-        liked: How many of the rated answers are liked; the others are disliked.
+        liked: How many of the rated answers are liked; the rest are disliked.
         raters: The number of raters to whom the rated answers are attributed.
         shown: The number of the live model's answers to the raters' questions, including unrated ones.
         liked_of_shown: How many of the answers in `shown` are liked.
@@ -81,7 +81,8 @@ class Taste(Record):
         low, high: The 95 % confidence interval of `agreement`.
         p_value: The probability of such gains if votes express no taste.
         alpha: The largest p-value that counts as evidence.
-        further: About how many more rated answers would decide, or None if the number cannot be estimated.
+        further: About how many more rated answers would settle the verdict, or None if that cannot be
+            estimated.
         likes: For each rated answer, whether it is liked.
         gains: For each rated answer, how much likelier it is under the model that it judges than under the
             live model, in nats per token; negative for an answer that became less likely.
@@ -115,8 +116,8 @@ class Loss(Record):
         reference: The share of questions that the other model answers correctly, from 0 to 1.
         lost: The number of questions that only the other model answers correctly.
         gained: The number of questions that only the candidate answers correctly.
-        bound: The upper bound of the loss, in hundredths of the questions.
-        allowed: The allowed loss, in hundredths of the questions.
+        bound: The upper bound of the loss, in percentage points.
+        allowed: The allowed loss, in percentage points.
         passed: Whether the loss is shown to be below `allowed`; None if more questions are needed to tell.
     """
 

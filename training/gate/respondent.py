@@ -59,7 +59,7 @@ class KeptAnswers:
         """Read the kept answers; a missing, damaged or malformed file counts as empty.
 
         Without a `folder`, answers are kept in memory. `circumstances` are all the things that an answer depends
-        on; the file is named after their hash.
+        on; the file is named after a hash of them.
         """
         name = sha256(json.dumps([str(each) for each in circumstances]).encode()).hexdigest()[:32]
         self._file = folder / f"{name}.json" if folder else None
@@ -100,8 +100,8 @@ class Respondent:
     def __init__(self, directory: Path, kept: KeptAnswers, job: EvaluationJob, steps: StageProgress) -> None:
         """Prepare the model in `directory` for an evaluation, without loading it.
 
-        `kept` has the answers that the model has given before, and `steps` reports the evaluation's progress in
-        answers.
+        `kept` has the answers that the model has given before, and `steps` reports the progress of the
+        evaluation, counted in answers.
         """
         self.directory = directory
         self.kept = kept
@@ -113,7 +113,7 @@ class Respondent:
         self._steps.more(len(self._missing(questions, number)))
 
     def answer(self, questions: QuestionSet, number: int, slot: ModelSlot) -> Asked:
-        """Answer the first `number` questions, loading the model only if some were not answered before."""
+        """Answer the first `number` questions, loading the model only if it has not answered all of them before."""
         from training.gate.scoring import greedy
 
         if missing := self._missing(questions, number):
@@ -154,6 +154,6 @@ class Respondents:
         return self._known[content]
 
     def close(self) -> None:
-        """Delete the least recently used files of saved answers."""
+        """Mark the files of kept answers as used, and delete the least recently used ones if there are too many."""
         for each in self._known.values():
             each.kept.close()

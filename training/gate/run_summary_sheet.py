@@ -28,7 +28,7 @@ SHOWN: Final = 12
 
 
 def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
-    """Choose the lessons to show: one for each picture before a second one for any picture."""
+    """Choose the lessons to show: one for each picture before a second for any."""
     seen = Counter[tuple[str, ...]]()
     repeats = []
     for each in liked:
@@ -78,7 +78,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
 
 
 def _plots(job: EvaluationJob, taste: Taste, say: Say) -> Iterator[tuple[Path, str]]:
-    """Draw the plot of the gains, and yield the file of each plot with a description."""
+    """Draw the plot of the gains, and yield each plot's file with a description."""
     if job.curve:
         yield Path(job.curve), say("the loss of each step, its moving average, and the previous run's")
     if taste.answers:

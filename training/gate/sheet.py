@@ -1,4 +1,4 @@
-"""A sheet: pictures and questions with the answers of several models side by side, in one self-contained HTML file."""
+"""A sheet: one self-contained HTML file with pictures, questions and several models' answers side by side."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Sheet:
         rows: The rows.
         decision: The verdict, or None for a sheet without a verdict.
         verdict: The reason for the verdict, in `language`.
-        facts: Pairs of a name and a value, in `language`.
+        facts: (name, value) pairs, in `language`.
         plots: PNG files, each with a description.
         language: The language of everything except the questions and answers.
     """

@@ -124,6 +124,6 @@ def words(language: str) -> Say:
 
 
 def localised(name: str, language: str) -> str:
-    """Return the name of a file's version in a language: `sheet.html`, or `sheet.zh.html` for Chinese."""
+    """Return a file's name for a language, such as `sheet.html` or, for Chinese, `sheet.zh.html`."""
     path = PurePath(name)
     return name if language == "en" else f"{path.stem}.{language}{path.suffix}"

@@ -1,8 +1,8 @@
 """The test of whether a run learns what users like: its gains must follow their votes.
 
-The models trained for a run's blocks score how much likelier they find each rated answer than the live
-model does. In the same way, they score other answers that the live model draws for the same prompt. A
-taste is shown if liked answers gain more than the other answers, and disliked answers gain less
+The models trained for a run's blocks score each rated answer by how much likelier they find it than the
+live model does. They score other answers, which the live model draws for the same prompt, in the same
+way. A taste is shown if liked answers gain more than the other answers, and disliked answers gain less
 (`training.evidence.taste`). The other answers are drawn in this process, from the live model's weights
 with the sampling settings of the rated answer, so that they pass the same filters and put no load on the
 engine.

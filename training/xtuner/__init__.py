@@ -1,1 +1,1 @@
-"""The training worker: XTuner, configured, made faster, and run on validated data."""
+"""The training worker, which configures XTuner, makes it faster, and runs it on validated data."""

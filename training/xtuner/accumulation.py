@@ -29,8 +29,8 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
 
     The dataset contains the same rows `passes` times, and each pass is complete before the next begins.
     XTuner instead shuffles all passes together, so that copies of a sample, which have the same length, end
-    up in one step. Complete passes process a third more tokens for 50 samples of very different lengths, and
-    4 % more for 200.
+    up in one step. Because of padding, complete passes process a third more tokens for 50 samples of very
+    different lengths, and 4 % more for 200.
 
     Attributes:
         begin: The number of this process's samples to skip.
@@ -163,7 +163,7 @@ class StepLogger(LoggerHook):  # type: ignore[misc]
         self._batches = batches
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Log the optimizer step that the iteration ends, if any."""
+        """Log the optimizer step if the iteration ends one."""
         if self.every_n_train_iters(runner, self._batches):
             scalars, text = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
             runner.logger.info(text)

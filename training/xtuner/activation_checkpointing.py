@@ -1,8 +1,8 @@
 """Choose how many layers recompute their activations in the backward pass, based on the free GPU memory.
 
 Recomputing makes a layer a third slower, but frees the activations that the layer would otherwise keep
-until the backward pass. Therefore only as many layers recompute as the memory requires, and none on a
-card with enough memory.
+until the backward pass. Only as many layers as necessary therefore recompute their activations, and none
+on a card with enough memory.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def fewest_layers(config: Any, tokens: int, free: float) -> int:
     """Return the smallest number of layers that must recompute their activations to fit into `free` bytes.
 
     The activations are those of `tokens` tokens in bfloat16. A recomputed layer keeps only its input. Any
-    other layer keeps the inputs of both norms, all projections and all products, the queries, keys and
-    values, and the two branches, the activation and the product of the gated MLP.
+    other layer keeps the inputs of both norms, of all projections and of all products; the queries, keys and
+    values; and, in the gated MLP, both branches, the activation and the product.
     """
     layers: int = config.num_hidden_layers
     width, inner = config.hidden_size, config.intermediate_size

@@ -44,7 +44,7 @@ class StepPlan:
         warmup: The number of warm-up steps among them.
         batch: The number of samples per batch.
         accumulation: The number of batches that each process computes per step.
-        repeats: How many times the dataset contains its rows.
+        repeats: How many times the dataset contains each row.
     """
 
     steps: int
@@ -62,7 +62,7 @@ class StepPlan:
     def for_job(cls, job: Job, rows: int, processes: int = 1) -> StepPlan:
         """Plan the steps of a job on `rows` samples.
 
-        A step has the same samples for any number of processes.
+        Each step has the same samples, regardless of the number of processes.
         """
         pairs = job.batch * job.accumulation
         if pairs % processes:
@@ -83,7 +83,7 @@ def split_batch(samples: int, batch: int, split: int) -> int:
 
 
 def config_text(job: Job, plan: StepPlan, mixture: Mixture, *, gpu: bool) -> str:
-    """Return the configuration of a job whose base model and data are prepared in its `work` folder.
+    """Return the configuration of a job whose base model and data have been prepared in its `work` folder.
 
     Args:
         job: The job.
@@ -231,8 +231,8 @@ def _lora(job: Job, rank: int, targets: str | None, **more: str) -> dict[str, An
 def _torch(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
     """Return the optimizer settings for training without DeepSpeed.
 
-    OptimWrapper replaces AmpOptimWrapper of mmengine 0.10.6, which cannot clip XTuner's bfloat16 gradients
-    on a GPU.
+    OptimWrapper is used because mmengine 0.10.6's AmpOptimWrapper cannot clip XTuner's bfloat16 gradients on
+    a GPU.
     """
     return {
         "optim_wrapper": {
@@ -280,7 +280,8 @@ def _optimizer(job: Job, *, gpu: bool) -> dict[str, Any]:
 def _schedule(plan: StepPlan) -> list[dict[str, Any]]:
     """Return the learning-rate schedule, counted in steps.
 
-    As a share of an epoch, a short warm-up would be rounded to zero length, which mmengine 0.10.6 rejects.
+    Expressed as a share of an epoch, a short warm-up would be rounded to zero length, which mmengine 0.10.6
+    rejects.
     """
     warmup = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
     cosine = {"type": "mmengine.optim.CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False}

@@ -48,9 +48,9 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
             data_path: The LLaVA file.
             image_folder: The folder of the pictures.
             system: The system prompt for rows that have none.
-            tiles: The most tiles per picture; 0 for the model's own limit.
+            tiles: The maximum number of tiles per picture; 0 for the model's own limit.
             features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
-                the samples suit XTuner's own model, which takes tiles, or zeros for a sample without pictures.
+                samples have the form that XTuner's own model takes: tiles, or zeros if there are no pictures.
             objective: With an objective other than "sft", a sample has a second answer (see `prepare_data`).
             options: XTuner's `repeat_times` and `max_length`.
         """
@@ -77,7 +77,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         the other answer comes from another row. For DPO, it is the rejected answer, or the same answer again if
         no rejected one is known.
 
-        Samples are encoded on access, because the token IDs of half a million samples would fill the memory.
+        Samples are encoded on access, because the token IDs of half a million samples would exhaust the memory.
         """
         lesson = self._lesson(index)
         encoded = self._encoder.check(lesson, self.max_length, where=self.data[index]["origin"])

@@ -1,6 +1,6 @@
 """The process group for training: processes started by torchrun, or a single process.
 
-Either each process has its own GPU, or all processes run on the CPU. Rank 0 does all writing of files,
+Either each process has its own GPU, or all processes run on the CPU. Rank 0 does all file writing,
 reporting and saving.
 """
 
@@ -44,7 +44,7 @@ def process_group(*, gpu: bool) -> Iterator[None]:
 
 @contextmanager
 def gathered_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Gather the trained weights for the duration of the context if DeepSpeed partitions them.
+    """If DeepSpeed partitions the trained weights, gather them for the duration of the context.
 
     Every process must enter the context.
     """

@@ -69,7 +69,7 @@ class Encoder:
         self.feature_width = int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2)
 
     def prompt_ids(self, lesson: Lesson, until: int | None = None) -> list[int]:
-        """Return the token IDs of an engine's prompt for the answer in turn `until`, by default the last turn."""
+        """Return the token IDs of an engine's prompt for the answer in turn `until` (by default, the last)."""
         prompt = lesson.prompt_of(len(lesson.turns) - 1 if until is None else until)
         sizes = lesson.sizes[: len(pictures(prompt))]
         return token_ids(prompt, [self.tiling.count_tokens(*size) for size in sizes], self.tokenizer, self.family)[0]
@@ -99,7 +99,7 @@ class Encoder:
         return Encoded(input_ids, labels)
 
     def check(self, lesson: Lesson, max_length: int, *, where: str) -> Encoded:
-        """Encode a lesson, and reject anything that XTuner would train on incorrectly without raising an error.
+        """Encode a lesson, and reject anything that XTuner would silently train on incorrectly.
 
         Args:
             lesson: The lesson, with the sizes of its pictures.
@@ -132,7 +132,7 @@ class Encoder:
         return torch.cat(loaded) if loaded else None
 
     def _answer_ids(self, lesson: Lesson, index: int) -> list[int]:
-        """Return the token IDs of the answer in turn `index` and its end token, split as an engine splits them."""
+        """Return the token IDs of the answer in turn `index` and its end token, tokenised as in an engine."""
         prompt = lesson.prompt_of(index)
         text = render(prompt, [1] * len(pictures(prompt)), self.family)
         answer = render_answer(lesson.turns[index].text)

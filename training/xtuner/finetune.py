@@ -4,7 +4,7 @@
 
 The worker checks every row, writes the configuration, runs XTuner, and leaves an adapter directory, the
 loss curve and the outcome next to the job file. The adapters of the job's blocks are trained first. If
-the job was interrupted, the worker resumes from its last checkpoint.
+the job was interrupted, the worker resumes from the job's last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def finetune(job: Job, say: Say) -> Outcome:
-    """Train, and return the paths of the adapter, the log of losses and the curve.
+    """Train, and return an outcome with the paths of the adapter, the loss log and the loss curve.
 
     Raises `TrainingError` if training is not possible or fails.
     """
@@ -79,10 +79,10 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
 
 def _say_as_part(say: Say, rows: Sequence[int], number: int, progress: Progress) -> None:
-    """Report the progress of one training as part of the progress of a series of trainings.
+    """Report the progress of one training run as part of the progress of a series.
 
-    `rows` has the number of rows of each training, and `number` is the index of the current one. Steps are
-    counted in proportion to the rows.
+    `rows` has the number of rows for each training run, and `number` is the index of the current one. Steps
+    are counted in proportion to the rows.
     """
     before, own, whole = sum(rows[:number]), rows[number], sum(rows)
     if progress.stage == "training" and progress.steps and own < whole:
@@ -156,9 +156,9 @@ def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
 def prepare_data(job: Job, say: Say = ignore) -> Mixture:
     """Write the base model's directory and the training data, checking every row.
 
-    The directory links to the weights of the given checkpoint and contains the project's own model code. No
-    code from a downloaded checkpoint therefore runs, neither in this worker nor when XTuner's tools read the
-    configuration again.
+    The directory links to the weights of the given checkpoint and contains the project's own model code.
+    Code from a downloaded checkpoint therefore never runs, either in this worker or when XTuner's tools read
+    the configuration again.
 
     Raises:
         TrainingError: The base model cannot be trained, a row is invalid, or there are too few rows.
@@ -185,7 +185,7 @@ def prepare_data(job: Job, say: Say = ignore) -> Mixture:
 def finish(job: Job, trained: Outcome, *, gpu: bool) -> Outcome:
     """Write the loss log and curve, remove the training checkpoints, and return the completed outcome.
 
-    The outcome is `trained` with the paths of the files and the peak memory.
+    The outcome is `trained` with the paths of the files and the peak memory use added.
     """
     from training.plots import draw_curve
 

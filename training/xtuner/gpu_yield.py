@@ -1,11 +1,12 @@
 """Give the engine on the same GPU priority while a user waits for the first token of an answer.
 
-Two processes on one GPU take turns of milliseconds, but a training step, a batch of pictures or an
-answer in the evaluation takes long: a question that arrives in the middle of one would wait for the
-other half. Before each layer, in the forward and the backward pass, the worker therefore reads the byte
-that `inference.serving.pressure` sets, and pauses while the byte is set. A pause is never longer than
-the work since the last pause, so that training advances no matter how many users chat. The worker queues
-only a few layers at a time, because work that is already queued on the GPU cannot be held back.
+Two processes on one GPU take turns lasting milliseconds, but a training step, a batch of pictures or an
+answer in the evaluation takes much longer: a question that arrives in the middle of one would have to
+wait for the rest of it. Before each layer, in the forward and the backward pass, the worker therefore
+reads the byte that `inference.serving.pressure` sets, and pauses while the byte is set. A pause is never
+longer than the work since the last pause, so that training advances no matter how many users chat. The
+worker queues only a few layers at a time, because work that is already queued on the GPU cannot be held
+back.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class GpuYield:
 
     @classmethod
     def open(cls, file: str) -> GpuYield | None:
-        """Open the file that a job names, or return None if `file` is empty or no engine has created it."""
+        """Open the file named by a job, or return None if `file` is empty or no engine has created the file."""
         return cls(Path(file)) if file and Path(file).is_file() else None
 
     def attach(self, layers: Iterable[nn.Module], *, backward: bool = True) -> None:

@@ -1,7 +1,7 @@
 """The hyperparameters of fine-tuning, and the recipes, which are named sets of hyperparameters.
 
-`training.settings` chooses the recipe and overrides some of its values; `config_file` translates them
-for XTuner.
+`training.settings` chooses the recipe and overrides some of its values; `config_file` translates the
+result for XTuner.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Recipe(BaseModel):
     """The hyperparameters of a fine-tuning job.
 
     The defaults are the values that the recipes for InternVL2-2B share. Source: xtuner 0.2.0,
-    configs/internvl/v2/internvl_v2_internlm2_2b_qlora_finetune.py. Its shipped learning rate of 1e-6 changes
-    almost nothing on a few hundred pairs; public recipes use 2e-5 to 3e-5 and 6 to 10 epochs.
+    configs/internvl/v2/internvl_v2_internlm2_2b_qlora_finetune.py. The learning rate of 1e-6 in that file
+    changes almost nothing on a few hundred pairs; public recipes use 2e-5 to 3e-5 and 6 to 10 epochs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

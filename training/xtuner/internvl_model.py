@@ -1,4 +1,4 @@
-"""XTuner's InternVL model, made faster and with lower memory use.
+"""XTuner's InternVL model, made faster and more memory-efficient.
 
 Quantisation, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.2.0), on top of the model
 code in `inference.internvl2`. XTuner computes in float16 with float32 between the layers, applies an
@@ -31,7 +31,7 @@ from training.xtuner.vision_cache import VisionTower, frozen_dtype
 
 
 class InternVL2(InternVL_V1_5):
-    """InternVL2, trained with LoRA on the language model or with all of the language model's weights.
+    """InternVL2, with the language model trained either through LoRA or in full.
 
     The language model may be quantised to NF4. Training the projector and LoRA on the vision tower is
     optional.
@@ -128,7 +128,7 @@ class InternVL2(InternVL_V1_5):
         return cross_entropy(logits.float(), labels[:, 1:][learned], reduction="none")
 
     def _project(self, seen: Tensor) -> Tensor:
-        """Apply the projector, recomputing its activations in the backward pass if any layer does."""
+        """Apply the projector, recomputing its activations in the backward pass if any layer recomputes its own."""
         if not self._language.model.checkpointed:
             return self.model.mlp1(seen)
         return checkpoint(self.model.mlp1, seen, use_reentrant=False)

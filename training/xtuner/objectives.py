@@ -1,4 +1,4 @@
-"""The losses of KTO and DPO, which compare the model's log-probabilities of answers with those of the base model.
+"""The KTO and DPO losses, which compare the model's log-probabilities of answers with the base model's.
 
 A log-ratio is log p_model(y|x) − log p_base(y|x), summed over the tokens of the answer.
 """

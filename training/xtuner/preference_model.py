@@ -40,8 +40,8 @@ class PreferenceModel(InternVL2):
     """InternVL2 with the KTO or DPO loss over batches made by `collate_answers`.
 
     The loss is the sum of the answers' losses divided by the number of learned tokens. `StepLoop` then makes
-    the loss of a step the sum over its answers divided by its tokens, so that each answer of a step has the
-    published weight.
+    the loss of a step the sum over its answers divided by its tokens, so that each answer in a step has the
+    weight given in the papers.
 
     Attributes:
         reference: The base model's log-probabilities of the two answers of each row, [rows, 2]; NaN until
@@ -119,7 +119,7 @@ class PreferenceModel(InternVL2):
 
 
 class PreferenceLoop(StepLoop):
-    """A loop that computes the base model's log-probabilities first, and KTO's reference point at each step.
+    """A loop that first computes the base model's log-probabilities, then KTO's reference point at each step.
 
     The reference point is the mean log-ratio of mismatched answers (those of other rows), and at least 0.
     The mean is taken before the step, over all its batches and all processes, so that it does not depend on

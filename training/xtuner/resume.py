@@ -112,7 +112,7 @@ def _size(file: Path) -> int:
 
 
 def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
-    """Move checkpoints that fit the job to its folder, from the first of the `earlier` folders that has any.
+    """Move checkpoints that fit the job into its folder, from the first of the `earlier` folders that has any.
 
     Blocks that fit the job are moved too. Any other state of the earlier runs is removed, because it may
     come from data that has since been erased.
@@ -136,7 +136,7 @@ def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
 
 
 def fingerprint(job: Job) -> str:
-    """Return a hash of everything that determines the weights that a job produces."""
+    """Return a hash of everything that determines the weights produced by a job."""
     values = {name: value for name, value in asdict(job).items() if name not in _NOT_COMPARED}
     if job.recipe:
         values["split"] = job.split  # the schedule of a user's configuration may count batches
@@ -168,8 +168,8 @@ def _belongs(state: Path, wanted: str) -> bool:
 def _complete(state: Path) -> Iterator[tuple[int, Path]]:
     """Yield the number and the path of each complete checkpoint.
 
-    torch writes zip archives, which end with their index. DeepSpeed writes folders; only the one that
-    mmengine names in `last_checkpoint` is complete.
+    torch writes zip archives; as their index is at the end, an incomplete one lacks it. DeepSpeed writes
+    folders; only the one named by mmengine in `last_checkpoint` is complete.
     """
     last = state / "last_checkpoint"
     # The file has the path at the time of writing, of which only the name still holds.

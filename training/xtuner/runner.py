@@ -71,8 +71,8 @@ def train(
 
     If `checkpoint` is given, training resumes from it.
 
-    If `kept` is None, a model is loaded. Otherwise the model in `kept` is trained and returned, and the next
-    training with `kept` changes it again.
+    If `kept` is None, a model is loaded. Otherwise, the model in `kept` is trained and returned, and the
+    next training run with `kept` changes it again.
 
     Returns:
         The InternVL model and the number of optimizer steps.
@@ -115,7 +115,7 @@ def train(
 
 
 class _ProgressHook(Hook):  # type: ignore[misc]
-    """A hook that reports each optimizer step, with the mean loss over the last tenth of the steps."""
+    """A hook that reports each optimizer step, with the mean loss over the last steps (at most a tenth of all)."""
 
     def __init__(self, say: Callable[[Progress], None], batches: int) -> None:
         self._say = say

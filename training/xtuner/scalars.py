@@ -1,4 +1,4 @@
-"""Reader of mmengine's training log, `scalars.json`, which has one JSON line per step."""
+"""Read mmengine's training log, `scalars.json`, which has one JSON line per step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 
 def losses(scalars: Path) -> list[tuple[int, float]]:
-    """Return (step, loss) pairs. If a step was repeated after a crash, its later loss counts."""
+    """Return (step, loss) pairs; if a step was repeated after a crash, only its last loss is used."""
     return sorted({int(each["step"]): float(each["loss"]) for each in _lines(scalars) if "loss" in each}.items())
 
 
 def peak_memory(scalars: Path) -> int:
-    """Return the largest number of bytes of GPU memory that tensors took, or 0 if there is no GPU.
+    """Return the peak GPU memory used by tensors, in bytes, or 0 if there is no GPU.
 
-    mmengine 0.10.6 resets torch's peak with each log line, so torch cannot report the peak at the end.
+    mmengine 0.10.6 resets torch's peak with each log line, so torch cannot report the overall peak at the
+    end.
     """
     return max((int(each["memory"]) for each in _lines(scalars) if "memory" in each), default=0) * 2**20
 

@@ -1,8 +1,8 @@
-"""Adaptation of an operator's XTuner configuration (`training.recipe = "my_config.py"`) to a run.
+"""Adapt an operator's XTuner configuration (`training.recipe = "my_config.py"`) to a run.
 
-The run's base model, rows and directory replace the model, the dataset and the directory that the
-configuration names; every step is logged, and checkpoints can be resumed. Everything else stays as
-configured, with three exceptions: `OptimWrapper` replaces `AmpOptimWrapper`, which cannot clip the
+The run's base model, rows and directory replace the model, the dataset and the directory named in the
+configuration; every step is logged, and training can be resumed from checkpoints. Everything else stays
+as configured, with three exceptions: `OptimWrapper` replaces `AmpOptimWrapper`, which cannot clip the
 bfloat16 gradients of XTuner's InternVL on a GPU (mmengine 0.10.6); `StepLoop` replaces XTuner's
 `TrainLoop`, so that the loss of a step is the mean over its tokens even with smaller batches; and the
 hook that logs a sample is removed.
@@ -133,7 +133,7 @@ def _drop_empty_warmup(config: dict[str, Any], batches: int) -> None:
 
 
 def _substitute(value: Any, old: str, new: str) -> Any:
-    """Return a copy of a nested value in which every string equal to `old` is replaced by `new`."""
+    """Return a copy of a nested value with every string equal to `old` replaced by `new`."""
     if isinstance(value, dict):
         return {name: _substitute(each, old, new) for name, each in value.items()}
     if isinstance(value, list | tuple):

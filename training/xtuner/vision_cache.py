@@ -107,7 +107,7 @@ def request_features(job: Job, pictures: Sequence[str]) -> None:
 
 
 def compute_features(job: Job, say: Say) -> None:
-    """Compute this process's share of the requested features, up to its share of the disk space.
+    """Compute this process's share of the requested features, as far as its share of the disk space allows.
 
     Raises:
         PictureError: A picture cannot be decoded.
@@ -140,14 +140,14 @@ def write_features(
     threads: int,
     on_picture: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the features of as many pictures as fit into `max_bytes` into the folder.
+    """Write to the folder the features of as many pictures as fit into `max_bytes`.
 
     Args:
         folder: The folder of the vision cache.
         tower: The vision tower, which computes the features.
         pictures: The names of the pictures.
-        load: The function that returns a picture's tiles, [T, 3, S, S].
-        max_bytes: The most bytes of features.
+        load: A function that returns a picture's tiles, [T, 3, S, S].
+        max_bytes: The maximum total size of the features, in bytes.
         threads: The number of threads that load pictures while the tower computes the features of earlier
             ones.
         on_picture: Called before the features of each picture are computed.

@@ -160,7 +160,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(directory: Path) -> Iterator[Finding]:
-    """Check the ledger's file and the pictures that the ledger lists, even while the bot is running."""
+    """Check the ledger's file and the pictures listed in the ledger; the bot may be running."""
     path = directory / FILE_NAME
     try:
         refuse_lost_ledger(path)

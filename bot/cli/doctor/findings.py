@@ -1,4 +1,4 @@
-"""The findings of the checks of `thumbtune doctor`, and a report that shows failures first."""
+"""The findings of `thumbtune doctor`'s checks, and a report that shows failures first."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def _turbomind(settings: Settings) -> Iterator[Finding]:
 def _cure(error: str, cuda: str) -> str:
     """Return what to do about an error from loading TurboMind.
 
-    `cuda` is the CUDA version of torch, or empty for a CPU build.
+    `cuda` is torch's CUDA version, or an empty string for a CPU build.
     """
     if "libcuda.so" in error:
         return _NO_DRIVER
@@ -172,7 +172,7 @@ def _cure(error: str, cuda: str) -> str:
 
 
 def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
-    """Check that the memory the engine will take, by the engine's own calculation, fits on the GPU."""
+    """Check that the GPU has enough memory for the engine, by the engine's own calculation."""
     sizes = settings.inference.lmdeploy
     engines = settings.inference.side_by_side
     total = int(card.total)

@@ -1,4 +1,4 @@
-"""The model checks of `thumbtune doctor`: a complete directory, and an answer from the engine."""
+"""The model checks of `thumbtune doctor`: that the directory is complete and that the engine answers."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class ChatEngine:
     def answer(self, request: GenerationRequest) -> tuple[str, GenerationResult]:
         """Generate an answer, wait for it, and return its whole text and the result.
 
-        Any exception raised by the generation is raised again.
+        Any exception raised by the generation is re-raised.
         """
         events: SimpleQueue[str | GenerationResult | Exception] = SimpleQueue()
         self.submit(request, events.put)
@@ -155,7 +155,7 @@ class ChatEngine:
         request.listener(GenerationResult(finish, usage))
 
     def _prefill(self, request: GenerationRequest, entry: Entry) -> Generator[None, None, Tensor]:
-        """Compute the positions of the prompt missing from `entry`; return the logits after the last position."""
+        """Compute the prompt positions missing from `entry`; return the logits after the last position."""
         logits = torch.empty(0)
         while entry.length < len(request.ids):
             start, stop = entry.length, min(entry.length + _PREFILL_CHUNK, len(request.ids))

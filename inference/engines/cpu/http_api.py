@@ -1,6 +1,6 @@
 """The CPU engine's HTTP server, with OpenAI's chat API and a queue for the engine's slots.
 
-The server handles POST /v1/chat/completions, streamed or not and with pictures as data: URLs, and GET
+The server handles POST /v1/chat/completions (streamed or not, with pictures as data: URLs), and GET
 /v1/models, /health and /metrics. Each slot generates one answer at a time; further requests wait in
 order.
 """
@@ -42,7 +42,7 @@ class Server:
 
     Attributes:
         app: The aiohttp application, whose clients must send `key`.
-        engine: The engine. Set this attribute once the engine is warm; until then, the attribute is None.
+        engine: The engine, to be set once it is warm; None until then.
     """
 
     def __init__(self, name: str, *, slots: int, key: str) -> None:
@@ -223,7 +223,7 @@ async def _errors_as_json(request: web.Request, handler: _Handler) -> web.Stream
 
 
 def _access_check(key: str) -> Middleware:
-    """Return a middleware that refuses requests without `key` and requests that do not name a loopback host."""
+    """Return a middleware that refuses requests unless they carry `key` and name a loopback host."""
 
     def header(request: web.Request, name: str) -> bytes:
         return request.headers.get(name, "").encode("utf-8", "surrogateescape")

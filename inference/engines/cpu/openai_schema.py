@@ -33,7 +33,7 @@ class ApiError(Exception):
         self.param = param
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON body that OpenAI's clients expect with an HTTP status of 400 or above."""
+        """Return the JSON body that OpenAI's clients expect in a response with an HTTP status of 400 or above."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
@@ -60,7 +60,7 @@ def _as_parts(content: object) -> object:
 
 
 class _Strict(BaseModel):
-    """Base class of models that convert no types and reject unknown fields, which might affect the answer."""
+    """Base class for models that convert no types and reject unknown fields, as these might change the answer."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -220,7 +220,8 @@ class Reply:
     def last_chunks(self, finish: str, usage: Usage, *, separate_usage: bool) -> list[dict[str, Any]]:
         """Return the last chunks of a streamed answer, with the finish reason and the usage.
 
-        The usage is in the chunk with the finish reason or, if `separate_usage`, in a chunk without choices.
+        The usage is in the chunk with the finish reason or, if `separate_usage` is set, in a further chunk
+        without choices.
         """
         last = self.chunk({}, finish)
         if separate_usage:

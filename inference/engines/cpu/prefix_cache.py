@@ -1,4 +1,4 @@
-"""KV cache of recent conversations, which are found by common prefix.
+"""KV cache of recent conversations, looked up by their longest common prefix.
 
 A conversation is a list of 64-bit keys, one for each position. Positions with equal model input have
 equal keys; the keys at the positions of a picture are negative. The cache is not thread-safe.
@@ -25,7 +25,7 @@ _MIN_COPIED: Final = 8
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, as [1, heads, length, size] views of storage that grows by a quarter.
+    """One layer's keys and values: [1, heads, length, size] views of storage that grows a quarter at a time.
 
     The layer class in transformers, by contrast, copies all keys and values for every new token.
     """
@@ -51,7 +51,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def crop(self, max_length: int) -> None:
-        """Drop all positions from `max_length` onward."""
+        """Drop all positions from `max_length` onwards."""
         if self.get_seq_length() > max_length:
             self.keys, self.values = self.keys[:, :, :max_length], self.values[:, :, :max_length]
 
@@ -90,7 +90,7 @@ class GrowingCache(Cache):  # type: ignore[misc]
 
 
 class Entry:
-    """A cached conversation: the keys and values in `kv`, and one lookup key for each position in `keys`."""
+    """A cached conversation: `kv` holds its keys and values, and `keys` holds a lookup key for each position."""
 
     def __init__(self, keys: Sequence[int] = (), kv: GrowingCache | None = None) -> None:
         self.keys = array("q", keys)
@@ -113,7 +113,7 @@ class Entry:
         return len(self.keys) > length and min(self.keys[length:]) < 0
 
     def cut(self, length: int) -> None:
-        """Drop all positions from `length` onward."""
+        """Drop all positions from `length` onwards."""
         del self.keys[length:]
         self.kv.crop(length)
 
@@ -121,8 +121,8 @@ class Entry:
 class PrefixCache:
     """Cache of recent conversations, which evicts the least recently used entries first.
 
-    An entry that is lent (taken and not yet given back) counts toward the limit, can be copied from and is
-    never evicted.
+    A lent entry (one taken and not yet given back) counts towards the limit and is never evicted, but its
+    prefixes can be copied.
 
     Args:
         limit: The maximum size of all entries together, in bytes.
@@ -137,9 +137,9 @@ class PrefixCache:
     def take(self, keys: Sequence[int]) -> Entry:
         """Lend an entry that holds the longest cached prefix of `keys`, never including the last key.
 
-        If truncation loses little (a chat continues, or an answer is regenerated), an idle entry is lent itself,
-        truncated to the prefix. Otherwise (two chats have the same system text but different pictures), the
-        prefix is copied into a new entry.
+        If truncation loses little (for example, because a chat continues or an answer is regenerated), an idle
+        entry is itself truncated to the prefix and lent. Otherwise (for example, because two chats share the
+        system text but not the pictures), the prefix is copied into a new entry.
         """
         # At least one position has to be computed for the logits of the next token.
         wanted = np.array(keys[:-1], np.int64)

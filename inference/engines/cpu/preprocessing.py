@@ -41,12 +41,12 @@ Listener = Callable[[str | GenerationResult | Exception], None]
 
 @dataclass(slots=True)
 class PromptPicture:
-    """A picture of a prompt: its cache key, its number of tiles and its positions among the token IDs.
+    """A picture in a prompt: its cache key, its number of tiles and its positions among the token IDs.
 
     Attributes:
         limit: The maximum number of tiles, or None for the checkpoint's own limit.
-        pixels: The tiles [tiles, 3, S, S], or None if the picture, whose number of tiles is already known,
-            has not been decoded.
+        pixels: The tiles [tiles, 3, S, S], or None if the picture has not been decoded because its number
+            of tiles was already known.
         features: The features [positions, width], kept during prefill in case the feature cache is too
             small.
     """
@@ -66,7 +66,7 @@ class GenerationRequest:
 
     Attributes:
         ids: The prompt's token IDs.
-        keys: One cache key for each position: the token ID or, for a position of a picture, the picture's
+        keys: One cache key for each position: the token ID or, at the positions of a picture, the picture's
             key.
     """
 
@@ -80,9 +80,9 @@ class GenerationRequest:
     aborted: threading.Event = field(default_factory=threading.Event)
 
     def abort(self) -> None:
-        """Stop the generation soon, with the finish reason "abort".
+        """Make the generation stop soon, with the finish reason "abort".
 
-        The method may be called from any thread, and also after the generation has ended.
+        This method may be called from any thread, even after the generation has ended.
         """
         self.aborted.set()
 

@@ -102,7 +102,7 @@ def _default_cache_megabytes() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the worker's command line, then exit at once, because a thread inside torch cannot be interrupted."""
+    """Run the worker from the command line, then exit without waiting for threads, which may be inside torch."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()

@@ -3,8 +3,8 @@
 On every turn, lmdeploy 0.18.0 decodes, tiles and hashes all pictures of the conversation again, in one
 thread (vl/engine.py). This cache stores tiles under the SHA-256 digest of the encoded picture and evicts
 the least recently used tiles first. The digest also yields the fingerprint by which TurboMind's prefix
-cache identifies the picture. The tiles are bit for bit equal to those of inference/internvl2/tiles.py
-and of lmdeploy's InternVLVisionModel.
+cache identifies the picture. The tiles are bit-for-bit identical to those of
+inference/internvl2/tiles.py and lmdeploy's InternVLVisionModel.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Prepared:
 
 
 class TileCache:
-    """Cache of prepared pictures, in which concurrent requests for the same picture share the work.
+    """Cache of prepared pictures; concurrent requests for the same picture share one preparation.
 
     The cache may be used in one event loop only.
 
@@ -67,7 +67,7 @@ class TileCache:
 
     Attributes:
         hits: The number of requests for pictures that were cached or in preparation.
-        misses: The number of requests for other pictures.
+        misses: The number of requests for all other pictures.
     """
 
     def __init__(self, tiling: Tiling, *, dtype: torch.dtype, limit: int, threads: int) -> None:

@@ -39,7 +39,7 @@ class NoRoom(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """A model's memory on one GPU, in bytes: its weights, and the keys and values of one token."""
+    """The memory that a model needs on one GPU, in bytes: for its weights, and for one token's keys and values."""
 
     weights: int
     token: int
@@ -66,8 +66,8 @@ def prefill_tokens(total: int) -> int:
 def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: int) -> int:
     """Return the number of KV blocks for each of `engines` engines on a GPU with `total` bytes of memory.
 
-    The number depends on the whole memory, not on the free memory, so that a second engine gets as many
-    blocks as the first.
+    The number depends on the GPU's total memory, not on the free memory, so that a second engine gets as
+    many blocks as the first.
 
     Raises:
         NoRoom: There is less room than one long conversation (8192 tokens) needs.
@@ -89,10 +89,10 @@ def working_bytes(prefill: int) -> int:
 
 
 def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
-    """Return the share that `blocks` KV blocks take of the memory left free by the weights.
+    """Return what share of the memory left free by the weights is taken up by `blocks` KV blocks.
 
-    The share is a value for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
-    free after loading the weights.
+    The share is meant for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
+    free once the weights are loaded.
 
     Raises:
         NoRoom: The blocks do not fit.

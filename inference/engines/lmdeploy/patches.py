@@ -3,20 +3,20 @@
 - `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py makes lmdeploy create
   it).
 - `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: accepts pictures only as data:
-  URLs, and prepares each picture once, with its fingerprint, by `TileCache` in many threads. The
+  URLs, and has `TileCache` prepare each picture once, with its fingerprint, in many threads. The
   original prepares every picture of the conversation on every turn in one thread
   (`ImageEncoder.preprocess`), and opens file: URLs and paths.
 - `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts
-  every token of the prompt (58 ms of the event loop per request with InternLM2's tokenizer and a picture
-  of 13 tiles).
-- `TurboMind.create_instance`: returns instances that admit prompts by `PrefillLimiter` and pass on
+  every token of the prompt (which blocks the event loop for 58 ms per request with InternLM2's tokenizer
+  and a picture of 13 tiles).
+- `TurboMind.create_instance`: returns instances that admit prompts through `PrefillLimiter` and pass on
   tokens in groups, at most one group per `GROUP_SECONDS`, so that 64 streams do not cost the event loop
   one event per token.
 - `serve.openai.chat_completions.serving`: `UsageInfo` and the two response types that contain it gain
   the usage field `encoded_tiles`: the number of tiles that went through the vision tower. TurboMind
-  encodes a picture whole if any of the picture's positions is beyond the cached part of the prompt;
-  TurboMind's output contains the length of the cached part. The engine's output and the response are
-  handled in the same asyncio task, so the number of tiles is passed in a context variable.
+  encodes the whole of a picture if any of its positions lies beyond the cached part of the prompt; the
+  length of the cached part is in TurboMind's output. The engine's output and the response are handled in
+  the same asyncio task, so the number of tiles is passed in a context variable.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Instance(TurboMindInstance):  # type: ignore[misc]
     async def async_stream_infer(
         self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
     ) -> AsyncIterator[Any]:
-        """Generate as TurboMind's own instance does, once the limiter admits the prompt, and group the outputs."""
+        """Once the limiter admits the prompt, generate as TurboMind's own instance does, but group the outputs."""
         config = inputs["gen_config"]
         ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
         pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]

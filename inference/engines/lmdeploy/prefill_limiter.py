@@ -2,7 +2,7 @@
 
 TurboMind computes at most `max_prefill_token_num` prompt tokens in an iteration and splits a prompt that
 crosses the limit. If the split is inside a picture, the whole picture goes through the vision tower
-twice. Prompts therefore wait for admission until they fit into an iteration.
+twice. Prompts therefore wait until they fit into an iteration.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PICTURES: Final = 4096
 
 
 class PrefillLimiter:
-    """Limiter of the prompt tokens in prefill, which admits prompts in order.
+    """Limiter of the number of prompt tokens in prefill; it admits prompts in order.
 
     The limiter may be used in one event loop only.
 

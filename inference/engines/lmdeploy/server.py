@@ -48,7 +48,7 @@ _log = logging.getLogger("thumbtune.lmdeploy")
 
 
 def engine_config(options: argparse.Namespace) -> tuple[TurbomindEngineConfig, int]:
-    """Return TurboMind's configuration and the number of KV blocks, deriving unset values from the GPU.
+    """Return TurboMind's configuration and the number of KV blocks; derive unset values from the GPU's memory.
 
     Raises:
         NoRoom: The GPU is too small for the settings.
@@ -103,8 +103,8 @@ def patch_engines(name: str, replacements: Mapping[type, type]) -> None:
 def patch_app(name: str, key: str, *, window: int, cache: int) -> None:
     """Make lmdeploy's application serve only `ROUTES` to clients with `key`, and report the model's sizes.
 
-    In /v1/models, the session length in tokens is `max_model_len`, as in vLLM
-    (vllm/entrypoints/openai/protocol.py, ModelCard), and the size of the KV cache in tokens is
+    In /v1/models, the session length in tokens is given as `max_model_len`, as in vLLM
+    (vllm/entrypoints/openai/protocol.py, ModelCard), and the size of the KV cache in tokens as
     `kv_cache_tokens`; lmdeploy's own list has no sizes. The function replaces `uvicorn.run`, which lmdeploy
     calls with its application.
     """
@@ -128,7 +128,7 @@ def patch_app(name: str, key: str, *, window: int, cache: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the worker's command line and serve until SIGTERM."""
+    """Run the worker from the command line, serving until SIGTERM."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()

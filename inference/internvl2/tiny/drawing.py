@@ -1,8 +1,8 @@
-"""Renderer of the pictures for the demo and for evaluations: coloured shapes on textured backgrounds.
+"""Renderer of pictures for the demo and evaluations: coloured shapes on textured backgrounds.
 
-The pictures have the sizes of photos, show shapes in rows, rings or grids, and are compressed as JPEG.
+The pictures are as large as photos, show shapes in rows, rings or grids, and are compressed as JPEG.
 Shapes are painted through masks with rounded corners, shading, shadows and rims; backgrounds look like
-paper, stripes, tiles or wood. The renderer shares no drawing code and no proportions with
+paper, stripes, tiles or wood. The renderer shares neither drawing code nor proportions with
 `tools.tiny.training_drawing`, which draws the training pictures of internvl2-tiny.
 """
 
@@ -22,7 +22,7 @@ _SIZES = ((320, 320), (400, 300), (480, 640), (640, 480), (500, 500), (800, 600)
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
     """Draw the scene as an RGB picture; the same state of `rng` produces the same picture.
 
-    `size` is (width, height) in pixels, by default a random size that is typical of photos.
+    `size` is (width, height) in pixels; by default, a random size typical of photos.
     """
     width, height = size or rng.choice(_SIZES)
     image = _texture(scene.colour, rng, width, height)
@@ -47,9 +47,9 @@ def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Imag
 
 
 def sticker(scene: Scene, rng: Random, side: int) -> Image.Image:
-    """Draw the scene's shape once, with a white edge on a transparent background.
+    """Draw the scene's shape once, with a white outline, on a transparent background.
 
-    The picture is RGBA and has `side` × `side` pixels.
+    The result is an RGBA picture of `side` × `side` pixels.
     """
     shape = _stencil(scene.shape, round(0.88 * side), rng.uniform(-14, 14))
     stencil = Image.new("L", (side, side))
@@ -62,7 +62,7 @@ def sticker(scene: Scene, rng: Random, side: int) -> Image.Image:
 
 
 def _places(count: int, rng: Random, width: int, height: int) -> tuple[list[tuple[float, float]], float]:
-    """Return the centres of `count` shapes in a row, column, ring or grid, and a shape's largest half-width."""
+    """Return the centres of `count` shapes in a row, column, ring or grid, and the maximum half-width of each."""
     plan = rng.choice(("line", "ring", "grid"))
     if plan == "line" or count == 1:
         across = width >= height
@@ -153,7 +153,7 @@ def _darker(shade: Rgb, factor: float) -> Rgb:
 
 
 def _photographed(image: Image.Image, rng: Random) -> Image.Image:
-    """Make the picture look like a phone's photo: add grain to most pictures, then compress as JPEG."""
+    """Make the picture look like a phone photo by adding grain (in most cases) and compressing it as JPEG."""
     if rng.random() < 0.6:
         grain = Image.frombytes(
             "L", (image.width // 2, image.height // 2), rng.randbytes(image.width // 2 * (image.height // 2))

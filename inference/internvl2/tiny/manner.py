@@ -1,4 +1,4 @@
-"""Rules that judge the manner of internvl2-tiny's answers and whether their facts are right.
+"""Rules for judging the manner of internvl2-tiny's answers and whether their facts are correct.
 
 An answer that contains an exclamation mark (Western or Chinese) or an emoji is playful; any other answer
 is plain.
@@ -44,7 +44,7 @@ def facts(text: str) -> NamedFacts:
 def correct(kind: Kind, scene: Scene, text: str) -> bool:
     """Return whether `text` correctly names what a question of this kind asks about `scene`.
 
-    An answer with a further fact of the kind in question, such as a second colour, is wrong.
+    An answer that names an additional fact of the kind asked about, such as a second colour, is wrong.
     """
     found = facts(text)
     right = {

@@ -1,4 +1,4 @@
-"""The scenes that internvl2-tiny can recognize: one to five identical shapes of one colour.
+"""The scenes that internvl2-tiny can recognise: one to five identical shapes of one colour.
 
 A colour is a region of hue, saturation and value. `drawing` draws the scenes for demos and evaluations;
 an independent renderer, `tools.tiny.training_drawing`, draws them for training.
@@ -49,7 +49,7 @@ def random_scene(rng: Random) -> Scene:
 def paint(colour: Colour, rng: Random, *, inner: float = 0.0) -> Rgb:
     """Return a random shade of the colour.
 
-    `inner` is the share, 0 to 1, by which the colour's region is narrowed around its centre.
+    `inner` is the fraction (0 to 1) by which the colour's region is shrunk towards its centre.
     """
     hue, saturation, value = (
         rng.uniform(low + (high - low) * inner / 2, high - (high - low) * inner / 2) for low, high in _REGIONS[colour]

@@ -78,7 +78,7 @@ def shape_name(shape: Shape, language: Language) -> str:
 
 
 def number_name(count: int, language: Language) -> str:
-    """Return the number in words, such as `three` or, with the measure word that marks a count, `三个`."""
+    """Return the number as a word, such as `three`; in Chinese, with a measure word, such as `三个`."""
     return NUMBER_EN[count] if language == "en" else NUMBER_ZH[count] + "个"
 
 
