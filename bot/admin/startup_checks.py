@@ -69,9 +69,9 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
     if BASE not in known:
         await ledger.models.add(Model(BASE, str(base), ModelState.LIVE, None, 0.0))
     elif known[BASE].directory != str(base):
-        chosen_anew = Path(known[BASE].directory).is_dir()
+        chosen_again = Path(known[BASE].directory).is_dir()
         await ledger.models.relocate(BASE, str(base))
-        if chosen_anew and known[BASE].state is not ModelState.LIVE:
+        if chosen_again and known[BASE].state is not ModelState.LIVE:
             log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
             await ledger.promotions.make(BASE)
     gone = []

@@ -55,7 +55,7 @@ COUNTERS: Final = {
     "engine_answered": "Questions answered",
     "engine_failed": "Questions that failed",
     "engine_cancelled": "Questions cancelled before their answer was complete",
-    "engine_begun_anew": "Answers discarded and generated again",
+    "engine_answers_restarted": "Answers discarded and generated again",
     "engine_crashes": "Engine processes that ended unexpectedly, hangs included",
     "engine_hangs": "Engine processes ended because they made no progress",
     "engine_restarts": "Restarts of the engines now in use",

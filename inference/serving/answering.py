@@ -140,7 +140,7 @@ class Answering:
                     raise EngineCrashed(
                         f"The engine broke off {attempt} times over this question: ask it in another way."
                     ) from error
-            self.counted["begun_anew"] += 1
+            self.counted["answers_restarted"] += 1
             yield Delta(restarted=True)
 
     def _slots(self, lane: str) -> int:

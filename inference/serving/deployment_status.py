@@ -19,14 +19,14 @@ from inference.serving.supervisor import State, Supervisor
 class Counters:
     """Counters since the deployment was created.
 
-    Each question counts as answered, failed or cancelled. `begun_anew` counts restarted answers, and
+    Each question counts as answered, failed or cancelled. `answers_restarted` counts answers begun again, and
     `warmed` counts the prompts computed for warm-up. `crashes` includes `hangs`.
     """
 
     answered: int = 0
     failed: int = 0
     cancelled: int = 0
-    begun_anew: int = 0
+    answers_restarted: int = 0
     crashes: int = 0
     hangs: int = 0
     swaps: int = 0

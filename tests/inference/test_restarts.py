@@ -42,7 +42,7 @@ async def test_restarts_killed_engine_is_replaced(deploy: Deploy) -> None:
         assert {each.pid for each in heard} == {new}
         assert new != old
         assert (deployment.status().restarts, deployment.status().counters.crashes) == (1, 1)
-        assert deployment.status().counters.begun_anew == 3
+        assert deployment.status().counters.answers_restarted == 3
         assert "SIGKILL" in deployment.status().last_error
 
 
@@ -69,7 +69,7 @@ async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
         assert (heard.restarts, heard.pid) == (1, old)
         assert ((await talking).restarts, deployment.status().pid) == (0, old)
         counters = deployment.status().counters
-        assert (counters.crashes, counters.hangs, counters.begun_anew) == (0, 0, 1)
+        assert (counters.crashes, counters.hangs, counters.answers_restarted) == (0, 0, 1)
 
 
 async def test_restarts_many_broken_answers_are_one_question(deploy: Deploy, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ async def test_restarts_rejection_is_final(deploy: Deploy) -> None:
     async with deploy() as deployment:
         with pytest.raises(EngineRejected):
             await ask(deployment, "http:400")
-        assert deployment.status().counters.begun_anew == 0
+        assert deployment.status().counters.answers_restarted == 0
         assert (await ask(deployment, "hi")).pid == deployment.status().pid
 
 
