@@ -70,7 +70,7 @@ async def _photograph(browser: Browser, address: str, operator: str) -> None:
     await page.locator("#retrain").click()
     await expect(page.locator("#messages")).to_contain_text("▓▓▓", timeout=3 * MINUTE)
     await _shoot(page, "retrain")
-    await expect(page.locator("#messages")).to_contain_text("is done. Its model", timeout=5 * MINUTE)
+    await expect(page.locator("#messages")).to_contain_text("is done. Model", timeout=5 * MINUTE)
     await chat.sends_sample(4)
     await _shoot(page, "taught")
 

@@ -146,7 +146,7 @@ async def _settled_before(model: str, refusal: Exception, request: Request) -> N
     if request.delivery.attempt > 1 and isinstance(refusal, AdminRefusal):
         found = await request.services.ledger.models.get(model)
         state = say(MODEL_STATES[found.state])
-        await reply.finish(say("State of {model}: {state}.", model=model, state=state))
+        await reply.finish(say("{model}: {state}.", model=model, state=state))
     else:
         await reply.finish(refused(refusal, say))
 

@@ -29,11 +29,11 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
-            "A run now would learn from 45 liked answers from 6 people and be judged by 5 rated answers.",
-            "The largest share of one person is 80 %.",
+            "A run now would learn from 45 liked answers from 6 people; its model would be judged on 5 rated answers.",
+            "Largest share from one person: 80 %.",
             "Corrections: 9 (20 %).",
-            "Left out of 72 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 beyond one "
-            "person's share.",
+            "Of 72 rated answers, these were left out: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 beyond "
+            "one person's share.",
             "Votes from new people don't count until training.rater_age has passed; people waiting: 2.",
             "Method: qlora, each answer learned 6 times.",
             "Other sources: food.",
@@ -156,8 +156,8 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
         lines = listed["text"].splitlines()
         assert lines[0] == "/drain NAME takes one of these out of service, /undrain NAME puts it back:"
         assert [line for line in lines if line.startswith("·")] == [
-            f"· {a}: ready, run-2; answering 1, chats 4",
-            f"· {b}: out of service, run-1; answering 0, chats 0",
+            f"· {a}: ready, run-2; answers in progress: 1, chats: 4",
+            f"· {b}: out of service, run-1; answers in progress: 0, chats: 0",
         ]
         for command in ("/drain http://c:1", "/undrain http://c:1"):
             unknown = await final_reply(root, command)

@@ -212,7 +212,7 @@ async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
         await until(lambda: stage.emulator.faults.struck > 0)
         button = progress["reply_markup"]["inline_keyboard"][0][0]["callback_data"]
         assert "Only admins" in await ada.toast(await ada.presses(button, progress))
-        assert await root.toast(await root.taps("Cancel", progress)) == "Stopped. People it was not sent to: 3."
+        assert await root.toast(await root.taps("Cancel", progress)) == "Stopped. Recipients who won't get it: 3."
         assert await root.toast(await root.presses(button, progress)) == "It has already been sent to everyone."
         stage.emulator.faults.clear()
         assert (await report(root, group))["text"].splitlines()[1] == "Cancelled before sending: 3."

@@ -50,7 +50,7 @@ async def tried(place: WholeBot) -> tuple[Person, Message]:
     """Train a model that becomes a canary, and return the admin and the message announcing the canary."""
     admin = await taught(place)
     await admin.command("/retrain")
-    return admin, await place.says(ADMIN, lambda said: "is canary" in words(said))
+    return admin, await place.says(ADMIN, lambda said: ": canary." in words(said))
 
 
 def speaker(answer: Message) -> str:
@@ -105,7 +105,7 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
         trial = await vote(place, admin, BASE, count(200))
         assert (trial.verdict, trial.live, trial.run) == (Verdict.ROLLED_BACK, BASE, 1)
         told = await place.says(ADMIN, lambda said: "The canary run-1 was rolled back; base answers" in words(said))
-        assert "liked less often. Liked: 0 % on " in words(told)
+        assert "liked less often. Approval: 0 % of " in words(told)
         assert set(await answering(admin, range(300, 308))) == {BASE}
     async with place.ledger() as ledger:
         model = await ledger.models.get("run-1")
@@ -227,7 +227,7 @@ async def test_some_answers_invite_a_comparison(place: WholeBot) -> None:
         before = [await admin.asks(photo=picture(seed)) for seed in range(100, 100 + INVITED)]
         assert not any(button(each, COMPARE) for each in before)
         await admin.command("/retrain")
-        await place.says(ADMIN, lambda said: "is canary" in words(said))
+        await place.says(ADMIN, lambda said: ": canary." in words(said))
         asked = [await admin.asks(photo=picture(seed)) for seed in range(200, 200 + INVITED)]
         inviting = [each for each in asked if button(each, COMPARE)]
         assert len(inviting) == 1
@@ -292,7 +292,7 @@ async def test_a_failed_candidate_answers_no_one(place: WholeBot, cue: str) -> N
         admin = await taught(place)
         place.cue(cue)
         await admin.command("/retrain")
-        await place.says(ADMIN, lambda said: "Its model run-1 is" in words(said))
+        await place.says(ADMIN, lambda said: "Model run-1: " in words(said))
         assert set(await answering(admin, range(100, 112))) == {BASE}
         assert await state(place, "run-1") is (ModelState.REJECTED if cue == "worse" else ModelState.CANDIDATE)
         async with place.ledger() as ledger:
@@ -308,14 +308,14 @@ async def test_a_model_that_does_harm_answers_no_one(place: WholeBot) -> None:
         admin = await taught(place)
         place.cue("harmful")
         await admin.command("/retrain")
-        await place.says(ADMIN, lambda said: "Its model run-1 is rejected" in words(said))
+        await place.says(ADMIN, lambda said: "Model run-1: rejected" in words(said))
         await admin.command("/promote run-1")
         refused = await place.says(ADMIN, lambda said: "run-1 failed the harm checks" in words(said))
         assert "will never answer anyone: 40 of its answers are empty" in words(refused)
         place.cue("few")
         await admin.toast(await admin.taps(UP, await admin.asks(photo=picture(50))))
         await admin.command("/retrain")
-        told = await place.says(ADMIN, lambda said: "Its model run-2 is undecided" in words(said))
+        told = await place.says(ADMIN, lambda said: "Model run-2: undecided" in words(said))
         assert "12 rated answers are too few to tell" in words(told)
         assert "/promote run-2 switches to the new one anyway." in words(told)
         assert set(await answering(admin, range(100, 104))) == {BASE}
@@ -335,7 +335,7 @@ async def test_a_canary_whose_engine_fails_is_rolled_back(place: WholeBot) -> No
         admin = await taught(place)
         place.cue("frail")
         await admin.command("/retrain")
-        await place.says(ADMIN, lambda said: "is canary" in words(said))
+        await place.says(ADMIN, lambda said: ": canary." in words(said))
         async with place.ledger() as ledger:
             for seed in count(100):
                 await admin.asks(photo=picture(seed), caption="die:1! words:3")
@@ -355,7 +355,7 @@ async def test_a_promoted_model_whose_engine_fails_is_rolled_back(place: WholeBo
         admin = await taught(place)
         place.cue("frail")
         await admin.command("/retrain")
-        await place.says(ADMIN, lambda said: "Its model run-1 is live" in words(said))
+        await place.says(ADMIN, lambda said: "Model run-1: live" in words(said))
         await admin.sends(photo=picture(50), caption="die:1!")
         told = await place.says(ADMIN, lambda said: "run-1 was rolled back; base is live again." in words(said))
         assert "Its engine keeps failing: " in words(told)

@@ -83,18 +83,18 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         status = await words(root, "/status")
         for part in (
             "run-2",
-            "liked 5",
-            "waiting 2",
+            "liked: 5",
+            "waiting: 2",
             "Run 3: training\nAnswers to learn from: 40",
             "▓▓▓▓▓░",
-            " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth: 1.234",
+            " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth of the steps: 1.234",
             "2027-01-02 03:04 UTC",
         ):
             assert part in status
-        seen = "First token after 0.05 s (99 % within 1.50 s); 40 % of the prompts cached\n"
-        assert f"restarts 0\n{seen}" in status
-        assert f"http://a:1: ready, run-2; answering 1, chats 4\n  {seen}" in status
-        assert "http://b:1: out of service, run-1; answering 0, chats 0\n  gone for good\n" in status
+        seen = "First token after 0.05 s (99th percentile: 1.50 s); 40 % of the prompt tokens cached\n"
+        assert f"restarts: 0\n{seen}" in status
+        assert f"http://a:1: ready, run-2; answers in progress: 1, chats: 4\n  {seen}" in status
+        assert "http://b:1: out of service, run-1; answers in progress: 0, chats: 0\n  gone for good\n" in status
         assert "old story" not in status
         models = await words(root, "/models")
         assert "▶ run-2: live, 1970-01-01, 67 % 👍 (21–94 %, 3 votes)" in models
@@ -230,7 +230,7 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path:
             "text/html",
         )
         assert "photo" in messages[1]
-        assert messages[1]["caption"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
+        assert messages[1]["caption"] == "Run 3 is done. Model run-3: rejected.\nWorse on facts."
         await bot.notices.run_finished(replace(RUN, id=4, state=RunState.FAILED, reason="disk full"), None)
         assert "disk full" in (await root.bot_messages())[-1]["text"]
 
@@ -293,7 +293,7 @@ async def test_the_end_of_a_run_is_sent_if_its_picture_fails(stage: Stage, tmp_p
         stage.emulator.faults.plan(trouble, methods=["sendPhoto"])
         model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
         await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture)
-        assert (await root.bot_messages())[-1]["text"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
+        assert (await root.bot_messages())[-1]["text"] == "Run 3 is done. Model run-3: rejected.\nWorse on facts."
 
 
 async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
@@ -328,14 +328,14 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
             await other.answer(rated=False)
             await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model)
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
-            "Run 3 is done. Its model run-3 is live.",
+            "Run 3 is done. Model run-3: live.",
             "Learned from 54 liked answers (60 votes from 3 people).",
-            "Judged on 45 rated answers: it agrees with the votes in 75 % (65–85 %) of the comparisons.",
-            "The largest share of one person is 40 %.",
+            "Judged on 45 rated answers: the model agrees with the votes in 75 % (65–85 %) of the comparisons.",
+            "Largest share from one person: 40 %.",
             "Left out: 12 beyond one person's share.",
             "⚠ 31 of 90 liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens",
             "Other sources: food (50), ex_cn.json (4).",
-            "Factual questions right: 90.0 % before, 92.0 % now (150 questions).",
+            "Factual questions answered correctly: 90.0 % before, 92.0 % now (150 questions).",
             "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",
         ]
         assert "事实题答对率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]

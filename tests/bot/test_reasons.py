@@ -152,7 +152,7 @@ def test_plain_texts_are_shown_as_they_are() -> None:
         assert chinese(text) == text
     assert chinese(
         join([Reason("{number} of its answers are empty or repeat themselves", number=3), Reason("odd")])
-    ) == ("它有 3 个回答为空或不断重复；odd")
+    ) == ("有 3 条回答为空或不断重复；odd")
     assert chinese("That didn't work: {reason}", reason="{x}").endswith("{x}")
 
 

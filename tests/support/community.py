@@ -228,6 +228,4 @@ def _words(message: Message) -> str:
 
 
 def _is_outcome(message: Message) -> bool:
-    return any(
-        words in _words(message) for words in ("is done. Its model", "failed; nothing", "was cancelled. Nothing")
-    )
+    return any(words in _words(message) for words in ("is done. Model", "failed; nothing", "was cancelled. Nothing"))

@@ -121,7 +121,7 @@ async def test_the_admin_was_kept_informed(taught: Taught) -> None:
     """
     messages = await taught.community.admin.bot_messages()
     (told,) = (message["caption"] for message in messages if "photo" in message)
-    assert f"Its model run-{taught.run} is live." in told
+    assert f"Model run-{taught.run}: live." in told
     assert "Learned from" in told and "Peak memory" in told
     (sheet,) = (message["document"] for message in messages if "document" in message)
     assert sheet["file_name"] == f"run-{taught.run}-sheet.html"

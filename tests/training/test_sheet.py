@@ -251,11 +251,11 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "训练 3：run-3 与 run-2 对比",
         "run-3（新）",
         "54 条好评回答",
-        "3 人的 45 条已评分回答",
+        "3 人评价过的 45 条回答",
         "50.0 → 25.0 %，共 150 题",
         "最多 3.1 个百分点，允许 2 个（150 题中答错 2 题、新答对 1 题）",
         "未通过",
-        "它有 3 个回答",
+        "有 3 条回答",
     ):
         assert part in page
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
