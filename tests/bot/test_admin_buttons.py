@@ -32,8 +32,8 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
             "A run now would learn from 45 liked answers from 6 people; its model would be judged on 5 rated answers.",
             "Largest share from one person: 80 %.",
             "Corrections: 9 (20 %).",
-            "Of 72 rated answers, these were left out: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 beyond "
-            "one person's share.",
+            "Of 72 rated answers, these were left out: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 "
+            "beyond one person's share.",
             "Votes from new people don't count until training.rater_age has passed; people waiting: 2.",
             "Method: qlora, each answer learned 6 times.",
             "Other sources: food.",

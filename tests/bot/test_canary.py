@@ -90,7 +90,7 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
         admin, _ = await tried(place)
         assert set(await answering(admin, range(100, 116))) == {BASE, "run-1"}
         await admin.command("/status")
-        status = await place.says(ADMIN, lambda said: "run-1 is a canary: it answers 50 %" in words(said))
+        status = await place.says(ADMIN, lambda said: "run-1 is a canary: it answers in 50 %" in words(said))
         assert "Too few votes to tell." in words(status)
         await admin.command("/models")
         listed = await place.says(ADMIN, lambda said: "▷ run-1: canary" in words(said))
@@ -191,7 +191,7 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         assert set(await answering(admin, range(100, 106))) == {BASE}
         assert await state(place, "run-1") is ModelState.CANDIDATE
         await admin.taps("✔ Approve", message)
-        said = "run-1 is a canary: it answers 50 %" if share else "run-1 answers from now on."
+        said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
         await place.says(ADMIN, lambda found: said in words(found))
         assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
         await admin.taps("✔ Approve", message)
