@@ -141,7 +141,7 @@ async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
     assert "run-1 answers 25 % of the conversations as a canary" in await asking
     printed = StringIO()
     await control.status(ledger, running(), Console(file=printed, width=300))
-    assert "run-1 is a canary: it answers 25 % of the conversations. Too few votes to tell." in printed.getvalue()
+    assert "run-1 is a canary: it answers in 25 % of the conversations. Too few votes to tell." in printed.getvalue()
 
 
 async def test_waiting_ends_with_a_model_that_waits_for_approval(ledger: Ledger) -> None:
