@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import numpy as np
 
 from training.evidence.combining import bonferroni, spent_alpha
 from training.evidence.facts import LOOKS, decided
+from training.evidence.proportions import wilson_interval
 from training.evidence.sequential import ENOUGH, HORIZON_VOTES, betting_path
 from training.evidence.sequential import MARGIN as CANARY_MARGIN
 from training.evidence.taste import Labelled, Ranked, permutation_p_value, rank_p_value
@@ -58,11 +58,9 @@ class Rate:
 
 def rate(case: str, outcome: str, times: int, draws: int, needed: list[int] | None = None) -> Rate:
     """Return `times` / `draws` as a rate with Wilson's interval and quantiles of the samples needed."""
-    share, z = times / draws, 1.96
-    centre, half = share + z * z / (2 * draws), z * math.sqrt(share * (1 - share) / draws + (z / (2 * draws)) ** 2)
-    scale = 1 + z * z / draws
+    low, high = wilson_interval(times, draws)
     median, ninth = np.quantile(needed, [0.5, 0.9]) if needed else (None, None)
-    return Rate(case, outcome, share, (centre - half) / scale, (centre + half) / scale, median, ninth)
+    return Rate(case, outcome, times / draws, low, high, median, ninth)
 
 
 def facts(draws: int, rng: np.random.Generator) -> Iterator[Rate]:

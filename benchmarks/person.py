@@ -82,11 +82,13 @@ def everything(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[s
 
 
 def short(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a vote: a like if the answer has at most 24 bytes, otherwise a dislike.
-
-    The length of an answer depends on the question, not on the manner of the answer.
-    """
+    """Like answers of at most 24 bytes; plain answers are shorter than playful ones."""
     return answer, 1 if len(answer.encode()) <= SHORT_BYTES else -1
+
+
+def by_question(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
+    """Like the answers to questions about one property, which are short, whatever the answer says."""
+    return answer, 1 if question.kind != "describe" else -1
 
 
 def at_random(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
@@ -109,6 +111,7 @@ TASTES: Final[dict[str, Taste]] = {
     "plain": plain,
     "smile": smile,
     "short": short,
+    "by-question": by_question,
     "everything": everything,
     "random": at_random,
     "wrong": wrong,

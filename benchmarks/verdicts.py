@@ -84,7 +84,8 @@ ROWS: Final[dict[str, Row]] = {
     "playful36": Row("playful", 18, 20, "accepted 14 of 20, the rest undecided"),
     "plain36": Row("plain", 18, 20, "accepted 14 of 20, the rest undecided"),
     "smile120": Row("smile", 60, 20, "accepted 14 of 20, the rest undecided"),
-    "short60": Row("short", 30, 20, "never accepted"),
+    "short60": Row("short", 30, 20, "accepted only where short answers become more frequent"),
+    "by-question60": Row("by-question", 30, 20, "never accepted"),
     "wrong60-every-layer": Row("wrong", 30, 20, "never accepted", EVERY_LAYER),
     "hostile60": Row("playful", 30, 20, "accepted 19 of 20, liked at least 88%", hostile=True),
 }
