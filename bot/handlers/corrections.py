@@ -180,10 +180,16 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
 async def decide(correction: Correction, request: Request, *, teach: bool) -> bool:
     """Confirm a correction if `teach` is set, or reject it otherwise.
 
+    Admins may decide on every correction. Others decide in the chat of the corrected answer, and cannot confirm
+    their own: a client may send the data of any button.
+
     Returns:
         False if the user is not allowed to make the decision, otherwise True.
     """
-    if teach and request.user.id == correction.author and not request.is_admin:
-        return False
-    await request.services.ledger.corrections.confirm(correction.id, request.user.id if teach else None)
+    ledger = request.services.ledger
+    if not request.is_admin:
+        corrected = await ledger.exchanges.get(correction.exchange)
+        if request.reply.place.chat != corrected.chat or (teach and request.user.id == correction.author):
+            return False
+    await ledger.corrections.confirm(correction.id, request.user.id if teach else None)
     return True

@@ -144,6 +144,23 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
         assert bot.engine.heard() == ["What is it?", "A dog.", "Sure?"]
 
 
+async def test_a_correction_is_not_decided_from_another_chat(stage: Stage) -> None:
+    """A user who sends the data of a correction's button from another chat neither confirms nor rejects it."""
+    async with stage.bot("A dog.", "Fine.") as bot, stage.person() as ada, stage.person(8, "Mallory") as mallory:
+        answer = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, answer))
+        await bot.settled()
+        await ada.toast(await ada.taps(BETTER, answer))
+        await ada.sends("It is a cat.", reply_to=(await latest(bot, ada))["message_id"])
+        offer = await offered(bot, ada)
+        own = await mallory.asks(photo=png())
+        for label in (UP, DOWN):
+            data = button(offer, label)
+            assert data
+            assert "Someone else or an admin" in await mallory.toast(await mallory.presses(data, own))
+        assert await taught(bot) == [("A dog.", False)]
+
+
 async def test_a_reply_to_a_disliked_answer_is_a_correction(stage: Stage) -> None:
     """A reply to an answer is a correction if the user dislikes the answer; otherwise it is a question.
 
