@@ -36,10 +36,13 @@ class Record:
         """Parse a JSON object into a record.
 
         Raises:
-            ValueError: The text is not valid JSON or has an unknown key.
+            ValueError: The text is not a JSON object or has an unknown key.
             TypeError: A key is missing.
         """
-        return cls.from_values(json.loads(text))
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__}: not a JSON object")
+        return cls.from_values(values)
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:

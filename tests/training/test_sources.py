@@ -259,6 +259,9 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
         alone = list(one.rows(file, tmp_path, lambda *_: None))
     assert list(map(repr, found)) == list(map(repr, alone))
     assert [place for place, each in enumerate(found) if not isinstance(each, ValidRow)] == [150]
+    problem = alone[150]
+    assert isinstance(problem, RowError)
+    assert (problem.__cause__, problem.__context__, problem.__traceback__) == (None, None, None), "pictures in memory"
     assert told[-1] == (200, 200)
     assert {Path(json.loads(line)[0]).name for line in (tmp_path / "notes.jsonl").read_text().splitlines()} == {
         "red.jpg"

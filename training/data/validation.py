@@ -114,7 +114,7 @@ class RowValidator:
             try:
                 results.append(self._valid_row(content, images, f"{file} row {number}"))
             except RowError as error:
-                results.append(error.with_traceback(None))  # it would keep the row in memory
+                results.append(type(error)(*error.args))  # its traceback and cause would keep the picture in memory
         return results, self.index.take_new()
 
     def _valid_row(self, content: Any, images: Path, where: str) -> ValidRow:

@@ -32,9 +32,9 @@ _SAMPLES: Final = (
 def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] = ()) -> str:
     """Return where the token IDs of two directories differ, or an empty string if they agree.
 
-    The directories are compared on sample conversations and on `prompts`.
+    The tokenizers are compared on sample conversations and on `prompts`, in the form of the family of `other`.
     """
-    first, second, family = load_tokenizer(one), load_tokenizer(other), read_family(one)
+    first, second, family = load_tokenizer(one), load_tokenizer(other), read_family(other)
     for prompt in (*(Prompt(system, turns, chat="") for turns in _SAMPLES), *prompts):
         counts = [_TOKENS] * len(pictures(prompt))
         expected, _ = token_ids(prompt, counts, first, family)

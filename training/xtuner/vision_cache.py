@@ -111,7 +111,8 @@ def compute_features(job: Job, say: Say) -> None:
 
     Raises:
         PictureError: A picture cannot be decoded.
-        OSError: A file cannot be read or written.
+        OSError: A file cannot be read.
+        SafetensorError: A file cannot be written.
     """
     folder = Path(job.work) / FEATURES
     pictures = json.loads((folder / _PICTURES).read_text(encoding="utf-8"))
