@@ -194,18 +194,24 @@ class Application:
             notices, deployment.status, lambda: trainer.last_progress, ledger, settings.storage.min_free_gigabytes
         )
         await runs.start()
-        self._at_end("runs", runs.stop)
         # Each duty has a loop of its own, because a change of model may take minutes.
-        for duty, serve in {
+        serving = {
             "runs": runs.serve,
             "promotions": switch.serve,
             "deletions": erasure.settle,
             "canary": trials.look,
             "notes": TeacherNotes(bot, ledger, conversation, translator).send,
             "watch": watch.look,
-        }.items():
-            self._in_background(duty, repeat(duty, serve, notices))
-        self._in_background("pruning", switch.prune())
+        }
+        duties = [asyncio.create_task(repeat(duty, serve, notices)) for duty, serve in serving.items()]
+        duties.append(asyncio.create_task(switch.prune()))
+
+        async def end_duties() -> None:
+            for task in duties:
+                task.cancel()
+            await asyncio.gather(runs.stop(), asyncio.wait(duties))
+
+        self._at_end("duties", end_duties)  # together, because the time of all steps of the end is limited
         schedule.start()  # after an interrupted run has been ended, so that a run that is due can begin
         self._at_end("schedule", schedule.stop)
         checks = StartupChecks(ledger, switch, notices, live, unfit)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 from telegram_emulator.api_errors import Json, api_error
 
@@ -114,10 +116,14 @@ class UpdateQueue:
             batch = self.deliverable(limit)
         return batch
 
-    async def arrived(self) -> None:
-        """Wait for the next update."""
-        self._arrival = asyncio.Event()  # a new one, since a simulation changes its event loop
-        await self._arrival.wait()
+    def arrived(self) -> Coroutine[Any, Any, Any]:
+        """Return a coroutine that waits for the next update after this call.
+
+        The event is made here and not in the coroutine, which `asyncio.wait_for` begins only later. It is a new one
+        each time, because a simulation changes its event loop.
+        """
+        self._arrival = event = asyncio.Event()
+        return event.wait()
 
     def wake(self) -> None:
         """Make the waiting getUpdates call and the webhook check the queue again."""

@@ -188,7 +188,10 @@ async def decide(correction: Correction, request: Request, *, teach: bool) -> bo
     """
     ledger = request.services.ledger
     if not request.is_admin:
-        corrected = await ledger.exchanges.get(correction.exchange)
+        try:
+            corrected = await ledger.exchanges.get(correction.exchange)
+        except UnknownRecord:  # deleted meanwhile
+            return False
         if request.reply.place.chat != corrected.chat or (teach and request.user.id == correction.author):
             return False
     await ledger.corrections.confirm(correction.id, request.user.id if teach else None)

@@ -144,9 +144,9 @@ class Moves:
             self._close(node)
             workers = [each.worker for each in (node.slots.live, node.slots.canary) if each is not None and each.worker]
             finished = await asyncio.gather(*(each.drained(self._settings.drain_timeout) for each in workers))
-            worker = node.slots.live.worker
-            if not all(finished) and worker is not None and self._answering():
-                worker.give_up("its node was drained", expected=True)
+            for worker, done in zip(workers, finished, strict=True):
+                if not done and self._answering():
+                    worker.give_up("its node was drained", expected=True)
 
     async def undrain(self, node: Node) -> None:
         """Warm up a drained replica for its chats and open it.

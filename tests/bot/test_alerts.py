@@ -88,9 +88,7 @@ async def test_each_trouble_is_told_once(tmp_path: Path, monkeypatch: pytest.Mon
                 whole.cue(cue)
                 await root.sends("/retrain")
                 await whole.ended(run)
-            done = say(
-                "Run {run} is done. State of its model {model}: {state}.", run=2, model="run-2", state=say("candidate")
-            )
+            done = say("Run {run} is done. Model {model}: {state}.", run=2, model="run-2", state=say("candidate"))
             await whole.says(root.id, lambda message: words(message).startswith(done))
         told = [words(message) for message in await root.bot_messages()]
         for sentence, fault in {

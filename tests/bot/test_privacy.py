@@ -64,7 +64,7 @@ async def test_privacy_explains_and_offers_the_switch(stage: Stage) -> None:
     """/privacy says what is stored, why and for how long; its button turns learning from the user off and on."""
     async with stage.bot(storage={"retention_days": 30}) as bot, stage.person() as ada:
         answer = await final_reply(ada, "/privacy")
-        for words in ("pictures", "votes", "/delete_my_data", "after 30 days", "I learn from what you"):
+        for words in ("pictures", "votes", "/delete_my_data", "After 30 days", "I learn from what you"):
             assert words in answer["text"]
         await ada.taps("Don't learn", answer)
         now = await said_to(ada, answer, "I don't learn from you")

@@ -30,4 +30,4 @@ async def test_model_names_version_and_votes(stage: Stage) -> None:
         ] == "Version 2 (run-1), trained on 2 liked answers (2 votes from 2 people)."
         assert (await final_reply(wei, "/model"))[
             "text"
-        ] == "第 2 版（run-1），根据 2 人的 2 次评价（2 条好评回答）训练。"
+        ] == "第 2 版（run-1），用 2 条好评回答（来自 2 人的 2 次评价）训练而成。"

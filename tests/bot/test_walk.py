@@ -222,7 +222,7 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
         else:
             await walk.sends(root, "/cancel")
         await walk.hears(root, "Run {run} was cancelled. Nothing has changed.", run=number)
-    done = "Run {run} is done. State of its model {model}: {state}."
+    done = "Run {run} is done. Model {model}: {state}."
     for number, cue, state in ((3, "worse", "rejected"), (4, "good", "candidate"), (5, "good", "candidate")):
         walk.whole.cue(cue)
         begun = await walk.sends(root, "/retrain")
