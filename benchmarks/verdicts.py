@@ -189,7 +189,7 @@ async def _chat_with_a_hostile_user(bench: Bench, live: LocalModel, row: Row, se
 
 
 async def _examine(bench: Bench, directory: Path, taste: str, seed: int) -> tuple[float, float]:
-    """Return the share of answers about unseen pictures that `taste` likes, and the share of correct ones.
+    """Ask about unseen pictures; return the share of answers that suit `taste`, and the share that are correct.
 
     Correctness is checked only for questions about colours and shapes.
     """

@@ -14,11 +14,12 @@ class ImportJob(WorkerJob):
     Attributes:
         name: The name of the source.
         file: The LLaVA file.
-        images: The folder of the file's pictures.
+        images: The folder that contains the pictures.
         out: The directory in which the source's folder is created.
         base: The checkpoint whose tokenizer is used to validate the rows.
-        repeat_times: How often each row of the source is used, or None for a share of the replay.
-        recipe: The user's configuration, whose token limit replaces `max_length`; empty for none.
+        repeat_times: How often each row of the source is used. None: the rows are drawn with those of other
+            sources (`training.data.mixture`).
+        recipe: The user's XTuner configuration, whose token limit replaces `max_length`, or an empty string.
         max_length: The maximum number of tokens per row.
     """
 

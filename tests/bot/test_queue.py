@@ -17,7 +17,7 @@ LOOKING = "Looking at your picture…"
 
 
 class Deployed(ScriptedEngine):
-    """An engine for the stage that passes questions to a real deployment with its queue."""
+    """An engine that passes the test bot's questions on to a real deployment, with a real queue."""
 
     def __init__(self, deployment: Deployment) -> None:
         super().__init__()

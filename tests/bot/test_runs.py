@@ -1,4 +1,4 @@
-"""How runs end: the end is recorded, reported and followed up despite failures.
+"""What follows the end of a run: it is recorded, admins are notified and the model goes live, even after failures.
 
 The trainer is a fake.
 """

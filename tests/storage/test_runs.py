@@ -1,4 +1,4 @@
-"""Retraining runs in the ledger."""
+"""How the ledger stores runs."""
 
 from __future__ import annotations
 

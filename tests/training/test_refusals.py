@@ -76,7 +76,7 @@ def test_only_liked_answers_that_are_too_long_fail_the_run(tmp_path: Path) -> No
     ],
 )
 def test_known_errors_are_explained(error: RuntimeError | ImportError, words: str) -> None:
-    """Errors that an operator can fix are explained with the next step; other errors stay unchanged."""
+    """Errors that an operator can fix get a message that says what to do; other errors stay unchanged."""
     assert words in str(explained(error))
     strange = RuntimeError("shapes do not fit")
     assert explained(strange) is strange

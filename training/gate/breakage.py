@@ -6,11 +6,12 @@ it is McNemar's test). Longer or less varied answers count only if they also exc
 The bounds leave room for every correct style of answering, since the answers that users like may be
 short, long, playful or uniform:
 
-- Short answers are never rejected as such: an empty answer is broken, and a wrong one is a lost fact.
-- Three playful sentences instead of a plain one are four times as long. An answer that does not end has
-  about 250 bytes after 64 tokens, nine times the length of a sentence.
+- Answers are never rejected for being short. Empty ones count as broken, and wrong ones fail the factual
+  questions.
+- An answer of three playful sentences is four times as long as one plain sentence. An answer that does not
+  end has about 250 bytes after 64 tokens, nine times the length of a sentence.
 - A model that uses one wording for each kind of question, or a single word, still gives as many
-  different answers as there are facts; half as many cannot be explained by style.
+  different answers as there are facts. Style cannot explain half as many.
 
 `tests/training/test_breakage.py` answers 300 questions in each style and tests the answers against those
 in every other style.
