@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any
 
 from telegram_emulator.api_errors import Json, api_error
@@ -109,8 +108,10 @@ class UpdateQueue:
             self.end_poll("terminated by other getUpdates request; make sure that only one bot instance is running")
         mine = self._turn
         while not batch and (left := end - time.monotonic()) > 0:
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self.arrived(), left)
+            except TimeoutError:
+                return []
             if self._turn != mine:
                 raise api_error(self._ended, 409)
             batch = self.deliverable(limit)

@@ -297,16 +297,16 @@ class BlueGreen:
         if self._settings.swap_command and after is not None:
             await switch(supervisor.launch, after.launch)
         for _ in range(_TRIES):
-            await supervisor.start()
-            worker = supervisor.worker
+            worker = await supervisor.start()
             if welcome is None:
                 return
-            if worker is not None:
+            if not worker.broken:
                 await welcome(worker)
-                if supervisor.worker is worker:
-                    return
+            if supervisor.worker is worker:
+                return
+            why = await worker.gone()  # the supervisor may not know it yet
             await supervisor.retire(0)
-        raise EngineUnavailable(f"The engine of {supervisor.model_id} did not last: {supervisor.last_error}")
+        raise EngineUnavailable(f"The engine of {supervisor.model_id} did not last: {why}.")
 
     async def _retire(self, supervisor: Supervisor, drain: float) -> None:
         """Retire a supervisor in a separate task, so that its process ends even if the caller is cancelled."""

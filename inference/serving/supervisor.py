@@ -94,8 +94,8 @@ class Supervisor:
             f"Last: {self.last_error.partition(chr(10))[0]}"
         )
 
-    async def start(self) -> None:
-        """Start a worker, wait until it is ready, and restart it whenever it ends.
+    async def start(self) -> Worker:
+        """Start a worker, return it once it is ready, and restart it whenever it ends.
 
         Raises:
             EngineUnavailable: The worker does not become ready. No process is left running.
@@ -107,6 +107,7 @@ class Supervisor:
             self._set(State.STOPPED)
             raise
         self._task = asyncio.create_task(self._keep_answering(worker))
+        return worker
 
     def run(self) -> None:
         """Start a worker in the background, and restart it whenever it ends."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-class _Selector(selectors.SelectSelector):
+class _Selector(selectors.PollSelector):  # select() has a limit of 1,024 open files
     """A selector that advances its loop's virtual clock to the next timer instead of waiting."""
 
     loop: VirtualLoop
