@@ -218,7 +218,7 @@ async def test_strangers_command_nothing(taught: Taught) -> None:
 
 
 async def _requested(community: Community) -> tuple[int, int]:
-    """Return the numbers of runs and of model switches, whoever requested them and however they ended."""
+    """Return the numbers of runs and of model switches, no matter who requested them or how they ended."""
     async with community.ledger() as ledger:
         return len(await ledger.runs.latest(1000)), len(await ledger.promotions.latest(1000))
 
