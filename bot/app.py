@@ -207,9 +207,7 @@ class Application:
         duties.append(asyncio.create_task(switch.prune()))
 
         async def end_duties() -> None:
-            for task in duties:
-                task.cancel()
-            await asyncio.gather(runs.stop(), asyncio.wait(duties))
+            await asyncio.gather(_cancelled(*duties), runs.stop())
 
         self._at_end("duties", end_duties)  # together, because the time of all steps of the end is limited
         schedule.start()  # after an interrupted run has been ended, so that a run that is due can begin
@@ -227,13 +225,15 @@ class Application:
     def _in_background(self, step: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start `work` as a task that is cancelled at shutdown."""
         task = asyncio.create_task(work)
-
-        async def end() -> None:
-            task.cancel()
-            await asyncio.wait((task,))
-
-        self._at_end(step, end)
+        self._at_end(step, lambda: _cancelled(task))
         return task
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def on_cards_of_its_own(settings: Settings) -> bool:

@@ -157,7 +157,7 @@ class Rated(Record):
     Attributes:
         row: The name of the answer's row.
         liked: Whether the answer was liked (True) or disliked (False).
-        rater: A number, not a user ID, that stands for the rater to whom the rating is attributed.
+        rater: A number for the rater that the answer counts for. It is not a user ID.
         block: The number of rows used to train the model that this answer judges; 0 for the candidate.
         temperature, top_p, top_k, max_new_tokens: The answer's sampling settings. `top_k` is None if
             unknown.

@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 Trouble = tuple[str, Reason]
-"""An alert to send: what tells it apart from others, and its text."""
+"""An alert to send: its key, by which repeated alerts are recognised, and its text."""
 
 
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[Model, Trouble | None]:

@@ -108,8 +108,8 @@ def test_admission_holding_is_a_pause() -> None:
         assert (a.before, admission.paused) == (None, False)
 
 
-async def test_admission_tells_each_change_once() -> None:
-    """A waiting ticket is told its initial position, each change and each pause exactly once."""
+async def test_admission_reports_each_change_once() -> None:
+    """A waiting ticket reports its initial position, each change and each pause exactly once."""
     admission = Admission(lambda _: 1)
     heard: list[tuple[int, bool]] = []
     with ExitStack() as stack:

@@ -28,7 +28,7 @@ def deploy(tmp_path: Path) -> Deploy:
 async def test_queue_is_first_come_first_served(deploy: Deploy, tmp_path: Path) -> None:
     """Questions are answered first come, first served, one at a time per chat, within the concurrency limit.
 
-    Each waiting chat is told how many questions are ahead of its own.
+    Each waiting chat shows how many questions are ahead of its own.
     """
     async with deploy(concurrency=2) as deployment:
         heard: dict[str, list[Delta]] = {}

@@ -1,7 +1,7 @@
 """Limit how much one rater's votes can add to a run or remove from it.
 
-Each lesson is attributed to one of the users who like it, and each answer kept out of the lessons by
-thumbs down is attributed to one of the users who dislike it. No rater may have more than `allowance` of
+Each lesson counts for one of the users who like it, and each answer kept out of the lessons by thumbs
+down counts for one of the users who dislike it. No rater may have more than `allowance` of
 either kind. An account that likes as much as all the others together therefore teaches little more than
 the median rater, and an account that dislikes everything removes no more lessons than it could teach.
 One limit is enough for both: a rater may remove as much as a rater may add.
@@ -48,7 +48,7 @@ def allowance(owned: Mapping[int, int], factor: float) -> float:
     two raters, a factor of 2 limits nobody, because there is no majority to compare them with.
 
     Args:
-        owned: The number of answers attributed to each rater who has any.
+        owned: The number of answers that count for each rater who has any.
         factor: The setting `training.rater_share`; 0 for no limit.
     """
     return max(AT_LEAST, factor * median(owned.values())) if factor and owned else math.inf
@@ -60,7 +60,7 @@ def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[in
     Each rater keeps the answers that are most different from newer ones and, among equals, the newest.
 
     Args:
-        owner: The rater to whom each answer is attributed, by the answer's ID; higher IDs are newer.
+        owner: The rater that each answer counts for, by the answer's ID; higher IDs are newer.
         most: The allowance.
         features: The features that make answers alike, by the answer's ID. The less an answer's features
             recur in the same rater's newer answers, the more different it is.

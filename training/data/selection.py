@@ -118,7 +118,7 @@ class Selection:
 
     @property
     def largest_share(self) -> float:
-        """The largest share of the training pairs attributed to any one rater, from 0 to 1."""
+        """The largest share of the training pairs that counts for one rater, from 0 to 1."""
         return max(Counter(each.rater for each in self.train).values()) / len(self.train)
 
     def rows(self) -> list[tuple[int, str]]:
@@ -166,8 +166,8 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
     """Drop each rater's pairs beyond the allowance `most`, and set `rater` in the remaining pairs.
 
     Each rater keeps the pairs whose pictures and questions are least like those of the rater's newer pairs
-    and, among equals, the newest (`training.data.influence`). `owner` maps each pair's ID to the rater to
-    whom it is attributed.
+    and, among equals, the newest (`training.data.influence`). `owner` maps each pair's ID to the rater
+    that it counts for.
     """
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
     features = {each.id: (pictures[each.id], normalized_text(each.rated.exchange.question)) for each in pairs}
@@ -211,8 +211,8 @@ def disliked_pairs(
 ) -> list[Pair]:
     """Return the pairs whose thumbs down minus thumbs up exceed `training.threshold`, ordered by ID.
 
-    Disliked answers pass the same filters as liked ones. Each is attributed to one of the users who dislike
-    it, and at most `most` are kept per rater.
+    Disliked answers pass the same filters as liked ones. Each counts for one of the users who dislike it,
+    and at most `most` are kept per rater.
     """
     rated = limit_thumbs_down(rated, settings.threshold, settings.rater_share)
     found = [each for each in rated if not each.corrected and each.downs - each.ups > settings.threshold]

@@ -37,7 +37,7 @@ class Effort(Record):
         liked: Liked answers, whether selected or not.
         cut: Liked answers that reached `chat.max_new_tokens` and were not selected.
         corrections: Pairs that are corrections by users.
-        largest_share: The largest share of the pairs attributed to any one rater, from 0 to 1.
+        largest_share: The largest share of the pairs that counts for one rater, from 0 to 1.
         over_share: Liked answers that were not selected because they exceed one rater's share.
     """
 
@@ -73,7 +73,7 @@ class Taste(Record):
     Attributes:
         answers: The number of rated answers that judge the run.
         liked: How many of the rated answers are liked; the rest are disliked.
-        raters: The number of raters to whom the rated answers are attributed.
+        raters: The number of raters that these answers count for.
         shown: The number of the live model's answers to the raters' questions, including unrated ones.
         liked_of_shown: How many of the answers in `shown` are liked.
         agreement: The probability that a liked answer gained more than another answer to the same question,
