@@ -42,8 +42,8 @@ CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
-TELL_SECONDS: Final = 0.7
-"""How long the bot may take to empty the queues when it stops."""
+NOTICE_SECONDS: Final = 0.7
+"""How long undelivered notices may delay the bot's stop, in seconds."""
 
 PROBLEM: Final = later("⚠ Problem: {text}")
 TRIED: Final = later(
@@ -84,23 +84,23 @@ class Notifications:
         self._translator = translator
         self._messages: LRUCache[int, dict[int, _Shown]] = LRUCache(RUNS_REMEMBERED)  # run → admin → message
         self._queues: dict[int, deque[_Notice]] = {}
-        self._tellers: dict[int, asyncio.Task[None]] = {}
+        self._deliveries: dict[int, asyncio.Task[None]] = {}
         self._alerts: TTLCache[str, None] = TTLCache(ALERTS_REMEMBERED, ALERT_SECONDS)
 
     async def settled(self) -> None:
         """Wait until every queued notice has been delivered or dropped."""
-        while self._tellers:
-            await asyncio.wait(self._tellers.values())
+        while self._deliveries:
+            await asyncio.wait(self._deliveries.values())
 
     async def stop(self) -> None:
-        """Deliver queued notices for up to `TELL_SECONDS`, then drop the rest."""
+        """Deliver queued notices for up to `NOTICE_SECONDS`, then drop the rest."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(TELL_SECONDS):
+            async with asyncio.timeout(NOTICE_SECONDS):
                 await self.settled()
-        tellers = list(self._tellers.values())
-        for teller in tellers:
-            teller.cancel()
-        await asyncio.gather(*tellers, return_exceptions=True)
+        deliveries = list(self._deliveries.values())
+        for delivery in deliveries:
+            delivery.cancel()
+        await asyncio.gather(*deliveries, return_exceptions=True)
 
     async def run_changed(self, run: Run) -> None:
         """Show every admin the current progress of a run.
@@ -229,11 +229,11 @@ class Notifications:
             notice = _Notice(tell, replaces)
             queue.append(notice)
             told.append(notice.told)
-            if admin not in self._tellers:
-                self._tellers[admin] = asyncio.create_task(self._keep_telling(admin, queue))
+            if admin not in self._deliveries:
+                self._deliveries[admin] = asyncio.create_task(self._deliver_all(admin, queue))
         return told
 
-    async def _keep_telling(self, admin: int, queue: deque[_Notice]) -> None:
+    async def _deliver_all(self, admin: int, queue: deque[_Notice]) -> None:
         """Deliver an admin's notices in order until the queue is empty."""
         try:
             while queue:
@@ -249,7 +249,7 @@ class Notifications:
                 if not notice.told.done():
                     notice.told.set_result(None)
         finally:
-            del self._tellers[admin]
+            del self._deliveries[admin]
 
 
 def _in(language: str, file: Path | None) -> Path | None:

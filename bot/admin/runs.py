@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from bot.admin.canary import Trials
-from bot.admin.notifications import Notifications
+from bot.admin.notifications import NOTICE_SECONDS, Notifications
 from bot.admin.refusals import AdminRefusal, NothingNew
 from bot.i18n import later
 from inference.messages import InferenceError
@@ -29,7 +29,6 @@ from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file
 from training.run_plan import RunPlan
 
-TELL_SECONDS = 0.7
 INTERRUPTED: Final = Reason(
     "the bot stopped during this run; /retrain continues from its last checkpoint if it would train on the same "
     "answers, and otherwise starts over"
@@ -67,11 +66,11 @@ class Runs:
     async def stop(self) -> None:
         """Cancel the active run, if any.
 
-        If sending the notice of the run's end takes longer than `TELL_SECONDS`, the notice is dropped.
+        If sending the notice of the run's end takes longer than `NOTICE_SECONDS`, the notice is dropped.
         """
         while self._work and not self._work[1].done():
             self._work[1].cancel()
-            await asyncio.wait((self._work[1],), timeout=TELL_SECONDS)
+            await asyncio.wait((self._work[1],), timeout=NOTICE_SECONDS)
 
     async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
         """Start a run at an admin's request.

@@ -117,7 +117,7 @@ class Apologies:
             elif message and await self._would_answer(message, sender.id):
                 await self._show(update.update_id, message, text)
         except (DeliveryError, TelegramAPIError) as error:
-            log.warning("sender not told that the disk is full", update=update.update_id, error=str(error))
+            log.warning("sender not informed that the disk is full", update=update.update_id, error=str(error))
             if not isinstance(error, Doubtful):
                 del self._answered[key]
             return False
