@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
@@ -287,7 +288,9 @@ def _records(directory: Path) -> dict[str, FileRecord]:
         StorageError: The directory is empty or unreadable.
     """
     with translating_os_errors(f"reading {directory}"):
-        files = {name: _record(path) for name, path in _files(directory)}
+        paths = dict(_files(directory))
+        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+            files = dict(zip(paths, pool.map(_record, paths.values()), strict=True))
     if not files:
         raise StorageError(f"{directory} has no files: it is not a model.")
     return files

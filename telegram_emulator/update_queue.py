@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine
+from itertools import islice
 from typing import Any
 
 from telegram_emulator.api_errors import Json, api_error
@@ -74,7 +75,8 @@ class UpdateQueue:
         """
         again, self._again = self._again, []
         if again:
-            return again
+            # With all others: the bot may not have received the batch, and confirms every update before the last.
+            return again + [each for each in islice(self._queue, limit) if each not in again]
         if self.held_back:
             if len(self._queue) < self.held_back:
                 return []

@@ -111,6 +111,17 @@ async def test_updates_can_come_twice_and_in_reverse(world: tuple[Emulator, Bot]
     assert texts(await bot.get_updates()) == ["three", "two"]
 
 
+async def test_no_update_is_repeated_without_those_before_it(world: tuple[Emulator, Bot]) -> None:
+    """A batch that repeats an update has all unconfirmed ones, because confirming it would confirm them as well."""
+    emulator, bot = world
+    emulator.world.updates.held_back = 2
+    emulator.world.updates.duplicates = 1
+    for word in ("one", "two"):
+        emulator.people.writes(ADA, word)
+    assert texts(await bot.get_updates()) == ["two", "one"]  # and if the bot never received it:
+    assert texts(await bot.get_updates()) == ["two", "one"]
+
+
 class Receiver:
     """A webhook receiver that records updates and answers the next `failures` requests with an error."""
 

@@ -47,6 +47,15 @@ from training.xtuner.scalars import losses
 
 pytestmark = pytest.mark.long
 
+TRAIN = """
+import sys
+from pathlib import Path
+import psutil
+from training.job import ignore
+from training.xtuner.runner import train
+trained = train(Path(sys.argv[1]), ignore)
+print(len(psutil.Process().children()), "processes left")
+"""
 PAIRS = 24
 BLOCK = 12
 JUDGING = 24
@@ -249,6 +258,18 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert (folder / "iter_2.pth").is_file()
+
+
+def test_a_training_run_ends_its_data_loader(good: Trained, tmp_path: Path) -> None:
+    """The processes of the data loader, which a GPU's training has, have ended when the training returns."""
+    text = (good.folder / "config.py").read_text(encoding="utf-8").replace(str(good.folder / "xtuner"), str(tmp_path))
+    assert "num_workers=0" in text
+    config = tmp_path / "config.py"
+    config.write_text(re.sub("max_iters=[0-9]+", "max_iters=2", text.replace("num_workers=0", "num_workers=2")))
+    command = [sys.executable, "-c", TRAIN, str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.splitlines()[-1] == "0 processes left"
 
 
 def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:

@@ -135,6 +135,14 @@ def test_an_adapter_of_another_model_is_an_error(tmp_path: Path) -> None:
         merge(job(tmp_path), lambda progress: None)
 
 
+def test_an_adapter_is_merged_on_the_device_of_the_weight(tmp_path: Path) -> None:
+    """An adapter, which is read into the CPU's memory, can be merged into weights on another device."""
+    adapter = write_adapter(tmp_path / "adapter")
+    for name in sorted(adapter.names()):
+        weight = load_model(CHECKPOINT).get_parameter(name).to("meta")
+        assert adapter.applied(name, weight).device == weight.device
+
+
 def test_a_diverged_adapter_is_an_error(tmp_path: Path) -> None:
     """An adapter with non-finite weights raises an error and does not become a model."""
     adapter = write_adapter(tmp_path / "adapter", scale=float("nan"))

@@ -110,6 +110,9 @@ def train(
         if progress.begun and is_out_of_memory(error):
             raise OutOfMemory(config.train_dataloader.batch_size) from error
         raise
+    # Left to the garbage collector, the loader would wait 5 s for each of its processes (torch 2.13): the collector
+    # closes the queues by which they are told to end before it ends the loader.
+    vars(runner.train_loop).pop("dataloader_iterator", None)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model.model, runner.iter // batches
 

@@ -39,7 +39,7 @@ _PICTURES: Final = "wanted"
 _FEATURES: Final = "features"
 """The name of the tensor in a picture's file."""
 
-_BATCH_TILES: Final = 26
+BATCH_TILES: Final = 26
 """Tiles in one pass of the tower: two large pictures fill a large GPU, and their activations fit a small one."""
 
 _UNWRITTEN: Final = 2
@@ -68,7 +68,7 @@ class VisionTower:
     @torch.no_grad()
     def __call__(self, tiles: Tensor) -> Tensor:
         """Compute features [T, tokens, width], on the tower's device, from tiles [T, 3, S, S]."""
-        parts = [part.to(self._device, frozen_dtype()) for part in tiles.split(_BATCH_TILES)]
+        parts = [part.to(self._device, frozen_dtype()) for part in tiles.split(BATCH_TILES)]
         return torch.cat([unprojected(self._tower, self._config, part) for part in parts])
 
 
