@@ -6,10 +6,12 @@ The bot runs in a process of its own, with lmdeploy on full-size random weights 
 The emulator in this process replaces Telegram. Each simulated user sends photos of several sizes, asks
 two follow-ups about each, and votes. A model with random weights seldom ends an answer, so votes alone
 would give little training data; therefore the admin also corrects answers. Then the admin sends
-`/retrain`. All users keep chatting until `--after` seconds after the run has ended.
+`/retrain` and, when the run has ended, `/promote`, confirming it because so few answers leave the run
+undecided. All users keep chatting until `--after` seconds after that.
 
-The script prints JSON: the seconds that the run spent in each state, its verdict, the waits for the
-first word and for the whole answer in each state, and the peak GPU memory.
+The script prints JSON: the seconds that the run spent in each state, its verdict, the seconds until the
+new model was live, the waits for the first word and for the whole answer in each state, and the peak GPU
+memory.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import gpu_megabytes
 from benchmarks.photos import SIZES, photo
+from bot.telegram.callback_data import Overrule
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from telegram_emulator import Emulator
@@ -43,6 +46,8 @@ PLACEHOLDERS = ("Looking at your picture…", "Thinking…")
 ENDED = ("done", "failed", "cancelled")
 ANSWER_SECONDS = 180.0
 START_SECONDS = 30.0
+PROMOTION_SECONDS = 90.0
+OVERRULE = f"{Overrule.__prefix__}:"
 STOP_SECONDS = 15.0
 
 Message = dict[str, Any]
@@ -134,6 +139,16 @@ class ProductCrowd:
         await until(lambda: "👍" in str(self._messages(person, after)), ANSWER_SECONDS)
         self._press(person, self._messages(person, after)[-1], "👍")
 
+    def overrule(self) -> bool:
+        """Press the admin's button that promotes an undecided model, if the bot has sent it."""
+        for each in self._messages(ADMIN, 0):
+            for row in each.get("reply_markup", {}).get("inline_keyboard", []):
+                for button in row:
+                    if button.get("callback_data", "").startswith(OVERRULE):
+                        self._emulator.people.presses(ADMIN, each["message_id"], button["callback_data"])
+                        return True
+        return False
+
     def _press(self, person: int, message: Message, label: str) -> None:
         buttons = [button for row in message["reply_markup"]["inline_keyboard"] for button in row]
         data = next(each["callback_data"] for each in buttons if label in each["text"])
@@ -208,6 +223,25 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
         before = now
 
 
+async def live_model(ledger: Ledger) -> str:
+    """Return the ID of the live model."""
+    live = await ledger.models.live()
+    return live.id if live else ""
+
+
+async def promote(emulator: Emulator, crowd: ProductCrowd, ledger: Ledger, model: str) -> float | str:
+    """Send /promote, confirm it if asked, and return the seconds until the model is live, or the bot's refusal."""
+    crowd.state = "promoting"
+    emulator.people.writes(ADMIN, f"/promote {model}")
+    began, confirmed = time.monotonic(), False
+    while await live_model(ledger) != model:
+        confirmed = confirmed or crowd.overrule()
+        if time.monotonic() - began > PROMOTION_SECONDS:
+            return " | ".join(crowd.latest(ADMIN))
+        await asyncio.sleep(0.05)
+    return round(time.monotonic() - began, 1)
+
+
 async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: float) -> dict[str, Any]:
     """Send /retrain, wait until `after` seconds after the run's end, and return the run's measurements."""
     async with Ledger.open(data) as ledger:
@@ -222,6 +256,8 @@ async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: fl
             "seconds": round(time.monotonic() - began, 1),
             "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
         }
+        if ended.model and ended.model != await live_model(ledger):
+            figures["promoted after"] = await promote(emulator, crowd, ledger, ended.model)
         crowd.state = "after"
         await asyncio.sleep(after)
         return {"run": figures, "counts": await ledger.counts.totals()}

@@ -149,12 +149,12 @@ def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> Non
     (tmp_path / "small").write_bytes(photo("blue", (100, 100)))
     lesson = talk("Two.", learned=(0,))
     encoded = encoder.check(lesson, 10_000, where="here")
-    pixels = encoder.pixel_values(lesson, tmp_path)
+    pixels = encoder.pixel_values(lesson.pictures, tmp_path)
     assert pixels is not None
     assert len(pixels) > 2, "the wide picture has several tiles"
     places = encoded.input_ids.count(encoder.tokenizer.convert_tokens_to_ids(IMG_CONTEXT))
     assert places == len(pixels) * encoder.tiling.tokens
-    assert encoder.pixel_values(one_turn("x", "Hi?", "Hi."), tmp_path) is None
+    assert encoder.pixel_values((), tmp_path) is None
 
 
 def test_the_number_of_tiles_can_be_limited(encoder: Encoder) -> None:
@@ -192,6 +192,6 @@ def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, checkpo
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
     preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(checkpoint), encoder.tokenizer)
-    pixels = encoder.pixel_values(lesson, tmp_path)
+    pixels = encoder.pixel_values(lesson.pictures, tmp_path)
     assert pixels is not None
     assert bool((preprocessor.decode(Picture.of(data), None) == pixels).all())

@@ -218,7 +218,7 @@ def test_merged_is_base_plus_adapter(good: Trained) -> None:
     images = Path(good.job.images)
     lesson = check_pictures(drawn_lessons(images, 1, seed=2)[0], images, where="here")
     ids = torch.tensor([encoder.encode(lesson).input_ids])
-    pixels = encoder.pixel_values(lesson, images)
+    pixels = encoder.pixel_values(lesson.pictures, images)
     merged, base = load_model(good.merged, dtype=torch.float32), load_model(CHECKPOINT, dtype=torch.float32)
     with torch.inference_mode():
         plain = base(pixel_values=pixels, input_ids=ids).logits

@@ -5,7 +5,7 @@ This module requires torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import torch
 from cachetools import LRUCache
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Cache
 
 from inference.internvl2.checkpoint import load_model
 from inference.messages import Sampling
@@ -51,6 +53,14 @@ class LogProbability:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The names of a prompt's pictures, and its token IDs."""
+
+    pictures: tuple[str, ...]
+    token_ids: tuple[int, ...]
+
+
 def greedy(max_new_tokens: int) -> Sampling:
     """Return sampling settings that always take the most likely token."""
     return Sampling(temperature=0, max_new_tokens=max_new_tokens)
@@ -63,12 +73,14 @@ class LocalModel:
         self, directory: Path, *, device: str = "cpu", tiles: int = 0, gpu_yield: GpuYield | None = None
     ) -> None:
         self.encoder = Encoder(directory, tiles=tiles)
+        self._directory = directory
         self._device = device
         self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
         configs = (self._model.generation_config, self._model.language_model.generation_config)
         ends = next(each.eos_token_id for each in configs if each.eos_token_id is not None)
         self._ends = torch.tensor(ends, device=device)
         self._features = LRUCache[tuple[Path, tuple[str, ...]], Tensor](_KEPT_PICTURES)
+        self._changed = frozenset[str]()
         if gpu_yield is not None:
             gpu_yield.attach(self._model.vision_model.encoder.layers, backward=False)
             gpu_yield.attach(self._model.language_model.model.layers, backward=False)
@@ -76,9 +88,22 @@ class LocalModel:
     @torch.no_grad()
     def apply(self, adapter: Adapter) -> None:
         """Merge an adapter into the model's weights."""
-        for name in adapter.names():
+        self._changed = adapter.names()
+        for name in self._changed:
             weight = self._model.get_parameter(name)
             weight.copy_(adapter.applied(name, weight))
+        self._features.clear()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Undo `apply`, if it was called, by reading the changed weights from the checkpoint again."""
+        if not self._changed:
+            return
+        for file in self._directory.glob("*.safetensors"):
+            with safe_open(file, "pt") as weights:
+                for name in self._changed.intersection(weights.keys()):
+                    self._model.get_parameter(name).copy_(weights.get_tensor(name))
+        self._changed = frozenset()
         self._features.clear()
 
     @torch.inference_mode()
@@ -88,7 +113,7 @@ class LocalModel:
         said = [self.encoder.encode(lesson.answered(each)).input_ids[len(prompt) :] for each in answers]
         ids = torch.tensor([prompt], device=self._device)
         known = self._model(
-            inputs_embeds=self._model.embed(ids, self._picture_features([lesson], images)),
+            inputs_embeds=self._model.embed(ids, self._picture_features([lesson.pictures], images)),
             use_cache=True,
             logits_to_keep=1,
         )
@@ -102,15 +127,17 @@ class LocalModel:
             LogProbability(-float(own[: len(each)].sum()), len(each)) for own, each in zip(losses, said, strict=True)
         ]
 
-    def _picture_features(self, lessons: Sequence[Lesson], images: Path) -> Tensor | None:
-        """Return the features of all pictures of the lessons, [T, tokens, width], or None if there are no pictures."""
-        keys = [(images, each.pictures) for each in lessons if each.pictures]
+    def _picture_features(self, pictures: Iterable[tuple[str, ...]], images: Path) -> Tensor | None:
+        """Return the features of the pictures of several prompts in order, [T, tokens, width].
+
+        The pictures of each prompt are given by their names in the folder `images`. None is returned if there are no
+        pictures at all.
+        """
+        keys = [(images, each) for each in pictures if each]
         found = {key: self._features[key] for key in keys if key in self._features}
-        missing = {(images, each.pictures): each for each in lessons if each.pictures}
-        missing = {key: each for key, each in missing.items() if key not in found}
-        if missing:
+        if missing := [key for key in dict.fromkeys(keys) if key not in found]:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                loaded = list(pool.map(lambda each: self.encoder.pixel_values(each, images), missing.values()))
+                loaded = list(pool.map(lambda key: self.encoder.pixel_values(key[1], images), missing))
             tiles = [each for each in loaded if each is not None]
             parts = torch.split(torch.cat(tiles), BATCH_TILES)
             computed = [self._model.extract_feature(each.to(self._device, self._model.dtype)).cpu() for each in parts]
@@ -129,18 +156,22 @@ class LocalModel:
         produced = self.generate(lessons, images, sampling, **options)
         return [text if text and ended else None for text, ended in produced]
 
-    def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[slice]:
+    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[slice]:
         """Split prompts into batches whose tokens, including padding, fit into memory."""
-        most = _CPU_TOKENS
+        most = most_computed = _CPU_TOKENS
         if self._device != "cpu":
-            most = min(_GPU_TOKENS, torch.cuda.mem_get_info()[0] // _TOKEN_BYTES)
+            torch.cuda.empty_cache()  # memory that torch keeps does not count as free
+            most, most_computed = torch.cuda.mem_get_info()[0] // _TOKEN_BYTES, _GPU_TOKENS
         start = longest = 0
+        distinct = set[Prompt]()
         for index, prompt in enumerate(prompts):
-            longest = max(longest, len(prompt))
+            longest = max(longest, len(prompt.token_ids))
+            distinct.add(prompt)
             number = index - start + 1
-            if number > 1 and (number > _BATCH or number * longest > most):
+            full = number > _BATCH or number * longest > most or len(distinct) * longest > most_computed
+            if number > 1 and full:
                 yield slice(start, index)
-                start, longest = index, len(prompt)
+                start, longest, distinct = index, len(prompt.token_ids), {prompt}
         if prompts:
             yield slice(start, len(prompts))
 
@@ -162,14 +193,12 @@ class LocalModel:
             For each lesson, the answer and whether it ended with an end token.
         """
         answers: list[tuple[str, bool]] = []
-        tokenizer = self.encoder.tokenizer
-        encoded = [self.encoder.prompt_ids(each) for each in lessons]
-        for chosen in self._batches(encoded):
-            batch = lessons[chosen]
-            prompts = [torch.tensor(each) for each in encoded[chosen]]
-            pad = tokenizer.pad_token_id
-            ids = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
-            mask = pad_sequence([torch.ones_like(each) for each in prompts], batch_first=True, padding_side="left")
+        prompts = [Prompt(each.pictures, tuple(self.encoder.prompt_ids(each))) for each in lessons]
+        for chosen in self._batches(prompts):
+            numbers = {each: number for number, each in enumerate(dict.fromkeys(prompts[chosen]))}
+            rows = torch.tensor([numbers[each] for each in prompts[chosen]], device=self._device)
+            ids, mask, known = self._prefill(list(numbers), images)
+            known.batch_select_indices(rows)
             drawn = {
                 "do_sample": True,
                 "temperature": sampling.temperature,
@@ -177,17 +206,37 @@ class LocalModel:
                 "top_k": sampling.top_k,
             }
             produced = self._model.generate(
-                visual_features=self._picture_features(batch, images),
-                input_ids=ids.to(self._device),
-                attention_mask=mask.to(self._device),
+                input_ids=ids[rows],
+                attention_mask=mask[rows],
+                past_key_values=known,
                 max_new_tokens=sampling.max_new_tokens,
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
             ended = torch.isin(produced, self._ends).any(dim=1).tolist()
-            texts = tokenizer.batch_decode(produced, skip_special_tokens=True)
+            texts = self.encoder.tokenizer.batch_decode(produced, skip_special_tokens=True)
             answers += [(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
             on_batch(len(texts))
         return answers
+
+    def _prefill(self, prompts: Sequence[Prompt], images: Path) -> tuple[Tensor, Tensor, Cache]:
+        """Compute the keys and values of prompts, padded on the left.
+
+        Returns:
+            The token IDs and the attention mask, both [B, N], and the cache of all positions but the last.
+        """
+        tokens = [torch.tensor(each.token_ids, device=self._device) for each in prompts]
+        pad = self.encoder.tokenizer.pad_token_id
+        ids = pad_sequence(tokens, batch_first=True, padding_value=pad, padding_side="left")
+        mask = pad_sequence([torch.ones_like(each) for each in tokens], batch_first=True, padding_side="left")
+        known = self._model(
+            inputs_embeds=self._model.embed(ids, self._picture_features([each.pictures for each in prompts], images)),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+        known.crop(ids.shape[1] - 1)
+        return ids, mask, known
 
 
 class ModelSlot:
@@ -207,11 +256,11 @@ class ModelSlot:
             self._model = None
             self._model = LocalModel(directory, **self._options)
             self._directory = directory
+        self._model.restore()
         return self._model
 
     def load_with(self, directory: Path, adapter: Path) -> LocalModel:
         """Return the model in `directory` with an adapter merged into it."""
         model = self.load(directory)
-        self._directory = None  # the next call of `load` loads again
         model.apply(Adapter(adapter))
         return model

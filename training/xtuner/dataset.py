@@ -108,7 +108,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         cached = cached_features(self._cache, lesson.pictures) if self._cache and lesson.pictures else None
         if cached is not None:
             return cached
-        tiles, tiling = self._encoder.pixel_values(lesson, self._images), self._encoder.tiling
+        tiles, tiling = self._encoder.pixel_values(lesson.pictures, self._images), self._encoder.tiling
         if tiles is not None:
             return tiles
         if self._cache is None:

@@ -8,6 +8,7 @@ module. It requires transformers.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,11 +125,14 @@ class Encoder:
             raise RowError(f"{where}: {placeholders} picture tokens in the text for {features} picture features")
         return encoded
 
-    def pixel_values(self, lesson: Lesson, images: Path) -> torch.Tensor | None:
-        """Return the tiles of all pictures in order, [T, 3, side, side] float32, or None if there are no pictures."""
+    def pixel_values(self, pictures: Sequence[str], images: Path) -> torch.Tensor | None:
+        """Return the tiles of pictures in the folder `images` in order, [T, 3, side, side] float32.
+
+        None is returned if there are no pictures.
+        """
         import torch
 
-        loaded = [load_tiles(images / file, self.tiling) for file in lesson.pictures]
+        loaded = [load_tiles(images / file, self.tiling) for file in pictures]
         return torch.cat(loaded) if loaded else None
 
     def _answer_ids(self, lesson: Lesson, index: int) -> list[int]:
