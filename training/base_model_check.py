@@ -12,11 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from inference.internvl2.families import UnknownFamily, family_of
+from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_of
 from storage.translatable_reason import Reason
 
 ARCHITECTURE: Final = "InternVLChatModel"
-LANGUAGE_MODEL: Final = "InternLM2ForCausalLM"
 
 
 def trainer_missing() -> Reason | None:
@@ -41,7 +40,7 @@ def untrainable(base: Path) -> Reason | None:
     try:
         config: Any = json.loads((base / "config.json").read_bytes())
         outer = config.get("architectures") or ["a model without a name"]
-        inner = (config.get("llm_config") or {}).get("architectures") or [LANGUAGE_MODEL]
+        inner = (config.get("llm_config") or {}).get("architectures") or [LANGUAGE_MODELS[0]]
     except (OSError, ValueError, AttributeError):
         return _unknown(base, "no checkpoint (config.json cannot be read)")
     if config.get("quantization_config"):
@@ -51,7 +50,7 @@ def untrainable(base: Path) -> Reason | None:
         )
     if ARCHITECTURE not in outer:
         return _unknown(base, outer[0])
-    if LANGUAGE_MODEL not in inner:
+    if inner[0] not in LANGUAGE_MODELS:
         return _unknown(base, f"{outer[0]} with {inner[0]}")
     try:
         family_of(config)
@@ -62,8 +61,8 @@ def untrainable(base: Path) -> Reason | None:
 
 def _unknown(base: Path, found: str) -> Reason:
     return Reason(
-        "{base} is {found}, and only an InternVL2 with InternLM2 can be trained: set inference.model to such a "
-        "checkpoint",
+        "{base} is {found}, and only an InternVL with InternLM2, Qwen2 or Qwen3 can be trained: set inference.model "
+        "to such a checkpoint",
         base=str(base),
         found=found,
     )

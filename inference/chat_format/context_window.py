@@ -33,6 +33,7 @@ from inference.chat_format.template import (
 from inference.images.opening import picture_size
 from inference.internvl2.families import family_of
 from inference.internvl2.tiling import Tiling
+from inference.internvl2.tokenizer import BPE_FILES, TOKENIZER_FILES, has_tokenizer
 from inference.messages import Picture, Prompt, PromptTooLong, Role
 from inference.settings import TINY, InferenceSettings
 
@@ -42,8 +43,10 @@ _STEP: Final = 4
 """The number of questions cut from a long history at a time, so that the start of the prompt, and with it the engine's
 prefix cache, stays the same for the next questions."""
 
-_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model")
-"""The first existing file is used, as in internvl2/tokenizer.py."""
+_WORDS: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen's tokenizers split a text before they merge bytes (transformers, convert_slow_tokenizer.Qwen2Converter)."""
 
 _TEXTS: Final = 4096
 _PICTURES: Final = 4096
@@ -66,11 +69,11 @@ class Window:
         self._family = family_of(config)
         self._tiling = Tiling.from_config(config, tiles)
         self.tokens: int = min(config["llm_config"]["max_position_embeddings"], longest or sys.maxsize)
-        self._files = [path for name in _TOKENIZERS if (path := directory / name).is_file()]
-        if not self._files:
-            raise FileNotFoundError(f"{directory} has none of {', '.join(_TOKENIZERS)}")
+        if not has_tokenizer(directory):
+            raise FileNotFoundError(f"{directory} has no tokenizer")
+        self._directory = directory
         self._lock = Lock()
-        self._text_tokens = lru_cache(_TEXTS)(lambda text: self._tokenize(text))
+        self._text_tokens = lru_cache(_TEXTS)(lambda text: self._tokenizer[0](text))
         self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
@@ -108,7 +111,7 @@ class Window:
         rendered = render(prompt, [1] * len(given), self._family)
         texts = [text for text in _SPECIAL.split(rendered) if text]
         with self._lock:
-            special = 1 + len(_SPECIAL.findall(rendered)) - len(given)
+            special = self._tokenizer[1] + len(_SPECIAL.findall(rendered)) - len(given)
             return special + sum(map(self._text_tokens, texts)) + sum(map(self._count_picture, given))
 
     def _prompt_limit(self, prompt: Prompt) -> int:
@@ -127,20 +130,34 @@ class Window:
         return self._tiling.count_tokens(*picture_size(picture.data))
 
     @cached_property
-    def _tokenize(self) -> Callable[[str], int]:
-        """A function that counts the tokens in a text; the text follows a special token and contains none."""
-        file = self._files[0]
-        if file.suffix == ".json":
-            from tokenizers import Tokenizer  # type: ignore[import-untyped]
+    def _tokenizer(self) -> tuple[Callable[[str], int], int]:
+        """A function that counts the tokens in a text, and the number of tokens in front of every prompt (`<s>`).
 
-            tokenizer = Tokenizer.from_file(str(file))
+        The text follows a special token and contains none. The files are those of `internvl2.tokenizer`.
+        """
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers  # type: ignore[import-untyped]
+
+        whole, pieces = (self._directory / name for name in TOKENIZER_FILES)
+        if whole.is_file():
+            tokenizer = Tokenizer.from_file(str(whole))
             tokenizer.no_truncation()
             tokenizer.no_padding()
-            return lambda text: len(tokenizer.encode(IM_END + text, add_special_tokens=False)) - 1
-        from sentencepiece import SentencePieceProcessor
+            begin = len(tokenizer.encode("").ids)
+            return lambda text: len(tokenizer.encode(IM_END + text, add_special_tokens=False)) - 1, begin
+        if pieces.is_file():
+            from sentencepiece import SentencePieceProcessor
 
-        processor: Any = SentencePieceProcessor(model_file=str(file))
-        return lambda text: len(processor.encode(text))
+            processor: Any = SentencePieceProcessor(model_file=str(pieces))
+            return lambda text: len(processor.encode(text)), 1
+        bytes_only = Tokenizer(models.BPE.from_file(*(str(self._directory / name) for name in BPE_FILES)))
+        bytes_only.normalizer = normalizers.NFC()
+        bytes_only.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        return lambda text: len(bytes_only.encode(text)), 0
 
 
 def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longest: int | None = None) -> Window | None:

@@ -6,8 +6,8 @@ InternVL2-2B was trained with this format (conversation.py of the checkpoint, te
 
     <|im_start|>system\n{system}<|im_end|><|im_start|>user\n{pictures}{question}<|im_end|><|im_start|>assistant\n
 
-InternVL2.5 has a newline after each `<|im_end|>` (see `inference.internvl2.families`). The tokenizer
-puts `<s>` in front of the text. Each picture is written as `<img><IMG_CONTEXT>×n</img>\n`.
+InternVL2.5 has a newline after each `<|im_end|>` (see `inference.internvl2.families`). InternLM2's
+tokenizer puts `<s>` in front of the text. Each picture is written as `<img><IMG_CONTEXT>×n</img>\n`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ SPECIAL_TOKENS: Final = (
 )
 """Every literal that the tokenizer reads as one special token."""
 
-STOP_TOKENS: Final = (IM_END, IM_START, EOS)
-"""The tokens that end an answer: the two of the official generation configuration, and the tokenizer's own."""
+STOP_TOKENS: Final = (IM_END, IM_START, EOS, "<|endoftext|>")
+"""The tokens that end an answer: the two of the official generation configuration, and the tokenizers' own."""
 
 _SYSTEM_OPEN: Final = f"{IM_START}system\n"
 _USER_OPEN: Final = f"{IM_START}user\n"
@@ -64,11 +64,14 @@ _ASSISTANT_OPEN: Final = f"{IM_START}assistant\n"
 PLACE: Final = "<image>"
 """The placeholder of a picture in texts that are not tokenized yet (LLaVA files, chat templates)."""
 
-# In addition to the tokenizer's own literals: the picture placeholders of XTuner and the official code, the one of old
-# lmdeploy versions, and the names of the special ids in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded
-# as id 92542, which is <|im_end|>).
+# In addition to InternLM2's literals: those of Qwen2 to Qwen3 (tokenizer_config.json of the official checkpoints), the
+# picture placeholders of XTuner and the official code, the one of old lmdeploy versions, and the names of the special
+# ids in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded as id 92542, which is <|im_end|>).
 _LITERAL: Final = re.compile(
-    "|".join(map(re.escape, (*SPECIAL_TOKENS, PLACE, "<video>", "<IMAGE_TOKEN>"))) + r"|\[UNUSED_TOKEN_"
+    "|".join(map(re.escape, (*SPECIAL_TOKENS, PLACE, "<video>", "<IMAGE_TOKEN>")))
+    + r"|<\|(?:endoftext|(?:object_ref|box|quad|vision)_(?:start|end)|(?:vision|image|video|fim)_pad"
+    r"|fim_(?:prefix|middle|suffix)|repo_name|file_sep)\|>"
+    r"|</?(?:tool_call|tool_response|think)>|\[UNUSED_TOKEN_"
 )
 
 # --- The template ---

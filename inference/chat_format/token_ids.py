@@ -1,6 +1,6 @@
 """Token IDs of a prompt, and the positions of its pictures among the IDs.
 
-The code works with the loaded tokenizer of any InternVL2 checkpoint and needs neither torch nor the
+The code works with the loaded tokenizer of any InternVL checkpoint and needs neither torch nor the
 model.
 """
 
@@ -26,17 +26,19 @@ def token_ids(
         family: The family of the model.
 
     Returns:
-        The token IDs, beginning with `<s>`, and the positions of each picture's `<IMG_CONTEXT>` tokens.
+        The token IDs, beginning with `<s>` if the tokenizer has such a token, and the positions of each
+        picture's `<IMG_CONTEXT>` tokens.
 
     Raises:
-        ValueError: The tokenizer does not read `<IMG_CONTEXT>` as one token, or does not add `<s>`.
+        ValueError: The tokenizer does not read `<IMG_CONTEXT>` as one token, or does not add its `<s>`.
     """
     context = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
     # One <IMG_CONTEXT> for each picture is tokenized and repeated afterwards: special tokens do not affect their
     # neighbours, and thousands of them in a text cost a tokenizer more than the rest.
     short = tokenizer(render(prompt, [1] * len(picture_tokens), family))["input_ids"]
-    if short[:1] != [tokenizer.bos_token_id] or short.count(context) != len(picture_tokens):
-        raise ValueError("the tokenizer does not write an InternVL2 prompt: <s> or <IMG_CONTEXT> is missing")
+    begun = tokenizer.bos_token_id in (None, short[0])
+    if not begun or short.count(context) != len(picture_tokens):
+        raise ValueError("the tokenizer does not write an InternVL prompt: <s> or <IMG_CONTEXT> is missing")
     ids: list[int] = []
     spans: list[range] = []
     counts = iter(picture_tokens)

@@ -49,7 +49,7 @@ def load_model(
 
     Raises:
         ValueError: Weights are missing, unexpected or of the wrong shape, or the language model is not
-            InternLM2.
+            supported.
     """
     model, report = InternVLChatModel.from_pretrained(
         directory, dtype="auto" if dtype is None else dtype, output_loading_info=True
@@ -112,7 +112,8 @@ def write_surroundings(
     ends = [token_id(tokenizer, token) for token in END_TOKENS]
     token_id(tokenizer, PICTURE_TOKEN)
     fields = _official_fields(config, dtype)
-    fields["llm_config"].update(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    fields["llm_config"].update({name: number for name, number in marks.items() if number is not None})
     _write_json(directory / "config.json", fields)
     GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
@@ -171,7 +172,6 @@ def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str
     fields["llm_config"] = config.llm_config.to_diff_dict()
     fields["architectures"] = ["InternVLChatModel"]
     fields["vision_config"]["architectures"] = ["InternVisionModel"]
-    fields["llm_config"]["architectures"] = ["InternLM2ForCausalLM"]
     for part in (fields, fields["vision_config"], fields["llm_config"]):
         part.pop("dtype", None)
         # All versions of transformers read this field; they read "dtype" only since 4.56.

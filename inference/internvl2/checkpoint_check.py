@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from inference.internvl2.families import UnknownFamily, family_of
+from inference.internvl2.tokenizer import BPE_FILES, TOKENIZER_FILES, has_tokenizer
 
 INDEX: Final = "model.safetensors.index.json"
 _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
-_TOKENIZERS: Final = ("tokenizer.model", "tokenizer.json")
 _ARCHITECTURE: Final = "InternVLChatModel"
 _HEADER_LIMIT: Final = 100_000_000
 """The limit of the safetensors format, in bytes."""
@@ -44,8 +44,8 @@ def _file_problems(directory: Path) -> Iterator[str]:
             yield f"{name} is missing"
         elif _read(directory / name) is None:
             yield f"{name} is not JSON"
-    if not any((directory / name).is_file() for name in _TOKENIZERS):
-        yield f"{' or '.join(_TOKENIZERS)} is missing"
+    if not has_tokenizer(directory):
+        yield f"{', '.join(TOKENIZER_FILES)} or {' and '.join(BPE_FILES)} is missing"
     config = _read(directory / "config.json")
     if config and _ARCHITECTURE not in config.get("architectures", ()):
         yield f"config.json describes {config.get('architectures')}, not an {_ARCHITECTURE}"

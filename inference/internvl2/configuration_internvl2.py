@@ -1,7 +1,7 @@
-"""The configuration of an InternVL2 checkpoint: vision tower, language model and their combination.
+"""The configuration of an InternVL checkpoint: vision tower, language model and their combination.
 
-The classes read the official `config.json` files (InternVL2 and InternVL 1.5) by their field names and
-keep unused fields. This file is copied into checkpoints as their configuration code, so it imports only
+The classes read the official `config.json` files (InternVL 1.5 to 3.5) by their field names and keep unused
+fields. This file is copied into checkpoints as their configuration code, so it imports only
 transformers.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
-
-SUPPORTED_LLM = "InternLM2ForCausalLM"
+from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
 
 
 class _Fields(PretrainedConfig):
@@ -60,9 +58,7 @@ class InternVisionConfig(_Fields):
 class InternLM2Config(_Fields):
     """The configuration of InternLM2, the language model.
 
-    The value of `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}. The field
-    `attn_implementation` of official files ("eager" or "flash_attention_2") is accepted but has no effect:
-    attention always uses PyTorch's scaled_dot_product_attention with its fastest kernel.
+    The value of `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}.
     """
 
     model_type = "internlm2"
@@ -87,7 +83,7 @@ class InternLM2Config(_Fields):
     rope_theta: float = 10000
     rope_scaling: dict[str, Any] | None = None
 
-    def __init__(self, *, attn_implementation: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -99,8 +95,16 @@ class InternLM2Config(_Fields):
                 )
 
 
+LANGUAGE_MODELS: dict[str, type[PretrainedConfig]] = {
+    "InternLM2ForCausalLM": InternLM2Config,
+    "Qwen2ForCausalLM": Qwen2Config,
+    "Qwen3ForCausalLM": Qwen3Config,
+}
+"""The supported language models, by the class name in a checkpoint's config.json, and their configurations."""
+
+
 class InternVLChatConfig(_Fields):
-    """The configuration of InternVL2.
+    """The configuration of an InternVL model.
 
     Args:
         vision_config: A dictionary or a configuration.
@@ -112,7 +116,7 @@ class InternVLChatConfig(_Fields):
         max_dynamic_patch: The maximum number of tiles per picture, not counting the thumbnail.
 
     Raises:
-        ValueError: The language model is not InternLM2.
+        ValueError: The language model is not in `LANGUAGE_MODELS`.
     """
 
     model_type = "internvl_chat"
@@ -135,7 +139,7 @@ class InternVLChatConfig(_Fields):
     def __init__(
         self,
         vision_config: dict[str, Any] | InternVisionConfig | None = None,
-        llm_config: dict[str, Any] | InternLM2Config | None = None,
+        llm_config: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "tie_word_embeddings": False})
@@ -144,25 +148,35 @@ class InternVLChatConfig(_Fields):
         elif isinstance(vision_config, dict):
             vision_config = InternVisionConfig(**vision_config)
         if llm_config is None:
-            llm_config = InternLM2Config(architectures=[SUPPORTED_LLM])
+            llm_config = InternLM2Config(architectures=["InternLM2ForCausalLM"])
         elif isinstance(llm_config, dict):
-            _refuse_other_families(llm_config)
-            llm_config = InternLM2Config(**llm_config)
-        self.vision_config = vision_config
-        self.llm_config = llm_config
+            llm_config = _language_config(llm_config)
+        self.vision_config: InternVisionConfig = vision_config
+        self.llm_config: Any = llm_config
         self.hidden_size = llm_config.hidden_size
-        # The official code always unties the embeddings.
-        llm_config.tie_word_embeddings = False
+        if not isinstance(llm_config, Qwen3Config):
+            # The official code unties the embeddings; only that of InternVL3.5 does not.
+            llm_config.tie_word_embeddings = False
         if self.ps_version not in ("v1", "v2"):
             raise ValueError(f'ps_version is "v1" or "v2", not {self.ps_version!r}')
 
 
-def _refuse_other_families(llm_config: dict[str, Any]) -> None:
-    """Raise ValueError unless the language model is InternLM2."""
-    named = (llm_config.get("architectures") or [None])[0] or llm_config.get("model_type")
-    if named not in (SUPPORTED_LLM, InternLM2Config.model_type):
+def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
+    """Return the configuration of a language model, given its fields in a checkpoint's config.json.
+
+    Attention is always PyTorch's scaled_dot_product_attention. The official files ask for "flash_attention_2",
+    which is another package.
+
+    Raises:
+        ValueError: The language model is not in `LANGUAGE_MODELS`.
+    """
+    named = (fields.get("architectures") or [None])[0]
+    types = {each.model_type: name for name, each in LANGUAGE_MODELS.items()}
+    architecture = named or types.get(str(fields.get("model_type")))
+    if architecture not in LANGUAGE_MODELS:
         raise ValueError(
-            f"this checkpoint's language model is {named}, which is not supported; supported are the InternVL2 and "
-            f"InternVL 1.5 checkpoints whose language model is {SUPPORTED_LLM} (InternVL2-2B, InternVL2-8B, "
-            "InternVL2-26B, Mini-InternVL-Chat-2B-V1-5, InternVL-Chat-V1-5)"
+            f"this checkpoint's language model is {named or fields.get('model_type')}, which is not supported; "
+            f"supported are {', '.join(LANGUAGE_MODELS)}"
         )
+    own = {name: value for name, value in fields.items() if name not in ("attn_implementation", "architectures")}
+    return LANGUAGE_MODELS[architecture](**own, architectures=[architecture])

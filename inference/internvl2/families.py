@@ -7,9 +7,12 @@ A checkpoint's config.json names its chat template. The templates are those of t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+
+LANGUAGE_MODELS: Final = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""The supported language models, as named in the `architectures` of config.json's `llm_config`."""
 
 
 class UnknownFamily(ValueError):
@@ -38,14 +41,15 @@ INTERNVL2: Final = ModelFamily(
     "InternVL 1.5 and InternVL2",
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。",
 )
+HERMES_2: Final = replace(INTERNVL2, template="Hermes-2", models="InternVL2-1B")
 INTERNVL2_5: Final = ModelFamily(
     "internvl2_5",
-    "InternVL2.5",
+    "InternVL2.5, InternVL3 and InternVL3.5",
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
     after_turn="\n",
 )
 
-FAMILIES: Final = {each.template: each for each in (INTERNVL2, INTERNVL2_5)}
+FAMILIES: Final = {each.template: each for each in (INTERNVL2, HERMES_2, INTERNVL2_5)}
 
 
 def family_of(config: dict[str, Any]) -> ModelFamily:

@@ -72,7 +72,12 @@ class InternLM2MLP(nn.Module):
 
 
 class InternLM2DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """Pre-norm attention and MLP, each added to the residual stream.
+
+    If `gradient_checkpointing` is set, the activations are recomputed in the backward pass.
+    """
+
+    gradient_checkpointing = False
 
     def __init__(self, config: InternLM2Config, layer: int) -> None:
         super().__init__()
@@ -113,10 +118,6 @@ class InternLM2PreTrainedModel(PreTrainedModel):
 class InternLM2Model(InternLM2PreTrainedModel):
     """InternLM2 without its output layer."""
 
-    gradient_checkpointing = False
-    checkpointed: int | None = None
-    """The number of layers, counted from the first, that gradient checkpointing recomputes, or None for all."""
-
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)
         self.tok_embeddings: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
@@ -153,7 +154,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         x = self.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        checkpointing = self.gradient_checkpointing and self.training
+        checkpointing = self.training and any(layer.gradient_checkpointing for layer in self.layers)
         cache = _cache(past_key_values, (self.config.use_cache if use_cache is None else use_cache), checkpointing)
         past = 0 if cache is None else int(cache.get_seq_length())
         new = x.shape[1]
@@ -162,12 +163,12 @@ class InternLM2Model(InternLM2PreTrainedModel):
         cos, sin = (part[:, None] for part in rotation(self.config, position_ids, past + new))
         mask, causal = visible(attention_mask, past, new, x)
         states: list[Tensor] = []
-        recomputed = len(self.layers) if self.checkpointed is None else self.checkpointed
-        for number, layer in enumerate(self.layers):
+        layer: Any
+        for layer in self.layers:
             if output_hidden_states:
                 states.append(x)
-            if checkpointing and number < recomputed and x.requires_grad:
-                x = self._gradient_checkpointing_func(layer.__call__, x, cos, sin, mask, causal, None)
+            if checkpointing and layer.gradient_checkpointing and x.requires_grad:
+                x = layer._gradient_checkpointing_func(layer.__call__, x, cos, sin, mask, causal, None)
             else:
                 x = layer(x, cos, sin, mask, causal, cache)
         x = self.norm(x)

@@ -1,7 +1,7 @@
 """The InternVL2 model, a language model whose picture tokens are replaced by projected vision features.
 
 The architecture and the parameter names follow the published InternVL 1.5 (arXiv 2404.16821), so
-official checkpoints with InternLM2 load unchanged. This file is copied into checkpoints as their model
+official checkpoints load unchanged. This file is copied into checkpoints as their model
 code.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -25,9 +25,14 @@ from .layers_internvl2 import pixel_shuffle
 from .modeling_intern_vit import InternVisionModel
 from .modeling_internlm2 import InternLM2ForCausalLM, next_token_loss
 
+LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
+    each.__name__: each for each in (InternLM2ForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+}
+"""The classes of language models, by their names in a checkpoint's config.json."""
+
 
 class InternVLChatModel(PreTrainedModel, GenerationMixin):
-    """Vision-language model with the architecture of InternVL 1.5 and InternVL2.
+    """Vision-language model with the architecture of InternVL 1.5 to 3.5.
 
     Attributes:
         num_image_token: The number of `<IMG_CONTEXT>` tokens per tile.
@@ -38,7 +43,12 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["InternVisionEncoderLayer", "InternLM2DecoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = [
+        "InternVisionEncoderLayer",
+        "InternLM2DecoderLayer",
+        "Qwen2DecoderLayer",
+        "Qwen3DecoderLayer",
+    ]
     _skip_keys_device_placement = "past_key_values"
     # Old checkpoints contain the rotary buffers, which this code computes instead.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq"]
@@ -52,7 +62,9 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.num_image_token = int(grid**2 * config.downsample_ratio**2)
         self.img_context_token_id: int | None = None
         self.vision_model = InternVisionModel(vision)
-        self.language_model = InternLM2ForCausalLM(llm)
+        # XTuner asks for flash_attention_2, which is another package.
+        llm._attn_implementation = "sdpa"
+        self.language_model = LANGUAGE_MODELS[llm.architectures[0]](llm)
         folded = vision.hidden_size * int(1 / config.downsample_ratio) ** 2
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(folded),
@@ -61,6 +73,9 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
             nn.Linear(llm.hidden_size, llm.hidden_size),
         )
         self.post_init()
+        if llm.tie_word_embeddings:
+            # transformers quantises no module of this list; a quantised output layer could not share its weights.
+            self._keep_in_fp32_modules = ["lm_head"]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -69,6 +84,10 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         elif isinstance(module, nn.LayerNorm):
             module.weight.data.fill_(1.0)
             module.bias.data.zero_()
+
+    def tie_weights(self) -> None:
+        """Let the output layer share the weights of the token embeddings, if the language model's does."""
+        self.language_model.tie_weights()
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's token embeddings."""

@@ -1,6 +1,7 @@
 """Loading of a checkpoint's tokenizer without running code from the checkpoint.
 
-A checkpoint contains either a `tokenizer.json` or the official SentencePiece `tokenizer.model`.
+A checkpoint contains a `tokenizer.json`, InternLM2's SentencePiece model (`tokenizer.model`), or the
+vocabulary and merges of Qwen's byte-level BPE (`vocab.json`, `merges.txt`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,19 @@ END_TOKENS: Final = ("<|im_end|>", "<|im_start|>")
 
 PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
 """The token of one picture feature."""
+
+
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model")
+"""The files that each are a whole tokenizer."""
+
+BPE_FILES: Final = ("vocab.json", "merges.txt")
+"""The two files of a byte-level BPE tokenizer."""
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Return whether `directory` contains the files of a tokenizer."""
+    whole = any((directory / name).is_file() for name in TOKENIZER_FILES)
+    return whole or all((directory / name).is_file() for name in BPE_FILES)
 
 
 def load_tokenizer(directory: str | Path) -> Any:
@@ -31,9 +45,11 @@ def load_tokenizer(directory: str | Path) -> Any:
         from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
 
         return InternLM2Tokenizer.from_pretrained(directory)
-    raise FileNotFoundError(
-        f"{directory} holds neither tokenizer.json nor tokenizer.model: not a checkpoint's tokenizer"
-    )
+    if all((directory / name).is_file() for name in BPE_FILES):
+        from transformers import Qwen2TokenizerFast
+
+        return Qwen2TokenizerFast.from_pretrained(directory)
+    raise FileNotFoundError(f"{directory} has no tokenizer: {', '.join(TOKENIZER_FILES)} or {' and '.join(BPE_FILES)}")
 
 
 def token_id(tokenizer: Any, token: str) -> int:

@@ -77,7 +77,7 @@ def test_other_templates_are_refused_by_name(template: object) -> None:
     """An unsupported template raises an error that names the template and the supported ones."""
     with pytest.raises(UnknownFamily, match=re.escape(repr(template))) as refused:
         family_of({"template": template})
-    assert "internvl2_5 (InternVL2.5)" in str(refused.value)
+    assert "internvl2_5 (InternVL2.5, InternVL3 and InternVL3.5)" in str(refused.value)
 
 
 def test_render_refuses_wrong_token_counts() -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from inference.engines.access_key import KEY_VARIABLE
 from inference.settings import InferenceSettings
+from storage.atomic_files import write_text
 from tests.support.children import alive, fake_command
 
 SERVER_KEY = "the-operator-s-key"
@@ -78,8 +79,8 @@ def main() -> None:
         process = subprocess.Popen(
             line, stdin=lifeline, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-    note.write_text(str(process.pid))
-    served.write_text(f"{name}\n{model_dir}\n")
+    write_text(note, str(process.pid))
+    write_text(served, f"{name}\n{model_dir}\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 
 from bot.admin.runs import INTERRUPTED
 from storage.states import RunState
-from tests.support.community import Community, playful, questions
+from tests.support.community import Community, questions
 from tests.support.person import DOWN, UP, Person, button
 
 TRAINER_MODULES = ("training.xtuner.finetune", "training.merge", "training.gate.evaluate")
@@ -136,7 +136,7 @@ async def chaos(folder: Path, python: str, rounds: int, *, people: int = 3, conv
     async with Community(folder, python=python) as community:
         await community.bot.start()
         # Without these votes there would be nothing to train on, so no trainer to kill.
-        await community.vote(f"chaos-{rounds}", playful, pictures=12)
+        await community.vote(f"chaos-{rounds}", lambda answer: True, pictures=12)
         voted = 24
         stop = asyncio.Event()
         chatters = [

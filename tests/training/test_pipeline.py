@@ -508,7 +508,7 @@ async def test_a_new_run_resumes_an_interrupted_one(room: Room) -> None:
     [
         ({"quantization_config": {"quant_method": "awq"}}, "quantized weights.*set inference.model"),
         ({"architectures": ["LlavaForConditionalGeneration"]}, "is LlavaForConditionalGeneration.*set inference.model"),
-        ({"llm_config": {"architectures": ["Qwen2ForCausalLM"]}}, "InternVLChatModel with Qwen2ForCausalLM"),
+        ({"llm_config": {"architectures": ["Phi3ForCausalLM"]}}, "InternVLChatModel with Phi3ForCausalLM"),
         (None, r"no checkpoint \(config.json cannot be read\)"),
     ],
 )

@@ -26,7 +26,7 @@ def layers_to_recompute(model: nn.Module, config: Any, tokens: int, mode: Checkp
 
     Args:
         model: A model whose frozen weights are on the GPU and whose trained weights are not there yet.
-        config: InternLM2's configuration.
+        config: The language model's configuration.
         tokens: The number of tokens in the largest batch.
         mode: True for all layers, False for none, "auto" for as few as the memory allows.
     """

@@ -1,8 +1,8 @@
-"""A dataset of validated lessons, based on XTuner's InternVL dataset.
+"""A dataset of validated lessons, in place of XTuner's InternVL_V1_5_Dataset.
 
-Unlike XTuner's InternVL_V1_5_Dataset (0.2.0), this dataset uses the project's own prompt format, labels
-only the liked answers, accepts any number of pictures, and raises an error where XTuner would substitute
-a random sample or truncate. Repetition, lengths and indexing are XTuner's.
+Unlike XTuner's class (0.2.0), which knows two language models, this dataset uses the project's own prompt
+formats, labels only the liked answers, accepts any number of pictures, and raises an error where XTuner
+would substitute a random sample or truncate.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from xtuner.dataset import InternVL_V1_5_Dataset
-from xtuner.utils import PROMPT_TEMPLATE
+from torch.utils.data import Dataset
 
 from training.data.llava import Lesson
-from training.data.row_parser import parse_row
+from training.data.row_parser import parse_row, read_rows
 from training.xtuner.encoding import Encoder
 from training.xtuner.hyperparameters import Objective
 from training.xtuner.vision_cache import cached_features
 
 
-class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
-    """The lessons of a LLaVA file, each repeated `repeat_times` times (a whole number).
+class LessonDataset(Dataset[dict[str, Any]]):
+    """The lessons of a LLaVA file, each repeated `repeat_times` times.
 
     Each row has `image_wh`, `length` (in tokens, pictures included) and `origin`, as written by
     `training.data.mixture`.
+
+    Attributes:
+        rows: The number of rows of the file.
+        modality_length: The length of each sample in tokens.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the fields of a configuration file
         self,
         model_path: str,
         data_path: str,
@@ -39,7 +42,8 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         tiles: int = 0,
         features: str | None = None,
         objective: Objective = "sft",
-        **options: Any,
+        repeat_times: int = 1,
+        max_length: int,
     ) -> None:
         """Open the dataset.
 
@@ -52,22 +56,25 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
             features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
                 samples have the form that XTuner's own model takes: tiles, or zeros if there are no pictures.
             objective: With an objective other than "sft", a sample has a second answer (see `prepare_data`).
-            options: XTuner's `repeat_times` and `max_length`.
+            repeat_times: How often each row is a sample.
+            max_length: The maximum number of tokens of a sample.
         """
-        super().__init__(
-            model_path,
-            # XTuner changes the template; nothing here uses it.
-            PROMPT_TEMPLATE.internlm2_chat.copy(),
-            data_path,
-            image_folder,
-            **options,
-        )
+        rows = [row for _, row in read_rows(Path(data_path))]
+        self.rows = len(rows)
+        self._data: list[dict[str, Any]] = rows * repeat_times
+        self.modality_length = [row["length"] for row in self._data]
         self._images = Path(image_folder)
         self._cache = None if features is None else Path(features)
         self._encoder = Encoder(Path(model_path), tiles=tiles)
         self._system = system
         self._objective = objective
-        self.rows = len(self.data) // options.get("repeat_times", 1)
+        self._max_length = max_length
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.prepare_data(index)
 
     def prepare_data(self, index: int) -> dict[str, Any]:
         """Return a sample: token IDs, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
@@ -80,7 +87,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         Samples are encoded on access, because the token IDs of half a million samples would exhaust the memory.
         """
         lesson = self._lesson(index)
-        encoded = self._encoder.check(lesson, self.max_length, where=self.data[index]["origin"])
+        encoded = self._encoder.check(lesson, self._max_length, where=self._data[index]["origin"])
         sample = {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._pixel_values(lesson)}
         if self._objective == "sft":
             return sample
@@ -100,7 +107,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         }
 
     def _lesson(self, index: int) -> Lesson:
-        row = self.data[index]
+        row = self._data[index]
         sizes = tuple((int(width), int(height)) for width, height in row.get("image_wh", ()))
         return replace(parse_row(row, where=row["origin"], system=self._system), sizes=sizes)
 

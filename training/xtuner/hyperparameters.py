@@ -119,7 +119,7 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "rank": 8,
         "alpha": 32,
         "dropout": 0.0,
-        "targets": "output",
+        "targets": "output|lm_head",
         "epochs": 4,
         "batch": 4,
         "learning_rate": 2e-3,

@@ -84,11 +84,13 @@ class InternVL2(InternVL_V1_5):
     def choose_checkpointing(self, tokens: int) -> None:
         """Choose which layers recompute their activations, for batches of at most `tokens` tokens."""
         config = self._language.config
-        self._language.model.checkpointed = layers_to_recompute(self, config, tokens, self._checkpointing)
+        self._recomputed = layers_to_recompute(self, config, tokens, self._checkpointing)
+        for number, layer in enumerate(self._language.model.layers):
+            layer.gradient_checkpointing = number < self._recomputed
 
     @property
     def _language(self) -> Any:
-        """The InternLM2 language model, including its adapters."""
+        """The language model, including its adapters."""
         return self.model.language_model.get_base_model() if self.use_llm_lora else self.model.language_model
 
     def _parse_lora_config(self, lora_config: Any) -> Any:
@@ -124,12 +126,12 @@ class InternVL2(InternVL_V1_5):
             # Padding is at the end, where causal attention hides it from every token.
             hidden = self._language.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
             learned = labels[:, 1:] != IGNORE_INDEX
-            logits = self._language.output(hidden[:, :-1][learned])
+            logits = self._language.get_output_embeddings()(hidden[:, :-1][learned])
         return cross_entropy(logits.float(), labels[:, 1:][learned], reduction="none")
 
     def _project(self, seen: Tensor) -> Tensor:
         """Apply the projector, recomputing its activations in the backward pass if any layer recomputes its own."""
-        if not self._language.model.checkpointed:
+        if not self._recomputed:
             return self.model.mlp1(seen)
         return checkpoint(self.model.mlp1, seen, use_reentrant=False)
 

@@ -52,7 +52,7 @@ class ModelMemory:
             OSError, KeyError, ValueError: The directory does not contain a checkpoint.
         """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))["llm_config"]
-        head = config["hidden_size"] // config["num_attention_heads"]
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         # Quantization adds a half-precision scale and zero point for each head.
         bits = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * (head * kv_bits + 32 * (kv_bits < 16))
         return cls(weights=weight_bytes(directory) // cards, token=bits // 8 // cards)

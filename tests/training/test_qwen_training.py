@@ -1,0 +1,59 @@
+"""Training and merging of checkpoints whose language model is Qwen2 or Qwen3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inference.internvl2.checkpoint import load_model
+from inference.internvl2.checkpoint_check import problems
+from tests.inference.test_qwen import QWEN3
+from tests.support.lessons import SYSTEM, drawn_job, settings
+from tests.support.qwen import write_qwen
+from training.adapter import Adapter
+from training.base_model_check import untrainable
+from training.gate.prompt_parity import disagreement
+from training.job import MergeJob, ignore
+from training.launcher import ChildTrainer
+from training.merge import merge
+from training.xtuner.scalars import losses
+
+pytestmark = pytest.mark.long
+
+TIED = {**QWEN3, "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize(
+    ("language_model", "method", "head"),
+    [({}, "qlora", "lm_head"), (TIED, "qlora", ""), (TIED, "full", "")],
+    ids=["qwen2 qlora of the output layer", "qwen3 qlora", "qwen3 full"],
+)
+async def test_what_was_trained_is_merged(
+    language_model: dict[str, Any], method: str, head: str, tmp_path: Path, warm_python: str
+) -> None:
+    """The loss falls, and exactly the trained weights differ in the merged checkpoint, which is complete."""
+    base = write_qwen(tmp_path / "base", **language_model)
+    assert untrainable(base) is None
+    (tmp_path / "run").mkdir()
+    job = drawn_job(
+        tmp_path / "run", 8, base=str(base), method=method, targets=head, projector=not head, learning_rate=1e-2
+    )
+    outcome = await ChildTrainer(settings(python=warm_python)).run(job)
+    assert outcome.ok, outcome.reason
+    values = [loss for _, loss in losses(Path(str(outcome.scalars)))]
+    assert values[-1] < values[0] - 0.3, values
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    merging = MergeJob("1", job.base, str(outcome.adapter), str(merged), work=job.work, system=SYSTEM)
+    assert merge(merging, ignore).ok
+    assert problems(merged) == []
+    before, after = load_model(base).state_dict(), load_model(merged).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    trained = Adapter(Path(str(outcome.adapter))).names()
+    if method == "full":  # the output layer shares the weights of the embeddings
+        trained |= {"language_model.lm_head.weight"}
+    assert changed == trained
+    assert disagreement(base, merged, SYSTEM, []) == ""
