@@ -31,9 +31,9 @@ from inference.chat_format.template import (
     upper_bound,
 )
 from inference.images.opening import picture_size
+from inference.internvl2.checkpoint_check import BPE_FILES, TOKENIZER_FILES, has_tokenizer
 from inference.internvl2.families import family_of
 from inference.internvl2.tiling import Tiling
-from inference.internvl2.tokenizer import BPE_FILES, TOKENIZER_FILES, has_tokenizer
 from inference.messages import Picture, Prompt, PromptTooLong, Role
 from inference.settings import TINY, InferenceSettings
 
@@ -133,7 +133,7 @@ class Window:
     def _tokenizer(self) -> tuple[Callable[[str], int], int]:
         """A function that counts the tokens in a text, and the number of tokens in front of every prompt (`<s>`).
 
-        The text follows a special token and contains none. The files are those of `internvl2.tokenizer`.
+        The text follows a special token and contains none. The first files found are used, as in `internvl2.tokenizer`.
         """
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers  # type: ignore[import-untyped]
 

@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from inference.internvl2.families import UnknownFamily, family_of
-from inference.internvl2.tokenizer import BPE_FILES, TOKENIZER_FILES, has_tokenizer
 
 INDEX: Final = "model.safetensors.index.json"
 _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model")
+"""The files that each are a whole tokenizer."""
+
+BPE_FILES: Final = ("vocab.json", "merges.txt")
+"""The two files of a byte-level BPE tokenizer."""
+
 _ARCHITECTURE: Final = "InternVLChatModel"
 _HEADER_LIMIT: Final = 100_000_000
 """The limit of the safetensors format, in bytes."""
@@ -35,6 +40,12 @@ def problems(directory: Path) -> list[str]:
 def weight_bytes(directory: Path) -> int:
     """Return the total size of the weights in bytes, which is the same on disk and in memory."""
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Return whether `directory` contains the files of a tokenizer."""
+    whole = any((directory / name).is_file() for name in TOKENIZER_FILES)
+    return whole or all((directory / name).is_file() for name in BPE_FILES)
 
 
 def _file_problems(directory: Path) -> Iterator[str]:

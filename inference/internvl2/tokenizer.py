@@ -10,24 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from inference.internvl2.checkpoint_check import BPE_FILES, TOKENIZER_FILES
+
 END_TOKENS: Final = ("<|im_end|>", "<|im_start|>")
 """The end tokens of the official generation configuration."""
 
 PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
 """The token of one picture feature."""
-
-
-TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model")
-"""The files that each are a whole tokenizer."""
-
-BPE_FILES: Final = ("vocab.json", "merges.txt")
-"""The two files of a byte-level BPE tokenizer."""
-
-
-def has_tokenizer(directory: Path) -> bool:
-    """Return whether `directory` contains the files of a tokenizer."""
-    whole = any((directory / name).is_file() for name in TOKENIZER_FILES)
-    return whole or all((directory / name).is_file() for name in BPE_FILES)
 
 
 def load_tokenizer(directory: str | Path) -> Any:
