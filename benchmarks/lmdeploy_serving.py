@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.random_checkpoint import SIZES, write_random
 from benchmarks.serving_load import alone, crowd, headers
-from benchmarks.vocabulary import make_tokenizer
+from benchmarks.vocabulary import make_qwen_tokenizer, make_tokenizer
 from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.serving.engine_launch import free_port
 
@@ -39,7 +39,9 @@ def checkpoint(folder: Path, size: str) -> Path:
     """Return the directory of a checkpoint with random weights, writing it on first use."""
     directory = folder / f"random-{size}"
     if not (directory / "config.json").is_file():
-        write_random(SIZES[size], directory, tokenizer=make_tokenizer(folder / "vocabulary"))
+        internlm2 = SIZES[size].language == "InternLM2ForCausalLM"
+        make = make_tokenizer if internlm2 else make_qwen_tokenizer
+        write_random(SIZES[size], directory, tokenizer=make(folder / "vocabulary"))
     return directory
 
 

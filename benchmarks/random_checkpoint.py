@@ -14,7 +14,7 @@ import json
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.vocabulary import make_qwen_tokenizer
 from inference.internvl2.checkpoint import share_weights, write_surroundings
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
@@ -35,7 +36,8 @@ class Size:
     """The dimensions of a model.
 
     Widths are given in features. A `vocabulary` of 0 stands for the tokenizer's size, rounded up to a
-    multiple of 64.
+    multiple of 64, and a `head` of 0 for the width divided by the number of heads. `language` is the class
+    of the language model, and `tied` says whether its output layer shares the weights of the embeddings.
     """
 
     vision_width: int
@@ -51,14 +53,27 @@ class Size:
     image_size: int = 448
     big_vision: bool = False
     max_tiles: int = 12
+    language: str = "InternLM2ForCausalLM"
+    head: int = 0
+    tied: bool = False
 
 
-# The three official InternLM2-based models, and one for CPU benchmarks (head size 64, as TurboMind needs).
+_VISION = (1024, 16, 24, 4096)
+_QWEN2 = Size(*_VISION, 896, 14, 2, 24, 4864, vocabulary=151655, language="Qwen2ForCausalLM")
+_QWEN3 = Size(*_VISION, 1024, 16, 8, 28, 3072, vocabulary=151674, language="Qwen3ForCausalLM", head=128, tied=True)
+# The official models with InternLM2, Qwen2 and Qwen3 (arXiv 2407.10671, 2412.15115 and 2505.09388), and one for CPU
+# benchmarks (head size 64, as TurboMind needs).
 SIZES = {
     "100m": Size(384, 6, 12, 1536, 1024, 16, 8, 8, 2816),
     "2b": Size(1024, 16, 24, 4096, 2048, 16, 8, 24, 8192, vocabulary=92553),
     "8b": Size(1024, 16, 24, 4096, 4096, 32, 8, 32, 14336, vocabulary=92553),
     "26b": Size(3200, 25, 45, 12800, 6144, 48, 8, 48, 16384, vocabulary=92553, big_vision=True),
+    "qwen2-1b": _QWEN2,
+    "qwen2-4b": replace(_QWEN2, width=2048, heads=16, layers=36, inner=11008, vocabulary=151674),
+    "qwen2-8b": replace(_QWEN2, width=3584, heads=28, kv_heads=4, layers=28, inner=18944, vocabulary=151674),
+    "qwen3-1b": _QWEN3,
+    "qwen3-4b": replace(_QWEN3, width=2560, heads=32, layers=36, inner=9728),
+    "qwen3-8b": replace(_QWEN3, width=4096, heads=32, layers=36, inner=12288, tied=False),
 }
 
 
@@ -76,30 +91,34 @@ def configuration(size: Size, vocabulary: int) -> InternVLChatConfig:
             "qk_normalization": size.big_vision,
             "qkv_bias": not size.big_vision,
         },
-        llm_config={
-            "architectures": ["InternLM2ForCausalLM"],
-            "vocab_size": vocabulary,
-            "hidden_size": size.width,
-            "num_attention_heads": size.heads,
-            "num_key_value_heads": size.kv_heads,
-            "num_hidden_layers": size.layers,
-            "intermediate_size": size.inner,
-            "max_position_embeddings": 32768,
-            "rms_norm_eps": 1e-5,
-            "bias": False,
-            "pad_token_id": 2,
-            "rope_theta": 1000000,
-            "rope_scaling": {"type": "dynamic", "factor": 2.0},
-        },
+        llm_config=_language_model(size, vocabulary),
         force_image_size=size.image_size,
         downsample_ratio=0.5,
         ps_version="v2",
-        template="internlm2-chat",
+        template="internlm2-chat" if size.language == "InternLM2ForCausalLM" else "internvl2_5",
         dynamic_image_size=True,
         use_thumbnail=True,
         min_dynamic_patch=1,
         max_dynamic_patch=size.max_tiles,
     )
+
+
+def _language_model(size: Size, vocabulary: int) -> dict[str, Any]:
+    fields = {
+        "architectures": [size.language],
+        "vocab_size": vocabulary,
+        "hidden_size": size.width,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "num_hidden_layers": size.layers,
+        "intermediate_size": size.inner,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
+    }
+    if size.language == "InternLM2ForCausalLM":
+        return {**fields, "rms_norm_eps": 1e-5, "bias": False, "pad_token_id": 2}
+    return {**fields, **({"head_dim": size.head} if size.head else {}), "tie_word_embeddings": size.tied}
 
 
 def write_random(
@@ -124,6 +143,8 @@ def write_random(
         model = InternVLChatModel(config).to(dtype)
     write_surroundings(config, tokenizer, directory, dtype=dtype)
     state = model.state_dict()
+    if size.tied:
+        del state["language_model.lm_head.weight"]
     plan = split_torch_state_dict_into_shards(state, max_shard_size=shard)
     for file, names in plan.filename_to_tensors.items():
         save_file(_initial_weights(model, names, seed), directory / file, metadata={"format": "pt"})
@@ -155,16 +176,23 @@ def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) 
     return weights
 
 
+def default_tokenizer(size: Size, directory: Path) -> Any:
+    """Return a tokenizer that suits a size: Qwen2's, whose files are written into `directory`, or internvl2-tiny's."""
+    return load_tokenizer(CHECKPOINT) if size.language == "InternLM2ForCausalLM" else make_qwen_tokenizer(directory)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.random_checkpoint", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="2b", help="the model to start from (default: 2b)")
     parser.add_argument("--out", type=Path, required=True, help="the directory to write, made if missing")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", type=Path, default=CHECKPOINT, help="a directory with a tokenizer")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="a directory with a tokenizer (default: a small one, or Qwen2's)"
+    )
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--shard", default="512MB", help="largest weight file, and so the memory needed")
-    for name in Size.__dataclass_fields__:
-        if name != "big_vision":
+    for name, value in asdict(SIZES["2b"]).items():
+        if type(value) is int:
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"instead of the size's {name}")
     return parser
 
@@ -177,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     count = write_random(
         size,
         options.out,
-        tokenizer=load_tokenizer(options.tokenizer),
+        tokenizer=load_tokenizer(options.tokenizer) if options.tokenizer else default_tokenizer(size, options.out),
         seed=options.seed,
         dtype=getattr(torch, options.dtype),
         shard=options.shard,

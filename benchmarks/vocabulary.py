@@ -1,28 +1,42 @@
-"""A slow (pure Python) tokenizer like InternLM2's, with 92,544 pieces, for random-weight checkpoints.
+"""Tokenizers of the official kinds and sizes for random-weight checkpoints: InternLM2's and Qwen2's.
 
-Real checkpoints have a tokenizer of this kind, so a realistic benchmark of a server includes its cost
-per token. The pieces are letters, bytes and invented syllables, so there is a text for every token ID
-that random weights produce.
+InternLM2's is slow (pure Python), as in real checkpoints, so a realistic benchmark of a server includes its
+cost per token. The pieces are letters, bytes and invented syllables, so there is a text for every token
+ID that random weights produce.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
-from transformers import AddedToken
+from transformers import AddedToken, Qwen2TokenizerFast
+from transformers.models.qwen2.tokenization_qwen2 import bytes_to_unicode
 
 from inference.chat_format.template import SPECIAL_TOKENS
 from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
 
 PIECES: Final = 92_544
+"""The size of InternLM2's vocabulary."""
+
+QWEN_PIECES: Final = 151_643
+"""The size of Qwen2's vocabulary without the added tokens."""
+
+_QWEN_ADDED: Final = ("<|im_start|>", "<|im_end|>", *SPECIAL_TOKENS[SPECIAL_TOKENS.index("<img>") :])
+"""The tokens that InternVL2-1B adds after `<|endoftext|>`, with their official IDs."""
+
 _NAMED: Final = SPECIAL_TOKENS[SPECIAL_TOKENS.index("<|plugin|>") :]
 """The special tokens after sentencepiece's own three."""
 
 _FIRST_NAMED: Final = 92_538
 """Id of the first of them; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
+
+
+_SYLLABLES: Final = tuple(itertools.product("bcdfghjklmnpqrstvwz", "aeiou"))
 
 
 def make_tokenizer(directory: Path) -> InternLM2Tokenizer:
@@ -40,8 +54,7 @@ def make_tokenizer(directory: Path) -> InternLM2Tokenizer:
     texts: list[tuple[str, int]] = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
     texts += [(f"<0x{value:02X}>", kinds.BYTE) for value in range(256)]
     letters = [chr(code) for code in (0x2581, *range(0x21, 0x7F), *range(0x4E00, 0x5600))]
-    consonants, vowels = "bcdfghjklmnpqrstvwz", "aeiou"
-    syllables = ["".join(pair) for pair in itertools.product(consonants, vowels)]
+    syllables = ["".join(pair) for pair in _SYLLABLES]
     words = ("\u2581" + first + second for first, second in itertools.product(syllables, syllables))
     longer = ("\u2581" + "".join(three) for three in itertools.product(syllables, syllables, syllables))
     pieces = itertools.chain(letters, syllables, words, longer)
@@ -62,3 +75,26 @@ def make_tokenizer(directory: Path) -> InternLM2Tokenizer:
         added_tokens_decoder={**controls, **named},
         additional_special_tokens=list(_NAMED),
     )
+
+
+def make_qwen_tokenizer(directory: Path, pieces: int = QWEN_PIECES) -> Any:
+    """Write `vocab.json` and `merges.txt` into `directory` and load them, with the added tokens of InternVL2-1B."""
+    letters = list(bytes_to_unicode().values())
+    merges = list(itertools.islice(_merges(), pieces - len(letters)))
+    tokens = [*letters, *("".join(pair) for pair in merges)]
+    directory.mkdir(parents=True, exist_ok=True)
+    vocabulary, rules = directory / "vocab.json", directory / "merges.txt"
+    vocabulary.write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
+    rules.write_text("#version: 0.2\n" + "".join(f"{one} {two}\n" for one, two in merges), encoding="utf-8")
+    tokenizer = Qwen2TokenizerFast(str(vocabulary), str(rules))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(_QWEN_ADDED)})
+    return tokenizer
+
+
+def _merges() -> Iterator[tuple[str, str]]:
+    """Yield the merges of invented words of one to three syllables."""
+    yield from _SYLLABLES
+    syllables = ["".join(pair) for pair in _SYLLABLES]
+    yield from itertools.product(syllables, syllables)
+    for one, two, three in itertools.product(syllables, syllables, syllables):
+        yield one + two, three

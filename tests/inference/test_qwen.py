@@ -26,12 +26,10 @@ from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Prompt, Role, Sampling, Turn
 from tests.support.qwen import write_qwen
 
-QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "head_dim": 24}
 MODELS: dict[str, dict[str, Any]] = {
-    "qwen2": {},
-    "qwen2 with scaled positions": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-    "qwen3": QWEN3,
-    "qwen3 with tied embeddings": {**QWEN3, "tie_word_embeddings": True},
+    "qwen2": {"size": "qwen2-1b"},
+    "qwen3": {"size": "qwen3-8b", "head": 24},
+    "qwen3 with tied embeddings": {"size": "qwen3-1b", "head": 24},
 }
 
 
@@ -103,7 +101,7 @@ def test_other_software_loads_the_checkpoint(checkpoint: Path) -> None:
 )
 def test_token_ids_are_those_of_the_official_conversation(family: ModelFamily, official: str, tmp_path: Path) -> None:
     """The token IDs equal those of the official format, which has no `<s>`, by the official tokenizer's class."""
-    directory = write_qwen(tmp_path, family)
+    directory = write_qwen(tmp_path, family=family)
     talk = (
         Turn(Role.USER, "What is it?", (sample_picture(),)),
         Turn(Role.ASSISTANT, "A cat."),
