@@ -70,6 +70,9 @@ class Forgetful:
         self._wrong = set((directory / "forgets").read_text().split())
         self.loads.append(self._name)
 
+    def restore(self) -> None:
+        """Do nothing, because no adapter is merged into this model."""
+
     def log_probabilities(self, _: Lesson, answers: Sequence[str], __: Path) -> list[LogProbability]:
         """Return a higher log probability for the liked answer only if this model is the candidate."""
         knows = self._name == "candidate"
