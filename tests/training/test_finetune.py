@@ -35,6 +35,7 @@ from training.data.row_parser import check_pictures, read_rows
 from training.gate.evaluate import evaluate
 from training.gate.report import Report
 from training.gate.run_summary_sheet import SHOWN
+from training.gate.scoring import LocalModel, ModelSlot
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Rated, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge
@@ -247,6 +248,20 @@ def test_training_reads_the_engines_ids(good: Trained) -> None:
         encoded = encoder.encode(check_pictures(lesson, images, where="here"))
         assert each["length"] == len(encoded.input_ids)
         assert encoder.tokenizer.convert_tokens_to_ids(IMG_CONTEXT) in encoded.input_ids
+
+
+def test_an_adapter_is_merged_in_memory_and_taken_out_again(good: Trained) -> None:
+    """A model in memory scores answers as the merged model while an adapter is merged into it, and as before after."""
+    images = Path(good.job.images)
+    lesson = check_pictures(drawn_lessons(images, 1)[0], images, where="here")
+    answers = [lesson.turns[-1].text, "No."]
+    slot = ModelSlot(device="cpu")
+    before = slot.load(CHECKPOINT).log_probabilities(lesson, answers, images)
+    adapted = slot.load_with(CHECKPOINT, good.folder / ADAPTER).log_probabilities(lesson, answers, images)
+    assert slot.load(CHECKPOINT).log_probabilities(lesson, answers, images) == before
+    merged = LocalModel(good.merged).log_probabilities(lesson, answers, images)
+    assert [each.nats for each in adapted] == pytest.approx([each.nats for each in merged], rel=0.02)
+    assert adapted[0].nats > before[0].nats + 0.5
 
 
 def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: Path) -> None:
