@@ -39,8 +39,7 @@ def checkpoint(folder: Path, size: str) -> Path:
     """Return the directory of a checkpoint with random weights, writing it on first use."""
     directory = folder / f"random-{size}"
     if not (directory / "config.json").is_file():
-        internlm2 = SIZES[size].language == "InternLM2ForCausalLM"
-        make = make_tokenizer if internlm2 else make_qwen_tokenizer
+        make = make_tokenizer if SIZES[size].internlm2 else make_qwen_tokenizer
         write_random(SIZES[size], directory, tokenizer=make(folder / "vocabulary"))
     return directory
 

@@ -6,8 +6,8 @@ The bot runs in a process of its own, with lmdeploy on full-size random weights 
 The emulator in this process replaces Telegram. Each simulated user sends photos of several sizes, asks
 two follow-ups about each, and votes. A model with random weights seldom ends an answer, so votes alone
 would give little training data; therefore the admin also corrects answers. Then the admin sends
-`/retrain` and, when the run has ended, `/promote`, confirming it because so few answers leave the run
-undecided. All users keep chatting until `--after` seconds after that.
+`/retrain` and, when the run has ended, `/promote`, which the bot may ask to confirm, or refuse if the model
+gives malformed answers. All users keep chatting until `--after` seconds after that.
 
 The script prints JSON: the seconds that the run spent in each state, its verdict, the seconds until the
 new model was live, the waits for the first word and for the whole answer in each state, and the peak GPU
@@ -47,6 +47,7 @@ ENDED = ("done", "failed", "cancelled")
 ANSWER_SECONDS = 180.0
 START_SECONDS = 30.0
 PROMOTION_SECONDS = 90.0
+REFUSED = "That didn't work"
 OVERRULE = f"{Overrule.__prefix__}:"
 STOP_SECONDS = 15.0
 
@@ -140,7 +141,7 @@ class ProductCrowd:
         self._press(person, self._messages(person, after)[-1], "👍")
 
     def overrule(self) -> bool:
-        """Press the admin's button that promotes an undecided model, if the bot has sent it."""
+        """Press the admin's button that promotes a model against its verdict, if the bot has sent it."""
         for each in self._messages(ADMIN, 0):
             for row in each.get("reply_markup", {}).get("inline_keyboard", []):
                 for button in row:
@@ -229,17 +230,18 @@ async def live_model(ledger: Ledger) -> str:
     return live.id if live else ""
 
 
-async def promote(emulator: Emulator, crowd: ProductCrowd, ledger: Ledger, model: str) -> float | str:
+async def promote(emulator: Emulator, crowd: ProductCrowd, ledger: Ledger, model: str) -> dict[str, Any]:
     """Send /promote, confirm it if asked, and return the seconds until the model is live, or the bot's refusal."""
     crowd.state = "promoting"
     emulator.people.writes(ADMIN, f"/promote {model}")
     began, confirmed = time.monotonic(), False
     while await live_model(ledger) != model:
         confirmed = confirmed or crowd.overrule()
-        if time.monotonic() - began > PROMOTION_SECONDS:
-            return " | ".join(crowd.latest(ADMIN))
+        refusals = [text for text in crowd.latest(ADMIN) if text.startswith(REFUSED)]
+        if refusals or time.monotonic() - began > PROMOTION_SECONDS:
+            return {"promotion refused": refusals[-1:]}
         await asyncio.sleep(0.05)
-    return round(time.monotonic() - began, 1)
+    return {"promoted after": round(time.monotonic() - began, 1)}
 
 
 async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: float) -> dict[str, Any]:
@@ -257,7 +259,7 @@ async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: fl
             "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
         }
         if ended.model and ended.model != await live_model(ledger):
-            figures["promoted after"] = await promote(emulator, crowd, ledger, ended.model)
+            figures |= await promote(emulator, crowd, ledger, ended.model)
         crowd.state = "after"
         await asyncio.sleep(after)
         return {"run": figures, "counts": await ledger.counts.totals()}

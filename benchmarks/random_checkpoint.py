@@ -57,6 +57,11 @@ class Size:
     head: int = 0
     tied: bool = False
 
+    @property
+    def internlm2(self) -> bool:
+        """Whether the language model is InternLM2."""
+        return self.language == "InternLM2ForCausalLM"
+
 
 _VISION = (1024, 16, 24, 4096)
 _QWEN2 = Size(*_VISION, 896, 14, 2, 24, 4864, vocabulary=151655, language="Qwen2ForCausalLM")
@@ -95,7 +100,7 @@ def configuration(size: Size, vocabulary: int) -> InternVLChatConfig:
         force_image_size=size.image_size,
         downsample_ratio=0.5,
         ps_version="v2",
-        template="internlm2-chat" if size.language == "InternLM2ForCausalLM" else "internvl2_5",
+        template="internlm2-chat" if size.internlm2 else "internvl2_5",
         dynamic_image_size=True,
         use_thumbnail=True,
         min_dynamic_patch=1,
@@ -116,7 +121,7 @@ def _language_model(size: Size, vocabulary: int) -> dict[str, Any]:
         "rope_theta": 1000000,
         "rope_scaling": {"type": "dynamic", "factor": 2.0},
     }
-    if size.language == "InternLM2ForCausalLM":
+    if size.internlm2:
         return {**fields, "rms_norm_eps": 1e-5, "bias": False, "pad_token_id": 2}
     return {**fields, **({"head_dim": size.head} if size.head else {}), "tie_word_embeddings": size.tied}
 
@@ -178,7 +183,7 @@ def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) 
 
 def default_tokenizer(size: Size, directory: Path) -> Any:
     """Return a tokenizer that suits a size: Qwen2's, whose files are written into `directory`, or internvl2-tiny's."""
-    return load_tokenizer(CHECKPOINT) if size.language == "InternLM2ForCausalLM" else make_qwen_tokenizer(directory)
+    return load_tokenizer(CHECKPOINT) if size.internlm2 else make_qwen_tokenizer(directory)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -289,7 +289,7 @@ def _records(directory: Path) -> dict[str, FileRecord]:
     """
     with translating_os_errors(f"reading {directory}"):
         paths = dict(_files(directory))
-        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        with ThreadPoolExecutor() as pool:  # hashing releases the GIL
             files = dict(zip(paths, pool.map(_record, paths.values()), strict=True))
     if not files:
         raise StorageError(f"{directory} has no files: it is not a model.")

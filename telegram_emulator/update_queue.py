@@ -68,14 +68,15 @@ class UpdateQueue:
             self._queue.popleft()
 
     def deliverable(self, limit: int) -> list[Json]:
-        """Return the next updates, at most `limit`, without removing them from the queue.
+        """Return the next updates, at most `limit` and repeated ones, without removing them from the queue.
 
-        Updates are returned oldest first. If `held_back` is set, no updates are returned until that many are
-        queued; then they are returned in reverse order.
+        Updates are returned oldest first, after repeated ones. If `held_back` is set, no updates are returned until
+        that many are queued; then they are returned in reverse order.
         """
         again, self._again = self._again, []
         if again:
-            # With all others: the bot may not have received the batch, and confirms every update before the last.
+            # With all others: the bot may never have received the batch, and confirming one update confirms all
+            # before it.
             return again + [each for each in islice(self._queue, limit) if each not in again]
         if self.held_back:
             if len(self._queue) < self.held_back:

@@ -1,4 +1,4 @@
-"""The worker jobs of the commands `thumbtune import` and `thumbtune compare`."""
+"""The worker jobs of the commands `thumbtune import`, `thumbtune compare` and `thumbtune evaluate`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,25 @@ class CompareJob(WorkerJob):
     models: list[tuple[str, str]]
     asked: list[tuple[str, str, str]]
     images: str
+    out: str
+    device: str = "auto"
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringJob(WorkerJob):
+    """A job that asks every model the questions of a LLaVA file and writes the scored answers to the file `out`.
+
+    Each of the `models` is a name and a checkpoint directory. The last answer of each row of `data` is the
+    right one, and `images` is the folder of the pictures. `score` is a key of `scored_questions.SCORES`.
+    """
+
+    worker = ("score", "training.gate.scored_questions")
+
+    models: list[tuple[str, str]]
+    data: str
+    images: str
+    score: str
     out: str
     device: str = "auto"
     max_new_tokens: int = 512

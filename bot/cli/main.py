@@ -54,6 +54,14 @@ class DemoEngine(StrEnum):
     LMDEPLOY = "lmdeploy"
 
 
+class Score(StrEnum):
+    """The ways in which `thumbtune evaluate` compares an answer with the right one."""
+
+    CONTAINS = "contains"
+    EXACT = "exact"
+    CHOICE = "choice"
+
+
 def main() -> None:
     """Run the command line. The console script `thumbtune` calls this function."""
     try:
@@ -225,6 +233,28 @@ def compare(
     from bot.cli.compare import compare as compare_models
 
     asyncio.run(compare_models(load_settings(config), models, images, out, results))
+
+
+@app.command()
+def evaluate(  # noqa: PLR0917 - the options of a command
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Ids of kept models, or checkpoint folders.")],
+    questions: Annotated[
+        Path,
+        typer.Option(
+            "--set", metavar="FILE", help="Questions in LLaVA's format; the last answer of each row is the right one."
+        ),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The pictures; default: the file's folder.")
+    ] = None,
+    score: Annotated[Score, typer.Option(help="How an answer is compared with the right one.")] = Score.CONTAINS,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all answers to a JSON file.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Score models on your own questions with known answers, each against the first; the bot need not be running."""
+    from bot.cli.evaluate import evaluate as evaluate_models
+
+    asyncio.run(evaluate_models(load_settings(config), models, questions, images, score, out, results))
 
 
 @app.command()

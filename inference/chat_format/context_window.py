@@ -31,7 +31,7 @@ from inference.chat_format.template import (
     upper_bound,
 )
 from inference.images.opening import picture_size
-from inference.internvl2.checkpoint_check import BPE_FILES, TOKENIZER_FILES, has_tokenizer
+from inference.internvl2.checkpoint_check import BPE_FILES, has_tokenizer
 from inference.internvl2.families import family_of
 from inference.internvl2.tiling import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Role
@@ -137,7 +137,7 @@ class Window:
         """
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers  # type: ignore[import-untyped]
 
-        whole, pieces = (self._directory / name for name in TOKENIZER_FILES)
+        whole, pieces = self._directory / "tokenizer.json", self._directory / "tokenizer.model"
         if whole.is_file():
             tokenizer = Tokenizer.from_file(str(whole))
             tokenizer.no_truncation()
@@ -149,15 +149,15 @@ class Window:
 
             processor: Any = SentencePieceProcessor(model_file=str(pieces))
             return lambda text: len(processor.encode(text)), 1
-        bytes_only = Tokenizer(models.BPE.from_file(*(str(self._directory / name) for name in BPE_FILES)))
-        bytes_only.normalizer = normalizers.NFC()
-        bytes_only.pre_tokenizer = pre_tokenizers.Sequence(
+        bpe = Tokenizer(models.BPE.from_file(*(str(self._directory / name) for name in BPE_FILES)))
+        bpe.normalizer = normalizers.NFC()
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(_WORDS), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        return lambda text: len(bytes_only.encode(text)), 0
+        return lambda text: len(bpe.encode(text)), 0
 
 
 def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longest: int | None = None) -> Window | None:

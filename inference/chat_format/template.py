@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
+from unicodedata import normalize
 
 from inference.internvl2.families import ModelFamily
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
 
-# --- What InternVL with InternLM2 has ---
+# --- The tokens ---
 
 BOS: Final = "<s>"
 EOS: Final = "</s>"
@@ -52,7 +53,7 @@ SPECIAL_TOKENS: Final = (
     "<box>",
     "</box>",
 )
-"""Every literal that the tokenizer reads as one special token."""
+"""Every literal that InternLM2's tokenizer reads as one special token."""
 
 STOP_TOKENS: Final = (IM_END, IM_START, EOS, "<|endoftext|>")
 """The tokens that end an answer: the two of the official generation configuration, and the tokenizers' own."""
@@ -187,8 +188,10 @@ def upper_bound(prompt: Prompt, picture_tokens: int) -> int:
     The bound needs no tokenizer: with byte fallback, a text has at most as many tokens as UTF-8 bytes.
     """
     texts = (harmless(prompt.system), *(user_text(turn) for turn in prompt.turns))
-    separators = 8 * (len(texts) + 1)
-    return sum(len(text.encode()) for text in texts) + separators + len(pictures(prompt)) * (picture_tokens + 2)
+    separators = 13 * (len(texts) + 1)  # two special tokens, the bytes of "assistant", two newlines
+    # Qwen's tokenizers normalize a text, which can make it longer.
+    sizes = (max(len(text.encode()), len(normalize("NFC", text).encode())) for text in texts)
+    return sum(sizes) + separators + len(pictures(prompt)) * (picture_tokens + 2)
 
 
 def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> Prompt:
@@ -255,7 +258,7 @@ def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
 
 
 def jinja_chat_template(family: ModelFamily, system: str = "") -> str:
-    """Return the Jinja chat template of a model family for a Hugging Face tokenizer, including `<s>`.
+    """Return the Jinja chat template of a model family for a Hugging Face tokenizer, with `<s>` if there is one.
 
     `system`, by default the official system text, is used if the messages include no system message. A
     message's content is a text or a list of parts; a picture part ("image" or "image_url") becomes an

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from inference.chat_format.template import IMG_CONTEXT, render
+from inference.chat_format.template import BOS, IMG_CONTEXT, STOP_TOKENS, render
 from inference.internvl2.families import ModelFamily
 from inference.messages import Prompt
 
@@ -36,8 +36,10 @@ def token_ids(
     # One <IMG_CONTEXT> for each picture is tokenized and repeated afterwards: special tokens do not affect their
     # neighbours, and thousands of them in a text cost a tokenizer more than the rest.
     short = tokenizer(render(prompt, [1] * len(picture_tokens), family))["input_ids"]
-    begun = tokenizer.bos_token_id in (None, short[0])
-    if not begun or short.count(context) != len(picture_tokens):
+    start = tokenizer.bos_token_id
+    if start is None:
+        start = tokenizer.get_added_vocab().get(BOS)
+    if start not in (None, short[0]) or short.count(context) != len(picture_tokens):
         raise ValueError("the tokenizer does not write an InternVL prompt: <s> or <IMG_CONTEXT> is missing")
     ids: list[int] = []
     spans: list[range] = []
@@ -48,3 +50,14 @@ def token_ids(
             spans.append(range(len(ids), len(ids) + count))
         ids += [token] * count
     return ids, spans
+
+
+def stop_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the token IDs that end an answer, taken from the generation configuration and the chat format.
+
+    Not all official checkpoints list the end token of their chat template in the generation configuration.
+    """
+    listed = generation_config.eos_token_id
+    ids = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
+    known = tokenizer.get_added_vocab()
+    return frozenset(ids | {known[token] for token in STOP_TOKENS if token in known})

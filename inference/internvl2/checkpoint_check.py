@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from inference.internvl2.families import UnknownFamily, family_of
+from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_of
 
 INDEX: Final = "model.safetensors.index.json"
 _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model")
-"""The files that each are a whole tokenizer."""
+"""Files that are each a whole tokenizer."""
 
 BPE_FILES: Final = ("vocab.json", "merges.txt")
 """The two files of a byte-level BPE tokenizer."""
@@ -56,7 +56,7 @@ def _file_problems(directory: Path) -> Iterator[str]:
         elif _read(directory / name) is None:
             yield f"{name} is not JSON"
     if not has_tokenizer(directory):
-        yield f"{', '.join(TOKENIZER_FILES)} or {' and '.join(BPE_FILES)} is missing"
+        yield f"{', '.join(TOKENIZER_FILES)}, or {' with '.join(BPE_FILES)} is missing"
     config = _read(directory / "config.json")
     if config and _ARCHITECTURE not in config.get("architectures", ()):
         yield f"config.json describes {config.get('architectures')}, not an {_ARCHITECTURE}"
@@ -65,6 +65,9 @@ def _file_problems(directory: Path) -> Iterator[str]:
             family_of(config)
         except UnknownFamily as unknown:
             yield str(unknown)
+        named = (config.get("llm_config") or {}).get("architectures") or LANGUAGE_MODELS
+        if named[0] not in LANGUAGE_MODELS:
+            yield f"its language model is {named[0]}, and only {', '.join(LANGUAGE_MODELS)} are supported"
 
 
 def _weight_problems(directory: Path) -> Iterator[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
+import transformers
+from transformers import PretrainedConfig
 
 
 class _Fields(PretrainedConfig):
@@ -95,12 +96,9 @@ class InternLM2Config(_Fields):
                 )
 
 
-LANGUAGE_MODELS: dict[str, type[PretrainedConfig]] = {
-    "InternLM2ForCausalLM": InternLM2Config,
-    "Qwen2ForCausalLM": Qwen2Config,
-    "Qwen3ForCausalLM": Qwen3Config,
-}
-"""The supported language models, by the class name in a checkpoint's config.json, and their configurations."""
+LANGUAGE_MODELS = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""The supported language models, by the class name in a checkpoint's config.json. All but the first are transformers'
+own, and are looked up only when needed: older versions of transformers lack some."""
 
 
 class InternVLChatConfig(_Fields):
@@ -121,7 +119,7 @@ class InternVLChatConfig(_Fields):
 
     model_type = "internvl_chat"
     is_composition = True
-    sub_configs = {"vision_config": InternVisionConfig, "llm_config": InternLM2Config}  # noqa: RUF012 - as above
+    sub_configs = {"vision_config": InternVisionConfig}  # noqa: RUF012 - as above
 
     use_backbone_lora: int = 0
     use_llm_lora: int = 0
@@ -154,8 +152,8 @@ class InternVLChatConfig(_Fields):
         self.vision_config: InternVisionConfig = vision_config
         self.llm_config: Any = llm_config
         self.hidden_size = llm_config.hidden_size
-        if not isinstance(llm_config, Qwen3Config):
-            # The official code unties the embeddings; only that of InternVL3.5 does not.
+        if llm_config.model_type != "qwen3":
+            # The official code always unties the output layer; only that of InternVL3.5 follows the configuration.
             llm_config.tie_word_embeddings = False
         if self.ps_version not in ("v1", "v2"):
             raise ValueError(f'ps_version is "v1" or "v2", not {self.ps_version!r}')
@@ -171,12 +169,15 @@ def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
         ValueError: The language model is not in `LANGUAGE_MODELS`.
     """
     named = (fields.get("architectures") or [None])[0]
-    types = {each.model_type: name for name, each in LANGUAGE_MODELS.items()}
+    types = {"internlm2": "InternLM2ForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
     architecture = named or types.get(str(fields.get("model_type")))
     if architecture not in LANGUAGE_MODELS:
         raise ValueError(
             f"this checkpoint's language model is {named or fields.get('model_type')}, which is not supported; "
             f"supported are {', '.join(LANGUAGE_MODELS)}"
         )
+    kind: type[PretrainedConfig] = InternLM2Config
+    if architecture != "InternLM2ForCausalLM":
+        kind = getattr(transformers, architecture.removesuffix("ForCausalLM") + "Config")
     own = {name: value for name, value in fields.items() if name not in ("attn_implementation", "architectures")}
-    return LANGUAGE_MODELS[architecture](**own, architectures=[architecture])
+    return kind(**own, architectures=[architecture])

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import GenerationConfig, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -24,11 +25,6 @@ from .configuration_internvl2 import InternVLChatConfig
 from .layers_internvl2 import pixel_shuffle
 from .modeling_intern_vit import InternVisionModel
 from .modeling_internlm2 import InternLM2ForCausalLM, next_token_loss
-
-LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
-    each.__name__: each for each in (InternLM2ForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-}
-"""The classes of language models, by their names in a checkpoint's config.json."""
 
 
 class InternVLChatModel(PreTrainedModel, GenerationMixin):
@@ -64,7 +60,9 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.vision_model = InternVisionModel(vision)
         # XTuner asks for flash_attention_2, which is another package.
         llm._attn_implementation = "sdpa"
-        self.language_model = LANGUAGE_MODELS[llm.architectures[0]](llm)
+        name = llm.architectures[0]
+        language = InternLM2ForCausalLM if name == "InternLM2ForCausalLM" else getattr(transformers, name)
+        self.language_model = language(llm)
         folded = vision.hidden_size * int(1 / config.downsample_ratio) ** 2
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(folded),
@@ -85,9 +83,9 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
             module.weight.data.fill_(1.0)
             module.bias.data.zero_()
 
-    def tie_weights(self) -> None:
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Let the output layer share the weights of the token embeddings, if the language model's does."""
-        self.language_model.tie_weights()
+        self.language_model.tie_weights(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's token embeddings."""
@@ -149,12 +147,12 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """Compute logits [B, N, vocabulary] and, if `labels` are given, the loss.
+        """Compute float32 logits [B, N, vocabulary] and, if `labels` are given, the loss.
 
         Pass tiles `pixel_values` [T, 3, S, S] and token IDs `input_ids` [B, N], or `inputs_embeds` [B, N, width]
         instead of both. `image_flags` ([T] or [T, 1]) is 1 for real tiles; the features of other tiles (the
-        placeholders in text-only samples) are computed and discarded. The remaining arguments are those of
-        `InternLM2ForCausalLM.forward`.
+        placeholders in text-only samples) are computed and discarded. The remaining arguments are those of the
+        language model's `forward`.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -176,8 +174,8 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
             logits_to_keep=logits_to_keep,
         )
         joined = CausalLMOutputWithPast(
-            loss=None if labels is None else next_token_loss(output.logits, labels),
-            logits=output.logits,
+            loss=None if labels is None else next_token_loss(output.logits.float(), labels),
+            logits=output.logits.float(),
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
         )

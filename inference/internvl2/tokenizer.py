@@ -38,7 +38,8 @@ def load_tokenizer(directory: str | Path) -> Any:
         from transformers import Qwen2TokenizerFast
 
         return Qwen2TokenizerFast.from_pretrained(directory)
-    raise FileNotFoundError(f"{directory} has no tokenizer: {', '.join(TOKENIZER_FILES)} or {' and '.join(BPE_FILES)}")
+    needed = f"{', '.join(TOKENIZER_FILES)}, or {' with '.join(BPE_FILES)}"
+    raise FileNotFoundError(f"{directory} has no tokenizer: {needed} is needed")
 
 
 def token_id(tokenizer: Any, token: str) -> int:
@@ -49,7 +50,7 @@ def token_id(tokenizer: Any, token: str) -> int:
     """
     known = tokenizer.get_added_vocab().get(token)
     if known is None:
-        raise ValueError(f"the tokenizer has no token {token}: it is not an InternVL2 tokenizer")
+        raise ValueError(f"the tokenizer has no token {token}: it is not the tokenizer of an InternVL")
     return int(known)
 
 

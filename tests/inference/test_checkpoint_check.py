@@ -65,7 +65,7 @@ def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
     [
         (_without("generation_config.json"), "generation_config.json is missing"),
         (_without("tokenizer_config.json"), "tokenizer_config.json is missing"),
-        (_without("tokenizer.json"), "tokenizer.json, tokenizer.model or vocab.json and merges.txt is missing"),
+        (_without("tokenizer.json"), "tokenizer.json, tokenizer.model, or vocab.json with merges.txt is missing"),
         (_without("model.safetensors"), "*.safetensors is missing"),
         (_cut, "model.safetensors has"),
         (_damage_header, "model.safetensors has a damaged header"),

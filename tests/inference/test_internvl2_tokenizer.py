@@ -55,5 +55,5 @@ def test_special_token_ids() -> None:
 
 def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
     """Loading a tokenizer from a directory that has none raises an error that names the missing files."""
-    with pytest.raises(FileNotFoundError, match=r"has no tokenizer: tokenizer\.json, tokenizer\.model or vocab"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer: tokenizer\.json, tokenizer\.model, or vocab"):
         load_tokenizer(tmp_path)

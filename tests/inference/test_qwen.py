@@ -9,15 +9,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModel,
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from inference.chat_format.context_window import Window
-from inference.chat_format.template import harmless
-from inference.chat_format.token_ids import token_ids
+from inference.chat_format.template import harmless, upper_bound
+from inference.chat_format.token_ids import stop_ids, token_ids
 from inference.engines.cpu.engine import ChatEngine
 from inference.images.opening import picture_size
 from inference.images.sample_picture import sample_picture
-from inference.internvl2 import configuration_internvl2, modeling_internvl2
+from inference.internvl2 import configuration_internvl2
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.checkpoint_check import problems
 from inference.internvl2.families import HERMES_2, INTERNVL2_5, LANGUAGE_MODELS, ModelFamily
@@ -43,7 +51,7 @@ def test_the_checkpoint_is_complete(checkpoint: Path) -> None:
     """A checkpoint with the files of a byte-level BPE tokenizer is complete without a tokenizer.json."""
     assert problems(checkpoint) == []
     (checkpoint / "merges.txt").unlink()
-    assert problems(checkpoint) == ["tokenizer.json, tokenizer.model or vocab.json and merges.txt is missing"]
+    assert problems(checkpoint) == ["tokenizer.json, tokenizer.model, or vocab.json with merges.txt is missing"]
     with pytest.raises(FileNotFoundError, match="has no tokenizer"):
         load_tokenizer(checkpoint)
 
@@ -137,6 +145,38 @@ def test_the_context_window_counts_the_same_tokens(saved_whole: bool, tmp_path: 
         )
 
 
+@pytest.mark.parametrize("listed", [None, 5, [5, 6]])
+def test_the_end_token_of_the_template_ends_an_answer(listed: int | list[int] | None, tmp_path: Path) -> None:
+    """An answer ends at `<|im_end|>` even if the generation configuration does not list it."""
+    tokenizer = load_tokenizer(write_qwen(tmp_path))
+    ends = stop_ids(GenerationConfig(eos_token_id=listed), tokenizer)
+    assert ends >= {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")}
+    assert ends >= set(listed if isinstance(listed, list) else [] if listed is None else [listed])
+
+
+def test_a_text_that_normalization_lengthens_is_bounded(tmp_path: Path) -> None:
+    """The bound on a prompt's tokens, which is computed without a tokenizer, holds for Qwen's normalization too."""
+    prompt = Prompt("S", (Turn(Role.USER, "\U0001d160" * 100),), chat="")
+    assert Window(write_qwen(tmp_path)).count(prompt) <= upper_bound(prompt, 0)
+
+
+def test_logits_are_float32(tmp_path: Path) -> None:
+    """Logits are float32 for any data type of the weights, because sampling sums many small probabilities."""
+    model = load_model(write_qwen(tmp_path), dtype=torch.bfloat16)
+    assert model(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32
+
+
+def test_an_unsupported_language_model_is_a_problem(tmp_path: Path) -> None:
+    """A checkpoint with another language model is refused by name, although its chat template is known."""
+    directory = write_qwen(tmp_path)
+    file = directory / "config.json"
+    config = json.loads(file.read_text())
+    config["llm_config"]["architectures"] = ["LlamaForCausalLM"]
+    file.write_text(json.dumps(config))
+    (problem,) = problems(directory)
+    assert problem.startswith("its language model is LlamaForCausalLM, and only InternLM2ForCausalLM, ")
+
+
 def test_a_chat_goes_on(checkpoint: Path) -> None:
     """The CPU engine answers a question about a picture, and a follow-up from its cache."""
     engine = ChatEngine.open(checkpoint, dtype=torch.float32, cache_bytes=10**8)
@@ -163,6 +203,4 @@ def test_the_special_tokens_of_qwen_are_broken_up(literal: str) -> None:
 
 def test_every_supported_language_model_has_a_class() -> None:
     """The names that the checks accept are those that the configuration and the model can build."""
-    assert (
-        set(LANGUAGE_MODELS) == set(configuration_internvl2.LANGUAGE_MODELS) == set(modeling_internvl2.LANGUAGE_MODELS)
-    )
+    assert LANGUAGE_MODELS == configuration_internvl2.LANGUAGE_MODELS

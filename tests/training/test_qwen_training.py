@@ -53,3 +53,12 @@ async def test_what_was_trained_is_merged(
         trained |= {"language_model.lm_head.weight"}
     assert changed == trained
     assert disagreement(base, merged, SYSTEM, []) == ""
+
+
+async def test_a_shared_output_layer_cannot_be_adapted(tmp_path: Path, warm_python: str) -> None:
+    """Training that would adapt an output layer that shares the weights of the embeddings is refused at once."""
+    base = write_qwen(tmp_path / "base", "qwen3-1b")
+    (tmp_path / "run").mkdir()
+    job = drawn_job(tmp_path / "run", 4, base=str(base), targets="lm_head")
+    outcome = await ChildTrainer(settings(python=warm_python)).run(job)
+    assert not outcome.ok and "leave lm_head out" in str(outcome.reason)

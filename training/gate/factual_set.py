@@ -210,12 +210,13 @@ def check_decidable(folder: Path | None, max_loss_points: float) -> None:
 
 def matches(answer: str, expect: Sequence[Sequence[str]], forbid: Sequence[str]) -> bool:
     """Return whether an answer has a word from every list in `expect` and none from `forbid`."""
-    return all(any(_contains(answer, word) for word in words) for words in expect) and not any(
-        _contains(answer, word) for word in forbid
+    return all(any(contains(answer, word) for word in words) for words in expect) and not any(
+        contains(answer, word) for word in forbid
     )
 
 
-def _contains(answer: str, word: str) -> bool:
+def contains(answer: str, word: str) -> bool:
+    """Return whether an answer contains a word or phrase, whatever its case."""
     # Scripts without spaces have no word boundaries.
     edge = r"\b" if word.isascii() else ""
     return re.search(f"{edge}{re.escape(word.casefold())}{edge}", answer.casefold()) is not None

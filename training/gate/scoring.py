@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 
+from inference.chat_format.token_ids import stop_ids
 from inference.internvl2.checkpoint import load_model
 from inference.messages import Sampling
 from training.adapter import Adapter
@@ -34,8 +35,11 @@ _CPU_TOKENS: Final = 20_000
 """The most tokens of the prompts in a batch on a CPU."""
 
 _GPU_TOKENS: Final = 120_000
-"""The most tokens of the prompts in a batch on a GPU: a layer of InternVL2-2B then keeps an H200 for some 40 ms, and
-chats wait no longer."""
+"""The most tokens of the prompts in a batch on a GPU. With this many, one layer of InternVL2-2B occupies an H200 for
+some 40 ms, the longest that a chat has to wait."""
+
+_LOADERS: Final = 8
+"""The threads that cut pictures into tiles while a GPU would wait for them."""
 
 _TOKEN_BYTES: Final = 400_000
 """Bytes of GPU memory for each token of a batch, twice what InternVL2-2B needs: keys and values of 24 layers take 98
@@ -54,7 +58,7 @@ class LogProbability:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class TokenizedPrompt:
     """The names of a prompt's pictures, and its token IDs."""
 
     pictures: tuple[str, ...]
@@ -76,9 +80,7 @@ class LocalModel:
         self._directory = directory
         self._device = device
         self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
-        configs = (self._model.generation_config, self._model.language_model.generation_config)
-        ends = next(each.eos_token_id for each in configs if each.eos_token_id is not None)
-        self._ends = torch.tensor(ends, device=device)
+        self._ends = sorted(stop_ids(self._model.generation_config, self.encoder.tokenizer))
         self._features = LRUCache[tuple[Path, tuple[str, ...]], Tensor](_KEPT_PICTURES)
         self._changed = frozenset[str]()
         if gpu_yield is not None:
@@ -103,7 +105,9 @@ class LocalModel:
             with safe_open(file, "pt") as weights:
                 for name in self._changed.intersection(weights.keys()):
                     self._model.get_parameter(name).copy_(weights.get_tensor(name))
-        self._changed = frozenset()
+                    self._changed -= {name}
+        if self._changed:
+            raise ValueError(f"{self._directory} does not contain {min(self._changed)}")
         self._features.clear()
 
     @torch.inference_mode()
@@ -136,7 +140,7 @@ class LocalModel:
         keys = [(images, each) for each in pictures if each]
         found = {key: self._features[key] for key in keys if key in self._features}
         if missing := [key for key in dict.fromkeys(keys) if key not in found]:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            with ThreadPoolExecutor(1 if self._device == "cpu" else _LOADERS) as pool:
                 loaded = list(pool.map(lambda key: self.encoder.pixel_values(key[1], images), missing))
             tiles = [each for each in loaded if each is not None]
             parts = torch.split(torch.cat(tiles), BATCH_TILES)
@@ -156,14 +160,14 @@ class LocalModel:
         produced = self.generate(lessons, images, sampling, **options)
         return [text if text and ended else None for text, ended in produced]
 
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[slice]:
+    def _batches(self, prompts: Sequence[TokenizedPrompt]) -> Iterator[slice]:
         """Split prompts into batches whose tokens, including padding, fit into memory."""
         most = most_computed = _CPU_TOKENS
         if self._device != "cpu":
             torch.cuda.empty_cache()  # memory that torch keeps does not count as free
             most, most_computed = torch.cuda.mem_get_info()[0] // _TOKEN_BYTES, _GPU_TOKENS
         start = longest = 0
-        distinct = set[Prompt]()
+        distinct = set[TokenizedPrompt]()
         for index, prompt in enumerate(prompts):
             longest = max(longest, len(prompt.token_ids))
             distinct.add(prompt)
@@ -193,7 +197,7 @@ class LocalModel:
             For each lesson, the answer and whether it ended with an end token.
         """
         answers: list[tuple[str, bool]] = []
-        prompts = [Prompt(each.pictures, tuple(self.encoder.prompt_ids(each))) for each in lessons]
+        prompts = [TokenizedPrompt(each.pictures, tuple(self.encoder.prompt_ids(each))) for each in lessons]
         for chosen in self._batches(prompts):
             numbers = {each: number for number, each in enumerate(dict.fromkeys(prompts[chosen]))}
             rows = torch.tensor([numbers[each] for each in prompts[chosen]], device=self._device)
@@ -210,15 +214,16 @@ class LocalModel:
                 attention_mask=mask[rows],
                 past_key_values=known,
                 max_new_tokens=sampling.max_new_tokens,
+                eos_token_id=self._ends,
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
-            ended = torch.isin(produced, self._ends).any(dim=1).tolist()
+            ended = torch.isin(produced, torch.tensor(self._ends, device=produced.device)).any(dim=1).tolist()
             texts = self.encoder.tokenizer.batch_decode(produced, skip_special_tokens=True)
             answers += [(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
             on_batch(len(texts))
         return answers
 
-    def _prefill(self, prompts: Sequence[Prompt], images: Path) -> tuple[Tensor, Tensor, Cache]:
+    def _prefill(self, prompts: Sequence[TokenizedPrompt], images: Path) -> tuple[Tensor, Tensor, Cache]:
         """Compute the keys and values of prompts, padded on the left.
 
         Returns:

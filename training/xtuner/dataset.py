@@ -56,7 +56,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
             features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
                 samples have the form that XTuner's own model takes: tiles, or zeros if there are no pictures.
             objective: With an objective other than "sft", a sample has a second answer (see `prepare_data`).
-            repeat_times: How often each row is a sample.
+            repeat_times: How many times each row is repeated.
             max_length: The maximum number of tokens of a sample.
         """
         rows = [row for _, row in read_rows(Path(data_path))]

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from xtuner.model import InternVL_V1_5
 
 from inference.internvl2.modeling_internvl2 import unprojected
+from training.job import TrainingError
 from training.xtuner.activation_checkpointing import Checkpointing, layers_to_recompute
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.gpu_yield import GpuYield
@@ -58,6 +59,12 @@ class InternVL2(InternVL_V1_5):
             **stock: Arguments for XTuner's class.
         """
         super().__init__(model_path=model_path, **stock)
+        adapted = any("lm_head.lora_" in name for name, _ in self.named_parameters())
+        if adapted and self._language.config.tie_word_embeddings:
+            raise TrainingError(
+                "training.knobs.targets: the output layer of this model shares the weights of its embeddings: leave "
+                "lm_head out"
+            )
         for module in self.model.modules():
             if isinstance(module, Linear4bit):
                 module.compute_dtype = frozen_dtype()

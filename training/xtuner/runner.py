@@ -110,9 +110,10 @@ def train(
         if progress.begun and is_out_of_memory(error):
             raise OutOfMemory(config.train_dataloader.batch_size) from error
         raise
-    # Left to the garbage collector, the loader would wait 5 s for each of its processes (torch 2.13): the collector
-    # closes the queues by which they are told to end before it ends the loader.
-    vars(runner.train_loop).pop("dataloader_iterator", None)
+    finally:
+        # The garbage collector would close the queues that tell the loader's processes to end before it ends the
+        # loader, which then waits 5 s for each process (torch 2.13). Dropping the iterator ends them at once.
+        vars(runner.train_loop).pop("dataloader_iterator", None)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model.model, runner.iter // batches
 

@@ -17,7 +17,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from inference.chat_format.template import STOP_TOKENS
+from inference.chat_format.token_ids import stop_ids
 from inference.engines.cpu.prefix_cache import Entry, PrefixCache
 from inference.engines.cpu.preprocessing import (
     GenerationRequest,
@@ -68,7 +68,7 @@ class ChatEngine:
         self._text_of = text_decoder(tokenizer)
         patches_per_tile = (self.preprocessor.tiling.side // model.config.vision_config.patch_size) ** 2
         self._tiles_per_step = max(1, _PATCHES_PER_STEP // patches_per_tile)
-        self._stop_ids = _stop_ids(model, tokenizer)
+        self._stop_ids = stop_ids(model.generation_config, tokenizer)
         self._features: LRUCache[int, Tensor] = LRUCache(cache_bytes // 8, lambda features: features.nbytes)
         self._prefixes = PrefixCache(cache_bytes - cache_bytes // 8)
         self._inbox: SimpleQueue[GenerationRequest | None] = SimpleQueue()
@@ -223,7 +223,7 @@ class ChatEngine:
             inputs_embeds=embeds, past_key_values=entry.kv, use_cache=True, logits_to_keep=1
         )
         entry.keys.extend(keys)
-        logits: Tensor = output.logits[0, -1]
+        logits: Tensor = output.logits[0, -1].float()
         return logits
 
 
@@ -263,11 +263,3 @@ def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator)
     # The most likely token always stays, also at top_p 0.
     probabilities[1:][before[1:] > sampling.top_p] = 0
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the token IDs that end an answer, taken from the generation configuration and the chat format."""
-    listed = model.generation_config.eos_token_id
-    ids = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
-    known = tokenizer.get_added_vocab()
-    return frozenset(ids | {known[token] for token in STOP_TOKENS if token in known})
