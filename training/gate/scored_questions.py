@@ -21,7 +21,8 @@ from training.gate.factual_set import contains
 from training.job import Outcome, TrainingError
 from training.worker import Say, StageProgress, use_device, work
 
-_CHOICE: Final = re.compile(r"(?<![^\W\d_])([A-H])(?![^\W\d_])")
+_CHOICE: Final = re.compile(r"(?<![A-Za-z])(?:[B-H](?![A-Za-z])|A(?![A-Za-z]|\s+[a-z]))")
+"""A letter that stands alone, and is not the article of a following word."""
 
 
 def is_equal(answer: str, right: str) -> bool:
@@ -41,7 +42,7 @@ def is_contained(answer: str, right: str) -> bool:
 def is_choice(answer: str, right: str) -> bool:
     """Return whether the first letter from A to H that stands alone is the same in both answers."""
     chosen, wanted = _CHOICE.search(answer), _CHOICE.search(right)
-    return chosen is not None and wanted is not None and chosen[1] == wanted[1]
+    return chosen is not None and wanted is not None and chosen[0] == wanted[0]
 
 
 SCORES: Final[dict[str, Callable[[str, str], bool]]] = {

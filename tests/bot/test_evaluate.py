@@ -1,0 +1,129 @@
+"""`thumbtune evaluate` scores models on questions with known answers, without a running bot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot.cli.evaluate import table
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.samples import sample_pictures
+from tests.support.bot_process import write_config
+from training.gate.scored_questions import is_choice, is_contained, is_equal
+
+SQUARE = "one-green-square"
+
+
+def row(question: str, right: str) -> dict[str, object]:
+    """Return a row of a LLaVA file with a question about the picture a.jpg."""
+    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": right}]
+    return {"image": "a.jpg", "conversations": turns}
+
+
+async def evaluate(folder: Path, *options: str) -> tuple[int, str]:
+    """Run the command in `folder`, and return its exit code and output."""
+    write_config(
+        folder / "config.toml",
+        {
+            "storage": {"dir": str(folder / "data")},
+            "training": {"device": "cpu", "threads": 1},
+            "chat": {"max_new_tokens": 24},
+        },
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot.cli.main", "evaluate", *options, "--config", str(folder / "config.toml")),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={"PATH": "/usr/bin", "HOME": str(folder), "COLUMNS": "120", "PYTHONPATH": str(Path.cwd())},
+    )
+    output, _ = await process.communicate()
+    return await process.wait(), output.decode()
+
+
+async def test_models_are_scored_and_compared(tmp_path: Path) -> None:
+    """Each model has its share of right answers with an interval, and its gain over the first model."""
+    (tmp_path / "a.jpg").write_bytes(sample_pictures()[SQUARE])
+    questions = [row("What colour is it?", "Green"), row("What colour is it?", "purple"), row("How many?", "one")]
+    file = tmp_path / "shapes.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in questions))
+    shutil.copytree(CHECKPOINT, tmp_path / "mine")
+    code, output = await evaluate(
+        tmp_path, "tiny", str(tmp_path / "mine"), "--set", str(file), "--out", str(tmp_path / "answers.json")
+    )
+    assert code == 0, output
+    assert "shapes.jsonl: 3 questions, scored by “contains”" in output
+    first, second = output.splitlines()[-2:]
+    assert first.split() == ["tiny", "2", "of", "3", "67%", "(21%", "to", "94%)"]
+    assert "2 of 3" in second and "+0 points (-56 to +56)" in second
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert [each["scores"]["tiny"] for each in answers] == [True, False, True]
+    assert "green" in answers[0]["answers"]["tiny"].lower()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[]", "has no questions"),
+        (json.dumps([row("Which?", "")]), "the answer is empty"),
+        (json.dumps([{**row("Which?", "red"), "image": "gone.jpg"}]), "gone.jpg is missing"),
+    ],
+)
+async def test_an_unusable_file_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    """A file without questions, or with an invalid row, is refused with the reason."""
+    (tmp_path / "set.json").write_text(content)
+    code, output = await evaluate(tmp_path, "tiny", "--set", str(tmp_path / "set.json"))
+    assert (code, told in " ".join(output.split())) == (1, True), output
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "found"),
+    [
+        ("It is a Mapo Tofu, I think.", "mapo tofu", True),
+        ("Blackbird", "black", False),
+        ("这是麻婆豆腐。", "麻婆豆腐", True),
+        ("", "red", False),
+    ],
+)
+def test_contains(answer: str, right: str, found: bool) -> None:
+    """An answer is right if it contains the right one, as whole words in Latin letters."""
+    assert is_contained(answer, right) is found
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "found"),
+    [("Yes.", "yes", True), (" Two  cats ", "two cats", True), ("是的。", "是的", True), ("yes, two", "yes", False)],
+)
+def test_exact(answer: str, right: str, found: bool) -> None:
+    """An answer is right if it equals the right one, apart from case, spaces and final punctuation."""
+    assert is_equal(answer, right) is found
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "found"),
+    [
+        ("B", "B. Mapo tofu", True),
+        ("The answer is (C).", "C", True),
+        ("答案是B。", "B", True),
+        ("Beef", "B", False),
+        ("A", "A", True),
+        ("A dog, so B", "B", True),
+        ("C is right, not D.", "D", False),
+        ("none", "D", False),
+    ],
+)
+def test_choice(answer: str, right: str, found: bool) -> None:
+    """An answer is right if the first letter that stands alone is that of the right one."""
+    assert is_choice(answer, right) is found
+
+
+def test_a_gain_has_a_paired_interval() -> None:
+    """The interval of a gain is that of paired proportions: it excludes 0 where many more were gained than lost."""
+    scores = [{"scores": {"old": number < 40, "new": number < 60 and number != 7}} for number in range(100)]
+    columns = [list(each.cells) for each in table(scores, ["old", "new"]).columns]
+    assert columns[1] == ["40 of 100", "59 of 100"]
+    assert columns[3] == ["", "+19 points (+11 to +28)"]
