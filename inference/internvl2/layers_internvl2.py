@@ -93,12 +93,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     # CPU kernels, and CUDA's half-precision flash kernel, read shared heads in place; the other CUDA kernels do not
     # support groups (torch would fall back to materializing all scores), so heads are repeated for them.
     groups = q.shape[1] // k.shape[1]
+    if q.shape[2] == 1 and mask is not None and q.device.type == "cuda":
+        return attend_one(q, k, v, mask)
     in_place = q.device.type == "cpu" or (mask is None and q.dtype in (torch.float16, torch.bfloat16))
     if groups > 1 and not in_place:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=groups > 1 and in_place
     )
+
+
+def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Compute the attention of one query for each row, as `attend` does.
+
+    Keys and values, which are much larger than anything else here, are read once and in place.
+    """
+    grouped = q.unflatten(1, (k.shape[1], -1)).squeeze(3)
+    scores = (grouped @ k.mT).float() * q.shape[-1] ** -0.5
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = torch.softmax(scores, dim=-1).to(v.dtype)
+    return (weights @ v).flatten(1, 2).unsqueeze(2)
 
 
 def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tuple[Tensor | None, bool]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.layers_internvl2 import attend_one
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from tests.golden import internvl2_cases as cases
 
@@ -309,3 +310,14 @@ def test_invalid_arguments_are_refused() -> None:
         model.language_model(input_ids=ids, attention_mask=torch.tensor([[0, 1, 1, 1]]))
     with pytest.raises(ValueError, match="batch of tiles"):
         model.extract_feature(torch.zeros(3, 56, 56))
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+def test_the_attention_of_one_query_is_that_of_torch(boolean: bool) -> None:
+    """The path for single queries, which a GPU takes, gives what scaled_dot_product_attention gives."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 6, 1, 8), torch.randn(3, 2, 20, 8)[:, :, :11], torch.randn(3, 2, 20, 8)[:, :, :11]
+    mask = torch.rand(3, 1, 1, 11) < 0.7
+    given = mask if boolean else torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(attend_one(q, k, v, given), expected)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from inference.engines.cpu.prefix_cache import GrowingCache, PrefixCache
+from inference.engines.cpu.prefix_cache import PrefixCache
+from inference.internvl2.growing_cache import GrowingCache
 
 LAYERS = 2
 PICTURE = -7

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache
 
 from inference.chat_format.token_ids import stop_ids
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.growing_cache import GrowingCache
 from inference.messages import Sampling
 from training.adapter import Adapter
 from training.data.llava import Lesson
@@ -223,7 +223,7 @@ class LocalModel:
             on_batch(len(texts))
         return answers
 
-    def _prefill(self, prompts: Sequence[TokenizedPrompt], images: Path) -> tuple[Tensor, Tensor, Cache]:
+    def _prefill(self, prompts: Sequence[TokenizedPrompt], images: Path) -> tuple[Tensor, Tensor, GrowingCache]:
         """Compute the keys and values of prompts, padded on the left.
 
         Returns:
@@ -237,6 +237,7 @@ class LocalModel:
             inputs_embeds=self._model.embed(ids, self._picture_features([each.pictures for each in prompts], images)),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=GrowingCache(),
             use_cache=True,
             logits_to_keep=1,
         ).past_key_values
