@@ -9,12 +9,14 @@ import json
 import os
 import random
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.judging import Bench, Forgetful, forgetting
+from training.data.llava import Lesson
 from training.evidence.facts import LOOKS, decided
 from training.gate.evaluate import verdict
 from training.gate.report import Decision, Report, Taste
@@ -308,3 +310,21 @@ def test_the_sheet_names_what_was_examined() -> None:
     for language in LANGUAGES:
         for name, value in facts(report, language):
             assert name_letters.width(name) + value_letters.width(value) < WIDTH - 80, "they stand on one line"
+
+
+@pytest.mark.parametrize(("ended", "draws"), [(0, 32), (2, 32), (16, 32 + 16 + 8)])
+def test_answers_that_hardly_ever_end_are_not_drawn_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ended: int, draws: int
+) -> None:
+    """Missing other answers are drawn up to three times, unless the model ends hardly any answer by itself."""
+    drawn: list[int] = []
+
+    def finished(_: object, lessons: Sequence[Lesson], *__: object, **___: object) -> list[str | None]:
+        drawn.append(len(lessons))
+        share = ended * len(lessons) // 32
+        return ["A mug."] * share + [None] * (len(lessons) - share)
+
+    monkeypatch.setattr(Forgetful, "finished_answers", finished)
+    bench.model("candidate")
+    bench.judge()
+    assert sum(drawn) == draws

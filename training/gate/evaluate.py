@@ -31,7 +31,7 @@ from training.worker import Say, StageProgress, use_device, work
 if TYPE_CHECKING:
     from training.gate.scoring import LocalModel
 
-SHOWN_TOKENS: Final = 256
+SHOWN_TOKENS: Final = 128
 """The most tokens of an answer on the sheet."""
 
 

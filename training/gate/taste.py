@@ -39,6 +39,9 @@ COMPARISONS: Final = 4
 _ROUNDS: Final = 3
 """How often the missing answers are drawn; those that did not end by themselves do not count."""
 
+_HOPELESS: Final = 0.1
+"""If a smaller share of the drawn answers ends by itself, further ones are not drawn."""
+
 CLIP: Final = 2.0
 """The largest gain that counts, in nats per token, so that no single answer decides."""
 
@@ -148,11 +151,12 @@ def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, ste
             wanted = [index for index in group for _ in range(COMPARISONS - len(found[index]))]
             steps.more(len(wanted))
             prompts = [answers[index].lesson for index in wanted]
-            for index, text in zip(
-                wanted, model.finished_answers(prompts, images, sampling, on_batch=steps.add), strict=True
-            ):
+            drawn = model.finished_answers(prompts, images, sampling, on_batch=steps.add)
+            for index, text in zip(wanted, drawn, strict=True):
                 if text is not None:
                     found[index].append(text)
+            if len(drawn) - drawn.count(None) < _HOPELESS * len(drawn):
+                break
     return [replace(each, others=tuple(others)) for each, others in zip(answers, found, strict=True)]
 
 
