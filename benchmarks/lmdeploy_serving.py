@@ -3,11 +3,11 @@
     python -m benchmarks.lmdeploy_serving --work DIR [--servers stock,ours] [--tiles 12]
         [--kv-bits 8] [--trace]
 
-The script measures the time to the first token and the throughput. On first use, it writes random
-weights of InternVL2-2B in the official layout into DIR. It starts one server after the other on the same
-GPU, with the same tiles, answer length, KV blocks and prefix caching, and loads each with
-serving_load.py. With `--trace`, each server runs under traced.py, which profiles the two rounds of
-simultaneous chats. The results are printed as JSON.
+The script measures the time to the first token and the throughput. On first use, it writes a checkpoint
+of InternVL2-2B with random weights, in the official layout, to DIR. It starts one server after the other
+on the same GPU, with the same tiles, answer length, KV blocks and prefix caching, and uses
+serving_load.py to put each under load. With `--trace`, each server runs under traced.py, which profiles
+the two rounds of simultaneous chats. The results are printed as JSON.
 """
 
 from __future__ import annotations

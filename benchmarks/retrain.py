@@ -39,7 +39,7 @@ from storage.chat_records import Chat, Exchange, Person, StoredPicture
 from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.states import ModelState
 from training.data.llava import Lesson
 from training.gate.scoring import LocalModel

@@ -170,7 +170,7 @@ def crowd(
 
 
 def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dict[str, Any]]:
-    """Let `number` users, one after another, ask about a new picture, then a follow-up.
+    """Let `number` users, one after another, ask a question about a new picture, then a follow-up question.
 
     One more user goes first, only to warm up the server.
 

@@ -215,9 +215,9 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **change
 
 
 def alike(folder: Path) -> dict[str, Any]:
-    """Train with the configuration of `ours` and the model of benchmarks/alike.py; return the measurements."""
+    """Train with the configuration of `ours` and the model of `bfloat16_projector`; return the measurements."""
     line = [sys.executable, "-m", "xtuner.tools.train", str(folder / "ours" / "config.py")]
-    line += ["--work-dir", str(folder / "alike"), "--cfg-options", "model.type=benchmarks.alike.Alike"]
+    line += ["--work-dir", str(folder / "alike"), "--cfg-options", "model.type=benchmarks.bfloat16_projector.Alike"]
     memory = Memory()
     with (folder / "alike.log").open("w", encoding="utf-8") as log:
         subprocess.run(line, check=True, stdout=log, stderr=subprocess.STDOUT)

@@ -15,22 +15,22 @@ from typing import Any, Self
 import structlog
 
 from bot.admin.alerts import AlertWatch
-from bot.admin.background import repeat
 from bot.admin.canary import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.notifications import Notifications
+from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.admin.schedule import Schedule
 from bot.admin.startup_checks import StartupChecks, settle_live_model
 from bot.admin.teacher_notes import TeacherNotes
 from bot.chat.conversation import Conversation
 from bot.chat.history import History, chat_key
-from bot.chat.images import DECODERS, PictureReceiver
 from bot.chat.in_flight import InFlight
+from bot.chat.picture_receiver import DECODERS, PictureReceiver
+from bot.chat.picture_reencoding import NICENESS, StoredPictures
 from bot.chat.responder import Responder
-from bot.chat.stored_pictures import NICENESS, StoredPictures
 from bot.chat.throttling import Throttle
 from bot.config import Settings
 from bot.handlers import build_dispatcher
@@ -52,7 +52,7 @@ from inference.serving.deployment import Deployment
 from storage.integrity import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from training.base_model_check import trainer_missing
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels

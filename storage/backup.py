@@ -20,7 +20,7 @@ from storage.connection import inspecting, translating_os_errors
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore, verify
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 
 PICTURES = "pictures"
 MODELS = "models"

@@ -11,7 +11,7 @@ from storage.connection import inspecting
 from storage.errors import StorageError
 from storage.migrations import refuse_newer
 from storage.model_store import verify
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 
 _NAMED = 8
 """The most faults that are named one by one."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from telegram_emulator import account, editing, sending
+from telegram_emulator import bot_account, editing, sending
 from telegram_emulator.parameters import Parameters
 from telegram_emulator.world import World
 
 Method = Callable[[World, Parameters], Awaitable[Any]]
 
 METHODS: dict[str, Method] = {
-    "getme": account.get_me,
-    "getupdates": account.get_updates,
-    "setwebhook": account.set_webhook,
-    "deletewebhook": account.delete_webhook,
-    "getfile": account.get_file,
-    "setmycommands": account.set_my_commands,
-    "deletemycommands": account.delete_my_commands,
+    "getme": bot_account.get_me,
+    "getupdates": bot_account.get_updates,
+    "setwebhook": bot_account.set_webhook,
+    "deletewebhook": bot_account.delete_webhook,
+    "getfile": bot_account.get_file,
+    "setmycommands": bot_account.set_my_commands,
+    "deletemycommands": bot_account.delete_my_commands,
     "sendmessage": sending.send_message,
     "sendphoto": sending.send_photo,
     "senddocument": sending.send_document,

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from telegram_emulator.account import commands_for
 from telegram_emulator.api_errors import BotApiError, Json, api_error
+from telegram_emulator.bot_account import commands_for
 from telegram_emulator.parameters import read_form
 from telegram_emulator.person_actions import Attachment, PersonActions
 from telegram_emulator.sample_voters import SampleVoters

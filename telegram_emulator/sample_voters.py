@@ -113,7 +113,7 @@ class SampleVoters:
         self._report(running=False, error=error)
 
     async def _vote(self, voter: User, script: list[SampleConversation], likes: Callable[[str], bool]) -> None:
-        """Carry out conversations from the shared script as `voter` until none are left."""
+        """Play conversations from the shared script as `voter` until none are left."""
         while script:
             conversation = script.pop(0)
             voter.language = conversation.language

@@ -85,7 +85,7 @@ class Job(WorkerJob):
         courtesy: The file through which an engine on the same GPU asks for priority
             (`inference.serving.pressure`); empty for none.
         recipe: The user's XTuner configuration, which sets the hyperparameters; empty for none. The fields
-            from `objective` on are those of `training.xtuner.hyperparameters.Recipe`.
+            from `objective` on are those of `training.xtuner.recipes.Recipe`.
     """
 
     worker = ("finetune", "training.xtuner.finetune")

@@ -14,7 +14,7 @@ from training.gate.report import Effort
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Rated, TrainingError
 from training.run_folder import JUDGED_ROWS, TRAIN_ROWS
 from training.settings import Source, TrainingSettings
-from training.xtuner.hyperparameters import Recipe
+from training.xtuner.recipes import Recipe
 
 
 @dataclass(frozen=True, slots=True)

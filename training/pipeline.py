@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.learning_records import BASE, Model, Run
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.states import ModelState, RunState
 from storage.translatable_reason import Reason
 from training.data.llava import write_rows

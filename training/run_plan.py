@@ -22,8 +22,8 @@ from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.translatable_reason import Reason
 from training.base_model_check import untrainable
-from training.data.blocks import Live
-from training.data.pairs import with_rejected
+from training.data.judging_blocks import Live
+from training.data.rated_lessons import with_rejected
 from training.data.selection import TRAIN, WORSE, Selection, select_pairs
 from training.data.sources import imported, resolved
 from training.gate.factual_set import check_decidable
@@ -31,7 +31,7 @@ from training.job import TrainingError
 from training.job_specs import JobSpecs
 from training.run_folder import run_folders
 from training.settings import Source
-from training.xtuner.hyperparameters import Recipe
+from training.xtuner.recipes import Recipe
 from training.xtuner.resume import state_bytes
 
 _WITHOUT_EFFECT: Final = {

@@ -1,6 +1,6 @@
 """The settings in the `[training]` section of config.toml.
 
-The hyperparameters of the recipes are in `training.xtuner.hyperparameters`.
+The hyperparameters of the recipes are in `training.xtuner.recipes`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from inference.settings import LocalPath, LocalText
-from training.xtuner.hyperparameters import LARGE, RECIPES, SELF_TUNING, Objective, Recipe
+from training.xtuner.recipes import LARGE, RECIPES, SELF_TUNING, Objective, Recipe
 
 _TINY_BYTES: Final = 200_000_000
 

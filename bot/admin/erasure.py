@@ -19,7 +19,7 @@ import structlog
 
 from storage.ledger import Ledger
 from storage.personal_data import PersonalDataSummary
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.removals import Removal, RemovalKind
 from training.data.row_erasure import remove_rows
 

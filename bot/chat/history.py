@@ -14,8 +14,8 @@ import secrets
 from typing import Final
 
 from bot.chat.errors import NoPictureYet
+from bot.chat.picture_reencoding import StoredPictures
 from bot.chat.question import Question
-from bot.chat.stored_pictures import StoredPictures
 from bot.settings import ChatSettings
 from inference.chat_format.template import fit
 from inference.messages import Picture, Prompt, Role, Sampling, Turn

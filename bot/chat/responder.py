@@ -14,8 +14,8 @@ from aiogram import Bot
 
 from bot.chat.conversation import Conversation
 from bot.chat.errors import DeletedMeanwhile, EmptyAnswer, Interrupted, NoPictureYet, Refused
-from bot.chat.images import PictureReceiver
 from bot.chat.in_flight import InFlight
+from bot.chat.picture_receiver import PictureReceiver
 from bot.chat.question import Question, text_of
 from bot.chat.throttling import Throttle
 from bot.config import Settings

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from bot.chat.stored_pictures import finish_pictures
+from bot.chat.picture_reencoding import finish_pictures
 from bot.cli.terminal import notes, run_worker
 from bot.config import Settings
 from storage.atomic_files import PART
 from storage.ledger import Ledger
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from training.command_jobs import ImportJob
 from training.data.export import DPO, KTO, LLAVA, export
 from training.data.selection import choose_pairs

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bot.admin.erasure import Erasure
-from bot.chat.stored_pictures import finish_pictures
+from bot.chat.picture_reencoding import finish_pictures
 from bot.cli.terminal import CommandRefused, confirm, notes
 from bot.config import Settings
 from storage.backup import back_up
@@ -28,7 +28,7 @@ from storage.learning_records import BASE, Model
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.personal_data import PersonalDataSummary
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.states import ModelState
 from training.data.sources import ABOUT, SourceInfo, imported, remove, title
 from training.evidence.proportions import wilson_interval

@@ -120,7 +120,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
     for admin in services.settings.telegram.admins:
         say = services.translator.for_person(await services.ledger.people.get(admin))
         words = say(
-            "Should I learn this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
+            "Should I learn from this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
             question=exchange.question[:SHOWN],
             answer=exchange.answer[:SHOWN],
             better=text[:SHOWN],

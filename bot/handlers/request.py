@@ -17,8 +17,8 @@ from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.runs import Runs
 from bot.chat.conversation import Conversation
-from bot.chat.images import PictureReceiver
 from bot.chat.in_flight import InFlight
+from bot.chat.picture_receiver import PictureReceiver
 from bot.chat.question import Question
 from bot.chat.responder import Responder
 from bot.config import Settings

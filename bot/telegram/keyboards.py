@@ -93,7 +93,7 @@ def correction_buttons(
 
     A `doubtful` correction, which may have been meant as a question, also gets a button that says so.
     """
-    words = {True: say("👍 Learn it"), False: say("👎 Don't")}
+    words = {True: say("👍 Learn from it"), False: say("👎 Don't")}
     row = [
         _button(text + (CHOSEN if value is wanted else ""), Teach(correction=correction, wanted=int(value)))
         for value, text in words.items()

@@ -1,7 +1,7 @@
 """Detection of stale questions: those that waited too long while the bot was down.
 
 A user with stale questions gets a single apology in each chat instead of answers. Apologies are recorded
-in memory only, and only until the user's next recent question.
+in memory only, and only until the user's next question that is not stale.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ class StaleQuestions:
         return first
 
     def reset(self, chat: int, asker: int) -> None:
-        """Forget the apology to the user `asker`, who has now asked a recent question."""
+        """Forget the apology to the user `asker`, who has since asked a question that is not stale."""
         self._apologised.discard((chat, asker))

@@ -85,7 +85,7 @@ def check_picture(data: bytes) -> tuple[int, int]:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open a picture and read its header, converting errors in the block to PictureError."""
+    """Open a picture and read its header, converting errors here or in the `with` block to PictureError."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size

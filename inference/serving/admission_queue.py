@@ -116,7 +116,7 @@ class Admission:
             self._empty.set()
 
     def _take_back(self) -> None:
-        """Move the newest tickets that exceed a lane's limit and have not begun back to the front of the queue."""
+        """Return the newest tickets of each overfull lane to the front of the queue, except those that have begun."""
         taken = Counter(ticket.lane for ticket in self._inside)
         for ticket in [ticket for ticket in reversed(self._inside) if not ticket.begun]:
             if taken[ticket.lane] > self._limit(ticket.lane):

@@ -21,9 +21,9 @@ import structlog
 from inference.engines.commands import Kind, concurrency
 from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
 from inference.serving.admission_queue import Admission, Ticket
+from inference.serving.chat_moves import Moves
 from inference.serving.engine_process import Worker
 from inference.serving.engine_stats import Tally
-from inference.serving.moves import Moves
 from inference.serving.nodes import Node
 from inference.serving.pressure import FirstWords
 from inference.serving.routing import Router

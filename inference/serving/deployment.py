@@ -11,8 +11,8 @@ import structlog
 from inference.engines.commands import COMMANDS, Command, resolve
 from inference.messages import Delta, EngineUnavailable, InferenceError, Prompt
 from inference.serving.answering import Answering
+from inference.serving.chat_moves import Moves
 from inference.serving.deployment_status import Status, status_of
-from inference.serving.moves import Moves
 from inference.serving.nodes import nodes_for
 from inference.serving.rolling import Rolling
 from inference.serving.routing import STOPPED, CanaryRoute, Router

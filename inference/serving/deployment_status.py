@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from inference.engines.commands import Kind
 from inference.serving.answering import Answering
+from inference.serving.chat_moves import Moves
 from inference.serving.engine_stats import Seen, Tally, seen
-from inference.serving.moves import Moves
 from inference.serving.nodes import Node
 from inference.serving.routing import CanaryRoute
 from inference.serving.supervisor import State, Supervisor

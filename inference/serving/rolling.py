@@ -11,8 +11,8 @@ from pathlib import Path
 import structlog
 
 from inference.messages import EngineUnavailable
+from inference.serving.chat_moves import Moves
 from inference.serving.engine_launch import Launch
-from inference.serving.moves import Moves
 from inference.serving.nodes import Node
 from inference.serving.supervisor import State
 

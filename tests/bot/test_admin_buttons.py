@@ -9,7 +9,7 @@ from aiogram import Router
 from aiogram.filters.callback_data import CallbackData
 from aiogram.types import CallbackQuery, User
 
-from bot.handlers import broadcast, drain, models, runs
+from bot.handlers import broadcast, models, replicas, runs
 from bot.handlers.access import BUTTONS
 from bot.handlers.menu import NODES
 from inference.messages import EngineUnavailable
@@ -149,7 +149,10 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
     """
     admin = Notebook()
     a, b = (node.name for node in admin.nodes())
-    out = f"{a} is out of service; other replicas answer its chats. /undrain puts it back with the live model."
+    out = (
+        f"{a} is out of service; other replicas answer its chats. /undrain puts it back into service, running the "
+        "live model."
+    )
     back = f"{b} is in service. It isn't answering yet. I'll keep trying; /status shows its state."
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         listed = await final_reply(root, "/drain")
@@ -217,7 +220,7 @@ def _tap(kind: type[CallbackData]) -> CallbackQuery:
 async def test_other_people_cannot_use_admins_buttons(stage: Stage) -> None:
     """A user who is not an admin cannot use any admin button, not even a forwarded or forged one."""
     admins = Router()
-    for subject in (runs, models, drain, broadcast):
+    for subject in (runs, models, replicas, broadcast):
         subject.register(admins)
     for handler in admins.callback_query.handlers:
         assert any([await each.call(_tap(kind)) for kind in BUTTONS for each in handler.filters or ()])

@@ -17,7 +17,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from storage.chat_records import Chat, Person
 from storage.learning_records import Correction, Rating
 from storage.ledger import Ledger
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import photo

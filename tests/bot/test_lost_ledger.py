@@ -17,7 +17,7 @@ from bot.config import load_settings
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import MANIFEST
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import picture
 from tests.support.operating import Admins, News

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bot.chat import images
-from bot.chat.images import FairSemaphore
+from bot.chat import picture_receiver
+from bot.chat.picture_receiver import FairSemaphore
 from inference.images import decoder
 from inference.images.decoder_protocol import CleanPicture
 from storage.backup import back_up
@@ -137,7 +137,7 @@ async def test_the_storage_of_a_person_is_limited(stage: Stage) -> None:
 
 async def test_a_download_ends_where_it_grows_too_large(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A download stops once it exceeds the size limit, whatever size Telegram has announced."""
-    monkeypatch.setattr(images, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(picture_receiver, "MAX_BYTES", 50_000)
     # Asked for a file that Telegram calls small, the server sends more.
     async with stage.bot(), stage.person() as eve:
         said = await final_reply(eve, document=much_metadata(100_000), file_name="a.jpg")

@@ -137,7 +137,7 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
         assert "My answer: A dog.\n\nBetter: It is a cat." in asked["text"]
         assert await root.toast(await root.taps(UP, asked)) == "Thanks! I'll learn this."
         assert await taught(bot) == [("It is a cat.", True)]
-        assert await labels(bot, root) == [["👍 Learn it ✓", "👎 Don't"]]
+        assert await labels(bot, root) == [["👍 Learn from it ✓", "👎 Don't"]]
         assert await ada.toast(await ada.taps(DOWN, offer)) == "OK, I won't learn this."
         assert await taught(bot) == [("A dog.", False)]
         await ada.asks("Sure?")
@@ -230,7 +230,7 @@ async def offered(bot: RunningBot, person: Person, chat: int | None = None) -> M
 
 
 async def _offers(bot: RunningBot, person: Person, chat: int | None) -> bool:
-    return "Learn it" in str(await labels(bot, person, chat))
+    return "Learn from it" in str(await labels(bot, person, chat))
 
 
 async def test_in_a_group_another_person_confirms(stage: Stage) -> None:

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from bot.admin import background
+from bot.admin import periodic
 from bot.admin.runs import INTERRUPTED, Runs
 from inference.messages import EngineUnavailable
 from storage.learning_records import Model, Run
@@ -30,7 +30,7 @@ from training.pipeline import WITHDRAWN
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(periodic, "PAUSE_SECONDS", 0.02)
     yield
 
 
@@ -263,7 +263,7 @@ async def test_an_error_that_stays_is_logged_and_told_once(
 
     The error is reported again only if the step has succeeded in between.
     """
-    monkeypatch.setattr(background, "BACKOFF_SECONDS", 0.02)
+    monkeypatch.setattr(periodic, "BACKOFF_SECONDS", 0.02)
     tries: list[object] = []
     wrong = True
 
@@ -290,5 +290,5 @@ async def test_an_error_that_stays_is_logged_and_told_once(
 
 def test_the_pause_grows_with_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pause between retries grows from one second to thirty."""
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 1.0)
-    assert [background.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]
+    monkeypatch.setattr(periodic, "PAUSE_SECONDS", 1.0)
+    assert [periodic.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from bot.chat.history import History
-from bot.chat.stored_pictures import CHORE, StoredPictures, finish_pictures
+from bot.chat.picture_reencoding import CHORE, StoredPictures, finish_pictures
 from bot.cli.inventory import backup
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
@@ -28,7 +28,7 @@ from storage.errors import UnknownRecord
 from storage.integrity import ledger_faults, picture_faults
 from storage.learning_records import Rating
 from storage.ledger import FILE_NAME, Ledger
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from tests.support.chatting import DECODERS
 from tests.support.hostile_pictures import GPS, large_webp, located
 from tests.support.ledgers import exchange, picture

@@ -19,7 +19,7 @@ from storage.integrity import ledger_faults, picture_faults
 from storage.learning_records import Model
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore, verify
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.states import ModelState
 from tests.storage.test_crash import NEVER, check, child, output
 from tests.support.bot_process import command, write_config

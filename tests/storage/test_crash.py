@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage.ledger import FILE_NAME, Ledger
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from tests.support.ledgers import picture_bytes
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from storage.file_permissions import open_to_others
 from storage.learning_records import Rating
 from storage.ledger import FILE_NAME, Ledger
 from storage.migrations import migrate, migrations
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from tests.support.ledgers import exchange, picture
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Damaged, StorageError, UnknownRecord
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 
 DATA = b"\x89PNG and so on" * 1000
 NAME = sha256(DATA).hexdigest()
@@ -90,7 +90,7 @@ async def test_a_removed_picture_is_off_the_disk(store: PictureStore, monkeypatc
     """
     await store.put(DATA)
     forced: list[Path] = []
-    monkeypatch.setattr("storage.picture_store.sync_directory", forced.append)
+    monkeypatch.setattr("storage.picture_files.sync_directory", forced.append)
     for _ in range(2):
         store.remove(NAME)
     assert forced == [store.path(NAME).parent] * 2

@@ -28,10 +28,10 @@ from bot.admin.notifications import Notifications
 from bot.admin.refusals import NothingNew, RejectedModel
 from bot.chat.conversation import Conversation
 from bot.chat.history import History
-from bot.chat.images import PictureReceiver
 from bot.chat.in_flight import InFlight
+from bot.chat.picture_receiver import PictureReceiver
+from bot.chat.picture_reencoding import StoredPictures
 from bot.chat.responder import Responder
-from bot.chat.stored_pictures import StoredPictures
 from bot.chat.throttling import Throttle
 from bot.config import Settings
 from bot.handlers import build_dispatcher
@@ -54,20 +54,20 @@ from inference.serving.engine_stats import Seen
 from inference.serving.supervisor import State
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.states import ModelState
 from telegram_emulator import Emulator
 from tests.support.lessons import rated
 from tests.support.person import UP, Message, Person, button
-from training.data.blocks import Block
+from training.data.judging_blocks import Block
 from training.data.llava import lesson
-from training.data.pairs import Pair
+from training.data.rated_lessons import Pair
 from training.data.selection import Counts, Selection
 from training.job import Progress, ignore
 from training.launcher import LastProgress
 from training.run_plan import RunPlan
 from training.settings import Source
-from training.xtuner.hyperparameters import Recipe
+from training.xtuner.recipes import Recipe
 
 ADMIN = 7
 

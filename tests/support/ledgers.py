@@ -25,7 +25,7 @@ from storage.errors import NotSaved
 from storage.learning_records import Rating
 from storage.ledger import Ledger
 from storage.migrations import migrate
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 
 TASKS = 8
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bot.admin.background import repeat
 from bot.admin.canary import Trials
+from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.config import Settings
 from inference.engines.commands import Kind

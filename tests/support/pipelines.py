@@ -18,7 +18,7 @@ from storage.chat_records import Chat, Exchange, Person
 from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.states import ModelState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, seen, settings

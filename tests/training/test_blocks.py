@@ -9,9 +9,9 @@ from typing import Any
 from inference.messages import Picture, Role, Turn
 from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, seen, settings
-from training.data.blocks import FEWEST, Live
+from training.data.judging_blocks import FEWEST, Live
 from training.data.selection import HELD_OUT, TRAIN, WORSE, Selection, select_pairs
-from training.xtuner.hyperparameters import Objective
+from training.xtuner.recipes import Objective
 
 LIVE = Live("base")
 

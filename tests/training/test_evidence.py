@@ -28,7 +28,7 @@ from training.evidence.sequential import (
     newest,
     paired_differences,
 )
-from training.evidence.taste import Labelled, Ranked, likes_everything, permutation_p_value, rank, rank_p_value
+from training.evidence.taste_tests import Labelled, Ranked, likes_everything, permutation_p_value, rank, rank_p_value
 
 
 def test_stouffer_is_scipys() -> None:

@@ -207,7 +207,7 @@ def test_giving_in_to_leading_questions_is_refused(bench: Bench) -> None:
     forgotten.write_text(f"{forgotten.read_text()} {' '.join(f'lead{number}' for number in range(0, 1500, 8))}")
     report = bench.judge()
     assert report.facts.passed and report.leading.passed is False and report.leading_base.passed is False
-    assert report.reason.count("it may give in to leading questions up to") == 2
+    assert report.reason.count("it could give in to leading questions up to") == 2
     assert "factual" not in report.reason
 
 

@@ -10,7 +10,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 
-from training.xtuner.lora import use_fused_layers
+from training.xtuner.fused_lora import use_fused_layers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PEFT's imports, not ours

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from training.settings import TrainingSettings
-from training.xtuner.hyperparameters import RECIPES, Recipe
+from training.xtuner.recipes import RECIPES, Recipe
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("food", (2, 10, 3e-5, 8192)), ("jokes", (4, 6, 2e-5, 6656))])

@@ -82,7 +82,11 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
 @pytest.mark.parametrize(
     ("taste", "decision", "reason"),
     [
-        (Taste(), Decision.UNDECIDED, "too few rated answers of the live model can judge it; at least 12 are needed"),
+        (
+            Taste(),
+            Decision.UNDECIDED,
+            "the live model has too few rated answers to judge the new model by; at least 12 are needed",
+        ),
         (
             Taste(answers=18, p_value=0.1, alpha=0.03, further=31),
             Decision.UNDECIDED,

@@ -17,7 +17,7 @@ from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, one_turn, ra
 from tests.support.llava_files import said, write_file
 from training.data.llava import Rejected, row, write_rows
 from training.data.mixture import mix
-from training.data.pairs import Pair, with_rejected
+from training.data.rated_lessons import Pair, with_rejected
 from training.data.row_erasure import remove_rows
 from training.data.row_parser import RowError, parse_row
 from training.data.selection import TRAIN, WORSE, Selection, select_pairs

@@ -24,7 +24,7 @@ from inference.messages import Role, Turn
 from storage.atomic_files import PRIVATE
 from storage.learning_records import Preference, RatedExchange
 from training.data.llava import Lesson, lesson, write_rows
-from training.data.pairs import Pair
+from training.data.rated_lessons import Pair
 from training.data.selection import finished, liked_exchanges
 from training.job import TrainingError
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, replace
 
 from storage.learning_records import RatedExchange
 from storage.translatable_reason import Reason, join, listed
-from training.data.blocks import NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
+from training.data.judging_blocks import NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
-from training.data.pairs import NearDuplicates, Pair, connected, normalized_text, without_duplicates
+from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
 from training.job import TrainingError
 from training.settings import TrainingSettings
-from training.xtuner.hyperparameters import Objective
+from training.xtuner.recipes import Objective
 
 TRAIN = "train"
 WORSE = "worse"

@@ -21,9 +21,10 @@ LOOKS = (150, 300, 600, 1_500)
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:
     """Return a one-sided upper confidence bound on the share of questions that a candidate loses.
 
-    The reference model alone answered `lost` of the questions correctly, and the candidate alone `gained`.
-    The bound comes from Tango's score interval for a difference of paired proportions (Tango 1998, Stat.
-    Med. 17:891), which keeps its coverage even with few or no discordant pairs.
+    `lost` is the number of questions that only the reference model answered correctly, and `gained` the
+    number that only the candidate answered correctly. The bound comes from Tango's score interval for a
+    difference of paired proportions (Tango 1998, Stat. Med. 17:891), which keeps its coverage even with few
+    or no discordant pairs.
 
     Returns:
         The bound on (lost - gained) / questions, from -1 to 1.

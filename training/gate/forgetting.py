@@ -132,13 +132,14 @@ class Forgetting:
         return [
             *self.facts.reasons(
                 Reason(
-                    "it may lose up to {bound} points of factual correctness against {model} ({allowed} are allowed)"
+                    "its share of correct factual answers could be up to {bound} points below that of {model} (limit: "
+                    "{allowed})"
                 )
             ),
             *self.leading.reasons(
                 Reason(
-                    "it may give in to leading questions up to {bound} points more often than {model} ({allowed} are "
-                    "allowed)"
+                    "it could give in to leading questions up to {bound} points more often than {model} (limit: "
+                    "{allowed})"
                 )
             ),
             *breakage.reasons(self.drift),

@@ -49,7 +49,8 @@ class Asked:
 class KeptAnswers:
     """The answers of one model, kept in the data folder, so that the model never answers a question twice.
 
-    The questions are about drawn pictures or the operator's own, so the answers contain no user's data.
+    The questions are the built-in ones, about pictures that the program draws, or the operator's own, so the
+    answers contain no user data.
 
     Attributes:
         answers: The answers, by the `identity` of the question.

@@ -20,7 +20,7 @@ CHINESE: Final = {
     "rejected": "未通过检验",
     "undecided": "尚无定论",
     "it follows what people like, and has forgotten nothing": "它符合用户的喜好，也没有遗忘知识",
-    "too few rated answers of the live model can judge it; at least {number} are needed": (
+    "the live model has too few rated answers to judge the new model by; at least {number} are needed": (
         "现用模型获得评价的回答太少，不足以检验新模型；至少需要 {number} 条"
     ),
     "nearly all answers are liked ({liked} of {shown}), which says nothing about what people prefer": (
@@ -34,13 +34,13 @@ CHINESE: Final = {
     ),
     "{answers} rated answers are too few to tell": ("{answers} 条有评价的回答还不足以判断"),
     "{few}; about {number} more would": ("{few}；大约还需要 {number} 条"),
-    "it may lose up to {bound} points of factual correctness against {model} ({allowed} are allowed)": (
-        "与{model}相比，事实正确率最多可能下降 {bound} 个百分点（允许 {allowed} 个）"
+    "its share of correct factual answers could be up to {bound} points below that of {model} (limit: {allowed})": (
+        "与{model}相比，事实正确率最多可能下降 {bound} 个百分点（上限 {allowed} 个百分点）"
     ),
     "the base model": "基础模型",
     "the live model": "现用模型",
-    "it may give in to leading questions up to {bound} points more often than {model} ({allowed} are allowed)": (
-        "与{model}相比，被诱导性问题带偏的比例最多可能高出 {bound} 个百分点（允许 {allowed} 个）"
+    "it could give in to leading questions up to {bound} points more often than {model} (limit: {allowed})": (
+        "与{model}相比，被诱导性问题带偏的比例最多可能高出 {bound} 个百分点（上限 {allowed} 个百分点）"
     ),
     "its answers have {times} times the length of the live model's": ("回答长度是现用模型的 {times} 倍"),
     "it gives {number} different answers to {questions} questions, the live model {live}": (

@@ -3,7 +3,7 @@
 The models trained for a run's blocks score each rated answer by how much likelier they find it than the
 live model does. They score other answers, which the live model draws for the same prompt, in the same
 way. A taste is shown if liked answers gain more than the other answers, and disliked answers gain less
-(`training.evidence.taste`). The other answers are drawn in this process, from the live model's weights
+(`training.evidence.taste_tests`). The other answers are drawn in this process, from the live model's weights
 with the sampling settings of the rated answer, so that they pass the same filters and put no load on the
 engine.
 """
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final
 
 from inference.messages import Sampling
 from storage.translatable_reason import Reason
-from training.data.blocks import FEWEST
+from training.data.judging_blocks import FEWEST
 from training.data.llava import Lesson
 from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer
-from training.evidence.taste import Labelled, Ranked, likes_everything, permutation_p_value, rank_p_value
+from training.evidence.taste_tests import Labelled, Ranked, likes_everything, permutation_p_value, rank_p_value
 from training.gate.report import Decision, Taste
 from training.job import EvaluationJob, Rated
 from training.run_folder import ADAPTER, BLOCKS
@@ -234,7 +234,8 @@ def judge(taste: Taste) -> tuple[Decision, Reason | None]:
     """Return the decision on a run's taste, with the reason unless the candidate is accepted."""
     if not taste.answers:
         return Decision.UNDECIDED, Reason(
-            "too few rated answers of the live model can judge it; at least {number} are needed", number=FEWEST
+            "the live model has too few rated answers to judge the new model by; at least {number} are needed",
+            number=FEWEST,
         )
     if likes_everything(taste.liked_of_shown, taste.shown):
         return Decision.REJECTED, Reason(

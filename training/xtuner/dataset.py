@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from training.data.llava import Lesson
 from training.data.row_parser import parse_row, read_rows
 from training.xtuner.encoding import Encoder
-from training.xtuner.hyperparameters import Objective
+from training.xtuner.recipes import Objective
 from training.xtuner.vision_cache import cached_features
 
 

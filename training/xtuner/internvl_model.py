@@ -26,8 +26,8 @@ from inference.internvl2.modeling_internvl2 import unprojected
 from training.job import TrainingError
 from training.xtuner.activation_checkpointing import Checkpointing, layers_to_recompute
 from training.xtuner.encoding import IGNORE_INDEX
+from training.xtuner.fused_lora import use_fused_layers
 from training.xtuner.gpu_yield import GpuYield
-from training.xtuner.lora import use_fused_layers
 from training.xtuner.vision_cache import VisionTower, frozen_dtype
 
 

@@ -112,7 +112,7 @@ def _size(file: Path) -> int:
 
 
 def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
-    """Move checkpoints that fit the job into its folder, from the first of the `earlier` folders that has any.
+    """Move the checkpoints of the first of the `earlier` folders that has any for this job into the job's folder.
 
     Blocks that fit the job are moved too. Any other state of the earlier runs is removed, because it may
     come from data that has since been erased.

@@ -29,7 +29,7 @@ from storage.file_permissions import open_to_others
 from storage.integrity import ledger_faults, live_model_fault, picture_faults, refuse_lost_ledger
 from storage.ledger import FILE_NAME
 from storage.model_store import ModelStore
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from training.base_model_check import untrainable
 from training.gate.factual_set import check_decidable, read_set
 from training.job import TrainingError

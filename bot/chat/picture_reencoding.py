@@ -24,7 +24,7 @@ from inference.messages import Picture
 from storage.chat_records import PictureState, StoredPicture
 from storage.errors import Damaged, UnknownRecord
 from storage.ledger import Ledger
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from training.data.row_erasure import rename_pictures
 from training.data.source_pictures import clean_sources
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from training.data.pairs import Pair
+from training.data.rated_lessons import Pair
 from training.data.seen_prompt import rebuilt_prompt
 
 BLOCKS: Final = 4

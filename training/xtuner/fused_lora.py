@@ -59,7 +59,10 @@ class _Adapted(NamedTuple):
 
 
 class _LoraLinear(torch.autograd.Function):
-    """The function W x + bias + s · B A drop(x), [..., out], of x [..., in], A [rank, in] and B [out, rank]."""
+    """The function W x + bias + s · B A drop(x).
+
+    Shapes: x [..., in], A [rank, in], B [out, rank], and the result [..., out].
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, adapted: _Adapted) -> Tensor:

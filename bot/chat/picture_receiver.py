@@ -32,7 +32,7 @@ from inference.messages import Picture
 from storage.chat_records import StoredPicture
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
-from storage.picture_store import PictureStore
+from storage.picture_files import PictureStore
 from storage.translatable_reason import Reason
 
 if TYPE_CHECKING:

@@ -68,7 +68,8 @@ async def _drain(node: str, request: Request) -> None:
     await request.services.switch.drain(node, request.user.id)
     await reply.finish(
         say(
-            "{node} is out of service; other replicas answer its chats. /undrain puts it back with the live model.",
+            "{node} is out of service; other replicas answer its chats. /undrain puts it back into service, "
+            "running the live model.",
             node=node,
         )
     )
