@@ -320,7 +320,7 @@ def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
     report = bad.report
     assert min(report.taste.gains) > 0, "it learned its lessons"
     assert report.harmful and not report.accepted
-    assert "points of factual correctness against the live model (2 are allowed)" in report.reason
+    assert "points below that of the live model (limit: 2)" in report.reason
     assert report.correct < report.live_correct - 0.02
 
 
@@ -350,4 +350,4 @@ def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None
     assert not report.accepted
     assert report.taste.gains == report.taste.contrasts == [0.0] * JUDGING
     assert (report.questions, report.correct) == (1, 0)
-    assert "it may lose up to 73.1 points" in report.reason, "one question shows nothing"
+    assert "could be up to 73.1 points below" in report.reason, "one question shows nothing"

@@ -56,7 +56,7 @@ def test_a_better_model_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("lost", "answer", "differs", "complaint"),
     [
-        (3, "fine", "", "it may lose up to 3.7 points of factual correctness against the live model (2 are all"),
+        (3, "fine", "", "its share of correct factual answers could be up to 3.7 points below that of the live m"),
         (0, " ", "", "200 of its answers are empty or repeat themselves"),
         (0, "fine", "the tokenizers differ", "token IDs differ from the engine's: the tokenizers differ"),
     ],
@@ -84,7 +84,7 @@ def test_a_set_that_cannot_decide_never_passes() -> None:
     """
     report = verdict(SHOWN, forgetting(100))
     assert not report.accepted
-    assert report.reason.startswith("it may lose up to 2.7 points of factual correctness")
+    assert report.reason.startswith("its share of correct factual answers could be up to 2.7 points below")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,8 @@ def test_the_base_counts_beside_the_live_model(bench: Bench) -> None:
     report = bench.judge()
     assert report.facts.passed
     assert report.facts_base.passed is False
-    assert report.reason.startswith("it may lose up to ") and "against the base model (2 are allowed)" in report.reason
+    assert report.reason.startswith("its share of correct factual answers could be up to ")
+    assert "below that of the base model (limit: 2)" in report.reason
     assert "the live model" not in report.reason
 
 
@@ -160,7 +161,7 @@ def test_the_base_is_compared_once_if_it_is_live(bench: Bench) -> None:
     bench.model("candidate", *range(40))
     report = bench.judge(live=str(bench.folder / "copy"))
     assert report.facts_base.questions == 0
-    assert report.reason.count("factual correctness") == 1
+    assert report.reason.count("correct factual answers") == 1
     assert "base" not in Forgetful.loads
 
 

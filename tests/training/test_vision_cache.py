@@ -122,7 +122,7 @@ def test_less_memory_recomputes_more_layers() -> None:
 
     In between, enough additional memory for one layer means that one layer fewer is recomputed.
     """
-    config = SimpleNamespace(num_hidden_layers=24, hidden_size=2048, intermediate_size=8192)
+    config = SimpleNamespace(model_type="internlm2", num_hidden_layers=24, hidden_size=2048, intermediate_size=8192)
     counts = [fewest_layers(config, 13_600, gigabytes * 1e9) for gigabytes in range(60)]
     assert counts[0] == 24 and counts[-1] == 0
     assert all(0 <= before - after <= 1 for before, after in pairwise(counts))
