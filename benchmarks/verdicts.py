@@ -137,7 +137,7 @@ class InProcess:
 
 
 async def carry_out(name: str, seed: int) -> Verdict:
-    """Carry out runs of the kind `name` until one is accepted or the row's maximum is reached."""
+    """Carry out runs of the kind `name` until one is accepted or the maximum number of runs is reached."""
     row = ROWS[name]
     begun = time.monotonic()
     settings = TrainingSettings.for_tiny(knobs=row.knobs, seed=seed, threads=1)

@@ -77,7 +77,7 @@ class Exchanges(Queries):
         return await self._replied(chat, "question", question)
 
     async def for_message(self, chat: int, message: int) -> Exchange | None:
-        """Return the exchange whose answer a message of the bot shows, or None if the message shows no answer."""
+        """Return the exchange whose answer is shown in a message from the bot, or None if there is none."""
         return await self._replied(chat, "message", message)
 
     async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:

@@ -251,7 +251,7 @@ class ModelStore:
             sync_directory(self.directory)
 
     def tidy(self) -> list[Path]:
-        """Delete the directories that killed processes left half built or half removed, and return their paths.
+        """Delete directories left half built or half removed by killed processes, and return their paths.
 
         Only the process that builds models may call this method, and only when it starts.
         """

@@ -1,8 +1,8 @@
 """Build prompts from the history of a conversation, which is stored in the ledger.
 
-The model sees the newest turns, and always the picture that they are about. If old turns have to be
-dropped, several are dropped at once, so that the beginning of the prompt stays the same for the next few
-questions and the engine finds it in its cache. The history is shortened by
+The model sees the newest turns. The newest picture is always included, even if its turn has been dropped.
+If old turns have to be dropped, several are dropped at once, so that the beginning of the prompt stays the
+same for the next few questions and the engine finds it in its cache. The history is shortened by
 `inference.chat_format.template.fit`, so that training can rebuild the same prompt and recognise it by
 its hash.
 """

@@ -24,6 +24,13 @@ class Command(filters.Command):
     """
 
     def __init__(self, *names: str, captions: bool = False) -> None:
+        """Create the filter.
+
+        Raises:
+            ValueError: A command is not listed in `bot.handlers.menu`, which says who may use it.
+        """
+        if unlisted := sorted(set(names) - {**EVERYBODY, **ADMINS, **NODES}.keys()):
+            raise ValueError(f"list {', '.join(unlisted)} in bot/handlers/menu.py: it says who may use a command")
         super().__init__(*names, ignore_case=True)
         self._captions = captions
 

@@ -1,6 +1,6 @@
 """Handlers for 👍 and 👎, given by button or as a reaction, and for the reason for a 👎.
 
-Giving the same thumb again takes the vote back.
+Tapping the same thumb again withdraws the vote.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ EVERYBODY: Final = {
     "help": later("What I can do"),
     "start": later("Show your user ID"),
 }
+"""The commands that everybody may use."""
+
 ADMINS: Final = {
     "retrain": later("Learn from liked answers (dry: only show how many)"),
     "cancel": later("Cancel the run in progress"),
@@ -42,10 +44,13 @@ ADMINS: Final = {
     "rollback": later("Go back to the previous model"),
     "broadcast": later("Message everyone: /broadcast TEXT"),
 }
+"""The commands that only admins may use."""
+
 NODES: Final = {
     "drain": later("Take a replica out of service: /drain NAME"),
     "undrain": later("Put a replica back into service: /undrain NAME"),
 }
+"""Further commands that only admins may use, for several replicas."""
 
 log = structlog.get_logger()
 

@@ -152,7 +152,7 @@ def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeybo
 
 
 def deletion_buttons(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:
-    """Return the buttons that confirm or refuse the deletion requested by `update`.
+    """Return the buttons that confirm or cancel the deletion requested by `update`.
 
     The texts of the buttons are `sure` and `unsure`.
     """

@@ -1,10 +1,10 @@
 """Replies: the messages that answer one update, sent once and then edited, even after a crash.
 
-A reply is recorded in the ledger before it is sent, and again with its message ID, so that a replayed
-update edits the existing message. A crash or a broken connection between the two records may leave a
-message whose ID is unknown; the ledger counts such replies as doubtful. In private chats, such a message
-is only a placeholder, because the final text is always an edit; in groups, where calls are scarce, it
-may be the final text. See docs/promises.md.
+A reply is recorded in the ledger before it is sent and again, with its message ID, after it has been
+sent, so that a replayed update edits the existing message. A crash or a broken connection between the
+two records may leave a message whose ID is unknown; the ledger counts such replies as doubtful. In
+private chats, such a message is only a placeholder, because the final text is always an edit; in groups,
+where calls are scarce, it may be the final text. See docs/promises.md.
 """
 
 from __future__ import annotations

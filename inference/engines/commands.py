@@ -50,8 +50,9 @@ def resolve(settings: InferenceSettings) -> Kind:
 def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | None = None) -> int:
     """Return the number of answers that may be in flight at once on one engine.
 
-    By default, lmdeploy gets no more answers than its batch and its KV cache can hold: a question waiting in
-    the bot's queue has a known position, but a question waiting inside the engine does not.
+    By default, lmdeploy is given no more questions at once than its batch and its KV cache can hold: a
+    question waiting in the bot's queue has a known position, but a question waiting inside the engine does
+    not.
 
     Args:
         kind: The kind of engine.

@@ -64,8 +64,7 @@ class HttpEngine:
         tiles: The maximum number of tiles per picture, for servers that support `max_dynamic_patch`.
         api_key: The bearer token.
         local: Whether the bot started the engine. If so, no proxy is used, and the model that the engine
-            reports must be the requested one, because the port may have belonged to another process a moment
-            ago.
+            reports must be the requested one, because another process may be answering on the port.
     """
 
     def __init__(

@@ -197,7 +197,7 @@ class Moves:
             yield
 
     async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run `work` to its end even if the caller is cancelled."""
+        """Run `work` to completion even if the caller is cancelled."""
         task = asyncio.create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from aiogram import Router
 from aiogram.filters.callback_data import CallbackData
 from aiogram.types import CallbackQuery, User
 
 from bot.handlers import broadcast, models, replicas, runs
 from bot.handlers.access import BUTTONS
+from bot.handlers.commands import Command
 from bot.handlers.menu import NODES
 from inference.messages import EngineUnavailable
 from storage.learning_records import Model, Run
@@ -234,3 +236,9 @@ async def test_other_people_cannot_use_admins_buttons(stage: Stage) -> None:
         for data in forged:
             assert await ada.toast(await ada.presses(data, shown)) == "Only admins can do that."
     assert admin.asked == []
+
+
+def test_a_command_must_say_who_may_use_it() -> None:
+    """A handler cannot be registered for a command that is in no list: it would be open to everybody."""
+    with pytest.raises(ValueError, match=r"list disk in bot/handlers/menu\.py"):
+        Command("status", "disk")

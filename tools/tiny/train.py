@@ -2,12 +2,12 @@
 
 A complete checkpoint in the official layout is written every minute, and the final one is examined. The
 seed determines the tokenizer, the initial weights and every conversation, but not the order in which the
-drawing processes deliver the conversations: two runs agree in quality, but not bit for bit. A GPU is
-used if there is one.
+drawing processes deliver the conversations: two runs with the same seed yield models of equal quality,
+but not identical weights. A GPU is used if there is one.
 
 The shipped checkpoint was trained in three stages with the options below, for 10 minutes on one H200 and
-then for 20 minutes on one CPU core. Wordings were added between the stages. On 2 CPU cores, all stages
-would take about 50 hours, estimated from 12 core-seconds per step with `--parts 1`.
+then for 20 minutes on one CPU core. Between the stages, wordings were added to the training texts. On 2
+CPU cores, all stages would take about 50 hours, estimated from 12 core-seconds per step with `--parts 1`.
 
     --out A --seed 0 --minutes 8.3 --parts 4 --workers 15 --pool 500        6,100 steps
     --out B --start A --seed 1 --minutes 1.85 --parts 4 --rate 6e-4         1,100 steps

@@ -1,7 +1,8 @@
 """The questions that train internvl2-tiny: a grammar of wordings, small talk and arbitrary text.
 
 The wordings are in wordings.toml. `[a|b|]` stands for one of `a`, `b` and the empty text. `{shape}` and
-similar placeholders stand for facts of the scene that a question about another fact may mention.
+similar placeholders stand for facts about the scene: a question about the colour, for example, may mention
+the shape.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Selection:
 
     @property
     def largest_share(self) -> float:
-        """The largest share of the training pairs that counts for one rater, from 0 to 1."""
+        """The largest share of the training pairs that is attributed to a single rater, from 0 to 1."""
         return max(Counter(each.rater for each in self.train).values()) / len(self.train)
 
     def rows(self) -> list[tuple[int, str]]:

@@ -32,7 +32,8 @@ _SAMPLES: Final = (
 def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] = ()) -> str:
     """Return where the token IDs of two directories differ, or an empty string if they agree.
 
-    The tokenizers are compared on sample conversations and on `prompts`, in the form of the family of `other`.
+    The tokenizers are compared on sample conversations and on `prompts`, written in the chat format of
+    `other`'s model family.
     """
     first, second, family = load_tokenizer(one), load_tokenizer(other), read_family(other)
     for prompt in (*(Prompt(system, turns, chat="") for turns in _SAMPLES), *prompts):

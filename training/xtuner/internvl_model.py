@@ -110,8 +110,8 @@ class InternVL2(InternVL_V1_5):
         either tiles [T, 3, S, S] or the vision tower's features [T, tokens, width].
 
         Raises:
-            ValueError: The features do not exactly fill the picture tokens. (XTuner's own class only warns and
-                shifts them.)
+            ValueError: The number of features differs from the number of picture tokens. (XTuner's own class
+                only prints a warning, and the features end up in the wrong places.)
         """
         # Popped, so that the memory is free before the language model runs.
         features = self.picture_features(data.pop("pixel_values"))

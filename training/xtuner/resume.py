@@ -112,7 +112,7 @@ def _size(file: Path) -> int:
 
 
 def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
-    """Move the checkpoints of the first of the `earlier` folders that has any for this job into the job's folder.
+    """Move checkpoints that fit the job into its folder, from the first folder in `earlier` that has any.
 
     Blocks that fit the job are moved too. Any other state of the earlier runs is removed, because it may
     come from data that has since been erased.
