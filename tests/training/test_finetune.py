@@ -275,6 +275,17 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
     assert (folder / "iter_2.pth").is_file()
 
 
+def test_a_training_run_that_cannot_begin_says_why(good: Trained, tmp_path: Path) -> None:
+    """An error that occurs before the training loop is built is reported alone; the loop is not built after it."""
+    text = (good.folder / "config.py").read_text(encoding="utf-8")
+    config = tmp_path / "config.py"
+    config.write_text(text.replace(str(good.folder / "checked.jsonl"), str(tmp_path / "gone.jsonl")))
+    command = [sys.executable, "-c", TRAIN, str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 1
+    assert ended.stderr.count("gone.jsonl: cannot be read") == 1, ended.stderr[-3000:]
+
+
 def test_a_training_run_ends_its_data_loader(good: Trained, tmp_path: Path) -> None:
     """The processes of the data loader, which a GPU's training has, have ended when the training returns."""
     text = (good.folder / "config.py").read_text(encoding="utf-8").replace(str(good.folder / "xtuner"), str(tmp_path))

@@ -113,7 +113,9 @@ def train(
     finally:
         # The garbage collector would close the queues that tell the loader's processes to end before it ends the
         # loader, which then waits 5 s for each process (torch 2.13). Dropping the iterator ends them at once.
-        vars(runner.train_loop).pop("dataloader_iterator", None)
+        loop = runner._train_loop  # `runner.train_loop` would build it
+        if hasattr(loop, "dataloader_iterator"):
+            del loop.dataloader_iterator
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model.model, runner.iter // batches
 
