@@ -62,7 +62,7 @@ class Adapter:
         factors = (factor for down, up, _ in self._factors.values() for factor in (down, up))
         # One at a time: a language model's weights take gigabytes.
         whole = (self._whole.get_tensor(name) for name in sorted(self._replaced))
-        # The sum is finite only if every term is, and computing it is ten times as fast as testing each term.
+        # The sum is finite only if every term is, and computing it is much faster than testing each term.
         return all(math.isfinite(each.float().sum()) for each in chain(factors, whole))
 
 

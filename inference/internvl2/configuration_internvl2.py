@@ -169,7 +169,7 @@ def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
         ValueError: The language model is not in `LANGUAGE_MODELS`.
     """
     named = (fields.get("architectures") or [None])[0]
-    types = {"internlm2": "InternLM2ForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+    types = {name.removesuffix("ForCausalLM").lower(): name for name in LANGUAGE_MODELS}
     architecture = named or types.get(str(fields.get("model_type")))
     if architecture not in LANGUAGE_MODELS:
         raise ValueError(

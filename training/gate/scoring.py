@@ -35,8 +35,8 @@ _CPU_TOKENS: Final = 20_000
 """The most tokens of the prompts in a batch on a CPU."""
 
 _GPU_TOKENS: Final = 120_000
-"""The most tokens of the prompts in a batch on a GPU. With this many, one layer of InternVL2-2B occupies an H200 for
-some 40 ms, the longest that a chat has to wait."""
+"""The most tokens of the prompts in a batch on a GPU: those of 32 prompts with a picture of 13 tiles. A chat may have
+to wait for one layer of them."""
 
 _LOADERS: Final = 8
 """The threads that cut pictures into tiles while a GPU would wait for them."""
@@ -115,18 +115,12 @@ class LocalModel:
         """Score several answers to the last question of a lesson, computing the prompt only once."""
         prompt = self.encoder.prompt_ids(lesson)
         said = [self.encoder.encode(lesson.answered(each)).input_ids[len(prompt) :] for each in answers]
-        ids = torch.tensor([prompt], device=self._device)
-        known = self._model(
-            inputs_embeds=self._model.embed(ids, self._picture_features([lesson.pictures], images)),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        known.past_key_values.batch_repeat_interleave(len(said))
+        _, _, known = self._prefill([TokenizedPrompt(lesson.pictures, tuple(prompt))], images)
+        known.batch_select_indices(torch.zeros(len(said), dtype=torch.long, device=self._device))
         # Padding is at the end, where causal attention hides it from every token.
-        ids = pad_sequence([torch.tensor(each) for each in said], batch_first=True).to(self._device)
-        further = self._model(input_ids=ids, past_key_values=known.past_key_values, use_cache=True).logits
-        logits = torch.cat([known.logits.expand(len(said), -1, -1), further[:, :-1]], dim=1).float()
-        losses = cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+        ids = pad_sequence([torch.tensor([prompt[-1], *each]) for each in said], batch_first=True).to(self._device)
+        logits = self._model(input_ids=ids, past_key_values=known, use_cache=True).logits[:, :-1]
+        losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         return [
             LogProbability(-float(own[: len(each)].sum()), len(each)) for own, each in zip(losses, said, strict=True)
         ]

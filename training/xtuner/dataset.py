@@ -55,7 +55,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
             tiles: The maximum number of tiles per picture; 0 for the model's own limit.
             features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
                 samples have the form that XTuner's own model takes: tiles, or zeros if there are no pictures.
-            objective: With an objective other than "sft", a sample has a second answer (see `prepare_data`).
+            objective: With an objective other than "sft", a sample has a second answer (see `__getitem__`).
             repeat_times: How many times each row is repeated.
             max_length: The maximum number of tokens of a sample.
         """
@@ -74,9 +74,6 @@ class LessonDataset(Dataset[dict[str, Any]]):
         return len(self._data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.prepare_data(index)
-
-    def prepare_data(self, index: int) -> dict[str, Any]:
         """Return a sample: token IDs, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
 
         For KTO and DPO, a sample also has its row number, whether the answer is liked, whether a rejected answer
