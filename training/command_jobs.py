@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from training.job import WorkerJob
 
@@ -35,38 +36,53 @@ class ImportJob(WorkerJob):
     max_length: int = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class CompareJob(WorkerJob):
-    """A job that asks every model every question and writes the answers side by side to the page `out`.
+class Score(StrEnum):
+    """The ways in which `thumbtune evaluate` compares an answer with the right one."""
 
-    Each of the `models` is a name and a checkpoint directory. Each entry of `asked` is a picture file under
-    `images`, a caption and a question.
+    CONTAINS = "contains"
+    EXACT = "exact"
+    CHOICE = "choice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskingJob(WorkerJob):
+    """A job in which every model answers every question.
+
+    Attributes:
+        models: The name and the checkpoint directory of each model.
+        images: The folder of the pictures.
+        out: The file to write.
+        device: The device to use.
+        max_new_tokens: The maximum number of tokens of an answer.
+    """
+
+    models: list[tuple[str, str]]
+    images: str
+    out: str
+    device: str = "auto"
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareJob(AskingJob):
+    """A job that writes the answers side by side to a page.
+
+    Each entry of `asked` is a picture file, a caption and a question.
     """
 
     worker = ("compare", "training.gate.side_by_side")
 
-    models: list[tuple[str, str]]
     asked: list[tuple[str, str, str]]
-    images: str
-    out: str
-    device: str = "auto"
-    max_new_tokens: int = 512
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringJob(WorkerJob):
-    """A job that asks every model the questions of a LLaVA file and writes the scored answers to the file `out`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringJob(AskingJob):
+    """A job that scores the answers to the questions of a LLaVA file.
 
-    Each of the `models` is a name and a checkpoint directory. The last answer of each row of `data` is the
-    right one, and `images` is the folder of the pictures. `score` is a key of `scored_questions.SCORES`.
+    The last answer of each row of the file `data` is the right one. `score` says how answers are compared with it.
     """
 
     worker = ("score", "training.gate.scored_questions")
 
-    models: list[tuple[str, str]]
     data: str
-    images: str
     score: str
-    out: str
-    device: str = "auto"
-    max_new_tokens: int = 512

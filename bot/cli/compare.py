@@ -6,8 +6,6 @@ produces them, and `training.gate.sheet` creates the page. The bot need not be r
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,15 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from bot.chat.question import SUFFIXES
-from bot.cli.terminal import notes, run_worker
+from bot.cli.asking import ask
+from bot.cli.terminal import notes
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder
 from inference.images.decoder_protocol import DecodeError, Refusal
-from inference.internvl2.checkpoint_check import problems
-from inference.internvl2.tiny import CHECKPOINT
-from inference.settings import TINY
-from storage.learning_records import BASE
-from storage.ledger import FILE_NAME, Ledger
 from training.command_jobs import CompareJob
 from training.job import TrainingError
 
@@ -43,60 +37,15 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
 
     Raises TrainingError or StorageError, with a message that says what to do.
     """
-    if not out.absolute().parent.is_dir():
-        raise TrainingError(f"{out.absolute().parent} is not a folder: create it, or name another file with --out")
-    chosen = [(model, str(await directory_of(settings, model))) for model in models]
-    work = Path(tempfile.mkdtemp(prefix="thumbtune-compare-"))
-    kept = False
-    try:
-        asked = _prepared(images, work, settings)
-        job = CompareJob(
-            models=chosen,
-            asked=asked,
-            images=str(work),
-            work=str(work),
-            out=str(out.absolute()),
-            system=settings.persona,
-            device=settings.training.device,
-            threads=settings.training.threads,
-            tiles=settings.inference.tiles or 0,
-            max_new_tokens=settings.chat.max_new_tokens,
-        )
-        outcome = await run_worker(settings.training, job, "loading")
-        if not outcome.ok:
-            kept = bool(outcome.log)
-            raise TrainingError(outcome.reason)
-    finally:
-        if not kept:
-            shutil.rmtree(work)
-    pictures = len({picture for picture, *_ in asked})
-    console.print(f"{out}: {len(asked)} questions about {pictures} pictures, answered by {len(chosen)} models.")
-
-
-async def directory_of(settings: Settings, model: str) -> Path:
-    """Return the directory of `model`, given as the ID of a kept model or the path of any checkpoint.
-
-    Raises:
-        TrainingError: `model` is neither a kept model nor a directory, or its checkpoint is incomplete.
-    """
-    known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
-    if (settings.storage.dir / FILE_NAME).is_file():
-        async with Ledger.open(settings.storage.dir) as ledger:
-            models = await ledger.models.all()
-        known |= {each.id: Path(each.directory) for each in models if each.directory}
-        if any(each.id == model and each.pruned for each in models):
-            raise TrainingError(
-                f"{model} is kept as its adapter only: `thumbtune promote {model}` merges it again; compare it then"
-            )
-    directory = known.get(model, Path(model)).absolute()
-    if model not in known and not directory.is_dir():
-        raise TrainingError(
-            f"{model} is neither a kept model ({', '.join(known)}) nor a folder: "
-            "`thumbtune models` lists those that are kept"
-        )
-    if wrong := problems(directory):
-        raise TrainingError(f"{model}: {directory} is not a complete checkpoint: {'; '.join(wrong)}")
-    return directory
+    job = await ask(
+        settings,
+        CompareJob,
+        models,
+        out,
+        lambda work: {"asked": _prepared(images, work, settings), "images": str(work)},
+    )
+    pictures = len({picture for picture, *_ in job.asked})
+    console.print(f"{out}: {len(job.asked)} questions about {pictures} pictures, answered by {len(models)} models.")
 
 
 def questions_of(picture: Path, default: str) -> list[str]:

@@ -14,13 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bot.cli.compare import directory_of
-from bot.cli.terminal import run_worker
+from bot.cli.asking import ask
 from bot.config import Settings
-from training.command_jobs import ScoringJob
+from training.command_jobs import Score, ScoringJob
 from training.evidence.facts import upper_bound
 from training.evidence.proportions import wilson_interval
-from training.job import TrainingError
 
 _TAIL = 0.025
 """The error of each side of a 95 % interval."""
@@ -31,7 +29,7 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
     models: Sequence[str],
     questions: Path,
     images: Path | None,
-    score: str,
+    score: Score,
     out: Path | None,
     console: Console,
 ) -> None:
@@ -47,30 +45,20 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
         console: Where to print the table.
 
     Raises:
-        TrainingError: A model, a row or a picture is invalid.
+        TrainingError: A model, a row or a picture is invalid, or `out` cannot be written.
         StorageError: The ledger cannot be read.
     """
-    chosen = [(model, str(await directory_of(settings, model))) for model in dict.fromkeys(models)]
-    with tempfile.TemporaryDirectory(prefix="thumbtune-evaluate-") as work:
-        job = ScoringJob(
-            models=chosen,
-            data=str(questions.absolute()),
-            images=str((images or questions.parent).absolute()),
-            score=score,
-            work=work,
-            out=str(out.absolute() if out else Path(work) / "answers.json"),
-            system=settings.persona,
-            device=settings.training.device,
-            threads=settings.training.threads,
-            tiles=settings.inference.tiles or 0,
-            max_new_tokens=settings.chat.max_new_tokens,
-        )
-        outcome = await run_worker(settings.training, job, "loading")
-        if not outcome.ok:
-            raise TrainingError(outcome.reason)
+    chosen = list(dict.fromkeys(models))
+    fields = {
+        "data": str(questions.absolute()),
+        "images": str((images or questions.parent).absolute()),
+        "score": score,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        job = await ask(settings, ScoringJob, chosen, out or Path(folder) / "answers.json", lambda _: fields)
         entries = json.loads(Path(job.out).read_text(encoding="utf-8"))
     console.print(f"{questions.name}: {len(entries)} questions, scored by “{score}”; 95 % intervals")
-    console.print(table(entries, [name for name, _ in chosen]))
+    console.print(table(entries, chosen))
 
 
 def table(entries: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:

@@ -32,6 +32,7 @@ from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.errors import StorageError
 from storage.ledger import Ledger
+from training.command_jobs import Score
 from training.job import TrainingError
 
 app = typer.Typer(
@@ -52,14 +53,6 @@ class DemoEngine(StrEnum):
 
     CPU = "cpu"
     LMDEPLOY = "lmdeploy"
-
-
-class Score(StrEnum):
-    """The ways in which `thumbtune evaluate` compares an answer with the right one."""
-
-    CONTAINS = "contains"
-    EXACT = "exact"
-    CHOICE = "choice"
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bot.cli.compare import compare, directory_of, questions_of
+from bot.cli.asking import directory_of
+from bot.cli.compare import compare, questions_of
 from bot.cli.main import main
 from bot.config import Settings
 from inference.internvl2.families import INTERNVL2

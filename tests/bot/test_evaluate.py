@@ -80,6 +80,14 @@ async def test_an_unusable_file_is_refused(tmp_path: Path, content: str, told: s
     assert (code, told in " ".join(output.split())) == (1, True), output
 
 
+async def test_an_output_without_a_folder_is_refused_first(tmp_path: Path) -> None:
+    """An output file in a folder that does not exist is refused before any model answers."""
+    code, output = await evaluate(
+        tmp_path, "tiny", "--set", str(tmp_path / "set.json"), "--out", str(tmp_path / "gone" / "answers.json")
+    )
+    assert (code, "is not a folder: create it" in " ".join(output.split())) == (1, True), output
+
+
 @pytest.mark.parametrize(
     ("answer", "right", "found"),
     [

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from storage.atomic_files import write_text
-from training.command_jobs import ScoringJob
+from training.command_jobs import Score, ScoringJob
 from training.data.row_parser import read_lessons
+from training.gate.asking import answers_of_each
 from training.gate.factual_set import contains
 from training.job import Outcome, TrainingError
-from training.worker import Say, StageProgress, use_device, work
+from training.worker import Say, work
 
 _CHOICE: Final = re.compile(r"(?<![A-Za-z])(?:[B-H](?![A-Za-z])|A(?![A-Za-z]|\s+[a-z]))")
 """A letter that stands alone, and is not the article of a following word."""
@@ -46,9 +47,9 @@ def is_choice(answer: str, right: str) -> bool:
 
 
 SCORES: Final[dict[str, Callable[[str, str], bool]]] = {
-    "contains": is_contained,
-    "exact": is_equal,
-    "choice": is_choice,
+    Score.CONTAINS: is_contained,
+    Score.EXACT: is_equal,
+    Score.CHOICE: is_choice,
 }
 """The ways to compare an answer with the right one."""
 
@@ -59,28 +60,16 @@ def score(job: ScoringJob, say: Say) -> Outcome:
     Raises:
         TrainingError: A row or a picture is invalid, the file has no rows, or a model cannot be loaded.
     """
-    device = use_device(job.device, job.threads)
-    from training.gate.scoring import LocalModel, greedy
-
-    images = Path(job.images)
-    lessons = list(read_lessons(Path(job.data), images, system=job.system))
+    lessons = list(read_lessons(Path(job.data), Path(job.images), system=job.system))
     if not lessons:
         raise TrainingError(f"{job.data} has no questions")
-    steps = StageProgress(say, "answering", len(job.models) * len(lessons))
+    said = dict(answers_of_each(job, lessons, say))
     is_right = SCORES[job.score]
-    entries = [
-        {"question": each.turns[-2].text, "right": each.turns[-1].text, "answers": {}, "scores": {}} for each in lessons
-    ]
-    for name, directory in job.models:
-        try:
-            model = LocalModel(Path(directory), device=device, tiles=job.tiles)
-        except Exception as error:  # transformers and safetensors raise many kinds for a broken directory
-            raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
-        answers = model.answers(lessons, images, greedy(job.max_new_tokens), on_batch=steps.add)
-        del model  # frees the memory before the next one is loaded
-        for entry, lesson, answer in zip(entries, lessons, answers, strict=True):
-            entry["answers"][name] = answer  # type: ignore[index]
-            entry["scores"][name] = is_right(answer, lesson.turns[-1].text)  # type: ignore[index]
+    entries = []
+    for number, (*_, question, right) in enumerate(each.turns for each in lessons):
+        answers = {name: each[number] for name, each in said.items()}
+        scores = {name: is_right(answer, right.text) for name, answer in answers.items()}
+        entries.append({"question": question.text, "right": right.text, "answers": answers, "scores": scores})
     write_text(Path(job.out), json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
     return Outcome(ok=True)
 

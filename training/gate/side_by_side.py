@@ -11,9 +11,10 @@ from pathlib import Path
 
 from training.command_jobs import CompareJob
 from training.data.row_parser import open_question
+from training.gate.asking import answers_of_each
 from training.gate.sheet import Row, Sheet
-from training.job import Outcome, TrainingError
-from training.worker import Say, StageProgress, use_device, work
+from training.job import Outcome
+from training.worker import Say, work
 
 
 def compare(job: CompareJob, say: Say) -> Outcome:
@@ -22,20 +23,9 @@ def compare(job: CompareJob, say: Say) -> Outcome:
     Raises:
         TrainingError: A picture or a model cannot be loaded; the error message says which one.
     """
-    device = use_device(job.device, job.threads)
-    from training.gate.scoring import LocalModel, greedy
-
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, _, question in job.asked]
-    steps = StageProgress(say, "answering", len(job.models) * len(lessons))
-    columns = []
-    for name, directory in job.models:
-        try:
-            model = LocalModel(Path(directory), device=device, tiles=job.tiles)
-        except Exception as error:  # transformers and safetensors raise many kinds for a broken directory
-            raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
-        columns.append(model.answers(lessons, images, greedy(job.max_new_tokens), on_batch=steps.add))
-        del model  # frees the memory before the next one is loaded
+    columns = [answers for _, answers in answers_of_each(job, lessons, say)]
     rows = [
         Row(question, answers, (images / picture,), caption=caption)
         for (picture, caption, question), answers in zip(job.asked, zip(*columns, strict=True), strict=True)

@@ -1,0 +1,91 @@
+"""What `thumbtune compare` and `thumbtune evaluate` share: models answer questions in a child process."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bot.cli.terminal import run_worker
+from bot.config import Settings
+from inference.internvl2.checkpoint_check import problems
+from inference.internvl2.tiny import CHECKPOINT
+from inference.settings import TINY
+from storage.learning_records import BASE
+from storage.ledger import FILE_NAME, Ledger
+from training.command_jobs import AskingJob
+from training.job import TrainingError
+
+Job = TypeVar("Job", bound=AskingJob)
+
+
+async def ask(
+    settings: Settings, kind: type[Job], models: Sequence[str], out: Path, prepare: Callable[[Path], dict[str, Any]]
+) -> Job:
+    """Have models answer questions, and return the job, which has written its result to `out`.
+
+    Args:
+        settings: The bot's settings.
+        kind: The kind of job.
+        models: IDs of kept models, or checkpoint directories.
+        out: The file to write.
+        prepare: A function that may write files into a temporary folder, and returns the further fields of
+            the job.
+
+    Raises:
+        TrainingError: A model is unknown or incomplete, `out` cannot be written, or the job fails.
+        StorageError: The ledger cannot be read.
+    """
+    if not out.absolute().parent.is_dir():
+        raise TrainingError(f"{out.absolute().parent} is not a folder: create it, or name another file with --out")
+    chosen = [(model, str(await directory_of(settings, model))) for model in models]
+    work = Path(tempfile.mkdtemp(prefix=f"thumbtune-{kind.worker[0]}-"))
+    kept = False
+    try:
+        job = kind(
+            models=chosen,
+            out=str(out.absolute()),
+            work=str(work),
+            system=settings.persona,
+            device=settings.training.device,
+            threads=settings.training.threads,
+            tiles=settings.inference.tiles or 0,
+            max_new_tokens=settings.chat.max_new_tokens,
+            **prepare(work),
+        )
+        outcome = await run_worker(settings.training, job, "loading")
+        if not outcome.ok:
+            kept = bool(outcome.log)  # the reason names it
+            raise TrainingError(outcome.reason)
+    finally:
+        if not kept:
+            shutil.rmtree(work)
+    return job
+
+
+async def directory_of(settings: Settings, model: str) -> Path:
+    """Return the directory of `model`, given as the ID of a kept model or the path of any checkpoint.
+
+    Raises:
+        TrainingError: `model` is neither a kept model nor a directory, or its checkpoint is incomplete.
+    """
+    known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
+    if (settings.storage.dir / FILE_NAME).is_file():
+        async with Ledger.open(settings.storage.dir) as ledger:
+            models = await ledger.models.all()
+        known |= {each.id: Path(each.directory) for each in models if each.directory}
+        if any(each.id == model and each.pruned for each in models):
+            raise TrainingError(
+                f"{model} is kept as its adapter only: `thumbtune promote {model}` merges it again; compare it then"
+            )
+    directory = known.get(model, Path(model)).absolute()
+    if model not in known and not directory.is_dir():
+        raise TrainingError(
+            f"{model} is neither a kept model ({', '.join(known)}) nor a folder: "
+            "`thumbtune models` lists those that are kept"
+        )
+    if wrong := problems(directory):
+        raise TrainingError(f"{model}: {directory} is not a complete checkpoint: {'; '.join(wrong)}")
+    return directory

@@ -1,0 +1,31 @@
+"""Have several models answer the same questions, one model after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from training.command_jobs import AskingJob
+from training.data.llava import Lesson
+from training.job import TrainingError
+from training.worker import Say, StageProgress, use_device
+
+
+def answers_of_each(job: AskingJob, lessons: Sequence[Lesson], say: Say) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of each model of the job, and its greedily decoded answers to the questions of `lessons`.
+
+    Raises:
+        TrainingError: A model cannot be loaded.
+    """
+    device = use_device(job.device, job.threads)
+    from training.gate.scoring import LocalModel, greedy
+
+    steps = StageProgress(say, "answering", len(job.models) * len(lessons))
+    for name, directory in job.models:
+        try:
+            model = LocalModel(Path(directory), device=device, tiles=job.tiles)
+        except Exception as error:  # transformers and safetensors raise many kinds for a broken directory
+            raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
+        answers = model.answers(lessons, Path(job.images), greedy(job.max_new_tokens), on_batch=steps.add)
+        del model  # frees the memory before the next one is loaded
+        yield name, answers
