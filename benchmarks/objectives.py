@@ -45,7 +45,7 @@ from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.shapes import random_scene
 from inference.messages import Sampling
 from training.data.llava import Lesson, Rejected, row_name, write_rows
-from training.gate.scoring import LocalModel
+from training.gate.local_model import LocalModel
 from training.job import Job, MergeJob, ignore
 from training.merge import merge
 from training.settings import TrainingSettings

@@ -42,7 +42,7 @@ from storage.model_store import ModelStore
 from storage.picture_files import PictureStore
 from storage.states import ModelState
 from training.data.llava import Lesson
-from training.gate.scoring import LocalModel
+from training.gate.local_model import LocalModel
 from training.job import Trainer
 from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer

@@ -32,9 +32,9 @@ from benchmarks.person import TASTES
 from benchmarks.retrain import PERSON, Bench
 from inference.internvl2.tiny import CHECKPOINT
 from storage.states import ModelState
-from training.gate.evaluate import evaluate
+from training.gate.judge_candidate import evaluate
+from training.gate.local_model import LocalModel
 from training.gate.report import Report, Taste
-from training.gate.scoring import LocalModel
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError, WorkerJob, ignore
 from training.merge import merge
 from training.settings import TrainingSettings

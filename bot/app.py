@@ -15,7 +15,7 @@ from typing import Any, Self
 import structlog
 
 from bot.admin.alerts import AlertWatch
-from bot.admin.canary import Trials
+from bot.admin.canary_trial import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
@@ -42,7 +42,7 @@ from bot.instance_lock import alone
 from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
-from bot.telegram.wait_notices import WaitNotices
+from bot.telegram.rate_limit_notices import WaitNotices
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions

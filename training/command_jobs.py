@@ -82,7 +82,7 @@ class ScoringJob(AskingJob):
     The last answer of each row of the file `data` is the right one. `score` says how answers are compared with it.
     """
 
-    worker = ("score", "training.gate.scored_questions")
+    worker = ("score", "training.gate.own_questions")
 
     data: str
     score: str

@@ -197,7 +197,7 @@ class EvaluationJob(WorkerJob):
         courtesy: The file through which an engine on the same GPU asks for priority; empty for none.
     """
 
-    worker = ("evaluate", "training.gate.evaluate")
+    worker = ("evaluate", "training.gate.judge_candidate")
 
     run: str
     candidate: str

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from bot.admin.canary import Trials
+from bot.admin.canary_trial import Trials
 from bot.admin.notifications import NOTICE_SECONDS, Notifications
 from bot.admin.refusals import AdminRefusal, NothingNew
 from bot.i18n import later

@@ -23,9 +23,9 @@ from bot.i18n import Say, later
 from bot.telegram.callback_data import Stop
 from bot.telegram.formatting import markdown_pages
 from bot.telegram.keyboards import duel_buttons, one_button, rating_buttons
-from bot.telegram.outbox import Reply
+from bot.telegram.rate_limit_notices import WaitNotices
+from bot.telegram.reply import Reply
 from bot.telegram.streaming import StreamedAnswer
-from bot.telegram.wait_notices import WaitNotices
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.chat_records import Exchange
 from storage.errors import UnknownRecord

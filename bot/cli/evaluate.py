@@ -1,6 +1,6 @@
 """`thumbtune evaluate`: score models on the operator's own questions with known answers.
 
-A child process (`training.gate.scored_questions`) produces the answers. The bot need not be running.
+A child process (`training.gate.own_questions`) produces the answers. The bot need not be running.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from bot.config import Settings
 from bot.handlers.callbacks import acknowledge
 from bot.i18n import Translator, later
 from bot.telegram.client import DeliveryError, Doubtful
-from bot.telegram.outbox import Place, Reply
+from bot.telegram.reply import Place, Reply
 from bot.updates.addressing import spoken_to
 from storage.errors import StorageError
 from storage.ledger import Ledger

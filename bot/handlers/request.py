@@ -11,7 +11,7 @@ from aiogram.types import Chat as TelegramChat
 from aiogram.types import Message, TelegramObject, Update, User
 from cachetools import LRUCache
 
-from bot.admin.canary import Trials
+from bot.admin.canary_trial import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
@@ -24,7 +24,7 @@ from bot.chat.responder import Responder
 from bot.config import Settings
 from bot.i18n import Say, Translator
 from bot.telegram.button_updates import RatingButtons
-from bot.telegram.outbox import Place, Reply
+from bot.telegram.reply import Place, Reply
 from bot.updates.addressing import spoken_to
 from bot.updates.inbox import Delivery
 from bot.updates.staleness import StaleQuestions

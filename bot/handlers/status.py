@@ -14,10 +14,10 @@ from aiogram.filters import CommandObject
 from aiogram.types import BufferedInputFile, Message
 
 from bot.admin.canary_standing import standing_text
-from bot.admin.charts import draw, most_asked
 from bot.admin.monitoring import Overview
 from bot.admin.progress import SILENT, approval_text, run_line, silence
 from bot.admin.refusals import REFUSALS, refused
+from bot.admin.stats_chart import draw, most_asked
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later

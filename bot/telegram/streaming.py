@@ -19,7 +19,7 @@ from aiogram.types import InlineKeyboardMarkup
 from bot.i18n import Say
 from bot.telegram.client import Unreachable
 from bot.telegram.formatting import Page, markdown_pages, plain_pages
-from bot.telegram.outbox import Reply
+from bot.telegram.reply import Reply
 from inference.messages import Delta
 
 MAX_INTERVAL: Final = 10.0

@@ -33,7 +33,7 @@ from inference.chat_format.template import (
 from inference.images.opening import picture_size
 from inference.internvl2.checkpoint_check import BPE_FILES, has_tokenizer
 from inference.internvl2.families import family_of
-from inference.internvl2.tiling import Tiling
+from inference.internvl2.tile_grid import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Role
 from inference.settings import TINY, InferenceSettings
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from inference.internvl2.tiling import Tiling
+from inference.internvl2.tile_grid import Tiling
 
 if TYPE_CHECKING:
     import torch

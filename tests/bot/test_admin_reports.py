@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bot.admin.charts import draw
+from bot.admin.stats_chart import draw
 from bot.i18n import Translator
 from storage.counts import Day
 from storage.learning_records import Rating

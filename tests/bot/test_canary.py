@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.admin.canary import fault_of_canary, fault_of_live
+from bot.admin.canary_trial import fault_of_canary, fault_of_live
 from bot.chat.conversation import INVITED
 from bot.telegram.keyboards import AGAIN
 from inference.engines.commands import Kind
@@ -429,7 +429,7 @@ async def test_a_trial_ends_at_its_horizon(place: WholeBot, monkeypatch: pytest.
     """
     async with place.running(**TRIED):
         await tried(place)
-        monkeypatch.setattr("bot.admin.canary.HORIZON_DAYS", 0.0)
+        monkeypatch.setattr("bot.admin.canary_trial.HORIZON_DAYS", 0.0)
         told = await place.says(ADMIN, lambda said: "The canary run-1 is live now. No harm was seen" in words(said))
         assert "a drop of 100 points or more" in words(told)
         assert await state(place, "run-1") is ModelState.LIVE

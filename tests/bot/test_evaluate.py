@@ -14,7 +14,7 @@ from bot.cli.evaluate import table
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from tests.support.bot_process import write_config
-from training.gate.scored_questions import is_choice, is_contained, is_equal
+from training.gate.own_questions import is_choice, is_contained, is_equal
 
 SQUARE = "one-green-square"
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bot.telegram import rate_limit, sliding_window, wait_notices
+from bot.telegram import rate_limit, rate_limit_notices, sliding_window
 from tests.support.chatting import RunningBot, Stage, png, shows, until
 from tests.support.person import DOWN, UP, Message, Person, button
 
@@ -31,8 +31,8 @@ def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "GROUP_SECONDS", 60 / QUICKER)
     monkeypatch.setattr(rate_limit, "GROUP_MARGIN", 2 / QUICKER)
     monkeypatch.setattr(sliding_window, "AGED_SECONDS", 45 / QUICKER)
-    monkeypatch.setattr(wait_notices, "DELAY_SECONDS", 3 / QUICKER)
-    monkeypatch.setattr(wait_notices, "POLL_SECONDS", 0.5 / QUICKER)
+    monkeypatch.setattr(rate_limit_notices, "DELAY_SECONDS", 3 / QUICKER)
+    monkeypatch.setattr(rate_limit_notices, "POLL_SECONDS", 0.5 / QUICKER)
 
 
 def answers(stage: Stage, group: int) -> list[Message]:

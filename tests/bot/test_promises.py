@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bot.telegram.outbox import PENDING
+from bot.telegram.reply import PENDING
 from tests.support.chatting import ADMIN, Stage, final_reply, png, shows
 from tests.support.person import UP, Message, Person, button
 

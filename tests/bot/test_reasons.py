@@ -28,7 +28,7 @@ from tests.support.pipelines import Room
 from tests.support.speech import foreign
 from training.base_model_check import trainer_missing, untrainable
 from training.data.selection import select_pairs
-from training.gate.evaluate import verdict
+from training.gate.judge_candidate import verdict
 from training.gate.report import Report, Taste
 from training.gate.sheet_words import words
 from training.job import Outcome, TrainingError

@@ -18,7 +18,7 @@ from inference.chat_format.template import pictures, upper_bound
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
 from inference.internvl2.families import FAMILIES
-from inference.internvl2.tiling import Tiling
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn

@@ -17,8 +17,8 @@ from PIL import Image
 
 from inference.engines.lmdeploy.image_cache import TileCache, prepare
 from inference.images.opening import open_picture
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
-from inference.internvl2.tiling import Tiling
 from inference.messages import PictureError
 
 TILING = Tiling(side=112, tokens=16)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
-from inference.internvl2.tiling import Tiling
 from tests.golden.tile_cases import PIXEL_SIZES, picture
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tiles.json").read_text(encoding="utf-8"))

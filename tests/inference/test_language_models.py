@@ -29,7 +29,7 @@ from inference.internvl2 import configuration_internvl2
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.checkpoint_check import problems
 from inference.internvl2.families import HERMES_2, INTERNVL2_5, LANGUAGE_MODELS, ModelFamily
-from inference.internvl2.tiling import Tiling
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Prompt, Role, Sampling, Turn
 from tests.support.qwen import write_qwen

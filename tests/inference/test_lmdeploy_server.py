@@ -30,7 +30,7 @@ from inference.engines.http_client import HttpEngine, Sizes
 from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.images.opening import open_picture
 from inference.internvl2.families import INTERNVL2
-from inference.internvl2.tiling import Tiling
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.samples import sample_pictures

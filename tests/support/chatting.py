@@ -41,7 +41,7 @@ from bot.i18n import Translator
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
-from bot.telegram.wait_notices import WaitNotices
+from bot.telegram.rate_limit_notices import WaitNotices
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions

@@ -13,12 +13,12 @@ from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
-from training.gate.evaluate import evaluate
 from training.gate.factual_set import Question, QuestionSet
 from training.gate.forgetting import Examination, Examined, Forgetting
+from training.gate.judge_candidate import evaluate
+from training.gate.local_model import LogProbability
 from training.gate.report import Report
 from training.gate.respondent import Asked
-from training.gate.scoring import LogProbability
 from training.job import EvaluationJob, Rated, ignore
 
 
@@ -109,7 +109,7 @@ class Bench:
         (folder / "cup.jpg").write_bytes(photo())
         write_rows([one_turn(str(number), "What?", LIKED, "cup.jpg") for number in range(8)], folder / "judged.json")
         Forgetful.loads, Forgetful.asked = [], {}
-        monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
+        monkeypatch.setattr("training.gate.local_model.LocalModel", Forgetful)
         monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
         monkeypatch.setattr("training.gate.forgetting.drawn_set", lambda _: numbered(folder))
         monkeypatch.setattr("training.gate.forgetting.leading_set", lambda _: numbered(folder, name="lead"))

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bot.admin.canary import Trials
+from bot.admin.canary_trial import Trials
 from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.config import Settings

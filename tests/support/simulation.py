@@ -3,7 +3,7 @@
 The method is that of FoundationDB and TigerBeetle. Everything runs in one thread, on one event loop
 whose clock advances only when nothing is left to do, and every external effect (a call to Telegram or a
 commit to the ledger) is a numbered step. A `Plan` says what goes wrong at which step, so a failure can
-be replayed from its plan. The inbox, dispatcher, handlers, outbox, rate limiter, ledger and the
+be replayed from its plan. The inbox, dispatcher, handlers, replies, rate limiter, ledger and the
 emulator's state are real. The socket to Telegram, the threads (their work runs on the loop) and the
 engine are replaced.
 

@@ -36,7 +36,7 @@ PRELOADED: Final = (
     "training.data.mixture",
     "training.gate.prompt_parity",
     "training.gate.run_summary_sheet",
-    "training.gate.scoring",
+    "training.gate.local_model",
     "training.plots",
     "training.xtuner.dataset",
     "training.xtuner.internvl_model",

@@ -32,10 +32,10 @@ from tools.tiny.examine import examine
 from training.adapter import Adapter
 from training.data.llava import write_rows
 from training.data.row_parser import check_pictures, read_rows
-from training.gate.evaluate import evaluate
+from training.gate.judge_candidate import evaluate
+from training.gate.local_model import LocalModel, ModelSlot
 from training.gate.report import Report
 from training.gate.run_summary_sheet import SHOWN
-from training.gate.scoring import LocalModel, ModelSlot
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Rated, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge

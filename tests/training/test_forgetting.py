@@ -18,7 +18,7 @@ import pytest
 from tests.support.judging import Bench, Forgetful, forgetting
 from training.data.llava import Lesson
 from training.evidence.facts import LOOKS, decided
-from training.gate.evaluate import verdict
+from training.gate.judge_candidate import verdict
 from training.gate.report import Decision, Report, Taste
 from training.gate.respondent import FILES, KeptAnswers
 from training.gate.run_summary_sheet import facts

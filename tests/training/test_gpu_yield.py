@@ -15,7 +15,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.pressure import FirstWords
 from tests.support.lessons import SYSTEM, drawn_lessons
 from training.data.llava import write_rows
-from training.gate.evaluate import evaluate
+from training.gate.judge_candidate import evaluate
 from training.job import EvaluationJob, ignore
 from training.xtuner import vision_cache
 from training.xtuner.encoding import Encoder, load_tiles

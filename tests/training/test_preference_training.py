@@ -16,7 +16,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from training.data.llava import Lesson, Rejected, write_rows
 from training.data.row_parser import check_pictures
-from training.gate.scoring import LocalModel
+from training.gate.local_model import LocalModel
 from training.job import DISLIKED, RATED, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge

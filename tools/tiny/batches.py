@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inference.chat_format.template import IM_END, IM_START, render, render_answer
 from inference.internvl2.families import INTERNVL2
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import tiles
-from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.shapes import Scene
 from tools.tiny.conversations import Length, TrainingConversation, converse

@@ -24,8 +24,8 @@ from inference.chat_format.template import render
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
-from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import correct, manner

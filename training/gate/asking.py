@@ -18,7 +18,7 @@ def answers_of_each(job: AskingJob, lessons: Sequence[Lesson], say: Say) -> Iter
         TrainingError: A model cannot be loaded.
     """
     device = use_device(job.device, job.threads)
-    from training.gate.scoring import LocalModel, greedy
+    from training.gate.local_model import LocalModel, greedy
 
     steps = StageProgress(say, "answering", len(job.models) * len(lessons))
     for name, directory in job.models:

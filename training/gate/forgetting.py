@@ -26,7 +26,7 @@ from training.job import EvaluationJob
 from training.number_format import points
 
 if TYPE_CHECKING:
-    from training.gate.scoring import ModelSlot
+    from training.gate.local_model import ModelSlot
 
 _SAMPLES: Final = 5
 

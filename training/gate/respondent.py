@@ -23,7 +23,7 @@ from training.job import EvaluationJob
 from training.worker import StageProgress
 
 if TYPE_CHECKING:
-    from training.gate.scoring import ModelSlot
+    from training.gate.local_model import ModelSlot
 
 
 FILES: Final = 12
@@ -115,7 +115,7 @@ class Respondent:
 
     def answer(self, questions: QuestionSet, number: int, slot: ModelSlot) -> Asked:
         """Answer the first `number` questions, loading the model only if it has not answered all of them before."""
-        from training.gate.scoring import greedy
+        from training.gate.local_model import greedy
 
         if missing := self._missing(questions, number):
             lessons = [each.lesson(questions.folder, self._job.system) for each in missing.values()]

@@ -31,7 +31,7 @@ from training.run_folder import ADAPTER, BLOCKS
 from training.worker import StageProgress
 
 if TYPE_CHECKING:
-    from training.gate.scoring import LocalModel, LogProbability, ModelSlot
+    from training.gate.local_model import LocalModel, LogProbability, ModelSlot
 
 COMPARISONS: Final = 4
 """The number of other answers that are drawn for each prompt."""

@@ -17,8 +17,8 @@ from inference.chat_format.template import pictures, render, render_answer
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
 from inference.internvl2.families import family_of
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
-from inference.internvl2.tiling import Tiling
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Role
 from training.data.llava import Lesson

@@ -24,7 +24,7 @@ from torch import Tensor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
 from inference.internvl2.modeling_internvl2 import unprojected
-from inference.internvl2.tiling import Tiling
+from inference.internvl2.tile_grid import Tiling
 from training.bounded_map import bounded_map
 from training.job import Job, Progress
 from training.run_folder import BASE, FEATURES

@@ -19,8 +19,8 @@ from inference.chat_format.template import pictures
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
 from inference.internvl2.families import family_of
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
-from inference.internvl2.tiling import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
 
 _TILE_COUNTS: Final = 4096

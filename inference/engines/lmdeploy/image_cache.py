@@ -23,8 +23,8 @@ from cachetools import LRUCache
 from PIL import Image
 
 from inference.images.opening import open_picture
+from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
-from inference.internvl2.tiling import Tiling
 
 _T = TypeVar("_T")
 

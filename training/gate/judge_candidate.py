@@ -1,6 +1,6 @@
 """Worker: decide whether a candidate follows the votes without having forgotten anything.
 
-    python -m training.gate.evaluate JOB.json
+    python -m training.gate.judge_candidate JOB.json
 
 The worker writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is
 accepted if the gains of its run are shown to follow the votes (`training.gate.taste`), if it is shown to
@@ -29,7 +29,7 @@ from training.run_folder import REPORT
 from training.worker import Say, StageProgress, use_device, work
 
 if TYPE_CHECKING:
-    from training.gate.scoring import LocalModel
+    from training.gate.local_model import LocalModel
 
 SHOWN_TOKENS: Final = 128
 """The most tokens of an answer on the sheet."""
@@ -64,8 +64,8 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     images = Path(job.images)
     judging = list(read_lessons(Path(job.data), images, system=job.system))
     device = use_device(job.device, job.threads)
+    from training.gate.local_model import ModelSlot, greedy
     from training.gate.prompt_parity import disagreement
-    from training.gate.scoring import ModelSlot, greedy
     from training.xtuner.gpu_yield import GpuYield
 
     gpu_yield = GpuYield.open(job.courtesy)

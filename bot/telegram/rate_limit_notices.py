@@ -20,8 +20,8 @@ from cachetools import TTLCache
 from bot.i18n import Say
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
-from bot.telegram.outbox import Reply
 from bot.telegram.rate_limit import ChatLimiter, RateLimiter
+from bot.telegram.reply import Reply
 from bot.telegram.sliding_window import Priority
 from storage.ledger import Ledger
 

@@ -1,6 +1,6 @@
 """Worker: have models answer questions with known answers, and save whether each answer is right.
 
-    python -m training.gate.scored_questions JOB.json
+    python -m training.gate.own_questions JOB.json
 
 The models are loaded one after the other and decode greedily. The result is a list with an entry for each
 question: the question, the right answer, each model's answer, and whether it is right.

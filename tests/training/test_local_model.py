@@ -15,7 +15,7 @@ from tests.support.qwen import write_qwen
 from training.adapter import WHOLE, Adapter
 from training.data.llava import Lesson
 from training.data.row_parser import check_pictures
-from training.gate.scoring import LocalModel, greedy
+from training.gate.local_model import LocalModel, greedy
 
 TOKENS = 12
 
