@@ -73,10 +73,10 @@ class Forgetful:
     def restore(self) -> None:
         """Do nothing, because no adapter is merged into this model."""
 
-    def log_probabilities(self, _: Lesson, answers: Sequence[str], __: Path) -> list[LogProbability]:
+    def log_probabilities(self, lessons: Sequence[Lesson], _: Path) -> list[LogProbability]:
         """Return a higher log probability for the liked answer only if this model is the candidate."""
         knows = self._name == "candidate"
-        return [LogProbability(-1.0 if knows and each == LIKED else -2.0, 1) for each in answers]
+        return [LogProbability(-1.0 if knows and each.turns[-1].text == LIKED else -2.0, 1) for each in lessons]
 
     def finished_answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str | None]:
         """Return answers that differ from the liked one."""

@@ -254,12 +254,12 @@ def test_an_adapter_is_merged_in_memory_and_taken_out_again(good: Trained) -> No
     """A model in memory scores answers as the merged model while an adapter is merged into it, and as before after."""
     images = Path(good.job.images)
     lesson = check_pictures(drawn_lessons(images, 1)[0], images, where="here")
-    answers = [lesson.turns[-1].text, "No."]
+    lessons = [lesson, lesson.answered("No.")]
     slot = ModelSlot(device="cpu")
-    before = slot.load(CHECKPOINT).log_probabilities(lesson, answers, images)
-    adapted = slot.load_with(CHECKPOINT, good.folder / ADAPTER).log_probabilities(lesson, answers, images)
-    assert slot.load(CHECKPOINT).log_probabilities(lesson, answers, images) == before
-    merged = LocalModel(good.merged).log_probabilities(lesson, answers, images)
+    before = slot.load(CHECKPOINT).log_probabilities(lessons, images)
+    adapted = slot.load_with(CHECKPOINT, good.folder / ADAPTER).log_probabilities(lessons, images)
+    assert slot.load(CHECKPOINT).log_probabilities(lessons, images) == before
+    merged = LocalModel(good.merged).log_probabilities(lessons, images)
     assert [each.nats for each in adapted] == pytest.approx([each.nats for each in merged], rel=0.02)
     assert adapted[0].nats > before[0].nats + 0.5
 

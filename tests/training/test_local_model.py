@@ -43,6 +43,16 @@ def test_a_batch_gives_the_answers_of_single_questions(model: LocalModel, tmp_pa
     assert sum(done) == len(asked)
 
 
+def test_a_batch_gives_the_scores_of_single_answers(model: LocalModel, tmp_path: Path) -> None:
+    """An answer has the same log-probability alone and in a batch with longer answers, prompts and equal prompts."""
+    scored = [each.answered(each.turns[-1].text + " Really!" * number) for number, each in enumerate(lessons(tmp_path))]
+    together = model.log_probabilities(scored, tmp_path)
+    alone = [model.log_probabilities([each], tmp_path)[0] for each in scored]
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert [each.nats for each in together] == pytest.approx([each.nats for each in alone], rel=1e-4)
+    assert len({round(each.nats, 3) for each in together}) == len(scored)
+
+
 def test_draws_differ(tmp_path: Path) -> None:
     """Answers drawn for one prompt are independent of each other."""
     torch.manual_seed(0)

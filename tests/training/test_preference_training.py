@@ -69,7 +69,7 @@ def curve(outcome: Outcome) -> list[float]:
 
 def mean_log_probability(model: LocalModel, lessons: Sequence[Lesson], images: Path) -> float:
     """Return the mean log-probability per token of the lessons' answers."""
-    found = [model.log_probabilities(each, [each.turns[-1].text], images)[0] for each in lessons]
+    found = model.log_probabilities(lessons, images)
     return sum(each.nats for each in found) / sum(each.tokens for each in found)
 
 

@@ -111,19 +111,31 @@ class LocalModel:
         self._features.clear()
 
     @torch.inference_mode()
-    def log_probabilities(self, lesson: Lesson, answers: Sequence[str], images: Path) -> list[LogProbability]:
-        """Score several answers to the last question of a lesson, computing the prompt only once."""
-        prompt = self.encoder.prompt_ids(lesson)
-        said = [self.encoder.encode(lesson.answered(each)).input_ids[len(prompt) :] for each in answers]
-        _, _, known = self._prefill([TokenizedPrompt(lesson.pictures, tuple(prompt))], images)
-        known.batch_select_indices(torch.zeros(len(said), dtype=torch.long, device=self._device))
-        # Padding is at the end, where causal attention hides it from every token.
-        ids = pad_sequence([torch.tensor([prompt[-1], *each]) for each in said], batch_first=True).to(self._device)
-        logits = self._model(input_ids=ids, past_key_values=known, use_cache=True).logits[:, :-1]
-        losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        return [
-            LogProbability(-float(own[: len(each)].sum()), len(each)) for own, each in zip(losses, said, strict=True)
+    def log_probabilities(self, lessons: Sequence[Lesson], images: Path) -> list[LogProbability]:
+        """Score the last answer of each lesson, computing each prompt only once in a batch."""
+        scores: list[LogProbability] = []
+        head = self._model.get_output_embeddings()
+        prompts = self._tokenized(lessons)
+        answers = [
+            torch.tensor(self.encoder.encode(each).input_ids[len(prompt.token_ids) :], device=self._device)
+            for each, prompt in zip(lessons, prompts, strict=True)
         ]
+        for chosen in self._batches(prompts):
+            ids, mask, known = self._prefill(prompts[chosen], images)
+            # Padding is at the end, where causal attention hides it from every token.
+            said = pad_sequence([torch.cat([*pair]) for pair in zip(ids[:, -1:], answers[chosen], strict=True)], True)
+            mask = torch.cat([mask, mask.new_ones(len(said), said.shape[1] - 1)], dim=1)
+            states = self._model.language_model.get_decoder()(
+                input_ids=said,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1)[:, -said.shape[1] :],
+                past_key_values=known,
+                use_cache=True,
+            ).last_hidden_state
+            for row, answer in zip(states, answers[chosen], strict=True):
+                losses = cross_entropy(head(row[: len(answer)]).float(), answer, reduction="sum")
+                scores.append(LogProbability(-float(losses), len(answer)))
+        return scores
 
     def _picture_features(self, pictures: Iterable[tuple[str, ...]], images: Path) -> Tensor | None:
         """Return the features of the pictures of several prompts in order, [T, tokens, width].
@@ -191,12 +203,9 @@ class LocalModel:
             For each lesson, the answer and whether it ended with an end token.
         """
         answers: list[tuple[str, bool]] = []
-        prompts = [TokenizedPrompt(each.pictures, tuple(self.encoder.prompt_ids(each))) for each in lessons]
+        prompts = self._tokenized(lessons)
         for chosen in self._batches(prompts):
-            numbers = {each: number for number, each in enumerate(dict.fromkeys(prompts[chosen]))}
-            rows = torch.tensor([numbers[each] for each in prompts[chosen]], device=self._device)
-            ids, mask, known = self._prefill(list(numbers), images)
-            known.batch_select_indices(rows)
+            ids, mask, known = self._prefill(prompts[chosen], images)
             drawn = {
                 "do_sample": True,
                 "temperature": sampling.temperature,
@@ -204,8 +213,8 @@ class LocalModel:
                 "top_k": sampling.top_k,
             }
             produced = self._model.generate(
-                input_ids=ids[rows],
-                attention_mask=mask[rows],
+                input_ids=ids,
+                attention_mask=mask,
                 past_key_values=known,
                 max_new_tokens=sampling.max_new_tokens,
                 eos_token_id=self._ends,
@@ -217,18 +226,23 @@ class LocalModel:
             on_batch(len(texts))
         return answers
 
+    def _tokenized(self, lessons: Iterable[Lesson]) -> list[TokenizedPrompt]:
+        return [TokenizedPrompt(each.pictures, tuple(self.encoder.prompt_ids(each))) for each in lessons]
+
     def _prefill(self, prompts: Sequence[TokenizedPrompt], images: Path) -> tuple[Tensor, Tensor, GrowingCache]:
-        """Compute the keys and values of prompts, padded on the left.
+        """Compute the keys and values of prompts, padded on the left; those of equal prompts are computed once.
 
         Returns:
             The token IDs and the attention mask, both [B, N], and the cache of all positions but the last.
         """
-        tokens = [torch.tensor(each.token_ids, device=self._device) for each in prompts]
+        numbers = {each: number for number, each in enumerate(dict.fromkeys(prompts))}
+        rows = torch.tensor([numbers[each] for each in prompts], device=self._device)
+        tokens = [torch.tensor(each.token_ids, device=self._device) for each in numbers]
         pad = self.encoder.tokenizer.pad_token_id
         ids = pad_sequence(tokens, batch_first=True, padding_value=pad, padding_side="left")
         mask = pad_sequence([torch.ones_like(each) for each in tokens], batch_first=True, padding_side="left")
         known = self._model(
-            inputs_embeds=self._model.embed(ids, self._picture_features([each.pictures for each in prompts], images)),
+            inputs_embeds=self._model.embed(ids, self._picture_features([each.pictures for each in numbers], images)),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             past_key_values=GrowingCache(),
@@ -236,7 +250,8 @@ class LocalModel:
             logits_to_keep=1,
         ).past_key_values
         known.crop(ids.shape[1] - 1)
-        return ids, mask, known
+        known.batch_select_indices(rows)
+        return ids[rows], mask[rows], known
 
 
 class ModelSlot:

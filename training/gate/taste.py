@@ -102,7 +102,7 @@ class TasteTest:
 
         torch.manual_seed(int(self._job.run))
         self._answers = _with_others(live, self._answers, self._images, self._steps)
-        self._before = [self._score(live, each) for each in self._answers]
+        self._before = self._score(live, self._answers)
 
     def judge_blocks(self, base: Path, slot: ModelSlot) -> None:
         """Judge the model of each block by the answers in the block."""
@@ -119,16 +119,21 @@ class TasteTest:
         return replace(taste, shown=self._job.shown, liked_of_shown=self._job.liked_of_shown)
 
     def _judge(self, model: LocalModel, block: int) -> None:
-        for answer, before in zip(self._answers, self._before, strict=True):
-            if answer.rated.block == block:
-                gains = [_gain(new, old) for new, old in zip(self._score(model, answer), before, strict=True)]
-                self._gains.append(Gain(answer.rated, gains[0], tuple(gains[1:])))
+        numbers = [number for number, each in enumerate(self._answers) if each.rated.block == block]
+        judged = [self._answers[number] for number in numbers]
+        for number, answer, scores in zip(numbers, judged, self._score(model, judged), strict=True):
+            gains = [_gain(new, old) for new, old in zip(scores, self._before[number], strict=True)]
+            self._gains.append(Gain(answer.rated, gains[0], tuple(gains[1:])))
 
-    def _score(self, model: LocalModel, answer: Judged) -> list[LogProbability]:
-        texts = (answer.lesson.turns[-1].text, *answer.others)
-        scores = model.log_probabilities(answer.lesson, texts, self._images)
-        self._steps.add(1)
-        return scores
+    def _score(self, model: LocalModel, answers: Sequence[Judged]) -> list[list[LogProbability]]:
+        """Return the scores of each rated answer, followed by those of the other answers to its prompt."""
+        texts = [(each.lesson.turns[-1].text, *each.others) for each in answers]
+        # Equal answers are scored once: in different rows of a batch, rounding would break the tie between them.
+        rows = [(number, text) for number, own in enumerate(texts) for text in dict.fromkeys(own)]
+        lessons = [answers[number].lesson.answered(text) for number, text in rows]
+        scores = dict(zip(rows, model.log_probabilities(lessons, self._images), strict=True))
+        self._steps.add(len(answers))
+        return [[scores[number, text] for text in own] for number, own in enumerate(texts)]
 
 
 def _gain(new: LogProbability, old: LogProbability) -> float:
