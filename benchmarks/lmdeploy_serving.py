@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
     parser.add_argument("--servers", default="stock,ours")
     parser.add_argument("--size", choices=SIZES, default="2b")
+    parser.add_argument("--model", type=Path, help="a checkpoint in place of random weights")
     parser.add_argument("--tiles", type=int, default=12)
     parser.add_argument("--kv-bits", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=8000, help="KV blocks of 64 tokens")
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault(KEY_VARIABLE, new_key())
-    model = checkpoint(options.work, options.size)
+    model = options.model or checkpoint(options.work, options.size)
     set_tiles(model, options.tiles)
     for kind in options.servers.split(","):
         result = measure(kind, model, options)

@@ -1,6 +1,6 @@
 """Measure the whole product on one GPU: users chat with `thumbtune run` while an admin retrains.
 
-    python -m benchmarks.product --work DIR [--people 8] [--corrections 16]
+    python -m benchmarks.product --work DIR [--size 2b] [--people 8] [--corrections 16]
 
 The bot runs in a process of its own, with lmdeploy on full-size random weights in the official layout.
 The emulator in this process replaces Telegram. Each simulated user sends photos of several sizes, asks
@@ -9,9 +9,9 @@ would give little training data; therefore the admin also corrects answers. Then
 `/retrain` and, when the run has ended, `/promote`, which the bot may ask to confirm, or refuse if the model
 gives malformed answers. All users keep chatting until `--after` seconds after that.
 
-The script prints JSON: the seconds that the run spent in each state, its verdict, the seconds until the
-new model was live, the waits for the first word and for the whole answer in each state, and the peak GPU
-memory.
+The script prints JSON: the seconds that the run spent in each state, its verdict and effort, the seconds
+until the new model was live, and, in each state, the waits for the first word and for the whole answer and
+the peak GPU memory.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from typing import Any
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import gpu_megabytes
 from benchmarks.photos import SIZES, photo
+from benchmarks.random_checkpoint import SIZES as CHECKPOINTS
 from bot.telegram.callback_data import Overrule
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from telegram_emulator import Emulator
 from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import until
+from training.run_folder import REPORT
 
 ADMIN = 7
 FOLLOW_UPS = ("What else?", "And the colours?", "Tell me a joke about it.")
@@ -258,6 +260,9 @@ async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: fl
             "seconds": round(time.monotonic() - began, 1),
             "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
         }
+        if ended.state == "done":
+            report = json.loads((data / "runs" / str(ended.id) / REPORT).read_text(encoding="utf-8"))
+            figures["effort"] = report["effort"]
         if ended.model and ended.model != await live_model(ledger):
             figures |= await promote(emulator, crowd, ledger, ended.model)
         crowd.state = "after"
@@ -270,7 +275,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.model:
         model = options.model
     else:
-        model = checkpoint(options.work, "2b")
+        model = checkpoint(options.work, options.size)
         set_tiles(model, 12)
     emulator = Emulator()
     url = await emulator.start()
@@ -283,12 +288,12 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         *line, env=environment(options, url, emulator.token, model, data), stdout=log, stderr=log
     )
     found: dict[str, Any] = {}
-    most = 0
+    megabytes: dict[str, int] = {}
 
     async def watch_memory() -> None:
-        nonlocal most
         while True:
-            most = max(most, await asyncio.to_thread(gpu_megabytes))
+            used = await asyncio.to_thread(gpu_megabytes)
+            megabytes[crowd.state] = max(megabytes.get(crowd.state, 0), used)
             await asyncio.sleep(0.5)
 
     tasks = [asyncio.create_task(watch_memory())] if options.engine == "lmdeploy" else []
@@ -321,14 +326,15 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         log.close()
     found |= {"stopped after": round(time.monotonic() - stopping, 1), "exit code": bot.returncode}
     errors = [repr(each) for each in results if isinstance(each, Exception)]
-    return found | {"waits": table(crowd.waits), "most megabytes": most, "errors": errors}
+    return found | {"waits": table(crowd.waits), "most megabytes": megabytes, "errors": errors}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.product", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint, the data and the log")
-    parser.add_argument("--model", type=Path, help="another checkpoint than full-size random weights")
+    parser.add_argument("--size", choices=CHECKPOINTS, default="2b", help="the size of the model with random weights")
+    parser.add_argument("--model", type=Path, help="another checkpoint than random weights")
     parser.add_argument("--engine", default="lmdeploy")
     parser.add_argument("--recipe", default="food")
     parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="hyperparameters to change, as JSON")

@@ -127,6 +127,8 @@ class TasteTest:
 
     def _score(self, model: LocalModel, answers: Sequence[Judged]) -> list[list[LogProbability]]:
         """Return the scores of each rated answer, followed by those of the other answers to its prompt."""
+        if not answers:
+            return []
         texts = [(each.lesson.turns[-1].text, *each.others) for each in answers]
         # Equal answers are scored once: in different rows of a batch, rounding would break the tie between them.
         rows = [(number, text) for number, own in enumerate(texts) for text in dict.fromkeys(own)]
