@@ -125,6 +125,15 @@ def test_the_base_counts_beside_the_live_model(bench: Bench) -> None:
     assert "the live model" not in report.reason
 
 
+def test_without_rated_answers_nothing_is_decided(bench: Bench) -> None:
+    """If no rated answer can judge the candidate, the facts are still examined, and the verdict is undecided."""
+    bench.model("candidate")
+    report = bench.judge(rated=[])
+    assert report.facts.passed
+    assert report.decision is Decision.UNDECIDED
+    assert "too few rated answers to judge" in report.reason
+
+
 def test_each_model_is_loaded_once_if_nothing_is_in_doubt(bench: Bench) -> None:
     """If no result is in doubt, each model is loaded only once.
 
