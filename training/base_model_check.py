@@ -61,8 +61,8 @@ def untrainable(base: Path) -> Reason | None:
 
 def _unknown(base: Path, found: str) -> Reason:
     return Reason(
-        "{base} is {found}, and only an InternVL with InternLM2, Qwen2 or Qwen3 can be trained: set inference.model "
-        "to such a checkpoint",
+        "{base} is {found}, and only an InternVL with InternLM2, Qwen2, Qwen3 or Phi-3 can be trained: set "
+        "inference.model to such a checkpoint",
         base=str(base),
         found=found,
     )

@@ -48,6 +48,15 @@ def has_tokenizer(directory: Path) -> bool:
     return whole or all((directory / name).is_file() for name in BPE_FILES)
 
 
+def has_llama_tokenizer(directory: Path) -> bool:
+    """Return whether the checkpoint's tokenizer is the slow LlamaTokenizer, as that of Phi-3 is.
+
+    The official code reads its `tokenizer.model` even beside a `tokenizer.json` (`use_fast=False`).
+    """
+    named = (_read(directory / "tokenizer_config.json") or {}).get("tokenizer_class")
+    return str(named).startswith("LlamaTokenizer") and (directory / "tokenizer.model").is_file()
+
+
 def _file_problems(directory: Path) -> Iterator[str]:
     for name in _NEEDED:
         if not (directory / name).is_file():

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Role, Sampling, Turn
 from tests.support.lessons import drawn_lessons
-from tests.support.qwen import write_qwen
+from tests.support.small_checkpoints import write_small
 from training.adapter import WHOLE, Adapter
 from training.data.llava import Lesson
 from training.data.row_parser import check_pictures
@@ -20,11 +20,11 @@ from training.gate.local_model import LocalModel, greedy
 TOKENS = 12
 
 
-@pytest.fixture(params=["internvl2-tiny", "qwen2-1b", "qwen3-1b"])
+@pytest.fixture(params=["internvl2-tiny", "qwen2-1b", "qwen3-1b", "phi3-4b"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> LocalModel:
     """A small model of each kind."""
     name: str = request.param
-    return LocalModel(CHECKPOINT if name == "internvl2-tiny" else write_qwen(tmp_path / "model", name))
+    return LocalModel(CHECKPOINT if name == "internvl2-tiny" else write_small(tmp_path / "model", name))
 
 
 def lessons(images: Path) -> list[Lesson]:
@@ -54,7 +54,7 @@ def test_draws_differ(tmp_path: Path) -> None:
 def test_weights_that_cannot_be_restored_are_an_error(tmp_path: Path) -> None:
     """An adapter for an output layer that shares its weights with the embeddings cannot be taken out again."""
     head = "language_model.lm_head.weight"
-    model = LocalModel(write_qwen(tmp_path / "model", "qwen3-1b"))
+    model = LocalModel(write_small(tmp_path / "model", "qwen3-1b"))
     save_file({head: torch.zeros_like(model._model.get_parameter(head))}, tmp_path / WHOLE)
     model.apply(Adapter(tmp_path))
     with pytest.raises(ValueError, match=f"does not contain {head}"):
