@@ -82,6 +82,11 @@ def family_of(config: dict[str, Any]) -> ModelFamily:
     raise UnknownFamily(f"config.json names the chat template {template!r}, and only these are supported: {known}")
 
 
+def language_model_of(config: dict[str, Any]) -> str:
+    """Return the class name of a checkpoint's language model, given the content of its config.json."""
+    return str(((config.get("llm_config") or {}).get("architectures") or LANGUAGE_MODELS)[0])
+
+
 def read_family(directory: Path) -> ModelFamily:
     """Return the family of the checkpoint in `directory`.
 
