@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
+    AutoTokenizer,
     GenerationConfig,
     LlamaTokenizer,
     Phi3Config,
@@ -130,7 +131,7 @@ _PHI3_TALK = (
     ids=["Hermes-2", "internvl2_5", "phi3-chat", "phi3-chat, legacy"],
 )
 def test_token_ids_are_those_of_the_official_conversation(kind: dict[str, Any], official: str, tmp_path: Path) -> None:
-    """The token IDs equal those of the official format, by the official tokenizer's class."""
+    """The token IDs equal those of the official format, by the official tokenizer's class and by other servers'."""
     directory = write_small(tmp_path, **kind)
     family = read_family(directory)
     talk = (
@@ -140,7 +141,7 @@ def test_token_ids_are_those_of_the_official_conversation(kind: dict[str, Any], 
     )
     ids, spans = token_ids(Prompt("S", talk, chat=""), [1], load_tokenizer(directory), family)
     tokenizer = (LlamaTokenizer if family is PHI3 else Qwen2Tokenizer).from_pretrained(directory)
-    assert ids == tokenizer(official).input_ids
+    assert ids == tokenizer(official).input_ids == AutoTokenizer.from_pretrained(directory)(official).input_ids
     assert [ids[each.start] for each in spans] == [tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")]
 
 
