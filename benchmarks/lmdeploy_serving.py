@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.random_checkpoint import SIZES, write_random
+from benchmarks.random_checkpoint import SIZES, default_tokenizer, write_random
 from benchmarks.serving_load import alone, crowd, headers
-from benchmarks.vocabulary import make_qwen_tokenizer, make_tokenizer
+from benchmarks.vocabulary import make_tokenizer
 from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.serving.engine_launch import free_port
 
@@ -39,8 +39,10 @@ def checkpoint(folder: Path, size: str) -> Path:
     """Return the directory of a checkpoint with random weights, writing it on first use."""
     directory = folder / f"random-{size}"
     if not (directory / "config.json").is_file():
-        make = make_tokenizer if SIZES[size].internlm2 else make_qwen_tokenizer
-        write_random(SIZES[size], directory, tokenizer=make(folder / "vocabulary"))
+        vocabulary = folder / "vocabulary"
+        known = SIZES[size]
+        tokenizer = make_tokenizer(vocabulary) if known.internlm2 else default_tokenizer(known, vocabulary)
+        write_random(known, directory, tokenizer=tokenizer)
     return directory
 
 

@@ -23,7 +23,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.vocabulary import make_qwen_tokenizer
+from benchmarks.vocabulary import make_phi3_tokenizer, make_qwen_tokenizer
 from inference.internvl2.checkpoint import share_weights, write_surroundings
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
@@ -66,8 +66,8 @@ class Size:
 _VISION = (1024, 16, 24, 4096)
 _QWEN2 = Size(*_VISION, 896, 14, 2, 24, 4864, vocabulary=151655, language="Qwen2ForCausalLM")
 _QWEN3 = Size(*_VISION, 1024, 16, 8, 28, 3072, vocabulary=151674, language="Qwen3ForCausalLM", head=128, tied=True)
-# The official models with InternLM2, Qwen2 and Qwen3 (arXiv 2407.10671, 2412.15115 and 2505.09388), and one for CPU
-# benchmarks (head size 64, as TurboMind needs).
+# The official models with InternLM2, Qwen2, Qwen3 and Phi-3 (arXiv 2407.10671, 2412.15115, 2505.09388, 2404.14219), and
+# one for CPU benchmarks (head size 64, as TurboMind needs).
 SIZES = {
     "100m": Size(384, 6, 12, 1536, 1024, 16, 8, 8, 2816),
     "2b": Size(1024, 16, 24, 4096, 2048, 16, 8, 24, 8192, vocabulary=92553),
@@ -79,7 +79,10 @@ SIZES = {
     "qwen3-1b": _QWEN3,
     "qwen3-4b": replace(_QWEN3, width=2560, heads=32, layers=36, inner=9728),
     "qwen3-8b": replace(_QWEN3, width=4096, heads=32, layers=36, inner=12288, tied=False),
+    "phi3-4b": Size(*_VISION, 3072, 32, 32, 32, 8192, vocabulary=32020, language="Phi3ForCausalLM"),
 }
+
+_TEMPLATES = {"InternLM2ForCausalLM": "internlm2-chat", "Phi3ForCausalLM": "phi3-chat"}
 
 
 def configuration(size: Size, vocabulary: int) -> InternVLChatConfig:
@@ -100,7 +103,7 @@ def configuration(size: Size, vocabulary: int) -> InternVLChatConfig:
         force_image_size=size.image_size,
         downsample_ratio=0.5,
         ps_version="v2",
-        template="internlm2-chat" if size.internlm2 else "internvl2_5",
+        template=_TEMPLATES.get(size.language, "internvl2_5"),
         dynamic_image_size=True,
         use_thumbnail=True,
         min_dynamic_patch=1,
@@ -123,6 +126,19 @@ def _language_model(size: Size, vocabulary: int) -> dict[str, Any]:
     }
     if size.internlm2:
         return {**fields, "rms_norm_eps": 1e-5, "bias": False, "pad_token_id": 2}
+    if size.language == "Phi3ForCausalLM":
+        pairs = range(size.width // size.heads // 2)
+        factors = {"short_factor": [1 + 0.02 * n for n in pairs], "long_factor": [1 + 1.3 * n for n in pairs]}
+        return {
+            **fields,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072,
+            "original_max_position_embeddings": 4096,
+            "rope_theta": 10000.0,
+            "rope_scaling": {"type": "su", **factors},  # with invented factors
+            "sliding_window": 262144,
+            "pad_token_id": None,
+        }
     return {**fields, **({"head_dim": size.head} if size.head else {}), "tie_word_embeddings": size.tied}
 
 
@@ -144,6 +160,8 @@ def write_random(
     if vocabulary < len(tokenizer):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, more than the vocabulary of {vocabulary}")
     config = configuration(size, vocabulary)
+    if size.language == "Phi3ForCausalLM":
+        config.llm_config.pad_token_id = tokenizer.pad_token_id
     with torch.device("meta"):
         model = InternVLChatModel(config).to(dtype)
     write_surroundings(config, tokenizer, directory, dtype=dtype)
@@ -182,8 +200,10 @@ def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) 
 
 
 def default_tokenizer(size: Size, directory: Path) -> Any:
-    """Return a tokenizer that suits a size: Qwen2's, whose files are written into `directory`, or internvl2-tiny's."""
-    return load_tokenizer(CHECKPOINT) if size.internlm2 else make_qwen_tokenizer(directory)
+    """Return a tokenizer that suits a size: internvl2-tiny's, or one whose files are written into `directory`."""
+    if size.internlm2:
+        return load_tokenizer(CHECKPOINT)
+    return make_phi3_tokenizer(directory) if size.language == "Phi3ForCausalLM" else make_qwen_tokenizer(directory)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -192,7 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the directory to write, made if missing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--tokenizer", type=Path, help="a directory with a tokenizer (default: a small one, or Qwen2's)"
+        "--tokenizer",
+        type=Path,
+        help="a directory with a tokenizer (default: a small one, or that of the language model)",
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--shard", default="512MB", help="largest weight file, and so the memory needed")

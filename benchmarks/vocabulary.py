@@ -1,6 +1,6 @@
-"""Tokenizers of the official kinds and sizes for random-weight checkpoints: InternLM2's and Qwen2's.
+"""Tokenizers of the official kinds and sizes for random-weight checkpoints: those of InternLM2, Phi-3 and Qwen2.
 
-InternLM2's is slow (pure Python), as in real checkpoints, so a realistic benchmark of a server includes its
+The first two are slow (pure Python), as in real checkpoints, so a realistic benchmark of a server includes their
 cost per token. The pieces are letters, bytes and invented syllables, so there is a text for every token
 ID that random weights produce.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
-from transformers import AddedToken, Qwen2TokenizerFast
+from transformers import AddedToken, LlamaTokenizer, Qwen2TokenizerFast
 from transformers.models.qwen2.tokenization_qwen2 import bytes_to_unicode
 
 from inference.chat_format.template import SPECIAL_TOKENS
@@ -25,6 +25,14 @@ PIECES: Final = 92_544
 
 QWEN_PIECES: Final = 151_643
 """The size of Qwen2's vocabulary without the added tokens."""
+
+PHI3_PIECES: Final = 32_000
+"""The size of Phi-3's vocabulary without the added tokens."""
+
+_PHI3_ADDED: Final = ("assistant", *(f"placeholder{n}" for n in range(1, 5)), "system", "end", "placeholder5",
+                      "placeholder6", "user")  # fmt: skip
+"""The tokens that Phi-3 adds after `<|endoftext|>`, without the marks `<|` and `|>`. White space after them is
+dropped."""
 
 _QWEN_ADDED: Final = ("<|im_start|>", "<|im_end|>", *SPECIAL_TOKENS[SPECIAL_TOKENS.index("<img>") :])
 """The tokens that InternVL2-1B adds after `<|endoftext|>`, with their official IDs."""
@@ -44,28 +52,10 @@ def make_tokenizer(directory: Path) -> InternLM2Tokenizer:
 
     The official special tokens have their official IDs.
     """
-    proto = sentencepiece_model.ModelProto()
-    proto.trainer_spec.model_type = sentencepiece_model.TrainerSpec.BPE
-    proto.trainer_spec.byte_fallback = True
-    proto.trainer_spec.vocab_size = PIECES
-    proto.normalizer_spec.name = "identity"
-    proto.normalizer_spec.add_dummy_prefix = False
-    kinds = sentencepiece_model.ModelProto.SentencePiece
-    texts: list[tuple[str, int]] = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
-    texts += [(f"<0x{value:02X}>", kinds.BYTE) for value in range(256)]
-    letters = [chr(code) for code in (0x2581, *range(0x21, 0x7F), *range(0x4E00, 0x5600))]
-    syllables = ["".join(pair) for pair in _SYLLABLES]
-    words = ("\u2581" + first + second for first, second in itertools.product(syllables, syllables))
-    longer = ("\u2581" + "".join(three) for three in itertools.product(syllables, syllables, syllables))
-    pieces = itertools.chain(letters, syllables, words, longer)
-    texts += [(piece, kinds.NORMAL) for piece in itertools.islice(pieces, PIECES - len(texts) - 16)]
-    texts += [(f"[UNUSED_TOKEN_{number}]", kinds.USER_DEFINED) for number in range(PIECES - len(texts))]
-    for number, (piece, kind) in enumerate(texts):
-        proto.pieces.add(piece=piece, score=-float(number), type=kind)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "tokenizer.model").write_bytes(proto.SerializeToString())
+    _write_pieces(directory, PIECES, unused=16)
     controls = {
-        number: AddedToken(piece, special=True, normalized=False) for number, (piece, _) in enumerate(texts[:3])
+        number: AddedToken(piece, special=True, normalized=False)
+        for number, piece in enumerate(("<unk>", "<s>", "</s>"))
     }
     named = {
         _FIRST_NAMED + number: AddedToken(token, special=True, normalized=False) for number, token in enumerate(_NAMED)
@@ -75,6 +65,46 @@ def make_tokenizer(directory: Path) -> InternLM2Tokenizer:
         added_tokens_decoder={**controls, **named},
         additional_special_tokens=list(_NAMED),
     )
+
+
+def make_phi3_tokenizer(directory: Path, pieces: int = PHI3_PIECES, *, legacy: bool = False) -> LlamaTokenizer:
+    """Write `tokenizer.model` into `directory` and load it, with the added tokens of InternVL2-4B.
+
+    With the default number of pieces, they have their official IDs. For `legacy`, see LlamaTokenizer.
+    """
+    _write_pieces(directory, pieces, add_dummy_prefix=True)
+    tokenizer = LlamaTokenizer(
+        str(directory / "tokenizer.model"), eos_token="<|endoftext|>", pad_token="<|endoftext|>", legacy=legacy
+    )
+    own = [AddedToken(f"<|{name}|>", rstrip=True, special=True, normalized=False) for name in _PHI3_ADDED]
+    tokenizer.add_tokens(own, special_tokens=True)
+    tokenizer.add_tokens(list(_QWEN_ADDED[2:]), special_tokens=True)
+    return tokenizer
+
+
+def _write_pieces(directory: Path, count: int, *, unused: int = 0, add_dummy_prefix: bool = False) -> None:
+    """Write a `tokenizer.model` with `count` pieces, the last of which are `unused` placeholders."""
+    proto = sentencepiece_model.ModelProto()
+    proto.trainer_spec.model_type = sentencepiece_model.TrainerSpec.BPE
+    proto.trainer_spec.byte_fallback = True
+    proto.trainer_spec.vocab_size = count
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    proto.normalizer_spec.add_dummy_prefix = add_dummy_prefix
+    kinds = sentencepiece_model.ModelProto.SentencePiece
+    texts: list[tuple[str, int]] = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
+    texts += [(f"<0x{value:02X}>", kinds.BYTE) for value in range(256)]
+    letters = [chr(code) for code in (0x2581, *range(0x21, 0x7F), *range(0x4E00, 0x5600))]
+    syllables = ["".join(pair) for pair in _SYLLABLES]
+    words = ("\u2581" + first + second for first, second in itertools.product(syllables, syllables))
+    longer = ("\u2581" + "".join(three) for three in itertools.product(syllables, syllables, syllables))
+    pieces = itertools.chain(letters, syllables, words, longer)
+    texts += [(piece, kinds.NORMAL) for piece in itertools.islice(pieces, count - len(texts) - unused)]
+    texts += [(f"[UNUSED_TOKEN_{number}]", kinds.USER_DEFINED) for number in range(unused)]
+    for number, (piece, kind) in enumerate(texts):
+        proto.pieces.add(piece=piece, score=-float(number), type=kind)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "tokenizer.model").write_bytes(proto.SerializeToString())
 
 
 def make_qwen_tokenizer(directory: Path, pieces: int = QWEN_PIECES) -> Any:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_of
+from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_of, language_model_of
 from storage.translatable_reason import Reason
 
 ARCHITECTURE: Final = "InternVLChatModel"
@@ -40,7 +40,7 @@ def untrainable(base: Path) -> Reason | None:
     try:
         config: Any = json.loads((base / "config.json").read_bytes())
         outer = config.get("architectures") or ["a model without a name"]
-        inner = (config.get("llm_config") or {}).get("architectures") or [LANGUAGE_MODELS[0]]
+        inner = language_model_of(config)
     except (OSError, ValueError, AttributeError):
         return _unknown(base, "no checkpoint (config.json cannot be read)")
     if config.get("quantization_config"):
@@ -50,8 +50,8 @@ def untrainable(base: Path) -> Reason | None:
         )
     if ARCHITECTURE not in outer:
         return _unknown(base, outer[0])
-    if inner[0] not in LANGUAGE_MODELS:
-        return _unknown(base, f"{outer[0]} with {inner[0]}")
+    if inner not in LANGUAGE_MODELS:
+        return _unknown(base, f"{outer[0]} with {inner}")
     try:
         family_of(config)
     except UnknownFamily:
@@ -61,8 +61,8 @@ def untrainable(base: Path) -> Reason | None:
 
 def _unknown(base: Path, found: str) -> Reason:
     return Reason(
-        "{base} is {found}, and only an InternVL with InternLM2, Qwen2 or Qwen3 can be trained: set inference.model "
-        "to such a checkpoint",
+        "{base} is {found}, and only an InternVL with InternLM2, Qwen2, Qwen3 or Phi-3 can be trained: set "
+        "inference.model to such a checkpoint",
         base=str(base),
         found=found,
     )

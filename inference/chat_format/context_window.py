@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, lru_cache, partial
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from threading import Lock
@@ -20,8 +21,6 @@ from typing import Any, Final
 from cachetools import LRUCache, cachedmethod
 
 from inference.chat_format.template import (
-    IM_END,
-    IM_START,
     IMG_CONTEXT,
     IMG_END,
     IMG_START,
@@ -31,13 +30,16 @@ from inference.chat_format.template import (
     upper_bound,
 )
 from inference.images.opening import picture_size
-from inference.internvl2.checkpoint_check import BPE_FILES, has_tokenizer
+from inference.internvl2.checkpoint_check import BPE_FILES, has_llama_tokenizer, has_tokenizer
 from inference.internvl2.families import family_of
 from inference.internvl2.tile_grid import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Role
 from inference.settings import TINY, InferenceSettings
 
-_SPECIAL: Final = re.compile("|".join(map(re.escape, (IM_START, IM_END, IMG_START, IMG_END, IMG_CONTEXT))))
+_SPECIAL: Final = re.compile(
+    rf"<\|(?:im_start|im_end|system|user|assistant|end)\|>|{IMG_START}|{IMG_END}|{IMG_CONTEXT}"
+)
+"""The special tokens in a rendered prompt, whose texts contain none."""
 
 _STEP: Final = 4
 """The number of questions cut from a long history at a time, so that the start of the prompt, and with it the engine's
@@ -109,10 +111,11 @@ class Window:
         """
         given = pictures(prompt)
         rendered = render(prompt, [1] * len(given), self._family)
-        texts = [text for text in _SPECIAL.split(rendered) if text]
+        starts = [found.start() for found in _SPECIAL.finditer(rendered)]
+        texts = [rendered[start:end] for start, end in pairwise((*starts, len(rendered)))]
         with self._lock:
-            special = self._tokenizer[1] + len(_SPECIAL.findall(rendered)) - len(given)
-            return special + sum(map(self._text_tokens, texts)) + sum(map(self._count_picture, given))
+            begin = self._tokenizer[1] - len(given)
+            return begin + sum(map(self._text_tokens, texts)) + sum(map(self._count_picture, given))
 
     def _prompt_limit(self, prompt: Prompt) -> int:
         """Return the prompt's token limit: the window minus the longest answer, but at least half the window."""
@@ -133,22 +136,25 @@ class Window:
     def _tokenizer(self) -> tuple[Callable[[str], int], int]:
         """A function that counts the tokens in a text, and the number of tokens in front of every prompt (`<s>`).
 
-        The text follows a special token and contains none. The first files found are used, as in `internvl2.tokenizer`.
+        The text starts with a special token and contains no other. The first files found are used, as in
+        `internvl2.tokenizer`.
         """
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers  # type: ignore[import-untyped]
 
         whole, pieces = self._directory / "tokenizer.json", self._directory / "tokenizer.model"
+        if has_llama_tokenizer(self._directory):
+            return _llama_counter(self._directory)
         if whole.is_file():
             tokenizer = Tokenizer.from_file(str(whole))
             tokenizer.no_truncation()
             tokenizer.no_padding()
             begin = len(tokenizer.encode("").ids)
-            return lambda text: len(tokenizer.encode(IM_END + text, add_special_tokens=False)) - 1, begin
+            return lambda text: len(tokenizer.encode(text, add_special_tokens=False)), begin
         if pieces.is_file():
             from sentencepiece import SentencePieceProcessor
 
             processor: Any = SentencePieceProcessor(model_file=str(pieces))
-            return lambda text: len(processor.encode(text)), 1
+            return lambda text: 1 + len(processor.encode(_after_special(text))), 1
         bpe = Tokenizer(models.BPE.from_file(*(str(self._directory / name) for name in BPE_FILES)))
         bpe.normalizer = normalizers.NFC()
         bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -157,7 +163,38 @@ class Window:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        return lambda text: len(bpe.encode(text)), 0
+        return lambda text: 1 + len(bpe.encode(_after_special(text))), 0
+
+
+def _after_special(text: str) -> str:
+    """Return the part of `text` after the special token at its start."""
+    return _SPECIAL.sub("", text, count=1)
+
+
+def _llama_counter(directory: Path) -> tuple[Callable[[str], int], int]:
+    """Return the same as `Window._tokenizer` for transformers' slow LlamaTokenizer.
+
+    White space after some special tokens (`rstrip`) is dropped. In the legacy mode, which is the default,
+    SentencePiece puts a space in front of every text after a special token (transformers 4.57.6,
+    models/llama/tokenization_llama.py).
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    processor: Any = SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    config = json.loads((directory / "tokenizer_config.json").read_bytes())
+    added = (config.get("added_tokens_decoder") or {}).values()
+    stripping = tuple(token["content"] for token in added if token.get("rstrip"))
+    # No piece contains a line break, which therefore keeps the space of the legacy mode away from a text.
+    barrier = "\n" if config.get("legacy") is False else ""
+    extra = len(processor.encode(barrier)) - 1
+
+    def count(text: str) -> int:
+        rest = _after_special(text)
+        if text.startswith(stripping):
+            rest = rest.lstrip()
+        return len(processor.encode(barrier + rest)) - extra
+
+    return count, int(config.get("add_bos_token", True))
 
 
 def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longest: int | None = None) -> Window | None:

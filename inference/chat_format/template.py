@@ -6,8 +6,9 @@ InternVL2-2B was trained with this format (conversation.py of the checkpoint, te
 
     <|im_start|>system\n{system}<|im_end|><|im_start|>user\n{pictures}{question}<|im_end|><|im_start|>assistant\n
 
-InternVL2.5 has a newline after each `<|im_end|>` (see `inference.internvl2.families`). InternLM2's
-tokenizer puts `<s>` in front of the text. Each picture is written as `<img><IMG_CONTEXT>×n</img>\n`.
+InternVL2.5 has a newline after each `<|im_end|>`, and models with Phi-3 have tokens of their own (see
+`inference.internvl2.families`). The tokenizers of InternLM2 and Phi-3 put `<s>` in front of the text. Each
+picture is written as `<img><IMG_CONTEXT>×n</img>\n`.
 """
 
 from __future__ import annotations
@@ -55,22 +56,19 @@ SPECIAL_TOKENS: Final = (
 )
 """Every literal that InternLM2's tokenizer reads as one special token."""
 
-STOP_TOKENS: Final = (IM_END, IM_START, EOS, "<|endoftext|>")
-"""The tokens that end an answer: the two of the official generation configuration, and the tokenizers' own."""
-
-_SYSTEM_OPEN: Final = f"{IM_START}system\n"
-_USER_OPEN: Final = f"{IM_START}user\n"
-_ASSISTANT_OPEN: Final = f"{IM_START}assistant\n"
+STOP_TOKENS: Final = (IM_END, IM_START, "<|end|>", "<|assistant|>", EOS, "<|endoftext|>")
+"""The tokens that end an answer: those of the official generation configurations, and the tokenizers' own."""
 
 PLACE: Final = "<image>"
 """The placeholder of a picture in texts that are not tokenized yet (LLaVA files, chat templates)."""
 
-# In addition to InternLM2's literals: those of Qwen2 to Qwen3 (tokenizer_config.json of the official checkpoints), the
+# In addition to InternLM2's literals: those of Phi-3 and Qwen2 to Qwen3 (tokenizer_config.json of the checkpoints), the
 # picture placeholders of XTuner and the official code, the one of old lmdeploy versions, and the names of the special
 # ids in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded as id 92542, which is <|im_end|>).
 _LITERAL: Final = re.compile(
     "|".join(map(re.escape, (*SPECIAL_TOKENS, PLACE, "<video>", "<IMAGE_TOKEN>")))
-    + r"|<\|(?:endoftext|(?:object_ref|box|quad|vision)_(?:start|end)|(?:vision|image|video|fim)_pad"
+    + r"|<\|(?:system|user|assistant|end|placeholder[1-6])\|>"
+    r"|<\|(?:endoftext|(?:object_ref|box|quad|vision)_(?:start|end)|(?:vision|image|video|fim)_pad"
     r"|fim_(?:prefix|middle|suffix)|repo_name|file_sep)\|>"
     r"|</?(?:tool_call|tool_response|think)>|\[UNUSED_TOKEN_"
 )
@@ -147,18 +145,18 @@ def render(prompt: Prompt, picture_tokens: Sequence[int], family: ModelFamily) -
     if len(picture_tokens) != len(pictures(prompt)):
         raise ValueError(f"{len(pictures(prompt))} pictures, but {len(picture_tokens)} token counts")
     counts = iter(picture_tokens)
-    close = IM_END + family.after_turn
-    written = [_SYSTEM_OPEN, system_text(prompt.system), close]
+    close = family.end + family.after_turn
+    written = [family.opening("system"), system_text(prompt.system), close]
     for turn in prompt.turns:
-        written.append(_USER_OPEN if turn.role is Role.USER else _ASSISTANT_OPEN)
+        written.append(family.opening(turn.role.value))
         written += [part if isinstance(part, str) else picture_place(next(counts)) + "\n" for part in parts(turn)]
         written.append(close)
-    return "".join(written) + _ASSISTANT_OPEN
+    return "".join(written) + family.opening("assistant")
 
 
-def render_answer(answer: str) -> str:
+def render_answer(answer: str, family: ModelFamily) -> str:
     """Return the text that follows a rendered prompt in a training sample: the answer and its end token."""
-    return harmless(answer).strip() + IM_END
+    return harmless(answer).strip() + family.end
 
 
 def pictures(prompt: Prompt) -> tuple[Picture, ...]:
@@ -243,17 +241,17 @@ def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
     request replaces the official system text (lmdeploy 0.18.0, lmdeploy/model.py,
     BaseChatTemplate.messages2prompt).
     """
-    close = IM_END + family.after_turn
+    close = family.end + family.after_turn
     return {
         "model_name": "base",
         "meta_instruction": system_text(family.system),
-        "system": _SYSTEM_OPEN,
+        "system": family.opening("system"),
         "eosys": close,
-        "user": _USER_OPEN,
+        "user": family.opening("user"),
         "eoh": close,
-        "assistant": _ASSISTANT_OPEN,
+        "assistant": family.opening("assistant"),
         "eoa": close,
-        "stop_words": [IM_END],
+        "stop_words": [family.end],
     }
 
 
@@ -267,14 +265,14 @@ def jinja_chat_template(family: ModelFamily, system: str = "") -> str:
     """
     # A JSON string literal is a valid Jinja string literal, with newlines and quotes escaped.
     system_literal = json.dumps(system_text(system or family.system), ensure_ascii=False)
-    close = _in_jinja(IM_END + family.after_turn)
+    close = _in_jinja(family.end + family.after_turn)
     return (
         "{{ bos_token }}"
         "{% if not messages or messages[0]['role'] != 'system' %}"
-        "{{ '" + _in_jinja(_SYSTEM_OPEN) + "' + " + system_literal + " + '" + close + "' }}"
+        "{{ '" + _in_jinja(family.opening("system")) + "' + " + system_literal + " + '" + close + "' }}"
         "{% endif %}"
         "{% for message in messages %}"
-        "{{ '" + IM_START + "' + message['role'] + '\\n' }}"
+        "{{ '" + family.before_role + "' + message['role'] + '" + _in_jinja(family.after_role) + "' }}"
         "{% if message['content'] is string %}{{ message['content'] }}"
         "{% else %}"
         "{% set pictures = message['content'] | selectattr('type', 'in', ['image', 'image_url']) | list %}"
@@ -285,7 +283,7 @@ def jinja_chat_template(family: ModelFamily, system: str = "") -> str:
         "{% endif %}"
         "{{ '" + close + "' }}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '" + _in_jinja(_ASSISTANT_OPEN) + "' }}{% endif %}"
+        "{% if add_generation_prompt %}{{ '" + _in_jinja(family.opening("assistant")) + "' }}{% endif %}"
     )
 
 

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from inference.internvl2.checkpoint_check import has_llama_tokenizer
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
+from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
 from inference.internvl2.tokenizer import END_TOKENS, PICTURE_TOKEN, load_tokenizer, token_id
 
 MODEL_CODE = (
@@ -109,7 +111,8 @@ def write_surroundings(
     """Write all files of a checkpoint except its weights; see `write_checkpoint` for the arguments."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    ends = [token_id(tokenizer, token) for token in END_TOKENS]
+    known = tokenizer.get_added_vocab()
+    ends = [known[token] for token in END_TOKENS if token in known] or [token_id(tokenizer, END_TOKENS[0])]
     token_id(tokenizer, PICTURE_TOKEN)
     fields = _official_fields(config, dtype)
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -140,7 +143,8 @@ def write_surroundings(
 def copy_code(directory: Path) -> None:
     """Copy the model code into a checkpoint directory, and the tokenizer's code if the tokenizer needs it."""
     needed = [*MODEL_CODE]
-    if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
+    whole = has_llama_tokenizer(directory) or (directory / "tokenizer.json").is_file()
+    if (directory / "tokenizer.model").is_file() and not whole:
         needed.append(TOKENIZER_CODE)
     for name in needed:
         with suppress(shutil.SameFileError):  # internvl2-tiny's directory links to the code
@@ -156,7 +160,7 @@ def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None)
     written["model_input_names"] = ["input_ids", "attention_mask"]
     if chat_template is not None:
         written["chat_template"] = chat_template
-    if not tokenizer.is_fast:
+    if isinstance(tokenizer, InternLM2Tokenizer):
         written["auto_map"] = {"AutoTokenizer": [f"{Path(TOKENIZER_CODE).stem}.InternLM2Tokenizer", None]}
     _write_json(path, written)
 
@@ -172,6 +176,10 @@ def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str
     fields["llm_config"] = config.llm_config.to_diff_dict()
     fields["architectures"] = ["InternVLChatModel"]
     fields["vision_config"]["architectures"] = ["InternVisionModel"]
+    scaling = fields["llm_config"].get("rope_scaling") or {}
+    if scaling.get("type") == "longrope":
+        # The official Phi-3 code knows only the older name of transformers, which reads both.
+        fields["llm_config"]["rope_scaling"] = {**scaling, "type": "su"}
     for part in (fields, fields["vision_config"], fields["llm_config"]):
         part.pop("dtype", None)
         # All versions of transformers read this field; they read "dtype" only since 4.56.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_of
+from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_of, language_model_of
 
 INDEX: Final = "model.safetensors.index.json"
 _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
@@ -48,6 +48,15 @@ def has_tokenizer(directory: Path) -> bool:
     return whole or all((directory / name).is_file() for name in BPE_FILES)
 
 
+def has_llama_tokenizer(directory: Path) -> bool:
+    """Return whether the checkpoint's tokenizer is the slow LlamaTokenizer, as that of Phi-3 is.
+
+    The official code reads its `tokenizer.model` even beside a `tokenizer.json` (`use_fast=False`).
+    """
+    named = (_read(directory / "tokenizer_config.json") or {}).get("tokenizer_class")
+    return str(named).startswith("LlamaTokenizer") and (directory / "tokenizer.model").is_file()
+
+
 def _file_problems(directory: Path) -> Iterator[str]:
     for name in _NEEDED:
         if not (directory / name).is_file():
@@ -65,9 +74,9 @@ def _file_problems(directory: Path) -> Iterator[str]:
             family_of(config)
         except UnknownFamily as unknown:
             yield str(unknown)
-        named = (config.get("llm_config") or {}).get("architectures") or LANGUAGE_MODELS
-        if named[0] not in LANGUAGE_MODELS:
-            yield f"its language model is {named[0]}, and only {', '.join(LANGUAGE_MODELS)} are supported"
+        named = language_model_of(config)
+        if named not in LANGUAGE_MODELS:
+            yield f"its language model is {named}, and only {', '.join(LANGUAGE_MODELS)} are supported"
 
 
 def _weight_problems(directory: Path) -> Iterator[str]:

@@ -96,7 +96,7 @@ class InternLM2Config(_Fields):
                 )
 
 
-LANGUAGE_MODELS = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+LANGUAGE_MODELS = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Phi3ForCausalLM")
 """The supported language models, by the class name in a checkpoint's config.json. All but the first are transformers'
 own, and are looked up only when needed: older versions of transformers lack some."""
 
@@ -158,6 +158,12 @@ class InternVLChatConfig(_Fields):
         if self.ps_version not in ("v1", "v2"):
             raise ValueError(f'ps_version is "v1" or "v2", not {self.ps_version!r}')
 
+    @property
+    def short_length(self) -> int | None:
+        """The number of positions above which Phi-3 has other rotary factors, or None if there is only one set."""
+        scaled = self.llm_config.model_type == "phi3" and self.llm_config.rope_scaling
+        return self.llm_config.original_max_position_embeddings if scaled else None
+
 
 def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
     """Return the configuration of a language model, given its fields in a checkpoint's config.json.
@@ -166,7 +172,8 @@ def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
     which is another package.
 
     Raises:
-        ValueError: The language model is not in `LANGUAGE_MODELS`.
+        ValueError: The language model is not in `LANGUAGE_MODELS`, or transformers cannot compute its position
+            embedding.
     """
     named = (fields.get("architectures") or [None])[0]
     types = {name.removesuffix("ForCausalLM").lower(): name for name in LANGUAGE_MODELS}
@@ -180,4 +187,10 @@ def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
     if architecture != "InternLM2ForCausalLM":
         kind = getattr(transformers, architecture.removesuffix("ForCausalLM") + "Config")
     own = {name: value for name, value in fields.items() if name not in ("attn_implementation", "architectures")}
+    scaling = own.get("rope_scaling")
+    if architecture == "Phi3ForCausalLM" and scaling:
+        if scaling.get("type") == "yarn":
+            raise ValueError('Phi-3 with rope_scaling "yarn" is not supported: transformers would compute "longrope"')
+        # transformers renames the type in the dictionary that it gets.
+        own["rope_scaling"] = dict(scaling)
     return kind(**own, architectures=[architecture])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-LANGUAGE_MODELS: Final = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+LANGUAGE_MODELS: Final = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Phi3ForCausalLM")
 """The supported language models, as named in the `architectures` of config.json's `llm_config`."""
 
 
@@ -28,12 +28,22 @@ class ModelFamily:
         models: The names of the models that use the template.
         system: The official system text, with which the models were trained if no other text was given.
         after_turn: The text between the end token of a turn and the next turn.
+        end: The token that ends a turn.
+        before_role: The text in front of a role's name at the start of a turn.
+        after_role: The text between a role's name and the content of the turn.
     """
 
     template: str
     models: str
     system: str
     after_turn: str = ""
+    end: str = "<|im_end|>"
+    before_role: str = "<|im_start|>"
+    after_role: str = "\n"
+
+    def opening(self, role: str) -> str:
+        """Return the text that starts a turn of `role`, which is "system", "user" or "assistant"."""
+        return f"{self.before_role}{role}{self.after_role}"
 
 
 INTERNVL2: Final = ModelFamily(
@@ -48,8 +58,16 @@ INTERNVL2_5: Final = ModelFamily(
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
     after_turn="\n",
 )
+PHI3: Final = replace(
+    INTERNVL2,
+    template="phi3-chat",
+    models="InternVL2-4B and Mini-InternVL-Chat-4B-V1-5",
+    end="<|end|>",
+    before_role="<|",
+    after_role="|>\n",
+)
 
-FAMILIES: Final = {each.template: each for each in (INTERNVL2, HERMES_2, INTERNVL2_5)}
+FAMILIES: Final = {each.template: each for each in (INTERNVL2, HERMES_2, INTERNVL2_5, PHI3)}
 
 
 def family_of(config: dict[str, Any]) -> ModelFamily:
@@ -62,6 +80,11 @@ def family_of(config: dict[str, Any]) -> ModelFamily:
         return FAMILIES[template]
     known = ", ".join(f"{each.template} ({each.models})" for each in FAMILIES.values())
     raise UnknownFamily(f"config.json names the chat template {template!r}, and only these are supported: {known}")
+
+
+def language_model_of(config: dict[str, Any]) -> str:
+    """Return the class name of a checkpoint's language model, given the content of its config.json."""
+    return str(((config.get("llm_config") or {}).get("architectures") or LANGUAGE_MODELS)[0])
 
 
 def read_family(directory: Path) -> ModelFamily:

@@ -1,4 +1,4 @@
-"""Layers of InternVL2: RMS norm, rotary position embedding, attention and pixel shuffle.
+"""Layers of InternVL2: RMS norm, rotary position embeddings, attention and pixel shuffle.
 
 This file is copied into checkpoints as part of their model code.
 """
@@ -83,6 +83,28 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-direction)
     torch.mul(second, cos, out=right).addcmul_(first, sin, value=direction)
     return rotated
+
+
+class LongRope(nn.Module):
+    """The rotary position embedding of Phi-3, with factors for short sequences and others for long ones.
+
+    The factors are described in arXiv 2402.13753 (LongRoPE). transformers' own embedding, `rope`, takes the long
+    ones if a call has a position from `short_length` on, so that the parts of one sequence would get different ones.
+    If `long` is set, all calls get the long ones.
+    """
+
+    def __init__(self, rope: nn.Module, short_length: int) -> None:
+        super().__init__()
+        self.rope = rope
+        self.short_length = short_length
+        self.long = False
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scaled cosine and sine for positions [B, N], each as [B, N, head size] in the type of `x`."""
+        if self.long:
+            position_ids = torch.cat([position_ids, torch.full_like(position_ids[:, :1], self.short_length)], dim=1)
+        cos, sin = self.rope(x, position_ids)
+        return (cos[:, :-1], sin[:, :-1]) if self.long else (cos, sin)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -22,7 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from .configuration_internvl2 import InternVLChatConfig
 
 # transformers copies only the files that this one imports, so every file of the model code must be imported here.
-from .layers_internvl2 import pixel_shuffle
+from .layers_internvl2 import LongRope, pixel_shuffle
 from .modeling_intern_vit import InternVisionModel
 from .modeling_internlm2 import InternLM2ForCausalLM, next_token_loss
 
@@ -44,6 +44,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         "InternLM2DecoderLayer",
         "Qwen2DecoderLayer",
         "Qwen3DecoderLayer",
+        "Phi3DecoderLayer",
     ]
     _skip_keys_device_placement = "past_key_values"
     # Old checkpoints contain the rotary buffers, which this code computes instead.
@@ -63,6 +64,8 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         name = llm.architectures[0]
         language = InternLM2ForCausalLM if name == "InternLM2ForCausalLM" else getattr(transformers, name)
         self.language_model = language(llm)
+        if config.short_length is not None:
+            self.language_model.model.rotary_emb = LongRope(self.language_model.model.rotary_emb, config.short_length)
         folded = vision.hidden_size * int(1 / config.downsample_ratio) ** 2
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(folded),
@@ -102,6 +105,16 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the language model's output layer."""
         self.language_model.set_output_embeddings(new_embeddings)
+
+    def expect(self, length: int) -> None:
+        """Prepare for calls that compute parts of sequences of `length` positions, the answer included.
+
+        Phi-3 has other rotary factors for sequences longer than the configuration's `short_length`, and by default
+        chooses them by the positions of each call. Keys and values computed before this method are of no use after
+        it if `length` exceeds `short_length` in only one of the cases. Other models have one set of factors.
+        """
+        if self.config.short_length is not None:
+            self.language_model.model.rotary_emb.long = length > self.config.short_length
 
     def extract_feature(self, pixel_values: Tensor) -> Tensor:
         """Encode normalized tiles [T, 3, S, S] as features [T, tokens, LLM width].

@@ -1,7 +1,7 @@
 """Loading of a checkpoint's tokenizer without running code from the checkpoint.
 
-A checkpoint contains a `tokenizer.json`, InternLM2's SentencePiece model (`tokenizer.model`), or the
-vocabulary and merges of Qwen's byte-level BPE (`vocab.json`, `merges.txt`).
+A checkpoint contains a `tokenizer.json`, the SentencePiece model (`tokenizer.model`) of InternLM2 or Phi-3,
+or the vocabulary and merges of Qwen's byte-level BPE (`vocab.json`, `merges.txt`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from inference.internvl2.checkpoint_check import BPE_FILES, TOKENIZER_FILES
+from inference.internvl2.checkpoint_check import BPE_FILES, TOKENIZER_FILES, has_llama_tokenizer
 
-END_TOKENS: Final = ("<|im_end|>", "<|im_start|>")
-"""The end tokens of the official generation configuration."""
+END_TOKENS: Final = ("<|im_end|>", "<|im_start|>", "<|end|>", "<|assistant|>")
+"""The end tokens of the official generation configurations: those of InternLM2 and Qwen, and those of Phi-3."""
 
 PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
 """The token of one picture feature."""
@@ -26,6 +26,10 @@ def load_tokenizer(directory: str | Path) -> Any:
         FileNotFoundError: The checkpoint has no tokenizer.
     """
     directory = Path(directory)
+    if has_llama_tokenizer(directory):
+        from transformers import LlamaTokenizer
+
+        return LlamaTokenizer.from_pretrained(directory)
     if (directory / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast
 

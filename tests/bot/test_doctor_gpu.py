@@ -17,6 +17,7 @@ from bot.cli.doctor.model import answer_findings, model_findings
 from inference.engines.lmdeploy import SUPPORTED_VERSION
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.doctoring import finding_of, settings_in
+from tests.support.small_checkpoints import write_small
 
 H200 = "0, NVIDIA H200, 580.95.05, 9.0, 143771, 143000"
 SMALL = "0, NVIDIA GeForce RTX 3060, 590.10, 8.6, 12288, 11900"
@@ -172,6 +173,17 @@ def test_a_path_that_lmdeploy_misreads(tmp_path: Path) -> None:
     assert "llava" in finding_of(list(model_findings(settings)), "model path").detail
     settings = settings_in(tmp_path, inference={"engine": "cpu", "model": str(model)})
     assert [each.name for each in model_findings(settings)] == ["model"]
+
+
+def test_a_language_model_that_turbomind_lacks(tmp_path: Path) -> None:
+    """The doctor reports a language model that lmdeploy's engine does not serve, and what is possible instead."""
+    model = write_small(tmp_path / "model", "phi3-4b")
+    settings = settings_in(tmp_path, inference={"engine": "lmdeploy", "model": str(model)})
+    found = finding_of(list(model_findings(settings)), "language model")
+    assert not found.ok and "does not support Phi3ForCausalLM" in found.detail
+    assert "--backend pytorch" in found.cure
+    settings = settings_in(tmp_path, inference={"engine": "cpu", "model": str(model)})
+    assert [(each.name, each.ok) for each in model_findings(settings)] == [("model", True)]
 
 
 async def test_the_engine_answers_when_asked(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _other_architecture(model: Path) -> None:
 
 def _other_template(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"template": "phi3-chat"}))
+    (model / "config.json").write_text(json.dumps(config | {"template": "internvl_zh"}))
 
 
 def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
         (_index, "model-00001-of-00002.safetensors is missing"),
         (lambda model: (model / "config.json").write_text("{"), "config.json is not JSON"),
         (_other_architecture, "['LlamaForCausalLM']"),
-        (_other_template, "config.json names the chat template 'phi3-chat'"),
+        (_other_template, "config.json names the chat template 'internvl_zh'"),
     ],
 )
 def test_problems_name_the_file(checkpoint: Path, damage: Callable[[Path], None], words: str) -> None:

@@ -162,7 +162,7 @@ def test_official_fields_are_kept(tmp_path: Path) -> None:
     assert written["auto_map"]["AutoConfig"] == "configuration_internvl2.InternVLChatConfig"
 
 
-@pytest.mark.parametrize("family", ["Phi3ForCausalLM", "LlamaForCausalLM"])
+@pytest.mark.parametrize("family", ["Phi4ForCausalLM", "LlamaForCausalLM"])
 def test_other_language_models_are_refused(family: str, tmp_path: Path) -> None:
     """An unsupported language model raises an error that names the model and the supported ones."""
     official = fields()

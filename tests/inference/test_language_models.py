@@ -1,4 +1,4 @@
-"""Checkpoints whose language model is Qwen2 or Qwen3: InternVL2-1B, and the small ones of InternVL2.5, 3 and 3.5."""
+"""Checkpoints whose language model is Qwen2, Qwen3 or Phi-3: InternVL2 1B and 4B, small ones of InternVL2.5 to 3.5."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
+    AutoTokenizer,
     GenerationConfig,
+    LlamaTokenizer,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
@@ -28,29 +32,36 @@ from inference.images.sample_picture import sample_picture
 from inference.internvl2 import configuration_internvl2
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.checkpoint_check import problems
-from inference.internvl2.families import HERMES_2, INTERNVL2_5, LANGUAGE_MODELS, ModelFamily
+from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.families import HERMES_2, INTERNVL2_5, LANGUAGE_MODELS, PHI3, read_family
+from inference.internvl2.growing_cache import GrowingCache
 from inference.internvl2.tile_grid import Tiling
-from inference.internvl2.tokenizer import load_tokenizer
+from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Prompt, Role, Sampling, Turn
-from tests.support.qwen import write_qwen
+from tests.support.small_checkpoints import write_small
 
 MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {"size": "qwen2-1b"},
     "qwen3": {"size": "qwen3-8b", "head": 24},
     "qwen3 with tied embeddings": {"size": "qwen3-1b", "head": 24},
+    "phi3": {"size": "phi3-4b"},
 }
+LEGACY_PHI3: dict[str, Any] = {"size": "phi3-4b", "legacy": True}
+SHORT = {"original_max_position_embeddings": 32, "max_position_embeddings": 1024}
+"""Fields of a Phi-3 that has other rotary factors for more than 32 positions."""
 
 
 @pytest.fixture(params=MODELS.values(), ids=list(MODELS))
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The directory of a small checkpoint with random weights."""
-    return write_qwen(tmp_path / "checkpoint", **request.param)
+    return write_small(tmp_path / "checkpoint", **request.param)
 
 
 def test_the_checkpoint_is_complete(checkpoint: Path) -> None:
-    """A checkpoint with the files of a byte-level BPE tokenizer is complete without a tokenizer.json."""
+    """A checkpoint with the files of its official tokenizer is complete without a tokenizer.json."""
     assert problems(checkpoint) == []
-    (checkpoint / "merges.txt").unlink()
+    for name in ("merges.txt", "tokenizer.model"):
+        (checkpoint / name).unlink(missing_ok=True)
     assert problems(checkpoint) == ["tokenizer.json, tokenizer.model, or vocab.json with merges.txt is missing"]
     with pytest.raises(FileNotFoundError, match="has no tokenizer"):
         load_tokenizer(checkpoint)
@@ -63,7 +74,11 @@ def test_logits_are_those_of_the_language_model(checkpoint: Path) -> None:
     stored = {name.removeprefix(prefix): each for name, each in load_file(checkpoint / "model.safetensors").items()
               if name.startswith(prefix)}  # fmt: skip
     fields = json.loads((checkpoint / "config.json").read_text())["llm_config"]
-    kinds = {"Qwen2ForCausalLM": (Qwen2ForCausalLM, Qwen2Config), "Qwen3ForCausalLM": (Qwen3ForCausalLM, Qwen3Config)}
+    kinds = {
+        "Qwen2ForCausalLM": (Qwen2ForCausalLM, Qwen2Config),
+        "Qwen3ForCausalLM": (Qwen3ForCausalLM, Qwen3Config),
+        "Phi3ForCausalLM": (Phi3ForCausalLM, Phi3Config),
+    }
     reference, configuration = kinds[fields["architectures"][0]]
     alone: Any = reference(configuration(**fields)).eval()
     if fields["tie_word_embeddings"]:
@@ -91,50 +106,70 @@ def test_other_software_loads_the_checkpoint(checkpoint: Path) -> None:
         assert torch.equal(loaded(input_ids=ids).logits, mine(input_ids=ids).logits)
 
 
+_PHI3_TALK = (
+    "<|system|>\nS<|end|><|user|>\n<img><IMG_CONTEXT></img>\nWhat is it?<|end|>"
+    "<|assistant|>\nA cat.<|end|><|user|>\nSure?<|end|><|assistant|>\n"
+)
+
+
 @pytest.mark.parametrize(
-    ("family", "official"),
+    ("kind", "official"),
     [
         (
-            HERMES_2,
+            {"family": HERMES_2},
             "<|im_start|>system\nS<|im_end|><|im_start|>user\n<img><IMG_CONTEXT></img>\nWhat is it?<|im_end|>"
             "<|im_start|>assistant\nA cat.<|im_end|><|im_start|>user\nSure?<|im_end|><|im_start|>assistant\n",
         ),
         (
-            INTERNVL2_5,
+            {"family": INTERNVL2_5},
             "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<img><IMG_CONTEXT></img>\nWhat is it?<|im_end|>\n"
             "<|im_start|>assistant\nA cat.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n",
         ),
+        ({"size": "phi3-4b"}, _PHI3_TALK),
+        (LEGACY_PHI3, _PHI3_TALK),
     ],
-    ids=["Hermes-2", "internvl2_5"],
+    ids=["Hermes-2", "internvl2_5", "phi3-chat", "phi3-chat, legacy"],
 )
-def test_token_ids_are_those_of_the_official_conversation(family: ModelFamily, official: str, tmp_path: Path) -> None:
-    """The token IDs equal those of the official format, which has no `<s>`, by the official tokenizer's class."""
-    directory = write_qwen(tmp_path, family=family)
+def test_token_ids_are_those_of_the_official_conversation(kind: dict[str, Any], official: str, tmp_path: Path) -> None:
+    """The token IDs equal those of the official format, by the official tokenizer's class and by other servers'."""
+    directory = write_small(tmp_path, **kind)
+    family = read_family(directory)
     talk = (
         Turn(Role.USER, "What is it?", (sample_picture(),)),
         Turn(Role.ASSISTANT, "A cat."),
         Turn(Role.USER, "Sure?"),
     )
     ids, spans = token_ids(Prompt("S", talk, chat=""), [1], load_tokenizer(directory), family)
-    tokenizer = Qwen2Tokenizer.from_pretrained(directory)
-    assert ids == tokenizer(official).input_ids
+    tokenizer = (LlamaTokenizer if family is PHI3 else Qwen2Tokenizer).from_pretrained(directory)
+    assert ids == tokenizer(official).input_ids == AutoTokenizer.from_pretrained(directory)(official).input_ids
     assert [ids[each.start] for each in spans] == [tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")]
 
 
-@pytest.mark.parametrize("saved_whole", [False, True])
-def test_the_context_window_counts_the_same_tokens(saved_whole: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", [{}, {"saved_whole": True}, {"size": "phi3-4b"}, LEGACY_PHI3], ids=["files", "whole", "phi3", "phi3 legacy"]
+)
+def test_the_context_window_counts_the_same_tokens(kind: dict[str, Any], tmp_path: Path) -> None:
     """The bot, which has no transformers loaded, counts as many tokens as the engine will read."""
-    directory = write_qwen(tmp_path)
+    options = {**kind}
+    saved_whole = options.pop("saved_whole", False)
+    directory = write_small(tmp_path, **options)
+    family = read_family(directory)
     tokenizer = load_tokenizer(directory)
     if saved_whole:
         tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
     window = Window(directory)
-    for text in ("What is it?", "  It's 2026:\n\n\tcafe\u0301 ☕️ 好的，三只猫！ ", "a" * 50, "'LL we\r\n  see"):
+    for text in (
+        "What is it?",
+        "  It's 2026:\n\n\tcafe\u0301 ☕️ 好的，三只猫！ ",
+        "a" * 50,
+        "'LL we\r\n  see",
+        "<|x|>▁ ▁",
+    ):
         prompt = Prompt(text, (Turn(Role.USER, text, (sample_picture(),)), Turn(Role.USER, text)), chat="")
         size = window.count(prompt)
-        ids, _ = token_ids(prompt, [1], tokenizer, INTERNVL2_5)
+        ids, _ = token_ids(prompt, [1], tokenizer, family)
         one = window.count(Prompt(text, prompt.turns[1:], chat=""))
-        none, _ = token_ids(Prompt(text, prompt.turns[1:], chat=""), [], tokenizer, INTERNVL2_5)
+        none, _ = token_ids(Prompt(text, prompt.turns[1:], chat=""), [], tokenizer, family)
         assert one == len(none)
         assert (
             size - len(ids)
@@ -143,32 +178,40 @@ def test_the_context_window_counts_the_same_tokens(saved_whole: bool, tmp_path: 
             )
             - 1
         )
+        assert size <= upper_bound(prompt, size - len(ids) + 1)
 
 
+@pytest.mark.parametrize(
+    ("size", "official"),
+    [("qwen2-1b", ("<|im_end|>", "<|endoftext|>")), ("phi3-4b", ("<|end|>", "<|assistant|>", "<|endoftext|>"))],
+    ids=["qwen2", "phi3"],
+)
 @pytest.mark.parametrize("listed", [None, 5, [5, 6]])
-def test_the_end_token_of_the_template_ends_an_answer(listed: int | list[int] | None, tmp_path: Path) -> None:
-    """An answer ends at `<|im_end|>` even if the generation configuration does not list it."""
-    tokenizer = load_tokenizer(write_qwen(tmp_path))
+def test_the_end_token_of_the_template_ends_an_answer(
+    listed: int | list[int] | None, size: str, official: tuple[str, ...], tmp_path: Path
+) -> None:
+    """An answer ends at the template's end token even if the generation configuration does not list it."""
+    tokenizer = load_tokenizer(write_small(tmp_path, size))
     ends = stop_ids(GenerationConfig(eos_token_id=listed), tokenizer)
-    assert ends >= {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")}
+    assert ends >= {tokenizer.convert_tokens_to_ids(token) for token in official}
     assert ends >= set(listed if isinstance(listed, list) else [] if listed is None else [listed])
 
 
 def test_a_text_that_normalization_lengthens_is_bounded(tmp_path: Path) -> None:
     """The bound on a prompt's tokens, which is computed without a tokenizer, holds for Qwen's normalization too."""
     prompt = Prompt("S", (Turn(Role.USER, "\U0001d160" * 100),), chat="")
-    assert Window(write_qwen(tmp_path)).count(prompt) <= upper_bound(prompt, 0)
+    assert Window(write_small(tmp_path)).count(prompt) <= upper_bound(prompt, 0)
 
 
 def test_logits_are_float32(tmp_path: Path) -> None:
     """Logits are float32 for any data type of the weights, because sampling sums many small probabilities."""
-    model = load_model(write_qwen(tmp_path), dtype=torch.bfloat16)
+    model = load_model(write_small(tmp_path), dtype=torch.bfloat16)
     assert model(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32
 
 
 def test_an_unsupported_language_model_is_a_problem(tmp_path: Path) -> None:
     """A checkpoint with another language model is refused by name, although its chat template is known."""
-    directory = write_qwen(tmp_path)
+    directory = write_small(tmp_path)
     file = directory / "config.json"
     config = json.loads(file.read_text())
     config["llm_config"]["architectures"] = ["LlamaForCausalLM"]
@@ -192,13 +235,85 @@ def test_a_chat_goes_on(checkpoint: Path) -> None:
     assert further.usage.encoded_tiles == 0
 
 
+@pytest.mark.parametrize("length", [24, 40])
+@torch.inference_mode()
+def test_the_parts_of_a_sequence_are_rotated_alike(length: int, tmp_path: Path) -> None:
+    """A sequence computed in parts has the logits of the whole, with the factors for short and for long sequences.
+
+    The logits of the whole are those of transformers' own model.
+    """
+    model = load_model(write_small(tmp_path, "phi3-4b", llm=SHORT))
+    ids = torch.arange(100, 100 + length)[None]
+    whole = model(input_ids=ids).logits
+    cache = GrowingCache()
+    model.expect(length)
+    parts = [model(input_ids=ids[:, at : at + 8], past_key_values=cache).logits for at in range(0, length, 8)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-5)
+    alone: Any = Phi3ForCausalLM(model.config.llm_config).eval()
+    alone.load_state_dict(model.language_model.state_dict())
+    torch.testing.assert_close(alone(input_ids=ids).logits, whole, rtol=0, atol=1e-5)
+
+
+def test_an_answer_that_makes_a_chat_long(tmp_path: Path) -> None:
+    """Where prompt and answer together are long, all positions are rotated as those of a long sequence are.
+
+    Keys and values of the short chat before it are not used.
+    """
+    directory = write_small(tmp_path, "phi3-4b", llm=SHORT)
+    tokenizer, model = load_tokenizer(directory), load_model(directory)
+    with torch.no_grad():
+        for weight in model.language_model.parameters():
+            weight *= 6  # the answers of smaller weights hardly depend on positions
+    question = (Turn(Role.USER, "What is it? A dog?"),)
+    engine = ChatEngine(model, tokenizer, cache_bytes=10**8)
+    try:
+        prepared = [
+            engine.preprocessor.prepare(
+                Prompt("S", question, chat="", sampling=Sampling(temperature=0, max_new_tokens=n))
+            )
+            for n in (1, 30, 30)
+        ]
+        answers = [engine.answer(each) for each in prepared]
+    finally:
+        engine.close()
+    ids = prepared[0].ids
+    assert len(ids) < SHORT["original_max_position_embeddings"] < len(ids) + 30
+    assert [result.usage.cached_tokens for _, result in answers] == [0, 0, len(ids) - 1]
+    expected = list(ids)
+    model.expect(len(ids) + 30)
+    with torch.inference_mode():
+        for _ in range(30):
+            expected.append(int(model(input_ids=torch.tensor([expected])).logits[0, -1].argmax()))
+    assert [text for text, _ in answers[1:]] == [text_decoder(tokenizer)(expected[len(ids) :])] * 2
+
+
+def test_another_scaling_of_positions_is_refused() -> None:
+    """transformers would silently compute LongRoPE for a Phi-3 whose configuration asks for YaRN."""
+    fields = {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "yarn"}}
+    with pytest.raises(ValueError, match="yarn"):
+        InternVLChatConfig(llm_config=fields)
+
+
 @pytest.mark.parametrize(
-    "literal", ["<|endoftext|>", "<|vision_start|>", "<|object_ref_end|>", "<|fim_pad|>", "</tool_call>", "<think>"]
+    "literal",
+    [
+        *("<|endoftext|>", "<|vision_start|>", "<|object_ref_end|>", "<|fim_pad|>", "</tool_call>", "<think>"),
+        *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|placeholder1|>", "<|placeholder6|>"),
+    ],
 )
-def test_the_special_tokens_of_qwen_are_broken_up(literal: str) -> None:
-    """A literal that Qwen's tokenizers read as a special token becomes plain text."""
+def test_the_special_tokens_of_qwen_and_phi3_are_broken_up(literal: str) -> None:
+    """A literal that the tokenizers of Qwen or Phi-3 read as a special token becomes plain text."""
     assert literal not in harmless(f"Say {literal}!")
     assert harmless(f"Say {literal}!").replace("\u2060", "") == f"Say {literal}!"
+
+
+@pytest.mark.parametrize("kind", [{"size": "phi3-4b"}, LEGACY_PHI3], ids=["phi3", "phi3 legacy"])
+def test_no_token_of_phi3_is_special_in_a_text(kind: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever tokens users write out, the tokenizer reads none of them as special."""
+    tokenizer = load_tokenizer(write_small(tmp_path, **kind))
+    text = harmless(" ".join(tokenizer.get_added_vocab()))
+    assert max(tokenizer(text, add_special_tokens=False).input_ids) < tokenizer.vocab_size
+    assert "<unk>" not in tokenizer.tokenize(text)
 
 
 def test_every_supported_language_model_has_a_class() -> None:

@@ -41,6 +41,7 @@ from inference.settings import InferenceSettings
 from tests.inference.test_internvl2_tokenizer import FOLDER
 from tests.support.hostile import plant, planted, ran
 from tests.support.lmdeploy_serving import HEADERS, KEY, Served, part, started
+from tests.support.small_checkpoints import write_small
 from tests.support.talks import ONE_TOKEN, PICTURES, picture, talks
 from training.data.row_parser import parse_row
 from training.xtuner.encoding import Encoder
@@ -49,6 +50,7 @@ SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3
 FEW_BLOCKS = 24
 """KV blocks for fewer tokens than the model's positions, so the session is shorter."""
+WORKER = ("-m", "tests.support.lmdeploy_on_cpu")
 BLOCKS = ("--settings", '{"blocks": 200}')
 STOCK = (
     "import sys, types; patches = types.SimpleNamespace(patch_lmdeploy=lambda **_: {}); "
@@ -72,12 +74,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     hostile = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
     for checkpoint in (small, hostile):
         plant(checkpoint)
-    worker = ("-m", "tests.support.lmdeploy_on_cpu")
     few_blocks = ("--settings", json.dumps({"blocks": FEW_BLOCKS}))
     with ExitStack() as stack:
         found = {
-            "tiny": started(folder, "tiny", hostile, worker, *BLOCKS),
-            "sentencepiece": started(folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES), *few_blocks),
+            "tiny": started(folder, "tiny", hostile, WORKER, *BLOCKS),
+            "sentencepiece": started(folder, "sentencepiece", small, WORKER, "--tiles", str(FEW_TILES), *few_blocks),
             "stock": started(folder, "stock", CHECKPOINT, ("-c", STOCK), *BLOCKS),
         }
         serving = {name: stack.enter_context(context) for name, context in found.items()}
@@ -183,6 +184,16 @@ def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
         served.until_ended()
     log = served.log.read_text()
     assert "lmdeploy 0.99.0 is installed, and this engine is made for 0.18.0: install lmdeploy==0.18.0" in log
+
+
+def test_an_unsupported_language_model_is_refused(tmp_path: Path) -> None:
+    """The log of a server for a language model that TurboMind lacks says so, and what is possible instead."""
+    with started(tmp_path, "phi3", write_small(tmp_path / "model", "phi3-4b"), WORKER, *BLOCKS) as served:
+        served.until_ended()
+    log = served.log.read_text()
+    assert (
+        'TurboMind, lmdeploy\'s engine, does not support Phi3ForCausalLM: set inference.engine = "cpu", or run' in log
+    )
 
 
 class Planted:

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.random_checkpoint import SIZES, Size, configuration, main, write_random
-from inference.internvl2.checkpoint import load_model
+from benchmarks.vocabulary import make_phi3_tokenizer
+from inference.internvl2.checkpoint import load_model, write_surroundings
+from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).parents[1] / "golden" / "internlm2_tokenizer"
@@ -81,7 +83,7 @@ def test_the_vocabulary_must_hold_the_tokenizer(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "rounded" / "config.json").read_text())["llm_config"]["vocab_size"] == 512
 
 
-@pytest.mark.parametrize("name", [name for name in SIZES if name != "26b"])
+@pytest.mark.parametrize("name", [name for name in SIZES if name not in ("26b", "phi3-4b")])
 def test_sizes_suit_turbomind(name: str) -> None:
     """As TurboMind requires, vision and language attention heads have size 64 or 128; the pixel shuffle is v2."""
     config = configuration(SIZES[name], SIZES[name].vocabulary or 92553)
@@ -90,3 +92,24 @@ def test_sizes_suit_turbomind(name: str) -> None:
     assert (SIZES[name].head or width) in (64, 128)
     assert config.ps_version == "v2"
     assert config.vision_config.image_size == config.force_image_size == 448
+
+
+def test_phi3_has_its_official_size(tmp_path: Path) -> None:
+    """The size phi3-4b has the official number of weights, special tokens, and name of the position embedding."""
+    size = SIZES["phi3-4b"]
+    tokenizer = make_phi3_tokenizer(tmp_path)
+    official = {
+        "<|endoftext|>": 32000, "<|assistant|>": 32001, "<|system|>": 32006, "<|end|>": 32007, "<|user|>": 32010,
+        "<img>": 32011, "<IMG_CONTEXT>": 32013, "</box>": 32019,
+    }  # fmt: skip
+    assert official.items() <= tokenizer.get_added_vocab().items()
+    assert len(tokenizer) == size.vocabulary
+    config = configuration(size, size.vocabulary)
+    with torch.device("meta"):
+        model = InternVLChatModel(config)
+    # Phi-3-mini has 3,821,079,552 (arXiv 2404.14219: 3.8B) with a vocabulary of 32064, in two matrices.
+    language = sum(weight.numel() for weight in model.language_model.parameters())
+    assert language == 3_821_079_552 - 2 * (32064 - 32020) * 3072
+    write_surroundings(config, tokenizer, tmp_path, dtype=torch.bfloat16)
+    written = json.loads((tmp_path / "config.json").read_text())["llm_config"]
+    assert (written["rope_scaling"]["type"], len(written["rope_scaling"])) == ("su", 3)

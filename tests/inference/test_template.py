@@ -11,7 +11,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from inference.chat_format import template as p
-from inference.internvl2.families import FAMILIES, INTERNVL2, INTERNVL2_5, ModelFamily, UnknownFamily, family_of
+from inference.internvl2.families import FAMILIES, INTERNVL2, INTERNVL2_5, PHI3, ModelFamily, UnknownFamily, family_of
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
 
 CAT = Picture.of(b"cat")
@@ -69,10 +69,20 @@ def test_render_for_internvl2_5() -> None:
         "<|im_end|>\n<|im_start|>user\n<img><IMG_CONTEXT></img>\nHello<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
         "<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert p.render_answer("Fine.") == "Fine.<|im_end|>", "the newline after an answer is not learned"
+    assert p.render_answer("Fine.", INTERNVL2_5) == "Fine.<|im_end|>", "the newline after an answer is not learned"
 
 
-@pytest.mark.parametrize("template", ["phi3-chat", "internvl_zh", None, ["internlm2-chat"]])
+def test_render_for_phi3() -> None:
+    """A prompt for a model with Phi-3 has that family's tokens, and nothing between the turns."""
+    talk = prompt(user("Hello", CAT), bot("Hi."), user("And?"), system="S")
+    assert p.render(talk, [1], PHI3) == (
+        "<|system|>\nS<|end|><|user|>\n<img><IMG_CONTEXT></img>\nHello<|end|><|assistant|>\nHi.<|end|>"
+        "<|user|>\nAnd?<|end|><|assistant|>\n"
+    )
+    assert p.render_answer("Fine.", PHI3) == "Fine.<|end|>"
+
+
+@pytest.mark.parametrize("template", ["internvl_zh", None, ["internlm2-chat"]])
 def test_other_templates_are_refused_by_name(template: object) -> None:
     """An unsupported template raises an error that names the template and the supported ones."""
     with pytest.raises(UnknownFamily, match=re.escape(repr(template))) as refused:
@@ -89,7 +99,9 @@ def test_render_refuses_wrong_token_counts() -> None:
 def test_a_conversation_is_a_prefix_of_its_continuation(family: ModelFamily) -> None:
     """A rendered conversation is a prefix of its continuation, so an engine's prefix cache can reuse it."""
     first = prompt(TALK.turns[0])
-    assert p.render(TALK, [2, 1, 1], family).startswith(p.render(first, [2], family) + p.render_answer("A cat."))
+    assert p.render(TALK, [2, 1, 1], family).startswith(
+        p.render(first, [2], family) + p.render_answer("A cat.", family)
+    )
 
 
 @pytest.mark.parametrize("literal", [*p.SPECIAL_TOKENS, "<image>", "<video>", "<IMAGE_TOKEN>", "[UNUSED_TOKEN_145]"])
@@ -117,7 +129,7 @@ def test_no_text_adds_special_tokens() -> None:
     assert text.count(p.IM_START) == 5
     assert text.count(p.IMG_CONTEXT) == text.count(p.IMG_END) == 1
     assert p.PLACE not in text
-    assert p.render_answer(evil).count(p.IM_END) == 1
+    assert p.render_answer(evil, INTERNVL2).count(p.IM_END) == 1
 
 
 def test_user_text_has_a_placeholder_for_each_picture() -> None:
@@ -145,7 +157,7 @@ def test_lmdeploy_template_equals_render(family: ModelFamily) -> None:
         text += opening[turn.role] + content + closing[turn.role]
     assert text + fields["assistant"] == p.render(prompt(*TALK.turns, system=family.system), [2, 2, 2], family)
     assert fields["model_name"] == "base"
-    assert fields["stop_words"] == ["<|im_end|>"]
+    assert fields["stop_words"] == [family.end]
 
 
 @pytest.mark.parametrize("system", ["", "Say \"yes\"\nor 'no' {{ x }} \\n 好"])
@@ -170,7 +182,7 @@ def test_jinja_template_equals_render(family: ModelFamily, system: str) -> None:
     assert template.render(messages=messages, bos_token="<s>", add_generation_prompt=True) == expected
     assert template.render(messages=given, bos_token="<s>", add_generation_prompt=True) == expected
     closed = template.render(messages=messages, bos_token="<s>", add_generation_prompt=False)
-    assert expected.removesuffix("<|im_start|>assistant\n") == closed
+    assert expected.removesuffix(family.opening("assistant")) == closed
 
 
 def test_prompt_hash_depends_on_what_the_model_reads() -> None:

@@ -81,7 +81,7 @@ def test_a_conversation_has_the_same_ids_whole_and_in_segments(tokenizer: Any) -
     cuts = re.compile("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + r"|(?<=\n))")
     for _ in range(60):
         chat = converse("medium", rng)
-        text = render(chat.prompt, [3] * len(chat.scenes), INTERNVL2) + render_answer(chat.answer)
+        text = render(chat.prompt, [3] * len(chat.scenes), INTERNVL2) + render_answer(chat.answer, INTERNVL2)
         whole = tokenizer.encode(text)
         parts = [part for part in cuts.split(text) if part]
         assert len(parts) > 10

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from inference.chat_format.template import IM_END, IMG_CONTEXT
+from benchmarks.vocabulary import make_phi3_tokenizer
+from inference.chat_format.template import IMG_CONTEXT
 from inference.engines.cpu.openai_schema import parse
 from inference.engines.cpu.preprocessing import Preprocessor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
-from inference.internvl2.families import FAMILIES
+from inference.internvl2.families import FAMILIES, PHI3
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.support.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
@@ -28,10 +29,13 @@ WIDE = (640, 300)
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with internvl2-tiny's tokenizer and configuration, with each family's chat template in turn."""
+    """A directory with internvl2-tiny's configuration, with each family's chat template, and a tokenizer, in turn."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(CHECKPOINT / name, folder)
+    if request.param == PHI3.template:
+        make_phi3_tokenizer(folder, 900).save_pretrained(folder)
+    else:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(CHECKPOINT / name, folder)
     config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"template": request.param}), encoding="utf-8")
     return folder
@@ -125,7 +129,9 @@ def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
     """The labels cover the last answer and its end token, but no question, picture or earlier answer."""
     encoded = encoder.encode(talk("Two stars.", "They are red.", learned=(1,)))
     learned = [label for label in encoded.labels if label != IGNORE_INDEX]
-    assert encoder.tokenizer.decode(learned) == f"They are red.{IM_END}"
+    assert (
+        encoder.tokenizer.decode(learned, spaces_between_special_tokens=False) == f"They are red.{encoder.family.end}"
+    )
     assert encoded.labels[-len(learned) :] == encoded.input_ids[-len(learned) :] == learned
 
 
@@ -137,7 +143,8 @@ def test_several_answers_can_be_learned(encoder: Encoder) -> None:
     lesson = talk("Two stars.", "They are red.", "Bye!", learned=(0, 2))
     encoded = encoder.encode(lesson)
     learned = [label for label in encoded.labels if label != IGNORE_INDEX]
-    assert encoder.tokenizer.decode(learned) == f"Two stars.{IM_END}Bye!{IM_END}"
+    end = encoder.family.end
+    assert encoder.tokenizer.decode(learned, spaces_between_special_tokens=False) == f"Two stars.{end}Bye!{end}"
     first = encoder.prompt_ids(lesson, 1)
     assert encoded.input_ids[: len(first)] == first
     assert encoded.labels[len(first)] != IGNORE_INDEX

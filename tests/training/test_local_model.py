@@ -9,22 +9,36 @@ import torch
 from safetensors.torch import save_file
 
 from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tokenizer import text_decoder
 from inference.messages import Role, Sampling, Turn
 from tests.support.lessons import drawn_lessons
-from tests.support.qwen import write_qwen
+from tests.support.small_checkpoints import write_small
 from training.adapter import WHOLE, Adapter
 from training.data.llava import Lesson
 from training.data.row_parser import check_pictures
 from training.gate.local_model import LocalModel, greedy
 
 TOKENS = 12
+PHI3_SHORT = 110
+"""The length above which the small Phi-3 has other rotary factors: some lessons with their answers are longer."""
 
 
-@pytest.fixture(params=["internvl2-tiny", "qwen2-1b", "qwen3-1b"])
+@pytest.fixture(params=["internvl2-tiny", "qwen2-1b", "qwen3-1b", "phi3-4b"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> LocalModel:
     """A small model of each kind."""
     name: str = request.param
-    return LocalModel(CHECKPOINT if name == "internvl2-tiny" else write_qwen(tmp_path / "model", name))
+    if name == "phi3-4b":
+        return phi3(tmp_path / name, PHI3_SHORT)
+    return LocalModel(CHECKPOINT if name == "internvl2-tiny" else write_small(tmp_path / name, name))
+
+
+def phi3(directory: Path, short_length: int) -> LocalModel:
+    """Return a small model with Phi-3 whose rotary factors change above `short_length` positions."""
+    model = LocalModel(write_small(directory, "phi3-4b", llm={"original_max_position_embeddings": short_length}))
+    with torch.no_grad():
+        for weight in model._model.language_model.parameters():
+            weight *= 6  # the answers of smaller weights hardly depend on positions
+    return model
 
 
 def lessons(images: Path) -> list[Lesson]:
@@ -41,6 +55,28 @@ def test_a_batch_gives_the_answers_of_single_questions(model: LocalModel, tmp_pa
     together = model.answers(asked, tmp_path, greedy(TOKENS), on_batch=done.append)
     assert together == [model.answers([each], tmp_path, greedy(TOKENS))[0] for each in asked]
     assert sum(done) == len(asked)
+    lengths = [len(model.encoder.prompt_ids(each)) + TOKENS for each in asked]
+    assert model._directory.name != "phi3-4b" or min(lengths) <= PHI3_SHORT < max(lengths)
+
+
+@torch.inference_mode()
+def test_an_answer_that_makes_a_sequence_long(tmp_path: Path) -> None:
+    """The positions of a short prompt are rotated as those of a long one if the answer makes the sequence long."""
+    model = phi3(tmp_path / "model", short_length=14)
+    lesson = Lesson("text", "S", (Turn(Role.USER, "Hi!"), Turn(Role.ASSISTANT, "Hi, all of you.")), (False, True))
+    prompt, whole = model.encoder.prompt_ids(lesson), model.encoder.encode(lesson).input_ids
+    assert len(prompt) < 14 < len(whole)
+    [score] = model.log_probabilities([lesson], tmp_path)
+    model._model.expect(0)  # a whole sequence is rotated by its own length
+    likely = torch.log_softmax(model._model(input_ids=torch.tensor([whole])).logits[0], dim=-1)
+    expected = sum(float(likely[place - 1, whole[place]]) for place in range(len(prompt), len(whole)))
+    assert score.nats == pytest.approx(expected, rel=1e-4)
+    [answer] = model.answers([lesson], tmp_path, greedy(TOKENS))
+    said: list[int] = []
+    model._model.expect(len(prompt) + TOKENS)
+    while len(said) < TOKENS and not set(said) & set(model._ends):
+        said.append(int(model._model(input_ids=torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
+    assert answer == text_decoder(model.encoder.tokenizer)(said).strip()
 
 
 def test_a_batch_gives_the_scores_of_single_answers(model: LocalModel, tmp_path: Path) -> None:
@@ -64,7 +100,7 @@ def test_draws_differ(tmp_path: Path) -> None:
 def test_weights_that_cannot_be_restored_are_an_error(tmp_path: Path) -> None:
     """An adapter for an output layer that shares its weights with the embeddings cannot be taken out again."""
     head = "language_model.lm_head.weight"
-    model = LocalModel(write_qwen(tmp_path / "model", "qwen3-1b"))
+    model = LocalModel(write_small(tmp_path / "model", "qwen3-1b"))
     save_file({head: torch.zeros_like(model._model.get_parameter(head))}, tmp_path / WHOLE)
     model.apply(Adapter(tmp_path))
     with pytest.raises(ValueError, match=f"does not contain {head}"):

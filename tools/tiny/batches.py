@@ -80,7 +80,7 @@ class ConversationEncoder:
         `picture_tiles` holds the number of tiles of each picture.
         """
         text = render(conversation.prompt, [_TILING.tokens * count for count in picture_tiles], INTERNVL2)
-        ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
+        ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer, INTERNVL2))
         labels = [IGNORED] * len(ids)
         answering = False
         for position, token in enumerate(ids):

@@ -5,6 +5,7 @@ This module requires torch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from inference.chat_format.token_ids import stop_ids
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.growing_cache import GrowingCache
+from inference.internvl2.tokenizer import text_decoder
 from inference.messages import Sampling
 from training.adapter import Adapter
 from training.data.llava import Lesson
@@ -40,10 +42,6 @@ to wait for one layer of them."""
 
 _LOADERS: Final = 8
 """The threads that cut pictures into tiles while a GPU would wait for them."""
-
-_TOKEN_BYTES: Final = 400_000
-"""Bytes of GPU memory for each token of a batch, twice what InternVL2-2B needs: keys and values of 24 layers take 98
-KB, and the activations of the layer that is being computed some 90 KB."""
 
 _KEPT_PICTURES: Final = 64
 """The number of lessons whose picture features are kept: the same picture is often asked about several times."""
@@ -80,6 +78,7 @@ class LocalModel:
         self._directory = directory
         self._device = device
         self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
+        self._text_of = text_decoder(self.encoder.tokenizer)
         self._ends = sorted(stop_ids(self._model.generation_config, self.encoder.tokenizer))
         self._features = LRUCache[tuple[Path, tuple[str, ...]], Tensor](_KEPT_PICTURES)
         self._changed = frozenset[str]()
@@ -120,7 +119,9 @@ class LocalModel:
             torch.tensor(self.encoder.encode(each).input_ids[len(prompt.token_ids) :], device=self._device)
             for each, prompt in zip(lessons, prompts, strict=True)
         ]
-        for chosen in self._batches(prompts):
+        lengths = [len(prompt.token_ids) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        for chosen in self._batches(prompts, lengths):
+            self._model.expect(max(lengths[chosen]))
             ids, mask, known = self._prefill(prompts[chosen], images)
             # Padding is at the end, where causal attention hides it from every token.
             said = pad_sequence([torch.cat([*pair]) for pair in zip(ids[:, -1:], answers[chosen], strict=True)], True)
@@ -166,22 +167,29 @@ class LocalModel:
         produced = self.generate(lessons, images, sampling, **options)
         return [text if text and ended else None for text, ended in produced]
 
-    def _batches(self, prompts: Sequence[TokenizedPrompt]) -> Iterator[slice]:
-        """Split prompts into batches whose tokens, including padding, fit into memory."""
+    def _batches(self, prompts: Sequence[TokenizedPrompt], lengths: Sequence[int]) -> Iterator[slice]:
+        """Split prompts into batches whose tokens, including padding, fit into memory.
+
+        A batch does not mix long and short sequences if the model computes them differently (`expect`). `lengths` has
+        the number of tokens of each prompt with its answer.
+        """
+        short = self._model.config.short_length or sys.maxsize
         most = most_computed = _CPU_TOKENS
         if self._device != "cpu":
             torch.cuda.empty_cache()  # memory that torch keeps does not count as free
-            most, most_computed = torch.cuda.mem_get_info()[0] // _TOKEN_BYTES, _GPU_TOKENS
+            token = _token_bytes(self._model.config.llm_config)
+            most, most_computed = torch.cuda.mem_get_info()[0] // token, _GPU_TOKENS
         start = longest = 0
         distinct = set[TokenizedPrompt]()
-        for index, prompt in enumerate(prompts):
-            longest = max(longest, len(prompt.token_ids))
+        for index, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+            longest = max(longest, length)
             distinct.add(prompt)
             number = index - start + 1
             full = number > _BATCH or number * longest > most or len(distinct) * longest > most_computed
+            full |= (length > short) != (lengths[start] > short)
             if number > 1 and full:
                 yield slice(start, index)
-                start, longest, distinct = index, len(prompt.token_ids), {prompt}
+                start, longest, distinct = index, length, {prompt}
         if prompts:
             yield slice(start, len(prompts))
 
@@ -204,7 +212,9 @@ class LocalModel:
         """
         answers: list[tuple[str, bool]] = []
         prompts = self._tokenized(lessons)
-        for chosen in self._batches(prompts):
+        lengths = [len(each.token_ids) + sampling.max_new_tokens for each in prompts]
+        for chosen in self._batches(prompts, lengths):
+            self._model.expect(max(lengths[chosen]))
             ids, mask, known = self._prefill(prompts[chosen], images)
             drawn = {
                 "do_sample": True,
@@ -221,7 +231,7 @@ class LocalModel:
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
             ended = torch.isin(produced, torch.tensor(self._ends, device=produced.device)).any(dim=1).tolist()
-            texts = self.encoder.tokenizer.batch_decode(produced, skip_special_tokens=True)
+            texts = [self._text_of(row) for row in produced.tolist()]
             answers += [(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
             on_batch(len(texts))
         return answers
@@ -252,6 +262,17 @@ class LocalModel:
         known.crop(ids.shape[1] - 1)
         known.batch_select_indices(rows)
         return ids[rows], mask[rows], known
+
+
+def _token_bytes(config: Any) -> int:
+    """Return the bytes of GPU memory for each token of a batch, which are twice what the language model needs.
+
+    For InternVL2-2B, the keys and values of 24 layers take 98 KB, and the activations of the layer that is being
+    computed some 90 KB.
+    """
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 4 * config.num_hidden_layers * config.num_key_value_heads * head
+    return int(2 * (cached + 2 * (6 * config.hidden_size + 4 * config.intermediate_size)))
 
 
 class ModelSlot:

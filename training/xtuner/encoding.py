@@ -139,7 +139,7 @@ class Encoder:
         """Return the token IDs of the answer in turn `index` and its end token, tokenised as in an engine."""
         prompt = lesson.prompt_of(index)
         text = render(prompt, [1] * len(pictures(prompt)), self.family)
-        answer = render_answer(lesson.turns[index].text)
+        answer = render_answer(lesson.turns[index].text, self.family)
         before, whole = self.tokenizer(text).input_ids, self.tokenizer(text + answer).input_ids
         if whole[: len(before)] == before:
             return list(whole[len(before) :])

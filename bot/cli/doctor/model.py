@@ -11,6 +11,7 @@ from typing import Final
 from bot.cli.doctor.findings import Finding
 from bot.config import Settings
 from inference.engines.commands import Kind, resolve
+from inference.engines.lmdeploy.supported_models import CURE, unsupported
 from inference.images.sample_picture import sample_picture
 from inference.internvl2.checkpoint_check import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
@@ -36,6 +37,8 @@ def model_findings(settings: Settings) -> Iterator[Finding]:
         if taken:
             cure = "move it to a path without that word: lmdeploy would load it as another model"
             yield Finding("model path", False, f"contains {taken[0]!r}", cure)
+        if not wrong and (reason := unsupported(directory)):
+            yield Finding("language model", False, reason, CURE)
 
 
 def answer_findings(settings: Settings) -> Iterator[Finding]:

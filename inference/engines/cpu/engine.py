@@ -168,7 +168,7 @@ class ChatEngine:
                     embeds[0, first - start : last - start] = features[first - span.start : last - span.start]
                     picture.features = features if last < span.stop else None
             _check_abort(request)
-            logits = self._compute(entry, embeds, request.keys[start:stop])
+            logits = self._compute(request, entry, embeds, request.keys[start:stop])
             if entry.length < len(request.ids):
                 yield
         return logits
@@ -212,13 +212,14 @@ class ChatEngine:
             yield
             _check_abort(request)
             embeds = self._model.get_input_embeddings()(torch.tensor([[token]]))
-            logits = self._compute(entry, embeds, [token])
+            logits = self._compute(request, entry, embeds, [token])
         if text := stream.flush():
             request.listener(text)
         return finish
 
-    def _compute(self, entry: Entry, embeds: Tensor, keys: Sequence[int]) -> Tensor:
+    def _compute(self, request: GenerationRequest, entry: Entry, embeds: Tensor, keys: Sequence[int]) -> Tensor:
         """Run the language model over new positions [1, N, width]; return the last position's logits [vocabulary]."""
+        self._model.expect(request.length)
         output = self._model.language_model(
             inputs_embeds=embeds, past_key_values=entry.kv, use_cache=True, logits_to_keep=1
         )

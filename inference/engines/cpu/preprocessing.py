@@ -26,6 +26,9 @@ from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
 _TILE_COUNTS: Final = 4096
 """The number of pictures whose tile count is remembered, so that a known one need not be decoded."""
 
+_LONG: Final = 1 << 40
+"""Added to the first cache key of a long sequence: its keys and values are not those of a short one (Phi-3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
@@ -67,7 +70,7 @@ class GenerationRequest:
     Attributes:
         ids: The prompt's token IDs.
         keys: One cache key for each position: the token ID or, at the positions of a picture, the picture's
-            key.
+            key. The first one also tells long sequences from short ones, if the model computes them differently.
     """
 
     ids: list[int]
@@ -78,6 +81,11 @@ class GenerationRequest:
     completion_tokens: int = 0
     encoded_tiles: int = 0
     aborted: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def length(self) -> int:
+        """The most positions that the prompt and the answer have together."""
+        return len(self.ids) + self.sampling.max_new_tokens
 
     def abort(self) -> None:
         """Make the generation stop soon, with the finish reason "abort".
@@ -97,6 +105,7 @@ class Preprocessor:
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
         self._config = config.to_dict()
+        self._short_length: int | None = config.short_length
         self.family = family_of(self._config)
         self.tiling = Tiling.from_config(self._config)
         self._tokenizer = tokenizer
@@ -133,7 +142,10 @@ class Preprocessor:
         for each, span in zip(prepared, spans, strict=True):
             each.span = span
             keys[span.start : span.stop] = [each.key] * len(span)
-        return GenerationRequest(ids, keys, prepared, prompt.sampling)
+        request = GenerationRequest(ids, keys, prepared, prompt.sampling)
+        if self._short_length is not None and request.length > self._short_length:
+            keys[0] += _LONG
+        return request
 
     def decode(self, picture: Picture, limit: int | None) -> Tensor:
         """Return a picture as float32 [tiles, 3, S, S], with at most `limit` tiles and a thumbnail.

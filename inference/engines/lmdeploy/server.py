@@ -28,6 +28,7 @@ from inference.engines.lmdeploy.kv_budget import (
     prefill_tokens,
     share_of_free,
 )
+from inference.engines.lmdeploy.supported_models import CURE, unsupported
 from inference.internvl2.families import read_family
 from inference.process.parent_watch import watch_parent
 from inference.process.yapf_import import import_yapf
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A pooled connection that the server closes just before the next question would look like a crash.
     os.environ.setdefault("UVICORN_TIMEOUT_KEEP_ALIVE", "3600")
     os.environ.setdefault("UVICORN_LOG_LEVEL", "warning")
+    if reason := unsupported(options.model):
+        raise SystemExit(f"{reason}: {CURE}")
     import_yapf()
     import lmdeploy
     import torch
