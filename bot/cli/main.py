@@ -101,6 +101,14 @@ def demo(
 
 
 @app.command()
+def init(config: ConfigOption = None) -> None:
+    """Ask for the token, the admins, the model and the engine, check them, and write the settings file."""
+    from bot.cli.init import initialise
+
+    initialise(config, results)
+
+
+@app.command()
 def run(config: ConfigOption = None) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
     from bot.process import run_bot

@@ -1,0 +1,197 @@
+"""`thumbtune init`: ask for what the bot needs, check it, and write config.toml."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import tomlkit
+import typer
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import AiogramError, TelegramAPIError
+from aiogram.types import User
+from aiogram.utils.token import TokenValidationError
+from rich.console import Console
+from rich.markup import escape
+from tomlkit.exceptions import TOMLKitError
+
+from bot.cli.fetch import REPO
+from bot.cli.fetch import fetch as fetch_checkpoint
+from bot.cli.terminal import notes
+from bot.config import DEFAULT_PATH, ConfigError, load_settings
+from inference.hub.listing import Hub
+from inference.internvl2.checkpoint_check import problems
+from inference.settings import TINY
+from storage.atomic_files import PART
+
+WAIT_SECONDS: Final = 120
+"""How long a message that shows the admin's user ID is waited for."""
+_POLL_SECONDS: Final = 5
+_CALL_SECONDS: Final = 20
+
+
+class Engine(StrEnum):
+    """The values of `inference.engine`."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    LMDEPLOY = "lmdeploy"
+    EXTERNAL = "external"
+
+
+def initialise(config: Path | None, console: Console) -> None:
+    """Ask for the token, the admin, the model and the engine, and write them to the settings file `config`.
+
+    An existing file keeps its other settings and its comments.
+
+    Raises:
+        ConfigError: The file cannot be read or written, or the answers do not make valid settings.
+        HubError: The model cannot be downloaded.
+    """
+    path = config or DEFAULT_PATH
+    document = _read(path)
+    telegram, inference = (document.setdefault(name, tomlkit.table()) for name in ("telegram", "inference"))
+    api_base = os.environ.get("THUMBTUNE_TELEGRAM__API_BASE") or telegram.get("api_base", "https://api.telegram.org")
+    token, account = _ask_for_token(api_base, str(telegram.get("token", "")))
+    telegram["token"] = token
+    telegram["admins"] = _ask_for_admins(api_base, token, account, list(telegram.get("admins", [])))
+    inference["model"] = _ask_for_model(str(inference.get("model", TINY)), console)
+    inference["engine"] = _ask(
+        "Engine: auto, cpu, lmdeploy or external", str(inference.get("engine", Engine.AUTO)), type=Engine
+    )
+    _write(path, tomlkit.dumps(document))
+    console.print(f"{escape(str(path))} is written, readable only by you.")
+    console.print(_group_advice(account))
+    console.print("Next: `thumbtune doctor` checks the installation, and `thumbtune run` starts the bot.")
+
+
+def _read(path: Path) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return tomlkit.document()
+    except (OSError, UnicodeDecodeError, TOMLKitError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the settings file if its settings are valid; the owner alone may read it, because it has the token.
+
+    Raises:
+        ConfigError: The settings are invalid, or the file cannot be written.
+    """
+    written = path.with_name(path.name + PART)
+    try:
+        written.touch(mode=0o600)
+        written.write_text(text, encoding="utf-8")
+        load_settings(written)
+        written.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}): choose another file with --config") from error
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _ask(question: str, default: str, **options: Any) -> str:
+    return str(typer.prompt(question, default=default, err=True, **options)).strip()
+
+
+def _ask_for_token(api_base: str, default: str) -> tuple[str, User]:
+    """Ask until Telegram accepts the token, and return the token and the bot's account."""
+    while True:
+        shown = "Token of the bot (@BotFather gives one in answer to /newbot)"
+        if default:
+            token = str(typer.prompt(shown, default=default, show_default=False, err=True)).strip()
+        else:
+            token = str(typer.prompt(shown, err=True)).strip()
+        try:
+            account = asyncio.run(_account(api_base, token))
+        except TokenValidationError:
+            notes.print("That is not a token: it looks like 123456789:AAF….")
+        except AiogramError as error:
+            notes.print(f"{escape(api_base)} does not accept it: {escape(str(error))}")
+        else:
+            notes.print(f"The bot is @{account.username} ({escape(account.full_name)}).")
+            return token, account
+
+
+def _ask_for_admins(api_base: str, token: str, account: User, default: list[int]) -> list[int]:
+    """Ask for the admins' user IDs, and read one from a message to the bot if none is given."""
+    shown = f"User IDs of the admins (0: read yours from a message that you send to @{account.username} now)"
+    while True:
+        given = _ask(shown, ", ".join(map(str, default)) or "0")
+        try:
+            admins = [int(each) for each in given.replace(",", " ").split() if int(each) > 0]
+        except ValueError:
+            notes.print("User IDs are numbers, such as 123456789.")
+            continue
+        if admins:
+            return admins
+        try:
+            writer = asyncio.run(_writer(api_base, token))
+        except TelegramAPIError as error:
+            notes.print(f"Messages cannot be read: {escape(str(error))}. Stop the bot if it is running.")
+            return default
+        if writer is None:
+            notes.print("No message arrived; /start shows each user their ID. Add it to telegram.admins.")
+            return default
+        if typer.confirm(f"{writer.full_name} ({writer.id}) wrote to the bot. Is this you?", default=True, err=True):
+            return [writer.id]
+
+
+def _ask_for_model(default: str, console: Console) -> str:
+    """Ask for a model until it is complete, and offer to download one into a folder that does not exist."""
+    while True:
+        model = _ask(f"Folder of the model, or {TINY} for the small one that ships with thumbtune", default)
+        directory = Path(model).expanduser()
+        if model == TINY:
+            return model
+        if not directory.exists() and typer.confirm(f"Download {REPO} into {directory}?", default=True, err=True):
+            asyncio.run(fetch_checkpoint(directory, Hub.HUGGING_FACE, REPO, "", console))
+        if not (wrong := problems(directory)):
+            return model
+        notes.print(f"{escape(str(directory))} is not a complete checkpoint: {escape('; '.join(wrong))}.")
+
+
+def _open(api_base: str, token: str) -> Bot:
+    return Bot(token, session=AiohttpSession(api=TelegramAPIServer.from_base(api_base), timeout=_CALL_SECONDS))
+
+
+async def _account(api_base: str, token: str) -> User:
+    async with _open(api_base, token) as bot:
+        return await bot.get_me()
+
+
+async def _writer(api_base: str, token: str) -> User | None:
+    """Return the sender of the newest private message to the bot, waiting for one if there is none.
+
+    The updates stay in Telegram's queue, so the bot still answers them.
+    """
+    notes.print(f"Waiting {WAIT_SECONDS} s for a message to the bot …")
+    until = time.monotonic() + WAIT_SECONDS
+    async with _open(api_base, token) as bot:
+        while time.monotonic() < until:
+            updates = await bot.get_updates(timeout=_POLL_SECONDS, allowed_updates=["message"])
+            for update in reversed(updates):
+                if update.message and update.message.chat.type == "private":
+                    return update.message.from_user
+            if updates:  # they would be returned again at once
+                await asyncio.sleep(1)
+    return None
+
+
+def _group_advice(account: User) -> str:
+    """Say what the bot needs in groups."""
+    privacy = (
+        "Telegram passes it all messages of a group; it answers those that mention it or reply to it."
+        if account.can_read_all_group_messages
+        else "Telegram passes it only the messages that are meant for it, which is enough (BotFather: /setprivacy)."
+    )
+    join = "" if account.can_join_groups else " It cannot join groups yet: allow it with /setjoingroups in @BotFather."
+    return f"In groups: {privacy}{join} To count reactions as votes, make it an administrator of the group."

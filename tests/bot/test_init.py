@@ -1,0 +1,89 @@
+"""`thumbtune init`, run as a program against the Telegram emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+import tomllib
+from pathlib import Path
+
+from bot.config import load_settings
+from telegram_emulator import Emulator
+from tests.support.bot_process import ROOT, Ended
+from tests.support.chatting import until
+
+
+async def answered(folder: Path, api_base: str, *lines: str, emulator: Emulator | None = None) -> Ended:
+    """Run `thumbtune init` in `folder` with `lines` as input; if given, user 7 writes to the emulator's bot meanwhile.
+
+    The user writes once the bot's updates have been asked for.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot.cli.main", "init"),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "THUMBTUNE_TELEGRAM__API_BASE": api_base, "COLUMNS": "500"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    ending = asyncio.create_task(process.communicate("".join(f"{line}\n" for line in lines).encode()))
+    if emulator is not None:
+        await until(lambda: "getupdates" in emulator.calls or ending.done(), 60)
+        emulator.people.writes(7, "Hello!")
+    out, err = await ending
+    return Ended(process.returncode or 0, out.decode(), err.decode())
+
+
+async def test_a_file_is_written_from_checked_answers(tmp_path: Path) -> None:
+    """A wrong token is asked for again, the admin's ID is read from a message, and only the owner can read the file."""
+    emulator = Emulator()
+    url = await emulator.start()
+    emulator.add_person(7, "Ada")
+    try:
+        wrong = ("nonsense", "4243:another")
+        ended = await answered(
+            tmp_path, url, *wrong, emulator.token, "0", "y", "nowhere", "n", "tiny", "cpu", emulator=emulator
+        )
+    finally:
+        await emulator.stop()
+    assert ended.code == 0, ended.err
+    assert "That is not a token" in ended.err and "does not accept it" in ended.err
+    assert "Ada (7) wrote to the bot" in ended.err
+    assert "nowhere is not a complete checkpoint: there is no such directory" in ended.err
+    assert "In groups:" in ended.out and "thumbtune doctor" in ended.out
+    file = tmp_path / "config.toml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert tomllib.loads(file.read_text(encoding="utf-8")) == {
+        "telegram": {"token": emulator.token, "admins": [7]},
+        "inference": {"model": "tiny", "engine": "cpu"},
+    }
+
+
+async def test_other_settings_and_comments_are_kept(tmp_path: Path) -> None:
+    """In an existing file only the answers change, and Enter keeps what it says."""
+    emulator = Emulator()
+    url = await emulator.start()
+    file = tmp_path / "config.toml"
+    shipped = (ROOT / "config.toml").read_text(encoding="utf-8")
+    file.write_text(shipped.replace('token = ""', f'token = "{emulator.token}"'), encoding="utf-8")
+    before = file.read_text(encoding="utf-8")
+    try:
+        ended = await answered(tmp_path, url, "", "12, 34", "", "lmdeploy")
+    finally:
+        await emulator.stop()
+    assert ended.code == 0, ended.err
+    expected = before.replace("admins = []", "admins = [12, 34]").replace('engine = "auto"', 'engine = "lmdeploy"', 1)
+    assert file.read_text(encoding="utf-8") == expected
+    assert load_settings(file).telegram.admins == (12, 34)
+
+
+async def test_a_broken_file_is_left_alone(tmp_path: Path) -> None:
+    """A file that is not valid TOML is named, and nothing is asked or written."""
+    file = tmp_path / "config.toml"
+    file.write_text("[telegram\n", encoding="utf-8")
+    ended = await answered(tmp_path, "http://127.0.0.1:9", "")
+    assert ended.code == 1
+    assert "config.toml cannot be read" in ended.err
+    assert file.read_text(encoding="utf-8") == "[telegram\n"
