@@ -6,7 +6,6 @@ of the next page, so new exchanges do not shift the pages.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,11 +54,23 @@ _LIKED = (
     f"CASE {_DECISION} WHEN 'drop' THEN 0 WHEN 'edit' THEN 1 ELSE"
     f" {_CORRECTION} IS NOT NULL OR (finish = 'stop' AND trim(answer) <> '' AND {_NET} > :threshold) END"
 )
+_BEFORE = "session = :session AND id < :id AND coalesce(replaces, id) < :position"
 _STOOD = (
-    f"{SELECT_EXCHANGES} WHERE id IN (SELECT max(id) FROM exchanges WHERE session = ? AND id < ?"
-    " AND coalesce(replaces, id) < ? GROUP BY coalesce(replaces, id)) ORDER BY coalesce(replaces, id)"
+    f"{SELECT_EXCHANGES} WHERE id IN (SELECT max(id) FROM exchanges WHERE {_BEFORE}"
+    " GROUP BY coalesce(replaces, id)) ORDER BY coalesce(replaces, id) DESC LIMIT :limit"
 )
-"""The exchanges before an exchange, as they were when its question was answered."""
+"""The exchanges before an exchange, as they were when its question was answered, newest first."""
+
+_SUBJECT = (
+    "SELECT pictures.* FROM exchange_pictures JOIN pictures USING (sha256) WHERE state = :state AND exchange ="
+    " (SELECT max(id) FROM exchanges WHERE"
+    f" (id = :id OR {_BEFORE}) AND EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = exchanges.id))"
+    " ORDER BY position"
+)
+"""The pictures of the newest question with pictures, up to an exchange."""
+
+_HISTORY = 10
+"""How many questions before an exchange its card has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,7 @@ class Card:
 
     Attributes:
         asker: The name of the person who asked.
-        history: The exchanges before the question, oldest first, as they were when it was answered.
+        history: The last exchanges before the question, oldest first, as they were when it was answered.
         pictures: The pictures that the answer is about, without those that may not be shown.
         correction: The newest confirmed correction; empty if there is none.
         review: The latest review or, on the page of a run, the one that the run took into account.
@@ -196,15 +207,9 @@ class ReviewCards(Queries):
 
 
 def _card(database: Database, exchange: Exchange, run: int) -> Card:
-    stood = every(database, _STOOD, (exchange.session, exchange.id, exchange.position))
-    history = tuple(exchange_of(row) for row in stood)
-    subject = next((each.pictures for each in (exchange, *history[::-1]) if each.pictures), ())
-    pictures = every(
-        database,
-        "SELECT pictures.* FROM json_each(?) AS shown JOIN pictures ON sha256 = shown.value WHERE state = ?"
-        " ORDER BY shown.key",
-        (json.dumps(subject), PictureState.CLEAN),
-    )
+    here = {"session": exchange.session, "id": exchange.id, "position": exchange.position}
+    stood = every(database, _STOOD, {**here, "limit": _HISTORY})
+    pictures = every(database, _SUBJECT, {**here, "state": PictureState.CLEAN})
     votes = every(
         database,
         "SELECT rater, coalesce(name, '') AS name, value, reason FROM ratings LEFT JOIN users ON users.id = rater"
@@ -225,7 +230,7 @@ def _card(database: Database, exchange: Exchange, run: int) -> Card:
         exchange=exchange,
         chat=chat or Chat(exchange.chat),
         asker=asker["name"] if asker else "",
-        history=history,
+        history=tuple(exchange_of(row) for row in reversed(stood)),
         pictures=tuple(picture_of(row) for row in pictures),
         votes=tuple(CardVote(**row) for row in votes),
         correction=(correction and correction["text"]) or "",

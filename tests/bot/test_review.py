@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from storage.chat_records import Chat, Person
 from storage.learning_records import Rating
@@ -123,6 +124,25 @@ async def test_cards_and_filters(desk: Desk) -> None:
         "before=4": [3, 2, 1],
     }.items():
         assert cards(await desk.get(f"/review?{query}")) == (expected or []), query
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/review?text=%FF%00%ED%A0%80&model=%FF&decision=%FF&thumb=%FF&chat=%D9%A3&before=%FF&since=%FF&language=%FF",
+        "/review?text=" + "%25" * 3000,
+        f"/review?before={'9' * 19}&chat=-{'9' * 19}",
+        "/review?before=-1&text[]=1&text=2&text=3&=",
+        f"/runs/{'9' * 18}?judged=%FF",
+        f"/people/{'9' * 18}?before=%FF",
+        f"/people/{'9' * 18}/erase",
+        "/login?next=%FF",
+    ],
+)
+async def test_no_query_is_an_error_of_ours(desk: Desk, path: str) -> None:
+    """Whatever a query contains, the answer is a page, a redirect, or a refusal."""
+    async with desk.session.get(URL(path, encoded=True), allow_redirects=False) as answer:
+        assert answer.status in (200, 303, 400, 404)
 
 
 async def test_pages_of_cards(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,17 @@ async def test_a_card_has_all_that_is_known(ledger: Ledger, asked: Asked) -> Non
     assert card.review and (card.review.reviewer, card.review.created > 0, card.taught) == ("Olga", True, "Edited.")
 
 
+async def test_a_long_conversation_is_cut(ledger: Ledger, asked: Asked) -> None:
+    """A card has the last questions of a long conversation, and its picture however long ago it was sent."""
+    session = await ledger.sessions.restart(ADA, ADA)
+    ids = [await asked({}, session=session, pictures=("aa",))]
+    ids += [await asked({}, session=session) for _ in range(12)]
+    number = await asked({ADA: 1}, session=session)
+    (card,), _ = await ledger.review_cards.page(CardFilter(), None, 10)
+    assert card.exchange.id == number and [each.id for each in card.history] == ids[-10:]
+    assert [each.sha256 for each in card.pictures] == ["aa"]
+
+
 async def test_a_quarantined_picture_is_not_shown(ledger: Ledger, asked: Asked) -> None:
     """The card of an exchange about a quarantined picture has no picture."""
     await asked({ADA: 1}, pictures=("bb",))
