@@ -145,6 +145,15 @@ async def test_no_query_is_an_error_of_ours(desk: Desk, path: str) -> None:
         assert answer.status in (200, 303, 400, 404)
 
 
+async def test_the_filter_stays_in_the_form(desk: Desk) -> None:
+    """The form shows the filter in use, even a chat that is not in its list, so that the next one adds to it."""
+    page = await desk.get(f"/review?thumb=down&chat={ADA}&since=2001-09-10&text=%22red%22")
+    for shown in ('"down" selected', f'"{ADA}" selected', 'value="2001-09-10"', 'value="&#34;red&#34;"'):
+        assert shown in page
+    assert page.count(" selected") == 4, "the thumb, the chat, and two that do not restrict"
+    assert f'"{GROUP}" selected' in await desk.get(f"/review?chat={GROUP}")
+
+
 async def test_pages_of_cards(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page links to the older cards under the same filter, and back to the newest ones."""
     monkeypatch.setattr("bot.web.review.CARDS", 3)
