@@ -46,6 +46,9 @@ from bot.telegram.rate_limit_notices import WaitNotices
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
+from bot.web.pages import Pages
+from bot.web.people import PeoplePages
+from bot.web.review import ReviewPages
 from bot.web.server import WebServer
 from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
@@ -187,7 +190,10 @@ class Application:
             on_dead_letter=apologies.given_up,
             on_disk_full=apologies.disk_full,
         )
-        web = WebServer(settings, monitoring, inbox.accept, translator)
+        pages = Pages(translator)
+        review = ReviewPages(ledger, pictures, runs, pages, settings.training.threshold)
+        people = PeoplePages(ledger, erasure, pages, settings)
+        web = WebServer(settings, monitoring, inbox.accept, pages, [*review.routes(), *people.routes()])
         self.address = await web.start()
         self._at_end("web server", web.stop)
         watch = AlertWatch(

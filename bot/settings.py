@@ -182,7 +182,7 @@ class StorageSettings(Section):
 
 
 class WebSettings(Section):
-    """Settings of the web server for /health, /metrics, the operator page and Telegram's webhook."""
+    """Settings of the web server for /health, /metrics, the operator's pages and Telegram's webhook."""
 
     host: str = Field("127.0.0.1")
     """Address to listen on."""
@@ -191,5 +191,6 @@ class WebSettings(Section):
     """Port to listen on; 0 takes a free one."""
 
     token: SecretStr = Field(SecretStr(""))
-    """Password of the operator page and /metrics. Empty: only this machine may open them, as 127.0.0.1 or
-    localhost."""
+    """Password of the operator's pages and /metrics: for the login form, and for scripts as a bearer token or the
+    password of basic authentication. Empty: only this machine may open them, as 127.0.0.1 or localhost. A proxy that
+    terminates TLS should send X-Forwarded-For and X-Forwarded-Proto."""

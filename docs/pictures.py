@@ -99,6 +99,10 @@ async def _photograph(browser: Browser, address: str, operator: str) -> None:
 
     await page.goto(operator)
     await _shoot(page, "operator", full_page=True)
+    await page.goto(f"{operator}/review?thumb=up")
+    await page.keyboard.press("j")
+    await page.keyboard.press("e")
+    await _shoot(page, "review")
 
 
 async def _phone(browser: Browser, address: str) -> ChatPage:

@@ -32,7 +32,7 @@ SELECT rater, model, value FROM (
      WHERE exchanges.id > :after AND exchanges.model IN (:model, :live)
        AND exchanges.id NOT IN (SELECT exchange FROM duels WHERE better = 1)
        AND feedback.rater NOT IN (SELECT id FROM users WHERE opted_out)
-       AND feedback.rater NOT IN (SELECT value FROM json_each(:blocked))
+       AND feedback.rater NOT IN (SELECT value FROM json_each(:blocked) UNION SELECT person FROM blocks)
        AND exchanges.chat NOT IN (SELECT value FROM json_each(:blocked))
      GROUP BY feedback.exchange, feedback.rater)
  WHERE value <> 0 ORDER BY newest

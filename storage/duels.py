@@ -24,7 +24,7 @@ SELECT exchanges.model = :model AS canary
  WHERE duels.better = 1 AND exchanges.id > :after
    AND exchanges.model IN (:model, :live) AND duels.rival_model IN (:model, :live)
    AND duels.chooser NOT IN (SELECT id FROM users WHERE opted_out)
-   AND duels.chooser NOT IN (SELECT value FROM json_each(:blocked))
+   AND duels.chooser NOT IN (SELECT value FROM json_each(:blocked) UNION SELECT person FROM blocks)
    AND exchanges.chat NOT IN (SELECT value FROM json_each(:blocked))
  ORDER BY duels.id
 """

@@ -6,6 +6,7 @@ Times are UTC seconds since the epoch. User and update IDs are Telegram's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from storage.chat_records import Exchange
@@ -49,18 +50,44 @@ class Correction:
     id: int = 0
 
 
+class ReviewDecision(StrEnum):
+    """An operator's decision on a lesson. KEEP returns to what the votes say."""
+
+    KEEP = "keep"
+    DROP = "drop"
+    EDIT = "edit"
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """An operator's decision on an exchange, of which only the latest counts.
+
+    Attributes:
+        reviewer: The name with which the operator logged in, or "web".
+        text: The answer to learn if the decision is EDIT; empty otherwise.
+    """
+
+    exchange: int
+    decision: ReviewDecision
+    reviewer: str
+    text: str = ""
+    created: float = 0.0
+    id: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class RatedExchange:
     """An exchange with its latest votes and the conversation that preceded it.
 
     If the exchange has a confirmed correction, the text of the correction replaces the answer. Only the
     author of the correction and the user who confirmed it then count as raters, because all the other votes
-    were on the model's answer.
+    were on the model's answer. An operator's edit replaces the answer too; the users who liked the answer
+    remain its raters.
 
     Attributes:
         history: The exchanges before the question, oldest first, as they were when the question was
             answered.
-        corrected: Whether the answer is a confirmed correction.
+        corrected: Whether the answer is a confirmed correction or an operator's edit.
     """
 
     exchange: Exchange
@@ -112,13 +139,15 @@ class Run:
     """A retraining run.
 
     Attributes:
-        trigger: "schedule", "admin" or "command".
+        trigger: "schedule", "admin", "command" or "web".
         requested_by: The user ID of the admin who requested the run, if any.
         step: The number of the current step within the present state, out of `steps`.
         seconds_left: The estimated time until the present state ends, or None if it is unknown.
         loss: The newest training loss.
         samples: The number of selected training pairs.
         held_out: The number of selected pairs held out for the evaluation.
+        limited: Whether the run learns only from exchanges that an operator selected.
+        reviews: The ID of the newest review that the run takes into account; 0 if there is none.
     """
 
     id: int
@@ -137,6 +166,8 @@ class Run:
     directory: str = ""
     reason: str = ""
     model: str | None = None
+    limited: bool = False
+    reviews: int = 0
 
 
 @dataclass(frozen=True, slots=True)

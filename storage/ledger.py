@@ -19,6 +19,7 @@ from sqlite_utils import Database
 
 from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
 from storage.base import number
+from storage.blocks import Blocks
 from storage.broadcasts import Broadcasts
 from storage.canaries import Canaries
 from storage.connection import connect, translating_errors, translating_os_errors
@@ -39,6 +40,8 @@ from storage.pictures import Pictures
 from storage.promotions import Promotions
 from storage.reader_pool import ReaderPool
 from storage.replies import Replies
+from storage.review_cards import ReviewCards
+from storage.reviews import Reviews
 from storage.runs import Runs
 from storage.sessions import Sessions
 from storage.teachers import Teachers
@@ -63,11 +66,14 @@ class Ledger:
         self._writer = writer = Writer(path)
         self._readers = readers = ReaderPool(path)
         self.people = People(writer, readers, clock)
+        self.blocks = Blocks(writer, readers, clock)
         self.sessions = Sessions(writer, readers, clock)
         self.pictures = Pictures(writer, readers, clock)
         self.exchanges = Exchanges(writer, readers, clock)
         self.votes = Votes(writer, readers, clock)
         self.corrections = Corrections(writer, readers, clock)
+        self.reviews = Reviews(writer, readers, clock)
+        self.review_cards = ReviewCards(writer, readers, clock)
         self.inbox = Inbox(writer, readers, clock)
         self.replies = Replies(writer, readers, clock)
         self.runs = Runs(writer, readers, clock)

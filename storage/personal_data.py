@@ -48,7 +48,8 @@ _OLD = (
     "SELECT id FROM exchanges WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM exchanges AS later"
     " WHERE later.session = exchanges.session AND later.id >= exchanges.id"
     " AND (later.created >= ?1 OR EXISTS (SELECT 1 FROM feedback WHERE exchange = later.id)"
-    " OR EXISTS (SELECT 1 FROM demonstrations WHERE exchange = later.id)))"
+    " OR EXISTS (SELECT 1 FROM demonstrations WHERE exchange = later.id)"
+    " OR EXISTS (SELECT 1 FROM reviews WHERE exchange = later.id AND decision = 'edit')))"
 )
 _UNUSED_PICTURES = (
     "SELECT sha256 FROM pictures WHERE created < ?1 AND sha256 NOT IN (SELECT sha256 FROM exchange_pictures)"
@@ -124,7 +125,7 @@ class PersonalData(Queries):
         """Delete unrated exchanges older than the time `before`, and return the number deleted.
 
         Old dead letters, and old pictures that nothing else needs, are deleted too. Each conversation is kept up
-        to its last exchange that is newer than `before` or has a vote or a correction.
+        to its last exchange that is newer than `before` or has a vote, a correction or an operator's edit.
         """
 
         def work(database: Database) -> int:

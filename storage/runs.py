@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -40,12 +40,13 @@ _WITHDRAWN = 2
 class Runs(Queries):
     """Queries for retraining runs and the exchanges selected for them."""
 
-    async def start(self, trigger: str, requested_by: int | None = None) -> Run:
+    async def start(self, trigger: str, requested_by: int | None = None, *, only: Iterable[int] | None = None) -> Run:
         """Add a run in the state DUE and return it.
 
         Args:
-            trigger: "schedule", "admin" or "command".
+            trigger: "schedule", "admin", "command" or "web".
             requested_by: The ID of the admin who requested the run, if any.
+            only: The IDs of the exchanges that the run may learn from; None for no limit.
 
         Raises:
             RunBusy: Another run has not ended, in this or any other process.
@@ -68,8 +69,13 @@ class Runs(Queries):
                 )
             started = insert(
                 database,
-                "INSERT INTO runs(trigger, requested_by, created, updated, settled) VALUES (?, ?, ?, ?, 0)",
-                (trigger, requested_by, now, now),
+                "INSERT INTO runs(trigger, requested_by, created, updated, settled, limited) VALUES (?, ?, ?, ?, 0, ?)",
+                (trigger, requested_by, now, now, int(only is not None)),
+            )
+            database.execute(
+                "INSERT INTO run_limits(run, exchange) SELECT ?, id FROM exchanges"
+                " WHERE id IN (SELECT value FROM json_each(?))",
+                (started, json.dumps(sorted(only or ()))),
             )
             return _get(database, started)
 
@@ -78,6 +84,13 @@ class Runs(Queries):
     async def get(self, run: int) -> Run:
         """Return the run with the ID `run`. Raises `UnknownRecord` if there is none."""
         return await self._read(lambda database: _get(database, run))
+
+    async def limit(self, run: Run) -> frozenset[int] | None:
+        """Return the exchanges that a run may learn from, without erased ones, or None if there is no limit."""
+        if not run.limited:
+            return None
+        rows = await self._every("SELECT exchange FROM run_limits WHERE run = ?", [run.id])
+        return frozenset(row["exchange"] for row in rows)
 
     async def latest(self, limit: int = 20) -> list[Run]:
         """Return the latest `limit` runs, newest first."""
@@ -192,7 +205,15 @@ class Runs(Queries):
 
         return await self._read(work)
 
-    async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]], fingerprint: str = "") -> None:
+    async def freeze_selection(
+        self,
+        run: int,
+        rows: Iterable[tuple[int, str]],
+        fingerprint: str = "",
+        *,
+        judged: Collection[int] = (),
+        reviews: int = 0,
+    ) -> None:
         """Store a run's exchanges with their splits, and count the training and held-out exchanges.
 
         Args:
@@ -200,27 +221,34 @@ class Runs(Queries):
             rows: The ID and split of each exchange. The split is "train", "held_out" or "worse"; the last is for
                 disliked and rejected answers, which are used in training too.
             fingerprint: The hash of all inputs of the run (`training.run_plan`).
+            judged: The IDs of the exchanges that judge the run, whether or not they are used in training too.
+            reviews: The ID of the newest review that the selection takes into account.
 
         Raises:
             StorageError: The run already has a selection, or an exchange is repeated, does not exist or was
                 deleted.
         """
-        frozen = [(run, exchange, position, split) for position, (exchange, split) in enumerate(rows)]
-        held_out = sum(split == "held_out" for *_, split in frozen)
+        judges = frozenset(judged)
+        frozen = [
+            (run, exchange, position, split, int(exchange in judges)) for position, (exchange, split) in enumerate(rows)
+        ]
+        held_out = sum(split == "held_out" for *_, split, _ in frozen)
 
         def work(database: Database) -> None:
             _get(database, run)
             if first(database, "SELECT 1 FROM run_selections WHERE run = ?", [run]) is not None:
                 raise StorageError(f"Run {run} has its selection already: start another run for another one.")
             try:
-                database.table("run_selections").insert_all([("run", "exchange", "position", "split"), *frozen])
+                database.table("run_selections").insert_all(
+                    [("run", "exchange", "position", "split", "judged"), *frozen]
+                )
             except sqlite3.IntegrityError as error:
                 raise StorageError(
                     f"The selection for run {run} names an exchange twice or one that was deleted meanwhile:"
                     f" select again ({error})."
                 ) from error
-            values = {"samples": len(frozen) - held_out, "held_out": held_out, "fingerprint": fingerprint}
-            _set(database, run, values, self._clock())
+            counts = {"samples": len(frozen) - held_out, "held_out": held_out}
+            _set(database, run, {**counts, "fingerprint": fingerprint, "reviews": reviews}, self._clock())
 
         await self._write(work)
 
@@ -273,7 +301,7 @@ def _settable(values: dict[str, Any]) -> dict[str, Any]:
 
 def _run(row: sqlite3.Row) -> Run:
     values = dict(row)
-    values["state"] = RunState(values["state"])
+    values |= {"state": RunState(values["state"]), "limited": bool(values["limited"])}
     values["reason"] = stored(values["reason"], values.pop("reason_parts"))
     return Run(**values)
 

@@ -15,11 +15,13 @@ from itertools import groupby, permutations
 from sqlite_utils import Database
 
 from storage.base import Queries, column, every, first, number
+from storage.blocks import BLOCKED
 from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
-from storage.learning_records import EQUAL_TRUST, Preference, RatedExchange, Rating, Trust
+from storage.learning_records import EQUAL_TRUST, Preference, RatedExchange, Rating, ReviewDecision, Trust
 from storage.people import ensure_user
+from storage.reviews import LATEST_REVIEWS
 
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters,"
@@ -106,28 +108,29 @@ class Votes(Queries):
         )
         return int(row["value"]) or None if row is not None else None
 
-    async def rated_exchanges(self, trust: Trust = EQUAL_TRUST) -> list[RatedExchange]:
-        """Return every exchange with votes or a correction, ordered by ID, with the conversation before it.
+    async def rated_exchanges(self, trust: Trust = EQUAL_TRUST, reviews: int | None = None) -> list[RatedExchange]:
+        """Return every exchange with votes, a correction or an edit, ordered by ID, with its conversation.
 
-        The result omits:
+        The reviews up to the one with the ID `reviews` count, or all of them if it is None. The result omits:
 
+        - exchanges that an operator dropped;
         - votes and corrections of users who have opted out, are blocked, or are new;
         - exchanges whose question came from a user who has opted out or is blocked, exchanges in blocked groups,
           exchanges that show a quarantined picture, and everything after them in their conversations;
         - corrections that only their author has confirmed, unless the author is an admin.
         """
-        judged = await self._read(lambda database: _judged(database, trust, self._clock()))
+        judged = await self._read(lambda database: _judged(database, trust, reviews, self._clock()))
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
         return sorted(rated, key=lambda each: each.exchange.id)
 
-    async def preferences(self, trust: Trust = EQUAL_TRUST) -> list[Preference]:
+    async def preferences(self, trust: Trust = EQUAL_TRUST, reviews: int | None = None) -> list[Preference]:
         """Return pairs of answers to the same prompt, with one answer preferred to the other.
 
-        An answer is preferred if it has better votes, won a duel, or is a correction. The result omits the
+        An answer is preferred if it has better votes, won a duel, or is a correction or an edit. The result omits the
         votes, exchanges and corrections that `rated_exchanges` omits, answers that were cut off before their
         end, and pairs of identical answers.
         """
-        return await self._read(lambda database: _preferences(database, trust, self._clock()))
+        return await self._read(lambda database: _preferences(database, trust, reviews, self._clock()))
 
     async def shown(self, model: str, raters: Iterable[int]) -> tuple[int, int]:
         """Return how many answers `model` gave to questions from `raters`, and how many of those are liked."""
@@ -153,7 +156,7 @@ class Votes(Queries):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """An exchange with the votes on the model's answer and, if there is one, its corrected version."""
+    """An exchange with the votes on the model's answer and, if there is one, its corrected or edited version."""
 
     said: RatedExchange
     better: RatedExchange | None
@@ -161,7 +164,12 @@ class _Judged:
 
 def _silent(database: Database, trust: Trust) -> frozenset[int]:
     """Return the IDs of the users and groups whose votes and exchanges must not be used for training."""
-    return trust.blocked.union(column(database, "SELECT id FROM users WHERE opted_out"))
+    return _blocked(database, trust).union(column(database, "SELECT id FROM users WHERE opted_out"))
+
+
+def _blocked(database: Database, trust: Trust) -> frozenset[int]:
+    """Return the IDs of the users and groups that the settings or an operator have blocked."""
+    return trust.blocked.union(column(database, BLOCKED))
 
 
 def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
@@ -171,20 +179,23 @@ def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
     return set(seen) - trust.admins
 
 
-def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
-    """Return the usable exchanges of every conversation with votes or corrections, by session and ID."""
-    silent, new = _silent(database, trust), _newcomers(database, trust, now)
+def _judged(database: Database, trust: Trust, reviews: int | None, now: float) -> list[_Judged]:
+    """Return the usable exchanges of every conversation with votes, corrections or edits, by session and ID."""
+    silent, new, blocked = _silent(database, trust), _newcomers(database, trust, now), _blocked(database, trust)
     people = {
         "unheard": json.dumps(sorted(silent | new)),
-        "doubted": json.dumps(sorted(trust.blocked | new)),
+        "doubted": json.dumps(sorted(blocked | new)),
         "admins": json.dumps(sorted(trust.admins)),
     }
     votes = {row["exchange"]: row for row in every(database, _VOTES, people)}
     rows = every(
         database,
         f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
-        " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
+        " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations"
+        " UNION SELECT exchange FROM reviews WHERE decision = 'edit')) ORDER BY session, id",
     )
+    latest = every(database, LATEST_REVIEWS, {"silent": json.dumps(sorted(silent)), "reviews": reviews})
+    reviewed = {row["exchange"]: (row["decision"], row["text"]) for row in latest}
     shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS, people)}
     quarantined = set(column(database, "SELECT sha256 FROM pictures WHERE state = 'quarantined'"))
     found = []
@@ -192,7 +203,7 @@ def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
         stood: dict[int, Exchange] = {}
         for exchange in talk:
             shows_quarantined = not quarantined.isdisjoint(exchange.pictures)
-            if exchange.asker in silent or exchange.chat in trust.blocked or shows_quarantined:
+            if exchange.asker in silent or exchange.chat in blocked or shows_quarantined:
                 break
             vote = votes.get(exchange.id)
             before = tuple(stood[place] for place in sorted(stood) if place < exchange.position)
@@ -201,26 +212,37 @@ def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
                 tuple(sorted(json.loads(vote[name]))) if vote else () for name in ("raters", "liked_by")
             )
             said = RatedExchange(exchange, ups, downs, raters, liked_by, before)
-            found.append(_Judged(said, _bettered(said, shown.get(exchange.id))))
             stood[exchange.position] = exchange
+            decision, text = reviewed.get(exchange.id, (ReviewDecision.KEEP, ""))
+            if decision != ReviewDecision.DROP:
+                edited = _edited(said, text) if decision == ReviewDecision.EDIT else None
+                found.append(_Judged(said, edited or _bettered(said, shown.get(exchange.id))))
     return found
 
 
 def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
-    """Return the exchange with the correction as its answer, or None if there is no correction.
-
-    The token count is set to the number of characters in the correction, which is nearly always an upper
-    bound.
-    """
+    """Return the exchange with the correction as its answer, or None if there is no correction."""
     if shown is None:
         return None
-    text = str(shown["text"])
-    exchange = replace(said.exchange, answer=text, finish="stop", completion_tokens=len(text))
     raters = tuple(sorted({shown["author"], shown["confirmed_by"]}))
-    return RatedExchange(exchange, 1, 0, raters, raters, said.history, corrected=True)
+    return RatedExchange(_answered(said, shown["text"]), 1, 0, raters, raters, said.history, corrected=True)
 
 
-def _preferences(database: Database, trust: Trust, now: float) -> list[Preference]:
+def _edited(said: RatedExchange, text: str) -> RatedExchange:
+    """Return the exchange with the text of an operator's edit as its answer."""
+    likes = said.liked_by
+    return RatedExchange(_answered(said, text), len(likes) or 1, 0, likes, likes, said.history, corrected=True)
+
+
+def _answered(said: RatedExchange, text: str) -> Exchange:
+    """Return the exchange with the answer `text`.
+
+    The token count is set to the number of characters in `text`, which is nearly always an upper bound.
+    """
+    return replace(said.exchange, answer=text, finish="stop", completion_tokens=len(text))
+
+
+def _preferences(database: Database, trust: Trust, reviews: int | None, now: float) -> list[Preference]:
     found: list[Preference] = []
 
     def compare(chosen: RatedExchange, rejected: Exchange) -> None:
@@ -230,7 +252,7 @@ def _preferences(database: Database, trust: Trust, now: float) -> list[Preferenc
 
     answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
     rivals = {row["exchange"]: row for row in every(database, _RIVALS)}
-    for each in _judged(database, trust, now):
+    for each in _judged(database, trust, reviews, now):
         exchange = each.said.exchange
         if (row := rivals.get(exchange.id)) and row["chooser"] in each.said.liked_by:
             # A rival is not an exchange itself, so the pair has one exchange, like a correction and its original.

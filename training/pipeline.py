@@ -154,13 +154,20 @@ class Pipeline:
         """Store a run's selection and return its plan; plan again if data in `plan` was erased or re-encoded."""
         if plan is not None and await asyncio.to_thread(self._has_pictures, plan.selection):
             with suppress(StorageError):
-                await self._ledger.runs.freeze_selection(run.id, plan.selection.rows(), plan.fingerprint)
+                await self._store(run, plan)
                 if await self._ledger.runs.withdrawn(run.id):
                     raise TrainingError(WITHDRAWN)
                 return plan
-        plan = await self.planner.plan()
-        await self._ledger.runs.freeze_selection(run.id, plan.selection.rows(), plan.fingerprint)
+        plan = await self.planner.plan(await self._ledger.runs.limit(run))
+        await self._store(run, plan)
         return plan
+
+    async def _store(self, run: Run, plan: RunPlan) -> None:
+        selection = plan.selection
+        judged = {each.id for each in selection.judged}
+        await self._ledger.runs.freeze_selection(
+            run.id, selection.rows(), plan.fingerprint, judged=judged, reviews=plan.reviews
+        )
 
     def _has_pictures(self, selection: Selection) -> bool:
         names = {name for pair in (*selection.train, *selection.judged) for name in pair.lesson.pictures}

@@ -51,12 +51,14 @@ class RunPlan:
         sources: The sources to mix in.
         recipe: The hyperparameters, or the user's configuration file that sets them.
         fingerprint: The hash of all inputs.
+        reviews: The ID of the newest review that the selection takes into account.
     """
 
     selection: Selection
     sources: tuple[Source, ...]
     recipe: Recipe | Path
     fingerprint: str = ""
+    reviews: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,11 @@ class RunPlanner:
     specs: JobSpecs
     trust: Trust = EQUAL_TRUST
 
-    async def plan(self) -> RunPlan:
+    async def plan(self, only: frozenset[int] | None = None) -> RunPlan:
         """Check that a run can start, and select the data that it trains on.
+
+        Args:
+            only: The IDs of the exchanges that the run may learn from; None for no limit.
 
         Raises:
             TrainingError: The run cannot start; the message says what to do next.
@@ -80,12 +85,14 @@ class RunPlanner:
         self._check_disk()
         check_decidable(settings.regression, settings.max_loss_points)
         sources = resolved([*settings.sources, *imported(paths.sources)])
-        rated, pairs = await self._rated()
+        reviews = await self.ledger.reviews.newest()
+        rated, pairs = await self._rated(reviews)
         return RunPlan(
-            await self._select(rated, pairs),
+            await self._select(rated, pairs, only),
             tuple(sources),
             settings.user_config or self.specs.recipe,
-            await asyncio.to_thread(fingerprint, rated, self.specs, pairs),
+            await asyncio.to_thread(fingerprint, rated, self.specs, pairs, only),
+            reviews,
         )
 
     async def unchanged_since(self) -> Run | None:
@@ -103,13 +110,18 @@ class RunPlanner:
                 return run
         return None
 
-    async def _rated(self) -> tuple[list[RatedExchange], list[Preference]]:
-        """Return the rated exchanges and, for DPO only, the pairs of a better and a worse answer."""
-        rated = await self.ledger.votes.rated_exchanges(self.trust)
-        paired = self.specs.recipe.objective == "dpo"
-        return rated, await self.ledger.votes.preferences(self.trust) if paired else []
+    async def _rated(self, reviews: int | None = None) -> tuple[list[RatedExchange], list[Preference]]:
+        """Return the rated exchanges and, for DPO only, the pairs of a better and a worse answer.
 
-    async def _select(self, rated: list[RatedExchange], preferences: list[Preference]) -> Selection:
+        The reviews up to the one with the ID `reviews` count, or all of them if it is None.
+        """
+        rated = await self.ledger.votes.rated_exchanges(self.trust, reviews)
+        paired = self.specs.recipe.objective == "dpo"
+        return rated, await self.ledger.votes.preferences(self.trust, reviews) if paired else []
+
+    async def _select(
+        self, rated: list[RatedExchange], preferences: list[Preference], only: frozenset[int] | None
+    ) -> Selection:
         settings = self.specs.settings
         live = await self.ledger.models.live()
         taught = frozenset[int]()
@@ -125,6 +137,7 @@ class RunPlanner:
             objective=self.specs.recipe.objective,
             max_length=settings.max_tokens(self.specs.paths.base),
             newcomers=await self.ledger.votes.newcomers(self.trust),
+            only=only,
         )
         return replace(selection, train=tuple(with_rejected(selection.train, preferences)))
 
@@ -155,22 +168,29 @@ class RunPlanner:
             )
 
 
-def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable[Preference] = ()) -> str:
+def fingerprint(
+    rated: Iterable[RatedExchange],
+    specs: JobSpecs,
+    pairs: Iterable[Preference] = (),
+    only: frozenset[int] | None = None,
+) -> str:
     """Return the hash of the data that a run learns from and of all settings that affect the model.
 
-    The hash covers vote counts, but not user IDs. It also leaves out the live model, because earlier runs
-    made that model from the same data.
+    The hash covers vote counts and the texts of edits, but not user IDs. It also leaves out the live model,
+    because earlier runs made that model from the same data.
 
     Args:
         rated: The rated exchanges.
         specs: The job specifications, which include the settings.
         pairs: The pairs of a better and a worse answer that the run learns from; they may change without a
             vote.
+        only: The IDs of the exchanges that the run may learn from; None for no limit.
 
     Raises:
         TrainingError: A setting or a source is not valid.
     """
     settings = specs.settings
+    rated = list(rated)
     recipe: Any = specs.recipe.model_dump()
     if settings.user_config:
         recipe = settings.user_config.read_text(encoding="utf-8")
@@ -186,6 +206,8 @@ def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable
         ],
         "facts": settings.regression and _version(settings.regression / "questions.json"),
     }
+    if only is not None and not only.issuperset(each.exchange.id for each in rated):
+        parts["only"] = sorted(only)
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -72,8 +72,13 @@ class Runs:
             self._work[1].cancel()
             await asyncio.wait((self._work[1],), timeout=NOTICE_SECONDS)
 
-    async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
+    async def retrain(self, by: int | None, *, confirmed: bool = False, only: frozenset[int] | None = None) -> Run:
         """Start a run at an admin's request.
+
+        Args:
+            by: The admin's user ID, or None for a request on the web page.
+            confirmed: Whether to start the run even if there is nothing new to learn from.
+            only: The IDs of the exchanges that the run may learn from; None for no limit.
 
         Raises:
             AdminRefusal: There is no trainer.
@@ -81,22 +86,22 @@ class Runs:
             NothingNew: The run would learn from the same data as the last finished run, and `confirmed` is
                 false.
         """
-        plan = await self.plan()
+        plan = await self.plan(only)
         last = await self.ledger.runs.last_verdict()
         if last and plan.fingerprint == last[1] and not confirmed:
             raise NothingNew(last[0])
-        run = await self.ledger.runs.start("admin", by)
+        run = await self.ledger.runs.start("web" if by is None else "admin", by, only=only)
         self._plans = {run.id: plan}
         return run
 
-    async def plan(self) -> RunPlan:
-        """Return the plan for a run that would begin now.
+    async def plan(self, only: frozenset[int] | None = None) -> RunPlan:
+        """Return the plan for a run that would begin now, limited to the exchanges `only` unless it is None.
 
         Raises `AdminRefusal` if there is no trainer, and the same errors as `RunPlanner.plan`.
         """
         if missing := self.trainer_missing():
             raise AdminRefusal(missing)
-        return await self.pipeline.planner.plan()
+        return await self.pipeline.planner.plan(only)
 
     async def unchanged_since(self) -> Run | None:
         """Return the last finished run if a new run would learn from the same data, otherwise None."""
@@ -188,7 +193,8 @@ class Runs:
         if again:
             log.info("run starts again without withdrawn answers", run=run.id)
             with suppress(RunBusy):
-                await self.ledger.runs.start(run.trigger, run.requested_by)
+                only = await self.ledger.runs.limit(run)
+                await self.ledger.runs.start(run.trigger, run.requested_by, only=only)
         await self.ledger.runs.settle(run.id)
         await self.trials.switch.prune()
 

@@ -162,8 +162,9 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
 async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
     """Print all users of the bot, most recently seen first.
 
-    `blocked` is the setting `limits.blocked`.
+    `blocked` is the setting `limits.blocked`, which adds to the people blocked on the web page.
     """
+    blocked = {*blocked, *await ledger.blocks.all()}
     table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
     for each in await ledger.counts.participants():
         marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))

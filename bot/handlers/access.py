@@ -1,8 +1,8 @@
 """Access control for the bot, and for admins' commands and buttons.
 
-The lists in `[limits]`, which say who may use the bot, are checked before an update is processed any
-further. If a user may not use the bot, only the update itself is recorded. The operator cannot take away
-users' right to view and delete the data stored about them.
+The lists in `[limits]`, which say who may use the bot, and the people blocked on the web page are checked
+before an update is processed any further. If a user may not use the bot, only the update itself is
+recorded. The operator cannot take away users' right to view and delete the data stored about them.
 """
 
 from __future__ import annotations
@@ -61,23 +61,21 @@ class Access(BaseMiddleware):
         assert isinstance(event, Update)
         request: Request = data["request"]
         chat = data.get("event_chat")
-        limits = request.services.settings.limits
-        if (
-            request.is_admin
-            or limits.welcome(request.user.id, chat.id if chat else 0)
-            or await _exercises_a_right(event)
-        ):
+        limits, person = request.services.settings.limits, request.user.id
+        blocked = person in limits.blocked or await request.services.ledger.blocks.includes(person)
+        welcome = not blocked and limits.welcome(person, chat.id if chat else 0)
+        if request.is_admin or welcome or await _exercises_a_right(event):
             return await handler(event, data)
-        await self._refuse(event, request)
+        await self._refuse(event, request, blocked)
         return None
 
-    async def _refuse(self, event: Update, request: Request) -> None:
+    async def _refuse(self, event: Update, request: Request, blocked: bool) -> None:
         say, person = request.say, request.user.id
         if event.callback_query:
             await acknowledge(event.callback_query, say("I'm not allowed to talk with you here."))
         elif event.message and event.message.chat.type == "private" and person not in self._refused:
             self._refused[person] = None
-            if person in request.services.settings.limits.blocked:
+            if blocked:
                 text = say("The operator has blocked you.")
             else:
                 text = say(

@@ -1,1 +1,1 @@
-"""The web server: health, metrics, the operator page and Telegram's webhook."""
+"""The web server: health, metrics, the operator's pages and Telegram's webhook."""

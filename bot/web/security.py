@@ -3,11 +3,13 @@
 The host names are those that a browser may use if no token is set. Header values are compared as bytes:
 aiohttp decodes them with surrogate escapes, so this module encodes them the same way before comparing
 them (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page
-may run scripts, load anything from elsewhere or be framed. Styles are allowed by their hash.
+may load anything from elsewhere or be framed. Styles, and the script of a page with forms, are allowed by
+their hash.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 from base64 import b64decode, b64encode
@@ -15,13 +17,18 @@ from collections.abc import Sequence
 from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
 Network = IPv4Network | IPv6Network
 
+BODY_SECONDS = 30.0
+"""How long the body of a request may take to arrive."""
+
+_FIELDS: Final = 50
 _STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
+_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 def is_secret(given: bytes, expected: str) -> bool:
@@ -34,15 +41,19 @@ def header(request: web.Request, name: str) -> bytes:
     return request.headers.get(name, "").encode("utf-8", "surrogateescape")
 
 
-def password(request: web.Request) -> bytes:
-    """Return the basic authentication password or the bearer token, or empty bytes if neither was sent."""
-    scheme, _, credentials = header(request, "Authorization").partition(b" ")
+def credentials(request: web.Request) -> tuple[str, bytes]:
+    """Return the name and password of basic authentication, or no name and the bearer token.
+
+    Both are empty if neither was sent.
+    """
+    scheme, _, given = header(request, "Authorization").partition(b" ")
     if scheme.lower() == b"bearer":
-        return credentials.strip()
+        return "", given.strip()
     try:
-        return b64decode(credentials, validate=True).partition(b":")[2]
+        name, _, password = b64decode(given, validate=True).partition(b":")
     except ValueError:
-        return b""
+        return "", b""
+    return name.decode("utf-8", "replace"), password
 
 
 def caller(request: web.Request, proxies: Sequence[Network]) -> str:
@@ -83,14 +94,46 @@ def is_own_name(request: web.Request, host: str) -> bool:
     return name in ("localhost", host.strip("[]").lower()) or is_loopback(name)
 
 
-def content_policy(page: bytes = b"") -> str:
-    """Return a Content-Security-Policy that allows no styles except the first `<style>` element of `page`."""
-    style = _STYLE.search(page)
-    allowed = f"'sha256-{b64encode(sha256(style[1]).digest()).decode()}'" if style else "'none'"
+def content_policy(page: bytes = b"", *, interactive: bool = False) -> str:
+    """Return a Content-Security-Policy that allows no styles except the first `<style>` element of `page`.
+
+    If the page is `interactive`, its first `<script>` element and forms to this server are allowed as well.
+    """
+    script, forms = (_allowed(_SCRIPT, page), "'self'") if interactive else ("'none'", "'none'")
     return (
-        f"default-src 'none'; img-src 'self' data:; style-src {allowed}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; img-src 'self' data:; style-src {_allowed(_STYLE, page)}; script-src {script}; "
+        f"base-uri 'none'; form-action {forms}; frame-ancestors 'none'"
     )
+
+
+def _allowed(element: re.Pattern[bytes], page: bytes) -> str:
+    """Return the source expression that allows the first such element of a page and no other."""
+    found = element.search(page)
+    return f"'sha256-{b64encode(sha256(found[1]).digest()).decode()}'" if found else "'none'"
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        web.HTTPException: The body is damaged or too large, or took too long.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text="the body took too long") from error
+    except web.RequestPayloadError as error:
+        raise web.HTTPBadRequest(text="a damaged body") from error
+
+
+async def read_form(request: web.Request) -> dict[str, str]:
+    """Return the fields of a form that was sent as `application/x-www-form-urlencoded`."""
+    body = (await read_body(request)).decode("utf-8", "replace")
+    try:
+        return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=_FIELDS))
+    except ValueError as error:
+        raise web.HTTPBadRequest(text="too many fields") from error
 
 
 async def harden(_: web.Request, response: web.StreamResponse) -> None:

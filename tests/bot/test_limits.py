@@ -131,6 +131,23 @@ async def test_only_allowed_people_are_answered(stage: Stage) -> None:
         assert "/delete_my_data" in (await final_reply(ben, "/privacy"))["text"]
 
 
+async def test_people_blocked_on_the_page_are_not_answered(stage: Stage) -> None:
+    """A person blocked on the web page gets no answer and cannot vote until the block is lifted.
+
+    The right to view and delete one's data remains.
+    """
+    async with stage.person() as ada, stage.bot() as bot:
+        answer = await ada.asks(photo=png())
+        await bot.ledger.blocks.add(1001, "web")
+        assert "The operator has blocked you." in (await final_reply(ada, "Hello?"))["text"]
+        assert await ada.toast(await ada.taps("👍", answer)) == "I'm not allowed to talk with you here."
+        assert "/delete_my_data" in (await final_reply(ada, "/privacy"))["text"]
+        assert (await bot.ledger.counts.totals())["votes"] == 0
+        await bot.ledger.blocks.remove(1001)
+        assert await ada.toast(await ada.taps("👍", answer)) != "I'm not allowed to talk with you here."
+        assert (await bot.ledger.counts.totals())["votes"] == 1
+
+
 async def test_blocked_people_are_not_answered(stage: Stage) -> None:
     """A blocked user can neither ask nor vote; a blocked group gets no answer at all."""
     async with stage.person() as ada, stage.person(1002, "Ben") as ben:

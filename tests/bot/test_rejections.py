@@ -15,6 +15,7 @@ from bot.cli import control
 from bot.config import Settings
 from bot.i18n import Translator
 from bot.settings import WebSettings
+from bot.web.pages import Pages
 from bot.web.server import WebServer
 from inference.serving.engine_launch import free_port
 from storage.learning_records import Model
@@ -68,7 +69,9 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
     """The operator page and the command line show a run with a rejected model as rejected, with the reason."""
     async with Ledger.open(tmp_path) as ledger:
         await rejected_run(ledger, tmp_path)
-        server = WebServer(Settings(web=WebSettings(port=free_port())), vitals(ledger), no_call, Translator.load())
+        server = WebServer(
+            Settings(web=WebSettings(port=free_port())), vitals(ledger), no_call, Pages(Translator.load())
+        )
         try:
             async with aiohttp.ClientSession(await server.start()) as session, session.get("/") as page:
                 shown = await page.text()

@@ -197,6 +197,19 @@ async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: Runs, ad
     assert [run.state for run, _ in admins.told] == [RunState.CANCELLED, RunState.DONE]
 
 
+async def test_a_limited_run_restarts_with_its_limit(room: Room, work: Runs, admins: Admins) -> None:
+    """A run on selected answers that restarts without withdrawn ones still learns from selected answers only."""
+    await room.like(500, "brown")
+    await work.retrain(None, only=frozenset(range(1, 11)))
+    await room.trainer.hanging.wait()
+    room.trainer.hangs = ""
+    await asyncio.gather(room.ledger.people.set_opted_out(1, True), room.ledger.people.set_opted_out(1, False))
+    await until(lambda: len(admins.told) == 2)
+    for run, _ in admins.told:
+        assert (run.trigger, run.limited) == ("web", True)
+    assert {each for each, _ in await room.ledger.runs.selection(2)} == set(range(1, 11))
+
+
 async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:
     """If the bot stops during a switch to an accepted model, the next start completes and reports it once."""
     at = asyncio.Event()

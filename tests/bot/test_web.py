@@ -16,6 +16,7 @@ from bot.admin.monitoring import Monitoring
 from bot.config import Settings
 from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings, WebSettings
+from bot.web.pages import Pages
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from inference.serving.engine_launch import free_port
 from storage.errors import NotSaved
@@ -90,7 +91,7 @@ async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str
         ),
         web=WebSettings(port=free_port()),
     )
-    server = WebServer(settings, cast(Monitoring, None), accept, Translator.load())
+    server = WebServer(settings, cast(Monitoring, None), accept, Pages(Translator.load()))
     try:
         async with aiohttp.ClientSession(await server.start()) as session:
             headers = {SECRET_HEADER: SECRET, **headers}
@@ -109,7 +110,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
 
     webhook = WebhookSettings(url="https://bot.example.org/telegram", secret=SecretStr(SECRET))
     settings = Settings(telegram=TelegramSettings(mode="webhook", webhook=webhook), web=WebSettings(port=free_port()))
-    server = WebServer(settings, cast(Monitoring, None), accept, Translator.load())
+    server = WebServer(settings, cast(Monitoring, None), accept, Pages(Translator.load()))
     try:
         async with aiohttp.ClientSession(await server.start()) as session:
             headers = {SECRET_HEADER: SECRET}

@@ -23,6 +23,7 @@ from bot.admin.monitoring import Monitoring
 from bot.config import Settings
 from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings, WebSettings
+from bot.web.pages import Pages
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from storage.ledger import Ledger
 from tests.support.chatting import Stage
@@ -81,7 +82,7 @@ async def served(
     )
     async with Ledger.open(folder) as ledger:
         vitals = Monitoring(ledger, cast(Any, None), cast(Any, None), dict, lambda: None)
-        server = WebServer(values, vitals, accept, Translator.load())
+        server = WebServer(values, vitals, accept, Pages(Translator.load()))
         try:
             yield await server.start()
         finally:
@@ -170,7 +171,7 @@ async def test_no_encoding_is_an_error_of_ours(tmp_path: Path, body: bytes, head
 async def test_half_open_requests_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that sends nothing, or only part of the headers or body, is closed after a timeout."""
     monkeypatch.setattr("bot.web.server.HEADER_SECONDS", 0.2)
-    monkeypatch.setattr("bot.web.server.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("bot.web.security.BODY_SECONDS", 0.2)
     whole = post(b'{"update_id": 1}', AS_TELEGRAM)
     halves = [
         b"",

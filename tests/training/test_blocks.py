@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from inference.messages import Picture, Role, Turn
 from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, seen, settings
 from training.data.judging_blocks import FEWEST, Live
 from training.data.selection import HELD_OUT, TRAIN, WORSE, Selection, select_pairs
+from training.job import TrainingError
 from training.xtuner.recipes import Objective
 
 LIVE = Live("base")
@@ -55,6 +58,25 @@ def test_kto_learns_from_disliked_answers_after_they_have_judged() -> None:
     selection = select(rows, objective="kto")
     assert [trained for trained, _ in blocks(selection)] == [6, 12, 18]
     assert dict(selection.rows())[3] == WORSE
+
+
+def test_a_limited_run_learns_only_what_was_selected() -> None:
+    """A run limited to some exchanges learns the liked ones among them, and the others judge what it learned.
+
+    An answer that is not selected does not displace a selected one that repeats it.
+    """
+    rows = [answer(number, liked=number % 4 != 3) for number in range(24)]
+    rows.append(answer(24, "p0", question="Question 0?", answer="Answer 0."))
+    only = {3, 8, 9, 24, 999}
+    selection = select_pairs(rows, {}, settings(min_rated=3, near_duplicate=0), live=LIVE, only=only)
+    assert [each.id for each in selection.train] == [8, 9, 24]
+    assert [trained for trained, _ in blocks(selection)] == [3, 3, 3]
+    assert {each.id for each in selection.judged} == {*range(4, 24)} - {8, 9}
+    assert (selection.counts.rated, selection.counts.selected) == (4, 3)
+    for trained, judged in blocks(selection):
+        assert not {each.id for each in selection.train[:trained]} & set(judged)
+    with pytest.raises(TrainingError, match="Not enough yet: 3 liked answers, 4 needed"):
+        select_pairs(rows, {}, settings(min_rated=4, near_duplicate=0), live=LIVE, only=only)
 
 
 def test_too_few_answers_do_not_judge() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from storage.learning_records import Rating
+from storage.learning_records import Rating, Review, ReviewDecision
 from tests.support.ledgers import exchange
 from tests.support.llava_files import foodie
 from tests.support.pipelines import Room
@@ -33,6 +33,23 @@ async def since(room: Room, **changes: Any) -> int | None:
     """
     run = await room.pipeline(**changes).planner.unchanged_since()
     return run.id if run else None
+
+
+async def test_drops_and_edits_are_news(room: Room) -> None:
+    """A drop or an edit gives a new run something to learn; keeping an answer that is learned anyway does not.
+
+    A run limited to some answers differs from one of all answers, but not from one limited to all of them.
+    """
+    await room.ledger.reviews.add(Review(1, ReviewDecision.KEEP, "web"))
+    assert await since(room) == 1
+    whole = (await room.pipeline().planner.plan()).fingerprint
+    assert (await room.pipeline().planner.plan(frozenset(range(1, 11)))).fingerprint == whole
+    assert (await room.pipeline(min_rated=2).planner.plan(frozenset((1, 2)))).fingerprint != whole
+    for decision, text in ((ReviewDecision.DROP, ""), (ReviewDecision.EDIT, "Edited.")):
+        await room.ledger.reviews.add(Review(1, decision, "web", text))
+        assert await since(room) is None
+        await room.ledger.reviews.add(Review(1, ReviewDecision.KEEP, "web"))
+        assert await since(room) == 1
 
 
 async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> None:

@@ -19,8 +19,9 @@ import pytest
 import pytest_asyncio
 
 from storage.chat_records import Chat, Person
-from storage.learning_records import Correction, Rating, Run, TrainedOn
+from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn
 from storage.model_store import verify
+from storage.review_cards import CardFilter
 from storage.states import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
@@ -177,6 +178,39 @@ async def test_a_run_trains_on_its_plan(room: Room) -> None:
     await room.like(500, "brown")
     run, _ = await room.run(pipeline, plan)
     assert await room.ledger.runs.selection(run.id) == plan.selection.rows()
+
+
+async def test_a_run_freezes_the_reviews(room: Room) -> None:
+    """A dropped answer neither teaches nor judges, and an edited one teaches the edited text.
+
+    The run records the newest review that it took into account; later ones do not change its cards.
+    """
+    dropped, edited = 1, 2
+    for number in range(10, 20):
+        await room.like(50 * number, f"#{number}{number}{number}")
+    await room.ledger.reviews.add(Review(dropped, ReviewDecision.DROP, "web"))
+    await room.ledger.reviews.add(Review(edited, ReviewDecision.EDIT, "web", "Very blue."))
+    pipeline = room.pipeline()
+    plan = await pipeline.planner.plan()
+    await room.ledger.reviews.add(Review(edited, ReviewDecision.DROP, "web"))
+    run, _ = await room.run(pipeline, plan)
+    rows = json.loads((Path(run.directory) / "train.json").read_text(encoding="utf-8"))
+    taught = {each["id"]: each["conversations"][-1]["value"] for each in rows}
+    assert taught["exchange-2"] == "Very blue." and "exchange-1" not in taught
+    assert run.reviews == 2
+    cards = room.ledger.review_cards
+    shown, _ = await cards.page(CardFilter(run=run.id), None, 100)
+    assert {f"exchange-{card.exchange.id}": card.taught for card in shown} == taught
+    judges, _ = await cards.page(CardFilter(run=run.id, judged=True), None, 100)
+    assert {card.exchange.id for card in judges} == {each.id for each in plan.selection.judged} != set()
+    assert not {dropped, edited} & {card.exchange.id for card in judges}
+
+
+async def test_a_limited_run_is_planned_again_with_its_limit(room: Room) -> None:
+    """A run that was limited when it was requested learns no more than that, whenever it is planned."""
+    run = await room.ledger.runs.start("web", only=[1, 2, 3])
+    await room.pipeline(min_rated=3).run(run, room.note)
+    assert {each for each, split in await room.ledger.runs.selection(run.id) if split == "train"} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("change", ["erased", "re-encoded"])

@@ -65,7 +65,11 @@ def judging_answers(pairs: Iterable[Pair], live: Live) -> list[Pair]:
 
 
 def forward_blocks(
-    groups: Sequence[list[Pair]], lessons: Collection[int], judging: Collection[int], held_out: float
+    groups: Sequence[list[Pair]],
+    lessons: Collection[int],
+    judging: Collection[int],
+    held_out: float,
+    only: Collection[int] | None = None,
 ) -> tuple[list[Pair], list[Block]]:
     """Order the pairs to train on, and divide the judging answers into blocks.
 
@@ -74,18 +78,23 @@ def forward_blocks(
         lessons: The IDs of the pairs to train on.
         judging: The IDs of the pairs that can judge.
         held_out: The share of the judging answers to hold out if there are more than `ENOUGH_TO_HOLD_OUT`.
+        only: The IDs of the pairs that may be trained on, liked or not; None for all.
 
     Returns:
         The pairs to train on and the blocks. Groups without judging answers come first, followed by the
-        others in chronological order. There are no blocks if too few answers can judge. Pairs about held-out
-        pictures are not trained on.
+        others in chronological order; groups of which nothing may be trained on come last. There are no blocks
+        if too few answers can judge. Pairs about held-out pictures are not trained on.
     """
 
     def judges(group: Iterable[Pair]) -> list[Pair]:
         return [each for each in group if each.id in judging]
 
+    def order(group: Iterable[Pair]) -> tuple[bool, int]:
+        numbers = {each.id for each in group}
+        return only is not None and numbers.isdisjoint(only), max(numbers)
+
     older = [each for group in groups if not judges(group) for each in group]
-    timed = sorted((group for group in groups if judges(group)), key=lambda group: max(each.id for each in group))
+    timed = sorted((group for group in groups if judges(group)), key=order)
     number = sum(len(judges(group)) for group in timed)
     if number > ENOUGH_TO_HOLD_OUT:
         parts = _parts(timed, judging, [1 - held_out])

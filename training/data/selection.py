@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from storage.learning_records import RatedExchange
@@ -222,7 +222,7 @@ def disliked_pairs(
     return within_share(different, owner, near, most)
 
 
-def select_pairs(
+def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the call
     rated: Sequence[RatedExchange],
     phashes: Mapping[str, str],
     settings: TrainingSettings,
@@ -231,6 +231,7 @@ def select_pairs(
     objective: Objective = "sft",
     max_length: int | None = None,
     newcomers: int = 0,
+    only: Collection[int] | None = None,
 ) -> Selection:
     """Select the pairs that a run trains on, and the answers that judge its model.
 
@@ -242,22 +243,37 @@ def select_pairs(
         objective: The training objective; with "kto", disliked answers are learned from too.
         max_length: The maximum number of tokens that a pair may have; None for no limit.
         newcomers: The number of users whose votes do not count yet and are not in `rated`.
+        only: The IDs of the exchanges that the run may learn from; None for no limit. The others still judge.
 
     Raises:
         TrainingError: There are too few pairs, or they come from too few users.
     """
-    liked, counts = choose_pairs(rated, phashes, settings, max_length)
+    chosen, others = _split(rated, only)
+    liked, counts = choose_pairs(chosen, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
     _check_enough(counts, settings)
     near = NearDuplicates(phashes, settings.near_duplicate)
     # Counted over likes: an account that alone dislikes much would otherwise be its own measure.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
     disliked = disliked_pairs(rated, near, settings, max_length, most)
-    pairs = sorted((*liked, *disliked), key=lambda pair: pair.id)
-    lessons = {each.id for each in pairs if each.lesson.liked or objective == "kto"}
+    beside, _ = choose_pairs(others, phashes, settings, max_length)
+    pairs = sorted((*liked, *beside, *disliked), key=lambda pair: pair.id)
+    lessons = {each.exchange.id for each in chosen}
+    lessons &= {each.id for each in pairs if each.lesson.liked or objective == "kto"}
     judging = {each.id for each in judging_answers(pairs, live)}
-    train, blocks = forward_blocks(connected(pairs, near), lessons, judging, settings.held_out)
+    train, blocks = forward_blocks(connected(pairs, near), lessons, judging, settings.held_out, only)
     return Selection(tuple(train), tuple(blocks), replace(counts, raters=_raters(train)))
+
+
+def _split(
+    rated: Sequence[RatedExchange], only: Collection[int] | None
+) -> tuple[Sequence[RatedExchange], Sequence[RatedExchange]]:
+    """Return the exchanges that the run may learn from, and the others."""
+    if only is None:
+        return rated, ()
+    return [each for each in rated if each.exchange.id in only], [
+        each for each in rated if each.exchange.id not in only
+    ]
 
 
 def _check_enough(counts: Counts, settings: TrainingSettings) -> None:

@@ -1,0 +1,174 @@
+"""Who may see the operator's pages: the login form, its sessions, passwords in headers, and forged forms.
+
+With `web.token`, an operator logs in with the form, which sets a session cookie, and scripts send the token
+in the Authorization header. Without it, requests from this machine are the operator's. Sessions are kept in
+memory, so a restart ends them. A form carries a token that only the operator's own pages contain, because a
+browser may send the cookie, or a password that it remembers, with the forms of other sites.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Final
+
+import structlog
+from aiohttp import web
+from cachetools import TTLCache
+from yarl import URL
+
+from bot.settings import WebSettings
+from bot.web.pages import OPERATOR, Operator, Pages, local_path
+from bot.web.security import Network, caller, credentials, header, is_loopback, is_own_name, is_secret, read_form
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+COOKIE: Final = "thumbtune"
+SESSION_SECONDS: Final = 12 * 3600
+SESSIONS: Final = 1000
+NAME_CHARACTERS: Final = 40
+ANYBODY: Final = "web"
+"""The name of an operator who gave none."""
+
+FAILURES: Final = 5
+"""Wrong passwords from one address after which it has to wait."""
+
+WAIT_SECONDS = 60
+ADDRESSES: Final = 10_000
+
+log = structlog.get_logger()
+
+
+class Login:
+    """Tells the operator from strangers."""
+
+    def __init__(self, settings: WebSettings, proxies: Sequence[Network], pages: Pages) -> None:
+        self._settings = settings
+        self._token = settings.token.get_secret_value()
+        self._proxies = proxies
+        self._pages = pages
+        self._key = secrets.token_bytes(32)
+        self._names: MutableMapping[str, str] = TTLCache(SESSIONS, SESSION_SECONDS)
+        """The operator's name in each session."""
+        self._failures: MutableMapping[str, int] = TTLCache(ADDRESSES, WAIT_SECONDS)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the login form and of logging out."""
+        return [
+            web.get("/login", self._form),
+            web.post("/login", self._log_in),
+            web.post("/logout", self.private(self._log_out)),
+        ]
+
+    def private(self, handler: Handler) -> Handler:
+        """Return a handler that serves only the operator, and accepts forms only from the operator's own pages."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            request[OPERATOR] = operator = self.operator(request)
+            if request.method == "POST":
+                given = (await read_form(request)).get("csrf", "")
+                if not is_secret(given.encode(), operator.csrf):
+                    say = self._pages.say(request)
+                    raise web.HTTPForbidden(text=say("This form is out of date. Open the page again."))
+            return await handler(request)
+
+        return guarded
+
+    def operator(self, request: web.Request) -> Operator:
+        """Return the operator who sent a request.
+
+        Raises:
+            web.HTTPException: A stranger sent it; a browser is sent to the login form.
+        """
+        session = request.cookies.get(COOKIE, "")
+        if (name := self._names.get(session)) is not None:
+            return Operator(name, self._csrf(session), logged_in=True)
+        if self._token:
+            return Operator(self._checked(request), self._csrf(""))
+        if not is_loopback(request.remote or ""):
+            raise web.HTTPForbidden(text="set web.token to look from another machine")
+        if not is_own_name(request, self._settings.host):
+            raise web.HTTPForbidden(text="open http://127.0.0.1 or http://localhost, or set web.token")
+        return Operator(ANYBODY, self._csrf(""))
+
+    def _checked(self, request: web.Request) -> str:
+        """Return the name of the operator whose password is in the header."""
+        if "Authorization" in request.headers:
+            name, password = credentials(request)
+            if self._is_right(request, password):
+                return _tidy(name)
+        elif "text/html" in request.headers.get("Accept", ""):
+            wanted = request.path_qs if request.method == "GET" else "/"
+            raise web.HTTPSeeOther(request.rel_url.with_path("/login").with_query(next=wanted))
+        raise web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="thumbtune"'})
+
+    def _is_right(self, request: web.Request, password: bytes) -> bool:
+        """Return whether a password is right.
+
+        Raises:
+            web.HTTPTooManyRequests: Too many wrong ones came from this address; this one was not checked.
+        """
+        address = caller(request, self._proxies)
+        failures = self._failures.get(address, 0)
+        if failures >= FAILURES:
+            say = self._pages.say(request)
+            raise web.HTTPTooManyRequests(
+                text=say("Too many wrong passwords. Try again in a minute."),
+                headers={"Retry-After": str(WAIT_SECONDS)},
+            )
+        if is_secret(password, self._token):
+            return True
+        self._failures[address] = failures + 1
+        log.warning("wrong password for the operator page", address=address)
+        return False
+
+    async def _form(self, request: web.Request) -> web.Response:
+        if not self._token:
+            raise web.HTTPSeeOther("/")
+        return self._pages.render(request, "login.html", next=local_path(request.query.get("next", "/")), wrong="")
+
+    async def _log_in(self, request: web.Request) -> web.Response:
+        """Begin a session if the password is right.
+
+        The form needs no token against forgery: whoever can forge it must know the password, and all sessions
+        are of the same operator.
+        """
+        form, say = await read_form(request), self._pages.say(request)
+        wanted = local_path(form.get("next", "/"))
+        try:
+            if self._token and self._is_right(request, form.get("token", "").encode()):
+                return self._begin(request, _tidy(form.get("name", "")), wanted)
+            wrong, status = say("That's not the password."), 401
+        except web.HTTPTooManyRequests as refusal:
+            wrong, status = refusal.text or "", refusal.status
+        return self._pages.render(request, "login.html", status=status, next=wanted, wrong=wrong, here=URL("/login"))
+
+    def _begin(self, request: web.Request, name: str, wanted: str) -> web.Response:
+        session = secrets.token_urlsafe(32)
+        self._names[session] = name
+        response = web.Response(status=303, headers={"Location": wanted})
+        https = request.secure or header(request, "X-Forwarded-Proto") == b"https"
+        response.set_cookie(
+            COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="Strict", secure=https, path="/"
+        )
+        log.info("an operator logged in", name=name, address=caller(request, self._proxies))
+        return response
+
+    async def _log_out(self, request: web.Request) -> web.Response:
+        self._names.pop(request.cookies.get(COOKIE, ""), None)
+        response = web.Response(status=303, headers={"Location": "/login"})
+        response.del_cookie(COOKIE)
+        return response
+
+    def _csrf(self, session: str) -> str:
+        """Return the token for the forms of a session, or of requests without a session.
+
+        Only the pages that such a request may see contain it, and other sites cannot read those.
+        """
+        return hmac.digest(self._key, session.encode(), "sha256").hex()
+
+
+def _tidy(name: str) -> str:
+    """Return an operator's name, shortened and without unprintable characters."""
+    return "".join(each for each in name if each.isprintable()).strip()[:NAME_CHARACTERS] or ANYBODY

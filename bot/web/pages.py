@@ -1,0 +1,138 @@
+"""The operator's pages: their templates, their language, and the headers that they are sent with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from bot.admin.canary_standing import standing_text
+from bot.admin.progress import MODEL_STATES, RUN_STATES, outcome
+from bot.i18n import Say, Translator, later
+from bot.telegram.callback_data import REASONS, THUMBS
+from bot.web.card_query import DECISIONS
+from bot.web.security import content_policy
+from training.number_format import clock
+
+LANGUAGE: Final = "language"
+"""The query parameter, and the cookie, with the language that was chosen on a page."""
+
+YEAR_SECONDS: Final = 365 * 86_400
+COUNTED: Final = {
+    "users": later("people"),
+    "chats": later("chats"),
+    "sessions": later("conversations"),
+    "exchanges": later("answers"),
+    "pictures": later("pictures"),
+    "votes": later("votes"),
+    "ups": later("liked"),
+    "downs": later("disliked"),
+    "runs": later("runs"),
+    "models": later("models"),
+    "updates_pending": later("updates in the queue"),
+    "updates_set_aside": later("dead letters"),
+    "replies_doubtful": later("unconfirmed replies"),
+}
+TRIGGERS: Final = {
+    "admin": later("admin"),
+    "schedule": later("schedule"),
+    "command": later("command line"),
+    "web": later("review page"),
+}
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """The operator who sent a request.
+
+    Attributes:
+        name: The name given with the password, or "web".
+        csrf: The token that the operator's forms send back.
+        logged_in: Whether the operator used the login form, and so can log out.
+    """
+
+    name: str
+    csrf: str
+    logged_in: bool = False
+
+
+OPERATOR: Final = web.RequestKey("operator", Operator)
+
+
+class Pages:
+    """Renders the operator's pages in the language of the request."""
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+
+    def set_up(self, app: web.Application) -> None:
+        """Prepare the templates of an application."""
+        environment = aiohttp_jinja2.setup(
+            app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+        )
+        environment.filters |= {"when": _when, "clock": clock, "outcome": outcome, "standing": standing_text}
+        environment.globals |= {
+            "counted": COUNTED,
+            "run_states": RUN_STATES | MODEL_STATES,
+            "triggers": TRIGGERS,
+            "reasons": REASONS,
+            "decisions": DECISIONS,
+            "thumbs": THUMBS,
+            "languages": self._translator.languages,
+        }
+
+    def say(self, request: web.Request) -> Say:
+        """Return the translator into the language chosen on a page or, by default, the browser's language."""
+        chosen = request.query.get(LANGUAGE), request.cookies.get(LANGUAGE)
+        return self._translator.to(*chosen, *_preferred(request))
+
+    def render(self, request: web.Request, template: str, *, status: int = 200, **context: Any) -> web.Response:
+        """Return a page.
+
+        `context` has the template's variables. If `here` is not among them, links to the page itself lead to the
+        request's path and query.
+        """
+        say = self.say(request)
+        context = {"here": request.rel_url, "say": say, "operator": request.get(OPERATOR), **context}
+        page = aiohttp_jinja2.render_string(template, request, context).encode()
+        response = web.Response(
+            body=page,
+            status=status,
+            content_type="text/html",
+            charset="utf-8",
+            headers={"Content-Security-Policy": content_policy(page, interactive=True)},
+        )
+        if LANGUAGE in request.query:
+            response.set_cookie(LANGUAGE, say.language, max_age=YEAR_SECONDS, httponly=True, samesite="Strict")
+        return response
+
+
+def local_path(path: str, otherwise: str = "/") -> str:
+    """Return `path` if it is a path on this server, else `otherwise`; a link elsewhere must not be followed.
+
+    Browsers take a path that begins with two slashes or backslashes for the address of another server.
+    """
+    return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) else otherwise
+
+
+def _preferred(request: web.Request) -> list[str]:
+    """Return the languages in the Accept-Language header, most preferred first."""
+    ranked = []
+    for each in request.headers.get("Accept-Language", "").split(","):
+        tag, _, quality = each.partition(";q=")
+        try:
+            ranked.append((-float(quality or 1), tag.strip()))
+        except ValueError:
+            continue
+    return [tag for _, tag in sorted(ranked, key=lambda each: each[0])]
+
+
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")

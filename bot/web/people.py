@@ -1,0 +1,104 @@
+"""The page of a person: what they left behind, and the buttons that block the person or erase their data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from bot.admin.erasure import Erasure
+from bot.admin.refusals import refused
+from bot.config import Settings
+from bot.web.pages import OPERATOR, Pages
+from bot.web.review import card_page
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.review_cards import CardFilter
+
+_PERSON = "/people/{person:[0-9]{1,18}}"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PeoplePages:
+    """The pages of people."""
+
+    ledger: Ledger
+    erasure: Erasure
+    pages: Pages
+    settings: Settings
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes, which must serve only the operator."""
+        return [
+            web.get(_PERSON, self.person),
+            web.post(f"{_PERSON}/block", self.block),
+            web.post(f"{_PERSON}/unblock", self.unblock),
+            web.get(f"{_PERSON}/erase", self.ask),
+            web.post(f"{_PERSON}/erase", self.erase),
+        ]
+
+    async def person(self, request: web.Request) -> web.Response:
+        """Show what is stored about a person."""
+        person, say = _number(request), self.pages.say(request)
+        found = await self.ledger.people.get(person)
+        blocked = await self.ledger.blocks.includes(person)
+        if found is None and not blocked:
+            raise web.HTTPNotFound(text=say("Nothing is stored about {person}.", person=person))
+        return self.pages.render(
+            request,
+            "person.html",
+            person=person,
+            found=found,
+            blocked=blocked,
+            is_admin=person in self._admins,
+            blocked_in_settings=person in self.settings.limits.blocked,
+            left=await self.erasure.belongings(person),
+            **await card_page(self.ledger, request, CardFilter(person=person)),
+        )
+
+    async def block(self, request: web.Request) -> web.Response:
+        """Block a person who is not an admin."""
+        person, say = _number(request), self.pages.say(request)
+        if person in self._admins:
+            raise web.HTTPConflict(text=say("Admins can't be blocked: see telegram.admins."))
+        await self.ledger.blocks.add(person, request[OPERATOR].name)
+        log.info("a person was blocked", by=request[OPERATOR].name)
+        return _to(person)
+
+    async def unblock(self, request: web.Request) -> web.Response:
+        """Lift the block of a person."""
+        await self.ledger.blocks.remove(_number(request))
+        log.info("a block was lifted", by=request[OPERATOR].name)
+        return _to(_number(request))
+
+    async def ask(self, request: web.Request) -> web.Response:
+        """Say what an erasure would delete, and ask for confirmation."""
+        person = _number(request)
+        found, left = await self.ledger.people.get(person), await self.erasure.belongings(person)
+        return self.pages.render(request, "erase.html", person=person, found=found, left=left, erased=False)
+
+    async def erase(self, request: web.Request) -> web.Response:
+        """Erase everything that is stored about a person."""
+        person = _number(request)
+        try:
+            gone = await self.erasure.forget(person)
+        except (StorageError, OSError) as error:
+            raise web.HTTPServiceUnavailable(text=refused(error, self.pages.say(request))) from error
+        log.info("a person was erased on the web page", by=request[OPERATOR].name)
+        return self.pages.render(request, "erase.html", person=person, found=None, left=gone, erased=True)
+
+    @property
+    def _admins(self) -> Collection[int]:
+        return self.settings.telegram.admins
+
+
+def _number(request: web.Request) -> int:
+    return int(request.match_info["person"])
+
+
+def _to(person: int) -> web.Response:
+    return web.Response(status=303, headers={"Location": f"/people/{person}"})

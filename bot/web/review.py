@@ -1,0 +1,155 @@
+"""The review page, on which an operator keeps, drops and edits lessons and starts a run on a selection.
+
+The page of a run shows the same cards: the exchanges that the run learned from, and those that judged it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from bot.admin.progress import held_back
+from bot.admin.refusals import REFUSALS, NothingNew, refused
+from bot.admin.runs import Runs
+from bot.web.card_query import card_filter, number
+from bot.web.pages import OPERATOR, Pages, local_path
+from bot.web.security import read_form
+from storage.chat_records import PictureState
+from storage.errors import CanaryRunning, RunBusy, StorageError, UnknownRecord
+from storage.learning_records import Review, ReviewDecision
+from storage.ledger import Ledger
+from storage.picture_files import PictureStore
+from storage.review_cards import CardFilter
+from storage.states import RUN_TRANSITIONS
+
+CARDS: Final = 20
+EDIT_CHARACTERS: Final = 8000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewPages:
+    """The review page, the pages of runs, and the pictures on them."""
+
+    ledger: Ledger
+    pictures: PictureStore
+    runs: Runs
+    pages: Pages
+    threshold: int
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes, which must serve only the operator."""
+        return [
+            web.get("/review", self.review),
+            web.post("/review/train", self.train),
+            web.post("/review/{exchange:[0-9]{1,18}}", self.decide),
+            web.get("/runs/{run:[0-9]{1,18}}", self.run),
+            web.get("/pictures/{sha256:[0-9a-f]{64}}", self.picture),
+        ]
+
+    async def review(self, request: web.Request) -> web.Response:
+        """Show the cards of the rated exchanges that the query selects."""
+        return await self._review(request)
+
+    async def _review(self, request: web.Request, status: int = 200, **notice: Any) -> web.Response:
+        chosen, cards = card_filter(request.query), self.ledger.review_cards
+        shown, liked = await cards.totals(chosen, self.threshold)
+        here = request.rel_url.with_path("/review").with_query(without(request.query, "language"))
+        context = {
+            "query": request.query,
+            "shown": shown,
+            "liked": liked,
+            "models": await cards.models(),
+            "groups": await cards.groups(),
+            "here": here,
+            "notice": "",
+            "again": False,
+            **await card_page(self.ledger, request, chosen),
+            **notice,
+        }
+        return self.pages.render(request, "review.html", status=status, **context)
+
+    async def decide(self, request: web.Request) -> web.Response:
+        """Record a decision on a lesson, and return to the card."""
+        form, say = await read_form(request), self.pages.say(request)
+        exchange, back = int(request.match_info["exchange"]), local_path(form.get("back", ""), "/review")
+        reviewer = request[OPERATOR].name
+        try:
+            decision = ReviewDecision(form.get("decision", ""))
+            text = form.get("text", "").replace("\r\n", "\n")[:EDIT_CHARACTERS]
+            await self.ledger.reviews.add(Review(exchange, decision, reviewer, text))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text="no such decision") from error
+        except UnknownRecord as error:
+            raise web.HTTPNotFound(text=say(str(error))) from error
+        except StorageError as error:
+            raise web.HTTPConflict(text=refused(error, say)) from error
+        log.info("an exchange was reviewed", exchange=exchange, decision=decision, by=reviewer)
+        return web.Response(status=303, headers={"Location": f"{back}#exchange-{exchange}"})
+
+    async def train(self, request: web.Request) -> web.Response:
+        """Start a run limited to the exchanges that the query selects and no operator has dropped."""
+        form, say, again = await read_form(request), self.pages.say(request), False
+        only = frozenset(await self.ledger.review_cards.kept(card_filter(request.query)))
+        try:
+            run = await self.runs.retrain(None, confirmed=form.get("confirmed") == "1", only=only)
+        except CanaryRunning as refusal:
+            notice = refused(refusal, say)
+        except RunBusy:
+            notice = say("A run is already in progress. /status shows it, /cancel stops it.")
+        except NothingNew as refusal:
+            notice, again = say(str(refusal)), True
+        except REFUSALS as refusal:
+            notice = refused(refusal, say)
+        else:
+            log.info("an operator started a run", run=run.id, exchanges=len(only), by=request[OPERATOR].name)
+            return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
+        return await self._review(request, 409, notice=notice, again=again)
+
+    async def run(self, request: web.Request) -> web.Response:
+        """Show what a run learned from or, with `?judged=1`, what judged it."""
+        try:
+            run = await self.ledger.runs.get(int(request.match_info["run"]))
+        except UnknownRecord as error:
+            raise web.HTTPNotFound(text=str(error)) from error
+        judged, cards = request.query.get("judged") == "1", self.ledger.review_cards
+        context = {
+            "run": run,
+            "held": held_back(await self.ledger.models.all()),
+            "active": bool(RUN_TRANSITIONS[run.state]),
+            "judged": judged,
+            "learned": (await cards.totals(CardFilter(run=run.id), self.threshold))[0],
+            "judging": (await cards.totals(CardFilter(run=run.id, judged=True), self.threshold))[0],
+            **await card_page(self.ledger, request, CardFilter(run=run.id, judged=judged)),
+        }
+        return self.pages.render(request, "run.html", **context)
+
+    async def picture(self, request: web.Request) -> web.StreamResponse:
+        """Send a picture that an exchange shows, unless it is quarantined or has not been re-encoded yet."""
+        try:
+            found = await self.ledger.pictures.get(request.match_info["sha256"])
+            if found.state is not PictureState.CLEAN:
+                raise web.HTTPNotFound
+            data = await self.pictures.get(found.sha256)
+        except UnknownRecord as error:
+            raise web.HTTPNotFound from error
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return web.Response(body=data, content_type=found.media_type, headers=headers)
+
+
+async def card_page(ledger: Ledger, request: web.Request, chosen: CardFilter) -> dict[str, Any]:
+    """Return what a template needs to show a page of cards: the cards and the address of the next page."""
+    before = number(request.query.get("before", "")) or None
+    cards, more = await ledger.review_cards.page(chosen, before, CARDS)
+    older = request.rel_url.update_query(before=cards[-1].exchange.id) if more else None
+    return {"cards": cards, "older": older, "newest": before is None}
+
+
+def without(query: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Return a query without empty values and the parameters `names`."""
+    return {name: value for name, value in query.items() if value and name not in names}

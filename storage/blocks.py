@@ -1,0 +1,33 @@
+"""People whom an operator has blocked on the web page (table `blocks`), beside those in `limits.blocked`.
+
+A block outlives the erasure of the person's data, so that deleting one's data does not lift it.
+"""
+
+from __future__ import annotations
+
+from storage.base import Queries
+
+BLOCKED = "SELECT person FROM blocks"
+
+
+class Blocks(Queries):
+    """The blocked people in the ledger."""
+
+    async def add(self, person: int, reviewer: str) -> None:
+        """Block a person on behalf of the operator `reviewer`; do nothing if the person is already blocked."""
+        await self._execute(
+            "INSERT INTO blocks(person, reviewer, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (person, reviewer, self._clock()),
+        )
+
+    async def remove(self, person: int) -> None:
+        """Lift the block of a person, if there is one."""
+        await self._execute("DELETE FROM blocks WHERE person = ?", [person])
+
+    async def includes(self, person: int) -> bool:
+        """Return whether a person is blocked."""
+        return bool(await self._number("SELECT EXISTS (SELECT 1 FROM blocks WHERE person = ?)", [person]))
+
+    async def all(self) -> frozenset[int]:
+        """Return the IDs of all blocked people."""
+        return frozenset(row["person"] for row in await self._every(BLOCKED))

@@ -1,0 +1,62 @@
+"""Reviews: operators' decisions to keep, drop or edit a lesson (table `reviews`).
+
+A new review does not overwrite earlier ones; only the latest review of an exchange counts. Training
+leaves out a dropped exchange, both as a lesson and as an answer that judges, and learns the text of an
+edit instead of the answer. A run takes into account the reviews up to the newest one when it was planned.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database
+
+from storage.base import Queries, first, insert
+from storage.errors import StorageError, UnknownRecord
+from storage.learning_records import Review, ReviewDecision
+from storage.translatable_reason import Reason
+
+# With max(), SQLite takes the other columns from the row with the maximum: https://www.sqlite.org/quirks.html
+LATEST_REVIEWS = (
+    "SELECT exchange, decision, text, reviewer, created, max(id) AS id FROM reviews"
+    " WHERE (:reviews IS NULL OR id <= :reviews)"
+    " AND (author IS NULL OR author NOT IN (SELECT value FROM json_each(:silent))) GROUP BY exchange"
+)
+"""The latest review of each exchange up to the review `:reviews`, without edits of texts by people in `:silent`."""
+
+_AUTHOR = (
+    "SELECT author FROM (SELECT author, 1 AS edit, id FROM reviews WHERE exchange = ?1 AND author IS NOT NULL"
+    " UNION ALL SELECT author, 0, id FROM demonstrations WHERE exchange = ?1 AND confirmed_by IS NOT NULL)"
+    " ORDER BY edit, id DESC LIMIT 1"
+)
+
+
+class Reviews(Queries):
+    """The reviews in the ledger."""
+
+    async def add(self, review: Review) -> int:
+        """Add a review and return its ID.
+
+        Raises:
+            UnknownRecord: The exchange does not exist or was deleted.
+            StorageError: The review is an edit without a text.
+        """
+        edit = review.decision is ReviewDecision.EDIT
+        text = review.text.strip() if edit else ""
+        if edit and not text:
+            raise StorageError(Reason("An edited answer needs a text; to learn nothing from it, drop it."))
+        now = review.created or self._clock()
+
+        def work(database: Database) -> int:
+            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [review.exchange]) is None:
+                raise UnknownRecord(f"The ledger has no exchange {review.exchange}: it may have been deleted.")
+            author = first(database, _AUTHOR, [review.exchange]) if edit else None
+            return insert(
+                database,
+                "INSERT INTO reviews(exchange, decision, text, author, reviewer, created) VALUES (?, ?, ?, ?, ?, ?)",
+                (review.exchange, review.decision, text, author and author["author"], review.reviewer, now),
+            )
+
+        return await self._write(work)
+
+    async def newest(self) -> int:
+        """Return the ID of the newest review, or 0 if there are no reviews."""
+        return await self._number("SELECT coalesce(max(id), 0) FROM reviews")

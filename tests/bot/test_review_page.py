@@ -1,0 +1,101 @@
+"""The review page in a real Chromium: it fits desktop and phone, and works with the keyboard, in both languages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from storage.learning_records import Review, ReviewDecision
+from tests.bot.test_review import ADA, Desk, at_work
+
+pytest.importorskip(
+    "playwright.async_api", reason="no Playwright here: .venv/bin/pip install --no-deps -r requirements/browser.txt"
+)
+
+from playwright.async_api import Page, expect
+
+from tests.support.browser import CHROMIUM, INSTALL_CHROMIUM, chromium
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason=INSTALL_CHROMIUM)
+
+TOKEN = "a-password"
+WORDS = {"en": ("Train on these 4", "What they left behind"), "zh": ("用这 4 条训练", "此人留下的内容")}
+
+
+@asynccontextmanager
+async def opened(desk: Desk, width: int, locale: str) -> AsyncIterator[Page]:
+    """Yield a page of the logged-in operator, and check at the end that no page has reported an error."""
+    errors: list[str] = []
+    async with chromium() as browser:
+        page = await browser.new_page(viewport={"width": width, "height": 844}, locale=locale)
+        page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.goto(f"{desk.url}/review")
+        await page.locator("[name=token]").fill(TOKEN)
+        await page.locator("[name=token]").press("Enter")
+        await expect(page.locator(".lesson")).to_have_count(6)
+        yield page
+        assert errors == []
+
+
+async def fits(page: Page) -> None:
+    """Check that nothing on the page is wider than the window, and that every picture is shown."""
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
+    for image in await page.locator(".lesson img").all():
+        await image.scroll_into_view_if_needed()
+        await expect(image).to_have_js_property("complete", value=True)
+        assert await image.evaluate("it => it.naturalWidth > 0 && it.width <= it.closest('.pictures').clientWidth")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("language", ["en", "zh"])
+async def test_the_pages_fit_and_speak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, language: str
+) -> None:
+    """On a desktop and on a phone, in the browser's language, each page fits, with its pictures and its style."""
+    train, left = WORDS[language]
+    async with at_work(tmp_path, monkeypatch, web={"port": 0, "token": TOKEN}) as desk:
+        await desk.ledger.reviews.add(Review(5, ReviewDecision.EDIT, "Olga", "Long" * 60))
+        await desk.ledger.reviews.add(Review(4, ReviewDecision.DROP, "Olga"))
+        async with opened(desk, width, {"en": "en-GB", "zh": "zh-CN"}[language]) as page:
+            await expect(page.locator("html")).to_have_attribute("lang", language)
+            await expect(page.get_by_role("button", name=train)).to_be_enabled()
+            await expect(page.locator(".lesson").first).to_have_css("display", "grid")
+            await fits(page)
+            for path in (f"/people/{ADA}", f"/people/{ADA}/erase", "/"):
+                await page.goto(f"{desk.url}{path}")
+                await fits(page)
+                if path == f"/people/{ADA}":
+                    await expect(page.get_by_role("heading", name=left)).to_be_visible()
+
+
+async def test_the_keyboard_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of the help line move between cards and decide on them; after a decision the card is focused again."""
+    async with (
+        at_work(tmp_path, monkeypatch, web={"port": 0, "token": TOKEN}) as desk,
+        opened(desk, 1280, "en") as page,
+    ):
+        for key, focused in (("j", 6), ("j", 5), ("k", 6), ("k", 6), ("j", 5)):
+            await page.keyboard.press(key)
+            await expect(page.locator(f"#exchange-{focused}")).to_be_focused()
+        await page.keyboard.press("d")
+        card = page.locator("#exchange-5")
+        await expect(card).to_contain_text("dropped by web")
+        await expect(card).to_be_focused()
+        await page.keyboard.press("y")
+        await expect(card).to_contain_text("kept by web")
+        await page.keyboard.press("e")
+        text = card.locator("textarea")
+        await expect(text).to_be_focused()
+        await page.keyboard.type(" Really, jkdye.")
+        await page.keyboard.press("Escape")
+        await expect(text).to_be_hidden()
+        await expect(card).to_be_focused()
+        await page.keyboard.press("e")
+        await page.keyboard.press("Control+Enter")
+        await expect(card.locator(".better")).to_have_text("Edited: It is purple. Really, jkdye.")
+        taught = {each.exchange.id: each.exchange.answer for each in await desk.ledger.votes.rated_exchanges()}
+        assert taught[5] == "It is purple. Really, jkdye."
