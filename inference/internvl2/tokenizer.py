@@ -18,6 +18,9 @@ END_TOKENS: Final = ("<|im_end|>", "<|im_start|>", "<|end|>", "<|assistant|>")
 PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
 """The token of one picture feature."""
 
+_QUIET: Final = {"fix_mistral_regex": False}
+"""Otherwise transformers 4.57 warns of a wrong pattern in every checkpoint that it has written itself."""
+
 
 def load_tokenizer(directory: str | Path) -> Any:
     """Return the transformers tokenizer of the checkpoint in `directory`.
@@ -30,18 +33,18 @@ def load_tokenizer(directory: str | Path) -> Any:
         from transformers import LlamaTokenizer
 
         return LlamaTokenizer.from_pretrained(directory)
+    if all((directory / name).is_file() for name in BPE_FILES):
+        from transformers import Qwen2TokenizerFast
+
+        return Qwen2TokenizerFast.from_pretrained(directory, **_QUIET)
     if (directory / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(directory)
+        return PreTrainedTokenizerFast.from_pretrained(directory, **_QUIET)
     if (directory / "tokenizer.model").is_file():
         from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
 
         return InternLM2Tokenizer.from_pretrained(directory)
-    if all((directory / name).is_file() for name in BPE_FILES):
-        from transformers import Qwen2TokenizerFast
-
-        return Qwen2TokenizerFast.from_pretrained(directory)
     needed = f"{', '.join(TOKENIZER_FILES)}, or {' with '.join(BPE_FILES)}"
     raise FileNotFoundError(f"{directory} has no tokenizer: {needed} is needed")
 
