@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.random_checkpoint import SIZES, default_tokenizer, write_random
+from benchmarks.random_tokenizers import make_tokenizer
 from benchmarks.serving_load import alone, crowd, headers
-from benchmarks.vocabulary import make_tokenizer
 from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.serving.engine_launch import free_port
 

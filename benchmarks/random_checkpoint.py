@@ -23,7 +23,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.vocabulary import make_phi3_tokenizer, make_qwen_tokenizer
+from benchmarks.random_tokenizers import make_phi3_tokenizer, make_qwen_tokenizer
 from inference.internvl2.checkpoint import share_weights, write_surroundings
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel

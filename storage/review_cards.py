@@ -38,6 +38,7 @@ _CONDITIONS = {
     "until": "created < :until",
     "text": "(question LIKE :text ESCAPE '\\' OR answer LIKE :text ESCAPE '\\')",
     "decision": f"coalesce({_DECISION}, '') = :decision",
+    "unreviewed": "NOT EXISTS (SELECT 1 FROM reviews WHERE exchange = exchanges.id)",
     "thumb": f"sign({_NET}) = :thumb",
     "run": "id IN (SELECT exchange FROM run_selections WHERE run = :run AND"
     " CASE WHEN :judged THEN judged OR split = 'held_out' ELSE split <> 'held_out' END)",
@@ -83,6 +84,7 @@ class CardFilter:
         until: The time before which an exchange took place.
         text: Words in the question or the answer; case is ignored for ASCII letters.
         decision: The decision of the latest review.
+        unreviewed: Only exchanges that nobody has reviewed.
         run: The ID of a run, for the exchanges that it learned from.
         judged: With `run`, select the exchanges that judged the run instead.
         person: The ID of a person who asked, voted on or corrected the exchanges.
@@ -95,6 +97,7 @@ class CardFilter:
     until: float = 0.0
     text: str = ""
     decision: str = ""
+    unreviewed: bool = False
     run: int = 0
     judged: bool = False
     person: int = 0

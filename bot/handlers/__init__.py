@@ -21,6 +21,7 @@ from bot.handlers import (
     questions,
     regenerate,
     replicas,
+    review,
     runs,
     status,
 )
@@ -47,6 +48,7 @@ def build_dispatcher(services: Services) -> Dispatcher:
         runs,
         status,
         models,
+        review,
         replicas,
         broadcast,
         feedback,

@@ -25,6 +25,7 @@ from bot.telegram.callback_data import (
     CancelRun,
     Delete,
     Drain,
+    Judge,
     Learn,
     Overrule,
     Promote,
@@ -43,7 +44,7 @@ REMEMBERED: Final = 4096
 BUTTONS: Final = (
     *(CancelRun, TrainAgain, CancelBroadcast),
     *(Promote, Approve, StopCanary, RollBack, Overrule),
-    *(Drain, Undrain),
+    *(Drain, Undrain, Judge),
 )
 """The buttons of admins."""
 

@@ -39,6 +39,7 @@ ADMINS: Final = {
     "status": later("Show my status"),
     "schedule": later("Show when I retrain automatically"),
     "stats": later("Chart of answers and votes"),
+    "review": later("Keep, drop or edit rated answers"),
     "models": later("List all models"),
     "promote": later("Switch to a model: /promote ID"),
     "rollback": later("Go back to the previous model"),

@@ -82,6 +82,21 @@ class Asks(CallbackData, prefix="asks"):
     correction: Id
 
 
+class Verdict(StrEnum):
+    """What the button of a review does: keep the answer as a lesson, drop it, or show the next one."""
+
+    KEEP = "keep"
+    DROP = "drop"
+    NEXT = "next"
+
+
+class Judge(CallbackData, prefix="review"):
+    """Callback data `review:<exchange>:<verdict>` of a button under an answer that an admin reviews."""
+
+    exchange: Id
+    verdict: Verdict
+
+
 class Again(CallbackData, prefix="again"):
     """Callback data `again:<exchange>` of the button that requests another answer to the question."""
 
@@ -207,6 +222,14 @@ class Delete(CallbackData, prefix="delete"):
 
     update: Id
     sure: Decision
+
+
+def reviewed_exchange(data: str) -> int | None:
+    """Return the exchange that the button of a review is about, or None if `data` is that of another button."""
+    try:
+        return Judge.unpack(data).exchange
+    except (TypeError, ValueError):
+        return None
 
 
 def node_key(name: str) -> str:

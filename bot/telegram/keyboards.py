@@ -18,6 +18,7 @@ from bot.telegram.callback_data import (
     Better,
     Delete,
     Drain,
+    Judge,
     Learn,
     Notes,
     Prefer,
@@ -29,6 +30,7 @@ from bot.telegram.callback_data import (
     StopCanary,
     Teach,
     Undrain,
+    Verdict,
     node_key,
 )
 
@@ -100,6 +102,16 @@ def correction_buttons(
     ]
     asks = [[_button(say("❓ That was a question"), Asks(correction=correction))]] if doubtful else []
     return InlineKeyboardMarkup(inline_keyboard=[row, *asks])
+
+
+def review_buttons(exchange: int, say: Say, *, chosen: str = "") -> InlineKeyboardMarkup:
+    """Return the buttons with which an admin keeps or drops an answer as a lesson, or goes on to the next one."""
+    words = {Verdict.KEEP: say("👍 Keep"), Verdict.DROP: say("✖ Drop"), Verdict.NEXT: say("Next ›")}
+    row = [
+        _button(text + (CHOSEN if verdict == chosen else ""), Judge(exchange=exchange, verdict=verdict))
+        for verdict, text in words.items()
+    ]
+    return InlineKeyboardMarkup(inline_keyboard=[row])
 
 
 def canary_buttons(model: str, say: Say) -> InlineKeyboardMarkup:

@@ -174,21 +174,24 @@ class Reply:
             await self._show_final(slot, page, markup if slot == last else None)
         await self._finish(last)
 
-    async def finish_with_picture(self, picture: InputFile, caption: str) -> None:
-        """Show a picture with a caption as the final answer.
+    async def finish_with_picture(
+        self, picture: InputFile, caption: str, markup: InlineKeyboardMarkup | None = None
+    ) -> None:
+        """Show a picture with a caption, and buttons under it, as the final answer.
 
         Raises:
             DeliveryError: The picture could not be shown.
         """
         media = InputMediaPhoto(media=picture, caption=caption)
+        chat = self.place.chat
         if 0 not in self._messages:
             await self._send(0, PENDING, None)
         try:
-            await self._bot.edit_message_media(media, chat_id=self.place.chat, message_id=self._messages[0])
+            await self._bot.edit_message_media(media, chat_id=chat, message_id=self._messages[0], reply_markup=markup)
         except TelegramBadRequest as error:  # the user deleted the message, or it is too old
             log.info("message replaced", update=self._update, error=error.message)
             await self._send(0, PENDING, None, replace=True)
-            await self._bot.edit_message_media(media, chat_id=self.place.chat, message_id=self._messages[0])
+            await self._bot.edit_message_media(media, chat_id=chat, message_id=self._messages[0], reply_markup=markup)
         await self._finish(0)
 
     @property

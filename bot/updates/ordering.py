@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-_READ_ONLY: Final = ("help", "model", "status", "models", "schedule", "stats", "privacy", "delete_my_data")
+_READ_ONLY: Final = ("help", "model", "status", "models", "review", "schedule", "stats", "privacy", "delete_my_data")
 _MODEL_CHANGES: Final = ("retrain", "promote", "rollback")
 _NODES: Final = ("drain", "undrain")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import EnumType
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from aiogram import Router
 from aiogram.filters.callback_data import CallbackData
 from aiogram.types import CallbackQuery, User
 
-from bot.handlers import broadcast, models, replicas, runs
+from bot.handlers import broadcast, models, replicas, review, runs
 from bot.handlers.access import BUTTONS
 from bot.handlers.commands import Command
 from bot.handlers.menu import NODES
@@ -215,14 +216,16 @@ async def test_a_failed_drain_is_shown(stage: Stage) -> None:
 
 def _tap(kind: type[CallbackData]) -> CallbackQuery:
     """Return a tap on a button with callback data of type `kind`."""
-    data = kind(**dict.fromkeys(kind.model_fields, "1")).pack()
+    types = {name: field.annotation for name, field in kind.model_fields.items()}
+    fields = {name: "keep" if isinstance(each, EnumType) else "1" for name, each in types.items()}
+    data = kind(**fields).pack()
     return CallbackQuery(id="1", from_user=User(id=1, is_bot=False, first_name="Ada"), chat_instance="1", data=data)
 
 
 async def test_other_people_cannot_use_admins_buttons(stage: Stage) -> None:
     """A user who is not an admin cannot use any admin button, not even a forwarded or forged one."""
     admins = Router()
-    for subject in (runs, models, replicas, broadcast):
+    for subject in (runs, models, replicas, broadcast, review):
         subject.register(admins)
     for handler in admins.callback_query.handlers:
         assert any([await each.call(_tap(kind)) for kind in BUTTONS for each in handler.filters or ()])

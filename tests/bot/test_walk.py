@@ -204,6 +204,10 @@ async def administrating(walk: Walk, root: Person, ada: Person) -> None:
     await walk.presses(root, "cancel_broadcast", await walk.shown(root, asked, "✖"))
     walk.whole.emulator.faults.clear()
     await walk.whole.says(root.id, lambda message: not any(keys(message)), after=asked["message_id"])
+    card = await walk.sends(root, "/review")
+    await walk.sends(root, "A cup!", reply_to=card["message_id"])
+    for verdict in ("next", "drop", "keep"):
+        await walk.presses(root, f"review:{verdict}", card)
 
 
 async def training(walk: Walk, root: Person, ada: Person) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.random_checkpoint import SIZES, Size, configuration, main, write_random
-from benchmarks.vocabulary import make_phi3_tokenizer
+from benchmarks.random_tokenizers import make_phi3_tokenizer
 from inference.internvl2.checkpoint import load_model, write_surroundings
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tokenizer import load_tokenizer

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.random_checkpoint import SIZES, write_random
-from benchmarks.vocabulary import make_phi3_tokenizer, make_qwen_tokenizer
+from benchmarks.random_tokenizers import make_phi3_tokenizer, make_qwen_tokenizer
 from inference.internvl2.families import INTERNVL2_5, PHI3, ModelFamily
 
 _SMALL = {

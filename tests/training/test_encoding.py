@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.vocabulary import make_phi3_tokenizer
+from benchmarks.random_tokenizers import make_phi3_tokenizer
 from inference.chat_format.template import IMG_CONTEXT
 from inference.engines.cpu.openai_schema import parse
 from inference.engines.cpu.preprocessing import Preprocessor

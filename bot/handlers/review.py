@@ -1,0 +1,126 @@
+"""Handlers for /review and its buttons, with which admins keep, drop or edit the answers that a run learns from.
+
+The answers come one by one, newest first, without those that were reviewed before. An admin edits one by
+replying to it. They contain other people's pictures and words, so they are shown in private chats only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+from aiogram import Router
+from aiogram.exceptions import TelegramBadRequest
+from aiogram.types import BufferedInputFile, CallbackQuery, Message
+
+from bot.handlers.callbacks import acknowledge
+from bot.handlers.commands import Command
+from bot.handlers.request import Request
+from bot.i18n import later
+from bot.telegram.callback_data import THUMBS, Judge, Verdict, reviewed_exchange
+from bot.telegram.keyboards import review_buttons
+from bot.updates.ordering import command_of
+from storage.errors import StorageError
+from storage.learning_records import Review, ReviewDecision
+from storage.review_cards import Card, CardFilter
+
+DECIDED: Final = {
+    ReviewDecision.KEEP: later("Kept."),
+    ReviewDecision.DROP: later("Dropped: no run learns from it."),
+}
+SHOWN: Final = 350
+"""How many characters of each text are shown; a caption has room for 1024."""
+
+log = structlog.get_logger()
+
+
+def register(router: Router) -> None:
+    """Register the handlers of this module.
+
+    Call after `access.register`, whose handlers refuse users who are not admins.
+    """
+    router.message.register(show, Command("review"))
+    router.message.register(edit, _edits)
+    router.edited_message.register(edit, _edits)
+    router.callback_query.register(decide, Judge.filter())
+
+
+async def show(message: Message, request: Request) -> None:
+    """Show the newest answer that has not been reviewed."""
+    if message.chat.type != "private":
+        await request.reply.finish(request.say("I only show that in a private chat with you."))
+    else:
+        await _show_next(None, request)
+
+
+async def decide(query: CallbackQuery, callback_data: Judge, request: Request) -> None:
+    """Record the decision whose button was tapped, mark it, and show the next answer."""
+    say, exchange = request.say, callback_data.exchange
+    if callback_data.verdict is Verdict.NEXT:
+        await acknowledge(query)
+    else:
+        decision = ReviewDecision(callback_data.verdict)
+        await request.services.ledger.reviews.add(Review(exchange, decision, request.user.full_name))
+        await acknowledge(query, say(DECIDED[decision]))
+        if query.message is not None:
+            try:
+                await request.bot.edit_message_reply_markup(
+                    chat_id=query.message.chat.id,
+                    message_id=query.message.message_id,
+                    reply_markup=review_buttons(exchange, say, chosen=decision),
+                )
+            except TelegramBadRequest as error:  # the message was deleted, or shows the decision already
+                log.info("reviewed message not redrawn", error=error.message)
+    await _show_next(exchange, request)
+
+
+async def _edits(message: Message, request: Request) -> dict[str, Any] | bool:
+    """Return the exchange that an admin's message edits, as a handler argument, or False if it edits none."""
+    to = message.reply_to_message
+    if not request.is_admin or message.chat.type != "private" or not message.text or command_of(message.text):
+        return False
+    if to is None or to.reply_markup is None or to.from_user is None or to.from_user.id != request.bot.id:
+        return False
+    buttons = [button.callback_data or "" for row in to.reply_markup.inline_keyboard for button in row]
+    found = [exchange for each in buttons if (exchange := reviewed_exchange(each)) is not None]
+    return {"exchange": found[0]} if found else False
+
+
+async def edit(message: Message, exchange: int, request: Request) -> None:
+    """Record the text of the message as the answer to learn instead."""
+    review = Review(exchange, ReviewDecision.EDIT, request.user.full_name, message.text or "")
+    try:
+        await request.services.ledger.reviews.add(review)
+    except StorageError as error:
+        await request.reply.finish(request.say(str(error)))
+    else:
+        await request.reply.finish(request.say("Edited: runs learn this text instead. /review shows the next one."))
+
+
+async def _show_next(before: int | None, request: Request) -> None:
+    """Show the newest answer without a review that is older than the exchange `before`."""
+    services, say, reply = request.services, request.say, request.reply
+    cards, _ = await services.ledger.review_cards.page(CardFilter(unreviewed=True), before, 1)
+    if not cards:
+        await reply.finish(say("There's nothing left to review. The operator page shows all decisions."))
+        return
+    [card] = cards
+    buttons = review_buttons(card.exchange.id, say)
+    if card.pictures:
+        picture = await services.pictures.store.get(card.pictures[0].sha256)
+        await reply.finish_with_picture(BufferedInputFile(picture, "picture.jpg"), _text(card, request), buttons)
+    else:
+        await reply.finish(_text(card, request), buttons)
+
+
+def _text(card: Card, request: Request) -> str:
+    """Return the question, the answer and the votes of a card as text."""
+    say, exchange = request.say, card.exchange
+    votes = " ".join(
+        f"{thumb} {count}" for value, thumb in THUMBS.items() if (count := sum(v.value == value for v in card.votes))
+    )
+    lines = [f"{card.asker}: {exchange.question[:SHOWN]}", f"{exchange.model}: {exchange.answer[:SHOWN]}"]
+    if card.correction:
+        lines.append(say("Correction: {text}", text=card.correction[:SHOWN]))
+    lines += [votes, say("To have another text learned, reply to this message with it.")]
+    return "\n\n".join(line for line in lines if line)
