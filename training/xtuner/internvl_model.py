@@ -91,7 +91,8 @@ class InternVL2(InternVL_V1_5):
     def choose_checkpointing(self, tokens: int) -> None:
         """Choose which layers recompute their activations, for batches of at most `tokens` tokens."""
         config = self._language.config
-        self._recomputed = layers_to_recompute(self, config, tokens, self._checkpointing)
+        adapter = self.model.language_model.peft_config["default"] if self.use_llm_lora else None
+        self._recomputed = layers_to_recompute(self, config, adapter, tokens, self._checkpointing)
         for number, layer in enumerate(self._language.model.layers):
             layer.gradient_checkpointing = number < self._recomputed
 
