@@ -105,7 +105,7 @@ def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> 
     import torch.distributed as dist
 
     from training.adapter import Adapter, save_adapter
-    from training.xtuner.distributed import gathered_weights
+    from training.xtuner.distributed import trained_weights
     from training.xtuner.runner import train
     from training.xtuner.vision_cache import compute_features
 
@@ -121,14 +121,14 @@ def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> 
         dist.barrier()
     say(Progress("loading"))
     model, steps = train(folder / CONFIG, say, latest_checkpoint(job), kept)
-    with gathered_weights(model):
-        if rank() == 0:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            save_adapter(model, unfinished)
-            if not Adapter(unfinished).finite():
-                raise diverged()
-            unfinished.rename(folder / ADAPTER)
-    del model
+    trained = trained_weights(model)
+    if rank() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        save_adapter(model, trained, unfinished)
+        if not Adapter(unfinished).finite():
+            raise diverged()
+        unfinished.rename(folder / ADAPTER)
+    del model, trained
     gc.collect()  # the runner and its hooks refer to each other
     torch.cuda.empty_cache()
     return Outcome(ok=True, steps=steps, samples=samples)
