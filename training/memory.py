@@ -24,7 +24,7 @@ and a float32 scale for 256 of those."""
 _OTHER_MODELS: Final = 1.25
 """What transformers' own layers keep in comparison with ours: at most 1.23 times as much, for Qwen3-0.6B."""
 
-_AVERAGES: Final = {"adamw": 8, "paged_adamw_8bit": 2, "dadapt_adam": 12, "prodigy": 16}
+AVERAGES: Final = {"adamw": 8, "paged_adamw_8bit": 2, "dadapt_adam": 12, "prodigy": 16}
 """Bytes of an optimizer's state for each weight: two averages in float32, or in 8 bits; D-Adaptation keeps one more
 tensor, Prodigy two."""
 
@@ -161,7 +161,7 @@ def bytes_per_trained_weight(optimizer: str, *, full: bool, processes: int = 1, 
     bfloat16, and the optimizer has float32 copies of its share of the weights and, in a step of stages 1 and
     2, of the gradients.
     """
-    averages = _AVERAGES[optimizer]
+    averages = AVERAGES[optimizer]
     if not deepspeed:
         return 8 + averages + 2 * full + 4 * (processes > 1)
     whole = 2 * (deepspeed < 2) + 2 * (deepspeed < 3)

@@ -13,6 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+from inference.internvl2.checkpoint_check import HEADER_LIMIT
+
 _VISION: Final = "vision_model."
 _PROJECTOR: Final = "mlp1."
 _LANGUAGE: Final = "language_model."
@@ -191,7 +193,10 @@ def _stored(directory: Path) -> Iterator[StoredWeight]:
     """
     for file in sorted(directory.glob("*.safetensors")):
         with file.open("rb") as reader:
-            header = json.loads(reader.read(int.from_bytes(reader.read(8), "little")))
+            length = int.from_bytes(reader.read(8), "little")
+            if length > HEADER_LIMIT:
+                raise ValueError(f"{file} is not a safetensors file")
+            header = json.loads(reader.read(length))
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]

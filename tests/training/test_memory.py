@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from peft import LoraConfig, get_peft_model
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.model_sizes import ModelSizes, count, read_sizes
 from inference.internvl2.tiny import CHECKPOINT
+from training.job import Job
 from training.memory import tiles_per_pass, trained_weights, training_memory
+from training.xtuner.finetune import shortage
 from training.xtuner.recipes import Recipe
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -139,6 +141,13 @@ def test_methods_need_more_and_more(sizes: Callable[[str], ModelSizes]) -> None:
     )
     assert qlora < lora < full
     assert training_memory(sizes("8b"), Recipe(optimizer="paged_adamw_8bit"), batch=1).peak < qlora
+
+
+def test_the_reason_of_a_training_without_enough_memory(sparse_checkpoint: Callable[[str], Path]) -> None:
+    """A training that does not fit even with batches of one is told how much memory that takes."""
+    job = Job("1", str(sparse_checkpoint("2b")), "", "", work="", system="")
+    assert "takes about 5.9 GB" in str(shortage(job))
+    assert "takes about 36" in str(shortage(replace(job, method="full")))
 
 
 def test_tiles_of_a_large_tower_pass_in_smaller_groups(sizes: Callable[[str], ModelSizes]) -> None:
