@@ -82,7 +82,7 @@ def training_memory(
         sizes: The sizes of the base model.
         recipe: The hyperparameters.
         batch: The number of samples per batch.
-        tokens: The number of tokens of a sample; 0 for one picture of the most tiles.
+        tokens: The number of tokens of a sample; 0 for those of `picture_tokens`.
         recomputing: Whether all layers recompute their activations, or none does.
         processes: The number of processes that train together, each on its own GPU.
         deepspeed: The stage of DeepSpeed's ZeRO, or 0 to train without DeepSpeed.
@@ -119,9 +119,13 @@ def training_memory(
     )
 
 
-def picture_tokens(sizes: ModelSizes, recipe: Recipe) -> int:
-    """Return the tokens of a sample with one picture of the most tiles, and a question and answer of 128 tokens."""
-    return min(recipe.max_length, sizes.most_tiles * sizes.tile_tokens + 128)
+def picture_tokens(sizes: ModelSizes, recipe: Recipe, tiles: int = 0) -> int:
+    """Return the tokens of a sample with one large picture, and a question and answer of 128 tokens.
+
+    `tiles` is the limit on tiles without the thumbnail, or 0 for the model's own.
+    """
+    most = min(sizes.most_tiles, tiles + (tiles > 1)) if tiles else sizes.most_tiles
+    return min(recipe.max_length, most * sizes.tile_tokens + 128)
 
 
 def trained_weights(sizes: ModelSizes, recipe: Recipe) -> int:
@@ -130,9 +134,9 @@ def trained_weights(sizes: ModelSizes, recipe: Recipe) -> int:
     number += _adapter(sizes.linear(sizes.vision_weights), recipe.vision_rank)
     if recipe.method == "full":
         return number + count(sizes.language_weights)
-    linear = sizes.linear(sizes.language_weights)
-    if recipe.targets:
-        linear = [each for each in linear if re.fullmatch(recipe.targets, _module(each))]
+    # Without targets, XTuner 0.2.0 adapts all linear layers but one of the name lm_head.
+    targets = recipe.targets or ".*(?<!lm_head)"
+    linear = [each for each in sizes.linear(sizes.language_weights) if re.fullmatch(targets, _module(each))]
     return number + _adapter(linear, recipe.rank)
 
 
@@ -143,12 +147,9 @@ def whole_layer(model: Transformer, model_type: str, *, rank: int = 0, dropout: 
     values; and, in a gated MLP, both branches, the activation and the product. Each adapter keeps its
     low-rank product and, with dropout, a byte for each of its inputs.
     """
-    inner = 2 if model_type == "intern_vit" else 4
-    kept = (
-        2
-        * (10 * model.width + inner * model.inner)
-        * (1 if model_type in ("internlm2", "intern_vit") else _OTHER_MODELS)
-    )
+    gated = model_type != "intern_vit"
+    stock = _OTHER_MODELS if gated and model_type != "internlm2" else 1
+    kept = 2 * stock * (10 * model.width + (4 if gated else 2) * model.inner)
     adapters = 5 * 2 * rank + (4 * model.width + model.inner) * (dropout > 0) * (rank > 0)
     return kept + adapters
 

@@ -51,6 +51,17 @@ def test_a_small_card_needs_cold_swaps(fits: Callable[..., dict[str, Finding]]) 
     assert all(each.ok and not each.cure for each in alone.values()), alone
 
 
+def test_fewer_tiles_take_less(fits: Callable[..., dict[str, Finding]]) -> None:
+    """With fewer tiles for a picture, a training needs less; on a card for smaller batches only, it starts anyway."""
+    alone = {"while_training": "pause"}
+    found = fits("2b", 8.3e9, inference=COLD, training=alone)["GPU 0: training"]
+    assert found.ok
+    assert "smaller batches" in found.detail
+    fewer = fits("2b", 8.3e9, inference={**COLD, "tiles": 6}, training=alone)["GPU 0: training"]
+    assert fewer.ok
+    assert "smaller batches" not in fewer.detail
+
+
 def test_the_number_of_blocks_that_leaves_room(fits: Callable[..., dict[str, Finding]]) -> None:
     """With the number of KV blocks that the doctor names, training fits beside the engine."""
     found = fits("2b", GB24, inference=COLD)

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.model_sizes import ModelSizes, count, read_sizes
 from inference.internvl2.tiny import CHECKPOINT
+from tests.support.qwen import write_qwen
 from training.job import Job
 from training.memory import tiles_per_pass, trained_weights, training_memory
 from training.xtuner.finetune import shortage
@@ -101,6 +102,18 @@ def test_adapters_have_the_weights_that_peft_makes(targets: str) -> None:
     adapted = get_peft_model(model, LoraConfig(r=8, target_modules=targets or linear))
     trained = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
     assert trained_weights(read_sizes(CHECKPOINT), Recipe(rank=8, targets=targets, projector=False)) == trained
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # by importing XTuner
+def test_without_targets_an_output_layer_named_lm_head_has_no_adapter(tmp_path: Path) -> None:
+    """The adapter of a Qwen2 has the weights of the layers that XTuner chooses: all linear ones but lm_head."""
+    from xtuner.model.utils import find_all_linear_names
+
+    base = write_qwen(tmp_path / "base")
+    model = load_model(base).language_model
+    adapted = get_peft_model(model, LoraConfig(r=8, target_modules=find_all_linear_names(model)))
+    trained = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+    assert trained_weights(read_sizes(base), Recipe(rank=8, projector=False)) == trained
 
 
 def test_full_fine_tuning_trains_the_language_model_and_the_projector() -> None:

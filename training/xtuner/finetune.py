@@ -26,7 +26,7 @@ from storage.translatable_reason import Reason
 from training.base_model_check import untrainable
 from training.data.row_parser import read_rows
 from training.job import Job, Outcome, Progress, TrainingError, ignore
-from training.memory import training_memory
+from training.memory import picture_tokens, training_memory
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES, SCALARS
 from training.worker import Say, diverged, explained, rank, too_little_memory, use_device, work, world_size
 from training.xtuner.recipes import Recipe
@@ -70,7 +70,10 @@ def shortage(job: Job) -> Reason:
     """Return the reason why a job does not fit on its GPU, with the memory that its smallest batch takes."""
     recipe = Recipe.model_validate({name: getattr(job, name) for name in Recipe.model_fields})
     sizes = read_sizes(Path(job.base))
-    needed = training_memory(sizes, recipe, batch=1, processes=job.processes, deepspeed=job.deepspeed).peak
+    tokens = picture_tokens(sizes, recipe, job.tiles)
+    needed = training_memory(
+        sizes, recipe, batch=1, tokens=tokens, processes=job.processes, deepspeed=job.deepspeed
+    ).peak
     return Reason(
         "not enough memory: one pair at a time takes about {needed} GB of the card's, computed for a large picture",
         needed=f"{needed / 1e9:.1f}",

@@ -23,8 +23,8 @@ from inference.engines.lmdeploy.kv_budget import (
     prefill_tokens,
 )
 from inference.internvl2.model_sizes import ModelSizes, read_sizes
-from training.memory import training_memory
-from training.xtuner.recipes import Recipe
+from training.memory import picture_tokens, training_memory
+from training.xtuner.recipes import SELF_TUNING, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,10 @@ def _chat(settings: Settings, index: int, total: int, engine: _Engine) -> Iterat
     elif two:
         yield Finding(f"GPU {index}: swap", True, f"two engines side by side take {_gb(2 * engine.size)} GB")
     elif fits:
-        cure = 'set inference.swap = "cold"' + (" or lower inference.lmdeploy.blocks" if _set(settings) else "")
+        given = settings.inference.lmdeploy.blocks is not None
+        cure = 'set inference.swap = "cold"' + (" or lower inference.lmdeploy.blocks" if given else "")
         found = f"a second engine of {_gb(engine.size)} GB does not fit beside the first"
         yield Finding(f"GPU {index}: swap", False, found, cure)
-
-
-def _set(settings: Settings) -> bool:
-    return settings.inference.lmdeploy.blocks is not None
 
 
 def _training(settings: Settings, index: int, total: int, beside: _Engine | None) -> Finding:
@@ -127,28 +124,38 @@ def _training(settings: Settings, index: int, total: int, beside: _Engine | None
         cure += f", or inference.lmdeploy.blocks = {blocks}" if blocks >= FEWEST_BLOCKS else ""
         return Finding(name, room >= least, found, cure)
     if room >= least:
-        return Finding(name, True, found, "nothing: a run that needs too much memory continues with smaller batches")
-    return Finding(name, False, found, _smaller(settings, sizes, recipe, whole))
+        return Finding(name, True, f"{found}, so that a run continues with smaller batches")
+    return Finding(name, False, found, _smaller(sizes, recipe, whole))
 
 
 def _needed(settings: Settings, sizes: ModelSizes, recipe: Recipe, batch: int) -> int:
-    processes, deepspeed = settings.training.world_size, settings.training.deepspeed
-    return training_memory(sizes, recipe, batch=batch, processes=processes, deepspeed=deepspeed).peak
+    return training_memory(
+        sizes,
+        recipe,
+        batch=batch,
+        tokens=picture_tokens(sizes, recipe, settings.inference.tiles or 0),
+        processes=settings.training.world_size,
+        deepspeed=settings.training.deepspeed,
+    ).peak
 
 
-def _smaller(settings: Settings, sizes: ModelSizes, recipe: Recipe, room: int) -> str:
+def _smaller(sizes: ModelSizes, recipe: Recipe, room: int) -> str:
     """Return the settings with which training fits into `room` bytes on each GPU."""
     cures = []
     qlora = recipe.model_copy(update={"method": "qlora"})
     if recipe.method != "qlora" and training_memory(sizes, qlora, batch=1).peak <= room:
         cures.append('set training.knobs.method = "qlora"')
-    spread = recipe if recipe.method != "qlora" else recipe.model_copy(update={"method": "lora"})
-    for cards in (2, 4, 8):
-        if training_memory(sizes, spread, batch=1, processes=cards, deepspeed=3).peak <= room:
-            method = f', knobs.method = "{spread.method}"' if spread is not recipe else ""
-            cures.append(f"train on {cards} such cards (training.gpus) with training.deepspeed = 3{method}")
-            break
+    # Stage 3 cannot spread weights of 4 bits.
+    spread = recipe.model_copy(update={"method": "full" if recipe.method == "full" else "lora"})
+    cards = (number for number in (2, 4, 8) if _spread(sizes, spread, number) <= room)
+    if recipe.objective == "sft" and recipe.optimizer not in SELF_TUNING and (number := next(cards, 0)):
+        method = ' and knobs.method = "lora"' if recipe.method == "qlora" else ""
+        cures.append(f"train on {number} such cards (training.gpus) with training.deepspeed = 3{method}")
     return ", or ".join(cures) or "use a larger card or a smaller model"
+
+
+def _spread(sizes: ModelSizes, recipe: Recipe, cards: int) -> int:
+    return training_memory(sizes, recipe, batch=1, processes=cards, deepspeed=3).peak
 
 
 def _gb(number: float) -> str:
