@@ -45,6 +45,8 @@ def test_a_small_card_needs_cold_swaps(fits: Callable[..., dict[str, Finding]]) 
     assert 'inference.swap = "cold"' in found["GPU 0: swap"].cure
     cold = fits("2b", GB12, inference=COLD)
     assert cold["GPU 0: swap"].ok
+    assert "do not fit" in cold["GPU 0: swap"].detail
+    assert "would fit" in fits("2b", GB24, inference=COLD)["GPU 0: swap"].detail
     assert not cold["GPU 0: training"].ok
     assert 'training.while_training = "pause"' in cold["GPU 0: training"].cure
     alone = fits("2b", GB12, inference=COLD, training={"while_training": "pause"})

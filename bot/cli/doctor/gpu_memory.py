@@ -90,14 +90,16 @@ def _chat(settings: Settings, index: int, total: int, engine: _Engine) -> Iterat
         "conversations, the rest for work",
         "" if fits else "lower inference.lmdeploy.blocks",
     )
-    two = 2 * engine.size <= total
+    given = settings.inference.lmdeploy.blocks is not None
     if settings.inference.side_by_side == 1:
-        found = 'one model at a time (inference.swap = "cold"); two ' + ("fit too" if two else "do not fit")
+        # A single engine takes the whole card unless the number of its blocks is given.
+        each = engine.size if given else engine.model.engine(FEWEST_BLOCKS, engine.prefill)
+        two = 2 * each <= USABLE * total
+        found = 'one model at a time (inference.swap = "cold"); two engines ' + ("would fit" if two else "do not fit")
         yield Finding(f"GPU {index}: swap", True, found)
-    elif two:
+    elif 2 * engine.size <= total:
         yield Finding(f"GPU {index}: swap", True, f"two engines side by side take {_gb(2 * engine.size)} GB")
     elif fits:
-        given = settings.inference.lmdeploy.blocks is not None
         cure = 'set inference.swap = "cold"' + (" or lower inference.lmdeploy.blocks" if given else "")
         found = f"a second engine of {_gb(engine.size)} GB does not fit beside the first"
         yield Finding(f"GPU {index}: swap", False, found, cure)
