@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,22 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     warm = WarmPython.start(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
     yield str(warm.program)
     warm.stop()
+
+
+@pytest.fixture(scope="session")
+def sparse_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that returns a checkpoint of a size in `SIZES`, whose weight file has a header and a hole."""
+
+    @cache
+    def written(name: str) -> Path:
+        from benchmarks.memory_table import write_sparse
+        from benchmarks.random_checkpoint import SIZES
+
+        directory = tmp_path_factory.mktemp(f"sparse-{name}")
+        write_sparse(SIZES[name], directory)
+        return directory
+
+    return written
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -92,21 +93,25 @@ def _read_lora(directory: Path, prefix: str) -> dict[str, tuple[Tensor, Tensor, 
     }
 
 
-def save_adapter(model: Any, directory: Path) -> None:
+def save_adapter(model: Any, trained: Mapping[str, Tensor], directory: Path) -> None:
     """Write the trained weights of an InternVL model, with or without PEFT wrappers, into `directory`.
+
+    `trained` has the weights by their names in `model`.
 
     Raises:
         ValueError: The model has no trained weights.
     """
-    for part, folder in ((model.language_model, directory), (model.vision_model, directory / VISION)):
-        if hasattr(part, "peft_config"):
+    for part, folder in (("language_model", directory), ("vision_model", directory / VISION)):
+        module = getattr(model, part)
+        if hasattr(module, "peft_config"):
             # PEFT would read all weights, and packing the 4-bit ones takes 20 s at full size (bitsandbytes 0.50.2).
-            trained = {name: weight for name, weight in part.named_parameters() if ".lora_" in name}
-            part.save_pretrained(folder, state_dict=trained, save_embedding_layers=False)
+            own = {name.removeprefix(f"{part}."): each for name, each in trained.items() if name.startswith(part)}
+            lora = {name: each for name, each in own.items() if ".lora_" in name}
+            module.save_pretrained(folder, state_dict=lora, save_embedding_layers=False)
     whole = {
-        name.replace(_PREFIX, "").replace(".base_layer", ""): weight.detach().contiguous()
-        for name, weight in model.named_parameters()
-        if weight.requires_grad and ".lora_" not in name
+        name.replace(_PREFIX, "").replace(".base_layer", ""): weight.contiguous()
+        for name, weight in trained.items()
+        if ".lora_" not in name
     }
     if whole:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Check that a run can start: the trainer is installed and can train the base model.
 
-Only the checkpoint's config.json is read; `inference.internvl2.checkpoint_check` checks that the files
-are complete. This module needs only the standard library.
+Only the checkpoint's config.json and the headers of its weight files are read;
+`inference.internvl2.checkpoint_check` checks that the files are complete. This module needs only the
+standard library.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_of, language_model_of
+from inference.internvl2.model_sizes import read_sizes
 from storage.translatable_reason import Reason
 
 ARCHITECTURE: Final = "InternVLChatModel"
@@ -56,6 +58,10 @@ def untrainable(base: Path) -> Reason | None:
         family_of(config)
     except UnknownFamily:
         return _unknown(base, f"{outer[0]} with the chat template {config.get('template')}")
+    try:
+        read_sizes(base)
+    except (OSError, ValueError, KeyError):
+        return _unknown(base, "no checkpoint (its weights cannot be read)")
     return None
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inference.internvl2.checkpoint_check import weight_bytes
+from inference.internvl2.model_sizes import read_sizes
 from storage.learning_records import BASE, EQUAL_TRUST, Preference, RatedExchange, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
@@ -29,6 +30,7 @@ from training.data.sources import imported, resolved
 from training.gate.factual_set import check_decidable
 from training.job import TrainingError
 from training.job_specs import JobSpecs
+from training.memory import AVERAGES, trained_weights
 from training.run_folder import run_folders
 from training.settings import Source
 from training.xtuner.recipes import Recipe
@@ -144,16 +146,16 @@ class RunPlanner:
     def _check_disk(self) -> None:
         """Check that the disk has enough space for a run. Raises `TrainingError` if it does not.
 
-        A merged model is as large as the base model. A trained weight takes 12 bytes in a checkpoint, including
-        the optimizer's state, and 4 bytes in the adapter; an adapter of InternVL2-2B has rank / 2048 times as
-        many weights as the model. mmengine removes the oldest checkpoint before it writes another, and always
-        leaves one at the end (mmengine 0.10.6, hooks/checkpoint_hook.py). The state of earlier runs counts as
-        free space, because it is removed when a new run starts.
+        A merged model is as large as the base model. A trained weight takes 4 bytes in the adapter and in each
+        checkpoint, which also has the optimizer's state. mmengine removes the oldest checkpoint before it writes
+        another, and always leaves one at the end (mmengine 0.10.6, hooks/checkpoint_hook.py). The state of
+        earlier runs counts as free space, because it is removed when a new run starts.
         """
         base, recipe = weight_bytes(self.specs.paths.base), self.specs.recipe
-        trained = base / 2 * (1 if recipe.method == "full" else min(1, recipe.rank / 2048))
+        trained = trained_weights(read_sizes(self.specs.paths.base), recipe)
         kept = recipe.keep_checkpoints if recipe.save_steps else 1
-        needed = base + trained * (12 * kept + 4) + self.specs.settings.min_free_gigabytes * 1e9
+        checkpoint = 4 + AVERAGES[recipe.optimizer]
+        needed = base + trained * (checkpoint * kept + 4) + self.specs.settings.min_free_gigabytes * 1e9
         free = shutil.disk_usage(self.models.directory).free
         free += sum(state_bytes(each) for each in run_folders(self.specs.paths.runs))
         if free < needed:

@@ -23,7 +23,7 @@ BPE_FILES: Final = ("vocab.json", "merges.txt")
 """The two files of a byte-level BPE tokenizer."""
 
 _ARCHITECTURE: Final = "InternVLChatModel"
-_HEADER_LIMIT: Final = 100_000_000
+HEADER_LIMIT: Final = 100_000_000
 """The limit of the safetensors format, in bytes."""
 
 
@@ -104,7 +104,7 @@ def _safetensors_problem(path: Path) -> str:
     size = path.stat().st_size
     with path.open("rb") as reader:
         length = int.from_bytes(reader.read(8), "little")
-        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+        if size < 8 or length > min(size - 8, HEADER_LIMIT):
             return "is cut off, or not a safetensors file"
         try:
             header: dict[str, Any] = json.loads(reader.read(length))

@@ -14,6 +14,7 @@ import pytest
 from bot.admin.refusals import AdminRefusal, refused
 from bot.admin.runs import INTERRUPTED
 from bot.i18n import Translator
+from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import EngineUnavailable
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
@@ -54,6 +55,7 @@ async def raised(folder: Path) -> list[str]:
     room = Room(folder)
     room.base.mkdir()
     found.append(untrainable(room.base) or "")
+    room.base = CHECKPOINT
     try:
         with pytest.raises(TrainingError) as full:
             room.pipeline(min_free_gigabytes=1e9).planner._check_disk()

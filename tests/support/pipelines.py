@@ -96,8 +96,8 @@ class Room:
     async def fill(self) -> None:
         """Add a user, the base model as the live model, and ten pictures with one liked answer each."""
         self.base.mkdir()
-        (self.base / "model.safetensors").write_bytes(b"weights")
-        shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(CHECKPOINT / name, self.base / name)
         await self.ledger.models.add(Model("base", str(self.base), ModelState.LIVE, None, 1.0))
         await self.ledger.people.save(Person(1), Chat(1))
         for number, colour in enumerate(COLOURS):

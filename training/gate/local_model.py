@@ -22,13 +22,14 @@ from torch.nn.utils.rnn import pad_sequence
 from inference.chat_format.token_ids import stop_ids
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.growing_cache import GrowingCache
+from inference.internvl2.model_sizes import read_sizes
 from inference.internvl2.tokenizer import text_decoder
 from inference.messages import Sampling
 from training.adapter import Adapter
 from training.data.llava import Lesson
+from training.memory import tiles_per_pass
 from training.xtuner.encoding import Encoder
 from training.xtuner.gpu_yield import GpuYield
-from training.xtuner.vision_cache import BATCH_TILES
 
 _BATCH: Final = 128
 """The most questions in a batch."""
@@ -42,6 +43,9 @@ to wait for one layer of them."""
 
 _LOADERS: Final = 8
 """The threads that cut pictures into tiles while a GPU would wait for them."""
+
+_MARGIN: Final = 2
+"""How much more memory a batch may take than its keys and values and the activations of one layer."""
 
 _KEPT_PICTURES: Final = 64
 """The number of lessons whose picture features are kept: the same picture is often asked about several times."""
@@ -77,6 +81,9 @@ class LocalModel:
         self.encoder = Encoder(directory, tiles=tiles)
         self._directory = directory
         self._device = device
+        sizes = read_sizes(directory)
+        self._tiles = tiles_per_pass(sizes)
+        self._token_bytes = _MARGIN * (sizes.key_value_bytes() + sizes.token_bytes)
         self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
         self._text_of = text_decoder(self.encoder.tokenizer)
         self._ends = sorted(stop_ids(self._model.generation_config, self.encoder.tokenizer))
@@ -150,7 +157,7 @@ class LocalModel:
             with ThreadPoolExecutor(1 if self._device == "cpu" else _LOADERS) as pool:
                 loaded = list(pool.map(lambda key: self.encoder.pixel_values(key[1], images), missing))
             tiles = [each for each in loaded if each is not None]
-            parts = torch.split(torch.cat(tiles), BATCH_TILES)
+            parts = torch.split(torch.cat(tiles), self._tiles)
             computed = [self._model.extract_feature(each.to(self._device, self._model.dtype)).cpu() for each in parts]
             found |= zip(missing, torch.split(torch.cat(computed), [len(each) for each in tiles]), strict=True)
             self._features.update(found)
@@ -177,8 +184,7 @@ class LocalModel:
         most = most_computed = _CPU_TOKENS
         if self._device != "cpu":
             torch.cuda.empty_cache()  # memory that torch keeps does not count as free
-            token = _token_bytes(self._model.config.llm_config)
-            most, most_computed = torch.cuda.mem_get_info()[0] // token, _GPU_TOKENS
+            most, most_computed = torch.cuda.mem_get_info()[0] // self._token_bytes, _GPU_TOKENS
         start = longest = 0
         distinct = set[TokenizedPrompt]()
         for index, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
@@ -262,17 +268,6 @@ class LocalModel:
         known.crop(ids.shape[1] - 1)
         known.batch_select_indices(rows)
         return ids[rows], mask[rows], known
-
-
-def _token_bytes(config: Any) -> int:
-    """Return the bytes of GPU memory for each token of a batch, which are twice what the language model needs.
-
-    For InternVL2-2B, the keys and values of 24 layers take 98 KB, and the activations of the layer that is being
-    computed some 90 KB.
-    """
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 4 * config.num_hidden_layers * config.num_key_value_heads * head
-    return int(2 * (cached + 2 * (6 * config.hidden_size + 4 * config.intermediate_size)))
 
 
 class ModelSlot:

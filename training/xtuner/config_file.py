@@ -199,6 +199,7 @@ def _model(job: Job, plan: StepPlan, mixture: Mixture) -> dict[str, Any]:
         # DPO computes both answers of a pair at once.
         "tokens": plan.batch * mixture.longest * (2 if job.objective == "dpo" else 1),
         "yield_file": job.courtesy,
+        **({"partitioned": True} if job.deepspeed == 3 else {}),
         # XTuner replaces None with every linear layer.
         "llm_lora": None if full else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
         "visual_encoder_lora": _lora(job, job.vision_rank, None) if job.vision_rank else None,
@@ -252,7 +253,7 @@ def _deepspeed(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
             "type": "training.xtuner.distributed.ZeroStrategy",
             "config": {
                 "zero_optimization": {"stage": job.deepspeed, "overlap_comm": True},
-                "bf16": {"enabled": True},
+                "bf16": {"enabled": gpu},
                 "zero_allow_untested_optimizer": True,
                 "zero_force_ds_cpu_optimizer": False,
             },

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from mmengine.device import get_device
 from xtuner.engine import DeepSpeedStrategy
 
-from training.worker import world_size
+from training.worker import rank, world_size
 
 _TIMEOUT: Final = timedelta(hours=2)
 """How long the other processes wait while rank 0 checks the data."""
@@ -42,28 +42,34 @@ def process_group(*, gpu: bool) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-@contextmanager
-def gathered_weights(model: torch.nn.Module) -> Iterator[None]:
-    """If DeepSpeed partitions the trained weights, gather them for the duration of the context.
+def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the trained weights on the CPU, by name; an empty dict on all ranks but 0.
 
-    Every process must enter the context.
+    Weights that DeepSpeed partitions are gathered one at a time, so every process must call this function.
     """
-    trained = [each for each in model.parameters() if each.requires_grad]
-    if not any(hasattr(each, "ds_id") for each in trained):
-        yield
-        return
+    found: dict[str, torch.Tensor] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            with _gathered(weight):
+                if rank() == 0:
+                    found[name] = weight.detach().to("cpu", copy=True)
+    return found
+
+
+def _gathered(weight: torch.nn.Parameter) -> AbstractContextManager[None]:
+    if not hasattr(weight, "ds_id"):
+        return nullcontext()
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(trained):
-        yield
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters([weight])
+    return gathered
 
 
 class ZeroStrategy(DeepSpeedStrategy):  # type: ignore[misc]
-    """A DeepSpeed strategy that partitions a model after every process has loaded it whole.
+    """A DeepSpeed strategy for models that are loaded whole, or by `partitioned_loading` (ZeRO 3).
 
-    At ZeRO stage 3, transformers 4.57.6 loads a model in partitions while an `HfDeepSpeedConfig` is alive,
-    and leaves weights of InternVL2 uninitialised. XTuner's own strategy keeps an `HfDeepSpeedConfig` alive;
-    this class does not.
+    XTuner's own strategy keeps an `HfDeepSpeedConfig` alive, which makes transformers 4.57.6 load models in
+    partitions and leave weights of InternVL2 uninitialised.
     """
 
     def __init__(self, **settings: Any) -> None:

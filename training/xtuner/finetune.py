@@ -20,12 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.internvl2.model_sizes import read_sizes
 from storage.atomic_files import PART
+from storage.translatable_reason import Reason
 from training.base_model_check import untrainable
 from training.data.row_parser import read_rows
 from training.job import Job, Outcome, Progress, TrainingError, ignore
+from training.memory import picture_tokens, training_memory
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES, SCALARS
 from training.worker import Say, diverged, explained, rank, too_little_memory, use_device, work, world_size
+from training.xtuner.recipes import Recipe
 from training.xtuner.resume import block_jobs, has_adapter, latest_checkpoint, prepare_state, remove_checkpoints
 from training.xtuner.scalars import peak_memory
 
@@ -56,9 +60,24 @@ def finetune(job: Job, say: Say) -> Outcome:
         except OutOfMemory as error:
             if error.batch > 1:
                 return Outcome(ok=False, reason=str(error), too_large=True)
-            raise too_little_memory(error.reason) from error
+            # The memory of a user's own configuration is not known.
+            raise too_little_memory(shortage(job) if gpu and not job.recipe else error.reason) from error
     except (ImportError, RuntimeError) as error:
         raise explained(error) from error
+
+
+def shortage(job: Job) -> Reason:
+    """Return the reason why a job does not fit on its GPU, with the memory that its smallest batch takes."""
+    recipe = Recipe.model_validate({name: getattr(job, name) for name in Recipe.model_fields})
+    sizes = read_sizes(Path(job.base))
+    tokens = picture_tokens(sizes, recipe, job.tiles)
+    needed = training_memory(
+        sizes, recipe, batch=1, tokens=tokens, processes=job.processes, deepspeed=job.deepspeed
+    ).peak
+    return Reason(
+        "not enough memory: one pair at a time takes about {needed} GB of the card's, computed for a large picture",
+        needed=f"{needed / 1e9:.1f}",
+    )
 
 
 def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
@@ -105,7 +124,7 @@ def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> 
     import torch.distributed as dist
 
     from training.adapter import Adapter, save_adapter
-    from training.xtuner.distributed import gathered_weights
+    from training.xtuner.distributed import trained_weights
     from training.xtuner.runner import train
     from training.xtuner.vision_cache import compute_features
 
@@ -121,14 +140,14 @@ def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> 
         dist.barrier()
     say(Progress("loading"))
     model, steps = train(folder / CONFIG, say, latest_checkpoint(job), kept)
-    with gathered_weights(model):
-        if rank() == 0:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            save_adapter(model, unfinished)
-            if not Adapter(unfinished).finite():
-                raise diverged()
-            unfinished.rename(folder / ADAPTER)
-    del model
+    trained = trained_weights(model)
+    if rank() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        save_adapter(model, trained, unfinished)
+        if not Adapter(unfinished).finite():
+            raise diverged()
+        unfinished.rename(folder / ADAPTER)
+    del model, trained
     gc.collect()  # the runner and its hooks refer to each other
     torch.cuda.empty_cache()
     return Outcome(ok=True, steps=steps, samples=samples)

@@ -28,6 +28,7 @@ from training.xtuner.activation_checkpointing import Checkpointing, layers_to_re
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.fused_lora import use_fused_layers
 from training.xtuner.gpu_yield import GpuYield
+from training.xtuner.partitioned_loading import partitioned_loading
 from training.xtuner.vision_cache import VisionTower, frozen_dtype
 
 
@@ -46,6 +47,7 @@ class InternVL2(InternVL_V1_5):
         checkpointing: Checkpointing = "auto",
         tokens: int = 0,
         yield_file: str = "",
+        partitioned: bool = False,
         **stock: Any,
     ) -> None:
         """Load the model.
@@ -55,10 +57,13 @@ class InternVL2(InternVL_V1_5):
             projector: Whether to train the projector.
             checkpointing: Which layers recompute their activations in the backward pass.
             tokens: The number of tokens in the largest batch.
+            partitioned: Whether DeepSpeed partitions all weights (ZeRO 3).
             yield_file: The file through which an engine on the same GPU asks for priority; empty for none.
             **stock: Arguments for XTuner's class.
         """
-        super().__init__(model_path=model_path, **stock)
+        vision = stock.get("visual_encoder_lora") is not None
+        with partitioned_loading(vision=vision) if partitioned else nullcontext():
+            super().__init__(model_path=model_path, **stock)
         adapted = any("lm_head.lora_" in name for name, _ in self.named_parameters())
         if adapted and self._language.config.tie_word_embeddings:
             raise TrainingError(
@@ -71,7 +76,9 @@ class InternVL2(InternVL_V1_5):
         self.model.mlp1.requires_grad_(projector)
         for weight in self.parameters():
             if weight.is_floating_point():
-                weight.data = weight.data.to(torch.float32 if weight.requires_grad else frozen_dtype())
+                # DeepSpeed computes in one type and keeps float32 copies of trained weights by itself.
+                full = weight.requires_grad and not partitioned
+                weight.data = weight.data.to(torch.float32 if full else frozen_dtype())
         self._path = Path(model_path)
         self._tower: VisionTower | None = None
         if not any(weight.requires_grad for weight in self.model.vision_model.parameters()):
@@ -91,7 +98,8 @@ class InternVL2(InternVL_V1_5):
     def choose_checkpointing(self, tokens: int) -> None:
         """Choose which layers recompute their activations, for batches of at most `tokens` tokens."""
         config = self._language.config
-        self._recomputed = layers_to_recompute(self, config, tokens, self._checkpointing)
+        adapter = self.model.language_model.peft_config["default"] if self.use_llm_lora else None
+        self._recomputed = layers_to_recompute(self, config, adapter, tokens, self._checkpointing)
         for number, layer in enumerate(self._language.model.layers):
             layer.gradient_checkpointing = number < self._recomputed
 

@@ -35,7 +35,7 @@ class Recipe(BaseModel):
 
     method: Literal["qlora", "lora", "full"] = "qlora"
     """qlora: an adapter on a language model in 4 bits (NF4 with double quantisation); lora: on one in its own type;
-    full: all weights of the language model, which takes some 16 bytes of memory per weight."""
+    full: all weights of the language model, which takes 18 bytes of GPU memory per weight."""
 
     rank: int = Field(128, ge=1)
     """Rank of the adapter."""

@@ -22,11 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.model_sizes import read_sizes
 from inference.internvl2.modeling_intern_vit import InternVisionModel
 from inference.internvl2.modeling_internvl2 import unprojected
 from inference.internvl2.tile_grid import Tiling
 from training.bounded_map import bounded_map
 from training.job import Job, Progress
+from training.memory import tiles_per_pass
 from training.run_folder import BASE, FEATURES
 from training.worker import Say, rank, world_size
 from training.xtuner.encoding import load_tiles
@@ -38,9 +40,6 @@ _PICTURES: Final = "wanted"
 
 _FEATURES: Final = "features"
 """The name of the tensor in a picture's file."""
-
-BATCH_TILES: Final = 26
-"""Tiles in one pass of the tower: two large pictures fill a large GPU, and their activations fit a small one."""
 
 _UNWRITTEN: Final = 2
 """The most pictures whose features wait on the GPU to be written."""
@@ -56,6 +55,7 @@ class VisionTower:
 
     def __init__(self, directory: Path, gpu_yield: GpuYield | None = None) -> None:
         self._config = InternVLChatConfig.from_pretrained(directory)
+        self._tiles = tiles_per_pass(read_sizes(directory))
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
         # On the meta device, the weights that the checkpoint replaces are not initialised.
         with torch.device("meta"):
@@ -68,7 +68,7 @@ class VisionTower:
     @torch.no_grad()
     def __call__(self, tiles: Tensor) -> Tensor:
         """Compute features [T, tokens, width], on the tower's device, from tiles [T, 3, S, S]."""
-        parts = [part.to(self._device, frozen_dtype()) for part in tiles.split(BATCH_TILES)]
+        parts = [part.to(self._device, frozen_dtype()) for part in tiles.split(self._tiles)]
         return torch.cat([unprojected(self._tower, self._config, part) for part in parts])
 
 

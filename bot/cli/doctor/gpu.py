@@ -1,4 +1,4 @@
-"""The GPU checks of `thumbtune doctor`: driver, cards, CUDA libraries and memory.
+"""The GPU checks of `thumbtune doctor`: driver, cards and CUDA libraries; `gpu_memory` says what fits on the cards.
 
 torch and CUDA are not loaded into this process; the findings come from nvidia-smi and a child process.
 """
@@ -13,17 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from bot.cli.doctor.findings import Finding
+from bot.cli.doctor.gpu_memory import memory_findings
 from bot.config import Settings
 from inference.engines.commands import Kind, resolve
 from inference.engines.lmdeploy import SUPPORTED_VERSION
-from inference.engines.lmdeploy.kv_budget import (
-    BLOCK_TOKENS,
-    ModelMemory,
-    NoRoom,
-    default_blocks,
-    prefill_tokens,
-    working_bytes,
-)
 
 DRIVER: Final = 580
 """The oldest driver branch that CUDA 13 runs on, which the torch of requirements/gpu.txt is built for (NVIDIA, "CUDA
@@ -74,9 +67,8 @@ def gpu_findings(settings: Settings) -> Iterator[Finding]:
         yield Finding("inference.gpus", False, f"{sorted(absent)} not found", f"choose from: {found}")
     if serves:
         yield from _turbomind(settings)
-        used = [card for card in cards if card.index in settings.inference.gpus or not settings.inference.gpus]
-        if used and all(card.total < float("inf") for card in used):
-            yield from _memory(settings, min(used, key=lambda card: card.total))
+    if wanted and cards:
+        yield from memory_findings(settings, {card.index: card.total for card in cards})
 
 
 def list_cards() -> list[Card]:
@@ -169,30 +161,3 @@ def _cure(error: str, cuda: str) -> str:
     if "undefined symbol" in error:
         return "lmdeploy and torch do not match: make clean install-gpu"
     return "make install-gpu"
-
-
-def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
-    """Check that the GPU has enough memory for the engine, by the engine's own calculation."""
-    sizes = settings.inference.lmdeploy
-    engines = settings.inference.side_by_side
-    total = int(card.total)
-    prefill = sizes.prefill_tokens or prefill_tokens(total)
-    try:
-        memory = ModelMemory.of(settings.inference.checkpoint(), sizes.kv_bits, sizes.tensor_parallel)
-        blocks = sizes.blocks or default_blocks(memory, total, engines=engines, prefill=prefill)
-    except NoRoom as error:
-        yield Finding("GPU memory", False, f"{total / 1e9:.1f} GB", str(error))
-        return
-    except (OSError, ValueError, KeyError):
-        return  # reported by model_findings
-    cache = blocks * BLOCK_TOKENS * memory.token
-    one = memory.weights + cache + working_bytes(prefill)
-    detail = (
-        f"{engines} × {one / 1e9:.1f} GB of {total / 1e9:.1f} GB: {memory.weights / 1e9:.1f} weights, "
-        f"{cache / 1e9:.1f} for {blocks * BLOCK_TOKENS} tokens of conversations, the rest for work; "
-        f"{card.free / 1e9:.1f} GB free now"
-    )
-    cure = ""
-    if engines * one > total:
-        cure = "lower inference.lmdeploy.blocks" + (', or set inference.swap = "cold"' if engines > 1 else "")
-    yield Finding("GPU memory", not cure, detail, cure)

@@ -1,29 +1,29 @@
 """The division of a GPU's memory among weights, KV cache blocks and working memory.
 
-This module imports neither torch nor lmdeploy. The constants were measured with the full-size
-InternVL2-2B on an H200 (benchmarks/README.md).
+This module imports neither torch nor lmdeploy. The sizes follow from the checkpoint. What they leave out,
+`_CONTEXT_BYTES`, was measured with the full-size InternVL2-2B on an H200 (benchmarks/README.md).
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from inference.internvl2.checkpoint_check import weight_bytes
+from inference.internvl2.model_sizes import read_sizes, stored_bytes
 
 BLOCK_TOKENS: Final = 64
 """The tokens of a KV block: TurboMind's default."""
 
-_USABLE: Final = 0.92
+USABLE: Final = 0.92
 """The share of the card that engines may fill; the rest is left to the driver and to a desktop."""
 
-_WORK_BYTES: Final = 1_600_000_000
-"""The memory of one engine's CUDA context, activations and buffers at 8192 prefill tokens."""
+FEWEST_BLOCKS: Final = 8192 // BLOCK_TOKENS
+"""The KV blocks of one long conversation."""
 
-_WORK_BYTES_PER_TOKEN: Final = 90_000
-"""The working memory that each further prefill token adds."""
+_CONTEXT_BYTES: Final = 480_000_000
+"""The memory of an engine that does not depend on the model: CUDA context, libraries and buffers. With it, InternVL2-2B
+uses 1.6 GB besides weights and KV blocks at 8192 prefill tokens, as measured."""
 
 _MAX_BLOCKS: Final = 16384
 """The most KV blocks: a million tokens, so that a tiny model does not fill a large card."""
@@ -39,23 +39,46 @@ class NoRoom(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """The memory that a model needs on one GPU, in bytes: for its weights, and for one token's keys and values."""
+    """The memory that an engine with a model needs on one GPU, in bytes.
+
+    Attributes:
+        weights: For the weights.
+        token: For one token's keys and values.
+        fixed: For the CUDA context and for a picture of the most tiles in the vision tower.
+        prefill_token: For each prompt token that is computed in one iteration.
+    """
 
     weights: int
     token: int
+    fixed: int
+    prefill_token: int
 
     @classmethod
     def of(cls, directory: Path, kv_bits: int, cards: int = 1) -> ModelMemory:
         """Read the sizes from a checkpoint; if `cards` GPUs share the model, the sizes are those on each GPU.
 
+        The vision tower and the activations are counted whole on each GPU.
+
         Raises:
             OSError, KeyError, ValueError: The directory does not contain a checkpoint.
         """
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))["llm_config"]
-        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        # Quantization adds a half-precision scale and zero point for each head.
-        bits = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * (head * kv_bits + 32 * (kv_bits < 16))
-        return cls(weights=weight_bytes(directory) // cards, token=bits // 8 // cards)
+        sizes = read_sizes(directory)
+        language = stored_bytes(sizes.language_weights) + (sizes.embeddings.stored if sizes.tied else 0)
+        seeing = stored_bytes(sizes.vision_weights) + stored_bytes(sizes.projector_weights)
+        return cls(
+            weights=language // cards + seeing,
+            token=sizes.key_value_bytes(kv_bits) // cards,
+            fixed=_CONTEXT_BYTES + sizes.most_tiles * sizes.tower_bytes,
+            prefill_token=sizes.token_bytes,
+        )
+
+    def work(self, prefill: int) -> int:
+        """Return the memory besides weights and KV blocks, with `prefill` prompt tokens per iteration."""
+        return self.fixed + prefill * self.prefill_token
+
+    def engine(self, blocks: int, prefill: int) -> int:
+        """Return the memory of an engine with `blocks` KV blocks."""
+        return self.weights + self.work(prefill) + blocks * BLOCK_TOKENS * self.token
 
 
 def prefill_tokens(total: int) -> int:
@@ -72,9 +95,8 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
     Raises:
         NoRoom: There is less room than one long conversation (8192 tokens) needs.
     """
-    room = total * _USABLE / engines - memory.weights - working_bytes(prefill)
-    blocks = min(int(room // (BLOCK_TOKENS * memory.token)), _MAX_BLOCKS)
-    if blocks * BLOCK_TOKENS < 8192:
+    blocks = blocks_within(memory, total * USABLE / engines, prefill=prefill)
+    if blocks < FEWEST_BLOCKS:
         cure = 'set inference.swap = "cold" (one engine at a time), or ' if engines > 1 else ""
         raise NoRoom(
             f"{engines} engine(s) of {memory.weights / 1e9:.1f} GB weights do not fit a card of {total / 1e9:.0f} GB: "
@@ -83,9 +105,10 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
     return blocks
 
 
-def working_bytes(prefill: int) -> int:
-    """Return the memory in bytes that an engine uses in addition to its weights and KV blocks."""
-    return _WORK_BYTES + max(prefill - _PREFILL_SMALL, 0) * _WORK_BYTES_PER_TOKEN
+def blocks_within(memory: ModelMemory, room: float, *, prefill: int) -> int:
+    """Return the number of KV blocks with which an engine takes at most `room` bytes; below 0 if none fit."""
+    left = room - memory.weights - memory.work(prefill)
+    return min(int(left // (BLOCK_TOKENS * memory.token)), _MAX_BLOCKS)
 
 
 def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
