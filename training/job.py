@@ -63,8 +63,9 @@ class Job(WorkerJob):
     Attributes:
         run: The ID of the run.
         base: The checkpoint directory to train.
-        data: A LLaVA JSON file whose `image` entries are relative to `images`.
         images: The folder of users' pictures.
+        data: The rated answers: a LLaVA JSON file whose `image` entries are relative to `images`; empty for
+            none.
         sources: LLaVA files to mix in, each with `path`, `images` and `repeat_times` (None for a share of
             `replay`).
         replay: The number of samples that all the sources without `repeat_times` together add per liked row
@@ -92,8 +93,8 @@ class Job(WorkerJob):
 
     run: str
     base: str
-    data: str
     images: str
+    data: str = ""
     sources: list[dict[str, Any]] = field(default_factory=list)
     replay: float = 1.0
     first: int = 0
@@ -272,6 +273,17 @@ class Outcome(Record):
     seconds: float = 0.0
     peak_memory: int = 0
     samples: dict[str, int] = field(default_factory=dict)
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """Return the outcome of a worker that succeeded.
+
+    Raises:
+        TrainingError: The worker failed; the message is the outcome's reason.
+    """
+    if not outcome.ok:
+        raise TrainingError(outcome.reason)
+    return outcome
 
 
 def outcome_file(job_file: Path) -> Path:
