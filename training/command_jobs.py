@@ -37,11 +37,15 @@ class ImportJob(WorkerJob):
 
 
 class Score(StrEnum):
-    """The ways in which `thumbtune evaluate` and `finetune` compare an answer with the right one."""
+    """The ways in which `thumbtune evaluate` and `finetune` compare an answer with the right one.
+
+    `LOSS` takes the loss of the right answer, in nats per token, whatever the model itself answers.
+    """
 
     CONTAINS = "contains"
     EXACT = "exact"
     CHOICE = "choice"
+    LOSS = "loss"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,7 @@ class ScoringJob(AskingJob):
 
     Attributes:
         data: The file. The last answer of each row is the right one.
-        score: How answers are compared with the right one; empty to leave them unscored.
+        score: How an answer is compared with the right one, a `Score`.
         sheet: The HTML page to write as well, with the answers side by side; empty for none.
         curve: The picture of a loss curve for the page; empty for none.
     """
@@ -89,6 +93,6 @@ class ScoringJob(AskingJob):
     worker = ("score", "training.gate.own_questions")
 
     data: str
-    score: str = ""
+    score: str
     sheet: str = ""
     curve: str = ""

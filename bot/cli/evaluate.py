@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,7 @@ from rich.table import Table
 from bot.cli.asking import ask, directories_of
 from bot.config import Settings
 from training.command_jobs import Score, ScoringJob
-from training.evidence.right_answers import gain, share
+from training.evidence.answer_scores import summarize
 
 
 async def evaluate(  # noqa: PLR0917 - the options of a command
@@ -59,15 +58,9 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
 def print_scores(job: ScoringJob, console: Console) -> None:
     """Print the result of a finished job that scores answers."""
     entries = json.loads(Path(job.out).read_text(encoding="utf-8"))
+    names = [name for name, _ in job.models]
     console.print(f"{Path(job.data).name}: {len(entries)} questions, scored by “{job.score}”; 95 % intervals")
-    console.print(table(entries, [name for name, _ in job.models]))
-
-
-def table(entries: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
-    """Return a table with the share of right answers of each model, and its gain over the first model."""
-    found = Table("model", "right", "share", f"against {models[0]}", box=None, pad_edge=False)
-    for name in models:
-        first, right = ([entry["scores"][each] for entry in entries] for each in (models[0], name))
-        gained = "" if name == models[0] else gain(first, right)
-        found.add_row(name, f"{sum(right)} of {len(right)}", share(right), gained)
-    return found
+    table = Table("model", "answers", f"against {names[0]}", box=None, pad_edge=False)
+    for row in summarize(job.score, {name: [each["scores"][name] for each in entries] for name in names}):
+        table.add_row(*row)
+    console.print(table)

@@ -55,12 +55,12 @@ class Questions:
     Attributes:
         file: The LLaVA file. The last answer of each row is the right one.
         images: The folder of the pictures.
-        score: How answers are compared with the right one; None to show them only.
+        score: How an answer is compared with the right one.
     """
 
     file: Path
     images: Path
-    score: Score | None = None
+    score: Score
 
 
 def with_options(settings: Settings, recipe: str | None, model: str | None) -> Settings:
@@ -127,13 +127,12 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
     fields = {
         "data": str(test.file),
         "images": str(test.images),
-        "score": test.score or "",
+        "score": test.score,
         "sheet": str(out / SHEET),
         "curve": trained.curve or "",
     }
     asking = await ask(settings, ScoringJob, [("base", base), ("finetuned", model)], out / ANSWERS, lambda _: fields)
-    if test.score:
-        print_scores(asking, console)
+    print_scores(asking, console)
     console.print(f"{asking.sheet}: the answers of both models, side by side")
 
 

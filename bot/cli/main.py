@@ -241,7 +241,9 @@ def evaluate(  # noqa: PLR0917 - the options of a command
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The pictures; default: the file's folder.")
     ] = None,
-    score: Annotated[Score, typer.Option(help="How an answer is compared with the right one.")] = Score.CONTAINS,
+    score: Annotated[
+        Score, typer.Option(help="How an answer is compared with the right one; loss: that of the right one.")
+    ] = Score.CONTAINS,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all answers to a JSON file.")] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -267,9 +269,8 @@ def finetune(  # noqa: PLR0913, PLR0917 - the options of a command
         ),
     ] = None,
     score: Annotated[
-        Score | None,
-        typer.Option(help="How answers are compared with the given ones; without it they are only shown."),
-    ] = None,
+        Score, typer.Option(help="How an answer is compared with the given one; loss: that of the given one.")
+    ] = Score.LOSS,
     recipe: Annotated[
         str | None, typer.Option(help="food, jokes, tiny, or an XTuner configuration; default: training.recipe.")
     ] = None,

@@ -94,14 +94,14 @@ async def test_a_model_is_trained_and_compared(tmp_path: Path, warm_python: str)
     assert await directory_of(settings_in(tmp_path), str(out / MODEL)) == out / MODEL
 
     base, finetuned = (
-        re.search(rf"^{name} +(\d) of {ASKED} .*%\)(.*)$", output, re.M) for name in ("base", "finetuned")
+        re.search(rf"^{name} +(\d) of {ASKED}: .*%\) right(.*)$", output, re.M) for name in ("base", "finetuned")
     )
     assert base and finetuned, output
     assert int(base[1]) < int(finetuned[1])
     assert re.match(r" +\+\d+ points \([+-]\d+ to \+\d+\)", finetuned[2]), output
     html = (out / SHEET).read_text(encoding="utf-8")
     assert re.findall("<h3>(.*?)</h3>", html) == ["given answer", "base", "finetuned"] * ASKED
-    assert "finetuned against base" in html and 'class="curve"' in html
+    assert "% (" in html and 'class="curve"' in html
     answers = json.loads((out / ANSWERS).read_text(encoding="utf-8"))
     assert sum(each["scores"]["finetuned"] for each in answers) == int(finetuned[1])
     assert not (tmp_path / "data").exists(), "the bot's data folder was used"
@@ -163,7 +163,9 @@ async def test_invalid_questions_are_refused_before_the_training(tmp_path: Path)
     """A test question about a missing picture is found before the training, not after it."""
     rows = files(tmp_path, [about("a.jpg")])
     (tmp_path / "test.json").write_text(json.dumps([about("b.jpg")]))
-    assert "b.jpg is missing" in await refusal(settings_in(tmp_path), rows, Questions(tmp_path / "test.json", tmp_path))
+    assert "b.jpg is missing" in await refusal(
+        settings_in(tmp_path), rows, Questions(tmp_path / "test.json", tmp_path, Score.LOSS)
+    )
 
 
 async def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
     python -m training.gate.own_questions JOB.json
 
 The models are loaded one after the other and decode greedily. The result is a list with an entry for each
-question: the question, the right answer, each model's answer, and whether it is right. A page with the
-answers side by side can be written as well.
+question: the question, the right answer, each model's answer, and whether it is right or, for the score
+`loss`, the model's loss on the right answer. A page with the answers side by side can be written as well.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from storage.atomic_files import write_text
 from training.command_jobs import Score, ScoringJob
-from training.data.llava import Lesson
 from training.data.row_parser import read_lessons
-from training.evidence.right_answers import gain, share
+from training.evidence.answer_scores import summarize
 from training.gate.asking import answers_of_each
 from training.gate.factual_set import contains
 from training.gate.sheet import Row, Sheet
@@ -67,38 +66,33 @@ def score(job: ScoringJob, say: Say) -> Outcome:
     lessons = list(read_lessons(Path(job.data), Path(job.images), system=job.system))
     if not lessons:
         raise TrainingError(f"{job.data} has no questions")
-    said = dict(answers_of_each(job, lessons, say))
-    is_right = SCORES.get(job.score)
-    entries: list[dict[str, Any]] = []
-    for number, (*_, question, right) in enumerate(each.turns for each in lessons):
-        answers = {name: each[number] for name, each in said.items()}
-        scores = {name: is_right(answer, right.text) for name, answer in answers.items()} if is_right else {}
-        entries.append({"question": question.text, "right": right.text, "answers": answers, "scores": scores})
+    said, scores = dict[str, list[str]](), dict[str, Sequence[float]]()
+    for name, answers, losses in answers_of_each(job, lessons, say, losses=job.score == Score.LOSS):
+        said[name] = answers
+        scores[name] = losses or [
+            SCORES[job.score](answer, each.turns[-1].text) for answer, each in zip(answers, lessons, strict=True)
+        ]
+    entries = [
+        {
+            "question": each.turns[-2].text,
+            "right": each.turns[-1].text,
+            "answers": {name: answers[number] for name, answers in said.items()},
+            "scores": {name: scored[number] for name, scored in scores.items()},
+        }
+        for number, each in enumerate(lessons)
+    ]
     write_text(Path(job.out), json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
     if job.sheet:
-        _write_sheet(job, lessons, said, [each["scores"] for each in entries])
+        rows = zip(lessons, zip(*said.values(), strict=True), strict=True)
+        facts = [(name, "; ".join(filter(None, texts))) for name, *texts in summarize(job.score, scores)]
+        Sheet(
+            f"{' · '.join(said)}: {Path(job.data).name}",
+            ("given answer", *said),
+            tuple(Row.from_lesson(each, Path(job.images), (each.turns[-1].text, *answers)) for each, answers in rows),
+            facts=tuple(facts),
+            plots=((Path(job.curve), "the loss of each step, and its moving average"),) if job.curve else (),
+        ).write(Path(job.sheet))
     return Outcome(ok=True)
-
-
-def _write_sheet(
-    job: ScoringJob, lessons: Sequence[Lesson], said: dict[str, list[str]], scores: Sequence[dict[str, bool]]
-) -> None:
-    """Write the page with the given answers and the models', side by side."""
-    rows = [
-        Row.from_lesson(lesson, Path(job.images), (lesson.turns[-1].text, *answers))
-        for lesson, answers in zip(lessons, zip(*said.values(), strict=True), strict=True)
-    ]
-    right = {name: [each[name] for each in scores] for name in said} if job.score else {}
-    first = next(iter(said))
-    facts = [(f"{name}, right", share(each)) for name, each in right.items()]
-    facts += [(f"{name} against {first}", gain(right[first], right[name])) for name in right if name != first]
-    Sheet(
-        f"{' · '.join(said)}: {Path(job.data).name}",
-        ("given answer", *said),
-        tuple(rows),
-        facts=tuple(facts),
-        plots=((Path(job.curve), "the loss of each step, and its moving average"),) if job.curve else (),
-    ).write(Path(job.sheet))
 
 
 if __name__ == "__main__":
