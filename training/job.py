@@ -63,9 +63,9 @@ class Job(WorkerJob):
     Attributes:
         run: The ID of the run.
         base: The checkpoint directory to train.
-        images: The folder of users' pictures.
         data: The rated answers: a LLaVA JSON file whose `image` entries are relative to `images`; empty for
             none.
+        images: The folder of users' pictures.
         sources: LLaVA files to mix in, each with `path`, `images` and `repeat_times` (None for a share of
             `replay`).
         replay: The number of samples that all the sources without `repeat_times` together add per liked row
@@ -93,8 +93,8 @@ class Job(WorkerJob):
 
     run: str
     base: str
+    data: str
     images: str
-    data: str = ""
     sources: list[dict[str, Any]] = field(default_factory=list)
     replay: float = 1.0
     first: int = 0

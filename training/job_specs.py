@@ -86,6 +86,7 @@ class JobSpecs:
         settings = self.settings
         return Job(
             **self._common(folder, run),
+            data="",
             images=str(self.images),
             sources=[each.model_dump(mode="json") for each in sources],
             replay=settings.replay,

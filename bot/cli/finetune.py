@@ -167,13 +167,14 @@ def check_rows(data: Path, images: Path, system: str) -> set[Path]:
 
 
 def _check_folder(out: Path) -> None:
-    """Check that `out` does not exist, is empty, or has an interrupted training."""
+    """Check that `out` does not exist, or has nothing but an interrupted training."""
     if (out / MODEL).exists():
         raise TrainingError(
             f"{out / MODEL} is there already: name another folder with --out, or compare the model by "
-            f"`thumbtune evaluate base {out / MODEL} --set FILE`"
+            f"`thumbtune evaluate BASE {out / MODEL} --set FILE`"
         )
-    if out.exists() and not (out.is_dir() and ((out / RUN).is_dir() or not any(out.iterdir()))):
+    begun = (out / RUN / "finetune.json").is_file()
+    if out.exists() and not begun and not (out.is_dir() and {each.name for each in out.iterdir()} <= {RUN}):
         raise TrainingError(f"{out} holds something else: name a folder that does not exist yet with --out")
 
 

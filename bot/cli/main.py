@@ -242,7 +242,8 @@ def evaluate(  # noqa: PLR0917 - the options of a command
         Path | None, typer.Option(metavar="DIR", help="The pictures; default: the file's folder.")
     ] = None,
     score: Annotated[
-        Score, typer.Option(help="How an answer is compared with the right one; loss: that of the right one.")
+        Score,
+        typer.Option(help="How an answer is scored against the right one; loss: the model's loss on the right one."),
     ] = Score.CONTAINS,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all answers to a JSON file.")] = None,
     config: ConfigOption = None,
@@ -269,7 +270,8 @@ def finetune(  # noqa: PLR0913, PLR0917 - the options of a command
         ),
     ] = None,
     score: Annotated[
-        Score, typer.Option(help="How an answer is compared with the given one; loss: that of the given one.")
+        Score,
+        typer.Option(help="How an answer is scored against the given one; loss: the model's loss on the given one."),
     ] = Score.LOSS,
     recipe: Annotated[
         str | None, typer.Option(help="food, jokes, tiny, or an XTuner configuration; default: training.recipe.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -106,9 +107,17 @@ async def test_a_model_is_trained_and_compared(tmp_path: Path, warm_python: str)
     assert sum(each["scores"]["finetuned"] for each in answers) == int(finetuned[1])
     assert not (tmp_path / "data").exists(), "the bot's data folder was used"
 
-    process = await start(tmp_path, line)
+    process = await start(tmp_path, line, knobs)
     said, _ = await process.communicate()
     assert (process.returncode, "is there already" in said.decode()) == (1, True), said.decode()
+
+    shutil.rmtree(out / MODEL)  # as if the command had been interrupted after the training
+    began = (out / RUN / "finetune.json").stat().st_mtime_ns
+    process = await start(tmp_path, command(tmp_path), knobs)
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    verify(out / MODEL)
+    assert (out / RUN / "finetune.json").stat().st_mtime_ns == began, "the training was repeated"
 
 
 async def start(folder: Path, line: list[str], environment: Mapping[str, str] = {}) -> asyncio.subprocess.Process:
