@@ -1,4 +1,4 @@
-"""The worker jobs of the commands `thumbtune import`, `thumbtune compare` and `thumbtune evaluate`."""
+"""The worker jobs of the commands `thumbtune import`, `compare`, `evaluate` and `finetune`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ class ImportJob(WorkerJob):
 
 
 class Score(StrEnum):
-    """The ways in which `thumbtune evaluate` compares an answer with the right one."""
+    """The ways in which `thumbtune evaluate` and `finetune` compare an answer with the right one.
+
+    `LOSS` takes the loss of the right answer, in nats per token, whatever the model itself answers.
+    """
 
     CONTAINS = "contains"
     EXACT = "exact"
     CHOICE = "choice"
+    LOSS = "loss"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +83,16 @@ class CompareJob(AskingJob):
 class ScoringJob(AskingJob):
     """A job that scores the answers to the questions of a LLaVA file.
 
-    The last answer of each row of the file `data` is the right one. `score` says how answers are compared with it.
+    Attributes:
+        data: The file. The last answer of each row is the right one.
+        score: How an answer is compared with the right one, a `Score`.
+        sheet: The HTML page to write as well, with the answers side by side; empty for none.
+        curve: The picture of a loss curve for the page; empty for none.
     """
 
     worker = ("score", "training.gate.own_questions")
 
     data: str
     score: str
+    sheet: str = ""
+    curve: str = ""

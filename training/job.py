@@ -63,7 +63,8 @@ class Job(WorkerJob):
     Attributes:
         run: The ID of the run.
         base: The checkpoint directory to train.
-        data: A LLaVA JSON file whose `image` entries are relative to `images`.
+        data: The rated answers: a LLaVA JSON file whose `image` entries are relative to `images`; empty for
+            none.
         images: The folder of users' pictures.
         sources: LLaVA files to mix in, each with `path`, `images` and `repeat_times` (None for a share of
             `replay`).
@@ -272,6 +273,17 @@ class Outcome(Record):
     seconds: float = 0.0
     peak_memory: int = 0
     samples: dict[str, int] = field(default_factory=dict)
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """Return the outcome of a worker that succeeded.
+
+    Raises:
+        TrainingError: The worker failed; the message is the outcome's reason.
+    """
+    if not outcome.ok:
+        raise TrainingError(outcome.reason)
+    return outcome
 
 
 def outcome_file(job_file: Path) -> Path:

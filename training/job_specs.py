@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,25 @@ class JobSpecs:
 
         `previous_losses` is the path of the loss log to draw behind this run's curve, or an empty string.
         """
-        settings, folder = self.settings, Path(run.directory)
-        return Job(
-            **self._common(run),
+        folder = Path(run.directory)
+        return replace(
+            self.finetune_on(sources, folder, run=str(run.id)),
             data=str(folder / TRAIN_ROWS),
+            blocks=[each.trained for each in selection.blocks if each.trained < len(selection.train)],
+            judged=str(folder / JUDGED_ROWS),
+            former=previous_losses,
+        )
+
+    def finetune_on(self, sources: Sequence[Source], folder: Path, run: str = "") -> Job:
+        """Return the job that trains on the rows of `sources` alone, in `folder`."""
+        settings = self.settings
+        return Job(
+            **self._common(folder, run),
+            data="",
             images=str(self.images),
             sources=[each.model_dump(mode="json") for each in sources],
             replay=settings.replay,
-            blocks=[each.trained for each in selection.blocks if each.trained < len(selection.train)],
-            judged=str(folder / JUDGED_ROWS),
             notes=str(self.paths.runs / "pictures.jsonl"),
-            former=previous_losses,
             device=settings.device,
             seed=settings.seed,
             processes=settings.world_size,
@@ -93,9 +101,9 @@ class JobSpecs:
             **self.recipe.model_dump(),
         )
 
-    def merge(self, run: Run, out: Path, trained: Outcome) -> MergeJob:
-        """Return the job that merges the trained adapter and the base into `out`, an empty directory."""
-        return MergeJob(**self._common(run), adapter=str(trained.adapter), out=str(out))
+    def merge(self, folder: Path, out: Path, trained: Outcome, run: str = "") -> MergeJob:
+        """Return the job, in `folder`, that merges the trained adapter and the base into `out`, an empty directory."""
+        return MergeJob(**self._common(folder, run), adapter=str(trained.adapter), out=str(out))
 
     def evaluate(self, run: Run, candidate: Path, selection: Selection, **others: Any) -> EvaluationJob:
         """Return the job that judges the candidate model in the directory `candidate`.
@@ -104,7 +112,7 @@ class JobSpecs:
         """
         settings = self.settings
         return EvaluationJob(
-            **self._common(run),
+            **self._common(Path(run.directory), str(run.id)),
             candidate=str(candidate),
             data=str(Path(run.directory) / JUDGED_ROWS),
             rated=_rated(selection),
@@ -118,11 +126,11 @@ class JobSpecs:
             **others,
         )
 
-    def _common(self, run: Run) -> dict[str, Any]:
+    def _common(self, folder: Path, run: str) -> dict[str, Any]:
         return {
-            "run": str(run.id),
+            "run": run,
             "base": str(self.paths.base),
-            "work": run.directory,
+            "work": str(folder),
             "system": self.system,
             "threads": self.settings.threads,
             "tiles": self.tiles,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +22,30 @@ from storage.ledger import Ledger
 from storage.model_store import ModelStore, read_manifest
 from storage.states import ANSWERING, ModelState
 from storage.translatable_reason import Reason
-from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
+from training.job import MergeJob, Outcome, Progress, Trainer, TrainingError, checked, ignore
 from training.job_specs import TrainingPaths
 from training.run_folder import ADAPTER, MERGE_JOB
 from training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
+
+
+async def publish_merged(
+    models: ModelStore, name: str, job: MergeJob, run: Callable[[MergeJob], Awaitable[Outcome]]
+) -> Path:
+    """Merge a model with the worker that `run` starts, publish it as `name`, and return its directory.
+
+    Raises:
+        TrainingError: The model cannot be merged.
+        StorageError: The model cannot be published.
+    """
+    workspace = models.workspace(name)
+    try:
+        checked(await run(replace(job, out=str(workspace))))
+        directory, _ = await asyncio.to_thread(models.publish, workspace, name)
+    finally:
+        models.discard(workspace)
+    return directory
 
 
 class MergedModels:
@@ -114,14 +132,7 @@ class MergedModels:
                     needed=f"{needed / 1e9:.1f}",
                 )
             )
-        workspace = self._models.workspace(model.id)
-        try:
-            outcome = await self._trainer.run(replace(job, out=str(workspace)), on_progress)
-            if not outcome.ok:
-                raise TrainingError(outcome.reason)
-            await asyncio.to_thread(self._models.publish, workspace, model.id)
-        finally:
-            self._models.discard(workspace)
+        await publish_merged(self._models, model.id, job, lambda merging: self._trainer.run(merging, on_progress))
 
     async def _prunable(self, in_use: Collection[str]) -> list[Model]:
         models = await self._ledger.models.all()

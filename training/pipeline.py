@@ -23,7 +23,7 @@ from storage.translatable_reason import Reason
 from training.data.llava import write_rows
 from training.data.selection import Selection
 from training.gate.report import Decision, Report
-from training.job import Outcome, Trainer, TrainingError
+from training.job import Trainer, TrainingError, checked
 from training.job_specs import measure_effort, model_name
 from training.run_folder import FEATURES, JUDGED_ROWS, LOSSES, REPORT, TRAIN_ROWS, kept_file, run_folders
 from training.run_plan import RunPlan, RunPlanner
@@ -136,17 +136,17 @@ class Pipeline:
             job = self._specs.finetune(run, selection, plan.sources, await self._previous_losses(run))
             if await asyncio.to_thread(adopt_checkpoints, job, run_folders(self._runs, but=run.id)):
                 log.info("run %s continues from the last checkpoint of an interrupted one", run.id)
-            trained = _checked(await self._trainer.run(job, progress.update))
+            trained = checked(await self._trainer.run(job, progress.update))
             await progress.move(RunState.MERGING, step=0, steps=0)
-            merging = self._specs.merge(run, workspace, trained)
-            merged = _checked(await self._trainer.run(merging, progress.update))
+            merging = self._specs.merge(folder, workspace, trained, run=str(run.id))
+            merged = checked(await self._trainer.run(merging, progress.update))
             await progress.move(RunState.EVALUATING, step=0, steps=0)
             effort = measure_effort(selection, await self._ledger.models.trained_on(run.id), trained, merged)
             reference = await self._reference(selection)
             evaluation = self._specs.evaluate(
                 run, workspace, selection, curve=trained.curve or "", effort=effort, **reference
             )
-            _checked(await self._trainer.run(evaluation, progress.update))
+            checked(await self._trainer.run(evaluation, progress.update))
             await asyncio.to_thread(remove_blocks, folder)
         return await _uninterrupted(self._publish(run, folder, workspace, progress))
 
@@ -244,9 +244,3 @@ async def _uninterrupted(work: Coroutine[Any, Any, Model]) -> Model:
         except asyncio.CancelledError:
             caller.uncancel()
     return task.result()
-
-
-def _checked(outcome: Outcome) -> Outcome:
-    if not outcome.ok:
-        raise TrainingError(outcome.reason)
-    return outcome

@@ -84,7 +84,7 @@ class RunPlanner:
         settings, paths = self.specs.settings, self.specs.paths
         if wrong := untrainable(paths.base):
             raise TrainingError(wrong)
-        self._check_disk()
+        check_disk(self.specs, self.models.directory)
         check_decidable(settings.regression, settings.max_loss_points)
         sources = resolved([*settings.sources, *imported(paths.sources)])
         reviews = await self.ledger.reviews.newest()
@@ -143,31 +143,35 @@ class RunPlanner:
         )
         return replace(selection, train=tuple(with_rejected(selection.train, preferences)))
 
-    def _check_disk(self) -> None:
-        """Check that the disk has enough space for a run. Raises `TrainingError` if it does not.
 
-        A merged model is as large as the base model. A trained weight takes 4 bytes in the adapter and in each
-        checkpoint, which also has the optimizer's state. mmengine removes the oldest checkpoint before it writes
-        another, and always leaves one at the end (mmengine 0.10.6, hooks/checkpoint_hook.py). The state of
-        earlier runs counts as free space, because it is removed when a new run starts.
-        """
-        base, recipe = weight_bytes(self.specs.paths.base), self.specs.recipe
-        trained = trained_weights(read_sizes(self.specs.paths.base), recipe)
-        kept = recipe.keep_checkpoints if recipe.save_steps else 1
-        checkpoint = 4 + AVERAGES[recipe.optimizer]
-        needed = base + trained * (checkpoint * kept + 4) + self.specs.settings.min_free_gigabytes * 1e9
-        free = shutil.disk_usage(self.models.directory).free
-        free += sum(state_bytes(each) for each in run_folders(self.specs.paths.runs))
-        if free < needed:
-            raise TrainingError(
-                Reason(
-                    "Only {free} GB are free on the disk of {directory}, but a run needs {needed} GB: remove old "
-                    "models, or lower training.min_free_gigabytes",
-                    free=f"{free / 1e9:.1f}",
-                    directory=str(self.models.directory),
-                    needed=f"{needed / 1e9:.1f}",
-                )
+def check_disk(specs: JobSpecs, models: Path) -> None:
+    """Check that the disk of the folder `models` has enough space for a run.
+
+    A merged model is as large as the base model. A trained weight takes 4 bytes in the adapter and in each
+    checkpoint, which also has the optimizer's state. mmengine removes the oldest checkpoint before it writes
+    another, and always leaves one at the end (mmengine 0.10.6, hooks/checkpoint_hook.py). The state of
+    earlier runs counts as free space, because it is removed when a new run starts.
+
+    Raises:
+        TrainingError: There is too little space.
+    """
+    base, recipe = weight_bytes(specs.paths.base), specs.recipe
+    trained = trained_weights(read_sizes(specs.paths.base), recipe)
+    kept = recipe.keep_checkpoints if recipe.save_steps else 1
+    checkpoint = 4 + AVERAGES[recipe.optimizer]
+    needed = base + trained * (checkpoint * kept + 4) + specs.settings.min_free_gigabytes * 1e9
+    free = shutil.disk_usage(models).free
+    free += sum(state_bytes(each) for each in run_folders(specs.paths.runs))
+    if free < needed:
+        raise TrainingError(
+            Reason(
+                "Only {free} GB are free on the disk of {directory}, but a run needs {needed} GB: remove old "
+                "models, or lower training.min_free_gigabytes",
+                free=f"{free / 1e9:.1f}",
+                directory=str(models),
+                needed=f"{needed / 1e9:.1f}",
             )
+        )
 
 
 def fingerprint(

@@ -1,4 +1,4 @@
-"""What `thumbtune compare` and `thumbtune evaluate` share: models answer questions in a child process."""
+"""What `thumbtune compare`, `evaluate` and `finetune` share: models answer questions in a child process."""
 
 from __future__ import annotations
 
@@ -22,30 +22,32 @@ Job = TypeVar("Job", bound=AskingJob)
 
 
 async def ask(
-    settings: Settings, kind: type[Job], models: Sequence[str], out: Path, prepare: Callable[[Path], dict[str, Any]]
+    settings: Settings,
+    kind: type[Job],
+    models: Sequence[tuple[str, Path]],
+    out: Path,
+    prepare: Callable[[Path], dict[str, Any]],
 ) -> Job:
     """Have models answer questions, and return the job, which has written its result to `out`.
 
     Args:
         settings: The bot's settings.
         kind: The kind of job.
-        models: IDs of kept models, or checkpoint directories.
+        models: The name and the checkpoint directory of each model.
         out: The file to write.
         prepare: A function that may write files into a temporary folder, and returns the further fields of
             the job.
 
     Raises:
-        TrainingError: A model is unknown or incomplete, `out` cannot be written, or the job fails.
-        StorageError: The ledger cannot be read.
+        TrainingError: `out` cannot be written, or the job fails.
     """
     if not out.absolute().parent.is_dir():
         raise TrainingError(f"{out.absolute().parent} is not a folder: create it, or name another file with --out")
-    chosen = [(model, str(await directory_of(settings, model))) for model in models]
     work = Path(tempfile.mkdtemp(prefix=f"thumbtune-{kind.worker[0]}-"))
     kept = False
     try:
         job = kind(
-            models=chosen,
+            models=[(name, str(directory)) for name, directory in models],
             out=str(out.absolute()),
             work=str(work),
             system=settings.persona,
@@ -63,6 +65,11 @@ async def ask(
         if not kept:
             shutil.rmtree(work)
     return job
+
+
+async def directories_of(settings: Settings, models: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return the name and the directory of each of `models`, which are given as in `directory_of`."""
+    return [(model, await directory_of(settings, model)) for model in models]
 
 
 async def directory_of(settings: Settings, model: str) -> Path:

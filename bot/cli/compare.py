@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bot.chat.question import SUFFIXES
-from bot.cli.asking import ask
+from bot.cli.asking import ask, directories_of
 from bot.cli.terminal import notes
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder
@@ -40,7 +40,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
     job = await ask(
         settings,
         CompareJob,
-        models,
+        await directories_of(settings, models),
         out,
         lambda work: {"asked": _prepared(images, work, settings), "images": str(work)},
     )

@@ -9,19 +9,14 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bot.cli.asking import ask
+from bot.cli.asking import ask, directories_of
 from bot.config import Settings
 from training.command_jobs import Score, ScoringJob
-from training.evidence.facts import upper_bound
-from training.evidence.proportions import wilson_interval
-
-_TAIL = 0.025
-"""The error of each side of a 95 % interval."""
+from training.evidence.answer_scores import summarize
 
 
 async def evaluate(  # noqa: PLR0917 - the options of a command
@@ -54,29 +49,18 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
         "images": str((images or questions.parent).absolute()),
         "score": score,
     }
+    directories = await directories_of(settings, chosen)
     with tempfile.TemporaryDirectory() as folder:
-        job = await ask(settings, ScoringJob, chosen, out or Path(folder) / "answers.json", lambda _: fields)
-        entries = json.loads(Path(job.out).read_text(encoding="utf-8"))
-    console.print(f"{questions.name}: {len(entries)} questions, scored by “{score}”; 95 % intervals")
-    console.print(table(entries, chosen))
+        job = await ask(settings, ScoringJob, directories, out or Path(folder) / "answers.json", lambda _: fields)
+        print_scores(job, console)
 
 
-def table(entries: Sequence[dict[str, Any]], models: Sequence[str]) -> Table:
-    """Return a table with the share of right answers of each model, and its gain over the first model."""
-    found = Table("model", "right", "share", f"against {models[0]}", box=None, pad_edge=False)
-    for name in models:
-        right = [entry["scores"][name] for entry in entries]
-        low, high = wilson_interval(sum(right), len(right))
-        gain = "" if name == models[0] else _gain([entry["scores"][models[0]] for entry in entries], right)
-        share = f"{sum(right) / len(right):.0%} ({low:.0%} to {high:.0%})"
-        found.add_row(name, f"{sum(right)} of {len(right)}", share, gain)
-    return found
-
-
-def _gain(before: Sequence[bool], after: Sequence[bool]) -> str:
-    """Return the gain in percentage points, with Tango's interval for a difference of paired proportions."""
-    number = len(before)
-    lost = sum(old and not new for old, new in zip(before, after, strict=True))
-    gained = sum(new and not old for old, new in zip(before, after, strict=True))
-    low, high = -upper_bound(number, lost, gained, _TAIL), upper_bound(number, gained, lost, _TAIL)
-    return f"{100 * (gained - lost) / number:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+def print_scores(job: ScoringJob, console: Console) -> None:
+    """Print the result of a finished job that scores answers."""
+    entries = json.loads(Path(job.out).read_text(encoding="utf-8"))
+    names = [name for name, _ in job.models]
+    console.print(f"{Path(job.data).name}: {len(entries)} questions, scored by “{job.score}”; 95 % intervals")
+    table = Table("model", "answers", f"against {names[0]}", box=None, pad_edge=False)
+    for row in summarize(job.score, {name: [each["scores"][name] for each in entries] for name in names}):
+        table.add_row(*row)
+    console.print(table)

@@ -26,20 +26,24 @@ _ORIGIN = "fetched-from.json"
 
 
 async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
+    """Download a checkpoint with `download_checkpoint`, and print how to use it."""
+    await download_checkpoint(directory.absolute(), source, repo, revision, console)
+    _print_next_steps(directory.absolute(), console)
+
+
+async def download_checkpoint(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
     """Download a checkpoint to `directory`, continuing an interrupted download if there is one.
 
     A checkpoint that is already complete is only verified.
 
     Raises HubError or StorageError, with a message that says what to do.
     """
-    directory = directory.absolute()
     if (directory / MANIFEST).is_file():
         await asyncio.to_thread(verify, directory)
         console.print(
             f"{directory} is complete{_origin_text(directory)}: every file matches its manifest. "
             "Nothing was downloaded; for another repository or revision name another folder."
         )
-        _print_next_steps(directory, console)
         return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise HubError(f"{directory} holds something else: name a folder that does not exist yet.")
@@ -64,7 +68,6 @@ async def fetch(directory: Path, source: Hub, repo: str, revision: str, console:
     await asyncio.to_thread(_delete_unlisted, listing, incomplete)
     await asyncio.to_thread(store.publish, incomplete, directory.name)
     console.print(f"{directory} is complete{_origin_text(directory)}, every file checked.")
-    _print_next_steps(directory, console)
 
 
 async def _download(listing: Listing, folder: Path) -> None:

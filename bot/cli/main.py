@@ -34,6 +34,7 @@ from storage.errors import StorageError
 from storage.ledger import Ledger
 from training.command_jobs import Score
 from training.job import TrainingError
+from training.settings import Source
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -248,7 +249,10 @@ def evaluate(  # noqa: PLR0917 - the options of a command
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The pictures; default: the file's folder.")
     ] = None,
-    score: Annotated[Score, typer.Option(help="How an answer is compared with the right one.")] = Score.CONTAINS,
+    score: Annotated[
+        Score,
+        typer.Option(help="How an answer is scored against the right one; loss: the model's loss on the right one."),
+    ] = Score.CONTAINS,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all answers to a JSON file.")] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -256,6 +260,48 @@ def evaluate(  # noqa: PLR0917 - the options of a command
     from bot.cli.evaluate import evaluate as evaluate_models
 
     asyncio.run(evaluate_models(load_settings(config), models, questions, images, score, out, results))
+
+
+@app.command()
+def finetune(  # noqa: PLR0913, PLR0917 - the options of a command
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="LLaVA rows to train on: a .json list or a .jsonl file.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to fill: model, sheet.html, run.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The pictures; default: the folder of each file.")
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            "--set", metavar="TEST", help="Questions in LLaVA's format that both models answer, with given answers."
+        ),
+    ] = None,
+    score: Annotated[
+        Score,
+        typer.Option(help="How an answer is scored against the given one; loss: the model's loss on the given one."),
+    ] = Score.LOSS,
+    recipe: Annotated[
+        str | None, typer.Option(help="food, jokes, tiny, or an XTuner configuration; default: training.recipe.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The base model, downloaded if it is missing; default: inference.model."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Train on a LLaVA file without a bot, and compare the new model with the base on test questions.
+
+    All rows are checked first. Repeat an interrupted command to continue from the last checkpoint.
+    """
+    from bot.cli import finetune as command
+
+    settings = command.with_options(load_settings(config), recipe, model)
+    rows = Source(path=data.absolute(), images=(images or data.parent).absolute(), repeat_times=1)
+    test = None
+    if questions:
+        test = command.Questions(questions.absolute(), (images or questions.parent).absolute(), score)
+    asyncio.run(command.finetune(settings, rows, test, out.absolute(), results))
 
 
 @app.command()

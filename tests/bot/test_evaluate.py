@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from bot.cli.evaluate import table
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from tests.support.bot_process import write_config
+from training.command_jobs import Score
+from training.evidence.answer_scores import summarize
 from training.gate.own_questions import is_choice, is_contained, is_equal
 
 SQUARE = "one-green-square"
@@ -58,11 +60,26 @@ async def test_models_are_scored_and_compared(tmp_path: Path) -> None:
     assert code == 0, output
     assert "shapes.jsonl: 3 questions, scored by “contains”" in output
     first, second = output.splitlines()[-2:]
-    assert first.split() == ["tiny", "2", "of", "3", "67%", "(21%", "to", "94%)"]
+    assert re.split(" {2,}", first.strip()) == ["tiny", "2 of 3: 67% (21% to 94%) right"]
     assert "2 of 3" in second and "+0 points (-56 to +56)" in second
     answers = json.loads((tmp_path / "answers.json").read_text())
     assert [each["scores"]["tiny"] for each in answers] == [True, False, True]
     assert "green" in answers[0]["answers"]["tiny"].lower()
+
+
+async def test_losses_are_compared(tmp_path: Path) -> None:
+    """With the score `loss`, the right answers' losses are shown, which need no right answer of the model."""
+    (tmp_path / "a.jpg").write_bytes(sample_pictures()[SQUARE])
+    file = tmp_path / "shapes.json"
+    file.write_text(
+        json.dumps([row("What colour is it?", "Wow, so green! 🎉"), row("What colour is it?", "Wow, so purple! 🎉")])
+    )
+    answers = tmp_path / "answers.json"
+    code, output = await evaluate(tmp_path, "tiny", "--set", str(file), "--score", "loss", "--out", str(answers))
+    assert code == 0, output
+    right, wrong = (each["scores"]["tiny"] for each in json.loads(answers.read_text()))
+    assert 0 < right < wrong
+    assert output.splitlines()[-1].split() == ["tiny", "loss", f"{(right + wrong) / 2:.3f}"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +148,17 @@ def test_choice(answer: str, right: str, found: bool) -> None:
 
 def test_a_gain_has_a_paired_interval() -> None:
     """The interval of a gain is that of paired proportions: it excludes 0 where many more were gained than lost."""
-    scores = [{"scores": {"old": number < 40, "new": number < 60 and number != 7}} for number in range(100)]
-    columns = [list(each.cells) for each in table(scores, ["old", "new"]).columns]
-    assert columns[1] == ["40 of 100", "59 of 100"]
-    assert columns[3] == ["", "+19 points (+11 to +28)"]
+    old, new = [number < 40 for number in range(100)], [number < 60 and number != 7 for number in range(100)]
+    assert summarize(Score.EXACT, {"old": old, "new": new}) == [
+        ("old", "40 of 100: 40% (31% to 50%) right", ""),
+        ("new", "59 of 100: 59% (49% to 68%) right", "+19 points (+11 to +28)"),
+    ]
+
+
+def test_lower_losses_are_counted() -> None:
+    """A loss is compared question by question, so that a few large differences do not decide."""
+    old, new = [1.0] * 40, [0.9] * 30 + [9.0] * 10
+    assert summarize(Score.LOSS, {"old": old, "new": new}) == [
+        ("old", "loss 1.000", ""),
+        ("new", "loss 2.925", "lower for 30 of 40: 75% (60% to 86%)"),
+    ]

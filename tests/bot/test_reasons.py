@@ -34,6 +34,7 @@ from training.gate.report import Report, Taste
 from training.gate.sheet_words import words
 from training.job import Outcome, TrainingError
 from training.launcher import _crash_reason
+from training.run_plan import check_disk
 from training.worker import explained
 
 WORN = Reason("{reason}; {others}", reason=Reason("cancelled"), others=Reason("the cat {verb}", verb="sat"))
@@ -58,7 +59,7 @@ async def raised(folder: Path) -> list[str]:
     room.base = CHECKPOINT
     try:
         with pytest.raises(TrainingError) as full:
-            room.pipeline(min_free_gigabytes=1e9).planner._check_disk()
+            check_disk(room.pipeline(min_free_gigabytes=1e9).planner.specs, room.models.directory)
         found.append(str(full.value))
     finally:
         await room.ledger.close()

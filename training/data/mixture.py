@@ -1,4 +1,4 @@
-"""Combine the rows of a run: the rated answers, and rows drawn from other sources with the run's seed.
+"""Combine the rows of a run: the rated answers, if any, and rows drawn from other sources with the run's seed.
 
 Each row of a source with `repeat_times` is taken that many times, which need not be a whole number. The
 other sources share the replay: together they contribute `replay` samples for each liked answer, and all
@@ -112,6 +112,8 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     if disliked := len(rated) - liked:
         samples[RATED] = liked
         samples[DISLIKED] = disliked
+    if not job.data:
+        del samples[RATED]
     sources = [
         {**source, "rows": len(rows), "about_judged_pictures": len(rows) - len(left), "samples": len(numbers)}
         for source, rows, left, numbers in zip(job.sources, others, kept, drawn, strict=True)
@@ -139,15 +141,16 @@ def _validate(
 
     home = Path(job.images)
     rules = Rules(base, home, Path(job.notes) if job.notes else None, job.system, job.tiles, job.max_length)
-    files = [(Path(job.data), home), *((Path(each["path"]), Path(each["images"])) for each in job.sources)]
+    files = [(Path(each["path"]), Path(each["images"])) for each in job.sources]
     with Validator(rules, job.threads or len(os.sched_getaffinity(0))) as validator:
-        results = [list(validator.rows(file, images, progress)) for file, images in files]
+        results = list(validator.rows(Path(job.data), home, progress)) if job.data else []
+        from_sources = [list(validator.rows(file, images, progress)) for file, images in files]
     if job.first:
-        del results[0][job.first :]
-    short = [each for each in results[0] if not isinstance(each, TooLong)]
-    too_long = len(results[0]) - len(short)
+        del results[job.first :]
+    short = [each for each in results if not isinstance(each, TooLong)]
+    too_long = len(results) - len(short)
     problems: list[str] = []
-    rated, *others = (valid_rows(rows, problems) for rows in (short, *results[1:]))
+    rated, *others = (valid_rows(rows, problems) for rows in (short, *from_sources))
     if problems:
         raise RowError(summarize(problems, Path(job.work) / PROBLEMS))
     if too_long and not short:
@@ -158,9 +161,10 @@ def _validate(
                 most=job.max_length,
             )
         )
-    for (file, _), found in zip(files, (rated, *others), strict=True):
-        if not found:
-            raise TrainingError(f"{file} has no rows")
+    names = [job.data, *(each["path"] for each in job.sources)]
+    for name, found in zip(names, (rated, *others), strict=True):
+        if name and not found:
+            raise TrainingError(f"{name} has no rows")
     return rated, too_long, others
 
 

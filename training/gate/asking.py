@@ -11,8 +11,13 @@ from training.job import TrainingError
 from training.worker import Say, StageProgress, use_device
 
 
-def answers_of_each(job: AskingJob, lessons: Sequence[Lesson], say: Say) -> Iterator[tuple[str, list[str]]]:
+def answers_of_each(
+    job: AskingJob, lessons: Sequence[Lesson], say: Say, *, losses: bool = False
+) -> Iterator[tuple[str, list[str], list[float]]]:
     """Yield the name of each model of the job, and its greedily decoded answers to the questions of `lessons`.
+
+    If `losses` is True, the third value has the model's loss on the answer that each lesson ends with, in
+    nats per token; otherwise it is empty.
 
     Raises:
         TrainingError: A model cannot be loaded.
@@ -21,11 +26,13 @@ def answers_of_each(job: AskingJob, lessons: Sequence[Lesson], say: Say) -> Iter
     from training.gate.local_model import LocalModel, greedy
 
     steps = StageProgress(say, "answering", len(job.models) * len(lessons))
+    images = Path(job.images)
     for name, directory in job.models:
         try:
             model = LocalModel(Path(directory), device=device, tiles=job.tiles)
         except Exception as error:  # transformers and safetensors raise many kinds for a broken directory
             raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
-        answers = model.answers(lessons, Path(job.images), greedy(job.max_new_tokens), on_batch=steps.add)
+        answers = model.answers(lessons, images, greedy(job.max_new_tokens), on_batch=steps.add)
+        given = model.log_probabilities(lessons, images) if losses else []
         del model  # frees the memory before the next one is loaded
-        yield name, answers
+        yield name, answers, [-each.nats / each.tokens for each in given]

@@ -3,22 +3,25 @@
     python -m training.gate.own_questions JOB.json
 
 The models are loaded one after the other and decode greedily. The result is a list with an entry for each
-question: the question, the right answer, each model's answer, and whether it is right.
+question: the question, the right answer, each model's answer, and whether it is right or, for the score
+`loss`, the model's loss on the right answer. A page with the answers side by side can be written as well.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from storage.atomic_files import write_text
 from training.command_jobs import Score, ScoringJob
 from training.data.row_parser import read_lessons
+from training.evidence.answer_scores import summarize
 from training.gate.asking import answers_of_each
 from training.gate.factual_set import contains
+from training.gate.sheet import Row, Sheet
 from training.job import Outcome, TrainingError
 from training.worker import Say, work
 
@@ -63,14 +66,32 @@ def score(job: ScoringJob, say: Say) -> Outcome:
     lessons = list(read_lessons(Path(job.data), Path(job.images), system=job.system))
     if not lessons:
         raise TrainingError(f"{job.data} has no questions")
-    said = dict(answers_of_each(job, lessons, say))
-    is_right = SCORES[job.score]
-    entries = []
-    for number, (*_, question, right) in enumerate(each.turns for each in lessons):
-        answers = {name: each[number] for name, each in said.items()}
-        scores = {name: is_right(answer, right.text) for name, answer in answers.items()}
-        entries.append({"question": question.text, "right": right.text, "answers": answers, "scores": scores})
+    said, scores = dict[str, list[str]](), dict[str, Sequence[float]]()
+    for name, answers, losses in answers_of_each(job, lessons, say, losses=job.score == Score.LOSS):
+        said[name] = answers
+        scores[name] = losses or [
+            SCORES[job.score](answer, each.turns[-1].text) for answer, each in zip(answers, lessons, strict=True)
+        ]
+    entries = [
+        {
+            "question": each.turns[-2].text,
+            "right": each.turns[-1].text,
+            "answers": {name: answers[number] for name, answers in said.items()},
+            "scores": {name: scored[number] for name, scored in scores.items()},
+        }
+        for number, each in enumerate(lessons)
+    ]
     write_text(Path(job.out), json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
+    if job.sheet:
+        rows = zip(lessons, zip(*said.values(), strict=True), strict=True)
+        facts = [(name, "; ".join(filter(None, texts))) for name, *texts in summarize(job.score, scores)]
+        Sheet(
+            f"{' · '.join(said)}: {Path(job.data).name}",
+            ("given answer", *said),
+            tuple(Row.from_lesson(each, Path(job.images), (each.turns[-1].text, *answers)) for each, answers in rows),
+            facts=tuple(facts),
+            plots=((Path(job.curve), "the loss of each step, and its moving average"),) if job.curve else (),
+        ).write(Path(job.sheet))
     return Outcome(ok=True)
 
 

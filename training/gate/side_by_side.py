@@ -25,7 +25,7 @@ def compare(job: CompareJob, say: Say) -> Outcome:
     """
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, _, question in job.asked]
-    columns = [answers for _, answers in answers_of_each(job, lessons, say)]
+    columns = [answers for _, answers, _ in answers_of_each(job, lessons, say)]
     rows = [
         Row(question, answers, (images / picture,), caption=caption)
         for (picture, caption, question), answers in zip(job.asked, zip(*columns, strict=True), strict=True)

@@ -86,7 +86,7 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
     # A preference model is not kept: it has the reference of its rows. A user's or DeepSpeed's training builds its own.
     kept = KeptModel() if job.blocks and job.objective == "sft" and not (job.recipe or job.deepspeed) else None
-    rows = [*job.blocks, sum(1 for _ in read_rows(Path(job.data)))]
+    rows = [*job.blocks, sum(1 for _ in read_rows(Path(job.data))) if job.data else 0]
     with process_group(gpu=gpu):
         for number, each in enumerate(block_jobs(job)):
             if not has_adapter(each):

@@ -110,7 +110,9 @@ class Recipe(BaseModel):
 
 
 RECIPES: Final[dict[str, dict[str, Any]]] = {
-    # Those of the two tutorials for InternVL2-2B: dishes of a cuisine, and jokes about a picture.
+    # Those of the two tutorials for InternVL2-2B: dishes of a cuisine (github.com/is1nan1ge/InternVL2-Tutorial, which
+    # trains LoRA without quantisation), and jokes about a picture (github.com/InternLM/Tutorial,
+    # docs/L2/InternVL/joke_readme.md).
     "food": {"accumulation": 2, "epochs": 10, "learning_rate": 3e-5, "max_length": 8192},
     "jokes": {"accumulation": 4, "epochs": 6, "learning_rate": 2e-5, "max_length": 6656},
     # For internvl2-tiny on a CPU. Small steps in all layers lose facts before they teach a manner; large ones in the
