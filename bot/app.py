@@ -46,6 +46,8 @@ from bot.telegram.rate_limit_notices import WaitNotices
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
+from bot.web.model_changes import ModelChanges
+from bot.web.model_pages import ModelPages
 from bot.web.pages import Pages
 from bot.web.people import PeoplePages
 from bot.web.review import ReviewPages
@@ -193,7 +195,11 @@ class Application:
         pages = Pages(translator)
         review = ReviewPages(ledger, pictures, runs, pages, settings.training.threshold)
         people = PeoplePages(ledger, erasure, pages, settings)
-        web = WebServer(settings, monitoring, inbox.accept, pages, [*review.routes(), *people.routes()])
+        changes = ModelChanges()
+        self._at_end("changes of models", changes.stop)
+        models_page = ModelPages(ledger, trials, changes, pages)
+        private = [*review.routes(), *people.routes(), *models_page.routes()]
+        web = WebServer(settings, monitoring, inbox.accept, pages, private)
         self.address = await web.start()
         self._at_end("web server", web.stop)
         watch = AlertWatch(

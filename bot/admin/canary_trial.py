@@ -87,7 +87,7 @@ class Trials:
             await self.notices.notify(NO_CANARY, model=model.id)
         return model
 
-    async def approve(self, model: str, by: int) -> Model:
+    async def approve(self, model: str, by: int | None) -> Model:
         """Accept a candidate that is waiting for an admin's approval.
 
         Raises `AdminRefusal` if `model` is not a candidate, and the same errors as `accept`.
@@ -98,7 +98,7 @@ class Trials:
         log.info("candidate approved", model=model, by=by)
         return await self.accept(candidate, by)
 
-    async def stop(self, model: str, by: int) -> Model:
+    async def stop(self, model: str, by: int | None) -> Model:
         """End the trial of a canary and reject the canary.
 
         Raises `AdminRefusal` if `model` is not the running canary.

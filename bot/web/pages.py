@@ -13,12 +13,12 @@ import jinja2
 from aiohttp import web
 
 from bot.admin.canary_standing import standing_text
-from bot.admin.progress import MODEL_STATES, RUN_STATES, outcome
+from bot.admin.progress import MODEL_STATES, RUN_STATES, model_state, outcome
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import REASONS, THUMBS
 from bot.web.card_query import DECISIONS
 from bot.web.security import content_policy
-from training.number_format import clock
+from training.number_format import clock, size
 
 LANGUAGE: Final = "language"
 """The query parameter, and the cookie, with the language that was chosen on a page."""
@@ -77,7 +77,14 @@ class Pages:
         environment = aiohttp_jinja2.setup(
             app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
         )
-        environment.filters |= {"when": _when, "clock": clock, "outcome": outcome, "standing": standing_text}
+        environment.filters |= {
+            "when": _when,
+            "clock": clock,
+            "outcome": outcome,
+            "standing": standing_text,
+            "size": size,
+            "model_state": model_state,
+        }
         environment.globals |= {
             "counted": COUNTED,
             "run_states": RUN_STATES | MODEL_STATES,
