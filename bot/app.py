@@ -39,6 +39,7 @@ from bot.handlers.menu import announce_commands
 from bot.handlers.request import Services
 from bot.i18n import Translator
 from bot.instance_lock import alone
+from bot.redaction import secrets_of
 from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
@@ -51,6 +52,7 @@ from bot.web.model_pages import ModelPages
 from bot.web.pages import Pages
 from bot.web.people import PeoplePages
 from bot.web.review import ReviewPages
+from bot.web.run_pages import RunPages
 from bot.web.server import WebServer
 from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
@@ -197,8 +199,11 @@ class Application:
         people = PeoplePages(ledger, erasure, pages, settings)
         changes = ModelChanges()
         self._at_end("changes of models", changes.stop)
-        models_page = ModelPages(ledger, trials, changes, pages)
-        private = [*review.routes(), *people.routes(), *models_page.routes()]
+        model_pages = ModelPages(ledger, trials, changes, pages)
+        run_pages = RunPages(
+            ledger, runs, lambda: trainer.last_progress, pages, settings.training.threshold, secrets_of(settings)
+        )
+        private = [*review.routes(), *people.routes(), *model_pages.routes(), *run_pages.routes()]
         web = WebServer(settings, monitoring, inbox.accept, pages, private)
         self.address = await web.start()
         self._at_end("web server", web.stop)

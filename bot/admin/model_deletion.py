@@ -78,7 +78,14 @@ async def delete_model(ledger: Ledger, name: str) -> None:
 
 def bytes_on_disk(paths: Iterable[Path]) -> int:
     """Return the total size of the files in directories, in bytes. Blocks while it looks at every file."""
-    return sum(each.stat().st_size for path in paths for each in path.rglob("*") if each.is_file())
+    return sum(_size(each) for path in paths for each in path.rglob("*"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:  # deleted meanwhile
+        return 0
 
 
 def _adapter(folder: Path, model: Model) -> Path:
