@@ -15,6 +15,7 @@ from typing import Any, Self
 import structlog
 
 from bot.admin.alerts import AlertWatch
+from bot.admin.blind_comparison import BlindComparison
 from bot.admin.canary_trial import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
@@ -47,6 +48,7 @@ from bot.telegram.rate_limit_notices import WaitNotices
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
+from bot.web.comparison_pages import ComparisonPages
 from bot.web.model_changes import ModelChanges
 from bot.web.model_pages import ModelPages
 from bot.web.pages import Pages
@@ -200,10 +202,14 @@ class Application:
         changes = ModelChanges()
         self._at_end("changes of models", changes.stop)
         model_pages = ModelPages(ledger, trials, changes, pages)
+        comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training), settings)
+        comparison.tidy()
+        compare_pages = ComparisonPages(ledger, comparison, changes, pages)
         run_pages = RunPages(
             ledger, runs, lambda: trainer.last_progress, pages, settings.training.threshold, secrets_of(settings)
         )
-        private = [*review.routes(), *people.routes(), *model_pages.routes(), *run_pages.routes()]
+        parts = (review, people, model_pages, compare_pages, run_pages)
+        private = [route for each in parts for route in each.routes()]
         web = WebServer(settings, monitoring, inbox.accept, pages, private)
         self.address = await web.start()
         self._at_end("web server", web.stop)

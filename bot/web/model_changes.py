@@ -1,4 +1,4 @@
-"""Changes of models that an operator asks for on the web page, one at a time.
+"""Changes and comparisons of models that an operator asks for on the web page, one at a time.
 
 Starting a model may take minutes. A change that takes longer than a moment continues in the background; a
 page can say how it stands and how it ended.
@@ -28,18 +28,18 @@ log = structlog.get_logger()
 
 OnProgress = Callable[[Progress], None]
 Work = Callable[[OnProgress], Awaitable[Reason]]
-"""Carries out a change, reports the progress of merging a model, and returns what was done, as a sentence."""
+"""Carries out a change, reports the progress of a worker, and returns what was done, as a sentence."""
 
 
 @dataclass(eq=False)
 class Change:
-    """A change of models.
+    """A change or a comparison of models.
 
     Attributes:
         about: What is being done.
         path: The path of the form that asked for it.
         live: The ID of the model that was live then.
-        merged: The progress of merging a pruned model, if that is part of the change.
+        progress: The progress of a worker, if the change needs one.
         done: What was done; empty until the change has succeeded.
         refusal: Why nothing was done.
     """
@@ -47,7 +47,7 @@ class Change:
     about: Reason
     path: str
     live: str
-    merged: Progress | None = None
+    progress: Progress | None = None
     done: str = ""
     refusal: Exception | None = None
 
@@ -65,12 +65,16 @@ class Change:
         """Return what is being done or how the change ended, in words."""
         if self.refusal:
             return say(str(self.refusal)) if self.can_be_confirmed else refused(self.refusal, say)
-        return say(self.done) or (merging(self.merged, say) if self.merged else say(self.about))
+        if self.done or not self.progress:
+            return say(self.done or self.about)
+        if self.progress.stage == "merging":
+            return merging(self.progress, say)
+        return f"{say(self.about)} {self.progress.step}/{self.progress.steps}"
 
     async def carry_out(self, work: Work) -> None:
         """Do the work and note how it ended."""
         try:
-            self.done = await work(lambda progress: setattr(self, "merged", progress))
+            self.done = await work(lambda progress: setattr(self, "progress", progress))
         except REFUSALS as refusal:
             self.refusal = refusal
         except Exception as error:

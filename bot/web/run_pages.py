@@ -98,7 +98,7 @@ class RunPages:
             "judged": judged,
             "learned": (await cards.totals(CardFilter(run=run.id), self.threshold))[0],
             "judging": (await cards.totals(CardFilter(run=run.id, judged=True), self.threshold))[0],
-            "here": request.rel_url.with_path(f"/runs/{run.id}"),
+            "here": request.rel_url.with_path(f"/runs/{run.id}").with_query(request.rel_url.query),
             **await card_page(self.ledger, request, CardFilter(run=run.id, judged=judged)),
         }
         return self.pages.render(request, "run.html", status=status, **context)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.comparisons import Comparison
 from storage.learning_records import Review, ReviewDecision
 from tests.bot.test_review import ADA, Desk, at_work
 from training.gate.sheet import Row, Sheet
@@ -75,7 +76,18 @@ async def test_the_pages_fit_and_speak(
             folder = Path((await desk.bot.ended(1)).directory)
             Sheet("A" * 80, ("base", "run-1"), (Row("Why?", ("Long" * 60, "Because.")),)).write(folder / SHEET)
             (folder / LOSSES).write_text('{"step": 1, "loss": 3.5}\n{"step": 2, "loss": 1.5}\n')
-            paths = (f"/people/{ADA}", f"/people/{ADA}/erase", "/models", "/models/run-1/delete", "/runs/1", "/")
+            answers = ("Long" * 60, "Because.")
+            await desk.ledger.comparisons.add([Comparison(0, 3, "base", "run-1", *answers, swapped=True)])
+            compared = "/compare?first=base&second=run-1"
+            paths = (
+                f"/people/{ADA}",
+                f"/people/{ADA}/erase",
+                "/models",
+                "/models/run-1/delete",
+                "/runs/1",
+                compared,
+                "/",
+            )
             for path in paths:
                 await page.goto(f"{desk.url}{path}")
                 await fits(page)
