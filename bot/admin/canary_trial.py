@@ -88,7 +88,7 @@ class Trials:
         return model
 
     async def approve(self, model: str, by: int | None) -> Model:
-        """Accept a candidate that is waiting for an admin's approval.
+        """Accept a candidate that is waiting for an admin's approval; `by` is None on the web page.
 
         Raises `AdminRefusal` if `model` is not a candidate, and the same errors as `accept`.
         """
@@ -99,7 +99,7 @@ class Trials:
         return await self.accept(candidate, by)
 
     async def stop(self, model: str, by: int | None) -> Model:
-        """End the trial of a canary and reject the canary.
+        """End the trial of a canary and reject the canary; `by` is None on the web page.
 
         Raises `AdminRefusal` if `model` is not the running canary.
         """

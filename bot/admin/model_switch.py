@@ -82,7 +82,7 @@ class ModelSwitch:
 
         Args:
             model: The ID of the model.
-            by: The ID of the admin, or None if no admin asked for the change.
+            by: The user ID of the admin, or None if no admin asked for the change in a chat.
             on_progress: Receives progress while a pruned model is merged again.
             confirmed: Whether to promote the model even if it is rejected or undecided.
             back: Whether to record the change as a rollback.

@@ -108,7 +108,7 @@ class Runs:
         return await self.pipeline.planner.unchanged_since()
 
     async def cancel(self, by: int | None) -> Run | None:
-        """Cancel the active run and return it, or return None if no run is active."""
+        """Cancel the active run and return it, or return None if no run is active; `by` is None on the web page."""
         run = await self.ledger.runs.active()
         if run:
             log.info("cancelling", run=run.id, by=by)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
+from yarl import URL
 
 from bot.admin.blind_comparison import QUESTIONS, BlindComparison
 from bot.i18n import Say
@@ -133,4 +134,5 @@ def score_text(first: str, second: str, score: Score, say: Say) -> list[str]:
 
 
 def _to(first: str, second: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": f"/compare?first={first}&second={second}"})
+    target = URL("/compare").with_query(first=first, second=second)
+    return web.Response(status=303, headers={"Location": str(target)})
