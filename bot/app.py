@@ -15,6 +15,7 @@ from typing import Any, Self
 import structlog
 
 from bot.admin.alerts import AlertWatch
+from bot.admin.blind_comparison import BlindComparison
 from bot.admin.canary_trial import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
@@ -39,6 +40,7 @@ from bot.handlers.menu import announce_commands
 from bot.handlers.request import Services
 from bot.i18n import Translator
 from bot.instance_lock import alone
+from bot.redaction import secrets_of
 from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
@@ -46,9 +48,13 @@ from bot.telegram.rate_limit_notices import WaitNotices
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
+from bot.web.comparison_pages import ComparisonPages
+from bot.web.model_changes import ModelChanges
+from bot.web.model_pages import ModelPages
 from bot.web.pages import Pages
 from bot.web.people import PeoplePages
 from bot.web.review import ReviewPages
+from bot.web.run_pages import RunPages
 from bot.web.server import WebServer
 from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
@@ -193,7 +199,18 @@ class Application:
         pages = Pages(translator)
         review = ReviewPages(ledger, pictures, runs, pages, settings.training.threshold)
         people = PeoplePages(ledger, erasure, pages, settings)
-        web = WebServer(settings, monitoring, inbox.accept, pages, [*review.routes(), *people.routes()])
+        changes = ModelChanges()
+        self._at_end("changes of models", changes.stop)
+        model_pages = ModelPages(ledger, trials, changes, pages)
+        comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training), settings)
+        comparison.tidy()
+        compare_pages = ComparisonPages(ledger, comparison, changes, pages)
+        run_pages = RunPages(
+            ledger, runs, lambda: trainer.last_progress, pages, settings.training.threshold, secrets_of(settings)
+        )
+        parts = (review, people, model_pages, compare_pages, run_pages)
+        private = [route for each in parts for route in each.routes()]
+        web = WebServer(settings, monitoring, inbox.accept, pages, private)
         self.address = await web.start()
         self._at_end("web server", web.stop)
         watch = AlertWatch(

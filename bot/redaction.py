@@ -7,10 +7,11 @@ Telegram's whole response, and aiohttp quotes the address, which contains the bo
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from typing import Final
 
 from aiohttp import ClientResponseError, RedirectClientError
-from pydantic import ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 MAX_LISTED: Final = 5
 """How many validation errors are listed: pydantic reports one for each alternative of a union."""
@@ -40,3 +41,21 @@ def trace(error: BaseException) -> str:
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{trace(cause)}\nwhich led to\n" if cause else ""
     return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {account(error)}"
+
+
+def secrets_of(settings: BaseModel) -> list[str]:
+    """Return the secrets that are set in settings and their sections."""
+    found = []
+    for _, value in settings:
+        if isinstance(value, SecretStr) and value.get_secret_value():
+            found.append(value.get_secret_value())
+        elif isinstance(value, BaseModel):
+            found += secrets_of(value)
+    return found
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` with each of the secrets replaced by "[secret]"."""
+    for each in sorted(secrets, key=len, reverse=True):
+        text = text.replace(each, "[secret]")
+    return text

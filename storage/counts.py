@@ -39,6 +39,14 @@ SELECT exchanges.model AS model, sum(ratings.value > 0) AS ups, sum(ratings.valu
  GROUP BY exchanges.model
 """
 
+_VOTES_PER_DAY = """
+SELECT exchanges.model AS model, date(ratings.created, 'unixepoch') AS day,
+       sum(ratings.value > 0) AS ups, sum(ratings.value < 0) AS downs
+  FROM ratings JOIN exchanges ON exchanges.id = ratings.exchange
+ WHERE ratings.value <> 0 AND ratings.rater NOT IN (SELECT id FROM users WHERE opted_out)
+ GROUP BY exchanges.model, day ORDER BY day
+"""
+
 _PARTICIPANTS = """
 SELECT id, name, opted_out,
        (SELECT count(*) FROM exchanges WHERE asker = users.id) AS answers,
@@ -136,6 +144,16 @@ class Counts(Queries):
         """Return the approval of each model by model ID, leaving out models without votes."""
         rows = await self._every(_APPROVALS)
         return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
+
+    async def votes_per_day(self) -> dict[str, dict[str, Approval]]:
+        """Return, for each model by its ID, the votes of each UTC day in ISO format, in the order of days.
+
+        The day is that of the vote. The sums over all days are what `approvals` returns.
+        """
+        found: dict[str, dict[str, Approval]] = {}
+        for row in await self._every(_VOTES_PER_DAY):
+            found.setdefault(row["model"], {})[row["day"]] = Approval(row["ups"], row["downs"])
+        return found
 
     async def participants(self) -> list[Participant]:
         """Return all known users, most recently seen first."""

@@ -238,7 +238,7 @@ class Promotion:
     """A change of the live model, done or requested.
 
     Attributes:
-        by: The user ID of an admin, or None for the pipeline and the command line.
+        by: The user ID of an admin, or None for the pipeline, the command line and the web page.
         done: When the change was made; None until the running bot carries out a promotion requested on the
             command line.
         error: Why the running bot could not carry out the promotion; empty otherwise.

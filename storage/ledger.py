@@ -22,6 +22,7 @@ from storage.base import number
 from storage.blocks import Blocks
 from storage.broadcasts import Broadcasts
 from storage.canaries import Canaries
+from storage.comparisons import Comparisons
 from storage.connection import connect, translating_errors, translating_os_errors
 from storage.corrections import Corrections
 from storage.counts import Counts
@@ -81,6 +82,7 @@ class Ledger:
         self.promotions = Promotions(writer, readers, clock)
         self.canaries = Canaries(writer, readers, clock)
         self.duels = Duels(writer, readers, clock)
+        self.comparisons = Comparisons(writer, readers, clock)
         self.teachers = Teachers(writer, readers, clock)
         self.personal_data = PersonalData(writer, readers, clock)
         self.broadcasts = Broadcasts(writer, readers, clock)

@@ -27,7 +27,7 @@ class Promotions(Queries):
 
         Args:
             model: The model that becomes live.
-            by: The user ID of an admin, or None for the pipeline and the command line.
+            by: The user ID of an admin, or None for the pipeline, the command line and the web page.
             back: Whether the promotion is a rollback.
             why: If `model` is the canary on trial, the reason why the trial ends. In a rollback, the fault for
                 which the former live model is rejected instead of retired.

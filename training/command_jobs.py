@@ -1,4 +1,4 @@
-"""The worker jobs of the commands `thumbtune import`, `compare`, `evaluate` and `finetune`."""
+"""The worker jobs of the commands `import`, `compare`, `evaluate` and `finetune`, and of the blind comparison."""
 
 from __future__ import annotations
 
@@ -77,6 +77,18 @@ class CompareJob(AskingJob):
     worker = ("compare", "training.gate.side_by_side")
 
     asked: list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindJob(AskingJob):
+    """A job that writes the answers as JSON: for each question, a list of the models' answers.
+
+    Each entry of `asked` is a picture file and a question.
+    """
+
+    worker = ("blind", "training.gate.blind_answers")
+
+    asked: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

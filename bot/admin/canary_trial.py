@@ -87,8 +87,8 @@ class Trials:
             await self.notices.notify(NO_CANARY, model=model.id)
         return model
 
-    async def approve(self, model: str, by: int) -> Model:
-        """Accept a candidate that is waiting for an admin's approval.
+    async def approve(self, model: str, by: int | None) -> Model:
+        """Accept a candidate that is waiting for an admin's approval; `by` is None on the web page.
 
         Raises `AdminRefusal` if `model` is not a candidate, and the same errors as `accept`.
         """
@@ -98,8 +98,8 @@ class Trials:
         log.info("candidate approved", model=model, by=by)
         return await self.accept(candidate, by)
 
-    async def stop(self, model: str, by: int) -> Model:
-        """End the trial of a canary and reject the canary.
+    async def stop(self, model: str, by: int | None) -> Model:
+        """End the trial of a canary and reject the canary; `by` is None on the web page.
 
         Raises `AdminRefusal` if `model` is not the running canary.
         """

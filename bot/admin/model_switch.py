@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from bot.admin.model_deletion import delete_model
 from bot.admin.refusals import AdminRefusal, RejectedModel
 from bot.i18n import later
 from inference.messages import InferenceError
@@ -81,7 +82,7 @@ class ModelSwitch:
 
         Args:
             model: The ID of the model.
-            by: The ID of the admin, or None if no admin asked for the change.
+            by: The user ID of the admin, or None if no admin asked for the change in a chat.
             on_progress: Receives progress while a pruned model is merged again.
             confirmed: Whether to promote the model even if it is rejected or undecided.
             back: Whether to record the change as a rollback.
@@ -168,6 +169,14 @@ class ModelSwitch:
         else:
             log.warning("the trial of a canary cannot go on", model=trial.model)
             await self.ledger.canaries.end(trial.id, Verdict.VOID, CANNOT_GO_ON)
+
+    async def delete(self, model: str) -> None:
+        """Delete a model's files once no model change is in progress.
+
+        Raises the same errors as `bot.admin.model_deletion.delete_model`.
+        """
+        async with self._changing:
+            await delete_model(self.ledger, model)
 
     async def prune(self) -> None:
         """Remove the files of merged models that need not be kept, once no model change is in progress."""

@@ -13,6 +13,7 @@ from storage.counts import Approval
 from storage.learning_records import Model, Run, TrainedOn
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.evidence.proportions import wilson_interval
+from training.job import Progress
 from training.launcher import LastProgress
 from training.number_format import clock
 
@@ -35,6 +36,10 @@ MODEL_STATES: Final = {
     ModelState.RETIRED: later("retired"),
     ModelState.REJECTED: later("rejected"),
 }
+
+REMOVED: Final = later("removed")
+PRUNED: Final = later("{state}, only its adapter is kept")
+MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 
 SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /cancel stops it.")
 
@@ -94,6 +99,17 @@ def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
     elif run.model:
         line += f" → {run.model}"
     return line
+
+
+def model_state(model: Model, say: Say) -> str:
+    """Return the state of a model in words, including whether its files are still there."""
+    state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
+    return say(PRUNED, state=state) if model.pruned else state
+
+
+def merging(progress: Progress, say: Say) -> str:
+    """Describe the progress of merging a pruned model again."""
+    return say(MERGING, percent=100 * progress.step // max(1, progress.steps))
 
 
 def taught_by(taught: TrainedOn, say: Say) -> str:

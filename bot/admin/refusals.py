@@ -18,6 +18,7 @@ LAST_NODE: Final = later(
     "(/undrain) or repair one; /status shows them all."
 )
 REJECTED: Final = later("{model} didn't go live: {reason}. Use it anyway?")
+CHANGED: Final = later("A different model is live now. /models lists all models.")
 NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again anyway?")
 
 

@@ -107,8 +107,8 @@ class Runs:
         """Return the last finished run if a new run would learn from the same data, otherwise None."""
         return await self.pipeline.planner.unchanged_since()
 
-    async def cancel(self, by: int) -> Run | None:
-        """Cancel the active run and return it, or return None if no run is active."""
+    async def cancel(self, by: int | None) -> Run | None:
+        """Cancel the active run and return it, or return None if no run is active; `by` is None on the web page."""
         run = await self.ledger.runs.active()
         if run:
             log.info("cancelling", run=run.id, by=by)

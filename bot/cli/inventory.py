@@ -7,7 +7,6 @@ If the command is killed, the deletion is completed when the command is run agai
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bot.admin import model_deletion
 from bot.admin.erasure import Erasure
 from bot.chat.picture_reencoding import finish_pictures
 from bot.cli.terminal import CommandRefused, confirm, notes
@@ -24,16 +24,13 @@ from bot.config import Settings
 from storage.backup import back_up
 from storage.counts import Approval
 from storage.errors import StorageError
-from storage.learning_records import BASE, Model
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.personal_data import PersonalDataSummary
 from storage.picture_files import PictureStore
-from storage.states import ModelState
 from training.data.sources import ABOUT, SourceInfo, imported, remove, title
 from training.evidence.proportions import wilson_interval
 from training.number_format import size
-from training.run_folder import ADAPTER
 
 NO_VOTES: Final = "–"
 
@@ -63,47 +60,18 @@ async def models(ledger: Ledger, console: Console) -> None:
 async def delete_model(ledger: Ledger, name: str, yes: bool, console: Console) -> None:
     """Delete a model's files and adapter, but keep its row in the ledger.
 
-    Raises CommandRefused if the model is in use or the deletion is not confirmed.
+    Raises:
+        AdminRefusal: The model is in use.
+        CommandRefused: The operator declines.
     """
-    folder = ledger.path.parent
-    model = await ledger.models.get(name)
-    await _refuse_in_use(ledger, model)
-    store = ModelStore(folder / "models")
-    parts = [each for each in (store.path(name), _adapter(folder, model)) if each.is_dir()]
-    if not parts:
-        await ledger.models.drop_directory(name)
-        console.print(f"{name} has no files on the disk.")
-        return
-    freed = size(sum(each.stat().st_size for part in parts for each in part.rglob("*")))
-    if not yes:
-        notes.print(f"{name}: {freed} in {' and '.join(map(str, parts))}", soft_wrap=True)
-    confirm(f"Permanently delete {name}? It can never be live again.", yes=yes)
-    aside = store.set_aside(name)
-    try:
-        await ledger.models.drop_directory(name)
-    except StorageError:  # the bot has switched to it meanwhile
-        if aside:
-            store.restore(aside, name)
-        raise
-    if aside:
-        store.discard(aside)
-    shutil.rmtree(_adapter(folder, model), ignore_errors=True)
-    console.print(f"{name} was deleted: {freed} freed.")
-
-
-async def _refuse_in_use(ledger: Ledger, model: Model) -> None:
-    if model.id == BASE:
-        raise CommandRefused(f"Training starts from {BASE}: set another inference.model to replace it.")
-    if model.state is ModelState.CANARY:
-        raise CommandRefused(f"{model.id} is a canary: stop it first (/models).")
-    if model.state is ModelState.LIVE:
-        raise CommandRefused(f"{model.id} is live: switch to another model first (`thumbtune rollback`).")
-    if model.id in {each.model for each in await ledger.promotions.pending()}:
-        raise CommandRefused(f"A switch to {model.id} was requested: wait for it, then switch to another model first.")
-
-
-def _adapter(folder: Path, model: Model) -> Path:
-    return folder / "runs" / str(model.run) / ADAPTER
+    parts = await model_deletion.model_files(ledger, name)
+    freed = size(model_deletion.bytes_on_disk(parts))
+    if parts:
+        if not yes:
+            notes.print(f"{name}: {freed} in {' and '.join(map(str, parts))}", soft_wrap=True)
+        confirm(f"Permanently delete {name}? It can never be live again.", yes=yes)
+    await model_deletion.delete_model(ledger, name)
+    console.print(f"{name} was deleted: {freed} freed." if parts else f"{name} has no files on the disk.")
 
 
 def sources(settings: Settings, console: Console) -> None:

@@ -17,12 +17,12 @@ from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
 from bot.admin.canary_standing import standing_text
-from bot.admin.progress import MODEL_STATES, approval_text
-from bot.admin.refusals import REFUSALS, AdminRefusal, RejectedModel, refused
+from bot.admin.progress import MODEL_STATES, approval_text, merging, model_state
+from bot.admin.refusals import CHANGED, REFUSALS, AdminRefusal, RejectedModel, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
-from bot.i18n import Say, later
+from bot.i18n import Say
 from bot.telegram.callback_data import Approve, Overrule, Promote, RollBack, StopCanary
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import canary_buttons, one_button, promote_buttons
@@ -32,12 +32,7 @@ from storage.learning_records import Model
 from storage.states import ModelState
 from training.job import Progress
 
-REMOVED: Final = later("removed")
-PRUNED: Final = later("{state}, only its adapter is kept")
-MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 SHOW_SECONDS: Final = 1.0
-
-CHANGED: Final = later("A different model is live now. /models lists all models.")
 
 OFFERED: Final = 8
 """How many of the newest models have a button; /promote takes any model."""
@@ -85,10 +80,7 @@ async def show(message: Message, request: Request) -> None:
 def _line(model: Model, approval: Approval, say: Say) -> str:
     """Return a line with a model's state, creation date and votes, and the reason if it was held back."""
     mark = {ModelState.LIVE: "▶", ModelState.CANARY: "▷"}.get(model.state, "·")
-    state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
-    if model.pruned:
-        state = say(PRUNED, state=state)
-    line = f"{mark} {model.id}: {state}, {datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
+    line = f"{mark} {model.id}: {model_state(model, say)}, {datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
     if approval.votes:
         line += f", {approval_text(approval, say)}"
     return f"{line} ({say(model.reason)})" if model.reason else line
@@ -249,9 +241,8 @@ async def _merge_shown(request: Request) -> AsyncIterator[Callable[[Progress], N
             progress = await reported.get()
             while not reported.empty():
                 progress = reported.get_nowait()
-            text = request.say(MERGING, percent=100 * progress.step // max(1, progress.steps))
             with suppress(DeliveryError, TelegramAPIError):
-                await request.reply.show_partial(text)
+                await request.reply.show_partial(merging(progress, request.say))
             await asyncio.sleep(SHOW_SECONDS)
 
     showing = asyncio.create_task(show())

@@ -13,12 +13,12 @@ import jinja2
 from aiohttp import web
 
 from bot.admin.canary_standing import standing_text
-from bot.admin.progress import MODEL_STATES, RUN_STATES, outcome
+from bot.admin.progress import MODEL_STATES, RUN_STATES, SILENT, model_state, outcome
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import REASONS, THUMBS
 from bot.web.card_query import DECISIONS
 from bot.web.security import content_policy
-from training.number_format import clock
+from training.number_format import clock, size
 
 LANGUAGE: Final = "language"
 """The query parameter, and the cookie, with the language that was chosen on a page."""
@@ -77,11 +77,19 @@ class Pages:
         environment = aiohttp_jinja2.setup(
             app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
         )
-        environment.filters |= {"when": _when, "clock": clock, "outcome": outcome, "standing": standing_text}
+        environment.filters |= {
+            "when": _when,
+            "clock": clock,
+            "outcome": outcome,
+            "standing": standing_text,
+            "size": size,
+            "model_state": model_state,
+        }
         environment.globals |= {
             "counted": COUNTED,
             "run_states": RUN_STATES | MODEL_STATES,
             "triggers": TRIGGERS,
+            "silent": SILENT,
             "reasons": REASONS,
             "decisions": DECISIONS,
             "thumbs": THUMBS,
@@ -93,15 +101,18 @@ class Pages:
         chosen = request.query.get(LANGUAGE), request.cookies.get(LANGUAGE)
         return self._translator.to(*chosen, *_preferred(request))
 
+    def text(self, request: web.Request, template: str, **context: Any) -> str:
+        """Return a template's text; `context` as in `render`."""
+        context = {"here": request.rel_url, "say": self.say(request), "operator": request.get(OPERATOR), **context}
+        return str(aiohttp_jinja2.render_string(template, request, context))
+
     def render(self, request: web.Request, template: str, *, status: int = 200, **context: Any) -> web.Response:
         """Return a page.
 
         `context` has the template's variables. If `here` is not among them, links to the page itself lead to the
         request's path and query.
         """
-        say = self.say(request)
-        context = {"here": request.rel_url, "say": say, "operator": request.get(OPERATOR), **context}
-        page = aiohttp_jinja2.render_string(template, request, context).encode()
+        page = self.text(request, template, **context).encode()
         response = web.Response(
             body=page,
             status=status,
@@ -110,7 +121,9 @@ class Pages:
             headers={"Content-Security-Policy": content_policy(page, interactive=True)},
         )
         if LANGUAGE in request.query:
-            response.set_cookie(LANGUAGE, say.language, max_age=YEAR_SECONDS, httponly=True, samesite="Strict")
+            response.set_cookie(
+                LANGUAGE, self.say(request).language, max_age=YEAR_SECONDS, httponly=True, samesite="Strict"
+            )
         return response
 
 

@@ -1,7 +1,4 @@
-"""The review page, on which an operator keeps, drops and edits lessons and starts a run on a selection.
-
-The page of a run shows the same cards: the exchanges that the run learned from, and those that judged it.
-"""
+"""The review page, on which an operator keeps, drops and edits lessons and starts a run on a selection."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from bot.admin.progress import held_back
 from bot.admin.refusals import REFUSALS, NothingNew, refused
 from bot.admin.runs import Runs
 from bot.web.card_query import card_filter, number
@@ -24,7 +20,6 @@ from storage.learning_records import Review, ReviewDecision
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
 from storage.review_cards import CardFilter
-from storage.states import RUN_TRANSITIONS
 
 CARDS: Final = 20
 EDIT_CHARACTERS: Final = 8000
@@ -34,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ReviewPages:
-    """The review page, the pages of runs, and the pictures on them."""
+    """The review page, and the pictures on it and on other pages."""
 
     ledger: Ledger
     pictures: PictureStore
@@ -48,7 +43,6 @@ class ReviewPages:
             web.get("/review", self.review),
             web.post("/review/train", self.train),
             web.post("/review/{exchange:[0-9]{1,18}}", self.decide),
-            web.get("/runs/{run:[0-9]{1,18}}", self.run),
             web.get("/pictures/{sha256:[0-9a-f]{64}}", self.picture),
         ]
 
@@ -110,24 +104,6 @@ class ReviewPages:
             log.info("an operator started a run", run=run.id, exchanges=len(only), by=request[OPERATOR].name)
             return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
         return await self._review(request, 409, notice=notice, again=again)
-
-    async def run(self, request: web.Request) -> web.Response:
-        """Show what a run learned from or, with `?judged=1`, what judged it."""
-        try:
-            run = await self.ledger.runs.get(int(request.match_info["run"]))
-        except UnknownRecord as error:
-            raise web.HTTPNotFound(text=str(error)) from error
-        judged, cards = request.query.get("judged") == "1", self.ledger.review_cards
-        context = {
-            "run": run,
-            "held": held_back(await self.ledger.models.all()),
-            "active": bool(RUN_TRANSITIONS[run.state]),
-            "judged": judged,
-            "learned": (await cards.totals(CardFilter(run=run.id), self.threshold))[0],
-            "judging": (await cards.totals(CardFilter(run=run.id, judged=True), self.threshold))[0],
-            **await card_page(self.ledger, request, CardFilter(run=run.id, judged=judged)),
-        }
-        return self.pages.render(request, "run.html", **context)
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         """Send a picture that an exchange shows, unless it is quarantined or has not been re-encoded yet."""

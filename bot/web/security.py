@@ -3,8 +3,8 @@
 The host names are those that a browser may use if no token is set. Header values are compared as bytes:
 aiohttp decodes them with surrogate escapes, so this module encodes them the same way before comparing
 them (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page
-may load anything from elsewhere or be framed. Styles, and the script of a page with forms, are allowed by
-their hash.
+may load anything from elsewhere or be framed by another site. Styles, and the script of a page with forms,
+are allowed by their hash.
 """
 
 from __future__ import annotations
@@ -94,15 +94,18 @@ def is_own_name(request: web.Request, host: str) -> bool:
     return name in ("localhost", host.strip("[]").lower()) or is_loopback(name)
 
 
-def content_policy(page: bytes = b"", *, interactive: bool = False) -> str:
+def content_policy(page: bytes = b"", *, interactive: bool = False, framed: bool = False) -> str:
     """Return a Content-Security-Policy that allows no styles except the first `<style>` element of `page`.
 
-    If the page is `interactive`, its first `<script>` element and forms to this server are allowed as well.
+    If the page is `interactive`, its first `<script>` element is allowed as well, and so are forms, frames and
+    event streams of this server. If it is `framed`, this server's pages may frame it.
     """
-    script, forms = (_allowed(_SCRIPT, page), "'self'") if interactive else ("'none'", "'none'")
+    script, own = (_allowed(_SCRIPT, page), "'self'") if interactive else ("'none'", "'none'")
+    ancestors = "'self'" if framed else "'none'"
     return (
         f"default-src 'none'; img-src 'self' data:; style-src {_allowed(_STYLE, page)}; script-src {script}; "
-        f"base-uri 'none'; form-action {forms}; frame-ancestors 'none'"
+        f"connect-src {own}; frame-src {own}; form-action {own}; base-uri 'none'; "
+        f"frame-ancestors {ancestors}"
     )
 
 

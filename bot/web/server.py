@@ -131,7 +131,8 @@ class WebServer:
             raise web.HTTPNotFound(text=str(error)) from error
         if path is None:
             raise web.HTTPNotFound(text="this run has none (yet)")
-        policy = content_policy(await asyncio.to_thread(path.read_bytes) if path.suffix == ".html" else b"")
+        is_page = path.suffix == ".html"
+        policy = content_policy(await asyncio.to_thread(path.read_bytes) if is_page else b"", framed=is_page)
         return web.FileResponse(path, headers={"Content-Security-Policy": policy})
 
     async def _webhook(self, request: web.Request) -> web.Response:

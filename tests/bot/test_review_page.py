@@ -1,4 +1,7 @@
-"""The review page in a real Chromium: it fits desktop and phone, and works with the keyboard, in both languages."""
+"""The operator's pages in a real Chromium: they fit desktop and phone, in both languages.
+
+The review page works with the keyboard, and the page of a run shows its progress without being reloaded.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from storage.comparisons import Comparison
 from storage.learning_records import Review, ReviewDecision
 from tests.bot.test_review import ADA, Desk, at_work
+from training.gate.sheet import Row, Sheet
+from training.run_folder import LOSSES, SHEET
 
 pytest.importorskip(
     "playwright.async_api", reason="no Playwright here: .venv/bin/pip install --no-deps -r requirements/browser.txt"
@@ -65,11 +71,49 @@ async def test_the_pages_fit_and_speak(
             await expect(page.get_by_role("button", name=train)).to_be_enabled()
             await expect(page.locator(".lesson").first).to_have_css("display", "grid")
             await fits(page)
-            for path in (f"/people/{ADA}", f"/people/{ADA}/erase", "/"):
+            desk.bot.cue("worse")
+            await page.get_by_role("button", name=train).click()
+            folder = Path((await desk.bot.ended(1)).directory)
+            Sheet("A" * 80, ("base", "run-1"), (Row("Why?", ("Long" * 60, "Because.")),)).write(folder / SHEET)
+            (folder / LOSSES).write_text('{"step": 1, "loss": 3.5}\n{"step": 2, "loss": 1.5}\n')
+            answers = ("Long" * 60, "Because.")
+            await desk.ledger.comparisons.add([Comparison(0, 3, "base", "run-1", *answers, swapped=True)])
+            compared = "/compare?first=base&second=run-1"
+            paths = (
+                f"/people/{ADA}",
+                f"/people/{ADA}/erase",
+                "/models",
+                "/models/run-1/delete",
+                "/runs/1",
+                compared,
+                "/",
+            )
+            for path in paths:
                 await page.goto(f"{desk.url}{path}")
                 await fits(page)
                 if path == f"/people/{ADA}":
                     await expect(page.get_by_role("heading", name=left)).to_be_visible()
+                if path == "/runs/1":
+                    await page.locator("iframe").scroll_into_view_if_needed()
+                    await expect(page.frame_locator("iframe").locator(".answers")).to_have_css("display", "grid")
+
+
+async def test_progress_without_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The progress of a run appears on a page that stays the same; its end reloads the page, without the button."""
+    monkeypatch.setattr("bot.web.run_pages.LOOK_SECONDS", 0.02)
+    async with (
+        at_work(tmp_path, monkeypatch, web={"port": 0, "token": TOKEN}) as desk,
+        opened(desk, 390, "en") as page,
+    ):
+        desk.bot.cue("hang")
+        await page.get_by_role("button", name="Train on these 4").click()
+        await expect(page.locator("h1")).to_have_text("Run 1")
+        await page.evaluate("window.same = true")
+        await expect(page.locator("#progress progress")).to_have_attribute("value", "3")
+        assert await page.evaluate("window.same")
+        await page.get_by_role("button", name="Cancel").click()
+        await expect(page.locator("#progress .cancelled")).to_have_text("cancelled")
+        await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
 
 
 async def test_the_keyboard_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

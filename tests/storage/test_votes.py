@@ -178,3 +178,17 @@ async def test_the_approval_of_a_model_has_each_raters_latest_vote(ledger: Ledge
     assert await ledger.counts.approvals() == {"base": Approval(2, 1), "run-1": Approval(1, 0)}
     await ledger.people.set_opted_out(2, True)
     assert await ledger.counts.approvals() == {"base": Approval(2, 0)}
+
+
+async def test_votes_per_day_add_up_to_the_approval(ledger: Ledger, rated: int) -> None:
+    """A vote counts on its own day, a changed one on the day of the change, and a withdrawn one not at all."""
+    day = 86_400.0
+    for update, (rater, value, when) in enumerate(
+        [(1, 1, 3 * day), (2, -1, 3 * day), (2, 1, 5 * day - 1), (3, -1, 5 * day), (4, 1, 6 * day), (4, 0, 7 * day)],
+        start=10,
+    ):
+        await ledger.votes.cast(Rating(rated, rater, value, update, created=when))
+    found = await ledger.counts.votes_per_day()
+    days = {"1970-01-04": Approval(1, 0), "1970-01-05": Approval(1, 0), "1970-01-06": Approval(0, 1)}
+    assert found == {"base": days} and list(found["base"]) == list(days)
+    assert await ledger.counts.approvals() == {"base": Approval(2, 1)}

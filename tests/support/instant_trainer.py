@@ -4,8 +4,9 @@ Run as `instant_trainer.py -m training.STEP JOB.json`. A file named `cue` beside
 selects the outcome: `good` (the default), `worse` (the evaluation rejects the candidate), `harmful` (the
 evaluation rejects the candidate because it has forgotten much), `few` (there are too few votes to
 decide), `silent` (the candidate's engine does not start), `frail` (the candidate's engine starts only
-once), `bad` (training fails with a reason), `hang` (progress, then nothing more). Candidates are served
-by tests/support/fake_engine.py.
+once), `bad` (training fails with a reason), `hang` (progress, then nothing more). Candidates are served by
+tests/support/fake_engine.py. In a blind comparison every model answers with its name, except
+to questions that end in "1?", or fails with the cue `bad`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from inference.process.parent_watch import watch_parent
 from storage.translatable_reason import Reason
+from training.command_jobs import BlindJob
 from training.gate.report import Decision, Report, Taste
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
 
@@ -76,16 +78,28 @@ def evaluate(job: EvaluationJob, cue: str) -> Outcome:
     return Outcome(ok=True)
 
 
+def answer_blind(job: BlindJob, cue: str) -> Outcome:
+    """Write the answers of two models to the same questions."""
+    answers = [
+        ["Equal." if question.endswith("1?") else f"Words of {name}." for name, _ in job.models]
+        for _, question in job.asked
+    ]
+    Path(job.out).write_text(json.dumps(answers))
+    return Outcome(ok=cue != "bad", reason="no memory" if cue == "bad" else "")
+
+
 def main() -> int:
     """Run the step named on the command line."""
     watch_parent(grace=0.1)
     step, file = sys.argv[2].rpartition(".")[2], Path(sys.argv[3])
-    told = file.parent.parent / "cue"
+    told = file.parent.parent / ("runs/cue" if step == "blind_answers" else "cue")
     cue = told.read_text() if told.exists() else "good"
     if step == "finetune":
         outcome = finetune(Job.read(file), cue)
     elif step == "merge":
         outcome = merge(MergeJob.read(file), cue)
+    elif step == "blind_answers":
+        outcome = answer_blind(BlindJob.read(file), cue)
     else:
         outcome = evaluate(EvaluationJob.read(file), cue)
     outcome.write(outcome_file(file))

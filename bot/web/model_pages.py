@@ -1,0 +1,216 @@
+"""The page of models: approval over time, the canary's evidence, and the buttons that admins have in the chat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from bot.admin.canary_standing import standing_text
+from bot.admin.canary_trial import Trials
+from bot.admin.model_deletion import bytes_on_disk, model_files, refuse_in_use
+from bot.admin.model_switch import RESTING, refuse_harmful
+from bot.admin.progress import approval_text
+from bot.admin.refusals import CHANGED, AdminRefusal, refused
+from bot.i18n import Say
+from bot.web.charts import Chart, approval_chart, evidence_chart
+from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
+from bot.web.pages import OPERATOR, Pages
+from bot.web.security import read_form
+from storage.counts import Approval
+from storage.errors import UnknownRecord
+from storage.learning_records import Model
+from storage.ledger import Ledger
+from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
+from storage.translatable_reason import Reason
+
+_MODEL: Final = "/models/{model:[A-Za-z0-9][A-Za-z0-9._-]{0,99}}"
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model on the page: its approval in words and as a chart, and which buttons it has now."""
+
+    model: Model
+    approval: str
+    chart: Chart | None
+    actions: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPages:
+    """The page of models, and the page that asks before a model is deleted."""
+
+    ledger: Ledger
+    trials: Trials
+    changes: ModelChanges
+    pages: Pages
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes, which must serve only the operator."""
+        return [
+            web.get("/models", self.models),
+            web.post("/models/rollback", self.roll_back),
+            web.post(f"{_MODEL}/approve", self.approve),
+            web.post(f"{_MODEL}/promote", self.promote),
+            web.post(f"{_MODEL}/stop", self.stop_canary),
+            web.get(f"{_MODEL}/delete", self.ask),
+            web.post(f"{_MODEL}/delete", self.delete),
+        ]
+
+    async def models(self, request: web.Request) -> web.Response:
+        """Show all models and, once, how the latest change ended."""
+        return await self._page(request, self.changes.latest())
+
+    async def _page(self, request: web.Request, change: Change | None, status: int = 200) -> web.Response:
+        say, switch = self.pages.say(request), self.trials.switch
+        models, votes = await self.ledger.models.all(), await self.ledger.counts.votes_per_day()
+        previous = await self.ledger.models.previous()
+        pending = {each.model for each in await self.ledger.promotions.pending()}
+        trial = await self.trials.standing()
+        entries = []
+        for model in sorted(models, key=lambda each: (each.state not in ANSWERING, -each.created)):
+            days = votes.get(model.id, {})
+            text = _approval(days.values(), say)
+            chart = approval_chart(days, f"{model.id}: {text}", say) if days else None
+            actions = allowed_actions(model, previous.id if previous else "", pending)
+            entries.append(Entry(model, text, chart, actions))
+        live = next((each.id for each in models if each.state is ModelState.LIVE), "")
+        context: dict[str, Any] = {
+            "entries": [each for each in entries if each.model.kept],
+            "removed": [each for each in entries if not each.model.kept],
+            "live": live,
+            "trial": standing_text(trial, say) if trial else "",
+            "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say) if trial else None,
+            "resting": say(Reason(RESTING, run=switch.away_for)) if switch.away_for is not None else "",
+            "change": change,
+            "busy": bool(change and not change.over),
+            "confirm": bool(change and change.can_be_confirmed and change.live == live),
+            "here": request.rel_url.with_path("/models"),
+        }
+        return self.pages.render(request, "models.html", status=status, **context)
+
+    async def approve(self, request: web.Request) -> web.Response:
+        """Put a candidate into service, as a canary or as the live model."""
+        wanted = request.match_info["model"]
+
+        async def work(_: OnProgress) -> Reason:
+            model = await self.trials.approve(wanted, None)
+            if model.state is ModelState.LIVE:
+                return Reason("{model} answers from now on.", model=wanted)
+            return Reason("{model} is a canary now.", model=wanted)
+
+        return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
+
+    async def promote(self, request: web.Request) -> web.Response:
+        """Make a model live; a model that was rejected or is undecided needs a second press."""
+        wanted, form = request.match_info["model"], await read_form(request)
+
+        async def work(on_progress: OnProgress) -> Reason:
+            confirmed = await self._confirmed(form)
+            model = await self.trials.switch.promote(wanted, None, on_progress, confirmed=confirmed)
+            return Reason("{model} answers from now on.", model=model.id)
+
+        return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
+
+    async def roll_back(self, request: web.Request) -> web.Response:
+        """Go back to the previous model, if the live model has not changed since the page was shown."""
+        form = await read_form(request)
+
+        async def work(on_progress: OnProgress) -> Reason:
+            await self._refuse_changed(form)
+            confirmed = await self._confirmed(form)
+            model = await self.trials.switch.rollback(None, on_progress, confirmed=confirmed)
+            return Reason("{model} answers from now on.", model=model.id)
+
+        return await self._carry_out(request, Reason("Warming up the previous model…"), work)
+
+    async def stop_canary(self, request: web.Request) -> web.Response:
+        """End the trial of a canary."""
+        wanted = request.match_info["model"]
+
+        async def work(_: OnProgress) -> Reason:
+            await self.trials.stop(wanted, None)
+            return Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
+
+        return await self._carry_out(request, Reason("Stopping {model}…", model=wanted), work)
+
+    async def ask(self, request: web.Request) -> web.Response:
+        """Say what a deletion would remove, and ask for confirmation."""
+        model, say = request.match_info["model"], self.pages.say(request)
+        try:
+            parts = await model_files(self.ledger, model)
+        except UnknownRecord as error:
+            raise web.HTTPNotFound(text=say(str(error))) from error
+        except AdminRefusal as refusal:
+            raise web.HTTPConflict(text=refused(refusal, say)) from refusal
+        freed = await asyncio.to_thread(bytes_on_disk, parts)
+        return self.pages.render(request, "delete_model.html", model=model, freed=freed)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete a model's files and adapter."""
+        wanted = request.match_info["model"]
+
+        async def work(_: OnProgress) -> Reason:
+            await self.trials.switch.delete(wanted)
+            return Reason("{model} was deleted.", model=wanted)
+
+        return await self._carry_out(request, Reason("Deleting {model}…", model=wanted), work)
+
+    async def _carry_out(self, request: web.Request, about: Reason, work: Work) -> web.Response:
+        """Begin a change, and lead back to the page unless it is refused within a moment."""
+        live = await self.ledger.models.live()
+        change = Change(about, request.path, live.id if live else "")
+        log.info("an operator changes models", path=request.path, by=request[OPERATOR].name)
+        if other := await self.changes.begin(change, work):
+            return await self._page(request, other, 409)
+        if change.refusal:
+            return await self._page(request, self.changes.latest(), 409)
+        return web.Response(status=303, headers={"Location": "/models"})
+
+    async def _confirmed(self, form: dict[str, str]) -> bool:
+        """Return whether a form overrules a verdict; raise `AdminRefusal` if it was shown beside another live model."""
+        if form.get("confirmed") != "1":
+            return False
+        await self._refuse_changed(form)
+        return True
+
+    async def _refuse_changed(self, form: dict[str, str]) -> None:
+        live = await self.ledger.models.live()
+        if live is None or live.id != form.get("live", ""):
+            raise AdminRefusal(CHANGED)
+
+
+def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> list[str]:
+    """Return what can be done with a model now: "approve", "promote", "back", "stop" and "delete".
+
+    `previous` is the model that a rollback makes live, and `pending` are those whose promotion is pending.
+    """
+    actions = []
+    if model.state is ModelState.CANDIDATE and model.kept:
+        actions.append("approve")
+    if ModelState.LIVE in MODEL_TRANSITIONS[model.state] and model.kept and _passes(refuse_harmful, model):
+        actions.append("back" if model.id == previous else "promote")
+    if model.state is ModelState.CANARY:
+        actions.append("stop")
+    if model.kept and _passes(refuse_in_use, model, pending):
+        actions.append("delete")
+    return actions
+
+
+def _passes(rule: Callable[..., None], *of: object) -> bool:
+    try:
+        rule(*of)
+    except AdminRefusal:
+        return False
+    return True
+
+
+def _approval(days: Collection[Approval], say: Say) -> str:
+    total = Approval(sum(each.ups for each in days), sum(each.downs for each in days))
+    return approval_text(total, say) if total.votes else say("no votes")
