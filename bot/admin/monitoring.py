@@ -115,6 +115,7 @@ class Monitoring:
         numbers |= {
             "disk_free_bytes": shutil.disk_usage(self.ledger.path.parent).free,
             "engine_ready": status.state is State.READY,
+            "engine_paused": status.paused,
             "engine_restarts": status.restarts,
             "engine_in_flight": status.in_flight,
             "engine_waiting": status.waiting,

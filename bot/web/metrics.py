@@ -40,6 +40,7 @@ GAUGES: Final = {
     "canary_evidence_no_worse": "Evidence that the canary is no worse; it is promoted at 20",
     "disk_free_bytes": "Free bytes on the disk of the data folder",
     "engine_ready": "1 while any engine answers, else 0",
+    "engine_paused": "1 while training has the GPU to itself and questions wait, else 0",
     "engine_in_flight": "Answers being generated",
     "engine_waiting": "Questions in the queue",
     "engine_restarts": "Restarts of the engines now in use; falls when a model is replaced",
