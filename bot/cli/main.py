@@ -26,6 +26,7 @@ from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.session import ConfigOption, YesOption, require_data, with_bot, with_ledger
 from bot.cli.terminal import CommandRefused, notes, results
 from bot.config import ConfigError, Settings, load_settings
+from bot.log_lines import LogFormat
 from bot.shutdown import end_process
 from inference.hub.listing import Hub
 from inference.messages import InferenceError
@@ -109,11 +110,16 @@ def init(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def run(config: ConfigOption = None) -> None:
+def run(
+    config: ConfigOption = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Log lines for people, or one JSON object a line.")] = (
+        LogFormat.TEXT
+    ),
+) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
     from bot.process import run_bot
 
-    asyncio.run(run_bot(load_settings(config)))
+    asyncio.run(run_bot(load_settings(config), log_format))
     end_process()
 
 
