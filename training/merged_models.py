@@ -24,7 +24,8 @@ from storage.states import ANSWERING, ModelState
 from storage.translatable_reason import Reason
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
 from training.job_specs import TrainingPaths
-from training.run_folder import ADAPTER, MERGE_JOB
+from training.model_card import CARD
+from training.run_folder import ADAPTER, MERGE_JOB, kept_file
 from training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ class MergedModels:
             outcome = await self._trainer.run(replace(job, out=str(workspace)), on_progress)
             if not outcome.ok:
                 raise TrainingError(outcome.reason)
+            if card := kept_file(job.work, CARD):  # models of earlier versions have none
+                shutil.copyfile(card, workspace / CARD)
             await asyncio.to_thread(self._models.publish, workspace, model.id)
         finally:
             self._models.discard(workspace)
