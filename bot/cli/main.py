@@ -334,7 +334,7 @@ def import_(
 def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")], config: ConfigOption = None
 ) -> None:
-    """Export liked answers (in LLaVA's format), all votes (as rows for KTO) and the pictures to a folder."""
+    """Export liked answers (LLaVA), all votes (KTO), pairs (DPO) and the pictures; `load_dataset` opens the folder."""
     with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out, results))
 
 
