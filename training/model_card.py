@@ -48,6 +48,9 @@ The data are private: the card counts them, and neither names people nor quotes 
 
 ## Use
 
+{use}"""
+
+_USE_MODEL: Final = """\
 With [lmdeploy](https://github.com/InternLM/lmdeploy), where `{name}` is this directory or repository:
 
 ```python
@@ -62,33 +65,41 @@ print(pipe(("What is in this picture?", load_image("picture.jpg"))).text)
 repository is the base model's, unchanged.
 """
 
+_USE_ADAPTER: Final = """\
+`adapter_model.safetensors` is an adapter in PEFT's format for the base model's `language_model`, `vision/` one for its
+vision tower, if that was trained, and `whole.safetensors` has the weights that were trained in full, under their names
+in the base model's checkpoint.
+"""
 
-def model_card(name: str, job: Job, report: Report) -> str:
-    """Return the card of the model `name`, which `job` trained and `report` judges."""
+
+def model_card(name: str, job: Job, report: Report, *, adapter: bool = False) -> str:
+    """Return the card of the model `name`, which `job` trained and `report` judges, or of its adapter alone."""
     base = Path(job.base)
-    return f"---\n{_metadata(base, job)}---\n" + _TEXT.format(
+    return f"---\n{_metadata(job, adapter)}---\n" + _TEXT.format(
         name=name,
-        base=_origin(base) or "A local checkpoint",
+        base=base_repository(base) or "A local checkpoint",
         data="\n".join(f"- {each}" for each in _data(report)),
         training=_training(job, report),
         verdict=_verdict(report),
-        figures="\n".join(f"| {name} | {value} |" for name, value in _figures(report)),
+        figures="\n".join(f"| {figure} | {value} |" for figure, value in _figures(report)),
+        use=_USE_ADAPTER if adapter else _USE_MODEL.format(name=name),
     )
 
 
-def _metadata(base: Path, job: Job) -> str:
+def _metadata(job: Job, adapter: bool) -> str:
     from huggingface_hub import ModelCardData  # it takes a second to import
 
-    origin = _origin(base)
+    base = Path(job.base)
+    origin = base_repository(base)
     known = _base_metadata(base)
     data = ModelCardData(
         base_model=origin or None,
-        base_model_relation="finetune" if origin else None,
+        base_model_relation=("adapter" if adapter else "finetune") if origin else None,
         license=known.get("license", "unknown"),
         license_name=known.get("license_name"),
         license_link=known.get("license_link"),
         language=known.get("language", "multilingual"),
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="image-text-to-text",
         tags=["internvl", "custom_code", "lmdeploy", "thumbtune", job.objective],
     )
@@ -105,7 +116,7 @@ def _base_metadata(base: Path) -> dict[str, Any]:
     return {}
 
 
-def _origin(base: Path) -> str:
+def base_repository(base: Path) -> str:
     """Return the repository that the base model was fetched from, or an empty string if it is unknown."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads((base / ORIGIN).read_bytes())["repo"])

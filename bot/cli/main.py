@@ -338,5 +338,24 @@ def export(
     with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out, results))
 
 
+@app.command()
+def publish(  # noqa: PLR0917 - the options of a command
+    model: Annotated[str, typer.Argument(metavar="ID")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="The repository: OWNER/NAME. It is created if needed.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the adapter, which is smaller.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everyone see it; default: a private repository.")
+    ] = False,
+    config: ConfigOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Upload a trained model and its card to the Hugging Face hub (HF_TOKEN, HF_ENDPOINT); never anyone's pictures."""
+    from bot.cli.publish import Publication
+    from bot.cli.publish import publish as publish_model
+
+    request = Publication(model, repo, adapter=adapter, public=public)
+    with_ledger(config, lambda ledger, settings: publish_model(ledger, settings, request, yes, results))
+
+
 if __name__ == "__main__":
     main()
