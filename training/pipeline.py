@@ -181,7 +181,7 @@ class Pipeline:
         folder = Path(job.work)
         verdict = Report.read(folder / REPORT)
         # The run keeps the card as well: a merge that restores the model adds it without writing it again.
-        write_text(folder / CARD, model_card(model_name(run), job, verdict))
+        write_text(folder / CARD, await asyncio.to_thread(model_card, model_name(run), job, verdict))
         shutil.copyfile(folder / CARD, workspace / CARD)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, model_name(run))
         model = Model(
