@@ -16,7 +16,7 @@ GPU := $(wildcard .venv/gpu.stamp)
 CHAT := $(if $(GPU),.venv/gpu.stamp,.venv/chat.stamp)
 ALL := $(if $(GPU),.venv/gpu.stamp,.venv/training.stamp)
 
-.PHONY: help demo install install-gpu test soak check lock format pictures clean
+.PHONY: help demo install install-gpu test soak check lock format pictures sbom clean
 
 help:
 	@echo 'make demo      set up, then chat with the bot in a browser: no token, no GPU'
@@ -27,6 +27,7 @@ help:
 	@echo 'make install-gpu   the same with lmdeploy and CUDA, for an NVIDIA GPU (8 GB on disk)'
 	@echo 'make lock      make the lists in requirements/ again from their sources (LOCK=--upgrade: newer versions)'
 	@echo 'make pictures  make the pictures of the README again (needs Chromium)'
+	@echo 'make sbom      write what is installed in .venv as CycloneDX JSON: dist/thumbtune.cdx.json'
 	@echo 'make clean     remove .venv'
 
 # Chatting starts as soon as its own part is there; the trainer's part installs behind it.
@@ -63,6 +64,13 @@ format: .venv/dev.stamp
 pictures: $(ALL) .venv/dev.stamp
 	$(PIP) -r requirements/browser.txt
 	$(BIN)/python -m docs.pictures
+
+# The tool stays out of the environment that it describes.
+sbom: $(ALL) .venv/sbom.stamp
+	mkdir -p dist
+	$(BIN)/python -c 'import runpy, sys; sys.path.insert(0, ".venv/sbom"); \
+		runpy.run_module("cyclonedx_py", run_name="__main__", alter_sys=True)' \
+		environment --pyproject pyproject.toml --output-reproducible --output-file dist/thumbtune.cdx.json $(BIN)/python
 
 clean:
 	rm -rf .venv
@@ -109,4 +117,9 @@ clean:
 
 .venv/dev.stamp: $(CHAT) requirements/dev.txt
 	$(PIP) -r requirements/dev.txt
+	@touch $@
+
+.venv/sbom.stamp: .venv/build.stamp requirements/sbom.txt
+	rm -rf .venv/sbom
+	$(PIP) --target .venv/sbom -r requirements/sbom.txt
 	@touch $@

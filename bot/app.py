@@ -26,6 +26,7 @@ from bot.admin.runs import Runs
 from bot.admin.schedule import Schedule
 from bot.admin.startup_checks import StartupChecks, settle_live_model
 from bot.admin.teacher_notes import TeacherNotes
+from bot.chat.answer_times import AnswerTimes
 from bot.chat.conversation import Conversation
 from bot.chat.history import History, chat_key
 from bot.chat.in_flight import InFlight
@@ -151,8 +152,15 @@ class Application:
         )
         await switch.resume_trial()
         trials = Trials(ledger, switch, deployment.status, notices, settings)
+        times = AnswerTimes()
         monitoring = Monitoring(
-            ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress, trust=settings.trust
+            ledger=ledger,
+            deployment=deployment,
+            schedule=schedule,
+            calls=middleware.numbers,
+            last_progress=lambda: trainer.last_progress,
+            times=times,
+            trust=settings.trust,
         )
         history = History(ledger, stored, settings.chat, settings.persona)
         conversation = Conversation(ledger, history, deployment, settings.chat)
@@ -168,6 +176,7 @@ class Application:
             in_flight=in_flight,
             throttle=Throttle(settings.limits, settings.telegram.admins),
             notices=WaitNotices(middleware.limiter, ledger),
+            times=times,
             settings=settings,
         )
         services = Services(

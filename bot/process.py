@@ -1,17 +1,17 @@
-"""The bot as a process of its own: logging, signals and shutdown."""
+"""The bot as a process of its own: signals and shutdown."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
-from pathlib import Path
 
 import structlog
 
 from bot.app import Application
 from bot.config import Settings
+from bot.log_lines import LogFormat, configure_logging
+from bot.redaction import account
 from bot.shutdown import PROCESS_SECONDS, THREAD_SECONDS, end_process_within
 
 SWITCH_SECONDS = 0.0005
@@ -19,12 +19,22 @@ SWITCH_SECONDS = 0.0005
 log = structlog.get_logger()
 
 
-async def run_bot(settings: Settings) -> None:
-    """Run the bot until SIGTERM, Ctrl-C, or an error that no retry can fix."""
-    configure_logging()
+async def run_bot(settings: Settings, log_format: LogFormat) -> None:
+    """Run the bot until SIGTERM, Ctrl-C, or an error that no retry can fix.
+
+    With JSON lines, the process logs that error and exits with status 1, so that standard error has nothing
+    but objects.
+    """
+    configure_logging(form=log_format, token=settings.telegram.token.get_secret_value())
     share_the_interpreter()
-    async with Application(settings) as application:
-        await until_stopped(application)
+    try:
+        async with Application(settings) as application:
+            await until_stopped(application)
+    except Exception as error:
+        if log_format is not LogFormat.JSON:
+            raise
+        log.critical("the bot cannot go on", error=account(error), exc_info=error)
+        raise SystemExit(1) from error
     log.info("stopped")
     end_process_within(THREAD_SECONDS)
 
@@ -57,23 +67,3 @@ def share_the_interpreter() -> None:
     (https://bugs.python.org/issue7946).
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-
-
-def configure_logging(path: Path | None = None) -> None:
-    """Log one line per event to standard error, or to the file at `path`.
-
-    Events that libraries log are included.
-    """
-    stream = path.open("a", encoding="utf-8") if path else sys.stderr
-    logging.basicConfig(stream=stream, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(stream),
-    )

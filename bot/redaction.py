@@ -37,10 +37,16 @@ def account(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """Return the traceback of an error, preceded by that of its cause, without the values of variables."""
+    """Return the traceback of an error, preceded by that of its cause, without the values of variables.
+
+    The tracebacks of a group's errors follow.
+    """
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{trace(cause)}\nwhich led to\n" if cause else ""
-    return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {account(error)}"
+    after = (
+        "".join(f"\nwith\n{trace(each)}" for each in error.exceptions) if isinstance(error, BaseExceptionGroup) else ""
+    )
+    return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {account(error)}{after}"
 
 
 def secrets_of(settings: BaseModel) -> list[str]:

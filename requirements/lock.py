@@ -88,6 +88,7 @@ DEV = List(
     (X86,),
 )
 BROWSER = List("browser.txt", "What drives a Chromium, for its tests and `make pictures`.", ("browser.in",))
+SBOM = List("sbom.txt", "What writes the bill of materials, for `make sbom`.", ("sbom.in",))
 GPU = List(
     "gpu.txt",
     "Everything for a GPU: bot, lmdeploy, trainer.",
@@ -96,7 +97,7 @@ GPU = List(
     platforms=(X86,),  # lmdeploy has wheels for no other
 )
 DEEPSPEED = List("deepspeed.txt", "What training.deepspeed adds.", ("deepspeed.in",), (GPU,), platforms=(X86,))
-LISTS = (VIRTUALENV, BUILD, CHAT, TRAINING, DEV, BROWSER, GPU, DEEPSPEED)
+LISTS = (VIRTUALENV, BUILD, CHAT, TRAINING, DEV, BROWSER, SBOM, GPU, DEEPSPEED)
 
 
 def pins_of(text: str) -> dict[str, str]:

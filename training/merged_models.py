@@ -24,7 +24,8 @@ from storage.states import ANSWERING, ModelState
 from storage.translatable_reason import Reason
 from training.job import MergeJob, Outcome, Progress, Trainer, TrainingError, checked, ignore
 from training.job_specs import TrainingPaths
-from training.run_folder import ADAPTER, MERGE_JOB
+from training.model_card import CARD
+from training.run_folder import ADAPTER, MERGE_JOB, kept_file
 from training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ async def publish_merged(
     workspace = models.workspace(name)
     try:
         checked(await run(replace(job, out=str(workspace))))
+        if card := kept_file(job.work, CARD):  # models of earlier versions have none
+            shutil.copyfile(card, workspace / CARD)
         directory, _ = await asyncio.to_thread(models.publish, workspace, name)
     finally:
         models.discard(workspace)

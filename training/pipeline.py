@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from storage.atomic_files import write_text
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.learning_records import BASE, Model, Run
 from storage.picture_files import PictureStore
@@ -23,8 +24,9 @@ from storage.translatable_reason import Reason
 from training.data.llava import write_rows
 from training.data.selection import Selection
 from training.gate.report import Decision, Report
-from training.job import Trainer, TrainingError, checked
+from training.job import Job, Trainer, TrainingError, checked
 from training.job_specs import measure_effort, model_name
+from training.model_card import CARD, model_card
 from training.run_folder import FEATURES, JUDGED_ROWS, LOSSES, REPORT, TRAIN_ROWS, kept_file, run_folders
 from training.run_plan import RunPlan, RunPlanner
 from training.run_progress import OnChange, RunProgress
@@ -148,7 +150,7 @@ class Pipeline:
             )
             checked(await self._trainer.run(evaluation, progress.update))
             await asyncio.to_thread(remove_blocks, folder)
-        return await _uninterrupted(self._publish(run, folder, workspace, progress))
+        return await _uninterrupted(self._publish(run, job, workspace, progress))
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
         """Store a run's selection and return its plan; plan again if data in `plan` was erased or re-encoded."""
@@ -173,10 +175,14 @@ class Pipeline:
         names = {name for pair in (*selection.train, *selection.judged) for name in pair.lesson.pictures}
         return all(self._pictures.path(name).is_file() for name in names)
 
-    async def _publish(self, run: Run, folder: Path, workspace: Path, progress: RunProgress) -> Model:
+    async def _publish(self, run: Run, job: Job, workspace: Path, progress: RunProgress) -> Model:
         if await self._ledger.runs.withdrawn(run.id):
             raise TrainingError(WITHDRAWN)
+        folder = Path(job.work)
         verdict = Report.read(folder / REPORT)
+        # The run keeps the card as well: a merge that restores the model adds it without writing it again.
+        write_text(folder / CARD, await asyncio.to_thread(model_card, model_name(run), job, verdict))
+        shutil.copyfile(folder / CARD, workspace / CARD)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, model_name(run))
         model = Model(
             id=model_name(run),

@@ -55,6 +55,9 @@ BLOCKS: Final = "blocks"
 """Folder, until the evaluation has ended: a folder like this one for each block of answers that judge, with the adapter
 that was trained on the answers before it."""
 
+FINETUNE_JOB: Final = "finetune.json"
+"""The job that trained the adapter."""
+
 MERGE_JOB: Final = "merge.json"
 """The job that merges the adapter and the base. `training.merged_models` repeats it."""
 

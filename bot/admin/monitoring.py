@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from prometheus_client.registry import Collector
+
 from bot.admin.canary_standing import Standing, standing
 from bot.admin.progress import held_back
 from bot.admin.schedule import Schedule
+from bot.chat.answer_times import AnswerTimes
 from inference.serving.deployment import Deployment
 from inference.serving.deployment_status import NodeStatus, Status
 from inference.serving.supervisor import State
@@ -55,7 +59,8 @@ class Monitoring:
     """Reads the current state of the ledger, the engines, the schedule and the calls to Telegram.
 
     `calls` returns the metrics of calls to Telegram, and `last_progress` returns how long ago the running
-    worker last reported progress. `trust` decides whose votes on a canary count.
+    worker last reported progress. `times` has the times that people waited for answers. `trust` decides whose
+    votes on a canary count.
     """
 
     ledger: Ledger
@@ -63,6 +68,7 @@ class Monitoring:
     schedule: Schedule
     calls: Callable[[], Mapping[str, float]]
     last_progress: Callable[[], LastProgress | None]
+    times: AnswerTimes
     trust: Trust = EQUAL_TRUST
 
     async def overview(self) -> Overview:
@@ -104,10 +110,12 @@ class Monitoring:
         status = self.deployment.status()
         numbers: dict[str, float] = dict(await self.ledger.counts.totals())
         numbers |= {f"telegram_{name}": value for name, value in self.calls().items()}
-        counters = asdict(status.seen) | asdict(status.counters)
+        counters = status.seen.totals | asdict(status.counters)
         numbers |= {f"engine_{name}": value for name, value in counters.items()}
         numbers |= {
+            "disk_free_bytes": shutil.disk_usage(self.ledger.path.parent).free,
             "engine_ready": status.state is State.READY,
+            "engine_paused": status.paused,
             "engine_restarts": status.restarts,
             "engine_in_flight": status.in_flight,
             "engine_waiting": status.waiting,
@@ -129,12 +137,16 @@ class Monitoring:
                 "in_flight": node.in_flight,
                 "chats": node.chats,
                 "waiting": node.waiting,
-                **asdict(node.seen),
+                **node.seen.totals,
                 **engines.get(node.name, {}),
             }
             for node in status.nodes
         }
         return numbers, {"model": status.model, "engine": status.engine}, nodes
+
+    def histograms(self) -> tuple[Collector, ...]:
+        """Return the histograms of waiting times."""
+        return self.times.first_word, self.times.answer, self.deployment.first_token
 
     async def run_file(self, run: int, name: str) -> Path | None:
         """Return the path of a file that a run has written, or None if the file does not exist.

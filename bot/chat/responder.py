@@ -7,11 +7,13 @@ is no answer, the message shows an apology.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Final
 
 from aiogram import Bot
 
+from bot.chat.answer_times import AnswerTimes
 from bot.chat.conversation import Conversation
 from bot.chat.errors import DeletedMeanwhile, EmptyAnswer, Interrupted, NoPictureYet, Refused
 from bot.chat.in_flight import InFlight
@@ -64,10 +66,12 @@ class Responder:
     in_flight: InFlight
     throttle: Throttle
     notices: WaitNotices
+    times: AnswerTimes
     settings: Settings
 
     async def answer(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Exchange | None:
         """Answer a question in `reply` and return the exchange; if that fails, apologise there and return None."""
+        asked = question.received  # not a monotonic clock: the bot may have restarted since
         try:
             with self.throttle.admitted(question), self.in_flight.answering(question) as answering:
                 async with self._screen(question, reply, say, placeholder) as screen:
@@ -80,12 +84,17 @@ class Responder:
                             if not answering.edited:
                                 raise
                             answering.restart()
+                            asked, screen.first_words = time.time(), None
                             screen.show(Delta(restarted=True))
         except UNANSWERED as error:
             async with self.notices.during(reply, question.asker, question.update, say):
                 await reply.finish(apology(error, say))
             return None
         await self.show(exchange, reply, say)
+        shown = time.time()
+        self.times.first_word.observe(max((screen.first_words or shown) - asked, 0))
+        if exchange.finish != "abort":
+            self.times.answer.observe(max(shown - asked, 0))
         return exchange
 
     async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:

@@ -21,7 +21,8 @@ from rich.panel import Panel
 
 from bot.app import Application
 from bot.config import ConfigError, Settings, load_settings
-from bot.process import configure_logging, share_the_interpreter, until_stopped
+from bot.log_lines import configure_logging
+from bot.process import share_the_interpreter, until_stopped
 from bot.shutdown import THREAD_SECONDS, end_process_within
 from bot.web.server import listening
 from inference.internvl2.checkpoint_check import problems

@@ -17,12 +17,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from bot.cli.terminal import notes
 from inference.hub.download import download
-from inference.hub.listing import Hub, HubError, Listing, list_files
+from inference.hub.listing import ORIGIN, Hub, HubError, Listing, list_files
 from storage.model_store import MANIFEST, ModelStore, verify
 
 REPO = "OpenGVLab/InternVL2-2B"
 _INCOMPLETE = ".incomplete"
-_ORIGIN = "fetched-from.json"
 
 
 async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
@@ -57,7 +56,7 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
     console.print(f"{repo} at {listing.revision}: {len(listing.files)} files, {listing.size / 1e9:.2f} GB")
     try:
         incomplete.mkdir(parents=True, exist_ok=True)
-        (incomplete / _ORIGIN).write_text(json.dumps({**request, "commit": listing.revision}) + "\n", encoding="utf-8")
+        (incomplete / ORIGIN).write_text(json.dumps({**request, "commit": listing.revision}) + "\n", encoding="utf-8")
     except OSError as error:
         raise HubError(
             f"{incomplete} cannot be written ({error}): choose a folder that this user may write to."
@@ -85,7 +84,7 @@ async def _download(listing: Listing, folder: Path) -> None:
 
 def _delete_unlisted(listing: Listing, folder: Path) -> None:
     """Delete the files that were left in `folder` by an earlier download of another revision."""
-    listed = {_ORIGIN, *(each.path for each in listing.files)}
+    listed = {ORIGIN, *(each.path for each in listing.files)}
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).as_posix() not in listed:
             path.unlink()
@@ -94,7 +93,7 @@ def _delete_unlisted(listing: Listing, folder: Path) -> None:
 def _read_origin(folder: Path) -> dict[str, str]:
     """Return where a folder was downloaded from, or an empty dict if there is no record of it."""
     try:
-        origin = json.loads((folder / _ORIGIN).read_text(encoding="utf-8"))
+        origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     names = ("source", "repo", "revision", "commit")

@@ -26,6 +26,7 @@ from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.session import ConfigOption, YesOption, require_data, with_bot, with_ledger
 from bot.cli.terminal import CommandRefused, notes, results
 from bot.config import ConfigError, Settings, load_settings
+from bot.log_lines import LogFormat
 from bot.shutdown import end_process
 from inference.hub.listing import Hub
 from inference.messages import InferenceError
@@ -110,11 +111,16 @@ def init(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def run(config: ConfigOption = None) -> None:
+def run(
+    config: ConfigOption = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Log lines for people, or one JSON object a line.")] = (
+        LogFormat.TEXT
+    ),
+) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
     from bot.process import run_bot
 
-    asyncio.run(run_bot(load_settings(config)))
+    asyncio.run(run_bot(load_settings(config), log_format))
     end_process()
 
 
@@ -374,8 +380,27 @@ def import_(
 def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")], config: ConfigOption = None
 ) -> None:
-    """Export liked answers (in LLaVA's format), all votes (as rows for KTO) and the pictures to a folder."""
+    """Export liked answers (LLaVA), all votes (KTO), pairs (DPO) and the pictures; `load_dataset` opens the folder."""
     with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out, results))
+
+
+@app.command()
+def publish(  # noqa: PLR0917 - the options of a command
+    model: Annotated[str, typer.Argument(metavar="ID")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="The repository: OWNER/NAME. It is created if needed.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the adapter, which is smaller.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everyone see it; default: a private repository.")
+    ] = False,
+    config: ConfigOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Upload a trained model and its card to the Hugging Face hub (HF_TOKEN, HF_ENDPOINT); never anyone's pictures."""
+    from bot.cli.publish import Publication
+    from bot.cli.publish import publish as publish_model
+
+    request = Publication(model, repo, adapter=adapter, public=public)
+    with_ledger(config, lambda ledger, settings: publish_model(ledger, settings, request, yes, results))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ text, shown by `Reply.finish`, never is.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,7 +19,7 @@ from aiogram.types import InlineKeyboardMarkup
 
 from bot.i18n import Say
 from bot.telegram.client import Unreachable
-from bot.telegram.formatting import Page, markdown_pages, plain_pages
+from bot.telegram.formatting import markdown_pages, plain_pages
 from bot.telegram.reply import Reply
 from inference.messages import Delta
 
@@ -46,6 +47,10 @@ class StreamedAnswer:
         seconds: The minimum interval between edits.
         markup: The buttons under the unfinished answer.
         hold: The delay in seconds before anything is shown.
+
+    Attributes:
+        first_words: When the first words of the answer were shown, in seconds since the Unix epoch; None
+            before that.
     """
 
     reply: Reply
@@ -55,6 +60,7 @@ class StreamedAnswer:
     markup: InlineKeyboardMarkup
     hold: float
 
+    first_words: float | None = field(default=None, init=False)
     _text: str = field(default="", init=False)
     _notice: str = field(default="", init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -104,9 +110,6 @@ class StreamedAnswer:
             return ""
         return self.say.count("{number} question ahead of yours…", "{number} questions ahead of yours…", ahead)
 
-    def _pages(self) -> tuple[Page, ...]:
-        return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self.placeholder)
-
     async def _run(self) -> None:
         if not self.hold:
             await self.reply.show_partial(self.placeholder, self.markup)
@@ -133,7 +136,11 @@ class StreamedAnswer:
             if typing.done():
                 typing.result()
             self._changed.clear()
-            if await self.reply.show_partial(self._pages(), self.markup):
+            words = markdown_pages(self._text)
+            pages = words or plain_pages(self._notice) or plain_pages(self.placeholder)
+            if await self.reply.show_partial(pages, self.markup):
+                if words and self.first_words is None:
+                    self.first_words = time.time()
                 interval = max(NARROWING * interval, self.seconds)
             else:
                 interval = min(max(2 * interval, 0.1), max(MAX_INTERVAL, self.seconds))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -27,6 +27,7 @@ GAUGES: Final = {
     "ups": "Answers and people with a 👍 as the latest vote",
     "downs": "Answers and people with a 👎 as the latest vote",
     "runs": "Training runs, in whatever state",
+    "runs_failed": "Training runs that failed",
     "models": "Models, removed ones included",
     "updates_pending": "Updates stored and not finished yet",
     "updates_set_aside": "Updates given up after repeated failures (dead letters)",
@@ -37,12 +38,13 @@ GAUGES: Final = {
     "canary_live_votes": "Votes on the live model's answers in that time",
     "canary_evidence_worse": "Evidence that the canary is worse; it is rolled back at 20",
     "canary_evidence_no_worse": "Evidence that the canary is no worse; it is promoted at 20",
+    "disk_free_bytes": "Free bytes on the disk of the data folder",
     "engine_ready": "1 while any engine answers, else 0",
+    "engine_paused": "1 while training has the GPU to itself and questions wait, else 0",
     "engine_in_flight": "Answers being generated",
     "engine_waiting": "Questions in the queue",
+    "engine_restarts": "Restarts of the engines now in use; falls when a model is replaced",
     "engine_uptime_seconds": "Seconds since the engine became ready",
-    "engine_first_token_seconds_median": "Seconds to the first token, median of the latest answers",
-    "engine_first_token_seconds_p99": "Seconds to the first token, 99th percentile of the latest answers",
 }
 
 COUNTERS: Final = {
@@ -58,7 +60,6 @@ COUNTERS: Final = {
     "engine_answers_restarted": "Answers discarded and generated again",
     "engine_crashes": "Engine processes that ended unexpectedly, hangs included",
     "engine_hangs": "Engine processes ended because they made no progress",
-    "engine_restarts": "Restarts of the engines now in use",
     "engine_swaps": "Completed changes of the live model",
     "engine_failed_swaps": "Failed changes of the live model",
     "engine_warmed": "Prompts computed ahead for chats that moved to another engine",
@@ -74,8 +75,6 @@ NODE_GAUGES: Final = {
     "in_flight": "Answers being generated",
     "waiting": "Questions in the queue for this engine",
     "chats": "Recently active chats that this engine answers",
-    "first_token_seconds_median": "Seconds to the first token, median of the latest answers",
-    "first_token_seconds_p99": "Seconds to the first token, 99th percentile of the latest answers",
     "engine_waiting": "Requests waiting inside the engine",
     "engine_running": "Requests running inside the engine",
     "cache_bytes": "Bytes of keys, values and features in the engine's cache",
@@ -95,7 +94,16 @@ NODE_COUNTERS: Final = {
 }
 
 
-def render(numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mapping[str, Mapping[str, float]]) -> bytes:
+# The classic text format has no place for creation times, so that they would become gauges.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+def render(
+    numbers: Mapping[str, float],
+    labels: Mapping[str, str],
+    nodes: Mapping[str, Mapping[str, float]],
+    histograms: Iterable[Collector],
+) -> bytes:
     """Return the metrics in the Prometheus text format.
 
     Args:
@@ -104,9 +112,11 @@ def render(numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mappi
         labels: The model and the engine in use, for `thumbtune_info`.
         nodes: Each engine's values, keyed by the engine's name and then by the names in `NODE_GAUGES` and
             `NODE_COUNTERS`.
+        histograms: Further metrics, which their owners keep up to date.
     """
     registry = CollectorRegistry()
-    registry.register(_Snapshot(numbers, labels, nodes))
+    for collector in (_Snapshot(numbers, labels, nodes), *histograms):
+        registry.register(collector)
     return generate_latest(registry)
 
 

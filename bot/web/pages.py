@@ -34,6 +34,7 @@ COUNTED: Final = {
     "ups": later("liked"),
     "downs": later("disliked"),
     "runs": later("runs"),
+    "runs_failed": later("failed runs"),
     "models": later("models"),
     "updates_pending": later("updates in the queue"),
     "updates_set_aside": later("dead letters"),

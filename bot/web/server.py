@@ -116,7 +116,7 @@ class WebServer:
         return web.json_response(body, status=200 if well else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = render(*await self.monitoring.numbers())
+        body = render(*await self.monitoring.numbers(), self.monitoring.histograms())
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _page(self, request: web.Request) -> web.Response:

@@ -19,6 +19,9 @@ import aiohttp
 
 from inference.messages import InferenceError
 
+ORIGIN: Final = "fetched-from.json"
+"""The file in a fetched checkpoint that says where it comes from: source, repository, revision and commit."""
+
 MODELSCOPE: Final = "https://www.modelscope.cn"
 _SECONDS: Final = 30.0
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

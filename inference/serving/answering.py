@@ -17,13 +17,14 @@ from typing import Final
 from weakref import WeakSet
 
 import structlog
+from prometheus_client import Histogram
 
 from inference.engines.commands import Kind, concurrency
 from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
 from inference.serving.admission_queue import Admission, Ticket
 from inference.serving.chat_moves import Moves
 from inference.serving.engine_process import Worker
-from inference.serving.engine_stats import Tally
+from inference.serving.engine_stats import SECONDS_BUCKETS, Tally
 from inference.serving.nodes import Node
 from inference.serving.pressure import FirstWords
 from inference.serving.routing import Router
@@ -42,6 +43,7 @@ class Answering:
         admission: The queue of questions.
         counted: The values of the `Counters` fields, by field name.
         tallies: Counts of finished answers, by model.
+        first_token: A histogram of the engines' seconds to the first token, by replica.
     """
 
     def __init__(
@@ -57,6 +59,15 @@ class Answering:
         self.admission = Admission(self._slots, router.lane)
         self.counted = Counter[str]()
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        self.first_token = Histogram(
+            "thumbtune_node_first_token_seconds",
+            "Seconds from a request to the engine until its first token",
+            ["node"],
+            buckets=SECONDS_BUCKETS,
+            registry=None,
+        )
+        for node in nodes:
+            self.first_token.labels(node.name)  # a series exists from the start, so that rate() sees the first answer
         self._kind = kind
         self._settings = settings
         self._nodes = nodes
@@ -125,6 +136,7 @@ class Answering:
                                 if ticket not in self._forgotten:
                                     self._moves.answered(prompt, worker)
                                 node.sight.note(delta.answer)
+                                self.first_token.labels(node.name).observe(delta.answer.first_token_seconds)
                                 tally = self.tallies[worker.model_id]
                                 self.tallies[worker.model_id] = tally.plus(delta.answer)
                             yield delta

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
+from prometheus_client import Histogram
 
 from inference.engines.commands import COMMANDS, Command, resolve
 from inference.messages import Delta, EngineUnavailable, InferenceError, Prompt
@@ -224,6 +225,11 @@ class Deployment:
     def status(self) -> Status:
         """Return the current status."""
         return status_of(self._kind, self._nodes, self._answering, self._moves, self._router.canary)
+
+    @property
+    def first_token(self) -> Histogram:
+        """A histogram of the engines' seconds to the first token, by replica."""
+        return self._answering.first_token
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
         """Return the metrics of each open engine, by replica name.

@@ -13,6 +13,9 @@ from typing import Final
 
 from inference.messages import Answer
 
+SECONDS_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600)
+"""The upper bounds of the histograms' buckets: from a cached prompt on a GPU to a long queue on a CPU."""
+
 _RECENT: Final = 256
 """The number of newest answers over which the time to first token is computed."""
 
@@ -31,6 +34,11 @@ class Seen:
     encoded_tiles: int = 0
     first_token_seconds_median: float = 0
     first_token_seconds_p99: float = 0
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The totals by field name, without the times."""
+        return {name: value for name, value in asdict(self).items() if not name.startswith("first_token")}
 
     @property
     def cached_share(self) -> float:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -103,13 +107,52 @@ async def test_an_export_has_what_was_rated(community: Community, tmp_path: Path
     ]
     assert [message["role"] for message in rows[1]["prompt"]] == ["system", "user", "assistant", "user"]
     assert [part["type"] for part in rows[1]["prompt"][1]["content"]] == ["image", "image", "text"]
-    assert rows[1]["images"] == list(first.pictures)
+    assert rows[1]["images_file_names"] == list(first.pictures)
     for row in rows:
         places = [part for message in row["prompt"] for part in message["content"] if part["type"] == "image"]
-        assert len(places) == len(row["images"])
-        assert all((out / name).is_file() for name in row["images"])
+        assert len(places) == len(row["images_file_names"])
+        assert all((out / name).is_file() for name in row["images_file_names"])
     assert len(list((out / "pictures").iterdir())) == 2
     assert "secret" not in (out / "llava.json").read_text() + (out / "kto.jsonl").read_text()
+
+
+async def opened(out: Path, name: str = "") -> list[dict[str, Any]]:
+    """Open an export with the datasets library in a process of its own, and return the rows of its one split.
+
+    Each picture is returned as its format and size. The process cannot reach a hub.
+    """
+    program = (
+        "import json, sys, datasets\n"
+        "split = datasets.load_dataset(*sys.argv[1:])['train']\n"
+        "assert split.features['images'] == datasets.List(datasets.Image()), split.features\n"
+        "shown = lambda row: {**row, 'images': [[each.format, each.size] for each in row['images']]}\n"
+        "print(json.dumps([shown(row) for row in split]))\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(out.parent / "hub")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, str(out), *([name] if name else [])),
+        cwd=out.parent, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    printed, told = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    rows: list[dict[str, Any]] = json.loads(printed)
+    return rows
+
+
+async def test_the_datasets_library_opens_an_export(community: Community, tmp_path: Path) -> None:
+    """`load_dataset(OUT)` gives every vote with its pictures decoded, in TRL's format for KTO."""
+    out = tmp_path / "out"
+    await community.export(out)
+    rows = await opened(out)
+    assert [(row["completion"][0]["content"][0]["text"], row["label"]) for row in rows] == [
+        ("Red and blue.", True),
+        ("Two.", True),
+        ("Green.", False),
+    ]
+    assert [len(row["images"]) for row in rows] == [2, 2, 1]
+    assert [part["type"] for part in rows[0]["prompt"][1]["content"]] == ["image", "image", "text"]
+    assert rows == await opened(out, "kto")
+    assert "dpo" not in (out / "README.md").read_text(encoding="utf-8"), "there are no pairs to open"
 
 
 async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -> None:
@@ -176,6 +219,11 @@ async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
         ["Unrated.", "Blue."],
         ["Two, says 2.", "Dunno."],
     ]
-    assert all((out / name).is_file() for row in rows for name in row["images"])
+    assert all((out / name).is_file() for row in rows for name in row["images_file_names"])
     assert [message["role"] for message in rows[0]["prompt"]] == ["system", "user"]
+    loaded = await opened(out, "dpo")
+    assert [each["chosen"][0]["content"][0]["text"] for each in loaded] == ["Red!", "Red!", "Unrated.", "Two, says 2."]
+    assert loaded[0]["images"] == [["JPEG", [200, 150]]]
+    assert len(list((out / "pictures").iterdir())) == 1, "one picture is enough"
+    assert {row["label"] for row in await opened(out)} == {True, False}
     assert "Two, says 2." in (out / "llava.json").read_text()

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from pydantic import SecretStr
 
 from bot.admin.monitoring import Monitoring
+from bot.chat.answer_times import AnswerTimes
 from bot.config import Settings
 from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings, WebSettings
@@ -81,7 +82,7 @@ async def served(
         web=WebSettings(port=0, token=SecretStr(token)),
     )
     async with Ledger.open(folder) as ledger:
-        vitals = Monitoring(ledger, cast(Any, None), cast(Any, None), dict, lambda: None)
+        vitals = Monitoring(ledger, cast(Any, None), cast(Any, None), dict, lambda: None, AnswerTimes())
         server = WebServer(values, vitals, accept, Pages(Translator.load()))
         try:
             yield await server.start()

@@ -72,11 +72,13 @@ async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
 class BotProcess:
     """A `thumbtune run` process that logs to a file beside its settings file.
 
-    `sabotage` is Python code that runs in the process before the bot does.
+    `options` are further options of the command. `sabotage` is Python code that runs in the process before the
+    bot does.
     """
 
-    def __init__(self, config: Path, web: str) -> None:
+    def __init__(self, config: Path, web: str, *, options: tuple[str, ...] = ()) -> None:
         self._config = config
+        self._options = options
         self._web = web
         self.sabotage = ""
         self._process: asyncio.subprocess.Process | None = None
@@ -88,7 +90,7 @@ class BotProcess:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, *(("-c", program) if self.sabotage else ("-m", "bot.cli.main"))),
-                *("run", "--config", str(self._config)),
+                *("run", "--config", str(self._config), *self._options),
                 stdout=log,
                 stderr=log,
                 preexec_fn=_die_with_the_tests,

@@ -26,6 +26,7 @@ from bot.admin.canary_standing import Standing
 from bot.admin.erasure import Erasure
 from bot.admin.notifications import Notifications
 from bot.admin.refusals import NothingNew, RejectedModel
+from bot.chat.answer_times import AnswerTimes
 from bot.chat.conversation import Conversation
 from bot.chat.history import History
 from bot.chat.in_flight import InFlight
@@ -284,6 +285,7 @@ class RunningBot:
             in_flight=self.in_flight,
             throttle=Throttle(settings.limits, settings.telegram.admins),
             notices=WaitNotices(middleware.limiter, self.ledger),
+            times=AnswerTimes(),
             settings=settings,
         )
         recorded: Any = admin

@@ -1,14 +1,17 @@
-"""The systemd unit and the container file use names that exist and timeouts that match the bot's."""
+"""The systemd unit and the container files use names that exist and timeouts that match the bot's."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from bot.cli.main import app
@@ -19,6 +22,8 @@ from bot.web.server import WEBHOOK_PATH
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "thumbtune.service"
 CONTAINER = ROOT / "deploy" / "Containerfile"
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+EXAMPLE = ROOT / "deploy" / "environment.example"
 
 
 def unit() -> dict[str, list[str]]:
@@ -111,3 +116,75 @@ def test_secrets_stay_out_of_the_image() -> None:
     (kept,) = set(re.findall(r"--env-file (\S+)", CONTAINER.read_text(encoding="utf-8")))
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert {kept, str(Settings().storage.dir)} <= set(ignored)
+    assert "deploy/.env" in ignored
+    assert "/deploy/.env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def composition() -> dict[str, Any]:
+    """Return the contents of the compose file."""
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("service", "profile", "make"), [("thumbtune", "cpu", "install"), ("thumbtune-gpu", "gpu", "install-gpu")]
+)
+def test_the_bots_service_fits_its_image(service: str, profile: str, make: str) -> None:
+    """Each service of the bot builds the container file, keeps its data, and leaves the bot time to end."""
+    found, image = composition()["services"][service], dict(instructions())
+    assert found["profiles"] == [profile]
+    build = found["build"]
+    assert (COMPOSE.parent / build["context"] / build["dockerfile"]).resolve() == CONTAINER
+    assert build["args"] == {"SET": make}
+    assert found["volumes"] == [f"data:{image['VOLUME']}"]
+    assert found["healthcheck"]["test"] == ["CMD", *ast.literal_eval(image["HEALTHCHECK"].partition("CMD ")[2])]
+    assert int(found["stop_grace_period"].removesuffix("s")) > PROCESS_SECONDS + THREAD_SECONDS
+    assert found["env_file"] == ".env"
+
+
+def test_the_gpu_service_has_a_gpu_and_the_gpu_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service of the profile `gpu` reserves NVIDIA's devices and selects lmdeploy."""
+    found = composition()["services"]["thumbtune-gpu"]
+    (device,) = found["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    for name, value in found["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(.*)}", r"\1", value))
+    settings = load_settings(ROOT / "config.toml").inference
+    assert (settings.engine, settings.model) == ("lmdeploy", "/var/lib/thumbtune/InternVL2-2B")
+
+
+def test_nothing_is_published_beyond_the_host() -> None:
+    """Every published port is on the loopback address, and no service may gain privileges."""
+    for name, service in composition()["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
+
+
+def test_the_monitoring_reads_files_that_exist_and_asks_the_bot() -> None:
+    """Prometheus and Grafana mount files of this folder, share the bot's password, and find the bot by its alias."""
+    found = composition()
+    for name in ("prometheus", "grafana"):
+        service = found["services"][name]
+        assert service["profiles"] == ["monitoring"]
+        assert service["secrets"] == [{"source": "web_token", "mode": 0o444}]
+        for volume in service["volumes"]:
+            source = volume.partition(":")[0]
+            assert (COMPOSE.parent / source).is_file() if source.startswith(".") else source in found["volumes"]
+        for config in service.get("configs", []):
+            assert yaml.safe_load(found["configs"][config["source"]]["content"])["apiVersion"] == 1
+    (scraped,) = yaml.safe_load((COMPOSE.parent / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    assert scraped["authorization"] == {"credentials_file": "/run/secrets/web_token"}
+    (alias,) = found["services"]["thumbtune"]["networks"]["default"]["aliases"]
+    assert scraped["static_configs"] == [{"targets": [f"{alias}:{Settings().web.port}"]}]
+
+
+def test_the_example_of_the_environment_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of the example are settings, but for the profiles, and the bot starts with them."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert values.pop("COMPOSE_PROFILES") == "cpu"
+    for name, value in values.items():
+        monkeypatch.setenv(name, value or "4242:filled-in")
+    settings = load_settings(ROOT / "config.toml")
+    assert settings.telegram.token.get_secret_value() == settings.web.token.get_secret_value() == "4242:filled-in"
+    assert composition()["secrets"]["web_token"]["environment"] in values

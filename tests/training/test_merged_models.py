@@ -25,6 +25,7 @@ from training.job_specs import TrainingPaths
 from training.launcher import ChildTrainer
 from training.merge import merge
 from training.merged_models import MergedModels
+from training.model_card import CARD
 from training.run_folder import ADAPTER, MERGE_JOB
 
 WEIGHT = "mlp1.1.bias"
@@ -46,8 +47,11 @@ class Shelf:
         chosen = settings(keep_models=keep)
         self.merged = MergedModels(self.ledger, self.store, ChildTrainer(chosen), chosen, self.places)
 
-    async def add(self, state: ModelState = ModelState.CANDIDATE) -> str:
-        """Add a run's adapter and the model merged from it, as the pipeline does; return the model's name."""
+    async def add(self, state: ModelState = ModelState.CANDIDATE, *, card: bool = True) -> str:
+        """Add a run's adapter and the model merged from it, as the pipeline does; return the model's name.
+
+        Without `card`, the model is one of an earlier version.
+        """
         run = await self.ledger.runs.start("command")
         await self.ledger.runs.request_cancel(run.id)
         await self.ledger.runs.move(run.id, run.state.FAILED, reason="only its files matter here")
@@ -61,6 +65,9 @@ class Shelf:
         )
         assert merge(job, ignore).ok
         job.write(work / MERGE_JOB)
+        if card:
+            for folder in (work, workspace):
+                (folder / CARD).write_text(f"The card of run {run.id}.")
         name = f"run-{run.id}"
         directory, digest = self.store.publish(workspace, name)
         await self.ledger.models.add(Model(name, str(directory), state, run.id, float(run.id), manifest_hash=digest))
@@ -103,9 +110,10 @@ async def test_the_live_the_previous_and_some_more_are_kept(shelf: Shelf) -> Non
     assert [each.kept for each in await shelf.ledger.models.all()] == [True] * 7
 
 
-async def test_a_pruned_model_is_restored_identically(shelf: Shelf) -> None:
+@pytest.mark.parametrize("card", [True, False], ids=["with its card", "of an earlier version, without a card"])
+async def test_a_pruned_model_is_restored_identically(shelf: Shelf, card: bool) -> None:
     """The real worker restores a pruned model with the same hash and reports progress."""
-    name = await shelf.add(ModelState.REJECTED)
+    name = await shelf.add(ModelState.REJECTED, card=card)
     assert await shelf.merged.prune() == [name]
     heard: list[Progress] = []
     pruned = await shelf.ledger.models.get(name)
@@ -113,6 +121,7 @@ async def test_a_pruned_model_is_restored_identically(shelf: Shelf) -> None:
         await shelf.ledger.promotions.make(name)
     model = await shelf.merged.restore(pruned, heard.append)
     assert (model.pruned, verify(Path(model.directory))) == (False, pruned.manifest_hash)
+    assert (Path(model.directory) / CARD).exists() is card
     assert heard and heard[-1].step == heard[-1].steps
     await shelf.ledger.promotions.make(name)
 

@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from storage.chat_records import Chat, Person
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn
-from storage.model_store import verify
+from storage.model_store import read_manifest, verify
 from storage.review_cards import CardFilter
 from storage.states import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
@@ -32,6 +32,7 @@ from training.data.sources import ABOUT, SourceInfo
 from training.gate.report import Decision, Report
 from training.gate.run_summary_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
+from training.model_card import CARD
 from training.pipeline import CHANGED, WITHDRAWN
 from training.run_folder import FEATURES, LOSSES, STATE
 from training.xtuner.resume import latest_checkpoint, prepare_state
@@ -58,6 +59,10 @@ async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
     assert [each.state for each in room.changes] == ["training", "merging", "evaluating", "done"]
     assert model.state is ModelState.CANDIDATE
     assert verify(Path(model.directory)) == model.manifest_hash
+    card = Path(model.directory) / CARD
+    assert card.read_bytes() == (Path(run.directory) / CARD).read_bytes()
+    assert "# run-1" in card.read_text(encoding="utf-8")
+    assert CARD in read_manifest(Path(model.directory)).files
     assert Report.from_json(model.report).accepted
     assert (await room.ledger.models.live()) == await room.ledger.models.get("base"), "going live is not the pipeline's"
 

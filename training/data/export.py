@@ -1,13 +1,16 @@
 """Export users' votes, corrections and preferences as a folder for other trainers.
 
     llava.json   the liked answers selected for training (LLaVA; pictures relative to the folder)
-    kto.jsonl    every finished liked or disliked answer: `prompt`, `completion`, `label`, `images`
-    dpo.jsonl    a preferred and a rejected answer to a prompt: `prompt`, `chosen`, `rejected`, `images`
+    kto.jsonl    every finished liked or disliked answer: `prompt`, `completion`, `label`
+    dpo.jsonl    a preferred and a rejected answer to a prompt: `prompt`, `chosen`, `rejected`
     pictures/    the pictures of all rows
+    README.md    a dataset card, by which `datasets.load_dataset(OUT, "kto")` and `"dpo"` open the folder
 
 `kto.jsonl` is in TRL's unpaired preference format and `dpo.jsonl` in its paired one, both conversational
 and with images (https://huggingface.co/docs/trl/dataset_formats): messages have typed parts, and
-`images` lists the pictures in the order of their placeholders. The export does not name any users.
+`images_file_names` lists the pictures in the order of their placeholders. By that name the datasets
+library recognises a list of picture files, and loads it as the column `images`
+(https://huggingface.co/docs/datasets/image_dataset). The export does not name any users.
 """
 
 from __future__ import annotations
@@ -32,6 +35,16 @@ LLAVA: Final = "llava.json"
 KTO: Final = "kto.jsonl"
 DPO: Final = "dpo.jsonl"
 PICTURES: Final = "pictures"
+CARD: Final = "README.md"
+
+_CONFIG: Final = """\
+- config_name: {name}
+  default: {default}
+  data_files: [{file}, {pictures}/*, {pictures}/*]
+  metadata_filenames: [{file}]
+"""
+"""One of the data sets, in a dataset card. The datasets library takes the most frequent type of file for that of the
+data: pictures listed twice are more than the one file of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,7 @@ def export(
         write_rows((pair.lesson for pair in chosen), part / LLAVA, file_of)
         _write(part / KTO, [kto_row(each, liked, file_of) for each, liked in labelled])
         _write(part / DPO, [dpo_row(each, rejected, file_of) for each, rejected in pairs])
+        (part / CARD).write_text(_card({KTO: bool(labelled), DPO: bool(pairs)}), encoding="utf-8")
         if out.exists():
             out.rmdir()
         part.rename(out)
@@ -132,7 +146,18 @@ def _row(lesson: Lesson, file_of: Callable[[str], str], **answers: Any) -> dict[
     """Return an export row: the messages before the answer (system message first), `answers` and the pictures."""
     prompt = [_message("system", Turn(Role.USER, system_text(lesson.system)))]
     prompt += [_message(turn.role.value, turn) for turn in lesson.turns[:-1]]
-    return {"prompt": prompt, **answers, "images": [file_of(name) for name in lesson.pictures]}
+    return {"prompt": prompt, **answers, "images_file_names": [file_of(name) for name in lesson.pictures]}
+
+
+def _card(filled: Mapping[str, bool]) -> str:
+    """Return a dataset card for the files of rows that are not empty. The first of them is the default."""
+    files = [file for file, rows in filled.items() if rows]
+    configs = [
+        _CONFIG.format(name=Path(file).stem, default=str(file == files[0]).lower(), file=file, pictures=PICTURES)
+        for file in files
+    ]
+    listed = f"---\nconfigs:\n{''.join(configs)}---\n\n" if configs else ""
+    return f"{listed}Votes on answers, from `thumbtune export`. The pictures are those of people: keep them private.\n"
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -25,7 +25,7 @@ def answer(job: BlindJob, say: Say) -> Outcome:
     """
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, question in job.asked]
-    columns = [answers for _, answers in answers_of_each(job, lessons, say)]
+    columns = [answers for _, answers, _ in answers_of_each(job, lessons, say)]
     Path(job.out).write_text(json.dumps([*zip(*columns, strict=True)]), encoding="utf-8")
     return Outcome(ok=True)
 

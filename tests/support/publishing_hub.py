@@ -1,0 +1,122 @@
+"""A model hub on loopback that takes uploads as the Hugging Face Hub does: small files in the commit, others by LFS."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from dataclasses import dataclass, field
+from hashlib import sha256
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+LFS_BYTES = 1000
+TOKEN = "hf_a-token-that-may-write"
+
+
+@dataclass
+class Repository:
+    """A repository, with its `files` by path."""
+
+    private: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+
+
+class PublishingHub:
+    """A server with repositories by name, which accepts writes with `TOKEN` only; use as an async context manager."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Repository] = {}
+        self.url = ""
+        self._large: dict[str, bytes] = {}
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_get("/api/models/{owner}/{name}", self._info)
+        app.router.add_post("/api/repos/create", self._create)
+        app.router.add_post("/api/validate-yaml", self._validate)
+        app.router.add_post("/api/models/{owner}/{name}/preupload/main", self._preupload)
+        app.router.add_post("/{owner}/{name}.git/info/lfs/objects/batch", self._batch)
+        app.router.add_put("/large/{digest}", self._take)
+        app.router.add_post("/api/models/{owner}/{name}/commit/main", self._commit)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    def _repository(self, request: web.Request) -> Repository:
+        found = self.repositories.get(f"{request.match_info['owner']}/{request.match_info['name']}")
+        if found is None:
+            raise web.HTTPNotFound(headers={"X-Error-Code": "RepoNotFound"})
+        return found
+
+    def _require_token(self, request: web.Request) -> None:
+        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            raise web.HTTPUnauthorized
+
+    async def _info(self, request: web.Request) -> web.Response:
+        found = self._repository(request)
+        name = request.path.removeprefix("/api/models/")
+        return web.json_response({"id": name, "private": found.private, "sha": "0" * 40, "siblings": []})
+
+    async def _create(self, request: web.Request) -> web.Response:
+        self._require_token(request)
+        asked = await request.json()
+        name = f"{asked['organization']}/{asked['name']}"
+        self.repositories[name] = Repository(bool(asked.get("private")))
+        return web.json_response({"url": f"{self.url}/{name}"})
+
+    async def _validate(self, request: web.Request) -> web.Response:
+        content = (await request.json())["content"]
+        errors = [] if content.startswith("---\n") else [{"message": "no metadata"}]
+        return web.json_response({"errors": errors, "warnings": []}, status=400 if errors else 200)
+
+    async def _preupload(self, request: web.Request) -> web.Response:
+        self._require_token(request)
+        self._repository(request)
+        files = [
+            {
+                "path": each["path"],
+                "uploadMode": "lfs" if each["size"] >= LFS_BYTES else "regular",
+                "shouldIgnore": False,
+            }
+            for each in (await request.json())["files"]
+        ]
+        return web.json_response({"files": files})
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        objects = [
+            {**each, "actions": {"upload": {"href": f"{self.url}/large/{each['oid']}"}}}
+            for each in (await request.json())["objects"]
+        ]
+        return web.json_response({"transfer": "basic", "objects": objects})
+
+    async def _take(self, request: web.Request) -> web.Response:
+        content = await request.read()
+        assert sha256(content).hexdigest() == request.match_info["digest"]
+        self._large[request.match_info["digest"]] = content
+        return web.Response()
+
+    async def _commit(self, request: web.Request) -> web.Response:
+        self._require_token(request)
+        found = self._repository(request)
+        for line in (await request.text()).splitlines():
+            entry: dict[str, Any] = json.loads(line)
+            value = entry["value"]
+            match entry["key"]:
+                case "header":
+                    found.messages.append(value["summary"])
+                case "file":
+                    found.files[value["path"]] = b64decode(value["content"])
+                case "lfsFile":
+                    found.files[value["path"]] = self._large[value["oid"]]
+        name = f"{request.match_info['owner']}/{request.match_info['name']}"
+        return web.json_response({"success": True, "commitOid": "1" * 40, "commitUrl": f"{self.url}/{name}/commit/1"})
