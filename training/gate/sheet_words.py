@@ -29,7 +29,7 @@ CHINESE: Final = {
     "no difference was found between the answers that people liked and the others, in {answers} rated answers": (
         "在 {answers} 条有评价的回答中，没有发现好评回答与其他回答有什么不同"
     ),
-    "no difference was found yet between liked answers and the others, in {answers} rated answers": (
+    "no difference has been found yet between liked answers and the others, in {answers} rated answers": (
         "在 {answers} 条有评价的回答中，尚未发现好评回答与其他回答有什么不同"
     ),
     "{answers} rated answers are too few to tell": ("{answers} 条有评价的回答还不足以判断"),
@@ -63,7 +63,7 @@ CHINESE: Final = {
     "one person: a personal bot": "一位用户：个人机器人",
     "{people} people; the largest share is {share} %": "{people} 人，其中最大份额为 {share} %",
     "left out": "未采用",
-    "{number} beyond one person's share": "超出每人上限的 {number} 条",
+    "{number} over the limit per person": "超出每人上限的 {number} 条",
     "cut off": "被截断",
     "{cut} of {liked} liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens": (
         "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens"
