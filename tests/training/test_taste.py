@@ -95,7 +95,7 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
         (
             Taste(answers=18, p_value=0.45, alpha=0.03),
             Decision.UNDECIDED,
-            "no difference has been found yet between liked answers and the others, in 18 rated answers",
+            "no difference was found yet between liked answers and the others, in 18 rated answers",
         ),
         (
             Taste(answers=90, p_value=0.4, high=0.58),

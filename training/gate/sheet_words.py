@@ -29,7 +29,7 @@ CHINESE: Final = {
     "no difference was found between the answers that people liked and the others, in {answers} rated answers": (
         "在 {answers} 条有评价的回答中，没有发现好评回答与其他回答有什么不同"
     ),
-    "no difference has been found yet between liked answers and the others, in {answers} rated answers": (
+    "no difference was found yet between liked answers and the others, in {answers} rated answers": (
         "在 {answers} 条有评价的回答中，尚未发现好评回答与其他回答有什么不同"
     ),
     "{answers} rated answers are too few to tell": ("{answers} 条有评价的回答还不足以判断"),

@@ -259,7 +259,7 @@ def judge(taste: Taste) -> tuple[Decision, Reason | None]:
         )
     if taste.further is None:
         return Decision.UNDECIDED, Reason(
-            "no difference has been found yet between liked answers and the others, in {answers} rated answers",
+            "no difference was found yet between liked answers and the others, in {answers} rated answers",
             answers=taste.answers,
         )
     few = Reason("{answers} rated answers are too few to tell", answers=taste.answers)
