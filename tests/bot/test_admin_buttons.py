@@ -170,7 +170,7 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
             assert unknown["text"] == f"There's no replica called http://c:1.\n{listed['text']}"
             assert unknown["reply_markup"] == listed["reply_markup"]
         keys = [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row]
-        assert keys == [f"Take {a} out of service", f"↩ Put {b} back"]
+        assert keys == [f"Take {a} out of service", f"↩ Put {b} back into service"]
         assert admin.asked == []
         await root.taps("Take http://a", listed)
         await shows(root, out)
