@@ -21,7 +21,7 @@ class Blocks(Queries):
         )
 
     async def remove(self, person: int) -> None:
-        """Lift the block of a person, if there is one."""
+        """Lift the block on a person, if there is one."""
         await self._execute("DELETE FROM blocks WHERE person = ?", [person])
 
     async def includes(self, person: int) -> bool:

@@ -42,7 +42,9 @@ class Reviews(Queries):
         edit = review.decision is ReviewDecision.EDIT
         text = review.text.strip() if edit else ""
         if edit and not text:
-            raise StorageError(Reason("An edited answer needs a text; to learn nothing from it, drop it."))
+            raise StorageError(
+                Reason("An edited answer can't be empty; if nothing should be learned from it, drop it instead.")
+            )
         now = review.created or self._clock()
 
         def work(database: Database) -> int:

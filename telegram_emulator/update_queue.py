@@ -68,9 +68,9 @@ class UpdateQueue:
             self._queue.popleft()
 
     def deliverable(self, limit: int) -> list[Json]:
-        """Return the next updates, at most `limit` and repeated ones, without removing them from the queue.
+        """Return at most `limit` of the next updates, plus any repeated ones, without removing them from the queue.
 
-        Updates are returned oldest first, after repeated ones. If `held_back` is set, no updates are returned until
+        Repeated updates come first, then others, oldest first. If `held_back` is set, no updates are returned until
         that many are queued; then they are returned in reverse order.
         """
         again, self._again = self._again, []

@@ -51,7 +51,7 @@ class TrainingMemory:
         trained: For trained weights, their gradients and the optimizer's state.
         activations: For the activations of a batch.
         work: For everything else.
-        before: The peak before the first batch: computing the vision features, or loading the model.
+        before: The peak before the first batch, while computing the vision features or loading the model.
     """
 
     frozen: int

@@ -145,7 +145,7 @@ class RunPlanner:
 
 
 def check_disk(specs: JobSpecs, models: Path) -> None:
-    """Check that the disk of the folder `models` has enough space for a run.
+    """Check that the disk that holds the folder `models` has enough space for a run.
 
     A merged model is as large as the base model. A trained weight takes 4 bytes in the adapter and in each
     checkpoint, which also has the optimizer's state. mmengine removes the oldest checkpoint before it writes

@@ -201,7 +201,8 @@ def _grounds(found: Standing, over: bool) -> Reason | None:
         return with_votes(
             found,
             Reason(
-                "No harm was seen; with this many votes a drop of {points} points or more would have been noticed.",
+                "No harm was detected; with this many votes, a drop of {points} points or more would have been "
+                "noticed.",
                 points=points,
             ),
         )

@@ -79,7 +79,7 @@ _SENTENCES: Final = {
 
 @dataclass(eq=False)
 class PictureReceiver:
-    """Downloads the pictures in users' messages, and stores them re-encoded."""
+    """A receiver that downloads the pictures in users' messages and stores them re-encoded."""
 
     bot: Bot
     ledger: Ledger

@@ -41,9 +41,9 @@ class Command(filters.Command):
 
 
 def register(router: Router) -> None:
-    """Register the handlers of commands that no other module handles.
+    """Register the handlers for commands that no other module handles.
 
-    Call before registering the handlers of questions.
+    Call this before registering the handlers for questions.
     """
     router.message.register(unknown_command, _is_command)
     router.message.register(

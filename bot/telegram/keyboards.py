@@ -133,7 +133,7 @@ def replica_buttons(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup
     `nodes` maps the name of each replica to whether the replica is drained.
     """
     rows = [
-        [_button(say("↩ Put {node} back", node=name), Undrain(node=node_key(name)))]
+        [_button(say("↩ Put {node} back into service", node=name), Undrain(node=node_key(name)))]
         if drained
         else [_button(say("Take {node} out of service", node=name), Drain(node=node_key(name)))]
         for name, drained in nodes.items()

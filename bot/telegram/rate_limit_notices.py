@@ -46,7 +46,7 @@ class WaitNotices:
 
     @asynccontextmanager
     async def during(self, reply: Reply, person: int, update: int, say: Say) -> AsyncIterator[None]:
-        """Notify the user if the block takes more than a few seconds to send `reply` to a group."""
+        """Notify the user if the `with` block takes more than a few seconds to send `reply` to a group."""
         place = reply.place
         limiter = self._limiter.chat(place.chat)
         if not limiter.group or (place.chat, person) in self._notified:

@@ -172,10 +172,10 @@ def _after_special(text: str) -> str:
 
 
 def _llama_counter(directory: Path) -> tuple[Callable[[str], int], int]:
-    """Return the same as `Window._tokenizer` for transformers' slow LlamaTokenizer.
+    """Return what `Window._tokenizer` returns, but for transformers' slow LlamaTokenizer.
 
-    White space after some special tokens (`rstrip`) is dropped. In the legacy mode, which is the default,
-    SentencePiece puts a space in front of every text after a special token (transformers 4.57.6,
+    Whitespace after some special tokens (`rstrip`) is dropped. In legacy mode, which is the default,
+    SentencePiece puts a space in front of any text that follows a special token (transformers 4.57.6,
     models/llama/tokenization_llama.py).
     """
     from sentencepiece import SentencePieceProcessor

@@ -76,7 +76,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    """Rotate `x` forward (`direction` 1) or back (−1); `cos` and `sin` have half the last dimension of `x`."""
+    """Rotate `x` forward (`direction` 1) or back (−1); The last dimension of `cos` and `sin` is half that of `x`."""
     first, second = x.chunk(2, dim=-1)
     rotated = torch.empty_like(x)
     left, right = rotated.chunk(2, dim=-1)

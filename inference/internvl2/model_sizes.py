@@ -143,12 +143,12 @@ class ModelSizes:
 
 
 def pass_bytes(model: Transformer, *, branches: int) -> int:
-    """Return the memory in bytes for a token's activations in one layer, in 16 bits.
+    """Return the memory, in bytes, for a token's 16-bit activations in one layer.
 
     `branches` is the number of tensors of the MLP's inner width: one, or three in a gated MLP (both branches
     and their product). The other ten are of the model's width: residual stream, norm, queries, keys and
-    values, attention and projections. For InternVL2-2B, 90 kB per token were measured with TurboMind
-    (benchmarks/README.md), and these are 90,112 bytes.
+    values, attention and projections. For InternVL2-2B, 90 kB per token was measured with TurboMind
+    (benchmarks/README.md); this function returns 90,112 bytes.
     """
     return 2 * (10 * model.width + branches * model.inner)
 

@@ -168,9 +168,9 @@ class BlueGreen:
             await self._retire(canary, drain)
 
     async def _replace(self, green: Supervisor, welcome: Welcome) -> None:
-        """End the live engine, then start `green`; if `green` does not start, restart the old engine.
+        """Stop the live engine, then start `green`; if `green` does not start, restart the old engine.
 
-        Raise EngineUnavailable if `green` did not start.
+        Raises EngineUnavailable if `green` does not start.
         """
         blue = self.live
         await self._retire(blue, self._settings.drain_timeout)

@@ -36,7 +36,7 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
             "Largest share from one person: 80 %.",
             "Corrections: 9 (20 %).",
             "Of 72 rated answers, these were left out: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 "
-            "beyond one person's share.",
+            "over the limit per person.",
             "Votes from new people don't count until training.rater_age has passed; people waiting: 2.",
             "Method: qlora, each answer learned 6 times.",
             "Other sources: food.",
@@ -170,7 +170,7 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
             assert unknown["text"] == f"There's no replica called http://c:1.\n{listed['text']}"
             assert unknown["reply_markup"] == listed["reply_markup"]
         keys = [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row]
-        assert keys == [f"Take {a} out of service", f"↩ Put {b} back"]
+        assert keys == [f"Take {a} out of service", f"↩ Put {b} back into service"]
         assert admin.asked == []
         await root.taps("Take http://a", listed)
         await shows(root, out)

@@ -430,6 +430,6 @@ async def test_a_trial_ends_at_its_horizon(place: WholeBot, monkeypatch: pytest.
     async with place.running(**TRIED):
         await tried(place)
         monkeypatch.setattr("bot.admin.canary_trial.HORIZON_DAYS", 0.0)
-        told = await place.says(ADMIN, lambda said: "The canary run-1 is live now. No harm was seen" in words(said))
+        told = await place.says(ADMIN, lambda said: "The canary run-1 is live now. No harm was detected" in words(said))
         assert "a drop of 100 points or more" in words(told)
         assert await state(place, "run-1") is ModelState.LIVE

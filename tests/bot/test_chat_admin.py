@@ -332,7 +332,7 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
             "Learned from 54 liked answers (60 votes from 3 people).",
             "Judged on 45 rated answers: the model agrees with the votes in 75 % (65–85 %) of the comparisons.",
             "Largest share from one person: 40 %.",
-            "Left out: 12 beyond one person's share.",
+            "Left out: 12 over the limit per person.",
             "⚠ 31 of 90 liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens",
             "Other sources: food (50), ex_cn.json (4).",
             "Factual questions answered correctly: 90.0 % before, 92.0 % now (150 questions).",

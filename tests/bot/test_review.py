@@ -187,7 +187,7 @@ async def test_bad_decisions_are_refused(desk: Desk) -> None:
     assert await desk.post("/review/3", decision="keep", back="/\\evil") == "/review#exchange-3"
     before = await desk.ledger.reviews.newest()
     await desk.post("/review/3", decision="burn", status=400)
-    assert "needs a text" in await desk.post("/review/3", decision="edit", text=" ", status=409)
+    assert "can't be empty" in await desk.post("/review/3", decision="edit", text=" ", status=409)
     await desk.post("/review/999", decision="drop", status=404)
     await desk.post("/review/3", decision="drop", csrf="", status=403)
     async with desk.session.post("/review/3", data={"decision": "drop"}) as answer:

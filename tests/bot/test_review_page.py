@@ -28,7 +28,7 @@ from tests.support.browser import CHROMIUM, INSTALL_CHROMIUM, chromium
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason=INSTALL_CHROMIUM)
 
 TOKEN = "a-password"
-WORDS = {"en": ("Train on these 4", "What they left behind"), "zh": ("用这 4 条训练", "此人留下的内容")}
+WORDS = {"en": ("Train on these 4", "Their conversations and votes"), "zh": ("用这 4 条训练", "此人留下的内容")}
 
 
 @asynccontextmanager

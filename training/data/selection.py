@@ -143,7 +143,7 @@ def cut_off(cut: int, liked: int) -> Reason | None:
 
 def beyond_share(number: int) -> Reason:
     """Return a message saying how many lessons were left out because of `training.rater_share`."""
-    return Reason("{number} beyond one person's share", number=number)
+    return Reason("{number} over the limit per person", number=number)
 
 
 def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:

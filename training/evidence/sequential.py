@@ -150,7 +150,7 @@ def newest(path: Sequence[float] | NDArray[np.float64]) -> float:
 def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.float64]:
     """Return the evidence after each difference, as an array of shape (differences,).
 
-    The differences are from -1 to 1, and the evidence is against a mean difference of at most -`margin`. The
+    The differences lie between -1 and 1, and the evidence is against a mean difference of at most -`margin`. The
     evidence is the wealth of a gambler who bets a fixed stake on each difference, averaged over several
     stakes. Under the null hypothesis, the wealth is a nonnegative supermartingale (Waudby-Smith and Ramdas
     2024, J. R. Stat. Soc. B 86:1).

@@ -52,7 +52,7 @@ def rank(answer: Ranked, rng: random.Random) -> int:
 
 
 def rank_p_value(answers: Sequence[Ranked], rng: random.Random) -> float:
-    """Return the probability of a sum of ranks at least as large as observed if votes express no taste.
+    """Return the probability, if votes express no taste, of a sum of ranks at least as large as observed.
 
     The distribution of the sum of independent uniform ranks is computed exactly, by convolution; answers may
     have different numbers of siblings. Without answers, the result is 1.0.

@@ -216,7 +216,7 @@ def matches(answer: str, expect: Sequence[Sequence[str]], forbid: Sequence[str])
 
 
 def contains(answer: str, word: str) -> bool:
-    """Return whether an answer contains a word or phrase, whatever its case."""
+    """Return whether an answer contains a word or phrase, ignoring case."""
     # Scripts without spaces have no word boundaries.
     edge = r"\b" if word.isascii() else ""
     return re.search(f"{edge}{re.escape(word.casefold())}{edge}", answer.casefold()) is not None
