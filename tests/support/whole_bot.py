@@ -62,8 +62,8 @@ class WholeBot:
         self._stack = stack
         self.base.mkdir()
         (self.base / "cue.json").write_text("{}")
-        (self.base / "model.safetensors").write_bytes(b"weights")
-        shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(CHECKPOINT / name, self.base / name)
 
     async def person(self, number: int, name: str, language: str) -> Person:
         """Add a user who has pressed Start in the chat with the bot, and return the user."""
