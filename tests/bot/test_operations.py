@@ -31,7 +31,7 @@ class Training:
         self.planner = self
         self.over = asyncio.Event()
 
-    async def plan(self) -> None:
+    async def plan(self, _: object) -> None:
         """Do nothing, as if a run could always start."""
 
     async def run(self, run: Run, *_: object) -> Model | None:
