@@ -44,10 +44,16 @@ def questions(lessons: list[Lesson]) -> list[dict[str, Any]]:
     return rows
 
 
+PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from bot.cli.main import main; main()"
+)
+"""The command line. A shell makes its background jobs ignore SIGINT, and the tests may be one."""
+
+
 def command(folder: Path, *options: str) -> list[str]:
     """Return the command line of `thumbtune finetune` with the settings in `folder`."""
     return [
-        *(sys.executable, "-m", "bot.cli.main", "finetune", str(folder / "train.json")),
+        *(sys.executable, "-c", PROGRAM, "finetune", str(folder / "train.json")),
         *("--images", str(folder / "pictures"), "--out", str(folder / "out"), "--recipe", "tiny"),
         *("--config", str(folder / "config.toml"), *options),
     ]

@@ -11,6 +11,7 @@ import aiohttp
 from rich.console import Console
 
 from bot.admin.monitoring import Monitoring, Overview
+from bot.chat.answer_times import AnswerTimes
 from bot.cli import control
 from bot.config import Settings
 from bot.i18n import Translator
@@ -61,7 +62,7 @@ async def rejected_run(ledger: Ledger, directory: Path) -> Overview:
 
 def vitals(ledger: Ledger) -> Monitoring:
     made: Any = Monitoring  # what stands in for others is of no type that it names
-    found: Monitoring = made(ledger, Engines(), NoSchedule(), dict, lambda: None)
+    found: Monitoring = made(ledger, Engines(), NoSchedule(), dict, lambda: None, AnswerTimes())
     return found
 
 

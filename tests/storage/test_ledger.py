@@ -199,7 +199,8 @@ async def test_counts(tmp_path: Path) -> None:
         await ledger.runs.start("admin")
         assert await ledger.counts.totals() == {
             "users": 2, "chats": 1, "sessions": 1, "exchanges": 1, "pictures": 1, "votes": 3, "ups": 1, "downs": 0,
-            "runs": 1, "models": 0, "updates_pending": 3, "updates_set_aside": 0, "replies_doubtful": 0,
+            "runs": 1, "runs_failed": 0, "models": 0, "updates_pending": 3, "updates_set_aside": 0,
+            "replies_doubtful": 0,
         }  # fmt: skip
 
 

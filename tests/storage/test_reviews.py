@@ -100,7 +100,7 @@ async def test_a_run_keeps_to_the_reviews_it_was_planned_with(ledger: Ledger, li
 
 async def test_a_review_is_checked_and_never_changed(ledger: Ledger, liked: list[int], tmp_path: Path) -> None:
     """An edit needs a text, a review needs an exchange, and a stored review cannot be changed."""
-    with pytest.raises(StorageError, match="needs a text"):
+    with pytest.raises(StorageError, match="can't be empty"):
         await review(ledger, liked[0], ReviewDecision.EDIT, " ")
     with pytest.raises(UnknownRecord):
         await review(ledger, 999, ReviewDecision.DROP)

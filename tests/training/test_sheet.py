@@ -230,7 +230,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "skipped as too long</dt><dd>2<",
         "90 samples",
         "3 people; the largest share is 18 %",
-        "12 beyond one person&#39;s share",
+        "12 over the limit per person",
         "45 rated answers of 3 people",
         "75 % (65–85 %)",
         "0.0012 (≤ 0.03)",
@@ -283,7 +283,7 @@ def test_every_word_of_a_sheet_is_translated() -> None:
     for path in sources:
         calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
         said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
-    judges = [TEMPLATES.parent / f"{name}.py" for name in ("evaluate", "forgetting", "breakage", "taste")]
+    judges = [TEMPLATES.parent / f"{name}.py" for name in ("judge_candidate", "forgetting", "breakage", "taste")]
     verdicts = [each for judge in judges for each in extract_from_file("python", judge, keywords={"Reason": None})]
     reasons = {str(text) for _, text, *_ in verdicts}
     limit = cut_off(2, 4)
