@@ -75,6 +75,17 @@ class Settings(BaseSettings):
         )
 
     @property
+    def answering(self) -> dict[str, Any]:
+        """How models answer in a worker process: fields of `training.command_jobs.AskingJob`."""
+        return {
+            "system": self.persona,
+            "device": self.training.device,
+            "threads": self.training.threads,
+            "tiles": self.inference.tiles or 0,
+            "max_new_tokens": self.chat.max_new_tokens,
+        }
+
+    @property
     def persona(self) -> str:
         """The system prompt of chats and training.
 

@@ -1,4 +1,4 @@
-"""People whom an operator has blocked on the web page (table `blocks`), beside those in `limits.blocked`.
+"""People blocked by an operator on the web page (table `blocks`); `limits.blocked` lists others.
 
 A block outlives the erasure of the person's data, so that deleting one's data does not lift it.
 """

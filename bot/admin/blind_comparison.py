@@ -23,7 +23,7 @@ from storage.ledger import Ledger
 from storage.picture_files import PictureStore
 from storage.translatable_reason import Reason
 from training.command_jobs import BlindJob
-from training.job import Progress, Trainer, TrainingError
+from training.job import Progress, Trainer, checked
 
 QUESTIONS: Final = 12
 """How many questions the models answer at a time."""
@@ -102,16 +102,10 @@ class BlindComparison:
             images=str(pictures.directory.absolute()),
             out=str(work / "answers.json"),
             work=str(work),
-            system=settings.persona,
-            device=settings.training.device,
-            threads=settings.training.threads,
-            tiles=settings.inference.tiles or 0,
-            max_new_tokens=settings.chat.max_new_tokens,
+            **settings.answering,
             asked=[
                 (pictures.path(each.sha256).relative_to(pictures.directory).as_posix(), each.question) for each in asked
             ],
         )
-        outcome = await self.trainer.run(job, on_progress)
-        if not outcome.ok:
-            raise TrainingError(outcome.reason)
+        checked(await self.trainer.run(job, on_progress))
         return [(one, two) for one, two in json.loads(await asyncio.to_thread(Path(job.out).read_bytes))]

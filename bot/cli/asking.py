@@ -50,11 +50,7 @@ async def ask(
             models=[(name, str(directory)) for name, directory in models],
             out=str(out.absolute()),
             work=str(work),
-            system=settings.persona,
-            device=settings.training.device,
-            threads=settings.training.threads,
-            tiles=settings.inference.tiles or 0,
-            max_new_tokens=settings.chat.max_new_tokens,
+            **settings.answering,
             **prepare(work),
         )
         outcome = await run_worker(settings.training, job, "loading")

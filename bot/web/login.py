@@ -131,8 +131,7 @@ class Login:
     async def _log_in(self, request: web.Request) -> web.Response:
         """Begin a session if the password is right.
 
-        The form needs no token against forgery: whoever can forge it must know the password, and all sessions
-        are of the same operator.
+        This form has no CSRF token, because submitting it already requires the password.
         """
         form, say = await read_form(request), self._pages.say(request)
         wanted = local_path(form.get("next", "/"))

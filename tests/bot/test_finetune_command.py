@@ -95,7 +95,7 @@ async def test_a_model_is_trained_and_compared(tmp_path: Path, warm_python: str)
     said, _ = await process.communicate()
     output = said.decode()
     assert process.returncode == 0, output
-    assert (out / RUN / SCALARS).read_text().splitlines()[0] == first, "the training began anew"
+    assert (out / RUN / SCALARS).read_text().splitlines()[0] == first, "the training started over"
     assert f"{out / MODEL}: trained on {ROWS} rows in " in output
     verify(out / MODEL)
     assert await directory_of(settings_in(tmp_path), str(out / MODEL)) == out / MODEL

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from hashlib import sha1, sha256
-from types import TracebackType
-from typing import Self
 
 from aiohttp import web
+
+from tests.support.loopback import LoopbackServer
 
 LFS_BYTES = 1000
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -32,7 +32,7 @@ class Request:
 
 
 @dataclass
-class HubServer:
+class HubServer(LoopbackServer):
     """A server for one repository, with its `files` by path.
 
     Use as an async context manager, which sets `url`. The repository's branch is at `commit`; `move` moves
@@ -54,25 +54,16 @@ class HubServer:
     requests: list[Request] = field(default_factory=list)
     url: str = ""
 
-    async def __aenter__(self) -> Self:
-        app = web.Application()
-        app.router.add_get("/api/models/{owner}/{name}", self._info)
-        app.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._info)
-        app.router.add_get("/{owner}/{name}/resolve/{revision}/{path:.+}", self._resolve)
-        app.router.add_get("/cdn/{digest}", self._content_network)
-        app.router.add_get("/api/v1/models/{owner}/{name}/repo/files", self._modelscope_files)
-        app.router.add_get("/api/v1/models/{owner}/{name}/repo", self._modelscope_file)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._runner.cleanup()
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of both hubs' APIs that a download uses."""
+        return [
+            web.get("/api/models/{owner}/{name}", self._info),
+            web.get("/api/models/{owner}/{name}/revision/{revision}", self._info),
+            web.get("/{owner}/{name}/resolve/{revision}/{path:.+}", self._resolve),
+            web.get("/cdn/{digest}", self._content_network),
+            web.get("/api/v1/models/{owner}/{name}/repo/files", self._modelscope_files),
+            web.get("/api/v1/models/{owner}/{name}/repo", self._modelscope_file),
+        ]
 
     def move(self, files: dict[str, bytes], commit: str) -> None:
         """Move the branch to a new commit with the ID `commit` and the contents `files`."""

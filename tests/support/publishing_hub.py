@@ -6,10 +6,11 @@ import json
 from base64 import b64decode
 from dataclasses import dataclass, field
 from hashlib import sha256
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from aiohttp import web
+
+from tests.support.loopback import LoopbackServer
 
 LFS_BYTES = 1000
 TOKEN = "hf_a-token-that-may-write"
@@ -24,33 +25,27 @@ class Repository:
     messages: list[str] = field(default_factory=list)
 
 
-class PublishingHub:
+class PublishingHub(LoopbackServer):
     """A server with repositories by name, which accepts writes with `TOKEN` only; use as an async context manager."""
+
+    max_bytes: ClassVar[int] = 1 << 30
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.url = ""
         self._large: dict[str, bytes] = {}
 
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_get("/api/models/{owner}/{name}", self._info)
-        app.router.add_post("/api/repos/create", self._create)
-        app.router.add_post("/api/validate-yaml", self._validate)
-        app.router.add_post("/api/models/{owner}/{name}/preupload/main", self._preupload)
-        app.router.add_post("/{owner}/{name}.git/info/lfs/objects/batch", self._batch)
-        app.router.add_put("/large/{digest}", self._take)
-        app.router.add_post("/api/models/{owner}/{name}/commit/main", self._commit)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._runner.cleanup()
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the hub's API that an upload uses."""
+        return [
+            web.get("/api/models/{owner}/{name}", self._info),
+            web.post("/api/repos/create", self._create),
+            web.post("/api/validate-yaml", self._validate),
+            web.post("/api/models/{owner}/{name}/preupload/main", self._preupload),
+            web.post("/{owner}/{name}.git/info/lfs/objects/batch", self._batch),
+            web.put("/large/{digest}", self._take),
+            web.post("/api/models/{owner}/{name}/commit/main", self._commit),
+        ]
 
     def _repository(self, request: web.Request) -> Repository:
         found = self.repositories.get(f"{request.match_info['owner']}/{request.match_info['name']}")

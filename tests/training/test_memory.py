@@ -157,7 +157,7 @@ def test_methods_need_more_and_more(sizes: Callable[[str], ModelSizes]) -> None:
 
 
 def test_the_reason_of_a_training_without_enough_memory(sparse_checkpoint: Callable[[str], Path]) -> None:
-    """A training that does not fit even with batches of one is told how much memory that takes."""
+    """If not even batches of one fit into memory, the error states how much memory they take."""
     job = Job("1", str(sparse_checkpoint("2b")), "", "", work="", system="")
     assert "takes about 5.9 GB" in str(shortage(job))
     assert "takes about 36" in str(shortage(replace(job, method="full")))
