@@ -124,7 +124,6 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.fake.note("abort", chat=chat)
         else:
-            self.fake.note("end", chat=chat)
             if self.fake.cue.get("mayfly"):
                 time.sleep(0.05)
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -163,6 +162,8 @@ class Handler(BaseHTTPRequestHandler):
             "encoded_tiles": 3,
         }
         self._event({"model": self.fake.name, "choices": [], "usage": usage})
+        # Noted before the client can see the end: its next request may begin at once, in another thread.
+        self.fake.note("end", chat=body.get("user"))
         self._write(b"data: [DONE]\n\n")
         self._write(b"")
 
