@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from typing import Final
+
 from sqlite_utils import Database
 
 from storage.base import Queries, column
@@ -19,6 +22,14 @@ def ensure_user(database: Database, user: int, now: float) -> None:
 def ensure_chat(database: Database, chat: int, now: float) -> None:
     """Add an empty row for `chat` unless one exists, so that other rows can refer to it."""
     database.execute("INSERT INTO chats(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (chat, now))
+
+
+PERSON: Final = "id, users.name, client_language, language, opted_out, wants_notes"
+
+
+def _person(row: sqlite3.Row) -> Person:
+    switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes")}
+    return Person(row["id"], row["name"], row["client_language"], language=row["language"], **switches)
 
 
 class People(Queries):
@@ -53,13 +64,17 @@ class People(Queries):
 
     async def get(self, user: int) -> Person | None:
         """Return the user with the Telegram ID `user`, or None if the ledger does not know the user."""
+        return await self._find(_person, f"SELECT {PERSON} FROM users WHERE id = ?", [user])
+
+    async def get_with_block(self, user: int) -> tuple[Person | None, bool]:
+        """Return what `get` returns, and whether an operator has blocked the user on the web page."""
         row = await self._first(
-            "SELECT id, name, client_language, language, opted_out, wants_notes FROM users WHERE id = ?", [user]
+            f"SELECT {PERSON}, blocks.person IS NOT NULL AS blocked FROM (SELECT ? AS sender)"
+            " LEFT JOIN users ON users.id = sender LEFT JOIN blocks ON blocks.person = sender",
+            [user],
         )
-        if row is None:
-            return None
-        switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes")}
-        return Person(**{**dict(row), **switches})
+        assert row is not None
+        return None if row["id"] is None else _person(row), bool(row["blocked"])
 
     async def chat(self, chat: int) -> Chat | None:
         """Return the chat with the Telegram ID `chat`, or None if the ledger does not know the chat."""

@@ -7,7 +7,7 @@ import os
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import tomlkit
 import typer
@@ -27,22 +27,14 @@ from bot.cli.terminal import notes
 from bot.config import DEFAULT_PATH, ConfigError, load_settings
 from inference.hub.listing import Hub
 from inference.internvl2.checkpoint_check import problems
-from inference.settings import TINY
+from inference.settings import TINY, InferenceSettings
 from storage.atomic_files import PART
 
 WAIT_SECONDS: Final = 120
 """How long a message that shows the admin's user ID is waited for."""
 _POLL_SECONDS: Final = 5
 _CALL_SECONDS: Final = 20
-
-
-class Engine(StrEnum):
-    """The values of `inference.engine`."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    LMDEPLOY = "lmdeploy"
-    EXTERNAL = "external"
+_ENGINES: Final = get_args(InferenceSettings.model_fields["engine"].annotation)
 
 
 def initialise(config: Path | None, console: Console) -> None:
@@ -63,7 +55,9 @@ def initialise(config: Path | None, console: Console) -> None:
     telegram["admins"] = _ask_for_admins(api_base, token, account, list(telegram.get("admins", [])))
     inference["model"] = _ask_for_model(str(inference.get("model", TINY)), console)
     inference["engine"] = _ask(
-        "Engine: auto, cpu, lmdeploy or external", str(inference.get("engine", Engine.AUTO)), type=Engine
+        "Engine",
+        str(inference.get("engine", _ENGINES[0])),
+        type=StrEnum("Engine", zip(_ENGINES, _ENGINES, strict=True)),
     )
     _write(path, tomlkit.dumps(document))
     console.print(f"{escape(str(path))} is written, readable only by you.")

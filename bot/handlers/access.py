@@ -63,7 +63,7 @@ class Access(BaseMiddleware):
         request: Request = data["request"]
         chat = data.get("event_chat")
         limits, person = request.services.settings.limits, request.user.id
-        blocked = person in limits.blocked or await request.services.ledger.blocks.includes(person)
+        blocked = request.blocked or person in limits.blocked
         welcome = not blocked and limits.welcome(person, chat.id if chat else 0)
         if request.is_admin or welcome or await _exercises_a_right(event):
             return await handler(event, data)

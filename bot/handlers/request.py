@@ -67,6 +67,7 @@ class Request:
         delivery: The update's ID, time of arrival and attempt number.
         user: The user who sent the update.
         person: The ledger's record of the user, or None if there is none yet.
+        blocked: Whether an operator has blocked the user on the web page.
         messages: The message, or its whole media group with the handled message first. Empty for taps and
             reactions.
         edited: Whether the update is an edit of an earlier message.
@@ -79,6 +80,7 @@ class Request:
     delivery: Delivery
     user: User
     person: Person | None
+    blocked: bool
     messages: tuple[Message, ...]
     edited: bool
     say: Say
@@ -135,13 +137,14 @@ class RequestContext(BaseMiddleware):
             reply = await Reply.open(bot, services.ledger, delivery.update, place)
             if reply.finished:
                 return None
-        person = await services.ledger.people.get(user.id)
+        person, blocked = await services.ledger.people.get_with_block(user.id)
         request = Request(
             services=services,
             bot=bot,
             delivery=delivery,
             user=user,
             person=person,
+            blocked=blocked,
             messages=delivery.album or ((message,) if message else ()),
             edited=event.edited_message is not None,
             say=services.translator.for_person(person, user.language_code),
