@@ -1,4 +1,4 @@
-"""thumbtune's InternVL2 with its projector in bfloat16, as in XTuner, for benchmarks/training.py."""
+"""thumbtune's InternVL2 with its projector in bfloat16, as in XTuner, for benchmarks/peers/training.py."""
 
 from __future__ import annotations
 

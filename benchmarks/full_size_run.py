@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.person import at_random
 from benchmarks.photos import SIZES, photo
+from benchmarks.random_checkpoint import checkpoint, set_tiles
 from benchmarks.retrain import Bench
 from inference.internvl2.tiny.shapes import Scene
 from inference.messages import Sampling

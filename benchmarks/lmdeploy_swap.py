@@ -3,7 +3,7 @@
     python -m benchmarks.lmdeploy_swap --work DIR [--people 32] [--tokens 64]
 
 Simulated users chat through thumbtune's `Deployment`, as the bot does. The two models are full-size,
-with random weights in the official layout (written as by lmdeploy_serving.py). Each user sends a picture
+with random weights in the official layout (written by random_checkpoint.py). Each user sends a picture
 and asks about it, and switches to a new picture now and then. The script prints JSON: the waits for the
 first word before, during and after the swap, for first turns and for follow-ups; the duration of the
 swap; the GPU memory before and after it; errors; and the effects of a `kill -9` while answers are being
@@ -27,8 +27,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.lmdeploy_serving import checkpoint, set_tiles
-from benchmarks.serving_load import picture
+from benchmarks.peers.load import picture
+from benchmarks.random_checkpoint import checkpoint, set_tiles
 from inference.internvl2.families import INTERNVL2
 from inference.messages import Answer, InferenceError, Picture, Prompt, Role, Sampling, Turn
 from inference.serving.deployment import Deployment

@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import gpu_megabytes
 from benchmarks.photos import SIZES, photo
 from benchmarks.random_checkpoint import SIZES as CHECKPOINTS
+from benchmarks.random_checkpoint import checkpoint, set_tiles
 from bot.telegram.callback_data import Overrule
 from storage.learning_records import Run
 from storage.ledger import Ledger

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import zlib
 from collections.abc import Sequence
@@ -23,8 +24,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.random_tokenizers import make_phi3_tokenizer, make_qwen_tokenizer
-from inference.internvl2.checkpoint import share_weights, write_surroundings
+from benchmarks.random_tokenizers import make_phi3_tokenizer, make_qwen_tokenizer, make_tokenizer
+from inference.internvl2.checkpoint import MODEL_CODE, share_weights, write_surroundings
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiny import CHECKPOINT
@@ -204,6 +205,48 @@ def default_tokenizer(size: Size, directory: Path) -> Any:
     if size.internlm2:
         return load_tokenizer(CHECKPOINT)
     return make_phi3_tokenizer(directory) if size.language == "Phi3ForCausalLM" else make_qwen_tokenizer(directory)
+
+
+def checkpoint(folder: Path, size: str) -> Path:
+    """Return the directory of a checkpoint with random weights, writing it on first use."""
+    directory = folder / f"random-{size}"
+    if not (directory / "config.json").is_file():
+        vocabulary = folder / "vocabulary"
+        known = SIZES[size]
+        tokenizer = make_tokenizer(vocabulary) if known.internlm2 else default_tokenizer(known, vocabulary)
+        write_random(known, directory, tokenizer=tokenizer)
+    return directory
+
+
+def set_tiles(directory: Path, tiles: int) -> None:
+    """Set the maximum number of tiles per picture in the checkpoint's config.json.
+
+    Stock lmdeploy has no other setting for the number of tiles.
+    """
+    file = directory / "config.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields["max_dynamic_patch"] = tiles
+    file.write_text(json.dumps(fields, indent=2), encoding="utf-8")
+
+
+def official(base: Path, code: Path, folder: Path) -> Path:
+    """Return a copy of the checkpoint `base` with the official model code in place of thumbtune's."""
+    made = folder / "official"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    for file in base.iterdir():
+        if file.name not in MODEL_CODE:
+            (made / file.name).symlink_to(file)
+    for file in code.glob("*.py"):
+        shutil.copyfile(file, made / file.name)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {
+        "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
+        "AutoModel": "modeling_internvl_chat.InternVLChatModel",
+    }
+    (made / "config.json").unlink()
+    (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return made
 
 
 def _parser() -> argparse.ArgumentParser:

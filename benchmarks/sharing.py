@@ -30,9 +30,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import EngineCrowd, SeenAnswer, gpu_megabytes
-from benchmarks.training import SYSTEM, lay_out
+from benchmarks.peers.training import SYSTEM, lay_out
+from benchmarks.random_checkpoint import checkpoint, set_tiles
 from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings

@@ -1,6 +1,6 @@
 """Run lmdeploy's stock OpenAI server with the engine settings of thumbtune's lmdeploy server.
 
-lmdeploy_serving.py starts this script with the arguments of inference/engines/lmdeploy/server.py. The
+serving.py starts this script with the arguments of inference/engines/lmdeploy/server.py. The
 stock server's own command line is not used because it reads the number of KV blocks as a float, that is,
 as a share of the free memory.
 """

@@ -2,7 +2,7 @@
 
 The changes are the paths, batches of 4, a learning rate of 2e-5, the warm-up (the shipped configuration
 asks for a share of an epoch that rounds to zero), and `OptimWrapper` (the shipped mixed precision cannot
-clip bfloat16 gradients on a GPU). benchmarks/training.py fills in the paths, the dropout and how many
+clip bfloat16 gradients on a GPU). benchmarks/peers/training.py fills in the paths, the dropout and how many
 times the data is repeated.
 """
 

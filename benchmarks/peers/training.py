@@ -1,12 +1,12 @@
 """Compare QLoRA training of a full-size InternVL2 by thumbtune's worker and by XTuner's own code.
 
-    python -m benchmarks.training --work DIR --official CODE [--cases stock,ours,kept,single]
+    python -m benchmarks.peers.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
-The model has random weights in the official layout (written as by lmdeploy_serving.py). The data are 64
+The model has random weights in the official layout (written by random_checkpoint.py). The data are 64
 JPEG pictures of 1280×960 pixels (13 tiles) with one question and answer each, used three times, in
 batches of 4. Every case but `two` uses one GPU:
 
-- `stock` is benchmarks/xtuner_stock.py, run by XTuner's train tool on the official model code in CODE
+- `stock` is benchmarks/peers/xtuner_stock.py, run by XTuner's train tool on the official model code in CODE
   (the .py files of OpenGVLab/InternVL2-2B).
 - `ours`, `kept`, `auto` and `single` run thumbtune's worker on the same rows, prompts, order and
   hyperparameters. `ours` recomputes activations, `kept` keeps them, `auto` keeps what fits, and `single`
@@ -38,9 +38,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from benchmarks.lmdeploy_serving import checkpoint, set_tiles
-from benchmarks.serving_load import picture
-from inference.internvl2.checkpoint import MODEL_CODE
+from benchmarks.peers.load import picture
+from benchmarks.peers.memory_sampler import Memory
+from benchmarks.random_checkpoint import checkpoint, official, set_tiles
 from training.data.row_parser import read_lessons
 from training.job import Job, Progress
 from training.xtuner.encoding import Encoder
@@ -98,43 +98,6 @@ def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
         row["length"] = len(encoder.encode(lesson).input_ids)
     data.write_text(json.dumps(rows), encoding="utf-8")
     return data, images
-
-
-def official(base: Path, code: Path, folder: Path) -> Path:
-    """Return a copy of the checkpoint `base` with the official model code in place of thumbtune's."""
-    made = folder / "official"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    for file in base.iterdir():
-        if file.name not in MODEL_CODE:
-            (made / file.name).symlink_to(file)
-    for file in code.glob("*.py"):
-        shutil.copyfile(file, made / file.name)
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    config["auto_map"] = {
-        "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
-        "AutoModel": "modeling_internvl_chat.InternVLChatModel",
-    }
-    (made / "config.json").unlink()
-    (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return made
-
-
-class Memory:
-    """A sampler that records, twenty times a second, the GPU memory used beyond the first sample."""
-
-    def __init__(self) -> None:
-        line = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "50"]
-        self._process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self._first = int(self._process.stdout.readline())
-
-    def peak(self) -> float:
-        """Stop the sampling and return the peak in bytes."""
-        self._process.terminate()
-        text, _ = self._process.communicate()
-        most = max(int(line) for line in [str(self._first), *text.split()])
-        return (most - self._first) * 2.0**20
 
 
 def scalars(log: Path) -> tuple[list[float], list[float]]:

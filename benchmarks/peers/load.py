@@ -1,11 +1,13 @@
 """Put an OpenAI-compatible server under load: many users chat about pictures at the same time.
 
-    python -m benchmarks.serving_load --url http://127.0.0.1:23333 --model NAME --people 64
+    python -m benchmarks.peers.load --url http://127.0.0.1:23333 --model NAME --people 64 [--rate 4]
 
 The simulated users are spread over several processes, so that no single event loop limits the load. They
 read server-sent events without a client library. Each user has a new, random picture: smooth areas with
-grain, 1280×960 pixels, about 250 KB as a JPEG. The script prints one JSON object with the requests per
-second, the times to the first text and the token counts for each scenario.
+grain, 1280×960 pixels, about 250 KB as a JPEG. In the open loop, users arrive at random, whether or not
+the server keeps up; their pictures have eight sizes, and each user asks three follow-ups. The script
+prints one JSON object with the requests per second, the times to the first text and the token counts for
+each scenario.
 """
 
 from __future__ import annotations
@@ -21,15 +23,21 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import numpy as np
 from PIL import Image
 
+from benchmarks.photos import SIZES
 from inference.engines.access_key import KEY_VARIABLE
 from inference.internvl2.families import INTERNVL2
+
+FOLLOW_UPS: Final = 3
+READING: Final = 3.0
+PATIENCE: Final = 60.0
 
 
 @dataclass
@@ -37,10 +45,11 @@ class HttpChat:
     """A simulated user's conversation with the server."""
 
     seed: int
+    size: tuple[int, int] = (1280, 960)
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        image = {"type": "image_url", "image_url": {"url": picture(self.seed)}}
+        image = {"type": "image_url", "image_url": {"url": picture(self.seed, self.size)}}
         question = {"type": "text", "text": "What is to be seen here? Tell me all about it."}
         self.messages = [
             {"role": "system", "content": INTERNVL2.system},
@@ -169,6 +178,58 @@ def crowd(
     return [summary([answer for part in parts for answer in part[turn]]) for turn in range(turns)]
 
 
+def visitors(url: str, model: str, due: Sequence[float], seed: int, tokens: int) -> list[list[TimedAnswer]]:
+    """Let one user arrive at each of the times `due`, and return the answers to each.
+
+    Times are in seconds since the epoch. A user reads for `READING` seconds after an answer before asking the
+    next question. Users whose chats take longer than `PATIENCE` seconds leave. This function runs in a worker
+    process.
+    """
+    chats = [HttpChat(seed + number, SIZES[number % len(SIZES)]) for number in range(len(due))]
+
+    async def visit(session: aiohttp.ClientSession, chat: HttpChat, start: float, answers: list[TimedAnswer]) -> None:
+        await asyncio.sleep(max(start - time.time(), 0))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                for _ in range(1 + FOLLOW_UPS):
+                    answers.append(await ask(session, url, model, chat, tokens))
+                    await asyncio.sleep(READING)
+
+    async def all_of_them() -> list[list[TimedAnswer]]:
+        found: list[list[TimedAnswer]] = [[] for _ in chats]
+        limit = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=limit, timeout=aiohttp.ClientTimeout(300)) as session:
+            visits = zip(chats, due, found, strict=True)
+            await asyncio.gather(*(visit(session, chat, start, answers) for chat, start, answers in visits))
+        return found
+
+    return asyncio.run(all_of_them())
+
+
+def open_loop(url: str, model: str, rate: float, *, seconds: float, tokens: int, seed: int = 10**6) -> dict[str, Any]:
+    """Let users arrive in a Poisson process with `rate` users per second for `seconds` seconds.
+
+    Returns:
+        The number of users, how many of them left before their last answer, and the summaries of the first
+        turns and of the follow-ups.
+    """
+    dice = np.random.default_rng(seed)
+    processes = 8
+    # Until then, the processes draw the pictures.
+    start = time.time() + 3 + 0.3 * rate * seconds / processes
+    due = start + np.cumsum(dice.exponential(1 / rate, int(rate * seconds)))
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = [
+            pool.submit(visitors, url, model, due[part::processes].tolist(), seed + 1000 * part, tokens)
+            for part in range(processes)
+        ]
+        chats = [answers for job in jobs for answers in job.result()]
+    turns = [answer for answers in chats for answer in answers[:1]], [each for answers in chats for each in answers[1:]]
+    first, follow = (summary(each) if each else {} for each in turns)
+    gone = sum(len(answers) <= FOLLOW_UPS for answers in chats)
+    return {"people": len(chats), "left": gone, "first turn": first, "follow-up": follow}
+
+
 def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dict[str, Any]]:
     """Let `number` users, one after another, ask a question about a new picture, then a follow-up question.
 
@@ -206,28 +267,25 @@ def summary(answers: Sequence[TimedAnswer]) -> dict[str, Any]:
     }
 
 
-def measure(url: str, model: str, *, number: int, seed: int, tokens: int, pause: float) -> dict[str, Any]:
-    """Run the four scenarios against one server and return the statistics."""
-    first, follow = alone(url, model, 8, seed, 32)
-    new, following = crowd(url, model, number, seed + 1000, tokens, pause=pause)
-    return {"first turn": first, "follow-up": follow, f"{number} new": new, f"{number} follow-ups": following}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command-line interface."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving_load", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.load", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--url", required=True)
     parser.add_argument("--model", required=True, help="the model's name at the server")
     parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="length of every answer")
-    parser.add_argument("--seed", type=int, default=0, help="determines the pictures")
     parser.add_argument("--pause", type=float, default=40, help="seconds from the crowd's first to its second turn")
+    parser.add_argument("--rate", type=float, help="users who arrive in a second; without it, there is no open loop")
+    parser.add_argument("--seconds", type=float, default=30, help="how long users arrive")
     options = parser.parse_args(arguments)
-    results = measure(
-        options.url, options.model, number=options.people, seed=options.seed, tokens=options.tokens, pause=options.pause
+    url, model, number = options.url, options.model, options.people
+    results: dict[str, Any] = {}
+    results["first turn"], results["follow-up"] = alone(url, model, 8, 0, 32)
+    results[f"{number} new"], results[f"{number} follow-ups"] = crowd(
+        url, model, number, 1000, options.tokens, pause=options.pause
     )
+    if options.rate:
+        results["open loop"] = open_loop(url, model, options.rate, seconds=options.seconds, tokens=options.tokens // 2)
     sys.stdout.write(json.dumps(results, indent=2) + "\n")
 
 
