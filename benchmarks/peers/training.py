@@ -1,4 +1,4 @@
-"""Compare QLoRA training of a full-size InternVL2 by thumbtune's worker and by XTuner's own code.
+"""Compare QLoRA training of a full-size InternVL2 by thumbtune's worker, by XTuner's own code and by TRL.
 
     python -m benchmarks.peers.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
@@ -11,6 +11,8 @@ batches of 4. Every case but `two` uses one GPU:
 - `ours`, `kept`, `auto` and `single` run thumbtune's worker on the same rows, prompts, order and
   hyperparameters. `ours` recomputes activations, `kept` keeps them, `auto` keeps what fits, and `single`
   has batch size 1.
+- `trl` and `trl-kept` run trl_training.py, which trains with TRL and PEFT on the same rows; `trl-kept` keeps
+  the activations.
 - `one` and `two` run thumbtune's worker in one process and in two processes (each on its own GPU), with
   8 question-answer pairs per step.
 - `alike` runs the configuration of `ours` with XTuner's tool, and with the projector in bfloat16, as in
@@ -177,6 +179,20 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **change
     return result(case, len(times) * job.batch * job.accumulation, losses, times, peak=memory.peak(), seen=seen)
 
 
+def trl(case: str, base: Path, data: Path, images: Path, folder: Path, *, dropout: float) -> dict[str, Any]:
+    """Train with TRL and PEFT, and return the measurements."""
+    log = folder / f"{case}.jsonl"
+    log.unlink(missing_ok=True)
+    line = [sys.executable, "-m", "benchmarks.peers.trl_training", "--model", str(base), "--data", str(data)]
+    line += ["--images", str(images), "--log", str(log), "--dropout", str(dropout)]
+    line += ["--keep-activations"] if case == "trl-kept" else []
+    memory = Memory()
+    with (folder / f"{case}.log").open("w", encoding="utf-8") as output:
+        subprocess.run(line, check=True, stdout=output, stderr=subprocess.STDOUT)
+    losses, times = scalars(log)
+    return result(case, len(times) * BATCH, losses, times, peak=memory.peak())
+
+
 def alike(folder: Path) -> dict[str, Any]:
     """Train with the configuration of `ours` and the model of `bfloat16_projector`; return the measurements."""
     line = [sys.executable, "-m", "xtuner.tools.train", str(folder / "ours" / "config.py")]
@@ -209,6 +225,8 @@ def main() -> None:
             found = stock(base, given.official, data, images, given.work, dropout=given.dropout)
         elif case == "alike":
             found = alike(given.work)
+        elif case.startswith("trl"):
+            found = trl(case, base, data, images, given.work, dropout=given.dropout)
         else:
             found = ours(
                 case, base, data, images, given.work, **{"dropout": given.dropout, **CASES[case], **given.knobs}
