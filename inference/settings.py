@@ -27,7 +27,7 @@ LocalPath = Annotated[Path, AfterValidator(_expanded)]
 """A local path; `~` is the user's home directory."""
 
 LocalText = Annotated[str, AfterValidator(lambda text: str(_expanded(Path(text))) if text.startswith("~") else text)]
-"""A text that may be a local path; a leading `~` is the user's home directory."""
+"""A string that may be a local path; a leading `~` is the user's home directory."""
 
 
 class LmdeploySettings(BaseModel):
@@ -45,13 +45,13 @@ class LmdeploySettings(BaseModel):
     shorter."""
 
     batch: int = Field(default=64, ge=1)
-    """Answers generated at a time; further questions wait inside the engine."""
+    """The number of answers generated at a time; further questions wait inside the engine."""
 
     kv_bits: Literal[4, 8, 16] = 16
-    """Bits of a cached key or value. 8 halves a conversation's memory and the time to read it; 4 costs quality."""
+    """Bits per cached key or value. 8 halves a conversation's memory and the time to read it; 4 costs quality."""
 
     dtype: Literal["auto", "bfloat16", "float16"] = "auto"
-    """Type of the computations. `auto`: the checkpoint's; cards before Ampere (T4, V100) need float16."""
+    """Data type of the computations. `auto`: the checkpoint's; cards before Ampere (T4, V100) need float16."""
 
     weights: Literal["auto", "hf", "awq", "gptq"] = "auto"
     """Format of the weights: `awq` for a 4-bit checkpoint made by lmdeploy. `auto` reads it from the checkpoint's
@@ -96,16 +96,16 @@ class InferenceSettings(BaseModel):
     CUDA_VISIBLE_DEVICES."""
 
     tiles: int | None = Field(default=None, ge=1, le=40)
-    """The most tiles of a picture. Fewer are faster and show less detail. Unset: the checkpoint's own limit."""
+    """The maximum number of tiles per picture. Fewer are faster but show less detail. Unset: the checkpoint's limit."""
 
     python: LocalText = ""
     """The Python interpreter of the engine. Empty: the bot's own."""
 
     threads: int | None = Field(default=None, ge=1)
-    """For `cpu`: the number of computing threads. Unset: one for each core."""
+    """For `cpu`: the number of compute threads. Unset: one for each core."""
 
     cache_megabytes: int | None = Field(default=None, ge=0)
-    """For `cpu`: the memory of the prefix cache. Unset: a quarter of the machine's memory, at most 4096."""
+    """For `cpu`: the memory of the prefix cache in MiB. Unset: a quarter of the machine's memory, at most 4096."""
 
     concurrency: int | None = Field(default=None, ge=1)
     """Answers generated at a time on each engine; further questions queue. Unset: a default for the kind of engine."""
@@ -114,7 +114,7 @@ class InferenceSettings(BaseModel):
     """If an engine has not answered a question about a picture this long after its start, it counts as failed."""
 
     token_timeout: float = Field(default=60, gt=0)
-    """Without a token for this long, the first one included, an engine counts as hung and is restarted. A large model
+    """An engine that sends no token for this long, be it the first one, counts as hung and is restarted. A large model
     on a CPU needs minutes for its first token."""
 
     wait_timeout: float = Field(default=120, gt=0)
@@ -194,7 +194,7 @@ class InferenceSettings(BaseModel):
     @classmethod
     def _check_duplicates(cls, replicas: tuple[str | int, ...]) -> tuple[str | int, ...]:
         if len(set(replicas)) < len(replicas):
-            raise ValueError("one of them is listed twice")
+            raise ValueError("an entry is listed twice")
         return replicas
 
     @model_validator(mode="after")
@@ -204,9 +204,9 @@ class InferenceSettings(BaseModel):
         if self.endpoints and self.engine not in ("external", "auto"):
             raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
         if self.gpus and self.lmdeploy.tensor_parallel > 1:
-            raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel puts one on several")
+            raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel spreads one over several")
         if self.gpus and self.endpoints:
             raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
         if self.swap_command and not self.endpoints:
-            raise ValueError("swap_command is for endpoints; an engine that the bot starts it swaps by itself")
+            raise ValueError("swap_command is for endpoints; the bot itself swaps the engines that it starts")
         return self

@@ -32,7 +32,8 @@ _CHUNK: Final = 1 << 24
 def merge(job: MergeJob, say: Say) -> Outcome:
     """Merge the adapter and the base model into the job's `out` directory.
 
-    Raises `TrainingError` if the adapter does not fit the base model.
+    Raises:
+        TrainingError: The adapter does not fit the base model, or the result is unusable.
     """
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -99,7 +100,8 @@ def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgres
                 if not torch.isfinite(merged).all():
                     raise TrainingError(
                         Reason(
-                            "the training diverged, {name} is not finite: lower training.knobs.learning_rate", name=name
+                            "the training diverged ({name} is not finite): lower training.knobs.learning_rate",
+                            name=name,
                         )
                     )
                 reader.seek(end - begin, 1)

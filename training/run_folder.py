@@ -19,13 +19,13 @@ CHECKED: Final = "checked.jsonl"
 """The valid rows to train on: the liked answers and what was drawn from other sources."""
 
 MIXTURE: Final = "mixture.json"
-"""How many rows of each source there are, and how many were drawn."""
+"""The number of rows in each source, and the number drawn."""
 
 PROBLEMS: Final = "problems.txt"
-"""The reasons of invalid rows, if there are many."""
+"""The reasons why rows are invalid, if there are many."""
 
 CONFIG: Final = "config.py"
-"""The configuration: `python -m xtuner.tools.train config.py` repeats the training."""
+"""The configuration, with which `python -m xtuner.tools.train config.py` repeats the training."""
 
 BASE: Final = "base"
 """Folder: the base model with our model code."""
@@ -37,7 +37,7 @@ SCALARS: Final = f"{STATE}/vis_data/scalars.json"
 """The log of losses, as mmengine writes it."""
 
 FEATURES: Final = "features"
-"""Folder, during the training: the vision cache."""
+"""Folder, kept during training: the vision cache."""
 
 LOSSES: Final = "losses.json"
 """The loss after each step, as JSON lines."""
@@ -52,8 +52,8 @@ ADAPTER: Final = "adapter"
 """Folder: the trained weights."""
 
 BLOCKS: Final = "blocks"
-"""Folder, until the evaluation has ended: a folder like this one for each block of answers that judge, with the adapter
-that was trained on the answers before it."""
+"""Folder, kept until the evaluation ends: for each block of judging answers a folder like the run's own, with the
+adapter that was trained on the answers before the block."""
 
 FINETUNE_JOB: Final = "finetune.json"
 """The job that trained the adapter."""

@@ -131,9 +131,9 @@ class Deployment:
         """
         if not self._ours and not self._settings.swap_command:
             raise EngineUnavailable(
-                f"The external server at {', '.join(self._settings.endpoints)} is not ours to swap: load {model_dir} "
-                "there yourself, set inference.swap_command to what does, or inference.engine to an engine that the "
-                "bot starts."
+                f"The bot cannot swap the model of the external server at {', '.join(self._settings.endpoints)}: load "
+                f"{model_dir} there yourself, set inference.swap_command to a command that does, or set "
+                "inference.engine to an engine that the bot starts."
             )
         try:
             swapped = await self._rolling.swap(model_id, model_dir)

@@ -278,7 +278,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     [
         ([{"path": "/nowhere/rows.json"}], "no file /nowhere/rows.json"),
         ([{"path": str(Path(__file__)), "images": "/nowhere"}], "no folder /nowhere of pictures"),
-        ([], "half is no imported source"),
+        ([], "half is not an imported source"),
     ],
 )
 async def test_a_missing_source_is_named_before_the_run(room: Room, sources: list[dict[str, str]], words: str) -> None:

@@ -50,7 +50,7 @@ def test_a_knob_replaces_one_number() -> None:
         ({"recipe": "nowhere.py"}, "nowhere.py does not exist"),
         ({"recipe": __file__, "objective": "kto"}, "trained with sft only"),
         ({"knobs": {"objective": "kto"}}, "set training.objective"),
-        ({"objective": "kto", "deepspeed": 2}, "deepspeed: kto is trained without it"),
+        ({"objective": "kto", "deepspeed": 2}, "deepspeed: kto is not supported"),
         ({"objective": "ppo"}, "objective"),
         ({"recipe": __file__, "knobs": {"rank": 8}}, "leave training.knobs empty"),
         ({"held_out": 0.6}, "held_out"),

@@ -31,7 +31,7 @@ from training.xtuner.encoding import TooLong
 
 _SHOWN: Final = 10
 _MIN_REPORTED: Final = 1000
-"""Progress is reported for files with more rows."""
+"""The number of rows above which a file's progress is reported."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ LONGEST: Final = 5.0
 """The largest mean length of a model's answers, as a multiple of the live model's."""
 
 SENTENCE: Final = 24
-"""Bytes of a short sentence: a shorter mean length of live answers counts as this one."""
+"""The length of a short sentence in bytes, used in place of the live answers' mean length if that is shorter."""
 
 LEAST_VARIETY: Final = 0.5
 """The smallest number of different answers per different fact."""

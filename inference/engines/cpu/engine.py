@@ -33,15 +33,16 @@ from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Prompt, Role, Sampling, Turn, Usage
 
 _PREFILL_CHUNK: Final = 512
-"""The positions of a prompt that are computed in one step."""
+"""The number of prompt positions computed in one step."""
 
 _PATCHES_PER_STEP: Final = 2048
-"""The ViT patches that are computed in one step: two tiles of 448 pixels."""
+"""The number of ViT patches computed in one step, which is that of two tiles of 448 pixels."""
 
 _WARMUP_TOKENS: Final = 4
 
 _LOWEST_TEMPERATURE: Final = 1e-4
-"""Below it, logits divided by the temperature could overflow, and only the most likely token has a chance."""
+"""The lowest temperature at which tokens are sampled. Below it, logits divided by the temperature could overflow, and
+sampling would almost always return the most likely token."""
 
 _Steps = Generator[None, None, None]
 
