@@ -58,7 +58,7 @@ class LmdeploySettings(BaseModel):
     config.json."""
 
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs that share one model. InternVL2-2B fits on one: prefer listing more GPUs in inference.gpus."""
+    """The number of GPUs that share one model. InternVL2-2B fits on one: prefer listing more GPUs in inference.gpus."""
 
     prefill_tokens: int | None = Field(default=None, ge=512)
     """Prompt tokens computed in one iteration: more is faster and takes memory. Unset: 16384, or 8192 on a card below
@@ -86,7 +86,7 @@ class InferenceSettings(BaseModel):
     """For `external`: addresses of your servers, each `http://host:port`. A chat stays with one of them."""
 
     endpoint_model: str = ""
-    """For `external`: the model's name there. Empty: the first one that the server lists."""
+    """For `external`: the model's name on the server. Empty: the first model that the server lists."""
 
     api_key: SecretStr = SecretStr("")
     """For `external`: the server's bearer token, if it needs one."""
@@ -108,21 +108,22 @@ class InferenceSettings(BaseModel):
     """For `cpu`: the memory of the prefix cache in MiB. Unset: a quarter of the machine's memory, at most 4096."""
 
     concurrency: int | None = Field(default=None, ge=1)
-    """Answers generated at a time on each engine; further questions queue. Unset: a default for the kind of engine."""
+    """The number of answers generated at a time on each engine; further questions queue. Unset: a default for the kind
+    of engine."""
 
     start_timeout: float = Field(default=300, gt=0)
     """If an engine has not answered a question about a picture this long after its start, it counts as failed."""
 
     token_timeout: float = Field(default=60, gt=0)
-    """An engine that sends no token for this long, be it the first one, counts as hung and is restarted. A large model
-    on a CPU needs minutes for its first token."""
+    """An engine that sends no first or further token for this long counts as hung and is restarted. A large model on a
+    CPU needs minutes for its first token."""
 
     wait_timeout: float = Field(default=120, gt=0)
     """How long a question waits for an engine that is starting or restarting before it fails."""
 
     swap: Literal["blue-green", "cold"] = "blue-green"
-    """How a new model replaces the old one: `blue-green` starts it beside the old one; `cold`, for a card too small for
-    two, stops the old one first, and questions wait meanwhile."""
+    """How a new model replaces the old one: `blue-green` starts it alongside the old one; `cold`, for a card too small
+    for two, stops the old one first, and questions wait meanwhile."""
 
     swap_command: tuple[LocalText, ...] = ()
     """For `external`: a command that makes the server at one endpoint serve another model, run for one endpoint after
@@ -151,7 +152,7 @@ class InferenceSettings(BaseModel):
     """A question is given up after this many engines have crashed while answering it."""
 
     restart_limit: int = Field(default=5, ge=1)
-    """After this many failures in a row, questions fail at once instead of waiting; restarts go on."""
+    """After this many failures in a row, questions fail at once instead of waiting; restarts continue."""
 
     restart_delay: float = Field(default=1, ge=0)
     """The delay before the second restart, doubled for each further one up to a minute. The first restart is

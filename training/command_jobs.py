@@ -18,7 +18,7 @@ class ImportJob(WorkerJob):
         images: The folder that contains the pictures.
         out: The directory in which the source's folder is created.
         base: The checkpoint whose tokenizer is used to validate the rows.
-        repeat_times: How often each row of the source is used. None: the rows are drawn with those of other
+        repeat_times: How many times each row of the source is used. None: the rows are drawn with those of other
             sources (`training.data.mixture`).
         recipe: The user's XTuner configuration, whose token limit replaces `max_length`, or an empty string.
         max_length: The maximum number of tokens per row.

@@ -2,9 +2,9 @@
 
 The parent process writes `finetune.json` into the run's directory and starts the worker:
 `python -m training.xtuner.finetune finetune.json`. The worker prints each `Progress` as a line of JSON
-on standard output, and writes `finetune.outcome.json` beside the job. The other workers handle their own
-jobs in the same way; the evaluation also writes a `Report`. The parent and the workers import this
-module, so it uses only the standard library.
+on standard output, and writes `finetune.outcome.json` next to the job file. The other workers handle
+their own jobs in the same way; the evaluation also writes a `Report`. The parent and the workers import
+this module, so it uses only the standard library.
 
 The errors::
 

@@ -47,10 +47,10 @@ class TrainingMemory:
     """The memory of a training process on its GPU, in bytes.
 
     Attributes:
-        frozen: For weights that are not trained.
-        trained: For trained weights, their gradients and the optimizer's state.
-        activations: For the activations of a batch.
-        work: For everything else.
+        frozen: The memory for weights that are not trained.
+        trained: The memory for trained weights, their gradients and the optimizer's state.
+        activations: The memory for the activations of a batch.
+        work: The memory for everything else.
         before: The peak before the first batch, while computing the vision features or loading the model.
     """
 
@@ -62,7 +62,7 @@ class TrainingMemory:
 
     @property
     def peak(self) -> int:
-        """The peak of the whole process."""
+        """The process's peak memory in bytes."""
         return max(self.before, self.frozen + self.trained + self.activations + self.work)
 
 
@@ -82,7 +82,7 @@ def training_memory(
         sizes: The sizes of the base model.
         recipe: The hyperparameters.
         batch: The number of samples per batch.
-        tokens: The number of tokens of a sample; 0 for those of `picture_tokens`.
+        tokens: The number of tokens per sample; 0 for the number that `picture_tokens` returns.
         recomputing: Whether all layers recompute their activations, or none does.
         processes: The number of processes that train together, each on its own GPU.
         deepspeed: The stage of DeepSpeed's ZeRO, or 0 to train without DeepSpeed.

@@ -2,9 +2,9 @@
 
     python -m training.merge JOB.json
 
-The base model's files are copied, with two exceptions: the weights that the adapter changes pass through
-memory one tensor at a time, and the chat template gets the chat's system prompt. Merging fails if the
-new checkpoint turns prompts into different token IDs than the base model does.
+The base model's files are copied, with two exceptions: the weights that the adapter changes are computed
+in memory, one tensor at a time, and the chat's system prompt is written into the chat template. Merging
+fails if the new checkpoint turns prompts into different token IDs than the base model does.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Source(BaseModel):
     """The folder of its pictures; none: the folder of the file."""
 
     repeat_times: float | None = Field(None, gt=0)
-    """How often each row is used: 0.5 uses half of the rows, 2.5 uses all of them twice and half of them once more;
-    none: a share of training.replay."""
+    """How many times each row is used: 0.5 uses half of the rows, 2.5 uses all of them twice and half of them once
+    more; none: a share of training.replay."""
 
     @property
     def folder(self) -> Path:
@@ -74,8 +74,8 @@ class TrainingSettings(BaseModel):
     million weights, else food."""
 
     objective: Literal["auto"] | Objective = "auto"
-    """What to learn from. sft: liked answers; kto: disliked ones too; dpo: liked answers, some with a worse one to the
-    same prompt; auto: the recipe's."""
+    """The answers to learn from. sft: liked answers; kto: disliked ones too; dpo: liked answers, some with a worse one
+    to the same prompt; auto: the recipe's."""
 
     knobs: dict[str, Any] = Field(default_factory=dict)
     """Hyperparameters that replace the recipe's: method, rank, learning_rate, epochs …"""

@@ -172,7 +172,7 @@ def _after_special(text: str) -> str:
 
 
 def _llama_counter(directory: Path) -> tuple[Callable[[str], int], int]:
-    """Return the counter and the number of leading tokens, like `Window._tokenizer`, for a slow LlamaTokenizer.
+    """Return a token counter and the number of leading tokens for a slow LlamaTokenizer, as in `Window._tokenizer`.
 
     Whitespace after some special tokens (`rstrip`) is dropped. In legacy mode, which is the default,
     SentencePiece puts a space in front of any text that follows a special token (transformers 4.57.6,

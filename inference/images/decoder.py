@@ -36,7 +36,7 @@ disk."""
 
 _MAX_JSON: Final = 1000
 _MAX_BYTES: Final = 64 * 2**20
-"""The maximum size of a clean picture in bytes. At most 16 megapixels, even noise takes less."""
+"""The maximum size of a clean picture in bytes. It has at most 16 megapixels, and even noise takes fewer bytes."""
 
 _PHASH: Final = re.compile(r"[0-9a-f]{16}")
 _SIGNATURES: Final = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}

@@ -50,7 +50,7 @@ def scans(data: bytes) -> int:
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """Decode a picture, or the first frame of an animation, to RGB.
+    """Return a picture, or the first frame of an animation, decoded to RGB.
 
     Raises:
         PictureError: The data is not a picture of an accepted format, is damaged, or has too many pixels.

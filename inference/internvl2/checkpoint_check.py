@@ -17,7 +17,7 @@ from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_
 INDEX: Final = "model.safetensors.index.json"
 _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model")
-"""Files each of which contains a whole tokenizer."""
+"""Files that each contain a complete tokenizer."""
 
 BPE_FILES: Final = ("vocab.json", "merges.txt")
 """The two files of a byte-level BPE tokenizer."""

@@ -1,4 +1,4 @@
-"""The live model of one replica, a canary beside it, and the swap to the next live model.
+"""The live model of one replica, a canary alongside it, and the swap to the next live model.
 
 Starting, swapping, resting and ending are mutually exclusive: each waits until the processes ended by
 the previous operation are gone.
@@ -42,7 +42,7 @@ class BlueGreen:
         changed: A function called after every change.
 
     Attributes:
-        canary: The engine of the model on trial beside the live one, or None.
+        canary: The engine of the model on trial alongside the live one, or None.
         resting: Whether the engines are stopped, from a call to `rest` until a call to `wake`.
         cold: Whether the old engine must end before the new one starts.
     """

@@ -187,7 +187,7 @@ def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_language_model_is_refused(tmp_path: Path) -> None:
-    """The log of a server for a language model that TurboMind lacks says so, and what is possible instead."""
+    """If TurboMind does not support the language model, the server's log says so and names alternatives."""
     with started(tmp_path, "phi3", write_small(tmp_path / "model", "phi3-4b"), WORKER, *BLOCKS) as served:
         served.until_ended()
     log = served.log.read_text()

@@ -78,7 +78,7 @@ async def test_rolling_swap_warms_the_new_model(tmp_path: Path) -> None:
     ("cue", "more", "said"),
     [
         ({"fail": True}, {}, "swap_command.*exit code 7.*b for"),
-        # The way back has as long as the way there, and a busy machine starts no process in a second.
+        # The rollback has the same time limit as the swap, and a busy machine may not start a process in a second.
         ({"hang": True}, {"swap_command_timeout": 5}, "did not end within 5 s"),
         ({"forget": True}, {"start_timeout": 3}, "still lists a"),
     ],

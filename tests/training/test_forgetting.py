@@ -315,7 +315,7 @@ def test_the_sheet_names_what_was_examined() -> None:
     assert shown["empty or looping answers"] == "0 → 0 of 200"
     assert shown["different answers"] == "1 → 1 of 200"
     assert shown["length of answers"] == "250 % of the live model's"
-    assert ("回答长度", "之前的 250 %") in facts(report, "zh")
+    assert ("回答长度", "现用模型的 250 %") in facts(report, "zh")
     name_letters, value_letters = Lettering(18), Lettering(22)
     for language in LANGUAGES:
         for name, value in facts(report, language):

@@ -51,7 +51,7 @@ def metadata(card: str) -> dict[str, Any]:
 
 
 def test_the_metadata_is_what_the_hub_reads(base: Path) -> None:
-    """The metadata name license, base model, relation, library, task, language and tags, and no data set."""
+    """The metadata name the license, base model, relation, library, task, language and tags, but no data set."""
     data = metadata(model_card("run-7", job(base), REPORT))
     assert data == {
         "base_model": "OpenGVLab/InternVL2-2B",
@@ -80,7 +80,7 @@ def test_a_base_with_a_broken_card_gives_a_card(base: Path, text: str) -> None:
 
 
 def test_a_license_with_a_name_keeps_its_link(base: Path) -> None:
-    """The name and the link of a license of the base's own are carried over."""
+    """If the base model has a license of its own, the card keeps the license's name and link."""
     (base / CARD).write_text("---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n")
     data = metadata(model_card("run-7", job(base), REPORT))
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", "own", "LICENSE")

@@ -48,7 +48,7 @@ def test_a_knob_replaces_one_number() -> None:
         ({"knobs": {"optimizer": "prodigy", "learning_rate": 1e-4}}, "knobs.learning_rate: prodigy finds its own"),
         ({"recipe": "huge"}, "recipe"),
         ({"recipe": "nowhere.py"}, "nowhere.py does not exist"),
-        ({"recipe": __file__, "objective": "kto"}, "trained with sft only"),
+        ({"recipe": __file__, "objective": "kto"}, "supports only sft"),
         ({"knobs": {"objective": "kto"}}, "set training.objective"),
         ({"objective": "kto", "deepspeed": 2}, "deepspeed: kto is not supported"),
         ({"objective": "ppo"}, "objective"),

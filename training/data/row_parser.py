@@ -117,7 +117,7 @@ def _plain(text: str, where: str) -> str:
     """Strip leading and trailing white space from a text.
 
     Raises:
-        RowError: The text has a special token or is not valid Unicode.
+        RowError: The text contains a special token or is not valid Unicode.
     """
     if literal := special_literal(text):
         raise RowError(f"{where}: {literal!r} would be read as a special token: rewrite it or leave it out")

@@ -1,6 +1,6 @@
 """Reconstruct the prompt that a model saw: which turns were left out, and where the picture was.
 
-The ledger has whole conversations, but only a hash of each prompt.
+The ledger stores whole conversations, but only a hash of each prompt.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class SourceInfo(Record):
         file: The imported file.
         rows: The number of rows.
         pictures: The number of pictures.
-        repeat_times: How often each row is used, as in `training.settings.Source`.
+        repeat_times: How many times each row is used, as in `training.settings.Source`.
         clean: Whether the pictures were re-encoded when imported; earlier versions kept them unchanged.
     """
 

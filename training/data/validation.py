@@ -241,7 +241,7 @@ def _chunks(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
 
 
 _validator: RowValidator
-"""The validator of a process of the pool."""
+"""The validator in each process of the pool."""
 
 
 def _initialise(rules: Rules) -> None:

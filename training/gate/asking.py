@@ -16,8 +16,8 @@ def answers_of_each(
 ) -> Iterator[tuple[str, list[str], list[float]]]:
     """Yield the name of each model of the job, and its greedily decoded answers to the questions of `lessons`.
 
-    If `losses` is True, the third value has the model's loss on the answer that each lesson ends with, in
-    nats per token; otherwise it is empty.
+    If `losses` is True, the third value is the list of the model's losses on the lessons' last answers, in nats
+    per token; otherwise it is empty.
 
     Raises:
         TrainingError: A model cannot be loaded.

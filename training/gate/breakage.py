@@ -100,7 +100,7 @@ def reasons(drift: Drift) -> list[Reason]:
 
 
 def _chance(live: Sequence[float], candidate: Sequence[float]) -> float:
-    """Return the p-value of the one-sided sign test that the candidate's numbers are larger."""
+    """Return the p-value of a one-sided sign test of whether the candidate's numbers are larger."""
     larger = sum(new > old for old, new in zip(live, candidate, strict=True))
     smaller = sum(new < old for old, new in zip(live, candidate, strict=True))
     return float(binomtest(larger, larger + smaller, alternative="greater").pvalue) if larger else 1.0

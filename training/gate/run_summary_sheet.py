@@ -1,4 +1,4 @@
-"""The sheet of a run: liked answers beside the live model's and the candidate's.
+"""The sheet of a run: liked answers next to those of the live model and of the candidate.
 
 All answers in a row are to the same question. The sheet shows users' data. It is therefore stored in the
 run's directory, and `training.data.row_erasure` deletes it when a user erases an exchange that it

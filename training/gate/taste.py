@@ -174,7 +174,7 @@ def _sampling(rated: Rated) -> Sampling | None:
 
 
 def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
-    """Test whether gains follow the votes.
+    """Test whether gains follow the votes, and return the evidence.
 
     If votes express no taste, ranks among other answers to the same prompt are uniform and independent,
     whatever was learned from earlier blocks, so the ranks of all blocks form one test. Permuting votes is

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Objective = Literal["sft", "kto", "dpo"]
 """The objective of training. sft: the likelihood of liked answers (supervised fine-tuning); kto: the likelihoods of
-liked and disliked answers, compared with the base model (Kahneman-Tversky optimisation, arXiv 2402.01306); dpo: as sft,
-but the preference for a liked answer over a worse one to the same prompt if there is one (direct preference
-optimisation, arXiv 2305.18290)."""
+liked and disliked answers, compared with the base model (Kahneman-Tversky optimisation, arXiv 2402.01306); dpo: the
+likelihood of a liked answer or, where a worse answer to the same prompt is known, the preference for the liked one
+(direct preference optimisation, arXiv 2305.18290)."""
 
 
 class Recipe(BaseModel):

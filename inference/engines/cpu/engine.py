@@ -36,7 +36,7 @@ _PREFILL_CHUNK: Final = 512
 """The number of prompt positions computed in one step."""
 
 _PATCHES_PER_STEP: Final = 2048
-"""The number of ViT patches computed in one step, which is that of two tiles of 448 pixels."""
+"""The number of ViT patches computed in one step, as many as in two tiles of 448 pixels."""
 
 _WARMUP_TOKENS: Final = 4
 
@@ -64,7 +64,7 @@ class ChatEngine:
     def __init__(self, model: Any, tokenizer: Any, *, cache_bytes: int) -> None:
         self.preprocessor = Preprocessor(model.config, tokenizer)
         self.cache_bytes = 0
-        """Bytes that the caches held after the latest step, unfinished answers included."""
+        """Size of the caches after the latest step in bytes, including unfinished answers."""
         self._model = model
         self._text_of = text_decoder(tokenizer)
         patches_per_tile = (self.preprocessor.tiling.side // model.config.vision_config.patch_size) ** 2

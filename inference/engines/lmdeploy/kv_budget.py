@@ -42,10 +42,11 @@ class ModelMemory:
     """The memory that an engine with a model needs on one GPU, in bytes.
 
     Attributes:
-        weights: For the weights.
-        token: For one token's keys and values.
-        fixed: For the CUDA context, and for a picture with the maximum number of tiles in the vision tower.
-        prefill_token: For each prompt token that is computed in one iteration.
+        weights: The memory for the weights.
+        token: The memory for one token's keys and values.
+        fixed: The memory for the CUDA context, and for a picture with the maximum number of tiles in the vision
+            tower.
+        prefill_token: The memory for each prompt token that is computed in one iteration.
     """
 
     weights: int
@@ -57,7 +58,7 @@ class ModelMemory:
     def of(cls, directory: Path, kv_bits: int, cards: int = 1) -> ModelMemory:
         """Read the sizes from a checkpoint; if `cards` GPUs share the model, the sizes are those on each GPU.
 
-        The vision tower and the activations are counted whole on each GPU.
+        The vision tower and the activations are counted in full on each GPU.
 
         Raises:
             OSError, KeyError, ValueError: The directory does not contain a checkpoint.
