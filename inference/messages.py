@@ -57,7 +57,7 @@ class LastNode(EngineUnavailable):
     """Draining `node` would leave no replica able to answer."""
 
     def __init__(self, node: str) -> None:
-        super().__init__(f"nothing else would answer in place of {node}")
+        super().__init__(f"no other replica could answer in place of {node}")
         self.node = node
 
 

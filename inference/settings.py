@@ -27,7 +27,7 @@ LocalPath = Annotated[Path, AfterValidator(_expanded)]
 """A local path; `~` is the user's home directory."""
 
 LocalText = Annotated[str, AfterValidator(lambda text: str(_expanded(Path(text))) if text.startswith("~") else text)]
-"""A text that may be a local path; a leading `~` is the user's home directory."""
+"""A string that may be a local path; a leading `~` is the user's home directory."""
 
 
 class LmdeploySettings(BaseModel):
@@ -45,20 +45,20 @@ class LmdeploySettings(BaseModel):
     shorter."""
 
     batch: int = Field(default=64, ge=1)
-    """Answers generated at a time; further questions wait inside the engine."""
+    """The number of answers generated at a time; further questions wait inside the engine."""
 
     kv_bits: Literal[4, 8, 16] = 16
-    """Bits of a cached key or value. 8 halves a conversation's memory and the time to read it; 4 costs quality."""
+    """Bits per cached key or value. 8 halves a conversation's memory and the time to read it; 4 costs quality."""
 
     dtype: Literal["auto", "bfloat16", "float16"] = "auto"
-    """Type of the computations. `auto`: the checkpoint's; cards before Ampere (T4, V100) need float16."""
+    """Data type of the computations. `auto`: the checkpoint's; cards before Ampere (T4, V100) need float16."""
 
     weights: Literal["auto", "hf", "awq", "gptq"] = "auto"
     """Format of the weights: `awq` for a 4-bit checkpoint made by lmdeploy. `auto` reads it from the checkpoint's
     config.json."""
 
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs that share one model. InternVL2-2B fits on one: prefer listing more GPUs in inference.gpus."""
+    """The number of GPUs that share one model. InternVL2-2B fits on one: prefer listing more GPUs in inference.gpus."""
 
     prefill_tokens: int | None = Field(default=None, ge=512)
     """Prompt tokens computed in one iteration: more is faster and takes memory. Unset: 16384, or 8192 on a card below
@@ -86,7 +86,7 @@ class InferenceSettings(BaseModel):
     """For `external`: addresses of your servers, each `http://host:port`. A chat stays with one of them."""
 
     endpoint_model: str = ""
-    """For `external`: the model's name there. Empty: the first one that the server lists."""
+    """For `external`: the model's name on the server. Empty: the first model that the server lists."""
 
     api_key: SecretStr = SecretStr("")
     """For `external`: the server's bearer token, if it needs one."""
@@ -96,33 +96,34 @@ class InferenceSettings(BaseModel):
     CUDA_VISIBLE_DEVICES."""
 
     tiles: int | None = Field(default=None, ge=1, le=40)
-    """The most tiles of a picture. Fewer are faster and show less detail. Unset: the checkpoint's own limit."""
+    """The maximum number of tiles per picture. Fewer are faster but show less detail. Unset: the checkpoint's limit."""
 
     python: LocalText = ""
     """The Python interpreter of the engine. Empty: the bot's own."""
 
     threads: int | None = Field(default=None, ge=1)
-    """For `cpu`: the number of computing threads. Unset: one for each core."""
+    """For `cpu`: the number of compute threads. Unset: one for each core."""
 
     cache_megabytes: int | None = Field(default=None, ge=0)
-    """For `cpu`: the memory of the prefix cache. Unset: a quarter of the machine's memory, at most 4096."""
+    """For `cpu`: the memory of the prefix cache in MiB. Unset: a quarter of the machine's memory, at most 4096."""
 
     concurrency: int | None = Field(default=None, ge=1)
-    """Answers generated at a time on each engine; further questions queue. Unset: a default for the kind of engine."""
+    """The number of answers generated at a time on each engine; further questions queue. Unset: a default for the kind
+    of engine."""
 
     start_timeout: float = Field(default=300, gt=0)
     """If an engine has not answered a question about a picture this long after its start, it counts as failed."""
 
     token_timeout: float = Field(default=60, gt=0)
-    """Without a token for this long, the first one included, an engine counts as hung and is restarted. A large model
-    on a CPU needs minutes for its first token."""
+    """An engine that sends no first or further token for this long counts as hung and is restarted. A large model on a
+    CPU needs minutes for its first token."""
 
     wait_timeout: float = Field(default=120, gt=0)
     """How long a question waits for an engine that is starting or restarting before it fails."""
 
     swap: Literal["blue-green", "cold"] = "blue-green"
-    """How a new model replaces the old one: `blue-green` starts it beside the old one; `cold`, for a card too small for
-    two, stops the old one first, and questions wait meanwhile."""
+    """How a new model replaces the old one: `blue-green` starts it alongside the old one; `cold`, for a card too small
+    for two, stops the old one first, and questions wait meanwhile."""
 
     swap_command: tuple[LocalText, ...] = ()
     """For `external`: a command that makes the server at one endpoint serve another model, run for one endpoint after
@@ -151,7 +152,7 @@ class InferenceSettings(BaseModel):
     """A question is given up after this many engines have crashed while answering it."""
 
     restart_limit: int = Field(default=5, ge=1)
-    """After this many failures in a row, questions fail at once instead of waiting; restarts go on."""
+    """After this many failures in a row, questions fail at once instead of waiting; restarts continue."""
 
     restart_delay: float = Field(default=1, ge=0)
     """The delay before the second restart, doubled for each further one up to a minute. The first restart is
@@ -194,7 +195,7 @@ class InferenceSettings(BaseModel):
     @classmethod
     def _check_duplicates(cls, replicas: tuple[str | int, ...]) -> tuple[str | int, ...]:
         if len(set(replicas)) < len(replicas):
-            raise ValueError("one of them is listed twice")
+            raise ValueError("an entry is listed twice")
         return replicas
 
     @model_validator(mode="after")
@@ -204,9 +205,9 @@ class InferenceSettings(BaseModel):
         if self.endpoints and self.engine not in ("external", "auto"):
             raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
         if self.gpus and self.lmdeploy.tensor_parallel > 1:
-            raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel puts one on several")
+            raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel spreads one over several")
         if self.gpus and self.endpoints:
             raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
         if self.swap_command and not self.endpoints:
-            raise ValueError("swap_command is for endpoints; an engine that the bot starts it swaps by itself")
+            raise ValueError("swap_command is for endpoints; the bot itself swaps the engines that it starts")
         return self

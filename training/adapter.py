@@ -47,7 +47,7 @@ class Adapter:
         """Merge the adapter into a weight in float32, and return the result in the weight's dtype on its device.
 
         A low-rank adapter adds alpha / rank · B A (LoRA, arXiv 2106.09685). A weight that the adapter does not
-        change is returned as it is.
+        change is returned unchanged.
         """
         if name in self._replaced:
             replacement: Tensor = self._whole.get_tensor(name)
@@ -96,7 +96,7 @@ def _read_lora(directory: Path, prefix: str) -> dict[str, tuple[Tensor, Tensor, 
 def save_adapter(model: Any, trained: Mapping[str, Tensor], directory: Path) -> None:
     """Write the trained weights of an InternVL model, with or without PEFT wrappers, into `directory`.
 
-    `trained` has the weights by their names in `model`.
+    `trained` maps the weights' names in `model` to the weights.
 
     Raises:
         ValueError: The model has no trained weights.

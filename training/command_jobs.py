@@ -18,7 +18,7 @@ class ImportJob(WorkerJob):
         images: The folder that contains the pictures.
         out: The directory in which the source's folder is created.
         base: The checkpoint whose tokenizer is used to validate the rows.
-        repeat_times: How often each row of the source is used. None: the rows are drawn with those of other
+        repeat_times: How many times each row of the source is used. None: the rows are drawn with those of other
             sources (`training.data.mixture`).
         recipe: The user's XTuner configuration, whose token limit replaces `max_length`, or an empty string.
         max_length: The maximum number of tokens per row.
@@ -39,7 +39,7 @@ class ImportJob(WorkerJob):
 class Score(StrEnum):
     """The ways in which `thumbtune evaluate` and `finetune` compare an answer with the right one.
 
-    `LOSS` takes the loss of the right answer, in nats per token, whatever the model itself answers.
+    `LOSS` is the loss of the right answer in nats per token, regardless of what the model itself answers.
     """
 
     CONTAINS = "contains"
@@ -97,9 +97,9 @@ class ScoringJob(AskingJob):
 
     Attributes:
         data: The file. The last answer of each row is the right one.
-        score: How an answer is compared with the right one, a `Score`.
+        score: The `Score` by which an answer is compared with the right one.
         sheet: The HTML page to write as well, with the answers side by side; empty for none.
-        curve: The picture of a loss curve for the page; empty for none.
+        curve: The image file of a loss curve for the page; empty for none.
     """
 
     worker = ("score", "training.gate.own_questions")

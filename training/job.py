@@ -2,15 +2,15 @@
 
 The parent process writes `finetune.json` into the run's directory and starts the worker:
 `python -m training.xtuner.finetune finetune.json`. The worker prints each `Progress` as a line of JSON
-on standard output, and writes `finetune.outcome.json` beside the job. The other workers handle their own
-jobs in the same way; the evaluation also writes a `Report`. The parent and the workers import this
-module, so it uses only the standard library.
+on standard output, and writes `finetune.outcome.json` next to the job file. The other workers handle
+their own jobs in the same way; the evaluation also writes a `Report`. The parent and the workers import
+this module, so it uses only the standard library.
 
 The errors::
 
     TrainingError      training cannot run or yields no model; the message names the next step
     ├── RowError       (row_parser) a row is invalid
-    │   └── TooLong    (encoding) a row has too many tokens, but is valid otherwise
+    │   └── TooLong    (encoding) a row has too many tokens, but is otherwise valid
     ├── OutOfMemory    (runner) training ran out of memory after its start
     └── EndNotSaved    (pipeline) a run has ended, but the ledger cannot record the end
 """
@@ -29,7 +29,7 @@ RATED: Final = "liked answers"
 """The name of the liked answers among a run's sources."""
 
 DISLIKED: Final = "disliked answers"
-"""The name of the disliked answers among them."""
+"""The name of the disliked answers among a run's sources."""
 
 
 class TrainingError(Exception):
@@ -81,7 +81,7 @@ class Job(WorkerJob):
         seed: The random seed.
         processes: The number of processes that train together.
         deepspeed: The stage of DeepSpeed's ZeRO; 0 to train without DeepSpeed.
-        split: The number by which the batch size is divided; each step then takes more batches.
+        split: The number by which the batch size is divided; each step then accumulates more batches.
         features_gigabytes: The maximum disk space for the vision cache, in gigabytes.
         courtesy: The file through which an engine on the same GPU asks for priority
             (`inference.serving.pressure`); empty for none.
@@ -193,7 +193,7 @@ class EvaluationJob(WorkerJob):
         max_loss_points: The largest acceptable loss of correctness, in percentage points.
         live_name: The name of the live model in the report and the sheet.
         candidate_name: The name of the candidate in the report and the sheet.
-        curve: The picture of the loss curve, for the sheet; empty for none.
+        curve: The image file of the loss curve, for the sheet; empty for none.
         effort: The training data and resources that the run used, for the report and the sheet.
         courtesy: The file through which an engine on the same GPU asks for priority; empty for none.
     """
@@ -276,7 +276,7 @@ class Outcome(Record):
 
 
 def checked(outcome: Outcome) -> Outcome:
-    """Return the outcome of a worker that succeeded.
+    """Return `outcome` if the worker succeeded.
 
     Raises:
         TrainingError: The worker failed; the message is the outcome's reason.
@@ -301,7 +301,7 @@ class Trainer(Protocol):
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job and return its outcome.
 
-        Cancelling the awaiting task ends the job. A job that fails raises no exception; its outcome has the
+        Cancelling the awaiting task ends the job. A job that fails raises no exception; its outcome contains the
         reason.
         """
         ...

@@ -33,7 +33,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Parse a JSON object into a record.
+        """Return the record in a JSON object.
 
         Raises:
             ValueError: The text is not a JSON object or has an unknown key.
@@ -46,7 +46,10 @@ class Record:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the record with the given values, as parsed from JSON. Raises the same errors as `from_json`."""
+        """Return the record with the given values, as parsed from JSON.
+
+        The errors raised are those of `from_json`.
+        """
         known = {each.name: each.default_factory for each in fields(cls)}  # type: ignore[arg-type]
         unknown = values.keys() - known.keys()
         if unknown:
@@ -65,8 +68,10 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a record from a file.
+        """Return the record in a file.
 
-        Raises `OSError` if the file cannot be read, and the same errors as `from_json`.
+        Raises:
+            OSError: The file cannot be read.
+            ValueError, TypeError: The file's content is invalid (see `from_json`).
         """
         return cls.from_json(path.read_text(encoding="utf-8"))

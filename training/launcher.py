@@ -180,7 +180,7 @@ class ChildTrainer:
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             # Idle OpenMP threads sleep instead of spinning, which takes cores from the engine: on two busy cores a
-            # training took 35 s of processor time spinning and 22 s sleeping.
+            # training run took 35 s of processor time spinning and 22 s sleeping.
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
             # Batches of different lengths fragment torch's default segments of GPU memory.
@@ -198,7 +198,7 @@ def _spent_before(job: Job) -> float:
 
 def _crash_reason(step: str, how: str, tail: str, log: Path) -> Reason:
     if how == "signal SIGKILL":
-        how += ", often for want of memory"
+        how += ", often because memory ran out"
     return Reason(
         "the {step} process died ({how}); its last output: {words} (see {log})",
         step=step,

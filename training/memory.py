@@ -14,32 +14,32 @@ from inference.internvl2.model_sizes import ModelSizes, StoredWeight, Transforme
 from training.xtuner.recipes import Recipe
 
 _WORK_BYTES: Final = 1_100_000_000
-"""What a training process uses besides its tensors, and for small ones: CUDA context, libraries, workspaces of matrix
-products, logits, and fragments of the allocator. Measured with InternVL2-2B on an H200 (benchmarks/README.md)."""
+"""The memory that a training process uses besides its large tensors: CUDA context, libraries, workspaces of matrix
+products, logits, and fragmentation. Measured with InternVL2-2B on an H200 (benchmarks/README.md)."""
 
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes of a weight in NF4 with double quantisation (arXiv 2305.14314): four bits, an 8-bit scale for each block of 64,
-and a float32 scale for 256 of those."""
+"""Bytes per weight in NF4 with double quantisation (arXiv 2305.14314): four bits, an 8-bit scale for each block of 64
+weights, and a float32 scale for each 256 blocks."""
 
 _OTHER_MODELS: Final = 1.25
-"""What transformers' own layers keep in comparison with ours: at most 1.23 times as much, for Qwen3-0.6B."""
+"""The ratio of what transformers' layers keep to what our layers keep; the largest measured is 1.23, for Qwen3-0.6B."""
 
 AVERAGES: Final = {"adamw": 8, "paged_adamw_8bit": 2, "dadapt_adam": 12, "prodigy": 16}
-"""Bytes of an optimizer's state for each weight: two averages in float32, or in 8 bits; D-Adaptation keeps one more
-tensor, Prodigy two."""
+"""Bytes of an optimizer's state per weight: two averages in float32, or in 8 bits; D-Adaptation keeps one more tensor,
+Prodigy two."""
 
 _BUCKET: Final = 500_000_000
-"""The weights whose gradients DeepSpeed reduces at a time (`reduce_bucket_size`, DeepSpeed 0.18.9, runtime/zero/
-config.py)."""
+"""The number of weights whose gradients DeepSpeed reduces at a time (`reduce_bucket_size`, DeepSpeed 0.18.9,
+runtime/zero/config.py)."""
 
 _LIVE: Final = 1_000_000_000
-"""The weights that ZeRO 3 keeps gathered at a time (`stage3_max_live_parameters`, same source)."""
+"""The number of weights that ZeRO 3 keeps gathered at a time (`stage3_max_live_parameters`, same source)."""
 
 _TILES_BYTES: Final = 800_000_000
-"""The memory for the activations of the tiles that pass through the vision tower at a time."""
+"""The limit on the memory for the activations of the tiles that pass through the vision tower at a time."""
 
 _MOST_TILES: Final = 26
-"""The most tiles in one pass of the vision tower: two large pictures fill a large GPU."""
+"""The maximum number of tiles in one pass of the vision tower; those of two large pictures keep a large GPU busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class TrainingMemory:
     """The memory of a training process on its GPU, in bytes.
 
     Attributes:
-        frozen: For weights that are not trained.
-        trained: For trained weights, their gradients and the optimizer's state.
-        activations: For the activations of a batch.
-        work: For everything else.
+        frozen: The memory for weights that are not trained.
+        trained: The memory for trained weights, their gradients and the optimizer's state.
+        activations: The memory for the activations of a batch.
+        work: The memory for everything else.
         before: The peak before the first batch, while computing the vision features or loading the model.
     """
 
@@ -62,7 +62,7 @@ class TrainingMemory:
 
     @property
     def peak(self) -> int:
-        """The peak of the whole process."""
+        """The process's peak memory in bytes."""
         return max(self.before, self.frozen + self.trained + self.activations + self.work)
 
 
@@ -82,7 +82,7 @@ def training_memory(
         sizes: The sizes of the base model.
         recipe: The hyperparameters.
         batch: The number of samples per batch.
-        tokens: The number of tokens of a sample; 0 for those of `picture_tokens`.
+        tokens: The number of tokens per sample; 0 for the number that `picture_tokens` returns.
         recomputing: Whether all layers recompute their activations, or none does.
         processes: The number of processes that train together, each on its own GPU.
         deepspeed: The stage of DeepSpeed's ZeRO, or 0 to train without DeepSpeed.
@@ -120,7 +120,7 @@ def training_memory(
 
 
 def picture_tokens(sizes: ModelSizes, recipe: Recipe, tiles: int = 0) -> int:
-    """Return the tokens of a sample with one large picture, and a question and answer of 128 tokens.
+    """Return the number of tokens in a sample with one large picture, and a question and answer of 128 tokens.
 
     `tiles` is the limit on tiles without the thumbnail, or 0 for the model's own.
     """
@@ -202,7 +202,7 @@ def _unquantised(sizes: ModelSizes) -> list[StoredWeight]:
 def _frozen_bytes(sizes: ModelSizes, recipe: Recipe) -> int:
     number = 0 if recipe.projector else 2 * count(sizes.projector_weights)
     if recipe.vision_rank or recipe.epochs <= 1:
-        # With one epoch, features are not cached, and the tower computes them during the training.
+        # With one epoch, features are not cached, and the tower computes them during training.
         number += 2 * count(sizes.vision_weights)
     if recipe.method == "lora":
         number += 2 * count(sizes.language_weights)

@@ -2,9 +2,9 @@
 
     python -m training.merge JOB.json
 
-The base model's files are copied, with two exceptions: the weights that the adapter changes pass through
-memory one tensor at a time, and the chat template gets the chat's system prompt. Merging fails if the
-new checkpoint turns prompts into different token IDs than the base model does.
+The base model's files are copied, with two exceptions: the weights that the adapter changes are computed
+in memory, one tensor at a time, and the chat's system prompt is written into the chat template. Merging
+fails if the new checkpoint turns prompts into different token IDs than the base model does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _CHUNK: Final = 1 << 24
 def merge(job: MergeJob, say: Say) -> Outcome:
     """Merge the adapter and the base model into the job's `out` directory.
 
-    Raises `TrainingError` if the adapter does not fit the base model.
+    Raises:
+        TrainingError: The adapter does not fit the base model, or the result is unusable.
     """
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -99,7 +100,8 @@ def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgres
                 if not torch.isfinite(merged).all():
                     raise TrainingError(
                         Reason(
-                            "the training diverged, {name} is not finite: lower training.knobs.learning_rate", name=name
+                            "the training diverged ({name} is not finite): lower training.knobs.learning_rate",
+                            name=name,
                         )
                     )
                 reader.seek(end - begin, 1)

@@ -82,7 +82,7 @@ class MergedModels:
                 except StorageError as error:
                     log.warning("%s was not removed: %s", self._models.path(model.id), error)
         if removed:
-            log.info("pruned merged models, their adapters are kept: %s", ", ".join(removed))
+            log.info("pruned merged models (their adapters are kept): %s", ", ".join(removed))
         return removed
 
     async def restore(self, model: Model, on_progress: Callable[[Progress], None] = ignore) -> Model:

@@ -19,7 +19,7 @@ CARD: Final = "README.md"
 
 _VERDICTS: Final = {
     Decision.ACCEPTED: "The model was accepted: its gains follow the votes, and it lost no more facts than allowed.",
-    Decision.UNDECIDED: "The votes were too few to decide about the model",
+    Decision.UNDECIDED: "There were too few votes to decide about the model",
     Decision.REJECTED: "The model was rejected",
 }
 
@@ -32,7 +32,7 @@ _TEXT: Final = """
 
 {data}
 
-The data are private: the card counts them, and neither names people nor quotes them.
+The data are private: the card only counts them, and neither names people nor quotes their texts.
 
 ## Training
 
@@ -66,9 +66,9 @@ repository is the base model's, unchanged.
 """
 
 _USE_ADAPTER: Final = """\
-`adapter_model.safetensors` is an adapter in PEFT's format for the base model's `language_model`, `vision/` one for its
-vision tower, if that was trained, and `whole.safetensors` has the weights that were trained in full, under their names
-in the base model's checkpoint.
+`adapter_model.safetensors` is an adapter in PEFT's format for the base model's `language_model`. If the vision tower
+was trained, its adapter is in `vision/`. `whole.safetensors` contains the weights that were trained in full, under
+their names in the base model's checkpoint.
 """
 
 
@@ -107,7 +107,7 @@ def _metadata(job: Job, adapter: bool) -> str:
 
 
 def _base_metadata(base: Path) -> dict[str, Any]:
-    """Return the metadata of the base model's own card, empty if there is none or if it cannot be read."""
+    """Return the metadata of the base model's own card, or an empty dictionary if no card can be read."""
     from huggingface_hub.repocard import metadata_load
     from yaml import YAMLError
 
@@ -125,11 +125,11 @@ def base_repository(base: Path) -> str:
 
 def _data(report: Report) -> list[str]:
     effort = report.effort
-    rows = [f"{effort.pairs} liked answers, with {effort.votes} thumbs up of {effort.raters} people"]
+    rows = [f"{effort.pairs} liked answers, with {effort.votes} thumbs up from {effort.raters} people"]
     if effort.corrections:
         rows.append(f"{effort.corrections} of them are corrections that people suggested and others confirmed")
     if others := sum(number for source, number in effort.taught.items() if source != RATED):
-        rows.append(f"{others} samples of other kinds, mixed in")
+        rows.append(f"{others} samples from other sources, mixed in")
     return rows
 
 
@@ -137,7 +137,7 @@ def _training(job: Job, report: Report) -> str:
     how = f"{job.method} of rank {job.rank}" if job.method != "full" else "full fine-tuning"
     chosen = f"{how}, objective {job.objective}, {job.epochs:g} epochs, learning rate {job.learning_rate:g}"
     if job.recipe:
-        chosen = "an own configuration of XTuner"
+        chosen = "a custom configuration"
     return f"[XTuner](https://github.com/InternLM/xtuner), {chosen}, {report.effort.steps} optimizer steps."
 
 
@@ -173,7 +173,7 @@ def _figures(report: Report) -> list[tuple[str, str]]:
 
 def _loss(loss: Loss) -> str:
     return (
-        f"{_percent(loss.correct)} right instead of {_percent(loss.reference)}, of {loss.questions}; "
+        f"{_percent(loss.correct)} of {loss.questions} right, compared with {_percent(loss.reference)}; "
         f"the loss is at most {loss.bound:.1f} points"
     )
 

@@ -35,7 +35,9 @@ from training.xtuner.resume import adopt_checkpoints, remove_blocks
 WITHDRAWN: Final = Reason("answers that it learned from have been withdrawn")
 """The reason why a run failed, or why its model was rejected later."""
 
-CHANGED: Final = Reason("another model went live during the run, and its answers were to judge the new one")
+CHANGED: Final = Reason(
+    "another model went live during the run, so the answers of the former one cannot judge the new model"
+)
 
 STATES: Final = {
     Decision.ACCEPTED: ModelState.CANDIDATE,
@@ -241,7 +243,7 @@ async def _end(progress: RunProgress, state: RunState, reason: str) -> None:
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, Model]) -> Model:
-    """Await `work` to its end even if this task is cancelled, so that a model is published fully or not at all."""
+    """Wait until `work` ends even if this task is cancelled, so that a model is published fully or not at all."""
     task, caller = asyncio.create_task(work), asyncio.current_task()
     assert caller is not None
     while not task.done():

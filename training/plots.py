@@ -14,7 +14,7 @@ from training.xtuner.scalars import losses
 
 
 def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> None:
-    """Draw the loss curve, with the single steps drawn faintly and their moving average boldly.
+    """Draw the loss curve, with individual steps drawn faintly and their moving average boldly.
 
     Args:
         scalars: The loss log.
@@ -22,10 +22,10 @@ def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> No
         previous: The loss log of an earlier run; if the file exists, its moving average is drawn behind the
             curve.
     """
-    with _plot(picture, "step", "loss (nats a token)") as axes:
+    with _plot(picture, "step", "loss (nats per token)") as axes:
         if previous and previous.exists():
             steps, values = _columns(previous)
-            axes.plot(steps, _smooth(values), "--", color="tab:gray", alpha=0.7, linewidth=2, label="former run")
+            axes.plot(steps, _smooth(values), "--", color="tab:gray", alpha=0.7, linewidth=2, label="previous run")
         steps, values = _columns(scalars)
         axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each step")
         axes.plot(steps, _smooth(values), color="tab:blue", linewidth=2, label="moving average")
@@ -34,7 +34,7 @@ def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> No
 
 def draw_gains(taste: Taste, picture: Path) -> None:
     """Draw the gain of each rated answer next to the mean gain of other answers to the same question."""
-    with _plot(picture, "rated answer, oldest first", "gain (nats a token)") as axes:
+    with _plot(picture, "rated answer, oldest first", "gain (nats per token)") as axes:
         for liked, label, marker, colour in ((True, "liked", "^", "tab:green"), (False, "disliked", "v", "tab:red")):
             chosen = [index for index, like in enumerate(taste.likes) if like is liked]
             axes.scatter(chosen, [taste.gains[index] for index in chosen], marker=marker, color=colour, label=label)

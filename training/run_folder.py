@@ -16,28 +16,28 @@ JUDGED_ROWS: Final = "judged.json"
 """The rated answers that judge the new model, as LLaVA rows."""
 
 CHECKED: Final = "checked.jsonl"
-"""The valid rows to train on: the liked answers and what was drawn from other sources."""
+"""The valid rows to train on: the liked answers and the rows drawn from other sources."""
 
 MIXTURE: Final = "mixture.json"
-"""How many rows of each source there are, and how many were drawn."""
+"""The number of rows in each source, and the number drawn."""
 
 PROBLEMS: Final = "problems.txt"
-"""The reasons of invalid rows, if there are many."""
+"""The reasons why rows are invalid, if there are many."""
 
 CONFIG: Final = "config.py"
-"""The configuration: `python -m xtuner.tools.train config.py` repeats the training."""
+"""The configuration, with which `python -m xtuner.tools.train config.py` repeats the training."""
 
 BASE: Final = "base"
-"""Folder: the base model with our model code."""
+"""The folder of the base model, with the project's own model code."""
 
 STATE: Final = "xtuner"
-"""Folder: the log of losses and the checkpoints."""
+"""The folder of the loss log and the checkpoints."""
 
 SCALARS: Final = f"{STATE}/vis_data/scalars.json"
-"""The log of losses, as mmengine writes it."""
+"""The loss log, as mmengine writes it."""
 
 FEATURES: Final = "features"
-"""Folder, during the training: the vision cache."""
+"""The folder of the vision cache, which is kept only during training."""
 
 LOSSES: Final = "losses.json"
 """The loss after each step, as JSON lines."""
@@ -49,11 +49,11 @@ GAINS: Final = "gains.png"
 """The plot of how much likelier the rated answers have become."""
 
 ADAPTER: Final = "adapter"
-"""Folder: the trained weights."""
+"""The folder of the trained weights."""
 
 BLOCKS: Final = "blocks"
-"""Folder, until the evaluation has ended: a folder like this one for each block of answers that judge, with the adapter
-that was trained on the answers before it."""
+"""The folder of the blocks, which is kept until the evaluation ends. For each block of judging answers, it contains a
+folder like the run's own, with the adapter that was trained on the answers before the block."""
 
 FINETUNE_JOB: Final = "finetune.json"
 """The job that trained the adapter."""

@@ -1,4 +1,4 @@
-"""Plan a run: check that it can start, select its training data, and tell whether its inputs have changed.
+"""Plan a run: check that it can start, select its training data, and detect whether its inputs have changed.
 
 Training is seeded, so a run on unchanged inputs would train the same model and merely repeat the
 evaluation. A fingerprint of the training and evaluation inputs shows whether the inputs have changed.

@@ -36,7 +36,10 @@ class RunProgress:
         self._task: asyncio.Task[None] | None = None
 
     async def move(self, state: RunState, **changes: Any) -> Run:
-        """Move the run to another state and report the change. Raises the same errors as `Ledger.runs.move`."""
+        """Move the run to another state, report the change, and return the run.
+
+        The errors raised are those of `Ledger.runs.move`.
+        """
         run = await self._ledger.runs.move(self._run, state, **changes)
         await self._report(run)
         return run

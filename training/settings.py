@@ -30,8 +30,8 @@ class Source(BaseModel):
     """The folder of its pictures; none: the folder of the file."""
 
     repeat_times: float | None = Field(None, gt=0)
-    """How often each row is taken: 0.5 takes half of them, 2.5 each twice and half of them once more; none: a share of
-    training.replay."""
+    """How many times each row is used: 0.5 uses half of the rows, 2.5 uses all of them twice and half of them once
+    more; none: a share of training.replay."""
 
     @property
     def folder(self) -> Path:
@@ -48,19 +48,19 @@ class TrainingSettings(BaseModel):
     """When to retrain, as five cron fields; empty: only by command."""
 
     min_rated: int = Field(12, ge=2)
-    """The fewest selected pairs to train on. The evaluation decides whether they show a taste."""
+    """The minimum number of selected pairs to train on. The evaluation decides whether they show a taste."""
 
     min_raters: int = Field(2, ge=1)
-    """The fewest people whose thumbs up a run learns from; 1 for a personal bot."""
+    """The minimum number of people whose thumbs up a run learns from; 1 for a personal bot."""
 
     rater_share: float = Field(2.0, ge=0)
-    """The most pairs of one rater, as a multiple of the median rater's, but at least 3; 0: no limit."""
+    """The maximum number of pairs per rater, as a multiple of the median rater's, but at least 3; 0: no limit."""
 
     rater_age: float = Field(24.0, ge=0)
     """Hours from a person's first message until their votes count."""
 
     threshold: int = Field(0, ge=0)
-    """A pair is selected if its thumbs up minus its thumbs down exceed this."""
+    """A pair is selected if its thumbs up minus its thumbs down exceed this number."""
 
     held_out: float = Field(0.2, gt=0, lt=0.5)
     """Share of the answers held out for the evaluation if more than 200 can judge. With fewer, every answer judges a
@@ -74,20 +74,20 @@ class TrainingSettings(BaseModel):
     million weights, else food."""
 
     objective: Literal["auto"] | Objective = "auto"
-    """What to learn from. sft: liked answers; kto: disliked ones too; dpo: liked answers, some with a worse one to the
-    same prompt; auto: the recipe's."""
+    """The answers to learn from. sft: liked answers; kto: disliked ones too; dpo: liked answers, some with a worse one
+    to the same prompt; auto: the recipe's."""
 
     knobs: dict[str, Any] = Field(default_factory=dict)
     """Hyperparameters that replace the recipe's: method, rank, learning_rate, epochs …"""
 
     sources: tuple[Source, ...] = ()
-    """Rows to train on besides the liked answers, against forgetting."""
+    """Rows to train on besides the liked answers, to prevent forgetting."""
 
     replay: float = Field(1.0, ge=0)
-    """Samples that the sources without repeat_times give together for each liked answer."""
+    """The number of samples that the sources without repeat_times together add per liked answer."""
 
     seed: int = Field(0, ge=0)
-    """The seed of the training."""
+    """The random seed of the training."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a GPU if there is one."""
@@ -96,18 +96,18 @@ class TrainingSettings(BaseModel):
     """The numbers of the GPUs to train on, with a process on each; empty: one process, which sees the bot's GPUs."""
 
     processes: int = Field(0, ge=0)
-    """Processes that train together on this host; 0: one for each of `gpus`. Several are possible on a CPU too."""
+    """The number of processes that train together on this host, also on a CPU; 0: one for each of `gpus`."""
 
     hosts: int = Field(1, ge=1)
-    """Hosts that train together, each with the same number of processes; on the others an operator runs the first
-    one's command."""
+    """The number of hosts that train together, each with the same number of processes. On the other hosts, an operator
+    runs the first host's command."""
 
     rendezvous: str = ""
-    """host:port of this host, for the others."""
+    """The host:port at which the other hosts reach this one."""
 
     deepspeed: Literal[0, 1, 2, 3] = 0
-    """Stage of DeepSpeed's ZeRO: what is partitioned over the GPUs. 1: the optimizer's state, 2: gradients too,
-    3: weights too."""
+    """The stage of DeepSpeed's ZeRO, which determines what is partitioned over the GPUs. 1: the optimizer's state,
+    2: gradients too, 3: weights too."""
 
     threads: int = Field(0, ge=0)
     """CPU threads of the workers; 0: one for each core, shared by the processes."""
@@ -116,7 +116,7 @@ class TrainingSettings(BaseModel):
     """The Python interpreter of the workers; empty: the bot's."""
 
     while_training: Literal["share", "pause"] = "share"
-    """share: chats continue during a training; pause: they wait, for one small GPU."""
+    """share: chats continue during training; pause: they wait, which suits one small GPU."""
 
     canary: float = Field(0.5, ge=0, le=1)
     """Share of the conversations that an accepted model answers alongside the live one, until votes decide; 0: it goes
@@ -126,22 +126,22 @@ class TrainingSettings(BaseModel):
     """Whether an accepted model waits until an admin approves it."""
 
     keep_models: int = Field(3, ge=0)
-    """Merged models kept besides the base, the live one and the previous one. Of the others, the adapter is kept, from
-    which /promote merges them again."""
+    """The number of merged models kept besides the base model, the live one and the previous one. Of the others, only
+    the adapters are kept, from which /promote merges them again."""
 
     min_free_gigabytes: float = Field(2.0, ge=0)
     """Disk space that must stay free in addition to the new model's."""
 
     features_gigabytes: float = Field(20.0, ge=0)
-    """The most disk space of the vision cache, which keeps the features of each picture during a run (2 MB a tile,
-    6.6 MB with InternViT-6B). Those that do not fit are computed in every epoch."""
+    """The maximum disk space of the vision cache, which keeps the features of each picture during a run (2 MB per tile,
+    6.6 MB with InternViT-6B). Features that do not fit are computed in every epoch."""
 
     regression: LocalPath | None = None
     """Folder with questions.json, the factual questions of the evaluation; none: drawn shapes."""
 
     max_loss_points: float = Field(2.0, ge=0)
-    """Points of correctness that a new model may lose on these questions, against the base and the live model. It must
-    be shown to lose less: with 2 points, a set of your own needs at least 133 questions, with 5 points 52."""
+    """Percentage points of correctness that a new model may lose on these questions, compared with the base and the
+    live model. It must be shown to lose less: your own set needs at least 133 questions for 2 points, 52 for 5."""
 
     silence: float = Field(600.0, ge=0)
     """Seconds without progress after which the admins are alerted and the log gets the worker's stacks; 0: never."""
@@ -155,7 +155,7 @@ class TrainingSettings(BaseModel):
         if value in ("auto", *RECIPES):
             return value
         if not value.endswith(".py"):
-            raise ValueError(f"unknown: auto, {', '.join(RECIPES)} or the path of an XTuner configuration (.py)")
+            raise ValueError(f"must be auto, {', '.join(RECIPES)} or the path of an XTuner configuration (.py)")
         if not Path(value).is_file():
             raise ValueError(f"{value} does not exist: give its whole path")
         return value
@@ -163,7 +163,7 @@ class TrainingSettings(BaseModel):
     @model_validator(mode="after")
     def _hosts_find_each_other(self) -> TrainingSettings:
         if self.hosts > 1 and not re.fullmatch(r".+:\d+", self.rendezvous):
-            raise ValueError("rendezvous: several hosts need one, host:port of this host")
+            raise ValueError("rendezvous: several hosts need host:port of this host")
         return self
 
     @model_validator(mode="after")
@@ -185,10 +185,10 @@ class TrainingSettings(BaseModel):
         """
         if recipe not in RECIPES:
             if self.knobs:
-                raise ValueError(f"knobs: the numbers of {recipe} stand in it; leave training.knobs empty")
+                raise ValueError(f"knobs: {recipe} sets its own hyperparameters; leave training.knobs empty")
             if self.objective not in ("auto", "sft"):
                 raise ValueError(
-                    f"objective: {recipe} is trained with sft only; {self.objective} needs a recipe's name"
+                    f"objective: {recipe} supports only sft; for {self.objective}, set recipe to a recipe's name"
                 )
             return Recipe()
         if "objective" in self.knobs:
@@ -198,20 +198,20 @@ class TrainingSettings(BaseModel):
             values["objective"] = self.objective
         if values.get("optimizer") in SELF_TUNING:
             if "learning_rate" in self.knobs:
-                raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own, leave it out")
+                raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own; leave it out")
             values["learning_rate"] = 1.0
         made = Recipe.model_validate(values)
         if made.batch * made.accumulation % self.world_size:
             raise ValueError(
-                f"knobs: {made.batch} x {made.accumulation} pairs a step (batch x accumulation) cannot be shared by "
-                f"{self.world_size} processes"
+                f"knobs: {made.batch} x {made.accumulation} pairs per step (batch x accumulation) cannot be divided "
+                f"among {self.world_size} processes"
             )
         if self.deepspeed and made.optimizer in SELF_TUNING:
             raise ValueError(f"deepspeed: {made.optimizer} needs all weights in one place; use adamw")
         if self.deepspeed and made.objective != "sft":
-            raise ValueError(f"deepspeed: {made.objective} is trained without it; use 0, or objective sft")
+            raise ValueError(f"deepspeed: {made.objective} is not supported; use 0, or objective sft")
         if self.deepspeed == 3 and made.method == "qlora":
-            raise ValueError("deepspeed: stage 3 cannot spread weights of 4 bits; use 2, or knobs.method lora or full")
+            raise ValueError("deepspeed: stage 3 cannot partition 4-bit weights; use 2, or knobs.method lora or full")
         return made
 
     @property

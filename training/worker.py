@@ -77,7 +77,7 @@ def use_device(device: str, threads: int) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if device == "cuda":
-        raise TrainingError("training.device is cuda, but torch sees no GPU: install the GPU set or choose cpu")
+        raise TrainingError("training.device is cuda, but torch sees no GPU: run make install-gpu, or choose cpu")
     return "cpu"
 
 
@@ -101,7 +101,7 @@ def explained(error: ImportError | RuntimeError) -> Exception:
     """Return a `TrainingError` that says what to do next if the error is a known one, else the error itself."""
     text = str(error)
     if isinstance(error, ImportError):
-        return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
+        return TrainingError(f"a part of the trainer is missing or incompatible ({text}): run make install again")
     if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
         return diverged()
     if "DataLoader timed out" in text:

@@ -39,11 +39,11 @@ from inference.settings import TINY, InferenceSettings
 _SPECIAL: Final = re.compile(
     rf"<\|(?:im_start|im_end|system|user|assistant|end)\|>|{IMG_START}|{IMG_END}|{IMG_CONTEXT}"
 )
-"""The special tokens in a rendered prompt, whose texts contain none."""
+"""A pattern for the special tokens in a rendered prompt. The texts between them contain none."""
 
 _STEP: Final = 4
-"""The number of questions cut from a long history at a time, so that the start of the prompt, and with it the engine's
-prefix cache, stays the same for the next questions."""
+"""The number of questions cut from a long history at a time. Cutting several keeps the start of the prompt the same for
+the next questions, which can then reuse the engine's prefix cache."""
 
 _WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -136,8 +136,8 @@ class Window:
     def _tokenizer(self) -> tuple[Callable[[str], int], int]:
         """A function that counts the tokens in a text, and the number of tokens in front of every prompt (`<s>`).
 
-        The text starts with a special token and contains no other. The first files found are used, as in
-        `internvl2.tokenizer`.
+        The text starts with a special token and contains no other. The tokenizer's files are looked up in the
+        same order as in `internvl2.tokenizer`.
         """
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers  # type: ignore[import-untyped]
 
@@ -172,7 +172,7 @@ def _after_special(text: str) -> str:
 
 
 def _llama_counter(directory: Path) -> tuple[Callable[[str], int], int]:
-    """Return what `Window._tokenizer` returns, but for transformers' slow LlamaTokenizer.
+    """Return a token counter and the number of leading tokens for a slow LlamaTokenizer, as in `Window._tokenizer`.
 
     Whitespace after some special tokens (`rstrip`) is dropped. In legacy mode, which is the default,
     SentencePiece puts a space in front of any text that follows a special token (transformers 4.57.6,
@@ -184,7 +184,7 @@ def _llama_counter(directory: Path) -> tuple[Callable[[str], int], int]:
     config = json.loads((directory / "tokenizer_config.json").read_bytes())
     added = (config.get("added_tokens_decoder") or {}).values()
     stripping = tuple(token["content"] for token in added if token.get("rstrip"))
-    # No piece contains a line break, which therefore keeps the space of the legacy mode away from a text.
+    # No piece contains a line break, so one in front of a text keeps SentencePiece from adding the legacy mode's space.
     barrier = "\n" if config.get("legacy") is False else ""
     extra = len(processor.encode(barrier)) - 1
 

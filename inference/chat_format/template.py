@@ -6,7 +6,7 @@ InternVL2-2B was trained with this format (conversation.py of the checkpoint, te
 
     <|im_start|>system\n{system}<|im_end|><|im_start|>user\n{pictures}{question}<|im_end|><|im_start|>assistant\n
 
-InternVL2.5 has a newline after each `<|im_end|>`, and models with Phi-3 have tokens of their own (see
+InternVL2.5 has a newline after each `<|im_end|>`, and models based on Phi-3 use other tokens (see
 `inference.internvl2.families`). The tokenizers of InternLM2 and Phi-3 put `<s>` in front of the text. Each
 picture is written as `<img><IMG_CONTEXT>×n</img>\n`.
 """
@@ -60,7 +60,7 @@ STOP_TOKENS: Final = (IM_END, IM_START, "<|end|>", "<|assistant|>", EOS, "<|endo
 """The tokens that end an answer: those of the official generation configurations, and the tokenizers' own."""
 
 PLACE: Final = "<image>"
-"""The placeholder of a picture in texts that are not tokenized yet (LLaVA files, chat templates)."""
+"""The placeholder for a picture in texts that are not tokenized yet (LLaVA files, chat templates)."""
 
 # In addition to InternLM2's literals: those of Phi-3 and Qwen2 to Qwen3 (tokenizer_config.json of the checkpoints), the
 # picture placeholders of XTuner and the official code, the one of old lmdeploy versions, and the names of the special
@@ -76,7 +76,8 @@ _LITERAL: Final = re.compile(
 # --- The template ---
 
 BREAK: Final = "\u2060"
-"""WORD JOINER, an invisible character without a line break. Inserted into a special-token literal, it breaks it up."""
+"""WORD JOINER, an invisible character that allows no line break. Inserted into a special-token literal, it splits the
+literal into plain text."""
 
 
 def harmless(text: str) -> str:

@@ -40,7 +40,7 @@ def token_ids(
     if start is None:
         start = tokenizer.get_added_vocab().get(BOS)
     if start not in (None, short[0]) or short.count(context) != len(picture_tokens):
-        raise ValueError("the tokenizer does not write an InternVL prompt: <s> or <IMG_CONTEXT> is missing")
+        raise ValueError("the tokenizer does not support InternVL prompts: <s> or <IMG_CONTEXT> is missing")
     ids: list[int] = []
     spans: list[range] = []
     counts = iter(picture_tokens)

@@ -39,8 +39,8 @@ def own_key() -> str:
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
         raise SystemExit(
-            f"{KEY_VARIABLE} is not set: export a long random text under that name, and have clients send it as their "
-            "API key. The bot does both for the engines that it starts."
+            f"{KEY_VARIABLE} is not set: export a long random string under that name, and have clients send it as "
+            "their API key. The bot does both for the engines that it starts."
         )
     return key
 
@@ -63,7 +63,7 @@ def check_access(key: str, *, host: bytes, authorization: bytes) -> AccessDenied
     except ValueError:
         name = None
     if name is None or name.decode("latin-1") not in _LOOPBACK:
-        return AccessDenied(403, "This engine answers to the host name 127.0.0.1 only.")
+        return AccessDenied(403, "This engine only accepts requests to the host 127.0.0.1.")
     if not hmac.compare_digest(authorization, f"Bearer {key}".encode()):
         return AccessDenied(401, "This engine needs the key that it was started with, as a bearer token.")
     return None

@@ -21,7 +21,7 @@ _DATA_URL_BYTES: Final = 32 * 2**20
 class ChatRequests:
     """Builder of requests to one engine.
 
-    Recent pictures are encoded only once, because they stay in a chat for many turns.
+    Encoded pictures are cached, because every request of a chat contains the chat's earlier pictures.
 
     Args:
         tiles: The maximum number of tiles per picture, or None for the engine's own limit.

@@ -53,7 +53,7 @@ class TextStream:
 
     def _advance(self, text: str, end: int) -> str:
         if text:
-            # A context without text (a special token) would make the next token the first of a text.
+            # After a context without text (a special token), the next token would be decoded as the first of a text.
             self._context = self._returned
         self._returned = end
         return text

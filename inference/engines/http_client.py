@@ -91,7 +91,7 @@ class HttpEngine:
             api_key=api_key or "none",
             max_retries=0,
             # The timeout is measured in `answer`, from token to token; a limit for each read would let an engine
-            # that sends empty chunks hang for ever.
+            # that sends empty chunks hang forever.
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
             # Loopback is plain HTTP: no proxy, and no certificates, whose loading blocks the event loop for 30 ms.
             http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, verify=not local),
@@ -141,7 +141,7 @@ class HttpEngine:
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
             if self._discovers_name and isinstance(error, openai.NotFoundError):
                 self._name = ""
-                raise EngineCrashed(f"The server at {self.base_url} has another model now.") from error
+                raise EngineCrashed(f"The server at {self.base_url} now serves another model.") from error
             raise _translated(error, timeout) from error
         finally:
             if stream is not None:
@@ -169,7 +169,7 @@ class HttpEngine:
             async for delta in stream:
                 if delta.answer is not None:
                     return delta.answer
-        raise EngineCrashed("The engine's answer to a probe had no end.")
+        raise EngineCrashed("The engine's answer to a probe was incomplete.")
 
     async def numbers(self) -> dict[str, float]:
         """Return selected metrics from the server's /metrics page.
@@ -240,7 +240,7 @@ class _ChunkReader:
             EngineCrashed: The chunk names a different model from earlier chunks.
         """
         if self._model not in (None, chunk.model):
-            raise EngineCrashed(f"The engine changed its model from {self._model!r} to {chunk.model!r} in mid-answer.")
+            raise EngineCrashed(f"The engine changed its model from {self._model!r} to {chunk.model!r} mid-answer.")
         self._model = chunk.model
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
@@ -288,7 +288,7 @@ def _translated(error: Exception, timeout: float) -> InferenceError:
         if error.code == INVALID_PICTURE or reason:
             return PictureError(reason or named)
         if error.status_code == 429:
-            return EngineUnavailable("The engine has too much to do: ask again in a moment.")
+            return EngineUnavailable("The engine is overloaded: ask again in a moment.")
         return EngineRejected(f"The engine refused the question (HTTP {error.status_code}): {error.message}")
     if isinstance(error, openai.APIStatusError):
         return EngineCrashed(f"The engine failed (HTTP {error.status_code}): {error.message}")

@@ -46,7 +46,7 @@ async def download(listing: Listing, folder: Path, progress: Progress, *, pause:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HubError(
-                f"The disk of {folder} is full: free {listing.size / 1e9:.1f} GB in all and run it again; "
+                f"The disk of {folder} is full: free up {listing.size / 1e9:.1f} GB in all and run the command again; "
                 "it continues where it stopped."
             ) from error
         raise HubError(f"{folder} cannot be written ({error}): choose a folder that this user may write to.") from error
@@ -88,7 +88,7 @@ class _Download:
         part = path.with_name(path.name + _PART)
         part.parent.mkdir(parents=True, exist_ok=True)
         if _size(part) > file.size:
-            part.unlink()  # it is of another revision
+            part.unlink()  # it belongs to another revision
         failures = 0
         while not part.exists() or _size(part) < file.size:
             before = _size(part)
@@ -96,7 +96,7 @@ class _Download:
             try:
                 await self._continue(session, file, part)
                 if _size(part) < file.size:
-                    raise aiohttp.ClientPayloadError("it ended early")
+                    raise aiohttp.ClientPayloadError("the response ended early")
             except (aiohttp.ClientError, TimeoutError) as error:
                 failures = 1 if _size(part) > before else failures + 1
                 if failures >= _TRIES:
@@ -105,8 +105,8 @@ class _Download:
         if not await asyncio.to_thread(_is_whole, file, part):
             part.unlink()
             raise HubError(
-                f"{file.path} arrived damaged: its hash is not the one that {self._listing.source} lists. It was "
-                "deleted; run it again, and if that does not help, choose another --source."
+                f"{file.path} arrived damaged: its hash differs from the one that {self._listing.source} lists. The "
+                "file was deleted; run the command again, and if that does not help, choose another --source."
             )
         part.rename(path)
         self._complete += file.size
@@ -130,7 +130,9 @@ class _Download:
                     writer.write(chunk)
                     size += len(chunk)
                     if size > file.size:
-                        raise HubError(f"{listing.source} sends more of {file.path} than it listed: try again later.")
+                        raise HubError(
+                            f"{listing.source} sends more bytes of {file.path} than listed: try again later."
+                        )
                     self._progress(file.path, self._complete + size)
 
 

@@ -20,7 +20,7 @@ import aiohttp
 from inference.messages import InferenceError
 
 ORIGIN: Final = "fetched-from.json"
-"""The file in a fetched checkpoint that says where it comes from: source, repository, revision and commit."""
+"""The file in a fetched checkpoint that records its origin: source, repository, revision and commit."""
 
 MODELSCOPE: Final = "https://www.modelscope.cn"
 _SECONDS: Final = 30.0
@@ -117,11 +117,13 @@ def unreachable(source: Hub, error: Exception) -> HubError:
 def _refuse_outside(path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or any(part in ("..", ".") for part in path.split("/")):
-        raise HubError(f"The repository has a file called {path!r}, outside the folder: do not use this repository.")
+        raise HubError(
+            f"The repository has a file {path!r}, which lies outside the folder: do not use this repository."
+        )
 
 
 async def _hub(repo: str, revision: str) -> Listing:
-    # Otherwise every request names the frameworks installed here. huggingface_hub reads the variable when imported.
+    # Otherwise every request names the installed frameworks. huggingface_hub reads the variable when imported.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import requests
     from huggingface_hub import HfApi, hf_hub_url
@@ -191,5 +193,5 @@ async def _modelscope(repo: str, revision: str) -> Listing:
 
 def _remote_file(source: Hub, path: str, size: int | None, digest: str | None, url: str) -> RemoteFile:
     if size is None or not digest:
-        raise HubError(f"{source} lists no hash of {path}, so it could not be checked: {_ELSEWHERE[source]}.")
+        raise HubError(f"{source} lists no hash of {path}, so the file cannot be checked: {_ELSEWHERE[source]}.")
     return RemoteFile(path, size, digest, url)

@@ -2,7 +2,7 @@
 
 A `PictureDecoder` manages one child, and its calls block; `PictureDecoders` is a pool for asyncio. The
 parent never decodes pixels, and it validates the child's responses, because a hostile file may have
-taken over the child. This module uses only the standard library.
+compromised the child. This module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from inference.images.decoder_protocol import LONGEST_SIDE, READY, REQUEST, RESP
 from inference.process.environment import for_children
 
 CPU_SECONDS: Final = 8
-"""The processor time for one picture. A photo of 50 megapixels takes two to four seconds."""
+"""The limit on the processor time for one picture. A photo of 50 megapixels takes two to four seconds."""
 
 WALL_SECONDS: Final = 30.0
-"""The time for one picture on a machine that is also busy with a training or an engine."""
+"""The limit on the elapsed time for one picture, generous because a training run or an engine may keep the machine
+busy."""
 
 _START_SECONDS: Final = 60.0
-"""The time for a child to import its libraries, which takes half a second, or longer from a cold disk."""
+"""The limit on the time in which a child imports its libraries. It usually takes half a second, longer from a cold
+disk."""
 
 _MAX_JSON: Final = 1000
 _MAX_BYTES: Final = 64 * 2**20
-"""The most bytes of a clean picture. It has at most 16 megapixels, and even noise takes less."""
+"""The maximum size of a clean picture in bytes. It has at most 16 megapixels, and even noise takes fewer bytes."""
 
 _PHASH: Final = re.compile(r"[0-9a-f]{16}")
 _SIGNATURES: Final = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}
@@ -101,7 +103,7 @@ class PictureDecoder:
             try:
                 answer = self._exchange(data, max_megapixels)
             except BrokenPipeError:
-                # The child reads a whole file before it decodes. It had ended earlier: this picture is not the cause.
+                # The child reads a whole file before it decodes it, so it had already ended before this picture.
                 self._end()
                 answer = self._exchange(data, max_megapixels)
             if isinstance(answer, CleanPicture):
@@ -276,5 +278,5 @@ def _validated(answer: dict[str, object], picture: bytes) -> CleanPicture | Refu
     if not (0 < width <= LONGEST_SIDE and 0 < height <= LONGEST_SIDE and _PHASH.fullmatch(phash)):
         raise ValueError("the size or the hash is out of bounds")
     if not picture.startswith(_SIGNATURES[str(media_type)]):
-        raise ValueError("the picture has another format than its media type")
+        raise ValueError("the picture's format does not match its media type")
     return CleanPicture(picture, str(media_type), width, height, phash)

@@ -13,7 +13,8 @@ from enum import StrEnum
 from typing import Final
 
 LONGEST_SIDE: Final = 4096
-"""Larger pictures are scaled down: the model sees at most 12 tiles of 448 pixels."""
+"""The maximum width and height in pixels; larger pictures are scaled down. The model sees at most 12 tiles of 448
+pixels."""
 
 READY: Final = b"\x06"
 REQUEST: Final = struct.Struct("<Id")

@@ -31,10 +31,10 @@ from inference.images.opening import MAX_SCANS, scans
 pillow_heif.register_heif_opener()
 
 _MEMORY: Final = 768 * 2**20
-"""The most bytes of data segments. A photo of 50 megapixels takes 450 MB, 650 MB if transparent, more as WebP."""
+"""The limit on data segments in bytes. A photo of 50 megapixels takes 450 MB, 650 MB if transparent, more as WebP."""
 
 _ADDRESS_SPACE: Final = _MEMORY + 512 * 2**20
-"""The limit on systems whose RLIMIT_DATA does not cover mappings; it includes the libraries."""
+"""The limit on the address space, for systems whose RLIMIT_DATA does not cover mappings; it includes the libraries."""
 
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
 _SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
@@ -63,7 +63,7 @@ def clean(data: bytes, max_megapixels: float) -> CleanPicture:
         profile = image.info.get("icc_profile")
         if image.mode in _SCALABLE:
             image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        # pillow-heif has rotated a HEIC by its own boxes, and set its EXIF orientation to 1.
+        # pillow-heif has already rotated a HEIC picture and set its EXIF orientation to 1.
         shown = _opaque(_srgb(ImageOps.exif_transpose(image), profile))
         shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         shown.info.clear()  # Pillow would write a comment or a profile from it

@@ -20,10 +20,11 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The accepted formats, by Pillow's names. JPEG includes MPO, which some phones write into a .jpg."""
 
 MAX_PIXELS: Final = 80_000_000
-"""The limit of width times height, about 240 MB decoded. It is below Pillow's own warning limit."""
+"""The limit on width times height, about 240 MB decoded. It is below Pillow's own warning limit."""
 
 MAX_SCANS: Final = 100
-"""The most scans of a JPEG. Encoders write about ten; a scan of ten bytes can cost a pass over the whole picture."""
+"""The maximum number of scans in a JPEG. Encoders write about ten; a scan of ten bytes can cost a pass over the whole
+picture."""
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG: Final = b"\xff\xd8"
@@ -49,7 +50,7 @@ def scans(data: bytes) -> int:
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """Decode a picture, or the first frame of an animation, to RGB.
+    """Return a picture, or the first frame of an animation, decoded to RGB.
 
     Raises:
         PictureError: The data is not a picture of an accepted format, is damaged, or has too many pixels.
@@ -96,7 +97,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
                 )
             if scans(data) > MAX_SCANS:
                 raise PictureError(
-                    f"The picture is a JPEG of more than {MAX_SCANS} scans, which takes minutes to decode: save it "
+                    f"The picture is a JPEG with more than {MAX_SCANS} scans, which takes minutes to decode: save it "
                     "again without progressive scans."
                 )
             yield picture

@@ -178,7 +178,7 @@ def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str
     fields["vision_config"]["architectures"] = ["InternVisionModel"]
     scaling = fields["llm_config"].get("rope_scaling") or {}
     if scaling.get("type") == "longrope":
-        # The official Phi-3 code knows only the older name of transformers, which reads both.
+        # The official Phi-3 code knows only transformers' older name; transformers itself reads both.
         fields["llm_config"]["rope_scaling"] = {**scaling, "type": "su"}
     for part in (fields, fields["vision_config"], fields["llm_config"]):
         part.pop("dtype", None)

@@ -17,14 +17,14 @@ from inference.internvl2.families import LANGUAGE_MODELS, UnknownFamily, family_
 INDEX: Final = "model.safetensors.index.json"
 _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model")
-"""Files that are each a whole tokenizer."""
+"""Files that each contain a complete tokenizer."""
 
 BPE_FILES: Final = ("vocab.json", "merges.txt")
 """The two files of a byte-level BPE tokenizer."""
 
 _ARCHITECTURE: Final = "InternVLChatModel"
 HEADER_LIMIT: Final = 100_000_000
-"""The limit of the safetensors format, in bytes."""
+"""The format's limit on the size of a safetensors header, in bytes."""
 
 
 def problems(directory: Path) -> list[str]:
@@ -49,9 +49,9 @@ def has_tokenizer(directory: Path) -> bool:
 
 
 def has_llama_tokenizer(directory: Path) -> bool:
-    """Return whether the checkpoint's tokenizer is the slow LlamaTokenizer, as that of Phi-3 is.
+    """Return whether the checkpoint uses the slow LlamaTokenizer, as Phi-3 does.
 
-    The official code reads its `tokenizer.model` even beside a `tokenizer.json` (`use_fast=False`).
+    The official code reads its `tokenizer.model` even if there is a `tokenizer.json` (`use_fast=False`).
     """
     named = (_read(directory / "tokenizer_config.json") or {}).get("tokenizer_class")
     return str(named).startswith("LlamaTokenizer") and (directory / "tokenizer.model").is_file()
@@ -60,7 +60,7 @@ def has_llama_tokenizer(directory: Path) -> bool:
 def _file_problems(directory: Path) -> Iterator[str]:
     for name in _NEEDED:
         if not (directory / name).is_file():
-            # Without its end tokens an answer would not end.
+            # Without the end tokens in generation_config.json, an answer would not end.
             yield f"{name} is missing"
         elif _read(directory / name) is None:
             yield f"{name} is not JSON"

@@ -160,7 +160,7 @@ class InternVLChatConfig(_Fields):
 
     @property
     def short_length(self) -> int | None:
-        """The number of positions above which Phi-3 has other rotary factors, or None if there is only one set."""
+        """The number of positions above which Phi-3 uses its long rotary factors, or None if there is only one set."""
         scaled = self.llm_config.model_type == "phi3" and self.llm_config.rope_scaling
         return self.llm_config.original_max_position_embeddings if scaled else None
 
@@ -191,6 +191,6 @@ def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
     if architecture == "Phi3ForCausalLM" and scaling:
         if scaling.get("type") == "yarn":
             raise ValueError('Phi-3 with rope_scaling "yarn" is not supported: transformers would compute "longrope"')
-        # transformers renames the type in the dictionary that it gets.
+        # transformers renames the type in the dictionary that is passed to it.
         own["rope_scaling"] = dict(scaling)
     return kind(**own, architectures=[architecture])

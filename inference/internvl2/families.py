@@ -73,13 +73,14 @@ FAMILIES: Final = {each.template: each for each in (INTERNVL2, HERMES_2, INTERNV
 def family_of(config: dict[str, Any]) -> ModelFamily:
     """Return the family of a checkpoint, given the content of its config.json.
 
-    Raises UnknownFamily if the chat template that `config` names is not known.
+    Raises:
+        UnknownFamily: The chat template that `config` names is not known.
     """
     template = config.get("template")
     if isinstance(template, str) and template in FAMILIES:
         return FAMILIES[template]
     known = ", ".join(f"{each.template} ({each.models})" for each in FAMILIES.values())
-    raise UnknownFamily(f"config.json names the chat template {template!r}, and only these are supported: {known}")
+    raise UnknownFamily(f"config.json names the chat template {template!r}, but only these are supported: {known}")
 
 
 def language_model_of(config: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Replace the rows of the batch with the rows `indices`, which may occur several times."""
+        """Replace the batch's rows with those at `indices`; an index may occur several times."""
         super().batch_select_indices(indices)
         self._stores = None
 

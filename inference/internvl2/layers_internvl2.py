@@ -76,7 +76,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    """Rotate `x` forward (`direction` 1) or back (−1); The last dimension of `cos` and `sin` is half that of `x`."""
+    """Rotate `x` forward (`direction` 1) or back (−1). The last dimension of `cos` and `sin` is half that of `x`."""
     first, second = x.chunk(2, dim=-1)
     rotated = torch.empty_like(x)
     left, right = rotated.chunk(2, dim=-1)
@@ -86,11 +86,11 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 
 
 class LongRope(nn.Module):
-    """The rotary position embedding of Phi-3, with factors for short sequences and others for long ones.
+    """The rotary position embedding of Phi-3, with one set of factors for short sequences and one for long ones.
 
-    The factors are described in arXiv 2402.13753 (LongRoPE). transformers' own embedding, `rope`, takes the long
-    ones if a call has a position from `short_length` on, so that the parts of one sequence would get different ones.
-    If `long` is set, all calls get the long ones.
+    The factors are described in arXiv 2402.13753 (LongRoPE). transformers' own embedding, `rope`, uses the long
+    factors if any position in a call is `short_length` or above, so it would rotate the parts of one sequence
+    differently. If `long` is set, all calls use the long factors.
     """
 
     def __init__(self, rope: nn.Module, short_length: int) -> None:
@@ -126,9 +126,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Compute the attention of one query for each row, as `attend` does.
+    """Compute the attention of one query per row, with the same result as `attend`.
 
-    Keys and values, which are much larger than anything else here, are read once and in place.
+    Keys and values, which are by far the largest tensors here, are read once and in place.
     """
     grouped = q.unflatten(1, (k.shape[1], -1)).squeeze(3)
     scores = (grouped @ k.mT).float() * q.shape[-1] ** -0.5

@@ -1,7 +1,7 @@
 """The sizes of a checkpoint's parts, read from config.json and the headers of the weight files.
 
-Estimates of memory need numbers of weights, bytes and widths, but no weights. This module uses only the
-standard library.
+Memory estimates need these sizes, but not the weights themselves. This module uses only the standard
+library.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Transformer:
     """The dimensions of the vision tower or the language model.
 
     Attributes:
-        width: The number of features of a token.
+        width: The number of features per token.
         inner: The number of features inside the MLP.
         layers: The number of layers.
     """
@@ -66,12 +66,12 @@ class ModelSizes:
         vision: The dimensions of the vision tower.
         language: The dimensions of the language model.
         model_type: The type of the language model in config.json, for example "internlm2".
-        key_value_heads: The number of heads of keys and values.
-        head: The number of features of a head.
+        key_value_heads: The number of key/value heads.
+        head: The number of features per head.
         vocabulary: The number of tokens in the vocabulary.
-        patches: The number of patches of a tile.
-        tile_tokens: The number of the prompt's tokens for a tile.
-        most_tiles: The most tiles of a picture, with the thumbnail.
+        patches: The number of patches per tile.
+        tile_tokens: The number of prompt tokens per tile.
+        most_tiles: The maximum number of tiles per picture, including the thumbnail.
     """
 
     weights: tuple[StoredWeight, ...]
@@ -101,7 +101,7 @@ class ModelSizes:
 
     @property
     def language_weights(self) -> list[StoredWeight]:
-        """The weights of the language model, with its embeddings and its output layer."""
+        """The weights of the language model, including its embeddings and its output layer."""
         return self.part(_LANGUAGE)
 
     @property
@@ -124,7 +124,7 @@ class ModelSizes:
         return 2 * self.patches * self.vision.width
 
     def key_value_bytes(self, bits: int = 16) -> int:
-        """Return the size in bytes of one token's keys and values in all layers, with `bits` for each of them.
+        """Return the size in bytes of one token's keys and values in all layers, with `bits` bits per value.
 
         Below 16 bits, each head also has a scale and a zero point in half precision.
         """
@@ -133,12 +133,12 @@ class ModelSizes:
 
     @property
     def tower_bytes(self) -> int:
-        """The memory in bytes that the vision tower uses for a tile besides its weights, without gradients."""
+        """The memory in bytes that the vision tower uses per tile, besides its weights and without gradients."""
         return (self.patches + 1) * pass_bytes(self.vision, branches=1)
 
     @property
     def token_bytes(self) -> int:
-        """The memory in bytes that the language model uses for a token besides keys and values, without gradients."""
+        """The memory in bytes that the language model uses per token, besides keys and values and without gradients."""
         return pass_bytes(self.language, branches=3)
 
 
@@ -146,7 +146,7 @@ def pass_bytes(model: Transformer, *, branches: int) -> int:
     """Return the memory, in bytes, for a token's 16-bit activations in one layer.
 
     `branches` is the number of tensors of the MLP's inner width: one, or three in a gated MLP (both branches
-    and their product). The other ten are of the model's width: residual stream, norm, queries, keys and
+    and their product). The other ten have the model's width: residual stream, norm, queries, keys and
     values, attention and projections. For InternVL2-2B, 90 kB per token was measured with TurboMind
     (benchmarks/README.md); this function returns 90,112 bytes.
     """

@@ -87,7 +87,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
             module.bias.data.zero_()
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Let the output layer share the weights of the token embeddings, if the language model's does."""
+        """Tie the output layer to the token embeddings if the language model's configuration asks for it."""
         self.language_model.tie_weights(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -107,11 +107,11 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(new_embeddings)
 
     def expect(self, length: int) -> None:
-        """Prepare for calls that compute parts of sequences of `length` positions, the answer included.
+        """Prepare for calls that each compute a part of a sequence of `length` positions, including the answer.
 
-        Phi-3 has other rotary factors for sequences longer than the configuration's `short_length`, and by default
-        chooses them by the positions of each call. Keys and values computed before this method are of no use after
-        it if `length` exceeds `short_length` in only one of the cases. Other models have one set of factors.
+        Phi-3 uses other rotary factors for sequences longer than the configuration's `short_length`, and by default
+        chooses them by the positions of each call. Cached keys and values can be reused only between sequences that
+        use the same factors. For other models, which have one set of factors, this method does nothing.
         """
         if self.config.short_length is not None:
             self.language_model.model.rotary_emb.long = length > self.config.short_length

@@ -16,10 +16,10 @@ END_TOKENS: Final = ("<|im_end|>", "<|im_start|>", "<|end|>", "<|assistant|>")
 """The end tokens of the official generation configurations: those of InternLM2 and Qwen, and those of Phi-3."""
 
 PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
-"""The token of one picture feature."""
+"""The token that stands for one picture feature."""
 
 _QUIET: Final = {"fix_mistral_regex": False}
-"""Otherwise transformers 4.57 warns of a wrong pattern in every checkpoint that it has written itself."""
+"""An argument that keeps transformers 4.57 from warning of a wrong pattern in every checkpoint that it has written."""
 
 
 def load_tokenizer(directory: str | Path) -> Any:
@@ -57,7 +57,7 @@ def token_id(tokenizer: Any, token: str) -> int:
     """
     known = tokenizer.get_added_vocab().get(token)
     if known is None:
-        raise ValueError(f"the tokenizer has no token {token}: it is not the tokenizer of an InternVL")
+        raise ValueError(f"the tokenizer has no token {token}: it is not the tokenizer of an InternVL model")
     return int(known)
 
 

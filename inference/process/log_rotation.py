@@ -19,7 +19,10 @@ def rotate(log: Path, *, above: int) -> None:
     """Rotate a log file, keeping three old files.
 
     The content of `log` moves to `log.1`, that of `log.1` to `log.2`, and so on. Nothing happens if `log` is
-    missing or is no larger than `above` bytes. Raises OSError if a file cannot be moved or written.
+    missing or is no larger than `above` bytes.
+
+    Raises:
+        OSError: A file cannot be moved or written.
     """
     if not log.is_file() or log.stat().st_size <= above:
         return

@@ -106,9 +106,9 @@ class Admission:
                 self._queue.remove(ticket)
                 self._inside.append(ticket)
                 ticket.lane = lane
-                ticket._tell(None)
+                ticket._notify(None)
             else:
-                ticket._tell(before[lane])
+                ticket._notify(before[lane])
                 before[lane] += 1
         if self._inside:
             self._empty.clear()
@@ -184,6 +184,6 @@ class Ticket:
                 yield now
             await self._news.wait()
 
-    def _tell(self, before: int | None) -> None:
+    def _notify(self, before: int | None) -> None:
         self.before = before
         self._news.set()

@@ -33,11 +33,11 @@ from inference.settings import InferenceSettings
 _log = structlog.get_logger(__name__)
 
 _VERDICT_SECONDS: Final = 1.0
-"""The seconds that an interrupted answer waits for the engine's health check if another replica could answer."""
+"""The seconds for which an interrupted answer waits for the engine's health check if another replica could answer."""
 
 
 class Answering:
-    """Answers the questions put to a deployment.
+    """The part of a deployment that answers questions.
 
     Attributes:
         admission: The queue of questions.
@@ -143,14 +143,14 @@ class Answering:
                 return
             except EngineCrashed as error:
                 engine = {"node": node.name, "model": worker.model_id, "pid": worker.pid}
-                _log.warning("answer broke off", **engine, attempt=attempt, why=str(error))
-                # All answers of a hung engine break off; only the first counts as a hang.
+                _log.warning("answer interrupted", **engine, attempt=attempt, why=str(error))
+                # A hung engine interrupts all its answers; only the first counts as a hang.
                 hung = isinstance(error, EngineHung) and not worker.broken
                 avoid = await self._judged(worker, error, prompt)
                 self.counted["hangs"] += hung and worker.broken
                 if attempt >= self._settings.answer_attempts:
                     raise EngineCrashed(
-                        f"The engine broke off {attempt} times over this question: ask it in another way."
+                        f"The engine failed {attempt} times on this question: ask it in another way."
                     ) from error
             self.counted["answers_restarted"] += 1
             yield Delta(restarted=True)

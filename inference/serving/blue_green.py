@@ -1,4 +1,4 @@
-"""The live model of one replica, a canary beside it, and the swap to the next live model.
+"""The live model of one replica, a canary alongside it, and the swap to the next live model.
 
 Starting, swapping, resting and ending are mutually exclusive: each waits until the processes ended by
 the previous operation are gone.
@@ -25,11 +25,12 @@ _log = structlog.get_logger(__name__)
 
 _SLOTS: Final = ("blue", "green")
 _TRIES: Final = 2
-"""A new engine that crashed on a warm-up prompt is started once more, without that prompt."""
+"""The number of times that a new engine is started. One that crashed on a warm-up prompt is started again without that
+prompt."""
 
 
 Welcome = Callable[[Worker], Awaitable[None]]
-"""A function that opens a worker to chats, possibly after warming it."""
+"""A function that opens a worker to chats, possibly after warming it up."""
 
 
 class BlueGreen:
@@ -41,7 +42,7 @@ class BlueGreen:
         changed: A function called after every change.
 
     Attributes:
-        canary: The engine of the model on trial beside the live one, or None.
+        canary: The engine of the model on trial alongside the live one, or None.
         resting: Whether the engines are stopped, from a call to `rest` until a call to `wake`.
         cold: Whether the old engine must end before the new one starts.
     """
@@ -68,8 +69,8 @@ class BlueGreen:
     @property
     def pids(self) -> tuple[int, ...]:
         """IDs of all child processes, including starting and draining ones."""
-        everybody = (self.live, self.canary, self._next, *self._retiring.values())
-        return tuple(sorted({each.pid for each in everybody if each is not None and each.pid is not None}))
+        supervisors = (self.live, self.canary, self._next, *self._retiring.values())
+        return tuple(sorted({each.pid for each in supervisors if each is not None and each.pid is not None}))
 
     @property
     def swapping_to(self) -> str | None:
@@ -192,7 +193,7 @@ class BlueGreen:
         except EngineUnavailable as error:
             if not self._ended:
                 blue.run()
-            return f"did not come up again either, and is tried on and on: {error}"
+            return f"did not start again either, and further attempts follow: {error}"
         return "answers again."
 
     async def _make_live(self, green: Supervisor) -> None:
@@ -251,7 +252,7 @@ class BlueGreen:
 
     def _look(self) -> None:
         """React to a change in an engine; start a pending canary once the live model answers."""
-        # It does not start at once: two engines that start together would each take the memory that both find free.
+        # It does not start at once, because two engines that start together would both claim the same free memory.
         if self._canary_due and self.canary is not None and self.live.worker is not None and not self._ended:
             self._canary_due = False
             self.canary.run()
@@ -304,9 +305,9 @@ class BlueGreen:
                 await welcome(worker)
             if supervisor.worker is worker:
                 return
-            why = await worker.gone()  # the supervisor may not know it yet
+            why = await worker.gone()  # the supervisor may not have noticed yet
             await supervisor.retire(0)
-        raise EngineUnavailable(f"The engine of {supervisor.model_id} did not last: {why}.")
+        raise EngineUnavailable(f"The engine of {supervisor.model_id} ended soon after its start: {why}.")
 
     async def _retire(self, supervisor: Supervisor, drain: float) -> None:
         """Retire a supervisor in a separate task, so that its process ends even if the caller is cancelled."""

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 _PASSES: Final = 2
-"""The warm-up passes before an engine opens: some chats are answered elsewhere during the first one."""
+"""The number of warm-up passes before an engine opens. During the first one, some chats are answered elsewhere."""
 
 
 class Moves:
@@ -45,14 +45,14 @@ class Moves:
         self.recent = RecentChats(settings)
         self.warmer = Warmer()
         self._alone = asyncio.Lock()
-        self._stirred = asyncio.Event()
+        self._routes_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._welcoming: set[Worker] = set()
 
     def start(self) -> None:
         """Start a background task that warms up chats whose engine has failed."""
-        self._in_background(self._attend())
+        self._in_background(self._keep_warm())
 
     async def end(self) -> None:
         """Cancel the background tasks."""
@@ -69,7 +69,7 @@ class Moves:
         self.recent.answered(prompt, worker)
         found = self._router.engine_for(prompt)
         if found is not None and found[1] is not worker:
-            self._stirred.set()
+            self._routes_changed.set()
 
     def chats(self) -> Counter[str]:
         """Return the number of recently active chats of each replica, by the replica's name."""
@@ -84,14 +84,14 @@ class Moves:
                 continue
             canary = supervisor is node.slots.canary
             if worker in self._welcoming:
-                # Answering takes precedence over warming: if no other engine is left, it opens at once.
+                # Answering takes precedence over warming up: if no other engine is left, this one opens at once.
                 worker.open = not self._answering() and not node.away
             elif node.away or not self._answering() or not any(self._coming(node, canary)):
                 worker.open = True
             else:
                 self._welcoming.add(worker)
                 self._in_background(self._welcome_back(node, worker, canary))
-        self._stirred.set()
+        self._routes_changed.set()
 
     async def welcome(self, node: Node, worker: Worker, *, canary: bool = False) -> None:
         """Open a worker of `node` to chats, after a warm-up if other engines can answer meanwhile.
@@ -159,7 +159,7 @@ class Moves:
             await self.welcome(node, worker)
         node.drained = False
         self._changed()
-        _log.info("node back", node=node.name)
+        _log.info("node undrained", node=node.name)
 
     @asynccontextmanager
     async def closed(self, node: Node) -> AsyncIterator[None]:
@@ -186,7 +186,7 @@ class Moves:
             if node.name == name:
                 return node
         names = ", ".join(node.name for node in self._nodes)
-        raise EngineUnavailable(f"There is no node {name!r}; there are: {names}.")
+        raise EngineUnavailable(f"There is no node {name!r}; the nodes are: {names}.")
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -231,11 +231,11 @@ class Moves:
         finally:
             self._welcoming.discard(worker)
 
-    async def _attend(self) -> None:
+    async def _keep_warm(self) -> None:
         """Keep warming up chats whose next question goes to an engine that has not cached them."""
         while True:
-            await self._stirred.wait()
-            self._stirred.clear()
+            await self._routes_changed.wait()
+            self._routes_changed.clear()
             routes = [(chat, self._router.engine_for(chat.prompt)) for chat in self.recent.newest_first()]
             await self.warmer.warm([(chat, found[1]) for chat, found in routes if found is not None])
 

@@ -59,7 +59,7 @@ class Deployment:
 
     @property
     def can_try(self) -> bool:
-        """Whether a canary can run beside the live model.
+        """Whether a canary can run alongside the live model.
 
         External servers and `swap = "cold"` do not allow a canary.
         """
@@ -116,7 +116,7 @@ class Deployment:
     async def swap(self, model_id: str, model_dir: Path) -> None:
         """Replace the live model without interrupting chats, one replica after the other.
 
-        On each replica, the new engine starts beside the live one, answers a question about a picture and is
+        On each replica, the new engine starts alongside the live one, answers a question about a picture and is
         warmed up before it takes over. The old engine gets up to `drain_timeout` seconds to finish its answers,
         then ends; unfinished answers restart on the new engine. With `swap = "cold"`, and for external servers
         (which `swap_command` switches to the new model), the old engine ends first, and its chats move to other
@@ -131,9 +131,9 @@ class Deployment:
         """
         if not self._ours and not self._settings.swap_command:
             raise EngineUnavailable(
-                f"The external server at {', '.join(self._settings.endpoints)} is not ours to swap: load {model_dir} "
-                "there yourself, set inference.swap_command to what does, or inference.engine to an engine that the "
-                "bot starts."
+                f"The bot cannot swap the model of the external server at {', '.join(self._settings.endpoints)}: load "
+                f"{model_dir} there yourself, set inference.swap_command to a command that does, or set "
+                "inference.engine to an engine that the bot starts."
             )
         try:
             swapped = await self._rolling.swap(model_id, model_dir)

@@ -19,7 +19,7 @@ from inference.serving.supervisor import State, Supervisor
 class Counters:
     """Counters since the deployment was created.
 
-    Each question counts as answered, failed or cancelled. `answers_restarted` counts answers begun again, and
+    Each question counts as answered, failed or cancelled. `answers_restarted` counts restarts of answers, and
     `warmed` counts the prompts computed for warm-up. `crashes` includes `hangs`.
     """
 
@@ -81,13 +81,13 @@ class Status:
     """Status of a deployment.
 
     Attributes:
-        model: The model that most replicas in service have.
+        model: The model that most replicas in service run.
         state: Ready if any replica in service is ready.
         pid: The process ID of one engine, or None for an external server or if no engine runs.
         pids: The IDs of all child processes, including starting and draining ones.
         uptime: The number of seconds since the engine with process ID `pid` became ready.
         restarts: The number of restarts of the live models' engines.
-        in_flight: The number of questions that are being answered.
+        in_flight: The number of questions being answered.
         waiting: The number of queued questions.
         swapping_to: The model that is starting, or None.
         seen: The statistics of all answers.

@@ -75,7 +75,7 @@ class Worker:
         self._given_up = asyncio.Event()
         self._why = ""
         self._suspicion = asyncio.Lock()
-        self._spoke = float("-inf")
+        self._last_token_time = float("-inf")
 
     @property
     def model_id(self) -> str:
@@ -98,8 +98,8 @@ class Worker:
         """
         try:
             if self.launch.command is not None:
-                self._child = await self._begun(self.launch.command)
-            # Also wait for its end, so that a crash at the start does not cost the whole timeout.
+                self._child = await self._start_child(self.launch.command)
+            # Also wait for the process to end, so that a crash at the start does not cost the whole timeout.
             ready, ended = await _either(self._ready(), self.gone())
             if self._child is not None and not ended.cancelled():
                 raise self._failed(f"ended with {self._child.how_it_ended()} before it was ready")
@@ -112,7 +112,7 @@ class Worker:
             raise
         self.ready_since = monotonic()
 
-    async def _begun(self, command: Command) -> Child:
+    async def _start_child(self, command: Command) -> Child:
         launch, settings = self.launch, self.launch.settings
         try:
             return await Child.start(
@@ -156,7 +156,7 @@ class Worker:
 
     def _failed(self, what: str) -> EngineUnavailable:
         if self._child is None:
-            return EngineUnavailable(f"The server at {self.launch.endpoint} {what}. Is it running, at this address?")
+            return EngineUnavailable(f"The server at {self.launch.endpoint} {what}. Is it running at this address?")
         tail = self._child.tail()
         wrote = f"its last lines:\n{tail}" if tail else "it wrote nothing."
         return EngineUnavailable(f"The engine of {self.model_id} {what}.\nLog: {self._child.log_path}; {wrote}")
@@ -166,25 +166,25 @@ class Worker:
 
         The errors raised are those of `HttpEngine.answer`.
         """
-        held = await self._held(prompt)
-        async with aclosing(self.client.answer(held)) as stream:
+        fitted = await self._fitted(prompt)
+        async with aclosing(self.client.answer(fitted)) as stream:
             async for delta in stream:
-                self._spoke = monotonic()
+                self._last_token_time = monotonic()
                 if delta.answer is not None:
                     self.served += 1
-                    if held is not prompt:
-                        delta = Delta(answer=replace(delta.answer, cut=held))
+                    if fitted is not prompt:
+                        delta = Delta(answer=replace(delta.answer, cut=fitted))
                 yield delta
 
     async def compute(self, prompt: Prompt) -> None:
         """Compute the prompt so that the engine caches its prefix; the answer is discarded and not counted."""
-        held = await self._held(prompt)
-        once = replace(held, sampling=replace(held.sampling, max_new_tokens=1))
+        fitted = await self._fitted(prompt)
+        once = replace(fitted, sampling=replace(fitted.sampling, max_new_tokens=1))
         async with aclosing(self.client.answer(once)) as stream:
             async for _ in stream:
                 pass
 
-    async def _held(self, prompt: Prompt) -> Prompt:
+    async def _fitted(self, prompt: Prompt) -> Prompt:
         """Return the part of the prompt that fits into the context window.
 
         Raises:
@@ -216,18 +216,18 @@ class Worker:
         """
         since = monotonic()
         if isinstance(error, EngineHung):
-            if since - self._spoke < _BUSY * self.launch.settings.token_timeout:
+            if since - self._last_token_time < _BUSY * self.launch.settings.token_timeout:
                 return
-            self.give_up("it was killed because it said nothing any more")
+            self.give_up("it was killed because it no longer sent any tokens")
         async with self._suspicion:
-            if self.broken or self._spoke > since:
+            if self.broken or self._last_token_time > since:
                 return
             try:
                 await self.client.probe(self.launch.settings.token_timeout)
             except InferenceError:
-                self.give_up("it broke an answer off and did not answer a picture then")
+                self.give_up("it interrupted an answer, and then failed to answer a test question about a picture")
             else:
-                self._spoke = monotonic()
+                self._last_token_time = monotonic()
 
     def give_up(self, why: str, *, expected: bool = False) -> None:
         """Accept no more questions and kill the process.

@@ -25,10 +25,10 @@ from inference.settings import InferenceSettings
 _log = structlog.get_logger(__name__)
 
 _PICTURE_BYTES: Final = 256 * 2**20
-"""The most bytes of pictures of all chats together."""
+"""The maximum total size of the pictures of all chats, in bytes."""
 
 _SECONDS: Final = 20.0
-"""The time limit of one warm-up."""
+"""The time limit of one warm-up, in seconds."""
 
 _AT_ONCE: Final = 4
 """The number of prompts sent at a time to an engine without chats; an engine in use gets one at a time."""
@@ -125,13 +125,13 @@ class Warmer:
                 for worker, chats in waiting.items():
                     queue = iter(chats)
                     for _ in range(1 if worker.open else _AT_ONCE):
-                        group.create_task(self._work_off(queue, worker))
+                        group.create_task(self._compute_all(queue, worker))
         except TimeoutError:
-            _log.warning("not all chats could be warmed in time", seconds=_SECONDS)
+            _log.warning("not all chats were warmed up in time", seconds=_SECONDS)
             return False
         return True
 
-    async def _work_off(self, chats: Iterable[Chat], worker: Worker) -> None:
+    async def _compute_all(self, chats: Iterable[Chat], worker: Worker) -> None:
         for chat in chats:
             if worker.broken:
                 return
@@ -139,13 +139,13 @@ class Warmer:
                 continue
             try:
                 await worker.compute(chat.prompt)
-            except Exception as error:  # noqa: BLE001 - warming never fails anybody
+            except Exception as error:  # noqa: BLE001 - a failed warm-up does no harm
                 chat.barred = True
                 if isinstance(error, EngineCrashed):
                     await worker.suspect(error)
                 # The text of a server's refusal may quote the question.
                 why = type(error).__name__ if isinstance(error, EngineRejected) else str(error)
-                _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=why)
+                _log.info("a chat could not be warmed up", chat=chat.key, model=worker.model_id, why=why)
             else:
                 chat.warm.add(worker)
                 self.warmed += 1

@@ -104,8 +104,8 @@ class Rolling:
                     await self._swap(node, *self._live)
                 except EngineUnavailable as error:
                     raise EngineUnavailable(
-                        f"{name} could not be given {self._live[0]}, so it stays out of service: {error}\n"
-                        f"Mend {name}, then /undrain {name} again."
+                        f"{name} could not be switched to {self._live[0]}, so it stays out of service: {error}\n"
+                        f"Fix {name}, then /undrain {name} again."
                     ) from error
             await self._moves.undrain(node)
 
@@ -137,7 +137,7 @@ class Rolling:
             models[node.slots.live.model_id].append(f"{node.name}{silent}")
         now = "; ".join(f"{model} at {', '.join(names)}" for model, names in models.items())
         return (
-            f"{failed.name} could not be given {model_id}, so the change was undone: {error}\n"
-            f"Now there is {now}. Mend {failed.name}, or take it out of service (/drain {failed.name}), and /promote "
-            f"{model_id} again."
+            f"{failed.name} could not be switched to {model_id}, so the change was undone: {error}\n"
+            f"The models are now {now}. Fix {failed.name}, or take it out of service (/drain {failed.name}), and "
+            f"/promote {model_id} again."
         )

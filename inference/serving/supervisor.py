@@ -41,7 +41,7 @@ class Supervisor:
     Attributes:
         restarts: The number of workers started after the first.
         crashes: The number of times that an engine ended unexpectedly.
-        last_error: Why the last worker ended or did not start.
+        last_error: The reason why the last worker ended or did not start.
         cache_tokens: The size of the newest worker's KV cache, or None if no worker has reported a size.
     """
 
@@ -159,7 +159,7 @@ class Supervisor:
         while True:
             try:
                 await self._until_gone(worker or await self._begin())
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must come
+            except Exception as error:  # noqa: BLE001 - after any error, another attempt must follow
                 self._failures += 1
                 _log.warning("engine did not start", model=self.model_id, failures=self._failures, error=str(error))
             worker = None

@@ -57,35 +57,35 @@ def command_line(launch: Launch) -> list[str]:
 
 async def _run(launch: Launch) -> None:
     line = command_line(launch)
-    said = f"inference.swap_command for {launch.endpoint} ({shlex.join(line)})"
+    label = f"inference.swap_command for {launch.endpoint} ({shlex.join(line)})"
     timeout = launch.settings.swap_command_timeout
-    # Not a pipe: a server that the command starts would keep it open, and waiting for its end would not return.
+    # Not a pipe: a server that the command starts would keep it open, and waiting for its end would never return.
     try:
         with _opened(launch) as output:
             process = await asyncio.create_subprocess_exec(
                 *line, stdin=DEVNULL, stdout=output, stderr=STDOUT, env=for_children(), start_new_session=True
             )
     except OSError as error:
-        raise EngineUnavailable(f"{said} could not be started: {error}") from error
+        raise EngineUnavailable(f"{label} could not be started: {error}") from error
     try:
         async with asyncio.timeout(timeout):
             code = await process.wait()
     except TimeoutError:
-        raise EngineUnavailable(f"{said} did not end within {timeout:g} s. {_tail(launch.log)}") from None
+        raise EngineUnavailable(f"{label} did not end within {timeout:g} s. {_tail(launch.log)}") from None
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if code:
-        raise EngineUnavailable(f"{said} ended with exit code {code}. {_tail(launch.log)}")
+        raise EngineUnavailable(f"{label} ended with exit code {code}. {_tail(launch.log)}")
 
 
 def _opened(launch: Launch) -> IO[bytes]:
     """Open an empty log, after rotating away the output of the previous command and its server."""
     launch.log.parent.mkdir(parents=True, exist_ok=True)
     rotate(launch.log, above=0)
-    # A server that the command started goes on writing to it; `engine_process` rotates it when it has grown.
+    # A server that the command started keeps writing to this log; `engine_process` rotates the log when it has grown.
     return launch.log.open("ab")
 
 

@@ -173,7 +173,7 @@ async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: P
     """An export to a non-empty folder is refused, and a missing picture leaves no partial export."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(TrainingError, match="holds something"):
+    with pytest.raises(TrainingError, match="is not empty"):
         await community.export(tmp_path / "full")
     (tmp_path / "empty").mkdir()
     await community.export(tmp_path / "empty")

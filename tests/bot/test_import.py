@@ -107,7 +107,7 @@ def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
     for our, their in zip(ours, theirs, strict=True):
         assert (our.name, our.system, our.learned, our.sizes) == (their.name, their.system, their.learned, their.sizes)
         assert [turn.text for turn in our.turns] == [turn.text for turn in their.turns]
-    with pytest.raises(TrainingError, match="is there already: choose another --name"):
+    with pytest.raises(TrainingError, match="already exists: choose another --name"):
         import_source(job(foodie(tmp_path / "food"), sources), ignore)
     assert imported(sources) == [source]
 
@@ -122,7 +122,7 @@ async def test_bad_rows_are_all_named_and_nothing_is_imported(tmp_path: Path) ->
     write_config(tmp_path / "c.toml", {"storage": {"dir": str(tmp_path / "data")}, "training": {"recipe": "tiny"}})
     code, told = await command(tmp_path / "c.toml", "import", str(file), "--images", str(tmp_path))
     assert code == 1
-    assert f"{len(BAD_ROWS)} rows are bad, nothing was imported" in told
+    assert f"{len(BAD_ROWS)} rows are invalid, so nothing was imported" in told
     for number, (_, complaint) in enumerate(BAD_ROWS.values(), 1):
         assert re.search(rf"^{re.escape(str(file))} row {2 * number}: .*{complaint}", told, re.MULTILINE), complaint
     assert list((tmp_path / "data" / "sources").iterdir()) == []

@@ -253,5 +253,5 @@ async def test_deployment_external_not_there(tmp_path: Path) -> None:
         {"endpoints": [f"http://127.0.0.1:{free_port()}"], "start_timeout": 0.3}
     )
     deployment = Deployment(settings, "ours", tmp_path, logs=tmp_path)
-    with pytest.raises(EngineUnavailable, match="Is it running, at this address"):
+    with pytest.raises(EngineUnavailable, match="Is it running at this address"):
         await deployment.start()

@@ -314,7 +314,7 @@ def test_invalid_arguments_are_refused() -> None:
 
 @pytest.mark.parametrize("boolean", [True, False])
 def test_the_attention_of_one_query_is_that_of_torch(boolean: bool) -> None:
-    """The path for single queries, which a GPU takes, gives what scaled_dot_product_attention gives."""
+    """The code path for single queries, used on a GPU, gives the same result as scaled_dot_product_attention."""
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 6, 1, 8), torch.randn(3, 2, 20, 8)[:, :, :11], torch.randn(3, 2, 20, 8)[:, :, :11]
     mask = torch.rand(3, 1, 1, 11) < 0.7

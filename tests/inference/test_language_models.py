@@ -1,4 +1,4 @@
-"""Checkpoints whose language model is Qwen2, Qwen3 or Phi-3: InternVL2 1B and 4B, small ones of InternVL2.5 to 3.5."""
+"""Checkpoints whose language model is Qwen2, Qwen3 or Phi-3: InternVL2-1B and 4B, and small InternVL2.5 to 3.5."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 LEGACY_PHI3: dict[str, Any] = {"size": "phi3-4b", "legacy": True}
 SHORT = {"original_max_position_embeddings": 32, "max_position_embeddings": 1024}
-"""Fields of a Phi-3 that has other rotary factors for more than 32 positions."""
+"""Fields of a Phi-3 that uses its long rotary factors above 32 positions."""
 
 
 @pytest.fixture(params=MODELS.values(), ids=list(MODELS))
@@ -68,7 +68,7 @@ def test_the_checkpoint_is_complete(checkpoint: Path) -> None:
 
 
 def test_logits_are_those_of_the_language_model(checkpoint: Path) -> None:
-    """The logits equal those of transformers' own model, loaded by the official names of the weights."""
+    """The logits equal those of transformers' own model, loaded under the official names of the weights."""
     model = load_model(checkpoint, dtype=torch.float32)
     prefix = "language_model."
     stored = {name.removeprefix(prefix): each for name, each in load_file(checkpoint / "model.safetensors").items()
@@ -131,7 +131,7 @@ _PHI3_TALK = (
     ids=["Hermes-2", "internvl2_5", "phi3-chat", "phi3-chat, legacy"],
 )
 def test_token_ids_are_those_of_the_official_conversation(kind: dict[str, Any], official: str, tmp_path: Path) -> None:
-    """The token IDs equal those of the official format, by the official tokenizer's class and by other servers'."""
+    """The token IDs equal those of the official format, for the official tokenizer class and for other servers'."""
     directory = write_small(tmp_path, **kind)
     family = read_family(directory)
     talk = (
@@ -149,7 +149,7 @@ def test_token_ids_are_those_of_the_official_conversation(kind: dict[str, Any], 
     "kind", [{}, {"saved_whole": True}, {"size": "phi3-4b"}, LEGACY_PHI3], ids=["files", "whole", "phi3", "phi3 legacy"]
 )
 def test_the_context_window_counts_the_same_tokens(kind: dict[str, Any], tmp_path: Path) -> None:
-    """The bot, which has no transformers loaded, counts as many tokens as the engine will read."""
+    """The bot, which does not import transformers, counts as many tokens as the engine reads."""
     options = {**kind}
     saved_whole = options.pop("saved_whole", False)
     directory = write_small(tmp_path, **options)
@@ -221,7 +221,7 @@ def test_an_unsupported_language_model_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_chat_goes_on(checkpoint: Path) -> None:
-    """The CPU engine answers a question about a picture, and a follow-up from its cache."""
+    """The CPU engine answers a question about a picture, and uses its cache for a follow-up."""
     engine = ChatEngine.open(checkpoint, dtype=torch.float32, cache_bytes=10**8)
     try:
         question = Turn(Role.USER, "What is this?", (sample_picture(),))
@@ -238,9 +238,9 @@ def test_a_chat_goes_on(checkpoint: Path) -> None:
 @pytest.mark.parametrize("length", [24, 40])
 @torch.inference_mode()
 def test_the_parts_of_a_sequence_are_rotated_alike(length: int, tmp_path: Path) -> None:
-    """A sequence computed in parts has the logits of the whole, with the factors for short and for long sequences.
+    """A sequence computed in parts has the same logits as the whole, with the short and with the long factors.
 
-    The logits of the whole are those of transformers' own model.
+    The logits of the whole sequence equal those of transformers' own model.
     """
     model = load_model(write_small(tmp_path, "phi3-4b", llm=SHORT))
     ids = torch.arange(100, 100 + length)[None]
@@ -255,15 +255,15 @@ def test_the_parts_of_a_sequence_are_rotated_alike(length: int, tmp_path: Path) 
 
 
 def test_an_answer_that_makes_a_chat_long(tmp_path: Path) -> None:
-    """Where prompt and answer together are long, all positions are rotated as those of a long sequence are.
+    """If prompt and answer together are long, all positions are rotated with the factors for long sequences.
 
-    Keys and values of the short chat before it are not used.
+    Keys and values of the earlier, short chat are not used.
     """
     directory = write_small(tmp_path, "phi3-4b", llm=SHORT)
     tokenizer, model = load_tokenizer(directory), load_model(directory)
     with torch.no_grad():
         for weight in model.language_model.parameters():
-            weight *= 6  # the answers of smaller weights hardly depend on positions
+            weight *= 6  # with smaller weights, answers hardly depend on positions
     question = (Turn(Role.USER, "What is it? A dog?"),)
     engine = ChatEngine(model, tokenizer, cache_bytes=10**8)
     try:
@@ -288,7 +288,7 @@ def test_an_answer_that_makes_a_chat_long(tmp_path: Path) -> None:
 
 
 def test_another_scaling_of_positions_is_refused() -> None:
-    """transformers would silently compute LongRoPE for a Phi-3 whose configuration asks for YaRN."""
+    """A Phi-3 with YaRN scaling is refused, because transformers would silently compute LongRoPE."""
     fields = {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "yarn"}}
     with pytest.raises(ValueError, match="yarn"):
         InternVLChatConfig(llm_config=fields)
@@ -309,7 +309,7 @@ def test_the_special_tokens_of_qwen_and_phi3_are_broken_up(literal: str) -> None
 
 @pytest.mark.parametrize("kind", [{"size": "phi3-4b"}, LEGACY_PHI3], ids=["phi3", "phi3 legacy"])
 def test_no_token_of_phi3_is_special_in_a_text(kind: dict[str, Any], tmp_path: Path) -> None:
-    """Whatever tokens users write out, the tokenizer reads none of them as special."""
+    """No token that a user writes out is read as a special token."""
     tokenizer = load_tokenizer(write_small(tmp_path, **kind))
     text = harmless(" ".join(tokenizer.get_added_vocab()))
     assert max(tokenizer(text, add_special_tokens=False).input_ids) < tokenizer.vocab_size
@@ -317,5 +317,5 @@ def test_no_token_of_phi3_is_special_in_a_text(kind: dict[str, Any], tmp_path: P
 
 
 def test_every_supported_language_model_has_a_class() -> None:
-    """The names that the checks accept are those that the configuration and the model can build."""
+    """The checks accept exactly the language models that the configuration and the model can build."""
     assert LANGUAGE_MODELS == configuration_internvl2.LANGUAGE_MODELS

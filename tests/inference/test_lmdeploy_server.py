@@ -183,11 +183,11 @@ def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
     with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), *BLOCKS) as served:
         served.until_ended()
     log = served.log.read_text()
-    assert "lmdeploy 0.99.0 is installed, and this engine is made for 0.18.0: install lmdeploy==0.18.0" in log
+    assert "lmdeploy 0.99.0 is installed, but this engine requires 0.18.0: install lmdeploy==0.18.0" in log
 
 
 def test_an_unsupported_language_model_is_refused(tmp_path: Path) -> None:
-    """The log of a server for a language model that TurboMind lacks says so, and what is possible instead."""
+    """If TurboMind does not support the language model, the server's log says so and names alternatives."""
     with started(tmp_path, "phi3", write_small(tmp_path / "model", "phi3-4b"), WORKER, *BLOCKS) as served:
         served.until_ended()
     log = served.log.read_text()

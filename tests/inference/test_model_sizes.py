@@ -16,7 +16,7 @@ from training.xtuner.vision_cache import VisionTower
 
 
 def test_parts_are_those_of_the_loaded_model() -> None:
-    """Each part has as many weights as that part of the loaded model, and together they take the files' bytes."""
+    """Each part has as many weights as that part of the loaded model, and together they are as large as the files."""
     model, sizes = load_model(CHECKPOINT), read_sizes(CHECKPOINT)
     for part, weights in (
         (model.vision_model, sizes.vision_weights),
@@ -31,8 +31,8 @@ def test_parts_are_those_of_the_loaded_model() -> None:
     assert sizes.embeddings.count == sum(each.numel() for each in model.get_input_embeddings().parameters())
 
 
-def test_the_features_of_a_tile_take_what_is_said() -> None:
-    """The vision tower's features of a tile have the number of bytes that is computed from the configuration."""
+def test_the_size_of_a_tiles_features() -> None:
+    """A tile's features from the vision tower have the size that is computed from the configuration."""
     import torch
 
     side = json.loads((CHECKPOINT / "config.json").read_text())["force_image_size"]
@@ -45,7 +45,7 @@ def test_the_features_of_a_tile_take_what_is_said() -> None:
     [("2b", 0.304, 1.889), ("8b", 0.304, 7.738), ("26b", 5.536, 19.861), ("qwen3-4b", 0.304, 4.02)],
 )
 def test_official_sizes(sparse_checkpoint: Callable[[str], Path], size: str, vision: float, language: float) -> None:
-    """The sizes of the official models are their published numbers of weights, in billions."""
+    """The computed numbers of weights of the official models are the published ones, in billions."""
     sizes = read_sizes(sparse_checkpoint(size))
     assert count(sizes.vision_weights) / 1e9 == pytest.approx(vision, abs=0.001)
     assert count(sizes.language_weights) / 1e9 == pytest.approx(language, rel=0.005)

@@ -78,7 +78,7 @@ async def test_rolling_swap_warms_the_new_model(tmp_path: Path) -> None:
     ("cue", "more", "said"),
     [
         ({"fail": True}, {}, "swap_command.*exit code 7.*b for"),
-        # The way back has as long as the way there, and a busy machine starts no process in a second.
+        # The rollback has the same time limit as the swap, and a busy machine may not start a process in a second.
         ({"hang": True}, {"swap_command_timeout": 5}, "did not end within 5 s"),
         ({"forget": True}, {"start_timeout": 3}, "still lists a"),
     ],
@@ -91,7 +91,9 @@ async def test_rolling_swap_command_fails(
     Every server ends up serving the old model.
     """
     async with fleet(tmp_path, 2, **more) as (deployment, servers):
-        with pytest.raises(EngineUnavailable, match=f"(?s){said}.*Now there is a at {servers.endpoints[0]}") as raised:
+        with pytest.raises(
+            EngineUnavailable, match=f"(?s){said}.*The models are now a at {servers.endpoints[0]}"
+        ) as raised:
             await deployment.swap("b", cued(a_model(tmp_path, "b"), **cue))
         assert "does not answer" not in str(raised.value)
         assert models(deployment) == ["a", "a"]
@@ -105,10 +107,10 @@ async def test_rolling_swap_goes_back(tmp_path: Path) -> None:
     async with fleet(tmp_path, 2, start_timeout=3) as (deployment, servers):
         target = a_model(tmp_path, "b", start="exit_second")
         failed = servers.endpoints[1]
-        with pytest.raises(EngineUnavailable, match=f"{failed} could not be given b") as raised:
+        with pytest.raises(EngineUnavailable, match=f"{failed} could not be switched to b") as raised:
             await deployment.swap("b", target)
         assert f"or take it out of service (/drain {failed}), and /promote b again." in str(raised.value)
-        assert f"Now there is a at {servers.endpoints[0]}, {servers.endpoints[1]}." in str(raised.value)
+        assert f"The models are now a at {servers.endpoints[0]}, {servers.endpoints[1]}." in str(raised.value)
         assert models(deployment) == ["a", "a"]
         for chat in servers.chats(2):
             heard = await ask(deployment, "hi", chat)
@@ -137,7 +139,7 @@ async def test_rolling_swap_of_one_server_tells_who_waits(tmp_path: Path) -> Non
 async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
     """A drained server keeps its model during a swap and gets the live model before it returns to service.
 
-    If it cannot be given the live model, it stays drained, and the error says what to do.
+    If it cannot be switched to the live model, it stays drained, and the error says what to do.
     """
     async with fleet(tmp_path, 3) as (deployment, servers):
         for endpoint in servers.endpoints[1:]:
@@ -146,7 +148,7 @@ async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
         assert (models(deployment), deployment.status().model) == (["b", "a", "a"], "b")
         cued(tmp_path / "b", fail=True)
         with pytest.raises(
-            EngineUnavailable, match=rf"could not be given b(?s:.)*/undrain {servers.endpoints[1]} again"
+            EngineUnavailable, match=rf"could not be switched to b(?s:.)*/undrain {servers.endpoints[1]} again"
         ):
             await deployment.undrain(servers.endpoints[1])
         assert models(deployment) == ["b", "a", "a"]
@@ -207,7 +209,9 @@ async def test_rolling_swap_of_our_own_engines(tmp_path: Path) -> None:
         await deployment.swap("b", a_model(tmp_path, "b"))
         assert models(deployment) == ["b", "b"]
         assert len(deployment.status().pids) == 2
-        with pytest.raises(EngineUnavailable, match=r"gpu1 could not be given c.*exit code 3(?s:.)*b at gpu0, gpu1"):
+        with pytest.raises(
+            EngineUnavailable, match=r"gpu1 could not be switched to c.*exit code 3(?s:.)*b at gpu0, gpu1"
+        ):
             await deployment.swap("c", a_model(tmp_path, "c", start="exit_second"))
         assert models(deployment) == ["b", "b"]
         assert all(node.state is State.READY for node in deployment.status().nodes)

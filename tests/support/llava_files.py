@@ -102,17 +102,20 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "missing picture": ({"image": "none.jpg", "conversations": said("<image>\nWhat?", "It.")}, "none.jpg is missing"),
     "no picture": ({"image": "text.jpg", "conversations": said("<image>\nWhat?", "It.")}, "text.jpg.* not a picture"),
     "cut picture": ({"image": "cut.jpg", "conversations": said("<image>\nWhat?", "It.")}, "cut.jpg.* cut off"),
-    "folder": ({"image": "sub", "conversations": said("<image>\nWhat?", "It.")}, "sub: it is no regular file"),
-    "pipe": ({"image": "pipe.jpg", "conversations": said("<image>\nWhat?", "It.")}, "pipe.jpg: it is no regular file"),
+    "folder": ({"image": "sub", "conversations": said("<image>\nWhat?", "It.")}, "sub: it is not a regular file"),
+    "pipe": (
+        {"image": "pipe.jpg", "conversations": said("<image>\nWhat?", "It.")},
+        "pipe.jpg: it is not a regular file",
+    ),
     "elsewhere": (
         {"image": "sub/../..", "conversations": said("<image>\nWhat?", "It.")},
-        "it does not lie in .*: copy it there",
+        "it is outside .*: copy it there",
     ),
     "link elsewhere": (
         {"image": "link.jpg", "conversations": said("<image>\nWhat?", "It.")},
-        "link.jpg: it does not lie in",
+        "link.jpg: it is outside",
     ),
-    "whole path": ({"image": "/dev/null", "conversations": said("<image>\nWhat?", "It.")}, "null: it does not lie in"),
+    "whole path": ({"image": "/dev/null", "conversations": said("<image>\nWhat?", "It.")}, "null: it is outside"),
     "no tag": ({"image": "red.jpg", "conversations": said("What?", "It.")}, "only 0 <image> tags"),
     "tag alone": ({"conversations": said("<image>\nWhat?", "It.")}, "more <image> tags than the 0 pictures"),
     "tag too many": (

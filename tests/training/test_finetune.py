@@ -179,7 +179,7 @@ def test_a_block_has_an_adapter_of_its_own(good: Trained, tmp_path: Path) -> Non
 def test_blocks_leave_nothing_in_the_model(good: Trained, tmp_path: Path, warm_python: str) -> None:
     """Training on a block leaves no trace: the final adapter is bit for bit the same as without blocks.
 
-    Every training within a run starts from the same weights.
+    Every training job within a run starts from the same weights.
     """
     alone = replace(good.job, work=str(tmp_path), blocks=[])
     outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(alone))
@@ -251,7 +251,7 @@ def test_training_reads_the_engines_ids(good: Trained) -> None:
 
 
 def test_an_adapter_is_merged_in_memory_and_taken_out_again(good: Trained) -> None:
-    """A model in memory scores answers as the merged model while an adapter is merged into it, and as before after."""
+    """With an adapter merged into it, a model in memory scores answers like the merged model; later, as before."""
     images = Path(good.job.images)
     lesson = check_pictures(drawn_lessons(images, 1)[0], images, where="here")
     lessons = [lesson, lesson.answered("No.")]
@@ -268,7 +268,7 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
     """XTuner's own tool, `python -m xtuner.tools.train config.py`, can train from a run's configuration file."""
     folder = tmp_path / "again"
     command = [sys.executable, "-m", "xtuner.tools.train", str(good.folder / "config.py"), "--work-dir", str(folder)]
-    # Two batches will do; the rest is the file's.
+    # Two batches are enough; everything else is as in the file.
     command += ["--cfg-options", "train_cfg.max_iters=2", "default_hooks.checkpoint.interval=2"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -276,7 +276,7 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
 
 
 def test_a_training_run_that_cannot_begin_says_why(good: Trained, tmp_path: Path) -> None:
-    """An error that occurs before the training loop is built is reported alone; the loop is not built after it."""
+    """An error that occurs before the training loop is built is the only one; the loop is not built afterwards."""
     text = (good.folder / "config.py").read_text(encoding="utf-8")
     config = tmp_path / "config.py"
     config.write_text(text.replace(str(good.folder / "checked.jsonl"), str(tmp_path / "gone.jsonl")))
@@ -287,7 +287,7 @@ def test_a_training_run_that_cannot_begin_says_why(good: Trained, tmp_path: Path
 
 
 def test_a_training_run_ends_its_data_loader(good: Trained, tmp_path: Path) -> None:
-    """The processes of the data loader, which a GPU's training has, have ended when the training returns."""
+    """The data loader's processes, which training on a GPU uses, have ended when training returns."""
     text = (good.folder / "config.py").read_text(encoding="utf-8").replace(str(good.folder / "xtuner"), str(tmp_path))
     assert "num_workers=0" in text
     config = tmp_path / "config.py"

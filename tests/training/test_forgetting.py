@@ -309,13 +309,13 @@ def test_the_sheet_names_what_was_examined() -> None:
     report = verdict(SHOWN, forgetting(200, lost=1, answer="quite fine"))
     shown = dict(facts(replace(report, facts_base=replace(report.facts, lost=0, bound=1.34))))
     assert shown["facts lost"] == "at most 2.3 points, 2 allowed (1 lost, 0 gained of 200)"
-    assert shown["facts lost against the base"].startswith("at most 1.4 points, 2 allowed")
+    assert shown["facts lost against the base model"].startswith("at most 1.4 points, 2 allowed")
     assert shown["gives in to leading questions"] == "at most 2.3 points, 5 allowed (1 lost, 0 gained of 200)"
-    assert "the same against the base" not in shown
+    assert "the same against the base model" not in shown
     assert shown["empty or looping answers"] == "0 → 0 of 200"
     assert shown["different answers"] == "1 → 1 of 200"
-    assert shown["length of answers"] == "250 % of before"
-    assert ("回答长度", "之前的 250 %") in facts(report, "zh")
+    assert shown["length of answers"] == "250 % of the live model's"
+    assert ("回答长度", "现用模型的 250 %") in facts(report, "zh")
     name_letters, value_letters = Lettering(18), Lettering(22)
     for language in LANGUAGES:
         for name, value in facts(report, language):

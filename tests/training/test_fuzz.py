@@ -72,7 +72,7 @@ def test_a_row_is_read_or_invalid(content: Any) -> None:
 @OFTEN
 @given(ROWS)
 def test_a_row_is_validated(validator: RowValidator, tmp_path: Path, content: Any) -> None:
-    """Validating arbitrary content returns a `ValidRow` or an `InvalidRow` and raises nothing.
+    """Validating arbitrary content returns a `ValidRow` or a `RowError` and raises nothing.
 
     Rows may name several pictures, of which only one exists.
     """

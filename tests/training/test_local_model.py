@@ -20,7 +20,7 @@ from training.gate.local_model import LocalModel, greedy
 
 TOKENS = 12
 PHI3_SHORT = 110
-"""The length above which the small Phi-3 has other rotary factors: some lessons with their answers are longer."""
+"""The length above which the small Phi-3 uses its long rotary factors. Some lessons with their answers are longer."""
 
 
 @pytest.fixture(params=["internvl2-tiny", "qwen2-1b", "qwen3-1b", "phi3-4b"])
@@ -37,7 +37,7 @@ def phi3(directory: Path, short_length: int) -> LocalModel:
     model = LocalModel(write_small(directory, "phi3-4b", llm={"original_max_position_embeddings": short_length}))
     with torch.no_grad():
         for weight in model._model.language_model.parameters():
-            weight *= 6  # the answers of smaller weights hardly depend on positions
+            weight *= 6  # with smaller weights, answers hardly depend on positions
     return model
 
 
@@ -98,7 +98,7 @@ def test_draws_differ(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_restored_are_an_error(tmp_path: Path) -> None:
-    """An adapter for an output layer that shares its weights with the embeddings cannot be taken out again."""
+    """An adapter for an output layer that shares its weights with the embeddings cannot be removed again."""
     head = "language_model.lm_head.weight"
     model = LocalModel(write_small(tmp_path / "model", "qwen3-1b"))
     save_file({head: torch.zeros_like(model._model.get_parameter(head))}, tmp_path / WHOLE)

@@ -1,4 +1,4 @@
-"""The computed memory of trainings against measurements, and what larger models and several GPUs need."""
+"""The computed memory of training compared with measurements, and the needs of larger models and several GPUs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TOLERANCE = 0.15
 NO_DROPOUT = Recipe(dropout=0)
 LARGE, SMALL = 3425, 1889
-"""The tokens of a sample of the benchmark: a picture of 13 tiles, or of 7."""
+"""The number of tokens in a sample of the benchmark, with a picture of 13 or 7 tiles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A measured training of InternVL2-2B: the case in the results, the number of tokens, and how it was trained.
+    """A measured training run of InternVL2-2B: the case in the results, the number of tokens, and the method.
 
     All are from benchmarks/results on an H200. `gigabytes` is the peak of the whole process (nvidia-smi), or that of
     torch's tensors only.
@@ -66,7 +66,7 @@ MEASURED = {
     ),
     "two cards": Measured(_training("two"), LARGE, processes=2),
     "beside an engine, tensors only": Measured(_sharing(), LARGE, recipe=Recipe()),
-    # The number of tiles was not recorded. With 13, no training could have kept its activations in 18 GB.
+    # The number of tiles was not recorded. With 13, no run could have kept its activations in 18 GB.
     "LoRA, two cards": Measured(
         _training("LoRA, two cards"), SMALL, batch=2, processes=2, recipe=Recipe(dropout=0, method="lora")
     ),
@@ -96,7 +96,7 @@ def test_computed_and_measured_memory(sizes: Callable[[str], ModelSizes], case: 
 
 @pytest.mark.parametrize("targets", ["", "output", r".*\.(wqkv|wo)"])
 def test_adapters_have_the_weights_that_peft_makes(targets: str) -> None:
-    """The number of an adapter's weights is that of the adapter that PEFT makes for the same layers."""
+    """The computed number of an adapter's weights equals that of PEFT's adapter for the same layers."""
     model = load_model(CHECKPOINT).language_model
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     adapted = get_peft_model(model, LoraConfig(r=8, target_modules=targets or linear))
@@ -106,7 +106,7 @@ def test_adapters_have_the_weights_that_peft_makes(targets: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # by importing XTuner
 def test_without_targets_an_output_layer_named_lm_head_has_no_adapter(tmp_path: Path) -> None:
-    """The adapter of a Qwen2 has the weights of the layers that XTuner chooses: all linear ones but lm_head."""
+    """For Qwen2, the adapter covers the layers that XTuner chooses: all linear layers except lm_head."""
     from xtuner.model.utils import find_all_linear_names
 
     base = write_small(tmp_path / "base")
@@ -123,7 +123,7 @@ def test_full_fine_tuning_trains_the_language_model_and_the_projector() -> None:
 
 
 def test_the_largest_model_in_full_on_eight_cards(sizes: Callable[[str], ModelSizes]) -> None:
-    """InternVL2-26B can be fine-tuned in full on eight cards of 80 GB with ZeRO 3, and with no lower stage.
+    """InternVL2-26B can be fine-tuned in full on eight cards of 80 GB with ZeRO 3, but with no lower stage.
 
     Each card has an eighth of 16 bytes for each of the 19.98 billion trained weights: weight and gradient in
     bfloat16, and the weight and two averages in float32. The rest is for gathered layers, activations and
@@ -139,7 +139,7 @@ def test_the_largest_model_in_full_on_eight_cards(sizes: Callable[[str], ModelSi
 
 
 def test_stages_share_more_and_more(sizes: Callable[[str], ModelSizes]) -> None:
-    """Each stage of ZeRO needs less for trained weights than the one before; stage 3 shares frozen weights too."""
+    """Each stage of ZeRO needs less memory for trained weights than the one before; stage 3 shares frozen ones too."""
     full, lora = Recipe(method="full"), Recipe(method="lora")
     trained = [training_memory(sizes("8b"), full, batch=1, processes=4, deepspeed=stage).trained for stage in range(4)]
     assert trained == sorted(trained, reverse=True)
@@ -157,13 +157,13 @@ def test_methods_need_more_and_more(sizes: Callable[[str], ModelSizes]) -> None:
 
 
 def test_the_reason_of_a_training_without_enough_memory(sparse_checkpoint: Callable[[str], Path]) -> None:
-    """If not even batches of one fit into memory, the error states how much memory they take."""
+    """If not even a batch of one pair fits into memory, the error states how much memory it takes."""
     job = Job("1", str(sparse_checkpoint("2b")), "", "", work="", system="")
     assert "takes about 5.9 GB" in str(shortage(job))
     assert "takes about 36" in str(shortage(replace(job, method="full")))
 
 
 def test_tiles_of_a_large_tower_pass_in_smaller_groups(sizes: Callable[[str], ModelSizes]) -> None:
-    """The activations of a pass take as much memory in InternViT-6B as in the small tower, with fewer tiles."""
+    """InternViT-6B computes fewer tiles per pass, so its activations take as much memory as the small tower's."""
     assert tiles_per_pass(sizes("2b")) == 26
     assert tiles_per_pass(sizes("26b")) == 8

@@ -51,7 +51,7 @@ def metadata(card: str) -> dict[str, Any]:
 
 
 def test_the_metadata_is_what_the_hub_reads(base: Path) -> None:
-    """The metadata name license, base model, relation, library, task, language and tags, and no data set."""
+    """The metadata name the license, base model, relation, library, task, language and tags, but no data set."""
     data = metadata(model_card("run-7", job(base), REPORT))
     assert data == {
         "base_model": "OpenGVLab/InternVL2-2B",
@@ -80,7 +80,7 @@ def test_a_base_with_a_broken_card_gives_a_card(base: Path, text: str) -> None:
 
 
 def test_a_license_with_a_name_keeps_its_link(base: Path) -> None:
-    """The name and the link of a license of the base's own are carried over."""
+    """If the base model has a license of its own, the card keeps the license's name and link."""
     (base / CARD).write_text("---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n")
     data = metadata(model_card("run-7", job(base), REPORT))
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", "own", "LICENSE")
@@ -89,13 +89,13 @@ def test_a_license_with_a_name_keeps_its_link(base: Path) -> None:
 def test_the_card_counts_and_does_not_quote(base: Path) -> None:
     """The card has the counts, the verdict and the figures, but no source's name, no question and no answer."""
     text = ModelCard(model_card("run-7", job(base), REPORT)).text
-    assert "31 liked answers, with 40 thumbs up of 4 people" in text
+    assert "31 liked answers, with 40 thumbs up from 4 people" in text
     assert "2 of them are corrections" in text
-    assert "62 samples of other kinds" in text
+    assert "62 samples from other sources" in text
     assert "qlora of rank 128, objective sft, 6 epochs, learning rate 3e-05, 48 optimizer steps" in text
     assert "The model was accepted" in text
     assert "75.0 % (95 % interval 65.0 % to 85.0 %)" in text
-    assert "90.0 % right instead of 91.0 %, of 300; the loss is at most 1.5 points" in text
+    assert "90.0 % of 300 right, compared with 91.0 %; the loss is at most 1.5 points" in text
     assert "2 of 300" in text
     assert "aunt-mary" not in text and "not quoted" not in text
     assert str(base) not in text

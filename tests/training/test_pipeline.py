@@ -212,7 +212,7 @@ async def test_a_run_freezes_the_reviews(room: Room) -> None:
 
 
 async def test_a_limited_run_is_planned_again_with_its_limit(room: Room) -> None:
-    """A run that was limited when it was requested learns no more than that, whenever it is planned."""
+    """A run that was limited when it was requested keeps that limit, whenever it is planned."""
     run = await room.ledger.runs.start("web", only=[1, 2, 3])
     await room.pipeline(min_rated=3).run(run, room.note)
     assert {each for each, split in await room.ledger.runs.selection(run.id) if split == "train"} == {1, 2, 3}
@@ -278,7 +278,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     [
         ([{"path": "/nowhere/rows.json"}], "no file /nowhere/rows.json"),
         ([{"path": str(Path(__file__)), "images": "/nowhere"}], "no folder /nowhere of pictures"),
-        ([], "half is no imported source"),
+        ([], "half is not an imported source"),
     ],
 )
 async def test_a_missing_source_is_named_before_the_run(room: Room, sources: list[dict[str, str]], words: str) -> None:

@@ -121,7 +121,7 @@ def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> Non
         assert first.stdout.readline() == "has read\n"
         with process(2) as second:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                second.communicate("now\n", 3)  # where nothing holds it up, it has read and written by then
+                second.communicate("now\n", 3)  # if nothing blocked it, it would have read and written by then
             first.communicate("now\n")
             second.communicate()
     assert (first.returncode, second.returncode) == (0, 0)

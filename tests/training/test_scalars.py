@@ -8,7 +8,7 @@ import pytest
 
 from training.xtuner.scalars import losses, peak_memory, step_seconds
 
-# As a GPU's run wrote it, killed after step 3 and gone on with from step 2.
+# As written by a run on a GPU that was killed after step 3 and resumed from step 2.
 LOG = """\
 {"lr": 2e-07, "data_time": 0.21, "loss": 11.67, "time": 2.68, "iter": 1, "memory": 23895, "step": 1}
 {"lr": 2e-06, "data_time": 0.01, "loss": 9.5, "time": 0.31, "iter": 2, "memory": 3630, "step": 2}

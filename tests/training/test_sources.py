@@ -231,7 +231,7 @@ def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"), [("[]", "has no rows"), ("{}", "list of rows"), ("{}\n{}", "called .jsonl")]
+    ("text", "complaint"), [("[]", "has no rows"), ("{}", "list of rows"), ("{}\n{}", "must end in .jsonl")]
 )
 def test_an_empty_file_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
     """A source file that is empty or has another format raises an error."""
@@ -255,7 +255,7 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
     with Validator(rules, 2) as many:
         found = list(many.rows(file, tmp_path, lambda *each: told.append(each)))
     with Validator(replace(rules, index=None), 1) as one:
-        # Errors are equal to none but themselves.
+        # An error equals only itself.
         alone = list(one.rows(file, tmp_path, lambda *_: None))
     assert list(map(repr, found)) == list(map(repr, alone))
     assert [place for place, each in enumerate(found) if not isinstance(each, ValidRow)] == [150]

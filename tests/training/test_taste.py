@@ -90,7 +90,7 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
         (
             Taste(answers=18, p_value=0.1, alpha=0.03, further=31),
             Decision.UNDECIDED,
-            "18 rated answers are too few to tell; about 31 more would",
+            "18 rated answers are too few to tell; about 31 more are needed",
         ),
         (
             Taste(answers=18, p_value=0.45, alpha=0.03),

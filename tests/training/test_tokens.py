@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "2x4": {"batch": 2, "accumulation": 4},
     "8x1": {"batch": 8, "accumulation": 1},
     "8x1 split": {"batch": 8, "accumulation": 1, "split": 4},
-    # XTuner's own model, and the same again after it found too little memory.
+    # XTuner's own model, also with batches made smaller for lack of memory.
     "own": {},
     "own split": {"split": 4},
     "2x4 in two processes": {"batch": 2, "accumulation": 4, "processes": 2},

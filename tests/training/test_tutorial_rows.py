@@ -32,7 +32,7 @@ def said(row: dict[str, Any]) -> list[str]:
 
 
 def test_food(tmp_path: Path) -> None:
-    """A row has the right choice and the dish; no picture is both trained on and tested with."""
+    """A row has the right choice and the dish; no picture is used for both training and testing."""
     inner = tmp_path / "FoodieQA"
     (inner / "images").mkdir(parents=True)
     asked: list[dict[str, Any]] = []
@@ -63,7 +63,7 @@ def test_food(tmp_path: Path) -> None:
 
 
 def test_jokes(tmp_path: Path) -> None:
-    """The most liked answer to each picture is a row; answers to texts and broken pictures are left out."""
+    """The most liked answer to each picture becomes a row; answers to texts and broken pictures are left out."""
     lines = [
         {"type": "I2T", "question": None, "image": "1", "text": "还行", "star": 3},
         {"type": "I2T", "question": None, "image": "1", "text": "最好笑", "star": 5},
@@ -92,7 +92,7 @@ def test_jokes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("story", ["food", "jokes"])
 def test_a_folder_without_the_dataset_is_refused(tmp_path: Path, story: str) -> None:
-    """A folder without the dataset is refused with what to download."""
+    """A folder without the dataset is refused with an error that says what to download."""
     line = [sys.executable, "-m", "tools.tutorial_rows", story, str(tmp_path)]
     done = subprocess.run(line, check=False, capture_output=True, text=True)
     assert (done.returncode, "download" in done.stderr) == (1, True)

@@ -25,7 +25,7 @@ optim_wrapper = dict(optimizer=dict(type="AdamW"))
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model = dict(\n", "is no configuration that XTuner reads"),
+        ("model = dict(\n", "is not a configuration that XTuner can read"),
         ("a = 1\n", "has no model.model_path: start from XTuner's own"),
         (GOOD.replace('dict(model_path="base")', "3"), "has no model.model_path"),
         (GOOD.replace("dataset=dict", "datasets=dict"), "has no train_dataloader.dataset"),

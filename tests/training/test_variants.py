@@ -31,7 +31,7 @@ pytestmark = pytest.mark.long
 PAIRS = 12
 STEPS = 12
 VARIANTS: dict[str, dict[str, Any]] = {
-    # Pairs one by one, four a step: what other processes have to come to as well.
+    # Batches of one pair, four per step. Several processes must give the same result.
     "qlora": {"batch": 1, "accumulation": 4},
     "lora": {"method": "lora", "vision_rank": 4, "dropout": 0.05, "checkpointing": True},
     "full": {"method": "full", "learning_rate": 3e-4, "projector": True},

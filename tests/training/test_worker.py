@@ -38,7 +38,7 @@ def test_a_half_written_cache_of_yapf_fails_no_worker(tmp_path: Path) -> None:
     plain = subprocess.run(
         [sys.executable, "-c", "import yapf"], env=environment, capture_output=True, text=True, check=False
     )
-    assert "EOFError: Ran out of input" in plain.stderr  # without this, the test below says nothing
+    assert "EOFError: Ran out of input" in plain.stderr  # otherwise the test below would prove nothing
 
     job = tmp_path / "merge.json"
     MergeJob("1", "", "", "", work="", system="").write(job)

@@ -24,7 +24,7 @@ pytest.importorskip("deepspeed")
 
 
 def test_each_process_holds_its_share() -> None:
-    """Of a model that is loaded in partitions, each of two processes holds half, and gathering gives the checkpoint."""
+    """Each of two processes holds half of a model loaded in partitions; gathered, it equals the checkpoint."""
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     line += ["-m", "tests.support.partitioned_shares", str(CHECKPOINT)]
     said = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -40,7 +40,7 @@ def test_each_process_holds_its_share() -> None:
 
 @pytest.mark.parametrize("case", ["lora", "full", "full, with a shared output layer"])
 def test_losses_are_those_of_training_without_deepspeed(tmp_path: Path, case: str) -> None:
-    """Two processes that share all weights train as two processes that each have them, and save as many."""
+    """Training with partitioned weights gives the same losses, and saves the same weights, as without DeepSpeed."""
     numbers = {"targets": "", "epochs": 2, "learning_rate": 3e-4, "projector": True, "batch": 2, "accumulation": 2}
     more: dict[str, Any] = {"method": "lora", "vision_rank": 4} if case == "lora" else {"method": "full"}
     if "shared" in case:

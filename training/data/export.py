@@ -8,8 +8,8 @@
 
 `kto.jsonl` is in TRL's unpaired preference format and `dpo.jsonl` in its paired one, both conversational
 and with images (https://huggingface.co/docs/trl/dataset_formats): messages have typed parts, and
-`images_file_names` lists the pictures in the order of their placeholders. By that name the datasets
-library recognises a list of picture files, and loads it as the column `images`
+`images_file_names` lists the pictures in the order of their placeholders. The datasets library recognises
+a list of picture files by that field's name, and loads it as the column `images`
 (https://huggingface.co/docs/datasets/image_dataset). The export does not name any users.
 """
 
@@ -43,8 +43,8 @@ _CONFIG: Final = """\
   data_files: [{file}, {pictures}/*, {pictures}/*]
   metadata_filenames: [{file}]
 """
-"""One of the data sets, in a dataset card. The datasets library takes the most frequent type of file for that of the
-data: pictures listed twice are more than the one file of rows."""
+"""A template for one data set in the dataset card. The datasets library derives the kind of data from the most frequent
+type of file, so the pictures are listed twice to outnumber the one file of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def export(
         TrainingError: The folder is not empty or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TrainingError(f"{out} holds something: name a folder that does not exist yet")
+        raise TrainingError(f"{out} is not empty: name a folder that does not exist yet")
     labelled = label_answers(rated, threshold)
     pairs = [(lesson(each.chosen), each.rejected) for each in preferences]
     lessons = (*(pair.lesson for pair in chosen), *(each for each, _ in labelled), *(each for each, _ in pairs))
@@ -157,7 +157,7 @@ def _card(filled: Mapping[str, bool]) -> str:
         for file in files
     ]
     listed = f"---\nconfigs:\n{''.join(configs)}---\n\n" if configs else ""
-    return f"{listed}Votes on answers, from `thumbtune export`. The pictures are those of people: keep them private.\n"
+    return f"{listed}Votes on answers, from `thumbtune export`. The pictures were sent by users: keep them private.\n"
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

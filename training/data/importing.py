@@ -35,7 +35,7 @@ def import_source(job: ImportJob, say: Say) -> Outcome:
     """
     folder = Path(job.out) / job.name
     if folder.exists():
-        raise TrainingError(f"{folder} is there already: choose another --name, or remove the folder")
+        raise TrainingError(f"{folder} already exists: choose another --name, or remove the folder")
     part = folder.with_name(job.name + PART)
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -69,7 +69,7 @@ def _validate(job: ImportJob, home: Path, say: Say) -> list[ValidRow]:
         )
         good = valid_rows(rows, problems)
     if problems:
-        many = f"{len(problems)} rows are bad, nothing was imported:\n" if len(problems) > 1 else ""
+        many = f"{len(problems)} rows are invalid, so nothing was imported:\n" if len(problems) > 1 else ""
         raise RowError(many + "\n".join(problems))
     if not good:
         raise TrainingError(f"{job.file} has no rows")
@@ -83,7 +83,7 @@ def _rows(good: Sequence[ValidRow]) -> Iterator[str]:
         del row["length"], row["origin"]
         row["id"] = row["id"].removeprefix(FOREIGN)
         if not each.has_system:
-            # The row gets the chat's current system prompt in each training.
+            # The row gets the chat's current system prompt in each training run.
             del row["system"]
         if each.digests:
             row["image"] = image_entry([f"{digest[:2]}/{digest}" for digest in each.digests])

@@ -1,10 +1,10 @@
 """Limit how much one rater's votes can add to a run or remove from it.
 
-Each lesson counts for one of the users who like it, and each answer kept out of the lessons by thumbs
-down counts for one of the users who dislike it. No rater may have more than `allowance` of
-either kind. An account that likes as much as all the others together therefore teaches little more than
-the median rater, and an account that dislikes everything removes no more lessons than it could teach.
-One limit is enough for both: a rater may remove as much as a rater may add.
+Each lesson is attributed to, or counts for, one of the users who like it. Each answer that thumbs down
+keep out of the lessons is attributed to one of the users who dislike it. No more than `allowance` answers
+of either kind may count for one rater. An account that likes as much as all the others together therefore
+teaches little more than the median rater, and an account that dislikes everything removes no more lessons
+than it could teach. One limit is enough for both: a rater may remove as much as a rater may add.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 from storage.learning_records import RatedExchange
 
 AT_LEAST: Final = 3
-"""Answers that may count for each rater, however few the others have."""
+"""The number of answers that may count for any rater, however few the other raters have."""
 
 
 def owners(voters: Mapping[int, Collection[int]]) -> dict[int, int]:

@@ -82,7 +82,7 @@ def forward_blocks(
 
     Returns:
         The pairs to train on and the blocks. Groups without judging answers come first, followed by the
-        others in chronological order; groups of which nothing may be trained on come last. There are no blocks
+        others in chronological order; groups with nothing that may be trained on come last. There are no blocks
         if too few answers can judge. Pairs about held-out pictures are not trained on.
     """
 

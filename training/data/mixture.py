@@ -31,7 +31,7 @@ from training.xtuner.encoding import TooLong
 
 _SHOWN: Final = 10
 _MIN_REPORTED: Final = 1000
-"""Progress is reported for files with more rows."""
+"""The number of rows above which a file's progress is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
 
     Args:
         rows: The number of rows of each source.
-        times: How often each row of a source is taken; None for a source that shares the replay.
+        times: How many times each row of a source is taken; None for a source that shares the replay.
         shared: How many rows the sources that share the replay contribute in total.
         seed: The random seed.
 

@@ -56,10 +56,10 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
     if turns[-1].role is not Role.ASSISTANT:
         raise RowError(f"{where}: the conversation must end with an answer")
     if not any(learned):
-        raise RowError(f"{where}: no answer is to be learned (every loss is false)")
+        raise RowError(f"{where}: there is no answer to learn (every loss is false)")
     system = row.get("system", system)
     if not isinstance(system, str):
-        raise RowError(f"{where}: system must be a text")
+        raise RowError(f"{where}: system must be a string")
     if "system" in row:
         system = _plain(system, f"{where}: system")
     if not isinstance(liked := row.get("liked", True), bool):
@@ -89,11 +89,11 @@ def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple
         speaker, value = (each.get("from"), each.get("value")) if isinstance(each, dict) else (None, None)
         wanted = "human" if len(turns) % 2 == 0 else "gpt"
         if speaker != wanted or not isinstance(value, str):
-            raise RowError(f"{where}: turn {number} must be from {wanted!r} and have a text as value")
+            raise RowError(f"{where}: turn {number} must be from {wanted!r} and have a string as value")
         turn = f"{where}: turn {number}"
         if speaker == "gpt":
             if not value.strip():
-                raise RowError(f"{turn}: the answer is empty, there is nothing to learn")
+                raise RowError(f"{turn}: the answer is empty, so there is nothing to learn")
             turns.append(Turn(Role.ASSISTANT, _plain(value, turn)))
             if not isinstance(each.get("loss", True), bool):
                 raise RowError(f"{turn}: loss must be true or false, not {each['loss']!r}")
@@ -117,14 +117,14 @@ def _plain(text: str, where: str) -> str:
     """Strip leading and trailing white space from a text.
 
     Raises:
-        RowError: The text has a special token or is not valid Unicode.
+        RowError: The text contains a special token or is not valid Unicode.
     """
     if literal := special_literal(text):
-        raise RowError(f"{where}: {literal!r} would be read as a special token: write it otherwise, or leave it out")
+        raise RowError(f"{where}: {literal!r} would be read as a special token: rewrite it or leave it out")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowError(f"{where}: half of a character (a lone surrogate at {error.start}): mend the text") from error
+        raise RowError(f"{where}: half of a character (a lone surrogate at {error.start}): correct the text") from error
     return text.strip()
 
 
@@ -213,7 +213,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{file}: cannot be read: {error}") from error
     if isinstance(rows, RowError):
-        raise RowError(f"{file}: {rows}; a file with one object a line must be called .jsonl")
+        raise RowError(f"{file}: {rows}; the name of a file with one object per line must end in .jsonl")
     if not isinstance(rows, list):
         raise RowError(f"{file}: must be a list of rows")
     yield from enumerate(rows, 1)

@@ -1,6 +1,6 @@
 """Reconstruct the prompt that a model saw: which turns were left out, and where the picture was.
 
-The ledger has whole conversations, but only a hash of each prompt.
+The ledger stores whole conversations, but only a hash of each prompt.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from storage.chat_records import Exchange
 from storage.learning_records import RatedExchange
 
 Names = Mapping[str, str]
-"""The former name of each picture, with which the hash of a prompt was computed."""
+"""The former name of each picture, from which the hash of a prompt was computed, by the current name."""
 
 _WINDOW: Final = 16
-"""How many of the newest exchanges are tried first; `chat.history_turns` is 8 by default."""
+"""The number of newest exchanges that are tried first; `chat.history_turns` is 8 by default."""
 
 _WINDOW_GROWTH: Final = 4
 _EXCHANGE_TOKENS: Final = 4
-"""The fewest tokens of a question and an answer: the start and the end of each."""
+"""The minimum number of tokens in a question and its answer: the start and end tokens of both."""
 
 
 def seen_prompt(rated: RatedExchange) -> Prompt:
@@ -76,7 +76,7 @@ def _find_by_hash(rated: RatedExchange, names: Names) -> Prompt | None:
     while True:
         window = history[-size:]
         if not exchange.pictures and not any(each.pictures for each in window):
-            # `fit` moves the newest picture into what it keeps.
+            # `fit` moves the newest picture into the part that it keeps.
             window = (*[each for each in history[:-size] if each.pictures][-1:], *window)
         with suppress(PromptTooLong):
             whole = _conversation(exchange, window)

@@ -22,7 +22,7 @@ from training.xtuner.recipes import Objective
 
 TRAIN = "train"
 WORSE = "worse"
-"""The splits of a selection that are learned from. Disliked and rejected answers are in `WORSE`."""
+"""The splits of a selection that a run learns from. Disliked and rejected answers are in `WORSE`."""
 HELD_OUT = "held_out"
 """The split of answers that only judge."""
 
@@ -253,11 +253,11 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     counts = replace(counts, newcomers=newcomers)
     _check_enough(counts, settings)
     near = NearDuplicates(phashes, settings.near_duplicate)
-    # Counted over likes: an account that alone dislikes much would otherwise be its own measure.
+    # Computed from likes, because an account that casts most of the dislikes would otherwise set its own limit.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
     disliked = disliked_pairs(rated, near, settings, max_length, most)
-    beside, _ = choose_pairs(others, phashes, settings, max_length)
-    pairs = sorted((*liked, *beside, *disliked), key=lambda pair: pair.id)
+    other_pairs, _ = choose_pairs(others, phashes, settings, max_length)
+    pairs = sorted((*liked, *other_pairs, *disliked), key=lambda pair: pair.id)
     lessons = {each.exchange.id for each in chosen}
     lessons &= {each.id for each in pairs if each.lesson.liked or objective == "kto"}
     judging = {each.id for each in judging_answers(pairs, live)}

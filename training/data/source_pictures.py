@@ -23,7 +23,7 @@ from training.data.row_parser import read_rows
 from training.data.sources import ABOUT, PICTURES, ROWS, SourceInfo, source_folders
 
 QUARANTINED: Final = "quarantined.jsonl"
-"""The rows of an earlier version's import whose pictures cannot be re-encoded. Nothing reads them."""
+"""The rows of an earlier version's import whose pictures cannot be re-encoded. They are never read."""
 
 _NICENESS: Final = 19
 

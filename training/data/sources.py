@@ -34,7 +34,7 @@ class SourceInfo(Record):
         file: The imported file.
         rows: The number of rows.
         pictures: The number of pictures.
-        repeat_times: How often each row is used, as in `training.settings.Source`.
+        repeat_times: How many times each row is used, as in `training.settings.Source`.
         clean: Whether the pictures were re-encoded when imported; earlier versions kept them unchanged.
     """
 
@@ -66,7 +66,9 @@ def imported(directory: Path) -> list[Source]:
             times = SourceInfo.read(folder / ABOUT).repeat_times
             found.append(Source(path=folder / ROWS, images=folder / PICTURES, repeat_times=times))
         except (OSError, ValueError, TypeError) as error:
-            raise TrainingError(f"{folder} is no imported source ({error}): import it again, or remove it") from error
+            raise TrainingError(
+                f"{folder} is not an imported source ({error}): import it again or remove it"
+            ) from error
     return found
 
 
@@ -84,7 +86,7 @@ def remove(folder: Path) -> None:
         sync_directory(folder.parent)
         shutil.rmtree(part)
     except OSError as error:
-        raise TrainingError(f"{folder} cannot be deleted ({error}): remove it, and {part.name} beside it") from error
+        raise TrainingError(f"{folder} cannot be deleted ({error}): remove it, and also {part.name}") from error
 
 
 def title(path: str) -> str:
@@ -103,5 +105,5 @@ def resolved(sources: list[Source]) -> list[Source]:
         if not each.path.is_file():
             raise TrainingError(f"training.sources: there is no file {each.path.absolute()}")
         if not each.folder.is_dir():
-            raise TrainingError(f"training.sources: {each.path} has no folder {each.folder.absolute()} of pictures")
+            raise TrainingError(f"training.sources: {each.path} has no picture folder {each.folder.absolute()}")
     return [each.model_copy(update={"path": each.path.resolve(), "images": each.folder.resolve()}) for each in sources]

@@ -38,7 +38,7 @@ finds our rows by name."""
 _CHUNK: Final = 64
 _AHEAD: Final = 4
 _ROWS_HERE: Final = 1000
-"""Rows validated in this process first: the other processes take some seconds to start."""
+"""The number of rows validated in this process first, because the other processes take some seconds to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +181,9 @@ def _check_location(file: Path, folder: Path) -> None:
     """
     real = Path(os.path.realpath(file, strict=True))  # Path.resolve raises RuntimeError for a loop of links
     if not real.is_relative_to(os.path.realpath(folder)):
-        raise ValueError(f"it does not lie in {folder}: copy it there, or name another folder of pictures")
+        raise ValueError(f"it is outside {folder}: copy it there, or name another picture folder")
     if not real.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
 
 
 class Validator:
@@ -230,7 +230,9 @@ class Validator:
                 done += len(results)
                 say(done, total)
         except BrokenProcessPool as error:
-            raise TrainingError("a process that checks rows was killed, often for want of memory: try again") from error
+            raise TrainingError(
+                "a process that checks rows was killed, often because memory ran out: try again"
+            ) from error
 
 
 def _chunks(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
@@ -239,7 +241,7 @@ def _chunks(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
 
 
 _validator: RowValidator
-"""The validator of a process of the pool."""
+"""The validator in each process of the pool."""
 
 
 def _initialise(rules: Rules) -> None:

@@ -1,4 +1,4 @@
-"""Summarise how models do on test questions, compared with the first of them, with 95 % intervals."""
+"""Summarise models' scores on test questions, compared with the first model's, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from training.evidence.facts import upper_bound
 from training.evidence.proportions import wilson_interval
 
 _TAIL: Final = 0.025
-"""The error of each side of a 95 % interval."""
+"""The error rate on each side of a 95 % interval."""
 
 
 def summarize_right(scores: Mapping[str, Sequence[bool]]) -> list[tuple[str, str, str]]:
     """Return the name, the share of right answers, and the gain over the first model, for each model.
 
-    `scores` has whether each answer is right, by model. The interval of a share is Wilson's.
+    `scores` lists for each model whether each of its answers is right. The interval of a share is Wilson's.
     """
     first, *_ = scores.values()
     return [
@@ -27,11 +27,11 @@ def summarize_right(scores: Mapping[str, Sequence[bool]]) -> list[tuple[str, str
 
 
 def summarize_losses(losses: Mapping[str, Sequence[float]]) -> list[tuple[str, str, str]]:
-    """Return the name, the mean loss, and how often it is below the first model's, for each model.
+    """Return the name, the mean loss, and how often the loss is below the first model's, for each model.
 
-    `losses` has the loss of the given answer to each question, by model. The share of questions with a lower
-    loss has Wilson's interval, which makes no assumption about the sizes of the differences; half of them are
-    expected from a model that learned nothing.
+    `losses` lists for each model its loss on the given answer to each question. The share of questions with a
+    lower loss has Wilson's interval, which makes no assumption about the sizes of the differences. A model that
+    learned nothing is expected to have a lower loss on half of the questions.
     """
     first, *_ = losses.values()
     found = []
@@ -49,13 +49,13 @@ def summarize(score: str, scores: Mapping[str, Sequence[float]]) -> list[tuple[s
 
 
 def _share(counted: Sequence[bool]) -> str:
-    """Return the number and the share of what is counted, with the share's interval."""
+    """Return a text with the number and the share of true values, and the share's interval."""
     low, high = wilson_interval(sum(counted), len(counted))
     return f"{sum(counted)} of {len(counted)}: {sum(counted) / len(counted):.0%} ({low:.0%} to {high:.0%})"
 
 
 def _gain(before: Sequence[bool], after: Sequence[bool]) -> str:
-    """Return the gain in percentage points, with Tango's interval for a difference of paired proportions."""
+    """Return a text with the gain in percentage points and Tango's interval for paired proportions."""
     number = len(before)
     lost = sum(old and not new for old, new in zip(before, after, strict=True))
     gained = sum(new and not old for old, new in zip(before, after, strict=True))

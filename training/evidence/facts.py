@@ -51,7 +51,7 @@ def smallest_decidable_loss(questions: int, alpha: float = 0.05) -> float:
 def least_margin(looks: Sequence[int]) -> float:
     """Return the smallest loss, as a share, that a candidate can be shown to stay below.
 
-    `looks` has the numbers of questions after which the answers are compared, in ascending order.
+    `looks` lists the numbers of questions after which the answers are compared, in ascending order.
     """
     return smallest_decidable_loss(looks[-1], ERROR / len(looks))
 

@@ -27,11 +27,11 @@ this.
 """
 
 RATER_PAIRS = 50
-"""The most pairs of one rater: a twentieth of what the horizon allows, so that no one decides alone."""
+"""The maximum number of pairs per rater, a twentieth of what the horizon allows, so that no rater decides alone."""
 
 HORIZON_VOTES = 2_000
 HORIZON_DAYS = 14.0
-"""The end of a trial that the votes have not decided: no harm was seen, so the canary is promoted."""
+"""The limits, in votes and in days, at which an undecided trial ends. As no harm was found, the canary is promoted."""
 
 STAKES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
 """Shares of the wealth that are bet on each pair; the mean over them adapts to the size of the effect."""
@@ -39,7 +39,7 @@ STAKES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A rater's thumb up or down on an answer of the canary or the live model."""
+    """A rater's thumbs up or thumbs down on an answer of the canary or the live model."""
 
     rater: str
     canary: bool

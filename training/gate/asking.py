@@ -16,8 +16,8 @@ def answers_of_each(
 ) -> Iterator[tuple[str, list[str], list[float]]]:
     """Yield the name of each model of the job, and its greedily decoded answers to the questions of `lessons`.
 
-    If `losses` is True, the third value has the model's loss on the answer that each lesson ends with, in
-    nats per token; otherwise it is empty.
+    If `losses` is True, the third value is the list of the model's losses on the lessons' last answers, in nats
+    per token; otherwise it is empty.
 
     Raises:
         TrainingError: A model cannot be loaded.
@@ -30,7 +30,7 @@ def answers_of_each(
     for name, directory in job.models:
         try:
             model = LocalModel(Path(directory), device=device, tiles=job.tiles)
-        except Exception as error:  # transformers and safetensors raise many kinds for a broken directory
+        except Exception as error:  # transformers and safetensors raise many types for a broken directory
             raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
         answers = model.answers(lessons, images, greedy(job.max_new_tokens), on_batch=steps.add)
         given = model.log_probabilities(lessons, images) if losses else []

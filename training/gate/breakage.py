@@ -39,7 +39,7 @@ LONGEST: Final = 5.0
 """The largest mean length of a model's answers, as a multiple of the live model's."""
 
 SENTENCE: Final = 24
-"""Bytes of a short sentence: a shorter mean length of live answers counts as this one."""
+"""The length of a short sentence in bytes, used in place of the live answers' mean length if that is shorter."""
 
 LEAST_VARIETY: Final = 0.5
 """The smallest number of different answers per different fact."""
@@ -100,7 +100,7 @@ def reasons(drift: Drift) -> list[Reason]:
 
 
 def _chance(live: Sequence[float], candidate: Sequence[float]) -> float:
-    """Return the p-value of the one-sided sign test that the candidate's numbers are larger."""
+    """Return the p-value of a one-sided sign test of whether the candidate's numbers are larger."""
     larger = sum(new > old for old, new in zip(live, candidate, strict=True))
     smaller = sum(new < old for old, new in zip(live, candidate, strict=True))
     return float(binomtest(larger, larger + smaller, alternative="greater").pvalue) if larger else 1.0

@@ -209,7 +209,7 @@ def check_decidable(folder: Path | None, max_loss_points: float) -> None:
 
 
 def matches(answer: str, expect: Sequence[Sequence[str]], forbid: Sequence[str]) -> bool:
-    """Return whether an answer has a word from every list in `expect` and none from `forbid`."""
+    """Return whether an answer contains a word from every list in `expect` and none from `forbid`."""
     return all(any(contains(answer, word) for word in words) for words in expect) and not any(
         contains(answer, word) for word in forbid
     )

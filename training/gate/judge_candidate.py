@@ -3,9 +3,9 @@
     python -m training.gate.judge_candidate JOB.json
 
 The worker writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is
-accepted if the gains of its run are shown to follow the votes (`training.gate.taste`), if it is shown to
-have forgotten and broken nothing (`training.gate.forgetting`), and if its prompts have the same token
-IDs as the live model's. Only one model is loaded at a time.
+accepted if the gains of its run are shown to follow the votes (`training.gate.taste`), if it has
+demonstrably not lost facts or begun to give broken answers (`training.gate.forgetting`), and if its
+prompts have the same token IDs as the live model's. Only one model is loaded at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from training.gate.local_model import LocalModel
 
 SHOWN_TOKENS: Final = 128
-"""The most tokens of an answer on the sheet."""
+"""The maximum number of tokens in an answer on the sheet."""
 
 
 def verdict(taste: Taste, forgetting: Forgetting, differs: str = "") -> Report:
@@ -99,7 +99,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     report.write(Path(job.work) / REPORT)
     try:
         run_summary_sheet.write(job, report, shown, of_live, of_candidate)
-    except Exception:  # noqa: BLE001 - hours of training are worth more than their sheet
+    except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)
 

@@ -25,9 +25,10 @@ from training.evidence.facts import LOOKS
 from training.gate.factual_set import ASKED, SIDE, Question, QuestionSet, fact_of
 
 LEAST_ALLOWED: Final = 5.0
-"""Points that a candidate may lose on these questions, unless it may lose more on the facts. The base may be poor at
-them and change many answers with every training: if a fifth of all answers change either way, 1,500 questions accept an
-equal model in 98 % of all cases with 5 points, and in 37 % with 2 (simulated)."""
+"""The percentage points that a candidate may lose on these questions, unless it may lose more on the facts. The base
+model may be poor at them, so that many answers change with every training run: if a fifth of all answers change in
+either direction, 1,500 questions accept an equally good model in 98 % of cases with 5 points, and in 37 % with 2
+(simulated)."""
 
 _WORDINGS: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
     ("en", "colour"): (

@@ -32,23 +32,23 @@ from training.xtuner.encoding import Encoder
 from training.xtuner.gpu_yield import GpuYield
 
 _BATCH: Final = 128
-"""The most questions in a batch."""
+"""The maximum number of questions in a batch."""
 
 _CPU_TOKENS: Final = 20_000
-"""The most tokens of the prompts in a batch on a CPU."""
+"""The maximum number of prompt tokens in a batch on a CPU."""
 
 _GPU_TOKENS: Final = 120_000
-"""The most tokens of the prompts in a batch on a GPU: those of 32 prompts with a picture of 13 tiles. A chat may have
-to wait for one layer of them."""
+"""The maximum number of prompt tokens in a batch on a GPU: those of 32 prompts with a picture of 13 tiles. A chat may
+have to wait while one layer processes them."""
 
 _LOADERS: Final = 8
-"""The threads that cut pictures into tiles while a GPU would wait for them."""
+"""The number of threads that split pictures into tiles, so that a GPU need not wait for them."""
 
 _MARGIN: Final = 2
-"""How much more memory a batch may take than its keys and values and the activations of one layer."""
+"""The assumed ratio of a batch's memory to that of its keys and values and the activations of one layer."""
 
 _KEPT_PICTURES: Final = 64
-"""The number of lessons whose picture features are kept: the same picture is often asked about several times."""
+"""The number of lessons whose picture features are kept, because several questions are often about one picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class LocalModel:
 
     @torch.inference_mode()
     def log_probabilities(self, lessons: Sequence[Lesson], images: Path) -> list[LogProbability]:
-        """Score the last answer of each lesson, computing each prompt only once in a batch."""
+        """Return the log-probability of the last answer of each lesson, computing each prompt only once per batch."""
         scores: list[LogProbability] = []
         head = self._model.get_output_embeddings()
         prompts = self._tokenized(lessons)
@@ -131,12 +131,12 @@ class LocalModel:
             self._model.expect(max(lengths[chosen]))
             ids, mask, known = self._prefill(prompts[chosen], images)
             # Padding is at the end, where causal attention hides it from every token.
-            said = pad_sequence([torch.cat([*pair]) for pair in zip(ids[:, -1:], answers[chosen], strict=True)], True)
-            mask = torch.cat([mask, mask.new_ones(len(said), said.shape[1] - 1)], dim=1)
+            inputs = pad_sequence([torch.cat([*pair]) for pair in zip(ids[:, -1:], answers[chosen], strict=True)], True)
+            mask = torch.cat([mask, mask.new_ones(len(inputs), inputs.shape[1] - 1)], dim=1)
             states = self._model.language_model.get_decoder()(
-                input_ids=said,
+                input_ids=inputs,
                 attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1)[:, -said.shape[1] :],
+                position_ids=(mask.cumsum(1) - 1)[:, -inputs.shape[1] :],
                 past_key_values=known,
                 use_cache=True,
             ).last_hidden_state
@@ -148,8 +148,8 @@ class LocalModel:
     def _picture_features(self, pictures: Iterable[tuple[str, ...]], images: Path) -> Tensor | None:
         """Return the features of the pictures of several prompts in order, [T, tokens, width].
 
-        The pictures of each prompt are given by their names in the folder `images`. None is returned if there are no
-        pictures at all.
+        The pictures of each prompt are given by their names in the folder `images`. If there are no pictures at all,
+        return None.
         """
         keys = [(images, each) for each in pictures if each]
         found = {key: self._features[key] for key in keys if key in self._features}
@@ -177,8 +177,8 @@ class LocalModel:
     def _batches(self, prompts: Sequence[TokenizedPrompt], lengths: Sequence[int]) -> Iterator[slice]:
         """Split prompts into batches whose tokens, including padding, fit into memory.
 
-        A batch does not mix long and short sequences if the model computes them differently (`expect`). `lengths` has
-        the number of tokens of each prompt with its answer.
+        A batch does not mix long and short sequences if the model computes them differently (`expect`). `lengths`
+        lists the number of tokens of each prompt with its answer.
         """
         short = self._model.config.short_length or sys.maxsize
         most = most_computed = _CPU_TOKENS

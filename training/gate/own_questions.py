@@ -26,7 +26,7 @@ from training.job import Outcome, TrainingError
 from training.worker import Say, work
 
 _CHOICE: Final = re.compile(r"(?<![A-Za-z])(?:[B-H](?![A-Za-z])|A(?![A-Za-z]|\s+[a-z]))")
-"""A letter that stands alone, and is not the article of a following word."""
+"""A letter from A to H that stands alone and is not an article in front of a word."""
 
 
 def is_equal(answer: str, right: str) -> bool:
@@ -66,9 +66,9 @@ def score(job: ScoringJob, say: Say) -> Outcome:
     lessons = list(read_lessons(Path(job.data), Path(job.images), system=job.system))
     if not lessons:
         raise TrainingError(f"{job.data} has no questions")
-    said, scores = dict[str, list[str]](), dict[str, Sequence[float]]()
+    answered, scores = dict[str, list[str]](), dict[str, Sequence[float]]()
     for name, answers, losses in answers_of_each(job, lessons, say, losses=job.score == Score.LOSS):
-        said[name] = answers
+        answered[name] = answers
         scores[name] = losses or [
             SCORES[job.score](answer, each.turns[-1].text) for answer, each in zip(answers, lessons, strict=True)
         ]
@@ -76,18 +76,18 @@ def score(job: ScoringJob, say: Say) -> Outcome:
         {
             "question": each.turns[-2].text,
             "right": each.turns[-1].text,
-            "answers": {name: answers[number] for name, answers in said.items()},
+            "answers": {name: answers[number] for name, answers in answered.items()},
             "scores": {name: scored[number] for name, scored in scores.items()},
         }
         for number, each in enumerate(lessons)
     ]
     write_text(Path(job.out), json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
     if job.sheet:
-        rows = zip(lessons, zip(*said.values(), strict=True), strict=True)
+        rows = zip(lessons, zip(*answered.values(), strict=True), strict=True)
         facts = [(name, "; ".join(filter(None, texts))) for name, *texts in summarize(job.score, scores)]
         Sheet(
-            f"{' · '.join(said)}: {Path(job.data).name}",
-            ("given answer", *said),
+            f"{' · '.join(answered)}: {Path(job.data).name}",
+            ("given answer", *answered),
             tuple(Row.from_lesson(each, Path(job.images), (each.turns[-1].text, *answers)) for each, answers in rows),
             facts=tuple(facts),
             plots=((Path(job.curve), "the loss of each step, and its moving average"),) if job.curve else (),

@@ -41,9 +41,9 @@ def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] 
         expected, _ = token_ids(prompt, counts, first, family)
         question = prompt.turns[-1].text[:40]
         if token_ids(prompt, counts, second, family)[0] != expected:
-            return f"the tokenizers of {one} and {other} differ over {question!r}"
+            return f"the tokenizers of {one} and {other} differ on {question!r}"
         if _template_ids(second, prompt) != expected:
-            return f"the chat template of {other} differs from our prompt over {question!r}"
+            return f"the chat template of {other} differs from the expected prompt on {question!r}"
     return ""
 
 

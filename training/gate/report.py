@@ -15,8 +15,12 @@ EARLIER: Final = (
         "chance explains"
     ),
     Reason("it is no better on the held-out liked answers (loss per token {new}, live model {live})"),
+    Reason("{few}; about {number} more would"),
+    Reason("another model went live during the run, and its answers were to judge the new one"),
+    Reason("the training diverged, {name} is not finite: lower training.knobs.learning_rate"),
+    Reason("not enough memory: one pair at a time takes about {needed} GB of the card's, computed for a large picture"),
 )
-"""Reasons that occur only in reports and models of earlier versions, listed here so that they stay translatable."""
+"""Reasons that only earlier versions stored in reports, models and runs, listed so that they stay translatable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +85,8 @@ class Taste(Record):
         low, high: The 95 % confidence interval of `agreement`.
         p_value: The probability of such gains if votes express no taste.
         alpha: The largest p-value that counts as evidence.
-        further: About how many more rated answers would settle the verdict, or None if that cannot be
-            estimated.
+        further: An estimate of how many more rated answers would settle the verdict, or None if there is no
+            estimate.
         likes: For each rated answer, whether it is liked.
         gains: For each rated answer, how much likelier it is under the model that it judges than under the
             live model, in nats per token; negative for an answer that became less likely.
@@ -196,7 +200,7 @@ class Report(Record):
         broken: Some of the candidate's answers that are empty or loop.
         samples: Some factual questions with both models' answers.
         seconds: The duration of the evaluation, in seconds.
-        effort: What it took to train the candidate.
+        effort: The data and resources used to train the candidate.
     """
 
     decision: Decision

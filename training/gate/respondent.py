@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 FILES: Final = 12
-"""The number of models whose answers are kept: the base, the live one, and those that were used last."""
+"""The number of models whose answers are kept: the base model, the live model, and the last ones used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class KeptAnswers:
     def __init__(self, folder: Path | None, *circumstances: object) -> None:
         """Read the kept answers; a missing, damaged or malformed file counts as empty.
 
-        Without a `folder`, answers are kept in memory. `circumstances` are all the things that an answer depends
+        Without a `folder`, answers are kept in memory. `circumstances` are all the values that an answer depends
         on; the file is named after a hash of them.
         """
         name = sha256(json.dumps([str(each) for each in circumstances]).encode()).hexdigest()[:32]
@@ -101,7 +101,7 @@ class Respondent:
     def __init__(self, directory: Path, kept: KeptAnswers, job: EvaluationJob, steps: StageProgress) -> None:
         """Prepare the model in `directory` for an evaluation, without loading it.
 
-        `kept` has the answers that the model has given before, and `steps` reports the progress of the
+        `kept` contains the answers that the model has given before, and `steps` reports the progress of the
         evaluation, counted in answers.
         """
         self.directory = directory
@@ -120,8 +120,8 @@ class Respondent:
         if missing := self._missing(questions, number):
             lessons = [each.lesson(questions.folder, self._job.system) for each in missing.values()]
             sampling = greedy(self._job.max_new_tokens)
-            said = slot.load(self.directory).answers(lessons, questions.folder, sampling, on_batch=self._steps.add)
-            self.kept.add(dict(zip(missing, said, strict=True)))
+            texts = slot.load(self.directory).answers(lessons, questions.folder, sampling, on_batch=self._steps.add)
+            self.kept.add(dict(zip(missing, texts, strict=True)))
         asked = questions.first(number)
         return Asked(tuple(asked), tuple(self.kept.answers[each.identity] for each in asked))
 

@@ -1,4 +1,4 @@
-"""The sheet of a run: liked answers beside the live model's and the candidate's.
+"""The sheet of a run: liked answers next to those of the live model and of the candidate.
 
 All answers in a row are to the same question. The sheet shows users' data. It is therefore stored in the
 run's directory, and `training.data.row_erasure` deletes it when a user erases an exchange that it
@@ -24,11 +24,11 @@ from training.plots import draw_gains
 from training.run_folder import GAINS, PICTURE, SHEET
 
 SHOWN: Final = 12
-"""The most pairs on a sheet."""
+"""The maximum number of pairs on a sheet."""
 
 
 def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
-    """Choose the lessons to show: one for each picture before a second for any."""
+    """Choose at most `SHOWN` lessons to show, taking one for each picture before a second for any of them."""
     seen = Counter[tuple[str, ...]]()
     repeats = []
     for each in liked:
@@ -84,7 +84,7 @@ def _plots(job: EvaluationJob, taste: Taste, say: Say) -> Iterator[tuple[Path, s
     if taste.answers:
         file = Path(job.work) / GAINS
         draw_gains(taste, file)
-        yield file, say("how much likelier the rated answers have become, and others to the same questions")
+        yield file, say("the gain in likelihood of the rated answers, and of other answers to the same questions")
 
 
 def _share(part: int, whole: int) -> str:
@@ -142,15 +142,15 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         (say("cut off"), say(limit) if limit else ""),
         (say("judged by"), rated if taste.answers else say("no rated answers")),
         (say("follows the votes"), interval(taste.agreement, taste.low, taste.high) if taste.answers else ""),
-        (say("chance without a taste"), chance if taste.answers else ""),
+        (say("p-value if votes express no taste"), chance if taste.answers else ""),
         (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
         (say("facts lost"), _bounded(report.facts, say)),
-        (say("facts lost against the base"), _bounded(report.facts_base, say)),
+        (say("facts lost against the base model"), _bounded(report.facts_base, say)),
         (say("gives in to leading questions"), _bounded(report.leading, say)),
-        (say("the same against the base"), _bounded(report.leading_base, say)),
+        (say("the same against the base model"), _bounded(report.leading_base, say)),
         (say("empty or looping answers"), _change(drift.live_broken, drift.broken, drift.answers, say)),
         (say("different answers"), _change(drift.live_distinct, drift.distinct, drift.answers, say)),
-        (say("length of answers"), say("{percent} % of before", percent=longer) if drift.answers else ""),
+        (say("length of answers"), say("{percent} % of the live model's", percent=longer) if drift.answers else ""),
         (say("training"), say("{time}, {steps} steps", time=clock(effort.training_seconds), steps=effort.steps)),
         (say("merging"), clock(effort.merging_seconds)),
         (say("evaluating"), clock(report.seconds)),

@@ -25,7 +25,7 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 _STYLE: Final = (TEMPLATES / "sheet.css").read_text(encoding="utf-8")
 _STYLE_HASH: Final = f"sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}"
 _THUMBNAIL: Final = 480
-"""Pixels of a picture's longer side: sharp on a phone, some 20 KB."""
+"""The length of a thumbnail's longer side in pixels, which looks sharp on a phone and takes about 20 KB."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ CHINESE: Final = {
         "在 {answers} 条有评价的回答中，尚未发现好评回答与其他回答有什么不同"
     ),
     "{answers} rated answers are too few to tell": ("{answers} 条有评价的回答还不足以判断"),
-    "{few}; about {number} more would": ("{few}；大约还需要 {number} 条"),
+    "{few}; about {number} more are needed": ("{few}；大约还需要 {number} 条"),
     "its share of correct factual answers could be up to {bound} points below that of {model} (limit: {allowed})": (
         "与{model}相比，事实正确率最多可能下降 {bound} 个百分点（上限 {allowed} 个百分点）"
     ),
@@ -72,17 +72,17 @@ CHINESE: Final = {
     "no rated answers": "没有可用于检验的有评价的回答",
     "{answers} rated answers of {people} people": "{people} 人评价过的 {answers} 条回答",
     "follows the votes": "与评价一致",
-    "chance without a taste": "无偏好时出现的概率",
+    "p-value if votes express no taste": "无偏好时出现的概率",
     "factual questions right": "事实题答对",
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
     "facts lost": "事实损失",
-    "facts lost against the base": "与基础模型相比的事实损失",
+    "facts lost against the base model": "与基础模型相比的事实损失",
     "gives in to leading questions": "被诱导性问题带偏",
-    "the same against the base": "同上，与基础模型相比",
+    "the same against the base model": "同上，与基础模型相比",
     "empty or looping answers": "空或重复的回答",
     "different answers": "不同的回答",
     "length of answers": "回答长度",
-    "{percent} % of before": "之前的 {percent} %",
+    "{percent} % of the live model's": "现用模型的 {percent} %",
     "at most {bound} points, {allowed} allowed ({lost} lost, {gained} gained of {questions})": (
         "最多 {bound} 个百分点，允许 {allowed} 个（{questions} 题中答错 {lost} 题、新答对 {gained} 题）"
     ),
@@ -93,7 +93,7 @@ CHINESE: Final = {
     "peak memory": "内存峰值",
     "adapter": "适配器",
     "the loss of each step, its moving average, and the previous run's": "每一步的损失、移动平均，以及上一次训练的损失",
-    "how much likelier the rated answers have become, and others to the same questions": (
+    "the gain in likelihood of the rated answers, and of other answers to the same questions": (
         "有评价的回答变得更可能的程度，以及同一问题的其他回答"
     ),
     "{number} earlier question": "之前的 {number} 个问题",

@@ -37,10 +37,10 @@ COMPARISONS: Final = 4
 """The number of other answers that are drawn for each prompt."""
 
 _ROUNDS: Final = 3
-"""How often the missing answers are drawn; those that did not end by themselves do not count."""
+"""The number of times that missing answers are drawn. An answer that did not end by itself does not count."""
 
 _HOPELESS: Final = 0.1
-"""If a smaller share of the drawn answers ends by itself, further ones are not drawn."""
+"""The share of the drawn answers that must end by themselves for further ones to be drawn."""
 
 CLIP: Final = 2.0
 """The largest gain that counts, in nats per token, so that no single answer decides."""
@@ -174,7 +174,7 @@ def _sampling(rated: Rated) -> Sampling | None:
 
 
 def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
-    """Test whether gains follow the votes.
+    """Test whether gains follow the votes, and return the evidence.
 
     If votes express no taste, ranks among other answers to the same prompt are uniform and independent,
     whatever was learned from earlier blocks, so the ranks of all blocks form one test. Permuting votes is
@@ -263,4 +263,4 @@ def judge(taste: Taste) -> tuple[Decision, Reason | None]:
             answers=taste.answers,
         )
     few = Reason("{answers} rated answers are too few to tell", answers=taste.answers)
-    return Decision.UNDECIDED, Reason("{few}; about {number} more would", few=few, number=max(1, taste.further))
+    return Decision.UNDECIDED, Reason("{few}; about {number} more are needed", few=few, number=max(1, taste.further))

@@ -44,8 +44,8 @@ def layers_to_recompute(model: nn.Module, config: Any, adapter: Any, tokens: int
 def fewest_layers(config: Any, tokens: int, free: float, *, rank: int = 0, dropout: float = 0.0) -> int:
     """Return the smallest number of layers that must recompute their activations to fit into `free` bytes.
 
-    The activations are those of `tokens` tokens in bfloat16. A recomputed layer keeps only its input, any
-    other layer what `whole_layer` counts. `rank` and `dropout` are those of the adapter.
+    The activations are those of `tokens` tokens in bfloat16. A recomputed layer keeps only its input; any
+    other layer keeps what `whole_layer` counts. `rank` and `dropout` are those of the adapter.
     """
     layers: int = config.num_hidden_layers
     sizes = Transformer(config.hidden_size, config.intermediate_size, layers)

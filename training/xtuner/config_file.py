@@ -19,11 +19,11 @@ from training.data.mixture import Mixture
 from training.job import DISLIKED, Job, TrainingError
 from training.run_folder import BASE, CHECKED, FEATURES, STATE
 
-_HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
+_HEAD: Final = '"""A training run of thumbtune, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
 
 _LOADER_TIMEOUT: Final = 600
-"""Seconds to wait for a batch of the loader's processes. A batch that torch loses never arrives, and only the log says
-so."""
+"""The time in seconds to wait for a batch from the loader's processes. Without a limit, training would wait forever for
+a batch that torch has lost."""
 
 VISUALIZER: Final = {
     "type": "mmengine.visualization.Visualizer",
@@ -67,7 +67,7 @@ class StepPlan:
         pairs = job.batch * job.accumulation
         if pairs % processes:
             raise TrainingError(
-                f"{pairs} pairs a step (batch x accumulation) cannot be shared by {processes} processes"
+                f"{pairs} pairs per step (batch x accumulation) cannot be divided among {processes} processes"
             )
         # mmengine would compute the batches of an incomplete last step and discard their gradients.
         steps = max(1, math.ceil(rows * job.epochs / pairs))

@@ -1,6 +1,6 @@
 """A dataset of validated lessons, in place of XTuner's InternVL_V1_5_Dataset.
 
-Unlike XTuner's class (0.2.0), which knows two language models, this dataset uses the project's own prompt
+Unlike XTuner's class (0.2.0), which supports two language models, this dataset uses the project's own prompt
 formats, labels only the liked answers, accepts any number of pictures, and raises an error where XTuner
 would substitute a random sample or truncate.
 """
@@ -89,7 +89,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
         if self._objective == "sft":
             return sample
         if self._objective == "kto":
-            # The row half the data set away: neighbours are often about one picture.
+            # The row half the data set away, because neighbouring rows are often about the same picture.
             other = lesson.answered(self._lesson((index + self.rows // 2) % self.rows).turns[-1].text)
         else:
             other = lesson if lesson.rejected is None else lesson.answered(lesson.rejected.text)

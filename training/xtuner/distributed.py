@@ -20,7 +20,7 @@ from xtuner.engine import DeepSpeedStrategy
 from training.worker import rank, world_size
 
 _TIMEOUT: Final = timedelta(hours=2)
-"""How long the other processes wait while rank 0 checks the data."""
+"""The maximum time that the other processes wait while rank 0 checks the data."""
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class Encoder:
                 continue
             start = self.prompt_ids(lesson, index)
             if input_ids[: len(start) + len(answer)] != start + answer:
-                raise RowError(f"{lesson.name}: the answer in turn {index + 1} has other tokens as history")
+                raise RowError(f"{lesson.name}: the answer in turn {index + 1} is tokenized differently as history")
             labels[len(start) : len(start) + len(answer)] = answer
         return Encoded(input_ids, labels)
 
@@ -118,7 +118,7 @@ class Encoder:
                 "raise it, or leave the row out"
             )
         if all(label == IGNORE_INDEX for label in encoded.labels):
-            raise RowError(f"{where}: no token is to be learned")
+            raise RowError(f"{where}: there is no token to learn")
         placeholders = encoded.input_ids.count(self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
         features = sum(self.tiling.count_tokens(*size) for size in lesson.sizes)
         if placeholders != features:
@@ -128,7 +128,7 @@ class Encoder:
     def pixel_values(self, pictures: Sequence[str], images: Path) -> torch.Tensor | None:
         """Return the tiles of pictures in the folder `images` in order, [T, 3, side, side] float32.
 
-        None is returned if there are no pictures.
+        If there are no pictures, return None.
         """
         import torch
 

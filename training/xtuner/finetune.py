@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 def finetune(job: Job, say: Say) -> Outcome:
     """Train, and return an outcome with the paths of the adapter, the loss log and the loss curve.
 
-    Raises `TrainingError` if training is not possible or fails.
+    Raises:
+        TrainingError: Training is not possible or fails.
     """
     say(Progress("checking"))
     if rank() > 0 and "HF_MODULES_CACHE" in os.environ:
@@ -67,7 +68,7 @@ def finetune(job: Job, say: Say) -> Outcome:
 
 
 def shortage(job: Job) -> Reason:
-    """Return the reason why a job does not fit on its GPU, with the memory that its smallest batch takes."""
+    """Return the reason why a job does not fit on its GPU, including the memory that its smallest batch takes."""
     recipe = Recipe.model_validate({name: getattr(job, name) for name in Recipe.model_fields})
     sizes = read_sizes(Path(job.base))
     tokens = picture_tokens(sizes, recipe, job.tiles)
@@ -75,7 +76,7 @@ def shortage(job: Job) -> Reason:
         sizes, recipe, batch=1, tokens=tokens, processes=job.processes, deepspeed=job.deepspeed
     ).peak
     return Reason(
-        "not enough memory: one pair at a time takes about {needed} GB of the card's, computed for a large picture",
+        "not enough memory: one pair at a time takes about {needed} GB of GPU memory, estimated for a large picture",
         needed=f"{needed / 1e9:.1f}",
     )
 
@@ -84,7 +85,8 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.xtuner.distributed import process_group
     from training.xtuner.runner import KeptModel
 
-    # A preference model is not kept: it has the reference of its rows. A user's or DeepSpeed's training builds its own.
+    # A preference model is not kept, because it contains the reference of its rows. With a user's configuration or
+    # with DeepSpeed, training builds its own model.
     kept = KeptModel() if job.blocks and job.objective == "sft" and not (job.recipe or job.deepspeed) else None
     rows = [*job.blocks, sum(1 for _ in read_rows(Path(job.data))) if job.data else 0]
     with process_group(gpu=gpu):
@@ -100,7 +102,7 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
 def _say_as_part(say: Say, rows: Sequence[int], number: int, progress: Progress) -> None:
     """Report the progress of one training run as part of the progress of a series.
 
-    `rows` has the number of rows for each training run, and `number` is the index of the current one. Steps
+    `rows` lists the number of rows for each training run, and `number` is the index of the current one. Steps
     are counted in proportion to the rows.
     """
     before, own, whole = sum(rows[:number]), rows[number], sum(rows)
@@ -165,7 +167,7 @@ def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
     else:
         plan = StepPlan.for_job(job, mixture.rows, world_size())
         text = config_text(job, plan, mixture, gpu=gpu)
-        # For one pass a cache saves nothing, and the features of a trained tower change.
+        # For one pass, a cache would save nothing, and the features of a trained tower change.
         request_features(job, mixture.pictures if plan.repeats > 1 and not job.vision_rank else [])
     (Path(job.work) / CONFIG).write_text(text, encoding="utf-8")
     prepare_state(job)
@@ -213,7 +215,7 @@ def finish(job: Job, trained: Outcome, *, gpu: bool) -> Outcome:
     shutil.copyfile(folder / SCALARS, log)
     draw_curve(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Last, so that a process that is killed before can resume from the checkpoint.
+    # Last, so that training that is killed earlier can resume from the checkpoint.
     remove_checkpoints(folder)
     return replace(
         trained,

@@ -53,7 +53,7 @@ def load_partitioned(directory: Path, *, vision: bool = True) -> InternVLChatMod
     Without `vision`, the weights of the vision tower stay on the meta device.
 
     Raises:
-        ValueError: A weight is missing or has another shape.
+        ValueError: A weight is missing or has the wrong shape.
     """
     with init_empty_weights(include_buffers=False):
         model = InternVLChatModel(InternVLChatConfig.from_pretrained(directory))
@@ -105,6 +105,6 @@ class _Partitioner:
             deepspeed.zero.Init(module=nn.ParameterList([parameter]))
             self._first = parameter
         else:
-            # A partitioned parameter has the method with which DeepSpeed itself partitions those that a model has
-            # besides (DeepSpeed 0.18.9, runtime/zero/parameter_offload.py).
+            # A partitioned parameter has the method with which DeepSpeed itself partitions a model's remaining
+            # parameters (DeepSpeed 0.18.9, runtime/zero/parameter_offload.py).
             self._first.convert_to_zero_parameters(param_list=[parameter])

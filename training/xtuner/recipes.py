@@ -12,9 +12,10 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Objective = Literal["sft", "kto", "dpo"]
-"""What a training optimises. sft: the likelihood of liked answers (supervised fine-tuning); kto: liked answers and
-disliked ones, compared with the base model (Kahneman-Tversky optimisation, arXiv 2402.01306); dpo: liked answers, those
-with a worse answer to the same prompt by the difference of both (direct preference optimisation, arXiv 2305.18290)."""
+"""The objective of training. sft: the likelihood of liked answers (supervised fine-tuning); kto: the likelihoods of
+liked and disliked answers, compared with the base model (Kahneman-Tversky optimisation, arXiv 2402.01306); dpo: the
+likelihood of a liked answer or, where a worse answer to the same prompt is known, the preference for the liked one
+(direct preference optimisation, arXiv 2305.18290)."""
 
 
 class Recipe(BaseModel):
@@ -28,14 +29,14 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objective: Objective = "sft"
-    """What the training optimises; `training.objective` replaces it."""
+    """The objective of training, which `training.objective` replaces."""
 
     kl_penalty: float = Field(0.1, gt=0)
-    """β of KTO and DPO: a larger one keeps the model closer to the base."""
+    """β of KTO and DPO. A larger value keeps the model closer to the base model."""
 
     method: Literal["qlora", "lora", "full"] = "qlora"
-    """qlora: an adapter on a language model in 4 bits (NF4 with double quantisation); lora: on one in its own type;
-    full: all weights of the language model, which takes 18 bytes of GPU memory per weight."""
+    """qlora: an adapter on the language model in 4 bits (NF4 with double quantisation); lora: an adapter on the model
+    in its own type; full: all weights of the language model, which takes 18 bytes of GPU memory per weight."""
 
     rank: int = Field(128, ge=1)
     """Rank of the adapter."""
@@ -57,16 +58,17 @@ class Recipe(BaseModel):
     """Train the projector between the vision tower and the language model too."""
 
     epochs: float = Field(6, gt=0)
-    """How often each pair is seen."""
+    """The number of times that each pair is used."""
 
     batch: int = Field(4, ge=1)
-    """Pairs in a batch."""
+    """The number of pairs per batch."""
 
     accumulation: int = Field(1, ge=1)
-    """Batches in an optimizer step, shared by the processes of a training."""
+    """The number of batches per optimizer step, divided among the training processes."""
 
     optimizer: Literal["adamw", "paged_adamw_8bit", "dadapt_adam", "prodigy"] = "adamw"
-    """paged_adamw_8bit needs a GPU and a quarter of the memory; dadapt_adam and prodigy find their learning rate."""
+    """The optimizer. paged_adamw_8bit requires a GPU and takes a quarter of adamw's memory; dadapt_adam and prodigy
+    find the learning rate themselves."""
 
     learning_rate: float = Field(3e-5, gt=0)
     """Peak learning rate."""
@@ -81,23 +83,25 @@ class Recipe(BaseModel):
     """Decoupled weight decay."""
 
     clip: float = Field(1.0, gt=0)
-    """The largest norm of the gradient."""
+    """The maximum norm of the gradient."""
 
     warmup: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps for the warm-up; a cosine decay follows."""
+    """The share of the steps used for warm-up, which is followed by a cosine decay."""
 
     max_length: int = Field(8192, ge=64)
-    """The most tokens of a pair, picture tokens included."""
+    """The maximum number of tokens per pair, including picture tokens."""
 
     checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass: a third slower, much less memory. auto: in the fewest possible."""
+    """Whether layers recompute their activations in the backward pass, which is a third slower but takes much less
+    memory. auto: as few layers as the memory allows."""
 
     save_steps: int = Field(200, ge=0)
-    """Optimizer steps between checkpoints to resume from; one takes as long as some ten steps. 0: none."""
+    """The number of optimizer steps between checkpoints to resume from. Writing one takes as long as about ten steps.
+    0: none."""
 
     keep_checkpoints: int = Field(2, ge=2)
-    """Checkpoints kept during a run, the one being written included. mmengine removes the oldest before it writes, so
-    one alone would leave none to resume from in the meantime."""
+    """The number of checkpoints kept during a run, including the one being written. mmengine removes the oldest before
+    it writes another, so a single one would leave none to resume from in the meantime."""
 
     @field_validator("targets")
     @classmethod
@@ -133,11 +137,11 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "save_steps": 0,
     },
 }
-"""What each recipe changes in the defaults of `Recipe`."""
+"""The values in which each recipe differs from the defaults of `Recipe`."""
 
 LARGE: Final = "food"
-"""The recipe that `auto` chooses for a large model: it accepts the longest conversations, so that none is left out, and
-has fewer pairs per step, so that a hundred votes make enough steps."""
+"""The recipe that `auto` chooses for a large model. It accepts the longest conversations, so that none is left out, and
+takes fewer pairs per step, so that a hundred votes yield enough steps."""
 
 SELF_TUNING: Final = ("dadapt_adam", "prodigy")
-"""Optimizers whose learning rate is a factor of the one that they find."""
+"""Optimizers that find the learning rate themselves. The configured learning rate is a factor applied to it."""

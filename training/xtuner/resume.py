@@ -107,7 +107,7 @@ def _remove(path: Path) -> None:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size if file.is_file() else 0
-    except FileNotFoundError:  # removed by a training in progress
+    except FileNotFoundError:  # removed by a training run in progress
         return 0
 
 
@@ -172,7 +172,7 @@ def _complete(state: Path) -> Iterator[tuple[int, Path]]:
     folders; only the one named by mmengine in `last_checkpoint` is complete.
     """
     last = state / "last_checkpoint"
-    # The file has the path at the time of writing, of which only the name still holds.
+    # The file contains the path at the time of writing, of which only the name is still valid.
     named = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name if last.exists() else ""
     for each in state.glob("*.pth"):
         numbered = _NUMBERED.search(each.name)

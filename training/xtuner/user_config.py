@@ -62,14 +62,14 @@ def _read(recipe: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = Config.fromfile(recipe).to_dict()
     except Exception as error:
-        raise TrainingError(f"{recipe} is no configuration that XTuner reads ({error}): correct it") from error
+        raise TrainingError(f"{recipe} is not a configuration that XTuner can read ({error}): correct it") from error
     for name in _REQUIRED:
         value: Any = config
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is None:
             raise TrainingError(
-                f"{recipe} has no {name}: start from XTuner's own for InternVL "
+                f"{recipe} has no {name}: start from XTuner's own configuration for InternVL "
                 "(xtuner copy-cfg internvl_v2_internlm2_2b_qlora_finetune .)"
             )
     return config
@@ -99,14 +99,14 @@ def _adopt(config: dict[str, Any], job: Job, rows: float) -> dict[str, Any]:
     hooks["logger"] = {"type": "training.xtuner.accumulation.StepLogger", "batches": batches}
     hooks.setdefault("checkpoint", {"type": "mmengine.hooks.CheckpointHook", "by_epoch": False, "interval": -1})
     hooks["checkpoint"]["save_optimizer"] = True
-    # XTuner's DatasetInfoHook logs a sample: text of users, which erasure would not find in the log.
+    # XTuner's DatasetInfoHook logs a sample with users' texts, which erasure would not find in the log.
     kept = [each for each in config.get("custom_hooks") or [] if not str(each["type"]).endswith("DatasetInfoHook")]
     config["custom_hooks"] = [*kept, {"type": "training.xtuner.accumulation.MeanLoss"}]
     config["log_processor"] = {"by_epoch": False, "window_size": batches}
     config["visualizer"] = VISUALIZER
     config["work_dir"] = str(Path(job.work) / STATE)
     config["load_from"], config["resume"] = None, False
-    # A resumed training needs the same order of the data.
+    # Resumed training needs the same order of the data.
     config["randomness"] = {"deterministic": False, **(config.get("randomness") or {}), "seed": job.seed}
     return config
 

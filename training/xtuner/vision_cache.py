@@ -42,7 +42,7 @@ _FEATURES: Final = "features"
 """The name of the tensor in a picture's file."""
 
 _UNWRITTEN: Final = 2
-"""The most pictures whose features wait on the GPU to be written."""
+"""The maximum number of pictures whose features wait on the GPU to be written."""
 
 
 def frozen_dtype() -> torch.dtype:

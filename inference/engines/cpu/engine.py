@@ -33,15 +33,16 @@ from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Prompt, Role, Sampling, Turn, Usage
 
 _PREFILL_CHUNK: Final = 512
-"""The positions of a prompt that are computed in one step."""
+"""The number of prompt positions computed in one step."""
 
 _PATCHES_PER_STEP: Final = 2048
-"""The ViT patches that are computed in one step: two tiles of 448 pixels."""
+"""The number of ViT patches computed in one step, as many as in two tiles of 448 pixels."""
 
 _WARMUP_TOKENS: Final = 4
 
 _LOWEST_TEMPERATURE: Final = 1e-4
-"""Below it, logits divided by the temperature could overflow, and only the most likely token has a chance."""
+"""The lowest temperature at which tokens are sampled. Below it, logits divided by the temperature could overflow, and
+sampling would almost always return the most likely token."""
 
 _Steps = Generator[None, None, None]
 
@@ -63,7 +64,7 @@ class ChatEngine:
     def __init__(self, model: Any, tokenizer: Any, *, cache_bytes: int) -> None:
         self.preprocessor = Preprocessor(model.config, tokenizer)
         self.cache_bytes = 0
-        """Bytes that the caches held after the latest step, unfinished answers included."""
+        """Size of the caches after the latest step in bytes, including unfinished answers."""
         self._model = model
         self._text_of = text_decoder(tokenizer)
         patches_per_tile = (self.preprocessor.tiling.side // model.config.vision_config.patch_size) ** 2

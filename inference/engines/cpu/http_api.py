@@ -31,7 +31,7 @@ _log: Final = logging.getLogger(__name__)
 
 _BODY_BYTES: Final = 128 * 2**20
 _MAX_WAITING: Final = 64
-"""The number of requests that may wait for a slot; further ones are refused."""
+"""The maximum number of requests that wait for a slot; further requests are refused."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Events = AsyncIterator[str | GenerationResult]
@@ -41,7 +41,7 @@ class Server:
     """The HTTP server of one engine.
 
     Attributes:
-        app: The aiohttp application, whose clients must send `key`.
+        app: The aiohttp application. Its clients must send `key` as a bearer token.
         engine: The engine, to be set once it is warm; None until then.
     """
 
@@ -126,7 +126,7 @@ class Server:
         queue: asyncio.Queue[str | GenerationResult | Exception] = asyncio.Queue()
 
         def listener(event: str | GenerationResult | Exception) -> None:
-            # RuntimeError: the loop is closed, which happens if the server ends in mid-answer.
+            # RuntimeError: the loop is closed, which happens if the server exits in the middle of an answer.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, event)
 
@@ -154,7 +154,7 @@ class Server:
             ApiError: Too many requests are waiting already.
         """
         if self._waiting >= _MAX_WAITING:
-            raise ApiError("The engine has too much to do: ask again in a moment.", status=429, code="overloaded")
+            raise ApiError("The engine is overloaded: ask again in a moment.", status=429, code="overloaded")
         self._waiting += 1
         try:
             await self._slots.acquire()

@@ -24,7 +24,7 @@ class EngineMetrics:
         )
         self.first_token = Histogram(
             f"{_PREFIX}_first_token_seconds",
-            "From a request's arrival to its first text, waiting included",
+            "Time from a request's arrival to its first text, including the wait for a slot",
             buckets=_FIRST_TOKEN_BUCKETS,
             registry=registry,
         )

@@ -16,9 +16,9 @@ import numpy as np
 from inference.internvl2.growing_cache import GrowingCache
 
 _MAX_ENTRIES: Final = 512
-"""The most entries of the cache. Every lookup compares each of them, which takes a few microseconds per entry."""
+"""The maximum number of entries. Every lookup compares all of them, which takes a few microseconds per entry."""
 _MIN_COPIED: Final = 8
-"""Shorter common prefixes are computed again rather than copied."""
+"""The length in positions from which a common prefix is copied; a shorter one is recomputed."""
 
 
 class Entry:

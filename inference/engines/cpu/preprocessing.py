@@ -24,15 +24,15 @@ from inference.internvl2.tiles import pixel_values, tiles
 from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
 
 _TILE_COUNTS: Final = 4096
-"""The number of pictures whose tile count is remembered, so that a known one need not be decoded."""
+"""The number of pictures whose tile count is remembered, so that they need not be decoded again."""
 
 _LONG: Final = 1 << 40
-"""Added to the first cache key of a long sequence: its keys and values are not those of a short one (Phi-3)."""
+"""Added to the first cache key of a long sequence, whose keys and values differ from those of a short one (Phi-3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """How an answer ended ("stop", "length" or "abort"), and its token counts."""
+    """The finish reason of an answer ("stop", "length" or "abort"), and its token counts."""
 
     finish: str
     usage: Usage
@@ -70,7 +70,8 @@ class GenerationRequest:
     Attributes:
         ids: The prompt's token IDs.
         keys: One cache key for each position: the token ID or, at the positions of a picture, the picture's
-            key. The first one also tells long sequences from short ones, if the model computes them differently.
+            key. The first key also distinguishes long sequences from short ones if the model computes them
+            differently.
     """
 
     ids: list[int]
@@ -84,7 +85,7 @@ class GenerationRequest:
 
     @property
     def length(self) -> int:
-        """The most positions that the prompt and the answer have together."""
+        """The maximum number of positions of the prompt and the answer together."""
         return len(self.ids) + self.sampling.max_new_tokens
 
     def abort(self) -> None:
@@ -130,7 +131,7 @@ class Preprocessor:
         prepared: list[PromptPicture] = []
         for picture, limit in zip(given, limits, strict=True):
             prepared.append(self._picture(picture, limit))
-            # Checked before the next one is decoded: a huge album would fill the memory.
+            # Checked before the next picture is decoded, because a huge album would exhaust the memory.
             self._check_length(sum(each.tiles for each in prepared) * self.tiling.tokens)
         # A fast tokenizer's Rust part raises an error when two threads use it at once.
         with self._lock:

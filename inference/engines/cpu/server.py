@@ -56,7 +56,7 @@ async def _serve(options: argparse.Namespace, key: str) -> int:
             server.engine = ChatEngine.open(
                 options.model, dtype=getattr(torch, options.dtype), cache_bytes=options.cache_megabytes * 2**20
             )
-        except Exception:  # noqa: BLE001 - otherwise the thread would end and leave a server that loads for ever
+        except Exception:  # noqa: BLE001 - otherwise the thread would end and leave a server that loads forever
             _log.exception("%s cannot be served", options.model)
             loop.call_soon_threadsafe(end, 1)
         else:
@@ -76,14 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     parser.add_argument("--name", required=True, help="the model's name in requests and answers")
-    parser.add_argument("--port", type=int, default=8000, help="0 for any free one; the address is printed")
-    parser.add_argument("--threads", type=_positive, help="computing threads (default: one for each core)")
-    parser.add_argument("--slots", type=_positive, default=4, help="answers generated at a time (default: 4)")
+    parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: 8000)")
+    parser.add_argument("--threads", type=_positive, help="number of compute threads (default: one per core)")
+    parser.add_argument("--slots", type=_positive, default=4, help="number of concurrent answers (default: 4)")
     parser.add_argument(
         "--cache-megabytes",
         type=int,
         default=_default_cache_megabytes(),
-        help="memory for the prefix cache (default: a quarter of the machine's, at most 4096)",
+        help="memory for the prefix cache in MiB (default: a quarter of the machine's memory, at most 4096)",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser

@@ -166,7 +166,7 @@ async def prepare(
     await asyncio.gather(*(run(_column, bands, column, pixels[column:cut:columns]) for column in range(columns)))
     if thumbnail is not None:
         await thumbnail
-    # With another limit of tiles, it must be another picture to the prefix cache.
+    # With another tile limit, the prefix cache must treat it as a different picture.
     fingerprint = sha256(digest + tiling.max_tiles.to_bytes(2, "big")).digest()
     return Prepared(pixels, picture.size, fingerprint)
 

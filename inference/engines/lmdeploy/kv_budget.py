@@ -1,7 +1,7 @@
 """The division of a GPU's memory among weights, KV cache blocks and working memory.
 
-This module imports neither torch nor lmdeploy. The sizes follow from the checkpoint. What they leave out,
-`_CONTEXT_BYTES`, was measured with the full-size InternVL2-2B on an H200 (benchmarks/README.md).
+This module imports neither torch nor lmdeploy. The sizes are computed from the checkpoint, except for
+`_CONTEXT_BYTES`, which was measured with the full-size InternVL2-2B on an H200 (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Final
 from inference.internvl2.model_sizes import read_sizes, stored_bytes
 
 BLOCK_TOKENS: Final = 64
-"""The tokens of a KV block: TurboMind's default."""
+"""The number of tokens in a KV block, which is TurboMind's default."""
 
 USABLE: Final = 0.92
-"""The share of the card that engines may fill; the rest is left to the driver and to a desktop."""
+"""The fraction of the GPU's memory that engines may fill; the rest is left to the driver and to a desktop."""
 
 FEWEST_BLOCKS: Final = 8192 // BLOCK_TOKENS
-"""The KV blocks of one long conversation."""
+"""The number of KV blocks that one long conversation needs."""
 
 _CONTEXT_BYTES: Final = 480_000_000
-"""The memory of an engine that does not depend on the model: CUDA context, libraries and buffers. With it, InternVL2-2B
-uses 1.6 GB besides weights and KV blocks at 8192 prefill tokens, as measured."""
+"""The part of an engine's memory that does not depend on the model: CUDA context, libraries and buffers. Including it,
+InternVL2-2B was measured to use 1.6 GB besides weights and KV blocks at 8192 prefill tokens."""
 
 _MAX_BLOCKS: Final = 16384
-"""The most KV blocks: a million tokens, so that a tiny model does not fill a large card."""
+"""The maximum number of KV blocks, a million tokens, which keeps a tiny model from filling a large GPU."""
 
 _LARGE_CARD: Final = 40_000_000_000
 _PREFILL_LARGE: Final = 16384
@@ -42,10 +42,11 @@ class ModelMemory:
     """The memory that an engine with a model needs on one GPU, in bytes.
 
     Attributes:
-        weights: For the weights.
-        token: For one token's keys and values.
-        fixed: For the CUDA context and for a picture of the most tiles in the vision tower.
-        prefill_token: For each prompt token that is computed in one iteration.
+        weights: The memory for the weights.
+        token: The memory for one token's keys and values.
+        fixed: The memory for the CUDA context, and for a picture with the maximum number of tiles in the vision
+            tower.
+        prefill_token: The memory for each prompt token that is computed in one iteration.
     """
 
     weights: int
@@ -57,7 +58,7 @@ class ModelMemory:
     def of(cls, directory: Path, kv_bits: int, cards: int = 1) -> ModelMemory:
         """Read the sizes from a checkpoint; if `cards` GPUs share the model, the sizes are those on each GPU.
 
-        The vision tower and the activations are counted whole on each GPU.
+        The vision tower and the activations are counted in full on each GPU.
 
         Raises:
             OSError, KeyError, ValueError: The directory does not contain a checkpoint.
@@ -99,22 +100,25 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
     if blocks < FEWEST_BLOCKS:
         cure = 'set inference.swap = "cold" (one engine at a time), or ' if engines > 1 else ""
         raise NoRoom(
-            f"{engines} engine(s) of {memory.weights / 1e9:.1f} GB weights do not fit a card of {total / 1e9:.0f} GB: "
-            f"{cure}set inference.lmdeploy.kv_bits = 8, or take a 4-bit (AWQ) checkpoint."
+            f"{engines} engine(s) with {memory.weights / 1e9:.1f} GB of weights do not fit a GPU with "
+            f"{total / 1e9:.0f} GB: {cure}set inference.lmdeploy.kv_bits = 8, or use a 4-bit (AWQ) checkpoint."
         )
     return blocks
 
 
 def blocks_within(memory: ModelMemory, room: float, *, prefill: int) -> int:
-    """Return the number of KV blocks with which an engine takes at most `room` bytes; below 0 if none fit."""
+    """Return the number of KV blocks with which an engine takes at most `room` bytes.
+
+    The number is 0 or negative if no block fits.
+    """
     left = room - memory.weights - memory.work(prefill)
     return min(int(left // (BLOCK_TOKENS * memory.token)), _MAX_BLOCKS)
 
 
 def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
-    """Return what share of the memory left free by the weights is taken up by `blocks` KV blocks.
+    """Return the fraction of the memory left free by the weights that `blocks` KV blocks take up.
 
-    The share is meant for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
+    The fraction is meant for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
     free once the weights are loaded.
 
     Raises:
@@ -124,7 +128,7 @@ def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
     room = free - memory.weights
     if not 0 < wanted < 0.97 * room:
         raise NoRoom(
-            f"{blocks} KV blocks take {wanted / 1e9:.1f} GB, and {max(room, 0) / 1e9:.1f} GB are free beside the "
-            "weights: lower inference.lmdeploy.blocks, or free the card."
+            f"{blocks} KV blocks take {wanted / 1e9:.1f} GB, but only {max(room, 0) / 1e9:.1f} GB are free besides the "
+            "weights: lower inference.lmdeploy.blocks, or free memory on the GPU."
         )
     return wanted / room

@@ -47,7 +47,7 @@ from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError
 
 GROUP_SECONDS: Final = 0.03
-"""Tokens that arrive within this time after others were passed on are held and passed on with the next ones."""
+"""The minimum time between groups. Tokens that arrive sooner after a group are held for the next one."""
 
 _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
 
@@ -264,7 +264,7 @@ def publish_metrics(cache: TileCache, limiter: PrefillLimiter) -> None:
             yield CounterMetricFamily("thumbtune_tile_cache_misses", "Pictures cut into tiles", value=cache.misses)
             yield GaugeMetricFamily("thumbtune_tile_cache_bytes", "Size of the cached tiles", value=cache.size)
             yield GaugeMetricFamily(
-                "thumbtune_prefill_waiting", "Prompts that wait for a free iteration", value=limiter.waiting
+                "thumbtune_prefill_waiting", "Prompts waiting for room in an iteration", value=limiter.waiting
             )
 
     REGISTRY.register(Collector())

@@ -28,7 +28,7 @@ class PrefillLimiter:
 
     def __init__(self, tokens: int) -> None:
         self.waiting = 0
-        """Number of prompts that wait."""
+        """Number of waiting prompts."""
         self._tokens = tokens
         self._admitted = 0
         self._next = asyncio.Lock()

@@ -145,10 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if lmdeploy.__version__ != SUPPORTED_VERSION:
         raise SystemExit(
-            f"lmdeploy {lmdeploy.__version__} is installed, and this engine is made for {SUPPORTED_VERSION}: install "
-            f"lmdeploy=={SUPPORTED_VERSION}, or run that version's own server and name it in inference.endpoints."
+            f"lmdeploy {lmdeploy.__version__} is installed, but this engine requires {SUPPORTED_VERSION}: install "
+            f"lmdeploy=={SUPPORTED_VERSION}, or run the installed version's own server and name it in "
+            "inference.endpoints."
         )
-    # Tiles are cut by many threads at once, and each is fastest without threads of its own.
+    # Many threads tile pictures at once, and each is fastest if torch starts no further threads.
     torch.set_num_threads(1)
     try:
         config, blocks = engine_config(options)
@@ -212,8 +213,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     arguments.add_argument("--name", required=True, help="the model's name in requests and answers")
     arguments.add_argument("--port", type=int, default=23333)
-    arguments.add_argument("--engines", type=int, default=1, help="engines the card must have room for (default: 1)")
-    arguments.add_argument("--tiles", type=int, help="most tiles of a picture (default: the checkpoint's own limit)")
+    arguments.add_argument(
+        "--engines", type=int, default=1, help="number of engines that must fit the GPU (default: 1)"
+    )
+    arguments.add_argument("--tiles", type=int, help="maximum tiles per picture (default: the checkpoint's limit)")
     arguments.add_argument(
         "--settings",
         type=LmdeploySettings.model_validate_json,

@@ -9,16 +9,16 @@ from typing import Final
 from inference.internvl2.families import language_model_of
 
 LANGUAGE_MODELS: Final = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Those of ours that are in lmdeploy 0.18.0's list (lmdeploy/turbomind/supported_models.py, SUPPORTED_ARCHS)."""
+"""The supported language models in lmdeploy 0.18.0's list (lmdeploy/turbomind/supported_models.py, SUPPORTED_ARCHS)."""
 
 CURE: Final = (
     'set inference.engine = "cpu", or run lmdeploy\'s PyTorch engine yourself (lmdeploy serve api_server DIR --backend '
     "pytorch --trust-remote-code --session-len 4096) and name it in inference.endpoints"
 )
-"""What to do about another language model.
+"""The advice for any other language model.
 
-4096 is Phi-3's `original_max_position_embeddings`: beyond it, that engine rotates the positions of every chat in a
-batch as the longest one needs, and no longer as their cached keys (lmdeploy 0.18.0,
+4096 is Phi-3's `original_max_position_embeddings`. Beyond it, lmdeploy's PyTorch engine rotates the positions of every
+chat in a batch by the factors for the longest one, which do not match the chats' cached keys (lmdeploy 0.18.0,
 lmdeploy/pytorch/backends/default/rotary_embedding.py, LongRoPEScalingRotaryEmbeddingImpl).
 """
 

@@ -9,4 +9,4 @@ from pathlib import Path
 from typing import Final
 
 CHECKPOINT: Final = Path(__file__).parent / "checkpoint"
-"""Directory of the shipped checkpoint. Its model code is symbolic links to `inference.internvl2`."""
+"""Directory of the shipped checkpoint. Its code files are symbolic links to those of `inference.internvl2`."""

@@ -8,7 +8,7 @@ from typing import Final
 from inference.internvl2.tiny.words import Kind, Language
 
 DEFAULT_QUESTION: Final[dict[Language, str]] = {"en": "What is in this picture?", "zh": "这张图里有什么？"}
-"""The question of a photo without a caption; held out from training like every sentence of `HELD_OUT`."""
+"""The question asked about a photo without a caption. Like all of `HELD_OUT`, it is never used in training."""
 
 HELD_OUT: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
     ("en", "colour"): (

@@ -50,7 +50,7 @@ _SHAPES: Final[dict[Shape, str]] = {
     "heart": r"\bhearts?\b|心形|爱心",
     "cross": r"\bcross(?:es)?\b|十字",
 }
-# A Chinese numeral counts only before the measure word: 三角形 and 五角星 hold numerals too.
+# A Chinese numeral counts only before a measure word, because 三角形 and 五角星 contain numerals too.
 _NUMBERS: Final[dict[int, str]] = {
     1: r"\bone\b|\b1\b|[一1]\s*[个颗]",
     2: r"\btwo\b|\b2\b|[两二2]\s*[个颗]",

@@ -1,4 +1,4 @@
-r"""Fonts for text in pictures, because neither a bare machine nor matplotlib has a font with Chinese.
+r"""Fonts for text in pictures, because neither a minimal system nor matplotlib has a font for Chinese.
 
 `NotoSansSC.otf` is a subset of Noto Sans CJK SC 2.004 (© 2014-2021 Adobe), `NotoEmoji.ttf` of Noto Emoji
 3.002 (© 2013 Google), both under the SIL Open Font License in OFL.txt. Together they have the characters
