@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
@@ -194,3 +195,16 @@ class WebSettings(Section):
     """Password of the operator's pages and /metrics: for the login form, and for scripts as a bearer token or the
     password of basic authentication. Empty: only this machine may open them, as 127.0.0.1 or localhost. A proxy that
     terminates TLS should send X-Forwarded-For and X-Forwarded-Proto."""
+
+    public_url: str = Field("")
+    """The public https address at which a proxy serves the operator's pages, such as https://bot.example.org. With it
+    /review opens the review page inside Telegram, for admins and without the password. Empty: /review shows the
+    answers in the chat."""
+
+    @model_validator(mode="after")
+    def _public_pages_have_a_password(self) -> WebSettings:
+        if self.public_url and not re.fullmatch(r"https://[^/?#\s]+", self.public_url):
+            raise ValueError("web.public_url: expected https:// and a host, without a path")
+        if self.public_url and not self.token.get_secret_value():
+            raise ValueError("web.public_url needs web.token, because a proxy's requests come from this machine")
+        return self

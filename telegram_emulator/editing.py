@@ -10,7 +10,7 @@ import time
 
 from telegram_emulator.api_errors import Json, api_error
 from telegram_emulator.parameters import Parameters
-from telegram_emulator.reply_markup import inline_keyboard
+from telegram_emulator.reply_markup import check_place, inline_keyboard
 from telegram_emulator.sending import checked_caption, checked_text
 from telegram_emulator.world import EmulatedChat, World
 
@@ -67,7 +67,9 @@ def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: 
 
     As in Telegram, a call without `reply_markup` removes the buttons.
     """
-    edited = {**message, **changes, "reply_markup": inline_keyboard(parameters)}
+    keyboard = inline_keyboard(parameters)
+    check_place(keyboard, chat.kind)
+    edited = {**message, **changes, "reply_markup": keyboard}
     edited = {name: value for name, value in edited.items() if value not in (None, [], {}, "")}
     if edited == message:
         raise api_error(

@@ -1,7 +1,7 @@
 """Validation of a message's `reply_markup` according to Telegram's rules.
 
-Inline keyboards of link and callback buttons are shown. Reply keyboards are accepted but not shown;
-`sending` handles forced replies.
+Inline keyboards of link, Mini App and callback buttons are shown; a Mini App opens as a link, without
+Telegram's data. Reply keyboards are accepted but not shown; `sending` handles forced replies.
 """
 
 from __future__ import annotations
@@ -39,6 +39,17 @@ def inline_keyboard(parameters: Parameters) -> Json | None:
     return {"inline_keyboard": checked} if checked else None
 
 
+def check_place(keyboard: Json | None, kind: str) -> None:
+    """Check that a keyboard with a Mini App's button is in a private chat.
+
+    Raises:
+        BotApiError: The chat is of another `kind`.
+    """
+    buttons = [button for row in (keyboard or {}).get("inline_keyboard", ()) for button in row]
+    if kind != "private" and any("web_app" in button for button in buttons):
+        raise api_error("BUTTON_TYPE_INVALID")
+
+
 def _button(button: Any) -> Json:
     unparsable = "can't parse inline keyboard button: "
     if not isinstance(button, dict):
@@ -47,11 +58,15 @@ def _button(button: Any) -> Json:
         raise api_error(unparsable + 'Can\'t find field "text"')
     if not str(button["text"]).strip():
         raise api_error("inline keyboard button text must be non-empty")
-    action = next((name for name in ("url", "callback_data") if button.get(name)), None)
+    action = next((name for name in ("url", "web_app", "callback_data") if button.get(name)), None)
     if action is None:
         raise api_error(unparsable + "Text buttons are unallowed in the inline keyboard")
     if action == "callback_data" and len(str(button["callback_data"]).encode()) > MAX_CALLBACK_DATA:
         raise api_error("BUTTON_DATA_INVALID")
     if action == "url" and not str(button["url"]).startswith(("http://", "https://", "tg://")):
         raise api_error(f"inline keyboard button URL '{button['url']}' is invalid: Wrong HTTP URL")
+    if action == "web_app":
+        url = str(button["web_app"].get("url", "")) if isinstance(button["web_app"], dict) else ""
+        if not url.startswith("https://"):
+            raise api_error(f"inline keyboard button Web App URL '{url}' is invalid: Only HTTPS links are allowed")
     return {"text": button["text"], action: button[action]}

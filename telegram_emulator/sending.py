@@ -10,7 +10,7 @@ from __future__ import annotations
 from telegram_emulator.api_errors import Json, api_error
 from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
 from telegram_emulator.parameters import Parameters, Upload
-from telegram_emulator.reply_markup import inline_keyboard
+from telegram_emulator.reply_markup import check_place, inline_keyboard
 from telegram_emulator.world import World
 
 _ACTIONS = frozenset({
@@ -57,6 +57,7 @@ def _send(world: World, parameters: Parameters, **content: object) -> Json:
     """Check the chat, reply, buttons and flood control, then post a message from the bot and return it."""
     keyboard = inline_keyboard(parameters)
     chat = world.chat_for_bot(parameters.text("chat_id"))
+    check_place(keyboard, chat.kind)
     given = Parameters(parameters.object("reply_parameters", "reply parameters"))
     target = given.integer("message_id")
     reply = world.reply_to(chat, target) if target else None

@@ -130,7 +130,7 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
             "training": TrainingSettings.for_tiny()
             if model == TINY
             else settings.training.model_copy(update={"min_raters": 1, "rater_age": 0.0, "canary": 0.0}),
-            "web": settings.web.model_copy(update={"port": 0}),
+            "web": settings.web.model_copy(update={"port": 0, "public_url": ""}),
         }
     )
 

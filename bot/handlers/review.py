@@ -1,7 +1,8 @@
 """Handlers for /review and its buttons, with which admins keep, drop or edit the answers that a run learns from.
 
-The answers come one by one, newest first, without those that were reviewed before. An admin edits one by
-replying to it. They contain other people's pictures and words, so they are shown in private chats only.
+With `web.public_url` a button opens the review page as a Mini App. Without it the answers come one by one,
+newest first, without those that were reviewed before, and an admin edits one by replying to it. They contain
+other people's pictures and words, so they are shown in private chats only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import later
 from bot.telegram.callback_data import THUMBS, Judge, Verdict, reviewed_exchange
-from bot.telegram.keyboards import review_buttons
+from bot.telegram.keyboards import mini_app_button, review_buttons
 from bot.updates.ordering import command_of
 from storage.errors import StorageError
 from storage.learning_records import Review, ReviewDecision
@@ -46,9 +47,13 @@ def register(router: Router) -> None:
 
 
 async def show(message: Message, request: Request) -> None:
-    """Show the newest answer that has not been reviewed."""
+    """Show the button of the Mini App or, without a public address, the newest answer that was not reviewed."""
+    say, address = request.say, request.services.settings.web.public_url
     if message.chat.type != "private":
-        await request.reply.finish(request.say("I only show that in a private chat with you."))
+        await request.reply.finish(say("I only show that in a private chat with you."))
+    elif address:
+        button = mini_app_button(say("Open"), f"{address}/app")
+        await request.reply.finish(say("Keep, drop or edit rated answers"), button)
     else:
         await _show_next(None, request)
 

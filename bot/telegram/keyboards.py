@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiogram.filters.callback_data import CallbackData
-from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
+from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, WebAppInfo
 
 from bot.i18n import Say
 from bot.telegram.callback_data import (
@@ -41,6 +41,11 @@ CHOSEN: Final = " ✓"
 def one_button(text: str, data: CallbackData) -> InlineKeyboardMarkup:
     """Return a keyboard with one button."""
     return InlineKeyboardMarkup(inline_keyboard=[[_button(text, data)]])
+
+
+def mini_app_button(text: str, url: str) -> InlineKeyboardMarkup:
+    """Return a button that opens a Mini App. Telegram allows it in private chats only."""
+    return InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text=text, web_app=WebAppInfo(url=url))]])
 
 
 def rating_buttons(

@@ -7,6 +7,7 @@ wins.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -57,7 +58,7 @@ class ComparisonPages:
         first, second = sorted((request.query.get("first", ""), request.query.get("second", "")))
         chosen = bool(first) and first != second
         shown = await comparisons.undecided(first, second) if chosen else None
-        context = {
+        context: dict[str, Any] = {
             "models": kept,
             "first": first,
             "second": second,

@@ -1,9 +1,10 @@
 """Who may see the operator's pages: the login form, its sessions, passwords in headers, and forged forms.
 
 With `web.token`, an operator logs in with the form, which sets a session cookie, and scripts send the token
-in the Authorization header. Without it, requests from this machine are the operator's. Sessions are kept in
-memory, so a restart ends them. A form carries a token that only the operator's own pages contain, because a
-browser may send the cookie, or a password that it remembers, with the forms of other sites.
+in the Authorization header. Without it, requests from this machine are the operator's. Admins can begin such a
+session in Telegram, too (`bot.web.mini_app`). Sessions are kept in memory, so a restart ends them. A form
+carries a token that only the operator's own pages contain, because a browser may send the cookie, or a password
+that it remembers, with the forms of other sites.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from yarl import URL
 
 from bot.settings import WebSettings
 from bot.web.pages import OPERATOR, Operator, Pages, local_path
-from bot.web.security import Network, caller, credentials, header, is_loopback, is_own_name, is_secret, read_form
+from bot.web.security import (
+    IN_TELEGRAM,
+    Network,
+    caller,
+    credentials,
+    is_loopback,
+    is_own_name,
+    is_secret,
+    read_form,
+    set_cookie,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,8 +60,7 @@ class Login:
         self._proxies = proxies
         self._pages = pages
         self._key = secrets.token_bytes(32)
-        self._names: MutableMapping[str, str] = TTLCache(SESSIONS, SESSION_SECONDS)
-        """The operator's name in each session."""
+        self._sessions: MutableMapping[str, Operator] = TTLCache(SESSIONS, SESSION_SECONDS)
         self._failures: MutableMapping[str, int] = TTLCache(ADDRESSES, WAIT_SECONDS)
 
     def routes(self) -> list[web.RouteDef]:
@@ -66,6 +76,7 @@ class Login:
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             request[OPERATOR] = operator = self.operator(request)
+            request[IN_TELEGRAM] = operator.in_telegram
             if request.method == "POST":
                 given = (await read_form(request)).get("csrf", "")
                 if not is_secret(given.encode(), operator.csrf):
@@ -81,9 +92,8 @@ class Login:
         Raises:
             web.HTTPException: A stranger sent it; a browser is sent to the login form.
         """
-        session = request.cookies.get(COOKIE, "")
-        if (name := self._names.get(session)) is not None:
-            return Operator(name, self._csrf(session), logged_in=True)
+        if (known := self.session(request)) is not None:
+            return known
         if self._token:
             return Operator(self._checked(request), self._csrf(""))
         if not is_loopback(request.remote or ""):
@@ -92,6 +102,22 @@ class Login:
             raise web.HTTPForbidden(text="open http://127.0.0.1 or http://localhost, or set web.token")
         return Operator(ANYBODY, self._csrf(""))
 
+    def session(self, request: web.Request) -> Operator | None:
+        """Return the operator whose session a request belongs to, or None if it belongs to none."""
+        return self._sessions.get(request.cookies.get(COOKIE, ""))
+
+    def begin(
+        self, request: web.Request, name: str, wanted: str, *, in_telegram: bool = False, scheme: str = ""
+    ) -> web.Response:
+        """Begin a session of an operator, and lead to the path `wanted`; the rest as in `Operator`."""
+        session = secrets.token_urlsafe(32)
+        self._sessions[session] = Operator(name, self._csrf(session), True, in_telegram, scheme)
+        response = web.Response(status=303, headers={"Location": wanted})
+        request[IN_TELEGRAM] = in_telegram
+        set_cookie(request, response, COOKIE, session, SESSION_SECONDS)
+        log.info("an operator logged in", name=name, address=caller(request, self._proxies))
+        return response
+
     def _checked(self, request: web.Request) -> str:
         """Return the name of the operator whose password is in the header."""
         if "Authorization" in request.headers:
@@ -99,6 +125,8 @@ class Login:
             if self._is_right(request, password):
                 return _tidy(name)
         elif "text/html" in request.headers.get("Accept", ""):
+            if self._settings.public_url and request.headers.get("Sec-Fetch-Dest") == "iframe":
+                raise web.HTTPSeeOther("/app")  # in Telegram's web client, which may not frame the login form
             wanted = request.path_qs if request.method == "GET" else "/"
             raise web.HTTPSeeOther(request.rel_url.with_path("/login").with_query(next=wanted))
         raise web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="thumbtune"'})
@@ -137,27 +165,16 @@ class Login:
         wanted = local_path(form.get("next", "/"))
         try:
             if self._token and self._is_right(request, form.get("token", "").encode()):
-                return self._begin(request, _tidy(form.get("name", "")), wanted)
+                return self.begin(request, _tidy(form.get("name", "")), wanted)
             wrong, status = say("That's not the password."), 401
         except web.HTTPTooManyRequests as refusal:
             wrong, status = refusal.text or "", refusal.status
         return self._pages.render(request, "login.html", status=status, next=wanted, wrong=wrong, here=URL("/login"))
 
-    def _begin(self, request: web.Request, name: str, wanted: str) -> web.Response:
-        session = secrets.token_urlsafe(32)
-        self._names[session] = name
-        response = web.Response(status=303, headers={"Location": wanted})
-        https = request.secure or header(request, "X-Forwarded-Proto") == b"https"
-        response.set_cookie(
-            COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="Strict", secure=https, path="/"
-        )
-        log.info("an operator logged in", name=name, address=caller(request, self._proxies))
-        return response
-
     async def _log_out(self, request: web.Request) -> web.Response:
-        self._names.pop(request.cookies.get(COOKIE, ""), None)
-        response = web.Response(status=303, headers={"Location": "/login"})
-        response.del_cookie(COOKIE)
+        self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+        response = web.Response(status=303, headers={"Location": "/app" if request[IN_TELEGRAM] else "/login"})
+        set_cookie(request, response, COOKIE, "", 0)
         return response
 
     def _csrf(self, session: str) -> str:

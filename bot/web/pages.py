@@ -17,7 +17,7 @@ from bot.admin.progress import MODEL_STATES, RUN_STATES, SILENT, model_state, ou
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import REASONS, THUMBS
 from bot.web.card_query import DECISIONS
-from bot.web.security import content_policy
+from bot.web.security import content_policy, set_cookie
 from training.number_format import clock, size
 
 LANGUAGE: Final = "language"
@@ -56,12 +56,16 @@ class Operator:
     Attributes:
         name: The name given with the password, or "web".
         csrf: The token that the operator's forms send back.
-        logged_in: Whether the operator used the login form, and so can log out.
+        logged_in: Whether the operator has a session, and so can log out.
+        in_telegram: Whether the session began in the Mini App.
+        scheme: Telegram's color scheme there, `light` or `dark`; otherwise empty.
     """
 
     name: str
     csrf: str
     logged_in: bool = False
+    in_telegram: bool = False
+    scheme: str = ""
 
 
 OPERATOR: Final = web.RequestKey("operator", Operator)
@@ -107,11 +111,13 @@ class Pages:
         context = {"here": request.rel_url, "say": self.say(request), "operator": request.get(OPERATOR), **context}
         return str(aiohttp_jinja2.render_string(template, request, context))
 
-    def render(self, request: web.Request, template: str, *, status: int = 200, **context: Any) -> web.Response:
+    def render(
+        self, request: web.Request, template: str, *, status: int = 200, script: str = "", **context: Any
+    ) -> web.Response:
         """Return a page.
 
         `context` has the template's variables. If `here` is not among them, links to the page itself lead to the
-        request's path and query.
+        request's path and query. `script` is the address of a script that the page loads from elsewhere.
         """
         page = self.text(request, template, **context).encode()
         response = web.Response(
@@ -119,12 +125,10 @@ class Pages:
             status=status,
             content_type="text/html",
             charset="utf-8",
-            headers={"Content-Security-Policy": content_policy(page, interactive=True)},
+            headers={"Content-Security-Policy": content_policy(request, page, interactive=True, script=script)},
         )
         if LANGUAGE in request.query:
-            response.set_cookie(
-                LANGUAGE, self.say(request).language, max_age=YEAR_SECONDS, httponly=True, samesite="Strict"
-            )
+            set_cookie(request, response, LANGUAGE, self.say(request).language, YEAR_SECONDS)
         return response
 
 

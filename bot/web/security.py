@@ -3,8 +3,9 @@
 The host names are those that a browser may use if no token is set. Header values are compared as bytes:
 aiohttp decodes them with surrogate escapes, so this module encodes them the same way before comparing
 them (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page
-may load anything from elsewhere or be framed by another site. Styles, and the script of a page with forms,
-are allowed by their hash.
+may load anything from elsewhere or be framed by another site, except for the Mini App (`bot.web.mini_app`),
+which loads Telegram's script and is framed by Telegram's web client. Styles, and the script of a page with
+forms, are allowed by their hash.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ Network = IPv4Network | IPv6Network
 
 BODY_SECONDS = 30.0
 """How long the body of a request may take to arrive."""
+
+TELEGRAM: Final = "https://web.telegram.org"
+"""Telegram's web client, which shows a Mini App in a frame. The other clients show it without one."""
+
+IN_TELEGRAM: Final = web.RequestKey("in_telegram", bool)
+"""Whether a request comes from the Mini App, so that `TELEGRAM` may frame the response."""
 
 _FIELDS: Final = 50
 _STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
@@ -94,14 +101,19 @@ def is_own_name(request: web.Request, host: str) -> bool:
     return name in ("localhost", host.strip("[]").lower()) or is_loopback(name)
 
 
-def content_policy(page: bytes = b"", *, interactive: bool = False, framed: bool = False) -> str:
+def content_policy(
+    request: web.Request, page: bytes = b"", *, interactive: bool = False, framed: bool = False, script: str = ""
+) -> str:
     """Return a Content-Security-Policy that allows no styles except the first `<style>` element of `page`.
 
     If the page is `interactive`, its first `<script>` element is allowed as well, and so are forms, frames and
-    event streams of this server. If it is `framed`, this server's pages may frame it.
+    event streams of this server. If it is `framed`, this server's pages may frame it. `script` is the address of
+    a further script that the page loads.
     """
-    script, own = (_allowed(_SCRIPT, page), "'self'") if interactive else ("'none'", "'none'")
-    ancestors = "'self'" if framed else "'none'"
+    own_script, own = (_allowed(_SCRIPT, page), "'self'") if interactive else ("'none'", "'none'")
+    script = f"{script} {own_script}" if script else own_script
+    allowed = (["'self'"] if framed else []) + ([TELEGRAM] if request.get(IN_TELEGRAM) else [])
+    ancestors = " ".join(allowed) or "'none'"
     return (
         f"default-src 'none'; img-src 'self' data:; style-src {_allowed(_STYLE, page)}; script-src {script}; "
         f"connect-src {own}; frame-src {own}; form-action {own}; base-uri 'none'; "
@@ -139,10 +151,27 @@ async def read_form(request: web.Request) -> dict[str, str]:
         raise web.HTTPBadRequest(text="too many fields") from error
 
 
-async def harden(_: web.Request, response: web.StreamResponse) -> None:
+def set_cookie(request: web.Request, response: web.StreamResponse, name: str, value: str, seconds: int) -> None:
+    """Set a cookie that only this server's own pages send back; with 0 seconds, delete it.
+
+    Inside the frame of Telegram's web client this server is a third party, whose cookies need `SameSite=None`.
+    `Partitioned` restricts such a cookie to frames of the same client, where browsers support it
+    (https://developer.mozilla.org/en-US/docs/Web/Privacy/Guides/Privacy_sandbox/Partitioned_cookies).
+    """
+    if request.get(IN_TELEGRAM):
+        scope = "SameSite=None; Secure; Partitioned"
+    else:
+        https = request.secure or header(request, "X-Forwarded-Proto") == b"https"
+        scope = "SameSite=Strict; Secure" if https else "SameSite=Strict"
+    # http.cookies knows Partitioned from Python 3.14 on.
+    response.headers.add("Set-Cookie", f"{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; {scope}")
+
+
+async def harden(request: web.Request, response: web.StreamResponse) -> None:
     """Add the security headers that `response` does not set itself (an `on_response_prepare` signal handler)."""
     for name, value in {
-        "Content-Security-Policy": content_policy(),
+        "Content-Security-Policy": content_policy(request),
+        "Cross-Origin-Resource-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-store",

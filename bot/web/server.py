@@ -24,6 +24,7 @@ from bot.config import ConfigError, Settings
 from bot.web import security
 from bot.web.login import Login
 from bot.web.metrics import render
+from bot.web.mini_app import MiniApp
 from bot.web.pages import Pages
 from bot.web.security import caller, content_policy, harden, header, is_secret, is_within, read_body
 from storage.errors import StorageError, UnknownRecord
@@ -84,6 +85,8 @@ class WebServer:
         ]
         app.add_routes([web.get("/health", self._health), *self._login.routes()])
         app.add_routes([web.route(each.method, each.path, self._login.private(each.handler)) for each in private])
+        if self.settings.web.public_url:
+            app.add_routes(MiniApp(self.settings.telegram, self._login, self.pages).routes())
         if self.settings.telegram.mode == "webhook":
             app.router.add_post(WEBHOOK_PATH, self._webhook)
         self._runner = web.AppRunner(
@@ -132,7 +135,7 @@ class WebServer:
         if path is None:
             raise web.HTTPNotFound(text="this run has none (yet)")
         is_page = path.suffix == ".html"
-        policy = content_policy(await asyncio.to_thread(path.read_bytes) if is_page else b"", framed=is_page)
+        policy = content_policy(request, await asyncio.to_thread(path.read_bytes) if is_page else b"", framed=is_page)
         return web.FileResponse(path, headers={"Content-Security-Policy": policy})
 
     async def _webhook(self, request: web.Request) -> web.Response:

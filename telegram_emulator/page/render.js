@@ -90,7 +90,8 @@ function keys(message, waiting, on) {
   const rows = message.reply_markup?.inline_keyboard;
   if (!rows) return null;
   const key = (button) => {
-    if (button.url) return h("a", { href: button.url, target: "_blank", rel: "noopener noreferrer" }, `${button.text} ↗`);
+    const link = button.url ?? button.web_app?.url;
+    if (link) return h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, `${button.text} ↗`);
     const thumb = /[👍👎]/u.test(button.text) && button.text.length <= 6;
     const classes = `${thumb ? "thumb" : ""} ${waiting === button.callback_data ? "waiting" : ""}`;
     return h("button", { type: "button", class: classes, onclick: () => on.press(message, button.callback_data) }, button.text);

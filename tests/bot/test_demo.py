@@ -32,6 +32,12 @@ def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> 
     assert (settings.training.min_raters, settings.training.rater_age) == (1, 0)
 
 
+def test_the_demo_has_no_mini_app(tmp_path: Path) -> None:
+    """The token of the demo's bot is public, so anyone could sign data for its Mini App."""
+    given = settings_in(tmp_path, web={"token": "a-password", "public_url": "https://bot.example.org"})
+    assert demo_settings(given, "http://127.0.0.1:2", tmp_path).web.public_url == ""
+
+
 def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
     """A path without a complete model is refused before a server starts; the error gives the download command."""
     check_model("tiny")

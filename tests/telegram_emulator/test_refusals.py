@@ -13,7 +13,15 @@ import pytest
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, TelegramUnauthorizedError
 from aiogram.methods import GetMe, SendMessage, TelegramMethod
-from aiogram.types import BotCommand, BotCommandScopeChat, BufferedInputFile, ReplyParameters
+from aiogram.types import (
+    BotCommand,
+    BotCommandScopeChat,
+    BufferedInputFile,
+    InlineKeyboardButton,
+    InlineKeyboardMarkup,
+    ReplyParameters,
+    WebAppInfo,
+)
 
 from telegram_emulator import Emulator
 from tests.support.emulated import THUMBS, acquainted, client, jpeg, refusal, running
@@ -193,6 +201,29 @@ async def test_in_groups_others_messages_stay(bot: Bot, emulator: Emulator) -> N
     group.bot_status = "kicked"
     with refusal("Forbidden: bot was kicked from the group chat"):
         await bot.send_message(group.id, "x")
+
+
+async def test_a_mini_app_opens_in_private_and_by_https(bot: Bot, emulator: Emulator) -> None:
+    """A button that opens a Mini App needs an https address and a private chat, in a message and in an edit of it."""
+
+    def button(url: str) -> InlineKeyboardMarkup:
+        app = InlineKeyboardButton(text="Open", web_app=WebAppInfo(url=url))
+        return InlineKeyboardMarkup(inline_keyboard=[[app]])
+
+    shown = button("https://bot.example.org/app")
+    sent = await bot.send_message(ADA, "The app", reply_markup=shown)
+    assert sent.reply_markup and sent.reply_markup.model_dump() == shown.model_dump()
+    with refusal(
+        "Bad Request: inline keyboard button Web App URL 'http://bot.example.org/app' is invalid: "
+        "Only HTTPS links are allowed"
+    ):
+        await bot.send_message(ADA, "The app", reply_markup=button("http://bot.example.org/app"))
+    group = emulator.add_group("friends", [ADA]).id
+    with refusal("Bad Request: BUTTON_TYPE_INVALID"):
+        await bot.send_message(group, "The app", reply_markup=shown)
+    sent = await bot.send_message(group, "The app")
+    with refusal("Bad Request: BUTTON_TYPE_INVALID"):
+        await sent.edit_reply_markup(reply_markup=shown)
 
 
 async def test_a_pressed_button_is_answered_once_and_soon() -> None:
