@@ -182,13 +182,13 @@ class Runs:
         if model and model.state is ModelState.CANDIDATE:
             if again:
                 model = await self.ledger.models.move(model.id, ModelState.REJECTED, WITHDRAWN)
-            elif not self.trials.settings.training.approve:
+            elif not self.trials.settings.now.training.approve:
                 model = await self._accept(model)
         elif model:
             again = False  # already rejected, tried, or promoted by an admin
         picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
         await self.notices.run_finished(
-            run, model, picture, kept_file(run.directory, SHEET), approve=self.trials.settings.training.approve
+            run, model, picture, kept_file(run.directory, SHEET), approve=self.trials.settings.now.training.approve
         )
         if again:
             log.info("run starts again without withdrawn answers", run=run.id)
