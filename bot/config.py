@@ -2,7 +2,7 @@
 
 An environment variable overrides the file. Its name is `THUMBTUNE_` followed by the path of the setting
 joined with `__`, for example `THUMBTUNE_TELEGRAM__TOKEN`. Settings are declared by the packages that use
-them.
+them. `bot.live_settings` adds the changes that operators make while the bot runs.
 """
 
 from __future__ import annotations

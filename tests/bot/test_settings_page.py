@@ -112,6 +112,7 @@ async def test_an_invalid_value_is_explained_beside_its_field(desk: Desk) -> Non
     for key, value, sentence in INVALID:
         page = await change(desk, key, value, status=400)
         assert f"{value.strip()} Save {sentence}" in setting(page, key), key
+        assert "In force:" in setting(page, key)
         assert page.count('aria-invalid="true"') == 1
     assert "必须是五个 cron 字段" in await change(desk, "training.schedule?language=zh", "soon", status=400)
     assert await desk.ledger.setting_changes.latest(10) == []
