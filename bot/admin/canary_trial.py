@@ -80,10 +80,11 @@ class Trials:
 
         Raises the same errors as `ModelSwitch.promote`.
         """
-        if self.settings.now.training.canary and self.switch.can_try:
-            return await self.switch.begin_trial(candidate.id, self.settings.now.training.canary)
+        share = self.settings.now.training.canary
+        if share and self.switch.can_try:
+            return await self.switch.begin_trial(candidate.id, share)
         model = await self.switch.promote(candidate.id, by)
-        if self.settings.now.training.canary:
+        if share:
             await self.notices.notify(NO_CANARY, model=model.id)
         return model
 

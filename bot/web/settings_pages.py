@@ -42,7 +42,6 @@ class Entry:
         origin: Where that value was set; None if `load_settings` did not find it there.
         is_default: Whether that value is the default.
         change: The change that is in force instead, if there is one.
-        unfit: Why a change is not in force.
         text: The text in the form.
         kind: The form's field: "line", "text" or "choice"; empty if the setting cannot change while the bot runs.
         wrong: Why the text that was sent is not valid.
@@ -54,7 +53,6 @@ class Entry:
     origin: Origin | None
     is_default: bool
     change: SettingChange | None
-    unfit: str
     text: str
     kind: str
     wrong: str
@@ -92,7 +90,9 @@ class SettingsPages:
 
     async def change(self, request: web.Request) -> web.Response:
         """Change a setting, or show its field again with what is wrong with the value."""
-        key, say = _changeable(request), self.pages.say(request)
+        key, say = request.match_info["key"], self.pages.say(request)
+        if key not in CHANGEABLE:
+            raise web.HTTPNotFound
         text = (await read_form(request)).get("value", "").replace("\r\n", "\n").strip()
         try:
             await self.settings.change(
@@ -107,7 +107,7 @@ class SettingsPages:
 
     async def undo(self, request: web.Request) -> web.Response:
         """Return a setting to what the environment or the file says."""
-        key, say = _changeable(request), self.pages.say(request)
+        key, say = request.match_info["key"], self.pages.say(request)
         try:
             await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
         except StorageError as error:
@@ -128,6 +128,7 @@ class SettingsPages:
             status=status,
             sections=sections,
             wrong=key,
+            unfit=self.settings.unfit,
             persona=self.settings.persona,
             changes=[(each, shown(each.value)) for each in await self.ledger.setting_changes.latest(CHANGES_SHOWN)],
             here=request.rel_url.with_path("/settings"),
@@ -146,7 +147,6 @@ class SettingsPages:
             origin=settings.started.origins.get(key),
             is_default=started == _default(key),
             change=settings.changes.get(key),
-            unfit=settings.unfit.get(key, ""),
             text=_text(value) if text is None else text,
             kind=kind,
             wrong=wrong,
@@ -189,13 +189,6 @@ def _parsed(settings: Settings, key: str, text: str) -> Any:
     if isinstance(json_value(settings, key), list):
         return re.findall(r"[^\s,;，；、]+", text)
     return text
-
-
-def _changeable(request: web.Request) -> str:
-    key = request.match_info["key"]
-    if key not in CHANGEABLE:
-        raise web.HTTPNotFound
-    return key
 
 
 def _to(key: str) -> web.Response:
