@@ -144,6 +144,7 @@ class Notebook:
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
     schedule: str = ""
+    changed: dict[str, Any] = field(default_factory=dict)
     last_progress: LastProgress | None = None
     number_of_nodes: int = 2
     recipe: Recipe | Path = field(default_factory=Recipe)
