@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +42,7 @@ from bot.handlers.menu import announce_commands
 from bot.handlers.request import Services
 from bot.i18n import Translator
 from bot.instance_lock import alone
+from bot.live_settings import LiveSettings
 from bot.redaction import secrets_of
 from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
 from bot.telegram.button_updates import RatingButtons
@@ -57,6 +59,7 @@ from bot.web.people import PeoplePages
 from bot.web.review import ReviewPages
 from bot.web.run_pages import RunPages
 from bot.web.server import WebServer
+from bot.web.settings_pages import SettingsPages
 from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
 from storage.integrity import refuse_lost_ledger
@@ -101,13 +104,15 @@ class Application:
         await asyncio.Event().wait()
 
     async def _open(self) -> None:  # noqa: PLR0915 one composition, read from top to bottom
-        settings, stack = self.settings, self._stack
-        folder = settings.storage.dir.resolve()
-        base = settings.inference.checkpoint().resolve()
+        stack = self._stack
+        folder = self.settings.storage.dir.resolve()
+        base = self.settings.inference.checkpoint().resolve()
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
         stack.enter_context(alone(folder))
+        live_settings = LiveSettings(self.settings, await ledger.setting_changes.in_force())
+        settings = live_settings.now
         pictures = PictureStore(folder / "pictures")
         models = ModelStore(folder / "models")
         models.tidy()
@@ -147,11 +152,18 @@ class Application:
             cron=settings.training.schedule,
             retention_days=settings.storage.retention_days,
         )
+
+        def rebuild(now: Settings) -> None:
+            specs = now.job_specs(planner.specs.paths.yield_file)
+            pipeline.planner = schedule.planner = replace(planner, specs=specs, trust=now.trust)
+            schedule.reschedule(now.training.schedule)
+
+        live_settings.subscribe(rebuild)
         switch = ModelSwitch(
             ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
         )
         await switch.resume_trial()
-        trials = Trials(ledger, switch, deployment.status, notices, settings)
+        trials = Trials(ledger, switch, deployment.status, notices, live_settings)
         times = AnswerTimes()
         monitoring = Monitoring(
             ledger=ledger,
@@ -160,27 +172,27 @@ class Application:
             calls=middleware.numbers,
             last_progress=lambda: trainer.last_progress,
             times=times,
-            trust=settings.trust,
+            settings=live_settings,
         )
-        history = History(ledger, stored, settings.chat, settings.persona)
+        history = History(ledger, stored, live_settings)
         conversation = Conversation(ledger, history, deployment, settings.chat)
         runs = Runs(ledger, pipeline, trials, notices, (lambda: None) if settings.training.python else trainer_missing)
         buttons = RatingButtons(bot, ledger)
         self._at_end("buttons", buttons.stop)
         in_flight = InFlight()
-        receiver = PictureReceiver(bot, ledger, pictures, decoders, settings)
+        receiver = PictureReceiver(bot, ledger, pictures, decoders, live_settings)
         responder = Responder(
             bot=bot,
             conversation=conversation,
             pictures=receiver,
             in_flight=in_flight,
-            throttle=Throttle(settings.limits, settings.telegram.admins),
+            throttle=Throttle(live_settings),
             notices=WaitNotices(middleware.limiter, ledger),
             times=times,
-            settings=settings,
+            settings=live_settings,
         )
         services = Services(
-            settings=settings,
+            live_settings=live_settings,
             ledger=ledger,
             translator=translator,
             runs=runs,
@@ -195,7 +207,7 @@ class Application:
             stale_questions=StaleQuestions(settings.chat.answer_hours),
             buttons=buttons,
         )
-        apologies = Apologies(bot, ledger, settings, translator, notices)
+        apologies = Apologies(bot, ledger, live_settings, translator, notices)
         inbox = Inbox(
             bot,
             build_dispatcher(services),
@@ -207,17 +219,18 @@ class Application:
         )
         pages = Pages(translator)
         review = ReviewPages(ledger, pictures, runs, pages, settings.training.threshold)
-        people = PeoplePages(ledger, erasure, pages, settings)
+        people = PeoplePages(ledger, erasure, pages, live_settings)
         changes = ModelChanges()
         self._at_end("changes of models", changes.stop)
         model_pages = ModelPages(ledger, trials, changes, pages)
-        comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training), settings)
+        comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training), live_settings)
         comparison.tidy()
         compare_pages = ComparisonPages(ledger, comparison, changes, pages)
         run_pages = RunPages(
             ledger, runs, lambda: trainer.last_progress, pages, settings.training.threshold, secrets_of(settings)
         )
-        parts = (review, people, model_pages, compare_pages, run_pages)
+        settings_pages = SettingsPages(ledger, live_settings, pages)
+        parts = (review, people, model_pages, compare_pages, run_pages, settings_pages)
         private = [route for each in parts for route in each.routes()]
         web = WebServer(settings, monitoring, inbox.accept, pages, private)
         self.address = await web.start()

@@ -2,7 +2,7 @@
 
 An environment variable overrides the file. Its name is `THUMBTUNE_` followed by the path of the setting
 joined with `__`, for example `THUMBTUNE_TELEGRAM__TOKEN`. Settings are declared by the packages that use
-them.
+them. `bot.live_settings` adds the changes that operators make while the bot runs.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, get_origin
 
 from apscheduler.triggers.cron import CronTrigger
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from bot.config_file import key_lines
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings, WebSettings
 from inference.internvl2.families import INTERNVL2, read_family
 from inference.process.environment import ENV_PREFIX
@@ -50,6 +52,14 @@ class ConfigError(Exception):
     """A setting is unknown or has an invalid value. The message names the key and the permitted values."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting's value comes from: an environment variable, or a file and the line there, 0 if not known."""
+
+    name: str
+    line: int = 0
+
+
 class Settings(BaseSettings):
     """All settings, read once at startup."""
 
@@ -64,6 +74,12 @@ class Settings(BaseSettings):
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     web: WebSettings = Field(default_factory=WebSettings)
+    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> Mapping[str, Origin]:
+        """Where each setting was set that `load_settings` found, by its dotted path."""
+        return self._origins
 
     @property
     def trust(self) -> Trust:
@@ -133,7 +149,8 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     Raises:
         ConfigError: `path` does not exist or has a syntax error, or a setting is unknown or invalid.
     """
-    values = _read(path)
+    text = _read(path)
+    values = _parsed(path, text)
     _drop_removed(values)
     _refuse_unknown_variables(environment)
     try:
@@ -144,20 +161,30 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     except ValidationError as error:
         # Without the cause: pydantic's message quotes the input, which may be a secret.
         raise ConfigError("\n".join(_explain(each) for each in error.errors())) from None
-    _check_schedule(settings.training.schedule)
+    check_schedule(settings.training.schedule)
+    lines = key_lines(text)
+    for key in _keys(values):
+        settings._origins[key] = Origin(str(path or DEFAULT_PATH), lines[key].number if key in lines else 0)
+    for name, value in environment.items():
+        settings._origins |= dict.fromkeys(_keys(_values_of(name, value)), Origin(name))
     return settings
 
 
-def _read(path: Path | None) -> dict[str, Any]:
+def _read(path: Path | None) -> str:
     source = path or DEFAULT_PATH
     try:
-        if path is None and not source.exists():
-            return {}
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        return "" if path is None and not source.exists() else source.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read ({error.strerror}); name the file with --config PATH") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
+
+
+def _parsed(path: Path | None, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path or DEFAULT_PATH}: not valid TOML: {error}") from error
 
 
 def _drop_removed(values: dict[str, Any]) -> None:
@@ -205,7 +232,27 @@ def _path_of(name: str) -> tuple[str, ...]:
     return tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)) if name.upper().startswith(ENV_PREFIX) else ()
 
 
-def _check_schedule(cron: str) -> None:
+def _values_of(name: str, value: str) -> dict[str, Any]:
+    """Return what a valid environment variable sets, nested like the file; empty if it sets nothing."""
+    path = _path_of(name)
+    found: Any = json.loads(value) if path and _is_section(_kind(path)) else value
+    for part in reversed(path):
+        found = {part: found}
+    return found if path else {}
+
+
+def _keys(values: Mapping[str, Any], location: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the dotted path of each setting in nested `values`."""
+    for name, value in values.items():
+        here = (*location, name)
+        if _is_section(_kind(here)):
+            yield from _keys(value, here)
+        else:
+            yield ".".join(here)
+
+
+def check_schedule(cron: str) -> None:
+    """Raise ConfigError if `cron` is neither empty nor five cron fields."""
     try:
         if cron:
             CronTrigger.from_crontab(cron)

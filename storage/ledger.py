@@ -45,6 +45,7 @@ from storage.review_cards import ReviewCards
 from storage.reviews import Reviews
 from storage.runs import Runs
 from storage.sessions import Sessions
+from storage.setting_changes import SettingChanges
 from storage.teachers import Teachers
 from storage.votes import Votes
 from storage.writer import Writer
@@ -68,6 +69,7 @@ class Ledger:
         self._readers = readers = ReaderPool(path)
         self.people = People(writer, readers, clock)
         self.blocks = Blocks(writer, readers, clock)
+        self.setting_changes = SettingChanges(writer, readers, clock)
         self.sessions = Sessions(writer, readers, clock)
         self.pictures = Pictures(writer, readers, clock)
         self.exchanges = Exchanges(writer, readers, clock)

@@ -64,7 +64,7 @@ class Pipeline:
     """A pipeline that carries out runs one at a time; the ledger does not allow concurrent runs.
 
     Attributes:
-        planner: The object that plans the runs.
+        planner: The object that plans the runs. If it is replaced, a run that is already planned keeps its settings.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Pipeline:
         re-encoded.
         """
         self.planner = planner
-        self._ledger, self._models, self._specs = planner.ledger, planner.models, planner.specs
-        self._runs = planner.specs.paths.runs
+        self._ledger, self._models, self._paths = planner.ledger, planner.models, planner.specs.paths
+        self._runs = self._paths.runs
         self._pictures = pictures
         self._trainer = trainer
         self._ready = ready
@@ -130,24 +130,24 @@ class Pipeline:
         if self._ready is not None:
             await self._ready()
         plan = await self._freeze(run, plan)
-        selection = plan.selection
+        selection, specs = plan.selection, plan.specs
         folder = self._runs / str(run.id)
         folder.mkdir(parents=True, exist_ok=True)
         run = await progress.move(RunState.TRAINING, directory=str(folder), raters=selection.counts.raters)
         write_rows((each.lesson for each in selection.train), folder / TRAIN_ROWS, self._picture_file)
         write_rows((each.lesson for each in selection.judged), folder / JUDGED_ROWS, self._picture_file)
         async with progress:
-            job = self._specs.finetune(run, selection, plan.sources, await self._previous_losses(run))
+            job = specs.finetune(run, selection, plan.sources, await self._previous_losses(run))
             if await asyncio.to_thread(adopt_checkpoints, job, run_folders(self._runs, but=run.id)):
                 log.info("run %s continues from the last checkpoint of an interrupted one", run.id)
             trained = checked(await self._trainer.run(job, progress.update))
             await progress.move(RunState.MERGING, step=0, steps=0)
-            merging = self._specs.merge(folder, workspace, trained, run=str(run.id))
+            merging = specs.merge(folder, workspace, trained, run=str(run.id))
             merged = checked(await self._trainer.run(merging, progress.update))
             await progress.move(RunState.EVALUATING, step=0, steps=0)
             effort = measure_effort(selection, await self._ledger.models.trained_on(run.id), trained, merged)
             reference = await self._reference(selection)
-            evaluation = self._specs.evaluate(
+            evaluation = specs.evaluate(
                 run, workspace, selection, curve=trained.curve or "", effort=effort, **reference
             )
             checked(await self._trainer.run(evaluation, progress.update))
@@ -215,7 +215,7 @@ class Pipeline:
         raters = {rater for each in selection.judged for rater in each.rated.raters}
         shown, liked = await self._ledger.votes.shown(name, raters)
         return {
-            "live": str(self._specs.paths.base) if live is None else live.directory,
+            "live": str(self._paths.base) if live is None else live.directory,
             "live_name": name,
             "attempt": await self._ledger.runs.attempts() + 1,
             "shown": shown,

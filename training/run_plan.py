@@ -52,6 +52,7 @@ class RunPlan:
         selection: The selected pairs.
         sources: The sources to mix in.
         recipe: The hyperparameters, or the user's configuration file that sets them.
+        specs: The specifications of the run's jobs; they hold the settings that the run keeps.
         fingerprint: The hash of all inputs.
         reviews: The ID of the newest review that the selection takes into account.
     """
@@ -59,6 +60,7 @@ class RunPlan:
     selection: Selection
     sources: tuple[Source, ...]
     recipe: Recipe | Path
+    specs: JobSpecs
     fingerprint: str = ""
     reviews: int = 0
 
@@ -93,6 +95,7 @@ class RunPlanner:
             await self._select(rated, pairs, only),
             tuple(sources),
             settings.user_config or self.specs.recipe,
+            self.specs,
             await asyncio.to_thread(fingerprint, rated, self.specs, pairs, only),
             reviews,
         )

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from bot.admin.refusals import AdminRefusal
-from bot.config import Settings
 from bot.i18n import later
+from bot.live_settings import LiveSettings
 from storage.comparisons import Comparison, PictureQuestion
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
@@ -42,7 +42,7 @@ class BlindComparison:
     ledger: Ledger
     pictures: PictureStore
     trainer: Trainer
-    settings: Settings
+    settings: LiveSettings
 
     async def ask(self, first: str, second: str, on_progress: Callable[[Progress], None]) -> int:
         """Have two models answer new questions, and return the number of questions.
@@ -58,7 +58,7 @@ class BlindComparison:
         if run := await self.ledger.runs.active():
             raise AdminRefusal(Reason(BUSY, run=run.id))
         models = [(each, await self._directory(each)) for each in (first, second)]
-        found = await self.ledger.comparisons.new_questions(first, second, QUESTIONS, self.settings.trust)
+        found = await self.ledger.comparisons.new_questions(first, second, QUESTIONS, self.settings.now.trust)
         asked = [each for each in found if self.pictures.path(each.sha256).is_file()]
         if not asked:
             raise AdminRefusal(NO_QUESTIONS)
@@ -96,7 +96,7 @@ class BlindComparison:
         on_progress: Callable[[Progress], None],
     ) -> list[tuple[str, str]]:
         """Return the two models' answers to each question; the worker's files are in the folder `work`."""
-        settings, pictures = self.settings, self.pictures
+        settings, pictures = self.settings.now, self.pictures
         job = BlindJob(
             models=models,
             images=str(pictures.directory.absolute()),

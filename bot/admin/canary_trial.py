@@ -17,8 +17,8 @@ from bot.admin.canary_standing import Standing, standing, with_votes
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.notifications import Notifications
 from bot.admin.refusals import AdminRefusal
-from bot.config import Settings
 from bot.i18n import later
+from bot.live_settings import LiveSettings
 from inference.serving.deployment_status import Status
 from inference.serving.engine_stats import Tally
 from inference.serving.supervisor import State
@@ -66,24 +66,25 @@ class Trials:
     switch: ModelSwitch
     status: Callable[[], Status]
     notices: Notifications
-    settings: Settings
+    settings: LiveSettings
 
     _weighed: tuple[int, int] | None = field(default=None, init=False)
     """The trial and the newest vote when its evidence was weighed."""
 
     async def standing(self) -> Standing | None:
         """Return the standing of the running trial, or None if no trial is running."""
-        return await standing(self.ledger, self.settings.trust)
+        return await standing(self.ledger, self.settings.now.trust)
 
     async def accept(self, candidate: Model, by: int | None = None) -> Model:
         """Begin the trial of a candidate, or promote it if trials are switched off or no canary can run.
 
         Raises the same errors as `ModelSwitch.promote`.
         """
-        if self.settings.training.canary and self.switch.can_try:
-            return await self.switch.begin_trial(candidate.id, self.settings.training.canary)
+        share = self.settings.now.training.canary
+        if share and self.switch.can_try:
+            return await self.switch.begin_trial(candidate.id, share)
         model = await self.switch.promote(candidate.id, by)
-        if self.settings.training.canary:
+        if share:
             await self.notices.notify(NO_CANARY, model=model.id)
         return model
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.registry import Collector
 
@@ -14,11 +15,12 @@ from bot.admin.canary_standing import Standing, standing
 from bot.admin.progress import held_back
 from bot.admin.schedule import Schedule
 from bot.chat.answer_times import AnswerTimes
+from bot.live_settings import LiveSettings, json_value
 from inference.serving.deployment import Deployment
 from inference.serving.deployment_status import NodeStatus, Status
 from inference.serving.supervisor import State
 from storage.errors import StorageError
-from storage.learning_records import EQUAL_TRUST, Model, Run, Trust
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from training.launcher import LastProgress
 from training.run_folder import CURVE, SHEET, kept_file
@@ -31,6 +33,7 @@ class Overview:
     """The state of the bot at one moment.
 
     Attributes:
+        changed: The value in force of each setting that was changed on the Settings page, by key.
         curve: The ID of the newest run with a loss curve; None if there is none.
         sheets: The IDs of the runs with a sheet.
         last_progress: The last progress of the running worker; None if no worker is running.
@@ -44,6 +47,7 @@ class Overview:
     counts: Mapping[str, int]
     next_run: datetime | None
     schedule: str
+    changed: Mapping[str, Any]
     curve: int | None
     sheets: frozenset[int]
     last_progress: LastProgress | None
@@ -59,8 +63,7 @@ class Monitoring:
     """Reads the current state of the ledger, the engines, the schedule and the calls to Telegram.
 
     `calls` returns the metrics of calls to Telegram, and `last_progress` returns how long ago the running
-    worker last reported progress. `times` has the times that people waited for answers. `trust` decides whose
-    votes on a canary count.
+    worker last reported progress. `times` has the times that people waited for answers.
     """
 
     ledger: Ledger
@@ -69,7 +72,7 @@ class Monitoring:
     calls: Callable[[], Mapping[str, float]]
     last_progress: Callable[[], LastProgress | None]
     times: AnswerTimes
-    trust: Trust = EQUAL_TRUST
+    settings: LiveSettings
 
     async def overview(self) -> Overview:
         """Return the state that the operator page and /status show."""
@@ -78,13 +81,14 @@ class Monitoring:
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
         return Overview(
             live=live.id if live else "",
-            canary=await standing(self.ledger, self.trust),
+            canary=await standing(self.ledger, self.settings.now.trust),
             engine=self.deployment.status(),
             runs=runs,
             models=await self.ledger.models.all(),
             counts=await self.ledger.counts.totals(),
             next_run=self.schedule.next_time(),
             schedule=self.schedule.cron,
+            changed={key: json_value(self.settings.now, key) for key in self.settings.changes},
             curve=curves[0] if curves else None,
             sheets=frozenset(run.id for run in runs if kept_file(run.directory, SHEET)),
             last_progress=self.last_progress(),
@@ -121,7 +125,7 @@ class Monitoring:
             "engine_waiting": status.waiting,
             "engine_uptime_seconds": status.uptime,
         }
-        found = await standing(self.ledger, self.trust)
+        found = await standing(self.ledger, self.settings.now.trust)
         numbers |= {
             "canary_share": found.trial.share if found else 0,
             "canary_votes": found.canary.votes if found else 0,

@@ -179,17 +179,16 @@ class Runs:
         log.info("run ended", run=run.id, state=run.state, reason=run.reason, model=run.model)
         model = await self.ledger.models.get(run.model) if run.model else None
         again = await self.ledger.runs.withdrawn(run.id)
+        approve = self.trials.settings.now.training.approve
         if model and model.state is ModelState.CANDIDATE:
             if again:
                 model = await self.ledger.models.move(model.id, ModelState.REJECTED, WITHDRAWN)
-            elif not self.trials.settings.training.approve:
+            elif not approve:
                 model = await self._accept(model)
         elif model:
             again = False  # already rejected, tried, or promoted by an admin
         picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
-        await self.notices.run_finished(
-            run, model, picture, kept_file(run.directory, SHEET), approve=self.trials.settings.training.approve
-        )
+        await self.notices.run_finished(run, model, picture, kept_file(run.directory, SHEET), approve=approve)
         if again:
             log.info("run starts again without withdrawn answers", run=run.id)
             with suppress(RunBusy):

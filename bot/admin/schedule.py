@@ -94,12 +94,17 @@ class Schedule:
         global _present
         _present = self
         self._scheduler.start(paused=True)
-        cron = CronTrigger.from_crontab(self.cron, timezone=UTC) if self.cron else None
-        self._store(RETRAIN, request_run, cron, self.cron)
+        self.reschedule(self.cron)
         self._store(TIDY, tidy, IntervalTrigger(days=1, timezone=UTC), TIDY)
         daily = IntervalTrigger(days=1, timezone=UTC) if self.retention_days else None
         self._store(EXPIRE, expire, daily, f"{EXPIRE} after {self.retention_days} days", first=_now())
         self._scheduler.resume()
+
+    def reschedule(self, cron: str) -> None:
+        """Let runs start at other times; if `cron` is empty, only on request."""
+        self.cron = cron
+        trigger = CronTrigger.from_crontab(cron, timezone=UTC) if cron else None
+        self._store(RETRAIN, request_run, trigger, cron)
 
     def _store(
         self,

@@ -16,7 +16,7 @@ from typing import Final
 from bot.chat.errors import NoPictureYet
 from bot.chat.picture_reencoding import StoredPictures
 from bot.chat.question import Question
-from bot.settings import ChatSettings
+from bot.live_settings import LiveSettings
 from inference.chat_format.template import fit
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
 from storage.chat_records import Exchange
@@ -36,9 +36,7 @@ def chat_key(session: int) -> str:
 class History:
     """The exchanges of all conversations. Each conversation is a session in the ledger."""
 
-    def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: ChatSettings, persona: str) -> None:
-        """Create a history with `persona` as the system prompt."""
-        self._persona = persona
+    def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: LiveSettings) -> None:
         self._ledger = ledger
         self._pictures = pictures
         self._settings = settings
@@ -50,7 +48,7 @@ class History:
             NoPictureYet: Neither the question nor the conversation has a picture.
             UnknownRecord: A picture was deleted.
         """
-        settings = self._settings
+        settings, persona = self._settings.now.chat, self._settings.persona
         earlier = await self._ledger.exchanges.history_since(
             session,
             settings.history_pictures - bool(question.pictures),
@@ -64,7 +62,7 @@ class History:
         turns.append(Turn(Role.USER, question.text, question.pictures))
         temperature = settings.temperature or (REGENERATED_TEMPERATURE if question.replaces else 0.0)
         prompt = Prompt(
-            system=self._persona,
+            system=persona,
             turns=tuple(turns),
             chat=chat_key(session),
             sampling=Sampling(temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)),

@@ -22,8 +22,8 @@ from aiohttp import ClientError
 
 from bot.chat.errors import DeletedMeanwhile, Refused
 from bot.chat.question import PictureFile
-from bot.config import Settings
 from bot.i18n import later
+from bot.live_settings import LiveSettings
 from bot.redaction import account
 from bot.telegram.client import Undelivered
 from inference.images.decoder import PictureDecoders
@@ -85,7 +85,7 @@ class PictureReceiver:
     ledger: Ledger
     store: PictureStore
     decoders: PictureDecoders
-    settings: Settings
+    settings: LiveSettings
 
     def __post_init__(self) -> None:
         self._memory = FairSemaphore(BYTES_IN_FLIGHT, MAX_BYTES)
@@ -116,8 +116,8 @@ class PictureReceiver:
         """
         if await self.ledger.pictures.decoder_deaths(file.file_unique_id) >= DEATHS:
             raise Refused(Reason(_SENTENCES[Refusal.TOO_COSTLY]))
-        most_stored = self.settings.limits.picture_megabytes_per_person
-        if sender not in self.settings.telegram.admins and (
+        most_stored = self.settings.now.limits.picture_megabytes_per_person
+        if sender not in self.settings.now.telegram.admins and (
             0 < most_stored * 10**6 <= await self.ledger.pictures.bytes_from(sender)
         ):
             raise Refused(Reason(_TOO_MANY_STORED, limit=most_stored))
@@ -148,7 +148,7 @@ class PictureReceiver:
         raise Undelivered("a file could not be downloaded")
 
     async def _clean(self, data: bytes, file: PictureFile) -> CleanPicture:
-        megapixels = self.settings.chat.max_picture_megapixels
+        megapixels = self.settings.now.chat.max_picture_megapixels
         try:
             return await self.decoders.clean(data, megapixels)
         except DecodeError as refusal:

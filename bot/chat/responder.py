@@ -20,8 +20,8 @@ from bot.chat.in_flight import InFlight
 from bot.chat.picture_receiver import PictureReceiver
 from bot.chat.question import Question, text_of
 from bot.chat.throttling import Throttle
-from bot.config import Settings
 from bot.i18n import Say, later
+from bot.live_settings import LiveSettings
 from bot.telegram.callback_data import Stop
 from bot.telegram.formatting import markdown_pages
 from bot.telegram.keyboards import duel_buttons, one_button, rating_buttons
@@ -67,7 +67,7 @@ class Responder:
     throttle: Throttle
     notices: WaitNotices
     times: AnswerTimes
-    settings: Settings
+    settings: LiveSettings
 
     async def answer(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Exchange | None:
         """Answer a question in `reply` and return the exchange; if that fails, apologise there and return None."""
@@ -113,7 +113,7 @@ class Responder:
 
     async def _completed(self, question: Question, say: Say) -> Question:
         """Return the question with its latest text and with its picture files downloaded and stored."""
-        settings = self.settings.chat
+        settings = self.settings.now.chat
         if question.messages:
             username = str((await self.bot.me()).username)
             text = text_of([self.in_flight.newest(each) for each in question.messages], username)
@@ -126,7 +126,7 @@ class Responder:
 
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
         private = question.chat > 0  # a private chat has the positive id of its user
-        seconds = self.settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
+        seconds = self.settings.now.telegram.edit_seconds * (1 if private else GROUP_EDITS)
         hold = 0.0 if private else GROUP_HOLD_SECONDS
         stop = one_button(say("⏹ Stop"), Stop(update=question.update))
         return StreamedAnswer(reply, say, placeholder, seconds, stop, hold)

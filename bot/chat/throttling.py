@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -19,7 +19,7 @@ from cachetools import LRUCache
 from bot.chat.errors import Refused
 from bot.chat.question import Question
 from bot.i18n import later
-from bot.settings import LimitsSettings
+from bot.live_settings import LiveSettings
 from storage.translatable_reason import Reason
 
 MINUTE: Final = 60.0
@@ -46,11 +46,8 @@ class Throttled(Refused):
 class Throttle:
     """Counts the questions of all users, and enforces the limits."""
 
-    def __init__(
-        self, settings: LimitsSettings, admins: Collection[int], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: LiveSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._admins = admins
         self._clock = clock
         self._asked: LRUCache[int, deque[tuple[float, int]]] = LRUCache(REMEMBERED)  # person → when, which update
         self._in_flight: dict[int, tuple[int, float]] = {}  # update → person, since when
@@ -63,7 +60,7 @@ class Throttle:
         Raises:
             Throttled: The question exceeds a limit. It is not counted.
         """
-        if question.asker not in self._admins:
+        if question.asker not in self._settings.now.telegram.admins:
             self._check(question)
         began = self._clock()
         self._in_flight[question.update] = question.asker, began
@@ -74,7 +71,7 @@ class Throttle:
             self._average += NEWEST_WEIGHT * (self._clock() - began - self._average)
 
     def _check(self, question: Question) -> None:
-        limits = self._settings
+        limits = self._settings.now.limits
         everyones = list(self._in_flight.values())
         own = [since for person, since in everyones if person == question.asker]
         if limits.answers_per_person and len(own) >= limits.answers_per_person:

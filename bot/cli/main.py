@@ -23,7 +23,7 @@ from bot.cli import control, inventory
 from bot.cli.data import export_data, import_file
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
-from bot.cli.session import ConfigOption, YesOption, require_data, with_bot, with_ledger
+from bot.cli.session import ConfigOption, YesOption, load_in_force, require_data, with_bot, with_ledger
 from bot.cli.terminal import CommandRefused, notes, results
 from bot.config import ConfigError, Settings, load_settings
 from bot.log_lines import LogFormat
@@ -240,7 +240,7 @@ def compare(
     """Compare several models' answers about your own pictures on one HTML page; the bot need not be running."""
     from bot.cli.compare import compare as compare_models
 
-    asyncio.run(compare_models(load_settings(config), models, images, out, results))
+    asyncio.run(compare_models(load_in_force(config), models, images, out, results))
 
 
 @app.command()
@@ -265,7 +265,7 @@ def evaluate(  # noqa: PLR0917 - the options of a command
     """Score models on your own questions with known answers, each against the first; the bot need not be running."""
     from bot.cli.evaluate import evaluate as evaluate_models
 
-    asyncio.run(evaluate_models(load_settings(config), models, questions, images, score, out, results))
+    asyncio.run(evaluate_models(load_in_force(config), models, questions, images, score, out, results))
 
 
 @app.command()
@@ -302,7 +302,7 @@ def finetune(  # noqa: PLR0913, PLR0917 - the options of a command
     """
     from bot.cli import finetune as command
 
-    settings = command.with_options(load_settings(config), recipe, model)
+    settings = command.with_options(load_in_force(config), recipe, model)
     rows = Source(path=data.absolute(), images=(images or data.parent).absolute(), repeat_times=1)
     test = None
     if questions:
@@ -373,7 +373,7 @@ def import_(
 
     All rows are checked before anything is copied. If one row is invalid, nothing is added.
     """
-    asyncio.run(import_file(load_settings(config), file, images, results, name=name, repeat_times=repeat_times))
+    asyncio.run(import_file(load_in_force(config), file, images, results, name=name, repeat_times=repeat_times))
 
 
 @app.command()

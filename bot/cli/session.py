@@ -11,12 +11,20 @@ import typer
 
 from bot.config import ConfigError, Settings, load_settings
 from bot.instance_lock import at_work
+from bot.live_settings import LiveSettings
 from storage.ledger import FILE_NAME, Ledger
+from storage.setting_changes import recorded_changes
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
+
+def load_in_force(config: Path | None) -> Settings:
+    """Return the settings as a running bot has them: with the changes made on the operator's page."""
+    settings = load_settings(config)
+    return LiveSettings(settings, recorded_changes(settings.storage.dir / FILE_NAME)).now
 
 
 def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitable[None]]) -> None:
@@ -25,7 +33,7 @@ def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitabl
     Raises:
         ConfigError: There is no ledger. This function never creates one.
     """
-    settings = load_settings(config)
+    settings = load_in_force(config)
     require_data(settings, FILE_NAME)
 
     async def session() -> None:

@@ -19,9 +19,9 @@ from cachetools import LRUCache
 from pydantic import ValidationError
 
 from bot.admin.notifications import Notifications
-from bot.config import Settings
 from bot.handlers.callbacks import acknowledge
 from bot.i18n import Translator, later
+from bot.live_settings import LiveSettings
 from bot.telegram.client import DeliveryError, Doubtful
 from bot.telegram.reply import Place, Reply
 from bot.updates.addressing import spoken_to
@@ -48,7 +48,7 @@ class Apologies:
 
     bot: Bot
     ledger: Ledger
-    settings: Settings
+    settings: LiveSettings
     translator: Translator
     notices: Notifications
 
@@ -124,7 +124,7 @@ class Apologies:
         return tap is not None
 
     async def _would_answer(self, message: Message, sender: int) -> bool:
-        limits, admins = self.settings.limits, self.settings.telegram.admins
+        limits, admins = self.settings.now.limits, self.settings.now.telegram.admins
         welcome = sender in admins or limits.welcome(sender, message.chat.id)
         return welcome and await spoken_to((message,), self.bot)
 

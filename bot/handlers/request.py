@@ -23,6 +23,7 @@ from bot.chat.question import Question
 from bot.chat.responder import Responder
 from bot.config import Settings
 from bot.i18n import Say, Translator
+from bot.live_settings import LiveSettings
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.reply import Place, Reply
 from bot.updates.addressing import spoken_to
@@ -41,7 +42,7 @@ REMEMBERED: Final = 4096
 class Services:
     """The services that handlers use; every update gets the same objects."""
 
-    settings: Settings
+    live_settings: LiveSettings
     ledger: Ledger
     translator: Translator
     runs: Runs
@@ -55,6 +56,11 @@ class Services:
     responder: Responder
     stale_questions: StaleQuestions
     buttons: RatingButtons
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.live_settings.now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ The commands show the state of the bot, its next run, and a chart of its answers
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from aiogram import Router
 from aiogram.filters import CommandObject
@@ -28,6 +29,7 @@ from storage.states import RUN_TRANSITIONS
 
 DAYS: Final = 30
 MOST_DAYS: Final = 366
+MOST_CHARACTERS: Final = 60
 
 ENGINE_STATES: Final = {
     State.STARTING: later("starting"),
@@ -87,6 +89,9 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
         ),
         say("People: {users}, pictures: {pictures}", users=counts.get("users", 0), pictures=counts.get("pictures", 0)),
     ]
+    if overview.changed:
+        changed = ", ".join(f"{key} = {_shortened(value)}" for key, value in overview.changed.items())
+        lines.append(say("Changed on the Settings page: {settings}", settings=changed))
     if overview.last_progress and overview.last_progress.silent:
         lines.append(say(SILENT, **silence(overview.last_progress)))
     lines += [run_line(run, overview.held_back, say) for run in overview.runs[:3]]
@@ -95,12 +100,22 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
     return lines
 
 
+def _shortened(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
+
+
 def _schedule_lines(overview: Overview, say: Say) -> list[str]:
     if overview.next_run:
         by = say("Schedule: training.schedule = {cron}, in UTC.", cron=f'"{overview.schedule}"')
         lines = [_next_line(overview.next_run, say), by]
     else:
-        lines = [say("No schedule: I only retrain on /retrain. To set one, use training.schedule in config.toml.")]
+        lines = [
+            say(
+                "No schedule: I only retrain on /retrain. To set one, use training.schedule in config.toml or on the "
+                "Settings page."
+            )
+        ]
     return lines + [run_line(run, overview.held_back, say) for run in overview.runs[:1]]
 
 

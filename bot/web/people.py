@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bot.admin.erasure import Erasure
 from bot.admin.refusals import refused
-from bot.config import Settings
+from bot.live_settings import LiveSettings
 from bot.web.pages import OPERATOR, Pages
 from bot.web.review import card_page
 from storage.errors import StorageError
@@ -29,7 +29,7 @@ class PeoplePages:
     ledger: Ledger
     erasure: Erasure
     pages: Pages
-    settings: Settings
+    settings: LiveSettings
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes, which must serve only the operator."""
@@ -55,7 +55,7 @@ class PeoplePages:
             found=found,
             blocked=blocked,
             is_admin=person in self._admins,
-            blocked_in_settings=person in self.settings.limits.blocked,
+            blocked_in_settings=person in self.settings.now.limits.blocked,
             left=await self.erasure.belongings(person),
             **await card_page(self.ledger, request, CardFilter(person=person)),
         )
@@ -93,7 +93,7 @@ class PeoplePages:
 
     @property
     def _admins(self) -> Collection[int]:
-        return self.settings.telegram.admins
+        return self.settings.now.telegram.admins
 
 
 def _number(request: web.Request) -> int:

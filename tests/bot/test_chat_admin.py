@@ -65,7 +65,8 @@ async def test_others_are_refused_politely(stage: Stage) -> None:
 
 async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
     """Each admin command is carried out on its sender's behalf, and the reply shows the outcome."""
-    admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
+    changed = {"chat.system_prompt": "x" * 100, "limits.blocked": [5, -6]}
+    admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC), changed=changed)
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         for model in (
             Model("base", "/m/base", ModelState.RETIRED, None, 1.0),
@@ -89,6 +90,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             "▓▓▓▓▓░",
             " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth of the steps: 1.234",
             "2027-01-02 03:04 UTC",
+            f'chat.system_prompt = "{"x" * 58}…, limits.blocked = [5, -6]\n',
         ):
             assert part in status
         seen = "First token after 0.05 s (99th percentile: 1.50 s); 40 % of the prompt tokens cached\n"

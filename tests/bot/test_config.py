@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from bot.app import on_cards_of_its_own
-from bot.config import ConfigError, Settings, load_settings
+from bot.config import ConfigError, Origin, Settings, load_settings
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
 NOBODY = 65534
@@ -237,3 +237,24 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("THUMBTUNE_STORAGE__DIR", "~nobody-there/data")
     with pytest.raises(ConfigError, match=r"storage\.dir.*whole path"):
         load_settings(config)
+
+
+def test_origins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The origin of a setting is the variable or the line that sets it; a setting that is not set has none."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        "[chat]\n# Words.\ntop_p = 0.2\ntemperature = 0.1\n\n[training]\nknobs.rank = 8\n[[training.sources]]\n"
+        'path = "food.json"\n[inference]\n# tiles = 3\nlmdeploy = { batch = 2 }\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("thumbtune_chat__temperature", "0.5")
+    monkeypatch.setenv("THUMBTUNE_WEB", '{"port": 0}')
+    assert load_settings(path).origins == {
+        "chat.top_p": Origin(str(path), 3),
+        "chat.temperature": Origin("thumbtune_chat__temperature"),
+        "training.knobs": Origin(str(path)),
+        "training.sources": Origin(str(path), 8),
+        "inference.lmdeploy.batch": Origin(str(path)),
+        "web.port": Origin("THUMBTUNE_WEB"),
+    }
+    assert Settings().origins == {}

@@ -209,3 +209,14 @@ async def test_data_that_others_may_read_is_named(tmp_path: Path) -> None:
     async with Ledger.open(folder):
         pass
     assert finding_of(await asyncio.to_thread(examine, settings), "permissions").ok
+
+
+async def test_settings_of_the_page_are_named(tmp_path: Path) -> None:
+    """The doctor names each setting that was changed on the Settings page, and warns of one that is not applied."""
+    settings = settings_in(tmp_path)
+    async with Ledger.open(settings.storage.dir) as ledger:
+        await ledger.setting_changes.add("training.min_rated", 8, "Olga")
+        await ledger.setting_changes.add("training.canary", 7, "Olga")
+    applied, left_out = [each for each in await asyncio.to_thread(examine, settings) if each.name == "Settings page"]
+    assert applied.ok and not applied.cure and applied.detail.startswith("training.min_rated = 8, instead of")
+    assert left_out.cure and left_out.detail == "training.canary is not applied: This must be at most 1."

@@ -9,7 +9,9 @@ import pytest
 
 from bot.chat.question import Question
 from bot.chat.throttling import MANY_ASK, STILL_ANSWERING, TOO_OFTEN, Throttle, Throttled
-from bot.settings import LimitsSettings
+from bot.config import Settings
+from bot.live_settings import LiveSettings
+from bot.settings import LimitsSettings, TelegramSettings
 from tests.support.chatting import ADMIN, Stage, final_reply, png, until
 
 
@@ -26,6 +28,10 @@ def asked(update: int, person: int) -> Question:
     return Question(update=update, chat=person, topic=0, asker=person, message=update, received=0.0)
 
 
+def throttle(limits: LimitsSettings, clock: Clock) -> Throttle:
+    return Throttle(LiveSettings(Settings(limits=limits, telegram=TelegramSettings(admins=(ADMIN,)))), clock)
+
+
 def refused(limits: Throttle, update: int, person: int) -> tuple[str, object]:
     """Ask a question that must be refused, and return the refusal's sentence and waiting time in seconds."""
     with pytest.raises(Throttled) as raised, limits.admitted(asked(update, person)):
@@ -40,7 +46,7 @@ def test_questions_within_a_minute() -> None:
     Other users may still ask.
     """
     clock = Clock()
-    limits = Throttle(LimitsSettings(questions_per_minute=2), {ADMIN}, clock)
+    limits = throttle(LimitsSettings(questions_per_minute=2), clock)
     for update in (1, 2):
         with limits.admitted(asked(update, 5)):
             clock.now += 10
@@ -63,7 +69,7 @@ def test_answers_at_once() -> None:
     The estimate uses the average duration of an answer.
     """
     clock = Clock()
-    limits = Throttle(LimitsSettings(answers_per_person=1, answers_at_once=2), {ADMIN}, clock)
+    limits = throttle(LimitsSettings(answers_per_person=1, answers_at_once=2), clock)
     for update in range(50):
         with limits.admitted(asked(update, update)):
             clock.now += 20

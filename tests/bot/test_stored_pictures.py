@@ -20,6 +20,8 @@ from rich.console import Console
 from bot.chat.history import History
 from bot.chat.picture_reencoding import CHORE, StoredPictures, finish_pictures
 from bot.cli.inventory import backup
+from bot.config import Settings
+from bot.live_settings import LiveSettings
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
@@ -72,7 +74,8 @@ async def opened(folder: Path) -> AsyncIterator[tuple[Former, Ledger, StoredPict
 
 
 def history(ledger: Ledger, pictures: PictureStore) -> History:
-    return History(ledger, StoredPictures(ledger, pictures, DECODERS), ChatSettings(), "Be kind.")
+    settings = Settings(chat=ChatSettings(system_prompt="Be kind."))
+    return History(ledger, StoredPictures(ledger, pictures, DECODERS), LiveSettings(settings))
 
 
 def traces(folder: Path) -> list[Path]:

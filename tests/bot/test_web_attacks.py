@@ -23,6 +23,7 @@ from bot.admin.monitoring import Monitoring
 from bot.chat.answer_times import AnswerTimes
 from bot.config import Settings
 from bot.i18n import Translator
+from bot.live_settings import LiveSettings
 from bot.settings import TelegramSettings, WebhookSettings, WebSettings
 from bot.web.pages import Pages
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
@@ -82,7 +83,9 @@ async def served(
         web=WebSettings(port=0, token=SecretStr(token)),
     )
     async with Ledger.open(folder) as ledger:
-        vitals = Monitoring(ledger, cast(Any, None), cast(Any, None), dict, lambda: None, AnswerTimes())
+        vitals = Monitoring(
+            ledger, cast(Any, None), cast(Any, None), dict, lambda: None, AnswerTimes(), LiveSettings(values)
+        )
         server = WebServer(values, vitals, accept, Pages(Translator.load()))
         try:
             yield await server.start()

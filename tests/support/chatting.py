@@ -39,6 +39,7 @@ from bot.handlers import build_dispatcher
 from bot.handlers.apologies import Apologies
 from bot.handlers.request import Services
 from bot.i18n import Translator
+from bot.live_settings import LiveSettings
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
@@ -48,7 +49,6 @@ from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
 from inference.engines.commands import Kind
 from inference.images.decoder import PictureDecoders
-from inference.internvl2.families import INTERNVL2
 from inference.messages import Answer, Delta, Prompt, Usage
 from inference.serving.deployment_status import Counters, NodeStatus, Status
 from inference.serving.engine_stats import Seen
@@ -144,6 +144,7 @@ class Notebook:
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
     schedule: str = ""
+    changed: dict[str, Any] = field(default_factory=dict)
     last_progress: LastProgress | None = None
     number_of_nodes: int = 2
     recipe: Recipe | Path = field(default_factory=Recipe)
@@ -163,7 +164,9 @@ class Notebook:
         corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
         liked = Pair(rated(1), lesson(rated(1)), rater=1)
         selection = Selection((corrected,) * 9 + (liked,) * 36, (Block(20, (liked,) * 5),), counts)
-        return self._noted(RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe), "plan")
+        return self._noted(
+            RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe, Settings().job_specs()), "plan"
+        )
 
     async def cancel(self, by: int) -> Run | None:
         return self._noted(self.run, "cancel", by)
@@ -275,22 +278,23 @@ class RunningBot:
         self.translator = Translator.load()
         self.in_flight = InFlight()
         stored = StoredPictures(self.ledger, self.pictures, DECODERS)
-        history = History(self.ledger, stored, settings.chat, settings.chat.system_prompt or INTERNVL2.system)
+        live_settings = LiveSettings(settings)
+        history = History(self.ledger, stored, live_settings)
         conversation = Conversation(self.ledger, history, engine, settings.chat)
-        receiver = PictureReceiver(self.bot, self.ledger, self.pictures, DECODERS, settings)
+        receiver = PictureReceiver(self.bot, self.ledger, self.pictures, DECODERS, live_settings)
         responder = Responder(
             bot=self.bot,
             conversation=conversation,
             pictures=receiver,
             in_flight=self.in_flight,
-            throttle=Throttle(settings.limits, settings.telegram.admins),
+            throttle=Throttle(live_settings),
             notices=WaitNotices(middleware.limiter, self.ledger),
             times=AnswerTimes(),
-            settings=settings,
+            settings=live_settings,
         )
         recorded: Any = admin
         services = Services(
-            settings=settings,
+            live_settings=live_settings,
             ledger=self.ledger,
             translator=self.translator,
             runs=recorded,
@@ -307,7 +311,7 @@ class RunningBot:
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
         self.notices = Notifications(self.bot, settings, self.ledger, self.translator)
-        self.apologies = Apologies(self.bot, self.ledger, settings, self.translator, self.notices)
+        self.apologies = Apologies(self.bot, self.ledger, live_settings, self.translator, self.notices)
         self.inbox = Inbox(
             self.bot,
             self.dispatcher,

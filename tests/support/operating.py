@@ -12,6 +12,7 @@ from bot.admin.canary_trial import Trials
 from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.config import Settings
+from bot.live_settings import LiveSettings
 from inference.engines.commands import Kind
 from inference.serving.deployment_status import Counters, Status
 from inference.serving.supervisor import State
@@ -92,7 +93,9 @@ async def serving(
     """Yield a `Runs` service with its background loop and the loop for model promotions running."""
     notices: Any = admins or Admins()
     switch = switch or NoEngine(ledger)
-    runs = Runs(ledger, pipeline, Trials(ledger, switch, idle, notices, Settings()), notices, lambda: None)
+    runs = Runs(
+        ledger, pipeline, Trials(ledger, switch, idle, notices, LiveSettings(Settings())), notices, lambda: None
+    )
     await runs.start()
     loops = [
         asyncio.create_task(repeat(duty, serve, notices))

@@ -83,6 +83,19 @@ async def test_the_selection_is_frozen_and_written(room: Room) -> None:
             assert (room.pictures.directory / each["image"]).is_file()
 
 
+async def test_a_run_keeps_its_settings(room: Room) -> None:
+    """If the planner is replaced during a run, the run's later jobs keep their settings; the next run has new ones."""
+    pipeline = room.pipeline()
+    planner, room.trainer.hangs = pipeline.planner, "train"
+    running = asyncio.create_task(room.run(pipeline))
+    await room.trainer.hanging.wait()
+    pipeline.planner = replace(planner, specs=replace(planner.specs, system="You are a cook."))
+    room.trainer.over.set()
+    await running
+    await room.run(pipeline)
+    assert [job.system for job in room.trainer.jobs] == [SYSTEM] * 3 + ["You are a cook."] * 3
+
+
 async def fill_up(room: Room) -> None:
     """Add four answers, the last one disliked, so that fourteen answers can judge a model."""
     for number in range(10, 14):
@@ -509,10 +522,10 @@ async def test_a_run_has_the_previous_log_of_losses(room: Room) -> None:
 async def test_the_recipe_depends_on_the_size_of_the_base(room: Room) -> None:
     """With the recipe `auto`, a small base gets internvl2-tiny's recipe and a large one InternVL2-2B's."""
     pipeline = room.pipeline(recipe="auto")
-    assert pipeline._specs.recipe.rank == 8
+    assert pipeline.planner.specs.recipe.rank == 8
     with (room.base / "model.safetensors").open("r+b") as file:
         file.truncate(300_000_000)
-    assert pipeline._specs.recipe.rank == 128
+    assert pipeline.planner.specs.recipe.rank == 128
 
 
 async def test_a_new_run_resumes_an_interrupted_one(room: Room) -> None:

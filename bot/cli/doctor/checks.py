@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
 import shutil
 import sqlite3
@@ -22,6 +23,7 @@ from bot.cli.doctor.findings import Finding
 from bot.cli.doctor.gpu import gpu_findings
 from bot.cli.doctor.model import answer_findings, model_findings
 from bot.config import Settings
+from bot.live_settings import LiveSettings, json_value
 from inference.engines.commands import Kind, resolve
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import StorageError
@@ -30,6 +32,7 @@ from storage.integrity import ledger_faults, live_model_fault, picture_faults, r
 from storage.ledger import FILE_NAME
 from storage.model_store import ModelStore
 from storage.picture_files import PictureStore
+from storage.setting_changes import recorded_changes
 from training.base_model_check import untrainable
 from training.gate.factual_set import check_decidable, read_set
 from training.job import TrainingError
@@ -144,7 +147,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     cure = f"start the bot, or chmod -R go= {' '.join(map(str, loose))}" if loose else ""
     found = f"others may read {', '.join(each.name for each in loose)}" if loose else "only this user can read the data"
     yield Finding("permissions", not loose, found, cure)
-    yield from _ledger(directory)
+    yield from _ledger(settings, directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
 
 
@@ -159,7 +162,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
         yield Finding("source", not wrong, wrong or str(source.path), "correct training.sources" if wrong else "")
 
 
-def _ledger(directory: Path) -> Iterator[Finding]:
+def _ledger(settings: Settings, directory: Path) -> Iterator[Finding]:
     """Check the ledger's file and the pictures listed in the ledger; the bot may be running."""
     path = directory / FILE_NAME
     try:
@@ -181,9 +184,21 @@ def _ledger(directory: Path) -> Iterator[Finding]:
     if not faults and (fault := live_model_fault(path)):
         cure = "restore its folder from a backup (--models), or thumbtune promote another model"
         yield Finding("live model", False, fault, cure)
+    if not faults:
+        yield from _page_settings(settings)
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures of the latest backup into the folder")
+
+
+def _page_settings(settings: Settings) -> Iterator[Finding]:
+    """Name the settings that the operator changed on the Settings page, and those that cannot be applied."""
+    live = LiveSettings(settings, recorded_changes(settings.storage.dir / FILE_NAME))
+    for key in live.changes:
+        value = json.dumps(json_value(live.now, key), ensure_ascii=False)
+        yield Finding("Settings page", True, f"{key} = {value}, instead of the value of the file or the environment")
+    for key, reason in live.unfit.items():
+        yield Finding("Settings page", True, f"{key} is not applied: {reason}", "undo it on the page")
 
 
 def _factual_questions(settings: Settings) -> Iterator[Finding]:
