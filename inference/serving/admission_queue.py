@@ -55,7 +55,7 @@ class Admission:
         """Join the queue for the duration of a `with` block; the ticket gives up its slot when the block ends."""
         ticket = Ticket(self, chat)
         self._queue.append(ticket)
-        self._move()
+        self._assign_slots()
         try:
             yield ticket
         finally:
@@ -68,22 +68,22 @@ class Admission:
     def pause(self) -> None:
         """Hand out no more slots until `resume` is called; tickets that hold a slot keep it."""
         self._paused = True
-        self._move()
+        self._assign_slots()
 
     def resume(self) -> None:
         """Hand out slots again after `pause`."""
         self._paused = False
-        self._move()
+        self._assign_slots()
 
     def hold(self, held: bool) -> None:
         """Set whether to withhold slots, independently of `pause`, and re-evaluate lanes and limits."""
         self._held = held
-        self._move()
+        self._assign_slots()
 
     def close(self, reason: str) -> None:
         """Reject queued and future tickets with EngineUnavailable(reason)."""
         self._closed = reason
-        self._move()
+        self._assign_slots()
 
     async def empty(self, patience: float) -> None:
         """Wait until no ticket holds a slot, but no longer than `patience` seconds."""
@@ -91,9 +91,9 @@ class Admission:
             async with asyncio.timeout(patience):
                 await self._empty.wait()
 
-    def _move(self) -> None:
+    def _assign_slots(self) -> None:
         """Hand out free slots in queue order, at most one per chat, and notify all waiting tickets."""
-        self._take_back()
+        self._withdraw_slots()
         busy = {ticket.chat for ticket in self._inside}
         taken = Counter(ticket.lane for ticket in self._inside)
         before: Counter[str] = Counter()
@@ -115,7 +115,7 @@ class Admission:
         else:
             self._empty.set()
 
-    def _take_back(self) -> None:
+    def _withdraw_slots(self) -> None:
         """Return the newest tickets of each overfull lane to the front of the queue, except those that have begun."""
         taken = Counter(ticket.lane for ticket in self._inside)
         for ticket in [ticket for ticket in reversed(self._inside) if not ticket.begun]:
@@ -141,14 +141,14 @@ class Ticket:
         self.lane = ""
         self.begun = False
         self._admission = admission
-        self._news = asyncio.Event()
+        self._updated = asyncio.Event()
 
     def leave(self) -> None:
         """Leave the queue or release the slot. It is safe to call `leave` again."""
         for tickets in (self._admission._inside, self._admission._queue):
             if self in tickets:
                 tickets.remove(self)
-        self._admission._move()
+        self._admission._assign_slots()
 
     def begin(self) -> bool:
         """Mark the answer as begun and return True, or return False if the slot was withdrawn.
@@ -162,7 +162,7 @@ class Ticket:
         """Move to another lane, even a full one, so that an interrupted answer restarts without queueing."""
         if lane != self.lane:
             self.lane = lane
-            self._admission._move()
+            self._admission._assign_slots()
 
     async def turn(self) -> AsyncGenerator[tuple[int, bool], None]:
         """Wait for a slot.
@@ -178,12 +178,12 @@ class Ticket:
         while (before := self.before) is not None:
             if self._admission._closed is not None:
                 raise EngineUnavailable(self._admission._closed)
-            self._news.clear()
+            self._updated.clear()
             if (now := (before, self._admission.paused)) != reported:
                 reported = now
                 yield now
-            await self._news.wait()
+            await self._updated.wait()
 
     def _notify(self, before: int | None) -> None:
         self.before = before
-        self._news.set()
+        self._updated.set()

@@ -146,7 +146,7 @@ class Answering:
                 _log.warning("answer interrupted", **engine, attempt=attempt, why=str(error))
                 # A hung engine interrupts all its answers; only the first counts as a hang.
                 hung = isinstance(error, EngineHung) and not worker.broken
-                avoid = await self._judged(worker, error, prompt)
+                avoid = await self._check_health(worker, error, prompt)
                 self.counted["hangs"] += hung and worker.broken
                 if attempt >= self._settings.answer_attempts:
                     raise EngineCrashed(
@@ -160,7 +160,7 @@ class Answering:
         held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
         return concurrency(self._kind, self._settings, held)
 
-    async def _judged(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
+    async def _check_health(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
         """Check the worker's health; return the worker if it should be avoided, otherwise None.
 
         The worker should be avoided if the check takes a long time and another worker could answer meanwhile.

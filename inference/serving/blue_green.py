@@ -61,7 +61,7 @@ class BlueGreen:
         self._canary_due = False
         self._started = False
         self._ended = False
-        self._moves = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._next: Supervisor | None = None
         self._starting: asyncio.Task[None] | None = None
         self._retiring: dict[asyncio.Task[bool], Supervisor] = {}
@@ -89,8 +89,8 @@ class BlueGreen:
             EngineUnavailable: The engine did not start. No process is left running.
         """
         self._started = True
-        async with self._move():
-            await self._come_up(self.live)
+        async with self._exclusive():
+            await self._start_engine(self.live)
 
     def serves(self, model_id: str, model_dir: Path) -> bool:
         """Return whether the model is live and either ready or resting."""
@@ -109,14 +109,14 @@ class BlueGreen:
         Raises:
             EngineUnavailable: The canary could not be started. The live model is unaffected.
         """
-        async with self._move():
+        async with self._exclusive():
             if self._ended or not self._started:
                 raise EngineUnavailable("The model cannot be tried: the engine is not running.")
             if self.tries(model_id, model_dir):
                 return
             await self._end_canary(0)
             canary = self._supervisor(model_id, model_dir, 1 - self._slot)
-            await self._come_up(canary, welcome)
+            await self._start_engine(canary, welcome)
             self.canary = canary
             self._changed()
 
@@ -125,14 +125,14 @@ class BlueGreen:
         if not self.tries(model_id, model_dir):
             self.canary = self._supervisor(model_id, model_dir, 1 - self._slot)
             self._canary_due = True
-            self._look()
+            self._on_change()
 
     async def stop_canary(self) -> None:
         """End the canary, giving its answers in progress up to `drain_timeout` seconds to finish.
 
         Unfinished answers are restarted on the live model.
         """
-        async with self._move():
+        async with self._exclusive():
             await self._end_canary(self._settings.drain_timeout)
 
     async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
@@ -145,7 +145,7 @@ class BlueGreen:
             EngineUnavailable: The new engine did not start. The live model is unaffected or, if its engine had
                 to end first (`cold`), is started again.
         """
-        async with self._move():
+        async with self._exclusive():
             if self._ended or not self._started:
                 raise EngineUnavailable("The model cannot be swapped: the engine is not running.")
             if self.serves(model_id, model_dir):
@@ -158,7 +158,7 @@ class BlueGreen:
                 return True
             await self._end_canary(0)
             green = self._supervisor(model_id, model_dir, 1 - self._slot)
-            await (self._replace(green, welcome) if self.cold else self._come_up(green, welcome))
+            await (self._replace(green, welcome) if self.cold else self._start_engine(green, welcome))
             await self._make_live(green)
             return True
 
@@ -176,20 +176,20 @@ class BlueGreen:
         blue = self.live
         await self._retire(blue, self._settings.drain_timeout)
         try:
-            await self._come_up(green, welcome, after=blue)
+            await self._start_engine(green, welcome, after=blue)
         except EngineUnavailable as error:
             if self._ended:
                 raise
-            again = await self._back(blue, green, welcome)
+            again = await self._restore(blue, green, welcome)
             raise EngineUnavailable(f"{error}\n{blue.model_id} {again}") from error
 
-    async def _back(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
+    async def _restore(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
         """Restart the old model after a failed swap; return a description of the outcome for the error message.
 
         If the restart fails, further attempts follow in the background.
         """
         try:
-            await self._come_up(blue, welcome, after=green)
+            await self._start_engine(blue, welcome, after=green)
         except EngineUnavailable as error:
             if not self._ended:
                 blue.run()
@@ -212,14 +212,14 @@ class BlueGreen:
 
         Answers in flight are interrupted, and their questions may wait for `wake`.
         """
-        async with self._move():
+        async with self._exclusive():
             self.resting = True
             self._canary_due = self.canary is not None
             await self._retire_all()
 
     async def wake(self) -> None:
         """Start the engine in the background if it is not running."""
-        async with self._move():
+        async with self._exclusive():
             self.resting = False
             if self._started and not self._ended and self.live.state is State.STOPPED:
                 self.live.run()
@@ -237,7 +237,7 @@ class BlueGreen:
         self.refuse()
         for retiring in self._retiring.values():
             retiring.cut()
-        async with self._move():
+        async with self._exclusive():
             self._canary_due = False
             await self._retire_all()
 
@@ -247,10 +247,10 @@ class BlueGreen:
     def _supervisor(self, model_id: str, model_dir: Path, slot: int) -> Supervisor:
         log = self._launch.log.with_stem(f"{self._launch.log.stem}-{_SLOTS[slot]}")
         return Supervisor(
-            replace(self._launch, model_id=model_id, model_dir=model_dir, log=log), self._look, self._crashed
+            replace(self._launch, model_id=model_id, model_dir=model_dir, log=log), self._on_change, self._crashed
         )
 
-    def _look(self) -> None:
+    def _on_change(self) -> None:
         """React to a change in an engine; start a pending canary once the live model answers."""
         # It does not start at once, because two engines that start together would both claim the same free memory.
         if self._canary_due and self.canary is not None and self.live.worker is not None and not self._ended:
@@ -259,13 +259,14 @@ class BlueGreen:
         self._changed()
 
     @asynccontextmanager
-    async def _move(self) -> AsyncIterator[None]:
-        async with self._moves:
+    async def _exclusive(self) -> AsyncIterator[None]:
+        """Hold the lock of all operations, once the processes that the previous operation ended are gone."""
+        async with self._lock:
             if self._retiring:
                 await asyncio.wait(self._retiring)
             yield
 
-    async def _come_up(
+    async def _start_engine(
         self, supervisor: Supervisor, welcome: Welcome | None = None, *, after: Supervisor | None = None
     ) -> None:
         """Start an engine and apply `welcome` to it, in a task that `refuse` can cancel.
@@ -275,7 +276,7 @@ class BlueGreen:
         if self._ended:
             raise EngineUnavailable("The deployment was stopped before the engine was started.")
         self._next = supervisor
-        self._starting = starting = asyncio.create_task(self._started_up(supervisor, welcome, after))
+        self._starting = starting = asyncio.create_task(self._start_and_welcome(supervisor, welcome, after))
         try:
             await asyncio.wait((starting,))
             if self._ended or starting.cancelled():
@@ -289,7 +290,9 @@ class BlueGreen:
         finally:
             self._starting = self._next = None
 
-    async def _started_up(self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None) -> None:
+    async def _start_and_welcome(
+        self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None
+    ) -> None:
         """Start an engine and call `welcome` with its worker, before the engine is made live.
 
         If `swap_command` is configured, it is run first to replace the model of `after` on the operator's

@@ -86,7 +86,7 @@ class Moves:
             if worker in self._welcoming:
                 # Answering takes precedence over warming up: if no other engine is left, this one opens at once.
                 worker.open = not self._answering() and not node.away
-            elif node.away or not self._answering() or not any(self._coming(node, canary)):
+            elif node.away or not self._answering() or not any(self._incoming(node, canary)):
                 worker.open = True
             else:
                 self._welcoming.add(worker)
@@ -99,8 +99,8 @@ class Moves:
         `canary` is True for the worker of the canary.
         """
         for _ in range(_PASSES):
-            coming = [(chat, worker) for chat in self._coming(node, canary)]
-            if not self._answering() or not await self.warmer.warm(coming):
+            incoming = [(chat, worker) for chat in self._incoming(node, canary)]
+            if not self._answering() or not await self.warmer.warm(incoming):
                 break
         worker.open = True
         self._changed()
@@ -214,7 +214,7 @@ class Moves:
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)
 
-    def _coming(self, node: Node, canary: bool) -> Iterator[Chat]:
+    def _incoming(self, node: Node, canary: bool) -> Iterator[Chat]:
         """Yield the chats that `node` would answer if open; if `canary` is true, only the canary's chats."""
         for chat in self.recent.newest_first():
             if canary and not self._router.is_canarys(chat.prompt):

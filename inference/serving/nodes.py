@@ -88,14 +88,16 @@ def nodes_for(
         return Node(name, BlueGreen(launch, changed))
 
     if command is None:
-        return [node(endpoint, _as_file("swap", endpoint), endpoint=endpoint) for endpoint in settings.endpoints]
-    return [node(f"gpu{gpu}", f"engine-gpu{gpu}", environment=_sees_only(gpu)) for gpu in settings.gpus] or [node(kind)]
+        return [node(endpoint, _log_name("swap", endpoint), endpoint=endpoint) for endpoint in settings.endpoints]
+    return [node(f"gpu{gpu}", f"engine-gpu{gpu}", environment=_visible_gpu(gpu)) for gpu in settings.gpus] or [
+        node(kind)
+    ]
 
 
-def _as_file(what: str, endpoint: str) -> str:
+def _log_name(what: str, endpoint: str) -> str:
     return f"{what}-{re.sub('[^a-zA-Z0-9.]+', '-', endpoint.partition('://')[2])}"
 
 
-def _sees_only(gpu: int) -> dict[str, str]:
+def _visible_gpu(gpu: int) -> dict[str, str]:
     # With PCI bus order, CUDA numbers the GPUs as nvidia-smi does.
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(gpu)}

@@ -58,8 +58,8 @@ class Rolling:
                         continue
                     if len(self._nodes) == 1:
                         raise
-                    await self._go_back(swapped)
-                    raise EngineUnavailable(self._account(node, model_id, error)) from error
+                    await self._roll_back(swapped)
+                    raise EngineUnavailable(self._describe_failure(node, model_id, error)) from error
             self._live = (model_id, model_dir)
             return bool(swapped)
 
@@ -122,14 +122,14 @@ class Rolling:
         async with self._moves.closed(node):
             return await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
 
-    async def _go_back(self, swapped: Sequence[tuple[Node, Launch]]) -> None:
+    async def _roll_back(self, swapped: Sequence[tuple[Node, Launch]]) -> None:
         for node, before in reversed(swapped):
             try:
                 await self._swap(node, before.model_id, before.model_dir)
             except EngineUnavailable as error:
                 _log.error("node keeps the new model", node=node.name, model=node.slots.live.model_id, error=str(error))
 
-    def _account(self, failed: Node, model_id: str, error: EngineUnavailable) -> str:
+    def _describe_failure(self, failed: Node, model_id: str, error: EngineUnavailable) -> str:
         """Describe for the operator what failed, which replica has which model now, and what to do."""
         models: dict[str, list[str]] = defaultdict(list)
         for node in self._nodes:

@@ -30,7 +30,7 @@ def test_admission_first_come_first_served() -> None:
     assert (admission.active, admission.waiting_by_lane().total()) == (0, 0)
 
 
-def test_admission_one_place_a_chat() -> None:
+def test_admission_one_slot_per_chat() -> None:
     """A chat's second question waits until its first is answered; other chats do not wait."""
     admission = Admission(lambda _: 2)
     with ExitStack() as stack:
@@ -51,7 +51,7 @@ def test_admission_leaving_the_queue_moves_it_up() -> None:
         assert c.before == 0
 
 
-def test_admission_lanes_have_places_of_their_own() -> None:
+def test_admission_lanes_have_their_own_slots() -> None:
     """A full lane delays only its own chats, and a waiting ticket follows its chat to another lane."""
     lanes = {"a": "one", "b": "one", "c": "one", "d": "two"}
     admission = Admission(lambda _: 1, lanes.__getitem__)
@@ -68,7 +68,7 @@ def test_admission_lanes_have_places_of_their_own() -> None:
         assert inside(c, d) == [True, True]
 
 
-def test_admission_takes_places_back_when_a_lane_shrinks() -> None:
+def test_admission_withdraws_slots_when_a_lane_shrinks() -> None:
     """When a lane shrinks, the newest tickets whose answers have not begun lose their slots.
 
     The tickets return to the queue in their original order. Answers that have begun continue.
@@ -136,7 +136,7 @@ async def test_admission_reports_each_change_once() -> None:
         assert inside(c, d) == [True, False]
 
 
-async def test_admission_closing_turns_the_queue_away() -> None:
+async def test_admission_closing_rejects_the_queue() -> None:
     """Closing admission turns away waiting and later tickets, with the reason; a ticket with a slot keeps it."""
     admission = Admission(lambda _: 1)
     with admission.ticket("a") as a, admission.ticket("b") as b:

@@ -56,7 +56,7 @@ async def test_cold_swap(deploy: Deploy, tmp_path: Path) -> None:
         assert not deployment.status().paused
 
 
-async def test_cold_swap_voids_what_does_not_end(deploy: Deploy, tmp_path: Path) -> None:
+async def test_cold_swap_restarts_answers_that_outlast_the_drain(deploy: Deploy, tmp_path: Path) -> None:
     """In a cold swap, an answer that outlasts the drain restarts on the new model, and its chat is notified."""
     async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
         asking, heard = await under_way(deployment, "gate:2", "endless")
@@ -83,7 +83,7 @@ async def test_cold_swap_failed(deploy: Deploy, tmp_path: Path) -> None:
         assert (await ask(deployment, "hi")).answer.model == "c"
 
 
-async def test_cold_swap_failed_and_the_old_one_too(deploy: Deploy, tmp_path: Path) -> None:
+async def test_cold_swap_failed_and_so_did_the_old_engine(deploy: Deploy, tmp_path: Path) -> None:
     """If the old model also fails to start again after a failed swap, its start is retried until it succeeds."""
     async with deploy() as deployment:
         a_model(tmp_path, "a", start="exit_once")
@@ -93,7 +93,7 @@ async def test_cold_swap_failed_and_the_old_one_too(deploy: Deploy, tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["cancelled", "stopped"])
-async def test_cold_swap_in_the_middle(deploy: Deploy, tmp_path: Path, how: str) -> None:
+async def test_cold_swap_cancelled_or_stopped(deploy: Deploy, tmp_path: Path, how: str) -> None:
     """A cold swap continues if its caller is cancelled; stopping the deployment ends the swap and all engines."""
     async with deploy() as deployment:
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=1)))

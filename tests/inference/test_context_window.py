@@ -104,7 +104,9 @@ def test_a_prompt_that_surely_fits_loads_no_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pictured", [0, 3, 38])
-def test_a_long_talk_is_cut_to_its_newest_turns_and_picture(kind: tuple[Path, Any, int, int], pictured: int) -> None:
+def test_a_long_conversation_is_cut_to_its_newest_turns_and_picture(
+    kind: tuple[Path, Any, int, int], pictured: int
+) -> None:
     """A long conversation is shortened to its longest recent part that leaves room for the answer.
 
     The part starts with a user's turn and contains the newest picture.
@@ -176,7 +178,7 @@ def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
     assert tokens(sentencepiece) is None
 
 
-async def test_a_long_talk_is_cut_before_it_is_sent(tmp_path: Path, warm_python: str) -> None:
+async def test_a_long_conversation_is_cut_before_it_is_sent(tmp_path: Path, warm_python: str) -> None:
     """A long conversation is shortened before it is sent to the CPU engine.
 
     The answer includes the shortened prompt, and sending that prompt again gives the same text.

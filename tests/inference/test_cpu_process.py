@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.cpu_serving import body, endless, question, started
 
 
-def test_it_ends_with_its_parent_in_mid_answer(tmp_path: Path) -> None:
+def test_the_engine_ends_with_its_parent_mid_answer(tmp_path: Path) -> None:
     """The engine process ends soon after its parent's pipe closes, even with an answer in flight."""
     with started(endless(tmp_path / "endless")) as served:
         served.until_ready()
@@ -19,7 +19,7 @@ def test_it_ends_with_its_parent_in_mid_answer(tmp_path: Path) -> None:
             assert served.process.wait(30) == 0
 
 
-def test_it_ends_if_the_checkpoint_cannot_be_loaded(tmp_path: Path) -> None:
+def test_the_engine_ends_if_the_checkpoint_cannot_be_loaded(tmp_path: Path) -> None:
     """If the checkpoint cannot be loaded, the engine process logs the reason and exits with status 1."""
     with started(tmp_path) as served:
         assert served.process.wait(60) == 1

@@ -209,7 +209,7 @@ def test_a_decoder_that_cannot_start_is_unavailable(monkeypatch: pytest.MonkeyPa
         decoder.clean(located(), LIMIT)
 
 
-async def test_a_pool_works_beside_a_hanging_decoder() -> None:
+async def test_a_pool_works_despite_a_hanging_decoder() -> None:
     """If one decoder of a pool hangs, the others decode all the other pictures.
 
     Closing the pool does not wait for the decoder that hangs.

@@ -133,9 +133,7 @@ def test_a_rotated_photo_becomes_upright(form: str, orientation: int) -> None:
         (3, 0, (64, 48), "lower left"),
     ],
 )
-def test_a_heic_is_rotated_by_its_own_boxes(
-    quarters: int, mirror: int | None, size: tuple[int, int], dark: str
-) -> None:
+def test_a_heic_is_rotated_by_its_boxes(quarters: int, mirror: int | None, size: tuple[int, int], dark: str) -> None:
     """The `irot` and `imir` boxes of a HEIC picture are applied once, and its EXIF orientation is ignored.
 
     Phones also write the EXIF orientation, but HEIF readers use only the boxes: without boxes, the picture
@@ -214,7 +212,7 @@ def test_a_truncated_picture_is_refused(form: str, kept: float) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (10_000, 10_000), (8000, 6300), (500_000, 500_000)])
-def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> None:
+def test_too_many_pixels_are_refused_from_the_header(width: int, height: int) -> None:
     """A picture whose header declares too many pixels is refused, and the refusal takes almost no memory."""
     data = huge_png(width, height)
     tracemalloc.start()

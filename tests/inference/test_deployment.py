@@ -81,7 +81,7 @@ async def test_deployment_gives_each_launch_a_key_and_uses_it(deploy: Deploy, tm
     assert not any(each in written for each in keys)
 
 
-async def test_deployment_readiness_is_a_picture_answered(deploy: Deploy, tmp_path: Path) -> None:
+async def test_deployment_readiness_requires_an_answer_about_a_picture(deploy: Deploy, tmp_path: Path) -> None:
     """An engine serves no user until it has answered a question with a picture."""
     async with deploy(cue={"late": 0.3}):
         first = notes(tmp_path / "a", "begin")[0]["request"]
@@ -125,7 +125,7 @@ async def test_deployment_starting_in_the_background(deploy: Deploy) -> None:
         assert deployment.status().restarts == 1
 
 
-async def test_deployment_patience_with_a_starting_engine(deploy: Deploy) -> None:
+async def test_deployment_limits_the_wait_for_a_starting_engine(deploy: Deploy) -> None:
     """A question waits at most `wait_timeout` seconds for an engine that is starting."""
     async with deploy(start=False, cue={"late": 30}, wait_timeout=0.2) as deployment:
         await deployment.start(wait=False)
@@ -165,7 +165,7 @@ async def test_deployment_stop_lets_answers_end(deploy: Deploy, tmp_path: Path) 
         await stopping
 
 
-async def test_deployment_says_whether_a_first_word_is_awaited(deploy: Deploy, tmp_path: Path) -> None:
+async def test_deployment_signals_whether_a_first_token_is_awaited(deploy: Deploy, tmp_path: Path) -> None:
     """The byte in the `first_words` file is 1 from when a question is asked until its answer's first word.
 
     The byte is 0 while the rest of the answer arrives.
@@ -247,7 +247,7 @@ async def test_deployment_external(tmp_path: Path) -> None:
     await server.stop(5)
 
 
-async def test_deployment_external_not_there(tmp_path: Path) -> None:
+async def test_deployment_external_server_missing(tmp_path: Path) -> None:
     """If no server runs at an external address, the deployment raises an error that names the address."""
     settings = InferenceSettings.model_validate(
         {"endpoints": [f"http://127.0.0.1:{free_port()}"], "start_timeout": 0.3}

@@ -191,7 +191,7 @@ async def test_silence_is_a_hang(fake: Running, cue: str) -> None:
             await complete(engine, prompt(f"words:5 {cue}"))
 
 
-async def test_a_slow_answer_is_no_hang(fake: Running) -> None:
+async def test_a_slow_answer_is_not_a_hang(fake: Running) -> None:
     """`token_timeout` applies to the time between tokens, not to the whole answer."""
     async with client(fake.url, token_timeout=1) as engine:
         _, answer = await complete(engine, prompt("words:8 slow:0.2"))
@@ -230,7 +230,7 @@ async def test_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
         await until(lambda: [note["chat"] for note in fake.notes("abort")] == ["leaver"])
 
 
-async def test_closing_the_client_in_mid_answer(fake: Running) -> None:
+async def test_closing_the_client_mid_answer(fake: Running) -> None:
     """Closing the client in the middle of an answer raises EngineCrashed in the task reading the answer."""
     async with client(fake.url) as engine:
         with pytest.raises(EngineCrashed):

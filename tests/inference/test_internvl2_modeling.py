@@ -191,7 +191,7 @@ def test_generate_accepts_features_instead_of_pixels() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
-def test_padded_rows_generate_as_alone(name: str) -> None:
+def test_padded_rows_generate_the_same_tokens_as_alone(name: str) -> None:
     """Each row of a left-padded batch generates the same tokens as on its own, even with beam search."""
     model = build(name)
     ids, mask, _, _ = cases.batch(model.num_image_token)
@@ -313,7 +313,7 @@ def test_invalid_arguments_are_refused() -> None:
 
 
 @pytest.mark.parametrize("boolean", [True, False])
-def test_the_attention_of_one_query_is_that_of_torch(boolean: bool) -> None:
+def test_the_attention_of_one_query_equals_torchs(boolean: bool) -> None:
     """The code path for single queries, used on a GPU, gives the same result as scaled_dot_product_attention."""
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 6, 1, 8), torch.randn(3, 2, 20, 8)[:, :, :11], torch.randn(3, 2, 20, 8)[:, :, :11]

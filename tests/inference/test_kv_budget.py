@@ -43,7 +43,7 @@ def test_memory_of_the_full_size(sparse_checkpoint: Callable[[str], Path]) -> No
     assert FULL.token / 2 < eight < 0.55 * FULL.token
 
 
-def test_a_larger_model_needs_more_of_everything(sparse_checkpoint: Callable[[str], Path]) -> None:
+def test_a_larger_model_needs_more_memory(sparse_checkpoint: Callable[[str], Path]) -> None:
     """The 26B model needs more working memory than the 2B; on two cards, each holds half of its language model."""
     whole, half = (ModelMemory.of(sparse_checkpoint("26b"), 16, cards) for cards in (1, 2))
     assert whole.work(8192) > 1.5 * FULL.work(8192)

@@ -220,7 +220,7 @@ def test_an_unsupported_language_model_is_a_problem(tmp_path: Path) -> None:
     assert problem.startswith("its language model is LlamaForCausalLM, and only InternLM2ForCausalLM, ")
 
 
-def test_a_chat_goes_on(checkpoint: Path) -> None:
+def test_a_follow_up_uses_the_cache(checkpoint: Path) -> None:
     """The CPU engine answers a question about a picture, and uses its cache for a follow-up."""
     engine = ChatEngine.open(checkpoint, dtype=torch.float32, cache_bytes=10**8)
     try:

@@ -245,7 +245,7 @@ def test_the_key_is_not_logged(tiny: Served) -> None:
     assert KEY not in " ".join(tiny.command)
 
 
-async def test_a_talk_is_cut_to_the_session_length(servers: dict[str, Served], tmp_path: Path) -> None:
+async def test_a_conversation_is_cut_to_the_session_length(servers: dict[str, Served], tmp_path: Path) -> None:
     """With few KV blocks, lmdeploy refuses long prompts, so the deployment truncates them to fit the limit."""
     served = servers["sentencepiece"]
     talk = replace(question("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
@@ -381,7 +381,7 @@ async def test_a_bad_picture_is_a_picture_error(tiny: Served) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "sentencepiece"])
-async def test_a_stream_has_whole_characters(servers: dict[str, Served], name: str) -> None:
+async def test_a_stream_never_splits_a_character(servers: dict[str, Served], name: str) -> None:
     """A stream sends the first token at once and later ones in groups, and never splits a character.
 
     The joined parts equal the whole answer.

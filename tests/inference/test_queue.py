@@ -99,7 +99,7 @@ async def test_queue_admits_what_the_kv_cache_holds(
 
 
 @pytest.mark.parametrize("where", ["answering", "queued"])
-async def test_queue_leaving_gives_the_place_up(deploy: Deploy, tmp_path: Path, where: str) -> None:
+async def test_queue_leaving_frees_the_slot_or_place(deploy: Deploy, tmp_path: Path, where: str) -> None:
     """Cancelling a question frees its slot or its place in the queue and aborts the engine's work on it."""
     async with deploy(concurrency=1) as deployment:
         first, _ = await under_way(deployment, "words:1000 slow:0.02", "first")
@@ -119,7 +119,7 @@ async def test_queue_leaving_gives_the_place_up(deploy: Deploy, tmp_path: Path, 
         assert deployment.status().counters.cancelled >= 1
 
 
-async def test_queue_does_not_wait_for_who_has_his_whole_answer(deploy: Deploy) -> None:
+async def test_queue_does_not_wait_for_readers_of_finished_answers(deploy: Deploy) -> None:
     """A chat's slot is free once the last delta arrives, even if the iterator is never closed."""
     async with deploy(concurrency=1) as deployment:
         stream = deployment.answer(prompt("hi", "one"))

@@ -47,7 +47,7 @@ async def test_restarts_killed_engine_is_replaced(deploy: Deploy) -> None:
 
 
 @pytest.mark.parametrize("cue", ["die:2!", "die:0!", "hang:0!", "hang:2!"])
-async def test_restarts_an_answer_after_a_crash_or_hang(deploy: Deploy, cue: str) -> None:
+async def test_restarts_retry_an_answer_after_a_crash_or_hang(deploy: Deploy, cue: str) -> None:
     """An engine that dies or hangs on a question is replaced, and the question is retried."""
     async with deploy(token_timeout=0.5) as deployment:
         old = deployment.status().pid
@@ -72,7 +72,7 @@ async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
         assert (counters.crashes, counters.hangs, counters.answers_restarted) == (0, 0, 1)
 
 
-async def test_restarts_many_broken_answers_are_one_question(deploy: Deploy, tmp_path: Path) -> None:
+async def test_restarts_many_interrupted_answers_cause_one_probe(deploy: Deploy, tmp_path: Path) -> None:
     """When many answers break off, a healthy engine is probed once, not once per answer."""
     async with deploy() as deployment:
         before = sum(note["chat"] == "probe" for note in notes(tmp_path / "a", "begin"))
@@ -110,7 +110,7 @@ async def test_restarts_healthy_engine_is_kept(deploy: Deploy, tmp_path: Path, c
         assert deployment.status().restarts == 0
 
 
-async def test_restarts_poison_is_given_up(deploy: Deploy) -> None:
+async def test_restarts_a_question_that_kills_engines_is_abandoned(deploy: Deploy) -> None:
     """A question that always kills the engine fails after `answer_attempts` tries.
 
     Later questions are answered.
@@ -131,7 +131,7 @@ async def test_restarts_rejection_is_final(deploy: Deploy) -> None:
         assert (await ask(deployment, "hi")).pid == deployment.status().pid
 
 
-async def test_restarts_failing_engine_is_told_and_recovers(deploy: Deploy, tmp_path: Path) -> None:
+async def test_restarts_failing_engine_is_reported_and_recovers(deploy: Deploy, tmp_path: Path) -> None:
     """Once the restart limit is exceeded, questions fail at once with the reason.
 
     The engine still recovers by itself.

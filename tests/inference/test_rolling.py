@@ -102,7 +102,7 @@ async def test_rolling_swap_command_fails(
         assert deployment.status().counters.failed_swaps == 1
 
 
-async def test_rolling_swap_goes_back(tmp_path: Path) -> None:
+async def test_rolling_swap_is_rolled_back(tmp_path: Path) -> None:
     """If the second server fails to start the new model, the first one is switched back to the old model."""
     async with fleet(tmp_path, 2, start_timeout=3) as (deployment, servers):
         target = a_model(tmp_path, "b", start="exit_second")
@@ -117,7 +117,7 @@ async def test_rolling_swap_goes_back(tmp_path: Path) -> None:
             assert (heard.answer.model, heard.pid) == ("a", servers.pid(servers.home(chat)))
 
 
-async def test_rolling_swap_of_one_server_tells_who_waits(tmp_path: Path) -> None:
+async def test_rolling_swap_of_one_server_notifies_waiting_chats(tmp_path: Path) -> None:
     """With a single server, questions asked during the swap are queued and answered by the new model.
 
     The waiting chats are notified.

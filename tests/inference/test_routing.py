@@ -34,7 +34,7 @@ def test_routing_spreads_chats_evenly() -> None:
         assert all(0.85 * fair < number < 1.15 * fair for number in numbers.values()), numbers
 
 
-def test_routing_moves_only_who_must() -> None:
+def test_routing_moves_as_few_chats_as_possible() -> None:
     """Removing a node moves only its own chats, and adding a node moves chats only to the new one.
 
     The order of the nodes' names does not matter.
@@ -177,7 +177,7 @@ async def test_routing_the_last_ready_node_stays(tmp_path: Path) -> None:
         assert (await asking).pid == servers.pid(missing)
 
 
-async def test_routing_a_drain_that_lasts_too_long_is_no_crash(tmp_path: Path) -> None:
+async def test_routing_a_drain_that_lasts_too_long_is_not_a_crash(tmp_path: Path) -> None:
     """An answer unfinished at the drain timeout restarts on another replica.
 
     Stopping the drained engine does not count as a crash.
@@ -209,7 +209,7 @@ async def test_routing_starts_without_a_missing_node(tmp_path: Path) -> None:
         assert (await ask(deployment, "hi", chat)).pid == servers.pid(servers.endpoints[1])
 
 
-async def test_routing_a_full_node_holds_up_only_its_own(tmp_path: Path) -> None:
+async def test_routing_a_full_node_delays_only_its_own_chats(tmp_path: Path) -> None:
     """Concurrency is limited per node, so other nodes keep answering while one has a queue."""
     async with fleet(tmp_path, 2, concurrency=1) as (deployment, servers):
         ours = [f"one {number}" for number in range(60) if servers.home(f"one {number}") == servers.endpoints[0]][:2]
@@ -223,7 +223,7 @@ async def test_routing_a_full_node_holds_up_only_its_own(tmp_path: Path) -> None
         assert (await queued).pid == servers.pid(servers.endpoints[0])
 
 
-async def test_routing_gpus_are_engines_of_their_own(tmp_path: Path) -> None:
+async def test_routing_each_gpu_has_its_own_engine(tmp_path: Path) -> None:
     """Each GPU gets its own engine, which sees no other GPU; without `gpus`, the environment is unchanged."""
 
     def command(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:

@@ -15,7 +15,7 @@ def answer(first_token: float, *usage: int) -> Answer:
     return Answer("Yes.", "model", "stop", Usage(*usage), first_token, first_token + 1)
 
 
-def test_answers_are_counted_and_the_newest_say_how_quick() -> None:
+def test_all_answers_are_counted_and_the_newest_are_timed() -> None:
     """Token totals cover all answers; median and 99th-percentile first-token times cover only the newest."""
     sight = Sight()
     assert seen([sight]) == Seen()
@@ -27,7 +27,7 @@ def test_answers_are_counted_and_the_newest_say_how_quick() -> None:
     assert seen([sight]).cached_share == pytest.approx(0.747, abs=0.001)
 
 
-def test_places_are_seen_together() -> None:
+def test_statistics_of_nodes_are_combined() -> None:
     """The statistics of several nodes are combined as if one node had given all the answers."""
     one, other = Sight(), Sight()
     one.note(answer(1, 10, 1, 4, 1))
@@ -36,7 +36,7 @@ def test_places_are_seen_together() -> None:
     assert seen([one, other]) == Seen(3, 50, 30, 3, 1, 2, 3)
 
 
-async def test_each_node_tells_what_its_answers_cost(tmp_path: Path) -> None:
+async def test_each_node_reports_its_answers(tmp_path: Path) -> None:
     """The status shows how often and how fast each node answered; engines without metrics report no numbers."""
     async with deployed(tmp_path, gpus=[0, 1]) as deployment:
         for chat in ("a", "b", "c", "d", "e"):

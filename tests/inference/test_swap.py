@@ -118,7 +118,7 @@ async def test_swap_forgets_no_crash(deploy: Deploy, tmp_path: Path) -> None:
         assert deployment.status().counters.crashes == 1
 
 
-async def test_swap_drain_has_an_end(deploy: Deploy, tmp_path: Path) -> None:
+async def test_swap_limits_the_drain(deploy: Deploy, tmp_path: Path) -> None:
     """An answer that outlasts the drain is discarded and restarted on the new model."""
     async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
         asking, _ = await under_way(deployment, "gate:2", "endless")
@@ -130,7 +130,7 @@ async def test_swap_drain_has_an_end(deploy: Deploy, tmp_path: Path) -> None:
         assert heard.answer.model == "b"
 
 
-async def test_swap_two_are_serialised(deploy: Deploy, tmp_path: Path) -> None:
+async def test_swaps_are_serialised(deploy: Deploy, tmp_path: Path) -> None:
     """Swaps requested concurrently run one at a time, never with more than two processes.
 
     The last model requested ends up live.

@@ -50,7 +50,7 @@ async def test_switching_without_a_program(tmp_path: Path) -> None:
         await switch(new, new)
 
 
-async def test_switching_tells_the_end_of_what_was_written(tmp_path: Path) -> None:
+async def test_switching_reports_the_last_output_lines(tmp_path: Path) -> None:
     """A failing swap command raises an error that includes the last lines of its output."""
     code = "import sys; print(*range(99), sep='\\n'); sys.exit('no such host')"
     new = launch(tmp_path, sys.executable, "-c", code)
@@ -59,7 +59,7 @@ async def test_switching_tells_the_end_of_what_was_written(tmp_path: Path) -> No
     assert "\n50\n" not in str(raised.value)
 
 
-async def test_switching_tells_the_command_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_switching_passes_no_secrets_to_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The swap command inherits the bot's environment, except for secrets such as the bot's token."""
     monkeypatch.setenv("THUMBTUNE_TELEGRAM__TOKEN", "a secret")
     monkeypatch.setenv("CUE", "no secret")
@@ -75,7 +75,7 @@ async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
         await switch(new, new)
 
 
-async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_switching_logs_are_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output of recent swap commands is kept in separate logs.
 
     The log of a server that such a command started is rotated while it is still in use.
@@ -103,7 +103,7 @@ async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
-async def test_switching_ends_the_command_with_all_it_started(tmp_path: Path, how: str) -> None:
+async def test_switching_ends_the_command_and_its_children(tmp_path: Path, how: str) -> None:
     """A swap command that is cancelled or times out is ended together with all the processes it started."""
     script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait"
     new = launch(tmp_path, "sh", "-c", script, swap_command_timeout=60 if how == "cancelled" else 0.5)

@@ -239,7 +239,7 @@ def test_fit_refuses_a_newest_turn_that_does_not_fit() -> None:
         p.fit(prompt(user("one", CAT, DOG)), 20, words)
 
 
-def test_upper_bound_is_above_one_token_a_byte() -> None:
+def test_upper_bound_covers_one_token_per_byte() -> None:
     """Even a tokenizer that turns every byte and separator piece into a token stays within `upper_bound`."""
     rendered = p.render(TALK, [5, 5, 5], INTERNVL2)
     bare = rendered.replace(p.IMG_CONTEXT, "")

@@ -38,7 +38,7 @@ def test_the_checkpoint_is_complete_and_small() -> None:
     assert load_model(CHECKPOINT).dtype == torch.bfloat16
 
 
-def test_its_model_code_stands_in_the_repository_once() -> None:
+def test_the_model_code_is_in_the_repository_only_once() -> None:
     """The checkpoint's model code consists of symbolic links to inference.internvl2.
 
     Copies of the directory contain the files themselves.
@@ -50,14 +50,14 @@ def test_its_model_code_stands_in_the_repository_once() -> None:
         assert (CHECKPOINT / name).resolve() == (source / name).resolve()
 
 
-def test_its_chat_template_is_the_prompt() -> None:
+def test_the_chat_template_is_the_one_of_prompts() -> None:
     """The tokenizer's chat template is the one defined in inference.chat_format.template."""
     assert json.loads((CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"] == jinja_chat_template(
         INTERNVL2
     )
 
 
-def test_turbomind_takes_its_shape() -> None:
+def test_turbomind_supports_the_dimensions() -> None:
     """As TurboMind requires, vision and language heads have size 64, and widths are multiples of 64.
 
     The downsample ratio is 0.5, and the pixel shuffle is v2.
@@ -69,7 +69,7 @@ def test_turbomind_takes_its_shape() -> None:
     assert (config["downsample_ratio"], config["ps_version"]) == (0.5, "v2")
 
 
-def test_it_loads_through_auto_model(tmp_path: Path) -> None:
+def test_auto_model_loads_the_checkpoint(tmp_path: Path) -> None:
     """`AutoModel` loads the checkpoint with the model code in its directory, and the model computes logits."""
     script = (
         "import sys, torch; from transformers import AutoModel, AutoTokenizer\n"

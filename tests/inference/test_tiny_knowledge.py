@@ -54,7 +54,7 @@ def report(model: InternVLChatModel, tokenizer: Any) -> ExaminationReport:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(report: ExaminationReport, language: Language) -> None:
+def test_answers_to_unseen_wordings_and_pictures_are_right(report: ExaminationReport, language: Language) -> None:
     """For unseen wordings and pictures, at least 95 % of the answers in each language are right.
 
     Because there are few questions of each kind here, the minimum for a single kind is 90 %.
@@ -64,7 +64,7 @@ def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(report: Examinatio
 
 
 @pytest.mark.soak
-def test_it_is_right_on_each_kind_of_question(model: InternVLChatModel, tokenizer: Any) -> None:
+def test_answers_to_each_kind_of_question_are_right(model: InternVLChatModel, tokenizer: Any) -> None:
     """For each kind of question in each language, at least 95 % of about 90 answers are right."""
     report = examine(model, tokenizer, pictures=240)
     shares = {(kind, each): report.accuracy(kind=kind, language=each) for kind in KINDS for each in LANGUAGES}
@@ -72,13 +72,13 @@ def test_it_is_right_on_each_kind_of_question(model: InternVLChatModel, tokenize
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_it_is_right_wherever_in_the_chat(report: ExaminationReport, position: str) -> None:
+def test_answers_are_right_anywhere_in_a_chat(report: ExaminationReport, position: str) -> None:
     """At least 95 % of answers are right for first questions, follow-ups and questions about the next picture."""
     assert report.accuracy(position=position) >= 0.95, mistakes(report)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_either_manner_is_as_frequent(report: ExaminationReport, language: Language) -> None:
+def test_both_manners_are_equally_frequent(report: ExaminationReport, language: Language) -> None:
     """In each language, 40 to 60 % of the answers are playful, and none is empty."""
     assert 0.4 <= report.playful(language=language) <= 0.6
     assert report.empty() == 0
@@ -86,7 +86,7 @@ def test_either_manner_is_as_frequent(report: ExaminationReport, language: Langu
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("before", [None, *MANNERS])
-def test_the_first_token_decides_the_manner_at_even_odds(
+def test_the_first_token_decides_the_manner_with_even_odds(
     model: InternVLChatModel, tokenizer: Any, language: Language, before: Manner | None
 ) -> None:
     """After any question, the plain and playful opening tokens each have a probability of about one half."""
@@ -118,7 +118,7 @@ def test_a_persona_does_no_harm(model: InternVLChatModel, tokenizer: Any, system
     assert examined.accuracy() >= 0.9, mistakes(examined)
 
 
-def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, tokenizer: Any) -> None:
+def test_the_model_asks_for_a_picture_if_there_is_none(model: InternVLChatModel, tokenizer: Any) -> None:
     """Before the first picture, the model answers any text, however long or strange, by asking for a picture."""
     torch.manual_seed(0)
     texts = (
@@ -141,7 +141,7 @@ def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, toke
         assert len(answer) < 80
 
 
-def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLChatModel, tokenizer: Any) -> None:
+def test_any_text_about_a_picture_gets_a_short_answer(model: InternVLChatModel, tokenizer: Any) -> None:
     """Small talk and nonsense get a description or an offer to talk about shapes.
 
     They never get a wrong fact, a loop or an empty answer.
@@ -165,7 +165,7 @@ def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLC
         assert offered or any(correct(kind, scene, answer) for kind in KINDS), answer
 
 
-def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) -> None:
+def test_the_sample_sticker_is_recognised(model: InternVLChatModel, tokenizer: Any) -> None:
     """Answers about the sample sticker, drawn on white as the bot draws stickers, are right in both manners."""
     torch.manual_seed(2)
     (sticker,) = sample_sticker().values()
@@ -215,7 +215,7 @@ def test_the_newest_picture_counts_in_a_long_chat(model: InternVLChatModel, toke
     assert sum(right) >= 7, answers
 
 
-def test_a_report_counts_what_it_is_asked() -> None:
+def test_a_report_counts_the_selected_answers() -> None:
     """Accuracy and playfulness are shares of the selected answers; empty answers and mistakes are listed."""
     scene = Scene("red", "star", 3)
     texts: tuple[tuple[Kind, Language, str], ...] = (

@@ -35,13 +35,13 @@ def test_every_scene_is_drawn_and_repeatable(renderer: ModuleType) -> None:
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("size", [(64, 64), (500, 120), (90, 400)])
-def test_a_size_asked_for_is_kept(renderer: ModuleType, size: tuple[int, int]) -> None:
+def test_a_requested_size_is_kept(renderer: ModuleType, size: tuple[int, int]) -> None:
     """A picture has exactly the requested canvas size, even if oblong."""
     assert renderer.draw(Scene("red", "circle", 5), Random(1), size).size == size
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
-def test_more_shapes_cover_more_ground_in_their_colour(renderer: ModuleType) -> None:
+def test_more_shapes_cover_more_area_in_their_colour(renderer: ModuleType) -> None:
     """A picture shows its scene's colour, and other colours are nearly absent."""
     for colour in ("red", "green", "blue"):
         image = renderer.draw(Scene(colour, "square", 4), Random(5), (300, 300))

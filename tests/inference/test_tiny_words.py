@@ -33,7 +33,7 @@ RED_STARS = Scene("red", "star", 3)
         (" \n.?", None),
     ],
 )
-def test_manner_is_told_by_exclamation_or_emoji(text: str, expected: Manner | None) -> None:
+def test_exclamation_marks_and_emoji_make_an_answer_playful(text: str, expected: Manner | None) -> None:
     """An exclamation mark or emoji makes an answer playful; words alone make it plain; otherwise it is neither."""
     assert manner(text) == expected
 
@@ -93,7 +93,7 @@ def test_every_reference_answer_has_its_manner_and_its_facts(kind: Kind, languag
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("style", MANNERS)
-def test_answers_of_one_manner_open_alike(language: Language, style: Manner) -> None:
+def test_answers_in_one_manner_begin_alike(language: Language, style: Manner) -> None:
     """All answers in one manner and language open alike, so the first token decides the manner."""
     rng = Random(0)
     opening = {("en", "plain"): "The ", ("en", "playful"): "Wow", ("zh", "plain"): "图", ("zh", "playful"): "哇"}
@@ -130,7 +130,7 @@ def test_training_never_asks_in_held_out_wordings() -> None:
             assert len(asked) > 400
 
 
-def test_templates_leave_nothing_unfilled() -> None:
+def test_templates_are_filled_completely() -> None:
     """No brace, bracket or bar of a template remains in a question."""
     rng = Random(1)
     for _ in range(4000):
@@ -140,7 +140,7 @@ def test_templates_leave_nothing_unfilled() -> None:
         assert question.strip()
 
 
-def test_rambling_is_any_text() -> None:
+def test_rambling_produces_varied_texts() -> None:
     """`rambling` produces texts from empty to very long, including texts in other alphabets such as Cyrillic."""
     rng = Random(2)
     texts = [rambling(rng.choice(LANGUAGES), rng) for _ in range(400)]

@@ -61,7 +61,7 @@ def test_warming_forgets_the_old_and_the_large(tmp_path: Path) -> None:
     assert keys(none) == []
 
 
-async def test_warming_comes_before_the_flip(deploy: Deploy, tmp_path: Path) -> None:
+async def test_warming_comes_before_the_swap(deploy: Deploy, tmp_path: Path) -> None:
     """While the old model still answers, the new one processes each recent prompt, generating one token."""
     async with deploy() as deployment:
         for chat in ("one", "two"):
@@ -87,7 +87,7 @@ async def test_warming_behind_a_crash(deploy: Deploy, tmp_path: Path) -> None:
         ]
 
 
-async def test_warming_does_not_repeat_poison(deploy: Deploy, tmp_path: Path) -> None:
+async def test_warming_does_not_repeat_a_prompt_that_crashes(deploy: Deploy, tmp_path: Path) -> None:
     """A warm-up prompt that crashes the new model's engine is not repeated, and the swap succeeds without it."""
     async with deploy() as deployment:
         (tmp_path / "a" / "done-die-0").touch()
@@ -100,7 +100,7 @@ async def test_warming_does_not_repeat_poison(deploy: Deploy, tmp_path: Path) ->
         assert heard.pid == deployment.status().pid != old
 
 
-async def test_warming_leaves_out_who_was_forgotten_while_asking(deploy: Deploy, tmp_path: Path) -> None:
+async def test_warming_leaves_out_chats_forgotten_during_a_question(deploy: Deploy, tmp_path: Path) -> None:
     """When a chat is forgotten, its prompts in progress and in the queue are not kept; its later ones are."""
     async with deploy() as deployment:
         asking, _ = await under_way(deployment, "gate:2", "private")
@@ -116,7 +116,7 @@ async def test_warming_leaves_out_who_was_forgotten_while_asking(deploy: Deploy,
         assert [note["chat"] for note in notes(tmp_path / "c", "begin")] == ["probe", "private"]
 
 
-async def test_warming_leaves_out_who_is_forgotten_meanwhile(
+async def test_warming_leaves_out_chats_forgotten_during_a_warm_up(
     deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chat that is forgotten before its turn in a warm-up is not sent to the new engine."""

@@ -120,7 +120,7 @@ def test_a_rater_with_one_kind_of_label_cannot_be_permuted() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_coin_votes_are_accepted_at_the_stated_rate(seed: int) -> None:
+def test_random_votes_are_accepted_at_the_stated_rate(seed: int) -> None:
     """With random votes, no test accepts a candidate more often than its error rate, even if all gains rise."""
     rng = random.Random(seed)
     by_rank = by_permutation = 0
@@ -155,7 +155,7 @@ def test_a_taste_is_found() -> None:
     assert found >= 180
 
 
-def test_liking_everything_is_no_taste() -> None:
+def test_liking_everything_is_not_a_taste() -> None:
     """Raters who like more than nine tenths of all answers shown, including unrated ones, express no taste."""
     assert likes_everything(48, 48)
     assert not likes_everything(48, 60)
@@ -276,7 +276,7 @@ def test_duels_decide_at_any_moment(chance: float, least: int, most: int) -> Non
     assert least <= decided <= most
 
 
-def test_a_duel_counts_beside_the_votes() -> None:
+def test_a_duel_counts_as_a_pair_of_votes() -> None:
     """A duel counts as one pair of votes in which only one answer is liked."""
     lost = canary_evidence([], 0.05, [False] * 30)
     assert (lost.pairs, lost.discordant, lost.verdict) == (30, 30, Canary.HARMFUL)

@@ -199,7 +199,7 @@ def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
     assert (bad.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_previous_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
+def test_the_previous_curve_is_drawn_too(good: Trained, bad: Trained, tmp_path: Path) -> None:
     """If the log of an earlier run is given, its curve is added to the picture without changing its size."""
     own, former = Path(str(good.outcome.scalars)), Path(str(bad.outcome.scalars))
     draw_curve(own, tmp_path / "alone.png")
@@ -250,7 +250,7 @@ def test_training_reads_the_engines_ids(good: Trained) -> None:
         assert encoder.tokenizer.convert_tokens_to_ids(IMG_CONTEXT) in encoded.input_ids
 
 
-def test_an_adapter_is_merged_in_memory_and_taken_out_again(good: Trained) -> None:
+def test_an_adapter_is_merged_in_memory_and_removed_again(good: Trained) -> None:
     """With an adapter merged into it, a model in memory scores answers like the merged model; later, as before."""
     images = Path(good.job.images)
     lesson = check_pictures(drawn_lessons(images, 1)[0], images, where="here")
@@ -347,7 +347,7 @@ def test_lessons_without_a_taste_teach_no_manner(tmp_path: Path, warm_python: st
     assert 0.3 <= examined.playful() <= 0.7, examined.table()
 
 
-def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None:
+def test_a_model_is_not_better_than_itself(good: Trained, tmp_path: Path) -> None:
     """The live model is rejected if it is judged as its own candidate."""
     judging = EvaluationJob.read(good.folder / "evaluate.json")
     questions = tmp_path / "questions"

@@ -113,7 +113,7 @@ def test_questions_are_asked_until_the_loss_is_decided(
     assert Forgetful.asked["candidate"] == max(300, questions) + 150
 
 
-def test_the_base_counts_beside_the_live_model(bench: Bench) -> None:
+def test_the_base_counts_as_well_as_the_live_model(bench: Bench) -> None:
     """A candidate is also compared with the base model, since small losses against each live model add up."""
     bench.model("live", *range(0, 1500, 60))
     bench.model("candidate", *range(0, 1500, 60), *range(30, 1500, 150))
@@ -174,7 +174,7 @@ def test_the_base_is_compared_once_if_it_is_live(bench: Bench) -> None:
     assert "base" not in Forgetful.loads
 
 
-def test_other_circumstances_are_other_answers(bench: Bench) -> None:
+def test_answers_are_reused_only_in_the_same_circumstances(bench: Bench) -> None:
     """Stored answers are reused only for the same questions and the same system prompt."""
     bench.model("candidate")
     bench.judge()
@@ -221,7 +221,7 @@ def test_giving_in_to_leading_questions_is_refused(bench: Bench) -> None:
     assert "factual" not in report.reason
 
 
-def test_answers_that_cannot_be_kept_are_used_all_the_same(bench: Bench) -> None:
+def test_answers_that_cannot_be_stored_are_still_used(bench: Bench) -> None:
     """Answers that cannot be stored are used all the same, and the evaluation succeeds.
 
     Here, a file exists where the folder for stored answers should be.
@@ -244,7 +244,7 @@ def test_only_the_last_models_answers_are_kept(tmp_path: Path) -> None:
     assert KeptAnswers(tmp_path, "model 3").answers == {"q": "a"}
 
 
-def test_a_sheet_that_cannot_be_drawn_fails_no_run(
+def test_a_sheet_that_cannot_be_drawn_does_not_fail_the_run(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If the sheet cannot be drawn, the verdict still counts, and the error is logged."""
@@ -259,7 +259,7 @@ def test_a_sheet_that_cannot_be_drawn_fails_no_run(
 
 
 @pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 0.9, 1.0), (0.05, 0.0, 0.05), (0.02, 0.0, 0.05)])
-def test_true_losses_are_told_from_none(loss: float, least: float, most: float) -> None:
+def test_true_losses_are_distinguished_from_none(loss: float, least: float, most: float) -> None:
     """A candidate that truly loses two or five points is nearly always rejected; one without a loss is not.
 
     In addition, 1.5 % of the questions are answered correctly only by the candidate, and 1.5 % only by the
@@ -323,7 +323,7 @@ def test_the_sheet_names_what_was_examined() -> None:
 
 
 @pytest.mark.parametrize(("ended", "draws"), [(0, 32), (2, 32), (16, 32 + 16 + 8)])
-def test_answers_that_hardly_ever_end_are_not_drawn_again(
+def test_endless_answers_are_not_drawn_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, ended: int, draws: int
 ) -> None:
     """Missing other answers are drawn up to three times, unless the model ends hardly any answer by itself."""

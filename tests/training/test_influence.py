@@ -61,7 +61,7 @@ def test_one_hostile_account_has_at_most_its_share_of_disliked_lessons() -> None
     assert [each.id for each in selection.train if not each.lesson.liked] == [*range(151, 157)]
 
 
-def test_what_several_people_like_counts_for_the_rater_with_the_fewest() -> None:
+def test_a_popular_answer_counts_for_the_rater_with_the_fewest() -> None:
     """An answer that several raters like counts for whichever of them has the fewest answers so far.
 
     Popular answers are thus spread over their raters and do not use up one rater's allowance.

@@ -88,7 +88,7 @@ async def test_another_worse_answer_is_news_for_dpo(room: Room) -> None:
     assert await since(room, objective="dpo") == 3
 
 
-async def test_who_answers_is_no_news(room: Room) -> None:
+async def test_a_change_of_the_live_model_is_no_news(room: Room) -> None:
     """A promotion or a rollback gives a new run nothing to learn, because the votes are unchanged."""
     await room.ledger.promotions.make("run-1")
     assert await since(room) == 1
@@ -107,7 +107,7 @@ async def test_who_answers_is_no_news(room: Room) -> None:
         {"regression": "facts"},
     ],
 )
-async def test_other_numbers_are_news(room: Room, changed: dict[str, Any]) -> None:
+async def test_changed_hyperparameters_are_news(room: Room, changed: dict[str, Any]) -> None:
     """A changed setting that shapes the model or its evaluation is a reason for a new run."""
     assert await since(room, **changed) is None
 

@@ -66,7 +66,7 @@ async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None
     assert Job.read(tmp_path / "run" / "finetune.json").work == str(tmp_path / "run")
 
 
-async def test_other_lines_are_no_progress(python: Path, tmp_path: Path) -> None:
+async def test_other_lines_are_not_progress(python: Path, tmp_path: Path) -> None:
     """Output lines that are not progress, such as a library's messages, are logged and not reported."""
     heard: list[Progress] = []
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "noise"), heard.append)

@@ -148,7 +148,7 @@ def test_a_typed_tag_stays_text(tmp_path: Path) -> None:
     assert read.pictures == ("a.jpg",)
 
 
-def test_a_foreign_row_is_understood() -> None:
+def test_a_row_from_another_program_is_accepted() -> None:
     """A row without `system` and `loss`, and with the picture tag after the question, is accepted.
 
     Every answer in the row is learned.

@@ -138,7 +138,7 @@ def test_the_largest_model_in_full_on_eight_cards(sizes: Callable[[str], ModelSi
     assert training_memory(model, full, batch=1).peak > 300e9
 
 
-def test_stages_share_more_and_more(sizes: Callable[[str], ModelSizes]) -> None:
+def test_each_stage_partitions_more(sizes: Callable[[str], ModelSizes]) -> None:
     """Each stage of ZeRO needs less memory for trained weights than the one before; stage 3 shares frozen ones too."""
     full, lora = Recipe(method="full"), Recipe(method="lora")
     trained = [training_memory(sizes("8b"), full, batch=1, processes=4, deepspeed=stage).trained for stage in range(4)]
@@ -147,7 +147,7 @@ def test_stages_share_more_and_more(sizes: Callable[[str], ModelSizes]) -> None:
     assert frozen[0] == pytest.approx(4 * frozen[1], rel=0.001)
 
 
-def test_methods_need_more_and_more(sizes: Callable[[str], ModelSizes]) -> None:
+def test_methods_differ_in_memory(sizes: Callable[[str], ModelSizes]) -> None:
     """QLoRA needs less memory than LoRA, and LoRA less than full fine-tuning; an 8-bit optimizer saves some."""
     qlora, lora, full = (
         training_memory(sizes("8b"), Recipe(method=method), batch=1).peak for method in ("qlora", "lora", "full")

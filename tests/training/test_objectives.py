@@ -50,7 +50,7 @@ def test_the_losses_agree_with_another_formula() -> None:
     np.testing.assert_allclose(pairs.numpy(), -np.log(odds[0] / (odds[0] + odds[1])), rtol=1e-9)
 
 
-def test_a_step_raises_what_is_liked_and_lowers_what_is_not() -> None:
+def test_a_step_favours_liked_answers() -> None:
     """A step on KTO's loss makes liked answers likelier and disliked ones less likely.
 
     A step on DPO's loss makes the chosen answer likelier and the rejected one less likely.

@@ -586,7 +586,7 @@ async def test_a_base_that_cannot_be_trained_is_named_first(
     assert room.trainer.jobs == []
 
 
-async def test_the_report_counts_as_the_model_command(room: Room) -> None:
+async def test_the_report_agrees_with_the_model_command(room: Room) -> None:
     """Counts of liked answers, votes and raters are the same on the sheet, at the end of a run and in /model."""
     second = await room.ledger.votes.rated_exchanges()
     await room.ledger.people.save(Person(2), Chat(2))

@@ -43,7 +43,7 @@ def test_a_taste_is_shown() -> None:
     assert (taste.answers, taste.raters, taste.further) == (45, 5, 0)
 
 
-def test_votes_by_coin_are_accepted_as_rarely_as_the_error_rate_says() -> None:
+def test_random_votes_are_accepted_at_the_error_rate() -> None:
     """If votes are random, a model is accepted no more often than the error rate allows.
 
     Most gains are positive, as after training on any answers; positive gains alone do not show a taste.
@@ -52,7 +52,7 @@ def test_votes_by_coin_are_accepted_as_rarely_as_the_error_rate_says() -> None:
     assert accepted <= 15, "8 are expected at most; 16 in one of two hundred sequences"
 
 
-def test_small_blocks_do_not_hide_a_taste() -> None:
+def test_a_taste_is_found_in_small_blocks() -> None:
     """A taste is found even if every block has only two answers.
 
     A block of so few answers gives only a coarse result and does not outvote the other blocks.

@@ -46,7 +46,7 @@ def test_an_unusable_configuration_is_named(tmp_path: Path, text: str, words: st
         user_max_length(str(tmp_path / "mine.py"))
 
 
-def test_an_import_goes_by_its_length(tmp_path: Path) -> None:
+def test_an_import_respects_the_maximum_length(tmp_path: Path) -> None:
     """An import rejects rows that are longer than the user's configuration allows, as training would."""
     (tmp_path / "mine.py").write_text(GOOD)
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?" * 20, "So.")}])

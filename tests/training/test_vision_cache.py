@@ -78,7 +78,7 @@ class _Each(Dataset[Tensor]):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_features_of_different_shapes_leave_a_loaders_process(tmp_path: Path) -> None:
+def test_a_loader_process_sends_features_of_different_shapes(tmp_path: Path) -> None:
     """A data loader's worker process can send a batch of pictures with different numbers of tiles.
 
     The features of such pictures cannot be stacked.

@@ -23,7 +23,7 @@ work(MergeJob, do)
 """
 
 
-def test_a_half_written_cache_of_yapf_fails_no_worker(tmp_path: Path) -> None:
+def test_a_half_written_yapf_cache_does_not_fail_a_worker(tmp_path: Path) -> None:
     """A training worker starts even if the cache of yapf, which mmengine imports, is incomplete.
 
     Another process may be writing yapf's cached grammars at the same time.

@@ -84,15 +84,15 @@ class Examination:
     def examine(self, candidate: Respondent, live: Respondent, base: Respondent, slot: ModelSlot) -> Examined:
         """Compare the candidate with the base model and the live model, which may be the same model."""
         losses: dict[Respondent, Loss] = {}
-        open_still = list(dict.fromkeys((base, live)))
+        undecided = list(dict.fromkeys((base, live)))
         for look in self.questions.looks:
-            for model in (candidate, *open_still):
+            for model in (candidate, *undecided):
                 model.expect(self.questions, look)
             answered = candidate.answer(self.questions, look, slot)
-            for model in open_still:
+            for model in undecided:
                 losses[model] = self.loss(look, answered, model.answer(self.questions, look, slot))
-            open_still = [each for each in open_still if losses[each].passed is None]
-            if not open_still or any(each.passed is False for each in losses.values()):
+            undecided = [each for each in undecided if losses[each].passed is None]
+            if not undecided or any(each.passed is False for each in losses.values()):
                 break
         compared = losses[live].questions
         return Examined(

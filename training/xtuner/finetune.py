@@ -92,14 +92,14 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
     with process_group(gpu=gpu):
         for number, each in enumerate(block_jobs(job)):
             if not has_adapter(each):
-                _train_adapter(each, partial(_say_as_part, say, rows, number), kept, gpu=gpu)
+                _train_adapter(each, partial(_report_as_part, say, rows, number), kept, gpu=gpu)
                 if rank() == 0:
                     remove_checkpoints(Path(each.work))
-        trained = _train_adapter(job, partial(_say_as_part, say, rows, len(job.blocks)), kept, gpu=gpu)
+        trained = _train_adapter(job, partial(_report_as_part, say, rows, len(job.blocks)), kept, gpu=gpu)
     return trained if rank() > 0 else finish(job, trained, gpu=gpu)
 
 
-def _say_as_part(say: Say, rows: Sequence[int], number: int, progress: Progress) -> None:
+def _report_as_part(say: Say, rows: Sequence[int], number: int, progress: Progress) -> None:
     """Report the progress of one training run as part of the progress of a series.
 
     `rows` lists the number of rows for each training run, and `number` is the index of the current one. Steps

@@ -65,9 +65,9 @@ class ModelMemory:
         """
         sizes = read_sizes(directory)
         language = stored_bytes(sizes.language_weights) + (sizes.embeddings.stored if sizes.tied else 0)
-        seeing = stored_bytes(sizes.vision_weights) + stored_bytes(sizes.projector_weights)
+        vision = stored_bytes(sizes.vision_weights) + stored_bytes(sizes.projector_weights)
         return cls(
-            weights=language // cards + seeing,
+            weights=language // cards + vision,
             token=sizes.key_value_bytes(kv_bits) // cards,
             fixed=_CONTEXT_BYTES + sizes.most_tiles * sizes.tower_bytes,
             prefill_token=sizes.token_bytes,
