@@ -6,6 +6,7 @@ from sqlite_utils import Database
 
 from storage.base import Queries, column
 from storage.chat_records import Chat, Person
+from storage.guests import GUESTS
 from storage.inbox import refuse_closed
 from storage.personal_data import withdraw
 from storage.runs import AFFECTED
@@ -54,11 +55,13 @@ class People(Queries):
     async def get(self, user: int) -> Person | None:
         """Return the user with the Telegram ID `user`, or None if the ledger does not know the user."""
         row = await self._first(
-            "SELECT id, name, client_language, language, opted_out, wants_notes FROM users WHERE id = ?", [user]
+            "SELECT id, name, client_language, language, opted_out, wants_notes, teaches_as_guest"
+            " FROM users WHERE id = ?",
+            [user],
         )
         if row is None:
             return None
-        switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes")}
+        switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes", "teaches_as_guest")}
         return Person(**{**dict(row), **switches})
 
     async def chat(self, chat: int) -> Chat | None:
@@ -96,6 +99,20 @@ class People(Queries):
                     [user],
                 )
                 withdraw(database, taught)
+
+        await self._write(work)
+
+    async def set_teaches_as_guest(self, user: int, allowed: bool) -> None:
+        """Store whether the bot may learn from a user's questions in chats where it is a guest.
+
+        Taking the permission back has the same effects on these questions as opting out.
+        """
+
+        def work(database: Database) -> None:
+            self._set(database, user, "teaches_as_guest", allowed)
+            if not allowed:
+                asked = column(database, f"SELECT id FROM exchanges WHERE asker = ? AND chat = {GUESTS}", [user])
+                withdraw(database, asked)
 
         await self._write(work)
 

@@ -22,6 +22,7 @@ METHODS: dict[str, Method] = {
     "sendmessage": sending.send_message,
     "sendphoto": sending.send_photo,
     "senddocument": sending.send_document,
+    "answerguestquery": sending.answer_guest_query,
     "sendchataction": sending.send_chat_action,
     "editmessagetext": editing.edit_message_text,
     "editmessagemedia": editing.edit_message_media,

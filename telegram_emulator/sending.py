@@ -103,6 +103,36 @@ async def send_document(world: World, parameters: Parameters) -> Json:
     return _send(world, parameters, document=document, caption=caption, caption_entities=entities)
 
 
+async def answer_guest_query(world: World, parameters: Parameters) -> Json:
+    """Handle an answerGuestQuery call with an article, and return the ID of the message.
+
+    Each query can be answered once.
+    """
+    result = parameters.object("result", "inline query result")
+    if result.get("type") != "article" or not result.get("id") or not result.get("title"):
+        raise api_error("the emulator takes articles with an id and a title only")
+    content = Parameters(Parameters(result).object("input_message_content", "input message content"))
+    text, entities = _formatted(content, "message_text", "entities")
+    if not text:
+        raise api_error("message text is empty")
+    if units(text) > MAX_TEXT:
+        raise api_error("message is too long")
+    keyboard = inline_keyboard(Parameters(result))
+    question = world.guest_queries.get(parameters.text("guest_query_id"))
+    if question is None:
+        raise api_error("query is too old and response timeout expired or query ID is invalid")
+    chat = world.chats[question["chat"]["id"]]
+    world.flood.charge(chat.id, group=chat.kind != "private")
+    del world.guest_queries[parameters.text("guest_query_id")]
+    caller = {"guest_bot_caller_user": question["from"]}
+    message = world.compose(chat, world.bot, text=text, entities=entities, reply_markup=keyboard, **caller)
+    chat.counts.sends += 1
+    inline = f"inline-{message['message_id']}"
+    world.inline[inline] = chat.id, message["message_id"]
+    world.post(chat, message)
+    return {"inline_message_id": inline}
+
+
 async def send_chat_action(world: World, parameters: Parameters) -> bool:
     """Handle a sendChatAction call.
 

@@ -27,6 +27,7 @@ from bot.telegram.callback_data import (
     Drain,
     Judge,
     Learn,
+    LearnAsGuest,
     Overrule,
     Promote,
     RollBack,
@@ -48,7 +49,7 @@ BUTTONS: Final = (
 )
 """The buttons of admins."""
 
-_RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
+_RIGHTS: Final = or_f(Learn.filter(), LearnAsGuest.filter(), Delete.filter())
 
 
 class Access(BaseMiddleware):
@@ -61,7 +62,8 @@ class Access(BaseMiddleware):
         """Handle an update if its sender may use the bot, and otherwise refuse it."""
         assert isinstance(event, Update)
         request: Request = data["request"]
-        chat = data.get("event_chat")
+        guest = event.guest_message
+        chat = guest.chat if guest and guest.chat.type != "private" else data.get("event_chat")
         limits, person = request.services.settings.limits, request.user.id
         blocked = person in limits.blocked or await request.services.ledger.blocks.includes(person)
         welcome = not blocked and limits.welcome(person, chat.id if chat else 0)

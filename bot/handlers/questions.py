@@ -47,7 +47,7 @@ async def ask(message: Message, request: Request) -> None:
     new = not request.edited and starts_over(message, username)
     if message.chat.type != "private" and not (earlier or new or await addressed(request.messages, request.bot)):
         return
-    if await _is_stale(message, request):
+    if await is_stale(message, request):
         return
     text = text_of([services.in_flight.newest(each) for each in request.messages], username)
     asked = replace(
@@ -62,7 +62,7 @@ async def ask(message: Message, request: Request) -> None:
         question = await _edited(asked, request) if request.edited else asked
         if question is None:
             return
-        _check_size(asked, services.settings.chat)
+        check_size(asked, services.settings.chat)
         if new:
             await services.conversation.restart(question)
         if not (question.files or question.replaces):
@@ -76,7 +76,7 @@ async def ask(message: Message, request: Request) -> None:
     await services.responder.answer(question, reply, say, placeholder)
 
 
-async def _is_stale(message: Message, request: Request) -> bool:
+async def is_stale(message: Message, request: Request) -> bool:
     """Return whether a message is too old to be answered.
 
     If so, reply with a request to ask again, unless the sender has already received one.
@@ -122,7 +122,7 @@ async def _edited(asked: Question, request: Request) -> Question | None:
     return replace(asked, files=(), pictures=pictures, replaces=former)
 
 
-def _check_size(question: Question, settings: ChatSettings) -> None:
+def check_size(question: Question, settings: ChatSettings) -> None:
     """Raise Refused if a question is too long or has too many pictures."""
     if len(question.text) > settings.max_question_characters:
         raise Refused(

@@ -269,6 +269,10 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             self.limiter.refused(chat, error.retry_after)
 
     def _chat_of(self, method: TelegramMethod[Any]) -> ChatLimiter | None:
-        """Return the limiter of the chat to which `method` writes, or None if the call has no chat."""
-        chat: int | str | None = getattr(method, "chat_id", None)
+        """Return the limiter of the chat to which `method` writes, or None if the call has no chat.
+
+        As a guest, the bot does not know in which chat its message is, so each message has the limits of a group.
+        """
+        found = (getattr(method, name, None) for name in ("chat_id", "inline_message_id", "guest_query_id"))
+        chat: int | str | None = next((each for each in found if each is not None), None)
         return None if chat is None else self.limiter.chat(chat)

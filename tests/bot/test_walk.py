@@ -133,6 +133,8 @@ async def before_anything(walk: Walk, ada: Person) -> None:
     await walk.presses(ada, "learn:1", privacy)
     await walk.presses(ada, "notes:1", privacy)
     await walk.presses(ada, "notes:0", privacy)
+    await walk.presses(ada, "learn_as_guest:1", privacy)
+    await walk.presses(ada, "learn_as_guest:0", privacy)
 
 
 async def chatting(walk: Walk, ada: Person) -> None:
@@ -337,7 +339,9 @@ async def test_every_command_and_button(
         ada = await whole.person(1001, "Ada", language)
         bob = await whole.person(1002, "Bob", language)
         eve = await whole.person(1003, "Eve", other)
-        async with whole.running(inference={"gpus": [0, 1]}, training={"canary": 0.5, "approve": True}):
+        async with whole.running(
+            inference={"gpus": [0, 1]}, training={"canary": 0.5, "approve": True}, chat={"guests": True}
+        ):
             await before_anything(walk, ada)
             await walk.sends(root, "/start")  # an admin's language is known once they have written
             await chatting(walk, ada)
