@@ -74,6 +74,26 @@ def _send(world: World, parameters: Parameters, **content: object) -> Json:
     return message
 
 
+def _send_ephemeral(world: World, parameters: Parameters, receiver: int, **content: object) -> Json:
+    """Send a message that only one member of a group sees, which only an administrator may do.
+
+    See core.telegram.org/bots/api#ephemeral-messages-and-commands. The words of the refusals are not documented.
+    """
+    chat = world.chat_for_bot(parameters.text("chat_id"))
+    if chat.bot_status != "administrator":
+        raise api_error("CHAT_ADMIN_REQUIRED")
+    if receiver not in chat.members:
+        raise api_error("PARTICIPANT_ID_INVALID")
+    world.flood.charge(chat.id, group=True)
+    topic = world.in_topic(chat, parameters.integer("message_thread_id"))
+    message = world.compose(chat, world.bot, **topic, **content)
+    seen = {"message_id": 0, "ephemeral_message_id": message["message_id"]}
+    message = {**message, **seen, "receiver_user": world.users[receiver].as_user()}
+    chat.ephemeral.append(message)
+    world.events.publish("ephemeral", chat.id, person=receiver, message=message)
+    return message
+
+
 def _uploaded(parameters: Parameters, name: str) -> Upload:
     upload = parameters.upload(name)
     if upload is None:
@@ -85,6 +105,9 @@ async def send_message(world: World, parameters: Parameters) -> Json:
     """Handle a sendMessage call and return the sent message."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
+    receiver = Parameters(parameters.object("ephemeral_message_parameters", "ephemeral message parameters"))
+    if world.knows_ephemeral and receiver.integer("receiver_user_id"):
+        return _send_ephemeral(world, parameters, receiver.integer("receiver_user_id"), text=text, entities=entities)
     return _send(world, parameters, text=text, entities=entities, link_preview_options=preview)
 
 

@@ -78,6 +78,7 @@ class EmulatedChat:
     counts: CallCounts = field(default_factory=CallCounts)
     reactions: dict[tuple[int, int], str] = field(default_factory=dict)  # emoji by message and person
     topics: set[int] = field(default_factory=set)
+    ephemeral: list[Json] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -122,6 +123,7 @@ class World:
         self.flood = flood
         self.callbacks: dict[str, CallbackQuery] = {}
         self.guest_queries: dict[str, Json] = {}  # unanswered guest messages
+        self.knows_ephemeral = True  # servers before Bot API 10.3 ignore ephemeral_message_parameters
         self.inline: dict[str, tuple[int, int]] = {}  # chat and number of each message that the bot sent as a guest
         self.commands: dict[CommandList, list[Json]] = {}
         self._next_message = first_id

@@ -90,7 +90,7 @@ class Responder:
                             screen.show(Delta(restarted=True))
         except UNANSWERED as error:
             async with self.notices.during(reply, question.asker, question.update, say):
-                await reply.finish(apology(error, say))
+                await reply.whisper(apology(error, say), question.asker)
             return None
         await self.show(exchange, reply, say)
         shown = time.time()

@@ -106,7 +106,7 @@ async def _is_no_admin(event: TelegramObject, request: Request) -> bool:
 
 async def refuse_command(message: Message, request: Request) -> None:
     """Refuse an admin command from a user who is not an admin."""
-    await request.reply.finish(request.say("Only admins can do that. /help shows what I can do for you."))
+    await request.whisper(request.say("Only admins can do that. /help shows what I can do for you."))
 
 
 async def refuse_tap(query: CallbackQuery, request: Request) -> None:

@@ -80,7 +80,7 @@ async def ask(message: Message, request: Request) -> None:
     """Show what an erasure would delete, and ask the user for confirmation."""
     say, reply = request.say, request.reply
     if message.chat.type != "private":
-        await reply.finish(_elsewhere(say))
+        await request.whisper(_elsewhere(say))
         return
     buttons = deletion_buttons(say("🗑 Delete everything"), say("Keep it"), request.delivery.update)
     found = await request.services.erasure.belongings(request.user.id)

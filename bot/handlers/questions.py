@@ -69,7 +69,7 @@ async def ask(message: Message, request: Request) -> None:
             question = await _about(message, question, request)
     except UNANSWERED as error:
         await reply.adopt(shown)
-        await reply.finish(apology(error, say))
+        await request.whisper(apology(error, say))
         return
     await reply.adopt(shown)
     placeholder = say("Looking at your picture…") if asked.files or question.files else say("Thinking…")
@@ -86,7 +86,7 @@ async def is_stale(message: Message, request: Request) -> bool:
         stale.reset(chat, request.user.id)
         return False
     if stale.should_apologise(chat, request.user.id) or request.reply.begun:
-        await request.reply.finish(
+        await request.whisper(
             say(
                 "I was offline for a while and didn't answer the messages that came in. If you still want an "
                 "answer, please ask again."

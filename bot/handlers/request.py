@@ -104,6 +104,10 @@ class Request:
             replaces=replaces,
         )
 
+    async def whisper(self, text: str) -> None:
+        """Reply with a text that concerns only the user, in a group so that nobody else sees it, if possible."""
+        await self.reply.whisper(text, self.user.id)
+
     async def show_recorded(self) -> bool:
         """Show the answer recorded by an interrupted earlier attempt, if any, and return whether there is one."""
         if self.delivery.attempt == 1:

@@ -48,7 +48,7 @@ def register(router: Router) -> None:
 async def show(message: Message, request: Request) -> None:
     """Show the newest answer that has not been reviewed."""
     if message.chat.type != "private":
-        await request.reply.finish(request.say("I only show that in a private chat with you."))
+        await request.whisper(request.say("I only show that in a private chat with you."))
     else:
         await _show_next(None, request)
 

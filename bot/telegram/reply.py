@@ -20,6 +20,7 @@ from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.methods import SendMessage, TelegramMethod
 from aiogram.types import (
+    EphemeralMessageParameters,
     ForceReply,
     InlineKeyboardMarkup,
     InputFile,
@@ -29,7 +30,7 @@ from aiogram.types import (
     ReplyParameters,
 )
 
-from bot.telegram.client import Doubtful, Notice, PartialEdit, Placeholder, Typing, Undelivered
+from bot.telegram.client import Doubtful, Notice, PartialEdit, Placeholder, Typing, Undelivered, Whisper
 from bot.telegram.formatting import Page, plain_pages
 from storage.errors import NotSaved
 from storage.guests import GUESTS
@@ -178,6 +179,30 @@ class Reply:
         for slot, page in enumerate(pages):
             await self._show_final(slot, page, markup if slot == last else None)
         await self._finish(last)
+
+    async def whisper(self, text: str, person: int) -> None:
+        """Show a final text that concerns only `person`, in a group so that only they see it, if Telegram allows that.
+
+        If a message of the reply has been sent, or Telegram refuses, everybody sees the text.
+        """
+        if self._in_group and not self._messages:
+            await self._record(0)
+            call = Whisper(
+                chat_id=self.place.chat,
+                **self._content(Page(text)),
+                message_thread_id=self.place.topic,
+                ephemeral_message_parameters=EphemeralMessageParameters(receiver_user_id=person),
+            )
+            with suppress(Doubtful):
+                sent: Message | bool = await self._bot(call)
+                if isinstance(sent, Message):
+                    if sent.ephemeral_message_id is None:
+                        await self._ledger.replies.sent(self._update, 0, sent.message_id)
+                    await self._record_final(0)
+                    self.finished = True
+                    return
+                self._unsent.add(0)
+        await self.finish(text)
 
     async def finish_with_picture(
         self, picture: InputFile, caption: str, markup: InlineKeyboardMarkup | None = None

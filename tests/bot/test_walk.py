@@ -169,6 +169,7 @@ async def chatting(walk: Walk, ada: Person) -> None:
 async def in_a_group(walk: Walk, ada: Person, bob: Person) -> None:
     """Send the commands in a group, and press the buttons under another user's answer."""
     group = walk.whole.emulator.add_group("🎈", [ada.id, bob.id], admin=True).id
+    walk.whole.emulator.world.knows_ephemeral = False  # so that everything said is in the chat
     for command in EVERYBODY:
         await walk.sends(bob, f"/{command}{BOT}", chat=group)
     answer = await walk.asks(bob, photo=picture(2), caption=BOT, chat=group)
