@@ -13,14 +13,14 @@ from storage.base import Queries, first
 from storage.chat_records import Reply
 from storage.errors import UnknownRecord
 
-_REPLIES = 'SELECT "update", slot, chat, message, final, question, inline FROM replies'
+_REPLIES = 'SELECT "update", slot, chat, message, final, question, inline, topic FROM replies'
 _REPLY = f'{_REPLIES} WHERE "update" = ?'
 
 
 class Replies(Queries):
     """Replies to updates."""
 
-    async def begin(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
+    async def begin(self, update: int, slot: int, chat: int, question: int = 0, topic: int | None = None) -> Reply:
         """Record that a reply is about to be sent, or return the stored reply if it was recorded before.
 
         If the returned reply has a `message` or is `inline`, the reply was sent before and is to be edited. If it has
@@ -32,16 +32,17 @@ class Replies(Queries):
             slot: The number of the reply among the update's replies, from 0.
             chat: The ID of the chat.
             question: The ID of the message that the reply answers, or 0 if there is none.
+            topic: The number of the forum topic, or None if there is none.
         """
 
         def work(database: Database) -> Reply:
             row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
             if row is None:
                 database.execute(
-                    'INSERT INTO replies("update", slot, chat, question, created) VALUES (?, ?, ?, ?, ?)',
-                    (update, slot, chat, question, self._clock()),
+                    'INSERT INTO replies("update", slot, chat, question, topic, created) VALUES (?, ?, ?, ?, ?, ?)',
+                    (update, slot, chat, question, topic, self._clock()),
                 )
-                return Reply(update, slot, chat, None, question=question)
+                return Reply(update, slot, chat, None, question=question, topic=topic)
             if row["message"] is None and row["inline"] is None:
                 database.execute(
                     'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
@@ -95,6 +96,4 @@ class Replies(Queries):
 
 
 def _reply(row: sqlite3.Row) -> Reply:
-    return Reply(
-        row["update"], row["slot"], row["chat"], row["message"], bool(row["final"]), row["question"], row["inline"]
-    )
+    return Reply(**{**dict(row), "final": bool(row["final"])})

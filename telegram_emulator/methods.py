@@ -17,6 +17,7 @@ METHODS: dict[str, Method] = {
     "setwebhook": bot_account.set_webhook,
     "deletewebhook": bot_account.delete_webhook,
     "getfile": bot_account.get_file,
+    "createforumtopic": bot_account.create_forum_topic,
     "setmycommands": bot_account.set_my_commands,
     "deletemycommands": bot_account.delete_my_commands,
     "sendmessage": sending.send_message,

@@ -60,9 +60,10 @@ class PersonActions:
         return chat
 
     def opens_topic(self, person: int, name: str, *, chat: int) -> int:
-        """Create a forum topic in a supergroup on behalf of the user, and return the topic's number."""
+        """Create a forum topic on behalf of the user, and return the topic's number."""
         into = self.chat_of(person, chat)
-        if into.kind != "supergroup":
+        private = into.kind == "private" and self._world.bot["has_topics_enabled"]
+        if into.kind != "supergroup" and not private:
             raise api_error("the chat is not a forum")
         return self._world.add_topic(into, name, self.user(person).as_user())
 

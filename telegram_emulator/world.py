@@ -113,6 +113,7 @@ class World:
             "first_name": "thumbtune",
             "username": "thumbtune_bot",
             "supports_guest_queries": True,
+            "has_topics_enabled": True,
         }
         self.users: dict[int, User] = {}
         self.chats: dict[int, EmulatedChat] = {}
@@ -168,9 +169,9 @@ class World:
         return chat
 
     def add_topic(self, chat: EmulatedChat, name: str, creator: Json) -> int:
-        """Create a forum topic in a supergroup and return the topic's number.
+        """Create a forum topic in a supergroup or a private chat and return the topic's number.
 
-        The first topic makes the group a forum.
+        The first topic makes a group a forum.
         """
         number = self._next_message
         chat.topics.add(number)

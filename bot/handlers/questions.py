@@ -10,6 +10,7 @@ from aiogram.types import Message
 from bot.chat.errors import NoPictureYet, Refused
 from bot.chat.question import Question, picture_in, starts_over, text_of
 from bot.chat.responder import UNANSWERED, apology
+from bot.handlers.picture_topics import ASK_THERE, in_own_topic, may_open
 from bot.handlers.request import Request
 from bot.settings import ChatSettings
 from bot.updates.addressing import addressed
@@ -45,6 +46,8 @@ async def ask(message: Message, request: Request) -> None:
     username = str((await request.bot.me()).username)
     earlier = await services.ledger.replies.for_question(message.chat.id, message.message_id) if request.edited else []
     new = not request.edited and starts_over(message, username)
+    if earlier and earlier[0].topic:
+        reply.place = replace(reply.place, topic=earlier[0].topic)
     if message.chat.type != "private" and not (earlier or new or await addressed(request.messages, request.bot)):
         return
     if await is_stale(message, request):
@@ -63,6 +66,8 @@ async def ask(message: Message, request: Request) -> None:
         if question is None:
             return
         check_size(asked, services.settings.chat)
+        if question.files and not request.edited:
+            question = await in_own_topic(question, request)
         if new:
             await services.conversation.restart(question)
         if not (question.files or question.replaces):
@@ -150,6 +155,7 @@ async def _about(message: Message, question: Question, request: Request) -> Ques
 
     Raises:
         NoPictureYet: There is no picture to talk about.
+        Refused: The pictures have topics of their own.
         UnknownRecord: A picture was deleted.
     """
     services = request.services
@@ -163,5 +169,7 @@ async def _about(message: Message, question: Question, request: Request) -> Ques
         pictures = await services.conversation.subject(answered, question)
         question = replace(question, pictures=pictures)
     if not (question.files or question.pictures or await services.conversation.has_picture(question)):
+        if await may_open(request):
+            raise Refused(Reason(ASK_THERE))
         raise NoPictureYet
     return question

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 import structlog
@@ -96,6 +96,8 @@ class Reply:
         reply = cls(bot, ledger, update, place)
         known = await ledger.replies.for_update(update)
         reply._messages = {each.slot: shown for each in known if (shown := each.inline or each.message) is not None}
+        if known:
+            reply.place = replace(place, topic=known[0].topic or place.topic)
         reply.finished = bool(known) and all(each.final for each in known)
         return reply
 
@@ -329,7 +331,8 @@ class Reply:
         Returns:
             The ID of the message if it was sent before, otherwise None.
         """
-        known = await self._ledger.replies.begin(self._update, slot, self.place.chat, self.place.question)
+        place = self.place
+        known = await self._ledger.replies.begin(self._update, slot, place.chat, place.question, place.topic)
         return known.inline or known.message
 
     async def _record_final(self, slot: int) -> None:
@@ -358,7 +361,8 @@ class Reply:
 
     def _quoted(self) -> ReplyParameters | None:
         quoted = ReplyParameters(message_id=self.place.question, allow_sending_without_reply=True)
-        return quoted if self.place.quotes else None
+        elsewhere = self.place.topic is not None and not self._in_group  # the question may be outside the topic
+        return quoted if self.place.quotes and not elsewhere else None
 
 
 def _refuses_entities(error: TelegramBadRequest, page: Page) -> bool:

@@ -217,6 +217,9 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
     if settings.chat.guests and not bot.get("supports_guest_queries"):
         cure = "turn on guest mode in the bot's settings at @BotFather"
         yield Finding("guest mode", False, "chat.guests is on, but Telegram passes on no guest queries", cure)
+    if settings.chat.picture_threads and not bot.get("has_topics_enabled"):
+        cure = "turn on topics in private chats in the bot's settings at @BotFather"
+        yield Finding("topics", False, "chat.picture_threads is on, but the bot has no topics in private chats", cure)
 
 
 async def _ask_telegram(settings: Settings) -> tuple[dict[str, Any], str]:
