@@ -261,7 +261,9 @@ class Application:
         self._in_background("startup checks", checks.run())
         self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
         await buttons.update_recent(translator)
-        self._intake = self._in_background("intake", Receiver(bot, inbox, settings.telegram).run())
+        self._intake = self._in_background(
+            "intake", Receiver(bot, inbox, settings.telegram, guests=settings.chat.guests).run()
+        )
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)
 
     def _at_end(self, step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:

@@ -121,6 +121,13 @@ class ChatSettings(Section):
     album_seconds: float = Field(default=1.2, ge=0)
     """How long to wait for the next picture of an album. They arrive one by one, without an end mark."""
 
+    picture_threads: bool = False
+    """Whether each new picture in a private chat opens a topic of its own, if topics are turned on at @BotFather."""
+
+    guests: bool = False
+    """Whether people may ask the bot in chats where it is not a member, by mentioning it in a message with a picture or
+    in a reply to one. It learns from these answers only with the asker's permission in /privacy."""
+
     answer_hours: float = Field(default=6, ge=0)
     """Questions older than this after a downtime are not answered; the bot asks each person to ask again. 0: answer
     all. Telegram keeps updates for a day."""

@@ -17,6 +17,7 @@ class Person:
         language: The language chosen with /language; None to follow `client_language`.
         opted_out: Whether the user's questions and votes are excluded from training.
         wants_notes: Whether the user is notified when a model that learned from the user's votes goes live.
+        teaches_as_guest: Whether the bot may learn from the user's questions in chats where it is a guest.
     """
 
     id: int
@@ -25,6 +26,7 @@ class Person:
     language: str | None = None
     opted_out: bool = False
     wants_notes: bool = False
+    teaches_as_guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Chat:
     """A Telegram chat.
 
     Attributes:
-        kind: One of "private", "group", "supergroup" or "channel".
+        kind: One of "private", "group", "supergroup" or "channel", or "guest" for the chats in which the bot is a
+            guest.
     """
 
     id: int
@@ -148,6 +151,8 @@ class Reply:
             placeholder may be sent twice.
         final: Whether the message shows its final text.
         question: The ID of the message that the reply answers, or 0 if there is none.
+        topic: The number of the forum topic with the reply, or None if there is none.
+        inline: Telegram's ID of the message in a chat where the bot is a guest; `message` is then None.
     """
 
     update: int
@@ -156,3 +161,5 @@ class Reply:
     message: int | None
     final: bool = False
     question: int = 0
+    inline: str | None = None
+    topic: int | None = None

@@ -15,6 +15,7 @@ from sqlite_utils import Database
 
 from storage.base import Queries, find, known
 from storage.blocks import BLOCKED
+from storage.guests import UNLEARNED
 from storage.learning_records import EQUAL_TRUST, Trust
 
 _SELECT = "SELECT id, exchange, first, second, first_answer, second_answer, swapped, choice FROM comparisons"
@@ -28,6 +29,7 @@ SELECT exchange, question, sha256 FROM (
                         WHERE before.session = exchanges.session AND before.id < exchanges.id)
        AND (SELECT count(*) FROM exchange_pictures WHERE exchange = exchanges.id) = 1
        AND exchanges.asker NOT IN (SELECT id FROM users WHERE opted_out)
+       AND exchanges.id NOT IN ({UNLEARNED})
        AND exchanges.asker NOT IN (SELECT value FROM json_each(:blocked) UNION {BLOCKED})
        AND exchanges.chat NOT IN (SELECT value FROM json_each(:blocked))
      GROUP BY pictures.sha256)

@@ -9,6 +9,7 @@ from sqlite_utils import Database
 
 from storage.base import Queries, column
 from storage.chat_records import Chat, Person
+from storage.guests import GUESTS
 from storage.inbox import refuse_closed
 from storage.personal_data import withdraw
 from storage.runs import AFFECTED
@@ -24,11 +25,11 @@ def ensure_chat(database: Database, chat: int, now: float) -> None:
     database.execute("INSERT INTO chats(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (chat, now))
 
 
-PERSON: Final = "id, users.name, client_language, language, opted_out, wants_notes"
+PERSON: Final = "id, users.name, client_language, language, opted_out, wants_notes, teaches_as_guest"
 
 
 def _person(row: sqlite3.Row) -> Person:
-    switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes")}
+    switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes", "teaches_as_guest")}
     return Person(row["id"], row["name"], row["client_language"], language=row["language"], **switches)
 
 
@@ -111,6 +112,20 @@ class People(Queries):
                     [user],
                 )
                 withdraw(database, taught)
+
+        await self._write(work)
+
+    async def set_teaches_as_guest(self, user: int, allowed: bool) -> None:
+        """Store whether the bot may learn from a user's questions in chats where it is a guest.
+
+        Taking the permission back has the same effects on these questions as opting out.
+        """
+
+        def work(database: Database) -> None:
+            self._set(database, user, "teaches_as_guest", allowed)
+            if not allowed:
+                asked = column(database, f"SELECT id FROM exchanges WHERE asker = ? AND chat = {GUESTS}", [user])
+                withdraw(database, asked)
 
         await self._write(work)
 

@@ -13,36 +13,37 @@ from storage.base import Queries, first
 from storage.chat_records import Reply
 from storage.errors import UnknownRecord
 
-_REPLIES = 'SELECT "update", slot, chat, message, final, question FROM replies'
+_REPLIES = 'SELECT "update", slot, chat, message, final, question, inline, topic FROM replies'
 _REPLY = f'{_REPLIES} WHERE "update" = ?'
 
 
 class Replies(Queries):
     """Replies to updates."""
 
-    async def begin(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
+    async def begin(self, update: int, slot: int, chat: int, question: int = 0, topic: int | None = None) -> Reply:
         """Record that a reply is about to be sent, or return the stored reply if it was recorded before.
 
-        If the returned reply has a `message`, the reply was sent before and is to be edited. If `message` is
-        None on a later attempt, an earlier attempt may or may not have sent the reply; such replies are counted
-        as doubtful.
+        If the returned reply has a `message` or is `inline`, the reply was sent before and is to be edited. If it has
+        neither on a later attempt, an earlier attempt may or may not have sent the reply; such replies are counted as
+        doubtful.
 
         Args:
             update: The ID of the update.
             slot: The number of the reply among the update's replies, from 0.
             chat: The ID of the chat.
             question: The ID of the message that the reply answers, or 0 if there is none.
+            topic: The number of the forum topic, or None if there is none.
         """
 
         def work(database: Database) -> Reply:
             row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
             if row is None:
                 database.execute(
-                    'INSERT INTO replies("update", slot, chat, question, created) VALUES (?, ?, ?, ?, ?)',
-                    (update, slot, chat, question, self._clock()),
+                    'INSERT INTO replies("update", slot, chat, question, topic, created) VALUES (?, ?, ?, ?, ?, ?)',
+                    (update, slot, chat, question, topic, self._clock()),
                 )
-                return Reply(update, slot, chat, None, question=question)
-            if row["message"] is None:
+                return Reply(update, slot, chat, None, question=question, topic=topic)
+            if row["message"] is None and row["inline"] is None:
                 database.execute(
                     'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
                 )
@@ -50,13 +51,13 @@ class Replies(Queries):
 
         return await self._write(work)
 
-    async def sent(self, update: int, slot: int, message: int) -> None:
-        """Store the message ID that Telegram assigned to a reply.
+    async def sent(self, update: int, slot: int, message: int | str) -> None:
+        """Store the message ID that Telegram assigned to a reply, a string if the message is inline.
 
         Raises:
             UnknownRecord: The reply was not begun.
         """
-        await self._set(update, slot, "message", message)
+        await self._set(update, slot, "inline" if isinstance(message, str) else "message", message)
 
     async def finish(self, update: int, slot: int) -> None:
         """Mark a reply as showing its final text.
@@ -88,11 +89,11 @@ class Replies(Queries):
             (chat, question),
         )
 
-    async def _set(self, update: int, slot: int, field: str, value: int) -> None:
+    async def _set(self, update: int, slot: int, field: str, value: int | str) -> None:
         sql = f'UPDATE replies SET {field} = ? WHERE "update" = ? AND slot = ?'
         if not await self._execute(sql, (value, update, slot)):
             raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
 
 
 def _reply(row: sqlite3.Row) -> Reply:
-    return Reply(row["update"], row["slot"], row["chat"], row["message"], bool(row["final"]), row["question"])
+    return Reply(**{**dict(row), "final": bool(row["final"])})

@@ -12,6 +12,7 @@ from sqlite_utils import Database
 
 from storage.base import Queries, column, find, first, insert, known, number
 from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError
+from storage.guests import UNLEARNED
 from storage.learning_records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 from storage.translatable_reason import Reason, stored, stored_parts
@@ -28,7 +29,7 @@ conversation before its answer."""
 
 _TEACHING = (
     f"SELECT count(*) FROM run_selections WHERE run = ? AND exchange NOT IN ({AFFECTED} WHERE shown.asker IN"
-    " (SELECT id FROM users WHERE opted_out))"
+    f" (SELECT id FROM users WHERE opted_out) OR shown.id IN ({UNLEARNED}))"
 )
 _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
 

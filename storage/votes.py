@@ -19,6 +19,7 @@ from storage.blocks import BLOCKED
 from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
+from storage.guests import UNLEARNED
 from storage.learning_records import EQUAL_TRUST, Preference, RatedExchange, Rating, ReviewDecision, Trust
 from storage.people import ensure_user
 from storage.reviews import LATEST_REVIEWS
@@ -83,10 +84,10 @@ class Votes(Queries):
         return await self._number("SELECT coalesce(max(id), 0) FROM feedback")
 
     async def recent_in_groups(self, seconds: float) -> list[Exchange]:
-        """Return the group-chat exchanges with a vote cast at most `seconds` before the newest vote overall."""
+        """Return exchanges outside private chats with a vote at most `seconds` older than the newest vote overall."""
         return await self._list(
             exchange_of,
-            f"{SELECT_EXCHANGES} WHERE chat < 0 AND id IN (SELECT exchange FROM feedback"
+            f"{SELECT_EXCHANGES} WHERE chat <= 0 AND id IN (SELECT exchange FROM feedback"
             " WHERE created >= (SELECT max(created) FROM feedback) - ?) ORDER BY id",
             [seconds],
         )
@@ -116,7 +117,8 @@ class Votes(Queries):
         - exchanges that an operator dropped;
         - votes and corrections of users who have opted out, are blocked, or are new;
         - exchanges whose question came from a user who has opted out or is blocked, exchanges in blocked groups,
-          exchanges that show a quarantined picture, and everything after them in their conversations;
+          exchanges in chats where the bot is a guest unless the user who asked allows it to learn from them, exchanges
+          that show a quarantined picture, and everything after them in their conversations;
         - corrections that only their author has confirmed, unless the author is an admin.
         """
         judged = await self._read(lambda database: _judged(database, trust, reviews, self._clock()))
@@ -198,12 +200,13 @@ def _judged(database: Database, trust: Trust, reviews: int | None, now: float) -
     reviewed = {row["exchange"]: (row["decision"], row["text"]) for row in latest}
     shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS, people)}
     quarantined = set(column(database, "SELECT sha256 FROM pictures WHERE state = 'quarantined'"))
+    unlearned = set(column(database, UNLEARNED))
     found = []
     for _, talk in groupby((exchange_of(row) for row in rows), key=lambda exchange: exchange.session):
         stood: dict[int, Exchange] = {}
         for exchange in talk:
             shows_quarantined = not quarantined.isdisjoint(exchange.pictures)
-            if exchange.asker in silent or exchange.chat in blocked or shows_quarantined:
+            if exchange.asker in silent or exchange.chat in blocked or exchange.id in unlearned or shows_quarantined:
                 break
             vote = votes.get(exchange.id)
             before = tuple(stood[place] for place in sorted(stood) if place < exchange.position)

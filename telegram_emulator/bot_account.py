@@ -52,6 +52,21 @@ async def get_file(world: World, parameters: Parameters) -> Json:
     return world.files.describe(parameters.text("file_id"))
 
 
+async def create_forum_topic(world: World, parameters: Parameters) -> Json:
+    """Handle a call to `createForumTopic`, which needs topics in private chats to be turned on, or an administrator."""
+    name = parameters.text("name")
+    if not 1 <= len(name) <= 128:
+        raise api_error("TOPIC_TITLE_EMPTY" if not name else "topic name is too long")
+    chat = world.chat_for_bot(parameters.text("chat_id"))
+    private = chat.kind == "private"
+    if not world.bot["has_topics_enabled"] if private else chat.kind != "supergroup":
+        raise api_error("the chat is not a forum")
+    if not private and chat.bot_status != "administrator":
+        raise api_error("not enough rights to create a topic")
+    topic = world.add_topic(chat, name, world.bot)
+    return {"message_thread_id": topic, **chat.messages[topic]["forum_topic_created"]}
+
+
 async def set_my_commands(world: World, parameters: Parameters) -> bool:
     """Handle a call to `setMyCommands`.
 

@@ -18,7 +18,7 @@ CALLBACK_SECONDS = 60.0  # how long a callback query can be answered
 _MAX_TOAST = 200  # characters of the answer to a callback query
 
 
-async def edit_message_text(world: World, parameters: Parameters) -> Json:
+async def edit_message_text(world: World, parameters: Parameters) -> Json | bool:
     """Handle a call to `editMessageText`."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
@@ -28,7 +28,7 @@ async def edit_message_text(world: World, parameters: Parameters) -> Json:
     return _replace(world, parameters, chat, message, text=text, entities=entities, link_preview_options=preview)
 
 
-async def edit_message_media(world: World, parameters: Parameters) -> Json:
+async def edit_message_media(world: World, parameters: Parameters) -> Json | bool:
     """Handle a call to `editMessageMedia` with an uploaded photo."""
     item = parameters.object("media", "input media")
     if not item:
@@ -44,13 +44,18 @@ async def edit_message_media(world: World, parameters: Parameters) -> Json:
     return _replace(world, parameters, chat, message, **content)
 
 
-async def edit_message_reply_markup(world: World, parameters: Parameters) -> Json:
+async def edit_message_reply_markup(world: World, parameters: Parameters) -> Json | bool:
     """Handle a call to `editMessageReplyMarkup`."""
     chat, message = _own_message(world, parameters)
     return _replace(world, parameters, chat, message)
 
 
 def _own_message(world: World, parameters: Parameters) -> tuple[EmulatedChat, Json]:
+    if inline := parameters.text("inline_message_id"):
+        if inline not in world.inline:
+            raise api_error("MESSAGE_ID_INVALID")
+        number, message_id = world.inline[inline]
+        return world.chats[number], world.chats[number].messages[message_id]
     if not parameters.text("chat_id") and not parameters.integer("message_id"):
         raise api_error("message identifier is not specified")
     chat = world.chat_for_bot(parameters.text("chat_id"))
@@ -62,8 +67,8 @@ def _own_message(world: World, parameters: Parameters) -> tuple[EmulatedChat, Js
     return chat, message
 
 
-def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: Json, **changes: object) -> Json:
-    """Apply `changes` to a message and return the edited message.
+def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: Json, **changes: object) -> Json | bool:
+    """Apply `changes` to a message and return the edited message, or True if the bot sent it as a guest.
 
     As in Telegram, a call without `reply_markup` removes the buttons.
     """
@@ -78,7 +83,8 @@ def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: 
         )
     world.flood.charge(chat.id, group=chat.kind != "private")
     chat.counts.edits += 1
-    return world.replace(chat, {**edited, "edit_date": int(time.time())})
+    replaced = world.replace(chat, {**edited, "edit_date": int(time.time())})
+    return True if parameters.text("inline_message_id") else replaced
 
 
 async def delete_message(world: World, parameters: Parameters) -> bool:

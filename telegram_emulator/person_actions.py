@@ -60,9 +60,10 @@ class PersonActions:
         return chat
 
     def opens_topic(self, person: int, name: str, *, chat: int) -> int:
-        """Create a forum topic in a supergroup on behalf of the user, and return the topic's number."""
+        """Create a forum topic on behalf of the user, and return the topic's number."""
         into = self.chat_of(person, chat)
-        if into.kind != "supergroup":
+        private = into.kind == "private" and self._world.bot["has_topics_enabled"]
+        if into.kind != "supergroup" and not private:
             raise api_error("the chat is not a forum")
         return self._world.add_topic(into, name, self.user(person).as_user())
 
@@ -138,6 +139,14 @@ class PersonActions:
         self._world.post(chat, message)
         if self._world.bot_sees(chat, message):
             self._world.updates.add("message", message)
+        elif (
+            chat.bot_status == "left"
+            and self._world.mentions_bot(message)
+            and self._world.bot["supports_guest_queries"]
+        ):
+            query = str(secrets.randbits(62))
+            self._world.guest_queries[query] = message
+            self._world.updates.add("guest_message", {**message, "guest_query_id": query})
         return message
 
     def edits(self, person: int, message_id: int, text: str, *, chat: int | None = None) -> Json:
@@ -165,7 +174,9 @@ class PersonActions:
         query = str(secrets.randbits(62))
         self._world.callbacks[query] = CallbackQuery(query, person, into.id, message_id, self._world.flood.clock())
         user = self.user(person).as_user()
-        payload = {"id": query, "from": user, "message": message, "chat_instance": str(into.id), "data": data}
+        inline = next((name for name, at in self._world.inline.items() if at == (into.id, message_id)), None)
+        tapped = {"inline_message_id": inline} if inline else {"message": message}
+        payload = {"id": query, "from": user, **tapped, "chat_instance": str(into.id), "data": data}
         self._world.updates.add("callback_query", payload)
         return query
 

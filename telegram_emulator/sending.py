@@ -75,6 +75,26 @@ def _send(world: World, parameters: Parameters, **content: object) -> Json:
     return message
 
 
+def _send_ephemeral(world: World, parameters: Parameters, receiver: int, **content: object) -> Json:
+    """Send a message that only one member of a group sees, which only an administrator may do.
+
+    See core.telegram.org/bots/api#ephemeral-messages-and-commands. The words of the refusals are not documented.
+    """
+    chat = world.chat_for_bot(parameters.text("chat_id"))
+    if chat.bot_status != "administrator":
+        raise api_error("CHAT_ADMIN_REQUIRED")
+    if receiver not in chat.members:
+        raise api_error("PARTICIPANT_ID_INVALID")
+    world.flood.charge(chat.id, group=True)
+    topic = world.in_topic(chat, parameters.integer("message_thread_id"))
+    message = world.compose(chat, world.bot, **topic, **content)
+    seen = {"message_id": 0, "ephemeral_message_id": message["message_id"]}
+    message = {**message, **seen, "receiver_user": world.users[receiver].as_user()}
+    chat.ephemeral.append(message)
+    world.events.publish("ephemeral", chat.id, person=receiver, message=message)
+    return message
+
+
 def _uploaded(parameters: Parameters, name: str) -> Upload:
     upload = parameters.upload(name)
     if upload is None:
@@ -86,6 +106,9 @@ async def send_message(world: World, parameters: Parameters) -> Json:
     """Handle a sendMessage call and return the sent message."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
+    receiver = Parameters(parameters.object("ephemeral_message_parameters", "ephemeral message parameters"))
+    if world.knows_ephemeral and receiver.integer("receiver_user_id"):
+        return _send_ephemeral(world, parameters, receiver.integer("receiver_user_id"), text=text, entities=entities)
     return _send(world, parameters, text=text, entities=entities, link_preview_options=preview)
 
 
@@ -102,6 +125,36 @@ async def send_document(world: World, parameters: Parameters) -> Json:
     upload = _uploaded(parameters, "document")
     document = world.files.add_document(upload.data, upload.name, upload.media_type)
     return _send(world, parameters, document=document, caption=caption, caption_entities=entities)
+
+
+async def answer_guest_query(world: World, parameters: Parameters) -> Json:
+    """Handle an answerGuestQuery call with an article, and return the ID of the message.
+
+    Each query can be answered once.
+    """
+    result = parameters.object("result", "inline query result")
+    if result.get("type") != "article" or not result.get("id") or not result.get("title"):
+        raise api_error("the emulator takes articles with an id and a title only")
+    content = Parameters(Parameters(result).object("input_message_content", "input message content"))
+    text, entities = _formatted(content, "message_text", "entities")
+    if not text:
+        raise api_error("message text is empty")
+    if units(text) > MAX_TEXT:
+        raise api_error("message is too long")
+    keyboard = inline_keyboard(Parameters(result))
+    question = world.guest_queries.get(parameters.text("guest_query_id"))
+    if question is None:
+        raise api_error("query is too old and response timeout expired or query ID is invalid")
+    chat = world.chats[question["chat"]["id"]]
+    world.flood.charge(chat.id, group=chat.kind != "private")
+    del world.guest_queries[parameters.text("guest_query_id")]
+    caller = {"guest_bot_caller_user": question["from"]}
+    message = world.compose(chat, world.bot, text=text, entities=entities, reply_markup=keyboard, **caller)
+    chat.counts.sends += 1
+    inline = f"inline-{message['message_id']}"
+    world.inline[inline] = chat.id, message["message_id"]
+    world.post(chat, message)
+    return {"inline_message_id": inline}
 
 
 async def send_chat_action(world: World, parameters: Parameters) -> bool:

@@ -72,12 +72,13 @@ class EmulatedChat:
     kind: str
     title: str = ""
     members: set[int] = field(default_factory=set)
-    bot_status: str = "member"  # or administrator, kicked
+    bot_status: str = "member"  # or administrator, left, kicked
     privacy: bool = True
     messages: dict[int, Json] = field(default_factory=dict)
     counts: CallCounts = field(default_factory=CallCounts)
     reactions: dict[tuple[int, int], str] = field(default_factory=dict)  # emoji by message and person
     topics: set[int] = field(default_factory=set)
+    ephemeral: list[Json] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -111,6 +112,8 @@ class World:
             "is_bot": True,
             "first_name": "thumbtune",
             "username": "thumbtune_bot",
+            "supports_guest_queries": True,
+            "has_topics_enabled": True,
         }
         self.users: dict[int, User] = {}
         self.chats: dict[int, EmulatedChat] = {}
@@ -120,6 +123,9 @@ class World:
         self.webhook = Webhook(self.updates)
         self.flood = flood
         self.callbacks: dict[str, CallbackQuery] = {}
+        self.guest_queries: dict[str, Json] = {}  # unanswered guest messages
+        self.knows_ephemeral = True  # servers before Bot API 10.3 ignore ephemeral_message_parameters
+        self.inline: dict[str, tuple[int, int]] = {}  # chat and number of each message that the bot sent as a guest
         self.commands: dict[CommandList, list[Json]] = {}
         self._next_message = first_id
         self._next_person = 1001
@@ -145,20 +151,27 @@ class World:
         return user
 
     def add_group(
-        self, title: str, members: Iterable[int], *, kind: str = "supergroup", admin: bool = False, privacy: bool = True
+        self,
+        title: str,
+        members: Iterable[int],
+        *,
+        kind: str = "supergroup",
+        admin: bool = False,
+        privacy: bool = True,
+        member: bool = True,
     ) -> EmulatedChat:
-        """Create a group with the bot as a member or, if `admin` is true, as an administrator."""
+        """Create a group with the bot as a member, as an administrator if `admin` is true, or without the bot."""
         self._next_group -= 1
-        status = "administrator" if admin else "member"
+        status = "left" if not member else "administrator" if admin else "member"
         chat = EmulatedChat(self._next_group, kind, title, set(members), status, privacy)
         self.chats[chat.id] = chat
         self.events.publish("chat", None, chat_id=chat.id)
         return chat
 
     def add_topic(self, chat: EmulatedChat, name: str, creator: Json) -> int:
-        """Create a forum topic in a supergroup and return the topic's number.
+        """Create a forum topic in a supergroup or a private chat and return the topic's number.
 
-        The first topic makes the group a forum.
+        The first topic makes a group a forum.
         """
         number = self._next_message
         chat.topics.add(number)
@@ -250,20 +263,24 @@ class World:
             return None
         return {name: value for name, value in original.items() if name != "reply_to_message"}
 
+    def mentions_bot(self, message: Json) -> bool:
+        """Return whether a message mentions the bot."""
+        text = message.get("text") or message.get("caption") or ""
+        return f"@{self.bot['username']}".lower() in text.lower()
+
     def bot_sees(self, chat: EmulatedChat, message: Json) -> bool:
         """Return whether the bot receives a user's message.
 
         The bot receives all messages in private chats; in groups, the bot's privacy mode and rights decide
         (core.telegram.org/bots/features#privacy-mode).
         """
+        if chat.bot_status not in ("member", "administrator"):
+            return False
         if chat.kind == "private" or not chat.privacy or chat.bot_status == "administrator":
             return True
-        if chat.bot_status != "member":
-            return False
-        text = message.get("text") or message.get("caption") or ""
-        name = f"@{self.bot['username']}".lower()
-        if name in text.lower():
+        if self.mentions_bot(message):
             return True
+        text = message.get("text") or message.get("caption") or ""
         if text.startswith("/"):
             return "@" not in text.split(maxsplit=1)[0]
         replied = message.get("reply_to_message")

@@ -20,6 +20,7 @@ from inference.messages import Answer, Delta, Engine, InferenceError, Picture, P
 from storage.chat_records import Exchange
 from storage.duels import Duel
 from storage.errors import UnknownRecord
+from storage.guests import GUESTS
 from storage.ledger import Ledger
 
 LATEST: Final = 64
@@ -66,6 +67,13 @@ class Conversation:
         During a trial, they do so under one answer in every `INVITED`.
         """
         return exchange.id % INVITED == 0 and await self._ledger.canaries.running() is not None
+
+    async def may_be_rated(self, exchange: Exchange) -> bool:
+        """Return whether an answer has rating buttons: as a guest, only if the bot may learn from the asker."""
+        if exchange.chat != GUESTS:
+            return True
+        asker = await self._ledger.people.get(exchange.asker)
+        return asker is not None and asker.teaches_as_guest and not asker.opted_out
 
     async def restart(self, question: Question) -> None:
         """Begin a new conversation.

@@ -84,13 +84,13 @@ def starts_over(message: Message, username: str) -> bool:
 def text_of(messages: Sequence[Message], username: str) -> str:
     """Return the question in `messages`, joined from their texts and captions.
 
-    A leading /new is removed and, in groups, so are mentions of the bot.
+    A leading /new is removed and, except in the private chat with the bot, so are mentions of the bot.
     """
     texts = [each.text or each.caption or "" for each in messages]
     if starts_over(messages[0], username):
         texts[0] = "".join(texts[0].split(maxsplit=1)[1:])
     text = "\n".join(part for part in texts if part.strip())
-    if messages[0].chat.type != "private":
+    if messages[0].chat.type != "private" or messages[0].guest_query_id:
         text = re.sub(rf"@{username}\b", "", text, flags=re.IGNORECASE)
     return text.strip()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from aiogram import Bot
+from aiogram.types import InlineKeyboardMarkup
 
 from bot.chat.answer_times import AnswerTimes
 from bot.chat.conversation import Conversation
@@ -24,13 +25,14 @@ from bot.i18n import Say, later
 from bot.live_settings import LiveSettings
 from bot.telegram.callback_data import Stop
 from bot.telegram.formatting import markdown_pages
-from bot.telegram.keyboards import duel_buttons, one_button, rating_buttons
+from bot.telegram.keyboards import duel_buttons, guest_buttons, one_button, rating_buttons
 from bot.telegram.rate_limit_notices import WaitNotices
 from bot.telegram.reply import Reply
 from bot.telegram.streaming import StreamedAnswer
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
+from storage.guests import GUESTS
 
 GROUP_EDITS: Final = 3
 """By how much slower edits are in groups, which take 20 messages a minute, than in private chats, which take 60."""
@@ -88,7 +90,7 @@ class Responder:
                             screen.show(Delta(restarted=True))
         except UNANSWERED as error:
             async with self.notices.during(reply, question.asker, question.update, say):
-                await reply.finish(apology(error, say))
+                await reply.whisper(apology(error, say), question.asker)
             return None
         await self.show(exchange, reply, say)
         shown = time.time()
@@ -101,7 +103,11 @@ class Responder:
         """Show the final text of an answer with its buttons, or both answers of an undecided duel."""
         # Only another answer to a question can be half of a duel.
         duel = await self.conversation.open_duel(exchange) if exchange.replaces else None
-        if duel is None:
+        buttons: InlineKeyboardMarkup | None
+        if exchange.chat == GUESTS:
+            may_be_rated = await self.conversation.may_be_rated(exchange)
+            text, buttons = exchange.answer, guest_buttons(exchange.id) if may_be_rated else None
+        elif duel is None:
             compare = await self.conversation.invites_comparison(exchange)
             text, buttons = exchange.answer, rating_buttons(exchange.id, say=say, compare=compare)
         else:
@@ -127,7 +133,7 @@ class Responder:
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
         private = question.chat > 0  # a private chat has the positive id of its user
         seconds = self.settings.now.telegram.edit_seconds * (1 if private else GROUP_EDITS)
-        hold = 0.0 if private else GROUP_HOLD_SECONDS
+        hold = GROUP_HOLD_SECONDS if question.chat < 0 else 0.0
         stop = one_button(say("⏹ Stop"), Stop(update=question.update))
         return StreamedAnswer(reply, say, placeholder, seconds, stop, hold)
 

@@ -16,6 +16,7 @@ from bot.handlers import (
     corrections,
     fallback,
     feedback,
+    guests,
     models,
     privacy,
     questions,
@@ -55,6 +56,7 @@ def build_dispatcher(services: Services) -> Dispatcher:
         commands,
         corrections,
         questions,
+        guests,
         fallback,
     ):
         subject.register(dispatcher)

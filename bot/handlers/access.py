@@ -27,6 +27,7 @@ from bot.telegram.callback_data import (
     Drain,
     Judge,
     Learn,
+    LearnAsGuest,
     Overrule,
     Promote,
     RollBack,
@@ -48,7 +49,7 @@ BUTTONS: Final = (
 )
 """The buttons of admins."""
 
-_RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
+_RIGHTS: Final = or_f(Learn.filter(), LearnAsGuest.filter(), Delete.filter())
 
 
 class Access(BaseMiddleware):
@@ -61,7 +62,8 @@ class Access(BaseMiddleware):
         """Handle an update if its sender may use the bot, and otherwise refuse it."""
         assert isinstance(event, Update)
         request: Request = data["request"]
-        chat = data.get("event_chat")
+        guest = event.guest_message
+        chat = guest.chat if guest and guest.chat.type != "private" else data.get("event_chat")
         limits, person = request.services.settings.limits, request.user.id
         blocked = request.blocked or person in limits.blocked
         welcome = not blocked and limits.welcome(person, chat.id if chat else 0)
@@ -104,7 +106,7 @@ async def _is_no_admin(event: TelegramObject, request: Request) -> bool:
 
 async def refuse_command(message: Message, request: Request) -> None:
     """Refuse an admin command from a user who is not an admin."""
-    await request.reply.finish(request.say("Only admins can do that. /help shows what I can do for you."))
+    await request.whisper(request.say("Only admins can do that. /help shows what I can do for you."))
 
 
 async def refuse_tap(query: CallbackQuery, request: Request) -> None:

@@ -23,7 +23,8 @@ from bot.handlers.callbacks import acknowledge
 from bot.i18n import Translator, later
 from bot.live_settings import LiveSettings
 from bot.telegram.client import DeliveryError, Doubtful
-from bot.telegram.reply import Place, Reply
+from bot.telegram.guest_reply import reply_type
+from bot.telegram.reply import Place
 from bot.updates.addressing import spoken_to
 from storage.errors import StorageError
 from storage.ledger import Ledger
@@ -62,7 +63,7 @@ class Apologies:
             await self.notices.notify(GAVE_UP, update=update, reason=reason)
 
     async def _apologise(self, update: int) -> None:
-        """Answer an update's callback query, if any, and apologise if the update came from a private chat.
+        """Answer an update's callback query, if any, and apologise in a private chat or to a guest query.
 
         A malformed update is handled as far as it can be read.
         """
@@ -77,16 +78,16 @@ class Apologies:
                 await self.bot.answer_callback_query(tap["id"])
         except (DeliveryError, TelegramAPIError) as error:
             log.info("tap not answered", update=update, error=str(error))
-        found = _private_chat(payload)
+        found = _guest(payload) or _private_chat(payload)
         if found is None:
             return
-        chat, language = found
-        say = self.translator.for_person(await self.ledger.people.get(chat), language)
-        reply = await Reply.open(self.bot, self.ledger, update, Place(chat))
+        place, person, language = found
+        say = self.translator.for_person(await self.ledger.people.get(person), language)
+        reply = await reply_type(place).open(self.bot, self.ledger, update, place)
         try:
             await reply.finish(say(SORRY))
         except (DeliveryError, TelegramAPIError, StorageError) as error:
-            log.warning("apology not delivered", chat=chat, error=str(error))
+            log.warning("apology not delivered", chat=place.chat, error=str(error))
 
     async def disk_full(self, raw: dict[str, Any]) -> bool:
         """Inform the sender of an update or album that the disk is full, unless this method has already done so.
@@ -147,8 +148,18 @@ class Apologies:
         )
 
 
-def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
-    """Return the ID of an update's private chat, and the sender's language.
+def _guest(payload: dict[str, Any]) -> tuple[Place, int, str | None] | None:
+    """Return the place of a guest query, and the sender's ID and language; None for any other update."""
+    try:
+        message = Message.model_validate(payload.get("guest_message"))
+    except ValidationError:
+        return None
+    sender = message.from_user
+    return (Place.of(message), sender.id, sender.language_code) if sender and message.guest_query_id else None
+
+
+def _private_chat(payload: dict[str, Any]) -> tuple[Place, int, str | None] | None:
+    """Return an update's private chat, and the sender's ID and language.
 
     Return None if the update is malformed or not from a private chat.
     """
@@ -163,4 +174,6 @@ def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
         return None
     sender = said.get("from")
     language = sender.get("language_code") if isinstance(sender, dict) else None
-    return (chat.id, language if isinstance(language, str) else None) if chat.type == "private" else None
+    if chat.type != "private":
+        return None
+    return Place(chat.id), chat.id, language if isinstance(language, str) else None

@@ -69,3 +69,19 @@ async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -
     if isinstance(message, Message) and exchange.chat == message.chat.id:
         return exchange, message
     raise UnknownRecord(f"The chat has no exchange {number}.")
+
+
+async def guest_exchange(inline: str, number: int, request: Request) -> Exchange:
+    """Return the exchange with the ID `number`, whose answer is the tapped message of a guest.
+
+    Raises:
+        UnknownRecord: The message `inline` does not show this exchange.
+        TapRefused: The user who asked no longer allows the bot to learn from it.
+    """
+    ledger = request.services.ledger
+    exchange = await ledger.exchanges.get(number)
+    if all(each.inline != inline for each in await ledger.replies.for_update(exchange.update)):
+        raise UnknownRecord(f"The message does not show exchange {number}.")
+    if not await request.services.conversation.may_be_rated(exchange):
+        raise TapRefused(request.say("This button no longer works."))
+    return exchange

@@ -62,7 +62,7 @@ async def unknown_command(message: Message, request: Request) -> None:
     """
     named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
     if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
-        await request.reply.finish(request.say("I don't know that command. /help shows what I can do."))
+        await request.whisper(request.say("I don't know that command. /help shows what I can do."))
 
 
 async def _has_picture(message: Message, request: Request) -> bool:
@@ -71,7 +71,7 @@ async def _has_picture(message: Message, request: Request) -> bool:
 
 async def refuse_caption(message: Message, request: Request) -> None:
     """Refuse both a picture and the command in its caption, because it is unclear which of the two was meant."""
-    await request.reply.finish(
+    await request.whisper(
         request.say(
             "A picture can't be sent with a command, so I ignored both. Send {command} on its own, or the picture "
             "with a question. Only /new can go with a picture: it starts a new conversation about it.",

@@ -93,7 +93,7 @@ async def correct(message: Message, exchange: Exchange, doubtful: bool, request:
     limit = 0 if request.is_admin else services.settings.limits.corrections_per_day
     since = time.time() - DAY_SECONDS
     if limit and await services.ledger.corrections.count_since(author, since, exchange.id) >= limit:
-        await reply.finish(say("That's the limit: {limit} corrections a day. Try again tomorrow.", limit=limit))
+        await request.whisper(say("That's the limit: {limit} corrections a day. Try again tomorrow.", limit=limit))
         return
     text = (message.text or "").strip()[:LONGEST]
     earlier = await services.ledger.replies.for_question(message.chat.id, message.message_id)

@@ -50,7 +50,7 @@ async def unsupported(message: Message, request: Request) -> None:
         text = say("I can't watch videos or animations. Send a photo, or a screenshot of the moment you mean.")
     else:
         text = say("I can't use that. Send me a photo or a picture file, and ask me about it.")
-    await request.reply.finish(text)
+    await request.whisper(text)
 
 
 async def unknown_tap(query: CallbackQuery, request: Request) -> None:

@@ -11,7 +11,7 @@ from aiogram import Router
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, MessageReactionUpdated, ReactionTypeEmoji
 
-from bot.handlers.callbacks import acknowledge, tapped_exchange
+from bot.handlers.callbacks import acknowledge, guest_exchange, tapped_exchange
 from bot.handlers.corrections import decide
 from bot.handlers.request import Request
 from bot.telegram.callback_data import THUMBS, Because, Rate, Reason
@@ -29,7 +29,13 @@ def register(router: Router) -> None:
 
 async def rated(query: CallbackQuery, callback_data: Rate, request: Request) -> None:
     """Record the tapped thumb as the user's vote, or take the vote back if the user had already given it."""
-    exchange, message = await tapped_exchange(query, callback_data.exchange, request)
+    shown: int | str
+    if query.inline_message_id:
+        exchange = await guest_exchange(query.inline_message_id, callback_data.exchange, request)
+        shown = query.inline_message_id
+    else:
+        exchange, message = await tapped_exchange(query, callback_data.exchange, request)
+        shown = message.message_id
     ledger, rater, update = request.services.ledger, request.user.id, request.delivery.update
     counted = await ledger.votes.by_update(update) if request.delivery.attempt > 1 else None
     if counted:
@@ -38,7 +44,7 @@ async def rated(query: CallbackQuery, callback_data: Rate, request: Request) -> 
         value = 0 if await ledger.votes.latest(exchange.id, rater) == callback_data.value else callback_data.value
     await ledger.votes.cast(Rating(exchange.id, rater, value, update))
     await acknowledge(query, _thanks(value, request))
-    await show_vote(exchange, message.message_id, value, request)
+    await show_vote(exchange, shown, value, request)
 
 
 async def because(query: CallbackQuery, callback_data: Because, request: Request) -> None:
@@ -73,11 +79,11 @@ async def reacted(message_reaction: MessageReactionUpdated, request: Request) ->
 
 
 async def show_vote(
-    exchange: Exchange, message: int, value: int, request: Request, reason: Reason | None = None
+    exchange: Exchange, message: int | str, value: int, request: Request, reason: Reason | None = None
 ) -> None:
     """Mark the user's thumb under an answer; in a group, show the tally once the rate limit allows."""
     services, say = request.services, request.say
-    if exchange.chat != request.user.id:
+    if isinstance(message, str) or exchange.chat != request.user.id:
         services.buttons.update(exchange, message, request.user.id, say)
         return
     newest = await services.ledger.exchanges.newest_at(exchange.position) == exchange.id

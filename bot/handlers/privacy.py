@@ -16,7 +16,7 @@ from bot.handlers.callbacks import TapRefused, acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
-from bot.telegram.callback_data import Delete, Learn, Notes
+from bot.telegram.callback_data import Delete, Learn, LearnAsGuest, Notes
 from bot.telegram.keyboards import deletion_buttons, privacy_buttons
 from storage.chat_records import Person
 from storage.errors import UnknownRecord
@@ -33,6 +33,7 @@ def register(router: Router) -> None:
     router.message.register(privacy, Command("privacy"))
     router.message.register(ask, Command("delete_my_data"))
     router.callback_query.register(learn_or_not, Learn.filter())
+    router.callback_query.register(learn_as_guest_or_not, LearnAsGuest.filter())
     router.callback_query.register(note_or_not, Notes.filter())
     router.callback_query.register(decided, Delete.filter())
 
@@ -50,6 +51,13 @@ async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Requ
     opted_out = not callback_data.wanted
     await request.services.ledger.people.set_opted_out(request.user.id, opted_out)
     await acknowledge(query, _state(opted_out, request.say))
+    await _redraw(query, request)
+
+
+async def learn_as_guest_or_not(query: CallbackQuery, callback_data: LearnAsGuest, request: Request) -> None:
+    """Allow or forbid learning from this user's questions in chats where the bot is a guest, and show the choice."""
+    await request.services.ledger.people.set_teaches_as_guest(request.user.id, bool(callback_data.wanted))
+    await acknowledge(query)
     await _redraw(query, request)
 
 
@@ -72,7 +80,7 @@ async def ask(message: Message, request: Request) -> None:
     """Show what an erasure would delete, and ask the user for confirmation."""
     say, reply = request.say, request.reply
     if message.chat.type != "private":
-        await reply.finish(_elsewhere(say))
+        await request.whisper(_elsewhere(say))
         return
     buttons = deletion_buttons(say("🗑 Delete everything"), say("Keep it"), request.delivery.update)
     found = await request.services.erasure.belongings(request.user.id)
@@ -127,8 +135,15 @@ async def _is_valid(confirmation: int, request: Request) -> bool:
 
 
 def _with_switches(person: Person, request: Request) -> tuple[str, InlineKeyboardMarkup]:
-    text = f"{_explanation(request)}\n\n{_state(person.opted_out, request.say)}"
-    return text, privacy_buttons(person.opted_out, person.wants_notes, request.say)
+    say, guests = request.say, request.services.settings.chat.guests
+    text = f"{_explanation(request)}\n\n{_state(person.opted_out, say)}"
+    if guests and not person.opted_out:
+        text += "\n\n" + (
+            say("I also learn from what you ask in chats where I'm only a guest.")
+            if person.teaches_as_guest
+            else say("In chats where I'm only a guest I store your questions too, but I don't learn from them.")
+        )
+    return text, privacy_buttons(person, say, guests=guests)
 
 
 def _state(opted_out: bool, say: Say) -> str:

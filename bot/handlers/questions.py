@@ -10,6 +10,7 @@ from aiogram.types import Message
 from bot.chat.errors import NoPictureYet, Refused
 from bot.chat.question import Question, picture_in, starts_over, text_of
 from bot.chat.responder import UNANSWERED, apology
+from bot.handlers.picture_topics import ASK_THERE, in_own_topic, may_open
 from bot.handlers.request import Request
 from bot.settings import ChatSettings
 from bot.updates.addressing import addressed
@@ -45,9 +46,11 @@ async def ask(message: Message, request: Request) -> None:
     username = str((await request.bot.me()).username)
     earlier = await services.ledger.replies.for_question(message.chat.id, message.message_id) if request.edited else []
     new = not request.edited and starts_over(message, username)
+    if earlier and earlier[0].topic:
+        reply.place = replace(reply.place, topic=earlier[0].topic)
     if message.chat.type != "private" and not (earlier or new or await addressed(request.messages, request.bot)):
         return
-    if await _is_stale(message, request):
+    if await is_stale(message, request):
         return
     text = text_of([services.in_flight.newest(each) for each in request.messages], username)
     asked = replace(
@@ -62,21 +65,23 @@ async def ask(message: Message, request: Request) -> None:
         question = await _edited(asked, request) if request.edited else asked
         if question is None:
             return
-        _check_size(asked, services.settings.chat)
+        check_size(asked, services.settings.chat)
+        if question.files and not request.edited:
+            question = await in_own_topic(question, request)
         if new:
             await services.conversation.restart(question)
         if not (question.files or question.replaces):
             question = await _about(message, question, request)
     except UNANSWERED as error:
         await reply.adopt(shown)
-        await reply.finish(apology(error, say))
+        await request.whisper(apology(error, say))
         return
     await reply.adopt(shown)
     placeholder = say("Looking at your picture…") if asked.files or question.files else say("Thinking…")
     await services.responder.answer(question, reply, say, placeholder)
 
 
-async def _is_stale(message: Message, request: Request) -> bool:
+async def is_stale(message: Message, request: Request) -> bool:
     """Return whether a message is too old to be answered.
 
     If so, reply with a request to ask again, unless the sender has already received one.
@@ -86,7 +91,7 @@ async def _is_stale(message: Message, request: Request) -> bool:
         stale.reset(chat, request.user.id)
         return False
     if stale.should_apologise(chat, request.user.id) or request.reply.begun:
-        await request.reply.finish(
+        await request.whisper(
             say(
                 "I was offline for a while and didn't answer the messages that came in. If you still want an "
                 "answer, please ask again."
@@ -122,7 +127,7 @@ async def _edited(asked: Question, request: Request) -> Question | None:
     return replace(asked, files=(), pictures=pictures, replaces=former)
 
 
-def _check_size(question: Question, settings: ChatSettings) -> None:
+def check_size(question: Question, settings: ChatSettings) -> None:
     """Raise Refused if a question is too long or has too many pictures."""
     if len(question.text) > settings.max_question_characters:
         raise Refused(
@@ -150,6 +155,7 @@ async def _about(message: Message, question: Question, request: Request) -> Ques
 
     Raises:
         NoPictureYet: There is no picture to talk about.
+        Refused: The pictures have topics of their own.
         UnknownRecord: A picture was deleted.
     """
     services = request.services
@@ -163,5 +169,7 @@ async def _about(message: Message, question: Question, request: Request) -> Ques
         pictures = await services.conversation.subject(answered, question)
         question = replace(question, pictures=pictures)
     if not (question.files or question.pictures or await services.conversation.has_picture(question)):
+        if await may_open(request):
+            raise Refused(Reason(ASK_THERE))
         raise NoPictureYet
     return question

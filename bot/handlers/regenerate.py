@@ -37,7 +37,7 @@ async def retry(message: Message, request: Request) -> None:
     if latest:
         await _answer_again(latest, request)
     else:
-        await request.reply.finish(request.say("There's nothing to answer again yet. Send me a picture first."))
+        await request.whisper(request.say("There's nothing to answer again yet. Send me a picture first."))
 
 
 async def again(query: CallbackQuery, callback_data: Again, request: Request) -> None:

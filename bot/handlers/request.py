@@ -25,12 +25,14 @@ from bot.config import Settings
 from bot.i18n import Say, Translator
 from bot.live_settings import LiveSettings
 from bot.telegram.button_updates import RatingButtons
+from bot.telegram.guest_reply import reply_type
 from bot.telegram.reply import Place, Reply
 from bot.updates.addressing import spoken_to
 from bot.updates.inbox import Delivery
 from bot.updates.staleness import StaleQuestions
 from storage.chat_records import Chat, Exchange, Person
 from storage.errors import UnknownRecord
+from storage.guests import GUESTS
 from storage.ledger import Ledger
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
@@ -110,6 +112,10 @@ class Request:
             replaces=replaces,
         )
 
+    async def whisper(self, text: str) -> None:
+        """Reply with a text that concerns only the user, in a group so that nobody else sees it, if possible."""
+        await self.reply.whisper(text, self.user.id)
+
     async def show_recorded(self) -> bool:
         """Show the answer recorded by an interrupted earlier attempt, if any, and return whether there is one."""
         if self.delivery.attempt == 1:
@@ -132,15 +138,18 @@ class RequestContext(BaseMiddleware):
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         """Call `handler` with the `request` of an update."""
         assert isinstance(event, Update)
-        user: User | None = data.get("event_from_user")
+        services, bot, delivery = self._services, data["bot"], data["delivery"]
+        guest = event.guest_message
+        user: User | None = guest.from_user if guest else data.get("event_from_user")
         if user is None:
             return None  # a channel's post, an anonymous reaction or a damaged update has no one to answer
-        services, bot, delivery = self._services, data["bot"], data["delivery"]
-        message = event.message or event.edited_message
+        if guest and (user.is_bot or not services.settings.chat.guests):
+            return None
+        message = event.message or event.edited_message or guest
         place = _place(message or (event.callback_query and event.callback_query.message), data.get("event_chat"), user)
-        reply = Reply(bot, services.ledger, delivery.update, place)
+        reply = reply_type(place)(bot, services.ledger, delivery.update, place)
         if delivery.attempt > 1:
-            reply = await Reply.open(bot, services.ledger, delivery.update, place)
+            reply = await reply_type(place).open(bot, services.ledger, delivery.update, place)
             if reply.finished:
                 return None
         person, blocked = await services.ledger.people.get_with_block(user.id)
@@ -172,7 +181,9 @@ class SenderRecords(BaseMiddleware):
         """Record the sender and the chat, then call `handler`."""
         request: Request = data["request"]
         chat: TelegramChat | None = data.get("event_chat")
-        if chat and (not request.messages or await spoken_to(request.messages, request.bot)):
+        if request.reply.place.guest:
+            await self._record(request, Chat(GUESTS, "guest"))
+        elif chat and (not request.messages or await spoken_to(request.messages, request.bot)):
             await self._record(request, Chat(chat.id, chat.type, chat.title or ""))
         return await handler(event, data)
 

@@ -50,7 +50,7 @@ async def show(message: Message, request: Request) -> None:
     """Show the button of the Mini App or, without a public address, the newest answer that was not reviewed."""
     say, address = request.say, request.services.settings.web.public_url
     if message.chat.type != "private":
-        await request.reply.finish(say("I only show that in a private chat with you."))
+        await request.whisper(say("I only show that in a private chat with you."))
     elif address:
         button = mini_app_button(say("Open"), f"{address}/app")
         await request.reply.finish(say("Keep, drop or edit rated answers"), button)

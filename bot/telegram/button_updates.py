@@ -17,9 +17,10 @@ from aiogram.types import InlineKeyboardMarkup
 
 from bot.i18n import Say, Translator
 from bot.telegram.client import ButtonEdit, Undelivered, Unreachable
-from bot.telegram.keyboards import rating_buttons
+from bot.telegram.keyboards import guest_buttons, rating_buttons
 from storage.chat_records import Exchange
 from storage.errors import StorageError
+from storage.guests import GUESTS
 from storage.ledger import Ledger
 
 RETRY_SECONDS: Final = 30.0
@@ -44,15 +45,15 @@ class RatingButtons:
     def __init__(self, bot: Bot, ledger: Ledger) -> None:
         self._bot = bot
         self._ledger = ledger
-        self._pending: dict[tuple[int, int], _View] = {}
-        self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._pending: dict[tuple[int, int | str], _View] = {}
+        self._tasks: dict[tuple[int, int | str], asyncio.Task[None]] = {}
 
-    def update(self, exchange: Exchange, message: int, viewer: int, say: Say) -> None:
+    def update(self, exchange: Exchange, message: int | str, viewer: int, say: Say) -> None:
         """Show the current votes under an answer as soon as the chat's rate limit allows the call.
 
         Args:
             exchange: The exchange with the answer.
-            message: ID of the message with the buttons.
+            message: ID of the message with the buttons; a string if the bot is a guest in the chat.
             viewer: ID of the user whose vote is marked in a private chat. In a group, the tally is shown.
             say: The translator into the language of the buttons.
         """
@@ -62,11 +63,11 @@ class RatingButtons:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
     async def update_recent(self, translator: Translator) -> None:
-        """In groups, update buttons whose recent votes the previous process may have counted but not shown."""
+        """Update buttons outside private chats whose recent votes the last process may have counted but not shown."""
         for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
             shown = await self._ledger.replies.for_update(exchange.update)
             asker = await self._ledger.people.get(exchange.asker)
-            if shown and (last := shown[-1].message):
+            if shown and (last := shown[-1].inline or shown[-1].message):
                 self.update(exchange, last, exchange.asker, translator.for_person(asker))
 
     async def stop(self) -> None:
@@ -76,14 +77,14 @@ class RatingButtons:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep_updating(self, chat: int, message: int) -> None:
+    async def _keep_updating(self, chat: int, message: int | str) -> None:
         try:
             while (chat, message) in self._pending:
                 await self._update(chat, message)
         finally:
             del self._tasks[chat, message]
 
-    async def _update(self, chat: int, message: int) -> None:
+    async def _update(self, chat: int, message: int | str) -> None:
         taken: _View | None = None
 
         async def latest() -> InlineKeyboardMarkup:
@@ -92,8 +93,10 @@ class RatingButtons:
             assert taken is not None
             return await self._markup(*taken)
 
+        inline = isinstance(message, str)
+        where = {"inline_message_id": message} if inline else {"chat_id": chat, "message_id": message}
         try:
-            await self._bot(ButtonEdit(chat_id=chat, message_id=message, latest=latest))
+            await self._bot(ButtonEdit(**where, latest=latest))
         except Undelivered as error:
             log.warning("buttons wait for Telegram", chat=chat, message=message, error=str(error))
             if taken is not None:
@@ -106,6 +109,8 @@ class RatingButtons:
 
     async def _markup(self, exchange: Exchange, viewer: int, say: Say) -> InlineKeyboardMarkup:
         newest = await self._ledger.exchanges.newest_at(exchange.position) == exchange.id
+        if exchange.chat == GUESTS:
+            return guest_buttons(exchange.id, await self._ledger.votes.tally(exchange.id))
         if exchange.chat != viewer:
             tally = await self._ledger.votes.tally(exchange.id)
             return rating_buttons(exchange.id, tally=tally, newest=newest, say=say)

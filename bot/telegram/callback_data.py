@@ -205,6 +205,12 @@ class Learn(CallbackData, prefix="learn"):
     wanted: Decision
 
 
+class LearnAsGuest(CallbackData, prefix="learn_as_guest"):
+    """Callback data `learn_as_guest:<wanted>` of the button that turns learning from a guest's questions on or off."""
+
+    wanted: Decision
+
+
 class Notes(CallbackData, prefix="notes"):
     """Callback data `notes:<wanted>` of the button that turns notifications on (1) or off (0).
 

@@ -45,6 +45,7 @@ from aiogram.methods.base import TelegramType
 from aiogram.types import InlineKeyboardMarkup
 from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientConnectorError
+from cachetools import TTLCache
 from pydantic import Field
 
 from bot.config import ConfigError
@@ -57,6 +58,10 @@ TOKEN_CURE: Final = "ask @BotFather for one and set THUMBTUNE_TELEGRAM__TOKEN"
 CALL_SECONDS: Final = 30.0
 MAX_RETRY_SECONDS: Final = 60.0
 MAX_FLOOD_SECONDS: Final = 900.0
+REFUSED_SECONDS: Final = 3600.0
+"""How long no ephemeral message is sent in a chat after Telegram has refused one there."""
+
+REMEMBERED: Final = 4096
 FIRST_BACKOFF: Final = 0.25
 MAX_BACKOFF: Final = 8.0
 
@@ -120,6 +125,16 @@ class Placeholder(SendMessage):
     """
 
 
+class Whisper(SendMessage):
+    """A message in a group that only one person sees, which Telegram calls ephemeral.
+
+    A bot may send one at any time only if it administers the group
+    (https://core.telegram.org/bots/api#ephemeral-messages-and-commands). If Telegram refuses it, the result is
+    False, and further ones in the same chat are dropped for a while. A server that does not know such messages sends a
+    normal one.
+    """
+
+
 class Notice(SendMessage):
     """A message telling group members that they have to wait; it takes precedence over answers."""
 
@@ -168,6 +183,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
 
     def __init__(self, settings: TelegramSettings) -> None:
         self.limiter = RateLimiter(settings)
+        self._public: TTLCache[int | str, None] = TTLCache(REMEMBERED, REFUSED_SECONDS)
         # Pydantic drops a generic model that is not referenced, and creating it again takes milliseconds.
         self._answers: set[type[Response[Any]]] = set()
         self.counts = {"calls": 0, "floods": 0, "repeats": 0, "doubtful": 0, "unreachable": 0, "dropped": 0}
@@ -186,6 +202,8 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             return await make_request(bot, method)  # the receiver retries
         try:
             attempt = self._try_once if isinstance(method, PartialEdit | Typing) else self._deliver
+            if isinstance(method, Whisper):
+                return await self._whisper(partial(make_request, bot), method)
             return await attempt(partial(make_request, bot), method)
         except TelegramForbiddenError as error:
             self.counts["unreachable"] += 1
@@ -219,6 +237,15 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             self._flooded(chat, error)
         except (TelegramNetworkError, TelegramServerError, ClientDecodeError):
             pass
+        return self._dropped()
+
+    async def _whisper(self, request: _Request, method: Whisper) -> Response[Any]:
+        if method.chat_id not in self._public:
+            try:
+                return await self._deliver(request, method)
+            except (TelegramBadRequest, TelegramForbiddenError) as error:
+                log.info("ephemeral message refused", chat=method.chat_id, error=error.message)
+                self._public[method.chat_id] = None
         return self._dropped()
 
     async def _deliver(self, request: _Request, method: TelegramMethod[Any]) -> Response[Any]:
@@ -269,6 +296,10 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             self.limiter.refused(chat, error.retry_after)
 
     def _chat_of(self, method: TelegramMethod[Any]) -> ChatLimiter | None:
-        """Return the limiter of the chat to which `method` writes, or None if the call has no chat."""
-        chat: int | str | None = getattr(method, "chat_id", None)
+        """Return the limiter of the chat to which `method` writes, or None if the call has no chat.
+
+        As a guest, the bot does not know in which chat its message is, so each message has the limits of a group.
+        """
+        found = (getattr(method, name, None) for name in ("chat_id", "inline_message_id", "guest_query_id"))
+        chat: int | str | None = next((each for each in found if each is not None), None)
         return None if chat is None else self.limiter.chat(chat)

@@ -20,6 +20,7 @@ from bot.telegram.callback_data import (
     Drain,
     Judge,
     Learn,
+    LearnAsGuest,
     Notes,
     Prefer,
     Promote,
@@ -33,6 +34,7 @@ from bot.telegram.callback_data import (
     Verdict,
     node_key,
 )
+from storage.chat_records import Person
 
 AGAIN: Final = "🔄"
 CHOSEN: Final = " ✓"
@@ -65,11 +67,7 @@ def rating_buttons(
     a comparison of two answers.
     """
     ups, downs = tally or (0, 0)
-    counts = {1: ups, -1: downs}
-    row = []
-    for value, thumb in THUMBS.items():
-        mark = CHOSEN if value == chosen else f" {counts[value]}" if counts[value] else ""
-        row.append(_button(thumb + mark, Rate(exchange=exchange, value=value)))
+    row = _thumbs(exchange, chosen, (ups, downs))
     rows = [row]
     if compare:
         rows.append([_button(say("🔄 Compare two answers"), Again(exchange=exchange))])
@@ -84,6 +82,11 @@ def rating_buttons(
     if chosen == -1 or downs:
         rows.append([_button(say("✍ Suggest a better answer"), Better(exchange=exchange))])
     return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def guest_buttons(exchange: int, tally: tuple[int, int] = (0, 0)) -> InlineKeyboardMarkup:
+    """Return the 👍 and 👎 buttons, with their counts, for an answer that the bot gave as a guest."""
+    return InlineKeyboardMarkup(inline_keyboard=[_thumbs(exchange, None, tally)])
 
 
 def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
@@ -152,19 +155,26 @@ def language_buttons(names: Mapping[str, str], spoken: str) -> InlineKeyboardMar
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
-def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeyboardMarkup:
-    """Return the buttons that turn learning and (while learning is on) notifications on or off."""
-    if opted_out:
+def privacy_buttons(person: Person, say: Say, *, guests: bool) -> InlineKeyboardMarkup:
+    """Return the buttons that turn learning and (while learning is on) notifications on or off.
+
+    With `guests`, learning from questions in chats where the bot is a guest has a button of its own.
+    """
+    if person.opted_out:
         return one_button(say("Learn from me"), Learn(wanted=1))
     words = (
         say("Don't tell me about new models")
-        if wants_notes
+        if person.wants_notes
         else say("Tell me when a new model has learned from my votes")
     )
     rows = [
         [_button(say("Don't learn from me"), Learn(wanted=0))],
-        [_button(words, Notes(wanted=int(not wants_notes)))],
+        [_button(words, Notes(wanted=int(not person.wants_notes)))],
     ]
+    if guests:
+        allowed = person.teaches_as_guest
+        words = say("Don't learn where you're a guest") if allowed else say("Learn where you're a guest too")
+        rows.append([_button(words, LearnAsGuest(wanted=int(not allowed)))])
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
@@ -175,6 +185,14 @@ def deletion_buttons(sure: str, unsure: str, update: int) -> InlineKeyboardMarku
     """
     rows = [[_button(sure, Delete(update=update, sure=1))], [_button(unsure, Delete(update=update, sure=0))]]
     return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def _thumbs(exchange: int, chosen: int | None, tally: tuple[int, int]) -> list[InlineKeyboardButton]:
+    row = []
+    for (value, thumb), count in zip(THUMBS.items(), tally, strict=True):
+        mark = CHOSEN if value == chosen else f" {count}" if count else ""
+        row.append(_button(thumb + mark, Rate(exchange=exchange, value=value)))
+    return row
 
 
 def _button(text: str, data: CallbackData) -> InlineKeyboardButton:

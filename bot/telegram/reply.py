@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 import structlog
@@ -20,6 +20,7 @@ from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.methods import SendMessage, TelegramMethod
 from aiogram.types import (
+    EphemeralMessageParameters,
     ForceReply,
     InlineKeyboardMarkup,
     InputFile,
@@ -29,12 +30,13 @@ from aiogram.types import (
     ReplyParameters,
 )
 
-from bot.telegram.client import Doubtful, Notice, PartialEdit, Placeholder, Typing, Undelivered
+from bot.telegram.client import Doubtful, Notice, PartialEdit, Placeholder, Typing, Undelivered, Whisper
 from bot.telegram.formatting import Page, plain_pages
 from storage.errors import NotSaved
+from storage.guests import GUESTS
 from storage.ledger import Ledger
 
-_NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
+NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
 PENDING: Final = Page("…")
 """The content of a message in a private chat before its first edit."""
 
@@ -52,16 +54,20 @@ class Place:
         topic: ID of the forum topic, or None.
         question: ID of the message being answered, or 0 if unknown.
         quotes: Whether the reply quotes the question, as it does in groups.
+        guest: ID of the guest query that the reply answers; empty if the bot is a member of the chat.
     """
 
     chat: int
     topic: int | None = None
     question: int = 0
     quotes: bool = False
+    guest: str = ""
 
     @classmethod
     def of(cls, message: Message) -> Place:
         """Return the place where an answer to `message` belongs."""
+        if message.guest_query_id:
+            return cls(chat=GUESTS, guest=message.guest_query_id)
         return cls(
             chat=message.chat.id,
             topic=message.message_thread_id if message.is_topic_message else None,
@@ -80,7 +86,7 @@ class Reply:
         self._bot = bot
         self._ledger = ledger
         self._update = update
-        self._messages: dict[int, int] = {}
+        self._messages: dict[int, int | str] = {}
         self._shown: dict[int, tuple[Page, InlineKeyboardMarkup | None]] = {}
         self._unsent: set[int] = set()  # slots that are recorded but certainly not sent
 
@@ -89,7 +95,9 @@ class Reply:
         """Return the reply to `update` as earlier attempts left it."""
         reply = cls(bot, ledger, update, place)
         known = await ledger.replies.for_update(update)
-        reply._messages = {each.slot: each.message for each in known if each.message is not None}
+        reply._messages = {each.slot: shown for each in known if (shown := each.inline or each.message) is not None}
+        if known:
+            reply.place = replace(place, topic=known[0].topic or place.topic)
         reply.finished = bool(known) and all(each.final for each in known)
         return reply
 
@@ -99,7 +107,7 @@ class Reply:
         return bool(self._messages)
 
     @property
-    def messages(self) -> tuple[int, ...]:
+    def messages(self) -> tuple[int | str, ...]:
         """The IDs of the reply's messages, in the order of their slots."""
         return tuple(self._messages[slot] for slot in sorted(self._messages))
 
@@ -133,7 +141,7 @@ class Reply:
             if self._shown.get(slot) == (page, buttons):
                 continue
             edit: TelegramMethod[Message | bool] = PartialEdit(
-                **self._content(page), message_id=self._messages[slot], reply_markup=buttons
+                **self._at(slot), **self._content(page), reply_markup=buttons
             )
             try:
                 edited: Message | bool = await self._bot(edit)
@@ -148,7 +156,7 @@ class Reply:
     async def notice(self, page: Page) -> None:
         """Send a notice that tells group members to wait; the notice is not recorded in the ledger."""
         where = {"message_thread_id": self.place.topic, "reply_parameters": self._quoted()}
-        await self._bot(Notice(**self._content(page), **where))
+        await self._bot(Notice(chat_id=self.place.chat, **self._content(page), **where))
 
     async def typing(self) -> None:
         """Show the "typing" status, unless it would have to wait for the rate limit.
@@ -174,6 +182,30 @@ class Reply:
             await self._show_final(slot, page, markup if slot == last else None)
         await self._finish(last)
 
+    async def whisper(self, text: str, person: int) -> None:
+        """Show a final text that concerns only `person`, in a group so that only they see it, if Telegram allows that.
+
+        If a message of the reply has been sent, or Telegram refuses, everybody sees the text.
+        """
+        if self._in_group and not self._messages:
+            await self._record(0)
+            call = Whisper(
+                chat_id=self.place.chat,
+                **self._content(Page(text)),
+                message_thread_id=self.place.topic,
+                ephemeral_message_parameters=EphemeralMessageParameters(receiver_user_id=person),
+            )
+            with suppress(Doubtful):
+                sent: Message | bool = await self._bot(call)
+                if isinstance(sent, Message):
+                    if sent.ephemeral_message_id is None:
+                        await self._ledger.replies.sent(self._update, 0, sent.message_id)
+                    await self._record_final(0)
+                    self.finished = True
+                    return
+                self._unsent.add(0)
+        await self.finish(text)
+
     async def finish_with_picture(
         self, picture: InputFile, caption: str, markup: InlineKeyboardMarkup | None = None
     ) -> None:
@@ -183,15 +215,14 @@ class Reply:
             DeliveryError: The picture could not be shown.
         """
         media = InputMediaPhoto(media=picture, caption=caption)
-        chat = self.place.chat
         if 0 not in self._messages:
             await self._send(0, PENDING, None)
         try:
-            await self._bot.edit_message_media(media, chat_id=chat, message_id=self._messages[0], reply_markup=markup)
+            await self._bot.edit_message_media(media, **self._at(0), reply_markup=markup)
         except TelegramBadRequest as error:  # the user deleted the message, or it is too old
             log.info("message replaced", update=self._update, error=error.message)
             await self._send(0, PENDING, None, replace=True)
-            await self._bot.edit_message_media(media, chat_id=chat, message_id=self._messages[0], reply_markup=markup)
+            await self._bot.edit_message_media(media, **self._at(0), reply_markup=markup)
         await self._finish(0)
 
     @property
@@ -220,8 +251,7 @@ class Reply:
         if self._shown.get(slot) == (page, markup):
             return
         try:
-            message = self._messages[slot]
-            await self._bot.edit_message_text(**self._content(page), message_id=message, reply_markup=markup)
+            await self._bot.edit_message_text(**self._at(slot), **self._content(page), reply_markup=markup)
         except TelegramBadRequest as error:
             if _refuses_entities(error, page):
                 await self._show_final(slot, Page(page.text), markup)
@@ -262,13 +292,13 @@ class Reply:
                 self._unsent.discard(slot)
                 await asyncio.sleep(pause)
                 continue
-            if not isinstance(message, Message):
+            if message is None:
                 self._unsent.add(slot)
                 return False
             self._unsent.discard(slot)
-            self._messages[slot] = message.message_id
+            self._messages[slot] = message
             try:
-                await self._ledger.replies.sent(self._update, slot, message.message_id)
+                await self._ledger.replies.sent(self._update, slot, message)
             except NotSaved:
                 await self._delete(slot)  # the next attempt would not know of the message
                 raise
@@ -278,8 +308,10 @@ class Reply:
 
     async def _call_send(
         self, slot: int, page: Page, markup: InlineKeyboardMarkup | ForceReply | None, kind: type[SendMessage]
-    ) -> Message | bool:
+    ) -> int | str | None:
+        """Send a message, and return its ID, or None if the call was dropped."""
         send: TelegramMethod[Any] = kind(
+            chat_id=self.place.chat,
             **self._content(page),
             reply_markup=markup,
             message_thread_id=self.place.topic,
@@ -287,19 +319,21 @@ class Reply:
         )
         try:
             sent: Message | bool = await self._bot(send)
-            return sent
+            return sent.message_id if isinstance(sent, Message) else None
         except TelegramBadRequest as error:
             if not _refuses_entities(error, page):
                 raise
             return await self._call_send(slot, Page(page.text), markup, kind)
 
-    async def _record(self, slot: int) -> int | None:
+    async def _record(self, slot: int) -> int | str | None:
         """Record that the message of a slot is about to be sent.
 
         Returns:
             The ID of the message if it was sent before, otherwise None.
         """
-        return (await self._ledger.replies.begin(self._update, slot, self.place.chat, self.place.question)).message
+        place = self.place
+        known = await self._ledger.replies.begin(self._update, slot, place.chat, place.question, place.topic)
+        return known.inline or known.message
 
     async def _record_final(self, slot: int) -> None:
         with suppress(NotSaved):  # a replay edits the message to the same text
@@ -307,21 +341,28 @@ class Reply:
 
     async def _delete(self, slot: int) -> None:
         try:
-            await self._bot.delete_message(chat_id=self.place.chat, message_id=self._messages[slot])
+            await self._bot.delete_message(**self._at(slot))
         except TelegramBadRequest as error:
             log.info("message not deleted", update=self._update, error=error.message)
 
+    def _at(self, slot: int) -> dict[str, Any]:
+        """Return the parameters that identify the message of a slot."""
+        message = self._messages[slot]
+        if isinstance(message, str):
+            return {"inline_message_id": message}
+        return {"chat_id": self.place.chat, "message_id": message}
+
     def _content(self, page: Page) -> dict[str, Any]:
         return {
-            "chat_id": self.place.chat,
             "text": page.text,
             "entities": list(page.entities),
-            "link_preview_options": _NO_PREVIEW,
+            "link_preview_options": NO_PREVIEW,
         }
 
     def _quoted(self) -> ReplyParameters | None:
         quoted = ReplyParameters(message_id=self.place.question, allow_sending_without_reply=True)
-        return quoted if self.place.quotes else None
+        elsewhere = self.place.topic is not None and not self._in_group  # the question may be outside the topic
+        return quoted if self.place.quotes and not elsewhere else None
 
 
 def _refuses_entities(error: TelegramBadRequest, page: Page) -> bool:

@@ -1,10 +1,11 @@
 """Assignment of updates to lanes; the updates of one lane are handled one after another.
 
-A private chat is one lane; in a group, each member has a lane. An edited message is in the lane of the
-original. Button taps, reactions, /stop and other quick commands have separate lanes for each user, so
-that they need not wait for an answer in flight. /retrain, /promote and /rollback share a lane of their
-own, so that nothing else has to wait for a switch of models, which may take minutes. Each lane's name
-ends in a colon and the user's ID, so that the ledger can find a user's updates (`*:{user}`).
+A private chat is one lane; in a group, each member has a lane, and so has each person who asks the bot as
+a guest. An edited message is in the lane of the original. Button taps, reactions, /stop and other quick
+commands have separate lanes for each user, so that they need not wait for an answer in flight. /retrain,
+/promote and /rollback share a lane of their own, so that nothing else has to wait for a switch of
+models, which may take minutes. Each lane's name ends in a colon and the user's ID, so that the ledger can
+find a user's updates (`*:{user}`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ def lane_of(raw: dict[str, Any]) -> str:
     reaction = raw.get("message_reaction")
     if isinstance(reaction, dict):
         return f"taps:{_id(reaction.get('user'))}"
+    guest = raw.get("guest_message")
+    if isinstance(guest, dict):
+        return f"guest:{_id(guest.get('from'))}"
     message = raw.get("message", raw.get("edited_message"))
     if not isinstance(message, dict):
         return "other"

@@ -30,7 +30,7 @@ from bot.telegram.client import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawU
 from bot.updates.inbox import Inbox
 from storage.errors import StorageError
 
-ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction")
+_ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction")
 BATCH: Final = 100
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -48,12 +48,16 @@ log = structlog.get_logger()
 
 
 class Receiver:
-    """Receiver of Telegram updates for the inbox: `run` polls until it is cancelled, or sets up a webhook."""
+    """Receiver of Telegram updates for the inbox: `run` polls until it is cancelled, or sets up a webhook.
 
-    def __init__(self, bot: Bot, inbox: Inbox, settings: TelegramSettings) -> None:
+    With `guests`, Telegram also sends the questions of chats in which the bot is a guest.
+    """
+
+    def __init__(self, bot: Bot, inbox: Inbox, settings: TelegramSettings, *, guests: bool = False) -> None:
         self._bot = bot
         self._inbox = inbox
         self._settings = settings
+        self._allowed = [*_ALLOWED, *(["guest_message"] if guests else [])]
         self._failures = 0
 
     async def run(self) -> None:
@@ -76,7 +80,7 @@ class Receiver:
         while True:
             try:
                 await self._bot.set_webhook(
-                    url=webhook.url, secret_token=webhook.secret.get_secret_value(), allowed_updates=list(ALLOWED)
+                    url=webhook.url, secret_token=webhook.secret.get_secret_value(), allowed_updates=self._allowed
                 )
             except TelegramBadRequest as error:
                 raise ConfigError(f"Telegram does not call telegram.webhook.url: {error.message}.") from error
@@ -104,7 +108,7 @@ class Receiver:
 
     async def _fetch(self, offset: int | None) -> list[dict[str, Any]]:
         seconds = self._settings.poll_seconds
-        call = GetRawUpdates(offset=offset, limit=BATCH, timeout=seconds, allowed_updates=list(ALLOWED))
+        call = GetRawUpdates(offset=offset, limit=BATCH, timeout=seconds, allowed_updates=self._allowed)
         return await self._bot(call, request_timeout=int(seconds + CALL_SECONDS))
 
     async def _pause(self, error: Exception, event: str) -> None:

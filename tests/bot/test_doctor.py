@@ -37,6 +37,20 @@ async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
     assert finding_of(findings, "Telegram").detail == "@thumbtune_bot"
 
 
+async def test_some_settings_need_one_of_botfather(tmp_path: Path) -> None:
+    """If guest queries or topics are turned on here but not at @BotFather, the doctor says what to turn on there."""
+    emulator = Emulator()
+    emulator.world.bot.update(supports_guest_queries=False, has_topics_enabled=False)
+    url = await emulator.start()
+    telegram: dict[str, object] = {"token": emulator.token, "api_base": url}
+    chat: dict[str, object] = {"guests": True, "picture_threads": True}
+    findings = await asyncio.to_thread(examine, settings_in(tmp_path, telegram=telegram, chat=chat))
+    await emulator.stop()
+    for name in ("guest mode", "topics"):
+        found = finding_of(findings, name)
+        assert not found.ok and "@BotFather" in found.cure
+
+
 async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
     """For an invalid token, the doctor shows the server's description and the setting to correct."""
     emulator = Emulator()

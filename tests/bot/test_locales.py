@@ -33,7 +33,17 @@ SPEAKING = [
 CATALOGUES = sorted(LOCALES.glob("*/LC_MESSAGES/*.po"))
 
 SPOKEN = frozenset(
-    {"finish", "begin", "send_message", "edit_message_text", "send_photo", "answer", "acknowledge", "plain_pages"}
+    {
+        "finish",
+        "whisper",
+        "begin",
+        "send_message",
+        "edit_message_text",
+        "send_photo",
+        "answer",
+        "acknowledge",
+        "plain_pages",
+    }
 )
 """Calls whose first argument people read."""
 

@@ -133,6 +133,8 @@ async def before_anything(walk: Walk, ada: Person) -> None:
     await walk.presses(ada, "learn:1", privacy)
     await walk.presses(ada, "notes:1", privacy)
     await walk.presses(ada, "notes:0", privacy)
+    await walk.presses(ada, "learn_as_guest:1", privacy)
+    await walk.presses(ada, "learn_as_guest:0", privacy)
 
 
 async def chatting(walk: Walk, ada: Person) -> None:
@@ -167,6 +169,7 @@ async def chatting(walk: Walk, ada: Person) -> None:
 async def in_a_group(walk: Walk, ada: Person, bob: Person) -> None:
     """Send the commands in a group, and press the buttons under another user's answer."""
     group = walk.whole.emulator.add_group("🎈", [ada.id, bob.id], admin=True).id
+    walk.whole.emulator.world.knows_ephemeral = False  # so that everything said is in the chat
     for command in EVERYBODY:
         await walk.sends(bob, f"/{command}{BOT}", chat=group)
     answer = await walk.asks(bob, photo=picture(2), caption=BOT, chat=group)
@@ -337,7 +340,9 @@ async def test_every_command_and_button(
         ada = await whole.person(1001, "Ada", language)
         bob = await whole.person(1002, "Bob", language)
         eve = await whole.person(1003, "Eve", other)
-        async with whole.running(inference={"gpus": [0, 1]}, training={"canary": 0.5, "approve": True}):
+        async with whole.running(
+            inference={"gpus": [0, 1]}, training={"canary": 0.5, "approve": True}, chat={"guests": True}
+        ):
             await before_anything(walk, ada)
             await walk.sends(root, "/start")  # an admin's language is known once they have written
             await chatting(walk, ada)

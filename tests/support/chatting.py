@@ -321,7 +321,7 @@ class RunningBot:
             on_dead_letter=self.apologies.given_up,
             on_disk_full=self.apologies.disk_full,
         )
-        self.intake = Receiver(self.bot, self.inbox, settings.telegram)
+        self.intake = Receiver(self.bot, self.inbox, settings.telegram, guests=settings.chat.guests)
         self._fetching: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -17,8 +17,11 @@ from aiogram.types import (
     BotCommand,
     BotCommandScopeChat,
     BufferedInputFile,
+    EphemeralMessageParameters,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
+    InlineQueryResultArticle,
+    InputTextMessageContent,
     ReplyParameters,
     WebAppInfo,
 )
@@ -224,6 +227,35 @@ async def test_a_mini_app_opens_in_private_and_by_https(bot: Bot, emulator: Emul
     sent = await bot.send_message(group, "The app")
     with refusal("Bad Request: BUTTON_TYPE_INVALID"):
         await sent.edit_reply_markup(reply_markup=shown)
+
+
+async def test_guests_topics_and_ephemeral_messages_have_their_conditions(bot: Bot, emulator: Emulator) -> None:
+    """A guest query takes one answer; topics and ephemeral messages need rights or settings."""
+    group = emulator.add_group("strangers", [ADA], member=False)
+    emulator.people.writes(ADA, "@thumbtune_bot hello", chat=group.id)
+    (query,) = emulator.world.guest_queries
+    content = InputTextMessageContent(message_text="x")
+    article = InlineQueryResultArticle(id="1", title="x", input_message_content=content)
+    sent = await bot.answer_guest_query(query, article)
+    assert await bot.edit_message_text("y", inline_message_id=sent.inline_message_id) is True
+    assert [each["text"] for each in group.messages.values()] == ["@thumbtune_bot hello", "y"]
+    with refusal("Bad Request: query is too old and response timeout expired or query ID is invalid"):
+        await bot.answer_guest_query(query, article)
+    with refusal("Bad Request: MESSAGE_ID_INVALID"):
+        await bot.edit_message_text("y", inline_message_id="none")
+    group.bot_status = "member"
+    only_ada = EphemeralMessageParameters(receiver_user_id=ADA)
+    with refusal("Bad Request: CHAT_ADMIN_REQUIRED"):
+        await bot.send_message(group.id, "x", ephemeral_message_parameters=only_ada)
+    with refusal("Bad Request: not enough rights to create a topic"):
+        await bot.create_forum_topic(group.id, "x")
+    group.bot_status = "administrator"
+    seen = await bot.send_message(group.id, "x", ephemeral_message_parameters=only_ada)
+    assert (seen.message_id, seen.ephemeral_message_id is None) == (0, False)
+    assert (await bot.create_forum_topic(group.id, "x")).message_thread_id in group.topics
+    emulator.world.bot["has_topics_enabled"] = False
+    with refusal("Bad Request: the chat is not a forum"):
+        await bot.create_forum_topic(ADA, "x")
 
 
 async def test_a_pressed_button_is_answered_once_and_soon() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import aiohttp
 
@@ -223,13 +224,21 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         cure = "ask @BotFather for a token and set THUMBTUNE_TELEGRAM__TOKEN (not needed for make demo)"
         yield Finding("Telegram token", False, "not set", cure)
         return
-    name, problem = asyncio.run(_ask_telegram(settings))
-    yield Finding(
-        "Telegram", not problem, name or problem, "check telegram.token and telegram.api_base" if problem else ""
-    )
+    bot, problem = asyncio.run(_ask_telegram(settings))
+    if problem:
+        yield Finding("Telegram", False, problem, "check telegram.token and telegram.api_base")
+        return
+    yield Finding("Telegram", True, f"@{bot['username']}")
+    if settings.chat.guests and not bot.get("supports_guest_queries"):
+        cure = "turn on guest mode in the bot's settings at @BotFather"
+        yield Finding("guest mode", False, "chat.guests is on, but Telegram passes on no guest queries", cure)
+    if settings.chat.picture_threads and not bot.get("has_topics_enabled"):
+        cure = "turn on topics in private chats in the bot's settings at @BotFather"
+        yield Finding("topics", False, "chat.picture_threads is on, but the bot has no topics in private chats", cure)
 
 
-async def _ask_telegram(settings: Settings) -> tuple[str, str]:
+async def _ask_telegram(settings: Settings) -> tuple[dict[str, Any], str]:
+    """Return the bot as a Bot API `User` object, and what is wrong if that fails."""
     url = f"{settings.telegram.api_base}/bot{settings.telegram.token.get_secret_value()}/getMe"
     try:
         async with (
@@ -238,7 +247,7 @@ async def _ask_telegram(settings: Settings) -> tuple[str, str]:
         ):
             body = await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        return "", f"{settings.telegram.api_base} does not answer ({type(error).__name__})"
+        return {}, f"{settings.telegram.api_base} does not answer ({type(error).__name__})"
     if not body.get("ok"):
-        return "", str(body.get("description"))
-    return f"@{body['result']['username']}", ""
+        return {}, str(body.get("description"))
+    return body["result"], ""

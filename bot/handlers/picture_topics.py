@@ -1,0 +1,47 @@
+"""Forum topics in private chats: one for each picture, if the operator and @BotFather's settings turn them on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import structlog
+from aiogram.exceptions import TelegramAPIError
+
+from bot.chat.question import Question
+from bot.handlers.request import Request
+from bot.i18n import later
+from bot.telegram.client import DeliveryError
+
+LONGEST_NAME: Final = 128
+"""The longest name of a topic (https://core.telegram.org/bots/api#createforumtopic)."""
+
+ASK_THERE: Final = later("Ask in the topic of a picture, or send me a new one.")
+
+log = structlog.get_logger()
+
+
+async def may_open(request: Request) -> bool:
+    """Return whether a picture in the place of the reply opens a topic."""
+    place = request.reply.place
+    wanted = request.services.settings.chat.picture_threads and place.chat > 0 and place.topic is None
+    return wanted and bool((await request.bot.me()).has_topics_enabled)
+
+
+async def in_own_topic(question: Question, request: Request) -> Question:
+    """Return the question, moved with its reply to a new topic that bears its words.
+
+    It stays where it is in a group, in a topic that the user has chosen, and if Telegram creates no topic. If the bot
+    crashes before it has recorded the reply, an empty topic is left.
+    """
+    place = request.reply.place
+    if not await may_open(request):
+        return question
+    name = " ".join(question.text.split())[:LONGEST_NAME]
+    try:
+        topic = (await request.bot.create_forum_topic(chat_id=place.chat, name=name)).message_thread_id
+    except (DeliveryError, TelegramAPIError) as error:
+        log.info("picture has no topic of its own", update=question.update, error=str(error))
+        return question
+    request.reply.place = replace(place, topic=topic)
+    return replace(question, topic=topic)
