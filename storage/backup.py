@@ -42,7 +42,7 @@ class Backup:
     lost: tuple[str, ...]
 
 
-class _Forgotten(Exception):
+class _ErasedMeanwhile(Exception):
     """A user's data were erased during the backup, and the backup must not contain them."""
 
 
@@ -54,7 +54,7 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
             left behind.
     """
     if out.exists():
-        raise StorageError(f"{out} exists already: choose another name for the backup.")
+        raise StorageError(f"{out} already exists: choose another name for the backup.")
     for _ in range(_TRIES):
         part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
         try:
@@ -63,11 +63,11 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
                 made = await _fill(ledger, pictures, part, models)
                 await asyncio.to_thread(_name, part, out)
                 return made
-        except _Forgotten:
+        except _ErasedMeanwhile:
             continue
         finally:
             await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
-    raise StorageError("People had their data deleted each time while the backup was made: try again later.")
+    raise StorageError("A user's data was deleted during every attempt at the backup: try again later.")
 
 
 async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: ModelStore | None) -> Backup:
@@ -82,7 +82,7 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
             lost.append(name)
     known = {each.sha256 for each in await ledger.pictures.all()} if lost else set()
     if not known.issuperset(lost):
-        raise _Forgotten
+        raise _ErasedMeanwhile
     kept = [] if models is None else [models.path(name) for name in models.names()]
     for model in kept:
         await asyncio.to_thread(_copy_model, model, part / MODELS / model.name)
@@ -107,6 +107,6 @@ def _write(path: Path, data: bytes) -> None:
 def _name(part: Path, out: Path) -> None:
     os.sync()  # once for all files: syncing many thousands one by one takes minutes
     if out.exists():
-        raise StorageError(f"{out} exists already: choose another name for the backup.")
+        raise StorageError(f"{out} already exists: choose another name for the backup.")
     part.rename(out)
     sync_directory(out.parent)

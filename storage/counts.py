@@ -58,7 +58,7 @@ SELECT id, name, opted_out,
   FROM users WHERE id > 0
  ORDER BY seen DESC, id
 """
-"""Only positive ids are people: a group that shares one conversation is a user with a negative id."""
+"""Only positive IDs belong to people: a group with a shared conversation is a user with a negative ID."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ _THEIR_EXCHANGES = (
     " AND NOT EXISTS (SELECT 1 FROM exchange_pictures JOIN exchanges AS since ON since.id = exchange"
     " WHERE since.session = later.session AND since.id > shown.id AND since.id <= later.id)"
 )
-"""The person's exchanges, and those of others in a group that would lose their picture, and so their subject."""
+"""The user's exchanges, and exchanges of other users in a group that would lose the picture they are about."""
 _AFFECTED = f"{AFFECTED} WHERE shown.id IN {_IDS}"
 
 _THEIR_SESSIONS = "SELECT id FROM sessions WHERE user = ?1 UNION SELECT session FROM exchanges WHERE asker = ?1"

@@ -54,7 +54,7 @@ class Votes(Queries):
             StorageError: The value is not 1, -1 or 0.
         """
         if rating.value not in (1, -1, 0):
-            raise StorageError(f"A rating is 1 or -1, or 0 for none, not {rating.value}.")
+            raise StorageError(f"A rating is 1, -1 or 0 (retracted), not {rating.value}.")
         now = rating.created or self._clock()
 
         def work(database: Database) -> bool:
