@@ -26,7 +26,7 @@ from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, setting
 from tests.support.emulated import THUMBS, client
 
 CALLS_PER_SECOND = 300.0
-"""Ten times Telegram's limit, and more than one core's Python makes: it limits the typing actions only."""
+"""Ten times Telegram's limit, and more than one Python process can make, so it limits only typing actions."""
 
 STOP = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="⏹ Stop", callback_data="stop")]])
 

@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.product", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint, the data and the log")
     parser.add_argument("--size", choices=CHECKPOINTS, default="2b", help="the size of the model with random weights")
-    parser.add_argument("--model", type=Path, help="another checkpoint than random weights")
+    parser.add_argument("--model", type=Path, help="a checkpoint in place of random weights")
     parser.add_argument("--engine", default="lmdeploy")
     parser.add_argument("--recipe", default="food")
     parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="hyperparameters to change, as JSON")

@@ -41,7 +41,7 @@ class HttpChat:
 
     def __post_init__(self) -> None:
         image = {"type": "image_url", "image_url": {"url": picture(self.seed)}}
-        question = {"type": "text", "text": "What is to be seen here? Tell me all about it."}
+        question = {"type": "text", "text": "What can you see here? Tell me all about it."}
         self.messages = [
             {"role": "system", "content": INTERNVL2.system},
             {"role": "user", "content": [image, question]},
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.serving_load", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--url", required=True)
-    parser.add_argument("--model", required=True, help="the model's name at the server")
+    parser.add_argument("--model", required=True, help="the model's name on the server")
     parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="length of every answer")
     parser.add_argument("--seed", type=int, default=0, help="determines the pictures")
