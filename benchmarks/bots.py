@@ -20,7 +20,7 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, Message
 
-from bot.process import share_the_interpreter
+from bot.process import shorten_switch_interval
 from inference.messages import Answer, Delta, Prompt, Usage
 from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, settings
 from tests.support.emulated import THUMBS, client
@@ -44,7 +44,7 @@ class Instant(ScriptedEngine):
 async def thumbtune(url: str, token: str, folder: Path) -> None:
     """Run thumbtune with the instant engine until cancelled."""
     telegram = {"edit_seconds": 1.0, "poll_seconds": 25, "calls_per_second": CALLS_PER_SECOND}
-    share_the_interpreter()
+    shorten_switch_interval()
     running = RunningBot(settings(url, token, telegram), folder, Instant(), Notebook())
     running.start()
     try:

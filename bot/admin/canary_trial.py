@@ -69,7 +69,7 @@ class Trials:
     settings: Settings
 
     _weighed: tuple[int, int] | None = field(default=None, init=False)
-    """The trial and the newest vote when its evidence was weighed."""
+    """The trial and the newest vote for which the evidence was last weighed."""
 
     async def standing(self) -> Standing | None:
         """Return the standing of the running trial, or None if no trial is running."""

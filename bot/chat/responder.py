@@ -33,10 +33,10 @@ from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
 
 GROUP_EDITS: Final = 3
-"""By how much slower edits are in groups, which take 20 messages a minute, than in private chats, which take 60."""
+"""How many times slower edits are in groups, with 20 messages per minute, than in private chats, with 60."""
 
 GROUP_HOLD_SECONDS: Final = 1.0
-"""An answer in a group that is complete within this time takes a single call, without a placeholder."""
+"""An answer in a group that is complete within this time is sent in a single call, without a placeholder."""
 
 _APOLOGIES: Final[dict[type[Exception], str]] = {
     NoPictureYet: later("Send me a picture first."),
@@ -125,7 +125,7 @@ class Responder:
         return question
 
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
-        private = question.chat > 0  # a private chat has the positive id of its user
+        private = question.chat > 0  # a private chat has the positive ID of its user
         seconds = self.settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
         hold = 0.0 if private else GROUP_HOLD_SECONDS
         stop = one_button(say("⏹ Stop"), Stop(update=question.update))

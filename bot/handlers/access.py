@@ -37,7 +37,7 @@ from bot.telegram.callback_data import (
 from bot.updates.ordering import command_of
 
 SILENT_SECONDS: Final = 600.0
-"""A person who goes on writing gets only one refusal in this time."""
+"""A user who keeps writing gets only one refusal in this time."""
 
 REMEMBERED: Final = 4096
 
@@ -64,7 +64,7 @@ class Access(BaseMiddleware):
         chat = data.get("event_chat")
         limits, person = request.services.settings.limits, request.user.id
         blocked = person in limits.blocked or await request.services.ledger.blocks.includes(person)
-        welcome = not blocked and limits.welcome(person, chat.id if chat else 0)
+        welcome = not blocked and limits.admits(person, chat.id if chat else 0)
         if request.is_admin or welcome or await _exercises_a_right(event):
             return await handler(event, data)
         await self._refuse(event, request, blocked)

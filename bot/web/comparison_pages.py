@@ -127,7 +127,7 @@ def score_text(first: str, second: str, score: Score, say: Say) -> list[str]:
         if low <= 0.5:
             told.append(say("That may still be chance."))
     if score.same:
-        told.append(say.count("{number} comparison was a tie.", "{number} comparisons were a tie.", score.same))
+        told.append(say.count("{number} comparison was a tie.", "{number} comparisons were ties.", score.same))
     if score.open:
         told.append(say.count("{number} comparison is left.", "{number} comparisons are left.", score.open))
     return told

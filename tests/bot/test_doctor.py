@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding, report
-from bot.instance_lock import alone
+from bot.instance_lock import hold_lock
 from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from telegram_emulator.emulator import Emulator
@@ -79,7 +79,7 @@ def test_what_needs_doing_comes_first() -> None:
     assert not report(findings, console)
     first, second, third, last = (line.split() for line in printed.getvalue().splitlines())
     assert (second, third) == (["failed", "c", "bad", "mend"], ["warning", "b", "[odd]", "mind"])
-    assert " ".join(last) == "1 failed, 1 warning, 1 checks are ok (--verbose lists them)."
+    assert " ".join(last) == "1 failed, 1 warning, 1 checks passed (--verbose lists them)."
     assert "what" in first
     assert report(findings[:2], console, verbose=True)
     assert "fine" in printed.getvalue()
@@ -122,7 +122,7 @@ async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[st
     config, data = tmp_path / "config.toml", tmp_path / "data"
     config.write_text(f'{text}\n[storage]\ndir = "{data}"\n', encoding="utf-8")
     await Ledger.open(data).close()
-    with alone(data):
+    with hold_lock(data):
         code, shown = await command(config, *arguments)
     assert code == 1, shown
     assert words in shown
