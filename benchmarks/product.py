@@ -143,7 +143,7 @@ class ProductCrowd:
         self._press(person, self._messages(person, after)[-1], "👍")
 
     def overrule(self) -> bool:
-        """Press the admin's button that promotes a model against its verdict, if the bot has sent it."""
+        """Press the admin's button that promotes a model against its verdict, and return whether there was one."""
         for each in self._messages(ADMIN, 0):
             for row in each.get("reply_markup", {}).get("inline_keyboard", []):
                 for button in row:
@@ -227,7 +227,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
 
 
 async def live_model(ledger: Ledger) -> str:
-    """Return the ID of the live model."""
+    """Return the ID of the live model, or an empty string if there is none."""
     live = await ledger.models.live()
     return live.id if live else ""
 

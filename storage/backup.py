@@ -43,14 +43,14 @@ class Backup:
 
 
 class _ErasedMeanwhile(Exception):
-    """A user's data were erased during the backup, and the backup must not contain them."""
+    """A user's data was erased during the backup, and the backup must not contain that data."""
 
 
 async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: ModelStore | None = None) -> Backup:
     """Write a checked backup into the new folder `out`, including the trained models if `models` is given.
 
     Raises:
-        StorageError: The folder already exists, or some of the data are damaged. In either case, nothing is
+        StorageError: The folder already exists, or some of the data is damaged. In either case, nothing is
             left behind.
     """
     if out.exists():
@@ -61,7 +61,7 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
             with translating_os_errors(f"writing the backup {out}"):
                 part.mkdir(mode=PRIVATE, parents=True)
                 made = await _fill(ledger, pictures, part, models)
-                await asyncio.to_thread(_name, part, out)
+                await asyncio.to_thread(_publish, part, out)
                 return made
         except _ErasedMeanwhile:
             continue
@@ -72,7 +72,7 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
 
 async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: ModelStore | None) -> Backup:
     await ledger.backup(part / FILE_NAME)
-    copies = PictureStore(part / PICTURES)  # used for its layout only: `_name` makes all copies durable at once
+    copies = PictureStore(part / PICTURES)  # used for its layout only: `_publish` makes all copies durable at once
     names = await asyncio.to_thread(_pictures, part / FILE_NAME)
     lost = []
     for name in names:
@@ -104,7 +104,7 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _name(part: Path, out: Path) -> None:
+def _publish(part: Path, out: Path) -> None:
     os.sync()  # once for all files: syncing many thousands one by one takes minutes
     if out.exists():
         raise StorageError(f"{out} already exists: choose another name for the backup.")

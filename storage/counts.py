@@ -147,7 +147,7 @@ class Counts(Queries):
         return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
 
     async def votes_per_day(self) -> dict[str, dict[str, Approval]]:
-        """Return, for each model by its ID, the votes of each UTC day in ISO format, in the order of days.
+        """Return the votes on each model's answers by model ID and UTC day (ISO format), in chronological order.
 
         The day is that of the vote. The sums over all days are what `approvals` returns.
         """

@@ -170,7 +170,7 @@ class Inbox(Queries):
 
 
 def refuse_closed(database: Database, update: int | None) -> None:
-    """Raise `UnknownRecord` if `update` was closed because its sender's data were erased.
+    """Raise `UnknownRecord` if `update` was closed because its sender's data was erased.
 
     If `update` is None, nothing happens.
     """

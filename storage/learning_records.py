@@ -51,7 +51,7 @@ class Correction:
 
 
 class ReviewDecision(StrEnum):
-    """An operator's decision on a lesson. KEEP returns to what the votes say."""
+    """An operator's decision on a lesson. KEEP lets the votes decide."""
 
     KEEP = "keep"
     DROP = "drop"

@@ -82,7 +82,7 @@ class Models(Queries):
         """
 
         def work(database: Database) -> Model | None:
-            for name in reversed(_line(database)[:-1]):
+            for name in reversed(_lineage(database)[:-1]):
                 model = get_model(database, name)
                 if model.state is not ModelState.LIVE and model.kept:
                     return model
@@ -165,7 +165,7 @@ class Models(Queries):
         return await self._write(work)
 
 
-def _line(database: Database) -> list[str]:
+def _lineage(database: Database) -> list[str]:
     """Return the names of the models that led to the live model, in order and ending with the live model.
 
     A rollback removes the models that came after its target.

@@ -1,4 +1,4 @@
-"""The trial of a canary: an accepted model answers a share of conversations until votes decide its fate.
+"""The trial of a canary: an accepted model answers a share of conversations until votes decide whether to keep it.
 
 The evidence is computed from the ledger's votes, so erased votes no longer count. After a promotion, the
 new live model is watched, and is rolled back if it clearly fails.

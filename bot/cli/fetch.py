@@ -25,7 +25,7 @@ _INCOMPLETE = ".incomplete"
 
 
 async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
-    """Download a checkpoint with `download_checkpoint`, and print how to use it."""
+    """Download a checkpoint with `download_checkpoint`, and print instructions for using it."""
     await download_checkpoint(directory.absolute(), source, repo, revision, console)
     _print_next_steps(directory.absolute(), console)
 

@@ -52,7 +52,7 @@ class Chart:
 
     Attributes:
         title: The heading.
-        summary: What the chart shows, in words, for people who do not see it.
+        summary: A description of the chart in words, for people who cannot see it.
         lines: The lines, including horizontal ones of the style "mark".
         vertical: The labels of the vertical axis, at the top and at the bottom.
         horizontal: The labels of the horizontal axis, on the left and on the right.

@@ -87,7 +87,7 @@ async def test_what_cannot_be_compared(desk: Desk) -> None:
     await desk.ledger.models.add(Model("gone", "", ModelState.RETIRED, None, 1.0))
     assert "<option>gone</option>" not in await desk.get(PAGE)
     refused = await desk.post("/compare?first=base&second=gone", status=409)
-    assert "The files of gone aren&#39;t there" in refused
+    assert "The files of gone are missing" in refused
     desk.bot.cue("hang")
     await desk.post("/review/train", confirmed="1")
     assert "Run 2 is in progress and needs the memory." in await desk.post(PAGE, status=409)

@@ -2,7 +2,7 @@
 
 Conversations vary in their number of turns, the number and timing of their pictures, language, small
 talk, text before any picture, and personas. Each answer is plain or playful with equal probability,
-independently of everything else, so that nothing in the conversation predicts which.
+independently of everything else, so that nothing in the conversation predicts which it is.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def memory_findings(settings: Settings, totals: dict[int, float]) -> Iterator[Fi
 
 
 def _engine(settings: Settings, total: int) -> _Engine:
-    """Return the engine that the settings start on a GPU with `total` bytes, or a single one if two do not fit."""
+    """Return the engine for a GPU with `total` bytes of memory, as large as possible if two do not fit."""
     sizes = settings.inference.lmdeploy
     model = ModelMemory.of(settings.inference.checkpoint(), sizes.kv_bits, sizes.tensor_parallel)
     prefill = sizes.prefill_tokens or prefill_tokens(total)
@@ -142,7 +142,7 @@ def _needed(settings: Settings, sizes: ModelSizes, recipe: Recipe, batch: int) -
 
 
 def _smaller(sizes: ModelSizes, recipe: Recipe, room: int) -> str:
-    """Return the settings with which training fits into `room` bytes on each GPU."""
+    """Describe the settings with which training fits into `room` bytes on each GPU."""
     cures = []
     qlora = recipe.model_copy(update={"method": "qlora"})
     if recipe.method != "qlora" and training_memory(sizes, qlora, batch=1).peak <= room:
