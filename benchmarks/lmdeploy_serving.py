@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--blocks", type=int, default=8000, help="KV blocks of 64 tokens")
     parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--prefill-tokens", type=int, help="for both servers (default: each server's own)")
+    parser.add_argument("--prefill-tokens", type=int, help="for both (default: each its own)")
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)

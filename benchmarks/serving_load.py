@@ -41,7 +41,7 @@ class HttpChat:
 
     def __post_init__(self) -> None:
         image = {"type": "image_url", "image_url": {"url": picture(self.seed)}}
-        question = {"type": "text", "text": "What can you see here? Tell me all about it."}
+        question = {"type": "text", "text": "What is to be seen here? Tell me all about it."}
         self.messages = [
             {"role": "system", "content": INTERNVL2.system},
             {"role": "user", "content": [image, question]},

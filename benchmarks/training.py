@@ -2,7 +2,7 @@
 
     python -m benchmarks.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
-The model has random weights in the official layout (written as by lmdeploy_serving.py). The data is 64
+The model has random weights in the official layout (written as by lmdeploy_serving.py). The data are 64
 JPEG pictures of 1280×960 pixels (13 tiles) with one question and answer each, used three times, in
 batches of 4. Every case but `two` uses one GPU:
 

@@ -40,7 +40,7 @@ from bot.handlers.apologies import Apologies
 from bot.handlers.menu import announce_commands
 from bot.handlers.request import Services
 from bot.i18n import Translator
-from bot.instance_lock import hold_lock
+from bot.instance_lock import alone
 from bot.redaction import secrets_of
 from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
 from bot.telegram.button_updates import RatingButtons
@@ -107,7 +107,7 @@ class Application:
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
-        stack.enter_context(hold_lock(folder))
+        stack.enter_context(alone(folder))
         pictures = PictureStore(folder / "pictures")
         models = ModelStore(folder / "models")
         models.tidy()
@@ -135,7 +135,7 @@ class Application:
         self._in_background("re-encoding of stored pictures", stored.run())
 
         trainer = ChildTrainer(settings.training)
-        specs = settings.job_specs(None if uses_separate_gpus(settings) else deployment.first_words)
+        specs = settings.job_specs(None if on_cards_of_its_own(settings) else deployment.first_words)
         merged = MergedModels(ledger, models, ChildTrainer(settings.training), settings.training, specs.paths)
         planner = RunPlanner(ledger, models, specs, settings.trust)
         pipeline = Pipeline(planner, pictures, trainer, stored.finish)
@@ -268,7 +268,7 @@ async def _cancelled(*tasks: asyncio.Task[None]) -> None:
     await asyncio.wait(tasks)
 
 
-def uses_separate_gpus(settings: Settings) -> bool:
+def on_cards_of_its_own(settings: Settings) -> bool:
     """Return whether training and the engine use separate GPUs, so that neither has to yield to the other."""
     training, engine = settings.training.gpus, settings.inference.gpus
     return bool(training and engine) and set(training).isdisjoint(engine)

@@ -125,7 +125,7 @@ class Responder:
         return question
 
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
-        private = question.chat > 0  # a private chat has the positive ID of its user
+        private = question.chat > 0  # a private chat has the positive id of its user
         seconds = self.settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
         hold = 0.0 if private else GROUP_HOLD_SECONDS
         stop = one_button(say("⏹ Stop"), Stop(update=question.update))

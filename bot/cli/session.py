@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bot.config import ConfigError, Settings, load_settings
-from bot.instance_lock import is_bot_running
+from bot.instance_lock import at_work
 from storage.ledger import FILE_NAME, Ledger
 
 ConfigOption = Annotated[
@@ -37,7 +37,7 @@ def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitabl
 
 def with_bot(config: Path | None, work: Callable[[Ledger, Settings, Callable[[], bool]], Awaitable[None]]) -> None:
     """Run `work` with the ledger and a function that returns whether a bot is using the data folder."""
-    with_ledger(config, lambda ledger, settings: work(ledger, settings, lambda: is_bot_running(settings.storage.dir)))
+    with_ledger(config, lambda ledger, settings: work(ledger, settings, lambda: at_work(settings.storage.dir)))
 
 
 def require_data(settings: Settings, file: str = "") -> None:

@@ -64,7 +64,7 @@ class Access(BaseMiddleware):
         chat = data.get("event_chat")
         limits, person = request.services.settings.limits, request.user.id
         blocked = person in limits.blocked or await request.services.ledger.blocks.includes(person)
-        welcome = not blocked and limits.admits(person, chat.id if chat else 0)
+        welcome = not blocked and limits.welcome(person, chat.id if chat else 0)
         if request.is_admin or welcome or await _exercises_a_right(event):
             return await handler(event, data)
         await self._refuse(event, request, blocked)

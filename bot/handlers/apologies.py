@@ -125,7 +125,7 @@ class Apologies:
 
     async def _would_answer(self, message: Message, sender: int) -> bool:
         limits, admins = self.settings.limits, self.settings.telegram.admins
-        welcome = sender in admins or limits.admits(sender, message.chat.id)
+        welcome = sender in admins or limits.welcome(sender, message.chat.id)
         return welcome and await spoken_to((message,), self.bot)
 
     async def _replace(self, update: int, chat: int, text: str) -> bool:

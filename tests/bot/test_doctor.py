@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding, report
-from bot.instance_lock import hold_lock
+from bot.instance_lock import alone
 from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from telegram_emulator.emulator import Emulator
@@ -122,7 +122,7 @@ async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[st
     config, data = tmp_path / "config.toml", tmp_path / "data"
     config.write_text(f'{text}\n[storage]\ndir = "{data}"\n', encoding="utf-8")
     await Ledger.open(data).close()
-    with hold_lock(data):
+    with alone(data):
         code, shown = await command(config, *arguments)
     assert code == 1, shown
     assert words in shown
