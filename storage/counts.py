@@ -104,7 +104,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A user and the extent of their participation.
+    """A user with counts of their activity.
 
     Attributes:
         answers: The number of answers that the user received.

@@ -31,7 +31,7 @@ _IDS = "(SELECT value FROM json_each(?))"
 
 
 class Inbox(Queries):
-    """The updates in the inbox."""
+    """Queries for the updates in the inbox."""
 
     async def store(self, updates: Iterable[Row]) -> list[bool]:
         """Store updates, given as (ID, lane, payload) tuples, in one commit.

@@ -137,7 +137,7 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
 
 
 def check_rows(data: Path, images: Path, system: str) -> set[Path]:
-    """Check the rows of `data` as far as that needs no tokenizer, and return the files of their pictures.
+    """Check the rows of `data` as far as possible without a tokenizer, and return the files of their pictures.
 
     The training worker checks all rows again, with their length in tokens, before it loads the model.
 
@@ -167,7 +167,7 @@ def check_rows(data: Path, images: Path, system: str) -> set[Path]:
 
 
 def _check_folder(out: Path) -> None:
-    """Check that `out` does not exist, or has nothing but an interrupted training."""
+    """Check that `out` does not exist or contains only an interrupted training run."""
     if (out / MODEL).exists():
         raise TrainingError(
             f"{out / MODEL} already exists: choose another folder with --out, or compare the model by "

@@ -1,7 +1,7 @@
 """The page of blind comparisons: two answers to a question about a picture, without the names of the models.
 
-The operator says which answer is better. The score counts the choices, with the interval of the share of
-wins.
+The operator chooses the better answer. The score shows the number of wins, and the share of wins with its
+confidence interval.
 """
 
 from __future__ import annotations
