@@ -36,7 +36,7 @@ from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import png
 from tests.support.person import UP, button
 
-QUESTIONS_A_PICTURE: Final = 4
+QUESTIONS_PER_PICTURE: Final = 4
 """A picture with its caption, then three texts."""
 
 WARM_UP: Final = 500
@@ -70,9 +70,9 @@ class Measured:
         waits, number = sorted(self.waits), len(self.waits)
         median, late = waits[number // 2], waits[int(0.99 * (number - 1))]
         return (
-            f"{name:30} {self.rate:7.1f} updates/s   {sum(self.calls.values()) / number:.2f} calls an update   "
+            f"{name:30} {self.rate:7.1f} updates/s   {sum(self.calls.values()) / number:.2f} calls per update   "
             f"median {median:6.3f} s, p99 {late:6.3f} s   processor: bot {1000 * self.bot_seconds / number:.2f} ms, "
-            f"emulator and people {1000 * self.emulator_seconds / number:.2f} ms an update\n"
+            f"emulator and people {1000 * self.emulator_seconds / number:.2f} ms per update\n"
         )
 
 
@@ -85,7 +85,7 @@ class Crowd:
         colours = ["#" + "".join(rng.choices("0123456789abcdef", k=6)) for _ in range(PICTURES)]
         self._pictures = [png(320, 240, colour, "JPEG") for colour in colours]
         self.turns = {
-            emulator.add_person(1000 + number, f"P{number}").id: QUESTIONS_A_PICTURE * number
+            emulator.add_person(1000 + number, f"P{number}").id: QUESTIONS_PER_PICTURE * number
             for number in range(people)
         }
         self._asked: dict[int, float] = {}
@@ -97,7 +97,7 @@ class Crowd:
         people, chat = self._emulator.people, self._emulator.world.chats[person]
         chat.messages.clear()  # the emulator's memory is not measured
         self._asked[person] = time.perf_counter()
-        if turn % QUESTIONS_A_PICTURE == 0:
+        if turn % QUESTIONS_PER_PICTURE == 0:
             await people.sends(person, [Attachment(self._pictures[turn % PICTURES])], f"question {turn}?")
         else:
             people.writes(person, f"question {turn}?")
@@ -110,7 +110,7 @@ class Crowd:
         """Yield, for each final answer, the user who asked and the seconds the answer took."""
         async for event in self._emulator.world.events.follow(0, _is_final):
             if event["kind"] == "reset":
-                raise RuntimeError("the people are too slow for the emulator's events")
+                raise RuntimeError("the simulated users cannot keep up with the emulator's events")
             if (asked := self._asked.pop(event["chat"], None)) is not None:
                 yield event["chat"], time.perf_counter() - asked
 
@@ -223,7 +223,7 @@ async def measure(people: int, updates: int, memory: int, profile: Path | None) 
         ours = await load.full(updates)
         _say(ours.row("thumbtune, full speed"))
         _say((await load.paced(updates // 5, ours.rate / 2)).row("thumbtune, half speed"))
-        _say(f"calls of the bare bot: {bare.calls}\ncalls of ours:         {ours.calls}\n")
+        _say(f"calls of the bare bot: {bare.calls}\ncalls of thumbtune:    {ours.calls}\n")
         _say(f"ratio {ours.rate / bare.rate:.2f}\n")
         for done in range(0, memory, MEMORY_STEP):
             _say(f"memory after {done:7} more updates: {load.megabytes():6.1f} MiB\n")
@@ -242,8 +242,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--people", type=int, default=1000)
     parser.add_argument("--updates", type=int, default=10_000)
-    parser.add_argument("--memory", type=int, default=0, help="further updates at full speed, with the memory printed")
-    parser.add_argument("--profile", type=Path, help="where to write a cProfile of our bot's event loop")
+    parser.add_argument(
+        "--memory", type=int, default=0, help="number of further updates, during which memory is printed"
+    )
+    parser.add_argument("--profile", type=Path, help="where to write a cProfile of thumbtune's event loop")
     given = parser.parse_args()
     asyncio.run(measure(given.people, given.updates, given.memory, given.profile))
 

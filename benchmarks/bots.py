@@ -20,13 +20,13 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, Message
 
-from bot.process import share_the_interpreter
+from bot.process import shorten_switch_interval
 from inference.messages import Answer, Delta, Prompt, Usage
 from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, settings
 from tests.support.emulated import THUMBS, client
 
 CALLS_PER_SECOND = 300.0
-"""Ten times Telegram's limit, and more than one core's Python makes: it limits the typing actions only."""
+"""Ten times Telegram's limit, and more than one Python process can make, so it limits only typing actions."""
 
 STOP = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="⏹ Stop", callback_data="stop")]])
 
@@ -44,7 +44,7 @@ class Instant(ScriptedEngine):
 async def thumbtune(url: str, token: str, folder: Path) -> None:
     """Run thumbtune with the instant engine until cancelled."""
     telegram = {"edit_seconds": 1.0, "poll_seconds": 25, "calls_per_second": CALLS_PER_SECOND}
-    share_the_interpreter()
+    shorten_switch_interval()
     running = RunningBot(settings(url, token, telegram), folder, Instant(), Notebook())
     running.start()
     try:

@@ -78,11 +78,11 @@ def speed(client: httpx.Client, chats: int) -> float:
 def main() -> None:
     """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_engine")
-    parser.add_argument("--size", choices=SIZES, default="100m", help="of a model with random weights")
+    parser.add_argument("--size", choices=SIZES, default="100m", help="size of the model with random weights")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of a random model")
     parser.add_argument("--picture", default="448x448", help="width x height in pixels")
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--threads", default="", help="of the engine")
+    parser.add_argument("--threads", default="", help="threads of the engine")
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     width, height = map(int, options.picture.split("x"))
@@ -102,8 +102,8 @@ def main() -> None:
         f"{options.picture}, {chats[0][2]} tiles, medians of {len(chats)} chats\n"
         f"first turn's first token  {first:.3f} s\n"
         f"follow-up's first token   {follow_up:.3f} s\n"
-        f"ratio                     {follow_up / first:.3f} (at most 0.25 wanted)\n"
-        f"tokens a second           {alone:.1f} alone, {together:.1f} in {CHATS} chats\n"
+        f"ratio                     {follow_up / first:.3f} (target: at most 0.25)\n"
+        f"tokens per second         {alone:.1f} alone, {together:.1f} in {CHATS} chats\n"
     )
 
 

@@ -77,7 +77,7 @@ class EngineCrowd:
             fresh = not turns or len(turns) > 8
             if fresh:
                 turns, data = (), base64.b64decode(picture(dice.randrange(10**6)).partition(",")[2])
-                asked = Turn(Role.USER, "What is to be seen here?", (Picture.of(data),))
+                asked = Turn(Role.USER, "What can you see here?", (Picture.of(data),))
             else:
                 asked = Turn(Role.USER, "And what else is there?")
             prompt = Prompt(INTERNVL2.system, (*turns, asked), chat=chat, sampling=self._sampling)
@@ -205,8 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoints and the logs")
     parser.add_argument("--people", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--blocks", type=int, help="KV blocks of each engine (default: by the card)")
-    parser.add_argument("--settings", type=json.loads, default={}, help='others of [inference]: {"swap": "cold"}')
+    parser.add_argument("--blocks", type=int, help="KV blocks of each engine (default: by GPU memory)")
+    parser.add_argument("--settings", type=json.loads, default={}, help='other keys of [inference]: {"swap": "cold"}')
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory_table
 
-No GPU is needed: the sizes come from checkpoints whose weight files have headers and holes, but no weights.
+No GPU is needed: the sizes come from checkpoints whose weight files are sparse, with headers but no weights.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from training.memory import training_memory
 from training.xtuner.recipes import RECIPES, Recipe
 
 CHATS = 2
-"""The conversations of 8192 tokens for which an engine has room."""
+"""The number of 8192-token conversations that fit in an engine's cache."""
 
 PREFILL = 8192
-"""The prompt tokens that an engine computes in one iteration."""
+"""The number of prompt tokens that an engine computes in one iteration."""
 
 
 def write_sparse(size: Size, directory: Path) -> None:
@@ -52,7 +52,7 @@ def write_sparse(size: Size, directory: Path) -> None:
 
 
 def needed(directory: Path) -> list[float]:
-    """Return the size of a card in bytes for chat, QLoRA alone, chat beside QLoRA, and two engines."""
+    """Return the GPU memory in bytes needed for chat, QLoRA alone, chat beside QLoRA, and two engines."""
     model, recipe = ModelMemory.of(directory, kv_bits=16), Recipe.model_validate(RECIPES["food"])
     engine = model.engine(CHATS * FEWEST_BLOCKS, PREFILL)
     qlora = training_memory(read_sizes(directory), recipe, batch=1).peak

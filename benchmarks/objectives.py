@@ -54,7 +54,7 @@ from training.xtuner.finetune import finetune
 VOTES: Final = (12, 24, 36, 60)
 OBJECTIVES: Final = ("sft", "kto", "dpo")
 UNSEEN: Final = 200
-"""Questions about new pictures after each training."""
+"""The number of questions about new pictures after each training run."""
 
 AS_THE_BOT: Final = Sampling(0.8, 0.8, 64, top_k=0)
 

@@ -1,9 +1,9 @@
-"""Measure the main memory that each process takes while it loads a model for ZeRO 3, without a GPU.
+"""Measure the main memory that each process uses while it loads a model for ZeRO 3, without a GPU.
 
     MALLOC_MMAP_THRESHOLD_=65536 python -m torch.distributed.run --standalone --nproc-per-node=2 \
         -m benchmarks.partitioned_loading --work DIR [--size qwen2-1b] [--whole]
 
-With `--whole`, each process loads the whole model, as for other stages. The weights are zeros in float32, and
+With `--whole`, each process loads the whole model, as in the other stages. The weights are zeros in float32, and
 all of the language model is trained. Pages of mapped files do not count. The environment variable makes the
 allocator return freed memory at once. DeepSpeed must be installed.
 """
@@ -26,13 +26,13 @@ from training.xtuner.internvl_model import InternVL2
 
 
 def anonymous() -> int:
-    """Return the memory of this process that belongs to no file, in bytes."""
+    """Return the anonymous memory of this process (not backed by files), in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))) * 1024
 
 
 class Peak:
-    """The most anonymous memory, sampled every few milliseconds."""
+    """The peak of the anonymous memory, sampled every few milliseconds."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -60,7 +60,7 @@ def main() -> None:
         before, peak = anonymous(), Peak()
         model = InternVL2(model_path=str(options.work), freeze_visual_encoder=True, partitioned=not options.whole)
         after = anonymous() - before
-        said = f"rank {rank()}: at most {(peak.bytes - before) / 1e9:.2f} GB, {after / 1e9:.2f} GB when loaded\n"
+        said = f"rank {rank()}: peak {(peak.bytes - before) / 1e9:.2f} GB, {after / 1e9:.2f} GB after loading\n"
         sys.stdout.write(said)
         del model
 

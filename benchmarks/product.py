@@ -143,7 +143,7 @@ class ProductCrowd:
         self._press(person, self._messages(person, after)[-1], "👍")
 
     def overrule(self) -> bool:
-        """Press the admin's button that promotes a model against its verdict, if the bot has sent it."""
+        """Press the admin's button that promotes a model against its verdict, and return whether there was one."""
         for each in self._messages(ADMIN, 0):
             for row in each.get("reply_markup", {}).get("inline_keyboard", []):
                 for button in row:
@@ -227,7 +227,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
 
 
 async def live_model(ledger: Ledger) -> str:
-    """Return the ID of the live model."""
+    """Return the ID of the live model, or an empty string if there is none."""
     live = await ledger.models.live()
     return live.id if live else ""
 
@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.product", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint, the data and the log")
     parser.add_argument("--size", choices=CHECKPOINTS, default="2b", help="the size of the model with random weights")
-    parser.add_argument("--model", type=Path, help="another checkpoint than random weights")
+    parser.add_argument("--model", type=Path, help="a checkpoint in place of random weights")
     parser.add_argument("--engine", default="lmdeploy")
     parser.add_argument("--recipe", default="food")
     parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="hyperparameters to change, as JSON")

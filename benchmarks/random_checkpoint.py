@@ -252,7 +252,7 @@ def official(base: Path, code: Path, folder: Path) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.random_checkpoint", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="2b", help="the model to start from (default: 2b)")
-    parser.add_argument("--out", type=Path, required=True, help="the directory to write, made if missing")
+    parser.add_argument("--out", type=Path, required=True, help="the output directory, created if missing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--tokenizer",
@@ -260,7 +260,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a directory with a tokenizer (default: a small one, or that of the language model)",
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--shard", default="512MB", help="largest weight file, and so the memory needed")
+    parser.add_argument(
+        "--shard", default="512MB", help="maximum size of a weight file, which bounds the memory needed"
+    )
     for name, value in asdict(SIZES["2b"]).items():
         if type(value) is int:
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"instead of the size's {name}")

@@ -41,7 +41,7 @@ _NAMED: Final = SPECIAL_TOKENS[SPECIAL_TOKENS.index("<|plugin|>") :]
 """The special tokens after sentencepiece's own three."""
 
 _FIRST_NAMED: Final = 92_538
-"""Id of the first of them; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
+"""The ID of the first of them; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
 
 
 _SYLLABLES: Final = tuple(itertools.product("bcdfghjklmnpqrstvwz", "aeiou"))

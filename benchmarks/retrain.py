@@ -268,7 +268,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=30)
     parser.add_argument("--unseen", type=int, default=100)
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
-    parser.add_argument("--knob", action="append", default=[], metavar="NAME=VALUE", help="replaces one of the recipe")
+    parser.add_argument(
+        "--knob", action="append", default=[], metavar="NAME=VALUE", help="replaces a hyperparameter of the recipe"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the ledger and the runs; default: a temporary one")
     given = parser.parse_args()
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -277,7 +279,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(given.keep or temporary) / f"{given.taste}-{seed}"
             seconds.append(asyncio.run(learn(folder, given, seed, console)))
-    console.print(f"median {statistics.median(seconds):.0f} s a run")
+    console.print(f"median {statistics.median(seconds):.0f} s per run")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from training.settings import TrainingSettings
 
 ALONE: Final = "alone"
 PHASES: Final = {"looking": "features", "training": "training", "merging": "merge", "evaluating": "evaluation"}
-"""The stages that workers report, and their names here. Loading and checking are between them."""
+"""The phases by the names of the stages that workers report. Loading and checking fall between phases."""
 
 TURNS: Final = {"first turns": False, "follow-ups": True}
 HELD_OUT: Final = 8
@@ -206,15 +206,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sharing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
-    parser.add_argument("--json", type=Path, help="a file for the result; without it standard output")
+    parser.add_argument("--json", type=Path, help="a file for the result (default: standard output)")
     parser.add_argument("--engine", choices=("lmdeploy", "cpu"), default="lmdeploy")
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=256, help="rows of the training, one picture each")
+    parser.add_argument("--pictures", type=int, default=256, help="training rows, with one picture each")
     parser.add_argument("--alone", type=float, default=45.0, help="seconds of chat before the run")
-    parser.add_argument("--courtesy", action=argparse.BooleanOptionalAction, default=True, help="as the bot has it")
-    parser.add_argument("--settings", type=json.loads, default={}, help="others of [inference], as JSON")
-    parser.add_argument("--knobs", type=json.loads, default={}, help="others of the job, as JSON")
+    parser.add_argument(
+        "--courtesy",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the run yield to waiting users, as the bot does",
+    )
+    parser.add_argument("--settings", type=json.loads, default={}, help="other keys of [inference], as JSON")
+    parser.add_argument("--knobs", type=json.loads, default={}, help="other fields of the job, as JSON")
     options = parser.parse_args(arguments)
     options.work = options.work.absolute()
     options.work.mkdir(parents=True, exist_ok=True)

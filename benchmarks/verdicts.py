@@ -42,7 +42,7 @@ from training.xtuner.finetune import finetune
 
 PEOPLE: Final = 20
 UNSEEN: Final = 40
-"""Pictures that the live model and an accepted one are asked about, twice each."""
+"""The number of pictures about which the live and an accepted model are asked twice each."""
 
 EVERY_LAYER: Final = {"targets": "", "learning_rate": 1e-3}
 KEPT: Final = Path(tempfile.gettempdir()) / "thumbtune-verdicts"
@@ -239,9 +239,9 @@ def main() -> None:
     """Carry out the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--seeds", type=int, help="at most this many of each row")
+    parser.add_argument("--seeds", type=int, help="maximum number of runs for each row")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after this time")
+    parser.add_argument("--minutes", type=float, default=1e6, help="time after which no run is started")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()

@@ -254,7 +254,7 @@ class Application:
         async def end_duties() -> None:
             await asyncio.gather(_cancelled(*duties), runs.stop())
 
-        self._at_end("duties", end_duties)  # together, because the time of all steps of the end is limited
+        self._at_end("duties", end_duties)  # in one step, because the total time for shutdown is limited
         schedule.start()  # after an interrupted run has been ended, so that a run that is due can begin
         self._at_end("schedule", schedule.stop)
         checks = StartupChecks(ledger, switch, notices, live, unfit)

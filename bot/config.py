@@ -37,7 +37,7 @@ DEFAULT_PATH = Path("config.toml")
 _REMOVED: Final = {
     "telegram.drafts": "this setting was removed: answers grow by edits everywhere. Delete it.",
     "inference.warm_timeout": "this setting was removed: a warm-up takes 20 s at most. Delete it.",
-    "inference.warm_at_once": "this setting was removed: an engine is warmed up by 4 prompts at a time. Delete it.",
+    "inference.warm_at_once": "this setting was removed: an engine is warmed up with 4 prompts at a time. Delete it.",
     "inference.restart_delay_max": "this setting was removed: restarts are delayed by 60 s at most. Delete it.",
     "inference.log_files": "this setting was removed: 3 old log files are kept. Delete it.",
     "telegram.chat_calls_per_second": "this setting was removed: Telegram allows one call a second. Delete it.",

@@ -12,7 +12,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from bot.redaction import trace
+from bot.redaction import error_trace
 
 HIDDEN: Final = "<token>"
 
@@ -75,5 +75,5 @@ def _with_traceback(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         found = sys.exc_info()
     error = found[1] if isinstance(found, tuple) else found
     if isinstance(error, BaseException):
-        event["exception"] = trace(error)
+        event["exception"] = error_trace(error)
     return event

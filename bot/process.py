@@ -1,4 +1,4 @@
-"""The bot as a process of its own: signals and shutdown."""
+"""The bot's process: signals and shutdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 from bot.app import Application
 from bot.config import Settings
 from bot.log_lines import LogFormat, configure_logging
-from bot.redaction import account
+from bot.redaction import error_text
 from bot.shutdown import PROCESS_SECONDS, THREAD_SECONDS, end_process_within
 
 SWITCH_SECONDS = 0.0005
@@ -26,14 +26,14 @@ async def run_bot(settings: Settings, log_format: LogFormat) -> None:
     but objects.
     """
     configure_logging(form=log_format, token=settings.telegram.token.get_secret_value())
-    share_the_interpreter()
+    shorten_switch_interval()
     try:
         async with Application(settings) as application:
             await until_stopped(application)
     except Exception as error:
         if log_format is not LogFormat.JSON:
             raise
-        log.critical("the bot cannot go on", error=account(error), exc_info=error)
+        log.critical("the bot cannot continue", error=error_text(error), exc_info=error)
         raise SystemExit(1) from error
     log.info("stopped")
     end_process_within(THREAD_SECONDS)
@@ -59,7 +59,7 @@ async def until_stopped(application: Application) -> None:
         working.result()
 
 
-def share_the_interpreter() -> None:
+def shorten_switch_interval() -> None:
     """Shorten the interpreter's switch interval, so that threads get the GIL sooner.
 
     While the event loop is busy, a thread that handles pictures or database commits waits for one switch

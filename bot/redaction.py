@@ -17,7 +17,7 @@ MAX_LISTED: Final = 5
 """How many validation errors are listed: pydantic reports one for each alternative of a union."""
 
 
-def account(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the message of an error without the values that caused it."""
     from aiogram.exceptions import ClientDecodeError  # aiogram takes seconds to import, too long for the command line
 
@@ -28,7 +28,7 @@ def account(error: BaseException) -> str:
             more = [f"{len(found) - MAX_LISTED} more"] if len(found) > MAX_LISTED else []
             return f"{error.title} cannot be read ({'; '.join(listed + more)})"
         case ClientDecodeError():
-            return f"{error.message} ({type(error.original).__name__}: {account(error.original)})"
+            return f"{error.message} ({type(error.original).__name__}: {error_text(error.original)})"
         case ClientResponseError():
             return f"HTTP {error.status} {error.message}"
         case RedirectClientError():
@@ -36,17 +36,21 @@ def account(error: BaseException) -> str:
     return str(error)
 
 
-def trace(error: BaseException) -> str:
+def error_trace(error: BaseException) -> str:
     """Return the traceback of an error, preceded by that of its cause, without the values of variables.
 
     The tracebacks of a group's errors follow.
     """
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    before = f"{trace(cause)}\nwhich led to\n" if cause else ""
+    before = f"{error_trace(cause)}\nwhich led to\n" if cause else ""
     after = (
-        "".join(f"\nwith\n{trace(each)}" for each in error.exceptions) if isinstance(error, BaseExceptionGroup) else ""
+        "".join(f"\nwith\n{error_trace(each)}" for each in error.exceptions)
+        if isinstance(error, BaseExceptionGroup)
+        else ""
     )
-    return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {account(error)}{after}"
+    return (
+        f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {error_text(error)}{after}"
+    )
 
 
 def secrets_of(settings: BaseModel) -> list[str]:

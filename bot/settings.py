@@ -30,7 +30,7 @@ class WebhookSettings(Section):
     /telegram on web.port."""
 
     secret: SecretStr = SecretStr("")
-    """Telegram sends this with every call (1-256 letters, digits, _ and -); others are refused."""
+    """Telegram sends this with every call (1-256 letters, digits, _ and -); calls without it are refused."""
 
     networks: tuple[IPvAnyNetwork, ...] = ()
     """Accept calls only from these networks; Telegram's are 149.154.160.0/20 and 91.108.4.0/22. Empty: from
@@ -53,7 +53,7 @@ class TelegramSettings(Section):
     """polling: the bot asks for updates. webhook: Telegram calls telegram.webhook.url."""
 
     admins: tuple[int, ...] = ()
-    """User ids of the admins, who may retrain, promote and roll back. /start shows each user their id."""
+    """User IDs of the admins, who may retrain, promote and roll back. /start shows each user their ID."""
 
     webhook: WebhookSettings = WebhookSettings()
     poll_seconds: int = Field(default=25, ge=0, le=50)
@@ -63,12 +63,12 @@ class TelegramSettings(Section):
     """Seconds between two edits of a streaming answer; groups get three times as long."""
 
     calls_per_second: float = Field(default=30, gt=0)
-    """The most messages and edits a second in all chats together. Telegram allows about 30. If it refuses calls in many
-    chats at once, the bot halves its rate, and returns to this one within minutes. Typing actions have a budget of
-    their own, a third of this."""
+    """The maximum number of messages and edits per second in all chats together. Telegram allows about 30. If it
+    refuses calls in many chats at once, the bot halves its rate and returns to this one within minutes. Typing actions
+    have a budget of their own, a third of this."""
 
     group_calls_per_minute: float = Field(default=20, gt=0)
-    """Messages and edits a minute in one group. Telegram allows about 20."""
+    """Messages and edits per minute in one group. Telegram allows about 20."""
 
     @model_validator(mode="after")
     def _webhook_has_an_address(self) -> TelegramSettings:
@@ -102,8 +102,8 @@ class ChatSettings(Section):
     """How many earlier questions of a conversation the model sees. The picture is always kept."""
 
     history_pictures: int = Field(default=1, ge=1)
-    """How many of the latest messages with pictures the model sees. Training uses conversations about one; more
-    lets people compare pictures that they sent one after another, at the cost of time and memory."""
+    """How many of the latest messages with pictures the model sees. Training uses conversations about one; a larger
+    number lets people compare pictures that they sent one after another, at the cost of time and memory."""
 
     group_sessions: Literal["person", "shared"] = "person"
     """person: each member of a group has a separate conversation in each topic. shared: the group has one
@@ -113,7 +113,7 @@ class ChatSettings(Section):
     """The maximum length of a question, in characters."""
 
     max_pictures: int = Field(default=10, ge=1)
-    """The most pictures in an album. About four large ones fit into the context of InternVL2-2B."""
+    """The maximum number of pictures in an album. About four large ones fit into the context of InternVL2-2B."""
 
     max_picture_megapixels: float = Field(default=50, gt=0, le=89)
     """The largest picture. Larger ones are refused by their header, before they are decoded."""
@@ -132,7 +132,7 @@ class ChatSettings(Section):
     """Questions older than this after a downtime are not answered; the bot asks each person to ask again. 0: answer
     all. Telegram keeps updates for a day."""
 
-    def talker(self, chat: int, person: int) -> int:
+    def conversation_owner(self, chat: int, person: int) -> int:
         """Return the owner of a conversation: `person`, or `chat` for a group whose members share one conversation.
 
         The ID of a group is negative.
@@ -144,21 +144,21 @@ class LimitsSettings(Section):
     """The [limits] section: who may use the bot, and how much. Admins are not limited."""
 
     allowed: tuple[int, ...] = ()
-    """User ids and group ids (negative): only these users, and everybody in these groups, may use the bot. Empty:
+    """User IDs and group IDs (negative): only these users, and everybody in these groups, may use the bot. Empty:
     everybody. Admins always may, without limits."""
 
     blocked: tuple[int, ...] = ()
-    """User ids and group ids that may not use the bot. Their earlier votes and corrections are not used for
+    """User IDs and group IDs that may not use the bot. Their earlier votes and corrections are not used for
     training."""
 
     questions_per_minute: int = Field(default=0, ge=0)
-    """Questions a minute for each person. 0: no limit."""
+    """Questions per minute for each person. 0: no limit."""
 
     answers_per_person: int = Field(default=0, ge=0)
     """Answers in flight for each person in all chats. 0: no limit."""
 
     corrections_per_day: int = Field(default=10, ge=0)
-    """Corrections a day for each person. A correction is used for training after an admin or another member of the
+    """Corrections per day for each person. A correction is used for training after an admin or another member of the
     group has confirmed it. 0: no limit."""
 
     answers_at_once: int = Field(default=0, ge=0)
@@ -166,7 +166,7 @@ class LimitsSettings(Section):
     to wait. 0: no limit."""
 
     picture_megabytes_per_person: int = Field(default=1000, ge=0)
-    """Stored pictures of each person, in megabytes. Beyond it the bot asks the person to delete their data. 0: no
+    """Stored pictures of each person, in megabytes. Above that, the bot asks the person to delete their data. 0: no
     limit."""
 
     def welcome(self, person: int, chat: int) -> bool:

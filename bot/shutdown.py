@@ -28,8 +28,8 @@ ENGINE_SECONDS: Final = 2.5
 
 PROCESS_SECONDS: Final = 7.5
 THREAD_SECONDS: Final = 2.5
-"""The time for Python to end threads and tasks after everything is closed. Together with PROCESS_SECONDS, the time to
-close everything, these are the 10 s that `docker stop` waits before it kills."""
+"""The time for Python to end threads and tasks after everything is closed. With PROCESS_SECONDS, the time to
+close everything, this makes up the 10 s that `docker stop` waits before it kills the process."""
 
 _LAST_SECONDS: Final = 0.5
 

@@ -48,7 +48,10 @@ def default_is_cuda() -> bool:
 
 
 def main(index: str) -> int:
-    """Install both from `index` if it answers, else from pip's default, and print which. Returns pip's exit code."""
+    """Install torch and torchvision from `index` if it answers, otherwise from pip's default index.
+
+    The choice is printed, and pip's exit code is returned.
+    """
     if answers(index):
         sys.stdout.write(f"torch: the CPU build from {index} (0.2 GB to download).\n")
         return subprocess.call([*PIP, "--index-url", index])

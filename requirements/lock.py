@@ -1,17 +1,17 @@
-"""Make the lists of this folder from their short sources, or check that they match them.
+"""Generate the requirement lists in this folder from their short sources, or check that they match.
 
-    python requirements/lock.py                        apply changes of the sources, keep every other version
-    python requirements/lock.py --upgrade              the newest version of everything that the sources leave open
-    python requirements/lock.py --upgrade-package NAME … of one
+    python requirements/lock.py                        apply changes to the sources, keep all other versions
+    python requirements/lock.py --upgrade              take the newest versions that the sources allow
+    python requirements/lock.py --upgrade-package NAME upgrade one package only
     python requirements/lock.py --check                write nothing; exit code 1 and a diff if a list is outdated
 
-Every line carries the SHA-256 of the files that pip may install for it: the wheels for x86-64 and ARM Linux, or the
-source archive where there is no wheel. Only torch and torchvision of the CPU lists have none (torch.txt): they come
-from another index.
+Every line carries the SHA-256 hashes of the files that pip may install for it: the wheels for x86-64 and ARM Linux, or
+the source archive if there is no wheel. Only torch and torchvision for the CPU (torch.txt) have no hashes, because they
+come from another index.
 
-Wrong requirements of packages are corrected under [tool.uv] in pyproject.toml. The resolver is uv, which reads the
-packages' metadata only: seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose metadata the index
-does not serve apart, CUDA's gigabytes among them.
+Wrong requirements of packages are corrected under [tool.uv] in pyproject.toml. The resolver is uv, which reads only the
+packages' metadata; this takes seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose metadata the
+index does not serve separately, including gigabytes of CUDA.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CUDA = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """One list: its heading, its sources, and the lists that are installed before it."""
+    """A requirement list: its heading, its sources, and the lists that are installed before it."""
 
     name: str
     about: str
@@ -47,23 +47,23 @@ class List:
 
     @property
     def path(self) -> Path:
-        """The list's file."""
+        """The path of the list's file."""
         return HERE / self.name
 
     def all_sources(self) -> tuple[str, ...]:
-        """Return its sources after those of the lists before it."""
+        """Return the sources of the earlier lists, followed by those of this list."""
         return tuple(dict.fromkeys((*(each for before in self.after for each in before.all_sources()), *self.sources)))
 
     def installed_before(self) -> set[str]:
-        """Return the names in the lists before it."""
+        """Return the names of the packages in the earlier lists."""
         return {name for other in self.after for name in (*other.pins(), *other.installed_before())}
 
     def text(self) -> str:
-        """Return the list's present text, empty without one."""
+        """Return the current text of the list, or an empty string if the file does not exist."""
         return self.path.read_text("utf-8") if self.path.exists() else ""
 
     def pins(self) -> dict[str, str]:
-        """Return the present versions by name."""
+        """Return the currently pinned versions, keyed by package name."""
         return pins_of(self.text())
 
 
@@ -101,21 +101,21 @@ LISTS = (VIRTUALENV, BUILD, CHAT, TRAINING, DEV, BROWSER, SBOM, GPU, DEEPSPEED)
 
 
 def pins_of(text: str) -> dict[str, str]:
-    """Return name → version of the lines `name==version`."""
+    """Return the versions in the lines `name==version`, keyed by package name."""
     return dict(re.findall(r"^([a-z0-9][^=\s]*)==([^\s\\]+)", text, re.MULTILINE))
 
 
 def hashes_of(text: str) -> dict[str, list[str]]:
-    """Return `name==version` → its hashes."""
+    """Return the hashes of each requirement, keyed by `name==version`."""
     blocks = re.findall(r"^([a-z0-9]\S+)((?: \\\n\s+--hash=sha256:\w+)*)$", text, re.MULTILINE)
     return {pin: re.findall(r"sha256:(\w+)", hashes) for pin, hashes in blocks}
 
 
 def compiled(output: Path, python: str, platform: str, *arguments: str) -> str:
-    """Run `uv pip compile` into `output` and return what it wrote. Exits if nothing resolves."""
+    """Run `uv pip compile` with `output` as the output file and return its text; exit if resolution fails."""
     line = [
         *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
-        # Named, or uv searches the machine for an interpreter of that version.
+        # Given explicitly, because uv would otherwise search the machine for an interpreter of that version.
         *("--python", sys.executable, "--python-version", python, "--python-platform", platform),
         *("--output-file", str(output), *arguments),
     ]
@@ -126,7 +126,7 @@ def compiled(output: Path, python: str, platform: str, *arguments: str) -> str:
 
 
 def resolve(each: List, python: str, preferred: dict[str, str], *options: str) -> dict[str, str]:
-    """Return the pins that the list adds to those before it, at the `preferred` versions where they fit."""
+    """Return the pins that a list adds to the earlier lists, with the `preferred` versions where possible."""
     with tempfile.TemporaryDirectory() as folder:
         # uv keeps the versions that it finds in its output file.
         output = Path(folder) / "list.txt"
@@ -137,7 +137,10 @@ def resolve(each: List, python: str, preferred: dict[str, str], *options: str) -
 
 
 def look_up_hashes(pins: dict[str, str], platforms: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return `name==version` → the hashes of its wheels for `PYTHONS` on the platforms, else of its source archive."""
+    """Return the hashes of each package's wheels for `PYTHONS` and the platforms, or of its source archive.
+
+    The keys are `name==version`. The source archive is used if there are no wheels.
+    """
     found: dict[str, set[str]] = {}
     sources: dict[str, set[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +170,7 @@ def listing(each: List, pins: dict[str, str], hashes: dict[str, list[str]]) -> s
 
 
 def main(arguments: list[str]) -> int:
-    """Write the lists, or with --check compare them. Returns the exit code."""
+    """Write the lists or, with --check, compare them, and return the exit code."""
     check = arguments == ["--check"]
     wrong = 0
     for each in LISTS:

@@ -42,37 +42,37 @@ class Backup:
     lost: tuple[str, ...]
 
 
-class _Forgotten(Exception):
-    """A user's data were erased during the backup, and the backup must not contain them."""
+class _ErasedMeanwhile(Exception):
+    """A user's data was erased during the backup, and the backup must not contain that data."""
 
 
 async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: ModelStore | None = None) -> Backup:
     """Write a checked backup into the new folder `out`, including the trained models if `models` is given.
 
     Raises:
-        StorageError: The folder already exists, or some of the data are damaged. In either case, nothing is
+        StorageError: The folder already exists, or some of the data is damaged. In either case, nothing is
             left behind.
     """
     if out.exists():
-        raise StorageError(f"{out} exists already: choose another name for the backup.")
+        raise StorageError(f"{out} already exists: choose another name for the backup.")
     for _ in range(_TRIES):
         part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
         try:
             with translating_os_errors(f"writing the backup {out}"):
                 part.mkdir(mode=PRIVATE, parents=True)
                 made = await _fill(ledger, pictures, part, models)
-                await asyncio.to_thread(_name, part, out)
+                await asyncio.to_thread(_publish, part, out)
                 return made
-        except _Forgotten:
+        except _ErasedMeanwhile:
             continue
         finally:
             await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
-    raise StorageError("People had their data deleted each time while the backup was made: try again later.")
+    raise StorageError("A user's data was deleted during every attempt at the backup: try again later.")
 
 
 async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: ModelStore | None) -> Backup:
     await ledger.backup(part / FILE_NAME)
-    copies = PictureStore(part / PICTURES)  # used for its layout only: `_name` makes all copies durable at once
+    copies = PictureStore(part / PICTURES)  # used for its layout only: `_publish` makes all copies durable at once
     names = await asyncio.to_thread(_pictures, part / FILE_NAME)
     lost = []
     for name in names:
@@ -82,7 +82,7 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
             lost.append(name)
     known = {each.sha256 for each in await ledger.pictures.all()} if lost else set()
     if not known.issuperset(lost):
-        raise _Forgotten
+        raise _ErasedMeanwhile
     kept = [] if models is None else [models.path(name) for name in models.names()]
     for model in kept:
         await asyncio.to_thread(_copy_model, model, part / MODELS / model.name)
@@ -104,9 +104,9 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _name(part: Path, out: Path) -> None:
+def _publish(part: Path, out: Path) -> None:
     os.sync()  # once for all files: syncing many thousands one by one takes minutes
     if out.exists():
-        raise StorageError(f"{out} exists already: choose another name for the backup.")
+        raise StorageError(f"{out} already exists: choose another name for the backup.")
     part.rename(out)
     sync_directory(out.parent)

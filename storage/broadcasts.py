@@ -2,7 +2,7 @@
 
 A broadcast is identified by the update that requested it; the update's row in the inbox holds the text.
 Each recipient has a row, so that the bot can resume after being killed. The rows are deleted when the
-next broadcast begins, or when the recipient's data are erased.
+next broadcast begins, or when the recipient's data is erased.
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ class Canaries(Queries):
 
         def work(database: Database) -> Trial:
             if (other := running_trial(database)) is not None:
-                raise IllegalTransition(f"{other.model} is being tried: stop it or promote it first.")
+                raise IllegalTransition(f"The trial of {other.model} is still running: stop or promote it first.")
             live, candidate = live_model(database), get_model(database, model)
             if live is None:
-                raise IllegalTransition(f"No model is live that {model} could be compared with.")
+                raise IllegalTransition(f"There is no live model to compare {model} with.")
             move_model(database, candidate, ModelState.CANARY, "")
             started = insert(
                 database,

@@ -1,7 +1,7 @@
 """Blind comparisons: two models' answers to one question, of which an operator chooses the better one.
 
-The questions are those that people asked first in a conversation, about one picture. A comparison goes
-when its exchange is erased. A pair of models is stored in the order of their IDs.
+Only the first question of a conversation is used, and only if it is about a single picture. A comparison
+is deleted along with its exchange. A pair of models is stored in the order of their IDs.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Comparison:
     """Two answers to the question of an exchange.
 
     Attributes:
-        first: The ID of the model whose ID comes first.
-        second: The ID of the other model.
+        first: The model ID that sorts first.
+        second: The other model ID.
         swapped: Whether the answer of `second` is shown first.
         choice: 1 if the answer of `first` is better, 2 if that of `second` is, 0 if they are equally good, or
             None before the choice.
@@ -78,7 +78,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How often each of two models gave the better answer, and how often both were the same; `open` are undecided."""
+    """The score of two models.
+
+    Attributes:
+        first: The number of comparisons won by the model whose ID sorts first.
+        second: The number of comparisons won by the other model.
+        same: The number of comparisons in which both answers were equally good.
+        open: The number of comparisons without a choice.
+    """
 
     first: int = 0
     second: int = 0
@@ -100,7 +107,7 @@ class Comparisons(Queries):
         return await self._list(lambda row: PictureQuestion(**row), _NEW_QUESTIONS, values)
 
     async def add(self, comparisons: Sequence[Comparison]) -> None:
-        """Add comparisons, whose IDs are ignored, without those whose exchange was erased meanwhile."""
+        """Add comparisons, ignoring their IDs and skipping those whose exchange was erased in the meantime."""
         now = self._clock()
 
         def work(database: Database) -> None:
@@ -138,7 +145,7 @@ class Comparisons(Queries):
         return await self._write(work)
 
     async def score(self, first: str, second: str) -> Score:
-        """Return the score of two models, whose wins are in the order of their IDs."""
+        """Return the score of two models, given in either order."""
         row = await self._first(
             "SELECT coalesce(sum(choice = 1), 0) AS first, coalesce(sum(choice = 2), 0) AS second,"
             f" coalesce(sum(choice = 0), 0) AS same, count(*) - count(choice) AS open FROM comparisons WHERE {_PAIR}",
@@ -148,7 +155,7 @@ class Comparisons(Queries):
         return Score(**row)
 
     async def pairs(self) -> list[tuple[str, str]]:
-        """Return the pairs of models that were compared, the latest first."""
+        """Return the pairs of models that have been compared, latest first."""
         rows = await self._every("SELECT first, second FROM comparisons GROUP BY first, second ORDER BY max(id) DESC")
         return [(row["first"], row["second"]) for row in rows]
 

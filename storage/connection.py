@@ -13,7 +13,7 @@ from sqlite_utils import Database
 from storage.errors import NotSaved, StorageError
 
 BUSY_SECONDS = 30.0
-"""How long a statement waits for a lock that another process (the bot, a command line) holds on the ledger."""
+"""How long a statement waits for a lock that another process (the bot or a command) holds on the ledger."""
 
 
 def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_SECONDS) -> Database:
@@ -79,20 +79,23 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
         return NotSaved(f"The disk that holds {path} is full: free some space and try again; nothing was recorded.")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageError(
-            f"Another process holds {path} for too long: see which one does (fuser {path}), let it finish, try again."
+            f"Another process has locked {path} for too long: find it with `fuser {path}`, let it finish and try again."
         )
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return StorageError(f"{path} cannot be opened for writing ({error}): check that its folder exists and is ours.")
+        return StorageError(
+            f"{path} cannot be opened for writing ({error}): check that its folder exists and belongs to this user."
+        )
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageError(f"{path} is damaged or not a database ({error}): restore the latest backup in its place.")
     if primary == sqlite3.SQLITE_IOERR:
         # An exceeded quota or file size limit is reported as this too; SQLITE_FULL is for ENOSPC only.
         return NotSaved(
-            f"The disk that holds {path} is full or fails ({error}): free some space or check it; nothing was recorded."
+            f"The disk that holds {path} is full or failing ({error}): free some space or check the disk;"
+            " nothing was recorded."
         )
     if primary == sqlite3.SQLITE_CONSTRAINT:
         return StorageError(f"The ledger refused a row that contradicts another one ({error}).")
-    return StorageError(f"The ledger at {path} could not do that ({error}).")
+    return StorageError(f"The ledger at {path} could not complete the operation ({error}).")
 
 
 @contextmanager
@@ -106,7 +109,7 @@ def translating_os_errors(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise NotSaved(
-                f"The disk is full or fails while {what} ({error}): free some space or check it, and try again."
+                f"The disk filled up or failed while {what} ({error}): free some space or check it, then try again."
             ) from error
         raise StorageError(
             f"{what[:1].upper()}{what[1:]} failed ({error}): check the folder and its permissions."

@@ -21,7 +21,7 @@ _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FR
 class Corrections(Queries):
     """The corrections in the ledger."""
 
-    async def add(self, demonstration: Correction) -> int:
+    async def add(self, correction: Correction) -> int:
         """Add an unconfirmed correction and return its ID.
 
         If the correction's update has already added one, the ID of the existing correction is returned.
@@ -29,20 +29,19 @@ class Corrections(Queries):
         Raises:
             UnknownRecord: The exchange does not exist or was deleted.
         """
-        new = demonstration
-        now = new.created or self._clock()
+        now = correction.created or self._clock()
 
         def work(database: Database) -> int:
-            row = first(database, f'{_SELECT} WHERE "update" = ?', [new.update])
+            row = first(database, f'{_SELECT} WHERE "update" = ?', [correction.update])
             if row is not None:
                 return int(row["id"])
-            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [new.exchange]) is None:
-                raise UnknownRecord(f"The ledger has no exchange {new.exchange}: it may have been deleted.")
-            ensure_user(database, new.author, now)
+            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [correction.exchange]) is None:
+                raise UnknownRecord(f"The ledger has no exchange {correction.exchange}: it may have been deleted.")
+            ensure_user(database, correction.author, now)
             return insert(
                 database,
                 'INSERT INTO demonstrations(exchange, author, text, "update", created) VALUES (?, ?, ?, ?, ?)',
-                (new.exchange, new.author, new.text, new.update, now),
+                (correction.exchange, correction.author, correction.text, correction.update, now),
             )
 
         return await self._write(work)
@@ -54,13 +53,13 @@ class Corrections(Queries):
             (author, since, exchange),
         )
 
-    async def get(self, demonstration: int) -> Correction:
-        """Return the correction with the ID `demonstration`.
+    async def get(self, correction: int) -> Correction:
+        """Return the correction with the ID `correction`.
 
         Raises:
             UnknownRecord: There is no such correction.
         """
-        return await self._read(lambda database: _get(database, demonstration))
+        return await self._read(lambda database: _get(database, correction))
 
     async def for_message(self, chat: int, message: int) -> Correction | None:
         """Return the correction to which a message belongs, or None if there is none.
@@ -68,13 +67,13 @@ class Corrections(Queries):
         The message is either the user's message that makes the correction or a message from the bot about it.
         """
         return await self._find(
-            _demonstration,
+            _correction,
             f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
             " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",
             {"chat": chat, "message": message},
         )
 
-    async def confirm(self, demonstration: int, by: int | None) -> None:
+    async def confirm(self, correction: int, by: int | None) -> None:
         """Confirm a correction on behalf of the user `by`, or withdraw its confirmation if `by` is None.
 
         A withdrawal affects only later runs.
@@ -86,16 +85,16 @@ class Corrections(Queries):
         def work(database: Database) -> None:
             if by is not None:
                 ensure_user(database, by, self._clock())
-            _get(database, demonstration)
-            database.execute("UPDATE demonstrations SET confirmed_by = ? WHERE id = ?", (by, demonstration))
+            _get(database, correction)
+            database.execute("UPDATE demonstrations SET confirmed_by = ? WHERE id = ?", (by, correction))
 
         await self._write(work)
 
 
-def _demonstration(row: sqlite3.Row) -> Correction:
+def _correction(row: sqlite3.Row) -> Correction:
     return Correction(**row)
 
 
-def _get(database: Database, demonstration: int) -> Correction:
-    found = find(_demonstration, database, f"{_SELECT} WHERE id = ?", [demonstration])
-    return known(found, f"The ledger has no demonstration {demonstration}: it may have been deleted.")
+def _get(database: Database, correction: int) -> Correction:
+    found = find(_correction, database, f"{_SELECT} WHERE id = ?", [correction])
+    return known(found, f"The ledger has no correction {correction}: it may have been deleted.")

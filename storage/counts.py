@@ -58,7 +58,7 @@ SELECT id, name, opted_out,
   FROM users WHERE id > 0
  ORDER BY seen DESC, id
 """
-"""Only positive ids are people: a group that shares one conversation is a user with a negative id."""
+"""Only positive IDs belong to people: a group with a shared conversation is a user with a negative ID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A user and the extent of their participation.
+    """A user with counts of their activity.
 
     Attributes:
         answers: The number of answers that the user received.
@@ -147,7 +147,7 @@ class Counts(Queries):
         return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
 
     async def votes_per_day(self) -> dict[str, dict[str, Approval]]:
-        """Return, for each model by its ID, the votes of each UTC day in ISO format, in the order of days.
+        """Return the votes on each model's answers by model ID and UTC day (ISO format), in chronological order.
 
         The day is that of the vote. The sums over all days are what `approvals` returns.
         """

@@ -46,7 +46,7 @@ def exchange_of(row: sqlite3.Row) -> Exchange:
 
 
 class Exchanges(Queries):
-    """Exchanges and conversation histories."""
+    """Queries for exchanges and conversation histories."""
 
     async def record(self, exchange: Exchange) -> Exchange:
         """Record a question with its answer, and return the exchange with its ID and time.

@@ -21,7 +21,7 @@ from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.removals import RemovalKind
 
 Row = tuple[int, str, str]
-"""An update to store: id, lane, payload."""
+"""An update to store: its ID, lane and payload."""
 
 ANONYMOUS_LANE = ""
 """The lane of an update whose sender was erased: nothing in its row identifies them."""
@@ -31,7 +31,7 @@ _IDS = "(SELECT value FROM json_each(?))"
 
 
 class Inbox(Queries):
-    """The updates in the inbox."""
+    """Queries for the updates in the inbox."""
 
     async def store(self, updates: Iterable[Row]) -> list[bool]:
         """Store updates, given as (ID, lane, payload) tuples, in one commit.
@@ -136,7 +136,7 @@ class Inbox(Queries):
 
     def _store(self, database: Database, rows: Sequence[Row]) -> list[bool]:
         known = _json(database, f"SELECT json_group_array(id) FROM inbox WHERE id IN {_IDS}", [row[0] for row in rows])
-        fresh = {row[0]: row for row in reversed(rows)}  # of two updates with the same id, the first
+        fresh = {row[0]: row for row in reversed(rows)}  # of two updates with the same ID, the first is kept
         for update in known:
             fresh.pop(update, None)
         # One statement for all: each statement releases the GIL, and a busy event loop is slow to give it back.
@@ -158,7 +158,7 @@ class Inbox(Queries):
             f'DELETE FROM replies WHERE "update" IN (SELECT id FROM inbox WHERE id IN {_IDS} AND lane = ?)',
             (json.dumps(updates), ANONYMOUS_LANE),
         )
-        database.execute(  # their words stay on disk until the write-ahead log is emptied again
+        database.execute(  # the deleted text remains on disk until the write-ahead log is truncated again
             "INSERT INTO removals(kind, name) SELECT ?, '' FROM inbox"
             f" WHERE id IN {_IDS} AND lane = ? LIMIT 1 ON CONFLICT DO NOTHING",
             (RemovalKind.LOG, json.dumps(updates), ANONYMOUS_LANE),
@@ -170,12 +170,12 @@ class Inbox(Queries):
 
 
 def refuse_closed(database: Database, update: int | None) -> None:
-    """Raise `UnknownRecord` if `update` was closed because its sender's data were erased.
+    """Raise `UnknownRecord` if `update` was closed because its sender's data was erased.
 
     If `update` is None, nothing happens.
     """
     if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
-        raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")
+        raise UnknownRecord(f"Update {update} is closed: its sender's data has been deleted.")
 
 
 def _begin(database: Database, updates: Sequence[int]) -> list[int | Exception]:
@@ -192,7 +192,7 @@ def _begin(database: Database, updates: Sequence[int]) -> list[int | Exception]:
 
 def _attempts(update: int, attempts: int, state: str) -> int | Exception:
     if state == "done":
-        return IllegalTransition(f"Update {update} is finished already: there is nothing left to handle.")
+        return IllegalTransition(f"Update {update} is already finished: there is nothing left to handle.")
     return attempts
 
 

@@ -14,7 +14,7 @@ from storage.model_store import verify
 from storage.picture_files import PictureStore
 
 _NAMED = 8
-"""The most faults that are named one by one."""
+"""The maximum number of faults to list."""
 
 
 def refuse_lost_ledger(path: Path) -> None:
@@ -28,8 +28,8 @@ def refuse_lost_ledger(path: Path) -> None:
     if left is None or _has_models(path):
         return
     raise StorageError(
-        f"{path} is {'empty' if path.exists() else 'missing'}, but {left} is there: the ledger was lost. Restore the "
-        "latest backup (thumbtune backup) in its place. To begin without it, move the folders pictures and models away."
+        f"{path} is {'empty' if path.exists() else 'missing'}, but {left} exists: the ledger was lost. Restore the "
+        "latest backup (thumbtune backup) in its place. To start without it, move the folders pictures and models away."
     )
 
 

@@ -13,7 +13,7 @@ from storage.chat_records import Exchange
 from storage.states import ModelState, RunState, Verdict
 
 BASE: Final = "base"
-"""Id of the model that training starts from."""
+"""The ID of the model that training starts from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Correction:
 
 
 class ReviewDecision(StrEnum):
-    """An operator's decision on a lesson. KEEP returns to what the votes say."""
+    """An operator's decision on a lesson. KEEP lets the votes decide."""
 
     KEEP = "keep"
     DROP = "drop"

@@ -53,7 +53,7 @@ from storage.writer import Writer
 FILE_NAME = "ledger.db"
 
 LOG_SECONDS = 5.0
-"""How long emptying the log waits for readers and writers. New writes are held up meanwhile."""
+"""How long `Ledger.empty_log` waits for readers and writers. New writes are held up meanwhile."""
 
 
 class Ledger:
@@ -103,7 +103,7 @@ class Ledger:
                 Nothing has been changed.
         """
         path = directory / FILE_NAME
-        with translating_os_errors(f"making {path}"):
+        with translating_os_errors(f"creating {path}"):
             directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             close_to_others(directory)
             if not path.exists():
@@ -136,7 +136,7 @@ class Ledger:
         The copy is checked for damage and needs no other files.
 
         Raises:
-            StorageError: The file `path` exists already, or the copy is damaged.
+            StorageError: The file `path` already exists, or the copy is damaged.
         """
         await self._readers.do(lambda database: _backup(database, path))
 
@@ -158,7 +158,7 @@ def _empty_log(path: Path) -> bool:
 
 def _backup(database: Database, path: Path) -> None:
     if path.exists():
-        raise StorageError(f"{path} exists already: choose another name for the backup.")
+        raise StorageError(f"{path} already exists: choose another name for the backup.")
     temporary = path.with_name(f".{path.name}.part")
     try:
         with translating_os_errors(f"writing the backup {path}"):

@@ -108,9 +108,9 @@ def read_manifest(directory: Path) -> Manifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
     if version != _VERSION:
-        raise StorageError(f"{path} has the format {version}, this version reads {_VERSION}: update thumbtune.")
+        raise StorageError(f"{path} has format {version}, but this version reads format {_VERSION}: update thumbtune.")
     if manifest.hash != _hash(files):
-        raise Damaged(f"{path} is damaged (its hash does not fit): promote another model, or restore this one.")
+        raise Damaged(f"{path} is damaged (its hash does not match): promote another model, or restore this one.")
     return manifest
 
 
@@ -131,7 +131,7 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
     expected = read_manifest(directory)
     differences = []
     if manifest_hash and expected.hash != manifest_hash:
-        differences.append(f"{MANIFEST} is another one")
+        differences.append(f"{MANIFEST} has been replaced")
     with translating_os_errors(f"checking the model {directory}"):
         present = dict(_files(directory))
         for name, record in expected.files.items():
@@ -145,7 +145,7 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
     if differences:
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
         raise Damaged(
-            f"The model {directory} is not as it was published: {', '.join(differences[:_NAMED])}{more}."
+            f"The model {directory} has changed since it was published: {', '.join(differences[:_NAMED])}{more}."
             " Promote another model, or restore this one."
         )
     return expected.hash
@@ -171,7 +171,9 @@ class ModelStore:
             StorageError: The name is invalid.
         """
         if _NAME.fullmatch(name) is None:
-            raise StorageError(f"{name!r} cannot name a model: use letters, digits, dots, dashes and underscores.")
+            raise StorageError(
+                f"{name!r} is not a valid model name: use letters, digits, dots, dashes and underscores."
+            )
         return self.directory / name
 
     def names(self) -> list[str]:
@@ -187,7 +189,7 @@ class ModelStore:
             StorageError: The name is invalid, or the directory cannot be created.
         """
         building = self._building(name)
-        with translating_os_errors(f"making the folder {building}"):
+        with translating_os_errors(f"creating the folder {building}"):
             building.mkdir()
         return building
 
@@ -202,7 +204,7 @@ class ModelStore:
         """
         path = self.path(name)
         if path.exists():
-            raise StorageError(f"{path} exists already: give the new model another name.")
+            raise StorageError(f"{path} already exists: choose another name for the new model.")
         manifest_hash = write_manifest(built)
         with translating_os_errors(f"publishing the model {path}"):
             for _, file in _files(built):
@@ -246,7 +248,7 @@ class ModelStore:
         Raises:
             StorageError: The model's directory cannot be renamed.
         """
-        with translating_os_errors(f"putting {name} back from {aside}"):
+        with translating_os_errors(f"restoring {name} from {aside}"):
             aside.rename(self.path(name))
             sync_directory(self.directory)
 

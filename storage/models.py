@@ -41,14 +41,14 @@ class Models(Queries):
         """Add a model; if its state is LIVE, add its promotion in the same transaction.
 
         Raises:
-            StorageError: The name is taken, or the new model is live although there is a live model already.
+            StorageError: The name is taken, or the new model is live although there is already a live model.
         """
         now = self._clock()
         row = asdict(model) | {"created": model.created or now, "reason_parts": stored_parts(model.reason)}
 
         def work(database: Database) -> None:
             if first(database, "SELECT 1 FROM models WHERE id = ?", [model.id]) is not None:
-                raise StorageError(f"There is a model {model.id} already: give the new one another name.")
+                raise StorageError(f"Model {model.id} already exists: choose another name for the new one.")
             live = live_model(database)
             if model.state is ModelState.LIVE and live is not None:
                 raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
@@ -82,7 +82,7 @@ class Models(Queries):
         """
 
         def work(database: Database) -> Model | None:
-            for name in reversed(_line(database)[:-1]):
+            for name in reversed(_lineage(database)[:-1]):
                 model = get_model(database, name)
                 if model.state is not ModelState.LIVE and model.kept:
                     return model
@@ -159,13 +159,13 @@ class Models(Queries):
         def work(database: Database) -> Model:
             pending = "SELECT 1 FROM promotions WHERE model = ? AND done IS NULL AND error = ''"
             if get_model(database, model).state in ANSWERING or first(database, pending, [model]) is not None:
-                raise IllegalTransition(f"{model} is live or about to be: its files stay.")
+                raise IllegalTransition(f"{model} is live or about to be: its files cannot be removed.")
             return _set_directory(database, model, "", pruned=True)
 
         return await self._write(work)
 
 
-def _line(database: Database) -> list[str]:
+def _lineage(database: Database) -> list[str]:
     """Return the names of the models that led to the live model, in order and ending with the live model.
 
     A rollback removes the models that came after its target.

@@ -35,7 +35,7 @@ _THEIR_EXCHANGES = (
     " AND NOT EXISTS (SELECT 1 FROM exchange_pictures JOIN exchanges AS since ON since.id = exchange"
     " WHERE since.session = later.session AND since.id > shown.id AND since.id <= later.id)"
 )
-"""The person's exchanges, and those of others in a group that would lose their picture, and so their subject."""
+"""The user's exchanges, and exchanges of other users in a group that would lose the picture they are about."""
 _AFFECTED = f"{AFFECTED} WHERE shown.id IN {_IDS}"
 
 _THEIR_SESSIONS = "SELECT id FROM sessions WHERE user = ?1 UNION SELECT session FROM exchanges WHERE asker = ?1"
@@ -89,7 +89,7 @@ class PersonalData(Queries):
     async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
         """Delete all of a user's data and return how much was deleted.
 
-        The data are the user's questions with the answers and all votes on them, the user's own votes, sessions,
+        The data comprises the user's questions with the answers and all votes on them, the user's own votes, sessions,
         updates and name, and the pictures that no other user sent. Any run that trains on the data is cancelled.
         If the user opted out, the user's ID is kept, so that the opt-out also covers any later data.
 
@@ -215,7 +215,7 @@ def withdraw(database: Database, exchanges: list[int]) -> None:
 
 
 def _delete_pictures(database: Database, pictures: list[str]) -> None:
-    """Delete the rows of `pictures`, which no exchange shows now, and record the removal of their files."""
+    """Delete the rows of pictures that no exchange shows any more, and record that their files must be removed."""
     names = json.dumps(pictures)
     database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
     add_removals(database, RemovalKind.PICTURE, pictures)

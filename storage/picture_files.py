@@ -46,7 +46,7 @@ class PictureStore:
             StorageError: The name is invalid.
         """
         if _NAME.fullmatch(sha256) is None:
-            raise StorageError(f"{sha256!r} is not the name of a picture: that is 64 hexadecimal digits.")
+            raise StorageError(f"{sha256!r} is not a picture name, which consists of 64 hexadecimal digits.")
         return self.directory / sha256[:2] / sha256
 
     async def put(self, data: bytes) -> str:

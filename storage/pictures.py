@@ -1,6 +1,6 @@
 """Tables for pictures and their re-encoding, files that crash the decoder, and one-time upgrade tasks.
 
-The picture files themselves are handled by `picture_store`.
+The picture files themselves are handled by `picture_files`.
 """
 
 from __future__ import annotations

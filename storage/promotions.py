@@ -92,14 +92,14 @@ class Promotions(Queries):
 
         Raises:
             UnknownRecord: There is no such promotion.
-            IllegalTransition: The promotion is closed already.
+            IllegalTransition: The promotion is already closed.
         """
         now = self._clock()
 
         def work(database: Database) -> Promotion:
             asked = _promotion(database, promotion)
             if asked.done is not None or asked.error:
-                raise IllegalTransition(f"Promotion {promotion} is closed already: ask for another one.")
+                raise IllegalTransition(f"Promotion {promotion} is already closed: request a new one.")
             values: dict[str, object] = {"error": error} if error else {"done": now}
             if not error and get_model(database, asked.model).state is not ModelState.LIVE:
                 values["previous"] = _make_live(database, asked.model, now)

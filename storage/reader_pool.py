@@ -21,7 +21,7 @@ from storage.errors import StorageError
 Result = TypeVar("Result")
 
 THREADS = 2
-"""How many reads run at the same time; others wait. The GIL serialises them anyway while rows become objects."""
+"""How many reads run at the same time; others wait. The GIL serialises the conversion of rows to objects anyway."""
 
 
 class ReaderPool:

@@ -1,4 +1,4 @@
-"""Removals: data outside the ledger that must go because the ledger rows for it were deleted.
+"""Removals: data outside the ledger that must be deleted because its ledger rows were deleted.
 
 A removal is recorded in the transaction that deletes the rows, and the record is dropped only once the
 removal is done, so a crash loses no removal.

@@ -92,7 +92,7 @@ class Replies(Queries):
     async def _set(self, update: int, slot: int, field: str, value: int | str) -> None:
         sql = f'UPDATE replies SET {field} = ? WHERE "update" = ? AND slot = ?'
         if not await self._execute(sql, (value, update, slot)):
-            raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
+            raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call `begin` first.")
 
 
 def _reply(row: sqlite3.Row) -> Reply:

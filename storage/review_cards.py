@@ -1,4 +1,4 @@
-"""Cards: exchanges with everything that an operator reviews them by, selected by a filter.
+"""Cards: exchanges with everything that an operator needs to review them, selected by a filter.
 
 Cards are ordered from the newest exchange to the oldest. The ID of the last card of a page is the cursor
 of the next page, so new exchanges do not shift the pages.
@@ -71,21 +71,21 @@ _SUBJECT = (
 """The pictures of the newest question with pictures, up to an exchange."""
 
 _HISTORY = 10
-"""How many questions before an exchange its card has."""
+"""How many of the preceding exchanges a card shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class CardFilter:
-    """Which cards to show. The default of a field does not restrict the cards.
+    """A filter that selects the cards to show. A field with its default value does not restrict the selection.
 
     Attributes:
         thumb: 1 for exchanges with more 👍 than 👎, -1 for the opposite.
         since: The earliest time of an exchange, in UTC seconds since the epoch.
-        until: The time before which an exchange took place.
+        until: The time before which an exchange must have taken place, in UTC seconds since the epoch.
         text: Words in the question or the answer; case is ignored for ASCII letters.
         decision: The decision of the latest review.
-        unreviewed: Only exchanges that nobody has reviewed.
-        run: The ID of a run, for the exchanges that it learned from.
+        unreviewed: Select only exchanges that nobody has reviewed.
+        run: The ID of a run; selects the exchanges that it learned from.
         judged: With `run`, select the exchanges that judged the run instead.
         person: The ID of a person who asked, voted on or corrected the exchanges.
     """
@@ -104,7 +104,7 @@ class CardFilter:
 
     @property
     def where(self) -> str:
-        """The condition as SQL. Without a run or a person, only exchanges with a vote or the like are selected."""
+        """The SQL condition. Without a run or a person, it requires a vote, a correction or a review."""
         chosen = [sql for name, sql in _CONDITIONS.items() if getattr(self, name)]
         return " AND ".join(chosen if self.run or self.person else [*chosen, _RATED])
 
@@ -117,7 +117,7 @@ class CardFilter:
 
 @dataclass(frozen=True, slots=True)
 class CardVote:
-    """The latest vote of a person, with the person's name and one of the bot's keywords for reasons."""
+    """The latest vote of a person on an exchange; `reason` is one of the bot's keywords for reasons, or empty."""
 
     rater: int
     name: str
@@ -127,7 +127,7 @@ class CardVote:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """An exchange with everything that an operator reviews it by.
+    """An exchange with everything that an operator needs to review it.
 
     Attributes:
         asker: The name of the person who asked.
@@ -158,7 +158,7 @@ class Card:
 
 
 class ReviewCards(Queries):
-    """Cards for the operator, and how many there are."""
+    """Queries for the operator's cards and their number."""
 
     async def page(self, filter: CardFilter, before: int | None, size: int) -> tuple[list[Card], bool]:
         """Return at most `size` cards, newest first, and whether there are more.

@@ -35,7 +35,7 @@ _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
 
 _REQUESTED = 1
 _WITHDRAWN = 2
-"""Values of `cancel_requested`: a person asked, or an exchange of the selection was withdrawn. 0 is not requested."""
+"""Values of `cancel_requested`: an admin asked, or a selected exchange was withdrawn; 0 means not requested."""
 
 
 class Runs(Queries):
@@ -59,7 +59,7 @@ class Runs(Queries):
         def work(database: Database) -> Run:
             busy = first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
             if busy is not None:
-                raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait for its end or cancel it.")
+                raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait until it ends, or cancel it.")
             trial = first(database, "SELECT model FROM canaries WHERE ended IS NULL")
             if trial is not None:
                 raise CanaryRunning(
@@ -238,14 +238,14 @@ class Runs(Queries):
         def work(database: Database) -> None:
             _get(database, run)
             if first(database, "SELECT 1 FROM run_selections WHERE run = ?", [run]) is not None:
-                raise StorageError(f"Run {run} has its selection already: start another run for another one.")
+                raise StorageError(f"Run {run} already has a selection: start a new run for a different one.")
             try:
                 database.table("run_selections").insert_all(
                     [("run", "exchange", "position", "split", "judged"), *frozen]
                 )
             except sqlite3.IntegrityError as error:
                 raise StorageError(
-                    f"The selection for run {run} names an exchange twice or one that was deleted meanwhile:"
+                    f"The selection for run {run} contains an exchange twice, or one that was deleted meanwhile:"
                     f" select again ({error})."
                 ) from error
             counts = {"samples": len(frozen) - held_out, "held_out": held_out}
@@ -294,7 +294,7 @@ def _set(database: Database, run: int, values: dict[str, Any], now: float) -> No
 def _settable(values: dict[str, Any]) -> dict[str, Any]:
     strange = values.keys() - _SETTABLE
     if strange:
-        raise StorageError(f"A run has no field {', '.join(sorted(strange))} to set: it has {sorted(_SETTABLE)}.")
+        raise StorageError(f"Cannot set {', '.join(sorted(strange))} of a run, only {', '.join(sorted(_SETTABLE))}.")
     if "reason" in values:
         return values | {"reason_parts": stored_parts(values["reason"])}
     return values

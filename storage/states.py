@@ -68,7 +68,7 @@ class RecipientState(StrEnum):
     DUE = "due"
     SENDING = "sending"
     DELIVERED = "told"
-    UNREACHABLE = "unreachable"  # they blocked the bot, or are gone
+    UNREACHABLE = "unreachable"  # the user blocked the bot or deleted their account
     FAILED = "failed"
     DOUBTFUL = "doubtful"  # interrupted between sending and storing the result: never sent again
-    SKIPPED = "spared"  # cancelled before it was their turn
+    SKIPPED = "spared"  # the broadcast was cancelled before their turn

@@ -55,7 +55,7 @@ class Votes(Queries):
             StorageError: The value is not 1, -1 or 0.
         """
         if rating.value not in (1, -1, 0):
-            raise StorageError(f"A rating is 1 or -1, or 0 for none, not {rating.value}.")
+            raise StorageError(f"A rating is 1, -1 or 0 (retracted), not {rating.value}.")
         now = rating.created or self._clock()
 
         def work(database: Database) -> bool:
@@ -219,25 +219,25 @@ def _judged(database: Database, trust: Trust, reviews: int | None, now: float) -
             decision, text = reviewed.get(exchange.id, (ReviewDecision.KEEP, ""))
             if decision != ReviewDecision.DROP:
                 edited = _edited(said, text) if decision == ReviewDecision.EDIT else None
-                found.append(_Judged(said, edited or _bettered(said, shown.get(exchange.id))))
+                found.append(_Judged(said, edited or _corrected(said, shown.get(exchange.id))))
     return found
 
 
-def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
+def _corrected(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
     """Return the exchange with the correction as its answer, or None if there is no correction."""
     if shown is None:
         return None
     raters = tuple(sorted({shown["author"], shown["confirmed_by"]}))
-    return RatedExchange(_answered(said, shown["text"]), 1, 0, raters, raters, said.history, corrected=True)
+    return RatedExchange(_with_answer(said, shown["text"]), 1, 0, raters, raters, said.history, corrected=True)
 
 
 def _edited(said: RatedExchange, text: str) -> RatedExchange:
     """Return the exchange with the text of an operator's edit as its answer."""
     likes = said.liked_by
-    return RatedExchange(_answered(said, text), len(likes) or 1, 0, likes, likes, said.history, corrected=True)
+    return RatedExchange(_with_answer(said, text), len(likes) or 1, 0, likes, likes, said.history, corrected=True)
 
 
-def _answered(said: RatedExchange, text: str) -> Exchange:
+def _with_answer(said: RatedExchange, text: str) -> Exchange:
     """Return the exchange with the answer `text`.
 
     The token count is set to the number of characters in `text`, which is nearly always an upper bound.

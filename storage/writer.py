@@ -135,14 +135,14 @@ class Writer:
             for group in _groups(batch):
                 self._do_group(group)
             connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - it belongs to those who wait, not to this thread
+        except Exception as error:  # noqa: BLE001 - the error is for the waiting callers, not for this thread
             with contextlib.suppress(sqlite3.Error):  # the next BEGIN reports whatever is wrong
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             if len(batch) == 1:
                 batch[0].error, batch[0].lost = self._explained(error), True
                 return
-            for job in batch:  # the transaction is lost, and one of them may be the cause: run each in its own
+            for job in batch:  # the transaction is lost, and one job may be the cause: run each in its own
                 job.error = None
                 self._commit([job])
 

@@ -2,7 +2,7 @@
 
 The server uses Telegram's names, limits and error texts, holds its state in memory, and serves any
 program that speaks the Bot API. `emulator.Emulator` is the entry point. `person_actions` holds what a
-user can do; `sending`, `editing` and `account` hold the methods that a bot can call.
+user can do; `sending`, `editing` and `bot_account` hold the methods that a bot can call.
 """
 
 from telegram_emulator.emulator import Emulator

@@ -23,7 +23,7 @@ class EventLog:
     def __init__(self) -> None:
         self._log: list[Json] = []
         self._first = 1
-        self._news = asyncio.Event()  # of the next event
+        self._news = asyncio.Event()  # set when the next event is published
 
     @property
     def last(self) -> int:

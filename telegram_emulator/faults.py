@@ -21,7 +21,7 @@ class FaultKind(StrEnum):
     RESET_BEFORE = "reset_before"  # the connection breaks before anything is done
     RESET_AFTER = "reset_after"  # the connection breaks, but the call was carried out
     CUT_OFF = "cut_off"  # the JSON ends in the middle, but the call was carried out
-    DELAY = "delay"  # the answer comes late
+    DELAY = "delay"  # the response is delayed
     REFUSED = "refused"  # 400 with a description of Telegram's that the emulator would not give otherwise
 
 

@@ -100,12 +100,12 @@ class PersonActions:
         """
         into = self.chat_of(person, chat)
         if not 1 <= len(attachments) <= _ALBUM:
-            raise api_error("an album has up to ten pictures or files")
+            raise api_error("an album can have at most ten pictures or files")
         if len({attachment.kind == "document" for attachment in attachments}) > 1:
             raise api_error("document can't be mixed with other media types")
         text, entities = formatted(caption)
         if any(each.kind == "sticker" for each in attachments) and (text or len(attachments) > 1):
-            raise api_error("a sticker comes alone")
+            raise api_error("a sticker must be sent alone")
         if units(text) > MAX_CAPTION:
             raise api_error("message caption is too long")
         contents = [await self._content(attachment) for attachment in attachments]

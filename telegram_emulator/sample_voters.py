@@ -79,7 +79,7 @@ class SampleVoters:
         if self._likes is None or self._conversations is None:
             raise api_error("there are no sample conversations here")
         if self._task is not None and not self._task.done():
-            raise api_error("sample votes are being cast already", 409)
+            raise api_error("sample votes are already being cast", 409)
         script = list(self._conversations(self._round))
         self._round += 1
         self._state = {"running": True, "done": 0, "total": 2 * len(script), "ups": 0, "downs": 0, "error": ""}

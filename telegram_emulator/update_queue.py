@@ -17,7 +17,7 @@ from typing import Any
 from telegram_emulator.api_errors import Json, api_error
 
 _ONLY_ON_REQUEST = frozenset({"message_reaction"})
-_LONGEST_POLL = 50.0  # seconds; Telegram cuts longer polls
+_LONGEST_POLL = 50.0  # seconds; Telegram ends longer polls
 
 
 class UpdateQueue:
@@ -31,8 +31,8 @@ class UpdateQueue:
         self._queue: deque[Json] = deque()
         self._again: list[Json] = []
         self._allowed: frozenset[str] | None = None
-        self._turn = 0  # of the poller that waits; others are answered with 409
-        self._ended = ""  # why the poller before it was ended
+        self._turn = 0  # number of the current poll; earlier ones end with error 409
+        self._ended = ""  # why the previous poll was ended
         self._arrival = asyncio.Event()
 
     def __len__(self) -> int:
@@ -75,8 +75,8 @@ class UpdateQueue:
         """
         again, self._again = self._again, []
         if again:
-            # With all others: the bot may never have received the batch, and confirming one update confirms all
-            # before it.
+            # The rest of the batch is sent again too: the bot may never have received it, and confirming one
+            # update confirms all before it.
             return again + [each for each in islice(self._queue, limit) if each not in again]
         if self.held_back:
             if len(self._queue) < self.held_back:
@@ -123,8 +123,8 @@ class UpdateQueue:
     def arrived(self) -> Coroutine[Any, Any, Any]:
         """Return a coroutine that waits for the next update after this call.
 
-        The event is made here and not in the coroutine, which `asyncio.wait_for` begins only later. It is a new one
-        each time, because a simulation changes its event loop.
+        The event is created here, not in the coroutine, because `asyncio.wait_for` starts the coroutine only
+        later. It is a new event each time, because a simulation may change its event loop.
         """
         self._arrival = event = asyncio.Event()
         return event.wait()

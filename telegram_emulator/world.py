@@ -1,7 +1,7 @@
 """The emulator's state (the bot, users, chats and messages) and the rules for what the bot can see.
 
 Messages are Bot API `Message` objects as dicts. They are replaced, never modified, so that an event or
-an update keeps its content. `sending`, `editing` and `account` implement what the bot can do;
+an update keeps its content. `sending`, `editing` and `bot_account` implement what the bot can do;
 `person_actions` implements what users can do.
 """
 

@@ -47,7 +47,7 @@ def main() -> None:
     updated = f"{before}{BEGIN}\n{listing()}\n{END}{after}"
     if parser.parse_args().check:
         if updated != text:
-            sys.exit("docs/architecture.md does not list the modules as they are: run python -m tools.file_map")
+            sys.exit("The list of modules in docs/architecture.md is out of date: run python -m tools.file_map")
     else:
         DOCUMENT.write_text(updated, encoding="utf-8")
 

@@ -1,18 +1,18 @@
 """Rows for `thumbtune finetune` from the datasets of two tutorials: `python -m tools.tutorial_rows food|jokes FOLDER`.
 
-The tutorials fine-tune InternVL2-2B with XTuner to name Chinese dishes, and to joke about pictures. FOLDER
-has the dataset as downloaded from the Hugging Face hub; the rows are written into it, to `train.jsonl` and
-`test.jsonl`. No picture is in both.
+The tutorials fine-tune InternVL2-2B with XTuner to name Chinese dishes and to joke about pictures. FOLDER
+contains the dataset as downloaded from the Hugging Face hub. The rows are written to the files `train.jsonl`
+and `test.jsonl` in FOLDER, which have no pictures in common.
 
 food: `lyan62/FoodieQA` (arXiv 2406.11030). `sivqa_tidy.json` is a list of questions about one picture each:
 `question`, `choices`, `answer` (an index into `choices`), and `food_meta` with `food_name` and `food_file`
-(a path from the folder of the list). As in the tutorial, the learned answer is the right choice and the
-dish's name. A fifth of the pictures is for the test, whose given answer is the right choice.
+(a path relative to the folder of the list). As in the tutorial, the training answer is the right choice and
+the dish's name. A fifth of the pictures are for testing, with only the right choice as the answer.
 
 jokes: `zhongshsh/CLoT-Oogiri-GO` (arXiv 2312.02439). `cn.jsonl` has a line for each answer: `type` ("I2T"
 for an answer to a picture alone), `image` (the name of a file in `images.zip`, without its suffix), `text`
-and `star` (the number of likes, or null). As in the tutorial, there are 2,000 rows, one for each picture:
-here the most liked answers. 50 further ones are for the test.
+and `star` (the number of likes, or null). As in the tutorial, there are 2,000 rows, one for each picture;
+here, they are the answers with the most likes. Another 50 rows are for testing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ QUESTION: Final = "请你根据这张图片，讲一个脑洞大开的梗"
 JOKES: Final = 2000
 TEST_JOKES: Final = 50
 TEST_SHARE: Final = 0.2
-"""The share of FoodieQA's pictures for the test."""
+"""The share of FoodieQA's pictures that is used for testing."""
 
 Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ def row(picture: str, question: str, answer: str) -> Row:
 
 
 def food_rows(folder: Path) -> tuple[list[Row], list[Row]]:
-    """Return the rows to train on and those to test with, from FoodieQA in `folder`."""
+    """Return the training rows and the test rows made from FoodieQA in `folder`."""
     found = sorted(folder.rglob("sivqa_tidy.json"))
     if not found:
         sys.exit(f"{folder} has no sivqa_tidy.json: download lyan62/FoodieQA there, and unpack it")
@@ -70,9 +70,9 @@ def food_rows(folder: Path) -> tuple[list[Row], list[Row]]:
 
 
 def joke_rows(folder: Path) -> tuple[list[Row], list[Row]]:
-    """Return the rows to train on and those to test with, from Oogiri-GO in `folder`.
+    """Return the training rows and the test rows made from Oogiri-GO in `folder`.
 
-    Their pictures are unpacked into `folder`. Answers that a row cannot have, and broken pictures, are left out.
+    Their pictures are unpacked into `folder`. Answers that a row cannot contain and damaged pictures are skipped.
     """
     for file in ("cn.jsonl", "images.zip"):
         if not (folder / file).is_file():
@@ -106,16 +106,16 @@ def _usable(jokes: Iterator[tuple[str, str]], archive: ZipFile, folder: Path) ->
         yield made
 
 
-STORIES: Final[dict[str, Callable[[Path], tuple[list[Row], list[Row]]]]] = {"food": food_rows, "jokes": joke_rows}
+TUTORIALS: Final[dict[str, Callable[[Path], tuple[list[Row], list[Row]]]]] = {"food": food_rows, "jokes": joke_rows}
 
 
 def main() -> None:
-    """Write the rows of a story into the folder of its dataset."""
+    """Write the rows of the chosen tutorial to the folder of its dataset."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("story", choices=STORIES)
-    parser.add_argument("folder", type=Path, help="the dataset as downloaded")
+    parser.add_argument("tutorial", choices=TUTORIALS)
+    parser.add_argument("folder", type=Path, help="the folder with the downloaded dataset")
     chosen = parser.parse_args()
-    for name, rows in zip(("train.jsonl", "test.jsonl"), STORIES[chosen.story](chosen.folder), strict=True):
+    for name, rows in zip(("train.jsonl", "test.jsonl"), TUTORIALS[chosen.tutorial](chosen.folder), strict=True):
         write_text(chosen.folder / name, (json.dumps(each, ensure_ascii=False) + "\n" for each in rows))
         sys.stdout.write(f"{chosen.folder / name}: {len(rows)} rows\n")
 

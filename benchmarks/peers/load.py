@@ -271,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command-line interface."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.load", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--url", required=True)
-    parser.add_argument("--model", required=True, help="the model's name at the server")
+    parser.add_argument("--model", required=True, help="the model's name on the server")
     parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="length of every answer")
     parser.add_argument("--pause", type=float, default=40, help="seconds from the crowd's first to its second turn")

@@ -48,7 +48,7 @@ from training.job import Job, Progress
 from training.xtuner.encoding import Encoder
 
 SYSTEM: Final = "You are an AI assistant whose name is InternLM (书生·浦语)."
-"""What XTuner's dataset writes before every conversation; ours gets the same."""
+"""The system prompt that XTuner's dataset puts before every conversation; thumbtune's worker gets the same."""
 
 REPEATS: Final = 3
 DISTINCT: Final = 64

@@ -56,7 +56,7 @@ class AlertWatch:
     _crashes: int = field(default=0, init=False)
     _failing: bool = field(default=False, init=False)
     _told: bool = field(default=False, init=False)
-    """Whether an alert about the engine was sent, and its recovery was not."""
+    """Whether a crash of the engine has been reported, but not yet its recovery."""
     _steady: int = field(default=0, init=False)
     """Consecutive checks without a problem."""
     _low: bool = field(default=False, init=False)

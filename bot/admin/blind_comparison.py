@@ -31,7 +31,7 @@ QUESTIONS: Final = 12
 FOLDER: Final = "comparing"
 
 BUSY: Final = later("Run {run} is in progress and needs the memory. Try again when it has ended, or /cancel it.")
-NOT_KEPT: Final = later("The files of {model} aren't there; choose another model.")
+NOT_KEPT: Final = later("The files of {model} are missing; choose another model.")
 NO_QUESTIONS: Final = later("There are no recent questions about a picture that these models haven't answered yet.")
 
 
@@ -47,7 +47,7 @@ class BlindComparison:
     async def ask(self, first: str, second: str, on_progress: Callable[[Progress], None]) -> int:
         """Have two models answer new questions, and return the number of questions.
 
-        Equal answers are stored as the same, without a choice of an operator.
+        Identical answers are recorded as equally good, without asking the operator.
 
         Raises:
             AdminRefusal: A run is in progress, a model's files are missing, or there are no new questions.
@@ -66,7 +66,7 @@ class BlindComparison:
         try:
             answers = await self._answers(models, asked, work, on_progress)
         except BaseException:
-            self.tidy()  # the reason may name the log
+            self.tidy()  # keeps the log, which the error message may name
             raise
         await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
         await self.ledger.comparisons.add(
@@ -78,7 +78,7 @@ class BlindComparison:
         return len(asked)
 
     def tidy(self) -> None:
-        """Remove what an interrupted comparison has left behind, except its log, which has no words of people."""
+        """Remove what an interrupted comparison has left behind, except its log, which contains no user texts."""
         for each in (self.ledger.path.parent / FOLDER).glob("*.json"):
             each.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from storage.translatable_reason import Reason
 from training.evidence.sequential import ENOUGH, MARGIN, Evidence, Vote, canary_evidence
 
 HINT: Final = 3.0
-"""The evidence from which on the votes are reported to lean to one side."""
+"""The evidence at or above which the votes are reported as leaning to one side."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The trial of a canary: an accepted model answers a share of conversations until votes decide its fate.
+"""The trial of a canary: an accepted model answers a share of conversations until votes decide whether to keep it.
 
 The evidence is computed from the ledger's votes, so erased votes no longer count. After a promotion, the
 new live model is watched, and is rolled back if it clearly fails.
@@ -69,7 +69,7 @@ class Trials:
     settings: LiveSettings
 
     _weighed: tuple[int, int] | None = field(default=None, init=False)
-    """The trial and the newest vote when its evidence was weighed."""
+    """The trial and the newest vote for which the evidence was last weighed."""
 
     async def standing(self) -> Standing | None:
         """Return the standing of the running trial, or None if no trial is running."""

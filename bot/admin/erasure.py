@@ -28,7 +28,7 @@ ABANDONED_SECONDS: Final = 3600.0
 
 FEW_STRAYS: Final = 5
 STRAY_SHARE: Final = 0.05
-"""Crashes and full disks leave single files; many unknown ones mean that the ledger is an old or a new one."""
+"""Crashes and full disks leave only a few strays; a larger share means that the ledger is an old or a new one."""
 
 log = structlog.get_logger()
 

@@ -31,7 +31,7 @@ IS_PENDING: Final = later(
 
 
 def refuse_in_use(model: Model, pending: Collection[str]) -> None:
-    """Raise `AdminRefusal` for a model that is in use; `pending` has the models with a pending promotion."""
+    """Raise `AdminRefusal` for a model that is in use; `pending` contains the models with a pending promotion."""
     for in_use, why in (
         (model.id == BASE, IS_BASE),
         (model.state is ModelState.CANARY, IS_CANARY),

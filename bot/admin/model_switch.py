@@ -167,7 +167,7 @@ class ModelSwitch:
         if self.can_try and await asyncio.to_thread(_is_intact, model):
             await self._keep_trial()
         else:
-            log.warning("the trial of a canary cannot go on", model=trial.model)
+            log.warning("the trial of a canary cannot continue", model=trial.model)
             await self.ledger.canaries.end(trial.id, Verdict.VOID, CANNOT_GO_ON)
 
     async def delete(self, model: str) -> None:
@@ -277,7 +277,7 @@ class ModelSwitch:
             try:
                 yield
             except StorageError as error:
-                log.error("the engine goes back: the change cannot be recorded", model=model, error=str(error))
+                log.error("the engine is switched back: the change cannot be recorded", model=model, error=str(error))
                 if live is not None:
                     await self.deployment.swap(live.id, Path(live.directory))
                 raise
@@ -297,7 +297,7 @@ class ModelSwitch:
         try:
             await self.merged.prune(in_use)
         except (StorageError, OSError) as error:
-            log.warning("merged models were not pruned; it is tried again after the next change", error=str(error))
+            log.warning("merged models were not pruned; pruning is retried after the next change", error=str(error))
 
 
 def refuse_harmful(model: Model) -> None:
@@ -312,7 +312,7 @@ def _is_intact(model: Model) -> bool:
         if model.manifest_hash:
             verify(Path(model.directory), model.manifest_hash, contents=False)
     except StorageError as error:
-        log.warning("the files of a model are not as they were", model=model.id, error=str(error))
+        log.warning("the files of a model have changed", model=model.id, error=str(error))
         return False
     return Path(model.directory).is_dir()
 

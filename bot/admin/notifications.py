@@ -111,7 +111,7 @@ class Notifications:
         async def tell(admin: int, say: Say) -> None:
             await self._show(run, admin, say)
 
-        self._all(tell, replaces=f"run {run.id}")
+        self._queue_for_all(tell, replaces=f"run {run.id}")
 
     async def run_finished(
         self,
@@ -129,7 +129,7 @@ class Notifications:
         """
 
         async def tell(admin: int, say: Say) -> None:
-            if admin in self._of(run):
+            if admin in self._messages_of(run):
                 await self._show(run, admin, say)
             text = outcome(run, model, say)
             markup = None
@@ -139,14 +139,14 @@ class Notifications:
             elif model and model.state is ModelState.CANDIDATE and approve:
                 text = f"{text}\n{say(AWAITS)}"
                 markup = one_button(say("✔ Approve"), Approve(model=model.id))
-            shown, page = _in(say.language, picture), _in(say.language, sheet)
+            shown, page = _in_language(say.language, picture), _in_language(say.language, sheet)
             name = f"run-{run.id}-{shown.name}" if shown else ""
             if not (shown and await self._shown(admin, FSInputFile(shown, name), text, markup)):
                 await self._bot.send_message(admin, text, reply_markup=markup)
             if page:
                 await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
-        told = self._all(tell)
+        told = self._queue_for_all(tell)
         try:
             await asyncio.gather(*told)
         finally:
@@ -156,7 +156,7 @@ class Notifications:
 
     async def _show(self, run: Run, admin: int, say: Say) -> None:
         """Send an admin the progress message of a run, or edit the message sent earlier."""
-        messages = self._of(run)
+        messages = self._messages_of(run)
         text = run_progress(run, say)
         markup = one_button(say("✖ Cancel"), CancelRun(run=run.id)) if RUN_TRANSITIONS[run.state] else None
         shown = messages.get(admin)
@@ -199,7 +199,7 @@ class Notifications:
         async def tell(admin: int, say: Say) -> None:
             await self._bot.send_message(admin, _cut(say(sentence, **values), 4 * CAPTION_LIMIT))
 
-        self._all(tell)
+        self._queue_for_all(tell)
 
     def is_news(self, key: str) -> bool:
         """Return whether no notice with `key` was sent in the last hour; if so, record one as sent now."""
@@ -208,11 +208,11 @@ class Notifications:
         self._alerts[key] = None
         return True
 
-    def _of(self, run: Run) -> dict[int, _Shown]:
+    def _messages_of(self, run: Run) -> dict[int, _Shown]:
         """Return the progress messages of a run, keyed by the admin's user ID."""
         return self._messages.setdefault(run.id, {})
 
-    def _all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
+    def _queue_for_all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
         """Queue a notice for every admin, replacing a queued notice with the same `replaces`.
 
         With an empty `replaces`, no queued notice is replaced.
@@ -252,7 +252,7 @@ class Notifications:
             del self._deliveries[admin]
 
 
-def _in(language: str, file: Path | None) -> Path | None:
+def _in_language(language: str, file: Path | None) -> Path | None:
     """Return the version of a run's file in `language`, or `file` itself if there is no such version."""
     translated = file.with_name(localised(file.name, language)) if file else None
     return translated if translated and translated.is_file() else file

@@ -94,7 +94,7 @@ def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
         line = say("Run {run}: {state}", run=run.id, state=say(MODEL_STATES[model.state]))
         return f"{line} ({say(model.reason)})" if model.reason else line
     line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
-    if run.reason and run.state is not RunState.CANCELLED:  # the reason of a cancelled run only says that
+    if run.reason and run.state is not RunState.CANCELLED:  # the reason would only repeat the state
         line += f" ({say(run.reason)})"
     elif run.model:
         line += f" → {run.model}"

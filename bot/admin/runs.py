@@ -53,9 +53,9 @@ class Runs:
 
     _work: tuple[int, asyncio.Task[None]] | None = field(default=None, init=False)
     _plans: dict[int, RunPlan] = field(default_factory=dict, init=False)
-    """What the run that was just requested trains on."""
+    """The plan of the run that was just requested, by run ID."""
     _over: dict[int, tuple[RunState, str]] = field(default_factory=dict, init=False)
-    """For each run that has ended, its end, if that is not recorded yet."""
+    """The final state and reason, by run ID, of runs whose end has not been recorded yet."""
 
     async def start(self) -> None:
         """Handle the end of a run that an earlier process left unfinished."""
@@ -82,7 +82,7 @@ class Runs:
 
         Raises:
             AdminRefusal: There is no trainer.
-            RunBusy: Another run is under way.
+            RunBusy: Another run is in progress.
             NothingNew: The run would learn from the same data as the last finished run, and `confirmed` is
                 false.
         """
@@ -121,7 +121,7 @@ class Runs:
             number, task = self._work
             self._work = None
             if not task.cancelled() and (error := task.exception()):
-                log.error("acting on the end of a run failed; the next start retries", run=number, exc_info=error)
+                log.error("handling the end of a run failed; the next start retries", run=number, exc_info=error)
         if self._work and await self.ledger.runs.cancel_requested(self._work[0]):
             self._work[1].cancel()
             await asyncio.wait((self._work[1],))  # a second cancellation would interrupt its cleanup
@@ -201,6 +201,6 @@ class Runs:
         try:
             return await self.trials.accept(candidate)
         except (AdminRefusal, InferenceError, StorageError, TrainingError) as error:
-            log.error("the new model does not answer; the old one stays", model=candidate.id, error=str(error))
+            log.error("the new model does not answer; the old one stays live", model=candidate.id, error=str(error))
             await self.notices.alert(f"swap:{candidate.id}", NOT_TAKEN, model=candidate.id, reason=str(error))
             return candidate

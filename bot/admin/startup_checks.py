@@ -72,7 +72,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         chosen_again = Path(known[BASE].directory).is_dir()
         await ledger.models.relocate(BASE, str(base))
         if chosen_again and known[BASE].state is not ModelState.LIVE:
-            log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
+            log.warning("inference.model has changed: the new base answers; /promote brings an earlier model back")
             await ledger.promotions.make(BASE)
     gone = []
     for model in known.values():
@@ -89,7 +89,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         live = await ledger.models.get(BASE)
     trouble = await asyncio.to_thread(_unfit, live, contents=False)
     if trouble:
-        log.error("the files of the live model are not as they were: the base answers", model=live.id)
+        log.error("the files of the live model have changed: the base answers", model=live.id)
         await ledger.promotions.make(BASE)
         live = await ledger.models.get(BASE)
     trial = await ledger.canaries.running()
@@ -120,7 +120,7 @@ class StartupChecks:
         if self.unfit:
             await self.notices.alert(*self.unfit)
         loop = asyncio.get_running_loop()
-        reader = ThreadPoolExecutor(1)  # unlike those of the loop's executor, its thread is not waited for at the end
+        reader = ThreadPoolExecutor(1)  # unlike the loop's default executor, it is not waited for at shutdown
         try:
             if faults := await loop.run_in_executor(reader, _ledger_faults, self.ledger.path):
                 log.error("the ledger is damaged", faults=faults)
@@ -129,7 +129,7 @@ class StartupChecks:
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
         if trouble:
-            log.error("the files of the live model are not as they were", model=self.live.id)
+            log.error("the files of the live model have changed", model=self.live.id)
             await self._replace(trouble)
 
     async def _replace(self, trouble: Trouble) -> None:
@@ -143,7 +143,7 @@ class StartupChecks:
             except AdminRefusal:  # a run uses the engine's memory
                 await asyncio.sleep(RETRY_SECONDS)
             except (InferenceError, StorageError) as error:
-                log.error("the base model cannot take the place of the live one", error=str(error))
+                log.error("the base model cannot replace the live one", error=str(error))
                 await self.notices.alert(f"stuck:{live.id}", Reason(STUCK, model=live.id, reason=str(error)))
                 await asyncio.sleep(RETRY_SECONDS)
         await self.notices.alert(*trouble)

@@ -22,7 +22,7 @@ from training.evidence.sequential import ENOUGH
 from training.gate.fonts import TEXT
 
 MODELS_SHOWN: Final = 8
-"""Only the models with the most answers are shown: a longer legend is unreadable."""
+"""The maximum number of models in the chart, those with the most answers; a longer legend is unreadable."""
 
 
 def most_asked(days: Sequence[Day]) -> list[str]:

@@ -61,4 +61,4 @@ class TeacherNotes:
             text = say(NOTE, question=exchange.question, before=exchange.answer, now=now)
             await self._bot.send_message(teacher.person, text)
         except (InferenceError, EmptyAnswer, NoPictureYet, UnknownRecord, TelegramAPIError) as error:
-            log.info("no note to a teacher", model=live.id, reason=type(error).__name__)
+            log.info("note to a user not sent", model=live.id, reason=type(error).__name__)

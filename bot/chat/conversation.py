@@ -27,7 +27,7 @@ LATEST: Final = 64
 """How many exchanges `latest` searches. In a shared conversation other people's exchanges may come in between."""
 
 INVITED: Final = 5
-"""One answer in this many suggests a comparison of two answers during a trial."""
+"""During a trial, one in this many answers suggests comparing two answers."""
 
 
 class Conversation:
@@ -184,7 +184,7 @@ class Conversation:
 
     def _place(self, question: Question) -> tuple[int, int, int]:
         """Return the IDs of the chat, the conversation's owner and the topic, which together identify a session."""
-        return question.chat, self._settings.talker(question.chat, question.asker), question.topic
+        return question.chat, self._settings.conversation_owner(question.chat, question.asker), question.topic
 
     @asynccontextmanager
     async def _turn(self, session: int, answering: Answering) -> AsyncIterator[None]:

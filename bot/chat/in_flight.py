@@ -45,7 +45,7 @@ class Answering:
     @asynccontextmanager
     async def interruptible(self) -> AsyncIterator[None]:
         """Run the block, but end it early, without an error, if the answer is stopped or its question edited."""
-        # Only a timeout cancels a part of a task and leaves a cancellation of the task itself alone.
+        # asyncio.timeout can cancel a part of a task without interfering with a cancellation of the task itself.
         scope = asyncio.timeout(0 if self.interrupted else None)
         try:
             async with scope:

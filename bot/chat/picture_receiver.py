@@ -24,7 +24,7 @@ from bot.chat.errors import DeletedMeanwhile, Refused
 from bot.chat.question import PictureFile
 from bot.i18n import later
 from bot.live_settings import LiveSettings
-from bot.redaction import account
+from bot.redaction import error_text
 from bot.telegram.client import Undelivered
 from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import CleanPicture, DecodeError, Refusal
@@ -42,7 +42,7 @@ MAX_BYTES: Final = 20 * 10**6
 """The largest file that a bot can download (https://core.telegram.org/bots/api#getfile)."""
 
 BYTES_IN_FLIGHT: Final = 3 * MAX_BYTES
-"""Memory for files that are being downloaded or wait for a decoder. One person takes at most `MAX_BYTES` of it."""
+"""Memory for files that are being downloaded or wait for a decoder. One user may take up at most `MAX_BYTES`."""
 
 DECODERS: Final = 2
 
@@ -141,7 +141,7 @@ class PictureReceiver:
             try:
                 await self.bot.download_file(path or "", content, timeout=_DOWNLOAD_SECONDS)
             except (ClientError, TimeoutError, OSError) as error:
-                log.warning("download broke off", kind=type(error).__name__, error=account(error))
+                log.warning("download interrupted", kind=type(error).__name__, error=error_text(error))
                 await asyncio.sleep(pause)
             else:
                 return content.getvalue()
@@ -157,7 +157,7 @@ class PictureReceiver:
                 try:
                     await self.ledger.pictures.add_decoder_death(file.file_unique_id)
                 except NotSaved as error:
-                    log.warning("death of a decoder not recorded", error=str(error))
+                    log.warning("crash of a decoder not recorded", error=str(error))
             raise Refused(Reason(_SENTENCES[refusal.reason], limit=f"{megapixels:g}")) from refusal
 
     async def _store(self, clean: CleanPicture, sender: int, update: int) -> Picture:

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 from rich.console import Console
 
-from bot.redaction import trace
+from bot.redaction import error_trace
 from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
@@ -114,7 +114,7 @@ class StoredPictures:
             try:
                 await self.finish()
             except Exception as error:  # noqa: BLE001 - the bot answers meanwhile
-                log.error("re-encoding of stored pictures failed", trace=trace(error), retry_in=RETRY_SECONDS)
+                log.error("re-encoding of stored pictures failed", trace=error_trace(error), retry_in=RETRY_SECONDS)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
@@ -142,7 +142,7 @@ async def finish_pictures(ledger: Ledger, console: Console) -> None:
     if left := await ledger.pictures.count(PictureState.RAW):
         decoders = PictureDecoders(1)
         try:
-            with console.status(f"cleaning {left} pictures of an earlier version"):
+            with console.status(f"re-encoding {left} pictures stored by an earlier version"):
                 await StoredPictures(ledger, PictureStore(ledger.path.with_name("pictures")), decoders).clean_all()
         finally:
             await decoders.close()

@@ -35,10 +35,10 @@ from storage.errors import UnknownRecord
 from storage.guests import GUESTS
 
 GROUP_EDITS: Final = 3
-"""By how much slower edits are in groups, which take 20 messages a minute, than in private chats, which take 60."""
+"""How many times slower edits are in groups, with 20 messages per minute, than in private chats, with 60."""
 
 GROUP_HOLD_SECONDS: Final = 1.0
-"""An answer in a group that is complete within this time takes a single call, without a placeholder."""
+"""An answer in a group that is complete within this time is sent in a single call, without a placeholder."""
 
 _APOLOGIES: Final[dict[type[Exception], str]] = {
     NoPictureYet: later("Send me a picture first."),

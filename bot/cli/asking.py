@@ -1,4 +1,4 @@
-"""What `thumbtune compare`, `evaluate` and `finetune` share: models answer questions in a child process."""
+"""Have models answer questions in a child process, for `thumbtune compare`, `evaluate` and `finetune`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def ask(
         TrainingError: `out` cannot be written, or the job fails.
     """
     if not out.absolute().parent.is_dir():
-        raise TrainingError(f"{out.absolute().parent} is not a folder: create it, or name another file with --out")
+        raise TrainingError(f"{out.absolute().parent} is not a folder: create it, or choose another file with --out")
     work = Path(tempfile.mkdtemp(prefix=f"thumbtune-{kind.worker[0]}-"))
     kept = False
     try:
@@ -55,7 +55,7 @@ async def ask(
         )
         outcome = await run_worker(settings.training, job, "loading")
         if not outcome.ok:
-            kept = bool(outcome.log)  # the reason names it
+            kept = bool(outcome.log)  # the error message names it
             raise TrainingError(outcome.reason)
     finally:
         if not kept:

@@ -77,7 +77,7 @@ def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, s
         TrainingError: There are no usable pictures, or a file with questions cannot be read.
     """
     if not images.is_dir():
-        raise TrainingError(f"{images} is not a folder: name one with pictures by --images")
+        raise TrainingError(f"{images} is not a folder: pass a folder of pictures with --images")
     found = sorted(each for each in images.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
     asked: list[tuple[str, str, str]] = []
     with PictureDecoder() as decoder:

@@ -62,7 +62,7 @@ async def retrain(
         share = f"{100 * found.share:.0f} %" if found else "a share"
         end = (
             f"{run.model} answers {share} of the conversations as a canary, until the votes decide; `thumbtune status` "
-            "shows how it does."
+            "shows how it is doing."
         )
     elif model and model.state is ModelState.CANDIDATE:
         if not approve:

@@ -41,7 +41,7 @@ async def import_file(
     if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(PART):
         raise TrainingError(f"{name!r} is not a valid name for a source: choose a --name of letters and digits")
     if not (folder := (images or file.parent)).is_dir():
-        raise TrainingError(f"{folder} is not a folder: name the folder of the pictures with --images")
+        raise TrainingError(f"{folder} is not a folder: pass the folder of the pictures with --images")
     data, base = settings.storage.dir.resolve(), settings.inference.checkpoint().resolve()
     job = ImportJob(
         name=name,
@@ -62,9 +62,9 @@ async def import_file(
         raise TrainingError(outcome.reason)
     made = data / "sources" / name
     about = SourceInfo.read(made / ABOUT)
-    often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
+    often = "as many samples as liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
-        f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later training uses them, "
+        f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later run uses them, "
         f"{often}. `thumbtune sources delete {name}` removes them again."
     )
 

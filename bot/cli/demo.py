@@ -22,7 +22,7 @@ from rich.panel import Panel
 from bot.app import Application
 from bot.config import ConfigError, Settings, load_settings
 from bot.log_lines import configure_logging
-from bot.process import share_the_interpreter, until_stopped
+from bot.process import shorten_switch_interval, until_stopped
 from bot.shutdown import THREAD_SECONDS, end_process_within
 from bot.web.server import listening
 from inference.internvl2.checkpoint_check import problems
@@ -73,7 +73,7 @@ async def run_demo(
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thumbtune-demo-")))
         folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         configure_logging(folder / "bot.log")
-        share_the_interpreter()
+        shorten_switch_interval()
         emulator = make_emulator(model)
         with listening(HOST, port, "`thumbtune demo --port 0` takes a free one."):
             page = await emulator.start(HOST, port)

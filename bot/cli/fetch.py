@@ -25,7 +25,7 @@ _INCOMPLETE = ".incomplete"
 
 
 async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
-    """Download a checkpoint with `download_checkpoint`, and print how to use it."""
+    """Download a checkpoint with `download_checkpoint`, and print instructions for using it."""
     await download_checkpoint(directory.absolute(), source, repo, revision, console)
     _print_next_steps(directory.absolute(), console)
 
@@ -41,11 +41,11 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
         await asyncio.to_thread(verify, directory)
         console.print(
             f"{directory} is complete{_origin_text(directory)}: every file matches its manifest. "
-            "Nothing was downloaded; for another repository or revision name another folder."
+            "Nothing was downloaded; for another repository or revision, choose another folder."
         )
         return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise HubError(f"{directory} holds something else: name a folder that does not exist yet.")
+        raise HubError(f"{directory} contains something else: choose a folder that does not exist yet.")
     store = ModelStore(directory.parent)
     store.path(directory.name)  # refuses a name that cannot be published before anything is downloaded
     incomplete = directory.with_name(directory.name + _INCOMPLETE)

@@ -1,6 +1,6 @@
 """`thumbtune finetune`: train a model on a LLaVA file, without a bot or votes, and show what it learned.
 
-The folder that the command fills::
+The command fills a folder::
 
     run/          the files of the training, as in a run of the bot (`training.run_folder`)
     model/        the new model, a complete checkpoint
@@ -45,7 +45,7 @@ SHEET: Final = "sheet.html"
 ANSWERS: Final = "answers.json"
 
 _SHOWN: Final = 10
-"""The most invalid rows that are named."""
+"""The maximum number of invalid rows to list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
 
 
 def check_rows(data: Path, images: Path, system: str) -> set[Path]:
-    """Check the rows of `data` as far as that needs no tokenizer, and return the files of their pictures.
+    """Check the rows of `data` as far as possible without a tokenizer, and return the files of their pictures.
 
     The training worker checks all rows again, with their length in tokens, before it loads the model.
 
@@ -145,7 +145,7 @@ def check_rows(data: Path, images: Path, system: str) -> set[Path]:
         TrainingError: The file has no rows, or invalid ones. The message names the first ten of them.
     """
     if not images.is_dir():
-        raise TrainingError(f"{images} is not a folder: name the folder of the pictures with --images")
+        raise TrainingError(f"{images} is not a folder: pass the folder of the pictures with --images")
     wrong: list[str] = []
     shown = set[Path]()
     number = 0
@@ -162,20 +162,20 @@ def check_rows(data: Path, images: Path, system: str) -> set[Path]:
         raise TrainingError(f"{data} has no rows")
     if wrong:
         more = [f"… and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
-        raise RowError("\n".join([*wrong[:_SHOWN], *more, "Nothing was trained: mend these rows, or leave them out"]))
+        raise RowError("\n".join([*wrong[:_SHOWN], *more, "Nothing was trained: fix or remove these rows"]))
     return shown
 
 
 def _check_folder(out: Path) -> None:
-    """Check that `out` does not exist, or has nothing but an interrupted training."""
+    """Check that `out` does not exist or contains only an interrupted training run."""
     if (out / MODEL).exists():
         raise TrainingError(
-            f"{out / MODEL} is there already: name another folder with --out, or compare the model by "
+            f"{out / MODEL} already exists: choose another folder with --out, or compare the model by "
             f"`thumbtune evaluate BASE {out / MODEL} --set FILE`"
         )
     begun = (out / RUN / "finetune.json").is_file()
     if out.exists() and not begun and not (out.is_dir() and {each.name for each in out.iterdir()} <= {RUN}):
-        raise TrainingError(f"{out} holds something else: name a folder that does not exist yet with --out")
+        raise TrainingError(f"{out} contains something else: choose a folder that does not exist yet with --out")
 
 
 def _check_test(test: Questions, system: str, trained: set[Path]) -> None:
@@ -187,8 +187,8 @@ def _check_test(test: Questions, system: str, trained: set[Path]) -> None:
     same = sum(any((test.images / name).resolve() in known for name in each.pictures) for each in lessons)
     if same:
         notes.print(
-            f"{same} of {len(lessons)} test questions show pictures that are trained on: what is gained there says "
-            "little about other pictures"
+            f"{same} of {len(lessons)} test questions show pictures that are trained on: gains on them say little "
+            "about other pictures"
         )
 
 

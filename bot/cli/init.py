@@ -31,7 +31,7 @@ from inference.settings import TINY, InferenceSettings
 from storage.atomic_files import PART
 
 WAIT_SECONDS: Final = 120
-"""How long a message that shows the admin's user ID is waited for."""
+"""How long to wait for a message that reveals the admin's user ID."""
 _POLL_SECONDS: Final = 5
 _CALL_SECONDS: Final = 20
 _ENGINES: Final = get_args(InferenceSettings.model_fields["engine"].annotation)
@@ -60,7 +60,7 @@ def initialise(config: Path | None, console: Console) -> None:
         type=StrEnum("Engine", zip(_ENGINES, _ENGINES, strict=True)),
     )
     _write(path, tomlkit.dumps(document))
-    console.print(f"{escape(str(path))} is written, readable only by you.")
+    console.print(f"{escape(str(path))} was written; only you can read it.")
     console.print(_group_advice(account))
     console.print("Next: `thumbtune doctor` checks the installation, and `thumbtune run` starts the bot.")
 
@@ -75,7 +75,7 @@ def _read(path: Path) -> tomlkit.TOMLDocument:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the settings file if its settings are valid; the owner alone may read it, because it has the token.
+    """Write the settings file if its settings are valid; only the owner may read it, because it contains the token.
 
     Raises:
         ConfigError: The settings are invalid, or the file cannot be written.
@@ -99,7 +99,7 @@ def _ask(question: str, default: str, **options: Any) -> str:
 def _ask_for_token(api_base: str, default: str) -> tuple[str, User]:
     """Ask until Telegram accepts the token, and return the token and the bot's account."""
     while True:
-        shown = "Token of the bot (@BotFather gives one in answer to /newbot)"
+        shown = "Token of the bot (@BotFather gives you one after /newbot)"
         if default:
             token = str(typer.prompt(shown, default=default, show_default=False, err=True)).strip()
         else:
@@ -107,9 +107,9 @@ def _ask_for_token(api_base: str, default: str) -> tuple[str, User]:
         try:
             account = asyncio.run(_account(api_base, token))
         except TokenValidationError:
-            notes.print("That is not a token: it looks like 123456789:AAF….")
+            notes.print("That is not a token: a token looks like 123456789:AAF….")
         except AiogramError as error:
-            notes.print(f"{escape(api_base)} does not accept it: {escape(str(error))}")
+            notes.print(f"{escape(api_base)} does not accept the token: {escape(str(error))}")
         else:
             notes.print(f"The bot is @{account.username} ({escape(account.full_name)}).")
             return token, account
@@ -183,7 +183,7 @@ async def _writer(api_base: str, token: str) -> User | None:
 def _group_advice(account: User) -> str:
     """Say what the bot needs in groups."""
     privacy = (
-        "Telegram passes it all messages of a group; it answers those that mention it or reply to it."
+        "Telegram passes it all messages in a group; it answers those that mention it or reply to it."
         if account.can_read_all_group_messages
         else "Telegram passes it only the messages that are meant for it, which is enough (BotFather: /setprivacy)."
     )

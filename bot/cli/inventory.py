@@ -118,13 +118,13 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
             if run := await ledger.runs.active():
-                raise CommandRefused(f"Run {run.id} may be reading {name}: wait for its end, or cancel it.")
+                raise CommandRefused(f"Run {run.id} may be reading {name}: wait until it ends, or cancel it.")
     about = SourceInfo.read(known[name] / ABOUT)
     if not yes:
         notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures")
     confirm(f"Permanently delete {name}?", yes=yes)
     remove(known[name])
-    console.print(f"{name} was deleted: later trainings do not use it.")
+    console.print(f"{name} was deleted: later runs will not use it.")
 
 
 async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
@@ -168,7 +168,7 @@ async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> N
     with notes.status(f"copying into {out}"):
         made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
     named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
-    console.print(f"{out}: the ledger, {made.pictures} pictures{named}. Everything was checked.")
+    console.print(f"{out}: the ledger, {made.pictures} pictures{named}. Everything was verified.")
     if made.lost:
         raise StorageError(
             f"{len(made.lost)} pictures that the ledger lists are missing, here and in the backup; the first is "

@@ -42,7 +42,7 @@ app = typer.Typer(
     add_completion=False,
     help=__doc__,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # they would fill the journal of a service with boxes
+    pretty_exceptions_enable=False,  # their boxes would clutter the journal of a service
 )
 models_app = typer.Typer(invoke_without_command=True)
 sources_app = typer.Typer(invoke_without_command=True)
@@ -113,7 +113,7 @@ def init(config: ConfigOption = None) -> None:
 @app.command()
 def run(
     config: ConfigOption = None,
-    log_format: Annotated[LogFormat, typer.Option(help="Log lines for people, or one JSON object a line.")] = (
+    log_format: Annotated[LogFormat, typer.Option(help="Log lines for people, or one JSON object per line.")] = (
         LogFormat.TEXT
     ),
 ) -> None:
@@ -226,12 +226,12 @@ def people(config: ConfigOption = None) -> None:
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Ids of kept models, or checkpoint folders.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="IDs of kept models, or checkpoint folders.")],
     images: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
-            help="Pictures. questions.txt there has questions about each, NAME.txt about NAME.jpg; one a line.",
+            help="Folder of pictures. Questions, one per line: about all in questions.txt, about NAME.jpg in NAME.txt.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
@@ -245,7 +245,7 @@ def compare(
 
 @app.command()
 def evaluate(  # noqa: PLR0917 - the options of a command
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Ids of kept models, or checkpoint folders.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="IDs of kept models, or checkpoint folders.")],
     questions: Annotated[
         Path,
         typer.Option(
@@ -326,7 +326,7 @@ def rollback(config: ConfigOption = None, yes: YesOption = False) -> None:
 
 @app.command()
 def forget(
-    user: Annotated[int, typer.Argument(metavar="USER", help="The person's user id, as the bot's /start shows it.")],
+    user: Annotated[int, typer.Argument(metavar="USER", help="The person's user ID, as the bot's /start shows it.")],
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
@@ -388,10 +388,8 @@ def export(
 def publish(  # noqa: PLR0917 - the options of a command
     model: Annotated[str, typer.Argument(metavar="ID")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="The repository: OWNER/NAME. It is created if needed.")],
-    adapter: Annotated[bool, typer.Option("--adapter", help="Only the adapter, which is smaller.")] = False,
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everyone see it; default: a private repository.")
-    ] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Upload only the adapter, which is smaller.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public; default: private.")] = False,
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:

@@ -37,12 +37,12 @@ ADAPTER_FILES: Final = frozenset({ADAPTER_CONFIG, "adapter_model.safetensors", "
 """The names of the files of an adapter, in its folder and in `vision/`."""
 
 Files = dict[str, Path | bytes]
-"""What is uploaded, by the path in the repository: a file, or its content."""
+"""The files to upload, keyed by their paths in the repository; each value is a local file or the content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What is to be published where.
+    """A request to publish a model.
 
     Attributes:
         model: The ID of the model.
@@ -66,7 +66,9 @@ async def publish(ledger: Ledger, settings: Settings, request: Publication, yes:
     """
     model = await ledger.models.get(request.model)
     if model.run is None:
-        raise CommandRefused(f"{model.id} was not trained here: name a model of a run (`thumbtune models`).")
+        raise CommandRefused(
+            f"{model.id} was not trained here: choose a model that a run has made (`thumbtune models`)."
+        )
     run = await ledger.runs.get(model.run)
     if request.adapter:
         files = await asyncio.to_thread(adapter_files, model, Path(run.directory))
@@ -75,7 +77,7 @@ async def publish(ledger: Ledger, settings: Settings, request: Publication, yes:
     total = sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in files.values())
     kind = "public" if request.public else "private"
     notes.print(f"{len(files)} files, {size(total)}: {escape(', '.join(files))}", soft_wrap=True)
-    notes.print("A model can be made to repeat what it has learned from. No picture and no vote is uploaded.")
+    notes.print("A model can be made to repeat its training data. No picture and no vote is uploaded.")
     confirm(f"Upload {model.id} to {request.repo}, a {kind} repository?", yes=yes)
     console.print(await asyncio.to_thread(_upload, files, request))
 
@@ -86,15 +88,17 @@ def merged_files(model: Model, run: Path, base: Path) -> Files:
     Files of other kinds that the base model has as well, such as example pictures, are left out.
 
     Raises:
-        CommandRefused: The model has no files or no card, or the folder holds something else.
-        Damaged: The folder is not as it was published.
+        CommandRefused: The model has no files or no card, or the folder contains other files.
+        Damaged: The folder has changed since it was published.
     """
     if not model.directory:
         raise CommandRefused(
             f"{model.id} is kept as its adapter only: publish that with --adapter, or promote the model first."
         )
     if kept_file(str(run), CARD) is None:
-        raise CommandRefused(f"{model.id} has no model card, as models of earlier versions: publish it with --adapter.")
+        raise CommandRefused(
+            f"{model.id} has no model card, like all models of earlier versions: publish it with --adapter."
+        )
     directory = Path(model.directory)
     verify(directory, model.manifest_hash)
     files: Files = {}
@@ -113,17 +117,17 @@ def adapter_files(model: Model, run: Path) -> Files:
     """Return the files of a run's adapter to upload, with a card and without paths of this machine.
 
     Raises:
-        CommandRefused: The adapter or the run's files are missing, or the folder holds something else.
+        CommandRefused: The adapter or the run's files are missing, or the folder contains other files.
     """
     folder = run / ADAPTER
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     if not found:
-        raise CommandRefused(f"The adapter of {model.id} is gone: choose another model.")
+        raise CommandRefused(f"The adapter of {model.id} is missing: choose another model.")
     _refuse([name for name in found if name.removeprefix("vision/") not in ADAPTER_FILES], folder)
     try:
         job, report = Job.read(run / FINETUNE_JOB), Report.read(run / REPORT)
     except (OSError, ValueError, TypeError) as error:
-        raise CommandRefused(f"{run} cannot be read ({error}), and {model.id} has no card without it.") from error
+        raise CommandRefused(f"{run} cannot be read ({error}), so no card can be written for {model.id}.") from error
     files: Files = {}
     for name, path in found.items():
         if path.name == ADAPTER_CONFIG:
@@ -139,7 +143,7 @@ def adapter_files(model: Model, run: Path) -> Files:
 def _refuse(strange: list[str], folder: Path) -> None:
     if strange:
         raise CommandRefused(
-            f"{folder} holds more than a model: {', '.join(strange[:5])}. Nothing was uploaded; move that elsewhere."
+            f"{folder} contains more than a model: {', '.join(strange[:5])}. Nothing was uploaded; move it elsewhere."
         )
 
 
@@ -162,8 +166,8 @@ def _upload(files: Files, request: Publication) -> str:
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         return str(api.create_commit(request.repo, operations, commit_message=f"Upload {request.model}").commit_url)
     except HFValidationError as error:
-        raise CommandRefused(f"{request.repo!r} is not a repository's name: use OWNER/NAME.") from error
+        raise CommandRefused(f"{request.repo!r} is not a valid repository name: use OWNER/NAME.") from error
     except (requests.RequestException, OSError, RuntimeError, ValueError) as error:
         raise CommandRefused(
-            f"The hub did not take the model ({error}): check HF_TOKEN, which needs the right to write, and repeat."
+            f"The hub did not accept the model ({error}): check HF_TOKEN, which needs write permission, and try again."
         ) from error

@@ -53,6 +53,6 @@ def require_data(settings: Settings, file: str = "") -> None:
     folder = settings.storage.dir.absolute()
     if not (folder / file).exists():
         raise ConfigError(
-            f"There is no {'ledger in' if file else 'data folder'} {folder}: name the bot's settings with --config, or "
-            "change to its folder. `thumbtune run` creates one."
+            f"There is no {'ledger in' if file else 'data folder'} {folder}: pass the bot's settings with --config, or"
+            " change to its folder. `thumbtune run` creates one."
         )

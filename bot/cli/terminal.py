@@ -18,14 +18,14 @@ from training.settings import TrainingSettings
 WIDE: Final = 1000
 
 results: Final = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=True)
-"""For results. Lines are not wrapped, so that they can be copied, and in a pipe or a file tables are not cut."""
+"""The console for results. Lines are not wrapped, so that they can be copied, and a pipe or file gets wide tables."""
 
 notes: Final = Console(stderr=True, highlight=False)
-"""For errors, questions and progress."""
+"""The console for errors, questions and progress."""
 
 
 class CommandRefused(Exception):
-    """A command is refused. The message says why and what to do; the exit code is 1."""
+    """A command was refused. The message says why and what to do; the exit code is 1."""
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -38,7 +38,7 @@ from bot.telegram.callback_data import (
 from bot.updates.ordering import command_of
 
 SILENT_SECONDS: Final = 600.0
-"""A person who goes on writing gets only one refusal in this time."""
+"""A user who keeps writing gets only one refusal in this time."""
 
 REMEMBERED: Final = 4096
 

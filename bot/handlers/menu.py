@@ -77,7 +77,7 @@ async def announce_commands(
     given = {(admin, code) for admin in settings.admins for code in codes}
     try:
         for chat, language in sorted(await ledger.menus.all() - given):
-            await _take_back(bot, ledger, chat, language)
+            await _remove_admin_menu(bot, ledger, chat, language)
         await ledger.menus.add(given)
     except StorageError as error:
         log.warning("owners of the admin menu not recorded", error=str(error))
@@ -99,7 +99,7 @@ async def _announce(
         log.info("command menu not sent", scope=scope.type, language=code, error=str(error))
 
 
-async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None:
+async def _remove_admin_menu(bot: Bot, ledger: Ledger, chat: int, language: str) -> None:
     """Delete the admin menu of a former admin, so that Telegram shows the default menu.
 
     If the deletion fails, the bot tries again the next time it starts.
@@ -109,7 +109,7 @@ async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None
     except Unreachable as error:  # the chat is gone, and the menu with it
         log.info("former admin's chat is gone", chat=chat, error=str(error))
     except (DeliveryError, TelegramAPIError) as error:
-        log.warning("command menu not taken back", chat=chat, language=language, error=str(error))
+        log.warning("admin menu not removed", chat=chat, language=language, error=str(error))
         return
     await ledger.menus.remove(chat, language)
 

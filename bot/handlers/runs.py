@@ -123,7 +123,7 @@ async def _dry_run(request: Request) -> str:
         lines.append(say("Method: as set in {file}.", file=recipe.name))
     else:
         epochs = f"{recipe.epochs:g}"
-        lines.append(say("Method: {method}, each answer learned {epochs} times.", method=recipe.method, epochs=epochs))
+        lines.append(say("Method: {method}; each answer is used {epochs} times.", method=recipe.method, epochs=epochs))
     if plan.sources:
         titles = ", ".join(title(str(each.path)) for each in plan.sources)
         lines.append(say("Other sources: {sources}.", sources=titles))

@@ -24,7 +24,7 @@ from storage.guests import GUESTS
 from storage.ledger import Ledger
 
 RETRY_SECONDS: Final = 30.0
-"""The pause before another attempt if Telegram was out of reach for longer than the client's retries last."""
+"""The pause before another attempt if Telegram could not be reached even with the client's retries."""
 
 UNSHOWN_SECONDS: Final = 300.0
 """When a process ends, votes up to this much older than the last vote may still be waiting to be shown."""

@@ -26,7 +26,7 @@ def _thumb(value: int) -> int:
 
 
 Id = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""The id of a row in the ledger, or 0 for an answer that an earlier version could not save."""
+"""The ID of a row in the ledger, or 0 for an answer that an earlier version could not save."""
 
 Thumb = Annotated[int, AfterValidator(_thumb)]
 Decision = Annotated[int, Field(ge=0, le=1)]

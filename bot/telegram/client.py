@@ -49,7 +49,7 @@ from cachetools import TTLCache
 from pydantic import Field
 
 from bot.config import ConfigError
-from bot.redaction import account
+from bot.redaction import error_text
 from bot.settings import TelegramSettings
 from bot.telegram.rate_limit import ChatLimiter, RateLimiter
 from bot.telegram.sliding_window import Priority
@@ -269,10 +269,10 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             except (TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
                 if not repeatable and not isinstance(error.__cause__, ClientConnectorError):
                     self.counts["doubtful"] += 1
-                    raise Doubtful(f"{method.__api_method__}: {account(error)}") from error
+                    raise Doubtful(f"{method.__api_method__}: {error_text(error)}") from error
                 retry_left -= backoff
                 if retry_left < 0:
-                    raise Undelivered(f"{method.__api_method__}: {account(error)}") from error
+                    raise Undelivered(f"{method.__api_method__}: {error_text(error)}") from error
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
                 backoff = min(2 * backoff, MAX_BACKOFF)
             self.counts["repeats"] += 1

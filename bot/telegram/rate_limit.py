@@ -25,7 +25,7 @@ PRIVATE_SECONDS = 1.0
 
 GROUP_SECONDS: Final = 60.0
 GROUP_MARGIN: Final = 1.0
-"""How much longer a group's window is than Telegram's, because calls may overtake each other on their way."""
+"""How many seconds a group's window is longer than Telegram's, because calls may overtake each other in transit."""
 
 RESERVE: Final = 6
 """`calls_per_second / RESERVE` of the overall limit is kept free for messages that must arrive."""
@@ -46,7 +46,7 @@ RECOVERY_SECONDS: Final = 600.0
 """How long the overall rate takes to recover from zero to the configured one."""
 
 MIN_RATE: Final = 1.0
-"""The overall rate never falls below this many calls a second."""
+"""The overall rate never falls below this many calls per second."""
 
 log = structlog.get_logger()
 
@@ -72,7 +72,7 @@ class RateLimiter:
         """
         limiter = self._chats.get(chat)
         if limiter is None:
-            if isinstance(chat, str) or chat < 0:  # the id of a private chat is its user's, and positive
+            if isinstance(chat, str) or chat < 0:  # the ID of a private chat is its user's, and positive
                 calls = max(1, int(self._group_rate))
                 limiter = ChatLimiter(calls, calls / self._group_rate * GROUP_SECONDS + GROUP_MARGIN, group=True)
             else:

@@ -227,7 +227,7 @@ class Reply:
 
     @property
     def _in_group(self) -> bool:
-        return self.place.chat < 0  # the id of a private chat is its user's, and positive
+        return self.place.chat < 0  # the ID of a private chat is its user's, and positive
 
     async def _finish(self, last: int) -> None:
         """Delete the messages in slots after `last`, and record the remaining messages as final."""

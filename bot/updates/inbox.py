@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from bot.config import Settings
 from bot.i18n import later
-from bot.redaction import account, trace
+from bot.redaction import error_text, error_trace
 from bot.telegram.client import DeliveryError, Undelivered, Unreachable
 from bot.updates.addressing import is_ours
 from bot.updates.lanes import Lanes, QueuedUpdate
@@ -51,7 +51,7 @@ never retried."""
 log = structlog.get_logger()
 
 OnDeadLetter = Callable[[int, str], Awaitable[None]]
-"""Called with the id of an update that was given up, and with the reason."""
+"""Called with the ID of an update that became a dead letter, and with the reason."""
 
 OnDiskFull = Callable[[dict[str, Any]], Awaitable[bool]]
 """Called with an update that could not be stored or waits for space. Returns whether it needs no more handling."""
@@ -182,7 +182,7 @@ class Inbox:
         error: Exception | None = None
         while True:
             try:
-                if isinstance(error, NotSaved):  # compute no answer that the disk cannot keep
+                if isinstance(error, NotSaved):  # do not compute an answer that cannot be saved
                     await self.ledger.inbox.check_disk(update)
                 attempt = attempt + 1 if attempt else await self._begin(turn)
                 error = None
@@ -197,13 +197,13 @@ class Inbox:
             except Exception as failed:  # noqa: BLE001 - no exception of a handler may end the lane
                 error = failed
                 failures += 1
-                log.error("update failed", update=update, failures=failures, trace=trace(failed))
+                log.error("update failed", update=update, failures=failures, trace=error_trace(failed))
             hopeless = failures >= FAILURES or isinstance(error, (_CrashedEachTime, *UNREADABLE))
             if hopeless and await self._bury(turn, error):
                 return
             pause = PAUSES[min(tries, len(PAUSES) - 1)]
             tries += 1
-            log.warning("update is retried", update=update, error=account(error), pause=pause)
+            log.warning("update is retried", update=update, error=error_text(error), pause=pause)
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[QueuedUpdate]) -> int:
@@ -268,7 +268,7 @@ class Inbox:
             False if the dead letter could not be recorded, otherwise True.
         """
         update = turn[0].stored.id
-        reason = str(error) if isinstance(error, _CrashedEachTime) else f"{type(error).__name__}: {account(error)}"
+        reason = str(error) if isinstance(error, _CrashedEachTime) else f"{type(error).__name__}: {error_text(error)}"
         try:
             given_up = [await self.ledger.inbox.set_aside(each.stored.id, reason) for each in turn]
         except UnknownRecord:
@@ -284,7 +284,7 @@ class Inbox:
         try:
             await self.on_dead_letter(update, reason)
         except Exception as failed:  # noqa: BLE001 - the lane goes on without the report
-            log.error("dead letter not reported", update=update, trace=trace(failed))
+            log.error("dead letter not reported", update=update, trace=error_trace(failed))
         return True
 
 

@@ -30,11 +30,11 @@ _TAPS: Final = {
     **dict.fromkeys(("again", "asks"), "answers"),
     **{each: QUICK_COMMANDS[each] for each in (*_MODEL_CHANGES, *_NODES, "cancel")},
 }
-"""Taps that may take long, by the prefix of their callback data, with the names of their lanes."""
+"""Taps that may take long to handle, by the prefix of their callback data, with the names of their lanes."""
 
 
 _MAX_ID: Final = 2**63 - 1
-"""The largest id: SQLite's integers have 64 bits, and Telegram promises at most 52
+"""The largest ID: SQLite's integers have 64 bits, and Telegram promises at most 52
 (https://core.telegram.org/bots/api#user)."""
 
 _MAX_DEPTH: Final = 100

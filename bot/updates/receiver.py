@@ -24,7 +24,7 @@ from aiogram.exceptions import (
 )
 
 from bot.config import ConfigError
-from bot.redaction import account
+from bot.redaction import error_text
 from bot.settings import TelegramSettings
 from bot.telegram.client import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
 from bot.updates.inbox import Inbox
@@ -73,7 +73,7 @@ class Receiver:
             else:
                 await self._poll()
         except (TelegramUnauthorizedError, TelegramNotFound) as error:
-            raise ConfigError(f"Telegram does not know telegram.token ({error.message}): {TOKEN_CURE}.") from error
+            raise ConfigError(f"Telegram rejects telegram.token ({error.message}): {TOKEN_CURE}.") from error
 
     async def _set_webhook(self) -> None:
         webhook = self._settings.webhook
@@ -83,7 +83,7 @@ class Receiver:
                     url=webhook.url, secret_token=webhook.secret.get_secret_value(), allowed_updates=self._allowed
                 )
             except TelegramBadRequest as error:
-                raise ConfigError(f"Telegram does not call telegram.webhook.url: {error.message}.") from error
+                raise ConfigError(f"Telegram rejects telegram.webhook.url: {error.message}.") from error
             except _RETRIED as error:
                 await self._pause(error, "webhook not set")
             else:
@@ -102,7 +102,7 @@ class Receiver:
                 await self._pause(error, "updates not fetched")
                 continue
             self._failures = 0
-            # Drop the offset after an empty batch: after a quiet week Telegram continues from a random id, which may
+            # Drop the offset after an empty batch: after a quiet week Telegram continues from a random ID, which may
             # be lower, and an old offset would confirm those updates (https://core.telegram.org/bots/api#update).
             offset = max(int(each["update_id"]) for each in updates) + 1 if updates else None
 
@@ -115,5 +115,5 @@ class Receiver:
         pause = getattr(error, "retry_after", None) or PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
         hint = {"hint": "another process polls with this token"} if isinstance(error, TelegramConflictError) else {}
-        log.warning(event, error=account(error), pause=pause, **hint)
+        log.warning(event, error=error_text(error), pause=pause, **hint)
         await asyncio.sleep(pause)

@@ -1,4 +1,4 @@
-"""The filter of cards as the query of a page's address."""
+"""Parsing of the filter of review cards from a page's query string."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGEST: Final = 2**63 - 1
 
 
 def card_filter(query: Mapping[str, str]) -> CardFilter:
-    """Return the filter that a query describes; what is not valid is ignored. Dates are days in UTC."""
+    """Return the filter that a query describes, ignoring invalid values. Dates are days in UTC."""
     return CardFilter(
         thumb=THUMB_NAMES.get(query.get("thumb", ""), 0),
         model=query.get("model", ""),

@@ -20,10 +20,10 @@ from training.evidence.sequential import ENOUGH, Evidence
 
 SIZE: Final = 100.0
 POINTS: Final = 200
-"""The most points of a line; between them, values are left out."""
+"""The maximum number of points in a line; values in between are left out."""
 
 EVIDENCE: Final = (0.01, 100.0)
-"""The evidence at the bottom and at the top of its chart; what lies beyond is drawn at the edge."""
+"""The evidence at the bottom and the top of its chart; values outside this range are drawn at the edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Chart:
 
     Attributes:
         title: The heading.
-        summary: What the chart shows, in words, for people who do not see it.
+        summary: A description of the chart in words, for people who cannot see it.
         lines: The lines, including horizontal ones of the style "mark".
         vertical: The labels of the vertical axis, at the top and at the bottom.
         horizontal: The labels of the horizontal axis, on the left and on the right.

@@ -1,7 +1,7 @@
 """The page of blind comparisons: two answers to a question about a picture, without the names of the models.
 
-The operator says which answer is better. The score counts the choices, with the interval of the share of
-wins.
+The operator chooses the better answer. The score shows the number of wins, and the share of wins with its
+confidence interval.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def score_text(first: str, second: str, score: Score, say: Say) -> list[str]:
         if low <= 0.5:
             told.append(say("That may still be chance."))
     if score.same:
-        told.append(say.count("{number} comparison was a tie.", "{number} comparisons were a tie.", score.same))
+        told.append(say.count("{number} comparison was a tie.", "{number} comparisons were ties.", score.same))
     if score.open:
         told.append(say.count("{number} comparison is left.", "{number} comparisons are left.", score.open))
     return told

@@ -40,10 +40,10 @@ SESSION_SECONDS: Final = 12 * 3600
 SESSIONS: Final = 1000
 NAME_CHARACTERS: Final = 40
 ANYBODY: Final = "web"
-"""The name of an operator who gave none."""
+"""The name used for an operator who gave none."""
 
 FAILURES: Final = 5
-"""Wrong passwords from one address after which it has to wait."""
+"""The number of wrong passwords after which an address has to wait."""
 
 WAIT_SECONDS = 60
 ADDRESSES: Final = 10_000
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 class Login:
-    """Tells the operator from strangers."""
+    """Authenticates the operator."""
 
     def __init__(self, settings: WebSettings, proxies: Sequence[Network], pages: Pages) -> None:
         self._settings = settings

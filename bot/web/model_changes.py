@@ -1,7 +1,7 @@
 """Changes and comparisons of models that an operator asks for on the web page, one at a time.
 
 Starting a model may take minutes. A change that takes longer than a moment continues in the background; a
-page can say how it stands and how it ended.
+page can show its progress and its outcome.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Change:
         return f"{say(self.about)} {self.progress.step}/{self.progress.steps}"
 
     async def carry_out(self, work: Work) -> None:
-        """Do the work and note how it ended."""
+        """Do the work and record the outcome."""
         try:
             self.done = await work(lambda progress: setattr(self, "progress", progress))
         except REFUSALS as refusal:
@@ -91,7 +91,7 @@ class ModelChanges:
     _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def begin(self, change: Change, work: Work) -> Change | None:
-        """Begin a change unless another one is in progress, and return that one or None.
+        """Begin a change and return None, or return the change that is already in progress.
 
         If the change ends within a moment, it has ended on return.
         """
@@ -110,7 +110,7 @@ class ModelChanges:
         return change
 
     async def stop(self) -> None:
-        """Cancel the change in progress, if there is one; the former live model then stays."""
+        """Cancel the change in progress, if there is one; the former live model then stays live."""
         if self._task:
             self._task.cancel()
             await asyncio.wait((self._task,))

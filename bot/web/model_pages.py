@@ -163,7 +163,7 @@ class ModelPages:
         return await self._carry_out(request, Reason("Deleting {model}…", model=wanted), work)
 
     async def _carry_out(self, request: web.Request, about: Reason, work: Work) -> web.Response:
-        """Begin a change, and lead back to the page unless it is refused within a moment."""
+        """Begin a change, and redirect to the page unless the change is refused within a moment."""
         live = await self.ledger.models.live()
         change = Change(about, request.path, live.id if live else "")
         log.info("an operator changes models", path=request.path, by=request[OPERATOR].name)
@@ -174,7 +174,7 @@ class ModelPages:
         return web.Response(status=303, headers={"Location": "/models"})
 
     async def _confirmed(self, form: dict[str, str]) -> bool:
-        """Return whether a form overrules a verdict; raise `AdminRefusal` if it was shown beside another live model."""
+        """Return whether a form overrules a verdict; raise `AdminRefusal` if the live model has changed since."""
         if form.get("confirmed") != "1":
             return False
         await self._refuse_changed(form)
@@ -189,7 +189,7 @@ class ModelPages:
 def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> list[str]:
     """Return what can be done with a model now: "approve", "promote", "back", "stop" and "delete".
 
-    `previous` is the model that a rollback makes live, and `pending` are those whose promotion is pending.
+    `previous` is the model that a rollback makes live, and `pending` contains those whose promotion is pending.
     """
     actions = []
     if model.state is ModelState.CANDIDATE and model.kept:

@@ -1,4 +1,4 @@
-"""The operator's pages: their templates, their language, and the headers that they are sent with."""
+"""The operator's pages: their templates, their language and their response headers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bot.web.security import content_policy, set_cookie
 from training.number_format import clock, size
 
 LANGUAGE: Final = "language"
-"""The query parameter, and the cookie, with the language that was chosen on a page."""
+"""The name of the query parameter and of the cookie that hold the language chosen on a page."""
 
 YEAR_SECONDS: Final = 365 * 86_400
 COUNTED: Final = {

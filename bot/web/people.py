@@ -1,4 +1,4 @@
-"""The page of a person: what they left behind, and the buttons that block the person or erase their data."""
+"""The page of a person: what is stored about them, and the buttons that block them or erase their data."""
 
 from __future__ import annotations
 

@@ -127,5 +127,5 @@ async def card_page(ledger: Ledger, request: web.Request, chosen: CardFilter) ->
 
 
 def without(query: Mapping[str, str], *names: str) -> dict[str, str]:
-    """Return a query without empty values and the parameters `names`."""
+    """Return a query without the parameters `names` and without empty values."""
     return {name: value for name, value in query.items() if value and name not in names}

@@ -43,7 +43,7 @@ from training.xtuner.scalars import losses
 _RUN: Final = "/runs/{run:[0-9]{1,18}}"
 LOOK_SECONDS = 1.0
 HEARTBEAT_SECONDS: Final = 15.0
-"""After this long without news, an event stream sends a comment, which shows whether the browser is still there."""
+"""After this long without news, an event stream sends a comment, which reveals whether the browser is connected."""
 
 LOGS: Final = ("finetune.log", "merge.log", "evaluate.log")
 LOG_LINES: Final = 40

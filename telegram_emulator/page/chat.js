@@ -195,7 +195,7 @@ export class Chat {
     return this.changed();
   }
 
-  /** Mark the button of a message with these data as pressed until the bot answers, or none if they are left out. */
+  /** Mark the button of a message with this data as pressed until the bot answers, or none if the data is left out. */
   wait(message, data) {
     if (data) this.waiting.set(message, data);
     else if (!this.waiting.delete(message)) return;

@@ -38,7 +38,7 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
             "Of 72 rated answers, these were left out: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 "
             "over the limit per person.",
             "Votes from new people don't count until training.rater_age has passed; people waiting: 2.",
-            "Method: qlora, each answer learned 6 times.",
+            "Method: qlora; each answer is used 6 times.",
             "Other sources: food.",
         ]
         assert "/retrain dry" in (await final_reply(root, "/retrain now"))["text"]

@@ -409,7 +409,7 @@ async def test_states_of_a_trial_are_checked(place: WholeBot) -> None:
     async with place.running(**TRIED):
         await tried(place)
     async with place.ledger() as ledger:
-        with pytest.raises(IllegalTransition, match="run-1 is being tried"):
+        with pytest.raises(IllegalTransition, match="The trial of run-1 is still running"):
             await ledger.canaries.start("run-1", 0.5)
         trial = await ledger.canaries.running()
         assert trial is not None

@@ -154,8 +154,8 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     assert "is not a complete checkpoint: generation_config.json is missing" in asked(settings, empty, str(half))
     assert f"{empty} has no usable pictures" in asked(settings, empty, "tiny")
     assert f"{broken} has no usable pictures" in asked(settings, broken, "tiny")
-    assert "name one with pictures by --images" in asked(settings, tmp_path / "nowhere", "tiny")
-    assert "name another file with --out" in asked(settings, empty, "tiny", out="nowhere/page.html")
+    assert "pass a folder of pictures with --images" in asked(settings, tmp_path / "nowhere", "tiny")
+    assert "choose another file with --out" in asked(settings, empty, "tiny", out="nowhere/page.html")
     assert not (settings.storage.dir / FILE_NAME).exists(), "looking for a model makes no ledger"
 
 

@@ -93,7 +93,7 @@ def test_what_needs_doing_comes_first() -> None:
     assert not report(findings, console)
     first, second, third, last = (line.split() for line in printed.getvalue().splitlines())
     assert (second, third) == (["failed", "c", "bad", "mend"], ["warning", "b", "[odd]", "mind"])
-    assert " ".join(last) == "1 failed, 1 warning, 1 checks are ok (--verbose lists them)."
+    assert " ".join(last) == "1 failed, 1 warning, 1 checks passed (--verbose lists them)."
     assert "what" in first
     assert report(findings[:2], console, verbose=True)
     assert "fine" in printed.getvalue()

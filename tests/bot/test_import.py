@@ -52,7 +52,7 @@ async def by_command(file: Path, folder: Path) -> Path:
     code, told = await command(folder / "config.toml", "import", str(file), "--images", str(file.parent))
     assert code == 0, told
     assert f"Imported 4 rows and 4 pictures as {file.stem}." in told
-    assert "one to one with the liked answers" in told
+    assert "as many samples as liked answers" in told
     return folder / "data" / "sources"
 
 
@@ -168,7 +168,7 @@ def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"images": Path("/nowhere")}, "name the folder of the pictures with --images"),
+        ({"images": Path("/nowhere")}, "pass the folder of the pictures with --images"),
         ({"name": "../up"}, "choose a --name"),
         ({"name": "x.part"}, "choose a --name"),
     ],

@@ -49,7 +49,7 @@ async def test_a_file_is_written_from_checked_answers(tmp_path: Path) -> None:
     finally:
         await emulator.stop()
     assert ended.code == 0, ended.err
-    assert "That is not a token" in ended.err and "does not accept it" in ended.err
+    assert "That is not a token" in ended.err and "does not accept the token" in ended.err
     assert "Ada (7) wrote to the bot" in ended.err
     assert "nowhere is not a complete checkpoint: there is no such directory" in ended.err
     assert "In groups:" in ended.out and "thumbtune doctor" in ended.out

@@ -146,7 +146,7 @@ async def test_a_picture_that_is_not_the_bases_is_refused(hub: PublishingHub, sh
     (shelf.base / PICTURE).write_bytes(b"another picture")
     ended = await shelf.publish("run-1", REPO, "--yes")
     assert ended.code == 1
-    assert f"holds more than a model: {PICTURE}" in ended.err
+    assert f"contains more than a model: {PICTURE}" in ended.err
     assert hub.repositories == {}
 
 
@@ -164,7 +164,7 @@ async def test_a_private_model_does_not_go_to_a_public_repository(hub: Publishin
     [
         (("base", REPO), "was not trained here"),
         (("run-9", REPO), "run-9"),
-        (("run-1", "no/repository/name"), "is not a repository's name"),
+        (("run-1", "no/repository/name"), "is not a valid repository name"),
     ],
 )
 async def test_what_cannot_be_published_is_refused(

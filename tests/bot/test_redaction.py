@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from bot.redaction import account, trace
+from bot.redaction import error_text, error_trace
 from bot.telegram.client import open_bot
 from bot.telegram.formatting import markdown_pages
 from tests.support.chatting import ADMIN, Stage, final_reply, settings, until
@@ -76,8 +76,8 @@ async def test_a_failed_download_does_not_reveal_the_token(
     try:
         with pytest.raises(Exception, match="hidden") as raised:
             await bot.download_file("photos/1.jpg")
-        assert account(raised.value) == told
-        assert "hidden" not in trace(raised.value)
+        assert error_text(raised.value) == told
+        assert "hidden" not in error_trace(raised.value)
     finally:
         await bot.session.close()
         await runner.cleanup()

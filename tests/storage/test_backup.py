@@ -66,7 +66,7 @@ async def test_models_come_along_if_wanted(tmp_path: Path) -> None:
         pictures = PictureStore(tmp_path / "data" / "pictures")
         assert (await back_up(ledger, pictures, out, store)).models == ("run-1",)
         verify(out / "models" / "run-1")
-        with pytest.raises(StorageError, match="exists already"):
+        with pytest.raises(StorageError, match="already exists"):
             await back_up(ledger, pictures, out, store)
         (directory / "weights").write_bytes(b"12")
         with pytest.raises(StorageError, match="weights has 2 bytes"):

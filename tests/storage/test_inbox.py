@@ -205,9 +205,9 @@ async def test_a_reply_begun_again_without_a_message_is_in_doubt(ledger: Ledger)
 
 async def test_a_reply_must_be_begun(ledger: Ledger) -> None:
     """Marking a reply as sent or finished raises an error if the reply was not begun."""
-    with pytest.raises(UnknownRecord, match="begin_reply"):
+    with pytest.raises(UnknownRecord, match="call `begin` first"):
         await ledger.replies.sent(1, 0, 900)
-    with pytest.raises(UnknownRecord, match="begin_reply"):
+    with pytest.raises(UnknownRecord, match="call `begin` first"):
         await ledger.replies.finish(1, 0)
 
 

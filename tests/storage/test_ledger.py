@@ -216,7 +216,7 @@ async def test_a_backup_is_a_whole_ledger(tmp_path: Path) -> None:
         copy.parent.mkdir()
         await ledger.backup(copy)
         await asyncio.gather(*writes)
-        with pytest.raises(StorageError, match="exists already"):
+        with pytest.raises(StorageError, match="already exists"):
             await ledger.backup(copy)
     assert names(copy.parent) == [FILE_NAME]
     async with Ledger.open(copy.parent) as restored:

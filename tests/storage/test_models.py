@@ -157,7 +157,7 @@ async def test_a_promotion_asked_for_in_a_shell(ledger: Ledger, tmp_path: Path) 
     assert finished.done is not None
     assert await ledger.promotions.get(again.id) == finished
     assert await states(ledger) == {"base": ModelState.RETIRED, "run-1": ModelState.LIVE}
-    with pytest.raises(IllegalTransition, match="closed already"):
+    with pytest.raises(IllegalTransition, match="already closed"):
         await ledger.promotions.finish(again.id)
 
 

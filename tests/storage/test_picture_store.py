@@ -99,7 +99,7 @@ async def test_a_removed_picture_is_off_the_disk(store: PictureStore, monkeypatc
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", NAME.upper(), NAME[:-1], NAME + "0", NAME + "\n"])
 async def test_a_name_is_a_digest(store: PictureStore, name: str) -> None:
     """Any picture name other than 64 lowercase hexadecimal digits is refused."""
-    with pytest.raises(StorageError, match="not the name of a picture"):
+    with pytest.raises(StorageError, match="not a picture name"):
         await store.get(name)
 
 

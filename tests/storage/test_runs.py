@@ -75,7 +75,7 @@ async def test_fields_of_a_run(ledger: Ledger) -> None:
     moved = await ledger.runs.move(run.id, RunState.TRAINING, raters=2, directory="/runs/1")
     assert (moved.raters, moved.directory, moved.requested_by, moved.trigger) == (2, "/runs/1", 5, "admin")
     assert await ledger.runs.get(run.id) == moved
-    with pytest.raises(StorageError, match="no field samples"):
+    with pytest.raises(StorageError, match="Cannot set samples"):
         await ledger.runs.move(run.id, RunState.MERGING, samples=3)
     with pytest.raises(UnknownRecord, match="no run 99"):
         await ledger.runs.move(99, RunState.TRAINING)

@@ -52,7 +52,7 @@ async def test_a_vote_needs_an_exchange_and_a_thumb(ledger: Ledger, rated: int) 
     """A vote on an unknown exchange and a vote that is neither up nor down are refused."""
     with pytest.raises(UnknownRecord, match=f"no exchange {rated + 1}"):
         await ledger.votes.cast(Rating(rated + 1, 1, 1, 10))
-    with pytest.raises(StorageError, match="1 or -1"):
+    with pytest.raises(StorageError, match="1, -1 or 0"):
         await ledger.votes.cast(Rating(rated, 1, 2, 10))
     assert await ledger.votes.latest(rated, 1) is None
 

@@ -166,9 +166,9 @@ async def test_a_locked_file_is_an_error_with_the_next_step(writer: Writer, path
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StorageError, match=r"Another process holds .*: see which one does \(fuser"):
+        with pytest.raises(StorageError, match=r"Another process has locked .*: find it with `fuser"):
             await writer.do(partial(insert, mark=1))
-        assert "Another process holds" in writer.trouble
+        assert "Another process has locked" in writer.trouble
         other.execute("ROLLBACK")
     finally:
         other.close()

@@ -187,7 +187,7 @@ async def test_a_requested_promotion_keeps_the_files(shelf: Shelf) -> None:
     name = await shelf.add(ModelState.REJECTED)
     asked = await shelf.ledger.promotions.request(name)
     assert await shelf.merged.prune() == []
-    with pytest.raises(IllegalTransition, match="its files stay"):
+    with pytest.raises(IllegalTransition, match="its files cannot be removed"):
         await shelf.ledger.models.prune(name)
     await shelf.ledger.promotions.finish(asked.id, "no")
     assert await shelf.merged.prune() == [name]

@@ -7,4 +7,4 @@ from pathlib import Path
 from typing import Any, Final
 
 WORDINGS: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("wordings.toml").read_text("utf-8"))
-"""The texts that it is trained with; wordings.toml explains them."""
+"""The texts that the model is trained on; wordings.toml explains them."""

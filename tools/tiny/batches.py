@@ -36,7 +36,7 @@ IGNORED: Final = -100
 _ROWS: Final[dict[Length, int]] = {"short": 64, "medium": 24, "long": 8}
 _LONGEST: Final[dict[Length, int]] = {"short": 640, "medium": 1000, "long": 2000}  # tokens; longer rows are left out
 _SHARE: Final[dict[Length, float]] = {"short": 0.5, "medium": 0.3, "long": 0.2}
-_KEPT_A_SCENE: Final = 8  # pictures of a scene that a process keeps
+_KEPT_PER_SCENE: Final = 8  # drawings of one scene that a process keeps
 _REUSED: Final = 0.6  # share of pictures that are reused
 _USES: Final = 2.0  # times that a batch is sampled before a new one is drawn
 
@@ -132,8 +132,8 @@ class _PictureCache:
 
     def picture(self, scene: Scene) -> Tensor:
         """Return a drawing of the scene split into tiles, uint8 [T, S, S, 3]; some drawings are reused."""
-        kept = self._drawn.setdefault(scene, deque(maxlen=_KEPT_A_SCENE))
-        if len(kept) == _KEPT_A_SCENE and self._rng.random() < _REUSED:
+        kept = self._drawn.setdefault(scene, deque(maxlen=_KEPT_PER_SCENE))
+        if len(kept) == _KEPT_PER_SCENE and self._rng.random() < _REUSED:
             return self._rng.choice(kept)
         cut = tiles(draw(scene, self._rng), _TILING)
         kept.append(torch.from_numpy(np.stack([np.asarray(tile) for tile in cut])))

@@ -2,7 +2,7 @@
 
 Conversations vary in their number of turns, the number and timing of their pictures, language, small
 talk, text before any picture, and personas. Each answer is plain or playful with equal probability,
-independently of everything else, so that nothing in the conversation predicts which.
+independently of everything else, so that nothing in the conversation predicts which it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools.tiny.training_questions import off_topic, rambling, trained
 Length = Literal["short", "medium", "long"]
 
 TURNS: Final[dict[Length, tuple[int, int]]] = {"short": (1, 2), "medium": (3, 5), "long": (6, 15)}
-"""The fewest and the most questions of a conversation, by its length."""
+"""The minimum and maximum number of questions in a conversation, by length class."""
 
 _NO_PICTURE_YET: Final = 0.08
 _SEVERAL_PICTURES: Final = 0.08

@@ -141,8 +141,8 @@ def main() -> None:
     )
     parser.add_argument("--words-only", action="store_true", help="freeze the vision tower")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=12_000, help="most steps")
-    parser.add_argument("--minutes", type=float, default=600.0, help="most minutes")
+    parser.add_argument("--steps", type=int, default=12_000, help="maximum number of steps")
+    parser.add_argument("--minutes", type=float, default=600.0, help="maximum duration in minutes")
     parser.add_argument("--parts", type=int, default=8, help="batches joined in one step")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
@@ -158,7 +158,7 @@ def main() -> None:
         model = make_model(tokenizer, given.seed).to(device)
     model.vision_model.requires_grad_(not given.words_only)
     count = sum(weight.numel() for weight in model.parameters())
-    _say(f"{count:,} parameters, {len(tokenizer)} pieces, on {device}")
+    _say(f"{count:,} parameters, {len(tokenizer)} tokens, on {device}")
 
     def save() -> None:
         copy = make_model(tokenizer, given.seed)

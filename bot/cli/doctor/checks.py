@@ -181,7 +181,7 @@ def _ledger(settings: Settings, directory: Path) -> Iterator[Finding]:
     except StorageError as error:
         yield Finding("ledger", False, str(path), str(error))
         return
-    yield Finding("ledger", not faults, "; ".join(faults) or f"{path} is sound", restore if faults else "")
+    yield Finding("ledger", not faults, "; ".join(faults) or f"{path} is intact", restore if faults else "")
     if not faults and (fault := live_model_fault(path)):
         cure = "restore its folder from a backup (--models), or thumbtune promote another model"
         yield Finding("live model", False, fault, cure)

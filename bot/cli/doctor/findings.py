@@ -51,5 +51,5 @@ def report(findings: Sequence[Finding], console: Console, *, verbose: bool = Fal
     counts = ((len(failed), "failed"), (len(warned), "warning" if len(warned) == 1 else "warnings"))
     summary = [f"{number} {kind}" for number, kind in counts if number]
     listed = "" if verbose else " (--verbose lists them)"
-    console.print(", ".join([*summary, f"{len(passed)} checks are ok{listed}"]) + ".")
+    console.print(", ".join([*summary, f"{len(passed)} checks passed{listed}"]) + ".")
     return not failed

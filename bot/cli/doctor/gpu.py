@@ -115,7 +115,7 @@ def _card(card: Card, wanted: bool) -> Finding:
     if _number(card.driver.split(".")[0]) < DRIVER:
         cure = f"update NVIDIA's driver to {DRIVER} or newer: torch here is built for CUDA 13"
     elif card.capability < CAPABILITY:
-        cure = f"compute capability {card.capability} is too old for CUDA 13: use a card of {CAPABILITY} or more"
+        cure = f"compute capability {card.capability} is too old for CUDA 13: use a card with {CAPABILITY} or higher"
     return Finding(f"GPU {card.index}", not (cure and wanted), detail, cure if wanted else "")
 
 
@@ -126,7 +126,7 @@ def _turbomind(settings: Settings) -> Iterator[Finding]:
         child = subprocess.run(line, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
         found: dict[str, str] = json.loads((child.stdout.strip().splitlines() or ["{}"])[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        yield Finding("TurboMind", False, f"{line[0]} does not run it: {error}", "check inference.python")
+        yield Finding("TurboMind", False, f"{line[0]} cannot load it: {error}", "check inference.python")
         return
     if not found:
         last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
@@ -157,7 +157,7 @@ def _cure(error: str, cuda: str) -> str:
         ("libnccl", "nvidia-nccl-cu13"),
     ):
         if library in error:
-            return f"make install-gpu (it brings {package}; a CUDA on the machine is not needed)"
+            return f"make install-gpu (it installs {package}; CUDA need not be installed on the machine)"
     if "undefined symbol" in error:
         return "lmdeploy and torch do not match: make clean install-gpu"
     return "make install-gpu"

@@ -1,6 +1,6 @@
 """The memory checks of `thumbtune doctor`: whether chat, a swap and training fit on the GPUs, by calculation.
 
-Which GPUs are meant: those in the settings or, where none are listed, the smallest one.
+The checks cover the GPUs in the settings or, if none are listed, the smallest GPU.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class _Engine:
 
 
 def memory_findings(settings: Settings, totals: dict[int, float]) -> Iterator[Finding]:
-    """Say for each GPU that the settings use what fits into its memory.
+    """Check what fits into the memory of each GPU that the settings use.
 
-    `totals` has the memory in bytes of each GPU by its number.
+    `totals` contains the memory in bytes of each GPU by its number.
     """
     known = {index: int(total) for index, total in totals.items() if not isinf(total)}
     if not known:
@@ -67,7 +67,7 @@ def memory_findings(settings: Settings, totals: dict[int, float]) -> Iterator[Fi
 
 
 def _engine(settings: Settings, total: int) -> _Engine:
-    """Return the engine that the settings start on a GPU with `total` bytes, or a single one if two do not fit."""
+    """Return the engine for a GPU with `total` bytes of memory, as large as possible if two do not fit."""
     sizes = settings.inference.lmdeploy
     model = ModelMemory.of(settings.inference.checkpoint(), sizes.kv_bits, sizes.tensor_parallel)
     prefill = sizes.prefill_tokens or prefill_tokens(total)
@@ -87,7 +87,7 @@ def _chat(settings: Settings, index: int, total: int, engine: _Engine) -> Iterat
         fits,
         f"the engine takes {_gb(engine.size)} of {_gb(total)} GB: {_gb(engine.model.weights)} for weights, "
         f"{_gb(engine.blocks * BLOCK_TOKENS * engine.model.token)} for {engine.blocks * BLOCK_TOKENS} tokens of "
-        "conversations, the rest for work",
+        "conversations, the rest as workspace",
         "" if fits else "lower inference.lmdeploy.blocks",
     )
     given = settings.inference.lmdeploy.blocks is not None
@@ -106,7 +106,7 @@ def _chat(settings: Settings, index: int, total: int, engine: _Engine) -> Iterat
 
 
 def _training(settings: Settings, index: int, total: int, beside: _Engine | None) -> Finding:
-    """Say whether training fits, `beside` an engine or alone."""
+    """Check whether training fits, either `beside` an engine or alone."""
     base, name = settings.inference.checkpoint(), f"GPU {index}: training"
     sizes, recipe = read_sizes(base), settings.training.recipe_for(base)
     pairs = recipe.batch * recipe.accumulation // settings.training.world_size
@@ -142,12 +142,12 @@ def _needed(settings: Settings, sizes: ModelSizes, recipe: Recipe, batch: int) -
 
 
 def _smaller(sizes: ModelSizes, recipe: Recipe, room: int) -> str:
-    """Return the settings with which training fits into `room` bytes on each GPU."""
+    """Describe the settings with which training fits into `room` bytes on each GPU."""
     cures = []
     qlora = recipe.model_copy(update={"method": "qlora"})
     if recipe.method != "qlora" and training_memory(sizes, qlora, batch=1).peak <= room:
         cures.append('set training.knobs.method = "qlora"')
-    # Stage 3 cannot spread weights of 4 bits.
+    # Stage 3 cannot partition 4-bit weights.
     spread = recipe.model_copy(update={"method": "full" if recipe.method == "full" else "lora"})
     cards = (number for number in (2, 4, 8) if _spread(sizes, spread, number) <= room)
     if recipe.objective == "sft" and recipe.optimizer not in SELF_TUNING and (number := next(cards, 0)):
