@@ -63,8 +63,7 @@ class Monitoring:
     """Reads the current state of the ledger, the engines, the schedule and the calls to Telegram.
 
     `calls` returns the metrics of calls to Telegram, and `last_progress` returns how long ago the running
-    worker last reported progress. `times` records how long people waited for answers. `trust` decides whose
-    votes on a canary count.
+    worker last reported progress. `times` records how long people waited for answers.
     """
 
     ledger: Ledger
