@@ -172,8 +172,8 @@ async def test_a_slow_change_goes_on_in_the_background(opens: Opens, monkeypatch
 
     If the bot stops meanwhile, the former live model stays.
     """
-    monkeypatch.setattr("bot.web.model_changes.PATIENCE", 0.05)
     async with opens() as desk:
+        monkeypatch.setattr("bot.web.model_changes.PATIENCE", 0.05)
         await trained(desk, ModelState.LIVE)
         (desk.bot.base / "cue.json").write_text(json.dumps({"start": "deaf"}))
         assert await desk.post("/models/rollback", live="run-1") == MODELS

@@ -85,7 +85,11 @@ async def fill(folder: Path, ledger: Ledger) -> None:
 
 @asynccontextmanager
 async def at_work(folder: Path, monkeypatch: pytest.MonkeyPatch, **sections: dict[str, Any]) -> AsyncIterator[Desk]:
-    """Run a bot with the answers that `fill` records, and yield a desk."""
+    """Run a bot with the answers that `fill` records, and yield a desk.
+
+    A request waits for the model change that it asks for, however slow the machine is.
+    """
+    monkeypatch.setattr("bot.web.model_changes.PATIENCE", 60.0)
     async with (
         whole_bot(folder, monkeypatch) as bot,
         bot.running(**sections) as application,
