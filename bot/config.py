@@ -13,8 +13,8 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, get_origin
 
@@ -22,7 +22,7 @@ from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from bot.config_file import key_lines
+from bot.config_file import Origin, key_lines
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings, WebSettings
 from inference.internvl2.families import INTERNVL2, read_family
 from inference.process.environment import ENV_PREFIX
@@ -52,14 +52,6 @@ class ConfigError(Exception):
     """A setting is unknown or has an invalid value. The message names the key and the permitted values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a setting's value comes from: an environment variable, or a file and the line there, 0 if not known."""
-
-    name: str
-    line: int = 0
-
-
 class Settings(BaseSettings):
     """All settings, read once at startup."""
 
@@ -80,6 +72,13 @@ class Settings(BaseSettings):
     def origins(self) -> Mapping[str, Origin]:
         """Where each setting was set that `load_settings` found, by its dotted path."""
         return self._origins
+
+    def replaced(self, **sections: BaseModel) -> Settings:
+        """Return settings with other sections, in which values that differ have no origin."""
+        after = self.model_copy(update=sections)
+        same = (key for key in self._origins if attrgetter(key)(after) == attrgetter(key)(self))
+        after._origins = {key: self._origins[key] for key in same}
+        return after
 
     @property
     def trust(self) -> Trust:

@@ -27,6 +27,14 @@ class KeyLine:
     comment: str
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting's value comes from: an environment variable, or a file and the line there, 0 if not known."""
+
+    name: str
+    line: int = 0
+
+
 def key_lines(text: str) -> dict[str, KeyLine]:
     """Return the first line of each key and table by its dotted path.
 

@@ -103,6 +103,13 @@ async def _photograph(browser: Browser, address: str, operator: str) -> None:
     await page.keyboard.press("j")
     await page.keyboard.press("e")
     await _shoot(page, "review")
+    await page.goto(f"{operator}/settings")
+    question = page.get_by_role("textbox", name="default_question")
+    await question.fill("Which shapes are in this picture?")
+    await question.press("Enter")
+    await expect(page.locator("[id='chat.default_question']")).to_contain_text("Changed here")
+    await page.locator("#chat").scroll_into_view_if_needed()
+    await _shoot(page, "settings")
 
 
 async def _phone(browser: Browser, address: str) -> ChatPage:

@@ -122,16 +122,14 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
     telegram = settings.telegram.model_copy(
         update={"token": SecretStr(TOKEN), "api_base": api_base, "mode": "polling", "admins": (ADMIN,), **RATE_LIMITS}
     )
-    return settings.model_copy(
-        update={
-            "telegram": telegram,
-            "storage": settings.storage.model_copy(update={"dir": folder}),
-            "inference": settings.inference.model_copy(update={"engine": engine, "model": model, "endpoints": ()}),
-            "training": TrainingSettings.for_tiny()
-            if model == TINY
-            else settings.training.model_copy(update={"min_raters": 1, "rater_age": 0.0, "canary": 0.0}),
-            "web": settings.web.model_copy(update={"port": 0, "public_url": ""}),
-        }
+    return settings.replaced(
+        telegram=telegram,
+        storage=settings.storage.model_copy(update={"dir": folder}),
+        inference=settings.inference.model_copy(update={"engine": engine, "model": model, "endpoints": ()}),
+        training=TrainingSettings.for_tiny()
+        if model == TINY
+        else settings.training.model_copy(update={"min_raters": 1, "rater_age": 0.0, "canary": 0.0}),
+        web=settings.web.model_copy(update={"port": 0, "public_url": ""}),
     )
 
 

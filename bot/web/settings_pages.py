@@ -13,8 +13,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from bot.admin.refusals import refused
-from bot.config import ConfigError, Origin, Settings
-from bot.config_file import descriptions
+from bot.config import ConfigError, Settings
+from bot.config_file import Origin, descriptions
 from bot.live_settings import CHANGEABLE, LiveSettings, json_value
 from bot.web.pages import OPERATOR, Pages
 from bot.web.security import read_form

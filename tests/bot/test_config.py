@@ -14,7 +14,9 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from bot.app import on_cards_of_its_own
-from bot.config import ConfigError, Origin, Settings, load_settings
+from bot.cli.demo import demo_settings
+from bot.config import ConfigError, Settings, load_settings
+from bot.config_file import Origin
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
 NOBODY = 65534
@@ -258,3 +260,6 @@ def test_origins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "web.port": Origin("THUMBTUNE_WEB"),
     }
     assert Settings().origins == {}
+    demo = demo_settings(load_settings(SHIPPED), "http://127.0.0.1", tmp_path)
+    assert "training.min_rated" not in demo.origins  # the demo's own
+    assert demo.origins["training.threshold"].name == str(SHIPPED)
