@@ -195,8 +195,11 @@ class Reply:
                 message_thread_id=self.place.topic,
                 ephemeral_message_parameters=EphemeralMessageParameters(receiver_user_id=person),
             )
-            with suppress(Doubtful):
+            try:
                 sent: Message | bool = await self._bot(call)
+            except Doubtful as error:
+                log.warning("message may have arrived, sent again", update=self._update, error=str(error))
+            else:
                 if isinstance(sent, Message):
                     if sent.ephemeral_message_id is None:
                         await self._ledger.replies.sent(self._update, 0, sent.message_id)

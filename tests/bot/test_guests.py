@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing.process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,19 @@ from bot.handlers.guests import NO_PICTURE
 from storage.chat_records import Exchange
 from storage.guests import GUESTS
 from storage.learning_records import Rating
-from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, Stage, final_reply, png, settings, shows, until
+from tests.support.chatting import (
+    Notebook,
+    RunningBot,
+    ScriptedEngine,
+    Stage,
+    final_reply,
+    live,
+    png,
+    settings,
+    shows,
+    until,
+)
+from tests.support.killing import FORGE
 from tests.support.person import DOWN, UP, Person, button
 
 BOT = "@thumbtune_bot"
@@ -179,6 +192,29 @@ async def test_an_interrupted_guest_finishes_in_the_same_message(stage: Stage, s
             await shows(ada, "Whole.", group)
             await stage.handled(second)
             assert len(await ada.bot_messages(group)) == 1
+
+
+async def test_a_killed_guest_answers_in_the_same_message(stage: Stage) -> None:
+    """After `kill -9` in mid-answer, the next process finishes the answer in the same message."""
+
+    def start() -> multiprocessing.process.BaseProcess:
+        process = FORGE.Process(target=live, args=(stage.url, stage.emulator.token, str(stage.directory), 0.5))
+        process.start()
+        return process
+
+    async with strangers(stage) as (ada, _, group):
+        bot = start()
+        try:
+            await ada.sends(photo=png(), caption=f"{BOT} What?", chat=group)
+            await shows(ada, "About", group)
+            bot.kill()
+            await asyncio.to_thread(bot.join)
+            bot = start()
+            await shows(ada, "About What?: all is well.", group)
+            assert len(await ada.bot_messages(group)) == 1
+        finally:
+            bot.kill()
+            await asyncio.to_thread(bot.join)
 
 
 async def test_a_query_that_telegram_has_dropped_is_done(stage: Stage) -> None:

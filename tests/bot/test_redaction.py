@@ -38,7 +38,7 @@ async def test_a_truncated_response_of_telegram_is_not_quoted(stage: Stage) -> N
     """A truncated response from Telegram is logged without its content, which includes the message's text."""
     with capture_logs() as logs:
         async with stage.bot() as bot, stage.person() as ada:
-            group = stage.emulator.add_group("Friends", [ada.id]).id
+            group = stage.emulator.add_group("Friends", [ada.id], admin=True).id
             stage.emulator.faults.plan("cut_off", methods=["sendmessage"])
             await ada.sends(f"@thumbtune_bot {SECRET}", chat=group)
             await until(lambda: stage.emulator.faults.struck == 1)

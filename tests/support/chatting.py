@@ -425,13 +425,14 @@ class Stage:
 
 
 def live(url: str, token: str, directory: str, seconds: float = 0.05) -> None:
-    """Run a bot in a process that a test can kill; its answers take a while and repeat the question."""
+    """Run a bot, which may be a guest, in a process that a test can kill; its answers slowly repeat the question."""
 
     def slowly(prompt: Prompt, _: int) -> Script:
         return [seconds, "About ", seconds, prompt.turns[-1].text, seconds, ": all is well."]
 
     async def for_ever() -> None:
-        running = RunningBot(settings(url, token), Path(directory), ScriptedEngine(otherwise=slowly), Notebook())
+        made = settings(url, token, chat={"guests": True})
+        running = RunningBot(made, Path(directory), ScriptedEngine(otherwise=slowly), Notebook())
         running.start()
         await asyncio.Event().wait()
 
