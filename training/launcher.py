@@ -87,7 +87,7 @@ class ChildTrainer:
             if not outcome.too_large:
                 return replace(outcome, seconds=spent)
             job = replace(job, split=2 * job.split)
-            log.warning("run %s: %s; trying with smaller ones", job.run, outcome.reason)
+            log.warning("run %s: %s; retrying with smaller batches", job.run, outcome.reason)
 
     async def _run_once(self, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
         step, module = job.worker

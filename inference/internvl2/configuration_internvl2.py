@@ -181,7 +181,7 @@ def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
     if architecture not in LANGUAGE_MODELS:
         raise ValueError(
             f"this checkpoint's language model is {named or fields.get('model_type')}, which is not supported; "
-            f"supported are {', '.join(LANGUAGE_MODELS)}"
+            f"the supported ones are {', '.join(LANGUAGE_MODELS)}"
         )
     kind: type[PretrainedConfig] = InternLM2Config
     if architecture != "InternLM2ForCausalLM":

@@ -169,7 +169,7 @@ def test_other_language_models_are_refused(family: str, tmp_path: Path) -> None:
     official["llm_config"]["architectures"] = [family]
     (tmp_path / "config.json").write_text(json.dumps({**official, "model_type": "internvl_chat"}))
     with pytest.raises(
-        ValueError, match=f"{family}, which is not supported; supported are InternLM2ForCausalLM, Qwen2"
+        ValueError, match=f"{family}, which is not supported; the supported ones are InternLM2ForCausalLM, Qwen2"
     ):
         load_model(tmp_path)
 

@@ -64,5 +64,5 @@ def test_a_tokenizer_without_bos_is_refused() -> None:
     """A tokenizer that does not add `<s>` is refused, because its prompts would differ from those in training."""
     tokenizer = load_tokenizer(CHECKPOINT)
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<|im_start|>")
-    with pytest.raises(ValueError, match="InternVL prompt: <s>"):
+    with pytest.raises(ValueError, match="InternVL prompts: <s>"):
         token_ids(TALK, [1, 1, 1], bare, INTERNVL2)

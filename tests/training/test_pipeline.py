@@ -290,7 +290,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     ("sources", "words"),
     [
         ([{"path": "/nowhere/rows.json"}], "no file /nowhere/rows.json"),
-        ([{"path": str(Path(__file__)), "images": "/nowhere"}], "no folder /nowhere of pictures"),
+        ([{"path": str(Path(__file__)), "images": "/nowhere"}], "no picture folder /nowhere"),
         ([], "half is not an imported source"),
     ],
 )
