@@ -41,7 +41,7 @@ from bot.handlers.apologies import Apologies
 from bot.handlers.menu import announce_commands
 from bot.handlers.request import Services
 from bot.i18n import Translator
-from bot.instance_lock import alone
+from bot.instance_lock import lock_data_folder
 from bot.live_settings import LiveSettings
 from bot.redaction import secrets_of
 from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
@@ -110,7 +110,7 @@ class Application:
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
-        stack.enter_context(alone(folder))
+        stack.enter_context(lock_data_folder(folder))
         live_settings = LiveSettings(self.settings, await ledger.setting_changes.in_force())
         settings = live_settings.now
         pictures = PictureStore(folder / "pictures")
@@ -140,7 +140,7 @@ class Application:
         self._in_background("re-encoding of stored pictures", stored.run())
 
         trainer = ChildTrainer(settings.training)
-        specs = settings.job_specs(None if on_cards_of_its_own(settings) else deployment.first_words)
+        specs = settings.job_specs(None if has_separate_gpus(settings) else deployment.first_words)
         merged = MergedModels(ledger, models, ChildTrainer(settings.training), settings.training, specs.paths)
         planner = RunPlanner(ledger, models, specs, settings.trust)
         pipeline = Pipeline(planner, pictures, trainer, stored.finish)
@@ -283,7 +283,7 @@ async def _cancelled(*tasks: asyncio.Task[None]) -> None:
     await asyncio.wait(tasks)
 
 
-def on_cards_of_its_own(settings: Settings) -> bool:
+def has_separate_gpus(settings: Settings) -> bool:
     """Return whether training and the engine use separate GPUs, so that neither has to yield to the other."""
     training, engine = settings.training.gpus, settings.inference.gpus
     return bool(training and engine) and set(training).isdisjoint(engine)

@@ -18,11 +18,11 @@ from bot.config import ConfigError
 FILE_NAME: Final = "bot.lock"
 
 _LOOK_SECONDS: Final = 1.0
-"""How long to wait for the lock: `at_work` in another process holds it for a moment."""
+"""How long to wait for the lock: `bot_is_running` in another process holds it for a moment."""
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_data_folder(folder: Path) -> Iterator[None]:
     """Hold the lock of a data folder while the block runs.
 
     Raises:
@@ -35,7 +35,7 @@ def alone(folder: Path) -> Iterator[None]:
         raise ConfigError(f"Another bot is running on {folder}: stop it first, or set another storage.dir.") from error
 
 
-def at_work(folder: Path) -> bool:
+def bot_is_running(folder: Path) -> bool:
     """Return whether a bot is running on the data folder `folder`, without writing anything."""
     if not (folder / FILE_NAME).exists():
         return False

@@ -169,7 +169,7 @@ class LimitsSettings(Section):
     """Stored pictures of each person, in megabytes. Above that, the bot asks the person to delete their data. 0: no
     limit."""
 
-    def welcome(self, person: int, chat: int) -> bool:
+    def allows(self, person: int, chat: int) -> bool:
         """Return whether updates from the user `person` (0 if unknown) in `chat` are accepted."""
         here = {person, chat}
         return here.isdisjoint(self.blocked) and (not self.allowed or not here.isdisjoint(self.allowed))

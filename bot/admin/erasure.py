@@ -58,7 +58,7 @@ class Erasure:
         self._withdrawn = frozenset[int]()
         self._alone = asyncio.Lock()
 
-    async def belongings(self, user: int) -> PersonalDataSummary:
+    async def stored_data(self, user: int) -> PersonalDataSummary:
         """Return a summary of the data that `forget` would delete."""
         return await self._ledger.personal_data.count(user)
 

@@ -114,7 +114,7 @@ class Monitoring:
         status = self.deployment.status()
         numbers: dict[str, float] = dict(await self.ledger.counts.totals())
         numbers |= {f"telegram_{name}": value for name, value in self.calls().items()}
-        counters = status.seen.totals | asdict(status.counters)
+        counters = status.stats.totals | asdict(status.counters)
         numbers |= {f"engine_{name}": value for name, value in counters.items()}
         numbers |= {
             "disk_free_bytes": shutil.disk_usage(self.ledger.path.parent).free,
@@ -141,7 +141,7 @@ class Monitoring:
                 "in_flight": node.in_flight,
                 "chats": node.chats,
                 "waiting": node.waiting,
-                **node.seen.totals,
+                **node.stats.totals,
                 **engines.get(node.name, {}),
             }
             for node in status.nodes

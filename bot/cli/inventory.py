@@ -183,7 +183,7 @@ async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None
     """
     erasure = Erasure(ledger)
     await erasure.settle()
-    found = await erasure.belongings(user)
+    found = await erasure.stored_data(user)
     if not found and await ledger.people.get(user) is None:
         console.print(f"Nothing is stored about {user}.")
         return

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bot.config import ConfigError, Settings, load_settings
-from bot.instance_lock import at_work
+from bot.instance_lock import bot_is_running
 from bot.live_settings import LiveSettings
 from storage.ledger import FILE_NAME, Ledger
 from storage.setting_changes import recorded_changes
@@ -45,7 +45,7 @@ def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitabl
 
 def with_bot(config: Path | None, work: Callable[[Ledger, Settings, Callable[[], bool]], Awaitable[None]]) -> None:
     """Run `work` with the ledger and a function that returns whether a bot is using the data folder."""
-    with_ledger(config, lambda ledger, settings: work(ledger, settings, lambda: at_work(settings.storage.dir)))
+    with_ledger(config, lambda ledger, settings: work(ledger, settings, lambda: bot_is_running(settings.storage.dir)))
 
 
 def require_data(settings: Settings, file: str = "") -> None:

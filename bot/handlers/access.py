@@ -66,8 +66,8 @@ class Access(BaseMiddleware):
         chat = guest.chat if guest and guest.chat.type != "private" else data.get("event_chat")
         limits, person = request.services.settings.limits, request.user.id
         blocked = request.blocked or person in limits.blocked
-        welcome = not blocked and limits.welcome(person, chat.id if chat else 0)
-        if request.is_admin or welcome or await _exercises_a_right(event):
+        allowed = not blocked and limits.allows(person, chat.id if chat else 0)
+        if request.is_admin or allowed or await _exercises_a_right(event):
             return await handler(event, data)
         await self._refuse(event, request, blocked)
         return None

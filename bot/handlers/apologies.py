@@ -126,8 +126,8 @@ class Apologies:
 
     async def _would_answer(self, message: Message, sender: int) -> bool:
         limits, admins = self.settings.now.limits, self.settings.now.telegram.admins
-        welcome = sender in admins or limits.welcome(sender, message.chat.id)
-        return welcome and await spoken_to((message,), self.bot)
+        allowed = sender in admins or limits.allows(sender, message.chat.id)
+        return allowed and await spoken_to((message,), self.bot)
 
     async def _replace(self, update: int, chat: int, text: str) -> bool:
         """Replace the unfinished answer to an update with `text`, and return whether there was such an answer."""

@@ -61,7 +61,7 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
     services, reply, say, update = request.services, request.reply, request.say, request.delivery.update
     limits, ledger = services.settings.limits, services.ledger
     chats = [
-        chat for chat in await ledger.people.private_chats() if chat != request.user.id and limits.welcome(chat, chat)
+        chat for chat in await ledger.people.private_chats() if chat != request.user.id and limits.allows(chat, chat)
     ]
     text = (command.args or "").strip()
     if not text:

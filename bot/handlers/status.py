@@ -23,7 +23,7 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
 from inference.serving.deployment_status import NodeStatus
-from inference.serving.engine_stats import Seen
+from inference.serving.engine_stats import EngineStats
 from inference.serving.supervisor import State
 from storage.states import RUN_TRANSITIONS
 
@@ -79,7 +79,7 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
             waiting=engine.waiting,
             restarts=engine.restarts,
         ),
-        *([_seen_line(engine.seen, say)] if engine.seen.answered else []),
+        *([_stats_line(engine.stats, say)] if engine.stats.answered else []),
         *(node_line(node, say) for node in engine.nodes if len(engine.nodes) > 1),
         say(
             "Answers: {exchanges}, liked: {ups}, disliked: {downs}",
@@ -123,13 +123,13 @@ def _next_line(time: datetime, say: Say) -> str:
     return say("Next run: {time}", time=f"{time:%Y-%m-%d %H:%M %Z}".strip())
 
 
-def _seen_line(seen: Seen, say: Say) -> str:
+def _stats_line(stats: EngineStats, say: Say) -> str:
     """Return a line with the time to first token and the share of prompt tokens that came from a cache."""
     return say(
         "First token after {median} s (99th percentile: {p99} s); {cached} % of the prompt tokens cached",
-        median=f"{seen.first_token_seconds_median:.2f}",
-        p99=f"{seen.first_token_seconds_p99:.2f}",
-        cached=f"{100 * seen.cached_share:.0f}",
+        median=f"{stats.first_token_seconds_median:.2f}",
+        p99=f"{stats.first_token_seconds_p99:.2f}",
+        cached=f"{100 * stats.cached_share:.0f}",
     )
 
 
@@ -143,8 +143,8 @@ def node_line(node: NodeStatus, say: Say) -> str:
         in_flight=node.in_flight,
         chats=node.chats,
     )
-    if node.seen.answered:
-        line += f"\n  {_seen_line(node.seen, say)}"
+    if node.stats.answered:
+        line += f"\n  {_stats_line(node.stats, say)}"
     return line if node.state is State.READY or not node.last_error else f"{line}\n  {node.last_error.splitlines()[0]}"
 
 

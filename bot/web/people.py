@@ -56,7 +56,7 @@ class PeoplePages:
             blocked=blocked,
             is_admin=person in self._admins,
             blocked_in_settings=person in self.settings.now.limits.blocked,
-            left=await self.erasure.belongings(person),
+            left=await self.erasure.stored_data(person),
             **await card_page(self.ledger, request, CardFilter(person=person)),
         )
 
@@ -78,7 +78,7 @@ class PeoplePages:
     async def ask(self, request: web.Request) -> web.Response:
         """Say what an erasure would delete, and ask for confirmation."""
         person = _number(request)
-        found, left = await self.ledger.people.get(person), await self.erasure.belongings(person)
+        found, left = await self.ledger.people.get(person), await self.erasure.stored_data(person)
         return self.pages.render(request, "erase.html", person=person, found=found, left=left, erased=False)
 
     async def erase(self, request: web.Request) -> web.Response:

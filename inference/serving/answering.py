@@ -135,7 +135,7 @@ class Answering:
                             if delta.answer is not None:
                                 if ticket not in self._forgotten:
                                     self._moves.answered(prompt, worker)
-                                node.sight.note(delta.answer)
+                                node.stats.note(delta.answer)
                                 self.first_token.labels(node.name).observe(delta.answer.first_token_seconds)
                                 tally = self.tallies[worker.model_id]
                                 self.tallies[worker.model_id] = tally.plus(delta.answer)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from inference.engines.commands import Kind
 from inference.serving.answering import Answering
 from inference.serving.chat_moves import Moves
-from inference.serving.engine_stats import Seen, Tally, seen
+from inference.serving.engine_stats import EngineStats, Tally, combined
 from inference.serving.nodes import Node
 from inference.serving.routing import CanaryRoute
 from inference.serving.supervisor import State, Supervisor
@@ -59,7 +59,7 @@ class NodeStatus:
         in_flight: The number of answers in flight.
         chats: The number of recently active chats that are routed to the replica.
         waiting: The number of queued questions.
-        seen: The statistics of the replica's answers.
+        stats: The statistics of the replica's answers.
         drained: Whether the operator has drained the replica.
     """
 
@@ -72,7 +72,7 @@ class NodeStatus:
     chats: int
     last_error: str
     waiting: int = 0
-    seen: Seen = field(default_factory=Seen)
+    stats: EngineStats = field(default_factory=EngineStats)
     drained: bool = False
 
 
@@ -90,7 +90,7 @@ class Status:
         in_flight: The number of questions being answered.
         waiting: The number of queued questions.
         swapping_to: The model that is starting, or None.
-        seen: The statistics of all answers.
+        stats: The statistics of all answers.
         tallies: The tally of each model's answers, by model ID.
     """
 
@@ -108,7 +108,7 @@ class Status:
     last_error: str
     counters: Counters
     nodes: tuple[NodeStatus, ...] = ()
-    seen: Seen = field(default_factory=Seen)
+    stats: EngineStats = field(default_factory=EngineStats)
     canary: CanaryStatus | None = None
     tallies: Mapping[str, Tally] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ def status_of(
             **answering.counted, warmed=moves.warmer.warmed, crashes=sum(node.slots.crashes for node in nodes)
         ),
         nodes=tuple(_node_status(node, chats[node.name], waiting[node.name]) for node in nodes),
-        seen=seen([node.sight for node in nodes]),
+        stats=combined([node.stats for node in nodes]),
         canary=_canary_status(canaries, route) if route and canaries else None,
         tallies=dict(answering.tallies),
     )
@@ -172,6 +172,6 @@ def _node_status(node: Node, chats: int, waiting: int) -> NodeStatus:
         chats=chats,
         last_error=live.last_error,
         waiting=waiting,
-        seen=seen([node.sight]),
+        stats=combined([node.stats]),
         drained=node.drained,
     )

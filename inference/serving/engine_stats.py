@@ -21,7 +21,7 @@ _RECENT: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class EngineStats:
     """Totals over finished answers, and the median and 99th percentile of the time to first token.
 
     The times are in seconds; they are computed from the newest answers only, and are 0 if there are none.
@@ -62,8 +62,8 @@ class Tally:
         return Tally(self.answers + 1, self.broken + broken)
 
 
-class Sight:
-    """Collector of one replica's statistics: totals for the fields of `Seen`, and recent times to first token."""
+class EngineStatsCollector:
+    """Collects one replica's statistics: totals for the fields of `EngineStats`, and recent times to first token."""
 
     def __init__(self) -> None:
         self.sums = Counter[str]()
@@ -75,11 +75,11 @@ class Sight:
         self.first_tokens.append(answer.first_token_seconds)
 
 
-def seen(sights: Sequence[Sight]) -> Seen:
+def combined(collectors: Sequence[EngineStatsCollector]) -> EngineStats:
     """Combine the statistics of several replicas."""
-    times = sorted(time for sight in sights for time in sight.first_tokens)
-    sums = sum((sight.sums for sight in sights), Counter[str]())
-    return Seen(
+    times = sorted(time for collector in collectors for time in collector.first_tokens)
+    sums = sum((collector.sums for collector in collectors), Counter[str]())
+    return EngineStats(
         **sums, first_token_seconds_median=_quantile(times, 0.5), first_token_seconds_p99=_quantile(times, 0.99)
     )
 

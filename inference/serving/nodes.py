@@ -12,7 +12,7 @@ from inference.engines.commands import Command, Kind
 from inference.serving.blue_green import BlueGreen
 from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
-from inference.serving.engine_stats import Sight
+from inference.serving.engine_stats import EngineStatsCollector
 from inference.settings import InferenceSettings
 
 
@@ -24,7 +24,7 @@ class Node:
         slots: The engines of the live model and of the canary.
         drained: Whether the operator has drained the replica.
         moving: Whether a swap keeps the replica closed.
-        sight: The collector of the replica's statistics.
+        stats: The collector of the replica's statistics.
     """
 
     def __init__(self, name: str, slots: BlueGreen) -> None:
@@ -33,7 +33,7 @@ class Node:
         self.drained = False
         self.moving = False
         self.in_flight = 0
-        self.sight = Sight()
+        self.stats = EngineStatsCollector()
 
     @property
     def away(self) -> bool:

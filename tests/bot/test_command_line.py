@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.instance_lock import at_work
+from bot.instance_lock import bot_is_running
 from storage.chat_records import Chat, Person
 from storage.ledger import Ledger
 from tests.support.bot_process import ROOT, Thumbtune, write_config
@@ -72,7 +72,7 @@ def test_the_doctor_makes_nothing(thumbtune: Thumbtune, tmp_path: Path) -> None:
 
 def test_looking_for_a_bot_makes_nothing(tmp_path: Path) -> None:
     """Checking whether a bot is running does not create its lock file."""
-    assert not at_work(tmp_path)
+    assert not bot_is_running(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding, report
-from bot.instance_lock import alone
+from bot.instance_lock import lock_data_folder
 from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from telegram_emulator.emulator import Emulator
@@ -136,7 +136,7 @@ async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[st
     config, data = tmp_path / "config.toml", tmp_path / "data"
     config.write_text(f'{text}\n[storage]\ndir = "{data}"\n', encoding="utf-8")
     await Ledger.open(data).close()
-    with alone(data):
+    with lock_data_folder(data):
         code, shown = await command(config, *arguments)
     assert code == 1, shown
     assert words in shown

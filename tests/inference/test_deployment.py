@@ -49,7 +49,7 @@ async def test_deployment_answers(deploy: Deploy) -> None:
         assert (status.in_flight, status.waiting, status.swapping_to, status.paused) == (0, 0, None, False)
         assert status.uptime > 0
         assert status.counters.answered == 1
-        assert status.seen.encoded_tiles == 3
+        assert status.stats.encoded_tiles == 3
 
 
 async def test_deployment_gives_each_launch_a_key_and_uses_it(deploy: Deploy, tmp_path: Path) -> None:

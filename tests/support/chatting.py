@@ -51,7 +51,7 @@ from inference.engines.commands import Kind
 from inference.images.decoder import PictureDecoders
 from inference.messages import Answer, Delta, Prompt, Usage
 from inference.serving.deployment_status import Counters, NodeStatus, Status
-from inference.serving.engine_stats import Seen
+from inference.serving.engine_stats import EngineStats
 from inference.serving.supervisor import State
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
@@ -207,9 +207,9 @@ class Notebook:
 
     @property
     def engine(self) -> Status:
-        seen = Seen(2, 1000, 400, 24, 13, 0.05, 1.5)
+        stats = EngineStats(2, 1000, 400, 24, 13, 0.05, 1.5)
         nodes = (
-            NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story", 2, seen),
+            NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story", 2, stats),
             NodeStatus(
                 "http://b:1",
                 "http://b:1/v1",
@@ -223,7 +223,7 @@ class Notebook:
             ),
         )
         return Status(
-            Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes, seen
+            Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes, stats
         )
 
     def _doubt(self, model: str, confirmed: bool) -> None:

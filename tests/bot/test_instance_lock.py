@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from bot.instance_lock import at_work
+from bot.instance_lock import bot_is_running
 from storage.learning_records import Model
 from storage.states import ModelState, RunState
 from tests.support.bot_process import command, ran
@@ -68,7 +68,7 @@ async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
 async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community) -> None:
     """After the bot is killed, commands that need it fail at once, leaving no request for the next start."""
     await community.bot.kill()
-    assert not at_work(community.data)
+    assert not bot_is_running(community.data)
     async with community.ledger() as ledger:
         await ledger.models.add(Model("run-9", "/m/run-9", ModelState.CANDIDATE, None, 1.0))
         await ledger.promotions.make("run-9")
