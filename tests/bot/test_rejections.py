@@ -15,6 +15,7 @@ from bot.chat.answer_times import AnswerTimes
 from bot.cli import control
 from bot.config import Settings
 from bot.i18n import Translator
+from bot.live_settings import LiveSettings
 from bot.settings import WebSettings
 from bot.web.pages import Pages
 from bot.web.server import WebServer
@@ -62,7 +63,9 @@ async def rejected_run(ledger: Ledger, directory: Path) -> Overview:
 
 def vitals(ledger: Ledger) -> Monitoring:
     made: Any = Monitoring  # what stands in for others is of no type that it names
-    found: Monitoring = made(ledger, Engines(), NoSchedule(), dict, lambda: None, AnswerTimes())
+    found: Monitoring = made(
+        ledger, Engines(), NoSchedule(), dict, lambda: None, AnswerTimes(), LiveSettings(Settings())
+    )
     return found
 
 

@@ -112,7 +112,7 @@ async def test_a_setting_is_changed_and_undone(tmp_path: Path, monkeypatch: pyte
         await page.get_by_role("link", name="Settings").click()
         field = page.get_by_role("textbox", name="min_rated")
         await expect(field).to_have_value("4")
-        await expect(field).to_have_accessible_description(re.compile("The fewest liked answers"))
+        await expect(field).to_have_accessible_description(re.compile("The minimum number of liked answers"))
         await field.fill("1")
         await page.get_by_role("button", name="Save training.min_rated").click()
         await expect(page.locator("[id='training.min_rated'] .failed")).to_have_text("This must be at least 2.")

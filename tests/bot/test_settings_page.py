@@ -70,7 +70,11 @@ async def test_every_setting_is_shown_with_its_origin(desk: Desk) -> None:
     config = (desk.bot.data.parent / "config.toml").read_text(encoding="utf-8").splitlines()
     line = next(number for number, each in enumerate(config, start=1) if each.startswith("min_rated"))
     text = setting(page, "training.min_rated")
-    assert "The fewest liked answers to train on." in text and f"config.toml, line {line}" in text and " 4 " in text
+    assert (
+        "The minimum number of liked answers to train on." in text
+        and f"config.toml, line {line}" in text
+        and " 4 " in text
+    )
     assert "THUMBTUNE_LIMITS__CORRECTIONS_PER_DAY" in setting(page, "limits.corrections_per_day")
     assert "default" in setting(page, "limits.answers_at_once")
     assert "Nucleus sampling" in setting(page, "chat.top_p") and "0.8 default" in setting(page, "chat.top_p")
