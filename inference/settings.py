@@ -30,6 +30,18 @@ LocalText = Annotated[str, AfterValidator(lambda text: str(_expanded(Path(text))
 """A text that may be a local path; a leading `~` is the user's home directory."""
 
 
+def _address(url: str) -> str:
+    """Return the one spelling of a server's address.
+
+    Raises:
+        ValueError: It is not an address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not an address; write http://host:port")
+    return url.rstrip("/").removesuffix("/v1")
+
+
 class LmdeploySettings(BaseModel):
     """Settings in `[inference.lmdeploy]`: the cache, context and batch sizes of lmdeploy's TurboMind engine."""
 
@@ -71,13 +83,75 @@ class LmdeploySettings(BaseModel):
     """Main memory for the tiles of recent pictures (16 MB for a picture of 13 tiles)."""
 
 
+class RayReplicas(BaseModel):
+    """Settings in `[inference.ray.replicas]`: how many engines the cluster runs for each model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: int = Field(default=1, ge=1)
+    """The fewest engines."""
+
+    max: int = Field(default=1, ge=1)
+    """The most engines. Between the two numbers, Ray Serve keeps each engine half busy (`concurrency`)."""
+
+    grow_after: float = Field(default=30, ge=0)
+    """Seconds that the load must last before engines are added."""
+
+    shrink_after: float = Field(default=600, ge=0)
+    """Seconds that the load must have gone before engines are removed."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+
+class RaySettings(BaseModel):
+    """Settings in `[inference.ray]`: the cluster, and the engines on its nodes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = "auto"
+    """The cluster: `auto` for that of this machine, `host:6379`, or `ray://host:10001`."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Where the bot reaches Ray Serve. If Serve is not running yet, it is started on this port of the head node."""
+
+    name: str = Field(default="thumbtune", pattern="^[a-z0-9-]+$")
+    """The beginning of the names of the bot's applications. Bots that share a cluster need different ones."""
+
+    models: LocalText = ""
+    """A folder that every node sees at this path, or an fsspec URL such as `s3://bucket/models`, through which models
+    reach the nodes. Empty: the nodes see the bot's own folders at the same paths."""
+
+    python: str = ""
+    """The interpreter of the engines on the nodes. Empty: the one that Ray runs on there."""
+
+    num_cpus: float = Field(default=1, ge=0)
+    """CPU cores that Ray reserves for an engine."""
+
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for an engine: 0 for the CPU engine, otherwise lmdeploy. 0.5 lets the engines of two
+    models share a card during a swap."""
+
+    replicas: RayReplicas = RayReplicas()
+    """The number of engines."""
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        return _address(url)
+
+
 class InferenceSettings(BaseModel):
     """Settings in `[inference]`: the engine, its limits and its timeouts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["auto", "cpu", "lmdeploy", "external"] = "auto"
-    """The engine: `cpu` runs everywhere, `lmdeploy` on a GPU, `external` is your own server, `auto` chooses."""
+    engine: Literal["auto", "cpu", "lmdeploy", "external", "ray"] = "auto"
+    """The engine: `cpu` runs everywhere, `lmdeploy` on a GPU, `external` is your own server, `ray` runs either of the
+    first two on a Ray cluster, `auto` chooses among the first three."""
 
     model: LocalText = TINY
     """The base model: a checkpoint directory, or `tiny`, the one shipped with thumbtune."""
@@ -99,7 +173,8 @@ class InferenceSettings(BaseModel):
     """The most tiles of a picture. Fewer are faster and show less detail. Unset: the checkpoint's own limit."""
 
     python: LocalText = ""
-    """The Python interpreter of the engine. Empty: the bot's own."""
+    """The Python interpreter of the engine; for `ray`, one with Ray (`make install-ray`: .venv/ray/bin/python). Empty:
+    the bot's own."""
 
     threads: int | None = Field(default=None, ge=1)
     """For `cpu`: the number of computing threads. Unset: one for each core."""
@@ -163,6 +238,9 @@ class InferenceSettings(BaseModel):
     lmdeploy: LmdeploySettings = LmdeploySettings()
     """Settings of `lmdeploy`."""
 
+    ray: RaySettings = RaySettings()
+    """Settings of `ray`."""
+
     @property
     def side_by_side(self) -> int:
         """The number of engines that a single GPU must have room for."""
@@ -175,12 +253,8 @@ class InferenceSettings(BaseModel):
     @field_validator("endpoints")
     @classmethod
     def _check_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        for endpoint in endpoints:
-            parts = urlsplit(endpoint)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{endpoint!r} is not an address; write http://host:port")
         # Chats are assigned by the address, so every address needs a single spelling.
-        return tuple(endpoint.rstrip("/").removesuffix("/v1") for endpoint in endpoints)
+        return tuple(map(_address, endpoints))
 
     @field_validator("swap_command")
     @classmethod
@@ -207,6 +281,10 @@ class InferenceSettings(BaseModel):
             raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel puts one on several")
         if self.gpus and self.endpoints:
             raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
+        if self.gpus and self.engine == "ray":
+            raise ValueError(
+                'gpus are of this machine; with engine = "ray", ray.replicas says how many engines there are'
+            )
         if self.swap_command and not self.endpoints:
             raise ValueError("swap_command is for endpoints; an engine that the bot starts it swaps by itself")
         return self

@@ -39,6 +39,21 @@ class Source(BaseModel):
         return self.images or self.path.parent
 
 
+class RayTrainingSettings(BaseModel):
+    """The `[training.ray]` section of config.toml: a training on a Ray cluster."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = "auto"
+    """The cluster: `auto` for that of this machine, or `host:6379`."""
+
+    num_cpus: float = Field(1, gt=0)
+    """CPU cores that Ray reserves for each process."""
+
+    num_gpus: float = Field(0, ge=0)
+    """GPUs that Ray reserves for each process: 1, or 0 to train on CPUs."""
+
+
 class TrainingSettings(BaseModel):
     """The `[training]` section of config.toml."""
 
@@ -89,14 +104,21 @@ class TrainingSettings(BaseModel):
     seed: int = Field(0, ge=0)
     """The seed of the training."""
 
+    engine: Literal["local", "ray"] = "local"
+    """Where the processes of a training run: on this machine, or on the nodes of a Ray cluster."""
+
+    ray: RayTrainingSettings = RayTrainingSettings()
+    """The cluster, for `ray`."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto: a GPU if there is one."""
+    """What to train on; auto: a GPU if there is one."""
 
     gpus: tuple[int, ...] = ()
     """The numbers of the GPUs to train on, with a process on each; empty: one process, which sees the bot's GPUs."""
 
     processes: int = Field(0, ge=0)
-    """Processes that train together on this host; 0: one for each of `gpus`. Several are possible on a CPU too."""
+    """Processes that train together on this host, or on the Ray cluster; 0: one for each of `gpus`, or one. Several are
+    possible on a CPU too."""
 
     hosts: int = Field(1, ge=1)
     """Hosts that train together, each with the same number of processes; on the others an operator runs the first
@@ -159,6 +181,12 @@ class TrainingSettings(BaseModel):
         if not Path(value).is_file():
             raise ValueError(f"{value} does not exist: give its whole path")
         return value
+
+    @model_validator(mode="after")
+    def _ray_places_the_processes(self) -> TrainingSettings:
+        if self.engine == "ray" and (self.gpus or self.hosts > 1):
+            raise ValueError('engine = "ray" places the processes itself: leave gpus empty and set processes')
+        return self
 
     @model_validator(mode="after")
     def _hosts_find_each_other(self) -> TrainingSettings:

@@ -93,8 +93,10 @@ class HttpEngine:
             # The timeout is measured in `answer`, from token to token; a limit for each read would let an engine
             # that sends empty chunks hang for ever.
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            # Loopback is plain HTTP: no proxy, and no certificates, whose loading blocks the event loop for 30 ms.
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, verify=not local),
+            # Our own are reached without a proxy. Plain HTTP needs no certificates, whose loading blocks for 30 ms.
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not local, verify=not local or root.startswith("https")
+            ),
         )
 
     async def aclose(self) -> None:
@@ -142,6 +144,8 @@ class HttpEngine:
             if self._discovers_name and isinstance(error, openai.NotFoundError):
                 self._name = ""
                 raise EngineCrashed(f"The server at {self.base_url} has another model now.") from error
+            if self._local and isinstance(error, openai.NotFoundError):
+                raise EngineCrashed(f"Nothing serves {self._name} at {self.base_url}.") from error
             raise _translated(error, timeout) from error
         finally:
             if stream is not None:

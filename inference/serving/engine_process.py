@@ -32,6 +32,9 @@ _PAUSE_MAX: Final = 1.0
 _LOOK_SECONDS: Final = 60.0
 """The interval at which the log of a server that `swap_command` started is checked for rotation."""
 
+_DELETE_SECONDS: Final = 10.0
+"""How long a process may take to delete the application that it deployed."""
+
 _BUSY: Final = 0.9
 """An engine that has sent a token within this share of `token_timeout` is busy, not hung."""
 
@@ -45,6 +48,7 @@ class Worker:
         broken: Whether the engine has ended or been given up, so that no chats may be sent to it.
         served: The number of finished answers.
         expected: Whether the engine's end was requested.
+        key: The key of this launch, which an engine that the bot starts demands.
         cache_tokens: The size of the engine's KV cache in tokens, or None if the engine does not report it.
     """
 
@@ -58,14 +62,14 @@ class Worker:
         self.ready_since: float | None = None
         self.cache_tokens: int | None = None
         settings, ours = launch.settings, launch.command is not None
-        self._port, self._key = free_port(), new_key()
+        self._port, self.key = free_port(), new_key()
         self.client = HttpEngine(
-            f"http://127.0.0.1:{self._port}" if ours else launch.endpoint,
+            launch.url(self._port),
             launch.model_id,
             name=None if ours else settings.endpoint_model,
             token_timeout=settings.token_timeout,
             tiles=settings.tiles,
-            api_key=self._key if ours else settings.api_key.get_secret_value(),
+            api_key=self.key if ours else settings.api_key.get_secret_value(),
             local=ours,
         )
         self._child: Child | None = None
@@ -106,8 +110,7 @@ class Worker:
             ready.result()
         except BaseException:
             self.broken = True
-            if self._child is not None:
-                self._child.kill()
+            self._end_now()
             await self.stop()
             raise
         self.ready_since = monotonic()
@@ -119,7 +122,7 @@ class Worker:
                 command(launch.model_id, launch.model_dir, self._port, settings),
                 log=launch.log,
                 log_bytes=int(settings.log_megabytes * 1e6),
-                environment={**launch.environment, KEY_VARIABLE: self._key},
+                environment={**launch.environment, KEY_VARIABLE: self.key},
             )
         except OSError as error:
             raise EngineUnavailable(
@@ -210,13 +213,14 @@ class Worker:
     async def suspect(self, error: EngineCrashed) -> None:
         """Check the engine after an interrupted answer, and end it if it is at fault.
 
-        A hung engine is ended at once, unless it has sent tokens to other chats in the meantime. After a broken
+        A hung engine is ended at once, unless it has sent tokens to other chats in the meantime, or is one of an
+        application, which replaces those that hang. After a broken
         connection or an HTTP 5xx response, the engine must answer a question about a picture or be ended. If
         many answers are interrupted at the same time, a single check covers all of them.
         """
         since = monotonic()
         if isinstance(error, EngineHung):
-            if since - self._spoke < _BUSY * self.launch.settings.token_timeout:
+            if since - self._spoke < _BUSY * self.launch.settings.token_timeout or self.launch.deploys:
                 return
             self.give_up("it was killed because it said nothing any more")
         async with self._suspicion:
@@ -241,7 +245,15 @@ class Worker:
         self.broken = True
         self._why = self._why or why
         self._given_up.set()
-        if self._child is not None:
+        self._end_now()
+
+    def _end_now(self) -> None:
+        """Kill the process. One that deployed an application is asked to end instead, so that it can delete it."""
+        if self._child is None:
+            return
+        if self.launch.deploys:
+            self._child.terminate()
+        else:
             self._child.kill()
 
     async def gone(self) -> str:
@@ -283,7 +295,8 @@ class Worker:
         self._given_up.set()
         try:
             if self._child is not None:
-                await self._child.stop(self.launch.settings.stop_timeout)
+                settings = self.launch.settings
+                await self._child.stop(max(settings.stop_timeout, _DELETE_SECONDS * self.launch.deploys))
         finally:
             await self.client.aclose()
 

@@ -78,7 +78,7 @@ def nodes_for(
     logs: Path,
     changed: Callable[[], None],
 ) -> list[Node]:
-    """Return one replica per endpoint if the server is external, otherwise one per GPU.
+    """Return one replica per endpoint if the server is external, one for a Ray cluster, otherwise one per GPU.
 
     If no GPUs are listed in the settings, a single replica inherits this process's devices.
     """
@@ -87,6 +87,8 @@ def nodes_for(
         launch = Launch(model_id, model_dir, command, logs / f"{log}.log", settings, **target)
         return Node(name, BlueGreen(launch, changed))
 
+    if kind is Kind.RAY:
+        return [node(kind, endpoint=settings.ray.url)]
     if command is None:
         return [node(endpoint, _as_file("swap", endpoint), endpoint=endpoint) for endpoint in settings.endpoints]
     return [node(f"gpu{gpu}", f"engine-gpu{gpu}", environment=_sees_only(gpu)) for gpu in settings.gpus] or [node(kind)]
