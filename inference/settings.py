@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -12,8 +11,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 from inference.internvl2.tiny import CHECKPOINT
 
 TINY: Final = "tiny"
-PLACEHOLDERS: Final = ("endpoint", "host", "port", "model", "model_dir")
-"""Placeholders in braces that `swap_command` may contain."""
+GONE: Final = {
+    "endpoints": 'set inference.endpoint to your one server; several machines are inference.engine = "ray"',
+    "swap_command": 'the bot swaps models of engines that it starts, on other machines with inference.engine = "ray"',
+    "swap_command_timeout": "it went with inference.swap_command",
+}
+"""Settings of earlier versions, and what takes their place."""
 
 
 def _expanded(path: Path) -> Path:
@@ -156,8 +159,8 @@ class InferenceSettings(BaseModel):
     model: LocalText = TINY
     """The base model: a checkpoint directory, or `tiny`, the one shipped with thumbtune."""
 
-    endpoints: tuple[str, ...] = ()
-    """For `external`: addresses of your servers, each `http://host:port`. A chat stays with one of them."""
+    endpoint: str = ""
+    """For `external`: the address of your server, `http://host:port`."""
 
     endpoint_model: str = ""
     """For `external`: the model's name there. Empty: the first one that the server lists."""
@@ -199,17 +202,8 @@ class InferenceSettings(BaseModel):
     """How a new model replaces the old one: `blue-green` starts it beside the old one; `cold`, for a card too small for
     two, stops the old one first, and questions wait meanwhile."""
 
-    swap_command: tuple[LocalText, ...] = ()
-    """For `external`: a command that makes the server at one endpoint serve another model, run for one endpoint after
-    the other: ["./swap.sh", "{host}", "{port}", "{model_dir}"]; {endpoint} and {model} are replaced too. It exits with
-    0 once the old server has stopped. It gets the bot's environment without THUMBTUNE_… and HF_TOKEN. Empty: models
-    are not swapped."""
-
-    swap_command_timeout: float = Field(default=600, gt=0)
-    """If swap_command takes longer than this, it counts as failed."""
-
     drain_timeout: float = Field(default=120, ge=0)
-    """How long a drained engine may finish its answers; the rest are restarted on another engine."""
+    """How long an engine may finish its answers after a swap; the rest are restarted on another engine."""
 
     warm_chats: int = Field(default=64, ge=0)
     """Before chats move to another engine, the prompts of this many active ones are computed there, for 20 s at most.
@@ -233,7 +227,7 @@ class InferenceSettings(BaseModel):
     immediate."""
 
     log_megabytes: float = Field(default=5, gt=0)
-    """The size at which the log file of an engine, or of swap_command, is rotated; three old files are kept."""
+    """The size at which the log file of an engine is rotated; three old files are kept."""
 
     lmdeploy: LmdeploySettings = LmdeploySettings()
     """Settings of `lmdeploy`."""
@@ -250,41 +244,37 @@ class InferenceSettings(BaseModel):
         """Return the checkpoint directory of the model chosen by the setting `model`."""
         return CHECKPOINT if self.model == TINY else Path(self.model)
 
-    @field_validator("endpoints")
+    @model_validator(mode="before")
     @classmethod
-    def _check_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        # Chats are assigned by the address, so every address needs a single spelling.
-        return tuple(map(_address, endpoints))
+    def _name_replacements(cls, given: Any) -> Any:
+        for name in GONE.keys() & given.keys() if isinstance(given, dict) else ():
+            raise ValueError(f"{name} is gone: {GONE[name]}")
+        return given
 
-    @field_validator("swap_command")
+    @field_validator("endpoint")
     @classmethod
-    def _check_placeholders(cls, command: tuple[str, ...]) -> tuple[str, ...]:
-        for name in re.findall(r"\{(\w+)\}", " ".join(command)):
-            if name not in PLACEHOLDERS:
-                raise ValueError(f"{{{name}}} is not known; there are {', '.join(PLACEHOLDERS)}")
-        return command
+    def _check_endpoint(cls, endpoint: str) -> str:
+        return endpoint and _address(endpoint)
 
-    @field_validator("endpoints", "gpus")
+    @field_validator("gpus")
     @classmethod
-    def _check_duplicates(cls, replicas: tuple[str | int, ...]) -> tuple[str | int, ...]:
-        if len(set(replicas)) < len(replicas):
+    def _check_duplicates(cls, gpus: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(gpus)) < len(gpus):
             raise ValueError("one of them is listed twice")
-        return replicas
+        return gpus
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.engine == "external" and not self.endpoints:
-            raise ValueError('engine = "external" needs endpoints = ["http://host:port"]')
-        if self.endpoints and self.engine not in ("external", "auto"):
-            raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
+        if self.engine == "external" and not self.endpoint:
+            raise ValueError('engine = "external" needs endpoint = "http://host:port"')
+        if self.endpoint and self.engine not in ("external", "auto"):
+            raise ValueError(f'endpoint is for engine = "external"; engine is "{self.engine}"')
         if self.gpus and self.lmdeploy.tensor_parallel > 1:
             raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel puts one on several")
-        if self.gpus and self.endpoints:
-            raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
+        if self.gpus and self.endpoint:
+            raise ValueError("gpus are for engines that the bot starts, endpoint for one that you start")
         if self.gpus and self.engine == "ray":
             raise ValueError(
                 'gpus are of this machine; with engine = "ray", ray.replicas says how many engines there are'
             )
-        if self.swap_command and not self.endpoints:
-            raise ValueError("swap_command is for endpoints; an engine that the bot starts it swaps by itself")
         return self

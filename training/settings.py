@@ -5,7 +5,6 @@ The hyperparameters of the recipes are in `training.xtuner.recipes`.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -120,13 +119,6 @@ class TrainingSettings(BaseModel):
     """Processes that train together on this host, or on the Ray cluster; 0: one for each of `gpus`, or one. Several are
     possible on a CPU too."""
 
-    hosts: int = Field(1, ge=1)
-    """Hosts that train together, each with the same number of processes; on the others an operator runs the first
-    one's command."""
-
-    rendezvous: str = ""
-    """host:port of this host, for the others."""
-
     deepspeed: Literal[0, 1, 2, 3] = 0
     """Stage of DeepSpeed's ZeRO: what is partitioned over the GPUs. 1: the optimizer's state, 2: gradients too,
     3: weights too."""
@@ -184,15 +176,17 @@ class TrainingSettings(BaseModel):
 
     @model_validator(mode="after")
     def _ray_places_the_processes(self) -> TrainingSettings:
-        if self.engine == "ray" and (self.gpus or self.hosts > 1):
+        if self.engine == "ray" and self.gpus:
             raise ValueError('engine = "ray" places the processes itself: leave gpus empty and set processes')
         return self
 
-    @model_validator(mode="after")
-    def _hosts_find_each_other(self) -> TrainingSettings:
-        if self.hosts > 1 and not re.fullmatch(r".+:\d+", self.rendezvous):
-            raise ValueError("rendezvous: several hosts need one, host:port of this host")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _name_replacements(cls, given: Any) -> Any:
+        for name in ("hosts", "rendezvous"):
+            if isinstance(given, dict) and name in given:
+                raise ValueError(f'{name} is gone: several machines train together with training.engine = "ray"')
+        return given
 
     @model_validator(mode="after")
     def _knobs_fit(self) -> TrainingSettings:
@@ -255,14 +249,9 @@ class TrainingSettings(BaseModel):
         return None if self.user_config else self.recipe_for(base).max_length
 
     @property
-    def local_processes(self) -> int:
-        """The number of training processes on this host."""
-        return self.processes or len(self.gpus) or 1
-
-    @property
     def world_size(self) -> int:
-        """The number of training processes on all hosts together."""
-        return self.local_processes * self.hosts
+        """The number of training processes."""
+        return self.processes or len(self.gpus) or 1
 
     def recipe_for(self, base: Path) -> Recipe:
         """Return the hyperparameters for a checkpoint directory, with "auto" resolved by the size of its weights."""

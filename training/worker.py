@@ -119,9 +119,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
     """Run `do` on the job named on the command line and write its outcome: the main function of every worker.
 
-    The process ends when its parent does, and writes its stacks to standard error on a signal. Standard output
-    carries only progress; the output of libraries goes to standard error. If one of several processes fails, it
-    exits with status 1, and torchrun ends the others.
+    The process ends when its parent does, and writes its stacks to standard error on a signal. An exception
+    raised by `do` becomes the outcome's reason; if it is unexpected, its traceback goes to standard error.
+    Standard output carries only progress; the output of libraries goes to standard error. If one of several
+    processes fails, it exits with status 1, and torchrun ends the others.
     """
     watch_parent()
     stack_dump.enable()
@@ -133,32 +134,22 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
             lines.write(progress.to_json() + "\n")
             lines.flush()
 
-    with redirect_stdout(sys.stderr):
-        outcome = attempt(Path(sys.argv[1]).resolve(), kind, do, say)
-    if not outcome.ok and world_size() > 1:
-        sys.exit(1)
-
-
-def attempt(job_file: Path, kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome], say: Say) -> Outcome:
-    """Run `do` on the job of a file, write its outcome, and return it.
-
-    An exception raised by `do` becomes the outcome's reason; if it is unexpected, its traceback goes to standard
-    error.
-    """
+    job_file = Path(sys.argv[1]).resolve()
     begun = time.monotonic()
-    try:
-        outcome = do(kind.read(job_file), say)
-    except TrainingError as error:
-        outcome = Outcome(ok=False, reason=str(error))
-    except Exception as error:  # noqa: BLE001 - the parent needs a reason for every error
-        traceback.print_exc()
-        outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
+    with redirect_stdout(sys.stderr):
+        try:
+            outcome = do(kind.read(job_file), say)
+        except TrainingError as error:
+            outcome = Outcome(ok=False, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - the parent needs a reason for every error
+            traceback.print_exc()
+            outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
     outcome = replace(outcome, seconds=time.monotonic() - begun)
     if not outcome.ok and world_size() > 1:
         _write_first(outcome, outcome_file(job_file))
-    elif rank() == 0:
+        sys.exit(1)
+    if rank() == 0:
         outcome.write(outcome_file(job_file))
-    return outcome
 
 
 def _write_first(outcome: Outcome, file: Path) -> None:

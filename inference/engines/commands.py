@@ -41,12 +41,12 @@ _CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
 def resolve(settings: InferenceSettings) -> Kind:
     """Return the kind of engine that the settings select.
 
-    The setting `auto` selects an external server if endpoints are set; lmdeploy if it is installed, the
+    The setting `auto` selects an external server if an endpoint is set; lmdeploy if it is installed, the
     machine has an NVIDIA driver and the model is not "tiny"; and otherwise the CPU engine.
     """
     if settings.engine != "auto":
         return Kind(settings.engine)
-    if settings.endpoints:
+    if settings.endpoint:
         return Kind.EXTERNAL
     return Kind.LMDEPLOY if settings.model != TINY and _DRIVER.exists() and find_spec("lmdeploy") else Kind.CPU
 

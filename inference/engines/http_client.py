@@ -209,19 +209,6 @@ class HttpEngine:
 
         return Sizes(window=tokens("max_model_len"), cache=tokens("kv_cache_tokens"))
 
-    async def listed(self) -> set[str] | None:
-        """Return the names of the models that the server lists, or None if the server fails or does not respond.
-
-        If the server rejects the request or sends an unreadable list, return an empty set.
-        """
-        try:
-            async with asyncio.timeout(self._token_timeout):
-                return {model.id async for model in self._client.models.list()}
-        except (openai.APIConnectionError, openai.InternalServerError, httpx.HTTPError, TimeoutError):
-            return None
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
-            return set()
-
     async def _first_listed(self) -> str:
         async for model in self._client.models.list():
             return model.id

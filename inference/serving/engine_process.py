@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
-
-import structlog
 
 from inference.chat_format.context_window import Window, window_of
 from inference.engines.access_key import KEY_VARIABLE, new_key
@@ -20,17 +18,11 @@ from inference.engines.commands import Command
 from inference.engines.http_client import HttpEngine
 from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
 from inference.process.child import Child
-from inference.process.log_rotation import rotate
 from inference.serving.engine_launch import Launch, free_port
-
-_log = structlog.get_logger(__name__)
 
 _PAUSE: Final = 0.1
 _PAUSE_MAX: Final = 1.0
 """The first and the longest pause in seconds between questions to an engine that is starting."""
-
-_LOOK_SECONDS: Final = 60.0
-"""The interval at which the log of a server that `swap_command` started is checked for rotation."""
 
 _DELETE_SECONDS: Final = 10.0
 """How long a process may take to delete the application that it deployed."""
@@ -47,7 +39,6 @@ class Worker:
         open: Whether the engine is open to chats; it may be warmed up before it opens.
         broken: Whether the engine has ended or been given up, so that no chats may be sent to it.
         served: The number of finished answers.
-        expected: Whether the engine's end was requested.
         key: The key of this launch, which an engine that the bot starts demands.
         cache_tokens: The size of the engine's KV cache in tokens, or None if the engine does not report it.
     """
@@ -56,7 +47,6 @@ class Worker:
         self.launch = launch
         self.open = False
         self.broken = False
-        self.expected = False
         self.served = 0
         self.in_flight = 0
         self.ready_since: float | None = None
@@ -233,15 +223,12 @@ class Worker:
             else:
                 self._spoke = monotonic()
 
-    def give_up(self, why: str, *, expected: bool = False) -> None:
+    def give_up(self, why: str) -> None:
         """Accept no more questions and kill the process.
 
         Args:
             why: The reason, for the log and the operator.
-            expected: Whether the engine is ended although nothing is wrong with it.
         """
-        if not self.broken:
-            self.expected = expected
         self.broken = True
         self._why = self._why or why
         self._given_up.set()
@@ -259,23 +246,12 @@ class Worker:
     async def gone(self) -> str:
         """Wait until the engine has ended or been given up; return the reason, for the log and the operator."""
         if self._child is None:
-            while not self._given_up.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await self._given_up.wait()
-                await asyncio.to_thread(self._rotate_log)
+            await self._given_up.wait()
             return self._why
         await self._child.wait()
         self.broken = True
         how = f"it ended with {self._child.how_it_ended()}"
         return f"{self._why}; {how}" if self._why else how
-
-    def _rotate_log(self) -> None:
-        """Rotate the log of `swap_command`; a server started by the command may still be writing to the log."""
-        try:
-            rotate(self.launch.log, above=int(self.launch.settings.log_megabytes * 1e6))
-        except OSError as error:
-            _log.warning("log not rotated", log=str(self.launch.log), error=str(error))
 
     async def drained(self, patience: float) -> bool:
         """Wait until no answer is in flight, the engine ends or `patience` seconds have passed.

@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if lmdeploy.__version__ != SUPPORTED_VERSION:
         raise SystemExit(
             f"lmdeploy {lmdeploy.__version__} is installed, and this engine is made for {SUPPORTED_VERSION}: install "
-            f"lmdeploy=={SUPPORTED_VERSION}, or run that version's own server and name it in inference.endpoints."
+            f"lmdeploy=={SUPPORTED_VERSION}, or run that version's own server and name it in inference.endpoint."
         )
     # Tiles are cut by many threads at once, and each is fastest without threads of its own.
     torch.set_num_threads(1)
