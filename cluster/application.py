@@ -74,6 +74,8 @@ def deploy(model: ServedModel, settings: InferenceSettings, key: str) -> None:
             look_back_period_s=min(30, max(cluster.replicas.grow_after, 1)),
             metrics_interval_s=min(10, max(cluster.replicas.grow_after / 3, 0.5)),
         ),
+        # A model that cannot be loaded is refused after a second attempt.
+        max_constructor_retry_count=2,
         graceful_shutdown_timeout_s=settings.drain_timeout,
         health_check_timeout_s=settings.token_timeout + 10,
         request_router_config=RequestRouterConfig(

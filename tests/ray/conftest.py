@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 
 import pytest
+
+# Before Ray is imported, here and in all children: nodes and drivers without the token are refused.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
+
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -22,7 +27,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         environment.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         node = {"num_cpus": CORES, "include_dashboard": False, "object_store_memory": 100 * 2**20}
         nodes = Cluster(initialize_head=True, head_node_args=node)
         for _ in range(2):

@@ -78,7 +78,7 @@ async def test_a_canary_answers_beside_the_live_model(cluster: Cluster, serve_ur
 
 async def test_an_engine_that_hangs_is_replaced(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
     """Its question is answered by the engine that takes its place."""
-    async with deployed(cluster, serve_url, tmp_path, token_timeout=15) as deployment:
+    async with deployed(cluster, serve_url, tmp_path, token_timeout=8) as deployment:
         (engine,) = engines("base")
         engine.send_signal(signal.SIGSTOP)
         try:

@@ -91,8 +91,8 @@ async def test_a_cancelled_training_frees_its_workers_and_resumes(cluster: Clust
 
 async def test_a_job_that_cannot_be_learned_says_why(cluster: Cluster, tmp_path: Path) -> None:
     """The reason of a worker that fails by itself is the outcome's, and it is not tried again."""
-    job = make_job(tmp_path / "job", processes=2)
+    job = make_job(tmp_path / "job")
     Path(job.data).write_text("[]")
-    outcome = await on_cluster(cluster, 2).run(job)
+    outcome = await on_cluster(cluster, 1).run(job)
     assert not outcome.ok
     assert "RuntimeError" not in outcome.reason and outcome.reason
