@@ -128,7 +128,7 @@ clean:
 	$(BIN)/python -m venv --without-pip .venv/ray
 	$(BIN)/python -m pip --python .venv/ray/bin/python install --quiet --disable-pip-version-check --no-deps \
 		-r requirements/ray.txt
-	$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})")' \
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		>$$(.venv/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/thumbtune.pth
 	@touch $@
 
