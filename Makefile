@@ -16,7 +16,7 @@ GPU := $(wildcard .venv/gpu.stamp)
 CHAT := $(if $(GPU),.venv/gpu.stamp,.venv/chat.stamp)
 ALL := $(if $(GPU),.venv/gpu.stamp,.venv/training.stamp)
 
-.PHONY: help demo install install-gpu test soak check lock format pictures sbom clean
+.PHONY: help demo install install-gpu install-ray test test-ray soak check lock format pictures sbom clean
 
 help:
 	@echo 'make demo      set up, then chat with the bot in a browser: no token, no GPU'
@@ -25,6 +25,8 @@ help:
 	@echo 'make check     formatting, lint, types, import contracts, the list of modules'
 	@echo 'make install   set up only: chat and trainer, for thumbtune run'
 	@echo 'make install-gpu   the same with lmdeploy and CUDA, for an NVIDIA GPU (8 GB on disk)'
+	@echo 'make install-ray   Ray beside it, in .venv/ray, for more than one machine'
+	@echo 'make test-ray  set Ray up, then run its tests'
 	@echo 'make lock      make the lists in requirements/ again from their sources (LOCK=--upgrade: newer versions)'
 	@echo 'make pictures  make the pictures of the README again (needs Chromium)'
 	@echo 'make sbom      write what is installed in .venv as CycloneDX JSON: dist/thumbtune.cdx.json'
@@ -39,8 +41,13 @@ install: $(ALL)
 
 install-gpu: .venv/gpu.stamp $(if $(DEEPSPEED),.venv/deepspeed.stamp)
 
+install-ray: .venv/ray.stamp
+
 test: $(ALL) .venv/dev.stamp
 	$(BIN)/python -m pytest -m 'not soak' --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+test-ray: .venv/ray.stamp .venv/dev.stamp
+	.venv/ray/bin/python -m pytest tests/ray
 
 soak: $(ALL) .venv/dev.stamp
 	$(BIN)/python -m pytest -m soak
@@ -113,6 +120,16 @@ clean:
 # It has no wheel; what it compiles for a card is compiled when it is first used.
 .venv/deepspeed.stamp: .venv/gpu.stamp requirements/deepspeed.txt
 	DS_BUILD_OPS=0 $(PIP) -r requirements/deepspeed.txt
+	@touch $@
+
+# Laid over .venv, because Ray Serve needs newer versions of some packages than lmdeploy was measured with.
+.venv/ray.stamp: $(ALL) requirements/ray.txt
+	rm -rf .venv/ray
+	$(BIN)/python -m venv --without-pip .venv/ray
+	$(BIN)/python -m pip --python .venv/ray/bin/python install --quiet --disable-pip-version-check --no-deps \
+		-r requirements/ray.txt
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		>$$(.venv/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/thumbtune.pth
 	@touch $@
 
 .venv/dev.stamp: $(CHAT) requirements/dev.txt

@@ -128,8 +128,7 @@ class Application:
         deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
         self._at_end("engine", deployment.stop, ENGINE_SECONDS)
         await deployment.start(wait=False)
-        nodes = len(deployment.status().nodes)
-        self._in_background("menu", announce_commands(bot, settings.telegram, translator, ledger, nodes=nodes))
+        self._in_background("menu", announce_commands(bot, settings.telegram, translator, ledger))
 
         erasure = Erasure(ledger, lambda session: deployment.forget(chat_key(session)))
         decoders, patient = PictureDecoders(DECODERS), PictureDecoders(1, NICENESS)

@@ -9,7 +9,6 @@ This module uses only the standard library. The exception hierarchy::
     ├── EngineCrashed       the engine died or broke the connection mid-answer; a retry may help
     │   └── EngineHung      the engine keeps the connection open but sends no token
     └── EngineUnavailable   no engine can answer now (starting, stopped, or out of retries after crashes)
-        └── LastNode        draining this replica would leave none able to answer
 """
 
 from __future__ import annotations
@@ -51,14 +50,6 @@ class EngineHung(EngineCrashed):
 
 class EngineUnavailable(InferenceError):
     """No engine can answer at the moment."""
-
-
-class LastNode(EngineUnavailable):
-    """Draining `node` would leave no replica able to answer."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(f"no other replica could answer in place of {node}")
-        self.node = node
 
 
 class Role(StrEnum):

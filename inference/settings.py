@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -12,8 +11,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 from inference.internvl2.tiny import CHECKPOINT
 
 TINY: Final = "tiny"
-PLACEHOLDERS: Final = ("endpoint", "host", "port", "model", "model_dir")
-"""Placeholders in braces that `swap_command` may contain."""
+GONE: Final = {
+    "endpoints": 'set inference.endpoint to your one server; several machines are inference.engine = "ray"',
+    "swap_command": 'the bot swaps models of engines that it starts, on other machines with inference.engine = "ray"',
+    "swap_command_timeout": "it went with inference.swap_command",
+}
+"""Settings of earlier versions, and what takes their place."""
 
 
 def _expanded(path: Path) -> Path:
@@ -28,6 +31,18 @@ LocalPath = Annotated[Path, AfterValidator(_expanded)]
 
 LocalText = Annotated[str, AfterValidator(lambda text: str(_expanded(Path(text))) if text.startswith("~") else text)]
 """A string that may be a local path; a leading `~` is the user's home directory."""
+
+
+def _address(url: str) -> str:
+    """Return the one spelling of a server's address.
+
+    Raises:
+        ValueError: It is not an address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not an address; write http://host:port")
+    return url.rstrip("/").removesuffix("/v1")
 
 
 class LmdeploySettings(BaseModel):
@@ -71,19 +86,81 @@ class LmdeploySettings(BaseModel):
     """Main memory for the tiles of recent pictures (16 MB for a picture of 13 tiles)."""
 
 
+class RayReplicas(BaseModel):
+    """Settings in `[inference.ray.replicas]`: how many engines the cluster runs for each model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: int = Field(default=1, ge=1)
+    """The fewest engines."""
+
+    max: int = Field(default=1, ge=1)
+    """The most engines. Between the two numbers, Ray Serve keeps each engine half busy (`concurrency`)."""
+
+    grow_after: float = Field(default=30, ge=0)
+    """Seconds that the load must last before engines are added."""
+
+    shrink_after: float = Field(default=600, ge=0)
+    """Seconds that the load must have gone before engines are removed."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+
+class RaySettings(BaseModel):
+    """Settings in `[inference.ray]`: the cluster, and the engines on its nodes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = "auto"
+    """The cluster: `auto` for that of this machine, `host:6379`, or `ray://host:10001`."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Where the bot reaches Ray Serve. If Serve is not running yet, it is started on this port of the head node."""
+
+    name: str = Field(default="thumbtune", pattern="^[a-z0-9-]+$")
+    """The beginning of the names of the bot's applications. Bots that share a cluster need different ones."""
+
+    models: LocalText = ""
+    """A folder that every node sees at this path, or an fsspec URL such as `s3://bucket/models`, through which models
+    reach the nodes. Empty: the nodes see the bot's own folders at the same paths."""
+
+    python: str = ""
+    """The interpreter of the engines on the nodes. Empty: the one that Ray runs on there."""
+
+    num_cpus: float = Field(default=1, ge=0)
+    """CPU cores that Ray reserves for an engine."""
+
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for an engine: 0 for the CPU engine, otherwise lmdeploy. 0.5 lets the engines of two
+    models share a card during a swap."""
+
+    replicas: RayReplicas = RayReplicas()
+    """The number of engines."""
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        return _address(url)
+
+
 class InferenceSettings(BaseModel):
     """Settings in `[inference]`: the engine, its limits and its timeouts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["auto", "cpu", "lmdeploy", "external"] = "auto"
-    """The engine: `cpu` runs everywhere, `lmdeploy` on a GPU, `external` is your own server, `auto` chooses."""
+    engine: Literal["auto", "cpu", "lmdeploy", "external", "ray"] = "auto"
+    """The engine: `cpu` runs everywhere, `lmdeploy` on a GPU, `external` is your own server, `ray` runs either of the
+    first two on a Ray cluster, `auto` chooses among the first three."""
 
     model: LocalText = TINY
     """The base model: a checkpoint directory, or `tiny`, the one shipped with thumbtune."""
 
-    endpoints: tuple[str, ...] = ()
-    """For `external`: addresses of your servers, each `http://host:port`. A chat stays with one of them."""
+    endpoint: str = ""
+    """For `external`: the address of your server, `http://host:port`."""
 
     endpoint_model: str = ""
     """For `external`: the model's name on the server. Empty: the first model that the server lists."""
@@ -99,7 +176,8 @@ class InferenceSettings(BaseModel):
     """The maximum number of tiles per picture. Fewer are faster but show less detail. Unset: the checkpoint's limit."""
 
     python: LocalText = ""
-    """The Python interpreter of the engine. Empty: the bot's own."""
+    """The Python interpreter of the engine; for `ray`, one with Ray (`make install-ray`: .venv/ray/bin/python). Empty:
+    the bot's own."""
 
     threads: int | None = Field(default=None, ge=1)
     """For `cpu`: the number of compute threads. Unset: one for each core."""
@@ -125,17 +203,8 @@ class InferenceSettings(BaseModel):
     """How a new model replaces the old one: `blue-green` starts it alongside the old one; `cold`, for a card too small
     for two, stops the old one first, and questions wait meanwhile."""
 
-    swap_command: tuple[LocalText, ...] = ()
-    """For `external`: a command that makes the server at one endpoint serve another model, run for one endpoint after
-    the other: ["./swap.sh", "{host}", "{port}", "{model_dir}"]; {endpoint} and {model} are replaced too. It exits with
-    0 once the old server has stopped. It gets the bot's environment without THUMBTUNE_… and HF_TOKEN. Empty: models
-    are not swapped."""
-
-    swap_command_timeout: float = Field(default=600, gt=0)
-    """If swap_command takes longer than this, it counts as failed."""
-
     drain_timeout: float = Field(default=120, ge=0)
-    """How long a drained engine may finish its answers; the rest are restarted on another engine."""
+    """How long an engine may finish its answers after a swap; the rest are restarted on another engine."""
 
     warm_chats: int = Field(default=64, ge=0)
     """Before chats move to another engine, the prompts of this many active ones are computed there, for 20 s at most.
@@ -159,10 +228,13 @@ class InferenceSettings(BaseModel):
     immediate."""
 
     log_megabytes: float = Field(default=5, gt=0)
-    """The size at which the log file of an engine, or of swap_command, is rotated; three old files are kept."""
+    """The size at which the log file of an engine is rotated; three old files are kept."""
 
     lmdeploy: LmdeploySettings = LmdeploySettings()
     """Settings of `lmdeploy`."""
+
+    ray: RaySettings = RaySettings()
+    """Settings of `ray`."""
 
     @property
     def side_by_side(self) -> int:
@@ -173,41 +245,37 @@ class InferenceSettings(BaseModel):
         """Return the checkpoint directory of the model chosen by the setting `model`."""
         return CHECKPOINT if self.model == TINY else Path(self.model)
 
-    @field_validator("endpoints")
+    @model_validator(mode="before")
     @classmethod
-    def _check_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        for endpoint in endpoints:
-            parts = urlsplit(endpoint)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{endpoint!r} is not an address; write http://host:port")
-        # Chats are assigned by the address, so every address needs a single spelling.
-        return tuple(endpoint.rstrip("/").removesuffix("/v1") for endpoint in endpoints)
+    def _name_replacements(cls, given: Any) -> Any:
+        for name in GONE.keys() & given.keys() if isinstance(given, dict) else ():
+            raise ValueError(f"{name} is gone: {GONE[name]}")
+        return given
 
-    @field_validator("swap_command")
+    @field_validator("endpoint")
     @classmethod
-    def _check_placeholders(cls, command: tuple[str, ...]) -> tuple[str, ...]:
-        for name in re.findall(r"\{(\w+)\}", " ".join(command)):
-            if name not in PLACEHOLDERS:
-                raise ValueError(f"{{{name}}} is not known; there are {', '.join(PLACEHOLDERS)}")
-        return command
+    def _check_endpoint(cls, endpoint: str) -> str:
+        return endpoint and _address(endpoint)
 
-    @field_validator("endpoints", "gpus")
+    @field_validator("gpus")
     @classmethod
-    def _check_duplicates(cls, replicas: tuple[str | int, ...]) -> tuple[str | int, ...]:
-        if len(set(replicas)) < len(replicas):
+    def _check_duplicates(cls, gpus: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(gpus)) < len(gpus):
             raise ValueError("an entry is listed twice")
-        return replicas
+        return gpus
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.engine == "external" and not self.endpoints:
-            raise ValueError('engine = "external" needs endpoints = ["http://host:port"]')
-        if self.endpoints and self.engine not in ("external", "auto"):
-            raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
+        if self.engine == "external" and not self.endpoint:
+            raise ValueError('engine = "external" needs endpoint = "http://host:port"')
+        if self.endpoint and self.engine not in ("external", "auto"):
+            raise ValueError(f'endpoint is for engine = "external"; engine is "{self.engine}"')
         if self.gpus and self.lmdeploy.tensor_parallel > 1:
             raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel spreads one over several")
-        if self.gpus and self.endpoints:
-            raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
-        if self.swap_command and not self.endpoints:
-            raise ValueError("swap_command is for endpoints; the bot itself swaps the engines that it starts")
+        if self.gpus and self.endpoint:
+            raise ValueError("gpus are for engines that the bot starts, endpoint for one that you start")
+        if self.gpus and self.engine == "ray":
+            raise ValueError(
+                'gpus are of this machine; with engine = "ray", ray.replicas says how many engines there are'
+            )
         return self

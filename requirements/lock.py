@@ -97,7 +97,8 @@ GPU = List(
     platforms=(X86,),  # lmdeploy has wheels for no other
 )
 DEEPSPEED = List("deepspeed.txt", "What training.deepspeed adds.", ("deepspeed.in",), (GPU,), platforms=(X86,))
-LISTS = (VIRTUALENV, BUILD, CHAT, TRAINING, DEV, BROWSER, SBOM, GPU, DEEPSPEED)
+RAY = List("ray.txt", "What Ray adds, in an environment laid over .venv.", ("ray.in",), (CHAT, TRAINING), CUDA)
+LISTS = (VIRTUALENV, BUILD, CHAT, TRAINING, DEV, BROWSER, SBOM, GPU, DEEPSPEED, RAY)
 
 
 def pins_of(text: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ from tests.support.bot_process import Ended, Thumbtune
 from tests.support.chatting import Stage
 from tests.support.ledgers import copied_ledgers
 from tests.support.warm_python import WarmPython
+
+collect_ignore = [] if find_spec("ray") else ["ray"]
+"""`make test-ray` runs those in an environment of their own."""
 
 import_yapf()  # the test processes import mmengine at the same time
 

@@ -14,7 +14,7 @@ import tokenize
 from collections import Counter
 from pathlib import Path
 
-PRODUCT = ("bot", "inference", "training", "storage", "telegram_emulator", "tools")
+PRODUCT = ("bot", "cluster", "inference", "training", "storage", "telegram_emulator", "tools")
 IGNORED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 COMMENTS = {
     ".js": re.compile(r"^\s*(?://[^\n]*|/\*.*?\*/)", re.MULTILINE | re.DOTALL),

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architecture.md"
-PACKAGES = ("bot", "inference", "training", "storage", "telegram_emulator", "tools")
+PACKAGES = ("bot", "cluster", "inference", "training", "storage", "telegram_emulator", "tools")
 BEGIN, END = "<!-- modules -->\n", "<!-- end of modules -->\n"
 
 

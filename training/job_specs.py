@@ -96,7 +96,8 @@ class JobSpecs:
             processes=settings.world_size,
             deepspeed=settings.deepspeed,
             features_gigabytes=settings.features_gigabytes,
-            courtesy=str(self.paths.yield_file or ""),
+            # Another machine's engines have cards of their own.
+            courtesy="" if settings.engine == "ray" else str(self.paths.yield_file or ""),
             recipe=str(settings.user_config or ""),
             **self.recipe.model_dump(),
         )

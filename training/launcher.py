@@ -97,11 +97,15 @@ class ChildTrainer:
         job.write(job_file)
         outcome.unlink(missing_ok=True)  # of an earlier attempt
         log_file = job_file.with_suffix(".log")
-        processes = self._settings.local_processes if step == "finetune" else 1
+        processes = self._settings.world_size if step == "finetune" else 1
         command = [self._settings.python or sys.executable]
-        if step == "finetune" and self._settings.world_size > 1:
-            command += ["-m", "torch.distributed.run", *self._torchrun()]
-        command += ["-m", module, str(job_file)]
+        if step == "finetune" and self._settings.engine == "ray":
+            command += ["-m", "cluster.training", *self._cluster(), str(job_file)]
+        elif processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command += ["-m", module, str(job_file)]
+        else:
+            command += ["-m", module, str(job_file)]
         self._run_id, self._last_progress = getattr(job, "run", ""), monotonic()
         try:
             child = await Child.start(
@@ -157,20 +161,16 @@ class ChildTrainer:
         self._reported.set()
         on_progress(progress)
 
-    def _torchrun(self) -> list[str]:
-        """Return the command-line options for torchrun.
-
-        On every other host, an operator runs the same command with a different `--node-rank`.
-        """
-        options = [f"--nproc-per-node={self._settings.local_processes}"]
-        if self._settings.hosts == 1:
-            return ["--standalone", *options]
-        host, _, port = self._settings.rendezvous.rpartition(":")
-        options += [f"--nnodes={self._settings.hosts}", "--node-rank=0"]
-        return [*options, f"--master-addr={host}", f"--master-port={port}"]
+    def _cluster(self) -> list[str]:
+        """Return the command-line options for a training on a Ray cluster."""
+        ray = self._settings.ray
+        return [f"--address={ray.address}", f"--num-cpus={ray.num_cpus}", f"--num-gpus={ray.num_gpus}"]
 
     def _environment(self, work: Path, processes: int) -> dict[str, str]:
-        threads = self._settings.threads or max(1, len(os.sched_getaffinity(0)) // processes)
+        cores = len(os.sched_getaffinity(0)) // processes
+        if self._settings.engine == "ray":
+            cores = int(self._settings.ray.num_cpus)
+        threads = self._settings.threads or max(1, cores)
         cards = ",".join(map(str, self._settings.gpus))
         return {
             **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),

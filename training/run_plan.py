@@ -37,7 +37,7 @@ from training.xtuner.recipes import Recipe
 from training.xtuner.resume import state_bytes
 
 _WITHOUT_EFFECT: Final = {
-    *("schedule", "device", "gpus", "processes", "hosts", "rendezvous", "deepspeed", "threads", "python"),
+    *("schedule", "engine", "ray", "device", "gpus", "processes", "deepspeed", "threads", "python"),
     *("while_training", "keep_models", "min_free_gigabytes", "features_gigabytes", "silence", "timeout"),
     *("min_rated", "min_raters", "rater_age", "recipe", "knobs", "objective", "canary", "approve"),
 }

@@ -5,7 +5,6 @@ The hyperparameters of the recipes are in `training.xtuner.recipes`.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -37,6 +36,21 @@ class Source(BaseModel):
     def folder(self) -> Path:
         """The folder that contains the source's pictures."""
         return self.images or self.path.parent
+
+
+class RayTrainingSettings(BaseModel):
+    """The `[training.ray]` section of config.toml: a training on a Ray cluster."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = "auto"
+    """The cluster: `auto` for that of this machine, or `host:6379`."""
+
+    num_cpus: float = Field(1, gt=0)
+    """CPU cores that Ray reserves for each process."""
+
+    num_gpus: float = Field(0, ge=0)
+    """GPUs that Ray reserves for each process: 1, or 0 to train on CPUs."""
 
 
 class TrainingSettings(BaseModel):
@@ -89,21 +103,21 @@ class TrainingSettings(BaseModel):
     seed: int = Field(0, ge=0)
     """The random seed of the training."""
 
+    engine: Literal["local", "ray"] = "local"
+    """Where the processes of a training run: on this machine, or on the nodes of a Ray cluster."""
+
+    ray: RayTrainingSettings = RayTrainingSettings()
+    """The cluster, for `ray`."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto: a GPU if there is one."""
+    """What to train on; auto: a GPU if there is one."""
 
     gpus: tuple[int, ...] = ()
     """The numbers of the GPUs to train on, with a process on each; empty: one process, which sees the bot's GPUs."""
 
     processes: int = Field(0, ge=0)
-    """The number of processes that train together on this host, also on a CPU; 0: one for each of `gpus`."""
-
-    hosts: int = Field(1, ge=1)
-    """The number of hosts that train together, each with the same number of processes. On the other hosts, an operator
-    runs the first host's command."""
-
-    rendezvous: str = ""
-    """The host:port at which the other hosts reach this one."""
+    """Processes that train together on this host, or on the Ray cluster; 0: one for each of `gpus`, or one. Several are
+    possible on a CPU too."""
 
     deepspeed: Literal[0, 1, 2, 3] = 0
     """The stage of DeepSpeed's ZeRO, which determines what is partitioned over the GPUs. 1: the optimizer's state,
@@ -161,10 +175,18 @@ class TrainingSettings(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _hosts_find_each_other(self) -> TrainingSettings:
-        if self.hosts > 1 and not re.fullmatch(r".+:\d+", self.rendezvous):
-            raise ValueError("rendezvous: several hosts need host:port of this host")
+    def _ray_places_the_processes(self) -> TrainingSettings:
+        if self.engine == "ray" and self.gpus:
+            raise ValueError('engine = "ray" places the processes itself: leave gpus empty and set processes')
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_replacements(cls, given: Any) -> Any:
+        for name in ("hosts", "rendezvous"):
+            if isinstance(given, dict) and name in given:
+                raise ValueError(f'{name} is gone: several machines train together with training.engine = "ray"')
+        return given
 
     @model_validator(mode="after")
     def _knobs_fit(self) -> TrainingSettings:
@@ -227,14 +249,9 @@ class TrainingSettings(BaseModel):
         return None if self.user_config else self.recipe_for(base).max_length
 
     @property
-    def local_processes(self) -> int:
-        """The number of training processes on this host."""
-        return self.processes or len(self.gpus) or 1
-
-    @property
     def world_size(self) -> int:
-        """The number of training processes on all hosts together."""
-        return self.local_processes * self.hosts
+        """The number of training processes."""
+        return self.processes or len(self.gpus) or 1
 
     def recipe_for(self, base: Path) -> Recipe:
         """Return the hyperparameters for a checkpoint directory, with "auto" resolved by the size of its weights."""

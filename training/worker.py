@@ -1,7 +1,7 @@
 """The child side of the training workers: reading the job, printing progress and writing the outcome.
 
-The parent side is `training.launcher`. A worker may consist of several processes started by torchrun.
-Rank 0 reports progress. If all processes succeed, it also writes the outcome; otherwise, the first
+The parent side is `training.launcher`. A worker may consist of several processes started by torchrun
+or Ray Train. Rank 0 reports progress. If all processes succeed, it also writes the outcome; otherwise, the first
 process to fail does.
 """
 

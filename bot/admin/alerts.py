@@ -34,9 +34,8 @@ GOES_ON: Final = later("Run {run} is making progress again.")
 
 
 def _answers(status: Status) -> bool:
-    """Return whether every engine that is not drained is ready."""
-    states = [each.state for each in status.nodes if not each.drained] or [status.state]
-    return all(state is State.READY for state in states)
+    """Return whether every engine is ready."""
+    return all(each.state is State.READY for each in status.nodes)
 
 
 @dataclass(eq=False)

@@ -31,7 +31,6 @@ from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line, which starts without the engine's client, needs `model_before`
     from inference.serving.deployment import Deployment
-    from inference.serving.deployment_status import NodeStatus
     from training.merged_models import MergedModels
 
 RESTING: Final = later(
@@ -204,26 +203,6 @@ class ModelSwitch:
                 self._refused[asked.id] = str(error)
         await self.ledger.promotions.finish(asked.id, self._refused[asked.id])
         del self._refused[asked.id]
-
-    async def drain(self, node: str, by: int) -> None:
-        """Take a node out of service, and return once its chats have moved and its answers are finished.
-
-        A node can be drained even during a model change, which may be waiting for that node. Raises the same
-        errors as `Deployment.drain`.
-        """
-        log.info("node is taken out of service", node=node, by=by)
-        await self.deployment.drain(node)
-
-    async def undrain(self, node: str, by: int) -> NodeStatus:
-        """Put a node back into service with the live model, and return its status.
-
-        Raises `AdminRefusal` while a run is using the engine's memory, and the same errors as
-        `Deployment.undrain`.
-        """
-        log.info("node is taken back into service", node=node, by=by)
-        async with self._change():
-            await self.deployment.undrain(node)
-        return next(each for each in self.deployment.status().nodes if each.name == node)
 
     @asynccontextmanager
     async def engine_away(self, run: int) -> AsyncIterator[None]:

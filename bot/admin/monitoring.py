@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from bot.admin.schedule import Schedule
 from bot.chat.answer_times import AnswerTimes
 from bot.live_settings import LiveSettings, json_value
 from inference.serving.deployment import Deployment
-from inference.serving.deployment_status import NodeStatus, Status
+from inference.serving.deployment_status import Status
 from inference.serving.supervisor import State
 from storage.errors import StorageError
 from storage.learning_records import Model, Run
@@ -93,10 +93,6 @@ class Monitoring:
             sheets=frozenset(run.id for run in runs if kept_file(run.directory, SHEET)),
             last_progress=self.last_progress(),
         )
-
-    def nodes(self) -> Sequence[NodeStatus]:
-        """Return the status of every node."""
-        return self.deployment.status().nodes
 
     async def ping(self) -> dict[str, str]:
         """Return the health of each service: "ok" or an error message."""

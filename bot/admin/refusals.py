@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bot.i18n import Say, later
-from inference.messages import InferenceError, LastNode
+from inference.messages import InferenceError
 from storage.errors import StorageError
 from storage.translatable_reason import Reason
 from training.job import TrainingError
@@ -13,10 +13,6 @@ from training.job import TrainingError
 if TYPE_CHECKING:
     from storage.learning_records import Model, Run
 
-LAST_NODE: Final = later(
-    "No other replica could take over from {node}, so it stays in service. First put another one back into service "
-    "(/undrain) or repair one; /status shows them all."
-)
 REJECTED: Final = later("{model} didn't go live: {reason}. Use it anyway?")
 CHANGED: Final = later("A different model is live now. /models lists all models.")
 NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again anyway?")
@@ -50,5 +46,4 @@ REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 
 def refused(refusal: Exception, say: Say) -> str:
     """Return a message with the reason why an admin's request was refused."""
-    reason = say(LAST_NODE, node=refusal.node) if isinstance(refusal, LastNode) else say(str(refusal))
-    return say("That didn't work: {reason}", reason=reason)
+    return say("That didn't work: {reason}", reason=say(str(refusal)))

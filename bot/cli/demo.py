@@ -125,7 +125,7 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
     return settings.replaced(
         telegram=telegram,
         storage=settings.storage.model_copy(update={"dir": folder}),
-        inference=settings.inference.model_copy(update={"engine": engine, "model": model, "endpoints": ()}),
+        inference=settings.inference.model_copy(update={"engine": engine, "model": model, "endpoint": ""}),
         training=TrainingSettings.for_tiny()
         if model == TINY
         else settings.training.model_copy(update={"min_raters": 1, "rater_age": 0.0, "canary": 0.0}),

@@ -17,14 +17,13 @@ from cachetools import TTLCache
 from bot.handlers import privacy
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
-from bot.handlers.menu import ADMINS, NODES
+from bot.handlers.menu import ADMINS
 from bot.handlers.request import Handler, Request
 from bot.telegram.callback_data import (
     Approve,
     CancelBroadcast,
     CancelRun,
     Delete,
-    Drain,
     Judge,
     Learn,
     LearnAsGuest,
@@ -33,7 +32,6 @@ from bot.telegram.callback_data import (
     RollBack,
     StopCanary,
     TrainAgain,
-    Undrain,
 )
 from bot.updates.ordering import command_of
 
@@ -45,7 +43,7 @@ REMEMBERED: Final = 4096
 BUTTONS: Final = (
     *(CancelRun, TrainAgain, CancelBroadcast),
     *(Promote, Approve, StopCanary, RollBack, Overrule),
-    *(Drain, Undrain, Judge),
+    Judge,
 )
 """The buttons of admins."""
 
@@ -96,7 +94,7 @@ async def _exercises_a_right(event: Update) -> bool:
 
 def register(router: Router) -> None:
     """Register the handlers that refuse admins' commands and buttons to users who are not admins."""
-    router.message.register(refuse_command, Command(*ADMINS, *NODES), _is_no_admin)
+    router.message.register(refuse_command, Command(*ADMINS), _is_no_admin)
     router.callback_query.register(refuse_tap, or_f(*(button.filter() for button in BUTTONS)), _is_no_admin)
 
 

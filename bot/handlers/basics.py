@@ -8,7 +8,7 @@ from aiogram.types import CallbackQuery, Message
 from bot.admin.progress import taught_by
 from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
-from bot.handlers.menu import EVERYBODY, admins_commands, command_list
+from bot.handlers.menu import ADMINS, EVERYBODY, command_list
 from bot.handlers.request import Request
 from bot.telegram.callback_data import Speak
 from bot.telegram.keyboards import language_buttons
@@ -70,7 +70,7 @@ async def show_help(message: Message, request: Request) -> None:
         command_list(EVERYBODY, say),
     ]
     if request.is_admin:
-        parts += [say("Admin commands:"), command_list(admins_commands(len(services.monitoring.nodes())), say)]
+        parts += [say("Admin commands:"), command_list(ADMINS, say)]
     await request.reply.finish("\n\n".join(parts))
 
 

@@ -12,7 +12,7 @@ from aiogram import Bot, Router, filters
 from aiogram.types import Message
 
 from bot.chat.question import picture_in
-from bot.handlers.menu import ADMINS, EVERYBODY, NODES
+from bot.handlers.menu import ADMINS, EVERYBODY
 from bot.handlers.request import Request
 from bot.updates.ordering import command_of
 
@@ -29,7 +29,7 @@ class Command(filters.Command):
         Raises:
             ValueError: A command is not listed in `bot.handlers.menu`, which says who may use it.
         """
-        if unlisted := sorted(set(names) - {**EVERYBODY, **ADMINS, **NODES}.keys()):
+        if unlisted := sorted(set(names) - {**EVERYBODY, **ADMINS}.keys()):
             raise ValueError(f"list {', '.join(unlisted)} in bot/handlers/menu.py: it says who may use a command")
         super().__init__(*names, ignore_case=True)
         self._captions = captions
@@ -47,7 +47,7 @@ def register(router: Router) -> None:
     """
     router.message.register(unknown_command, _is_command)
     router.message.register(
-        refuse_caption, Command(*{**EVERYBODY, **ADMINS, **NODES}.keys() - {"new"}, captions=True), _has_picture
+        refuse_caption, Command(*{**EVERYBODY, **ADMINS}.keys() - {"new"}, captions=True), _has_picture
     )
 
 

@@ -47,18 +47,7 @@ ADMINS: Final = {
 }
 """The commands that only admins may use."""
 
-NODES: Final = {
-    "drain": later("Take a replica out of service: /drain NAME"),
-    "undrain": later("Put a replica back into service: /undrain NAME"),
-}
-"""Further commands that only admins may use, for several replicas."""
-
 log = structlog.get_logger()
-
-
-def admins_commands(nodes: int) -> dict[str, str]:
-    """Return the admin commands with their descriptions, including those for replicas if `nodes` is above 1."""
-    return ADMINS | (NODES if nodes > 1 else {})
 
 
 def command_list(commands: Mapping[str, str], say: Say) -> str:
@@ -66,9 +55,7 @@ def command_list(commands: Mapping[str, str], say: Say) -> str:
     return "\n".join(f"/{name} – {say(text)}" for name, text in commands.items())
 
 
-async def announce_commands(
-    bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger, *, nodes: int
-) -> None:
+async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger) -> None:
     """Send the command menus to Telegram, and remove the admin menu of former admins.
 
     Failures are logged, not raised.
@@ -85,7 +72,7 @@ async def announce_commands(
         say = translator.to(language)
         code = None if language == SOURCE_LANGUAGE else language
         await _announce(bot, _menu(EVERYBODY, say), BotCommandScopeDefault(), code)
-        theirs = _menu(EVERYBODY | admins_commands(nodes), say)
+        theirs = _menu(EVERYBODY | ADMINS, say)
         for admin in settings.admins:
             await _announce(bot, theirs, BotCommandScopeChat(chat_id=admin), code)
 

@@ -8,7 +8,6 @@ sent contain them.
 from __future__ import annotations
 
 from enum import StrEnum
-from hashlib import sha256
 from typing import Annotated, Final
 
 from aiogram.filters.callback_data import CallbackData
@@ -175,24 +174,6 @@ class Overrule(CallbackData, prefix="overrule"):
     back: int
 
 
-class Drain(CallbackData, prefix="drain"):
-    """Callback data `drain:<key>` of the button that takes a replica out of service.
-
-    The key is the `node_key` of the replica's name.
-    """
-
-    node: str
-
-
-class Undrain(CallbackData, prefix="undrain"):
-    """Callback data `undrain:<key>` of the button that puts a replica back into service.
-
-    The key is the `node_key` of the replica's name.
-    """
-
-    node: str
-
-
 class Speak(CallbackData, prefix="language"):
     """Callback data `language:<code>` of a button that chooses the bot's language for the user."""
 
@@ -236,11 +217,3 @@ def reviewed_exchange(data: str) -> int | None:
         return Judge.unpack(data).exchange
     except (TypeError, ValueError):
         return None
-
-
-def node_key(name: str) -> str:
-    """Return the key that stands for a replica in callback data.
-
-    The replica's `name` may be a long address with colons.
-    """
-    return sha256(name.encode()).hexdigest()[:16]

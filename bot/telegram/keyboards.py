@@ -17,7 +17,6 @@ from bot.telegram.callback_data import (
     Because,
     Better,
     Delete,
-    Drain,
     Judge,
     Learn,
     LearnAsGuest,
@@ -30,9 +29,7 @@ from bot.telegram.callback_data import (
     Speak,
     StopCanary,
     Teach,
-    Undrain,
     Verdict,
-    node_key,
 )
 from storage.chat_records import Person
 
@@ -132,20 +129,6 @@ def promote_buttons(models: Sequence[str], live: str, previous: str, say: Say) -
     """Return a button to go back to the `previous` model, if there is one, and a button for each of `models`."""
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
     rows += [[_button(say("Switch to {model}", model=model), Promote(model=model))] for model in models]
-    return InlineKeyboardMarkup(inline_keyboard=rows)
-
-
-def replica_buttons(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
-    """Return, for each replica, a button that takes it out of service or puts it back.
-
-    `nodes` maps the name of each replica to whether the replica is drained.
-    """
-    rows = [
-        [_button(say("↩ Put {node} back into service", node=name), Undrain(node=node_key(name)))]
-        if drained
-        else [_button(say("Take {node} out of service", node=name), Drain(node=node_key(name)))]
-        for name, drained in nodes.items()
-    ]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 

@@ -15,12 +15,10 @@ from typing import Any, Final
 
 _READ_ONLY: Final = ("help", "model", "status", "models", "review", "schedule", "stats", "privacy", "delete_my_data")
 _MODEL_CHANGES: Final = ("retrain", "promote", "rollback")
-_NODES: Final = ("drain", "undrain")
 
 QUICK_COMMANDS: Final = {
     **dict.fromkeys(_READ_ONLY, "looks"),
     **dict.fromkeys(_MODEL_CHANGES, "commands"),
-    **dict.fromkeys(_NODES, "nodes"),
     "cancel": "cancels",
     "broadcast": "broadcast",
 }
@@ -28,7 +26,7 @@ QUICK_COMMANDS: Final = {
 
 _TAPS: Final = {
     **dict.fromkeys(("again", "asks"), "answers"),
-    **{each: QUICK_COMMANDS[each] for each in (*_MODEL_CHANGES, *_NODES, "cancel")},
+    **{each: QUICK_COMMANDS[each] for each in (*_MODEL_CHANGES, "cancel")},
 }
 """Taps that may take long to handle, by the prefix of their callback data, with the names of their lanes."""
 

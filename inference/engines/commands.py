@@ -17,11 +17,15 @@ from inference.settings import TINY, InferenceSettings
 
 
 class Kind(StrEnum):
-    """A kind of engine: a child process (CPU engine or lmdeploy), or a server that the operator runs."""
+    """A kind of engine.
+
+    A child process (CPU engine or lmdeploy), a server that the operator runs, or an application on a Ray cluster.
+    """
 
     CPU = "cpu"
     LMDEPLOY = "lmdeploy"
     EXTERNAL = "external"
+    RAY = "ray"
 
 
 _CHAT_BLOCKS: Final = 60
@@ -37,18 +41,23 @@ _CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
 def resolve(settings: InferenceSettings) -> Kind:
     """Return the kind of engine that the settings select.
 
-    The setting `auto` selects an external server if endpoints are set; lmdeploy if it is installed, the
+    The setting `auto` selects an external server if an endpoint is set; lmdeploy if it is installed, the
     machine has an NVIDIA driver and the model is not "tiny"; and otherwise the CPU engine.
     """
     if settings.engine != "auto":
         return Kind(settings.engine)
-    if settings.endpoints:
+    if settings.endpoint:
         return Kind.EXTERNAL
     return Kind.LMDEPLOY if settings.model != TINY and _DRIVER.exists() and find_spec("lmdeploy") else Kind.CPU
 
 
+def on_nodes(settings: InferenceSettings) -> Kind:
+    """Return the kind of engine that runs on the nodes of a Ray cluster."""
+    return Kind.LMDEPLOY if settings.ray.num_gpus else Kind.CPU
+
+
 def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | None = None) -> int:
-    """Return the number of answers that may be in flight at once on one engine.
+    """Return the number of answers that may be in flight at once on one engine, or on all of a cluster.
 
     By default, lmdeploy is given no more questions at once than its batch and its KV cache can hold: a
     question waiting in the bot's queue has a known position, but a question waiting inside the engine does
@@ -59,6 +68,8 @@ def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | Non
         settings: The settings.
         cache_tokens: The size of the KV cache in tokens, or None until the running engine has reported it.
     """
+    if kind is Kind.RAY:
+        return concurrency(on_nodes(settings), settings) * settings.ray.replicas.max
     if settings.concurrency or kind is not Kind.LMDEPLOY:
         return settings.concurrency or _CONCURRENCY[kind]
     sizes = settings.lmdeploy
@@ -91,5 +102,13 @@ def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSett
     ]
 
 
-COMMANDS: Final[dict[Kind, Command]] = {Kind.CPU: _cpu, Kind.LMDEPLOY: _lmdeploy}
+def _ray(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
+    return [
+        *(settings.python or sys.executable, "-m", "cluster.application"),
+        *("--model", str(model_dir), "--name", model_id),
+        *("--settings", settings.model_dump_json(exclude_defaults=True, exclude={"api_key", "model", "python"})),
+    ]
+
+
+COMMANDS: Final[dict[Kind, Command]] = {Kind.CPU: _cpu, Kind.LMDEPLOY: _lmdeploy, Kind.RAY: _ray}
 """The functions that build the command lines of the engines that the bot starts."""

@@ -93,8 +93,10 @@ class HttpEngine:
             # The timeout is measured in `answer`, from token to token; a limit for each read would let an engine
             # that sends empty chunks hang forever.
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            # Loopback is plain HTTP: no proxy, and no certificates, whose loading blocks the event loop for 30 ms.
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, verify=not local),
+            # Our own are reached without a proxy. Plain HTTP needs no certificates, whose loading blocks for 30 ms.
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not local, verify=not local or root.startswith("https")
+            ),
         )
 
     async def aclose(self) -> None:
@@ -142,6 +144,8 @@ class HttpEngine:
             if self._discovers_name and isinstance(error, openai.NotFoundError):
                 self._name = ""
                 raise EngineCrashed(f"The server at {self.base_url} now serves another model.") from error
+            if self._local and isinstance(error, openai.NotFoundError):
+                raise EngineCrashed(f"Nothing serves {self._name} at {self.base_url}.") from error
             raise _translated(error, timeout) from error
         finally:
             if stream is not None:
@@ -204,19 +208,6 @@ class HttpEngine:
             return value if isinstance(value, int) and value > 0 else None
 
         return Sizes(window=tokens("max_model_len"), cache=tokens("kv_cache_tokens"))
-
-    async def listed(self) -> set[str] | None:
-        """Return the names of the models that the server lists, or None if the server fails or does not respond.
-
-        If the server rejects the request or sends an unreadable list, return an empty set.
-        """
-        try:
-            async with asyncio.timeout(self._token_timeout):
-                return {model.id async for model in self._client.models.list()}
-        except (openai.APIConnectionError, openai.InternalServerError, httpx.HTTPError, TimeoutError):
-            return None
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
-            return set()
 
     async def _first_listed(self) -> str:
         async for model in self._client.models.list():

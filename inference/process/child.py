@@ -148,10 +148,7 @@ class Child:
         Cancelling the call kills the child at once. It is safe to call `stop` again, even after the child has
         ended.
         """
-        if self.returncode is None:
-            # Not Process.terminate(): up to Python 3.12.7 it polls, and may reap the child before asyncio's watcher.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
+        self.terminate()
         try:
             async with asyncio.timeout(grace):
                 return await self.wait()
@@ -162,6 +159,13 @@ class Child:
             raise
         self.kill()
         return await self.wait()
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the child; `wait` must still reap it."""
+        if self.returncode is None:
+            # Not Process.terminate(): up to Python 3.12.7 it polls, and may reap the child before asyncio's watcher.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL to the child and to all processes that it started; `wait` must still reap the child."""

@@ -19,7 +19,6 @@ from inference.messages import EngineUnavailable
 from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 from inference.serving.supervisor import State, Supervisor
-from inference.serving.swap_command import switch
 
 _log = structlog.get_logger(__name__)
 
@@ -51,7 +50,7 @@ class BlueGreen:
         self.resting = False
         self.crashes = 0
         """Number of engines that ended unexpectedly."""
-        self.cold = bool(launch.settings.swap_command) or launch.settings.swap == "cold"
+        self.cold = launch.settings.swap == "cold"
         self._settings = launch.settings
         self._launch = launch
         self._changed = changed
@@ -176,20 +175,20 @@ class BlueGreen:
         blue = self.live
         await self._retire(blue, self._settings.drain_timeout)
         try:
-            await self._start_engine(green, welcome, after=blue)
+            await self._start_engine(green, welcome)
         except EngineUnavailable as error:
             if self._ended:
                 raise
-            again = await self._restore(blue, green, welcome)
+            again = await self._restore(blue, welcome)
             raise EngineUnavailable(f"{error}\n{blue.model_id} {again}") from error
 
-    async def _restore(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
+    async def _restore(self, blue: Supervisor, welcome: Welcome) -> str:
         """Restart the old model after a failed swap; return a description of the outcome for the error message.
 
         If the restart fails, further attempts follow in the background.
         """
         try:
-            await self._start_engine(blue, welcome, after=green)
+            await self._start_engine(blue, welcome)
         except EngineUnavailable as error:
             if not self._ended:
                 blue.run()
@@ -266,9 +265,7 @@ class BlueGreen:
                 await asyncio.wait(self._retiring)
             yield
 
-    async def _start_engine(
-        self, supervisor: Supervisor, welcome: Welcome | None = None, *, after: Supervisor | None = None
-    ) -> None:
+    async def _start_engine(self, supervisor: Supervisor, welcome: Welcome | None = None) -> None:
         """Start an engine and apply `welcome` to it, in a task that `refuse` can cancel.
 
         No process is left running after an error.
@@ -276,7 +273,7 @@ class BlueGreen:
         if self._ended:
             raise EngineUnavailable("The deployment was stopped before the engine was started.")
         self._next = supervisor
-        self._starting = starting = asyncio.create_task(self._start_and_welcome(supervisor, welcome, after))
+        self._starting = starting = asyncio.create_task(self._start_and_welcome(supervisor, welcome))
         try:
             await asyncio.wait((starting,))
             if self._ended or starting.cancelled():
@@ -290,16 +287,8 @@ class BlueGreen:
         finally:
             self._starting = self._next = None
 
-    async def _start_and_welcome(
-        self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None
-    ) -> None:
-        """Start an engine and call `welcome` with its worker, before the engine is made live.
-
-        If `swap_command` is configured, it is run first to replace the model of `after` on the operator's
-        server.
-        """
-        if self._settings.swap_command and after is not None:
-            await switch(supervisor.launch, after.launch)
+    async def _start_and_welcome(self, supervisor: Supervisor, welcome: Welcome | None) -> None:
+        """Start an engine and call `welcome` with its worker, before the engine is made live."""
         for _ in range(_TRIES):
             worker = await supervisor.start()
             if welcome is None:

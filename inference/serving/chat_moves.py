@@ -1,8 +1,7 @@
 """Transfer of chats between replicas, after warming up the engines that receive them.
 
-When a replica is drained, its chats are warmed up elsewhere before it closes, and on the replica itself
-before it opens again. When a replica fails, its chats are warmed up in the background on the engines
-that answer them next.
+Before a replica opens, its chats are warmed up there. When it fails or closes, they are warmed up in the
+background on the engines that answer them next.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-import structlog
-
-from inference.messages import EngineUnavailable, LastNode, Prompt
+from inference.messages import Prompt
 from inference.serving.engine_process import Worker
 from inference.serving.nodes import Node
 from inference.serving.prefix_warmup import Chat, RecentChats, Warmer
@@ -23,7 +20,6 @@ from inference.serving.routing import Router
 from inference.settings import InferenceSettings
 
 _T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
 
 _PASSES: Final = 2
 """The number of warm-up passes before an engine opens. During the first one, some chats are answered elsewhere."""
@@ -105,17 +101,6 @@ class Moves:
         worker.open = True
         self._changed()
 
-    async def leave(self, node: Node) -> None:
-        """Warm up the replica's chats on the engines that will answer them once the replica is closed."""
-        plan = []
-        for chat in self.recent.newest_first():
-            found = self._router.choice(chat.key)
-            if found is not None and found[0] is node:
-                elsewhere = self._router.choice(chat.key, avoid=found[1])
-                assert elsewhere is not None
-                plan.append((chat, elsewhere[1]))
-        await self.warmer.warm(plan)
-
     async def leave_canary(self) -> None:
         """Warm up the canary's chats on the engines that will answer them once the canary has ended."""
         routes = [
@@ -126,48 +111,9 @@ class Moves:
             [(chat, live[1]) for chat, now, live in routes if now and live and now[1] is not live[1]]
         )
 
-    async def drain(self, name: str) -> None:
-        """Warm up the replica's chats elsewhere, close the replica and wait until its answers have finished.
-
-        Answers that take longer than `drain_timeout` seconds restart on other replicas. A replica that does not
-        answer closes at once, even during a swap. Cancelling a drain may leave the replica closed.
-
-        Raises:
-            EngineUnavailable: The name is unknown, or no other replica answers.
-        """
-        node = self.named(name)
-        if node.slots.live.worker is None:
-            self._close(node)
-            return
-        async with self.alone():
-            await self.leave(node)
-            self._close(node)
-            workers = [each.worker for each in (node.slots.live, node.slots.canary) if each is not None and each.worker]
-            finished = await asyncio.gather(*(each.drained(self._settings.drain_timeout) for each in workers))
-            for worker, done in zip(workers, finished, strict=True):
-                if not done and self._answering():
-                    worker.give_up("its node was drained", expected=True)
-
-    async def undrain(self, node: Node) -> None:
-        """Warm up a drained replica for its chats and open it.
-
-        The caller must hold `alone`.
-        """
-        worker = node.slots.live.worker
-        if worker is not None:
-            worker.open = False
-            await self.welcome(node, worker)
-        node.drained = False
-        self._changed()
-        _log.info("node undrained", node=node.name)
-
     @asynccontextmanager
     async def closed(self, node: Node) -> AsyncIterator[None]:
-        """Keep a replica closed during the block, after warming up its chats elsewhere.
-
-        The caller must hold `alone`.
-        """
-        await self.leave(node)
+        """Keep a replica closed during the block, so that its chats go to others or wait."""
         node.moving = True
         self._changed()
         try:
@@ -176,21 +122,9 @@ class Moves:
             node.moving = False
             self._changed()
 
-    def named(self, name: str) -> Node:
-        """Return the replica with the given name.
-
-        Raises:
-            EngineUnavailable: There is no such replica. The message lists the known names.
-        """
-        for node in self._nodes:
-            if node.name == name:
-                return node
-        names = ", ".join(node.name for node in self._nodes)
-        raise EngineUnavailable(f"There is no node {name!r}; the nodes are: {names}.")
-
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Hold a lock that allows only one drain, undrain or swap at a time."""
+        """Hold a lock that allows only one swap or change of the canary at a time."""
         async with self._alone:
             if self._unfinished:
                 await asyncio.wait(self._unfinished)
@@ -202,14 +136,6 @@ class Moves:
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         return await asyncio.shield(task)
-
-    def _close(self, node: Node) -> None:
-        others = [other for other in self._nodes if other is not node and not other.drained]
-        if not others or (node.worker is not None and not any(other.worker for other in others)):
-            raise LastNode(node.name)
-        node.drained = True
-        self._changed()
-        _log.info("node drained", node=node.name)
 
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)

@@ -28,8 +28,7 @@ class Deployment:
     Args:
         settings: The inference settings.
         model_id: The ID of the first live model, reported in its answers.
-        model_dir: The model's checkpoint directory; for an external server, it is used only for
-            `swap_command` and the context window.
+        model_dir: The model's checkpoint directory; for an external server, it is used only for the context window.
         logs: The directory for log files.
         command: A replacement for the engine's own command line, for tests.
 
@@ -118,9 +117,9 @@ class Deployment:
 
         On each replica, the new engine starts alongside the live one, answers a question about a picture and is
         warmed up before it takes over. The old engine gets up to `drain_timeout` seconds to finish its answers,
-        then ends; unfinished answers restart on the new engine. With `swap = "cold"`, and for external servers
-        (which `swap_command` switches to the new model), the old engine ends first, and its chats move to other
-        replicas or wait. If the canary already runs the new model, it takes over; any other canary is ended.
+        then ends; unfinished answers restart on the new engine. With `swap = "cold"`, the old engine ends first,
+        and its chats move to other replicas or wait. If the canary already runs the new model, it takes over; any
+        other canary is ended.
 
         The call returns when the old processes are gone. Cancelling the call does not stop a replica's swap once
         the new engine has taken over, nor at any point during a cold swap. A second call waits for the first,
@@ -129,11 +128,10 @@ class Deployment:
         Raises:
             EngineUnavailable: The new engine did not start. The live engine is unaffected or is started again.
         """
-        if not self._ours and not self._settings.swap_command:
+        if not self._ours:
             raise EngineUnavailable(
-                f"The bot cannot swap the model of the external server at {', '.join(self._settings.endpoints)}: load "
-                f"{model_dir} there yourself, set inference.swap_command to a command that does, or set "
-                "inference.engine to an engine that the bot starts."
+                f"The bot cannot swap the model of the external server at {self._settings.endpoint}: load {model_dir} "
+                "there yourself, or set inference.engine to an engine that the bot starts, or to ray."
             )
         try:
             swapped = await self._rolling.swap(model_id, model_dir)
@@ -167,8 +165,7 @@ class Deployment:
         """
         self._router.canary = CanaryRoute(model_id, share)
         for node in self._nodes:
-            if not node.drained:
-                node.slots.run_canary(model_id, model_dir)
+            node.slots.run_canary(model_id, model_dir)
 
     async def stop_canary(self) -> None:
         """End the canary, if any, and return its conversations to the live model.
@@ -178,26 +175,6 @@ class Deployment:
         """
         await self._rolling.stop_canary()
         self._router.canary = None
-
-    async def drain(self, node: str) -> None:
-        """Move the chats of replica `node` to other replicas, and exclude `node` from service and swaps.
-
-        The call returns when the last answer on `node` has ended; see `Moves.drain`.
-
-        Raises:
-            EngineUnavailable: The name is unknown, or no other replica answers.
-        """
-        await self._moves.drain(node)
-
-    async def undrain(self, node: str) -> None:
-        """Return the drained replica `node` to service with the live model, and move its chats back.
-
-        See `Rolling.undrain` for details.
-
-        Raises:
-            EngineUnavailable: The name is unknown, or the replica does not start the model.
-        """
-        await self._rolling.undrain(node)
 
     def forget(self, chat: str) -> None:
         """Drop the chat's prompts from the warm-up list; see `Answering.forget`."""

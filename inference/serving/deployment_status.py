@@ -55,12 +55,11 @@ class NodeStatus:
 
     Attributes:
         endpoint: The URL of the engine, or empty if its process is not running.
-        away: Whether the replica is closed on purpose: drained by the operator, being swapped, or paused.
+        away: Whether the replica is closed on purpose: being swapped, or paused.
         in_flight: The number of answers in flight.
         chats: The number of recently active chats that are routed to the replica.
         waiting: The number of queued questions.
         stats: The statistics of the replica's answers.
-        drained: Whether the operator has drained the replica.
     """
 
     name: str
@@ -73,7 +72,6 @@ class NodeStatus:
     last_error: str
     waiting: int = 0
     stats: EngineStats = field(default_factory=EngineStats)
-    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,8 @@ class Status:
     """Status of a deployment.
 
     Attributes:
-        model: The model that most replicas in service run.
-        state: Ready if any replica in service is ready.
+        model: The model that most replicas have.
+        state: Ready if any replica is ready.
         pid: The process ID of one engine, or None for an external server or if no engine runs.
         pids: The IDs of all child processes, including starting and draining ones.
         uptime: The number of seconds since the engine with process ID `pid` became ready.
@@ -117,15 +115,14 @@ def status_of(
     kind: Kind, nodes: Sequence[Node], answering: Answering, moves: Moves, route: CanaryRoute | None
 ) -> Status:
     """Return the status of a deployment that consists of `nodes`."""
-    serving = [node for node in nodes if not node.drained]
     # Single values are those of the first replica that is ready, or of the first one if none is.
-    first = min(serving, key=lambda node: node.slots.live.state is not State.READY)
+    first = min(nodes, key=lambda node: node.slots.live.state is not State.READY)
     lives = [node.slots.live for node in nodes]
     canaries = [node.slots.canary for node in nodes if node.slots.canary is not None]
     waiting, chats = answering.admission.waiting_by_lane(), moves.chats()
     return Status(
         engine=kind,
-        model=Counter(node.slots.live.model_id for node in serving).most_common(1)[0][0],
+        model=Counter(node.slots.live.model_id for node in nodes).most_common(1)[0][0],
         state=first.slots.live.state,
         paused=answering.admission.paused,
         pid=first.slots.live.pid,
@@ -173,5 +170,4 @@ def _node_status(node: Node, chats: int, waiting: int) -> NodeStatus:
         last_error=live.last_error,
         waiting=waiting,
         stats=combined([node.stats]),
-        drained=node.drained,
     )

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
-
-import structlog
 
 from inference.chat_format.context_window import Window, window_of
 from inference.engines.access_key import KEY_VARIABLE, new_key
@@ -20,17 +18,14 @@ from inference.engines.commands import Command
 from inference.engines.http_client import HttpEngine
 from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
 from inference.process.child import Child
-from inference.process.log_rotation import rotate
 from inference.serving.engine_launch import Launch, free_port
-
-_log = structlog.get_logger(__name__)
 
 _PAUSE: Final = 0.1
 _PAUSE_MAX: Final = 1.0
 """The first and the longest pause in seconds between questions to an engine that is starting."""
 
-_LOOK_SECONDS: Final = 60.0
-"""The interval at which the log of a server that `swap_command` started is checked for rotation."""
+_DELETE_SECONDS: Final = 10.0
+"""How long a process may take to delete the application that it deployed."""
 
 _BUSY: Final = 0.9
 """An engine that has sent a token within this share of `token_timeout` is busy, not hung."""
@@ -44,7 +39,7 @@ class Worker:
         open: Whether the engine is open to chats; it may be warmed up before it opens.
         broken: Whether the engine has ended or been given up, so that no chats may be sent to it.
         served: The number of finished answers.
-        expected: Whether the engine's end was requested.
+        key: The key of this launch, which an engine that the bot starts demands.
         cache_tokens: The size of the engine's KV cache in tokens, or None if the engine does not report it.
     """
 
@@ -52,20 +47,19 @@ class Worker:
         self.launch = launch
         self.open = False
         self.broken = False
-        self.expected = False
         self.served = 0
         self.in_flight = 0
         self.ready_since: float | None = None
         self.cache_tokens: int | None = None
         settings, ours = launch.settings, launch.command is not None
-        self._port, self._key = free_port(), new_key()
+        self._port, self.key = free_port(), new_key()
         self.client = HttpEngine(
-            f"http://127.0.0.1:{self._port}" if ours else launch.endpoint,
+            launch.url(self._port),
             launch.model_id,
             name=None if ours else settings.endpoint_model,
             token_timeout=settings.token_timeout,
             tiles=settings.tiles,
-            api_key=self._key if ours else settings.api_key.get_secret_value(),
+            api_key=self.key if ours else settings.api_key.get_secret_value(),
             local=ours,
         )
         self._child: Child | None = None
@@ -106,8 +100,7 @@ class Worker:
             ready.result()
         except BaseException:
             self.broken = True
-            if self._child is not None:
-                self._child.kill()
+            self._end_now()
             await self.stop()
             raise
         self.ready_since = monotonic()
@@ -119,7 +112,7 @@ class Worker:
                 command(launch.model_id, launch.model_dir, self._port, settings),
                 log=launch.log,
                 log_bytes=int(settings.log_megabytes * 1e6),
-                environment={**launch.environment, KEY_VARIABLE: self._key},
+                environment={**launch.environment, KEY_VARIABLE: self.key},
             )
         except OSError as error:
             raise EngineUnavailable(
@@ -210,13 +203,14 @@ class Worker:
     async def suspect(self, error: EngineCrashed) -> None:
         """Check the engine after an interrupted answer, and end it if it is at fault.
 
-        A hung engine is ended at once, unless it has sent tokens to other chats in the meantime. After a broken
+        A hung engine is ended at once, unless it has sent tokens to other chats in the meantime, or is one of an
+        application, which replaces those that hang. After a broken
         connection or an HTTP 5xx response, the engine must answer a question about a picture or be ended. If
         many answers are interrupted at the same time, a single check covers all of them.
         """
         since = monotonic()
         if isinstance(error, EngineHung):
-            if since - self._last_token_time < _BUSY * self.launch.settings.token_timeout:
+            if since - self._last_token_time < _BUSY * self.launch.settings.token_timeout or self.launch.deploys:
                 return
             self.give_up("it was killed because it no longer sent any tokens")
         async with self._suspicion:
@@ -229,41 +223,35 @@ class Worker:
             else:
                 self._last_token_time = monotonic()
 
-    def give_up(self, why: str, *, expected: bool = False) -> None:
+    def give_up(self, why: str) -> None:
         """Accept no more questions and kill the process.
 
         Args:
             why: The reason, for the log and the operator.
-            expected: Whether the engine is ended although nothing is wrong with it.
         """
-        if not self.broken:
-            self.expected = expected
         self.broken = True
         self._why = self._why or why
         self._given_up.set()
-        if self._child is not None:
+        self._end_now()
+
+    def _end_now(self) -> None:
+        """Kill the process. One that deployed an application is asked to end instead, so that it can delete it."""
+        if self._child is None:
+            return
+        if self.launch.deploys:
+            self._child.terminate()
+        else:
             self._child.kill()
 
     async def gone(self) -> str:
         """Wait until the engine has ended or been given up; return the reason, for the log and the operator."""
         if self._child is None:
-            while not self._given_up.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await self._given_up.wait()
-                await asyncio.to_thread(self._rotate_log)
+            await self._given_up.wait()
             return self._why
         await self._child.wait()
         self.broken = True
         how = f"it ended with {self._child.how_it_ended()}"
         return f"{self._why}; {how}" if self._why else how
-
-    def _rotate_log(self) -> None:
-        """Rotate the log of `swap_command`; a server started by the command may still be writing to the log."""
-        try:
-            rotate(self.launch.log, above=int(self.launch.settings.log_megabytes * 1e6))
-        except OSError as error:
-            _log.warning("log not rotated", log=str(self.launch.log), error=str(error))
 
     async def drained(self, patience: float) -> bool:
         """Wait until no answer is in flight, the engine ends or `patience` seconds have passed.
@@ -283,7 +271,8 @@ class Worker:
         self._given_up.set()
         try:
             if self._child is not None:
-                await self._child.stop(self.launch.settings.stop_timeout)
+                settings = self.launch.settings
+                await self._child.stop(max(settings.stop_timeout, _DELETE_SECONDS * self.launch.deploys))
         finally:
             await self.client.aclose()
 

@@ -1,8 +1,7 @@
-"""The replicas of a deployment: external servers, or engine processes that the bot starts."""
+"""The replicas of a deployment: an external server, a Ray cluster, or engine processes that the bot starts."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,6 @@ class Node:
     Attributes:
         name: The name by which chats are routed; it must stay the same when the bot restarts.
         slots: The engines of the live model and of the canary.
-        drained: Whether the operator has drained the replica.
         moving: Whether a swap keeps the replica closed.
         stats: The collector of the replica's statistics.
     """
@@ -30,7 +28,6 @@ class Node:
     def __init__(self, name: str, slots: BlueGreen) -> None:
         self.name = name
         self.slots = slots
-        self.drained = False
         self.moving = False
         self.in_flight = 0
         self.stats = EngineStatsCollector()
@@ -38,7 +35,7 @@ class Node:
     @property
     def away(self) -> bool:
         """Whether the replica is closed on purpose."""
-        return self.drained or self.moving or self.slots.resting
+        return self.moving or self.slots.resting
 
     @property
     def worker(self) -> Worker | None:
@@ -78,7 +75,7 @@ def nodes_for(
     logs: Path,
     changed: Callable[[], None],
 ) -> list[Node]:
-    """Return one replica per endpoint if the server is external, otherwise one per GPU.
+    """Return one replica if the server is external or a Ray cluster, otherwise one per GPU.
 
     If no GPUs are listed in the settings, a single replica inherits this process's devices.
     """
@@ -87,15 +84,13 @@ def nodes_for(
         launch = Launch(model_id, model_dir, command, logs / f"{log}.log", settings, **target)
         return Node(name, BlueGreen(launch, changed))
 
+    if kind is Kind.RAY:
+        return [node(kind, endpoint=settings.ray.url)]
     if command is None:
-        return [node(endpoint, _log_name("swap", endpoint), endpoint=endpoint) for endpoint in settings.endpoints]
+        return [node(settings.endpoint, endpoint=settings.endpoint)]
     return [node(f"gpu{gpu}", f"engine-gpu{gpu}", environment=_visible_gpu(gpu)) for gpu in settings.gpus] or [
         node(kind)
     ]
-
-
-def _log_name(what: str, endpoint: str) -> str:
-    return f"{what}-{re.sub('[^a-zA-Z0-9.]+', '-', endpoint.partition('://')[2])}"
 
 
 def _visible_gpu(gpu: int) -> dict[str, str]:

@@ -20,19 +20,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Rolling:
-    """Coordinator that swaps the model of `nodes`, one replica at a time.
-
-    Drained replicas are skipped and get the live model before they open again.
-    """
+    """Coordinator that swaps the model of `nodes`, one replica at a time."""
 
     def __init__(self, nodes: Sequence[Node], moves: Moves) -> None:
         self._nodes = nodes
         self._moves = moves
-        live = nodes[0].slots.live.launch
-        self._live = (live.model_id, live.model_dir)
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
-        """Switch every replica in service to the given model; return False if all of them already had it.
+        """Switch every replica to the given model; return False if all of them already had it.
 
         A cancellation leaves the remaining replicas as they are.
 
@@ -45,26 +40,19 @@ class Rolling:
                 raise EngineUnavailable(f"{model_id} cannot go live: there is no directory {model_dir}.")
             swapped: list[tuple[Node, Launch]] = []
             for node in self._nodes:
-                if node.drained:
-                    await node.slots.stop_canary()
-                    continue
                 before = node.slots.live.launch
                 try:
                     if await self._swap(node, model_id, model_dir):
                         swapped.append((node, before))
                 except EngineUnavailable as error:
-                    if node.drained:
-                        _log.warning("node was drained before it failed", node=node.name, error=str(error))
-                        continue
                     if len(self._nodes) == 1:
                         raise
                     await self._roll_back(swapped)
                     raise EngineUnavailable(self._describe_failure(node, model_id, error)) from error
-            self._live = (model_id, model_dir)
             return bool(swapped)
 
     async def start_canary(self, model_id: str, model_dir: Path) -> None:
-        """Start a canary on every replica in service.
+        """Start a canary on every replica.
 
         Raises:
             EngineUnavailable: A replica failed. The canary has been ended on all replicas.
@@ -72,10 +60,7 @@ class Rolling:
         async with self._moves.alone():
             try:
                 for node in self._nodes:
-                    if not node.drained:
-                        await node.slots.start_canary(
-                            model_id, model_dir, partial(self._moves.welcome, node, canary=True)
-                        )
+                    await node.slots.start_canary(model_id, model_dir, partial(self._moves.welcome, node, canary=True))
             except BaseException:
                 await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
                 raise
@@ -85,29 +70,6 @@ class Rolling:
         async with self._moves.alone():
             await self._moves.leave_canary()
             await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
-
-    async def undrain(self, name: str) -> None:
-        """Open a drained replica again, with the live model.
-
-        A replica that already has the live model opens as soon as it answers.
-
-        Raises:
-            EngineUnavailable: The name is unknown, or the replica did not start the model and stays drained.
-        """
-        node = self._moves.named(name)
-        async with self._moves.alone():
-            if not node.drained:
-                return
-            launch = node.slots.live.launch
-            if (launch.model_id, launch.model_dir) != self._live:
-                try:
-                    await self._swap(node, *self._live)
-                except EngineUnavailable as error:
-                    raise EngineUnavailable(
-                        f"{name} could not be switched to {self._live[0]}, so it stays out of service: {error}\n"
-                        f"Fix {name}, then /undrain {name} again."
-                    ) from error
-            await self._moves.undrain(node)
 
     async def _swap(self, node: Node, model_id: str, model_dir: Path) -> bool:
         slots = node.slots
@@ -138,6 +100,5 @@ class Rolling:
         now = "; ".join(f"{model} at {', '.join(names)}" for model, names in models.items())
         return (
             f"{failed.name} could not be switched to {model_id}, so the change was undone: {error}\n"
-            f"The models are now {now}. Fix {failed.name}, or take it out of service (/drain {failed.name}), and "
-            f"/promote {model_id} again."
+            f"The models are now {now}. Fix {failed.name}, and /promote {model_id} again."
         )

@@ -2,7 +2,7 @@
 
 Rendezvous hashing (Thaler and Ravishankar, 1996) gives each chat its own order of preference among the
 replicas, computed only from the chat's key and the replicas' names; the chat goes to the first open
-replica. When a replica fails or is drained, only its chats move, each to its own second choice, and they
+replica. When a replica fails, only its chats move, each to its own second choice, and they
 return afterwards. Nothing is stored, so the routes survive a restart of the bot.
 
 While a canary runs, it answers a share of the conversations. Here, a conversation is a chat about one
@@ -113,7 +113,7 @@ class Router:
     @property
     def away(self) -> bool:
         """Whether no replica answers but at least one is closed on purpose and will reopen."""
-        return not any(node.worker for node in self._nodes) and any(node.away for node in self._expected())
+        return not any(node.worker for node in self._nodes) and any(node.away for node in self._nodes)
 
     async def until_open(self, prompt: Prompt) -> AsyncGenerator[None, None]:
         """Wait until `engine_for` finds an engine; yield at the start of each period in which `away` is true.
@@ -140,19 +140,14 @@ class Router:
                     continue
             else:
                 reported = False
-                expected = self._expected()
-                if all(node.slots.live.state is State.FAILING for node in expected):
-                    raise EngineUnavailable(expected[0].slots.live.sentence())
+                if all(node.slots.live.state is State.FAILING for node in self._nodes):
+                    raise EngineUnavailable(self._nodes[0].slots.live.sentence())
                 deadline = deadline or asyncio.get_running_loop().time() + self._wait_timeout
             try:
                 async with asyncio.timeout_at(deadline):
                     await change.wait()
             except TimeoutError:
-                raise EngineUnavailable(self._expected()[0].slots.live.sentence()) from None
-
-    def _expected(self) -> list[Node]:
-        """Return the replicas that the operator has not drained. There is always at least one."""
-        return [node for node in self._nodes if not node.drained]
+                raise EngineUnavailable(self._nodes[0].slots.live.sentence()) from None
 
 
 def _first(engines: Sequence[tuple[Node, Worker | None]], avoid: Worker | None) -> tuple[Node, Worker] | None:

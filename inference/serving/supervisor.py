@@ -168,15 +168,12 @@ class Supervisor:
 
     async def _until_gone(self, worker: Worker) -> None:
         reason = await worker.gone()
-        if worker.expected:
-            _log.info("engine ended", model=self.model_id, pid=worker.pid, reason=reason)
-        else:
-            # If the engine has answered since its start, the count of failures starts over.
-            self._failures = 1 if worker.served else self._failures + 1
-            self.crashes += 1
-            self._crashed()
-            self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
-            _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
+        # If the engine has answered since its start, the count of failures starts over.
+        self._failures = 1 if worker.served else self._failures + 1
+        self.crashes += 1
+        self._crashed()
+        self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
+        _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
         self._set(State.RESTARTING)
         await worker.stop()
         self._worker = None

@@ -11,11 +11,9 @@ from aiogram import Router
 from aiogram.filters.callback_data import CallbackData
 from aiogram.types import CallbackQuery, User
 
-from bot.handlers import broadcast, models, replicas, review, runs
+from bot.handlers import broadcast, models, review, runs
 from bot.handlers.access import BUTTONS
 from bot.handlers.commands import Command
-from bot.handlers.menu import NODES
-from inference.messages import EngineUnavailable
 from storage.learning_records import Model, Run
 from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, shows
@@ -145,75 +143,6 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
     assert admin.asked == [("promote", "run-1", ADMIN), ("rollback", ADMIN)]
 
 
-async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
-    """/drain and /undrain take a replica's name.
-
-    If it is missing or unknown, they list all replicas with buttons.
-    """
-    admin = Notebook()
-    a, b = (node.name for node in admin.nodes())
-    out = (
-        f"{a} is out of service; other replicas answer its chats. /undrain puts it back into service, running the "
-        "live model."
-    )
-    back = f"{b} is in service. It isn't answering yet. I'll keep trying; /status shows its state."
-    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
-        listed = await final_reply(root, "/drain")
-        lines = listed["text"].splitlines()
-        assert lines[0] == "/drain NAME takes one of these out of service, /undrain NAME puts it back:"
-        assert [line for line in lines if line.startswith("·")] == [
-            f"· {a}: ready, run-2; answers in progress: 1, chats: 4",
-            f"· {b}: out of service, run-1; answers in progress: 0, chats: 0",
-        ]
-        for command in ("/drain http://c:1", "/undrain http://c:1"):
-            unknown = await final_reply(root, command)
-            assert unknown["text"] == f"There's no replica called http://c:1.\n{listed['text']}"
-            assert unknown["reply_markup"] == listed["reply_markup"]
-        keys = [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row]
-        assert keys == [f"Take {a} out of service", f"↩ Put {b} back into service"]
-        assert admin.asked == []
-        await root.taps("Take http://a", listed)
-        await shows(root, out)
-        await root.taps("Put http://b", listed)
-        await shows(root, back)
-        assert (await final_reply(root, f"/drain {a}"))["text"] == out
-        assert (await final_reply(root, f"/undrain {b}"))["text"] == back
-        stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
-        forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
-        for label in ("Take http://a", "Put http://b"):
-            assert await ada.toast(await ada.taps(label, forwarded)) == "Only admins can do that."
-        for command in NODES:
-            assert "Only admins" in (await final_reply(ada, f"/{command} {a}"))["text"]
-        await stage.handled(bot)
-    done = [("drain", a, ADMIN), ("undrain", b, ADMIN)]
-    assert admin.asked == done * 2
-
-
-async def test_a_single_engine_is_not_drained(stage: Stage) -> None:
-    """With a single engine, /help omits /drain and /undrain, and both explain why they do nothing.
-
-    With several replicas, /help lists both commands.
-    """
-    admin = Notebook(number_of_nodes=1)
-    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        for command in NODES:
-            assert "inference.endpoints" in (await final_reply(root, f"/{command} {admin.nodes()[0].name}"))["text"]
-        helped = (await final_reply(root, "/help"))["text"]
-        admin.number_of_nodes = 2
-        assert [f"/{command} – " in helped for command in NODES] == [False, False]
-        helped = (await final_reply(root, "/help"))["text"]
-        assert [f"/{command} – " in helped for command in NODES] == [True, True]
-    assert admin.asked == []
-
-
-async def test_a_failed_drain_is_shown(stage: Stage) -> None:
-    """If /drain or /undrain fails, the admin is shown the reason."""
-    admin = Notebook(refusal=EngineUnavailable("not now"))
-    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        for command in NODES:
-            assert (await final_reply(root, f"/{command} http://a:1"))["text"] == "That didn't work: not now"
-
-
 def _tap(kind: type[CallbackData]) -> CallbackQuery:
     """Return a tap on a button with callback data of type `kind`."""
     types = {name: field.annotation for name, field in kind.model_fields.items()}
@@ -225,7 +154,7 @@ def _tap(kind: type[CallbackData]) -> CallbackQuery:
 async def test_other_people_cannot_use_admins_buttons(stage: Stage) -> None:
     """A user who is not an admin cannot use any admin button, not even a forwarded or forged one."""
     admins = Router()
-    for subject in (runs, models, replicas, broadcast, review):
+    for subject in (runs, models, broadcast, review):
         subject.register(admins)
     for handler in admins.callback_query.handlers:
         assert any([await each.call(_tap(kind)) for kind in BUTTONS for each in handler.filters or ()])

@@ -15,7 +15,7 @@ from bot.admin.progress import BAR, run_progress
 from bot.admin.refusals import AdminRefusal
 from bot.cli.terminal import progress_text
 from bot.handlers import privacy
-from bot.handlers.menu import ADMINS, NODES
+from bot.handlers.menu import ADMINS
 from bot.i18n import Translator
 from bot.updates.ordering import QUICK_COMMANDS
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord
@@ -51,7 +51,7 @@ async def words(person: Person, command: str) -> str:
 
 def test_the_quick_commands() -> None:
     """Commands that do not belong to a conversation are handled in lanes of their own."""
-    assert {*ADMINS, *NODES, *privacy.COMMANDS, "model", "help"} == QUICK_COMMANDS.keys()
+    assert {*ADMINS, *privacy.COMMANDS, "model", "help"} == QUICK_COMMANDS.keys()
 
 
 async def test_others_are_refused_politely(stage: Stage) -> None:

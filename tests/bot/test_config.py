@@ -216,8 +216,7 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "mine.py").write_text("")
     config = tmp_path / "config.toml"
     config.write_text(
-        "[inference]\nmodel = '~/model'\nengine = 'external'\nendpoints = ['http://a:1']\n"
-        "swap_command = ['~/swap.sh', '{model_dir}']\n"
+        "[inference]\nmodel = '~/model'\nengine = 'external'\nendpoint = 'http://a:1'\n"
         "[training]\nregression = '~/facts'\nrecipe = '~/mine.py'\npython = '~/python'\n"
         "sources = [{ path = '~/rows.json', images = '~/pictures' }]\n",
         encoding="utf-8",
@@ -229,13 +228,11 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (source,) = training.sources
     assert [
         settings.storage.dir,
-        *(Path(each) for each in (inference.model, inference.python, inference.swap_command[0])),
+        *(Path(each) for each in (inference.model, inference.python)),
         *(training.regression, Path(training.recipe), Path(training.python), source.path, source.images),
     ] == [
-        tmp_path / name
-        for name in ("data", "model", "python", "swap.sh", "facts", "mine.py", "python", "rows.json", "pictures")
+        tmp_path / name for name in ("data", "model", "python", "facts", "mine.py", "python", "rows.json", "pictures")
     ]
-    assert inference.swap_command[1] == "{model_dir}"
     monkeypatch.setenv("THUMBTUNE_STORAGE__DIR", "~nobody-there/data")
     with pytest.raises(ConfigError, match=r"storage\.dir.*whole path"):
         load_settings(config)

@@ -14,9 +14,9 @@ from tests.support.doctoring import settings_in
 
 def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
     """By default, the demo uses the tiny model on the CPU, whatever the settings say."""
-    given = settings_in(tmp_path, inference={"endpoints": ["http://127.0.0.1:1"], "model": "elsewhere"})
+    given = settings_in(tmp_path, inference={"endpoint": "http://127.0.0.1:1", "model": "elsewhere"})
     settings = demo_settings(given, "http://127.0.0.1:2", tmp_path)
-    assert (settings.inference.engine, settings.inference.model, settings.inference.endpoints) == ("cpu", "tiny", ())
+    assert (settings.inference.engine, settings.inference.model, settings.inference.endpoint) == ("cpu", "tiny", "")
     assert settings.training.recipe == "tiny"
 
 

@@ -104,7 +104,7 @@ def test_training_on_cards_of_its_own(fits: Callable[..., dict[str, Finding]]) -
 
 def test_an_external_server_and_a_trainer_on_the_processor(fits: Callable[..., dict[str, Finding]]) -> None:
     """Where neither chat nor training uses a GPU, nothing is said."""
-    external = {"engine": "external", "endpoints": ["http://127.0.0.1:1"]}
+    external = {"engine": "external", "endpoint": "http://127.0.0.1:1"}
     assert not fits("2b", GB24, inference=external, training={"device": "cpu"})
     assert list(fits("2b", GB24, inference=external)) == ["GPU 0: training"]
 

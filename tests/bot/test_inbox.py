@@ -51,8 +51,6 @@ def private(text: str, **more: Any) -> dict[str, Any]:
         ({"message": private("/status")}, "looks:1001"),
         ({"message": private("/cancel")}, "cancels:1001"),
         ({"message": private("/Retrain@thumbtune_bot now")}, "commands:1001"),
-        ({"message": private("/drain gpu0")}, "nodes:1001"),
-        ({"callback_query": {"id": "1", "from": {"id": 1001}, "data": "undrain:1"}}, "nodes:1001"),
         ({"message": private("/ status")}, "chat:1001"),
         ({"message": private("x", chat={"id": -5, "type": "supergroup"})}, "chat:-5:1001"),
         ({"callback_query": {"id": "1", "from": {"id": 1001}, "data": "rate:1:1"}}, "taps:1001"),

@@ -13,7 +13,7 @@ from storage.learning_records import Model
 from storage.states import ModelState, RunState
 from tests.support.bot_process import command, ran
 from tests.support.community import Community
-from tests.support.fleets import Servers
+from tests.support.fleets import external_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -21,15 +21,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def community(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Community]:
     folder = tmp_path_factory.mktemp("alone")
-    servers = Servers(folder, 1)
-    (endpoint,) = servers.endpoints
-    try:
-        await servers.start(endpoint)
-        async with Community(folder, inference={"endpoints": [endpoint]}) as community:
-            await community.bot.start()
-            yield community
-    finally:
-        await servers.end()
+    async with (
+        external_server(folder) as (endpoint, _),
+        Community(folder, inference={"endpoint": endpoint}) as community,
+    ):
+        await community.bot.start()
+        yield community
 
 
 async def test_a_second_bot_is_refused(community: Community) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
-import pytest
 
-from bot.handlers.menu import ADMINS, EVERYBODY, NODES, announce_commands
+from bot.handlers.menu import ADMINS, EVERYBODY, announce_commands
 from tests.support.chatting import ADMIN, Stage
 
 
-@pytest.mark.parametrize(("nodes", "theirs"), [(1, {*ADMINS}), (2, {*ADMINS, *NODES})])
-async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, theirs: set[str]) -> None:
+async def test_the_menu_of_commands_is_announced(stage: Stage) -> None:
     """Users see the commands in their language, and admins see the admin commands as well.
 
     An admin who cannot be reached is skipped.
@@ -22,11 +20,11 @@ async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, their
         stage.person(language="zh") as ada,
         stage.person(ADMIN, "Root") as root,
     ):
-        await announce_commands(bot.bot, bot.settings.telegram, bot.translator, bot.ledger, nodes=nodes)
+        await announce_commands(bot.bot, bot.settings.telegram, bot.translator, bot.ledger)
         people = {person["id"]: person for person in (await menu(stage, ada.id), await menu(stage, root.id))}
         assert [each["command"] for each in people[ada.id]["commands"]] == list(EVERYBODY)
         assert people[ada.id]["commands"][0]["description"] == "开始新的对话"
-        assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *theirs}
+        assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *ADMINS}
 
 
 async def test_former_admins_lose_the_menu(stage: Stage) -> None:
@@ -43,7 +41,7 @@ async def test_former_admins_lose_the_menu(stage: Stage) -> None:
             if deaf:
                 stage.emulator.faults.plan("refused", 99, methods=["deletemycommands"], words="try later")
             async with stage.bot(telegram={"admins": admins}) as bot:
-                await announce_commands(bot.bot, bot.settings.telegram, bot.translator, bot.ledger, nodes=1)
+                await announce_commands(bot.bot, bot.settings.telegram, bot.translator, bot.ledger)
                 menus = [await menu(stage, person.id) for person in (eve, root)]
                 kept = await bot.ledger.menus.all()
             assert {each["command"] for each in menus[0]["commands"]} == commands

@@ -22,7 +22,7 @@ from tests.support.chatting import png
 from tests.support.children import notes
 from tests.support.community import Community
 from tests.support.deployments import open_gate
-from tests.support.fleets import Servers
+from tests.support.fleets import external_server
 from tests.support.person import DOWN, UP
 
 pytest.importorskip(
@@ -80,18 +80,13 @@ def pictures(request: dict[str, Any]) -> list[int]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
     folder = tmp_path_factory.mktemp("page")
-    servers = Servers(folder, 1)
-    (endpoint,) = servers.endpoints
-    try:
-        await servers.start(endpoint)
+    async with external_server(folder) as (endpoint, directory):
         made = Community(
-            folder, emulator=make_emulator(), inference={"endpoints": [endpoint]}, chat={"album_seconds": 0.3}
+            folder, emulator=make_emulator(), inference={"endpoint": endpoint}, chat={"album_seconds": 0.3}
         )
         async with made as community, chromium() as browser:
             await community.bot.start()
-            yield Demo(community, servers.directory(endpoint), browser)
-    finally:
-        await servers.end()
+            yield Demo(community, directory, browser)
 
 
 class Opens(Protocol):

@@ -15,9 +15,6 @@ from bot.admin.refusals import AdminRefusal, refused
 from bot.admin.runs import INTERRUPTED
 from bot.i18n import Translator
 from inference.internvl2.tiny import CHECKPOINT
-from inference.messages import EngineUnavailable
-from inference.serving.deployment import Deployment
-from inference.settings import InferenceSettings
 from storage.errors import StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
@@ -94,18 +91,6 @@ async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert foreign(refused(AdminRefusal(INTERRUPTED), chinese), "zh") == []
     missing = chinese(trainer_missing() or "")
     assert missing and foreign(missing.replace("make demo", "").replace("make install", ""), "zh") == []
-
-
-async def test_the_last_node_stays(tmp_path: Path) -> None:
-    """Draining the last node raises EngineUnavailable, naming the node; the bot's reply adds the next step."""
-    alone = Deployment(InferenceSettings(engine="cpu"), "base", tmp_path, logs=tmp_path)
-    name = alone.status().nodes[0].name
-    with pytest.raises(EngineUnavailable) as last:
-        await alone.drain(name)
-    assert name in str(last.value)
-    voices = Translator.load()
-    assert "/undrain" in refused(last.value, voices.to("en"))
-    assert foreign(refused(last.value, voices.to("zh")).replace(name, ""), "zh") == []
 
 
 async def test_the_ledger_keeps_what_a_translation_needs(tmp_path: Path) -> None:

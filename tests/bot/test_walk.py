@@ -20,7 +20,7 @@ from aiogram.filters import Command
 from aiogram.filters.callback_data import CallbackData
 
 import bot.handlers.access
-from bot.handlers.menu import ADMINS, EVERYBODY, NODES
+from bot.handlers.menu import ADMINS, EVERYBODY
 from bot.i18n import SOURCE_LANGUAGE, Say, Translator
 from bot.telegram import callback_data
 from bot.updates.ordering import command_of
@@ -194,7 +194,7 @@ async def changing_the_language(walk: Walk, eve: Person, language: str, other: s
 
 async def administrating(walk: Walk, root: Person, ada: Person) -> None:
     """Use the admin commands that change no model, and check that other users are refused."""
-    for command in (*ADMINS, *NODES):
+    for command in ADMINS:
         assert "/help" in words(await walk.sends(ada, f"/{command} base"))
     for command in (
         *("/start", "/help", "/status", "/schedule", "/stats", "/stats x", "/models", "/promote", "/promote run-9"),
@@ -263,33 +263,6 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
     assert await walk.presses(root, "rollback", earlier), "another model answers meanwhile"
 
 
-async def out_and_back(walk: Walk, root: Person) -> None:
-    """Drain replicas and return them to service.
-
-    A drained replica keeps its model until it returns, and then gets the live one. The last replica in
-    service cannot be drained.
-    """
-    for command in ("/drain gpu7", "/undrain gpu1", "/promote run-4"):
-        await walk.sends(root, command)
-    listed = await walk.sends(root, "/drain")
-    await walk.presses(root, "drain", listed)
-    await walk.whole.says(root.id, lambda message: "/undrain" in words(message), after=listed["message_id"])
-    refused = words(await walk.sends(root, "/drain gpu1"))
-    assert "/undrain" in refused
-    await walk.sends(root, "/promote base")
-    assert await served(walk, root) == ["run-4", "base"]
-    listed = await walk.sends(root, "/undrain")
-    await walk.presses(root, "undrain", listed)
-    await walk.hears(root, "{node} is in service.", node="gpu0")
-    assert await served(walk, root) == ["base", "base"]
-
-
-async def served(walk: Walk, root: Person) -> list[str]:
-    """Return the model of each replica, read from /status."""
-    lines = words(await walk.sends(root, "/status")).splitlines()
-    return [model for line in lines if line.startswith("·") for model in ("base", "run-4") if model in line]
-
-
 async def leaving(walk: Walk, ada: Person) -> None:
     """Ask twice to delete the user's data, declining the first time and confirming the second."""
     for decision in ("delete:0", "delete:1"):
@@ -326,7 +299,7 @@ async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterat
 
 async def test_every_command_is_in_the_menu() -> None:
     """The command menu lists exactly the commands that the handlers take."""
-    assert commands() == EVERYBODY.keys() | ADMINS.keys() | NODES.keys()
+    assert commands() == EVERYBODY.keys() | ADMINS.keys()
 
 
 @pytest.mark.parametrize(("language", "other"), [("en", "zh"), ("zh", "en")])
@@ -350,7 +323,6 @@ async def test_every_command_and_button(
             await changing_the_language(walk, eve, language, other)
             await administrating(walk, root, ada)
             await training(walk, root, ada)
-            await out_and_back(walk, root)
             await leaving(walk, ada)
         assert walk.sent - {""} >= commands()
         seen = set[str]()

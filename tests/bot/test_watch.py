@@ -42,8 +42,9 @@ async def test_a_crash_is_told_once(stage: Stage) -> None:
 
 
 async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
-    """After a reported crash, recovery is reported once, when every engine in service answers again."""
-    ready = Notebook().engine
+    """After a reported crash, recovery is reported once, when every engine answers again."""
+    engine = Notebook().engine
+    ready = replace(engine, nodes=tuple(replace(each, state=State.READY) for each in engine.nodes))
     starting = replace(ready, nodes=(replace(ready.nodes[0], state=State.RESTARTING), ready.nodes[1]))
     crashed = replace(ready, counters=Counters(crashes=1), last_error="Out of memory.")
     restarting = replace(crashed, nodes=starting.nodes)

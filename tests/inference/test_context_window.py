@@ -170,7 +170,7 @@ def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
     assert tokens(CHECKPOINT, longest=16384) == 2048
     assert tokens(sentencepiece) == 32768
     assert tokens(sentencepiece, longest=4096) == 4096
-    external: dict[str, Any] = {"engine": "external", "endpoints": ["http://127.0.0.1:1"]}
+    external: dict[str, Any] = {"engine": "external", "endpoint": "http://127.0.0.1:1"}
     assert tokens(CHECKPOINT, ours=False, **external) is None
     assert tokens(sentencepiece, ours=False, model=str(sentencepiece), **external) == 32768
     assert tokens(tmp_path / "nothing", ours=False, model="nothing", **external) is None

@@ -221,7 +221,7 @@ async def test_deployment_external(tmp_path: Path) -> None:
     port = free_port()
     directory = a_model(tmp_path, "a")
     settings = InferenceSettings.model_validate(
-        {key: value for key, value in QUICK.items() if key != "engine"} | {"endpoints": [f"http://127.0.0.1:{port}"]}
+        {key: value for key, value in QUICK.items() if key != "engine"} | {"endpoint": f"http://127.0.0.1:{port}"}
     )
     line = fake_command("their-name", directory, port, settings)
     server = await Child.start(line, log=tmp_path / "server")
@@ -249,9 +249,7 @@ async def test_deployment_external(tmp_path: Path) -> None:
 
 async def test_deployment_external_server_missing(tmp_path: Path) -> None:
     """If no server runs at an external address, the deployment raises an error that names the address."""
-    settings = InferenceSettings.model_validate(
-        {"endpoints": [f"http://127.0.0.1:{free_port()}"], "start_timeout": 0.3}
-    )
+    settings = InferenceSettings.model_validate({"endpoint": f"http://127.0.0.1:{free_port()}", "start_timeout": 0.3})
     deployment = Deployment(settings, "ours", tmp_path, logs=tmp_path)
     with pytest.raises(EngineUnavailable, match="Is it running at this address"):
         await deployment.start()

@@ -159,7 +159,7 @@ async def test_no_seed_is_sent_by_default(fake: Running) -> None:
     ("cue", "error"),
     [
         ("http:400", EngineRejected),
-        ("http:404", EngineRejected),
+        ("http:404", EngineCrashed),  # an engine of ours without the model is gone
         ("http:413", PromptTooLong),
         ("long:400", PromptTooLong),
         ("blurred:400", PictureError),

@@ -256,7 +256,7 @@ async def test_a_conversation_is_cut_to_the_session_length(servers: dict[str, Se
     async with servers["stock"].client() as engine:
         assert await engine.sizes() == Sizes(200 * BLOCK_TOKENS, 200 * BLOCK_TOKENS)
     settings = InferenceSettings(
-        endpoints=(served.url,), api_key=SecretStr(KEY), model=str(served.model), tiles=FEW_TILES, warm_chats=0
+        endpoint=served.url, api_key=SecretStr(KEY), model=str(served.model), tiles=FEW_TILES, warm_chats=0
     )
     deployment = Deployment(settings, "model", served.model, logs=tmp_path)
     await deployment.start()

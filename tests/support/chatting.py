@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import io
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -146,7 +146,6 @@ class Notebook:
     schedule: str = ""
     changed: dict[str, Any] = field(default_factory=dict)
     last_progress: LastProgress | None = None
-    number_of_nodes: int = 2
     recipe: Recipe | Path = field(default_factory=Recipe)
     same: Run | None = None
 
@@ -195,16 +194,6 @@ class Notebook:
     async def stop(self, model: str, by: int) -> Model:
         return self._noted(Model(model, f"/m/{model}", ModelState.REJECTED, None, 1.0), "stop_canary", model, by)
 
-    def nodes(self) -> Sequence[NodeStatus]:
-        return self.engine.nodes[: self.number_of_nodes]
-
-    async def drain(self, node: str, by: int) -> None:
-        self._noted(None, "drain", node, by)
-
-    async def undrain(self, node: str, by: int) -> NodeStatus:
-        (status,) = (each for each in self.engine.nodes if each.name == node)
-        return self._noted(status, "undrain", node, by)
-
     @property
     def engine(self) -> Status:
         stats = EngineStats(2, 1000, 400, 24, 13, 0.05, 1.5)
@@ -219,7 +208,6 @@ class Notebook:
                 0,
                 0,
                 "gone for good\nin detail",
-                drained=True,
             ),
         )
         return Status(

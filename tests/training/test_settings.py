@@ -62,6 +62,9 @@ def test_a_knob_replaces_one_number() -> None:
         ({"sources": [{"path": "a.json", "repeat": 2}]}, "sources.0.repeat"),
         ({"sources": [{"images": "a"}]}, "sources.0.path"),
         ({"replay": -1}, "replay"),
+        ({"hosts": 2}, 'hosts is gone: several machines train together with training.engine = "ray"'),
+        ({"rendezvous": "a:1"}, "rendezvous is gone"),
+        ({"engine": "ray", "gpus": [0]}, "set processes"),
     ],
 )
 def test_mistakes_are_named(given: dict[str, object], named: str) -> None:

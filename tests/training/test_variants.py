@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from xtuner.configs import cfgs_name_path
 
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tiny import CHECKPOINT
-from inference.serving.engine_launch import free_port
-from tests.support.children import until
 from tests.support.lessons import SYSTEM, drawn_job, settings
 from training.adapter import Adapter
 from training.job import Job, MergeJob, Outcome, Progress, ignore
@@ -127,13 +124,12 @@ def test_tensorboard_reads_the_log(trained: Mapping[str, Trained]) -> None:
     assert [each.value for each in log.Scalars("loss")] == pytest.approx(trained["qlora"].losses)
 
 
-def test_a_killed_training_resumes_on_two_hosts(
+def test_a_killed_training_resumes_in_two_processes(
     trained: Mapping[str, Trained], tmp_path: Path, warm_python: str
 ) -> None:
     """After `kill -9`, a training job resumes from its last checkpoint in two processes.
 
-    The second process is started as it would be on another host. The two share the pairs of a step, and the
-    losses are those of one uninterrupted process.
+    The two share the pairs of a step, and the losses are those of one uninterrupted process.
     """
     trainer = ChildTrainer(settings(python=warm_python))
     job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
@@ -144,28 +140,11 @@ def test_a_killed_training_resumes_on_two_hosts(
 
     assert "SIGKILL" in asyncio.run(trainer.run(job, kill)).reason
     heard: list[Progress] = []
-    again = Trained(job, asyncio.run(at_two_hosts(job, warm_python, heard)))
+    again = Trained(job, asyncio.run(ChildTrainer(settings(python=warm_python, processes=2)).run(job, heard.append)))
     assert again.outcome.ok, again.outcome.reason
     assert [each.step for each in heard if each.step] == list(range(5, STEPS + 1)), "one of them tells of each step"
     assert again.losses == pytest.approx(trained["qlora"].losses, rel=1e-2)
     assert not list(tmp_path.rglob("*.pth")), "what is finished needs no checkpoint"
-
-
-async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
-    """Train as if on two hosts: start the second process with the command that the first one logs.
-
-    Progress is appended to `heard`.
-    """
-    log = Path(job.work) / "finetune.log"
-    log.unlink()
-    trainer = ChildTrainer(settings(python=python, hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
-    training = asyncio.create_task(trainer.run(job, heard.append))
-    await until(lambda: log.exists() and log.read_text())
-    command = log.read_text().splitlines()[0].split(": ", 1)[1].replace("--node-rank=0", "--node-rank=1")
-    other = await asyncio.create_subprocess_exec(*shlex.split(command), stdin=asyncio.subprocess.DEVNULL)
-    outcome = await training
-    assert await other.wait() == 0
-    return outcome
 
 
 def test_a_users_configuration_runs_with_smaller_batches_if_memory_is_short(tmp_path: Path, warm_python: str) -> None:

@@ -1,4 +1,4 @@
-"""The process group for training: processes started by torchrun, or a single process.
+"""The process group for training: processes started by torchrun or Ray Train, or a single process.
 
 Either each process has its own GPU, or all processes run on the CPU. Rank 0 does all file writing,
 reporting and saving.
@@ -27,8 +27,12 @@ _TIMEOUT: Final = timedelta(hours=2)
 def process_group(*, gpu: bool) -> Iterator[None]:
     """Join the process group for the duration of the context.
 
-    A single process needs a group too, because XTuner's InternVL_V1_5 calls `dist.get_rank()`.
+    A single process needs a group too, because XTuner's InternVL_V1_5 calls `dist.get_rank()`. Ray Train's workers
+    are in one already.
     """
+    if dist.is_initialized():
+        yield
+        return
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if world_size() == 1:

@@ -103,7 +103,11 @@ def _packages(names: tuple[str, ...], cure: str) -> Iterator[Finding]:
 
 def _engine_packages(settings: Settings) -> Iterator[Finding]:
     kind = resolve(settings.inference)
-    if kind is not Kind.EXTERNAL and not settings.inference.python:
+    if settings.inference.python:
+        return
+    if kind is Kind.RAY:
+        yield from _packages(("ray",), 'make install-ray, and set inference.python to ".venv/ray/bin/python"')
+    elif kind is not Kind.EXTERNAL:
         yield from _packages(ENGINE_PACKAGES, "make install-gpu" if kind is Kind.LMDEPLOY else "make install")
 
 

@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(
             f"lmdeploy {lmdeploy.__version__} is installed, but this engine requires {SUPPORTED_VERSION}: install "
             f"lmdeploy=={SUPPORTED_VERSION}, or run the installed version's own server and name it in "
-            "inference.endpoints."
+            "inference.endpoint."
         )
     # Many threads tile pictures at once, and each is fastest if torch starts no further threads.
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ LANGUAGE_MODELS: Final = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForC
 
 CURE: Final = (
     'set inference.engine = "cpu", or run lmdeploy\'s PyTorch engine yourself (lmdeploy serve api_server DIR --backend '
-    "pytorch --trust-remote-code --session-len 4096) and name it in inference.endpoints"
+    "pytorch --trust-remote-code --session-len 4096) and name it in inference.endpoint"
 )
 """The advice for any other language model.
 

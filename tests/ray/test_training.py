@@ -1,0 +1,98 @@
+"""Trainings on a Ray cluster of three nodes: the losses of one process, progress, cancelling and resuming."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.support.lessons import drawn_job, settings
+from training.job import Job, Outcome, Progress
+from training.launcher import ChildTrainer
+from training.xtuner.scalars import losses
+
+STEPS = 12
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def make_job(folder: Path, *, epochs: float = 4, **changes: Any) -> Job:
+    """Return a job of three steps an epoch, with four pairs each."""
+    folder.mkdir(exist_ok=True)
+    return drawn_job(folder, 12, right=False, batch=1, accumulation=4, targets="", epochs=epochs, **changes)
+
+
+def on_cluster(cluster: Cluster, processes: int) -> ChildTrainer:
+    """Return a trainer that trains in so many workers."""
+    return ChildTrainer(settings(engine="ray", processes=processes, ray={"address": cluster.address, "num_cpus": 0.5}))
+
+
+def curve(outcome: Outcome) -> list[float]:
+    """Return the loss of each step."""
+    assert outcome.ok, outcome.reason
+    points = losses(Path(str(outcome.scalars)))
+    assert [step for step, _ in points] == list(range(1, STEPS + 1))
+    return [loss for _, loss in points]
+
+
+async def test_two_workers_give_the_losses_of_one_even_if_one_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    """A worker that dies is replaced, and the training resumes from its last checkpoint.
+
+    Each step's progress is reported. The reference is a training without Ray.
+    """
+    alone = await ChildTrainer(settings()).run(make_job(tmp_path / "alone"))
+    killed = list[int]()
+    heard = list[Progress]()
+
+    def note(progress: Progress) -> None:
+        heard.append(progress)
+        if progress.step == 6 and not killed:
+            worker = next(each for each in psutil.process_iter() if "RayTrainWorker" in " ".join(each.cmdline()))
+            worker.kill()
+            killed.append(worker.pid)
+
+    job = make_job(tmp_path / "together", processes=2, save_steps=4)
+    together = await on_cluster(cluster, 2).run(job, note)
+    assert killed
+    assert curve(together) == pytest.approx(curve(alone), rel=1e-2)
+    steps = [each.step for each in heard if each.stage == "training" and each.step]
+    assert set(steps) == set(range(1, STEPS + 1))
+    assert not list(tmp_path.rglob("*.pth")), "what is finished needs no checkpoint"
+
+
+async def test_a_cancelled_training_frees_its_workers_and_resumes(cluster: Cluster, tmp_path: Path) -> None:
+    """After a cancellation the cluster is free again, and the same job goes on from its last checkpoint."""
+    job = make_job(tmp_path / "job", epochs=40, save_steps=4)
+    reached = asyncio.Event()
+
+    def note(progress: Progress) -> None:
+        if progress.step == 6:
+            reached.set()
+
+    training = asyncio.create_task(on_cluster(cluster, 1).run(job, note))
+    await reached.wait()
+    training.cancel()
+    await asyncio.gather(training, return_exceptions=True)
+    async with asyncio.timeout(60):
+        while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+            await asyncio.sleep(0.2)
+    heard = list[Progress]()
+    outcome = await on_cluster(cluster, 1).run(job, heard.append)
+    assert outcome.ok, outcome.reason
+    steps = [each.step for each in heard if each.stage == "training" and each.step]
+    assert steps[0] > 4 and steps[0] % 4 == 1, "from a checkpoint"
+    assert steps == list(range(steps[0], 10 * STEPS + 1))
+
+
+async def test_a_job_that_cannot_be_learned_says_why(cluster: Cluster, tmp_path: Path) -> None:
+    """The reason of a worker that fails by itself is the outcome's, and it is not tried again."""
+    job = make_job(tmp_path / "job")
+    Path(job.data).write_text("[]")
+    outcome = await on_cluster(cluster, 1).run(job)
+    assert not outcome.ok
+    assert "RuntimeError" not in outcome.reason and outcome.reason
