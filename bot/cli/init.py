@@ -43,6 +43,7 @@ class Engine(StrEnum):
     CPU = "cpu"
     LMDEPLOY = "lmdeploy"
     EXTERNAL = "external"
+    RAY = "ray"
 
 
 def initialise(config: Path | None, console: Console) -> None:
@@ -63,7 +64,7 @@ def initialise(config: Path | None, console: Console) -> None:
     telegram["admins"] = _ask_for_admins(api_base, token, account, list(telegram.get("admins", [])))
     inference["model"] = _ask_for_model(str(inference.get("model", TINY)), console)
     inference["engine"] = _ask(
-        "Engine: auto, cpu, lmdeploy or external", str(inference.get("engine", Engine.AUTO)), type=Engine
+        "Engine: auto, cpu, lmdeploy, external or ray", str(inference.get("engine", Engine.AUTO)), type=Engine
     )
     _write(path, tomlkit.dumps(document))
     console.print(f"{escape(str(path))} is written, readable only by you.")
