@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -41,6 +42,7 @@ _log: Final = logging.getLogger("thumbtune.ray")
 _LOOK_SECONDS: Final = 2.0
 _DELETE_SECONDS: Final = 10.0
 _NAMESPACE: Final = "thumbtune"
+_SEPARATOR: Final = "#"
 _KEEP_ALIVE_SECONDS: Final = 3600
 """A pooled connection that the server closes just before the next question would look like a crash."""
 
@@ -124,15 +126,14 @@ def _start_serve(url: str) -> None:
 def _own(name: str) -> Any:
     """Start the owner of an application, on this process's node: other nodes may die without it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    owner = ray.remote(Owner).options(
-        name=name, num_cpus=0, max_restarts=-1, get_if_exists=True, scheduling_strategy=here
-    )
-    return owner.remote()
+    # An earlier process that deployed this model may still be ending.
+    unique = f"{name}{_SEPARATOR}{secrets.token_hex(4)}"
+    return ray.remote(Owner).options(name=unique, num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
 
 def _delete_orphans(settings: InferenceSettings, own: str) -> None:
     """Delete the bot's applications whose owner was killed before it could delete them."""
-    owned = {each["name"] for each in ray.util.list_named_actors(all_namespaces=True)}
+    owned = {each["name"].partition(_SEPARATOR)[0] for each in ray.util.list_named_actors(all_namespaces=True)}
     orphans = [
         name
         for name in serve.status().applications

@@ -134,7 +134,7 @@ class TrainingSettings(BaseModel):
 
     canary: float = Field(0.5, ge=0, le=1)
     """Share of the conversations that an accepted model answers alongside the live one, until votes decide; 0: it goes
-    live at once, as it does with inference.swap = "cold" and on external servers."""
+    live at once, as it does with inference.swap = "cold"."""
 
     approve: bool = False
     """Whether an accepted model waits until an admin approves it."""

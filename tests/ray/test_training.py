@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import psutil
@@ -11,8 +12,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from cluster.train_worker import train
 from tests.support.lessons import drawn_job, settings
-from training.job import Job, Outcome, Progress
+from training.job import Job, Outcome, Progress, outcome_file
 from training.launcher import ChildTrainer
 from training.xtuner.scalars import losses
 
@@ -89,10 +91,18 @@ async def test_a_cancelled_training_frees_its_workers_and_resumes(cluster: Clust
     assert steps == list(range(steps[0], 10 * STEPS + 1))
 
 
-async def test_a_job_that_cannot_be_learned_says_why(cluster: Cluster, tmp_path: Path) -> None:
-    """The reason of a worker that fails by itself is the outcome's, and it is not tried again."""
+@pytest.mark.filterwarnings("ignore")  # of the libraries that a worker loads
+def test_a_job_that_cannot_be_learned_says_why(tmp_path: Path) -> None:
+    """The reason of a worker that fails by itself is the outcome's, and a second call does not try again."""
     job = make_job(tmp_path / "job")
     Path(job.data).write_text("[]")
-    outcome = await on_cluster(cluster, 1).run(job)
-    assert not outcome.ok
-    assert "RuntimeError" not in outcome.reason and outcome.reason
+    job_file = Path(job.work) / "finetune.json"
+    job.write(job_file)
+    lines: SimpleQueue[str] = SimpleQueue()
+    with pytest.raises(RuntimeError):
+        train({"job": str(job_file), "progress": lines})
+    outcome = Outcome.read(outcome_file(job_file))
+    assert not outcome.ok and outcome.reason
+    assert Progress.from_json(lines.get()).stage == "checking"
+    train({"job": str(job_file), "progress": lines})
+    assert lines.empty()
