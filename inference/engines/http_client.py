@@ -144,8 +144,8 @@ class HttpEngine:
             if self._discovers_name and isinstance(error, openai.NotFoundError):
                 self._name = ""
                 raise EngineCrashed(f"The server at {self.base_url} now serves another model.") from error
-            if self._local and isinstance(error, openai.NotFoundError):
-                raise EngineCrashed(f"Nothing serves {self._name} at {self.base_url}.") from error
+            if self._local and isinstance(error, openai.NotFoundError | openai.AuthenticationError):
+                raise EngineCrashed(f"No engine of this launch serves {self._name} at {self.base_url}.") from error
             raise _translated(error, timeout) from error
         finally:
             if stream is not None:

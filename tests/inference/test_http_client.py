@@ -159,7 +159,8 @@ async def test_no_seed_is_sent_by_default(fake: Running) -> None:
     ("cue", "error"),
     [
         ("http:400", EngineRejected),
-        ("http:404", EngineCrashed),  # an engine of ours without the model is gone
+        ("http:401", EngineCrashed),  # not an engine of this launch
+        ("http:404", EngineCrashed),
         ("http:413", PromptTooLong),
         ("long:400", PromptTooLong),
         ("blurred:400", PictureError),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -14,34 +14,35 @@ import pytest
 from ray import serve
 from ray.cluster_utils import Cluster
 
+from inference.engines.commands import COMMANDS, Kind
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import EngineUnavailable
 from inference.serving.deployment import Deployment
+from inference.serving.engine_launch import Launch
+from inference.serving.engine_process import Worker
 from inference.settings import InferenceSettings
+from tests.support.children import until
 from tests.support.deployments import ask
 
 pytestmark = pytest.mark.timeout(600)
 
 
+def settings_for(cluster: Cluster, url: str, **more: object) -> InferenceSettings:
+    """Return the settings of a bot whose applications are called `other-…`."""
+    ray = {"address": cluster.address, "url": url, "num_cpus": 0.3, "name": "other"}
+    return InferenceSettings.model_validate({"engine": "ray", "drain_timeout": 5, "ray": ray, **more})
+
+
 @asynccontextmanager
-async def deployed(cluster: Cluster, url: str, folder: Path, **settings: object) -> AsyncIterator[Deployment]:
+async def deployed(cluster: Cluster, url: str, folder: Path, **more: object) -> AsyncIterator[Deployment]:
     """Yield a deployment of the base model on the cluster, and check that it leaves nothing behind."""
-    ray = {
-        "address": cluster.address,
-        "url": url,
-        "num_cpus": 0.3,
-        "name": "other",
-    }
-    made = InferenceSettings.model_validate({"engine": "ray", "drain_timeout": 5, "ray": ray, **settings})
-    deployment = Deployment(made, "base", CHECKPOINT, logs=folder / "logs")
+    deployment = Deployment(settings_for(cluster, url, **more), "base", CHECKPOINT, logs=folder / "logs")
     try:
         await deployment.start()
         yield deployment
     finally:
         await deployment.stop()
-    async with asyncio.timeout(60):
-        while serve.status().applications:
-            await asyncio.sleep(0.2)
+    await until(lambda: not serve.status().applications, 60)
 
 
 def engines(model: str) -> list[psutil.Process]:
@@ -76,9 +77,34 @@ async def test_a_canary_answers_beside_the_live_model(cluster: Cluster, serve_ur
         assert (await ask(deployment, "What is this?")).answer.model == "base"
 
 
+async def test_a_killed_process_is_no_loss(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
+    """When the process that deployed an application is killed, its successor takes the application over.
+
+    Without a successor, the application stays until the bot deploys another one.
+    """
+    settings = settings_for(cluster, serve_url)
+    launch = Launch("run-9", CHECKPOINT, COMMANDS[Kind.RAY], tmp_path / "log", settings, endpoint=serve_url)
+    worker = Worker(launch)
+    await worker.start()
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGKILL)
+    await worker.gone()
+    await worker.stop()
+    assert "other-run-9" in serve.status().applications
+    async with deployed(cluster, serve_url, tmp_path) as deployment:
+        assert set(serve.status().applications) == {"other-base"}
+        killed = deployment.status().pid
+        assert killed
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: deployment.status().restarts)
+        assert (await ask(deployment, "What is this?")).answer.model == "base"
+        assert deployment.status().pid != killed
+
+
 async def test_an_engine_that_hangs_is_replaced(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
     """Its question is answered by the engine that takes its place."""
     async with deployed(cluster, serve_url, tmp_path, token_timeout=8) as deployment:
+        await until(lambda: len(engines("base")) == 1)  # those of the test before have ended
         (engine,) = engines("base")
         engine.send_signal(signal.SIGSTOP)
         try:
