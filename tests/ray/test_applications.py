@@ -21,6 +21,7 @@ from inference.serving.deployment import Deployment
 from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 from inference.settings import InferenceSettings
+from storage.model_store import content_hash
 from tests.support.children import until
 from tests.support.deployments import ask
 
@@ -45,15 +46,16 @@ async def deployed(cluster: Cluster, url: str, folder: Path, **more: object) -> 
     await until(lambda: not serve.status().applications, 60)
 
 
-def engines(model: str) -> list[psutil.Process]:
-    """Return the processes of a model's engines."""
+def engines() -> list[psutil.Process]:
+    """Return the processes of the engines of these tests, which serve the shipped checkpoint."""
+    model = content_hash(CHECKPOINT)
     found = []
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
         except psutil.Error:
             continue
-        if "inference.engines.cpu.server" in line and model in line:
+        if "inference.engines.cpu.server" in line and any(model in word for word in line):
             found.append(process)
     return found
 
@@ -103,9 +105,9 @@ async def test_a_killed_process_is_no_loss(cluster: Cluster, serve_url: str, tmp
 
 async def test_an_engine_that_hangs_is_replaced(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
     """Its question is answered by the engine that takes its place."""
-    async with deployed(cluster, serve_url, tmp_path, token_timeout=8) as deployment:
-        await until(lambda: len(engines("base")) == 1)  # those of the test before have ended
-        (engine,) = engines("base")
+    async with deployed(cluster, serve_url, tmp_path, token_timeout=6) as deployment:
+        await until(lambda: len(engines()) == 1)  # those of the test before have ended
+        (engine,) = engines()
         engine.send_signal(signal.SIGSTOP)
         try:
             heard = await ask(deployment, "What is this?")
