@@ -1,6 +1,8 @@
-"""What Ray Serve adds to the first word of a follow-up: `.venv/ray/bin/python -m benchmarks.ray_overhead`.
+"""Measure how much Ray Serve adds to the time until the first word of a follow-up.
 
-One engine that the bot starts itself and one on a Ray cluster of this machine answer the same follow-ups in turn.
+    .venv/ray/bin/python -m benchmarks.ray_overhead
+
+An engine that the bot starts itself and one on a Ray cluster of this machine answer the same follow-ups in turn.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def main() -> None:
     parser.add_argument("--num-gpus", type=float, default=0)
     parser.add_argument("--turns", type=int, default=100)
     options = parser.parse_args()
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or Ray writes a token into the home folder
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a token to the home folder
     ray.init(include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(measure(options, Path(folder)))

@@ -1,4 +1,4 @@
-"""The text of a settings file: the line and the comment of each key.
+"""The line and the comment of each key in a settings file.
 
 The comments of the config.toml that ships with thumbtune describe the settings on the operator's page.
 """
@@ -21,7 +21,7 @@ _KEY: Final = re.compile(r"(# )?([\w.-]+)\s*=")
 
 @dataclass(frozen=True, slots=True)
 class KeyLine:
-    """The line of a key or table, from 1, and the comment above it, as one paragraph."""
+    """The line number of a key or table, counted from 1, and the comment above it as one paragraph."""
 
     number: int
     comment: str
@@ -29,7 +29,7 @@ class KeyLine:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a setting's value comes from: an environment variable, or a file and the line there, 0 if not known."""
+    """Where a setting's value comes from: an environment variable, or a file and a line number in it, 0 if unknown."""
 
     name: str
     line: int = 0
@@ -38,8 +38,8 @@ class Origin:
 def key_lines(text: str) -> dict[str, KeyLine]:
     """Return the first line of each key and table by its dotted path.
 
-    A key that is commented out, such as `# threads = 2`, is included unless it is also set. Lines within strings of
-    several lines are not recognised as such.
+    A key that is commented out, such as `# threads = 2`, is included unless it is also set. Lines inside
+    multi-line strings are not recognised as such.
     """
     found: dict[str, KeyLine] = {}
     unset: dict[str, KeyLine] = {}

@@ -2,7 +2,7 @@
 
 A change on the page takes precedence over the environment, which takes precedence over config.toml. `CHANGEABLE` lists
 what may change. Components read such a setting from `LiveSettings.now` each time they use it, so a change applies to
-the next question, command or evaluation; what is built from settings, such as the job of the schedule, is rebuilt by a
+the next question, command or evaluation; what is built from settings, such as the scheduled job, is rebuilt by a
 function given to `subscribe`. A run keeps the settings that it was planned with.
 """
 
@@ -62,7 +62,7 @@ class LiveSettings:
         now: The settings in force; replaced as a whole when one changes.
         persona: The system prompt in force.
         changes: The changes in force, by key.
-        unfit: The changes that the settings read at startup rule out, by key, with the reason.
+        unfit: The reasons why changes conflict with the settings read at startup, by key.
     """
 
     def __init__(self, started: Settings, changes: Iterable[SettingChange] = ()) -> None:
@@ -72,7 +72,7 @@ class LiveSettings:
         self._adopt(changes)
 
     def subscribe(self, rebuild: Callable[[Settings], None]) -> None:
-        """Have `rebuild` called with the settings in force after each change."""
+        """Call `rebuild` with the settings in force after each change."""
         self._subscribers.append(rebuild)
 
     async def change(self, record: SettingChanges, key: str, value: Any, by: str) -> None:
@@ -91,7 +91,7 @@ class LiveSettings:
                 await self._apply(record)
 
     async def undo(self, record: SettingChanges, key: str, by: str) -> None:
-        """Return a setting to what the environment or config.toml says.
+        """Restore the value that the environment or config.toml sets.
 
         Raises:
             StorageError: The change could not be recorded. Nothing has changed.
@@ -107,7 +107,7 @@ class LiveSettings:
             rebuild(self.now)
 
     def _adopt(self, changes: Iterable[SettingChange]) -> None:
-        """Apply changes, oldest first, and leave out those that are not valid beside the settings read at startup."""
+        """Apply changes, oldest first, and leave out those that conflict with the settings read at startup."""
         now, self.changes, self.unfit = self.started, dict[str, SettingChange](), dict[str, str]()
         for each in changes:
             try:
@@ -115,13 +115,13 @@ class LiveSettings:
                 self.changes[each.key] = each
             except ConfigError as error:
                 self.unfit[each.key] = str(error)
-                log.warning("a setting of the Settings page is not applied", key=each.key, reason=str(error))
+                log.warning("a change from the Settings page is not applied", key=each.key, reason=str(error))
         self.now: Settings = now
         self.persona: str = now.persona
 
 
 def with_value(settings: Settings, key: str, value: Any) -> Settings:
-    """Return `settings` with another value of a key, validated together with the rest of its section.
+    """Return `settings` with a new value for a key, validated together with the rest of its section.
 
     Raises:
         ConfigError: The setting cannot change while the bot runs, or the value is not valid. The message is a `Reason`.

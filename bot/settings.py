@@ -122,11 +122,11 @@ class ChatSettings(Section):
     """How long to wait for the next picture of an album. They arrive one by one, without an end mark."""
 
     picture_threads: bool = False
-    """Whether each new picture in a private chat opens a topic of its own, if topics are turned on at @BotFather."""
+    """Whether each new picture in a private chat opens its own topic, if topics are turned on in @BotFather."""
 
     guests: bool = False
     """Whether people may ask the bot in chats where it is not a member, by mentioning it in a message with a picture or
-    in a reply to one. It learns from these answers only with the asker's permission in /privacy."""
+    in a reply to one. The bot learns from these answers only with the asker's permission in /privacy."""
 
     answer_hours: float = Field(default=6, ge=0)
     """Questions older than this after a downtime are not answered; the bot asks each person to ask again. 0: answer
@@ -204,14 +204,16 @@ class WebSettings(Section):
     terminates TLS should send X-Forwarded-For and X-Forwarded-Proto."""
 
     public_url: str = Field("")
-    """The public https address at which a proxy serves the operator's pages, such as https://bot.example.org. With it
-    /review opens the review page inside Telegram, for admins and without the password. Empty: /review shows the
-    answers in the chat."""
+    """The public https address at which a proxy serves the operator's pages, such as https://bot.example.org. If
+    set, /review opens the review page inside Telegram, where admins need no password. Empty: /review shows the answers
+    in the chat."""
 
     @model_validator(mode="after")
     def _public_pages_have_a_password(self) -> WebSettings:
         if self.public_url and not re.fullmatch(r"https://[^/?#\s]+", self.public_url):
             raise ValueError("web.public_url: expected https:// and a host, without a path")
         if self.public_url and not self.token.get_secret_value():
-            raise ValueError("web.public_url needs web.token, because a proxy's requests come from this machine")
+            raise ValueError(
+                "web.public_url needs web.token, because requests through a proxy seem to come from this machine"
+            )
         return self

@@ -1,1 +1,1 @@
-"""Serving and training on a Ray cluster: the processes that deploy and train there, and what runs on its nodes."""
+"""Serving and training on a Ray cluster: the processes that the bot starts, and the code that runs on the nodes."""

@@ -3,8 +3,8 @@
     python -m cluster.application --model DIR --name ID --settings JSON
 
 This is the process that the bot starts as the "engine" of `inference.engine = "ray"`: it is supervised,
-swapped and stopped like an engine, but questions go to the cluster without passing through it. It ends
-with an error if its application is gone.
+swapped and stopped like an engine, but questions go to the cluster directly. It exits with an error if its
+application fails or is deleted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DELETE_SECONDS: Final = 10.0
 _NAMESPACE: Final = "thumbtune"
 _SEPARATOR: Final = "#"
 _KEEP_ALIVE_SECONDS: Final = 3600
-"""A pooled connection that the server closes just before the next question would look like a crash."""
+"""Long, because a pooled connection that the server closed just before a question would look like a crash."""
 
 
 class Owner:
@@ -52,7 +52,7 @@ class Owner:
 
 
 def deploy(model: ServedModel, settings: InferenceSettings, key: str) -> None:
-    """Deploy the model's application, and return once every engine of it has answered a question about a picture.
+    """Deploy the model's application, and return once each of its engines has answered a question about a picture.
 
     Raises:
         RuntimeError: An engine could not be started.
@@ -66,13 +66,13 @@ def deploy(model: ServedModel, settings: InferenceSettings, key: str) -> None:
         max_ongoing_requests=answers + 2,
         autoscaling_config=AutoscalingConfig(
             min_replicas=cluster.replicas.min,
-            # The bot's chats come all at once, so a new model starts with as many engines as the old one has.
+            # All chats move to a new model at once, so it starts with as many engines as the old one has.
             initial_replicas=min(max(cluster.replicas.min, _engines(settings)), cluster.replicas.max),
             max_replicas=cluster.replicas.max,
             target_ongoing_requests=max(answers / 2, 1),
             upscale_delay_s=cluster.replicas.grow_after,
             downscale_delay_s=cluster.replicas.shrink_after,
-            # Ray's own are 30 and 10 s, which would add to shorter delays.
+            # Ray's defaults, 30 and 10 s, would lengthen shorter delays.
             look_back_period_s=min(30, max(cluster.replicas.grow_after, 1)),
             metrics_interval_s=min(10, max(cluster.replicas.grow_after / 3, 0.5)),
         ),
@@ -96,7 +96,7 @@ def deploy(model: ServedModel, settings: InferenceSettings, key: str) -> None:
 
 
 def _engines(settings: InferenceSettings) -> int:
-    """Return the number of engines of the bot's largest application."""
+    """Return the number of running engines in the bot's largest application."""
     applications = serve.status().applications
     return max(
         (
@@ -110,10 +110,10 @@ def _engines(settings: InferenceSettings) -> int:
 
 
 def _start_serve(url: str) -> None:
-    """Start Ray Serve on the head node, unless the cluster has it."""
+    """Start Ray Serve on the head node unless it is already running."""
     address = urlsplit(url)
     serve.start(
-        # A single proxy: each has a memory of its own of where the chats are.
+        # A single proxy, because each proxy keeps its own record of where the chats are.
         proxy_location="HeadOnly",
         http_options=HTTPOptions(
             host="127.0.0.1" if address.hostname in ("127.0.0.1", "localhost") else "0.0.0.0",
@@ -124,15 +124,15 @@ def _start_serve(url: str) -> None:
 
 
 def _own(name: str) -> Any:
-    """Start the owner of an application, on this process's node: other nodes may die without it."""
+    """Start the owner of an application on this process's node, so that losing another node does not end it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # An earlier process that deployed this model may still be ending.
+    # An earlier process that deployed this model may not have exited yet.
     unique = f"{name}{_SEPARATOR}{secrets.token_hex(4)}"
     return ray.remote(Owner).options(name=unique, num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
 
 def _delete_orphans(settings: InferenceSettings, own: str) -> None:
-    """Delete the bot's applications whose owner was killed before it could delete them."""
+    """Delete those of the bot's applications whose owner no longer exists."""
     owned = {each["name"].partition(_SEPARATOR)[0] for each in ray.util.list_named_actors(all_namespaces=True)}
     orphans = [
         name
@@ -140,14 +140,14 @@ def _delete_orphans(settings: InferenceSettings, own: str) -> None:
         if name.startswith(f"{settings.ray.name}-") and name not in owned and name != own
     ]
     for name in orphans:
-        _log.info("deleting %s, whose owner is gone", name)
+        _log.info("deleting %s, whose owner no longer exists", name)
         serve.delete(name)
 
 
 def _delete(name: str) -> None:
-    """Have the application deleted; its engines finish their answers."""
+    """Request the deletion of the application; its engines finish their answers first."""
     serve.delete(name, _blocking=False)
-    # The call above sends a message, which is lost if this process ends before it was read.
+    # The call only sends a message, which is lost if this process exits before it has been read.
     while (
         application := serve.status().applications.get(name)
     ) and application.status is not ApplicationStatus.DELETING:
@@ -155,7 +155,7 @@ def _delete(name: str) -> None:
 
 
 def _stay(name: str) -> str:
-    """Wait until the application is gone, and return what became of it."""
+    """Wait until the application has failed or been deleted, and return the reason."""
     while True:
         time.sleep(_LOOK_SECONDS)
         application = serve.status().applications.get(name)
@@ -187,11 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _delete_orphans(settings, name)
     try:
         deploy(ServedModel(options.name, address, model_hash), settings, key)
-        _log.info("%s answers at %s/%s", options.name, settings.ray.url, name)
-        _log.error("the application %s is gone: %s", name, _stay(name))
+        _log.info("%s is served at %s/%s", options.name, settings.ray.url, name)
+        _log.error("the application %s has ended: %s", name, _stay(name))
     finally:
         _delete(name)
-        # Ray's own steps at exit take seconds, and the bot waits.
+        # Ray's own shutdown takes seconds, and the bot would wait for it.
         if not isinstance(sys.exception(), SystemExit):
             traceback.print_exc()
         logging.shutdown()

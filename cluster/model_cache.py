@@ -1,7 +1,7 @@
-"""Models on their way to the nodes: published by the bot's machine, copied, verified and kept by each node.
+"""Model distribution: the bot's machine publishes models, and each node copies, verifies and keeps them.
 
-A model is known by the hash over all its files (`storage.model_store`). A node's copy has the hash as its
-name, appears only when it is complete, and is used by every engine of that node.
+A model is identified by the hash of all its files (`storage.model_store`). A node's copy is named by the
+hash, appears only once it is complete, and is shared by all engines on that node.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from storage.errors import Damaged, StorageError
 from storage.model_store import ModelStore, verify
 
 KEPT: Final = 3
-"""The models that stay on a node; of others, the one used longest ago is deleted first."""
+"""The number of models that a node keeps; the least recently used ones are deleted."""
 
 
 def cache_directory() -> Path:
@@ -27,10 +27,10 @@ def cache_directory() -> Path:
 
 
 def publish(directory: Path, models: str, model_hash: str) -> str:
-    """Copy a model to the folder or URL `models`, unless it is there, and return its address.
+    """Copy a model to the folder or URL `models` unless it is already there, and return its address.
 
     Raises:
-        OSError: The copy failed. It is begun again by the next call.
+        OSError: The copy failed. The next call starts it again.
     """
     address = f"{models.rstrip('/')}/{model_hash}"
     files, path = fsspec.core.url_to_fs(address)
@@ -53,7 +53,7 @@ def fetched(address: str, model_hash: str, store: ModelStore) -> Path:
         StorageError, OSError: The copy failed.
     """
     path = store.path(model_hash)
-    # Engines of one node that start together wait for one copy.
+    # Engines that start together on one node wait for a single copy.
     with FileLock(store.directory / ".lock"):
         try:
             verify(path, model_hash, contents=False)
@@ -88,5 +88,5 @@ def _copy(address: str, model_hash: str, store: ModelStore) -> None:
 def _forget_oldest(store: ModelStore, newest: str) -> None:
     names = [name for name in store.names() if name != newest]
     for name in sorted(names, key=lambda name: store.path(name).stat().st_mtime, reverse=True)[KEPT - 1 :]:
-        # An engine that runs on it has its weights in memory.
+        # An engine that uses the model has its weights in memory.
         shutil.rmtree(store.path(name), ignore_errors=True)

@@ -1,7 +1,7 @@
 """One engine on a node of the cluster: a replica of a model's Ray Serve application.
 
-The replica starts the same worker process that the bot starts on a machine of its own, waits until it has
-answered a question about a picture, and passes requests on to it and its streamed answers back.
+The replica starts the same worker process that the bot starts when it runs without Ray, waits until the
+worker has answered a question about a picture, forwards requests to it, and streams its answers back.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ ROUTES: Final = frozenset({("POST", "/v1/chat/completions"), ("GET", "/v1/models
 """The routes that the bot uses."""
 
 _LOGS: Final = 50
-"""The log files of engines that a node keeps."""
+"""The number of engine log files that a node keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model and where its files come from.
+    """A model and the source of its files.
 
     Attributes:
         id: The model's ID.
         address: The folder or URL with its files.
-        hash: The hash over all its files.
+        hash: The hash of all its files.
     """
 
     id: str
@@ -51,7 +51,7 @@ class ServedModel:
 
 
 class EngineReplica:
-    """One engine. Ray Serve creates it on a node, asks for its health, and replaces it when it fails."""
+    """One engine, which Ray Serve creates on a node, checks, and replaces when it fails."""
 
     async def __init__(self, model: ServedModel, settings: dict[str, Any], key: str) -> None:  # type: ignore[misc]  # Serve awaits it
         """Start the engine.
@@ -67,7 +67,7 @@ class EngineReplica:
         self._key = key
         self._in_flight = 0
         self._awaited: float | None = None
-        """When the engine was asked or last sent something, even if nobody waits any more; None after whole answers."""
+        """When the engine was first asked or last sent data, even if no client waits; None after complete answers."""
         node = engine_settings(InferenceSettings.model_validate(settings))
         store = ModelStore(cache_directory() / "models")
         directory = await asyncio.to_thread(fetched, model.address, model.hash, store)
@@ -105,16 +105,16 @@ class EngineReplica:
         raise AssertionError("the block returns")
 
     async def check_health(self) -> None:
-        """Check the engine's process, and that it has not fallen silent.
+        """Check that the engine's process is running and that it still sends tokens.
 
         Raises:
-            EngineCrashed: It ended, or it neither answers questions nor a test question.
+            EngineCrashed: The process ended, or it answers neither questions nor a test question.
         """
         if self._awaited is not None and monotonic() - self._awaited > self._silence:
             await self._worker.suspect(EngineCrashed("The engine sent no token."))
             self._awaited = None
         if self._gone.done():
-            raise EngineCrashed(f"The engine of {self._worker.model_id} is gone: {self._gone.result()}.")
+            raise EngineCrashed(f"The engine of {self._worker.model_id} has ended: {self._gone.result()}.")
 
     async def _passed_on(self, answer: aiohttp.ClientResponse, stack: AsyncExitStack) -> AsyncIterator[bytes]:
         async with stack:
@@ -135,13 +135,13 @@ class EngineReplica:
 
 
 def engine_settings(settings: InferenceSettings) -> InferenceSettings:
-    """Return the settings of the engine of one node, from those of the bot."""
+    """Return the settings of an engine on a node, derived from the bot's settings."""
     cluster = settings.ray
     return settings.model_copy(
         update={
             "python": cluster.python,
             "threads": settings.threads or max(int(cluster.num_cpus), 1),
-            # Of an engine that has a card to itself nothing is kept free for a second one.
+            # An engine with a card to itself need not leave room for a second one.
             "swap": "cold" if cluster.num_gpus >= 1 else "blue-green",
         }
     )

@@ -1,8 +1,8 @@
-"""The request router of Ray Serve that keeps each chat at the engine that has its prefix cached.
+"""A request router for Ray Serve that keeps each chat on the engine that has its prefix cached.
 
 Ray's consistent-hash router sends a session to the same replica until the number of replicas changes. Here,
-a session stays at the replica that answered it last while that replica lives, has room and is likely to
-have the session cached, so that only new and returning chats go to replicas that were added.
+a session stays on the replica that answered it last as long as that replica is alive, has room and is
+likely to have the session cached, so only new and returning chats go to added replicas.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _SESSIONS: Final = 100_000
 
 
 class ChatRouter(ConsistentHashRouter):
-    """A consistent-hash router that remembers where each session was answered last."""
+    """A consistent-hash router that remembers which replica last answered each session."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._homes: TTLCache[str, ReplicaID] = TTLCache(_SESSIONS, 0)
 
     def initialize_state(self, *, remember: float, **kwargs: Any) -> None:
-        """Take the router's own settings; `remember` is how long a session stays at its replica, in seconds."""
+        """Apply the router's settings; `remember` is how long a session stays on its replica, in seconds."""
         super().initialize_state(**kwargs)
         self._homes = TTLCache(_SESSIONS, remember)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Return the replicas in the order in which they are tried; one with a full queue is passed over."""
+        """Return the replicas in the order in which to try them; those with a full queue are skipped."""
         ranks: list[list[RunningReplica]] = await super().choose_replicas(candidate_replicas, pending_request)
         session = pending_request.metadata.session_id if pending_request is not None else ""
         home = self._homes.get(session)

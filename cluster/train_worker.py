@@ -1,4 +1,4 @@
-"""One worker of a training on a Ray cluster, which runs the same fine-tuning as a training process on one machine."""
+"""One worker of a training job on a Ray cluster, which runs the same fine-tuning as a process without Ray."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from training.xtuner.finetune import finetune
 
 
 def train(given: dict[str, Any]) -> None:
-    """Carry out the job of the file `given["job"]`, and put its progress into the queue `given["progress"]`.
+    """Run the job in the file `given["job"]`, and put its progress on the queue `given["progress"]`.
 
-    Ray Train calls it on each worker, and again after an unexpected error, such as the loss of a worker or its
-    node: the training then resumes from its last checkpoint.
+    Ray Train calls this function on each worker, and again after an unexpected error, such as the loss of a
+    worker or its node; the job then resumes from its last checkpoint.
 
     Raises:
-        RuntimeError: The job cannot be carried out, for the reason in its outcome. Ray Train ends the other workers.
+        RuntimeError: The job failed, for the reason in its outcome. Ray Train stops the other workers.
     """
     import_yapf()
     job_file = Path(given["job"])

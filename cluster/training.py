@@ -3,7 +3,7 @@
     python -m cluster.training --address auto --num-cpus 1 --num-gpus 1 JOB.json
 
 This is the process that the bot starts in place of torchrun for `training.engine = "ray"`. It prints the
-progress of rank 0, and ends the workers when it is ended. The job's files must have the same paths on
+progress of rank 0, and stops the workers when it is terminated. The job's files must have the same paths on
 every node.
 """
 
@@ -29,7 +29,7 @@ from inference.process.parent_watch import watch_parent
 from training.job import Job, outcome_file
 
 _FAILURES: Final = 2
-"""How often a training is resumed after it lost a worker."""
+"""How many times a job is resumed after losing a worker."""
 
 _TIMEOUT_SECONDS: Final = 2 * 3600
 """How long the other workers wait while rank 0 checks the data."""
@@ -39,7 +39,7 @@ _PASSED_ON: Final = (
     *("HF_MODULES_CACHE", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"),
     *("TOKENIZERS_PARALLELISM", "PYTORCH_CUDA_ALLOC_CONF"),
 )
-"""The variables that the bot sets for training processes."""
+"""Environment variables that the bot sets for training processes, passed on to the workers."""
 
 
 def _print_lines(lines: Any) -> None:
@@ -51,9 +51,9 @@ def _print_lines(lines: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the process from the command line."""
     parser = argparse.ArgumentParser(prog="python -m cluster.training", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--address", default="auto", help="the cluster")
-    parser.add_argument("--num-cpus", type=float, default=1, help="cores of each worker")
-    parser.add_argument("--num-gpus", type=float, default=0, help="GPUs of each worker")
+    parser.add_argument("--address", default="auto", help="the address of the cluster")
+    parser.add_argument("--num-cpus", type=float, default=1, help="CPU cores per worker")
+    parser.add_argument("--num-gpus", type=float, default=0, help="GPUs per worker")
     parser.add_argument("job", type=Path)
     options = parser.parse_args(arguments)
     watch_parent(_END_SECONDS)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         trainer.fit()
     except Exception:
-        # The bot reads the reason of a job that failed by itself from its outcome.
+        # If the job itself failed, the bot reads the reason from the outcome.
         if not outcome_file(job_file).exists():
             raise
     finally:

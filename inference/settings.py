@@ -12,11 +12,11 @@ from inference.internvl2.tiny import CHECKPOINT
 
 TINY: Final = "tiny"
 GONE: Final = {
-    "endpoints": 'set inference.endpoint to your one server; several machines are inference.engine = "ray"',
-    "swap_command": 'the bot swaps models of engines that it starts, on other machines with inference.engine = "ray"',
-    "swap_command_timeout": "it went with inference.swap_command",
+    "endpoints": 'set inference.endpoint to your server; for several machines, set inference.engine = "ray"',
+    "swap_command": 'the bot swaps models itself; for engines on other machines, set inference.engine = "ray"',
+    "swap_command_timeout": "it was removed together with inference.swap_command",
 }
-"""Settings of earlier versions, and what takes their place."""
+"""Settings of earlier versions, and what replaces them."""
 
 
 def _expanded(path: Path) -> Path:
@@ -92,16 +92,17 @@ class RayReplicas(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: int = Field(default=1, ge=1)
-    """The fewest engines."""
+    """The minimum number of engines of a model."""
 
     max: int = Field(default=1, ge=1)
-    """The most engines. Between the two numbers, Ray Serve keeps each engine half busy (`concurrency`)."""
+    """The maximum number of engines of a model. Within these limits, Ray Serve adds and removes engines so that each is
+    about half busy (`concurrency`)."""
 
     grow_after: float = Field(default=30, ge=0)
-    """Seconds that the load must last before engines are added."""
+    """Seconds of high load before engines are added."""
 
     shrink_after: float = Field(default=600, ge=0)
-    """Seconds that the load must have gone before engines are removed."""
+    """Seconds of low load before engines are removed."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -116,26 +117,26 @@ class RaySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: str = "auto"
-    """The cluster: `auto` for that of this machine, `host:6379`, or `ray://host:10001`."""
+    """The address of the cluster: `auto` for the one on this machine, `host:6379`, or `ray://host:10001`."""
 
     url: str = "http://127.0.0.1:8000"
-    """Where the bot reaches Ray Serve. If Serve is not running yet, it is started on this port of the head node."""
+    """The address of Ray Serve. If Serve is not running yet, the bot starts it on this port of the head node."""
 
     name: str = Field(default="thumbtune", pattern="^[a-z0-9-]+$")
-    """The beginning of the names of the bot's applications. Bots that share a cluster need different ones."""
+    """The prefix of the names of the bot's applications. Bots that share a cluster need different prefixes."""
 
     models: LocalText = ""
-    """A folder that every node sees at this path, or an fsspec URL such as `s3://bucket/models`, through which models
-    reach the nodes. Empty: the nodes see the bot's own folders at the same paths."""
+    """A folder that exists at this path on every node, or an fsspec URL such as `s3://bucket/models`, from which the
+    nodes copy models. Empty: the bot's own folders exist at the same paths on every node."""
 
     python: str = ""
-    """The interpreter of the engines on the nodes. Empty: the one that Ray runs on there."""
+    """The Python interpreter of the engines on the nodes. Empty: Ray's own."""
 
     num_cpus: float = Field(default=1, ge=0)
-    """CPU cores that Ray reserves for an engine."""
+    """CPU cores that Ray reserves for each engine."""
 
     num_gpus: float = Field(default=0, ge=0)
-    """GPUs that Ray reserves for an engine: 0 for the CPU engine, otherwise lmdeploy. 0.5 lets the engines of two
+    """GPUs that Ray reserves for each engine: 0 for the CPU engine, otherwise lmdeploy. 0.5 lets the engines of two
     models share a card during a swap."""
 
     replicas: RayReplicas = RayReplicas()
@@ -273,9 +274,9 @@ class InferenceSettings(BaseModel):
         if self.gpus and self.lmdeploy.tensor_parallel > 1:
             raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel spreads one over several")
         if self.gpus and self.endpoint:
-            raise ValueError("gpus are for engines that the bot starts, endpoint for one that you start")
+            raise ValueError("gpus is for engines that the bot starts, endpoint for one that you start")
         if self.gpus and self.engine == "ray":
             raise ValueError(
-                'gpus are of this machine; with engine = "ray", ray.replicas says how many engines there are'
+                'gpus selects GPUs of this machine; with engine = "ray", set the number of engines in ray.replicas'
             )
         return self

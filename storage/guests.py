@@ -1,4 +1,4 @@
-"""Questions from chats in which the bot is a guest, which teach only if the person who asked allows it."""
+"""Questions from chats in which the bot is a guest; it learns from them only with the asker's permission."""
 
 from __future__ import annotations
 

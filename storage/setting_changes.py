@@ -1,6 +1,6 @@
-"""Changes of settings that operators made on the web page (table `settings`).
+"""Changes to settings that operators made on the web page (table `settings`).
 
-A change does not overwrite earlier ones; only the latest one of a key counts. A change without a value undoes those
+A change does not overwrite earlier ones; only the latest change to a key counts. A change without a value undoes those
 before it.
 """
 
@@ -24,7 +24,7 @@ _IN_FORCE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """A change of a setting.
+    """A change to a setting.
 
     Attributes:
         key: The setting's path, such as "training.min_rated".
@@ -40,10 +40,10 @@ class SettingChange:
 
 
 class SettingChanges(Queries):
-    """The changes of settings in the ledger."""
+    """The changes to settings in the ledger."""
 
     async def add(self, key: str, value: Any, reviewer: str) -> None:
-        """Record that the operator `reviewer` changed a setting or, with the value None, undid the changes."""
+        """Record that the operator `reviewer` changed a setting or, if the value is None, undid its changes."""
         text = None if value is None else json.dumps(value, ensure_ascii=False)
         await self._execute(
             "INSERT INTO settings(key, value, reviewer, created) VALUES (?, ?, ?, ?)",
@@ -51,7 +51,7 @@ class SettingChanges(Queries):
         )
 
     async def in_force(self) -> list[SettingChange]:
-        """Return the change of each key that counts, oldest first."""
+        """Return the change in force for each key, oldest first."""
         return await self._list(_change, _IN_FORCE)
 
     async def latest(self, most: int) -> list[SettingChange]:
@@ -60,7 +60,7 @@ class SettingChanges(Queries):
 
 
 def recorded_changes(path: Path) -> list[SettingChange]:
-    """Return the changes that count in the ledger at `path`, oldest first, without creating or migrating it.
+    """Return the changes in force in the ledger at `path`, oldest first, without creating or migrating it.
 
     Raises:
         StorageError: The ledger cannot be read.

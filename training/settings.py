@@ -39,12 +39,12 @@ class Source(BaseModel):
 
 
 class RayTrainingSettings(BaseModel):
-    """The `[training.ray]` section of config.toml: a training on a Ray cluster."""
+    """The `[training.ray]` section of config.toml: training on a Ray cluster."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: str = "auto"
-    """The cluster: `auto` for that of this machine, or `host:6379`."""
+    """The address of the cluster: `auto` for the one on this machine, or `host:6379`."""
 
     num_cpus: float = Field(1, gt=0)
     """CPU cores that Ray reserves for each process."""
@@ -104,10 +104,10 @@ class TrainingSettings(BaseModel):
     """The random seed of the training."""
 
     engine: Literal["local", "ray"] = "local"
-    """Where the processes of a training run: on this machine, or on the nodes of a Ray cluster."""
+    """Where training processes run: on this machine, or on the nodes of a Ray cluster."""
 
     ray: RayTrainingSettings = RayTrainingSettings()
-    """The cluster, for `ray`."""
+    """Settings of `ray`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to train on; auto: a GPU if there is one."""
@@ -185,7 +185,7 @@ class TrainingSettings(BaseModel):
     def _name_replacements(cls, given: Any) -> Any:
         for name in ("hosts", "rendezvous"):
             if isinstance(given, dict) and name in given:
-                raise ValueError(f'{name} is gone: several machines train together with training.engine = "ray"')
+                raise ValueError(f'{name} is gone: to train on several machines, set training.engine = "ray"')
         return given
 
     @model_validator(mode="after")

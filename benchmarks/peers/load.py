@@ -215,7 +215,7 @@ def open_loop(url: str, model: str, rate: float, *, seconds: float, tokens: int,
     """
     dice = np.random.default_rng(seed)
     processes = 8
-    # Until then, the processes draw the pictures.
+    # The processes draw the pictures before this time.
     start = time.time() + 3 + 0.3 * rate * seconds / processes
     due = start + np.cumsum(dice.exponential(1 / rate, int(rate * seconds)))
     with ProcessPoolExecutor(processes) as pool:
@@ -275,8 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="length of every answer")
     parser.add_argument("--pause", type=float, default=40, help="seconds from the crowd's first to its second turn")
-    parser.add_argument("--rate", type=float, help="users who arrive in a second; without it, there is no open loop")
-    parser.add_argument("--seconds", type=float, default=30, help="how long users arrive")
+    parser.add_argument("--rate", type=float, help="users arriving per second; without it, there is no open loop")
+    parser.add_argument("--seconds", type=float, default=30, help="how long users keep arriving")
     options = parser.parse_args(arguments)
     url, model, number = options.url, options.model, options.people
     results: dict[str, Any] = {}

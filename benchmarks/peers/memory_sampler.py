@@ -1,4 +1,4 @@
-"""The GPU memory that a benchmark takes, sampled with nvidia-smi."""
+"""The GPU memory that a benchmark uses, sampled with nvidia-smi."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Memory:
         self._first = int(self._process.stdout.readline())
 
     def peak(self) -> float:
-        """Stop the sampling and return the peak in bytes."""
+        """Stop sampling and return the peak in bytes."""
         self._process.terminate()
         text, _ = self._process.communicate()
         most = max(int(line) for line in [str(self._first), *text.split()])

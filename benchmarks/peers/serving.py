@@ -125,7 +125,7 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
             found[f"{rate} people a second"] = open_loop(
                 server.url, "m", rate, seconds=options.seconds, tokens=options.tokens // 2
             )
-    except RuntimeError as error:  # what was measured before it is printed nevertheless
+    except RuntimeError as error:  # earlier measurements are printed anyway
         found["error"] = str(error)
     finally:
         server.end()
@@ -148,14 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiles", type=int, default=12)
     parser.add_argument("--kv-bits", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=8000, help="KV blocks of 64 tokens")
-    parser.add_argument(
-        "--people", type=numbers, default=[8, 64], help="how many users ask at once, one number or more"
-    )
+    parser.add_argument("--people", type=numbers, default=[8, 64], help="how many users ask at once, for example 8,64")
     parser.add_argument("--tokens", type=int, default=128, help="the length of an answer; half of it in the open loop")
     parser.add_argument("--pause", type=float, default=12, help="seconds from the first to the second turn of 64 users")
-    parser.add_argument("--rates", type=numbers, default=[], help="users who arrive in a second: 4,8,12,16")
-    parser.add_argument("--seconds", type=float, default=30, help="how long users arrive at each rate")
-    parser.add_argument("--prefill-tokens", type=int, help="for ours and stock (default: each its own)")
+    parser.add_argument("--rates", type=numbers, default=[], help="users arriving per second, for example 4,8,12,16")
+    parser.add_argument("--seconds", type=float, default=30, help="how long users keep arriving at each rate")
+    parser.add_argument("--prefill-tokens", type=int, help="for ours and stock (default: their own defaults)")
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ batches of 4. Every case but `two` uses one GPU:
 
 The script prints JSON lines: samples per second over all batches, seconds per batch, the peak GPU memory
 of the whole process (measured as the increase since its start), and the losses. For thumbtune's worker,
-the samples per second include the time to compute the pictures' features, if each picture is learned
-from more than once.
+the samples per second include the time to compute the pictures' features, if each picture is used
+more than once.
 """
 
 from __future__ import annotations

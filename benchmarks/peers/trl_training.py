@@ -4,7 +4,7 @@
 
 The rows, token IDs, labels, tiles and hyperparameters are those of training.py's other cases: NF4 weights
 with LoRA on the language model, the projector trained in full, the vision tower frozen. The output layer has
-no adapter, because TRL refuses one there. The model code is thumbtune's, whose attention is faster than that
+no adapter, because TRL does not allow one there. The model code is thumbtune's, whose attention is faster than that
 of the official code. TRL is not among thumbtune's requirements: `pip install trl==1.16.0`. Each step appends
 a JSON line with its `loss` and its duration `time`, in seconds, to FILE.
 """
@@ -32,7 +32,7 @@ from training.xtuner.encoding import IGNORE_INDEX, Encoder
 
 
 class Collator:
-    """Makes batches of lessons: token IDs and labels [B, N], padded on the right, and tiles [T, 3, S, S]."""
+    """A data collator for lessons: token IDs and labels [B, N], padded on the right, and tiles [T, 3, S, S]."""
 
     def __init__(self, encoder: Encoder, lessons: list[Lesson], images: Path, dtype: torch.dtype) -> None:
         self._encoder = encoder
@@ -108,7 +108,7 @@ def main() -> None:
             llm_int8_skip_modules=["vision_model", "mlp1", "output"],
         ),
     )
-    # TRL looks there for the part of a model below its output layer.
+    # TRL uses this property to find the part of a model below its output layer.
     type(model).base_model = property(lambda self: partial(backbone, self))
     model.img_context_token_id = encoder.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     model.config.use_cache = False

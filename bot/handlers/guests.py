@@ -1,7 +1,7 @@
-"""The handler for questions in chats where the bot is a guest (Telegram's guest mode), one picture and one answer each.
+"""The handler for questions in guest mode, that is, in chats where the bot is not a member.
 
-Telegram passes on a message that mentions the bot, and the message that it replies to
-(https://core.telegram.org/api/bots/guest-mode).
+Each question has one picture and gets one answer. Telegram passes on a message that mentions the bot, and the
+message to which it replies (https://core.telegram.org/api/bots/guest-mode).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def register(router: Router) -> None:
 
 
 async def ask(message: Message, request: Request) -> None:
-    """Answer a question about the picture in a message or in the one that it replies to."""
+    """Answer a question about the picture in a message, or in the message to which it replies."""
     services, reply, say = request.services, request.reply, request.say
     if await request.show_recorded() or await is_stale(message, request):
         return
@@ -44,7 +44,7 @@ async def ask(message: Message, request: Request) -> None:
         else:
             raise Refused(Reason(NO_PICTURE))
         check_size(question, services.settings.chat)
-        await services.conversation.restart(question)  # every question is a conversation of its own
+        await services.conversation.restart(question)  # each question starts a new conversation
     except UNANSWERED as error:
         await reply.finish(apology(error, say))
         return

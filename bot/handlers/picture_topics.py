@@ -1,4 +1,4 @@
-"""Forum topics in private chats: one for each picture, if the operator and @BotFather's settings turn them on."""
+"""Forum topics for pictures in private chats, if turned on in the settings and in @BotFather."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from bot.telegram.client import DeliveryError
 LONGEST_NAME: Final = 128
 """The longest name of a topic (https://core.telegram.org/bots/api#createforumtopic)."""
 
-ASK_THERE: Final = later("Ask in the topic of a picture, or send me a new one.")
+ASK_THERE: Final = later("Ask in the topic of a picture, or send me a new picture.")
 
 log = structlog.get_logger()
 
 
 async def may_open(request: Request) -> bool:
-    """Return whether a picture in the place of the reply opens a topic."""
+    """Return whether a new picture opens a topic in the chat of the request."""
     place = request.reply.place
     wanted = request.services.settings.chat.picture_threads and place.chat > 0 and place.topic is None
     return wanted and bool((await request.bot.me()).has_topics_enabled)
 
 
 async def in_own_topic(question: Question, request: Request) -> Question:
-    """Return the question, moved with its reply to a new topic that bears its words.
+    """Return the question, moved with its reply to a new topic that is named after it.
 
-    It stays where it is in a group, in a topic that the user has chosen, and if Telegram creates no topic. If the bot
-    crashes before it has recorded the reply, an empty topic is left.
+    The question is not moved in a group, in a topic that the user has chosen, or if Telegram creates no topic. If the
+    bot crashes before it has recorded the reply, an empty topic remains.
     """
     place = request.reply.place
     if not await may_open(request):
@@ -41,7 +41,7 @@ async def in_own_topic(question: Question, request: Request) -> Question:
     try:
         topic = (await request.bot.create_forum_topic(chat_id=place.chat, name=name)).message_thread_id
     except (DeliveryError, TelegramAPIError) as error:
-        log.info("picture has no topic of its own", update=question.update, error=str(error))
+        log.info("no topic could be opened for a picture", update=question.update, error=str(error))
         return question
     request.reply.place = replace(place, topic=topic)
     return replace(question, topic=topic)

@@ -1,7 +1,7 @@
 """Replies in chats where the bot is a guest: one message, which Telegram identifies by a string.
 
-Telegram accepts a single answer to a guest query, and edits of it. Whether a broken call has used up the query cannot
-be found out: the bot repeats the call, and gives up if Telegram then refuses it.
+Telegram accepts a single answer to a guest query, and edits to that answer. The bot cannot find out whether Telegram
+received a call that failed, so it repeats the call, and gives up if Telegram then refuses it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def reply_type(place: Place) -> type[Reply]:
 
 
 def _first(pages: Sequence[Page] | str) -> Sequence[Page]:
-    """Return the first of `pages`, which ends in an ellipsis if there are more and it has room for one."""
+    """Return the first of `pages`, with an ellipsis if there are more pages and there is room for it."""
     if isinstance(pages, str):
         pages = plain_pages(pages)
     page = pages[0]

@@ -1,8 +1,8 @@
 """The review page as a Telegram Mini App: an admin logs in with the data that Telegram signs.
 
 Telegram opens /app. Its script (https://core.telegram.org/bots/webapps#initializing-mini-apps) posts the signed
-data, which name the user, and a session of `bot.web.login` begins. The data begin only one session, within an
-hour. The form has no CSRF token, because it already needs data that Telegram signs for an admin alone.
+data, which name the user, and a session of `bot.web.login` begins. The data can begin only one session, within
+an hour. The form has no CSRF token, because it already needs data that Telegram signs for an admin alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MiniApp:
         request[IN_TELEGRAM] = True
         form, say = await read_form(request), self._pages.say(request)
         expired = say(
-            "This page has expired, or your Telegram keeps no cookies for it. Close it and send /review again."
+            "This page has expired, or your Telegram app does not keep its cookies. Close it and send /review again."
         )
         data = self._checked(form.get("init_data", ""))
         if data is None or data.user is None:

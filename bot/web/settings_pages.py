@@ -1,4 +1,4 @@
-"""The Settings page: what may change while the bot runs can be changed there, and the rest is shown."""
+"""The Settings page, which shows all settings and changes those that may change while the bot runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from storage.setting_changes import SettingChange
 CHANGES_SHOWN: Final = 50
 _KEY: Final = "/settings/{key:[a-z_.]{1,100}}"
 _LONG: Final = frozenset({"chat.system_prompt"})
-"""Texts that may have several lines."""
+"""Settings whose text may have several lines."""
 
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s\"]+(?=@)")
 
@@ -44,7 +44,7 @@ class Entry:
         change: The change that is in force instead, if there is one.
         text: The text in the form.
         kind: The form's field: "line", "text" or "choice"; empty if the setting cannot change while the bot runs.
-        wrong: Why the text that was sent is not valid.
+        wrong: Why the submitted text is not valid.
     """
 
     key: str
@@ -89,7 +89,7 @@ class SettingsPages:
         return await self._page(request)
 
     async def change(self, request: web.Request) -> web.Response:
-        """Change a setting, or show its field again with what is wrong with the value."""
+        """Change a setting, or show its field again with the error."""
         key, say = request.match_info["key"], self.pages.say(request)
         if key not in CHANGEABLE:
             raise web.HTTPNotFound
@@ -106,13 +106,13 @@ class SettingsPages:
         return _to(key)
 
     async def undo(self, request: web.Request) -> web.Response:
-        """Return a setting to what the environment or the file says."""
+        """Restore the value that the environment or the file sets."""
         key, say = request.match_info["key"], self.pages.say(request)
         try:
             await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
         except StorageError as error:
             raise web.HTTPServiceUnavailable(text=refused(error, say)) from error
-        log.info("a change of a setting was undone", key=key, by=request[OPERATOR].name)
+        log.info("a change to a setting was undone", key=key, by=request[OPERATOR].name)
         return _to(key)
 
     async def _page(
@@ -154,7 +154,7 @@ class SettingsPages:
 
 
 def shown(value: Any) -> str:
-    """Return a value as JSON, without the credentials in addresses."""
+    """Return a value as JSON, with the credentials in URLs masked."""
     return _CREDENTIALS.sub("***", json.dumps(value, ensure_ascii=False))
 
 
@@ -178,14 +178,14 @@ def _default(key: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return a value as an operator writes it into the form."""
+    """Return a value as it appears in the form."""
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parsed(settings: Settings, key: str, text: str) -> Any:
-    """Return what an operator wrote as a value of the setting's kind, which its section then validates."""
+    """Return the operator's text as a value that the setting's section can validate."""
     if isinstance(json_value(settings, key), list):
         return re.findall(r"[^\s,;，；、]+", text)
     return text

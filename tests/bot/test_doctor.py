@@ -38,7 +38,7 @@ async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
 
 
 async def test_some_settings_need_one_of_botfather(tmp_path: Path) -> None:
-    """If guest queries or topics are turned on here but not at @BotFather, the doctor says what to turn on there."""
+    """If guest queries or topics are turned on here but not in @BotFather, the doctor says what to turn on there."""
     emulator = Emulator()
     emulator.world.bot.update(supports_guest_queries=False, has_topics_enabled=False)
     url = await emulator.start()

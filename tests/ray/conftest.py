@@ -1,4 +1,4 @@
-"""A Ray cluster of three simulated nodes on loopback, which the tests of this folder share."""
+"""A Ray cluster of three simulated nodes on loopback, shared by the tests in this folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-# Before Ray is imported, here and in all children: nodes and drivers without the token are refused.
+# Set before Ray is imported, for this process and all children: nodes and drivers without the token are refused.
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
 
 import ray
@@ -23,7 +23,7 @@ CORES = 1.0
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster of a head node and two more, each with a core; this process is connected to it."""
+    """Start a cluster of a head node and two workers, each with one core, and connect this process to it."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         environment.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -40,5 +40,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def serve_url() -> str:
-    """The address of Ray Serve, which the first application starts there for all."""
+    """Return the address at which the first application starts Ray Serve for all tests."""
     return f"http://127.0.0.1:{free_port()}"

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def settings_for(cluster: Cluster, url: str, **more: object) -> InferenceSettings:
-    """Return the settings of a bot whose applications are called `other-…`."""
+    """Return the settings of a bot whose applications are named `other-…`."""
     ray = {"address": cluster.address, "url": url, "num_cpus": 0.3, "name": "other"}
     return InferenceSettings.model_validate({"engine": "ray", "drain_timeout": 5, "ray": ray, **more})
 
@@ -47,7 +47,7 @@ async def deployed(cluster: Cluster, url: str, folder: Path, **more: object) -> 
 
 
 def engines() -> list[psutil.Process]:
-    """Return the processes of the engines of these tests, which serve the shipped checkpoint."""
+    """Return the engine processes of these tests, which serve the shipped checkpoint."""
     model = content_hash(CHECKPOINT)
     found = []
     for process in psutil.process_iter():
@@ -61,9 +61,9 @@ def engines() -> list[psutil.Process]:
 
 
 async def test_a_canary_answers_beside_the_live_model(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
-    """Each has an application of its own, and the canary's goes when the trial ends.
+    """Each model has its own application, and the canary's is deleted when the trial ends.
 
-    A model that cannot be loaded is refused with the engine's words, and the live one answers on.
+    A model that cannot be loaded is refused with the engine's error, and the live model keeps answering.
     """
     async with deployed(cluster, serve_url, tmp_path) as deployment:
         await deployment.start_canary("run-1", CHECKPOINT, 1)
@@ -104,9 +104,9 @@ async def test_a_killed_process_is_no_loss(cluster: Cluster, serve_url: str, tmp
 
 
 async def test_an_engine_that_hangs_is_replaced(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
-    """Its question is answered by the engine that takes its place."""
+    """A question to an engine that hangs is answered by its replacement."""
     async with deployed(cluster, serve_url, tmp_path, token_timeout=6) as deployment:
-        await until(lambda: len(engines()) == 1)  # those of the test before have ended
+        await until(lambda: len(engines()) == 1)  # those of the previous test have ended
         (engine,) = engines()
         engine.send_signal(signal.SIGSTOP)
         try:

@@ -1,4 +1,4 @@
-"""Models reach a node by a folder or a URL, are compared with their hash, and are kept."""
+"""Models reach a node through a folder or a URL, are checked against their hash, and are kept."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_model_reaches_a_node(tmp_path: Path, node: ModelStore, url: str) -> N
 
 
 def test_other_files_are_refused(tmp_path: Path, node: ModelStore) -> None:
-    """A copy with other contents is refused and not kept."""
+    """A copy whose contents do not match the hash is refused and not kept."""
     model = a_model(tmp_path / "model", "abc")
     digest = content_hash(model)
     (model / "config.json").write_text('{"other": 1}')
@@ -51,7 +51,7 @@ def test_other_files_are_refused(tmp_path: Path, node: ModelStore) -> None:
 
 
 def test_a_damaged_copy_is_replaced(tmp_path: Path, node: ModelStore) -> None:
-    """A node's copy that has lost a file is made again."""
+    """A node's copy that lacks a file is replaced."""
     model = a_model(tmp_path / "model", "abc")
     digest = content_hash(model)
     (fetched(str(model), digest, node) / "config.json").unlink()
@@ -59,7 +59,7 @@ def test_a_damaged_copy_is_replaced(tmp_path: Path, node: ModelStore) -> None:
 
 
 def test_engines_of_one_node_may_fetch_at_once(tmp_path: Path, node: ModelStore) -> None:
-    """Several engines that start together end with one copy."""
+    """Several engines that start together share one copy."""
     model = a_model(tmp_path / "model", "abc")
     digest = content_hash(model)
     with ThreadPoolExecutor(4) as pool:
@@ -69,7 +69,7 @@ def test_engines_of_one_node_may_fetch_at_once(tmp_path: Path, node: ModelStore)
 
 
 def test_the_oldest_copies_are_deleted(tmp_path: Path, node: ModelStore) -> None:
-    """A node keeps the models that were used last."""
+    """A node keeps the most recently used models."""
     digests = []
     for number in range(KEPT + 2):
         model = a_model(tmp_path / f"model-{number}", f"weights {number}")

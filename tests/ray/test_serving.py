@@ -1,8 +1,8 @@
-"""Chats through the bot while its engines run on a Ray cluster of three nodes.
+"""Chats with the bot while its engines run on a Ray cluster of three nodes.
 
-The cluster grows, loses a node, gets another model and shrinks. Each question gets one answer, each answer
-comes from one model (the bot's client refuses a stream that names two), and follow-ups are answered where
-the picture is cached: the engine then encodes no tile for them.
+The cluster grows, loses a node, changes its model and shrinks. Each question gets one answer, each answer
+comes from one model (the bot's client refuses a stream that names two), and follow-ups are answered by the
+engine that has the picture cached, which therefore encodes no tiles for them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Chatter:
 
 
 async def until(condition: Callable[[], bool], chatters: Sequence[Chatter]) -> None:
-    """Wait for a condition while people chat; a person whose chat fails fails the test."""
+    """Wait for a condition while people chat; an error in a chat fails the test."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
             for chatter in chatters:
@@ -74,13 +74,13 @@ async def until(condition: Callable[[], bool], chatters: Sequence[Chatter]) -> N
 
 
 async def chat_on(chatters: Sequence[Chatter], answers: int = 2) -> None:
-    """Wait until each of the people has got so many more answers."""
+    """Wait until each person has received this many more answers."""
     goals = [(chatter, chatter.answered + answers) for chatter in chatters]
     await until(lambda: all(chatter.answered >= goal for chatter, goal in goals), chatters)
 
 
 def running(model: str) -> int:
-    """Return how many engines of a model answer."""
+    """Return the number of running engines of a model."""
     application = serve.status().applications.get(f"thumbtune-{model}")
     return sum(each.replica_states.get("RUNNING", 0) for each in application.deployments.values()) if application else 0
 
@@ -94,7 +94,7 @@ def kill_a_node(cluster: Cluster, model: str) -> None:
 
 
 async def add_model(community: Community, directory: Path, name: str) -> None:
-    """Add a model to the bot's models that can be promoted."""
+    """Add a candidate, a model that can be promoted, to the bot's models."""
     store = ModelStore(community.data / "models")
     workspace = store.workspace(name)
     shutil.copytree(directory, workspace, dirs_exist_ok=True)
@@ -113,10 +113,10 @@ def answers(community: Community) -> list[tuple[int, int, str, str, int]]:
 async def test_a_cluster_grows_loses_a_node_changes_its_model_and_shrinks(
     cluster: Cluster, serve_url: str, tmp_path: Path
 ) -> None:
-    """Through all of it each question gets one answer, and at least 95 % of the follow-ups are where their cache is.
+    """Throughout, each question gets one answer, and at least 95 % of the follow-ups find their picture cached.
 
-    Not counted is the first follow-up of each chat after a node died or was given back, with the caches of
-    its chats.
+    The first follow-up of each chat after a node was killed or engines were removed is not counted, because
+    caches were lost with them.
     """
     base = endless(tmp_path / "base")
     sections: dict[str, Any] = {
@@ -130,7 +130,7 @@ async def test_a_cluster_grows_loses_a_node_changes_its_model_and_shrinks(
         await until(lambda: running("base") == 1, ())
         crowd = [Chatter(await community.person(), f"ray-{number}") for number in range(PEOPLE)]
         await until(lambda: running("base") == 3, crowd)
-        # Those who come now are answered by the engines that were added.
+        # Newcomers are answered by the added engines.
         crowd += [Chatter(await community.person(), f"ray-{PEOPLE + number}") for number in range(NEWCOMERS)]
         await chat_on(crowd)
 
@@ -168,6 +168,6 @@ async def test_a_cluster_grows_loses_a_node_changes_its_model_and_shrinks(
                 refused = await stranger.get(f"{serve_url}/thumbtune-run-1/v1/models", headers=headers)
                 assert refused.status_code == 401
 
-        # What a bot that is killed has deployed does not stay.
+        # The application of a killed bot is deleted.
         await community.bot.kill()
         await until(lambda: not serve.status().applications, ())

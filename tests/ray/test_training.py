@@ -1,4 +1,4 @@
-"""Trainings on a Ray cluster of three nodes: the losses of one process, progress, cancelling and resuming."""
+"""Training on a Ray cluster of three nodes: losses equal to those of one process, progress, cancelling, resuming."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def make_job(folder: Path, *, epochs: float = 4, **changes: Any) -> Job:
-    """Return a job of three steps an epoch, with four pairs each."""
+    """Return a job with three steps per epoch and four pairs per step."""
     folder.mkdir(exist_ok=True)
     return drawn_job(folder, 12, right=False, batch=1, accumulation=4, targets="", epochs=epochs, **changes)
 
 
 def on_cluster(cluster: Cluster, processes: int) -> ChildTrainer:
-    """Return a trainer that trains in so many workers."""
+    """Return a trainer that uses this many workers."""
     return ChildTrainer(settings(engine="ray", processes=processes, ray={"address": cluster.address, "num_cpus": 0.5}))
 
 
@@ -43,9 +43,9 @@ def curve(outcome: Outcome) -> list[float]:
 
 
 async def test_two_workers_give_the_losses_of_one_even_if_one_is_killed(cluster: Cluster, tmp_path: Path) -> None:
-    """A worker that dies is replaced, and the training resumes from its last checkpoint.
+    """A worker that dies is replaced, and the job resumes from its last checkpoint.
 
-    Each step's progress is reported. The reference is a training without Ray.
+    Each step's progress is reported. The reference is the same job without Ray.
     """
     alone = await ChildTrainer(settings()).run(make_job(tmp_path / "alone"))
     killed = list[int]()
@@ -64,11 +64,11 @@ async def test_two_workers_give_the_losses_of_one_even_if_one_is_killed(cluster:
     assert curve(together) == pytest.approx(curve(alone), rel=1e-2)
     steps = [each.step for each in heard if each.stage == "training" and each.step]
     assert set(steps) == set(range(1, STEPS + 1))
-    assert not list(tmp_path.rglob("*.pth")), "what is finished needs no checkpoint"
+    assert not list(tmp_path.rglob("*.pth")), "a finished job needs no checkpoint"
 
 
 async def test_a_cancelled_training_frees_its_workers_and_resumes(cluster: Cluster, tmp_path: Path) -> None:
-    """After a cancellation the cluster is free again, and the same job goes on from its last checkpoint."""
+    """After a cancellation the cluster is free again, and the same job resumes from its last checkpoint."""
     job = make_job(tmp_path / "job", epochs=40, save_steps=4)
     reached = asyncio.Event()
 
@@ -93,7 +93,7 @@ async def test_a_cancelled_training_frees_its_workers_and_resumes(cluster: Clust
 
 @pytest.mark.filterwarnings("ignore")  # of the libraries that a worker loads
 def test_a_job_that_cannot_be_learned_says_why(tmp_path: Path) -> None:
-    """The reason of a worker that fails by itself is the outcome's, and a second call does not try again."""
+    """The outcome of a failed job gives the reason, and a second call does not run the job again."""
     job = make_job(tmp_path / "job")
     Path(job.data).write_text("[]")
     job_file = Path(job.work) / "finetune.json"

@@ -62,7 +62,7 @@ def test_a_knob_replaces_one_number() -> None:
         ({"sources": [{"path": "a.json", "repeat": 2}]}, "sources.0.repeat"),
         ({"sources": [{"images": "a"}]}, "sources.0.path"),
         ({"replay": -1}, "replay"),
-        ({"hosts": 2}, 'hosts is gone: several machines train together with training.engine = "ray"'),
+        ({"hosts": 2}, 'hosts is gone: to train on several machines, set training.engine = "ray"'),
         ({"rendezvous": "a:1"}, "rendezvous is gone"),
         ({"engine": "ray", "gpus": [0]}, "set processes"),
     ],

@@ -234,10 +234,10 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("Telegram", True, f"@{bot['username']}")
     if settings.chat.guests and not bot.get("supports_guest_queries"):
-        cure = "turn on guest mode in the bot's settings at @BotFather"
+        cure = "turn on guest mode in the bot's settings in @BotFather"
         yield Finding("guest mode", False, "chat.guests is on, but Telegram passes on no guest queries", cure)
     if settings.chat.picture_threads and not bot.get("has_topics_enabled"):
-        cure = "turn on topics in private chats in the bot's settings at @BotFather"
+        cure = "turn on topics in private chats in the bot's settings in @BotFather"
         yield Finding("topics", False, "chat.picture_threads is on, but the bot has no topics in private chats", cure)
 
 
