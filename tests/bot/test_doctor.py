@@ -173,6 +173,12 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     assert "backup" in finding_of(examine(settings), "ledger").cure
 
 
+def test_training_on_ray_needs_ray(tmp_path: Path) -> None:
+    """With training.engine = "ray" and the bot's own interpreter, the doctor says how to install Ray."""
+    found = finding_of(examine(settings_in(tmp_path, training={"engine": "ray"})), "ray")
+    assert not found.ok and "training.python" in found.cure
+
+
 def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
     """The doctor requires the deepspeed extra only if training.deepspeed is set."""
     wanted = finding_of(examine(settings_in(tmp_path, training={"deepspeed": 2})), "deepspeed")

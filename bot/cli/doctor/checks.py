@@ -115,6 +115,8 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
     if settings.training.python:
         return
     yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
+    if settings.training.engine == "ray":
+        yield from _packages(("ray",), 'make install-ray, and set training.python to ".venv/ray/bin/python"')
     if settings.training.deepspeed:
         yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
 
