@@ -136,7 +136,7 @@ async def test_a_forged_tap_rates_nothing(stage: Stage) -> None:
 
 
 async def test_a_guest_explains_what_it_needs_and_keeps_limits(stage: Stage) -> None:
-    """A mention without a picture is told how to ask; limits apply; blocked people get no answer."""
+    """A mention without a picture gets instructions, limits apply, and blocked people get no answer."""
     limits = {"questions_per_minute": 1, "blocked": [1002]}
     async with stage.bot(chat=ON, limits=limits) as bot, strangers(stage) as (ada, bob, group):
         await ada.sends(f"{BOT} hello", chat=group)
@@ -144,14 +144,14 @@ async def test_a_guest_explains_what_it_needs_and_keeps_limits(stage: Stage) -> 
         await ada.sends(photo=png(), caption=f"{BOT} One?", chat=group)
         await shows(ada, "Answer 1", group)
         await ada.sends(photo=png(), caption=f"{BOT} Two?", chat=group)
-        await until(lambda: told(ada, group, "That's the limit"))
+        await until(lambda: received(ada, group, "That's the limit"))
         await bob.sends(photo=png(), caption=f"{BOT} Three?", chat=group)
         await stage.handled(bot)
         assert len(await ada.bot_messages(group)) == 3
         assert len(bot.engine.prompts) == 1
 
 
-async def told(person: Person, chat: int, words: str) -> bool:
+async def received(person: Person, chat: int, words: str) -> bool:
     """Return whether the bot's last message in a chat contains `words`."""
     return any(words in each["text"] for each in (await person.bot_messages(chat))[-1:])
 
@@ -165,7 +165,7 @@ async def test_a_guests_asker_can_have_everything_deleted(stage: Stage) -> None:
         asked = await final_reply(ada, "/delete_my_data")
         assert "1 question with its answer" in asked["text"] and "1 picture" in asked["text"]
         await ada.taps("🗑", asked)
-        await until(lambda: told(ada, ada.id, "I've deleted everything"))
+        await until(lambda: received(ada, ada.id, "I've deleted everything"))
         totals = await bot.ledger.counts.totals()
         assert (totals["exchanges"], totals["pictures"]) == (0, 0)
         person = await bot.ledger.people.get(ada.id)
@@ -270,7 +270,7 @@ async def test_a_long_answer_is_cut_to_one_message(stage: Stage) -> None:
     words = "word " * 1500
     async with stage.bot(words, chat=ON) as bot, strangers(stage) as (ada, _, group):
         await ada.sends(photo=png(), caption=f"{BOT} What?", chat=group)
-        await until(lambda: told(ada, group, "word …"))
+        await until(lambda: received(ada, group, "word …"))
         await stage.handled(bot)
         assert len(await ada.bot_messages(group)) == 1
         assert (await bot.ledger.exchanges.get(1)).answer == words

@@ -55,7 +55,7 @@ async def decisions(desk: Desk) -> list[tuple[int, str]]:
 
 
 def webview(url: str) -> aiohttp.ClientSession:
-    """Return a browser that takes `url` for one with TLS, as it is behind a proxy."""
+    """Return a browser that treats `url` as an https address, as behind a proxy with TLS."""
     return aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True, treat_as_secure_origin=URL(url)))
 
 

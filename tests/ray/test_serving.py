@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class Chatter:
-    """A user who asks about a picture and keeps asking about it until told to stop."""
+    """A user who asks about a picture and keeps asking about it until `end` is called."""
 
     def __init__(self, person: Person, seed: str) -> None:
         self.person = person

@@ -101,12 +101,16 @@ def _packages(names: tuple[str, ...], cure: str) -> Iterator[Finding]:
             yield Finding(name, False, "not installed", cure)
 
 
+def _ray(section: str) -> Iterator[Finding]:
+    yield from _packages(("ray",), f'make install-ray, and set {section}.python to ".venv/ray/bin/python"')
+
+
 def _engine_packages(settings: Settings) -> Iterator[Finding]:
     kind = resolve(settings.inference)
     if settings.inference.python:
         return
     if kind is Kind.RAY:
-        yield from _packages(("ray",), 'make install-ray, and set inference.python to ".venv/ray/bin/python"')
+        yield from _ray("inference")
     elif kind is not Kind.EXTERNAL:
         yield from _packages(ENGINE_PACKAGES, "make install-gpu" if kind is Kind.LMDEPLOY else "make install")
 
@@ -116,7 +120,7 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
         return
     yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
     if settings.training.engine == "ray":
-        yield from _packages(("ray",), 'make install-ray, and set training.python to ".venv/ray/bin/python"')
+        yield from _ray("training")
     if settings.training.deepspeed:
         yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
 
