@@ -173,9 +173,10 @@ async def chaos(folder: Path, python: str, rounds: int, *, people: int = 3, conv
 
 
 async def _drained(community: Community) -> None:
-    """Wait until the bot has handled all pending updates."""
+    """Wait until the bot has fetched and handled all updates."""
     async with asyncio.timeout(PATIENCE), community.ledger() as ledger:
-        while (await ledger.counts.totals())["updates_pending"]:
+        # An update that is confirmed to Telegram is in the ledger, so the order of the conditions matters.
+        while len(community.emulator.world.updates) or (await ledger.counts.totals())["updates_pending"]:
             await asyncio.sleep(0.1)
 
 
