@@ -36,7 +36,8 @@ from benchmarks.random_checkpoint import checkpoint, set_tiles
 from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress
+from training.evaluation_jobs import EvaluationJob, TasteJob
+from training.job import Job, MergeJob, Outcome, Progress
 from training.launcher import ChildTrainer
 from training.run_folder import JUDGED_ROWS
 from training.settings import TrainingSettings
@@ -117,8 +118,8 @@ def table(phases: dict[str, dict[str, Any]]) -> Table:
     return made
 
 
-def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, MergeJob, EvaluationJob]:
-    """Return the run's training, merge and evaluation jobs, with new folders."""
+def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, MergeJob, TasteJob, EvaluationJob]:
+    """Return the run's jobs, with new folders."""
     work, merged = options.work / "sharing", options.work / "sharing-merged"
     for folder in (work, merged):
         shutil.rmtree(folder, ignore_errors=True)
@@ -135,27 +136,29 @@ def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, M
         **options.knobs,
     )
     merging = MergeJob("1", str(base), "", str(merged), work=str(work), system=SYSTEM)
-    judging = EvaluationJob(
-        run="1",
-        candidate=str(merged),
-        live=str(base),
-        data=str(work / JUDGED_ROWS),
-        images=str(images),
-        work=str(work),
-        system=SYSTEM,
-        device=device,
-        courtesy=courtesy,
-    )
-    return training, merging, judging
+    common: dict[str, Any] = {
+        "run": "1",
+        "live": str(base),
+        "data": str(work / JUDGED_ROWS),
+        "images": str(images),
+        "work": str(work),
+        "system": SYSTEM,
+        "device": device,
+        "courtesy": courtesy,
+    }
+    return training, merging, TasteJob(**common, adapter=""), EvaluationJob(**common, candidate=str(merged))
 
 
-async def carry_out(training: Job, merging: MergeJob, judging: EvaluationJob, phases: Phases) -> Outcome:
-    """Train, merge and evaluate as the pipeline does, and return the outcome of the training."""
+async def carry_out(
+    training: Job, merging: MergeJob, testing: TasteJob, judging: EvaluationJob, phases: Phases
+) -> Outcome:
+    """Train, merge and evaluate as the pipeline does without engines, and return the outcome of the training."""
     trainer = ChildTrainer(TrainingSettings())
     trained = _good(await trainer.run(training, phases.note))
     phases.begin("merge")
     _good(await trainer.run(replace(merging, adapter=str(trained.adapter)), phases.note))
     phases.begin("evaluation")
+    _good(await trainer.run(replace(testing, adapter=str(trained.adapter)), phases.note))
     _good(await trainer.run(judging, phases.note))
     phases.end()
     return trained
@@ -182,7 +185,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = InferenceSettings.model_validate({"engine": options.engine, "model": str(base), **options.settings})
     deployment = Deployment(settings, "first", base, logs=options.work)
     courtesy = str(deployment.first_words.resolve()) if options.courtesy else ""
-    training, merging, judging = await asyncio.to_thread(jobs, base, options, courtesy)
+    work = await asyncio.to_thread(jobs, base, options, courtesy)
     phases = Phases()
     await deployment.start()
     crowd = EngineCrowd(deployment, options.people, options.tokens)
@@ -194,7 +197,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         phases.end()
         if options.engine != "cpu":
             found["megabytes_alone"] = gpu_megabytes()
-        trained = await carry_out(training, merging, judging, phases)
+        trained = await carry_out(*work, phases)
     finally:
         await crowd.stop()
         await deployment.stop()

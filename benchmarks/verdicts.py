@@ -32,10 +32,12 @@ from benchmarks.person import TASTES
 from benchmarks.retrain import PERSON, Bench
 from inference.internvl2.tiny import CHECKPOINT
 from storage.states import ModelState
+from training.evaluation_jobs import EvaluationJob, TasteJob
 from training.gate.judge_candidate import evaluate
+from training.gate.judge_taste import test
 from training.gate.local_model import LocalModel
 from training.gate.report import Report, Taste
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError, WorkerJob, ignore
+from training.job import Job, MergeJob, Outcome, Progress, TrainingError, WorkerJob, ignore
 from training.merge import merge
 from training.settings import TrainingSettings
 from training.xtuner.finetune import finetune
@@ -129,6 +131,8 @@ class InProcess:
                         outcome = finetune(job, on_progress)
                     case MergeJob():
                         outcome = merge(job, on_progress)
+                    case TasteJob():
+                        outcome = test(job, on_progress)
                     case EvaluationJob():
                         outcome = evaluate(job, on_progress)
             except TrainingError as error:

@@ -19,6 +19,7 @@ from bot.admin.alerts import AlertWatch
 from bot.admin.blind_comparison import BlindComparison
 from bot.admin.canary_trial import Trials
 from bot.admin.erasure import Erasure
+from bot.admin.judging_engines import JudgingEngines
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.notifications import Notifications
@@ -142,7 +143,11 @@ class Application:
         specs = settings.job_specs(None if has_separate_gpus(settings) else deployment.first_words)
         merged = MergedModels(ledger, models, ChildTrainer(settings.training), settings.training, specs.paths)
         planner = RunPlanner(ledger, models, specs, settings.trust)
-        pipeline = Pipeline(planner, pictures, trainer, stored.finish)
+        switch = ModelSwitch(
+            ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
+        )
+        engines = JudgingEngines(deployment, switch, settings.inference)
+        pipeline = Pipeline(planner, pictures, trainer, stored.finish, engines)
         schedule = Schedule(
             ledger,
             erasure,
@@ -158,9 +163,6 @@ class Application:
             schedule.reschedule(now.training.schedule)
 
         live_settings.subscribe(rebuild)
-        switch = ModelSwitch(
-            ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
-        )
         await switch.resume_trial()
         trials = Trials(ledger, switch, deployment.status, notices, live_settings)
         times = AnswerTimes()

@@ -20,9 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol
 
-from training.gate.report import Effort
 from training.json_record import Record
 
 RATED: Final = "liked answers"
@@ -149,84 +148,6 @@ class MergeJob(WorkerJob):
     base: str
     adapter: str
     out: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rated(Record):
-    """A rated answer used to judge a candidate.
-
-    Attributes:
-        row: The name of the answer's row.
-        liked: Whether the answer was liked (True) or disliked (False).
-        rater: A number for the rater that the answer counts for. It is not a user ID.
-        block: The number of rows used to train the model that this answer judges; 0 for the candidate.
-        temperature, top_p, top_k, max_new_tokens: The answer's sampling settings. `top_k` is None if
-            unknown.
-    """
-
-    row: str
-    liked: bool
-    rater: int
-    block: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    top_k: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationJob(WorkerJob):
-    """A job that judges `candidate` against `live`, both checkpoint directories.
-
-    Attributes:
-        base: The model that the candidate was trained from; empty if `live` is that model.
-        data: The answers used to judge the candidate (LLaVA JSON, with pictures under `images`).
-        rated: The ratings and sampling settings of the answers in `data`.
-        attempt: The position of this run among the runs since the live model last changed, starting at 1.
-        shown: The number of the live model's answers to questions from the users whose ratings are in
-            `rated`.
-        liked_of_shown: The number of answers in `shown` that are liked.
-        regression: A folder with factual questions in `questions.json`; empty to ask about drawn shapes
-            instead.
-        answers: The folder in which models' answers to the regression questions are kept; empty to keep
-            none.
-        max_loss_points: The largest acceptable loss of correctness, in percentage points.
-        live_name: The name of the live model in the report and the sheet.
-        candidate_name: The name of the candidate in the report and the sheet.
-        curve: The image file of the loss curve, for the sheet; empty for none.
-        effort: The training data and resources that the run used, for the report and the sheet.
-        courtesy: The file through which an engine on the same GPU asks for priority; empty for none.
-    """
-
-    worker = ("evaluate", "training.gate.judge_candidate")
-
-    run: str
-    candidate: str
-    live: str
-    data: str
-    images: str
-    rated: list[Rated] = field(default_factory=list)
-    attempt: int = 1
-    shown: int = 0
-    liked_of_shown: int = 0
-    base: str = ""
-    regression: str = ""
-    answers: str = ""
-    device: str = "auto"
-    max_loss_points: float = 2.0
-    max_new_tokens: int = 64
-    live_name: str = "live"
-    candidate_name: str = "candidate"
-    curve: str = ""
-    courtesy: str = ""
-    effort: Effort = field(default_factory=Effort)
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the job with the given values, as parsed from JSON."""
-        return super(EvaluationJob, cls).from_values(
-            {**values, "rated": [Rated(**each) for each in values.get("rated", [])]}
-        )
 
 
 @dataclass(frozen=True, slots=True)

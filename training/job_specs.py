@@ -10,8 +10,9 @@ from typing import Any
 from storage.learning_records import Run, TrainedOn
 from training.data.llava import row_name
 from training.data.selection import Selection
+from training.evaluation_jobs import EvaluationJob, Rated, RunningEngine, TasteJob
 from training.gate.report import Effort
-from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Rated, TrainingError
+from training.job import RATED, Job, MergeJob, Outcome, TrainingError
 from training.run_folder import JUDGED_ROWS, TRAIN_ROWS
 from training.settings import Source, TrainingSettings
 from training.xtuner.recipes import Recipe
@@ -106,26 +107,40 @@ class JobSpecs:
         """Return the job, in `folder`, that merges the trained adapter and the base into `out`, an empty directory."""
         return MergeJob(**self._common(folder, run), adapter=str(trained.adapter), out=str(out))
 
-    def evaluate(self, run: Run, candidate: Path, selection: Selection, **others: Any) -> EvaluationJob:
+    def taste(
+        self, run: Run, selection: Selection, live: Path, engines: Sequence[RunningEngine], **others: Any
+    ) -> TasteJob:
+        """Return the job that tests whether what the run learned follows the votes.
+
+        `others` are the job's fields about the adapter, earlier runs and the live model's answers.
+        """
+        return TasteJob(**self._judging(run, live, engines), rated=_rated(selection), **others)
+
+    def evaluate(
+        self, run: Run, candidate: Path, live: Path, engines: Sequence[RunningEngine], **others: Any
+    ) -> EvaluationJob:
         """Return the job that judges the candidate model in the directory `candidate`.
 
-        `others` are the job's fields about the live model, the loss curve and the training effort.
+        `others` are the job's fields about the live model's name, the loss curve and the training effort.
         """
-        settings = self.settings
         return EvaluationJob(
-            **self._common(Path(run.directory), str(run.id)),
-            candidate=str(candidate),
-            data=str(Path(run.directory) / JUDGED_ROWS),
-            rated=_rated(selection),
-            images=str(self.images),
-            regression=str(settings.regression or ""),
-            answers=str(self.paths.answers or ""),
-            device=settings.device,
-            max_loss_points=settings.max_loss_points,
-            candidate_name=model_name(run),
-            courtesy=str(self.paths.yield_file or ""),
-            **others,
+            **self._judging(run, live, engines), candidate=str(candidate), candidate_name=model_name(run), **others
         )
+
+    def _judging(self, run: Run, live: Path, engines: Sequence[RunningEngine]) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            **self._common(Path(run.directory), str(run.id)),
+            "live": str(live),
+            "data": str(Path(run.directory) / JUDGED_ROWS),
+            "images": str(self.images),
+            "regression": str(settings.regression or ""),
+            "answers": str(self.paths.answers or ""),
+            "device": settings.device,
+            "max_loss_points": settings.max_loss_points,
+            "courtesy": str(self.paths.yield_file or ""),
+            "engines": list(engines),
+        }
 
     def _common(self, folder: Path, run: str) -> dict[str, Any]:
         return {

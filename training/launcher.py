@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -48,29 +48,57 @@ class LastProgress:
     log: Path
 
 
+@dataclass(eq=False)
+class _Reports:
+    """The progress reports of a running worker.
+
+    Attributes:
+        run: The run's ID; empty if the worker belongs to no run.
+        on_progress: Called with each report.
+        last: When the worker last reported progress, or when it started, on the monotonic clock.
+        arrived: Set by each report.
+        child: The worker, once it has started.
+    """
+
+    run: str
+    on_progress: Callable[[Progress], None]
+    last: float = field(default_factory=monotonic)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    child: Child | None = None
+
+    def read(self, line: str) -> None:
+        """Read a line that the worker printed."""
+        try:
+            progress = Progress.from_json(line)
+        except (ValueError, TypeError, AttributeError):
+            return  # a line of a library that bypasses sys.stdout; it is in the log
+        self.last = monotonic()
+        self.arrived.set()
+        self.on_progress(progress)
+
+
 class ChildTrainer:
-    """A `Trainer` that runs each job in a child process, one at a time."""
+    """A `Trainer` that runs each job in a child process."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
-        self._child: Child | None = None
-        self._run_id = ""
-        self._last_progress = 0.0
-        self._reported = asyncio.Event()
+        self._running: list[_Reports] = []
 
     @property
     def last_progress(self) -> LastProgress | None:
-        """The last progress of the running worker, or None if no worker is running."""
-        if self._child is None:
+        """The last progress of the worker that has been silent for longest, or None if no worker is running."""
+        if not self._running:
             return None
-        seconds = monotonic() - self._last_progress
+        longest = min(self._running, key=lambda each: each.last)
+        assert longest.child is not None
+        seconds = monotonic() - longest.last
         silent = 0 < self._settings.silence <= seconds
-        return LastProgress(self._run_id, seconds, silent, self._child.log_path)
+        return LastProgress(longest.run, seconds, silent, longest.child.log_path)
 
     @property
-    def pid(self) -> int | None:
-        """The process ID of the running worker, or None if no worker is running."""
-        return None if self._child is None else self._child.pid
+    def pids(self) -> list[int]:
+        """The process IDs of the running workers."""
+        return [each.child.pid for each in self._running if each.child and each.child.pid]
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Run the worker of a job to its end; cancelling this call kills the worker.
@@ -106,7 +134,7 @@ class ChildTrainer:
             command += ["-m", module, str(job_file)]
         else:
             command += ["-m", module, str(job_file)]
-        self._run_id, self._last_progress = getattr(job, "run", ""), monotonic()
+        reports = _Reports(getattr(job, "run", ""), on_progress)
         try:
             child = await Child.start(
                 command,
@@ -114,12 +142,13 @@ class ChildTrainer:
                 log_bytes=_LOG_BYTES,
                 log_files=1,
                 environment=self._environment(job_file.parent, processes),
-                on_line=lambda line: self._report(line, on_progress),
+                on_line=reports.read,
             )
         except OSError as error:
             return Outcome(ok=False, reason=f"{command[0]} cannot be started ({error}): correct training.python")
-        self._child = child
-        watching = asyncio.create_task(self._watch(child))
+        reports.child = child
+        self._running.append(reports)
+        watching = asyncio.create_task(self._watch(child, reports.arrived))
         try:
             async with asyncio.timeout(self._settings.timeout):
                 await child.wait()
@@ -132,34 +161,25 @@ class ChildTrainer:
             # This runs after a cancellation too. SIGTERM comes first: torchrun's processes have their own sessions, and
             # torchrun ends them.
             await asyncio.shield(child.stop(_STOP_SECONDS))
-            self._child = None
+            self._running.remove(reports)
         try:
             return Outcome.read(outcome)
         except FileNotFoundError:
             reason = _crash_reason(step, child.how_it_ended(), child.tail(_TAIL_LINES), log_file)
             return Outcome(ok=False, reason=reason, log=str(log_file))
 
-    async def _watch(self, child: Child) -> None:
+    async def _watch(self, child: Child, reported: asyncio.Event) -> None:
         """Write a worker's stacks to its log whenever it has reported no progress for `training.silence` seconds."""
         while True:
-            self._reported.clear()
+            reported.clear()
             try:
                 async with asyncio.timeout(self._settings.silence or None):
-                    await self._reported.wait()
+                    await reported.wait()
             except TimeoutError:
                 log.warning("a worker has reported no progress for %d s: %s", self._settings.silence, child.log_path)
                 await child.dump_stacks()
-                await self._reported.wait()
+                await reported.wait()
                 log.warning("the worker continues: %s", child.log_path)
-
-    def _report(self, line: str, on_progress: Callable[[Progress], None]) -> None:
-        try:
-            progress = Progress.from_json(line)
-        except (ValueError, TypeError, AttributeError):
-            return  # a line of a library that bypasses sys.stdout; it is in the log
-        self._last_progress = monotonic()
-        self._reported.set()
-        on_progress(progress)
 
     def _cluster(self) -> list[str]:
         """Return the command-line options for a training on a Ray cluster."""

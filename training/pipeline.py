@@ -23,8 +23,9 @@ from storage.states import ModelState, RunState
 from storage.translatable_reason import Reason
 from training.data.llava import write_rows
 from training.data.selection import Selection
+from training.evaluation_jobs import Engines, NoEngines, TasteJob
 from training.gate.report import Decision, Report
-from training.job import Job, Trainer, TrainingError, checked
+from training.job import Job, MergeJob, Outcome, Trainer, TrainingError, checked
 from training.job_specs import measure_effort, model_name
 from training.model_card import CARD, model_card
 from training.run_folder import FEATURES, JUDGED_ROWS, LOSSES, REPORT, TRAIN_ROWS, kept_file, run_folders
@@ -73,11 +74,12 @@ class Pipeline:
         pictures: PictureStore,
         trainer: Trainer,
         ready: Callable[[], Awaitable[None]] | None = None,
+        engines: Engines | None = None,
     ) -> None:
         """Create a pipeline.
 
         `ready`, if given, is awaited before a run starts; it returns once all stored pictures have been
-        re-encoded.
+        re-encoded. Without `engines`, the workers load the models that they evaluate.
         """
         self.planner = planner
         self._ledger, self._models, self._paths = planner.ledger, planner.models, planner.specs.paths
@@ -85,6 +87,7 @@ class Pipeline:
         self._pictures = pictures
         self._trainer = trainer
         self._ready = ready
+        self._engines = engines or NoEngines()
 
     async def run(self, run: Run, on_change: OnChange, plan: RunPlan | None = None) -> Model | None:
         """Carry out a due run until the ledger records its end: done (with a model), failed or cancelled.
@@ -142,17 +145,41 @@ class Pipeline:
                 log.info("run %s continues from the last checkpoint of an interrupted one", run.id)
             trained = checked(await self._trainer.run(job, progress.update))
             await progress.move(RunState.MERGING, step=0, steps=0)
+            live_name, live = await self._live(selection)
+            engines = self._engines.of(live_name, live)
+            counts = await self._counts(selection, live_name)
+            testing = specs.taste(run, selection, live, engines, adapter=str(trained.adapter), **counts)
             merging = specs.merge(folder, workspace, trained, run=str(run.id))
-            merged = checked(await self._trainer.run(merging, progress.update))
-            await progress.move(RunState.EVALUATING, step=0, steps=0)
-            effort = measure_effort(selection, await self._ledger.models.trained_on(run.id), trained, merged)
-            reference = await self._reference(selection)
+            merged, tested = await self._merge_and_test(merging, testing, progress)
+            await self._live(selection)  # the live model may have changed meanwhile
+            await self._engines.start(model_name(run), workspace)
             evaluation = specs.evaluate(
-                run, workspace, selection, curve=trained.curve or "", effort=effort, **reference
+                run,
+                workspace,
+                live,
+                [*engines, *self._engines.of(model_name(run), workspace)],
+                live_name=live_name,
+                curve=trained.curve or "",
+                effort=measure_effort(selection, await self._ledger.models.trained_on(run.id), trained, merged),
+                spent=tested.seconds,
             )
             checked(await self._trainer.run(evaluation, progress.update))
             await asyncio.to_thread(remove_blocks, folder)
         return await _uninterrupted(self._publish(run, job, workspace, progress))
+
+    async def _merge_and_test(
+        self, merging: MergeJob, testing: TasteJob, progress: RunProgress
+    ) -> tuple[Outcome, Outcome]:
+        """Merge the model and test the taste at the same time, because the test does not need the merged model."""
+        test = asyncio.create_task(self._trainer.run(testing, lambda each: progress.update(each) if merged else None))
+        merged: Outcome | None = None
+        try:
+            merged = checked(await self._trainer.run(merging, progress.update))
+            await progress.move(RunState.EVALUATING, step=0, steps=0)
+            return merged, checked(await test)
+        finally:
+            test.cancel()
+            await asyncio.wait((test,))
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
         """Store a run's selection and return its plan; plan again if data in `plan` was erased or re-encoded."""
@@ -200,10 +227,10 @@ class Pipeline:
         await progress.move(RunState.DONE, model=model.id)
         return await self._ledger.models.get(model.id)
 
-    async def _reference(self, selection: Selection) -> dict[str, Any]:
-        """Return the evaluation job's fields about the model that the candidate is compared with.
+    async def _live(self, selection: Selection) -> tuple[str, Path]:
+        """Return the name and the directory of the model that the candidate is compared with.
 
-        The candidate is compared with the live model or, if there is none, with the base model.
+        It is the live model or, if there is none, the base model.
 
         Raises:
             TrainingError: The live model has changed since the selection.
@@ -212,15 +239,13 @@ class Pipeline:
         name = BASE if live is None else live.id
         if any(each.rated.exchange.model != name for each in selection.judged):
             raise TrainingError(CHANGED)
+        return name, self._paths.base if live is None else Path(live.directory)
+
+    async def _counts(self, selection: Selection, live: str) -> dict[str, int]:
+        """Return the fields of the taste test's job that are counts of earlier runs and of the live model's answers."""
         raters = {rater for each in selection.judged for rater in each.rated.raters}
-        shown, liked = await self._ledger.votes.shown(name, raters)
-        return {
-            "live": str(self._paths.base) if live is None else live.directory,
-            "live_name": name,
-            "attempt": await self._ledger.runs.attempts() + 1,
-            "shown": shown,
-            "liked_of_shown": liked,
-        }
+        shown, liked = await self._ledger.votes.shown(live, raters)
+        return {"attempt": await self._ledger.runs.attempts() + 1, "shown": shown, "liked_of_shown": liked}
 
     def _picture_file(self, sha256: str) -> str:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()

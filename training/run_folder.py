@@ -1,7 +1,8 @@
 """The files in a run's directory, `runs/N` in the data folder.
 
 Each step adds its job, its outcome and its log. For fine-tuning, these are `finetune.json`,
-`finetune.outcome.json` and `finetune.log`; the other steps use the names `merge` and `evaluate`.
+`finetune.outcome.json` and `finetune.log`; the other steps use the names `merge`, `taste` and
+`evaluate`.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ FINETUNE_JOB: Final = "finetune.json"
 
 MERGE_JOB: Final = "merge.json"
 """The job that merges the adapter and the base. `training.merged_models` repeats it."""
+
+TASTE: Final = "evidence.json"
+"""The evidence of the taste test."""
 
 REPORT: Final = "report.json"
 """The report of the evaluation."""

@@ -165,7 +165,10 @@ class Runs:
                 self._over[run.id] = (end.state, end.reason)
             finally:
                 await engine.aclose()
-                await self._ended(run.id)
+                try:
+                    await self._ended(run.id)
+                finally:
+                    await self.trials.switch.hide()
 
     async def _ended(self, number: int) -> None:
         """Handle the end of a run: put an accepted model on trial or into use, and notify the admins.

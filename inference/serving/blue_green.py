@@ -97,13 +97,18 @@ class BlueGreen:
         same = (model_id, model_dir) == (live.model_id, live.launch.model_dir)
         return same and (live.worker is not None or self.resting)
 
-    def tries(self, model_id: str, model_dir: Path) -> bool:
-        """Return whether the model is the canary."""
-        canary = self.canary
-        return canary is not None and (model_id, model_dir) == (canary.model_id, canary.launch.model_dir)
+    def _canary_of(self, model_id: str, model_dir: Path) -> Supervisor | None:
+        """Return the canary if it has the given model, else None.
+
+        The directory may have been renamed since the canary's engine started; further starts use the new name.
+        """
+        if self.canary is None or self.canary.model_id != model_id:
+            return None
+        self.canary.launch = replace(self.canary.launch, model_dir=model_dir)
+        return self.canary
 
     async def start_canary(self, model_id: str, model_dir: Path, welcome: Welcome) -> None:
-        """Start the engine of a canary and call `welcome` to open it to chats.
+        """Start the engine of a canary, unless it is already running, and call `welcome` to open it to chats.
 
         Raises:
             EngineUnavailable: The canary could not be started. The live model is unaffected.
@@ -111,7 +116,9 @@ class BlueGreen:
         async with self._exclusive():
             if self._ended or not self._started:
                 raise EngineUnavailable("The model cannot be tried: the engine is not running.")
-            if self.tries(model_id, model_dir):
+            if canary := self._canary_of(model_id, model_dir):
+                if canary.worker is not None:
+                    await welcome(canary.worker)
                 return
             await self._end_canary(0)
             canary = self._supervisor(model_id, model_dir, 1 - self._slot)
@@ -121,7 +128,7 @@ class BlueGreen:
 
     def run_canary(self, model_id: str, model_dir: Path) -> None:
         """Once the live model answers, start a canary in the background, and retry until the canary has started."""
-        if not self.tries(model_id, model_dir):
+        if self._canary_of(model_id, model_dir) is None:
             self.canary = self._supervisor(model_id, model_dir, 1 - self._slot)
             self._canary_due = True
             self._on_change()
@@ -149,8 +156,8 @@ class BlueGreen:
                 raise EngineUnavailable("The model cannot be swapped: the engine is not running.")
             if self.serves(model_id, model_dir):
                 return False
-            canary = self.canary
-            if canary is not None and canary.worker is not None and self.tries(model_id, model_dir):
+            canary = self._canary_of(model_id, model_dir)
+            if canary is not None and canary.worker is not None:
                 await welcome(canary.worker)
                 self.canary = None
                 await self._make_live(canary)

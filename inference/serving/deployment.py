@@ -14,6 +14,7 @@ from inference.messages import Delta, EngineUnavailable, InferenceError, Prompt
 from inference.serving.answering import Answering
 from inference.serving.chat_moves import Moves
 from inference.serving.deployment_status import Status, status_of
+from inference.serving.engine_process import Worker
 from inference.serving.nodes import nodes_for
 from inference.serving.rolling import Rolling
 from inference.serving.routing import STOPPED, CanaryRoute, Router
@@ -145,7 +146,8 @@ class Deployment:
     async def start_canary(self, model_id: str, model_dir: Path, share: float) -> None:
         """Start a canary that answers a `share` (0 to 1) of the conversations alongside the live model.
 
-        The call returns when the canary's engines have answered a question about a picture and are warmed up.
+        If the canary already runs, only its share changes. The call returns when the canary's engines have answered
+        a question about a picture and are warmed up.
 
         Raises:
             EngineUnavailable: An engine of the canary did not start. The live model is unaffected.
@@ -175,6 +177,20 @@ class Deployment:
         """
         await self._rolling.stop_canary()
         self._router.canary = None
+
+    @property
+    def shows_canary(self) -> bool:
+        """Whether there is a canary that answers no conversations."""
+        return self._router.canary is not None and not self._router.canary.share
+
+    def workers_of(self, model_id: str) -> list[Worker]:
+        """Return the open engines that the bot started for a model, at most one for each replica."""
+        return [
+            worker
+            for node in self._nodes
+            for worker in (node.worker, node.canary)
+            if self._ours and worker is not None and worker.model_id == model_id
+        ]
 
     def forget(self, chat: str) -> None:
         """Drop the chat's prompts from the warm-up list; see `Answering.forget`."""

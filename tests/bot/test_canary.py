@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from bot.admin.canary_trial import fault_of_canary, fault_of_live
@@ -190,6 +191,7 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         message = await place.says(ADMIN, lambda said: "It is waiting for an admin's approval." in words(said))
         assert set(await answering(admin, range(100, 106))) == {BASE}
         assert await state(place, "run-1") is ModelState.CANDIDATE
+        await until(lambda: not any("run-1" in each.cmdline() for each in psutil.Process().children(recursive=True)))
         await admin.taps("✔ Approve", message)
         said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
         await place.says(ADMIN, lambda found: said in words(found))

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from bot.admin.judging_engines import JudgingEngines
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.refusals import AdminRefusal
 from inference.serving.supervisor import State
+from inference.settings import InferenceSettings
 from storage.errors import NotSaved
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.states import ModelState, RunState
 from tests.support.children import until
-from tests.support.deployments import a_model, deployed, under_way
+from tests.support.deployments import QUICK, a_model, deployed, under_way
 from tests.support.ledgers import full_disk
 from tests.support.operating import merged_models, serving
 
@@ -102,3 +104,38 @@ async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked:
             await changeover.carry_out(request)
             assert (await ledger.promotions.get(request.id)).error == "the disk is full"
         assert (await changeover.promote("b", None)).state is ModelState.LIVE
+
+
+async def test_a_candidate_has_an_engine_while_it_is_judged(tmp_path: Path) -> None:
+    """An evaluation may ask the live model's engine and one for the candidate, until the candidate's is stopped.
+
+    The candidate's engine is not started if it would end a canary or use memory that training needs, and one that
+    cannot start is done without.
+    """
+    async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path) as deployment:
+        for name in "abc":
+            await ledger.models.add(Model(name, str(a_model(tmp_path, name)), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promotions.make("a")
+        switch = ModelSwitch(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=True)
+        engines = JudgingEngines(deployment, switch, InferenceSettings.model_validate(QUICK))
+        live = deployment.status().pid
+        [of_live] = engines.of("a", tmp_path / "a")
+        assert (of_live.directory, of_live.name, of_live.at_once) == (str(tmp_path / "a"), "a", 4)
+        await engines.start("b", tmp_path / "b")
+        [of_candidate] = engines.of("b", tmp_path / "b")
+        assert of_candidate.url != of_live.url and of_candidate.key != of_live.key
+        await switch.hide()
+        assert (deployment.status().pids, engines.of("b", tmp_path / "b")) == ((live,), [])
+
+        await engines.start("d", a_model(tmp_path, "d", start="exit"))
+        assert (deployment.status().pids, engines.of("d", tmp_path / "d")) == ((live,), [])
+
+        await switch.begin_trial("b", 0.5)
+        await engines.start("c", tmp_path / "c")
+        await switch.hide()
+        assert engines.of("c", tmp_path / "c") == [] and engines.of("b", tmp_path / "b") != []
+        await switch.promote("a", None, confirmed=True)
+        async with switch.engine_away(7):
+            assert engines.of("a", tmp_path / "a") == []
+            await engines.start("c", tmp_path / "c")
+            assert deployment.status().pids == ()

@@ -126,6 +126,31 @@ async def test_the_canary_takes_over(trial: Deployment, tmp_path: Path) -> None:
     assert set(await models(trial)) == {"a"}
 
 
+async def test_a_shown_model_gets_its_share_later(deploy: Deploy, tmp_path: Path) -> None:
+    """A canary without a share answers only who names it; its process serves the trial and then all chats.
+
+    The model's directory may be renamed meanwhile: the engine starts again from the new one.
+    """
+    async with deploy() as deployment:
+        live = deployment.status().pid
+        assert [each.pid for each in deployment.workers_of("a")] == [live]
+        await deployment.start_canary("b", a_model(tmp_path, "new"), 0)
+        assert deployment.shows_canary
+        (canary,) = set(deployment.status().pids) - {live}
+        assert [each.pid for each in deployment.workers_of("b")] == [canary]
+        assert set(await models(deployment)) == {"a"}
+        directory = (tmp_path / "new").rename(tmp_path / "b")
+        await deployment.start_canary("b", directory, 0.5)
+        assert not deployment.shows_canary
+        assert await models(deployment) == share_of("b")
+        assert set(deployment.status().pids) == {live, canary}
+        os.kill(canary, signal.SIGKILL)
+        await until(lambda: (found := deployment.status().canary) and found.state is State.READY and found.crashes == 1)
+        (canary,) = set(deployment.status().pids) - {live}
+        await deployment.swap("b", directory)
+        assert deployment.status().pids == (canary,)
+
+
 async def test_the_canary_ends(trial: Deployment, tmp_path: Path) -> None:
     """A stopped canary finishes its answers; the live model's process keeps running and then answers all chats."""
     live = trial.status().pid

@@ -206,7 +206,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     chosen, _ = parser.parse_known_args()  # run as a real engine's interpreter, it gets further arguments
     watch_parent()
-    fake = Fake(chosen.model, chosen.name)
+    os.chdir(chosen.model)  # the directory may be renamed while the engine runs
+    fake = Fake(Path(), chosen.name)
     fake.note("start", port=chosen.port)
     if fake.cue.get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

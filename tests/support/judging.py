@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from inference.messages import Sampling
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
+from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
 from training.gate.factual_set import Question, QuestionSet
 from training.gate.forgetting import Examination, Examined, Forgetting
 from training.gate.judge_candidate import evaluate
+from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LogProbability
 from training.gate.report import Report
 from training.gate.respondent import Asked
-from training.job import EvaluationJob, Rated, ignore
+from training.job import ignore
 
 
 def forgetting(
@@ -70,23 +72,32 @@ class Forgetful:
         self._wrong = set((directory / "forgets").read_text().split())
         self.loads.append(self._name)
 
+        self._trained = False
+
+    def apply(self, _: object) -> None:
+        """Merge an adapter into the model, after which it prefers the liked answer."""
+        self._trained = True
+
     def restore(self) -> None:
-        """Do nothing, because no adapter is merged into this model."""
+        """Undo `apply`."""
+        self._trained = False
 
     def log_probabilities(self, lessons: Sequence[Lesson], _: Path) -> list[LogProbability]:
-        """Return a higher log probability for the liked answer only if this model is the candidate."""
-        knows = self._name == "candidate"
+        """Return a higher log probability for the liked answer only if an adapter is merged into this model."""
+        knows = self._trained
         return [LogProbability(-1.0 if knows and each.turns[-1].text == LIKED else -2.0, 1) for each in lessons]
 
-    def finished_answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str | None]:
-        """Return answers that differ from the liked one."""
-        return ["A mug." for _ in lessons]
+    def draw(self, lessons: Sequence[Lesson]) -> list[tuple[str, bool]]:
+        """Return answers that differ from the liked one, and whether each ended by itself."""
+        return [("A mug.", True) for _ in lessons]
 
-    def answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str]:
-        """Return "right" for every question except the forgotten ones."""
+    def generate(self, lessons: Sequence[Lesson], _: Path, sampling: Sampling, **__: object) -> list[tuple[str, bool]]:
+        """Return "right" for every question except the forgotten ones, or draw answers if the temperature is not 0."""
+        if sampling.temperature:
+            return self.draw(lessons)
         questions = [each.turns[0].text for each in lessons]
         self.asked[self._name] = self.asked.get(self._name, 0) + sum(each != "What?" for each in questions)
-        return ["wrong" if each in self._wrong else "right" for each in questions]
+        return [("wrong" if each in self._wrong else "right", True) for each in questions]
 
 
 class Bench:
@@ -94,22 +105,22 @@ class Bench:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.job = EvaluationJob(
-            run="1",
-            candidate=str(folder / "candidate"),
-            live=str(folder / "live"),
-            base=str(folder / "base"),
-            data=str(folder / "judged.json"),
-            rated=[Rated(str(number), True, 0, 0, 0.8, 0.8, 64, 0) for number in range(8)],
-            images=str(folder),
-            work=str(folder),
-            system=SYSTEM,
-            answers=str(folder / "answers"),
-        )
+        self.rated = [Rated(str(number), True, 0, 0, 0.8, 0.8, 64, 0) for number in range(8)]
+        self.fields: dict[str, Any] = {
+            "run": "1",
+            "live": str(folder / "live"),
+            "base": str(folder / "base"),
+            "data": str(folder / "judged.json"),
+            "images": str(folder),
+            "work": str(folder),
+            "system": SYSTEM,
+            "answers": str(folder / "answers"),
+        }
         (folder / "cup.jpg").write_bytes(photo())
         write_rows([one_turn(str(number), "What?", LIKED, "cup.jpg") for number in range(8)], folder / "judged.json")
         Forgetful.loads, Forgetful.asked = [], {}
         monkeypatch.setattr("training.gate.local_model.LocalModel", Forgetful)
+        monkeypatch.setattr("training.gate.local_model.Adapter", lambda directory: directory)
         monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
         monkeypatch.setattr("training.gate.forgetting.drawn_set", lambda _: numbered(folder))
         monkeypatch.setattr("training.gate.forgetting.leading_set", lambda _: numbered(folder, name="lead"))
@@ -122,9 +133,11 @@ class Bench:
         (self.folder / name / "forgets").write_text(" ".join([name, *(f"q{number}" for number in forgotten)]))
 
     def judge(self, **changes: Any) -> Report:
-        """Evaluate the candidate and return the report; `changes` override fields of the job."""
+        """Evaluate the candidate and return the report; `changes` override fields of both jobs."""
         Forgetful.loads, Forgetful.asked = [], {}
-        assert evaluate(replace(self.job, **changes), ignore).ok
+        fields = {**self.fields, **changes}
+        assert judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), ignore).ok
+        assert evaluate(EvaluationJob(**fields, candidate=str(self.folder / "candidate")), ignore).ok
         return Report.read(self.folder / "report.json")
 
 

@@ -22,8 +22,9 @@ from storage.picture_files import PictureStore
 from storage.states import ModelState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, seen, settings
+from training.evaluation_jobs import Engines, EvaluationJob, TasteJob
 from training.gate.report import Decision, Report
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, WorkerJob, ignore
+from training.job import Job, MergeJob, Outcome, Progress, WorkerJob, ignore
 from training.job_specs import JobSpecs, TrainingPaths
 from training.pipeline import Pipeline
 from training.run_folder import LOSSES, REPORT
@@ -43,14 +44,14 @@ class FakeTrainer:
 
     fails: str = ""
     report: Report = field(default_factory=lambda: Report(Decision.ACCEPTED))
-    jobs: list[Job | MergeJob | EvaluationJob] = field(default_factory=list)
+    jobs: list[Job | MergeJob | TasteJob | EvaluationJob] = field(default_factory=list)
     taught: dict[str, int] = field(default_factory=dict)
     hangs: str = ""
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        assert isinstance(job, Job | MergeJob | EvaluationJob)
+        assert isinstance(job, Job | MergeJob | TasteJob | EvaluationJob)
         self.jobs.append(job)
         match job:
             case Job():
@@ -60,6 +61,8 @@ class FakeTrainer:
             case MergeJob():
                 step = "merge"
                 (Path(job.out) / "model.safetensors").write_bytes(b"weights")
+            case TasteJob():
+                step = "taste"
             case EvaluationJob():
                 step = "evaluate"
                 self.report.write(Path(job.work) / REPORT)
@@ -82,8 +85,8 @@ class Room:
         self.base = folder / "base"
         self.changes: list[Run] = []
 
-    def pipeline(self, **changes: Any) -> Pipeline:
-        """Return a pipeline that uses this ledger; `changes` override its training settings."""
+    def pipeline(self, engines: Engines | None = None, **changes: Any) -> Pipeline:
+        """Return a pipeline that uses this ledger and `engines`; `changes` override its training settings."""
         specs = JobSpecs(
             settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
             TrainingPaths(self.base, self.folder / "runs", self.folder / "sources"),
@@ -91,7 +94,7 @@ class Room:
             SYSTEM,
             tiles=0,
         )
-        return Pipeline(RunPlanner(self.ledger, self.models, specs), self.pictures, self.trainer)
+        return Pipeline(RunPlanner(self.ledger, self.models, specs), self.pictures, self.trainer, engines=engines)
 
     async def fill(self) -> None:
         """Add a user, the base model as the live model, and ten pictures with one liked answer each."""

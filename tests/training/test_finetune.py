@@ -32,11 +32,13 @@ from tools.tiny.examine import examine
 from training.adapter import Adapter
 from training.data.llava import write_rows
 from training.data.row_parser import check_pictures, read_rows
+from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
 from training.gate.judge_candidate import evaluate
+from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel, ModelSlot
 from training.gate.report import Report
 from training.gate.run_summary_sheet import SHOWN
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Rated, ignore
+from training.job import Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge
 from training.plots import draw_curve
@@ -91,21 +93,24 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
     assert asyncio.run(trainer.run(merging)).ok
     judging_rows = drawn_lessons(Path(job.images), JUDGING, seed=1, right=right)
     write_rows(judging_rows, folder / "judged.json")
-    judging = EvaluationJob(
-        run="1",
-        candidate=str(merged),
-        live=str(CHECKPOINT),
-        data=str(folder / "judged.json"),
-        rated=[Rated(each.name, True, 0, next(iter(job.blocks), 0), 1.0, 1.0, 32, 0) for each in judging_rows],
-        images=job.images,
-        work=job.work,
-        system=SYSTEM,
-        answers=str(folder.parent / "answers"),
-        device="cpu",
-        threads=1,
-    )
-    judged = asyncio.run(trainer.run(judging, progress.append))
-    assert judged.ok, judged.reason
+    common: dict[str, Any] = {
+        "run": "1",
+        "live": str(CHECKPOINT),
+        "data": str(folder / "judged.json"),
+        "images": job.images,
+        "work": job.work,
+        "system": SYSTEM,
+        "answers": str(folder.parent / "answers"),
+        "device": "cpu",
+        "threads": 1,
+    }
+    rated = [Rated(each.name, True, 0, next(iter(job.blocks), 0), 1.0, 1.0, 32, 0) for each in judging_rows]
+    for judging in (
+        TasteJob(**common, adapter=str(outcome.adapter), rated=rated),
+        EvaluationJob(**common, candidate=str(merged)),
+    ):
+        judged = asyncio.run(trainer.run(judging, progress.append))
+        assert judged.ok, judged.reason
     return Trained(job, progress, outcome, merged, Report.read(folder / "report.json"))
 
 
@@ -355,8 +360,12 @@ def test_a_model_is_not_better_than_itself(good: Trained, tmp_path: Path) -> Non
     (questions / "a.png").write_bytes(photo())
     asked = {"image": "a.png", "question": "Which colour is it?", "expect": [["purple unicorn"]]}
     (questions / "questions.json").write_text(json.dumps([asked]))
-    judging = replace(judging, candidate=judging.live, work=str(tmp_path), regression=str(questions), device="auto")
-    assert evaluate(judging, ignore).ok
+    changes: dict[str, Any] = {"work": str(tmp_path), "regression": str(questions), "device": "auto"}
+    (tmp_path / "nothing").mkdir()
+    taste = replace(TasteJob.read(good.folder / "taste.json"), adapter=str(tmp_path / "nothing"), **changes)
+    taste = replace(taste, rated=[replace(each, block=0) for each in taste.rated])
+    assert judge_taste(taste, ignore).ok
+    assert evaluate(replace(judging, candidate=judging.live, **changes), ignore).ok
     report = Report.read(tmp_path / "report.json")
     assert not report.accepted
     assert report.taste.gains == report.taste.contrasts == [0.0] * JUDGING

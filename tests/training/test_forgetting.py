@@ -128,25 +128,25 @@ def test_the_base_counts_as_well_as_the_live_model(bench: Bench) -> None:
 def test_without_rated_answers_nothing_is_decided(bench: Bench) -> None:
     """If no rated answer can judge the candidate, the facts are still examined, and the verdict is undecided."""
     bench.model("candidate")
-    report = bench.judge(rated=[])
+    bench.rated = []
+    report = bench.judge()
     assert report.facts.passed
     assert report.decision is Decision.UNDECIDED
     assert "too few rated answers to judge" in report.reason
 
 
-def test_each_model_is_loaded_once_if_nothing_is_in_doubt(bench: Bench) -> None:
-    """If no result is in doubt, each model is loaded only once.
+def test_no_job_loads_a_model_twice_if_nothing_is_in_doubt(bench: Bench) -> None:
+    """If no result is in doubt, each of the two jobs loads a model only once.
 
-    In the next evaluation, the base and live models' stored answers are reused, and the base model is not
-    loaded.
+    In the next evaluation, the base and live models' stored answers are reused.
     """
     bench.model("candidate")
     assert bench.judge().accepted
-    assert Forgetful.loads == ["live", "base", "candidate"]
+    assert Forgetful.loads == ["live", "base", "live", "candidate"]
     assert Forgetful.asked == {"base": 450, "live": 450, "candidate": 450}
     bench.model("candidate", 1400)
     assert bench.judge().accepted
-    assert Forgetful.loads == ["live", "candidate"]
+    assert Forgetful.loads == ["live", "base", "live", "candidate"]
     assert Forgetful.asked == {"live": 0, "candidate": 450}
 
 
@@ -329,12 +329,12 @@ def test_endless_answers_are_not_drawn_again(
     """Missing other answers are drawn up to three times, unless the model ends hardly any answer by itself."""
     drawn: list[int] = []
 
-    def finished(_: object, lessons: Sequence[Lesson], *__: object, **___: object) -> list[str | None]:
+    def draw(_: object, lessons: Sequence[Lesson]) -> list[tuple[str, bool]]:
         drawn.append(len(lessons))
         share = ended * len(lessons) // 32
-        return ["A mug."] * share + [None] * (len(lessons) - share)
+        return [("A mug.", number < share) for number in range(len(lessons))]
 
-    monkeypatch.setattr(Forgetful, "finished_answers", finished)
+    monkeypatch.setattr(Forgetful, "draw", draw)
     bench.model("candidate")
     bench.judge()
     assert sum(drawn) == draws

@@ -15,8 +15,11 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.pressure import FirstWords
 from tests.support.lessons import SYSTEM, drawn_lessons
 from training.data.llava import write_rows
+from training.evaluation_jobs import EvaluationJob
 from training.gate.judge_candidate import evaluate
-from training.job import EvaluationJob, ignore
+from training.gate.report import Taste
+from training.job import ignore
+from training.run_folder import TASTE
 from training.xtuner import vision_cache
 from training.xtuner.encoding import Encoder, load_tiles
 from training.xtuner.gpu_yield import GpuYield
@@ -150,6 +153,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     (questions / "a.png").write_bytes((tmp_path / "pictures" / lesson.pictures[0]).read_bytes())
     one = [{"image": "a.png", "question": "Which colour is it?", "expect": [["red"]]}]
     (questions / "questions.json").write_text(json.dumps(one))
+    Taste().write(tmp_path / TASTE)
     job = EvaluationJob(
         run="1",
         candidate=str(CHECKPOINT),

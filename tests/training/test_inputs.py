@@ -126,7 +126,7 @@ async def test_where_and_when_it_trains_is_no_news(room: Room) -> None:
 async def test_a_source_is_news_until_it_is_the_same_file(room: Room, tmp_path: Path) -> None:
     """A source gives a new run something to learn if it is new or its file has changed since the last run."""
     file = foodie(tmp_path / "food")
-    sources = {"sources": [{"path": str(file)}]}
+    sources: dict[str, Any] = {"sources": [{"path": str(file)}]}
     assert await since(room, **sources) is None
     await room.run(room.pipeline(**sources))
     assert await since(room, **sources) == 2

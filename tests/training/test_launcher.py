@@ -8,7 +8,9 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -122,7 +124,7 @@ async def test_cancelling_kills_the_worker(python: Path, tmp_path: Path) -> None
     with pytest.raises(asyncio.CancelledError):
         await training
     assert not alive(pid(tmp_path / "run"))
-    assert trainer.pid is None
+    assert trainer.pids == []
 
 
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
@@ -181,6 +183,26 @@ async def test_a_silent_worker_writes_its_stack(python: Path, tmp_path: Path) ->
     (work / "go").touch()
     assert (await training).ok
     assert len(heard) == 4
+    assert trainer.last_progress is None
+
+
+async def test_two_workers_report_separately(python: Path, tmp_path: Path) -> None:
+    """Of two workers that run at the same time, the one that has been silent for longer counts as the last progress."""
+    trainer = ChildTrainer(settings(python=str(python), silence=0.5))
+    heard: list[tuple[str, Progress]] = []
+    both = []
+    for name in ("first", "second"):
+        note = partial(lambda name, progress: heard.append((name, progress)), name)
+        both.append(asyncio.create_task(trainer.run(job(tmp_path / name, "pause"), note)))
+        await until(lambda: len(heard) == 3 * len(both))
+    assert len(trainer.pids) == 2
+    assert trainer.last_progress and trainer.last_progress.log == tmp_path / "first" / "finetune.log"
+    (tmp_path / "first" / "go").touch()
+    assert (await both[0]).ok
+    assert trainer.last_progress and trainer.last_progress.log == tmp_path / "second" / "finetune.log"
+    (tmp_path / "second" / "go").touch()
+    assert (await both[1]).ok
+    assert Counter(name for name, _ in heard) == {"first": 4, "second": 4}
     assert trainer.last_progress is None
 
 

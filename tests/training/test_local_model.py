@@ -16,7 +16,8 @@ from tests.support.small_checkpoints import write_small
 from training.adapter import WHOLE, Adapter
 from training.data.llava import Lesson
 from training.data.row_parser import check_pictures
-from training.gate.local_model import LocalModel, greedy
+from training.gate.answering_models import greedy
+from training.gate.local_model import LocalModel
 
 TOKENS = 12
 PHI3_SHORT = 110

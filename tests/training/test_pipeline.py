@@ -29,9 +29,10 @@ from tests.support.pipelines import COLOURS, Room
 from tests.training.test_resume import save
 from training.data.selection import HELD_OUT, TRAIN, WORSE
 from training.data.sources import ABOUT, SourceInfo
+from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
 from training.gate.run_summary_sheet import facts
-from training.job import EvaluationJob, Job, MergeJob, TrainingError
+from training.job import Job, MergeJob, TrainingError
 from training.model_card import CARD
 from training.pipeline import CHANGED, WITHDRAWN
 from training.run_folder import FEATURES, LOSSES, STATE
@@ -93,7 +94,7 @@ async def test_a_run_keeps_its_settings(room: Room) -> None:
     room.trainer.over.set()
     await running
     await room.run(pipeline)
-    assert [job.system for job in room.trainer.jobs] == [SYSTEM] * 3 + ["You are a cook."] * 3
+    assert [job.system for job in room.trainer.jobs] == [SYSTEM] * 4 + ["You are a cook."] * 4
 
 
 async def fill_up(room: Room) -> None:
@@ -106,13 +107,13 @@ async def fill_up(room: Room) -> None:
 async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Room) -> None:
     """Each block of answers judges a model that was trained only on the answers before the block.
 
-    The training job contains the number of rows before each block. The evaluation job contains the vote on
+    The training job contains the number of rows before each block. The job of the taste test contains the vote on
     each judging answer and the answer's sampling settings.
     """
     await fill_up(room)
     await room.run()
-    training, _, judging = room.trainer.jobs
-    assert isinstance(training, Job) and isinstance(judging, EvaluationJob)
+    training, _, judging, _ = room.trainer.jobs
+    assert isinstance(training, Job) and isinstance(judging, TasteJob)
     assert training.blocks == [7]
     assert [each.row for each in judging.rated] == [f"exchange-{number}" for number in range(8, 15)]
     assert {each.block for each in judging.rated} == {7}
@@ -121,9 +122,36 @@ async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Roo
     assert (first.temperature, first.top_p, first.top_k, first.max_new_tokens) == (0.8, 0.8, None, 512)
     assert (judging.attempt, judging.shown, judging.liked_of_shown) == (1, 14, 13)
     await room.run()
-    again = room.trainer.jobs[-1]
-    assert isinstance(again, EvaluationJob)
+    again = room.trainer.jobs[-2]
+    assert isinstance(again, TasteJob)
     assert again.attempt == 2, "each try makes the next one harder"
+
+
+async def test_a_run_asks_the_engines(room: Room) -> None:
+    """The taste test may ask the live model's engines, and the evaluation those of the candidate too.
+
+    The candidate's engine is started once the model is merged and the taste test has freed its memory.
+    """
+    started: list[tuple[str, int]] = []
+
+    class Serving:
+        def of(self, model: str, directory: Path) -> list[RunningEngine]:
+            if model == "run-1" and not started:
+                return []
+            return [RunningEngine(str(directory), model, f"http://{model}", "key", "cpu", None, 2, 60.0)]
+
+        async def start(self, model: str, directory: Path) -> None:
+            assert (directory / "model.safetensors").is_file()
+            started.append((model, len(room.trainer.jobs)))
+
+    await room.run(room.pipeline(engines=Serving()))
+    assert started == [("run-1", 3)]
+    _, merging, testing, judging = room.trainer.jobs
+    assert isinstance(merging, MergeJob) and isinstance(testing, TasteJob) and isinstance(judging, EvaluationJob)
+    assert [(each.name, each.directory) for each in testing.engines] == [("base", str(room.base))]
+    assert judging.engines == [*testing.engines, *Serving().of("run-1", Path(merging.out))]
+    assert EvaluationJob.from_json(judging.to_json()) == judging
+    assert TasteJob.from_json(testing.to_json()) == testing
 
 
 async def test_answers_of_another_model_cannot_judge_a_run(room: Room) -> None:
@@ -182,10 +210,12 @@ async def test_the_jobs_have_their_inputs(room: Room) -> None:
     The candidate is judged against the live model.
     """
     await room.run(room.pipeline(knobs={"learning_rate": 0.5}))
-    training, merging, judging = room.trainer.jobs
-    assert isinstance(training, Job) and isinstance(merging, MergeJob) and isinstance(judging, EvaluationJob)
+    training, merging, testing, judging = room.trainer.jobs
+    assert isinstance(training, Job) and isinstance(merging, MergeJob)
+    assert isinstance(testing, TasteJob) and isinstance(judging, EvaluationJob)
     assert (training.base, training.learning_rate, training.system) == (str(room.base), 0.5, SYSTEM)
     assert (merging.base, merging.adapter, merging.system) == (str(room.base), "adapter", SYSTEM)
+    assert (testing.base, testing.live, testing.adapter) == (str(room.base), str(room.base), "adapter")
     assert (judging.live, judging.candidate) == (str(room.base), merging.out)
 
 
@@ -336,7 +366,7 @@ async def test_a_model_that_is_held_back_is_kept_with_its_reason(
     assert verify(Path(model.directory)) == model.manifest_hash
 
 
-@pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
+@pytest.mark.parametrize("step", ["train", "merge", "taste", "evaluate"])
 async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
     """If a step fails, the run fails with the step's reason, no model appears, and another run can follow."""
     room.trainer.fails = step
@@ -426,7 +456,7 @@ async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
     assert not features.exists()
 
 
-@pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
+@pytest.mark.parametrize("step", ["train", "merge", "taste", "evaluate"])
 async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
     """A run can be cancelled at any step; it ends as cancelled and leaves no incomplete model.
 
@@ -494,11 +524,10 @@ async def test_answers_of_earlier_models_do_not_judge(room: Room) -> None:
     assert model is not None
     await room.ledger.promotions.make(model.id)
     await room.run()
-    judging = room.trainer.jobs[-1]
-    assert isinstance(judging, EvaluationJob)
-    assert judging.live == model.directory
-    assert (judging.rated, judging.attempt) == ([], 1)
-    training = room.trainer.jobs[-3]
+    training, _, testing, judging = room.trainer.jobs[-4:]
+    assert isinstance(testing, TasteJob) and isinstance(judging, EvaluationJob)
+    assert testing.live == judging.live == model.directory
+    assert (testing.rated, testing.attempt) == ([], 1)
     assert isinstance(training, Job)
     assert training.base == str(room.base), "always from the base, never from the last merge"
 

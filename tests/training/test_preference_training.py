@@ -139,8 +139,9 @@ def test_a_killed_training_keeps_its_reference(tmp_path: Path, warm_python: str,
     trainer = ChildTrainer(settings(python=warm_python))
 
     def kill(progress: Progress) -> None:
-        if progress.step == 5 and trainer.pid:
-            os.kill(trainer.pid, signal.SIGKILL)
+        if progress.step == 5:
+            for pid in trainer.pids:
+                os.kill(pid, signal.SIGKILL)
 
     assert "SIGKILL" in asyncio.run(trainer.run(job, kill)).reason
     assert curve(train(job, warm_python)) == pytest.approx(expected, rel=1e-2)

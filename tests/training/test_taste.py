@@ -9,10 +9,10 @@ import random
 
 import pytest
 
+from training.evaluation_jobs import Rated
 from training.evidence.combining import spent_alpha
 from training.gate.report import Decision, Taste
 from training.gate.taste import Gain, judge, weigh
-from training.job import Rated
 
 
 def gain(rng: random.Random, *, liked: bool, taste: float = 0.0, block: int = 6, rater: int = 0) -> Gain:

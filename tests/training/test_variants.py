@@ -135,8 +135,9 @@ def test_a_killed_training_resumes_in_two_processes(
     job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
 
     def kill(progress: Progress) -> None:
-        if progress.step == 6 and trainer.pid:
-            os.kill(trainer.pid, signal.SIGKILL)
+        if progress.step == 6:
+            for pid in trainer.pids:
+                os.kill(pid, signal.SIGKILL)
 
     assert "SIGKILL" in asyncio.run(trainer.run(job, kill)).reason
     heard: list[Progress] = []

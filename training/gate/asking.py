@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.command_jobs import AskingJob
 from training.data.llava import Lesson
+from training.gate.answering_models import greedy
 from training.job import TrainingError
 from training.worker import Say, StageProgress, use_device
 
@@ -23,7 +24,7 @@ def answers_of_each(
         TrainingError: A model cannot be loaded.
     """
     device = use_device(job.device, job.threads)
-    from training.gate.local_model import LocalModel, greedy
+    from training.gate.local_model import LocalModel
 
     steps = StageProgress(say, "answering", len(job.models) * len(lessons))
     images = Path(job.images)

@@ -13,20 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from storage.translatable_reason import Reason
+from training.evaluation_jobs import JudgingJob
 from training.evidence.facts import ERROR, decided, smallest_decidable_loss, upper_bound
 from training.gate import breakage
 from training.gate.factual_set import QuestionSet, drawn_set, own_set
 from training.gate.leading_questions import LEAST_ALLOWED, leading_set
 from training.gate.report import Drift, Loss
 from training.gate.respondent import Asked, Respondent
-from training.job import EvaluationJob
 from training.number_format import points
-
-if TYPE_CHECKING:
-    from training.gate.local_model import ModelSlot
 
 _SAMPLES: Final = 5
 
@@ -81,16 +78,16 @@ class Examination:
         enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)
         return next(enough, looks[-1])
 
-    def examine(self, candidate: Respondent, live: Respondent, base: Respondent, slot: ModelSlot) -> Examined:
+    def examine(self, candidate: Respondent, live: Respondent, base: Respondent) -> Examined:
         """Compare the candidate with the base model and the live model, which may be the same model."""
         losses: dict[Respondent, Loss] = {}
         undecided = list(dict.fromkeys((base, live)))
         for look in self.questions.looks:
             for model in (candidate, *undecided):
                 model.expect(self.questions, look)
-            answered = candidate.answer(self.questions, look, slot)
+            answered = candidate.answer(self.questions, look)
             for model in undecided:
-                losses[model] = self.loss(look, answered, model.answer(self.questions, look, slot))
+                losses[model] = self.loss(look, answered, model.answer(self.questions, look))
             undecided = [each for each in undecided if losses[each].passed is None]
             if not undecided or any(each.passed is False for each in losses.values()):
                 break
@@ -98,8 +95,8 @@ class Examination:
         return Examined(
             None if base is live else losses[base],
             losses[live],
-            candidate.answer(self.questions, compared, slot),
-            live.answer(self.questions, compared, slot),
+            candidate.answer(self.questions, compared),
+            live.answer(self.questions, compared),
         )
 
     def loss(self, look: int, candidate: Asked, reference: Asked) -> Loss:
@@ -184,7 +181,7 @@ class Examinations:
     leading: Examination
 
     @classmethod
-    def of(cls, job: EvaluationJob, drawn: Path) -> Self:
+    def of(cls, job: JudgingJob, drawn: Path) -> Self:
         """Return the examinations for a job; their pictures are drawn into the folder `drawn`."""
         facts = own_set(Path(job.regression)) if job.regression else drawn_set(drawn)
         allowed = job.max_loss_points
@@ -196,14 +193,14 @@ class Examinations:
             for each in (self.facts, self.leading):
                 model.expect(each.questions, each.opening)
 
-    def open(self, model: Respondent, slot: ModelSlot) -> None:
-        """Have the model answer the opening questions of both examinations while it is in memory."""
+    def open(self, model: Respondent) -> None:
+        """Have the model answer the opening questions of both examinations."""
         for each in (self.facts, self.leading):
-            model.answer(each.questions, each.opening, slot)
+            model.answer(each.questions, each.opening)
 
-    def examine(self, candidate: Respondent, live: Respondent, base: Respondent, slot: ModelSlot) -> Forgetting:
-        """Examine the candidate, loading a model again if a comparison needs more of its answers."""
-        facts = self.facts.examine(candidate, live, base, slot)
-        leading = self.leading.examine(candidate, live, base, slot)
+    def examine(self, candidate: Respondent, live: Respondent, base: Respondent) -> Forgetting:
+        """Examine the candidate, asking a model further questions if a comparison needs more of its answers."""
+        facts = self.facts.examine(candidate, live, base)
+        leading = self.leading.examine(candidate, live, base)
         drift = breakage.measure(facts.live + leading.live, facts.candidate + leading.candidate)
         return Forgetting(facts, leading, drift)

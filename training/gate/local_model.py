@@ -67,11 +67,6 @@ class TokenizedPrompt:
     token_ids: tuple[int, ...]
 
 
-def greedy(max_new_tokens: int) -> Sampling:
-    """Return sampling settings that always take the most likely token."""
-    return Sampling(temperature=0, max_new_tokens=max_new_tokens)
-
-
 class LocalModel:
     """A checkpoint loaded into this process, in bfloat16 on a GPU or in float32 on a CPU."""
 
@@ -166,13 +161,6 @@ class LocalModel:
     def answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, **options: Any) -> list[str]:
         """Return the model's answer to the last question of each lesson. The arguments are those of `generate`."""
         return [text for text, _ in self.generate(lessons, images, sampling, **options)]
-
-    def finished_answers(
-        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, **options: Any
-    ) -> list[str | None]:
-        """Answer as `answers` does, but return None for an answer that is empty or did not end by itself."""
-        produced = self.generate(lessons, images, sampling, **options)
-        return [text if text and ended else None for text, ended in produced]
 
     def _batches(self, prompts: Sequence[TokenizedPrompt], lengths: Sequence[int]) -> Iterator[slice]:
         """Split prompts into batches whose tokens, including padding, fit into memory.

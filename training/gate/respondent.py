@@ -1,6 +1,6 @@
 """Models that answer questions with known answers.
 
-A model is loaded only for questions that it has not answered before.
+A model is asked only questions that it has not answered before.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pydantic import TypeAdapter
 
 from storage.atomic_files import write_text
 from storage.model_store import content_hash
+from training.evaluation_jobs import JudgingJob
+from training.gate.answering_models import AnsweringModels
 from training.gate.factual_set import Question, QuestionSet
-from training.job import EvaluationJob
 from training.worker import StageProgress
-
-if TYPE_CHECKING:
-    from training.gate.local_model import ModelSlot
-
 
 FILES: Final = 12
 """The number of models whose answers are kept: the base model, the live model, and the last ones used."""
@@ -98,7 +95,9 @@ def _read(file: Path) -> dict[str, str]:
 class Respondent:
     """A model in a checkpoint directory that answers the questions of one evaluation."""
 
-    def __init__(self, directory: Path, kept: KeptAnswers, job: EvaluationJob, steps: StageProgress) -> None:
+    def __init__(
+        self, directory: Path, kept: KeptAnswers, job: JudgingJob, models: AnsweringModels, steps: StageProgress
+    ) -> None:
         """Prepare the model in `directory` for an evaluation, without loading it.
 
         `kept` contains the answers that the model has given before, and `steps` reports the progress of the
@@ -107,20 +106,20 @@ class Respondent:
         self.directory = directory
         self.kept = kept
         self._job = job
+        self._models = models
         self._steps = steps
 
     def expect(self, questions: QuestionSet, number: int) -> None:
         """Count the first `number` questions, except those answered before, as steps of the evaluation."""
         self._steps.more(len(self._missing(questions, number)))
 
-    def answer(self, questions: QuestionSet, number: int, slot: ModelSlot) -> Asked:
-        """Answer the first `number` questions, loading the model only if it has not answered all of them before."""
-        from training.gate.local_model import greedy
-
+    def answer(self, questions: QuestionSet, number: int) -> Asked:
+        """Answer the first `number` questions, those that the model has not answered before."""
         if missing := self._missing(questions, number):
             lessons = [each.lesson(questions.folder, self._job.system) for each in missing.values()]
-            sampling = greedy(self._job.max_new_tokens)
-            texts = slot.load(self.directory).answers(lessons, questions.folder, sampling, on_batch=self._steps.add)
+            texts = self._models.answers(
+                self.directory, lessons, questions.folder, self._job.max_new_tokens, self._steps.add
+            )
             self.kept.add(dict(zip(missing, texts, strict=True)))
         asked = questions.first(number)
         return Asked(tuple(asked), tuple(self.kept.answers[each.identity] for each in asked))
@@ -135,9 +134,9 @@ class Respondents:
     Directories with the same files count as one model, which answers each question once.
     """
 
-    def __init__(self, job: EvaluationJob, device: str, steps: StageProgress) -> None:
+    def __init__(self, job: JudgingJob, models: AnsweringModels, steps: StageProgress) -> None:
         self._job = job
-        self._device = device
+        self._models = models
         self._steps = steps
         self._known: dict[str, Respondent] = {}
 
@@ -150,8 +149,8 @@ class Respondents:
         job, content = self._job, content_hash(directory)
         if content not in self._known:
             folder = Path(job.answers) if job.answers else None
-            kept = KeptAnswers(folder, content, job.system, job.tiles, job.max_new_tokens, self._device)
-            self._known[content] = Respondent(directory, kept, job, self._steps)
+            kept = KeptAnswers(folder, content, job.system, job.tiles, job.max_new_tokens, self._models.kind)
+            self._known[content] = Respondent(directory, kept, job, self._models, self._steps)
         return self._known[content]
 
     def close(self) -> None:

@@ -14,11 +14,12 @@ from typing import Final
 
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
+from training.evaluation_jobs import EvaluationJob
 from training.gate.report import Effort, Loss, Report, Taste
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import LANGUAGES, Say, localised, words
-from training.job import DISLIKED, RATED, EvaluationJob
+from training.job import DISLIKED, RATED
 from training.number_format import clock, interval, percent, points, size
 from training.plots import draw_gains
 from training.run_folder import GAINS, PICTURE, SHEET

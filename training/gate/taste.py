@@ -3,9 +3,7 @@
 The models trained for a run's blocks score each rated answer by how much likelier they find it than the
 live model does. They score other answers, which the live model draws for the same prompt, in the same
 way. A taste is shown if liked answers gain more than the other answers, and disliked answers gain less
-(`training.evidence.taste_tests`). The other answers are drawn in this process, from the live model's weights
-with the sampling settings of the rated answer, so that they pass the same filters and put no load on the
-engine.
+(`training.evidence.taste_tests`). The other answers are drawn with the sampling settings of the rated answer.
 """
 
 from __future__ import annotations
@@ -23,15 +21,16 @@ from inference.messages import Sampling
 from storage.translatable_reason import Reason
 from training.data.judging_blocks import FEWEST
 from training.data.llava import Lesson
+from training.evaluation_jobs import Rated, TasteJob
 from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer
 from training.evidence.taste_tests import Labelled, Ranked, likes_everything, permutation_p_value, rank_p_value
+from training.gate.answering_models import AnsweringModels
 from training.gate.report import Decision, Taste
-from training.job import EvaluationJob, Rated
 from training.run_folder import ADAPTER, BLOCKS
 from training.worker import StageProgress
 
 if TYPE_CHECKING:
-    from training.gate.local_model import LocalModel, LogProbability, ModelSlot
+    from training.gate.local_model import LocalModel, LogProbability
 
 COMPARISONS: Final = 4
 """The number of other answers that are drawn for each prompt."""
@@ -77,12 +76,9 @@ class Gain:
 
 
 class TasteTest:
-    """The taste test of one evaluation.
+    """The taste test of one evaluation: call `open`, and then `judge`."""
 
-    Call `open` while the live model is in memory, and then `judge_blocks` and `judge_candidate`.
-    """
-
-    def __init__(self, job: EvaluationJob, lessons: Iterable[Lesson], steps: StageProgress) -> None:
+    def __init__(self, job: TasteJob, lessons: Iterable[Lesson], models: AnsweringModels, steps: StageProgress) -> None:
         """Select the job's rated answers whose rows have not been erased since the job was written.
 
         `steps` counts the answers that are drawn and scored.
@@ -93,25 +89,28 @@ class TasteTest:
         self._answers = [Judged(rated[each.name], each) for each in lessons if each.name in rated]
         self._before: list[list[LogProbability]] = []
         self._gains: list[Gain] = []
+        self._models = models
         self._steps = steps
         steps.more(2 * len(self._answers))
 
-    def open(self, live: LocalModel) -> None:
+    def open(self, live: Path) -> None:
         """Draw other answers from the live model, and have it score all answers."""
+        if not self._answers:
+            return
         import torch
 
         torch.manual_seed(int(self._job.run))
-        self._answers = _with_others(live, self._answers, self._images, self._steps)
-        self._before = self._score(live, self._answers)
+        self._answers = self._with_others(live)
+        self._before = self._score(self._models.slot.load(live), self._answers)
 
-    def judge_blocks(self, base: Path, slot: ModelSlot) -> None:
-        """Judge the model of each block by the answers in the block."""
-        for block in sorted({each.rated.block for each in self._answers} - {0}):
-            self._judge(slot.load_with(base, Path(self._job.work) / BLOCKS / str(block) / ADAPTER), block)
+    def judge(self, base: Path) -> None:
+        """Judge the model of each block by the answers in the block, and the candidate by the held-out answers.
 
-    def judge_candidate(self, candidate: LocalModel) -> None:
-        """Judge the candidate by the held-out answers."""
-        self._judge(candidate, 0)
+        The models are the model in `base` with the adapters merged into it.
+        """
+        for block in sorted({each.rated.block for each in self._answers}):
+            folder = Path(self._job.work) / BLOCKS / str(block) / ADAPTER if block else Path(self._job.adapter)
+            self._judge(self._models.slot.load_with(base, folder), block)
 
     def result(self) -> Taste:
         """Return the evidence on whether the gains follow the votes."""
@@ -125,10 +124,34 @@ class TasteTest:
             gains = [_gain(new, old) for new, old in zip(scores, self._before[number], strict=True)]
             self._gains.append(Gain(answer.rated, gains[0], tuple(gains[1:])))
 
+    def _with_others(self, live: Path) -> list[Judged]:
+        """Return the rated answers, each with other answers that the live model draws for the same prompt.
+
+        A rated answer whose sampling settings are unknown gets no other answers.
+        """
+        answers = self._answers
+        found: list[list[str]] = [[] for _ in answers]
+        alike: dict[Sampling | None, list[int]] = defaultdict(list)
+        for index, each in enumerate(answers):
+            alike[_sampling(each.rated)].append(index)
+        alike.pop(None, None)
+        for sampling, group in alike.items():
+            assert sampling is not None
+            for _ in range(_ROUNDS):
+                wanted = [index for index in group for _ in range(COMPARISONS - len(found[index]))]
+                self._steps.more(len(wanted))
+                prompts = [answers[index].lesson for index in wanted]
+                drawn = self._models.generate(live, prompts, self._images, sampling, self._steps.add)
+                finished = [text if ended else "" for text, ended in drawn]
+                for index, text in zip(wanted, finished, strict=True):
+                    if text:
+                        found[index].append(text)
+                if len(drawn) - finished.count("") < _HOPELESS * len(drawn):
+                    break
+        return [replace(each, others=tuple(others)) for each, others in zip(answers, found, strict=True)]
+
     def _score(self, model: LocalModel, answers: Sequence[Judged]) -> list[list[LogProbability]]:
         """Return the scores of each rated answer, followed by those of the other answers to its prompt."""
-        if not answers:
-            return []
         texts = [(each.lesson.turns[-1].text, *each.others) for each in answers]
         # Equal answers are scored once: in different rows of a batch, rounding would break the tie between them.
         rows = [(number, text) for number, own in enumerate(texts) for text in dict.fromkeys(own)]
@@ -140,31 +163,6 @@ class TasteTest:
 
 def _gain(new: LogProbability, old: LogProbability) -> float:
     return max(-CLIP, min(CLIP, (new.nats - old.nats) / old.tokens))
-
-
-def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, steps: StageProgress) -> list[Judged]:
-    """Return the rated answers, each with other answers that the model draws for the same prompt.
-
-    A rated answer whose sampling settings are unknown gets no other answers.
-    """
-    found: list[list[str]] = [[] for _ in answers]
-    alike: dict[Sampling | None, list[int]] = defaultdict(list)
-    for index, each in enumerate(answers):
-        alike[_sampling(each.rated)].append(index)
-    alike.pop(None, None)
-    for sampling, group in alike.items():
-        assert sampling is not None
-        for _ in range(_ROUNDS):
-            wanted = [index for index in group for _ in range(COMPARISONS - len(found[index]))]
-            steps.more(len(wanted))
-            prompts = [answers[index].lesson for index in wanted]
-            drawn = model.finished_answers(prompts, images, sampling, on_batch=steps.add)
-            for index, text in zip(wanted, drawn, strict=True):
-                if text is not None:
-                    found[index].append(text)
-            if len(drawn) - drawn.count(None) < _HOPELESS * len(drawn):
-                break
-    return [replace(each, others=tuple(others)) for each, others in zip(answers, found, strict=True)]
 
 
 def _sampling(rated: Rated) -> Sampling | None:

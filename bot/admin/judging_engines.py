@@ -1,0 +1,54 @@
+"""The engines that evaluations ask: the live model's, and one for the candidate, which answers no conversations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from bot.admin.model_switch import ModelSwitch
+from inference.engines.commands import concurrency, resolve
+from inference.messages import InferenceError
+from inference.serving.deployment import Deployment
+from inference.settings import InferenceSettings
+from training.evaluation_jobs import RunningEngine
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class JudgingEngines:
+    """The engines of a deployment, for the evaluations of a pipeline."""
+
+    deployment: Deployment
+    switch: ModelSwitch
+    settings: InferenceSettings
+
+    def of(self, model: str, directory: Path) -> list[RunningEngine]:
+        """Return the running engines of a model, each with half of its capacity; the other half is left to users."""
+        kind = resolve(self.settings)
+        return [
+            RunningEngine(
+                directory=str(directory),
+                name=model,
+                url=worker.client.base_url,
+                key=worker.key,
+                kind=kind,
+                tiles=self.settings.tiles,
+                at_once=max(1, concurrency(kind, self.settings, worker.cache_tokens) // 2),
+                token_timeout=self.settings.token_timeout,
+                first_words=str(self.deployment.first_words),
+            )
+            for worker in self.deployment.workers_of(model)
+        ]
+
+    async def start(self, model: str, directory: Path) -> None:
+        """Start the engine that will serve a candidate if it is accepted; without it, the evaluation loads the model.
+
+        The caller must call `ModelSwitch.hide` after the evaluation.
+        """
+        try:
+            await self.switch.show(model, directory)
+        except InferenceError as error:
+            log.warning("the candidate is evaluated without an engine", model=model, error=str(error))

@@ -1,0 +1,136 @@
+"""Models that answer the questions of an evaluation through engines, and what happens when an engine fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pytest
+
+from inference.internvl2.tiny import CHECKPOINT
+from inference.messages import Sampling
+from tests.support.cpu_serving import KEY, NAME, Served, started
+from tests.support.lessons import SYSTEM
+from training.data.llava import Lesson
+from training.evaluation_jobs import EvaluationJob, RunningEngine
+from training.gate.answering_models import AnsweringModels, greedy
+from training.gate.factual_set import drawn_set
+from training.gate.local_model import LocalModel
+from training.gate.served_model import ServedModel
+
+TOKENS = 24
+
+
+def engine(served: Served, **changes: Any) -> RunningEngine:
+    """Return how a job reaches a server."""
+    url = str(served.http.base_url)
+    made = RunningEngine(str(CHECKPOINT), NAME, url, KEY, "cpu", tiles=None, at_once=2, token_timeout=60)
+    return replace(made, **changes)
+
+
+def job(folder: Path, *engines: RunningEngine) -> EvaluationJob:
+    """Return a job of an evaluation in which the stand-in model is both the live model and the candidate."""
+    fields: dict[str, Any] = {"run": "1", "data": "", "images": "", "work": str(folder), "system": SYSTEM}
+    same = str(CHECKPOINT)
+    return EvaluationJob(**fields, live=same, candidate=same, device="cpu", threads=1, engines=list(engines))
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """A running CPU engine with the stand-in model."""
+    with started(CHECKPOINT) as server:
+        server.until_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Lesson], Path]:
+    """Factual questions about drawn pictures, and the folder of the pictures."""
+    folder = tmp_path_factory.mktemp("drawn")
+    return [each.lesson(folder, SYSTEM) for each in drawn_set(folder).first(6)], folder
+
+
+@pytest.fixture(scope="module")
+def expected(asked: tuple[list[Lesson], Path]) -> list[str]:
+    """The answers of the model itself, without an engine."""
+    return LocalModel(CHECKPOINT).answers(*asked, greedy(TOKENS))
+
+
+def test_an_engine_gives_the_model_s_answers(
+    served: Served, asked: tuple[list[Lesson], Path], expected: list[str]
+) -> None:
+    """Through an engine, a model gives the same answers; sampled ones can be repeated and differ from each other.
+
+    An answer that reached its maximum length has not ended by itself.
+    """
+    lessons, images = asked
+    done: list[int] = []
+    model = ServedModel([engine(served)], seed=1)
+    assert model.generate(lessons, images, greedy(TOKENS), done.append) == [(each, True) for each in expected]
+    assert sum(done) == len(lessons)
+    cut = model.generate(lessons[:1], images, greedy(1), done.append)
+    assert [each and each[1] for each in cut] == [False]
+    drawn = [
+        ServedModel([engine(served)], seed).generate([lessons[0]] * 6, images, Sampling(2.0, 1.0, 8), done.append)
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) > 1
+
+
+def test_questions_that_an_engine_leaves_open_are_answered_here(
+    tmp_path: Path, asked: tuple[list[Lesson], Path], expected: list[str]
+) -> None:
+    """If an engine dies during an evaluation, or cannot be reached at all, the model is loaded for the other questions.
+
+    Each question has one answer.
+    """
+    lessons, images = asked
+    done: list[int] = []
+    with started(CHECKPOINT) as served:
+        served.until_ready()
+        models = AnsweringModels(job(tmp_path, engine(served, at_once=1)))
+
+        def die(number: int) -> None:
+            done.append(number)
+            served.process.kill()
+
+        assert models.answers(CHECKPOINT, lessons, images, TOKENS, die) == expected
+        assert done[0] == 1 and sum(done) == len(lessons) and len(done) == 2, "one from the engine, the rest at once"
+        unreachable = AnsweringModels(job(tmp_path, engine(served)))
+    assert unreachable.has_engine(CHECKPOINT)
+    assert unreachable.answers(CHECKPOINT, lessons, images, TOKENS, done.append) == expected
+
+
+def test_a_question_waits_for_users(
+    tmp_path: Path, served: Served, asked: tuple[list[Lesson], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a user waits for the first token of an answer, the engine is asked nothing, but not for ever."""
+    lessons, images = asked
+    words, done = tmp_path / "first-words", list[bytes]()
+    words.write_bytes(b"\1")
+    model = ServedModel([engine(served, at_once=1, first_words=str(words))], seed=1)
+    monkeypatch.setattr("training.gate.served_model._MAX_PAUSE", 60)
+    free = Timer(0.3, words.write_bytes, [b"\0"])
+    free.start()
+    model.generate(lessons[:2], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
+    free.join()
+    assert done == [b"\0", b"\0"]
+    words.write_bytes(b"\1")
+    monkeypatch.setattr("training.gate.served_model._MAX_PAUSE", 0.1)
+    model.generate(lessons[:1], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
+    assert done[2] == b"\1", "a user who always waits does not stop the evaluation"
+
+
+def test_a_broken_question_is_not_the_engine_s_fault(served: Served, asked: tuple[list[Lesson], Path]) -> None:
+    """A question that the engine refuses has no answer, and the others are answered."""
+    lessons, images = asked
+    (images / "broken.png").write_bytes(b"no picture")
+    broken = replace(lessons[0].turns[0].pictures[0], sha256="broken.png")
+    refused = replace(lessons[0], turns=(replace(lessons[0].turns[0], pictures=(broken,)), *lessons[0].turns[1:]))
+    model = ServedModel([engine(served, at_once=1)], seed=1)
+    found = model.generate([refused, *lessons[:2]], images, greedy(TOKENS), lambda _: None)
+    assert [each is None for each in found] == [True, False, False]

@@ -1,0 +1,88 @@
+"""The models of an evaluation, which answer through their engines or, without one, are loaded into this process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.messages import Sampling
+from training.data.llava import Lesson
+from training.evaluation_jobs import JudgingJob, RunningEngine
+from training.gate.served_model import Generated, ServedModel
+from training.worker import use_device
+
+if TYPE_CHECKING:
+    from training.gate.local_model import ModelSlot
+
+
+def greedy(max_new_tokens: int) -> Sampling:
+    """Return sampling settings that always take the most likely token."""
+    return Sampling(temperature=0, max_new_tokens=max_new_tokens)
+
+
+class AnsweringModels:
+    """The models of one job of an evaluation, by checkpoint directory.
+
+    torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used.
+    """
+
+    def __init__(self, job: JudgingJob) -> None:
+        self._job = job
+        engines = defaultdict[Path, list[RunningEngine]](list)
+        for each in job.engines:
+            engines[Path(each.directory)].append(each)
+        self._served = {directory: ServedModel(found, seed=int(job.run)) for directory, found in engines.items()}
+
+    @cached_property
+    def slot(self) -> ModelSlot:
+        """The slot for models that are loaded into this process."""
+        from training.gate.local_model import ModelSlot
+        from training.xtuner.gpu_yield import GpuYield
+
+        return ModelSlot(device=self._device, tiles=self._job.tiles, gpu_yield=GpuYield.open(self._job.courtesy))
+
+    @cached_property
+    def _device(self) -> str:
+        return use_device(self._job.device, self._job.threads)
+
+    @property
+    def kind(self) -> str:
+        """What computes the answers: the kind of the engines or, if there are none, the device of this process."""
+        return self._job.engines[0].kind if self._job.engines else self._device
+
+    def has_engine(self, directory: Path) -> bool:
+        """Return whether an engine serves the model in `directory`."""
+        return directory in self._served
+
+    def generate(
+        self,
+        directory: Path,
+        lessons: Sequence[Lesson],
+        images: Path,
+        sampling: Sampling,
+        on_batch: Callable[[int], None],
+    ) -> list[Generated]:
+        """Have a model answer the last question of each lesson.
+
+        Questions that its engine does not answer, for example because it has crashed, are answered in this process.
+        `on_batch` is called with the number of further answers.
+        """
+        answers: list[Generated | None] = [None] * len(lessons)
+        if directory in self._served:
+            answers = self._served[directory].generate(lessons, images, sampling, on_batch)
+        missing = [number for number, each in enumerate(answers) if each is None]
+        if missing:
+            model = self.slot.load(directory)
+            chosen = [lessons[number] for number in missing]
+            for number, each in zip(missing, model.generate(chosen, images, sampling, on_batch=on_batch), strict=True):
+                answers[number] = each
+        return [each for each in answers if each is not None]
+
+    def answers(
+        self, directory: Path, lessons: Sequence[Lesson], images: Path, most: int, on_batch: Callable[[int], None]
+    ) -> list[str]:
+        """Return a model's most likely answers, of at most `most` tokens; otherwise as `generate`."""
+        return [text for text, _ in self.generate(directory, lessons, images, greedy(most), on_batch)]

@@ -1,0 +1,114 @@
+"""A model that answers questions through engines that serve it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from mimetypes import guess_type
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from inference.engines.http_client import HttpEngine
+from inference.messages import EngineCrashed, EngineUnavailable, InferenceError, Picture, Prompt, Sampling
+from training.data.llava import Lesson
+from training.evaluation_jobs import RunningEngine
+
+_POLL_SECONDS: Final = 0.02
+_MAX_PAUSE: Final = 1.0
+"""The longest pause in seconds before a question, so that users who always wait do not stop the evaluation."""
+
+Generated = tuple[str, bool]
+"""An answer, and whether it ended with an end token."""
+
+
+class ServedModel:
+    """One model behind one or more engines, which are asked nothing while a user waits for a first token.
+
+    `seed` makes sampled answers repeatable.
+    """
+
+    def __init__(self, engines: Sequence[RunningEngine], seed: int) -> None:
+        self._engines = engines
+        self._random = Random(seed)
+
+    def generate(
+        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_batch: Callable[[int], None]
+    ) -> list[Generated | None]:
+        """Answer the last question of each lesson; `on_batch` is called with 1 for each answer.
+
+        Returns:
+            The answer to each question, or None if the engine refused the question or has failed.
+        """
+        return asyncio.run(self._generate(lessons, images, sampling, on_batch))
+
+    async def _generate(
+        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_batch: Callable[[int], None]
+    ) -> list[Generated | None]:
+        answers: list[Generated | None] = [None] * len(lessons)
+        seeds = [self._random.getrandbits(31) for _ in lessons]
+        waiting = iter(range(len(lessons)))
+        clients = [
+            HttpEngine(
+                each.url, each.name, token_timeout=each.token_timeout, tiles=each.tiles, api_key=each.key, local=True
+            )
+            for each in self._engines
+        ]
+
+        async def ask(client: HttpEngine, first_words: str) -> None:
+            for number in waiting:
+                await _let_users_first(first_words)
+                prompt = _with_bytes(lessons[number].prompt, images)
+                prompt = replace(prompt, sampling=replace(sampling, seed=seeds[number]))
+                try:
+                    answers[number] = await _answer(client, prompt)
+                except (EngineCrashed, EngineUnavailable):
+                    return
+                except InferenceError:
+                    continue
+                on_batch(1)
+
+        try:
+            await asyncio.gather(
+                *(
+                    ask(client, each.first_words)
+                    for client, each in zip(clients, self._engines, strict=True)
+                    for _ in range(each.at_once)
+                )
+            )
+        finally:
+            for client in clients:
+                await client.aclose()
+        return answers
+
+
+async def _let_users_first(first_words: str) -> None:
+    for _ in range(round(_MAX_PAUSE / _POLL_SECONDS) if first_words else 0):
+        if Path(first_words).read_bytes() != b"\1":
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _answer(client: HttpEngine, prompt: Prompt) -> Generated:
+    async with aclosing(client.answer(prompt)) as deltas:
+        async for delta in deltas:
+            if delta.answer is not None:
+                return delta.answer.text.strip(), delta.answer.finish == "stop"
+    raise EngineCrashed("The engine's answer was incomplete.")
+
+
+def _with_bytes(prompt: Prompt, images: Path) -> Prompt:
+    """Return a lesson's prompt with the bytes of its pictures, which are files in the folder `images`."""
+    turns = [
+        replace(
+            turn,
+            pictures=tuple(
+                Picture.of((images / each.sha256).read_bytes(), guess_type(each.sha256)[0] or each.media_type)
+                for each in turn.pictures
+            ),
+        )
+        for turn in prompt.turns
+    ]
+    return replace(prompt, turns=tuple(turns))
