@@ -18,7 +18,12 @@ from storage.states import RunState
 from tests.support.community import Community, questions
 from tests.support.person import DOWN, UP, Person, button
 
-TRAINER_MODULES = ("training.xtuner.finetune", "training.merge", "training.gate.judge_candidate")
+TRAINER_MODULES = (
+    "training.xtuner.finetune",
+    "training.merge",
+    "training.gate.judge_taste",
+    "training.gate.judge_candidate",
+)
 PATIENCE = 180.0
 CALLS_FAIL = ("flood", "bad_gateway", "html_page", "reset_before", "reset_after", "cut_off", "delay")
 
