@@ -25,7 +25,7 @@ from bot.admin.notifications import Notifications
 from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.admin.schedule import Schedule
-from bot.admin.startup_checks import StartupChecks, settle_live_model
+from bot.admin.startup_checks import StartupChecks, refuse_missing_ray, settle_live_model
 from bot.admin.teacher_notes import TeacherNotes
 from bot.chat.answer_times import AnswerTimes
 from bot.chat.conversation import Conversation
@@ -107,6 +107,7 @@ class Application:
         stack = self._stack
         folder = self.settings.storage.dir.resolve()
         base = self.settings.inference.checkpoint().resolve()
+        await refuse_missing_ray(self.settings)
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
@@ -205,6 +206,7 @@ class Application:
             responder=responder,
             stale_questions=StaleQuestions(settings.chat.answer_hours),
             buttons=buttons,
+            notices=notices,
         )
         apologies = Apologies(bot, ledger, live_settings, translator, notices)
         inbox = Inbox(
@@ -244,6 +246,7 @@ class Application:
             "promotions": switch.serve,
             "deletions": erasure.settle,
             "canary": trials.look,
+            "model buttons": notices.model_buttons.remove_outdated,
             "notes": TeacherNotes(bot, ledger, conversation, translator).send,
             "watch": watch.look,
         }

@@ -24,6 +24,7 @@ from aiogram.methods import EditMessageText, TelegramMethod
 from aiogram.types import FSInputFile, InlineKeyboardMarkup, Message
 from cachetools import LRUCache, TTLCache
 
+from bot.admin.model_buttons import ModelButtons
 from bot.admin.progress import run_progress
 from bot.admin.run_outcome import outcome
 from bot.config import Settings
@@ -75,13 +76,18 @@ class _Notice:
 
 
 class Notifications:
-    """Sends notices to every admin, in the admin's own language."""
+    """Sends notices to every admin, in the admin's own language.
+
+    Attributes:
+        model_buttons: The buttons about models under the notices.
+    """
 
     def __init__(self, bot: Bot, settings: Settings, ledger: Ledger, translator: Translator) -> None:
         self._bot = bot
         self._admins = settings.telegram.admins
         self._ledger = ledger
         self._translator = translator
+        self.model_buttons = ModelButtons(bot, ledger)
         self._messages: LRUCache[int, dict[int, _Shown]] = LRUCache(RUNS_REMEMBERED)  # run → admin → message
         self._queues: dict[int, deque[_Notice]] = {}
         self._deliveries: dict[int, asyncio.Task[None]] = {}
@@ -141,8 +147,10 @@ class Notifications:
                 markup = one_button(say("✔ Approve"), Approve(model=model.id))
             shown, page = _in_language(say.language, picture), _in_language(say.language, sheet)
             name = f"run-{run.id}-{shown.name}" if shown else ""
-            if not (shown and await self._shown(admin, FSInputFile(shown, name), text, markup)):
-                await self._bot.send_message(admin, text, reply_markup=markup)
+            sent = await self._send_picture(admin, FSInputFile(shown, name), text, markup) if shown else None
+            sent = sent or await self._bot.send_message(admin, text, reply_markup=markup)
+            if model and markup:
+                self.model_buttons.add(admin, sent.message_id, model)
             if page:
                 await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
@@ -170,17 +178,34 @@ class Notifications:
             if await self._bot(edit):
                 messages[admin] = _Shown(shown.message, run.state, text)
 
-    async def _shown(self, admin: int, picture: FSInputFile, text: str, markup: InlineKeyboardMarkup | None) -> bool:
-        """Send a picture with `text` as its caption, and return whether it has certainly arrived.
+    async def _send_picture(
+        self, admin: int, picture: FSInputFile, text: str, markup: InlineKeyboardMarkup | None
+    ) -> Message | None:
+        """Send a picture with `text` as its caption, and return the message, or None if it may not have arrived.
 
-        If it is not certain, the caller sends the text as well: a duplicate is better than no message.
+        In that case the caller sends the text as well: a duplicate is better than no message.
         """
         try:
-            await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
+            return await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
         except Doubtful as error:
             log.warning("a picture may not have arrived", admin=admin, error=str(error))
-            return False
-        return True
+            return None
+
+    async def model_changed(self, model: Model, sentence: str, by: int | None = None) -> None:
+        """Queue a translatable message about a change of a model for every admin but the one who made it, `by`.
+
+        If the model is a canary now, the message has the buttons that promote or stop it.
+        """
+
+        async def tell(admin: int, say: Say) -> None:
+            if admin == by:
+                return
+            markup = canary_buttons(model.id, say) if model.state is ModelState.CANARY else None
+            sent = await self._bot.send_message(admin, say(sentence), reply_markup=markup)
+            if markup:
+                self.model_buttons.add(admin, sent.message_id, model)
+
+        self._queue_for_all(tell)
 
     async def alert(self, key: str, sentence: str, **values: object) -> bool:
         """Send the admins a translatable message about a problem, at most once an hour for each `key`.

@@ -16,10 +16,10 @@ from bot.admin.model_deletion import bytes_on_disk, model_files, refuse_in_use
 from bot.admin.model_switch import RESTING, refuse_harmful
 from bot.admin.progress import approval_text
 from bot.admin.refusals import CHANGED, AdminRefusal, refused
-from bot.i18n import Say
+from bot.i18n import Say, later
 from bot.web.charts import Chart, approval_chart, evidence_chart
 from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
-from bot.web.pages import OPERATOR, Pages
+from bot.web.pages import ANYBODY, OPERATOR, Pages
 from bot.web.security import read_form
 from storage.counts import Approval
 from storage.errors import UnknownRecord
@@ -29,6 +29,9 @@ from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
 _MODEL: Final = "/models/{model:[A-Za-z0-9][A-Za-z0-9._-]{0,99}}"
+ON_PAGE: Final = later("Changed on the Models page: {what}")
+ON_PAGE_BY: Final = later("Changed on the Models page by {name}: {what}")
+
 log = structlog.get_logger()
 
 
@@ -102,8 +105,10 @@ class ModelPages:
         async def work(_: OnProgress) -> Reason:
             model = await self.trials.approve(wanted, None)
             if model.state is ModelState.LIVE:
-                return Reason("{model} answers from now on.", model=wanted)
-            return Reason("{model} is a canary now.", model=wanted)
+                what = Reason("{model} was approved and answers from now on.", model=wanted)
+            else:
+                what = Reason("{model} was approved and is a canary now.", model=wanted)
+            return await self._announced(request, model, what)
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
@@ -114,7 +119,7 @@ class ModelPages:
         async def work(on_progress: OnProgress) -> Reason:
             confirmed = await self._confirmed(form)
             model = await self.trials.switch.promote(wanted, None, on_progress, confirmed=confirmed)
-            return Reason("{model} answers from now on.", model=model.id)
+            return await self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
@@ -126,7 +131,7 @@ class ModelPages:
             await self._refuse_changed(form)
             confirmed = await self._confirmed(form)
             model = await self.trials.switch.rollback(None, on_progress, confirmed=confirmed)
-            return Reason("{model} answers from now on.", model=model.id)
+            return await self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up the previous model…"), work)
 
@@ -135,8 +140,9 @@ class ModelPages:
         wanted = request.match_info["model"]
 
         async def work(_: OnProgress) -> Reason:
-            await self.trials.stop(wanted, None)
-            return Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
+            model = await self.trials.stop(wanted, None)
+            what = Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
+            return await self._announced(request, model, what)
 
         return await self._carry_out(request, Reason("Stopping {model}…", model=wanted), work)
 
@@ -158,9 +164,17 @@ class ModelPages:
 
         async def work(_: OnProgress) -> Reason:
             await self.trials.switch.delete(wanted)
-            return Reason("{model} was deleted.", model=wanted)
+            model = await self.ledger.models.get(wanted)
+            return await self._announced(request, model, Reason("{model} was deleted.", model=wanted))
 
         return await self._carry_out(request, Reason("Deleting {model}…", model=wanted), work)
+
+    async def _announced(self, request: web.Request, model: Model, what: Reason) -> Reason:
+        """Notify the admins of what was done with a model, and return it."""
+        name = request[OPERATOR].name
+        news = Reason(ON_PAGE, what=what) if name == ANYBODY else Reason(ON_PAGE_BY, name=name, what=what)
+        await self.trials.notices.model_changed(model, news)
+        return what
 
     async def _carry_out(self, request: web.Request, about: Reason, work: Work) -> web.Response:
         """Begin a change, and redirect to the page unless the change is refused within a moment."""

@@ -46,6 +46,9 @@ TRIGGERS: Final = {
     "command": later("command line"),
     "web": later("review page"),
 }
+ANYBODY: Final = "web"
+"""The name used for an operator who gave none."""
+
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 

@@ -164,7 +164,7 @@ async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:
 async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
     """The buttons on the end-of-run message stop or promote the canary at once.
 
-    A second tap gets the reply that the trial is over.
+    The buttons then disappear.
     """
     promoted = pressed == "✔ Promote"
     async with place.running(**TRIED):
@@ -174,15 +174,14 @@ async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
         await place.says(ADMIN, lambda found: words(found) == said)
         assert set(await answering(admin, range(100, 108))) == {"run-1" if promoted else BASE}
         assert await state(place, "run-1") is (ModelState.LIVE if promoted else ModelState.REJECTED)
-        await admin.taps("✖ Stop", message)
-        await place.says(ADMIN, lambda found: "run-1 isn't a canary right now" in words(found))
+        await place.loses_buttons(ADMIN, message)
 
 
 @pytest.mark.parametrize("share", [0.5, 0])
 async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> None:
     """With `training.approve`, a candidate answers no one until an admin presses the button to approve it.
 
-    A second tap changes nothing.
+    The button then disappears.
     """
     async with place.running(training={"canary": share, "approve": True}):
         admin = await taught(place)
@@ -194,8 +193,32 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
         await place.says(ADMIN, lambda found: said in words(found))
         assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
-        await admin.taps("✔ Approve", message)
-        await place.says(ADMIN, lambda found: "run-1 isn't waiting for approval." in words(found))
+        await place.loses_buttons(ADMIN, message)
+
+
+@pytest.mark.parametrize("pressed", ["✔ Approve", "✖ Stop"])
+async def test_a_tap_on_an_outdated_button_says_what_happened(place: WholeBot, pressed: str) -> None:
+    """A restarted bot no longer knows which messages have buttons, so an outdated one is removed when it is tapped.
+
+    The other admins are notified of what an admin does in the chat.
+    """
+    sections: dict[str, Any] = {
+        "training": {"canary": 0.5, "approve": pressed == "✔ Approve"},
+        "telegram": {"admins": [ADMIN, 8]},
+    }
+    other = await place.person(8, "Bob", "en")
+    async with place.running(**sections):
+        admin = await taught(place)
+        await admin.command("/retrain")
+        message = await place.says(ADMIN, lambda said: button(said, pressed) is not None)
+    async with place.running(**sections):
+        await other.command("/promote run-1")
+        news = await place.says(ADMIN, lambda found: words(found).startswith("Changed in the chat by Bob: "))
+        assert words(news).endswith("run-1 answers from now on.")
+        await admin.taps(pressed, message)
+        was = "waiting for approval" if pressed == "✔ Approve" else "a canary right now"
+        await place.says(ADMIN, lambda found: f"run-1 isn't {was}: it is live now." in words(found))
+        await place.loses_buttons(ADMIN, message)
 
 
 async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -173,10 +174,12 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     assert "backup" in finding_of(examine(settings), "ledger").cure
 
 
-def test_training_on_ray_needs_ray(tmp_path: Path) -> None:
-    """With training.engine = "ray" and the bot's own interpreter, the doctor says how to install Ray."""
-    found = finding_of(examine(settings_in(tmp_path, training={"engine": "ray"})), "ray")
-    assert not found.ok and "training.python" in found.cure
+@pytest.mark.parametrize("section", ["inference", "training"])
+def test_an_engine_on_ray_needs_ray(tmp_path: Path, section: str) -> None:
+    """With the engine `ray` and an interpreter without Ray, the doctor says how to install it."""
+    sections: dict[str, Any] = {section: {"engine": "ray", "python": str(tmp_path / "none")}}
+    found = finding_of(examine(settings_in(tmp_path, **sections)), "ray")
+    assert not found.ok and "make install-ray" in found.cure and f"{section}.python" in found.cure
 
 
 def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:

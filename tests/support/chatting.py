@@ -280,6 +280,7 @@ class RunningBot:
             times=AnswerTimes(),
             settings=live_settings,
         )
+        self.notices = Notifications(self.bot, settings, self.ledger, self.translator)
         recorded: Any = admin
         services = Services(
             live_settings=live_settings,
@@ -296,9 +297,9 @@ class RunningBot:
             responder=responder,
             stale_questions=StaleQuestions(settings.chat.answer_hours),
             buttons=self.buttons,
+            notices=self.notices,
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
-        self.notices = Notifications(self.bot, settings, self.ledger, self.translator)
         self.apologies = Apologies(self.bot, self.ledger, live_settings, self.translator, self.notices)
         self.inbox = Inbox(
             self.bot,

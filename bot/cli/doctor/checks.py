@@ -26,6 +26,7 @@ from bot.cli.doctor.model import answer_findings, model_findings
 from bot.config import Settings
 from bot.live_settings import LiveSettings, json_value
 from inference.engines.commands import Kind, resolve
+from inference.engines.ray_version import ray_cure, ray_version
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import StorageError
 from storage.file_permissions import open_to_others
@@ -101,26 +102,25 @@ def _packages(names: tuple[str, ...], cure: str) -> Iterator[Finding]:
             yield Finding(name, False, "not installed", cure)
 
 
-def _ray(section: str) -> Iterator[Finding]:
-    yield from _packages(("ray",), f'make install-ray, and set {section}.python to ".venv/ray/bin/python"')
+def _ray(section: str, python: str) -> Iterator[Finding]:
+    found = ray_version(python)
+    yield Finding("ray", bool(found), found or f"not installed for {python or sys.executable}", ray_cure(section))
 
 
 def _engine_packages(settings: Settings) -> Iterator[Finding]:
     kind = resolve(settings.inference)
-    if settings.inference.python:
-        return
     if kind is Kind.RAY:
-        yield from _ray("inference")
-    elif kind is not Kind.EXTERNAL:
+        yield from _ray("inference", settings.inference.python)
+    elif kind is not Kind.EXTERNAL and not settings.inference.python:
         yield from _packages(ENGINE_PACKAGES, "make install-gpu" if kind is Kind.LMDEPLOY else "make install")
 
 
 def _trainer_packages(settings: Settings) -> Iterator[Finding]:
+    if settings.training.engine == "ray":
+        yield from _ray("training", settings.training.python)
     if settings.training.python:
         return
     yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
-    if settings.training.engine == "ray":
-        yield from _ray("training")
     if settings.training.deepspeed:
         yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
 
