@@ -32,6 +32,19 @@ _MODEL: Final = "/models/{model:[A-Za-z0-9][A-Za-z0-9._-]{0,99}}"
 ON_PAGE: Final = later("Changed on the Models page: {what}")
 ON_PAGE_BY: Final = later("Changed on the Models page by {name}: {what}")
 
+HELP: Final = {
+    "approve": later(
+        "✔ Approve: the model is tried as a canary, or goes live at once if training.canary is 0 or two engines don't "
+        "fit."
+    ),
+    "switch": later("Switch: the model answers everyone from now on, without a trial."),
+    "promote": later("✔ Promote: the canary answers everyone from now on, without waiting for more votes."),
+    "stop": later("✖ Stop: the trial ends, the canary is rejected, and the live model answers everyone again."),
+    "back": later("↩ Back: the model that was live before answers everyone again."),
+    "delete": later("Delete: the model's files and its adapter are removed for good, so it can't answer again."),
+}
+"""What the buttons do."""
+
 log = structlog.get_logger()
 
 
@@ -87,6 +100,7 @@ class ModelPages:
         context: dict[str, Any] = {
             "entries": [each for each in entries if each.model.kept],
             "removed": [each for each in entries if not each.model.kept],
+            "help": [say(text) for action, text in HELP.items() if any(action in each.actions for each in entries)],
             "live": live,
             "trial": standing_text(trial, say) if trial else "",
             "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say) if trial else None,
@@ -201,7 +215,7 @@ class ModelPages:
 
 
 def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> list[str]:
-    """Return what can be done with a model now: "approve", "promote", "back", "stop" and "delete".
+    """Return what can be done with a model now: the keys of `HELP`.
 
     `previous` is the model that a rollback makes live, and `pending` contains those whose promotion is pending.
     """
@@ -209,7 +223,8 @@ def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> li
     if model.state is ModelState.CANDIDATE and model.kept:
         actions.append("approve")
     if ModelState.LIVE in MODEL_TRANSITIONS[model.state] and model.kept and _passes(refuse_harmful, model):
-        actions.append("back" if model.id == previous else "promote")
+        other = "promote" if model.state is ModelState.CANARY else "switch"
+        actions.append("back" if model.id == previous else other)
     if model.state is ModelState.CANARY:
         actions.append("stop")
     if model.kept and _passes(refuse_in_use, model, pending):

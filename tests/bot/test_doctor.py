@@ -50,6 +50,7 @@ async def test_some_settings_need_one_of_botfather(tmp_path: Path) -> None:
     for name in ("guest mode", "topics"):
         found = finding_of(findings, name)
         assert not found.ok and "@BotFather" in found.cure
+    assert "enable Guest Mode" in finding_of(findings, "guest mode").cure
 
 
 async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
@@ -71,7 +72,8 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
     findings = examine(settings_in(tmp_path, inference={"model": str(tmp_path / "model")}))
     model, token = finding_of(findings, "model"), finding_of(findings, "Telegram token")
     assert not model.ok and "model" in model.cure and "safetensors" in model.detail
-    assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
+    assert not token.ok and "thumbtune init" in token.cure and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
+    assert "thumbtune init" in finding_of(findings, "admins").cure
 
 
 def test_no_admin_is_a_warning(tmp_path: Path) -> None:

@@ -142,7 +142,9 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
     """With `training.approve` a candidate has a button that puts it into service."""
     async with opens(training={"canary": 0.5, "approve": True}) as desk:
         await trained(desk, ModelState.CANDIDATE)
-        assert labels(await desk.get(MODELS), "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
+        page = await desk.get(MODELS)
+        assert labels(page, "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
+        assert re.findall(r"<li>(.*?):", page) == ["✔ Approve", "Switch", "Delete"]
         await desk.post("/models/run-1/approve")
         assert "run-1 was approved and is a canary now." in await desk.get(MODELS)
         assert (await desk.ledger.models.get("run-1")).state is ModelState.CANARY
