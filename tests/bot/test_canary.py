@@ -181,7 +181,7 @@ async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
 async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> None:
     """With `training.approve`, a candidate answers no one until an admin presses the button to approve it.
 
-    The button then disappears.
+    The button then disappears, as do those of the canary once its trial is over.
     """
     async with place.running(training={"canary": share, "approve": True}):
         admin = await taught(place)
@@ -191,9 +191,13 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         assert await state(place, "run-1") is ModelState.CANDIDATE
         await admin.taps("✔ Approve", message)
         said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
-        await place.says(ADMIN, lambda found: said in words(found))
+        reply = await place.says(ADMIN, lambda found: said in words(found))
         assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
         await place.loses_buttons(ADMIN, message)
+        if share:
+            assert button(reply, "✖ Stop")
+            await admin.command("/promote run-1")
+            await place.loses_buttons(ADMIN, reply)
 
 
 @pytest.mark.parametrize("pressed", ["✔ Approve", "✖ Stop"])
