@@ -121,7 +121,7 @@ function hint() {
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
   const rateable = all.some((m) => m.reply_markup?.inline_keyboard?.flat().some((b) => b.text.includes("👍")));
   const admin = people.find((p) => p.admin);
-  const state = run(all, mine);
+  const state = run(all, mine), button = $("cast").textContent;
   const voted = votes?.cast > Number(sessionStorage.getItem("learned")) && !votes.running;
   $("hint").replaceChildren(...next());
 
@@ -139,7 +139,7 @@ function hint() {
     if (!sessionStorage.getItem("rated")) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
     if (!asked.some((m) => m.text)) return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
     if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
-    return bold("Rate a few more, or press {button} in the demo panel.", { button: $("cast").textContent });
+    return bold("Rate a few more, or press {button} in the demo panel.", { button });
   }
 }
 
