@@ -22,6 +22,7 @@ from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.notifications import Notifications
+from bot.admin.outdated_buttons import OutdatedButtons
 from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.admin.schedule import Schedule
@@ -246,7 +247,7 @@ class Application:
             "promotions": switch.serve,
             "deletions": erasure.settle,
             "canary": trials.look,
-            "model buttons": notices.model_buttons.remove_outdated,
+            "model buttons": OutdatedButtons(bot, ledger).remove,
             "notes": TeacherNotes(bot, ledger, conversation, translator).send,
             "watch": watch.look,
         }

@@ -24,7 +24,6 @@ from aiogram.methods import EditMessageText, TelegramMethod
 from aiogram.types import FSInputFile, InlineKeyboardMarkup, Message
 from cachetools import LRUCache, TTLCache
 
-from bot.admin.model_buttons import ModelButtons
 from bot.admin.progress import run_progress
 from bot.admin.run_outcome import outcome
 from bot.config import Settings
@@ -76,18 +75,13 @@ class _Notice:
 
 
 class Notifications:
-    """Sends notices to every admin, in the admin's own language.
-
-    Attributes:
-        model_buttons: The buttons about models under the notices.
-    """
+    """Sends notices to every admin, in the admin's own language."""
 
     def __init__(self, bot: Bot, settings: Settings, ledger: Ledger, translator: Translator) -> None:
         self._bot = bot
         self._admins = settings.telegram.admins
         self._ledger = ledger
         self._translator = translator
-        self.model_buttons = ModelButtons(bot, ledger)
         self._messages: LRUCache[int, dict[int, _Shown]] = LRUCache(RUNS_REMEMBERED)  # run → admin → message
         self._queues: dict[int, deque[_Notice]] = {}
         self._deliveries: dict[int, asyncio.Task[None]] = {}
@@ -150,7 +144,7 @@ class Notifications:
             sent = await self._send_picture(admin, FSInputFile(shown, name), text, markup) if shown else None
             sent = sent or await self._bot.send_message(admin, text, reply_markup=markup)
             if model and markup:
-                self.model_buttons.add(admin, sent.message_id, model)
+                await self._remember_buttons(sent, model)
             if page:
                 await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
@@ -191,6 +185,10 @@ class Notifications:
             log.warning("a picture may not have arrived", admin=admin, error=str(error))
             return None
 
+    async def _remember_buttons(self, message: Message, model: Model) -> None:
+        with suppress(StorageError):  # a tap on an outdated button says what happened to the model
+            await self._ledger.model_buttons.add(message.chat.id, message.message_id, model)
+
     async def model_changed(self, model: Model, sentence: str, by: int | None = None) -> None:
         """Queue a translatable message about a change of a model for every admin but the one who made it, `by`.
 
@@ -203,7 +201,7 @@ class Notifications:
             markup = canary_buttons(model.id, say) if model.state is ModelState.CANARY else None
             sent = await self._bot.send_message(admin, say(sentence), reply_markup=markup)
             if markup:
-                self.model_buttons.add(admin, sent.message_id, model)
+                await self._remember_buttons(sent, model)
 
         self._queue_for_all(tell)
 

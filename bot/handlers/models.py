@@ -118,7 +118,7 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
         tried = await request.services.trials.standing()
         await reply.finish(standing_text(tried, say) if tried else model.id, canary_buttons(model.id, say))
         if isinstance(sent := reply.messages[-1], int):
-            request.services.notices.model_buttons.add(reply.place.chat, sent, model)
+            await request.services.ledger.model_buttons.add(reply.place.chat, sent, model)
         await _announce(model, Reason("{model} was approved and is a canary now.", model=wanted), request)
     else:
         await reply.finish(say("{model} answers from now on.", model=wanted))

@@ -201,28 +201,34 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
 
 
 @pytest.mark.parametrize("pressed", ["✔ Approve", "✖ Stop"])
-async def test_a_tap_on_an_outdated_button_says_what_happened(place: WholeBot, pressed: str) -> None:
-    """A restarted bot no longer knows which messages have buttons, so an outdated one is removed when it is tapped.
+async def test_outdated_buttons_disappear(place: WholeBot, pressed: str) -> None:
+    """Buttons about a model disappear once its state has changed, across restarts, and the other admins are notified.
 
-    The other admins are notified of what an admin does in the chat.
+    A tap on an outdated button in a message that the bot does not remember says what happened to the model.
     """
-    sections: dict[str, Any] = {
-        "training": {"canary": 0.5, "approve": pressed == "✔ Approve"},
-        "telegram": {"admins": [ADMIN, 8]},
-    }
+    sections: dict[str, Any] = {"training": {"canary": 0.5, "approve": pressed == "✔ Approve"}}
+    sections["telegram"] = {"admins": [ADMIN, 8]}
     other = await place.person(8, "Bob", "en")
     async with place.running(**sections):
         admin = await taught(place)
         await admin.command("/retrain")
-        message = await place.says(ADMIN, lambda said: button(said, pressed) is not None)
+        forgotten = await place.says(ADMIN, lambda said: button(said, pressed) is not None)
+        remembered = await place.says(other.id, lambda said: button(said, pressed) is not None)
+        async with place.ledger() as ledger, asyncio.timeout(30):
+            while not await ledger.runs.is_settled(1):
+                await asyncio.sleep(0.02)
+            await ledger.model_buttons.remove(ADMIN, forgotten["message_id"])
     async with place.running(**sections):
         await other.command("/promote run-1")
         news = await place.says(ADMIN, lambda found: words(found).startswith("Changed in the chat by Bob: "))
         assert words(news).endswith("run-1 answers from now on.")
-        await admin.taps(pressed, message)
+        await place.loses_buttons(other.id, remembered)
+        await admin.taps(pressed, forgotten)
         was = "waiting for approval" if pressed == "✔ Approve" else "a canary right now"
         await place.says(ADMIN, lambda found: f"run-1 isn't {was}: it is live now." in words(found))
-        await place.loses_buttons(ADMIN, message)
+        await place.loses_buttons(ADMIN, forgotten)
+    async with place.ledger() as ledger:
+        assert await ledger.model_buttons.outdated() == []
 
 
 async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
