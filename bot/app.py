@@ -23,10 +23,11 @@ from bot.admin.judging_engines import JudgingEngines
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.notifications import Notifications
+from bot.admin.outdated_buttons import OutdatedButtons
 from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.admin.schedule import Schedule
-from bot.admin.startup_checks import StartupChecks, settle_live_model
+from bot.admin.startup_checks import StartupChecks, refuse_missing_ray, settle_live_model
 from bot.admin.teacher_notes import TeacherNotes
 from bot.chat.answer_times import AnswerTimes
 from bot.chat.conversation import Conversation
@@ -108,6 +109,7 @@ class Application:
         stack = self._stack
         folder = self.settings.storage.dir.resolve()
         base = self.settings.inference.checkpoint().resolve()
+        await refuse_missing_ray(self.settings)
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
@@ -207,6 +209,7 @@ class Application:
             responder=responder,
             stale_questions=StaleQuestions(settings.chat.answer_hours),
             buttons=buttons,
+            notices=notices,
         )
         apologies = Apologies(bot, ledger, live_settings, translator, notices)
         inbox = Inbox(
@@ -246,6 +249,7 @@ class Application:
             "promotions": switch.serve,
             "deletions": erasure.settle,
             "canary": trials.look,
+            "model buttons": OutdatedButtons(bot, ledger).remove,
             "notes": TeacherNotes(bot, ledger, conversation, translator).send,
             "watch": watch.look,
         }

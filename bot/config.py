@@ -174,7 +174,8 @@ def _read(path: Path | None) -> str:
     try:
         return "" if path is None and not source.exists() else source.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{source}: cannot be read ({error.strerror}); name the file with --config PATH") from error
+        cure = "name the file with --config PATH, or write one with thumbtune init"
+        raise ConfigError(f"{source}: cannot be read ({error.strerror}); {cure}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
 

@@ -51,6 +51,9 @@ _LIMITS: Final = {
     "less_than_equal": ("le", later("This must be at most {limit}.")),
 }
 
+EXAMPLE: Final = "12345678, -1001234567890"
+"""A user ID and a group ID as an operator writes them: every list in `CHANGEABLE` has IDs."""
+
 log = structlog.get_logger()
 
 
@@ -162,6 +165,14 @@ def _sentence(error: Mapping[str, Any], name: str) -> Reason:
     problem = str(error["msg"]).removeprefix("Value error, ")
     if error["loc"][:1] not in ((), (name,)):
         return Reason(f"{'.'.join(map(str, error['loc']))}: {problem}")
+    if len(error["loc"]) > 1:
+        return Reason(
+            "Entry {number} of the list, {entry}, is not an ID. Write user IDs and group IDs (negative) as whole "
+            "numbers with commas between them, for example: {example}",
+            number=error["loc"][1] + 1,
+            entry=f"“{error['input']}”",
+            example=EXAMPLE,
+        )
     if limit := _LIMITS.get(error["type"]):
         constraint, sentence = limit
         return Reason(sentence, limit=f"{error['ctx'][constraint]:g}")

@@ -34,6 +34,7 @@ from storage.inbox import Inbox
 from storage.integrity import database_faults
 from storage.menus import Menus
 from storage.migrations import migrate
+from storage.model_buttons import ModelButtons
 from storage.models import Models
 from storage.people import People
 from storage.personal_data import PersonalData
@@ -81,6 +82,7 @@ class Ledger:
         self.replies = Replies(writer, readers, clock)
         self.runs = Runs(writer, readers, clock)
         self.models = Models(writer, readers, clock)
+        self.model_buttons = ModelButtons(writer, readers, clock)
         self.promotions = Promotions(writer, readers, clock)
         self.canaries = Canaries(writer, readers, clock)
         self.duels = Duels(writer, readers, clock)

@@ -112,6 +112,7 @@ class PersonalData(Queries):
             if opted_out:
                 database.execute("INSERT INTO users(id, created, opted_out) VALUES (?, ?, 1)", (user, now))
             database.execute("DELETE FROM chats WHERE id = ? AND kind = 'private'", [user])
+            database.execute("DELETE FROM model_buttons WHERE chat = ?", [user])
             database.execute("UPDATE runs SET requested_by = NULL WHERE requested_by = ?", [user])
             database.execute('UPDATE promotions SET "by" = NULL WHERE "by" = ?', [user])
             _delete_pictures(database, pictures)

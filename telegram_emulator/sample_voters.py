@@ -53,7 +53,7 @@ class SampleVoters:
         self._conversations = conversations
         self._round = 0
         self._task: asyncio.Task[None] | None = None
-        self._state: Json = {"running": False, "done": 0, "total": 0, "ups": 0, "downs": 0, "error": ""}
+        self._state: Json = {"running": False, "done": 0, "total": 0, "ups": 0, "downs": 0, "cast": 0, "error": ""}
 
     @property
     def ready(self) -> bool:
@@ -64,7 +64,8 @@ class SampleVoters:
     def state(self) -> Json:
         """The progress of the current or last round.
 
-        The keys are running, done, total, ups, downs and error (empty unless the round failed).
+        The keys are running, done, total, ups, downs, cast (the votes of all rounds) and error (empty unless the round
+        failed).
         """
         return dict(self._state)
 
@@ -82,7 +83,7 @@ class SampleVoters:
             raise api_error("sample votes are already being cast", 409)
         script = list(self._conversations(self._round))
         self._round += 1
-        self._state = {"running": True, "done": 0, "total": 2 * len(script), "ups": 0, "downs": 0, "error": ""}
+        self._state |= {"running": True, "done": 0, "total": 2 * len(script), "ups": 0, "downs": 0, "error": ""}
         toss = random.Random(self._round)
         likes = (lambda _: toss.random() < 0.5) if coin else self._likes
         self._task = asyncio.create_task(self._cast(script, likes))
@@ -135,7 +136,7 @@ class SampleVoters:
             async with aclosing(events):
                 await anext(events)
         kind = "ups" if liked else "downs"
-        self._report(done=self._state["done"] + 1, **{kind: self._state[kind] + 1})
+        self._report(**{each: self._state[each] + 1 for each in ("done", "cast", kind)})
 
     async def _answer(self, voter: User, after: int) -> Json:
         """Wait for the bot's first message with vote buttons after the voter's last message, and return it.

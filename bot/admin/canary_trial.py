@@ -51,8 +51,16 @@ ROLLED_BACK: Final = later(
 RETURNED: Final = later(
     "{model} was rolled back; {live} is live again. {reason} No scheduled run will start until there are new votes."
 )
-NOT_CANDIDATE: Final = later("{model} isn't waiting for approval. /models shows the state of every model.")
-NOT_CANARY: Final = later("{model} isn't a canary right now. /models shows the state of every model.")
+NOT_CANDIDATE: Final = later("{model} isn't waiting for approval: {now}.")
+NOT_CANARY: Final = later("{model} isn't a canary right now: {now}.")
+NOW: Final = {
+    ModelState.CANDIDATE: later("it is waiting for approval"),
+    ModelState.UNDECIDED: later("its evaluation was undecided"),
+    ModelState.CANARY: later("it was approved already and is a canary now"),
+    ModelState.LIVE: later("it is live now"),
+    ModelState.RETIRED: later("another model has replaced it"),
+    ModelState.REJECTED: later("it was rejected ({reason})"),
+}
 STOPPED: Final = Reason("an admin stopped its trial")
 
 log = structlog.get_logger()
@@ -95,7 +103,7 @@ class Trials:
         """
         candidate = await self.ledger.models.get(model)
         if candidate.state is not ModelState.CANDIDATE:
-            raise AdminRefusal(Reason(NOT_CANDIDATE, model=model))
+            raise AdminRefusal(Reason(NOT_CANDIDATE, model=model, now=_now(candidate)))
         log.info("candidate approved", model=model, by=by)
         return await self.accept(candidate, by)
 
@@ -106,7 +114,7 @@ class Trials:
         """
         trial = await self.ledger.canaries.running()
         if trial is None or trial.model != model:
-            raise AdminRefusal(Reason(NOT_CANARY, model=model))
+            raise AdminRefusal(Reason(NOT_CANARY, model=model, now=_now(await self.ledger.models.get(model))))
         log.info("trial stopped", model=model, by=by)
         return await self.switch.end_trial(trial, Verdict.STOPPED, STOPPED)
 
@@ -158,6 +166,10 @@ class Trials:
         log.warning("promoted model rolled back", model=promotion.model, reason=reason)
         live = await self.switch.rollback(None, confirmed=True, why=reason)
         await self.notices.notify(RETURNED, model=promotion.model, live=live.id, reason=reason)
+
+
+def _now(model: Model) -> Reason:
+    return Reason(NOW[model.state], reason=model.reason)
 
 
 def fault_of_canary(status: Status, trial: Trial) -> Reason | None:

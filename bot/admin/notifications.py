@@ -141,8 +141,10 @@ class Notifications:
                 markup = one_button(say("✔ Approve"), Approve(model=model.id))
             shown, page = _in_language(say.language, picture), _in_language(say.language, sheet)
             name = f"run-{run.id}-{shown.name}" if shown else ""
-            if not (shown and await self._shown(admin, FSInputFile(shown, name), text, markup)):
-                await self._bot.send_message(admin, text, reply_markup=markup)
+            sent = await self._send_picture(admin, FSInputFile(shown, name), text, markup) if shown else None
+            sent = sent or await self._bot.send_message(admin, text, reply_markup=markup)
+            if model and markup:
+                await self._remember_buttons(sent, model)
             if page:
                 await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
@@ -170,17 +172,38 @@ class Notifications:
             if await self._bot(edit):
                 messages[admin] = _Shown(shown.message, run.state, text)
 
-    async def _shown(self, admin: int, picture: FSInputFile, text: str, markup: InlineKeyboardMarkup | None) -> bool:
-        """Send a picture with `text` as its caption, and return whether it has certainly arrived.
+    async def _send_picture(
+        self, admin: int, picture: FSInputFile, text: str, markup: InlineKeyboardMarkup | None
+    ) -> Message | None:
+        """Send a picture with `text` as its caption, and return the message, or None if it may not have arrived.
 
-        If it is not certain, the caller sends the text as well: a duplicate is better than no message.
+        In that case the caller sends the text as well: a duplicate is better than no message.
         """
         try:
-            await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
+            return await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
         except Doubtful as error:
             log.warning("a picture may not have arrived", admin=admin, error=str(error))
-            return False
-        return True
+            return None
+
+    async def _remember_buttons(self, message: Message, model: Model) -> None:
+        with suppress(StorageError):  # a tap on an outdated button says what happened to the model
+            await self._ledger.model_buttons.add(message.chat.id, message.message_id, model)
+
+    async def model_changed(self, model: Model, sentence: str, by: int | None = None) -> None:
+        """Queue a translatable message about a change of a model for every admin but the one who made it, `by`.
+
+        If the model is a canary now, the message has the buttons that promote or stop it.
+        """
+
+        async def tell(admin: int, say: Say) -> None:
+            if admin == by:
+                return
+            markup = canary_buttons(model.id, say) if model.state is ModelState.CANARY else None
+            sent = await self._bot.send_message(admin, say(sentence), reply_markup=markup)
+            if markup:
+                await self._remember_buttons(sent, model)
+
+        self._queue_for_all(tell)
 
     async def alert(self, key: str, sentence: str, **values: object) -> bool:
         """Send the admins a translatable message about a problem, at most once an hour for each `key`.

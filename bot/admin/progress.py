@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from bot.admin.names import line, named
 from bot.i18n import Say, later
 from storage.counts import Approval
 from storage.learning_records import Model, Run, TrainedOn
@@ -27,6 +28,15 @@ RUN_STATES: Final = {
     RunState.FAILED: later("failed"),
     RunState.CANCELLED: later("cancelled"),
 }
+
+CHECKED: Final = later("{done} of {total} rows checked")
+ANSWERS: Final = later("{done} of {total} answers")
+DONE_OF: Final = {
+    RunState.TRAINING: later("{done} of {total} training steps"),
+    RunState.MERGING: later("{done} of {total} weights merged"),
+    RunState.EVALUATING: ANSWERS,
+}
+"""What the steps of each stage are. The evaluation counts the answers that models give or score."""
 
 MODEL_STATES: Final = {
     ModelState.CANDIDATE: later("candidate"),
@@ -56,16 +66,27 @@ def run_progress(run: Run, say: Say) -> str:
     """
     lines = [say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))]
     if run.samples:
-        lines.append(say("Answers to learn from: {samples}", samples=run.samples))
-    if run.steps:
+        lines.append(line(named("samples", run.samples, say)))
+    if details := progress_details(run, say):
         done = min(run.step, run.steps)
         filled = BAR * done // run.steps
-        lines.append(f"{'▓' * filled}{'░' * (BAR - filled)} {100 * done // run.steps} % ({done}/{run.steps})")
-    if run.seconds_left is not None:
-        lines.append(say("Time left: {time}", time=clock(run.seconds_left)))
+        lines.append(f"{'▓' * filled}{'░' * (BAR - filled)} {100 * done // run.steps} % ({details[0]})")
+        lines += details[1:]
     if run.loss is not None:
         lines.append(say("Average loss over the last tenth of the steps: {loss}", loss=f"{run.loss:.3f}"))
     return "\n".join(lines)
+
+
+def progress_details(run: Run, say: Say) -> list[str]:
+    """Return what an active run has done of its present stage, and the time left, as far as they are known."""
+    if not run.steps or run.state not in DONE_OF:
+        return []
+    # The workers report a loss from the first training step on.
+    sentence = CHECKED if run.state is RunState.TRAINING and run.loss is None else DONE_OF[run.state]
+    details = [say(sentence, done=min(run.step, run.steps), total=run.steps)]
+    if run.seconds_left is not None:
+        details.append(say("Time left in this stage: {time}", time=clock(run.seconds_left)))
+    return details
 
 
 def held_back(models: Iterable[Model]) -> dict[str, Model]:
@@ -91,14 +112,14 @@ def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
     if RUN_TRANSITIONS[run.state]:
         return run_progress(run, say)
     if model := held.get(run.model or ""):
-        line = say("Run {run}: {state}", run=run.id, state=say(MODEL_STATES[model.state]))
-        return f"{line} ({say(model.reason)})" if model.reason else line
-    line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
+        text = say("Run {run}: {state}", run=run.id, state=say(MODEL_STATES[model.state]))
+        return f"{text} ({say(model.reason)})" if model.reason else text
+    text = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
     if run.reason and run.state is not RunState.CANCELLED:  # the reason would only repeat the state
-        line += f" ({say(run.reason)})"
+        text += f" ({say(run.reason)})"
     elif run.model:
-        line += f" → {run.model}"
-    return line
+        text += f" → {run.model}"
+    return text
 
 
 def model_state(model: Model, say: Say) -> str:

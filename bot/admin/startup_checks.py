@@ -1,4 +1,4 @@
-"""Check at startup which model is live, and whether its files and the ledger are intact.
+"""Check at startup which model is live, whether its files and the ledger are intact, and whether Ray is installed.
 
 File sizes are compared before the engine starts. File hashes and the ledger's pages are checked in the
 background, because reading gigabytes takes a long time. If the files of the live model have changed, the
@@ -8,6 +8,7 @@ base model replaces it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ import structlog
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.notifications import Notifications
 from bot.admin.refusals import AdminRefusal
+from bot.config import ConfigError, Settings
 from bot.i18n import later
+from inference.engines.ray_version import ray_cure, ray_version
 from inference.messages import InferenceError
 from storage.errors import StorageError
 from storage.integrity import quick_faults
@@ -52,6 +55,21 @@ log = structlog.get_logger()
 
 Trouble = tuple[str, Reason]
 """An alert to send: its key, by which repeated alerts are recognised, and its text."""
+
+
+async def refuse_missing_ray(settings: Settings) -> None:
+    """Raise `ConfigError` if an engine of the settings is `ray` and its interpreter has no Ray.
+
+    Its process would fail at every start.
+    """
+    inference, training = settings.inference, settings.training
+    for section, engine, python in (
+        ("inference", inference.engine, inference.python),
+        ("training", training.engine, training.python),
+    ):
+        if engine == "ray" and not await asyncio.to_thread(ray_version, python):
+            lacks = f"which {python or sys.executable} lacks"
+            raise ConfigError(f'{section}.engine = "ray" needs Ray, {lacks}: {ray_cure(section)}.')
 
 
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[Model, Trouble | None]:

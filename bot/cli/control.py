@@ -18,7 +18,8 @@ from rich.table import Table
 
 from bot.admin.canary_standing import standing, standing_text
 from bot.admin.model_switch import model_before
-from bot.admin.progress import held_back, outcome
+from bot.admin.names import NAMES, named
+from bot.admin.progress import held_back, outcome, progress_details
 from bot.admin.refusals import NOTHING_NEW, REJECTED
 from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
 from bot.config import Settings
@@ -28,7 +29,6 @@ from storage.learning_records import EQUAL_TRUST, Promotion, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
-from training.number_format import clock
 from training.run_plan import RunPlanner
 
 POLL_SECONDS: Final = 0.5
@@ -121,22 +121,21 @@ async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
 
 async def status(ledger: Ledger, running: bool, console: Console, *, trust: Trust = EQUAL_TRUST) -> None:
     """Print the live model, the canary, the amount of collected data, and the latest runs."""
+    say = Translator({}).to()
     console.print(f"bot: {'running' if running else 'not running'}")
     live = await ledger.models.live()
-    console.print(f"live model: {live.id if live else 'none yet; start the bot'}")
+    console.print(named("live", live.id if live else "none yet; start the bot", say))
     if found := await standing(ledger, trust):
-        console.print(standing_text(found, Translator({}).to()))
+        console.print(standing_text(found, say))
     for name, count in (await ledger.counts.totals()).items():
-        console.print(f"{name.replace('_', ' ')}: {count}")
-    table = Table("run", "state", "by", "pairs", "step", "average loss", "result", box=None)
+        console.print(named(name, count, say))
+    table = Table("run", "state", "started by", NAMES["samples"], "progress", "average loss", "result", box=None)
     held = held_back(await ledger.models.all())
     for run in await ledger.runs.latest(10):
         state, result = outcome(run, held)
         loss = "" if run.loss is None else f"{run.loss:.3f}"
-        step = f"{run.step}/{run.steps}" if run.steps else ""
-        if run.seconds_left is not None:
-            step += f", {clock(run.seconds_left)} left"
-        table.add_row(str(run.id), state, run.trigger, str(run.samples), step, loss, escape(result))
+        progress = "; ".join(progress_details(run, say))
+        table.add_row(str(run.id), state, run.trigger, str(run.samples), progress, loss, escape(result))
     if table.row_count:
         console.print(table)
 

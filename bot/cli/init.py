@@ -25,6 +25,7 @@ from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.terminal import notes
 from bot.config import DEFAULT_PATH, ConfigError, load_settings
+from bot.telegram.client import GUEST_MODE
 from inference.hub.listing import Hub
 from inference.internvl2.checkpoint_check import problems
 from inference.settings import TINY, InferenceSettings
@@ -62,6 +63,7 @@ def initialise(config: Path | None, console: Console) -> None:
     _write(path, tomlkit.dumps(document))
     console.print(f"{escape(str(path))} was written; only you can read it.")
     console.print(_group_advice(account))
+    console.print(_guest_advice(account), soft_wrap=True)
     console.print("Next: `thumbtune doctor` checks the installation, and `thumbtune run` starts the bot.")
 
 
@@ -189,3 +191,9 @@ def _group_advice(account: User) -> str:
     )
     join = "" if account.can_join_groups else " It cannot join groups yet: allow it with /setjoingroups in @BotFather."
     return f"In groups: {privacy}{join} To count reactions as votes, make it an administrator of the group."
+
+
+def _guest_advice(account: User) -> str:
+    """Say what the bot needs to answer in chats where it is not a member."""
+    mode = "Guest mode is on in @BotFather." if account.supports_guest_queries else f"Guest mode: {GUEST_MODE}."
+    return f"To answer in chats where it is not a member, it needs guest mode and chat.guests = true. {mode}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 from aiogram.exceptions import TelegramBadRequest
+from aiogram.filters.callback_data import CallbackData
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, TelegramObject
 
 from bot.handlers.request import Handler, Request
@@ -57,6 +58,24 @@ async def redraw(query: CallbackQuery, request: Request, text: str, markup: Inli
         await request.bot.edit_message_text(text, chat_id=chat, message_id=message, reply_markup=markup)
     except TelegramBadRequest as error:
         log.info("tapped message not redrawn", chat=chat, message=message, error=error.message)
+
+
+async def remove_buttons(query: CallbackQuery, request: Request, *data: CallbackData) -> None:
+    """Remove the buttons with the given callback data from the tapped message, and leave its other buttons."""
+    message = query.message
+    if not isinstance(message, Message) or message.reply_markup is None:
+        return
+    outdated = {each.pack() for each in data}
+    rows = [
+        [each for each in row if each.callback_data not in outdated] for row in message.reply_markup.inline_keyboard
+    ]
+    markup = InlineKeyboardMarkup(inline_keyboard=[row for row in rows if row])
+    try:
+        await request.bot.edit_message_reply_markup(
+            chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
+        )
+    except TelegramBadRequest as error:  # the buttons may be gone already
+        log.info("buttons not removed", chat=message.chat.id, message=message.message_id, error=error.message)
 
 
 async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -> tuple[Exchange, Message]:

@@ -19,10 +19,10 @@ from aiogram.types import CallbackQuery, Message
 from bot.admin.canary_standing import standing_text
 from bot.admin.progress import MODEL_STATES, approval_text, merging, model_state
 from bot.admin.refusals import CHANGED, REFUSALS, AdminRefusal, RejectedModel, refused
-from bot.handlers.callbacks import acknowledge
+from bot.handlers.callbacks import acknowledge, remove_buttons
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
-from bot.i18n import Say
+from bot.i18n import Say, later
 from bot.telegram.callback_data import Approve, Overrule, Promote, RollBack, StopCanary
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import canary_buttons, one_button, promote_buttons
@@ -30,9 +30,12 @@ from storage.counts import Approval
 from storage.errors import UnknownRecord
 from storage.learning_records import Model
 from storage.states import ModelState
+from storage.translatable_reason import Reason
 from training.job import Progress
 
 SHOW_SECONDS: Final = 1.0
+
+IN_CHAT: Final = later("Changed in the chat by {name}: {what}")
 
 OFFERED: Final = 8
 """How many of the newest models have a button; /promote takes any model."""
@@ -109,12 +112,18 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
         model = await request.services.trials.approve(wanted, request.user.id)
     except REFUSALS as refusal:
         await _settled_before(wanted, refusal, request)
+        await _remove_outdated(query, request, wanted, ModelState.CANDIDATE)
         return
     if model.state is ModelState.CANARY:
         tried = await request.services.trials.standing()
         await reply.finish(standing_text(tried, say) if tried else model.id, canary_buttons(model.id, say))
+        if isinstance(sent := reply.messages[-1], int):
+            await request.services.ledger.model_buttons.add(reply.place.chat, sent, model)
+        await _announce(model, Reason("{model} was approved and is a canary now.", model=wanted), request)
     else:
-        await _confirm(model.id, request)
+        await reply.finish(say("{model} answers from now on.", model=wanted))
+        await _announce(model, Reason("{model} was approved and answers from now on.", model=wanted), request)
+    await remove_buttons(query, request, Approve(model=wanted))
 
 
 async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: Request) -> None:
@@ -122,11 +131,32 @@ async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: 
     await acknowledge(query)
     wanted = callback_data.model
     try:
-        await request.services.trials.stop(wanted, request.user.id)
+        model = await request.services.trials.stop(wanted, request.user.id)
     except REFUSALS as refusal:
         await _settled_before(wanted, refusal, request)
+        await _remove_outdated(query, request, wanted, ModelState.CANARY)
         return
-    await request.reply.finish(request.say("{model} was stopped; the live model answers everyone again.", model=wanted))
+    what = Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
+    await request.reply.finish(request.say(what))
+    await _announce(model, what, request)
+    await remove_buttons(query, request, *_canary_data(wanted))
+
+
+async def _announce(model: Model, what: Reason, request: Request) -> None:
+    """Notify the other admins of what was done with a model."""
+    news = Reason(IN_CHAT, name=request.user.full_name, what=what)
+    await request.services.notices.model_changed(model, news, request.user.id)
+
+
+async def _remove_outdated(query: CallbackQuery, request: Request, model: str, state: ModelState) -> None:
+    """Remove the buttons about a candidate or a canary from the tapped message if the model's state has changed."""
+    with suppress(UnknownRecord):
+        if (await request.services.ledger.models.get(model)).state is not state:
+            await remove_buttons(query, request, Approve(model=model), *_canary_data(model))
+
+
+def _canary_data(model: str) -> tuple[Promote, StopCanary]:
+    return Promote(model=model), StopCanary(model=model)
 
 
 async def _settled_before(model: str, refusal: Exception, request: Request) -> None:
@@ -189,7 +219,7 @@ async def _promote(wanted: str, request: Request, *, confirmed: bool = False) ->
     except REFUSALS as refusal:
         await _refuse(refusal, request, back=False)
     else:
-        await _confirm(model.id, request)
+        await _confirm(model, request)
 
 
 async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
@@ -197,7 +227,7 @@ async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
     if delivery.attempt > 1:
         for promotion in await request.services.ledger.promotions.latest(10):
             if promotion.by == admin and promotion.done and promotion.created >= delivery.received:
-                await _confirm(promotion.model, request)
+                await _confirm(await request.services.ledger.models.get(promotion.model), request)
                 return
     await reply.show_partial(say("Warming up the previous model…"))
     try:
@@ -206,11 +236,13 @@ async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
     except REFUSALS as refusal:
         await _refuse(refusal, request, back=True)
     else:
-        await _confirm(model.id, request)
+        await _confirm(model, request)
 
 
-async def _confirm(model: str, request: Request) -> None:
-    await request.reply.finish(request.say("{model} answers from now on.", model=model))
+async def _confirm(model: Model, request: Request) -> None:
+    what = Reason("{model} answers from now on.", model=model.id)
+    await request.reply.finish(request.say(what))
+    await _announce(model, what, request)
 
 
 async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:

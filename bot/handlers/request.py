@@ -15,6 +15,7 @@ from bot.admin.canary_trial import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
+from bot.admin.notifications import Notifications
 from bot.admin.runs import Runs
 from bot.chat.conversation import Conversation
 from bot.chat.in_flight import InFlight
@@ -58,6 +59,7 @@ class Services:
     responder: Responder
     stale_questions: StaleQuestions
     buttons: RatingButtons
+    notices: Notifications
 
     @property
     def settings(self) -> Settings:

@@ -117,6 +117,8 @@ async def _dry_run(request: Request) -> str:
         )
     if counts.waiting:
         lines.append(f"{say(counts.waiting)}.")
+    if selection.undecided:
+        lines.append(f"⚠ {say(selection.undecided)}")
     if counts.limit:
         lines.append(f"⚠ {say(counts.limit)}")
     if isinstance(recipe, Path):

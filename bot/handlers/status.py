@@ -16,6 +16,7 @@ from aiogram.types import BufferedInputFile, Message
 
 from bot.admin.canary_standing import standing_text
 from bot.admin.monitoring import Overview
+from bot.admin.names import line, named
 from bot.admin.progress import SILENT, approval_text, run_line, silence
 from bot.admin.refusals import REFUSALS, refused
 from bot.admin.stats_chart import draw, most_asked
@@ -69,25 +70,18 @@ async def show(message: Message, command: CommandObject, request: Request) -> No
 def _status_lines(overview: Overview, say: Say) -> list[str]:
     engine, counts = overview.engine, overview.counts
     lines = [
-        say("Model: {model}", model=overview.live or "–"),
+        line(named("live", overview.live or "–", say)),
         *([standing_text(overview.canary, say)] if overview.canary else []),
-        say(
-            "Engine: {kind}, {state}; answers in progress: {in_flight}, waiting: {waiting}, restarts: {restarts}",
-            kind=engine.engine,
-            state=say(ENGINE_STATES[engine.state]),
-            in_flight=engine.in_flight,
-            waiting=engine.waiting,
-            restarts=engine.restarts,
+        line(
+            say("engine: {kind}, {state}", kind=engine.engine, state=say(ENGINE_STATES[engine.state])),
+            named("in_flight", engine.in_flight, say),
+            named("waiting", engine.waiting, say),
+            named("restarts", engine.restarts, say),
         ),
         *([_stats_line(engine.stats, say)] if engine.stats.answered else []),
         *(node_line(node, say) for node in engine.nodes if len(engine.nodes) > 1),
-        say(
-            "Answers: {exchanges}, liked: {ups}, disliked: {downs}",
-            exchanges=counts.get("exchanges", 0),
-            ups=counts.get("ups", 0),
-            downs=counts.get("downs", 0),
-        ),
-        say("People: {users}, pictures: {pictures}", users=counts.get("users", 0), pictures=counts.get("pictures", 0)),
+        line(*(named(name, counts.get(name, 0), say) for name in ("exchanges", "ups", "downs"))),
+        line(*(named(name, counts.get(name, 0), say) for name in ("users", "pictures"))),
     ]
     if overview.changed:
         changed = ", ".join(f"{key} = {_shortened(value)}" for key, value in overview.changed.items())
@@ -120,7 +114,7 @@ def _schedule_lines(overview: Overview, say: Say) -> list[str]:
 
 
 def _next_line(time: datetime, say: Say) -> str:
-    return say("Next run: {time}", time=f"{time:%Y-%m-%d %H:%M %Z}".strip())
+    return line(named("next_run", f"{time:%Y-%m-%d %H:%M %Z}".strip(), say))
 
 
 def _stats_line(stats: EngineStats, say: Say) -> str:
@@ -135,7 +129,7 @@ def _stats_line(stats: EngineStats, say: Say) -> str:
 
 def node_line(node: NodeStatus, say: Say) -> str:
     """Return the status of a replica as text, followed by its last error if the replica is not ready."""
-    line = say(
+    text = say(
         "· {node}: {state}, {model}; answers in progress: {in_flight}, chats: {chats}",
         node=node.name,
         state=say("out of service") if node.away else say(ENGINE_STATES[node.state]),
@@ -144,8 +138,8 @@ def node_line(node: NodeStatus, say: Say) -> str:
         chats=node.chats,
     )
     if node.stats.answered:
-        line += f"\n  {_stats_line(node.stats, say)}"
-    return line if node.state is State.READY or not node.last_error else f"{line}\n  {node.last_error.splitlines()[0]}"
+        text += f"\n  {_stats_line(node.stats, say)}"
+    return text if node.state is State.READY or not node.last_error else f"{text}\n  {node.last_error.splitlines()[0]}"
 
 
 async def stats(message: Message, command: CommandObject, request: Request) -> None:

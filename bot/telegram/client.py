@@ -54,7 +54,12 @@ from bot.settings import TelegramSettings
 from bot.telegram.rate_limit import ChatLimiter, RateLimiter
 from bot.telegram.sliding_window import Priority
 
-TOKEN_CURE: Final = "ask @BotFather for one and set THUMBTUNE_TELEGRAM__TOKEN"
+TOKEN_CURE: Final = "get one from @BotFather, and run thumbtune init or set THUMBTUNE_TELEGRAM__TOKEN"
+GUEST_MODE: Final = (
+    "open the bot's settings in @BotFather's Mini App (https://t.me/BotFather?startapp) and enable Guest Mode"
+)
+"""Where guest mode is turned on (https://core.telegram.org/bots/features#guest-bots)."""
+
 CALL_SECONDS: Final = 30.0
 MAX_RETRY_SECONDS: Final = 60.0
 MAX_FLOOD_SECONDS: Final = 900.0

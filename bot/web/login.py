@@ -20,7 +20,7 @@ from cachetools import TTLCache
 from yarl import URL
 
 from bot.settings import WebSettings
-from bot.web.pages import OPERATOR, Operator, Pages, local_path
+from bot.web.pages import ANYBODY, OPERATOR, Operator, Pages, local_path
 from bot.web.security import (
     IN_TELEGRAM,
     Network,
@@ -39,9 +39,6 @@ COOKIE: Final = "thumbtune"
 SESSION_SECONDS: Final = 12 * 3600
 SESSIONS: Final = 1000
 NAME_CHARACTERS: Final = 40
-ANYBODY: Final = "web"
-"""The name used for an operator who gave none."""
-
 FAILURES: Final = 5
 """The number of wrong passwords after which an address has to wait."""
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from bot.admin.progress import merging
+from bot.admin.progress import ANSWERS, merging
 from bot.admin.refusals import REFUSALS, RejectedModel, refused
 from bot.i18n import Say
 from storage.translatable_reason import Reason
@@ -69,7 +69,7 @@ class Change:
             return say(self.done or self.about)
         if self.progress.stage == "merging":
             return merging(self.progress, say)
-        return f"{say(self.about)} {self.progress.step}/{self.progress.steps}"
+        return f"{say(self.about)} {say(ANSWERS, done=self.progress.step, total=self.progress.steps)}"
 
     async def carry_out(self, work: Work) -> None:
         """Do the work and record the outcome."""

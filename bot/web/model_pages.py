@@ -16,10 +16,10 @@ from bot.admin.model_deletion import bytes_on_disk, model_files, refuse_in_use
 from bot.admin.model_switch import RESTING, refuse_harmful
 from bot.admin.progress import approval_text
 from bot.admin.refusals import CHANGED, AdminRefusal, refused
-from bot.i18n import Say
+from bot.i18n import Say, later
 from bot.web.charts import Chart, approval_chart, evidence_chart
 from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
-from bot.web.pages import OPERATOR, Pages
+from bot.web.pages import ANYBODY, OPERATOR, Pages
 from bot.web.security import read_form
 from storage.counts import Approval
 from storage.errors import UnknownRecord
@@ -29,6 +29,22 @@ from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
 _MODEL: Final = "/models/{model:[A-Za-z0-9][A-Za-z0-9._-]{0,99}}"
+ON_PAGE: Final = later("Changed on the Models page: {what}")
+ON_PAGE_BY: Final = later("Changed on the Models page by {name}: {what}")
+
+HELP: Final = {
+    "approve": later(
+        "✔ Approve: the model is tried as a canary, or goes live at once if training.canary is 0 or two engines don't "
+        "fit."
+    ),
+    "switch": later("Switch: the model answers everyone from now on, without a trial."),
+    "promote": later("✔ Promote: the canary answers everyone from now on, without waiting for more votes."),
+    "stop": later("✖ Stop: the trial ends, the canary is rejected, and the live model answers everyone again."),
+    "back": later("↩ Back: the model that was live before answers everyone again."),
+    "delete": later("Delete: the model's files and its adapter are removed for good, so it can't answer again."),
+}
+"""What the buttons do."""
+
 log = structlog.get_logger()
 
 
@@ -84,6 +100,7 @@ class ModelPages:
         context: dict[str, Any] = {
             "entries": [each for each in entries if each.model.kept],
             "removed": [each for each in entries if not each.model.kept],
+            "help": [say(text) for action, text in HELP.items() if any(action in each.actions for each in entries)],
             "live": live,
             "trial": standing_text(trial, say) if trial else "",
             "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say) if trial else None,
@@ -102,8 +119,10 @@ class ModelPages:
         async def work(_: OnProgress) -> Reason:
             model = await self.trials.approve(wanted, None)
             if model.state is ModelState.LIVE:
-                return Reason("{model} answers from now on.", model=wanted)
-            return Reason("{model} is a canary now.", model=wanted)
+                what = Reason("{model} was approved and answers from now on.", model=wanted)
+            else:
+                what = Reason("{model} was approved and is a canary now.", model=wanted)
+            return await self._announced(request, model, what)
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
@@ -114,7 +133,7 @@ class ModelPages:
         async def work(on_progress: OnProgress) -> Reason:
             confirmed = await self._confirmed(form)
             model = await self.trials.switch.promote(wanted, None, on_progress, confirmed=confirmed)
-            return Reason("{model} answers from now on.", model=model.id)
+            return await self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
@@ -126,7 +145,7 @@ class ModelPages:
             await self._refuse_changed(form)
             confirmed = await self._confirmed(form)
             model = await self.trials.switch.rollback(None, on_progress, confirmed=confirmed)
-            return Reason("{model} answers from now on.", model=model.id)
+            return await self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up the previous model…"), work)
 
@@ -135,8 +154,9 @@ class ModelPages:
         wanted = request.match_info["model"]
 
         async def work(_: OnProgress) -> Reason:
-            await self.trials.stop(wanted, None)
-            return Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
+            model = await self.trials.stop(wanted, None)
+            what = Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
+            return await self._announced(request, model, what)
 
         return await self._carry_out(request, Reason("Stopping {model}…", model=wanted), work)
 
@@ -158,9 +178,17 @@ class ModelPages:
 
         async def work(_: OnProgress) -> Reason:
             await self.trials.switch.delete(wanted)
-            return Reason("{model} was deleted.", model=wanted)
+            model = await self.ledger.models.get(wanted)
+            return await self._announced(request, model, Reason("{model} was deleted.", model=wanted))
 
         return await self._carry_out(request, Reason("Deleting {model}…", model=wanted), work)
+
+    async def _announced(self, request: web.Request, model: Model, what: Reason) -> Reason:
+        """Notify the admins of what was done with a model, and return it."""
+        name = request[OPERATOR].name
+        news = Reason(ON_PAGE, what=what) if name == ANYBODY else Reason(ON_PAGE_BY, name=name, what=what)
+        await self.trials.notices.model_changed(model, news)
+        return what
 
     async def _carry_out(self, request: web.Request, about: Reason, work: Work) -> web.Response:
         """Begin a change, and redirect to the page unless the change is refused within a moment."""
@@ -187,7 +215,7 @@ class ModelPages:
 
 
 def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> list[str]:
-    """Return what can be done with a model now: "approve", "promote", "back", "stop" and "delete".
+    """Return what can be done with a model now: the keys of `HELP`.
 
     `previous` is the model that a rollback makes live, and `pending` contains those whose promotion is pending.
     """
@@ -195,7 +223,8 @@ def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> li
     if model.state is ModelState.CANDIDATE and model.kept:
         actions.append("approve")
     if ModelState.LIVE in MODEL_TRANSITIONS[model.state] and model.kept and _passes(refuse_harmful, model):
-        actions.append("back" if model.id == previous else "promote")
+        other = "promote" if model.state is ModelState.CANARY else "switch"
+        actions.append("back" if model.id == previous else other)
     if model.state is ModelState.CANARY:
         actions.append("stop")
     if model.kept and _passes(refuse_in_use, model, pending):

@@ -13,7 +13,8 @@ import jinja2
 from aiohttp import web
 
 from bot.admin.canary_standing import standing_text
-from bot.admin.progress import MODEL_STATES, RUN_STATES, SILENT, model_state, outcome
+from bot.admin.names import NAMES
+from bot.admin.progress import MODEL_STATES, RUN_STATES, SILENT, model_state, outcome, progress_details
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import REASONS, THUMBS
 from bot.web.card_query import DECISIONS
@@ -24,28 +25,15 @@ LANGUAGE: Final = "language"
 """The name of the query parameter and of the cookie that hold the language chosen on a page."""
 
 YEAR_SECONDS: Final = 365 * 86_400
-COUNTED: Final = {
-    "users": later("people"),
-    "chats": later("chats"),
-    "sessions": later("conversations"),
-    "exchanges": later("answers"),
-    "pictures": later("pictures"),
-    "votes": later("votes"),
-    "ups": later("liked"),
-    "downs": later("disliked"),
-    "runs": later("runs"),
-    "runs_failed": later("failed runs"),
-    "models": later("models"),
-    "updates_pending": later("updates in the queue"),
-    "updates_set_aside": later("dead letters"),
-    "replies_doubtful": later("unconfirmed replies"),
-}
 TRIGGERS: Final = {
     "admin": later("admin"),
     "schedule": later("schedule"),
     "command": later("command line"),
     "web": later("review page"),
 }
+ANYBODY: Final = "web"
+"""The name used for an operator who gave none."""
+
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
@@ -89,9 +77,10 @@ class Pages:
             "standing": standing_text,
             "size": size,
             "model_state": model_state,
+            "details": progress_details,
         }
         environment.globals |= {
-            "counted": COUNTED,
+            "names": NAMES,
             "run_states": RUN_STATES | MODEL_STATES,
             "triggers": TRIGGERS,
             "silent": SILENT,

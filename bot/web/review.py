@@ -61,12 +61,21 @@ class ReviewPages:
             "models": await cards.models(),
             "groups": await cards.groups(),
             "here": here,
+            "doubt": await self._doubt(chosen) if liked else "",
             "notice": "",
             "again": False,
             **await card_page(self.ledger, request, chosen),
             **notice,
         }
         return self.pages.render(request, "review.html", status=status, **context)
+
+    async def _doubt(self, chosen: CardFilter) -> str:
+        """Return why a run on the selected cards would be refused or end undecided; empty if neither is certain."""
+        try:
+            plan = await self.runs.plan(frozenset(await self.ledger.review_cards.kept(chosen)))
+        except REFUSALS as refusal:
+            return str(refusal)
+        return plan.selection.undecided or ""
 
     async def decide(self, request: web.Request) -> web.Response:
         """Record a decision on a lesson, and return to the card."""

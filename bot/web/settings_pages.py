@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from bot.admin.refusals import refused
 from bot.config import ConfigError, Settings
 from bot.config_file import Origin, descriptions
-from bot.live_settings import CHANGEABLE, LiveSettings, json_value
+from bot.live_settings import CHANGEABLE, EXAMPLE, LiveSettings, json_value
 from bot.web.pages import OPERATOR, Pages
 from bot.web.security import read_form
 from storage.errors import StorageError
@@ -43,6 +43,7 @@ class Entry:
         is_default: Whether that value is the default.
         change: The change that is in force instead, if there is one.
         text: The text in the form.
+        example: What a list looks like in the form; empty for other settings.
         kind: The form's field: "line", "text" or "choice"; empty if the setting cannot change while the bot runs.
         wrong: Why the submitted text is not valid.
     """
@@ -54,6 +55,7 @@ class Entry:
     is_default: bool
     change: SettingChange | None
     text: str
+    example: str
     kind: str
     wrong: str
 
@@ -148,6 +150,7 @@ class SettingsPages:
             is_default=started == _default(key),
             change=settings.changes.get(key),
             text=_text(value) if text is None else text,
+            example=EXAMPLE if isinstance(value, list) else "",
             kind=kind,
             wrong=wrong,
         )
@@ -187,7 +190,7 @@ def _text(value: Any) -> str:
 def _parsed(settings: Settings, key: str, text: str) -> Any:
     """Return the operator's text as a value that the setting's section can validate."""
     if isinstance(json_value(settings, key), list):
-        return re.findall(r"[^\s,;，；、]+", text)
+        return re.findall(r"[^\s,;，；、\[\]]+", text)
     return text
 
 

@@ -97,12 +97,15 @@ function drawVotes() {
 }
 
 /** Return the state of the admin's newest run: "running" while its message offers to cancel it, then "over" until a
- * picture is sent. */
+ * picture is sent. A run that is first seen has learned from the sample votes so far. */
 function run(all, mine) {
   if (!chat.person?.admin || chat.group) return "";
   const cancels = (m) => m.reply_markup?.inline_keyboard?.flat().some((b) => /^cancel:\d+$/.test(b.callback_data));
   const shown = all.findLast(cancels)?.message_id;
-  if (shown) sessionStorage.setItem("run", shown);
+  if (shown && shown !== Number(sessionStorage.getItem("run"))) {
+    sessionStorage.setItem("run", shown);
+    sessionStorage.setItem("learned", votes?.cast ?? 0);
+  }
   const last = shown ?? Number(sessionStorage.getItem("run"));
   if (!last || mine.some((m) => m.photo && m.message_id > last && !shown)) {
     sessionStorage.removeItem("run");
@@ -118,8 +121,8 @@ function hint() {
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
   const rateable = all.some((m) => m.reply_markup?.inline_keyboard?.flat().some((b) => b.text.includes("👍")));
   const admin = people.find((p) => p.admin);
-  const voted = votes?.done > 0 && !votes.running;
-  const state = run(all, mine);
+  const state = run(all, mine), button = $("cast").textContent;
+  const voted = votes?.cast > Number(sessionStorage.getItem("learned")) && !votes.running;
   $("hint").replaceChildren(...next());
 
   function next() {
@@ -136,7 +139,7 @@ function hint() {
     if (!sessionStorage.getItem("rated")) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
     if (!asked.some((m) => m.text)) return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
     if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
-    return bold("Rate a few more, or press {button} in the demo panel.", { button: t("Cast 60 sample votes") });
+    return bold("Rate a few more, or press {button} in the demo panel.", { button });
   }
 }
 
@@ -200,6 +203,7 @@ async function begin() {
   const { samples, note: said } = await api.samples();
   note = said;
   const seen = await reload();
+  if (!(votes?.cast >= Number(sessionStorage.getItem("learned")))) sessionStorage.removeItem("learned");  // of an earlier demo
   const last = (what) => Number(sessionStorage.getItem(what));
   const first = people.find((p) => p.id === last("person")) ?? people.find((p) => !p.sample && navigator.language.startsWith(p.language)) ?? people.find((p) => !p.sample);
   if (first) await become(first, groups.find((g) => g.id === last("group") && g.members.includes(first.id)));

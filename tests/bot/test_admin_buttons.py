@@ -43,6 +43,13 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
     assert admin.asked == [("plan",)]
 
 
+async def test_a_dry_run_says_that_nothing_could_judge(stage: Stage) -> None:
+    """If no answers can judge a run, a dry run says that the run would end undecided, and what it takes."""
+    async with stage.bot(admin=Notebook(judged=0)), stage.person(ADMIN, "Root") as root:
+        text = (await final_reply(root, "/retrain dry"))["text"]
+        assert "⚠ A run now would end undecided" in text and "at least 12 rated answers of the live model" in text
+
+
 async def test_a_user_config_is_named(stage: Stage) -> None:
     """A dry run with the operator's own recipe file names the file instead of the hyperparameters."""
     admin = Notebook(recipe=Path("/etc/bot/mine.py"))

@@ -82,7 +82,7 @@ async def test_the_schedule_is_told(stage: Stage) -> None:
         admin.schedule = "0 3 * * *"
         admin.runs = [RUN, RUN]
         assert (await final_reply(root, "/schedule"))["text"].splitlines()[:3] == [
-            "Next run: 2027-01-02 03:00 UTC",
+            "Next scheduled run: 2027-01-02 03:00 UTC",
             'Schedule: training.schedule = "0 3 * * *", in UTC.',
             f"Run 3: {RunState.TRAINING.value}",
         ]

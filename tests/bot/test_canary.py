@@ -165,7 +165,7 @@ async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:
 async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
     """The buttons on the end-of-run message stop or promote the canary at once.
 
-    A second tap gets the reply that the trial is over.
+    The buttons then disappear.
     """
     promoted = pressed == "✔ Promote"
     async with place.running(**TRIED):
@@ -175,15 +175,14 @@ async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
         await place.says(ADMIN, lambda found: words(found) == said)
         assert set(await answering(admin, range(100, 108))) == {"run-1" if promoted else BASE}
         assert await state(place, "run-1") is (ModelState.LIVE if promoted else ModelState.REJECTED)
-        await admin.taps("✖ Stop", message)
-        await place.says(ADMIN, lambda found: "run-1 isn't a canary right now" in words(found))
+        await place.loses_buttons(ADMIN, message)
 
 
 @pytest.mark.parametrize("share", [0.5, 0])
 async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> None:
     """With `training.approve`, a candidate answers no one until an admin presses the button to approve it.
 
-    A second tap changes nothing.
+    The button then disappears, as do those of the canary once its trial is over.
     """
     async with place.running(training={"canary": share, "approve": True}):
         admin = await taught(place)
@@ -194,10 +193,44 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         await until(lambda: not any("run-1" in each.cmdline() for each in psutil.Process().children(recursive=True)))
         await admin.taps("✔ Approve", message)
         said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
-        await place.says(ADMIN, lambda found: said in words(found))
+        reply = await place.says(ADMIN, lambda found: said in words(found))
         assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
-        await admin.taps("✔ Approve", message)
-        await place.says(ADMIN, lambda found: "run-1 isn't waiting for approval." in words(found))
+        await place.loses_buttons(ADMIN, message)
+        if share:
+            assert button(reply, "✖ Stop")
+            await admin.command("/promote run-1")
+            await place.loses_buttons(ADMIN, reply)
+
+
+@pytest.mark.parametrize("pressed", ["✔ Approve", "✖ Stop"])
+async def test_outdated_buttons_disappear(place: WholeBot, pressed: str) -> None:
+    """Buttons about a model disappear once its state has changed, across restarts, and the other admins are notified.
+
+    A tap on an outdated button in a message that the bot does not remember says what happened to the model.
+    """
+    sections: dict[str, Any] = {"training": {"canary": 0.5, "approve": pressed == "✔ Approve"}}
+    sections["telegram"] = {"admins": [ADMIN, 8]}
+    other = await place.person(8, "Bob", "en")
+    async with place.running(**sections):
+        admin = await taught(place)
+        await admin.command("/retrain")
+        forgotten = await place.says(ADMIN, lambda said: button(said, pressed) is not None)
+        remembered = await place.says(other.id, lambda said: button(said, pressed) is not None)
+        async with place.ledger() as ledger, asyncio.timeout(30):
+            while not await ledger.runs.is_settled(1):
+                await asyncio.sleep(0.02)
+            await ledger.model_buttons.remove(ADMIN, forgotten["message_id"])
+    async with place.running(**sections):
+        await other.command("/promote run-1")
+        news = await place.says(ADMIN, lambda found: words(found).startswith("Changed in the chat by Bob: "))
+        assert words(news).endswith("run-1 answers from now on.")
+        await place.loses_buttons(other.id, remembered)
+        await admin.taps(pressed, forgotten)
+        was = "waiting for approval" if pressed == "✔ Approve" else "a canary right now"
+        await place.says(ADMIN, lambda found: f"run-1 isn't {was}: it is live now." in words(found))
+        await place.loses_buttons(ADMIN, forgotten)
+    async with place.ledger() as ledger:
+        assert await ledger.model_buttons.outdated() == []
 
 
 async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bot.admin.progress import BAR, run_progress
+from bot.admin.progress import BAR, progress_details, run_progress
 from bot.admin.refusals import AdminRefusal
 from bot.cli.terminal import progress_text
 from bot.handlers import privacy
@@ -84,11 +85,13 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         status = await words(root, "/status")
         for part in (
             "run-2",
-            "liked: 5",
-            "waiting: 2",
+            "Live model: run-2",
+            "Answers: 12; liked: 5; disliked: 2",
+            "questions waiting: 2",
             "Run 3: training\nAnswers to learn from: 40",
             "▓▓▓▓▓░",
-            " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth of the steps: 1.234",
+            " 25 % (5 of 20 training steps)\nTime left in this stage: 2:05\n",
+            "Average loss over the last tenth of the steps: 1.234",
             "2027-01-02 03:04 UTC",
             f'chat.system_prompt = "{"x" * 58}…, limits.blocked = [5, -6]\n',
         ):
@@ -369,9 +372,22 @@ def test_the_terminal_shows_the_same() -> None:
     assert progress_text("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss": None}, "5 of 20 rows checked"),
+        ({"state": RunState.MERGING}, "5 of 20 weights merged"),
+        ({"state": RunState.EVALUATING, "step": 21}, "20 of 20 answers"),
+    ],
+)
+def test_progress_says_what_it_counts(changes: dict[str, Any], said: str) -> None:
+    """The steps of a run are named, for each stage by what it works on."""
+    assert said in run_progress(replace(RUN, **changes), Translator.load().to("en"))
+    assert progress_details(replace(RUN, state=RunState.DONE), Translator.load().to("en")) == []
+
+
 def test_progress_speaks_the_admins_language() -> None:
     """A run's progress is shown in the admin's language, here Chinese."""
     text = run_progress(RUN, Translator.load().to("zh"))
     assert "第 3 次训练：训练中" in text
-    assert "25 %" in text
-    assert "剩余时间：2:05" in text
+    assert "25 % (训练步：5/20)\n本阶段剩余时间：2:05" in text

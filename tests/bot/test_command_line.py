@@ -14,7 +14,7 @@ import pytest
 from bot.instance_lock import bot_is_running
 from storage.chat_records import Chat, Person
 from storage.ledger import Ledger
-from tests.support.bot_process import ROOT, Thumbtune, write_config
+from tests.support.bot_process import ROOT, Thumbtune, command, write_config
 
 
 def known(folder: Path) -> Path:
@@ -62,11 +62,28 @@ def test_a_wrong_folder_is_named_and_stays_empty(thumbtune: Thumbtune, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("section", ["inference", "training"])
+async def test_without_ray_the_bot_does_not_start(tmp_path: Path, section: str) -> None:
+    """An engine `ray` whose interpreter has no Ray ends the start with one sentence that says how to install it."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # -S: without the installed packages
+    bare.chmod(0o700)
+    telegram = {"token": "1:none", "api_base": "http://127.0.0.1:1"}
+    config = tmp_path / "config.toml"
+    write_config(config, {"telegram": telegram, section: {"engine": "ray", "python": str(bare)}})
+    code, said = await command(config, "run")
+    assert code == 1
+    assert said.splitlines() == [
+        f'thumbtune: {section}.engine = "ray" needs Ray, which {bare} lacks: run make install-ray, and set '
+        f'{section}.python to ".venv/ray/bin/python".'
+    ]
+
+
 def test_the_doctor_makes_nothing(thumbtune: Thumbtune, tmp_path: Path) -> None:
     """Before the bot's first start, `thumbtune doctor` creates no files."""
     ended = thumbtune("doctor")
-    assert ended.code == 1  # no token
-    assert "token" in ended.out
+    assert ended.code == 1
+    assert "not set, and no config.toml here" in ended.out and "thumbtune init" in ended.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ import sqlite3
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -49,6 +50,7 @@ async def test_some_settings_need_one_of_botfather(tmp_path: Path) -> None:
     for name in ("guest mode", "topics"):
         found = finding_of(findings, name)
         assert not found.ok and "@BotFather" in found.cure
+    assert "enable Guest Mode" in finding_of(findings, "guest mode").cure
 
 
 async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
@@ -70,7 +72,8 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
     findings = examine(settings_in(tmp_path, inference={"model": str(tmp_path / "model")}))
     model, token = finding_of(findings, "model"), finding_of(findings, "Telegram token")
     assert not model.ok and "model" in model.cure and "safetensors" in model.detail
-    assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
+    assert not token.ok and "thumbtune init" in token.cure and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
+    assert "thumbtune init" in finding_of(findings, "admins").cure
 
 
 def test_no_admin_is_a_warning(tmp_path: Path) -> None:
@@ -173,10 +176,12 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     assert "backup" in finding_of(examine(settings), "ledger").cure
 
 
-def test_training_on_ray_needs_ray(tmp_path: Path) -> None:
-    """With training.engine = "ray" and the bot's own interpreter, the doctor says how to install Ray."""
-    found = finding_of(examine(settings_in(tmp_path, training={"engine": "ray"})), "ray")
-    assert not found.ok and "training.python" in found.cure
+@pytest.mark.parametrize("section", ["inference", "training"])
+def test_an_engine_on_ray_needs_ray(tmp_path: Path, section: str) -> None:
+    """With the engine `ray` and an interpreter without Ray, the doctor says how to install it."""
+    sections: dict[str, Any] = {section: {"engine": "ray", "python": str(tmp_path / "none")}}
+    found = finding_of(examine(settings_in(tmp_path, **sections)), "ray")
+    assert not found.ok and "make install-ray" in found.cure and f"{section}.python" in found.cure
 
 
 def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:

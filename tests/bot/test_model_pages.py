@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from aiohttp import encode_basic_auth
 
 from storage.chat_records import Chat, Person
 from storage.learning_records import Rating
 from storage.states import ModelState, Verdict
 from tests.bot.test_review import ADA, BEN, Desk, at_work
+from tests.support.person import button
+from tests.support.whole_bot import ADMIN, words
 from training.run_folder import ADAPTER
 
 TRIED = {"training": {"canary": 0.5}}
@@ -139,12 +142,33 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
     """With `training.approve` a candidate has a button that puts it into service."""
     async with opens(training={"canary": 0.5, "approve": True}) as desk:
         await trained(desk, ModelState.CANDIDATE)
-        assert labels(await desk.get(MODELS), "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
+        page = await desk.get(MODELS)
+        assert labels(page, "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
+        assert re.findall(r"<li>(.*?):", page) == ["✔ Approve", "Switch", "Delete"]
         await desk.post("/models/run-1/approve")
-        assert "run-1 is a canary now." in await desk.get(MODELS)
+        assert "run-1 was approved and is a canary now." in await desk.get(MODELS)
         assert (await desk.ledger.models.get("run-1")).state is ModelState.CANARY
         refused = await desk.post("/models/run-1/approve", status=409)
-        assert "isn&#39;t waiting for approval" in refused
+        assert "isn&#39;t waiting for approval: it was approved already and is a canary now." in refused
+
+
+async def test_the_admins_hear_of_changes_on_the_page(opens: Opens) -> None:
+    """What is done on the page is reported in the chat, and the buttons that are outdated by it disappear there."""
+    async with opens(training={"canary": 0.5, "approve": True}, web={"port": 0, "token": "a-password"}) as desk:
+        desk.session.headers["Authorization"] = encode_basic_auth("Olga", "a-password")
+        admin = await desk.bot.person(ADMIN, "Ada", "zh")
+        await admin.command("/model")
+        await desk.bot.says(ADMIN)
+        await trained(desk, ModelState.CANDIDATE)
+        offer = await desk.bot.says(ADMIN, lambda said: button(said, "✔ 批准") is not None)
+        await desk.post("/models/run-1/approve")
+        told = await desk.bot.says(ADMIN, lambda said: words(said).startswith("Olga 在模型页面上作了更改："))
+        assert words(told).endswith("run-1 已获批准，正在试用。")
+        await desk.bot.loses_buttons(ADMIN, offer)
+        assert button(told, "✖ 停止") is not None
+        await desk.post("/models/run-1/stop")
+        await desk.bot.says(ADMIN, lambda said: "run-1 的试用已停止" in words(said), after=told["message_id"])
+        await desk.bot.loses_buttons(ADMIN, told)
 
 
 async def test_a_model_is_deleted_after_confirmation(opens: Opens) -> None:

@@ -102,6 +102,26 @@ async def test_the_next_step_follows_the_run() -> None:
         await expect(hint).to_contain_text("Watch the answer stream in")
 
 
+async def test_only_new_votes_are_to_be_learned_from() -> None:
+    """After a run the admin's hint asks for another one only once sample votes were cast since the run began."""
+    emulator = make_emulator()
+    async with opened(emulator, width=1200) as page:
+        hint, state = page.page.locator("#hint"), {"running": False, "total": 60, "ups": 30, "downs": 30, "error": ""}
+        await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Hello")
+        await expect(page.answers).to_have_count(1)
+        emulator.world.events.publish("votes", None, done=60, cast=60, **state)
+        await expect(hint).to_contain_text("It has votes to learn from")
+        cancel = {"inline_keyboard": [[{"text": "✖ Cancel", "callback_data": "cancel:3"}]]}
+        run = await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Run 3", reply_markup=cancel)
+        await expect(hint).to_contain_text("Keep chatting while it learns")
+        await call(page, emulator, "editMessageText", chat_id=ADMIN, message_id=run, text="Run 3: done")
+        await expect(hint).to_contain_text("That run has ended")
+        await page.page.locator(".sample").first.click()
+        await expect(hint).to_contain_text("Watch the answer stream in")
+        emulator.world.events.publish("votes", None, done=60, cast=120, **state)
+        await expect(hint).to_contain_text("It has votes to learn from")
+
+
 async def test_the_demo_says_what_its_model_knows() -> None:
     """The demo's invitation to send a picture notes that its tiny model only knows coloured shapes.
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from io import StringIO
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from rich.console import Console
 
+from bot.admin.names import NAMES
 from bot.cli import control, inventory
 from bot.cli.terminal import CommandRefused
 from bot.config import Settings
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.states import ModelState, RunState
+from tests.support.whole_bot import ADMIN, whole_bot, words
 from training.run_plan import fingerprint
 
 WHY = "the finetune process died; it said last: [rank0]: no memory at [/opt/x.cpp:12]"
@@ -94,6 +98,26 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
     await control.status(ledger, running(), console)
     await inventory.models(ledger, console)
     assert terminal.getvalue().count(WHY) == 2
+
+
+async def test_the_counts_have_the_same_names_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`thumbtune status`, /status and the operator page use the same words for the same numbers."""
+    async with whole_bot(tmp_path, monkeypatch) as bot, bot.running() as application, bot.ledger() as ledger:
+        admin = await bot.person(ADMIN, "Root", "en")
+        await admin.command("/status")
+        chat = words(await bot.says(ADMIN, lambda said: "Live model: base" in words(said)))
+        printed = StringIO()
+        await control.status(ledger, running(), Console(file=printed, width=300))
+        counts = list(await ledger.counts.totals())
+        async with aiohttp.ClientSession(application.address) as session, session.get("/") as page:
+            shown = re.findall(r'<div class="card"><span>([^<]*)</span>', await page.text())
+    listed = [each.partition(":")[0] for each in printed.getvalue().splitlines()]
+    assert [each for each in listed if each != "bot"] == [NAMES[each] for each in ("live", *counts)]
+    assert set(listed) - {"bot"} <= set(shown)
+    for name in ("answers", "liked", "disliked", "people", "pictures"):
+        assert f"{name}: 0" in chat.lower() or f"{name}: 1" in chat.lower()
+    for name in ("answers in progress", "questions waiting"):
+        assert name in chat and any(name in each for each in shown)
 
 
 async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from inference.messages import Picture, Role, Turn
 from storage.chat_records import Chat, Person
 from storage.learning_records import Rating
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
 from storage.states import RunState
 from tests.support.ledgers import exchange, picture
-from tests.support.lessons import photo
+from tests.support.lessons import photo, seen
 from tests.support.whole_bot import ADMIN, WholeBot, whole_bot
 
 ADA, BEN, GROUP = 11, 12, -500
@@ -240,6 +241,23 @@ async def test_why_no_run_starts(desk: Desk) -> None:
     async with desk.session.post("/review/train", data={"csrf": "0" * 64}) as answer:
         assert answer.status == 403
     assert len(await desk.ledger.runs.latest()) == 2
+
+
+async def test_a_run_that_nothing_could_judge_is_named_beforehand(desk: Desk) -> None:
+    """Beside the button the page says why a run would be refused, or end undecided for want of answers that judge."""
+    assert "Not enough yet: 1 liked answers, 4 needed." in await desk.get("/review?text=red")
+    assert "that takes at least 12 rated answers of the live model" in await desk.get("/review")
+    for number in range(10, 22):
+        name = f"{number:064x}"
+        await desk.ledger.pictures.add(picture(name, phash=f"{number:02x}" * 8), ADA)
+        position = await desk.ledger.sessions.restart(ADA, ADA)
+        made = exchange(position, number, chat=ADA, asker=ADA, question=f"And {number}?", pictures=(name,))
+        asked = Turn(Role.USER, made.question, (Picture(b"", name),))
+        await desk.ledger.exchanges.record(replace(made, prompt_hash=seen(made, asked)))
+        await desk.ledger.votes.cast(Rating(number - 3, ADA, 1, 200 + number))
+        if number == 20:
+            assert "So far: 11." in await desk.get("/review")
+    assert "would end undecided" not in await desk.get("/review")
 
 
 async def test_a_person_is_blocked_and_unblocked(desk: Desk) -> None:

@@ -58,6 +58,33 @@ async def fits(page: Page) -> None:
         assert await image.evaluate("it => it.naturalWidth > 0 && it.width <= it.closest('.pictures').clientWidth")
 
 
+async def heights(page: Page, selector: str) -> list[float]:
+    """Return the heights of the visible elements that match a selector, in CSS pixels."""
+    boxes = [await each.bounding_box() for each in await page.locator(selector).all() if await each.is_visible()]
+    return [box["height"] for box in boxes if box]
+
+
+async def test_a_phone_has_room_to_tap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a phone buttons and fields are as high as a fingertip, links stay on one line, and a card's buttons align."""
+    async with (
+        at_work(tmp_path, monkeypatch, web={"port": 0, "token": TOKEN}) as desk,
+        opened(desk, 390, "en-GB") as page,
+    ):
+        for path in ("/review", "/models", "/settings", "/"):
+            await page.goto(f"{desk.url}{path}")
+            links = await heights(page, "header nav a, header nav button")
+            assert len(links) == 6 and min(links) > 32 and max(links) < 44, path
+            assert all(each >= 44 for each in await heights(page, "main button, main input, main select")), path
+        await page.goto(f"{desk.url}/review")
+        card = page.locator(".lesson").first
+        for name in (".lesson footer a", ".filters a"):
+            assert min(await heights(page, name)) > 32
+        boxes = [await each.bounding_box() for each in await card.locator("form > button, form summary").all()]
+        assert len({(box["y"], box["height"]) for box in boxes if box}) == 1 and len(boxes) == 3
+        date = await page.locator("[name=until]").bounding_box()
+        assert date and date["x"] + date["width"] <= 390 - 16
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("language", ["en", "zh"])
 async def test_the_pages_fit_and_speak(

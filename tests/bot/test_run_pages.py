@@ -57,7 +57,7 @@ async def test_progress_is_live_until_the_end(desk: Desk) -> None:
     """The stream sends the progress when it changes, then that the run is being cancelled, then that it is over."""
     await hanging(desk)
     page = await desk.get("/runs/1")
-    assert 'data-events="/runs/1/events"' in page and "3/3" in page and "✖ Cancel" in page
+    assert 'data-events="/runs/1/events"' in page and "3 of 3 training steps" in page and "✖ Cancel" in page
     assert '<noscript><meta http-equiv="refresh"' in page
     async with desk.session.get("/runs/1/events") as stream:
         assert (stream.status, stream.content_type) == (200, "text/event-stream")

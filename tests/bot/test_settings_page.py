@@ -107,7 +107,8 @@ INVALID = [
     ("training.canary", "1.5", "This must be at most 1."),
     ("training.schedule", "tomorrow", "This must be five cron fields"),
     ("chat.default_question", " ", "This can't be empty."),
-    ("limits.allowed", "12, Ada", "This must be a whole number."),
+    ("limits.allowed", "12, Ada", "Entry 2 of the list, “Ada”, is not an ID."),
+    ("limits.blocked", "1.5", "Entry 1 of the list, “1.5”, is not an ID."),
 ]
 
 
@@ -115,7 +116,8 @@ async def test_an_invalid_value_is_explained_beside_its_field(desk: Desk) -> Non
     """The field shows what was written and what is wrong with it, and nothing is changed or recorded."""
     for key, value, sentence in INVALID:
         page = await change(desk, key, value, status=400)
-        assert f"{value.strip()} Save {sentence}" in setting(page, key), key
+        example = "For example: 12345678, -1001234567890 " if key.startswith("limits.") else ""
+        assert f"{value.strip()} Save {example}{sentence}" in setting(page, key), key
         assert "In force:" in setting(page, key)
         assert page.count('aria-invalid="true"') == 1
     assert "必须是五个 cron 字段" in await change(desk, "training.schedule?language=zh", "soon", status=400)
@@ -161,7 +163,7 @@ async def test_changes_reach_people_and_outlive_a_restart(tmp_path: Path, monkey
             assert await asked_and_persona(desk, ada, 3) == ("What is in this picture?", INTERNVL2.system)
             await admin.command("/schedule")
             assert " 03:00" in words(await admin.answer(rated=False))
-            await change(desk, "limits.blocked", f"{ADA}；-5")
+            await change(desk, "limits.blocked", f"[{ADA}；-5]")
             await ada.sends("Hello?")
             assert words(await ada.answer(rated=False)) == "The operator has blocked you."
         code, people = await command(bot.data.parent / "config.toml", "people")

@@ -148,6 +148,7 @@ class Notebook:
     last_progress: LastProgress | None = None
     recipe: Recipe | Path = field(default_factory=Recipe)
     same: Run | None = None
+    judged: int = 5
 
     async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
         if self.same is not None and not confirmed:
@@ -162,7 +163,8 @@ class Notebook:
         counts = Counts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
         corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
         liked = Pair(rated(1), lesson(rated(1)), rater=1)
-        selection = Selection((corrected,) * 9 + (liked,) * 36, (Block(20, (liked,) * 5),), counts)
+        blocks = (Block(20, (liked,) * self.judged),) if self.judged else ()
+        selection = Selection((corrected,) * 9 + (liked,) * 36, blocks, counts)
         return self._noted(
             RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe, Settings().job_specs()), "plan"
         )
@@ -280,6 +282,7 @@ class RunningBot:
             times=AnswerTimes(),
             settings=live_settings,
         )
+        self.notices = Notifications(self.bot, settings, self.ledger, self.translator)
         recorded: Any = admin
         services = Services(
             live_settings=live_settings,
@@ -296,9 +299,9 @@ class RunningBot:
             responder=responder,
             stale_questions=StaleQuestions(settings.chat.answer_hours),
             buttons=self.buttons,
+            notices=self.notices,
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
-        self.notices = Notifications(self.bot, settings, self.ledger, self.translator)
         self.apologies = Apologies(self.bot, self.ledger, live_settings, self.translator, self.notices)
         self.inbox = Inbox(
             self.bot,

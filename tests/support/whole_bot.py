@@ -147,6 +147,12 @@ class WholeBot:
                         return dict(message)
                 await asyncio.sleep(0.005)
 
+    async def loses_buttons(self, chat: int, message: Message) -> None:
+        """Wait until a message in `chat` has no buttons."""
+        async with asyncio.timeout(30):
+            while "reply_markup" in self.emulator.world.chats[chat].messages[message["message_id"]]:
+                await asyncio.sleep(0.005)
+
     def engines(self) -> list[int]:
         """Return the process IDs of all engines started so far for the base model."""
         file = self.base / "events.jsonl"

@@ -105,7 +105,8 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
         (
             Taste(answers=45, p_value=0.001, shown=60, liked_of_shown=58),
             Decision.REJECTED,
-            "nearly all answers are liked (58 of 60), which says nothing about what people prefer",
+            "nearly all answers are liked (58 of 60), which says nothing about what people prefer; give 👎 to answers "
+            "that you like less",
         ),
         (Taste(answers=45, p_value=0.001, shown=200, liked_of_shown=60), Decision.ACCEPTED, None),
     ],

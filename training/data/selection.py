@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from storage.learning_records import RatedExchange
 from storage.translatable_reason import Reason, join, listed
 from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
-from training.data.judging_blocks import NO_MODEL, Block, Live, forward_blocks, judging_answers
+from training.data.judging_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
 from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
 from training.job import TrainingError
@@ -95,16 +95,30 @@ class Selection:
         blocks: The answers that judge, in blocks. Each block gives the number of training pairs of the model
             that it judges.
         counts: Counts of the exchanges that were selected or left out.
+        judging: The number of answers that can judge, even if they are too few to be divided into blocks.
     """
 
     train: tuple[Pair, ...]
     blocks: tuple[Block, ...]
     counts: Counts
+    judging: int = 0
 
     @property
     def judged(self) -> tuple[Pair, ...]:
         """The answers that judge, in the order of their blocks."""
         return tuple(pair for block in self.blocks for pair in block.judged)
+
+    @property
+    def undecided(self) -> Reason | None:
+        """The reason why a run on this selection would end undecided in any case, or None if answers can judge it."""
+        if self.blocks:
+            return None
+        return Reason(
+            "A run now would end undecided, because nothing could judge its model: that takes at least {number} rated "
+            "answers of the live model that it hasn't learned from. So far: {found}.",
+            number=FEWEST,
+            found=self.judging,
+        )
 
     @property
     def liked(self) -> int:
@@ -262,7 +276,7 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     lessons &= {each.id for each in pairs if each.lesson.liked or objective == "kto"}
     judging = {each.id for each in judging_answers(pairs, live)}
     train, blocks = forward_blocks(connected(pairs, near), lessons, judging, settings.held_out, only)
-    return Selection(tuple(train), tuple(blocks), replace(counts, raters=_raters(train)))
+    return Selection(tuple(train), tuple(blocks), replace(counts, raters=_raters(train)), len(judging))
 
 
 def _split(

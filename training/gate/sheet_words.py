@@ -26,6 +26,7 @@ CHINESE: Final = {
     "nearly all answers are liked ({liked} of {shown}), which says nothing about what people prefer": (
         "几乎所有回答都获得好评（{shown} 条中有 {liked} 条），看不出大家更喜欢什么"
     ),
+    "{finding}; give 👎 to answers that you like less": "{finding}；请给不太喜欢的回答点 👎",
     "no difference was found between the answers that people liked and the others, in {answers} rated answers": (
         "在 {answers} 条有评价的回答中，没有发现好评回答与其他回答有什么不同"
     ),

@@ -243,11 +243,12 @@ def judge(taste: Taste) -> tuple[Decision, Reason | None]:
             number=FEWEST,
         )
     if likes_everything(taste.liked_of_shown, taste.shown):
-        return Decision.REJECTED, Reason(
+        finding = Reason(
             "nearly all answers are liked ({liked} of {shown}), which says nothing about what people prefer",
             liked=taste.liked_of_shown,
             shown=taste.shown,
         )
+        return Decision.REJECTED, Reason("{finding}; give 👎 to answers that you like less", finding=finding)
     if taste.p_value <= taste.alpha:
         return Decision.ACCEPTED, None
     if taste.high < SLIGHT:

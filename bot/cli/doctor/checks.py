@@ -23,9 +23,11 @@ import aiohttp
 from bot.cli.doctor.findings import Finding
 from bot.cli.doctor.gpu import gpu_findings
 from bot.cli.doctor.model import answer_findings, model_findings
-from bot.config import Settings
+from bot.config import DEFAULT_PATH, Settings
 from bot.live_settings import LiveSettings, json_value
+from bot.telegram.client import GUEST_MODE, TOKEN_CURE
 from inference.engines.commands import Kind, resolve
+from inference.engines.ray_version import ray_cure, ray_version
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import StorageError
 from storage.file_permissions import open_to_others
@@ -101,26 +103,25 @@ def _packages(names: tuple[str, ...], cure: str) -> Iterator[Finding]:
             yield Finding(name, False, "not installed", cure)
 
 
-def _ray(section: str) -> Iterator[Finding]:
-    yield from _packages(("ray",), f'make install-ray, and set {section}.python to ".venv/ray/bin/python"')
+def _ray(section: str, python: str) -> Iterator[Finding]:
+    found = ray_version(python)
+    yield Finding("ray", bool(found), found or f"not installed for {python or sys.executable}", ray_cure(section))
 
 
 def _engine_packages(settings: Settings) -> Iterator[Finding]:
     kind = resolve(settings.inference)
-    if settings.inference.python:
-        return
     if kind is Kind.RAY:
-        yield from _ray("inference")
-    elif kind is not Kind.EXTERNAL:
+        yield from _ray("inference", settings.inference.python)
+    elif kind is not Kind.EXTERNAL and not settings.inference.python:
         yield from _packages(ENGINE_PACKAGES, "make install-gpu" if kind is Kind.LMDEPLOY else "make install")
 
 
 def _trainer_packages(settings: Settings) -> Iterator[Finding]:
+    if settings.training.engine == "ray":
+        yield from _ray("training", settings.training.python)
     if settings.training.python:
         return
     yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
-    if settings.training.engine == "ray":
-        yield from _ray("training")
     if settings.training.deepspeed:
         yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
 
@@ -228,11 +229,13 @@ def _factual_questions(settings: Settings) -> Iterator[Finding]:
 
 def _telegram(settings: Settings) -> Iterator[Finding]:
     if not settings.telegram.admins:
-        cure = "send /start to your bot for your user id, then set THUMBTUNE_TELEGRAM__ADMINS='[…]'"
+        cure = (
+            "run thumbtune init, or send /start to your bot for your user ID and set THUMBTUNE_TELEGRAM__ADMINS='[…]'"
+        )
         yield Finding("admins", True, "telegram.admins is empty: nobody can /retrain or receives alerts", cure)
     if not settings.telegram.token.get_secret_value():
-        cure = "ask @BotFather for a token and set THUMBTUNE_TELEGRAM__TOKEN (not needed for make demo)"
-        yield Finding("Telegram token", False, "not set", cure)
+        found = "not set" if DEFAULT_PATH.exists() or settings.origins else f"not set, and no {DEFAULT_PATH} here"
+        yield Finding("Telegram token", False, found, f"{TOKEN_CURE} (not needed for make demo)")
         return
     bot, problem = asyncio.run(_ask_telegram(settings))
     if problem:
@@ -240,7 +243,7 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("Telegram", True, f"@{bot['username']}")
     if settings.chat.guests and not bot.get("supports_guest_queries"):
-        cure = "turn on guest mode in the bot's settings in @BotFather"
+        cure = f"turn on guest mode: {GUEST_MODE}"
         yield Finding("guest mode", False, "chat.guests is on, but Telegram passes on no guest queries", cure)
     if settings.chat.picture_threads and not bot.get("has_topics_enabled"):
         cure = "turn on topics in private chats in the bot's settings in @BotFather"

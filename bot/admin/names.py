@@ -1,0 +1,41 @@
+"""The names of what /status, the operator page and `thumbtune status` show, so that all three use the same words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bot.i18n import Say, later
+
+NAMES: Final = {
+    "live": later("live model"),
+    "in_flight": later("answers in progress"),
+    "waiting": later("questions waiting"),
+    "restarts": later("engine restarts"),
+    "samples": later("answers to learn from"),
+    "next_run": later("next scheduled run"),
+    "users": later("people"),
+    "chats": later("chats"),
+    "sessions": later("conversations"),
+    "exchanges": later("answers"),
+    "pictures": later("pictures"),
+    "votes": later("votes"),
+    "ups": later("liked"),
+    "downs": later("disliked"),
+    "runs": later("runs"),
+    "runs_failed": later("failed runs"),
+    "models": later("models"),
+    "updates_pending": later("updates in the queue"),
+    "updates_set_aside": later("dead letters"),
+    "replies_doubtful": later("unconfirmed replies"),
+}
+
+
+def named(name: str, value: object, say: Say) -> str:
+    """Return a value after its name, such as "answers: 12"; `name` is a key of `NAMES`."""
+    return say("{name}: {value}", name=say(NAMES[name]), value=value)
+
+
+def line(*parts: str) -> str:
+    """Return parts on one line that begins with a capital letter."""
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:]
