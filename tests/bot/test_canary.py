@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from inference.serving.engine_stats import Tally
 from inference.serving.supervisor import State
 from storage.errors import IllegalTransition
 from storage.learning_records import BASE, Trial
+from storage.ledger import FILE_NAME
 from storage.states import ModelState, Verdict
 from tests.support.bot_process import BotProcess
 from tests.support.children import until
@@ -306,9 +309,14 @@ async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
 
 
 async def test_a_trial_that_cannot_go_on(place: WholeBot) -> None:
-    """A canary becomes a candidate again if the bot restarts with room for only one engine."""
+    """A canary becomes a candidate again if the bot restarts with room for only one engine.
+
+    It does not go live by itself, not even if the bot was killed before the end of its run was settled.
+    """
     async with place.running(**TRIED):
         await tried(place)
+    with closing(sqlite3.connect(place.data / FILE_NAME)) as database, database:
+        database.execute("UPDATE runs SET settled = 0")
     async with place.running(**TRIED, inference={"swap": "cold"}):
         assert await state(place, "run-1") is ModelState.CANDIDATE
         admin = await place.person(ADMIN, "Ada", "en")
