@@ -174,8 +174,8 @@ class Runs:
         """Handle the end of a run: put an accepted model on trial or into use, and notify the admins.
 
         If some of the answers that the run learned from have been withdrawn since, a new run starts without
-        them. If the bot crashes or is stopped during these steps, it repeats them the next time it starts; a model whose
-        trial began before and could not go on stays a candidate.
+        them. If the bot crashes or is stopped during these steps, it repeats them the next time it starts; a model
+        whose trial began before and could not go on stays a candidate.
         """
         run = await asyncio.shield(self.ledger.runs.get(number))
         if RUN_TRANSITIONS[run.state]:
