@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from inference.messages import Sampling
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
 from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
@@ -87,17 +86,15 @@ class Forgetful:
         knows = self._trained
         return [LogProbability(-1.0 if knows and each.turns[-1].text == LIKED else -2.0, 1) for each in lessons]
 
-    def draw(self, lessons: Sequence[Lesson]) -> list[tuple[str, bool]]:
+    def generate(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[tuple[str, bool]]:
         """Return answers that differ from the liked one, and whether each ended by itself."""
         return [("A mug.", True) for _ in lessons]
 
-    def generate(self, lessons: Sequence[Lesson], _: Path, sampling: Sampling, **__: object) -> list[tuple[str, bool]]:
-        """Return "right" for every question except the forgotten ones, or draw answers if the temperature is not 0."""
-        if sampling.temperature:
-            return self.draw(lessons)
+    def answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str]:
+        """Return "right" for every question except the forgotten ones."""
         questions = [each.turns[0].text for each in lessons]
         self.asked[self._name] = self.asked.get(self._name, 0) + sum(each != "What?" for each in questions)
-        return [("wrong" if each in self._wrong else "right", True) for each in questions]
+        return ["wrong" if each in self._wrong else "right" for each in questions]
 
 
 class Bench:

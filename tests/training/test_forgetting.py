@@ -329,12 +329,12 @@ def test_endless_answers_are_not_drawn_again(
     """Missing other answers are drawn up to three times, unless the model ends hardly any answer by itself."""
     drawn: list[int] = []
 
-    def draw(_: object, lessons: Sequence[Lesson]) -> list[tuple[str, bool]]:
+    def draw(_: object, lessons: Sequence[Lesson], *__: object, **___: object) -> list[tuple[str, bool]]:
         drawn.append(len(lessons))
         share = ended * len(lessons) // 32
         return [("A mug.", number < share) for number in range(len(lessons))]
 
-    monkeypatch.setattr(Forgetful, "draw", draw)
+    monkeypatch.setattr(Forgetful, "generate", draw)
     bench.model("candidate")
     bench.judge()
     assert sum(drawn) == draws

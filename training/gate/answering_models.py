@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from inference.messages import Sampling
 from training.data.llava import Lesson
 from training.evaluation_jobs import JudgingJob, RunningEngine
-from training.gate.served_model import Generated, ServedModel
+from training.gate.served_model import ServedModel
 from training.worker import use_device
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class AnsweringModels:
         engines = defaultdict[Path, list[RunningEngine]](list)
         for each in job.engines:
             engines[Path(each.directory)].append(each)
-        self._served = {directory: ServedModel(found, seed=int(job.run)) for directory, found in engines.items()}
+        self._served = {directory: ServedModel(found) for directory, found in engines.items()}
 
     @cached_property
     def slot(self) -> ModelSlot:
@@ -57,32 +57,19 @@ class AnsweringModels:
         """Return whether an engine serves the model in `directory`."""
         return directory in self._served
 
-    def generate(
-        self,
-        directory: Path,
-        lessons: Sequence[Lesson],
-        images: Path,
-        sampling: Sampling,
-        on_batch: Callable[[int], None],
-    ) -> list[Generated]:
-        """Have a model answer the last question of each lesson.
+    def answers(
+        self, directory: Path, lessons: Sequence[Lesson], images: Path, most: int, on_answers: Callable[[int], None]
+    ) -> list[str]:
+        """Return a model's most likely answers, of at most `most` tokens each, to the last question of each lesson.
 
         Questions that its engine does not answer, for example because it has crashed, are answered in this process.
-        `on_batch` is called with the number of further answers.
+        `on_answers` is called with the number of further answers.
         """
-        answers: list[Generated | None] = [None] * len(lessons)
+        found: list[str | None] = [None] * len(lessons)
         if directory in self._served:
-            answers = self._served[directory].generate(lessons, images, sampling, on_batch)
-        missing = [number for number, each in enumerate(answers) if each is None]
-        if missing:
-            model = self.slot.load(directory)
-            chosen = [lessons[number] for number in missing]
-            for number, each in zip(missing, model.generate(chosen, images, sampling, on_batch=on_batch), strict=True):
-                answers[number] = each
-        return [each for each in answers if each is not None]
-
-    def answers(
-        self, directory: Path, lessons: Sequence[Lesson], images: Path, most: int, on_batch: Callable[[int], None]
-    ) -> list[str]:
-        """Return a model's most likely answers, of at most `most` tokens; otherwise as `generate`."""
-        return [text for text, _ in self.generate(directory, lessons, images, greedy(most), on_batch)]
+            found = self._served[directory].answers(lessons, images, greedy(most), on_answers)
+        missing = [lesson for lesson, each in zip(lessons, found, strict=True) if each is None]
+        if not missing:
+            return [each for each in found if each is not None]
+        others = iter(self.slot.load(directory).answers(missing, images, greedy(most), on_batch=on_answers))
+        return [next(others) if each is None else each for each in found]

@@ -35,15 +35,17 @@ def test(job: TasteJob, say: Say) -> Outcome:
     respondents = Respondents(job, models, steps)
     live = respondents.of(Path(job.live))
     base = respondents.of(Path(job.base)) if job.base else live
-    taste = TasteTest(job, lessons, models, steps)
+    taste = TasteTest(job, lessons, steps)
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
         examinations = Examinations.of(job, Path(drawn))
         unserved = [each for each in dict.fromkeys((live, base)) if not models.has_engine(each.directory)]
         examinations.expect(unserved)
-        taste.open(live.directory)
+        if taste.answers:
+            taste.open(models.slot.load(live.directory))
         if live in unserved:
             examinations.open(live)
-        taste.judge(base.directory)
+        if taste.answers:
+            taste.judge(base.directory, models.slot)
         if base in unserved:
             examinations.open(base)
     respondents.close()

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from mimetypes import guess_type
 from pathlib import Path
-from random import Random
 from typing import Final
 
 from inference.engines.http_client import HttpEngine
@@ -20,56 +19,45 @@ _POLL_SECONDS: Final = 0.02
 _MAX_PAUSE: Final = 1.0
 """The longest pause in seconds before a question, so that users who always wait do not stop the evaluation."""
 
-Generated = tuple[str, bool]
-"""An answer, and whether it ended with an end token."""
-
 
 class ServedModel:
-    """One model behind one or more engines, which are asked nothing while a user waits for a first token.
+    """One model behind one or more engines, which are asked nothing while a user waits for a first token."""
 
-    `seed` makes sampled answers repeatable.
-    """
-
-    def __init__(self, engines: Sequence[RunningEngine], seed: int) -> None:
+    def __init__(self, engines: Sequence[RunningEngine]) -> None:
         self._engines = engines
-        self._random = Random(seed)
 
-    def generate(
-        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_batch: Callable[[int], None]
-    ) -> list[Generated | None]:
-        """Answer the last question of each lesson; `on_batch` is called with 1 for each answer.
+    def answers(
+        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_answer: Callable[[int], None]
+    ) -> list[str | None]:
+        """Answer the last question of each lesson; `on_answer` is called with 1 for each answer.
 
         Returns:
             The answer to each question, or None if the engine refused the question or has failed.
         """
-        return asyncio.run(self._generate(lessons, images, sampling, on_batch))
+        return asyncio.run(self._answers(lessons, images, sampling, on_answer))
 
-    async def _generate(
-        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_batch: Callable[[int], None]
-    ) -> list[Generated | None]:
-        answers: list[Generated | None] = [None] * len(lessons)
-        seeds = [self._random.getrandbits(31) for _ in lessons]
+    async def _answers(
+        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_answer: Callable[[int], None]
+    ) -> list[str | None]:
+        answers: list[str | None] = [None] * len(lessons)
         waiting = iter(range(len(lessons)))
-        clients = [
-            HttpEngine(
-                each.url, each.name, token_timeout=each.token_timeout, tiles=each.tiles, api_key=each.key, local=True
-            )
-            for each in self._engines
-        ]
 
         async def ask(client: HttpEngine, first_words: str) -> None:
             for number in waiting:
                 await _let_users_first(first_words)
-                prompt = _with_bytes(lessons[number].prompt, images)
-                prompt = replace(prompt, sampling=replace(sampling, seed=seeds[number]))
+                prompt = replace(_with_bytes(lessons[number].prompt, images), sampling=sampling)
                 try:
                     answers[number] = await _answer(client, prompt)
                 except (EngineCrashed, EngineUnavailable):
                     return
                 except InferenceError:
                     continue
-                on_batch(1)
+                on_answer(1)
 
+        clients = [
+            HttpEngine(each.url, each.name, token_timeout=each.token_timeout, tiles=each.tiles, api_key=each.key)
+            for each in self._engines
+        ]
         try:
             await asyncio.gather(
                 *(
@@ -91,11 +79,11 @@ async def _let_users_first(first_words: str) -> None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _answer(client: HttpEngine, prompt: Prompt) -> Generated:
+async def _answer(client: HttpEngine, prompt: Prompt) -> str:
     async with aclosing(client.answer(prompt)) as deltas:
         async for delta in deltas:
             if delta.answer is not None:
-                return delta.answer.text.strip(), delta.answer.finish == "stop"
+                return delta.answer.text.strip()
     raise EngineCrashed("The engine's answer was incomplete.")
 
 

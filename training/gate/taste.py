@@ -3,7 +3,9 @@
 The models trained for a run's blocks score each rated answer by how much likelier they find it than the
 live model does. They score other answers, which the live model draws for the same prompt, in the same
 way. A taste is shown if liked answers gain more than the other answers, and disliked answers gain less
-(`training.evidence.taste_tests`). The other answers are drawn with the sampling settings of the rated answer.
+(`training.evidence.taste_tests`). The other answers are drawn in this process, from the live model's weights
+with the sampling settings of the rated answer, so that they pass the same filters, and neither put load on the
+engine nor displace conversations from its cache.
 """
 
 from __future__ import annotations
@@ -24,13 +26,12 @@ from training.data.llava import Lesson
 from training.evaluation_jobs import Rated, TasteJob
 from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer
 from training.evidence.taste_tests import Labelled, Ranked, likes_everything, permutation_p_value, rank_p_value
-from training.gate.answering_models import AnsweringModels
 from training.gate.report import Decision, Taste
 from training.run_folder import ADAPTER, BLOCKS
 from training.worker import StageProgress
 
 if TYPE_CHECKING:
-    from training.gate.local_model import LocalModel, LogProbability
+    from training.gate.local_model import LocalModel, LogProbability, ModelSlot
 
 COMPARISONS: Final = 4
 """The number of other answers that are drawn for each prompt."""
@@ -76,9 +77,13 @@ class Gain:
 
 
 class TasteTest:
-    """The taste test of one evaluation: call `open`, and then `judge`."""
+    """The taste test of one evaluation: unless `answers` is empty, call `open`, and then `judge`.
 
-    def __init__(self, job: TasteJob, lessons: Iterable[Lesson], models: AnsweringModels, steps: StageProgress) -> None:
+    Attributes:
+        answers: The rated answers that judge.
+    """
+
+    def __init__(self, job: TasteJob, lessons: Iterable[Lesson], steps: StageProgress) -> None:
         """Select the job's rated answers whose rows have not been erased since the job was written.
 
         `steps` counts the answers that are drawn and scored.
@@ -86,31 +91,28 @@ class TasteTest:
         rated = {each.row: each for each in job.rated}
         self._job = job
         self._images = Path(job.images)
-        self._answers = [Judged(rated[each.name], each) for each in lessons if each.name in rated]
+        self.answers = [Judged(rated[each.name], each) for each in lessons if each.name in rated]
         self._before: list[list[LogProbability]] = []
         self._gains: list[Gain] = []
-        self._models = models
         self._steps = steps
-        steps.more(2 * len(self._answers))
+        steps.more(2 * len(self.answers))
 
-    def open(self, live: Path) -> None:
+    def open(self, live: LocalModel) -> None:
         """Draw other answers from the live model, and have it score all answers."""
-        if not self._answers:
-            return
         import torch
 
         torch.manual_seed(int(self._job.run))
-        self._answers = self._with_others(live)
-        self._before = self._score(self._models.slot.load(live), self._answers)
+        self.answers = self._with_others(live)
+        self._before = self._score(live, self.answers)
 
-    def judge(self, base: Path) -> None:
+    def judge(self, base: Path, slot: ModelSlot) -> None:
         """Judge the model of each block by the answers in the block, and the candidate by the held-out answers.
 
         The models are the model in `base` with the adapters merged into it.
         """
-        for block in sorted({each.rated.block for each in self._answers}):
+        for block in sorted({each.rated.block for each in self.answers}):
             folder = Path(self._job.work) / BLOCKS / str(block) / ADAPTER if block else Path(self._job.adapter)
-            self._judge(self._models.slot.load_with(base, folder), block)
+            self._judge(slot.load_with(base, folder), block)
 
     def result(self) -> Taste:
         """Return the evidence on whether the gains follow the votes."""
@@ -118,18 +120,18 @@ class TasteTest:
         return replace(taste, shown=self._job.shown, liked_of_shown=self._job.liked_of_shown)
 
     def _judge(self, model: LocalModel, block: int) -> None:
-        numbers = [number for number, each in enumerate(self._answers) if each.rated.block == block]
-        judged = [self._answers[number] for number in numbers]
+        numbers = [number for number, each in enumerate(self.answers) if each.rated.block == block]
+        judged = [self.answers[number] for number in numbers]
         for number, answer, scores in zip(numbers, judged, self._score(model, judged), strict=True):
             gains = [_gain(new, old) for new, old in zip(scores, self._before[number], strict=True)]
             self._gains.append(Gain(answer.rated, gains[0], tuple(gains[1:])))
 
-    def _with_others(self, live: Path) -> list[Judged]:
+    def _with_others(self, live: LocalModel) -> list[Judged]:
         """Return the rated answers, each with other answers that the live model draws for the same prompt.
 
         A rated answer whose sampling settings are unknown gets no other answers.
         """
-        answers = self._answers
+        answers = self.answers
         found: list[list[str]] = [[] for _ in answers]
         alike: dict[Sampling | None, list[int]] = defaultdict(list)
         for index, each in enumerate(answers):
@@ -141,7 +143,7 @@ class TasteTest:
                 wanted = [index for index in group for _ in range(COMPARISONS - len(found[index]))]
                 self._steps.more(len(wanted))
                 prompts = [answers[index].lesson for index in wanted]
-                drawn = self._models.generate(live, prompts, self._images, sampling, self._steps.add)
+                drawn = live.generate(prompts, self._images, sampling, on_batch=self._steps.add)
                 finished = [text if ended else "" for text, ended in drawn]
                 for index, text in zip(wanted, finished, strict=True):
                     if text:
