@@ -52,9 +52,12 @@ def certificates_are_read_once() -> Iterator[None]:
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """A running Telegram emulator and an empty data directory.
 
-    In private chats, the bot hardly slows down after flood control refuses a message.
+    In private chats, the bot hardly slows down after flood control refuses a message, and it soon repeats a call that
+    broke off.
     """
     monkeypatch.setattr("bot.telegram.rate_limit.PRIVATE_SECONDS", 0.0001)
+    monkeypatch.setattr("bot.telegram.recorded_messages._RESEND_PAUSES", (0.01,) * 5)
+    monkeypatch.setattr("bot.telegram.client.FIRST_BACKOFF", 0.01)
     emulator = Emulator()
     url = await emulator.start()
     try:
