@@ -80,7 +80,7 @@ async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path, wa
         assert await community.bot.stop() == 1
         _, alive = await asyncio.to_thread(psutil.wait_procs, family, 10)
         assert alive == []
-        said = community.bot.tail()
+        said = community.bot.tail(80)
         assert "stopped" in said
         assert "choosing_for_ever" in said
         run = await community.ended_run()
