@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from inference.process.yapf_import import import_yapf
-from training.job import Job, Outcome, Progress, TrainingError, outcome_file
-from training.worker import rank
+from training.job import Job, Progress, outcome_file
+from training.worker import attempt, rank
 from training.xtuner.finetune import finetune
 
 
@@ -28,18 +24,13 @@ def train(given: dict[str, Any]) -> None:
     job_file = Path(given["job"])
     if outcome_file(job_file).exists():
         return
-    begun = time.monotonic()
 
     def say(progress: Progress) -> None:
         if rank() == 0:
             given["progress"].put(progress.to_json())
 
-    with redirect_stdout(sys.stderr):
-        try:
-            outcome = finetune(Job.read(job_file), say)
-        except TrainingError as error:
-            outcome = Outcome(ok=False, reason=str(error))
+    outcome = attempt(Job, job_file, finetune, say)
     if rank() == 0 or not outcome.ok:
-        replace(outcome, seconds=time.monotonic() - begun).write(outcome_file(job_file))
+        outcome.write(outcome_file(job_file))
     if not outcome.ok:
         raise RuntimeError(outcome.reason)

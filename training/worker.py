@@ -116,6 +116,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
+def attempt(kind: type[AnyJob], file: Path, do: Callable[[AnyJob, Say], Outcome], say: Say) -> Outcome:
+    """Run `do` on the job in a file, with standard output on standard error, and return the outcome.
+
+    A `TrainingError` becomes the outcome's reason.
+    """
+    begun = time.monotonic()
+    with redirect_stdout(sys.stderr):
+        try:
+            outcome = do(kind.read(file), say)
+        except TrainingError as error:
+            outcome = Outcome(ok=False, reason=str(error))
+    return replace(outcome, seconds=time.monotonic() - begun)
+
+
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
     """Run `do` on the job named on the command line and write its outcome: the main function of every worker.
 
@@ -135,16 +149,11 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
             lines.flush()
 
     job_file = Path(sys.argv[1]).resolve()
-    begun = time.monotonic()
-    with redirect_stdout(sys.stderr):
-        try:
-            outcome = do(kind.read(job_file), say)
-        except TrainingError as error:
-            outcome = Outcome(ok=False, reason=str(error))
-        except Exception as error:  # noqa: BLE001 - the parent needs a reason for every error
-            traceback.print_exc()
-            outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
-    outcome = replace(outcome, seconds=time.monotonic() - begun)
+    try:
+        outcome = attempt(kind, job_file, do, say)
+    except Exception as error:  # noqa: BLE001 - the parent needs a reason for every error
+        traceback.print_exc()
+        outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
     if not outcome.ok and world_size() > 1:
         _write_first(outcome, outcome_file(job_file))
         sys.exit(1)

@@ -11,9 +11,6 @@ from typing import Any, Final, get_args
 
 import tomlkit
 import typer
-from aiogram import Bot
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import AiogramError, TelegramAPIError
 from aiogram.types import User
 from aiogram.utils.token import TokenValidationError
@@ -23,6 +20,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
+from bot.cli.telegram_account import open_bot, read_account
 from bot.cli.terminal import notes
 from bot.config import DEFAULT_PATH, ConfigError, load_settings
 from bot.telegram.client import GUEST_MODE
@@ -34,7 +32,6 @@ from storage.atomic_files import PART
 WAIT_SECONDS: Final = 120
 """How long to wait for a message that reveals the admin's user ID."""
 _POLL_SECONDS: Final = 5
-_CALL_SECONDS: Final = 20
 _ENGINES: Final = get_args(InferenceSettings.model_fields["engine"].annotation)
 
 
@@ -107,7 +104,7 @@ def _ask_for_token(api_base: str, default: str) -> tuple[str, User]:
         else:
             token = str(typer.prompt(shown, err=True)).strip()
         try:
-            account = asyncio.run(_account(api_base, token))
+            account = asyncio.run(read_account(api_base, token))
         except TokenValidationError:
             notes.print("That is not a token: a token looks like 123456789:AAF….")
         except AiogramError as error:
@@ -155,15 +152,6 @@ def _ask_for_model(default: str, console: Console) -> str:
         notes.print(f"{escape(str(directory))} is not a complete checkpoint: {escape('; '.join(wrong))}.")
 
 
-def _open(api_base: str, token: str) -> Bot:
-    return Bot(token, session=AiohttpSession(api=TelegramAPIServer.from_base(api_base), timeout=_CALL_SECONDS))
-
-
-async def _account(api_base: str, token: str) -> User:
-    async with _open(api_base, token) as bot:
-        return await bot.get_me()
-
-
 async def _writer(api_base: str, token: str) -> User | None:
     """Return the sender of the newest private message to the bot, waiting for one if there is none.
 
@@ -171,7 +159,7 @@ async def _writer(api_base: str, token: str) -> User | None:
     """
     notes.print(f"Waiting {WAIT_SECONDS} s for a message to the bot …")
     until = time.monotonic() + WAIT_SECONDS
-    async with _open(api_base, token) as bot:
+    async with open_bot(api_base, token) as bot:
         while time.monotonic() < until:
             updates = await bot.get_updates(timeout=_POLL_SECONDS, allowed_updates=["message"])
             for update in reversed(updates):

@@ -24,7 +24,7 @@ from bot.i18n import Translator, later
 from bot.live_settings import LiveSettings
 from bot.telegram.client import DeliveryError, Doubtful
 from bot.telegram.guest_reply import reply_type
-from bot.telegram.reply import Place
+from bot.telegram.place import Place
 from bot.updates.addressing import spoken_to
 from storage.errors import StorageError
 from storage.ledger import Ledger

@@ -27,7 +27,8 @@ from bot.i18n import Say, Translator
 from bot.live_settings import LiveSettings
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.guest_reply import reply_type
-from bot.telegram.reply import Place, Reply
+from bot.telegram.place import Place
+from bot.telegram.reply import Reply
 from bot.updates.addressing import spoken_to
 from bot.updates.inbox import Delivery
 from bot.updates.staleness import StaleQuestions

@@ -22,7 +22,9 @@ from telegramify_markdown import utf16_len
 
 from bot.telegram.client import Unreachable
 from bot.telegram.formatting import LIMIT, Page, plain_pages
-from bot.telegram.reply import NO_PREVIEW, Place, Reply
+from bot.telegram.place import Place
+from bot.telegram.recorded_messages import NO_PREVIEW
+from bot.telegram.reply import Reply
 
 
 class GuestReply(Reply):

@@ -118,11 +118,6 @@ class ModelSizes:
         """Return the matrices of linear layers, each [out, in], among `weights`."""
         return [each for each in weights if len(each.shape) == 2 and each.name != self.embeddings.name]
 
-    @property
-    def tile_features(self) -> int:
-        """The size in bytes of a tile's features, in bfloat16, before the projector."""
-        return 2 * self.patches * self.vision.width
-
     def key_value_bytes(self, bits: int = 16) -> int:
         """Return the size in bytes of one token's keys and values in all layers, with `bits` bits per value.
 

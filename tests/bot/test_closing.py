@@ -69,9 +69,9 @@ async def test_a_step_that_fails_says_so() -> None:
         await closed("ledger", failing)
 
 
-async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) -> None:
+async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path, warm_python: str) -> None:
     """On SIGTERM during an endless computation, the bot closes resources, cancels the run and logs the stack."""
-    async with Community(tmp_path) as community:
+    async with Community(tmp_path, python=warm_python) as community:
         community.bot.sabotage = STUCK
         await community.bot.start()
         await _run_under_way(community)
@@ -80,7 +80,7 @@ async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) ->
         assert await community.bot.stop() == 1
         _, alive = await asyncio.to_thread(psutil.wait_procs, family, 10)
         assert alive == []
-        said = community.bot.tail()
+        said = community.bot.tail(80)
         assert "stopped" in said
         assert "choosing_for_ever" in said
         run = await community.ended_run()
@@ -88,12 +88,12 @@ async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) ->
         assert not (community.data / "ledger.db-wal").exists()
 
 
-async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path) -> None:
+async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path, warm_python: str) -> None:
     """If SIGTERM arrives during ten minutes of flood control, the ledger still records the run's end.
 
     The notification to the admin is dropped.
     """
-    async with Community(tmp_path) as community:
+    async with Community(tmp_path, python=warm_python) as community:
         community.bot.sabotage = STUCK.replace("3600", "1")
         await community.bot.start()
         community.emulator.faults.plan("flood", 100, chat=ADMIN, seconds=600)

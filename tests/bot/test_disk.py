@@ -16,8 +16,8 @@ from bot.admin.erasure import Erasure
 from storage.errors import NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.removals import Removal, RemovalKind
+from tests.support.bot_process import FORGE
 from tests.support.chatting import ScriptedEngine, Stage, live, png, shows, until
-from tests.support.killing import FORGE
 from tests.support.ledgers import picture
 from tests.support.person import DOWN, UP, Message, Person, button
 

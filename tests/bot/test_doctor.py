@@ -18,6 +18,7 @@ from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding, report
 from bot.instance_lock import lock_data_folder
 from inference.internvl2.tiny import CHECKPOINT
+from inference.serving.engine_launch import free_port
 from storage.ledger import FILE_NAME, Ledger
 from telegram_emulator.emulator import Emulator
 from tests.support.bot_process import command
@@ -63,6 +64,14 @@ async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
     assert not found.ok
     assert found.detail == "Unauthorized"
     assert "telegram.token" in found.cure
+
+
+def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    """If nothing listens at `telegram.api_base`, the doctor says so and names the setting."""
+    url = f"http://127.0.0.1:{free_port()}"
+    found = finding_of(examine(settings_in(tmp_path, telegram={"token": "1:x", "api_base": url})), "Telegram")
+    assert not found.ok and found.detail.startswith(f"{url} does not answer")
+    assert "telegram.api_base" in found.cure
 
 
 def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:

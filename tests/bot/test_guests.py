@@ -15,6 +15,7 @@ from bot.handlers.guests import NO_PICTURE
 from storage.chat_records import Exchange
 from storage.guests import GUESTS
 from storage.learning_records import Rating
+from tests.support.bot_process import FORGE
 from tests.support.chatting import (
     Notebook,
     RunningBot,
@@ -27,7 +28,6 @@ from tests.support.chatting import (
     shows,
     until,
 )
-from tests.support.killing import FORGE
 from tests.support.person import DOWN, UP, Person, button
 
 BOT = "@thumbtune_bot"

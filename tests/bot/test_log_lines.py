@@ -61,12 +61,12 @@ def lines(process: BotProcess) -> list[dict[str, Any]]:
     return found
 
 
-async def test_every_line_is_an_object(tmp_path: Path) -> None:
+async def test_every_line_is_an_object(tmp_path: Path, warm_python: str) -> None:
     """Events of the bot, of libraries, warnings and exceptions are one object a line each, without the token."""
     emulator = Emulator(token=TOKEN)
     url = await emulator.start()
     try:
-        process = bot_process(tmp_path, url)
+        process = bot_process(tmp_path, url, warm_python)
         process.sabotage = TROUBLE
         await process.start()
         assert await process.stop() == 0
@@ -94,13 +94,13 @@ async def test_the_error_that_ends_the_bot_is_an_object(tmp_path: Path) -> None:
     process = bot_process(tmp_path, "http://127.0.0.1:9")
     process.sabotage = BROKEN
     await process.start(healthy=False)
-    assert await process.process.wait() == 1
+    assert await process.ended() == 1
     (found,) = lines(process)
     assert (found["level"], found["error"]) == ("critical", "no disk for bot<token>")
     assert "in broken" in found["exception"]
 
 
-def bot_process(folder: Path, api: str) -> BotProcess:
+def bot_process(folder: Path, api: str, python: str = "") -> BotProcess:
     port = free_port()
     config = folder / "config.toml"
     write_config(
@@ -108,7 +108,7 @@ def bot_process(folder: Path, api: str) -> BotProcess:
         {
             "telegram": {"token": TOKEN, "api_base": api},
             "storage": {"dir": str(folder / "data")},
-            "inference": {"threads": 1},
+            "inference": {"threads": 1, "python": python},
             "web": {"port": port},
         },
     )

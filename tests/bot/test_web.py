@@ -27,12 +27,14 @@ SECRET = "a-secret-of-the-webhook"
 TOKEN = "a-password"
 
 
-async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_webhook_bot_answers_and_keeps_strangers_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: str
+) -> None:
     """The bot answers webhook updates that carry the secret.
 
     Requests without the secret, or without the operator's password, are refused.
     """
-    async with Community(tmp_path, telegram={"mode": "webhook"}, web={"token": TOKEN}) as community:
+    async with Community(tmp_path, python=warm_python, telegram={"mode": "webhook"}, web={"token": TOKEN}) as community:
         monkeypatch.setenv("THUMBTUNE_TELEGRAM__WEBHOOK__URL", community.web + WEBHOOK_PATH)
         monkeypatch.setenv("THUMBTUNE_TELEGRAM__WEBHOOK__SECRET", SECRET)
         await community.bot.start()
@@ -120,9 +122,9 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
         await server.stop()
 
 
-async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> None:
+async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path, warm_python: str) -> None:
     """With two engines, the operator page shows both, and the metrics label each one with its name."""
-    async with Community(tmp_path, inference={"gpus": [0, 1]}) as community:
+    async with Community(tmp_path, python=warm_python, inference={"gpus": [0, 1]}) as community:
         await community.bot.start()
         person = await community.person()
         (question,) = questions("nodes", 1)

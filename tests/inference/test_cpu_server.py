@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -285,10 +284,10 @@ def test_every_route_needs_the_key(served: Served, route: str) -> None:
             assert response.status_code == status, (method, headers, response.text)
 
 
-def test_an_engine_without_a_key_does_not_start() -> None:
+def test_an_engine_without_a_key_does_not_start(warm_python: str) -> None:
     """Without a key, the engine exits without listening, and its error names the variable to set."""
     line = [
-        sys.executable,
+        warm_python,
         "-m",
         "inference.engines.cpu.server",
         "--model",

@@ -6,7 +6,6 @@ import io
 import struct
 import tracemalloc
 import zlib
-from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -15,6 +14,7 @@ from inference.images.decoder_protocol import DecodeError, Refusal
 from inference.images.decoder_worker import clean
 from tests.support.chatting import png
 from tests.support.heic import SIDEWAYS, turned
+from tests.support.hostile_pictures import encoded
 
 LIMIT = 50.0
 
@@ -28,13 +28,6 @@ LYING = {
     8: Image.Transpose.ROTATE_270,
 }
 """How an upright picture is stored in a file with that EXIF orientation."""
-
-
-def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """Return `image` encoded in the format `form`."""
-    written = io.BytesIO()
-    image.save(written, form, **options)
-    return written.getvalue()
 
 
 def drawing(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:

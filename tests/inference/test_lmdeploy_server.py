@@ -57,9 +57,9 @@ STOCK = (
     "sys.modules['inference.engines.lmdeploy.patches'] = patches; "
     "from tests.support.lmdeploy_on_cpu import main; main()"
 )
-OTHER_VERSION = (
-    "import lmdeploy; lmdeploy.__version__ = '0.99.0'; from tests.support.lmdeploy_on_cpu import main; main()"
-)
+REFUSING = "import sys; sys.argv.pop(1); from inference.engines.lmdeploy.server import main; main()"
+"""The worker itself, without what replaces TurboMind, which it does not come to load."""
+OTHER_VERSION = f"import importlib.metadata; importlib.metadata.version = lambda name: '0.99.0'; {REFUSING}"
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
 
     That release is not patched, and the log says which one to install.
     """
-    with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), *BLOCKS) as served:
+    with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION)) as served:
         served.until_ended()
     log = served.log.read_text()
     assert "lmdeploy 0.99.0 is installed, but this engine requires 0.18.0: install lmdeploy==0.18.0" in log
@@ -188,7 +188,7 @@ def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
 
 def test_an_unsupported_language_model_is_refused(tmp_path: Path) -> None:
     """If TurboMind does not support the language model, the server's log says so and names alternatives."""
-    with started(tmp_path, "phi3", write_small(tmp_path / "model", "phi3-4b"), WORKER, *BLOCKS) as served:
+    with started(tmp_path, "phi3", write_small(tmp_path / "model", "phi3-4b"), ("-c", REFUSING)) as served:
         served.until_ended()
     log = served.log.read_text()
     assert (

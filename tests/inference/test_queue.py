@@ -6,10 +6,8 @@ The queue's rules are tested in test_admission.py.
 from __future__ import annotations
 
 import asyncio
-import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -49,7 +47,7 @@ async def test_queue_is_first_come_first_served(deploy: Deploy, tmp_path: Path) 
         assert waits["c3"][0] == 1
         assert waits["d4"][0] == 2
         assert all(numbers == sorted(numbers, reverse=True) for numbers in waits.values())
-        events = [note for note in notes_in_order(tmp_path / "a") if note["chat"] != "probe"]
+        events = [note for note in notes(tmp_path / "a", "begin", "end", "abort") if note["chat"] != "probe"]
         now: list[str] = []
         for note in events:
             if note["event"] == "begin":
@@ -58,12 +56,6 @@ async def test_queue_is_first_come_first_served(deploy: Deploy, tmp_path: Path) 
                 assert len(now) <= 2
             else:
                 now.remove(note["chat"])
-
-
-def notes_in_order(directory: Path) -> list[dict[str, Any]]:
-    """Return the begin, end and abort events in `directory` in the order in which they were recorded."""
-    lines = (directory / "events.jsonl").read_text().splitlines()
-    return [note for note in map(json.loads, lines) if note["event"] in ("begin", "end", "abort")]
 
 
 @pytest.mark.parametrize("waiting_for_the_start", [False, True])

@@ -28,16 +28,18 @@ from tests.support.deployments import ask
 pytestmark = pytest.mark.timeout(600)
 
 
-def settings_for(cluster: Cluster, url: str, **more: object) -> InferenceSettings:
-    """Return the settings of a bot whose applications are named `other-…`."""
-    ray = {"address": cluster.address, "url": url, "num_cpus": 0.3, "name": "other"}
+def settings_for(cluster: Cluster, url: str, python: str = "", **more: object) -> InferenceSettings:
+    """Return the settings of a bot whose applications are named `other-…` and whose engines run with `python`."""
+    ray = {"address": cluster.address, "url": url, "num_cpus": 0.3, "name": "other", "python": python}
     return InferenceSettings.model_validate({"engine": "ray", "drain_timeout": 5, "ray": ray, **more})
 
 
 @asynccontextmanager
-async def deployed(cluster: Cluster, url: str, folder: Path, **more: object) -> AsyncIterator[Deployment]:
+async def deployed(
+    cluster: Cluster, url: str, folder: Path, python: str = "", **more: object
+) -> AsyncIterator[Deployment]:
     """Yield a deployment of the base model on the cluster, and check that it leaves nothing behind."""
-    deployment = Deployment(settings_for(cluster, url, **more), "base", CHECKPOINT, logs=folder / "logs")
+    deployment = Deployment(settings_for(cluster, url, python, **more), "base", CHECKPOINT, logs=folder / "logs")
     try:
         await deployment.start()
         yield deployment
@@ -60,12 +62,14 @@ def engines() -> list[psutil.Process]:
     return found
 
 
-async def test_a_canary_answers_beside_the_live_model(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
+async def test_a_canary_answers_beside_the_live_model(
+    cluster: Cluster, serve_url: str, tmp_path: Path, warm_python: str
+) -> None:
     """Each model has its own application, and the canary's is deleted when the trial ends.
 
     A model that cannot be loaded is refused with the engine's error, and the live model keeps answering.
     """
-    async with deployed(cluster, serve_url, tmp_path) as deployment:
+    async with deployed(cluster, serve_url, tmp_path, python=warm_python) as deployment:
         await deployment.start_canary("run-1", CHECKPOINT, 1)
         assert set(serve.status().applications) == {"other-base", "other-run-1"}
         assert (await ask(deployment, "What is this?")).answer.model == "run-1"
@@ -79,12 +83,12 @@ async def test_a_canary_answers_beside_the_live_model(cluster: Cluster, serve_ur
         assert (await ask(deployment, "What is this?")).answer.model == "base"
 
 
-async def test_a_killed_process_is_no_loss(cluster: Cluster, serve_url: str, tmp_path: Path) -> None:
+async def test_a_killed_process_is_no_loss(cluster: Cluster, serve_url: str, tmp_path: Path, warm_python: str) -> None:
     """When the process that deployed an application is killed, its successor takes the application over.
 
     Without a successor, the application stays until the bot deploys another one.
     """
-    settings = settings_for(cluster, serve_url)
+    settings = settings_for(cluster, serve_url, warm_python)
     launch = Launch("run-9", CHECKPOINT, COMMANDS[Kind.RAY], tmp_path / "log", settings, endpoint=serve_url)
     worker = Worker(launch)
     await worker.start()
@@ -93,7 +97,7 @@ async def test_a_killed_process_is_no_loss(cluster: Cluster, serve_url: str, tmp
     await worker.gone()
     await worker.stop()
     assert "other-run-9" in serve.status().applications
-    async with deployed(cluster, serve_url, tmp_path) as deployment:
+    async with deployed(cluster, serve_url, tmp_path, python=warm_python) as deployment:
         assert set(serve.status().applications) == {"other-base"}
         killed = deployment.status().pid
         assert killed

@@ -111,7 +111,7 @@ def answers(community: Community) -> list[tuple[int, int, str, str, int]]:
 
 
 async def test_a_cluster_grows_loses_a_node_changes_its_model_and_shrinks(
-    cluster: Cluster, serve_url: str, tmp_path: Path
+    cluster: Cluster, serve_url: str, tmp_path: Path, warm_python: str
 ) -> None:
     """Throughout, each question gets one answer, and at least 95 % of the follow-ups find their picture cached.
 
@@ -122,7 +122,7 @@ async def test_a_cluster_grows_loses_a_node_changes_its_model_and_shrinks(
     sections: dict[str, Any] = {
         "chat": {"max_new_tokens": 30},
         "inference": {"engine": "ray", "model": str(base), "drain_timeout": 30},
-        "inference.ray": {"address": cluster.address, "url": serve_url, "num_cpus": 0.3},
+        "inference.ray": {"address": cluster.address, "url": serve_url, "num_cpus": 0.3, "python": warm_python},
         "inference.ray.replicas": {"min": 1, "max": 3, "grow_after": 1, "shrink_after": 4},
     }
     async with Community(tmp_path, **sections) as community:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import structlog
 from aiogram import Bot, Dispatcher
@@ -428,4 +429,5 @@ def live(url: str, token: str, directory: str, seconds: float = 0.05) -> None:
         await asyncio.Event().wait()
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    asyncio.run(for_ever())
+    with patch("bot.updates.receiver.PAUSES", (0.1,)):
+        asyncio.run(for_ever())

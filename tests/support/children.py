@@ -20,11 +20,14 @@ def fake_command(model_id: str, model_dir: Path, port: int, _: InferenceSettings
     return [sys.executable, str(FAKE), "--model", str(model_dir), "--name", model_id, "--port", str(port)]
 
 
-def notes(directory: Path, event: str) -> list[dict[str, Any]]:
-    """Return the notes about `event` that fake engines wrote to a model directory, oldest first."""
+def notes(directory: Path, *events: str) -> list[dict[str, Any]]:
+    """Return the notes about `events` that fake engines wrote to a model directory, oldest first.
+
+    A note that is being written is left out.
+    """
     path = directory / "events.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [note for note in map(json.loads, lines) if note["event"] == event]
+    lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    return [note for note in map(json.loads, lines) if note["event"] in events]
 
 
 def prompt(text: str, chat: str = "chat") -> Prompt:

@@ -39,6 +39,7 @@ TRAINING = {
     "rater_age": 0,
     "min_free_gigabytes": 0.1,
     "canary": 0,
+    "max_loss_points": 5,
 }
 ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
 RUN_SECONDS = 480.0

@@ -66,8 +66,8 @@ class Fake:
         if self.cue.get("quiet"):
             return
         line = json.dumps({"event": event, "pid": os.getpid(), "name": self.name, **more})
-        with (self.directory / "events.jsonl").open("a") as file:
-            file.write(line + "\n")
+        with (self.directory / "events.jsonl").open("ab", buffering=0) as file:  # notes of threads must not mix
+            file.write(f"{line}\n".encode())
 
     def first_time(self, what: str) -> bool:
         try:

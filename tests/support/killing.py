@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import multiprocessing.process
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from storage.ledger import Ledger
+from tests.support.bot_process import FORGE
 from tests.support.chatting import Stage, live, until
 from tests.support.person import Person
-
-# A fork server with all imports done: each start takes a moment instead of seconds.
-FORGE = multiprocessing.get_context("forkserver")
-FORGE.set_forkserver_preload(["tests.support.chatting"])
 
 Talk = Callable[[Person], Awaitable[None]]
 

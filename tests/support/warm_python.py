@@ -239,7 +239,10 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code or 0
+        if not isinstance(code, int):  # the reason
+            sys.stderr.write(f"{code}\n")
+            code = 1
     except BaseException:  # noqa: BLE001 the border of the process
         traceback.print_exc()
     finally:

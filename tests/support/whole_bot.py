@@ -9,7 +9,6 @@ continuously.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import shutil
 import stat
@@ -31,6 +30,7 @@ from storage.ledger import Ledger
 from storage.states import RUN_TRANSITIONS
 from telegram_emulator import Emulator
 from tests.support.bot_process import write_config
+from tests.support.children import notes
 from tests.support.person import Message, Person, button
 
 ROOT = Path(__file__).parents[2]
@@ -155,9 +155,7 @@ class WholeBot:
 
     def engines(self) -> list[int]:
         """Return the process IDs of all engines started so far for the base model."""
-        file = self.base / "events.jsonl"
-        notes = map(json.loads, file.read_text().splitlines() if file.exists() else ())
-        return [note["pid"] for note in notes if note["event"] == "start"]
+        return [note["pid"] for note in notes(self.base, "start")]
 
     def _interpreter(self, script: str) -> str:
         path = self._folder / f"{script}.sh"

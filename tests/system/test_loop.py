@@ -46,13 +46,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def taught(folder: Path) -> AsyncIterator[Taught]:
+async def taught(folder: Path, warm_python: str) -> AsyncIterator[Taught]:
     """Teach the bot playful answers in one run, and examine it on unseen pictures before and after.
 
     Users ask two questions about each of 30 pictures and vote on every answer; then the admin sends
     /retrain.
     """
-    async with Community(folder) as community:
+    async with Community(folder, python=warm_python) as community:
         await community.bot.start()
         before = await community.examine("before", 40)
         liked = await community.vote("seed-0", playful)

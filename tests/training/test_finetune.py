@@ -50,15 +50,6 @@ from training.xtuner.scalars import losses
 
 pytestmark = pytest.mark.long
 
-TRAIN = """
-import sys
-from pathlib import Path
-import psutil
-from training.job import ignore
-from training.xtuner.runner import train
-trained = train(Path(sys.argv[1]), ignore)
-print(len(psutil.Process().children()), "processes left")
-"""
 PAIRS = 24
 BLOCK = 12
 JUDGING = 24
@@ -80,8 +71,11 @@ class Trained:
         return Path(self.job.work)
 
 
-def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Trained:
-    """Train on right or wrong answers, merge, and evaluate with other answers of the same kind."""
+def learn(folder: Path, python: str, *, right: bool, judge: str = "", **changes: Any) -> Trained:
+    """Train on right or wrong answers, merge, and evaluate with other answers of the same kind.
+
+    `python` trains and merges; `judge`, by default the interpreter that runs the tests, evaluates.
+    """
     progress: list[Progress] = []
     trainer = ChildTrainer(settings(python=python))
     job = drawn_job(folder, PAIRS, right=right, **changes)
@@ -109,15 +103,15 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
         TasteJob(**common, adapter=str(outcome.adapter), rated=rated),
         EvaluationJob(**common, candidate=str(merged)),
     ):
-        judged = asyncio.run(trainer.run(judging, progress.append))
+        judged = asyncio.run(ChildTrainer(settings(python=judge)).run(judging, progress.append))
         assert judged.ok, judged.reason
     return Trained(job, progress, outcome, merged, Report.read(folder / "report.json"))
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def good(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Trained:
     """A finished run that trained on right answers in the playful manner."""
-    return learn(tmp_path_factory.mktemp("good"), right=True, blocks=[BLOCK])
+    return learn(tmp_path_factory.mktemp("good"), warm_python, right=True, blocks=[BLOCK])
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +125,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Trained:
     base = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
     plant(base)
     changes = {"targets": "", "learning_rate": 1e-3, "base": str(base)}
-    return learn(folder, right=False, python=warm_python, **changes)
+    return learn(folder, warm_python, right=False, judge=warm_python, **changes)
 
 
 def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:
@@ -280,24 +274,24 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
     assert (folder / "iter_2.pth").is_file()
 
 
-def test_a_training_run_that_cannot_begin_says_why(good: Trained, tmp_path: Path) -> None:
+def test_a_training_run_that_cannot_begin_says_why(good: Trained, tmp_path: Path, warm_python: str) -> None:
     """An error that occurs before the training loop is built is the only one; the loop is not built afterwards."""
     text = (good.folder / "config.py").read_text(encoding="utf-8")
     config = tmp_path / "config.py"
     config.write_text(text.replace(str(good.folder / "checked.jsonl"), str(tmp_path / "gone.jsonl")))
-    command = [sys.executable, "-c", TRAIN, str(config)]
+    command = [warm_python, "-m", "tests.support.lone_training", str(config)]
     ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert ended.returncode == 1
     assert ended.stderr.count("gone.jsonl: cannot be read") == 1, ended.stderr[-3000:]
 
 
-def test_a_training_run_ends_its_data_loader(good: Trained, tmp_path: Path) -> None:
+def test_a_training_run_ends_its_data_loader(good: Trained, tmp_path: Path, warm_python: str) -> None:
     """The data loader's processes, which training on a GPU uses, have ended when training returns."""
     text = (good.folder / "config.py").read_text(encoding="utf-8").replace(str(good.folder / "xtuner"), str(tmp_path))
     assert "num_workers=0" in text
     config = tmp_path / "config.py"
     config.write_text(re.sub("max_iters=[0-9]+", "max_iters=2", text.replace("num_workers=0", "num_workers=2")))
-    command = [sys.executable, "-c", TRAIN, str(config)]
+    command = [warm_python, "-m", "tests.support.lone_training", str(config)]
     ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.splitlines()[-1] == "0 processes left"

@@ -16,6 +16,7 @@ from inference.serving.pressure import FirstWords
 from tests.support.lessons import SYSTEM, drawn_lessons
 from training.data.llava import write_rows
 from training.evaluation_jobs import EvaluationJob
+from training.gate.factual_set import own_set
 from training.gate.judge_candidate import evaluate
 from training.gate.report import Taste
 from training.job import ignore
@@ -154,6 +155,8 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     one = [{"image": "a.png", "question": "Which colour is it?", "expect": [["red"]]}]
     (questions / "questions.json").write_text(json.dumps(one))
     Taste().write(tmp_path / TASTE)
+    # One question for each examination is enough here.
+    monkeypatch.setattr("training.gate.forgetting.leading_set", lambda _: own_set(questions))
     job = EvaluationJob(
         run="1",
         candidate=str(CHECKPOINT),

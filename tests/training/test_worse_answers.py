@@ -165,9 +165,9 @@ def test_samples_have_a_second_answer(tmp_path: Path) -> None:
 
     job = half_disliked(tmp_path)
     mixture = mix(job, CHECKPOINT, ignore)
-    options: dict[str, Any] = {"system": SYSTEM, "repeat_times": 2, "max_length": 512}
+    lessons = {"path": str(mixture.file), "images": job.images, "system": SYSTEM}
     kto, dpo = (
-        LessonDataset(str(CHECKPOINT), str(mixture.file), job.images, objective=name, **options)
+        LessonDataset(str(CHECKPOINT), lessons, objective=name, repeat_times=2, max_length=512)
         for name in ("kto", "dpo")
     )
     lengths = [json.loads(line)["length"] for line in mixture.file.read_text().splitlines()]

@@ -113,9 +113,7 @@ def dataset(job: Job, *, repeats: int, max_length: int) -> dict[str, Any]:
     return {
         "type": "training.xtuner.dataset.LessonDataset",
         "model_path": str(Path(job.work) / BASE),
-        "data_path": str(Path(job.work) / CHECKED),
-        "image_folder": job.images,
-        "system": job.system,
+        "lessons": {"path": str(Path(job.work) / CHECKED), "images": job.images, "system": job.system},
         "tiles": job.tiles,
         "repeat_times": repeats,
         "max_length": max_length,

@@ -7,7 +7,7 @@ would substitute a random sample or truncate.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,34 @@ from training.xtuner.recipes import Objective
 from training.xtuner.vision_cache import cached_features
 
 
-class LessonDataset(Dataset[dict[str, Any]]):
-    """The lessons of a LLaVA file, each repeated `repeat_times` times.
+@dataclass(frozen=True)
+class LessonFile:
+    """A LLaVA file whose rows have `image_wh`, `length` and `origin`, as written by `training.data.mixture`.
 
-    Each row has `image_wh`, `length` (in tokens, pictures included) and `origin`, as written by
-    `training.data.mixture`.
+    Attributes:
+        path: The file.
+        images: The folder of the pictures.
+        system: The system prompt for rows that have none.
+    """
+
+    path: str
+    images: str
+    system: str
+
+
+class LessonDataset(Dataset[dict[str, Any]]):
+    """The lessons of a file, each repeated `repeat_times` times.
 
     Attributes:
         rows: The number of rows of the file.
         modality_length: The length of each sample in tokens.
     """
 
-    def __init__(  # noqa: PLR0913 - the fields of a configuration file
+    def __init__(
         self,
         model_path: str,
-        data_path: str,
-        image_folder: str,
+        lessons: dict[str, str],
         *,
-        system: str,
         tiles: int = 0,
         features: str | None = None,
         objective: Objective = "sft",
@@ -49,9 +59,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
 
         Args:
             model_path: The checkpoint directory.
-            data_path: The LLaVA file.
-            image_folder: The folder of the pictures.
-            system: The system prompt for rows that have none.
+            lessons: The fields of the `LessonFile`; a configuration file has no objects.
             tiles: The maximum number of tiles per picture; 0 for the model's own limit.
             features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
                 samples have the form that XTuner's own model takes: tiles, or zeros if there are no pictures.
@@ -59,14 +67,13 @@ class LessonDataset(Dataset[dict[str, Any]]):
             repeat_times: How many times each row is repeated.
             max_length: The maximum number of tokens of a sample.
         """
-        rows = [row for _, row in read_rows(Path(data_path))]
+        self._file = LessonFile(**lessons)
+        rows = [row for _, row in read_rows(Path(self._file.path))]
         self.rows = len(rows)
         self._data: list[dict[str, Any]] = rows * repeat_times
         self.modality_length = [row["length"] for row in self._data]
-        self._images = Path(image_folder)
         self._cache = None if features is None else Path(features)
         self._encoder = Encoder(Path(model_path), tiles=tiles)
-        self._system = system
         self._objective = objective
         self._max_length = max_length
 
@@ -106,13 +113,13 @@ class LessonDataset(Dataset[dict[str, Any]]):
     def _lesson(self, index: int) -> Lesson:
         row = self._data[index]
         sizes = tuple((int(width), int(height)) for width, height in row.get("image_wh", ()))
-        return replace(parse_row(row, where=row["origin"], system=self._system), sizes=sizes)
+        return replace(parse_row(row, where=row["origin"], system=self._file.system), sizes=sizes)
 
     def _pixel_values(self, lesson: Lesson) -> torch.Tensor:
         cached = cached_features(self._cache, lesson.pictures) if self._cache and lesson.pictures else None
         if cached is not None:
             return cached
-        tiles, tiling = self._encoder.pixel_values(lesson.pictures, self._images), self._encoder.tiling
+        tiles, tiling = self._encoder.pixel_values(lesson.pictures, Path(self._file.images)), self._encoder.tiling
         if tiles is not None:
             return tiles
         if self._cache is None:

@@ -16,9 +16,6 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
-
-import aiohttp
 
 from bot.cli.doctor.findings import Finding
 from bot.cli.doctor.gpu import gpu_findings
@@ -237,30 +234,23 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         found = "not set" if DEFAULT_PATH.exists() or settings.origins else f"not set, and no {DEFAULT_PATH} here"
         yield Finding("Telegram token", False, found, f"{TOKEN_CURE} (not needed for make demo)")
         return
-    bot, problem = asyncio.run(_ask_telegram(settings))
-    if problem:
+    from aiogram.exceptions import AiogramError, TelegramAPIError, TelegramNetworkError  # they take seconds to import
+
+    from bot.cli.telegram_account import read_account
+
+    api_base = settings.telegram.api_base
+    try:
+        bot = asyncio.run(read_account(api_base, settings.telegram.token.get_secret_value()))
+    except AiogramError as error:
+        problem = error.message if isinstance(error, TelegramAPIError) else str(error)
+        if isinstance(error, TelegramNetworkError):
+            problem = f"{api_base} does not answer ({problem})"
         yield Finding("Telegram", False, problem, "check telegram.token and telegram.api_base")
         return
-    yield Finding("Telegram", True, f"@{bot['username']}")
-    if settings.chat.guests and not bot.get("supports_guest_queries"):
+    yield Finding("Telegram", True, f"@{bot.username}")
+    if settings.chat.guests and not bot.supports_guest_queries:
         cure = f"turn on guest mode: {GUEST_MODE}"
         yield Finding("guest mode", False, "chat.guests is on, but Telegram passes on no guest queries", cure)
-    if settings.chat.picture_threads and not bot.get("has_topics_enabled"):
+    if settings.chat.picture_threads and not bot.has_topics_enabled:
         cure = "turn on topics in private chats in the bot's settings in @BotFather"
         yield Finding("topics", False, "chat.picture_threads is on, but the bot has no topics in private chats", cure)
-
-
-async def _ask_telegram(settings: Settings) -> tuple[dict[str, Any], str]:
-    """Return the bot as a Bot API `User` object, and what is wrong if that fails."""
-    url = f"{settings.telegram.api_base}/bot{settings.telegram.token.get_secret_value()}/getMe"
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
-            session.get(url) as answer,
-        ):
-            body = await answer.json()
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        return {}, f"{settings.telegram.api_base} does not answer ({type(error).__name__})"
-    if not body.get("ok"):
-        return {}, str(body.get("description"))
-    return body["result"], ""

@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -139,16 +140,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("UVICORN_LOG_LEVEL", "warning")
     if reason := unsupported(options.model):
         raise SystemExit(f"{reason}: {CURE}")
-    import_yapf()
-    import lmdeploy
-    import torch
-
-    if lmdeploy.__version__ != SUPPORTED_VERSION:
+    # Importing lmdeploy takes seconds, so the refusals come first.
+    if (installed := version("lmdeploy")) != SUPPORTED_VERSION:
         raise SystemExit(
-            f"lmdeploy {lmdeploy.__version__} is installed, but this engine requires {SUPPORTED_VERSION}: install "
+            f"lmdeploy {installed} is installed, but this engine requires {SUPPORTED_VERSION}: install "
             f"lmdeploy=={SUPPORTED_VERSION}, or run the installed version's own server and name it in "
             "inference.endpoint."
         )
+    import_yapf()
+    import torch
+
     # Many threads tile pictures at once, and each is fastest if torch starts no further threads.
     torch.set_num_threads(1)
     try:

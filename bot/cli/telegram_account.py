@@ -1,0 +1,31 @@
+"""The bot's account, as Telegram describes it to the owner of the token."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.types import User
+
+_CALL_SECONDS: Final = 20
+
+
+def open_bot(api_base: str, token: str) -> Bot:
+    """Return a client of the Bot API at `api_base`; use it as an async context manager.
+
+    Raises:
+        TokenValidationError: The token does not have the form of one.
+    """
+    return Bot(token, session=AiohttpSession(api=TelegramAPIServer.from_base(api_base), timeout=_CALL_SECONDS))
+
+
+async def read_account(api_base: str, token: str) -> User:
+    """Return the account that the token belongs to.
+
+    Raises:
+        AiogramError: The token does not have the form of one, or the server does not answer or does not accept it.
+    """
+    async with open_bot(api_base, token) as bot:
+        return await bot.get_me()
