@@ -159,13 +159,14 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     assert not (settings.storage.dir / FILE_NAME).exists(), "looking for a model makes no ledger"
 
 
-def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: str) -> None:
     """A checkpoint that looks complete but does not load is named in the error, and no files are left behind."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     shutil.copytree(CHECKPOINT, tmp_path / "odd")
     (tmp_path / "odd" / "tokenizer.json").write_text("{}")
-    reason = asked(settings_in(tmp_path, training={"device": "cpu", "threads": 1}), images, str(tmp_path / "odd"))
+    training: dict[str, object] = {"device": "cpu", "threads": 1, "python": warm_python}
+    reason = asked(settings_in(tmp_path, training=training), images, str(tmp_path / "odd"))
     assert reason.startswith(f"{tmp_path / 'odd'} cannot be loaded")
     assert not (tmp_path / "page.html").exists()
     assert list(tmp_path.glob("thumbtune-compare-*")) == []
