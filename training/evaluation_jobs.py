@@ -162,6 +162,7 @@ class EvaluationJob(JudgingJob):
         candidate_name: The name of the candidate in the report and the sheet.
         curve: The image file of the loss curve, for the sheet; empty for none.
         effort: The training data and resources that the run used, for the report and the sheet.
+        tested: The number of steps of the evaluation that the test of taste has done.
         spent: The number of seconds that the evaluation has already taken.
     """
 
@@ -172,4 +173,5 @@ class EvaluationJob(JudgingJob):
     candidate_name: str = "candidate"
     curve: str = ""
     effort: Effort = field(default_factory=Effort)
+    tested: int = 0
     spent: float = 0.0

@@ -161,6 +161,7 @@ class Pipeline:
                 live_name=live_name,
                 curve=trained.curve or "",
                 effort=measure_effort(selection, await self._ledger.models.trained_on(run.id), trained, merged),
+                tested=tested.steps,
                 spent=tested.seconds,
             )
             checked(await self._trainer.run(evaluation, progress.update))

@@ -28,15 +28,21 @@ AnyJob = TypeVar("AnyJob", bound=WorkerJob)
 
 
 class StageProgress:
-    """Reports the progress of a stage with `steps` steps, and estimates the remaining time."""
+    """Reports the progress of a stage with `steps` steps, and estimates the remaining time.
 
-    def __init__(self, say: Say, stage: str, steps: int) -> None:
+    `before` is the number of further steps of the stage that another worker has done.
+
+    Attributes:
+        done: The number of steps done, including those before.
+    """
+
+    def __init__(self, say: Say, stage: str, steps: int, before: int = 0) -> None:
         self._say = say
         self._stage = stage
-        self._steps = steps
-        self._done = 0
+        self._steps = before + steps
+        self._before = self.done = before
         self._started = time.monotonic()
-        say(Progress(stage, 0, steps))
+        say(Progress(stage, before, self._steps))
 
     def more(self, steps: int) -> None:
         """Add steps to the stage's total."""
@@ -44,9 +50,9 @@ class StageProgress:
 
     def add(self, done: int) -> None:
         """Report that `done` more steps are finished."""
-        self._done += done
-        left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
-        self._say(Progress(self._stage, self._done, self._steps, seconds_left=round(left, 1)))
+        self.done += done
+        left = (time.monotonic() - self._started) / (self.done - self._before) * (self._steps - self.done)
+        self._say(Progress(self._stage, self.done, self._steps, seconds_left=round(left, 1)))
 
 
 def rank() -> int:

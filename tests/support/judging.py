@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LogProbability
 from training.gate.report import Report
 from training.gate.respondent import Asked
-from training.job import ignore
+from training.job import Progress
 
 
 def forgetting(
@@ -86,21 +86,30 @@ class Forgetful:
         knows = self._trained
         return [LogProbability(-1.0 if knows and each.turns[-1].text == LIKED else -2.0, 1) for each in lessons]
 
-    def generate(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[tuple[str, bool]]:
+    def generate(
+        self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[int], None]
+    ) -> list[tuple[str, bool]]:
         """Return answers that differ from the liked one, and whether each ended by itself."""
+        on_batch(len(lessons))
         return [("A mug.", True) for _ in lessons]
 
-    def answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str]:
+    def answers(self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[int], None]) -> list[str]:
         """Return "right" for every question except the forgotten ones."""
+        on_batch(len(lessons))
         questions = [each.turns[0].text for each in lessons]
         self.asked[self._name] = self.asked.get(self._name, 0) + sum(each != "What?" for each in questions)
         return ["wrong" if each in self._wrong else "right" for each in questions]
 
 
 class Bench:
-    """A folder with models and rated answers, for evaluations of the candidate."""
+    """A folder with models and rated answers, for evaluations of the candidate.
+
+    Attributes:
+        progress: The progress of the two jobs of the last evaluation.
+    """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.progress: list[Progress] = []
         self.folder = folder
         self.rated = [Rated(str(number), True, 0, 0, 0.8, 0.8, 64, 0) for number in range(8)]
         self.fields: dict[str, Any] = {
@@ -132,9 +141,11 @@ class Bench:
     def judge(self, **changes: Any) -> Report:
         """Evaluate the candidate and return the report; `changes` override fields of both jobs."""
         Forgetful.loads, Forgetful.asked = [], {}
-        fields = {**self.fields, **changes}
-        assert judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), ignore).ok
-        assert evaluate(EvaluationJob(**fields, candidate=str(self.folder / "candidate")), ignore).ok
+        self.progress = []
+        fields, say = {**self.fields, **changes}, self.progress.append
+        tested = judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), say)
+        judging = EvaluationJob(**fields, candidate=str(self.folder / "candidate"), tested=tested.steps)
+        assert tested.ok and evaluate(judging, say).ok
         return Report.read(self.folder / "report.json")
 
 

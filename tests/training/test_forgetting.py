@@ -150,6 +150,17 @@ def test_no_job_loads_a_model_twice_if_nothing_is_in_doubt(bench: Bench) -> None
     assert Forgetful.asked == {"live": 0, "candidate": 450}
 
 
+def test_the_two_jobs_count_their_steps_together(bench: Bench) -> None:
+    """The progress never goes back, not even between the two jobs, and ends with as many steps done as announced."""
+    bench.model("candidate")
+    bench.judge()
+    done = [each.step for each in bench.progress]
+    assert done == sorted(done)
+    known, last = bench.progress[1], bench.progress[-1]
+    assert last.step == last.steps == 3 * 450 + 8 * 2 + 8 * 4 + 2 * 8
+    assert known.steps >= last.steps - 2 * 8, "the answers on the sheet are announced later"
+
+
 def test_a_candidate_that_goes_live_is_not_asked_again(bench: Bench) -> None:
     """A candidate that goes live is not asked the same questions again.
 

@@ -187,6 +187,11 @@ class Examinations:
         allowed = job.max_loss_points
         return cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
 
+    @property
+    def opening(self) -> int:
+        """The number of opening questions of both examinations."""
+        return self.facts.opening + self.leading.opening
+
     def expect(self, models: Iterable[Respondent]) -> None:
         """Count the opening questions that the models have not answered yet as steps of the evaluation."""
         for model in models:

@@ -38,8 +38,9 @@ def test(job: TasteJob, say: Say) -> Outcome:
     taste = TasteTest(job, lessons, steps)
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
         examinations = Examinations.of(job, Path(drawn))
-        unserved = [each for each in dict.fromkeys((live, base)) if not models.has_engine(each.directory)]
-        examinations.expect(unserved)
+        steps.more(examinations.opening)  # the candidate's answers, and those of engines, follow in the next job
+        examinations.expect({live, base})
+        unserved = [each for each in (live, base) if not models.has_engine(each.directory)]
         if taste.answers:
             taste.open(models.slot.load(live.directory))
         if live in unserved:
@@ -50,7 +51,7 @@ def test(job: TasteJob, say: Say) -> Outcome:
             examinations.open(base)
     respondents.close()
     taste.result().write(Path(job.work) / TASTE)
-    return Outcome(ok=True)
+    return Outcome(ok=True, steps=steps.done)
 
 
 if __name__ == "__main__":
