@@ -48,7 +48,7 @@ MODEL_STATES: Final = {
 }
 
 REMOVED: Final = later("removed")
-PRUNED: Final = later("{state}, only its adapter is kept")
+PRUNED: Final = later("{state}, archived (rebuilt before it answers again)")
 MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 
 SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /cancel stops it.")

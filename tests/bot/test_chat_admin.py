@@ -96,7 +96,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             f'chat.system_prompt = "{"x" * 58}…, limits.blocked = [5, -6]\n',
         ):
             assert part in status
-        seen = "First token after 0.05 s (99th percentile: 1.50 s); 40 % of the prompt tokens cached\n"
+        seen = "First word after 0.05 s (99 % of answers: within 1.50 s); 40 % of the prompt tokens cached\n"
         assert f"restarts: 0\n{seen}" in status
         assert f"http://a:1: ready, run-2; answers in progress: 1, chats: 4\n  {seen}" in status
         assert "http://b:1: out of service, run-1; answers in progress: 0, chats: 0\n  gone for good\n" in status
