@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
 from bot.web.pages import ANYBODY, OPERATOR, Pages
 from bot.web.security import read_form
 from storage.counts import Approval
-from storage.errors import UnknownRecord
+from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
@@ -46,6 +47,8 @@ APPROVE_CANARY: Final = later("✔ Approve: the model becomes a canary.")
 CANARY: Final = later(
     "A canary is a new model that answers a share of the conversations first, until the votes on its answers decide."
 )
+
+LOOK_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -73,6 +76,7 @@ class ModelPages:
         """Return the routes, which must serve only the operator."""
         return [
             web.get("/models", self.models),
+            web.get("/models/events", self.events),
             web.post("/models/rollback", self.roll_back),
             web.post(f"{_MODEL}/approve", self.approve),
             web.post(f"{_MODEL}/promote", self.promote),
@@ -84,6 +88,21 @@ class ModelPages:
     async def models(self, request: web.Request) -> web.Response:
         """Show all models and, once, how the latest change ended."""
         return await self._page(request, self.changes.latest())
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Send a server-sent event once a model is added, changes its state or is deleted, then end the stream."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        await response.prepare(request)
+        with suppress(ConnectionResetError, StorageError):
+            shown = await self._states()
+            while await self._states() == shown:
+                await response.write(b":\n\n")  # fails if the browser is gone
+                await asyncio.sleep(LOOK_SECONDS)
+            await response.write(b"data: changed\n\n")
+        return response
+
+    async def _states(self) -> list[tuple[str, ModelState, bool]]:
+        return [(each.id, each.state, each.kept) for each in await self.ledger.models.all()]
 
     async def _page(self, request: web.Request, change: Change | None, status: int = 200) -> web.Response:
         say, switch = self.pages.say(request), self.trials.switch

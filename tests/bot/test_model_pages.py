@@ -156,6 +156,19 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
         assert "isn&#39;t waiting for approval: it was approved already and is a canary now." in refused
 
 
+async def test_an_open_page_learns_of_changes(opens: Opens) -> None:
+    """The stream of an open page sends one event when a model changes, and ends."""
+    async with opens(**TRIED) as desk:
+        await trained(desk, ModelState.CANARY)
+        assert 'new EventSource("/models/events")' in await desk.get(MODELS)
+        async with desk.session.get("/models/events") as stream:
+            assert (stream.status, stream.content_type) == (200, "text/event-stream")
+            assert await stream.content.readuntil(b"\n\n") == b":\n\n"
+            await desk.post("/models/run-1/stop")
+            rest = await stream.content.read()
+        assert rest.replace(b":\n\n", b"") == b"data: changed\n\n"
+
+
 async def test_without_canaries_an_approved_model_goes_live_at_once(opens: Opens) -> None:
     """What Approve does is said for the settings in force."""
     async with opens(training={"canary": 0, "approve": True}) as desk:
