@@ -24,7 +24,7 @@ NAMES: Final = {
     "runs": later("runs"),
     "runs_failed": later("failed runs"),
     "models": later("models"),
-    "updates_pending": later("updates in the queue"),
+    "updates_pending": later("messages in the queue"),
     "updates_set_aside": later("messages given up after errors"),
     "replies_doubtful": later("replies that may not have arrived"),
 }
