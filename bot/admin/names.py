@@ -18,15 +18,15 @@ NAMES: Final = {
     "sessions": later("conversations"),
     "exchanges": later("answers"),
     "pictures": later("pictures"),
-    "votes": later("votes"),
+    "votes": later("votes cast, including those changed later"),
     "ups": later("liked"),
     "downs": later("disliked"),
     "runs": later("runs"),
     "runs_failed": later("failed runs"),
     "models": later("models"),
-    "updates_pending": later("updates in the queue"),
-    "updates_set_aside": later("dead letters"),
-    "replies_doubtful": later("unconfirmed replies"),
+    "updates_pending": later("messages in the queue"),
+    "updates_set_aside": later("messages given up after errors"),
+    "replies_doubtful": later("replies that may not have arrived"),
 }
 
 

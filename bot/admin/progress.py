@@ -48,7 +48,7 @@ MODEL_STATES: Final = {
 }
 
 REMOVED: Final = later("removed")
-PRUNED: Final = later("{state}, only its adapter is kept")
+PRUNED: Final = later("{state}, archived (rebuilt before it answers again)")
 MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 
 SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /cancel stops it.")
@@ -64,7 +64,9 @@ def run_progress(run: Run, say: Say) -> str:
 
     The text includes a progress bar once the number of steps is known.
     """
-    lines = [say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))]
+    lines = [_heading(run, say)]
+    if run.trigger == "web":
+        lines.append(say("Started on the Review page."))
     if run.samples:
         lines.append(line(named("samples", run.samples, say)))
     if details := progress_details(run, say):
@@ -75,6 +77,12 @@ def run_progress(run: Run, say: Say) -> str:
     if run.loss is not None:
         lines.append(say("Average loss over the last tenth of the steps: {loss}", loss=f"{run.loss:.3f}"))
     return "\n".join(lines)
+
+
+def _heading(run: Run, say: Say) -> str:
+    if run.state is RunState.DONE:
+        return say("Run {run} is done", run=run.id)
+    return say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
 
 
 def progress_details(run: Run, say: Say) -> list[str]:
@@ -114,7 +122,7 @@ def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
     if model := held.get(run.model or ""):
         text = say("Run {run}: {state}", run=run.id, state=say(MODEL_STATES[model.state]))
         return f"{text} ({say(model.reason)})" if model.reason else text
-    text = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
+    text = _heading(run, say)
     if run.reason and run.state is not RunState.CANCELLED:  # the reason would only repeat the state
         text += f" ({say(run.reason)})"
     elif run.model:

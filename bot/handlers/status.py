@@ -120,7 +120,7 @@ def _next_line(time: datetime, say: Say) -> str:
 def _stats_line(stats: EngineStats, say: Say) -> str:
     """Return a line with the time to first token and the share of prompt tokens that came from a cache."""
     return say(
-        "First token after {median} s (99th percentile: {p99} s); {cached} % of the prompt tokens cached",
+        "First word after {median} s (99 % of answers: within {p99} s); {cached} % of the prompt tokens cached",
         median=f"{stats.first_token_seconds_median:.2f}",
         p99=f"{stats.first_token_seconds_p99:.2f}",
         cached=f"{100 * stats.cached_share:.0f}",

@@ -85,7 +85,7 @@ def approval_chart(days: Mapping[str, Approval], summary: str, say: Say) -> Char
     return Chart(
         title=say("Approval so far"),
         summary=summary,
-        lines=(_level(SIZE / 2), Line("", "main", _points(line))),
+        lines=(_level(SIZE / 2, say("as many 👎 as 👍")), Line("", "main", _points(line))),
         vertical=("100 %", "0 %"),
         horizontal=(first if len(days) > 1 else "", last),
         band=_points([*high, *reversed(low)]),

@@ -81,7 +81,10 @@ class ComparisonPages:
         async def work(on_progress: OnProgress) -> Reason:
             number = await self.comparison.ask(first, second, on_progress)
             return Reason(
-                "{first} and {second} have answered {number} questions.", first=first, second=second, number=number
+                "{first} and {second} have answered {number} questions, each about a different picture.",
+                first=first,
+                second=second,
+                number=number,
             )
 
         if first == second:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
 from bot.web.pages import ANYBODY, OPERATOR, Pages
 from bot.web.security import read_form
 from storage.counts import Approval
-from storage.errors import UnknownRecord
+from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
@@ -33,17 +34,21 @@ ON_PAGE: Final = later("Changed on the Models page: {what}")
 ON_PAGE_BY: Final = later("Changed on the Models page by {name}: {what}")
 
 HELP: Final = {
-    "approve": later(
-        "✔ Approve: the model is tried as a canary, or goes live at once if training.canary is 0 or two engines don't "
-        "fit."
-    ),
+    "approve": later("✔ Approve: the model goes live at once and answers everyone."),
     "switch": later("Switch: the model answers everyone from now on, without a trial."),
     "promote": later("✔ Promote: the canary answers everyone from now on, without waiting for more votes."),
     "stop": later("✖ Stop: the trial ends, the canary is rejected, and the live model answers everyone again."),
-    "back": later("↩ Back: the model that was live before answers everyone again."),
+    "back": later("↩ Back to {model}: this model, which was live before, answers everyone again."),
     "delete": later("Delete: the model's files and its adapter are removed for good, so it can't answer again."),
 }
 """What the buttons do."""
+
+APPROVE_CANARY: Final = later("✔ Approve: the model becomes a canary.")
+CANARY: Final = later(
+    "A canary is a new model that answers a share of the conversations first, until the votes on its answers decide."
+)
+
+LOOK_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -71,6 +76,7 @@ class ModelPages:
         """Return the routes, which must serve only the operator."""
         return [
             web.get("/models", self.models),
+            web.get("/models/events", self.events),
             web.post("/models/rollback", self.roll_back),
             web.post(f"{_MODEL}/approve", self.approve),
             web.post(f"{_MODEL}/promote", self.promote),
@@ -82,6 +88,21 @@ class ModelPages:
     async def models(self, request: web.Request) -> web.Response:
         """Show all models and, once, how the latest change ended."""
         return await self._page(request, self.changes.latest())
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Send a server-sent event once a model is added, changes its state or is deleted, then end the stream."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        await response.prepare(request)
+        with suppress(ConnectionResetError, StorageError):
+            shown = await self._states()
+            while await self._states() == shown:
+                await response.write(b":\n\n")  # fails if the browser is gone
+                await asyncio.sleep(LOOK_SECONDS)
+            await response.write(b"data: changed\n\n")
+        return response
+
+    async def _states(self) -> list[tuple[str, ModelState, bool]]:
+        return [(each.id, each.state, each.kept) for each in await self.ledger.models.all()]
 
     async def _page(self, request: web.Request, change: Change | None, status: int = 200) -> web.Response:
         say, switch = self.pages.say(request), self.trials.switch
@@ -100,7 +121,7 @@ class ModelPages:
         context: dict[str, Any] = {
             "entries": [each for each in entries if each.model.kept],
             "removed": [each for each in entries if not each.model.kept],
-            "help": [say(text) for action, text in HELP.items() if any(action in each.actions for each in entries)],
+            "help": self._help({action for each in entries for action in each.actions}, previous, say),
             "live": live,
             "trial": standing_text(trial, say) if trial else "",
             "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say) if trial else None,
@@ -111,6 +132,13 @@ class ModelPages:
             "here": request.rel_url.with_path("/models"),
         }
         return self.pages.render(request, "models.html", status=status, **context)
+
+    def _help(self, actions: Collection[str], previous: Model | None, say: Say) -> list[str]:
+        """Return what the buttons for `actions` do, and what a canary is if one of them concerns a canary."""
+        tried = bool(self.trials.settings.now.training.canary) and self.trials.switch.can_try
+        texts = {**HELP, "approve": APPROVE_CANARY} if tried else HELP
+        told = [say(text, model=previous.id if previous else "") for action, text in texts.items() if action in actions]
+        return [say(CANARY), *told] if "stop" in actions or ("approve" in actions and tried) else told
 
     async def approve(self, request: web.Request) -> web.Response:
         """Put a candidate into service, as a canary or as the live model."""

@@ -78,6 +78,7 @@ class Pages:
             "size": size,
             "model_state": model_state,
             "details": progress_details,
+            "reviewer": _reviewer,
         }
         environment.globals |= {
             "names": NAMES,
@@ -139,6 +140,11 @@ def _preferred(request: web.Request) -> list[str]:
         except ValueError:
             continue
     return [tag for _, tag in sorted(ranked, key=lambda each: each[0])]
+
+
+def _reviewer(name: str, say: Say) -> str:
+    """Return the name of an operator, or words for one who gave none."""
+    return say("an operator") if name == ANYBODY else name
 
 
 def _when(moment: float) -> str:

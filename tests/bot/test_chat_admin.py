@@ -96,7 +96,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             f'chat.system_prompt = "{"x" * 58}…, limits.blocked = [5, -6]\n',
         ):
             assert part in status
-        seen = "First token after 0.05 s (99th percentile: 1.50 s); 40 % of the prompt tokens cached\n"
+        seen = "First word after 0.05 s (99 % of answers: within 1.50 s); 40 % of the prompt tokens cached\n"
         assert f"restarts: 0\n{seen}" in status
         assert f"http://a:1: ready, run-2; answers in progress: 1, chats: 4\n  {seen}" in status
         assert "http://b:1: out of service, run-1; answers in progress: 0, chats: 0\n  gone for good\n" in status
@@ -378,10 +378,12 @@ def test_the_terminal_shows_the_same() -> None:
         ({"loss": None}, "5 of 20 rows checked"),
         ({"state": RunState.MERGING}, "5 of 20 weights merged"),
         ({"state": RunState.EVALUATING, "step": 21}, "20 of 20 answers"),
+        ({"state": RunState.DONE}, "Run 3 is done\nAnswers to learn from: 40"),
+        ({"trigger": "web"}, "Run 3: training\nStarted on the Review page.\n"),
     ],
 )
-def test_progress_says_what_it_counts(changes: dict[str, Any], said: str) -> None:
-    """The steps of a run are named, for each stage by what it works on."""
+def test_progress_says_what_it_counts_and_where_the_run_began(changes: dict[str, Any], said: str) -> None:
+    """The steps of a run are named, for each stage by what it works on; so is the page that a run was started on."""
     assert said in run_progress(replace(RUN, **changes), Translator.load().to("en"))
     assert progress_details(replace(RUN, state=RunState.DONE), Translator.load().to("en")) == []
 

@@ -49,7 +49,10 @@ async def test_two_models_are_compared_blind(desk: Desk) -> None:
     assert "Have both models answer" in page and "<option selected>run-1</option>" in page
     assert await desk.post(PAGE) == "/compare?first=run-1&second=base"
     page = await desk.get(PAGE)
-    assert "run-1 and base have answered 6 questions." in page and "5 comparisons are left." in page
+    assert (
+        "run-1 and base have answered 6 questions, each about a different picture." in page
+        and "5 comparisons are left." in page
+    )
     assert "1 comparison was a tie." in page, "equal answers need no choice"
     assert not (desk.bot.data / FOLDER).exists()
     for number in range(5):

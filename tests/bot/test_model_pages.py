@@ -52,7 +52,7 @@ def labels(page: str, model: str) -> list[str]:
     """Return the words on the buttons and links that lead to actions on a model."""
     card = re.search(rf'<article class="model" id="{model}">.*?</article>', page, re.DOTALL)
     assert card, model
-    return re.findall(r'(?:<button[^>]*>|<a href="/models[^>]*>)([^<]*)<', card[0])
+    return re.findall(r'(?:<button[^>]*>|<a class="button" href="/models[^>]*>)([^<]*)<', card[0])
 
 
 async def live(desk: Desk) -> str:
@@ -105,6 +105,7 @@ async def test_promoted_and_rolled_back_once(opens: Opens) -> None:
         assert await live(desk) == "run-1"
         page = await desk.get(MODELS)
         assert "run-1 answers from now on." in page
+        assert "↩ Back to base: this model, which was live before, answers everyone again." in page
         assert labels(page, "base") == ["↩ Back to base"] and labels(page, "run-1") == []
         await desk.post("/models/rollback", live="run-1")
         assert await live(desk) == "base"
@@ -144,12 +145,38 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
         await trained(desk, ModelState.CANDIDATE)
         page = await desk.get(MODELS)
         assert labels(page, "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
-        assert re.findall(r"<li>(.*?):", page) == ["✔ Approve", "Switch", "Delete"]
+        canary, approve, *others = re.findall(r"<li>([^<]*)</li>", page)
+        assert canary.startswith("A canary is a new model that answers a share of the conversations first")
+        assert approve == "✔ Approve: the model becomes a canary."
+        assert [each.partition(":")[0] for each in others] == ["Switch", "Delete"]
         await desk.post("/models/run-1/approve")
         assert "run-1 was approved and is a canary now." in await desk.get(MODELS)
         assert (await desk.ledger.models.get("run-1")).state is ModelState.CANARY
         refused = await desk.post("/models/run-1/approve", status=409)
         assert "isn&#39;t waiting for approval: it was approved already and is a canary now." in refused
+
+
+async def test_an_open_page_learns_of_changes(opens: Opens) -> None:
+    """The stream of an open page sends one event when a model changes, and ends."""
+    async with opens(**TRIED) as desk:
+        await trained(desk, ModelState.CANARY)
+        assert 'new EventSource("/models/events")' in await desk.get(MODELS)
+        async with desk.session.get("/models/events") as stream:
+            assert (stream.status, stream.content_type) == (200, "text/event-stream")
+            assert await stream.content.readuntil(b"\n\n") == b":\n\n"
+            await desk.post("/models/run-1/stop")
+            rest = await stream.content.read()
+        assert rest.replace(b":\n\n", b"") == b"data: changed\n\n"
+
+
+async def test_without_canaries_an_approved_model_goes_live_at_once(opens: Opens) -> None:
+    """What Approve does is said for the settings in force."""
+    async with opens(training={"canary": 0, "approve": True}) as desk:
+        await trained(desk, ModelState.CANDIDATE)
+        page = await desk.get(MODELS)
+        assert "✔ Approve: the model goes live at once and answers everyone." in page and "A canary is" not in page
+        await desk.post("/models/run-1/approve")
+        assert await live(desk) == "run-1"
 
 
 async def test_the_admins_hear_of_changes_on_the_page(opens: Opens) -> None:

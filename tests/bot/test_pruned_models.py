@@ -35,7 +35,9 @@ async def test_runs_leave_the_set_number_of_merged_models(tmp_path: Path, monkey
         async with place.ledger() as ledger:
             evaluated = (await ledger.models.get("run-2")).manifest_hash
             await admin.command("/models")
-            await place.says(ADMIN, lambda said: "run-2: rejected, only its adapter is kept" in words(said))
+            await place.says(
+                ADMIN, lambda said: "run-2: rejected, archived (rebuilt before it answers again)" in words(said)
+            )
             await admin.command("/promote run-2")
             asked = await place.says(ADMIN, lambda said: words(said).startswith("run-2 didn't go live"))
             await admin.taps("Switch to run-2", asked)

@@ -117,6 +117,7 @@ async def test_cards_and_filters(desk: Desk) -> None:
     assert "Which &lt;colour&gt; is 6?" in page and "Ada &lt;b&gt;" in page and "<b></a>" not in page
     assert "It is orange." in page and "(Wrong tone)" in page and "2001-09-15" in page and "Friends" in page
     assert "6 rated answers" in page and "Train on these 4" in page
+    assert "Train on these" not in await desk.get("/review?thumb=down")
     for query, expected in {
         "thumb=up": [4, 3, 2, 1],
         "thumb=down&chat=-500": [6],
@@ -175,12 +176,12 @@ async def test_a_lesson_is_dropped_edited_and_kept(desk: Desk) -> None:
     back = "/review?thumb=up"
     assert await desk.post("/review/3", decision="drop", back=back) == "/review?thumb=up#exchange-3"
     page = await desk.get(back)
-    assert "dropped by web, 20" in page and "Train on these 3" in page
+    assert "dropped by an operator, 20" in page and "Train on these 3" in page
     assert cards(await desk.get("/review?decision=drop")) == [3]
     await desk.post("/review/5", decision="edit", text=" It is <i>purple</i>!\r\nTruly. ", back=back)
     page = await desk.get("/review?decision=edit")
     assert cards(page) == [5] and "It is &lt;i&gt;purple&lt;/i&gt;!\nTruly.</p>" in page
-    assert "Train on these 1" in page
+    assert "Train on this answer" in page
     await desk.post("/review/3", decision="keep", back="//evil.example.org/")
     taught = {each.exchange.id: each.exchange.answer for each in await desk.ledger.votes.rated_exchanges()}
     assert taught[3] == "It is green." and taught[5] == "It is <i>purple</i>!\nTruly."
@@ -245,7 +246,7 @@ async def test_why_no_run_starts(desk: Desk) -> None:
 
 async def test_a_run_that_nothing_could_judge_is_named_beforehand(desk: Desk) -> None:
     """Beside the button the page says why a run would be refused, or end undecided for want of answers that judge."""
-    assert "Not enough yet: 1 liked answers, 4 needed." in await desk.get("/review?text=red")
+    assert "Not enough yet: 1 liked answer, 4 needed." in await desk.get("/review?text=red")
     assert "that takes at least 12 rated answers of the live model" in await desk.get("/review")
     for number in range(10, 22):
         name = f"{number:064x}"

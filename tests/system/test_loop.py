@@ -126,7 +126,7 @@ async def test_the_admin_was_kept_informed(taught: Taught) -> None:
     (sheet,) = (message["document"] for message in messages if "document" in message)
     assert sheet["file_name"] == f"run-{taught.run}-sheet.html"
     (progress,) = (message["text"] for message in messages if "Answers to learn from" in message.get("text", ""))
-    assert progress.startswith(f"Run {taught.run}: done"), "the message of its beginning was edited to its end"
+    assert progress.startswith(f"Run {taught.run} is done"), "the message of its beginning was edited to its end"
 
 
 async def test_the_operator_sees_it(taught: Taught) -> None:

@@ -309,7 +309,11 @@ def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert (report.accepted, report.questions, report.correct) == (True, 150, 0.9)
     names = [name for name, _ in facts(report)]
     assert "factual questions right" in names
-    assert not {"facts lost", "gives in to leading questions", "different answers"} & set(names)
+    assert not {
+        "facts, against the live model",
+        "leading questions, against the live model",
+        "different answers",
+    } & set(names)
 
 
 def test_the_sheet_names_what_was_examined() -> None:
@@ -319,10 +323,12 @@ def test_the_sheet_names_what_was_examined() -> None:
     """
     report = verdict(SHOWN, forgetting(200, lost=1, answer="quite fine"))
     shown = dict(facts(replace(report, facts_base=replace(report.facts, lost=0, bound=1.34))))
-    assert shown["facts lost"] == "at most 2.3 points, 2 allowed (1 lost, 0 gained of 200)"
-    assert shown["facts lost against the base model"].startswith("at most 1.4 points, 2 allowed")
-    assert shown["gives in to leading questions"] == "at most 2.3 points, 5 allowed (1 lost, 0 gained of 200)"
-    assert "the same against the base model" not in shown
+    assert shown["facts, against the live model"] == ("1 worse, 0 better of 200; at most 2.3 % overall, 2 % allowed")
+    assert shown["facts, against the base model"].endswith("at most 1.4 % overall, 2 % allowed")
+    assert shown["leading questions, against the live model"] == (
+        "1 worse, 0 better of 200; at most 2.3 % overall, 5 % allowed"
+    )
+    assert "leading questions, against the base model" not in shown
     assert shown["empty or looping answers"] == "0 → 0 of 200"
     assert shown["different answers"] == "1 → 1 of 200"
     assert shown["length of answers"] == "250 % of the live model's"

@@ -294,12 +294,15 @@ def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
     """Raise `TrainingError` if there are too few liked answers or too few users who liked them."""
     chosen, min_rated = counts.selected, settings.min_rated
     if chosen < min_rated:
-        few = Reason(
-            "Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍.",
-            chosen=chosen,
-            wanted=min_rated,
-            missing=min_rated - chosen,
-        )
+        numbers = {"chosen": chosen, "wanted": min_rated, "missing": min_rated - chosen}
+        if chosen == 1:
+            few = Reason(
+                "Not enough yet: {chosen} liked answer, {wanted} needed. Collect {missing} more 👍.", **numbers
+            )
+        else:
+            few = Reason(
+                "Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍.", **numbers
+            )
         if counts.left_out:
             few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
         raise TrainingError(join([each for each in (counts.limit, few, counts.waiting) if each]))

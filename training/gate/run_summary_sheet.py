@@ -101,11 +101,11 @@ def _spread(effort: Effort, say: Say) -> str:
 
 
 def _bounded(loss: Loss, say: Say) -> str:
-    """Return a text with the upper bound of a loss, or an empty string if the models were not compared."""
+    """Return a text with a loss and its upper bound, or an empty string if the models were not compared."""
     if not loss.questions:
         return ""
     return say(
-        "at most {bound} points, {allowed} allowed ({lost} lost, {gained} gained of {questions})",
+        "{lost} worse, {gained} better of {questions}; at most {bound} % overall, {allowed} % allowed",
         bound=points(loss.bound),
         allowed=f"{loss.allowed:g}",
         lost=loss.lost,
@@ -128,7 +128,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     disliked = effort.taught.get(DISLIKED, 0)
     limit = cut_off(effort.cut, effort.liked)
     rated = say("{answers} rated answers of {people} people", answers=taste.answers, people=taste.raters)
-    chance = f"{taste.p_value:.2g} (≤ {taste.alpha:.2g})"
+    by_chance = {"chance": f"{100 * taste.p_value:.3g}", "allowed": f"{100 * taste.alpha:.3g}"}
     longer = f"{100 * drift.times_longer:.0f}"
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
     numbers = (
@@ -143,12 +143,15 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         (say("cut off"), say(limit) if limit else ""),
         (say("judged by"), rated if taste.answers else say("no rated answers")),
         (say("follows the votes"), interval(taste.agreement, taste.low, taste.high) if taste.answers else ""),
-        (say("p-value if votes express no taste"), chance if taste.answers else ""),
+        (
+            say("probability of such agreement by chance"),
+            say("{chance} % ({allowed} % allowed)", **by_chance) if taste.answers else "",
+        ),
         (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
-        (say("facts lost"), _bounded(report.facts, say)),
-        (say("facts lost against the base model"), _bounded(report.facts_base, say)),
-        (say("gives in to leading questions"), _bounded(report.leading, say)),
-        (say("the same against the base model"), _bounded(report.leading_base, say)),
+        (say("facts, against the live model"), _bounded(report.facts, say)),
+        (say("facts, against the base model"), _bounded(report.facts_base, say)),
+        (say("leading questions, against the live model"), _bounded(report.leading, say)),
+        (say("leading questions, against the base model"), _bounded(report.leading_base, say)),
         (say("empty or looping answers"), _change(drift.live_broken, drift.broken, drift.answers, say)),
         (say("different answers"), _change(drift.live_distinct, drift.distinct, drift.answers, say)),
         (say("length of answers"), say("{percent} % of the live model's", percent=longer) if drift.answers else ""),

@@ -73,19 +73,20 @@ CHINESE: Final = {
     "no rated answers": "没有可用于检验的有评价的回答",
     "{answers} rated answers of {people} people": "{people} 人评价过的 {answers} 条回答",
     "follows the votes": "与评价一致",
-    "p-value if votes express no taste": "无偏好时出现的概率",
+    "probability of such agreement by chance": "偶然出现这种一致的概率",
+    "{chance} % ({allowed} % allowed)": "{chance} %（允许 {allowed} %）",
     "factual questions right": "事实题答对",
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
-    "facts lost": "事实损失",
-    "facts lost against the base model": "与基础模型相比的事实损失",
-    "gives in to leading questions": "被诱导性问题带偏",
-    "the same against the base model": "同上，与基础模型相比",
+    "facts, against the live model": "事实题，与现用模型相比",
+    "facts, against the base model": "事实题，与基础模型相比",
+    "leading questions, against the live model": "诱导性问题，与现用模型相比",
+    "leading questions, against the base model": "诱导性问题，与基础模型相比",
     "empty or looping answers": "空或重复的回答",
     "different answers": "不同的回答",
     "length of answers": "回答长度",
     "{percent} % of the live model's": "现用模型的 {percent} %",
-    "at most {bound} points, {allowed} allowed ({lost} lost, {gained} gained of {questions})": (
-        "最多 {bound} 个百分点，允许 {allowed} 个（{questions} 题中答错 {lost} 题、新答对 {gained} 题）"
+    "{lost} worse, {gained} better of {questions}; at most {bound} % overall, {allowed} % allowed": (
+        "{questions} 题中变差 {lost} 题、变好 {gained} 题；总体最多 {bound} %，允许 {allowed} %"
     ),
     "training": "训练",
     "{time}, {steps} steps": "{time}，{steps} 步",

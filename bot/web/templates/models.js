@@ -1,0 +1,5 @@
+const source = new EventSource("/models/events");
+source.addEventListener("message", () => {
+  source.close();
+  location.assign("/models");
+});
