@@ -143,6 +143,8 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
     async with opens(training={"canary": 0.5, "approve": True}) as desk:
         await trained(desk, ModelState.CANDIDATE)
         page = await desk.get(MODELS)
+        assert "candidate, waiting for approval" in page
+        assert "candidate, waiting for approval" in await desk.get("/")
         assert labels(page, "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
         assert re.findall(r"<li>(.*?):", page) == ["✔ Approve", "Switch", "Delete"]
         await desk.post("/models/run-1/approve")
