@@ -83,6 +83,7 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.address = ""
+        self.runs: Runs
         self._stack = AsyncExitStack()
         self._intake: asyncio.Task[None] | None = None
 
@@ -180,6 +181,7 @@ class Application:
         history = History(ledger, stored, live_settings)
         conversation = Conversation(ledger, history, deployment, settings.chat)
         runs = Runs(ledger, pipeline, trials, notices, (lambda: None) if settings.training.python else trainer_missing)
+        self.runs = runs
         buttons = RatingButtons(bot, ledger)
         self._at_end("buttons", buttons.stop)
         in_flight = InFlight()
