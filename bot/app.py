@@ -111,6 +111,8 @@ class Application:
         folder = self.settings.storage.dir.resolve()
         base = self.settings.inference.checkpoint().resolve()
         await refuse_missing_ray(self.settings)
+        middleware = DeliveryMiddleware(self.settings.telegram)
+        bot = open_bot(self.settings.telegram, middleware)  # without a token, no data folder is created
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
@@ -122,8 +124,6 @@ class Application:
         models.tidy()
         live, unfit = await settle_live_model(ledger, base, folder / "models")
 
-        middleware = DeliveryMiddleware(settings.telegram)
-        bot = open_bot(settings.telegram, middleware)
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
         notices = Notifications(bot, settings, ledger, translator)
