@@ -83,6 +83,7 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.address = ""
+        self.runs: Runs
         self._stack = AsyncExitStack()
         self._intake: asyncio.Task[None] | None = None
 
@@ -110,6 +111,8 @@ class Application:
         folder = self.settings.storage.dir.resolve()
         base = self.settings.inference.checkpoint().resolve()
         await refuse_missing_ray(self.settings)
+        middleware = DeliveryMiddleware(self.settings.telegram)
+        bot = open_bot(self.settings.telegram, middleware)  # without a token, no data folder is created
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
@@ -121,8 +124,6 @@ class Application:
         models.tidy()
         live, unfit = await settle_live_model(ledger, base, folder / "models")
 
-        middleware = DeliveryMiddleware(settings.telegram)
-        bot = open_bot(settings.telegram, middleware)
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
         notices = Notifications(bot, settings, ledger, translator)
@@ -180,6 +181,7 @@ class Application:
         history = History(ledger, stored, live_settings)
         conversation = Conversation(ledger, history, deployment, settings.chat)
         runs = Runs(ledger, pipeline, trials, notices, (lambda: None) if settings.training.python else trainer_missing)
+        self.runs = runs
         buttons = RatingButtons(bot, ledger)
         self._at_end("buttons", buttons.stop)
         in_flight = InFlight()

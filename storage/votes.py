@@ -109,6 +109,13 @@ class Votes(Queries):
         )
         return int(row["value"]) or None if row is not None else None
 
+    async def latest_reason(self, exchange: int, rater: int) -> str:
+        """Return the reason for the latest vote of `rater` on `exchange`; empty if there is none."""
+        row = await self._first(
+            "SELECT reason FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
+        )
+        return str(row["reason"]) if row is not None else ""
+
     async def rated_exchanges(self, trust: Trust = EQUAL_TRUST, reviews: int | None = None) -> list[RatedExchange]:
         """Return every exchange with votes, a correction or an edit, ordered by ID, with its conversation.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from telegram_emulator.api_errors import BotApiError, api_error, too_many_requests
+from telegram_emulator.api_errors import BotApiError, Json, api_error, too_many_requests
 from telegram_emulator.faults import Fault, FaultKind, Faults
 from telegram_emulator.flood_control import FloodControl
 from telegram_emulator.methods import METHODS
@@ -65,6 +65,13 @@ class Emulator:
         self.calls: dict[str, int] = {}
         self._people_http = PeopleHttp(self.world, self.people, self.voters, samples or {}, note)
         self._runner: web.AppRunner | None = None
+
+    def show_learning(self, source: Callable[[], Awaitable[Json]]) -> None:
+        """Let the chat page base its hint on how the bot's learning stands, which `source` returns.
+
+        The keys are those of `telegram_emulator.people_http.NO_LEARNING`.
+        """
+        self._people_http.learning_source = source
 
     def counts(self, chat: int) -> CallCounts:
         """Return how many messages the bot sent, edited and deleted in a chat."""

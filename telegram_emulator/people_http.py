@@ -25,6 +25,14 @@ from telegram_emulator.world import EmulatedChat, User, World
 
 Handler = Callable[[web.Request], Awaitable[Json | web.StreamResponse]]
 
+NO_LEARNING: Json = {"run": "", "ended": 0.0, "votes": "", "back": False}
+"""How the learning of a bot stands that has not had a run.
+
+`run` is the state of the newest run: "running", "waiting" (for approval), "live", "kept" (the old model), "failed",
+"cancelled" or empty. `ended` is when it ended, in seconds. `votes` says what a further run could learn from: "ready",
+"alike" (nearly all answers are liked) or empty. `back` says whether there is an earlier model.
+"""
+
 
 class PeopleHttp:
     """The HTTP routes under /people and /samples.
@@ -41,6 +49,7 @@ class PeopleHttp:
         self._voters = voters
         self._samples = samples
         self._note = note
+        self.learning_source: Callable[[], Awaitable[Json]] | None = None
 
     def routes(self) -> list[web.RouteDef]:
         """Return all routes of the API."""
@@ -50,6 +59,7 @@ class PeopleHttp:
             ("POST", "/people", self.create_person),
             ("GET", "/people/counts", self.counts),
             ("GET", "/people/events", self.events),
+            ("GET", "/people/learning", self.learning),
             ("GET", "/people/files/{file}", self.file),
             ("POST", "/people/sample-votes", self.cast_sample_votes),
             ("GET", "/samples", self.samples),
@@ -98,6 +108,10 @@ class PeopleHttp:
         known = self._world.users.get(number, User(number, "Anonymous"))
         name, language = body.get("name") or known.name, body.get("language") or known.language
         return self._describe(self._world.add_user(number, str(name), str(language)))
+
+    async def learning(self, request: web.Request) -> Json:
+        """Return how the bot's learning stands, with the keys of `NO_LEARNING`."""
+        return await self.learning_source() if self.learning_source else NO_LEARNING
 
     async def counts(self, request: web.Request) -> Json:
         """Return how many messages the bot sent, edited and deleted in the chat `?chat=ID`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class SampleVoters:
         self._conversations = conversations
         self._round = 0
         self._task: asyncio.Task[None] | None = None
-        self._state: Json = {"running": False, "done": 0, "total": 0, "ups": 0, "downs": 0, "cast": 0, "error": ""}
+        self._state: Json = {"running": False, "done": 0, "total": 0, "ups": 0, "downs": 0, "last": 0.0, "error": ""}
 
     @property
     def ready(self) -> bool:
@@ -64,8 +65,8 @@ class SampleVoters:
     def state(self) -> Json:
         """The progress of the current or last round.
 
-        The keys are running, done, total, ups, downs, cast (the votes of all rounds) and error (empty unless the round
-        failed).
+        The keys are running, done, total, ups, downs, last (when the last vote was cast, in seconds) and error (empty
+        unless the round failed).
         """
         return dict(self._state)
 
@@ -136,7 +137,7 @@ class SampleVoters:
             async with aclosing(events):
                 await anext(events)
         kind = "ups" if liked else "downs"
-        self._report(**{each: self._state[each] + 1 for each in ("done", "cast", kind)})
+        self._report(last=time.time(), **{each: self._state[each] + 1 for each in ("done", kind)})
 
     async def _answer(self, voter: User, after: int) -> Json:
         """Wait for the bot's first message with vote buttons after the voter's last message, and return it.

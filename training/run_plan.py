@@ -129,6 +129,7 @@ class RunPlanner:
     ) -> Selection:
         settings = self.specs.settings
         live = await self.ledger.models.live()
+        name = BASE if live is None else live.id
         taught = frozenset[int]()
         if live is not None and live.run is not None:
             frozen = await self.ledger.runs.selection(live.run)
@@ -138,13 +139,15 @@ class RunPlanner:
             rated,
             {each.sha256: each.phash for each in await self.ledger.pictures.all()},
             settings,
-            live=Live(BASE if live is None else live.id, taught),
+            live=Live(name, taught),
             objective=self.specs.recipe.objective,
             max_length=settings.max_tokens(self.specs.paths.base),
             newcomers=await self.ledger.votes.newcomers(self.trust),
             only=only,
         )
-        return replace(selection, train=tuple(with_rejected(selection.train, preferences)))
+        shown, liked = await self.ledger.votes.shown(name, selection.judging_raters)
+        train = tuple(with_rejected(selection.train, preferences))
+        return replace(selection, train=train, shown=shown, liked_of_shown=liked)
 
 
 def check_disk(specs: JobSpecs, models: Path) -> None:

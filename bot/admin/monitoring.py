@@ -33,6 +33,7 @@ class Overview:
     """The state of the bot at one moment.
 
     Attributes:
+        approve: Whether a candidate waits for an admin's approval.
         changed: The value in force of each setting that was changed on the Settings page, by key.
         curve: The ID of the newest run with a loss curve; None if there is none.
         sheets: The IDs of the runs with a sheet.
@@ -44,6 +45,7 @@ class Overview:
     engine: Status
     runs: list[Run]
     models: list[Model]
+    approve: bool
     counts: Mapping[str, int]
     next_run: datetime | None
     schedule: str
@@ -85,6 +87,7 @@ class Monitoring:
             engine=self.deployment.status(),
             runs=runs,
             models=await self.ledger.models.all(),
+            approve=self.settings.now.training.approve,
             counts=await self.ledger.counts.totals(),
             next_run=self.schedule.next_time(),
             schedule=self.schedule.cron,

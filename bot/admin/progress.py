@@ -49,6 +49,7 @@ MODEL_STATES: Final = {
 
 REMOVED: Final = later("removed")
 PRUNED: Final = later("{state}, archived (rebuilt before it answers again)")
+WAITING: Final = later("{state}, waiting for approval")
 MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 
 SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /cancel stops it.")
@@ -130,9 +131,14 @@ def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
     return text
 
 
-def model_state(model: Model, say: Say) -> str:
-    """Return the state of a model in words, including whether its files are still there."""
+def model_state(model: Model, say: Say, *, approve: bool = False) -> str:
+    """Return the state of a model in words, including whether its files are still there.
+
+    With `approve`, the value of `training.approve`, a candidate is said to wait for approval.
+    """
     state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
+    if approve and model.state is ModelState.CANDIDATE and model.kept:
+        state = say(WAITING, state=state)
     return say(PRUNED, state=state) if model.pruned else state
 
 

@@ -33,12 +33,14 @@ class RejectedModel(AdminRefusal):
 class NothingNew(AdminRefusal):
     """A run was requested without confirmation although there is nothing new to learn from.
 
-    The run would learn from the same data as the last finished run.
+    The run would learn from the same data as the last finished run, `run`. `futile` is the reason why it would
+    end without a new model, if that is known.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, futile: Reason | None = None) -> None:
         super().__init__(Reason(NOTHING_NEW, run=run.id))
         self.run = run
+        self.futile = futile
 
 
 REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)

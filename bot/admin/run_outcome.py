@@ -26,11 +26,21 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         model=model.id,
         state=say(MODEL_STATES[model.state]),
     )
-    verdict = [say(model.reason)] if model.reason else []
-    if model.state is ModelState.UNDECIDED:
+    verdict = [_sentence(say(model.reason), say)] if model.reason else []
+    if model.state is ModelState.REJECTED:
+        verdict.append(say("The bot keeps its model."))
+    elif model.state is ModelState.UNDECIDED:
         verdict.append(say("The live model stays. /promote {model} switches to the new one anyway.", model=model.id))
     told = [text, *verdict, *(numbers(model.report, say) if model.report else [])]
     return "\n".join(told)
+
+
+def _sentence(reason: str, say: Say) -> str:
+    """Return a reason as a sentence; a name at its beginning, such as `run-1`, is not capitalised."""
+    if reason.split(maxsplit=1)[0].isalpha():
+        reason = reason[0].upper() + reason[1:]
+    stop = "。" if say.language == "zh" else "."
+    return reason if reason.endswith((stop, "!", "?")) else reason + stop
 
 
 def numbers(report: str, say: Say) -> list[str]:

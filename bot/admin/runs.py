@@ -89,10 +89,15 @@ class Runs:
         plan = await self.plan(only)
         last = await self.ledger.runs.last_verdict()
         if last and plan.fingerprint == last[1] and not confirmed:
-            raise NothingNew(last[0])
+            raise NothingNew(last[0], plan.selection.futile)
         run = await self.ledger.runs.start("web" if by is None else "admin", by, only=only)
         self._plans = {run.id: plan}
         return run
+
+    def futile(self, run: Run) -> Reason | None:
+        """Return the reason why a run that was just requested will end without a new model, if that is known."""
+        plan = self._plans.get(run.id)
+        return plan.selection.futile if plan else None
 
     async def plan(self, only: frozenset[int] | None = None) -> RunPlan:
         """Return the plan for a run that would begin now, limited to the exchanges `only` unless it is None.

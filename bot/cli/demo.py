@@ -12,6 +12,7 @@ import random
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from bot.app import Application
+from bot.cli.demo_learning import learning
 from bot.config import ConfigError, Settings, load_settings
 from bot.log_lines import configure_logging
 from bot.process import shorten_switch_interval, until_stopped
@@ -79,6 +81,7 @@ async def run_demo(
             page = await emulator.start(HOST, port)
         try:
             async with Application(demo_settings(load_settings(config), page, folder, engine, model)) as application:
+                emulator.show_learning(partial(learning, application.runs))
                 console.print(
                     Panel(
                         welcome(page, application.address, folder, kept=keep is not None, model=model),

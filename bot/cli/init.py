@@ -20,7 +20,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
-from bot.cli.telegram_account import open_bot, read_account
+from bot.cli.telegram_account import REFUSED, open_bot, read_account
 from bot.cli.terminal import notes
 from bot.config import DEFAULT_PATH, ConfigError, load_settings
 from bot.telegram.client import GUEST_MODE
@@ -59,8 +59,11 @@ def initialise(config: Path | None, console: Console) -> None:
     )
     _write(path, tomlkit.dumps(document))
     console.print(f"{escape(str(path))} was written; only you can read it.")
-    console.print(_group_advice(account))
-    console.print(_guest_advice(account), soft_wrap=True)
+    if account:
+        console.print(_group_advice(account))
+        console.print(_guest_advice(account), soft_wrap=True)
+    else:
+        console.print("The token has not been checked: `thumbtune doctor` does so once Telegram can be reached.")
     console.print("Next: `thumbtune doctor` checks the installation, and `thumbtune run` starts the bot.")
 
 
@@ -95,8 +98,11 @@ def _ask(question: str, default: str, **options: Any) -> str:
     return str(typer.prompt(question, default=default, err=True, **options)).strip()
 
 
-def _ask_for_token(api_base: str, default: str) -> tuple[str, User]:
-    """Ask until Telegram accepts the token, and return the token and the bot's account."""
+def _ask_for_token(api_base: str, default: str) -> tuple[str, User | None]:
+    """Ask until Telegram accepts the token, and return the token and the bot's account.
+
+    If Telegram cannot be reached, the token may be kept unchecked; the account is then None.
+    """
     while True:
         shown = "Token of the bot (@BotFather gives you one after /newbot)"
         if default:
@@ -107,16 +113,29 @@ def _ask_for_token(api_base: str, default: str) -> tuple[str, User]:
             account = asyncio.run(read_account(api_base, token))
         except TokenValidationError:
             notes.print("That is not a token: a token looks like 123456789:AAF….")
+        except REFUSED as error:
+            notes.print(f"{escape(api_base)} does not accept the token ({escape(error.message)}).")
+            notes.print("Copy it again from @BotFather (/mybots, API Token).")
         except AiogramError as error:
-            notes.print(f"{escape(api_base)} does not accept the token: {escape(str(error))}")
+            notes.print(f"{escape(api_base)} cannot be reached, so the token was not checked: {escape(str(error))}")
+            notes.print(
+                "Check this machine's connection and firewall. Where Telegram needs a proxy, set telegram.api_base to "
+                "a Bot API server of your own."
+            )
+            if typer.confirm("Keep the token unchecked and go on?", default=True, err=True):
+                return token, None
         else:
             notes.print(f"The bot is @{account.username} ({escape(account.full_name)}).")
             return token, account
 
 
-def _ask_for_admins(api_base: str, token: str, account: User, default: list[int]) -> list[int]:
-    """Ask for the admins' user IDs, and read one from a message to the bot if none is given."""
-    shown = f"User IDs of the admins (0: read yours from a message that you send to @{account.username} now)"
+def _ask_for_admins(api_base: str, token: str, account: User | None, default: list[int]) -> list[int]:
+    """Ask for the admins' user IDs, and read one from a message to the bot if none is given.
+
+    Without an `account`, no message can be read.
+    """
+    zero = f"read yours from a message that you send to @{account.username} now" if account else "add them later"
+    shown = f"User IDs of the admins (0: {zero})"
     while True:
         given = _ask(shown, ", ".join(map(str, default)) or "0")
         try:
@@ -126,6 +145,9 @@ def _ask_for_admins(api_base: str, token: str, account: User, default: list[int]
             continue
         if admins:
             return admins
+        if account is None:
+            notes.print("Once the bot runs, /start shows each user their ID. Add yours to telegram.admins.")
+            return default
         try:
             writer = asyncio.run(_writer(api_base, token))
         except TelegramAPIError as error:

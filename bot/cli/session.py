@@ -31,7 +31,7 @@ def with_ledger(config: Path | None, work: Callable[[Ledger, Settings], Awaitabl
     """Run `work` with the existing ledger.
 
     Raises:
-        ConfigError: There is no ledger. This function never creates one.
+        ConfigError: There is no database. This function never creates one.
     """
     settings = load_in_force(config)
     require_data(settings, FILE_NAME)
@@ -53,6 +53,7 @@ def require_data(settings: Settings, file: str = "") -> None:
     folder = settings.storage.dir.absolute()
     if not (folder / file).exists():
         raise ConfigError(
-            f"There is no {'ledger in' if file else 'data folder'} {folder}: pass the bot's settings with --config, or"
-            " change to its folder. `thumbtune run` creates one."
+            f"There is no {'database in' if file else 'data folder'} {folder}: pass the bot's settings with --config,"
+            " or change to its folder. `thumbtune run` creates one. For a demo, start it with --keep DIR and set"
+            " THUMBTUNE_STORAGE__DIR=DIR."
         )

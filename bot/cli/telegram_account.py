@@ -7,9 +7,13 @@ from typing import Final
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import TelegramNotFound, TelegramUnauthorizedError
 from aiogram.types import User
 
 _CALL_SECONDS: Final = 20
+
+REFUSED: Final = (TelegramUnauthorizedError, TelegramNotFound)
+"""The errors of `read_account` for a token that the server does not accept; after others, it may still be valid."""
 
 
 def open_bot(api_base: str, token: str) -> Bot:

@@ -57,11 +57,12 @@ def register(router: Router) -> None:
 
 
 async def show(message: Message, request: Request) -> None:
-    """List the models, with buttons for those that can be made live."""
+    """List the models, with buttons for those that can be made live or wait for approval."""
     ledger, reply, say = request.services.ledger, request.reply, request.say
     kept = await ledger.models.all()
     approvals = await ledger.counts.approvals()
-    lines = [_line(model, approvals.get(model.id, Approval()), say) for model in kept]
+    approve = request.services.settings.training.approve
+    lines = [_line(model, approvals.get(model.id, Approval()), say, approve=approve) for model in kept]
     tried = await request.services.trials.standing()
     live = next((model.id for model in kept if model.state is ModelState.LIVE), "")
     before = await ledger.models.previous()
@@ -73,17 +74,19 @@ async def show(message: Message, request: Request) -> None:
         and model.kept
         and model.id != previous
     ]
-    markup = promote_buttons(others[:OFFERED], live, previous, say)
+    waiting = {model.id for model in kept if approve and model.state is ModelState.CANDIDATE}
+    markup = promote_buttons(others[:OFFERED], live, previous, say, waiting=waiting)
     if tried:
         lines.append(standing_text(tried, say))
         markup.inline_keyboard[:0] = canary_buttons(tried.trial.model, say).inline_keyboard
     await reply.finish("\n".join(lines) or say("There's no model yet."), markup if markup.inline_keyboard else None)
 
 
-def _line(model: Model, approval: Approval, say: Say) -> str:
+def _line(model: Model, approval: Approval, say: Say, *, approve: bool) -> str:
     """Return a line with a model's state, creation date and votes, and the reason if it was held back."""
     mark = {ModelState.LIVE: "▶", ModelState.CANARY: "▷"}.get(model.state, "·")
-    line = f"{mark} {model.id}: {model_state(model, say)}, {datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
+    line = f"{mark} {model.id}: {model_state(model, say, approve=approve)}, "
+    line += f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
     if approval.votes:
         line += f", {approval_text(approval, say)}"
     return f"{line} ({say(model.reason)})" if model.reason else line

@@ -70,12 +70,16 @@ async def _start(request: Request, *, confirmed: bool = False) -> None:
     try:
         run = await _started_before(request) or await runs.retrain(request.user.id, confirmed=confirmed)
         text = say("Run {run} is starting. I'll post its progress here.", run=run.id)
+        if futile := runs.futile(run):
+            text = f"{text}\n⚠ {say(futile)}"
     except CanaryRunning as refusal:
         text = refused(refusal, say)
     except RunBusy:
         text = say("A run is already in progress. /status shows it, /cancel stops it.")
     except NothingNew as refusal:
         text, markup = say(str(refusal)), one_button(say("Train again"), TrainAgain(run=refusal.run.id))
+        if refusal.futile:
+            text = f"⚠ {say(refusal.futile)}\n{text}"
     except REFUSALS as refusal:
         text = refused(refusal, say)
     await reply.finish(text, markup)
@@ -117,8 +121,8 @@ async def _dry_run(request: Request) -> str:
         )
     if counts.waiting:
         lines.append(f"{say(counts.waiting)}.")
-    if selection.undecided:
-        lines.append(f"⚠ {say(selection.undecided)}")
+    if selection.futile:
+        lines.append(f"⚠ {say(selection.futile)}")
     if counts.limit:
         lines.append(f"⚠ {say(counts.limit)}")
     if isinstance(recipe, Path):

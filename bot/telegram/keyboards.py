@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from aiogram.filters.callback_data import CallbackData
@@ -13,6 +13,7 @@ from bot.telegram.callback_data import (
     REASONS,
     THUMBS,
     Again,
+    Approve,
     Asks,
     Because,
     Better,
@@ -125,10 +126,19 @@ def canary_buttons(model: str, say: Say) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup(inline_keyboard=[row])
 
 
-def promote_buttons(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:
-    """Return a button to go back to the `previous` model, if there is one, and a button for each of `models`."""
+def promote_buttons(
+    models: Sequence[str], live: str, previous: str, say: Say, *, waiting: Collection[str] = ()
+) -> InlineKeyboardMarkup:
+    """Return a button to go back to the `previous` model, if there is one, and a button for each of `models`.
+
+    The button approves a model that is among those `waiting` for approval, and switches to any other one.
+    """
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
-    rows += [[_button(say("Switch to {model}", model=model), Promote(model=model))] for model in models]
+    for model in models:
+        if model in waiting:
+            rows.append([_button(say("✔ Approve {model}", model=model), Approve(model=model))])
+        else:
+            rows.append([_button(say("Switch to {model}", model=model), Promote(model=model))])
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 

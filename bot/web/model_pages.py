@@ -123,6 +123,7 @@ class ModelPages:
             "removed": [each for each in entries if not each.model.kept],
             "help": self._help({action for each in entries for action in each.actions}, previous, say),
             "live": live,
+            "approve": self.trials.settings.now.training.approve,
             "trial": standing_text(trial, say) if trial else "",
             "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say) if trial else None,
             "resting": say(Reason(RESTING, run=switch.away_for)) if switch.away_for is not None else "",

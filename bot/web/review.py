@@ -70,12 +70,12 @@ class ReviewPages:
         return self.pages.render(request, "review.html", status=status, **context)
 
     async def _doubt(self, chosen: CardFilter) -> str:
-        """Return why a run on the selected cards would be refused or end undecided; empty if neither is certain."""
+        """Return why a run on the selected cards would be refused or end without a model; empty if it may succeed."""
         try:
             plan = await self.runs.plan(frozenset(await self.ledger.review_cards.kept(chosen)))
         except REFUSALS as refusal:
             return str(refusal)
-        return plan.selection.undecided or ""
+        return plan.selection.futile or ""
 
     async def decide(self, request: web.Request) -> web.Response:
         """Record a decision on a lesson, and return to the card."""

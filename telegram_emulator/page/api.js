@@ -23,6 +23,7 @@ const post = (path, body) =>
   call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
 export const overview = () => call("/people");
+export const learning = () => call("/people/learning");
 export const samples = () => call("/samples");
 export const messages = (person, chat) => call(`/people/${person}/messages?chat=${chat}`);
 export const commands = async (person, chat) => (await call(`/people/${person}/commands?chat=${chat}`)).commands;

@@ -191,7 +191,6 @@ export class Chat {
     this.wait(message.message_id, data);
     setTimeout(() => this.wait(message.message_id), 15000);
     if (!(await this.attempt(() => api.press(this.person.id, message.message_id, data, this.chat)))) return this.wait(message.message_id);
-    if (/^rate/.test(data)) sessionStorage.setItem("rated", "yes");
     return this.changed();
   }
 
@@ -231,8 +230,11 @@ export class Chat {
 
   listen() {
     $("to-end").addEventListener("click", () => this.toEnd());
+    let top = 0;
     $("messages").addEventListener("scroll", () => {
-      this.pinned = this.atEnd();
+      const { scrollTop } = $("messages");
+      this.pinned = this.atEnd() || (this.pinned && scrollTop >= top); // a picture that loads moves the end, not the view
+      top = scrollTop;
       if (this.pinned) $("to-end").hidden = true;
     });
     $("messages").addEventListener("load", () => this.pinned && this.toEnd(), true); // a picture's height is now known

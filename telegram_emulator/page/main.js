@@ -19,6 +19,9 @@ let groups = [];
 let unread = new Map();
 let votes = null;
 let note = "";
+let learning = { run: "", ended: 0, votes: "", back: false };
+let looking = false;
+let outdated = false;
 
 function say(text, wrong = false) {
   const toast = h("div", { class: `toast${wrong ? " wrong" : ""}` }, text);
@@ -96,22 +99,30 @@ function drawVotes() {
   $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("no votes yet");
 }
 
-/** Return the state of the admin's newest run: "running" while its message offers to cancel it, then "over" until a
- * picture is sent. A run that is first seen has learned from the sample votes so far. */
-function run(all, mine) {
-  if (!chat.person?.admin || chat.group) return "";
-  const cancels = (m) => m.reply_markup?.inline_keyboard?.flat().some((b) => /^cancel:\d+$/.test(b.callback_data));
-  const shown = all.findLast(cancels)?.message_id;
-  if (shown && shown !== Number(sessionStorage.getItem("run"))) {
-    sessionStorage.setItem("run", shown);
-    sessionStorage.setItem("learned", votes?.cast ?? 0);
+/** Ask the bot how its learning stands, at most once a second, and show the hint that follows from it. */
+async function look() {
+  outdated = true;
+  if (looking) return;
+  looking = true;
+  while (outdated) {
+    outdated = false;
+    if (!votes?.running) learning = await api.learning().catch(() => learning);
+    hint();
+    await new Promise((done) => setTimeout(done, 1000));
+    outdated ||= ["running", "waiting"].includes(learning.run);
   }
-  const last = shown ?? Number(sessionStorage.getItem("run"));
-  if (!last || mine.some((m) => m.photo && m.message_id > last && !shown)) {
-    sessionStorage.removeItem("run");
-    return "";
-  }
-  return shown ? "running" : "over";
+  looking = false;
+}
+
+/** Return the hint about the newest run, or null: its end is news until a picture is sent or sample votes are cast. */
+function aboutRun(mine) {
+  if (learning.run === "running") return [t("Keep chatting while it learns; the message above shows its progress.")];
+  if (learning.run === "waiting")
+    return bold("The new model is waiting for approval: press {button} under the run's result, or open the Models page.", { button: `✔ ${t("Approve")}` });
+  if (mine.some((m) => m.photo && m.date >= Math.floor(learning.ended)) || votes?.last > learning.ended) return null;
+  if (learning.run === "live") return [t("That run has ended; its message shows the result. Send a picture and see how it answers now.")];
+  if (learning.run === "cancelled") return bold("That run was cancelled, and the bot keeps its old model. {command} starts another one.", { command: "/retrain" });
+  return learning.run ? [t("That run has ended. The bot keeps its old model; the run's message says why and what to do next.")] : null;
 }
 
 /** Show the hint: the next step, depending on what has been done. */
@@ -119,24 +130,31 @@ function hint() {
   const all = [...chat.messages.values()];
   const mine = all.filter((m) => m.from.id === chat.person?.id);
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
-  const rateable = all.some((m) => m.reply_markup?.inline_keyboard?.flat().some((b) => b.text.includes("👍")));
+  const buttons = all.flatMap((m) => m.reply_markup?.inline_keyboard?.flat() ?? []);
+  const rateable = buttons.some((b) => b.text.includes("👍"));
+  const rated = buttons.some((b) => /^(👍|👎) ✓$/.test(b.text));
   const admin = people.find((p) => p.admin);
-  const state = run(all, mine), button = $("cast").textContent;
-  const voted = votes?.cast > Number(sessionStorage.getItem("learned")) && !votes.running;
+  const button = $("cast").textContent;
+  const alone = chat.person?.admin && !chat.group;
+  const voted = learning.votes === "ready" && !votes?.running;
   $("hint").replaceChildren(...next());
 
   function next() {
     if (chat.person?.sample) return [t("You're viewing a sample person's chat. To write, choose yourself in the demo panel.")];
-    if (state === "running") return [t("Keep chatting while it learns; the message above shows its progress.")];
-    if (state === "over") return [t("That run has ended; its message shows the result. Send a picture and see how it answers now.")];
+    const news = alone && aboutRun(mine);
+    if (news) return news;
     if (chat.group && !rateable) return [t("In groups the bot answers when you mention it or reply to it: send a picture with its name in the caption.")];
     if (chat.group) return [t("Everyone here can see and rate the answers. Reply to one to ask a follow-up question.")];
     if (votes?.running) return [t("The sample people are voting. You can keep chatting meanwhile.")];
-    if (voted && chat.person?.admin) return bold("It has votes to learn from: press {command} in the demo panel.", { command: "/retrain" });
+    if (alone && learning.votes === "alike")
+      return learning.back
+        ? bold("Nearly all answers are liked, so a run would find no preference. Give {down} to those you like less, or press {command} in the demo panel and cast votes on the earlier model.", { down: "👎", command: "/rollback" })
+        : bold("Nearly all answers are liked, so a run would find no preference. Give {down} to those you like less.", { down: "👎" });
+    if (voted && alone) return bold("It has votes to learn from: press {command} in the demo panel.", { command: "/retrain" });
     if (!asked.some((m) => m.photo || m.document))
       return [note ? `${t("Send a picture: tap a sample below.")} ${t(note)}` : t("Send a picture: tap a sample below, or drop your own. A caption is your question.")];
     if (!rateable) return [t("Watch the answer stream in.")];
-    if (!sessionStorage.getItem("rated")) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
+    if (!rated) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
     if (!asked.some((m) => m.text)) return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
     if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
     return bold("Rate a few more, or press {button} in the demo panel.", { button });
@@ -176,8 +194,9 @@ async function onEvent(event) {
   if (event.kind === "votes") {
     votes = event;
     drawVotes();
-    return hint();
+    return look();
   }
+  look();
   const sample = people.some((p) => p.id === event.chat && p.sample);
   const news = event.kind === "message" && (event.message.from.is_bot || event.message.chat.type !== "private");
   if (!chat.take(event) && news && !sample) {
@@ -203,11 +222,11 @@ async function begin() {
   const { samples, note: said } = await api.samples();
   note = said;
   const seen = await reload();
-  if (!(votes?.cast >= Number(sessionStorage.getItem("learned")))) sessionStorage.removeItem("learned");  // of an earlier demo
   const last = (what) => Number(sessionStorage.getItem(what));
   const first = people.find((p) => p.id === last("person")) ?? people.find((p) => !p.sample && navigator.language.startsWith(p.language)) ?? people.find((p) => !p.sample);
   if (first) await become(first, groups.find((g) => g.id === last("group") && g.members.includes(first.id)));
   api.follow(seen.last_event, onEvent, onState);
+  look();
 
   $("tray").hidden = !samples.length;
   $("samples").replaceChildren(...samples.map((sample) => h("div", {},

@@ -50,6 +50,22 @@ async def test_a_dry_run_says_that_nothing_could_judge(stage: Stage) -> None:
         assert "⚠ A run now would end undecided" in text and "at least 12 rated answers of the live model" in text
 
 
+async def test_a_futile_run_is_foreseen(stage: Stage) -> None:
+    """If nearly all answers are liked, /retrain says that the run can't have a result, and so does a dry run."""
+    admin = Notebook(liked_of_shown=60)
+    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+        warning = "⚠ A run now would end without a new model, because nearly all answers"
+        for command in ("/retrain dry", "/retrain"):
+            text = (await final_reply(root, command))["text"]
+            assert warning in text and "liked (60 of 60)" in text and "Give 👎" in text
+        assert "Run 3 is starting" in text
+        admin.same = replace(RUN, id=2)
+        text = (await final_reply(root, "/retrain"))["text"]
+        assert warning in text and text.endswith("Train again anyway?")
+        admin.liked_of_shown = 40
+        assert "⚠" not in (await final_reply(root, "/retrain"))["text"]
+
+
 async def test_a_user_config_is_named(stage: Stage) -> None:
     """A dry run with the operator's own recipe file names the file instead of the hyperparameters."""
     admin = Notebook(recipe=Path("/etc/bot/mine.py"))

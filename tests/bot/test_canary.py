@@ -194,6 +194,10 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         assert set(await answering(admin, range(100, 106))) == {BASE}
         assert await state(place, "run-1") is ModelState.CANDIDATE
         await until(lambda: not any("run-1" in each.cmdline() for each in psutil.Process().children(recursive=True)))
+        await admin.command("/models")
+        listed = await place.says(ADMIN, lambda said: button(said, "✔ Approve run-1") is not None)
+        assert "run-1: candidate, waiting for approval, " in words(listed)
+        assert button(listed, "Switch to run-1") is None
         await admin.taps("✔ Approve", message)
         said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
         reply = await place.says(ADMIN, lambda found: said in words(found))

@@ -29,6 +29,7 @@ from tests.support.person import Person
 from training.gate.report import Decision, Effort, Report, Taste
 from training.job import RATED, Progress, ignore
 
+REJECTED = "Run 3 is done. Model run-3: rejected.\nWorse on facts.\nThe bot keeps its model."
 RUN = Run(
     3,
     RunState.TRAINING,
@@ -223,7 +224,7 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path:
         (shown,) = await root.bot_messages()
         assert "Run 3: merging" in shown["text"]
         assert "▓" * BAR in shown["text"]
-        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
+        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="worse on facts")
         picture, sheet = tmp_path / "sheet.png", tmp_path / "sheet.html"
         picture.write_bytes(png())
         sheet.write_text("<h1>Before and after</h1>")
@@ -235,7 +236,7 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path:
             "text/html",
         )
         assert "photo" in messages[1]
-        assert messages[1]["caption"] == "Run 3 is done. Model run-3: rejected.\nWorse on facts."
+        assert messages[1]["caption"] == REJECTED
         await bot.notices.run_finished(replace(RUN, id=4, state=RunState.FAILED, reason="disk full"), None)
         assert "disk full" in (await root.bot_messages())[-1]["text"]
 
@@ -296,9 +297,9 @@ async def test_the_end_of_a_run_is_sent_if_its_picture_fails(stage: Stage, tmp_p
         picture = tmp_path / "sheet.png"
         picture.write_bytes(png())
         stage.emulator.faults.plan(trouble, methods=["sendPhoto"])
-        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
+        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="worse on facts")
         await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture)
-        assert (await root.bot_messages())[-1]["text"] == "Run 3 is done. Model run-3: rejected.\nWorse on facts."
+        assert (await root.bot_messages())[-1]["text"] == REJECTED
 
 
 async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:

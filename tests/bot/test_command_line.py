@@ -58,8 +58,17 @@ def test_a_wrong_folder_is_named_and_stays_empty(thumbtune: Thumbtune, tmp_path:
     """A command that finds no ledger names the folder, exits with an error, and creates no files."""
     ended = thumbtune(*words)
     assert (ended.code, ended.out) == (1, "")
-    assert f"There is no ledger in {tmp_path / 'data'}" in ended.err and "--config" in ended.err
+    assert f"There is no database in {tmp_path / 'data'}" in ended.err and "--config" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_without_a_token_no_data_folder_is_created(tmp_path: Path) -> None:
+    """`thumbtune run` without a token says where to get one, and creates no files."""
+    config, data = tmp_path / "config.toml", tmp_path / "data"
+    write_config(config, {"storage": {"dir": str(data)}})
+    code, said = await command(config, "run")
+    assert code == 1 and "telegram.token is not set" in said
+    assert not data.exists()
 
 
 @pytest.mark.parametrize("section", ["inference", "training"])

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 from bot.config import load_settings
+from inference.serving.engine_launch import free_port
 from telegram_emulator import Emulator
 from tests.support.bot_process import ROOT, Ended
 from tests.support.chatting import until
@@ -60,6 +61,19 @@ async def test_a_file_is_written_from_checked_answers(tmp_path: Path) -> None:
         "telegram": {"token": emulator.token, "admins": [7]},
         "inference": {"model": "tiny", "engine": "cpu"},
     }
+
+
+async def test_a_token_can_be_kept_unchecked(tmp_path: Path) -> None:
+    """If Telegram cannot be reached, the token is not called wrong; it can be changed, or kept unchecked."""
+    url, token = f"http://127.0.0.1:{free_port()}", "4242:unchecked"
+    ended = await answered(tmp_path, url, "4243:other", "n", token, "y", "0", "tiny", "cpu")
+    assert ended.code == 0, ended.err
+    assert "does not accept" not in ended.err
+    assert ended.err.count(f"{url} cannot be reached, so the token was not checked") == 2
+    assert "connection and firewall" in ended.err and "telegram.api_base" in ended.err
+    assert "The token has not been checked: `thumbtune doctor`" in ended.out
+    telegram = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))["telegram"]
+    assert telegram == {"token": token, "admins": []}
 
 
 async def test_other_settings_and_comments_are_kept(tmp_path: Path) -> None:

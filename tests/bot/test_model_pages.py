@@ -144,6 +144,8 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
     async with opens(training={"canary": 0.5, "approve": True}) as desk:
         await trained(desk, ModelState.CANDIDATE)
         page = await desk.get(MODELS)
+        assert "candidate, waiting for approval" in page
+        assert "candidate, waiting for approval" in await desk.get("/")
         assert labels(page, "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
         canary, approve, *others = re.findall(r"<li>([^<]*)</li>", page)
         assert canary.startswith("A canary is a new model that answers a share of the conversations first")

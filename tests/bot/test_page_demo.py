@@ -6,15 +6,20 @@ No bot runs; the tests make the bot's calls to the Bot API.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import pytest
 
 from bot.cli.demo import ADMIN, SHAPES_ONLY, make_emulator
+from inference.internvl2.tiny.samples import sample_pictures
 from telegram_emulator import Emulator
+from telegram_emulator.people_http import NO_LEARNING
+from telegram_emulator.person_actions import Attachment
 
 pytest.importorskip(
     "playwright.async_api", reason="no Playwright here: .venv/bin/pip install --no-deps -r requirements/browser.txt"
@@ -77,49 +82,101 @@ async def test_the_panel_of_a_phone_closes() -> None:
             assert await page.page.locator(part).evaluate("it => it.scrollWidth <= it.clientWidth"), part
 
 
-async def test_the_next_step_follows_the_run() -> None:
-    """The admin's hint changes when a run starts and when it ends; other users' hints do not."""
+@dataclass
+class Bot:
+    """A stub of the bot's learning, which the page asks for."""
+
+    stands: dict[str, Any] = field(default_factory=lambda: dict(NO_LEARNING))
+
+    async def learning(self) -> dict[str, Any]:
+        return self.stands
+
+
+@asynccontextmanager
+async def learning_page(bot: Bot) -> AsyncIterator[tuple[ChatPage, Emulator]]:
+    """Yield the page of a demo whose learning stands as `bot` says, and the demo's emulator."""
     emulator = make_emulator()
+    emulator.show_learning(bot.learning)
     async with opened(emulator, width=1200) as page:
+        yield page, emulator
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        ("waiting", "press ✔ Approve under the run's result, or open the Models page"),
+        ("live", "see how it answers now"),
+        ("kept", "The bot keeps its old model; the run's message says why and what to do next"),
+        ("failed", "The bot keeps its old model; the run's message says why and what to do next"),
+        ("cancelled", "That run was cancelled, and the bot keeps its old model"),
+    ],
+)
+async def test_the_next_step_follows_the_run(run: str, text: str) -> None:
+    """The admin's hint says what to do after a run, as its end demands, in each tab; other users' hints do not.
+
+    The end of a run is news until a picture is sent or sample votes are cast, but a model waits until it is approved.
+    """
+    bot = Bot()
+    async with learning_page(bot) as (page, emulator):
         hint = page.page.locator("#hint")
-        await page.page.locator("#text").fill("/retrain")
-        await page.page.locator("#text").press("Enter")
-        for text in ("Not enough yet.", "Another message", "And one more"):
-            await call(page, emulator, "sendMessage", chat_id=ADMIN, text=text)
-        await expect(page.answers).to_have_count(3)
         await expect(hint).to_contain_text("Send a picture")
-        cancel = {"inline_keyboard": [[{"text": "✖ Cancel", "callback_data": "cancel:3"}]]}
-        run = await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Run 3", reply_markup=cancel)
+        bot.stands["run"] = "running"
+        await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Run 3")
         await expect(hint).to_contain_text("Keep chatting while it learns")
         await page.becomes("Tom")
-        await call(page, emulator, "sendMessage", chat_id=TOM, text="Hello")
         await expect(hint).to_contain_text("Send a picture")
         await page.becomes("Mia")
-        await expect(hint).to_contain_text("Keep chatting while it learns")
-        await call(page, emulator, "editMessageText", chat_id=ADMIN, message_id=run, text="Run 3: failed")
-        await expect(hint).to_contain_text("That run has ended")
+        bot.stands |= {"run": run, "ended": time.time()}
+        await expect(hint).to_contain_text(text)
+        assert page.page.context.browser is not None
+        tab = await page.page.context.browser.new_page()
+        await tab.goto(page.page.url)
+        await expect(tab.locator("#hint")).to_contain_text(text)
+        await tab.close()
         await page.page.locator(".sample").first.click()
+        await expect(hint).to_contain_text(text if run == "waiting" else "Watch the answer stream in")
+        bot.stands |= {"run": "", "ended": 0.0}  # the demo was started over
+        await expect(page.page.locator("article.mine")).to_have_count(1)
+        await page.page.reload()
         await expect(hint).to_contain_text("Watch the answer stream in")
 
 
-async def test_only_new_votes_are_to_be_learned_from() -> None:
-    """After a run the admin's hint asks for another one only once sample votes were cast since the run began."""
+async def test_the_hint_says_what_the_votes_are_good_for() -> None:
+    """The admin's hint asks for a run if votes can be learned from, and for other votes if all answers are liked."""
+    bot = Bot({**NO_LEARNING, "run": "live", "ended": time.time()})
+    async with learning_page(bot) as (page, emulator):
+        hint = page.page.locator("#hint")
+        state = {"running": False, "done": 60, "total": 60, "ups": 60, "downs": 0, "error": ""}
+        await expect(hint).to_contain_text("That run has ended")
+        bot.stands["votes"] = "ready"
+        emulator.world.events.publish("votes", None, last=time.time() + 1, **state)
+        await expect(hint).to_contain_text("It has votes to learn from: press /retrain")
+        bot.stands["votes"] = "alike"
+        emulator.world.events.publish("votes", None, last=time.time() + 1, **state)
+        await expect(hint).to_contain_text("Nearly all answers are liked")
+        await expect(hint).not_to_contain_text("/rollback")
+        bot.stands["back"] = True
+        emulator.world.events.publish("votes", None, last=time.time() + 1, **state)
+        await expect(hint).to_contain_text("Nearly all answers are liked")
+        await expect(hint).to_contain_text("/rollback")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_a_chat_opens_at_its_end(width: int) -> None:
+    """A chat opens at its newest message even though the pictures above it load later."""
     emulator = make_emulator()
-    async with opened(emulator, width=1200) as page:
-        hint, state = page.page.locator("#hint"), {"running": False, "total": 60, "ups": 30, "downs": 30, "error": ""}
-        await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Hello")
-        await expect(page.answers).to_have_count(1)
-        emulator.world.events.publish("votes", None, done=60, cast=60, **state)
-        await expect(hint).to_contain_text("It has votes to learn from")
-        cancel = {"inline_keyboard": [[{"text": "✖ Cancel", "callback_data": "cancel:3"}]]}
-        run = await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Run 3", reply_markup=cancel)
-        await expect(hint).to_contain_text("Keep chatting while it learns")
-        await call(page, emulator, "editMessageText", chat_id=ADMIN, message_id=run, text="Run 3: done")
-        await expect(hint).to_contain_text("That run has ended")
-        await page.page.locator(".sample").first.click()
-        await expect(hint).to_contain_text("Watch the answer stream in")
-        emulator.world.events.publish("votes", None, done=60, cast=120, **state)
-        await expect(hint).to_contain_text("It has votes to learn from")
+    async with opened(emulator, width=width) as page:
+        picture = Attachment(next(iter(sample_pictures().values())))
+        for number in range(12):
+            await emulator.people.sends(ADMIN, [picture], f"What is in picture {number}?")
+            await call(page, emulator, "sendMessage", chat_id=ADMIN, text=f"Answer {number}")
+        await page.page.reload()
+        await expect(page.answers).to_have_count(12)
+        await expect(page.page.locator("#tray")).to_be_visible()
+        await page.page.wait_for_function("() => [...document.images].every((image) => image.complete)")
+        await page.page.wait_for_function("() => new Promise((done) => setTimeout(() => done(true), 300))")
+        await expect(page.answers.last).to_be_in_viewport(ratio=1)
+        await expect(page.page.locator("#to-end")).to_be_hidden()
 
 
 async def test_the_demo_says_what_its_model_knows() -> None:

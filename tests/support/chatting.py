@@ -58,6 +58,7 @@ from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
 from storage.states import ModelState
+from storage.translatable_reason import Reason as StoredReason
 from telegram_emulator import Emulator
 from tests.support.lessons import rated
 from tests.support.person import UP, Message, Person, button
@@ -150,25 +151,31 @@ class Notebook:
     recipe: Recipe | Path = field(default_factory=Recipe)
     same: Run | None = None
     judged: int = 5
+    liked_of_shown: int = 40
 
     async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
         if self.same is not None and not confirmed:
-            raise NothingNew(self.same)
+            raise NothingNew(self.same, self._selection().futile)
         return self._noted(self.run, "retrain", by)
 
     async def unchanged_since(self) -> Run | None:
         return self.same
 
+    def futile(self, run: Run) -> StoredReason | None:
+        return self._selection().futile
+
     async def plan(self) -> RunPlan:
+        sources = (Source(path=Path("/data/food")),)
+        return self._noted(RunPlan(self._selection(), sources, self.recipe, Settings().job_specs()), "plan")
+
+    def _selection(self) -> Selection:
         left_out = {"disliked": 4, "unfinished": 1, "too_long": 2, "duplicates": 3, "over_share": 12}
         counts = Counts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
         corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
         liked = Pair(rated(1), lesson(rated(1)), rater=1)
         blocks = (Block(20, (liked,) * self.judged),) if self.judged else ()
-        selection = Selection((corrected,) * 9 + (liked,) * 36, blocks, counts)
-        return self._noted(
-            RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe, Settings().job_specs()), "plan"
-        )
+        train = (corrected,) * 9 + (liked,) * 36
+        return Selection(train, blocks, counts, shown=60, liked_of_shown=self.liked_of_shown)
 
     async def cancel(self, by: int) -> Run | None:
         return self._noted(self.run, "cancel", by)

@@ -297,7 +297,8 @@ async def test_sample_people_vote_by_taste() -> None:
                 break
         async with session.get("/people") as answer:
             final = (await answer.json())["sample_votes"]
-    assert final == {"running": False, "done": 12, "total": 12, "ups": 3, "downs": 9, "cast": 12, "error": ""}
+    assert final.pop("last") > 0
+    assert final == {"running": False, "done": 12, "total": 12, "ups": 3, "downs": 9, "error": ""}
     assert [state["done"] for state in states] == [*range(13), 12]
     assert rounds == [0]
     assert emulator.calls["answercallbackquery"] == 12

@@ -121,6 +121,8 @@ async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Roo
     first = judging.rated[0]
     assert (first.temperature, first.top_p, first.top_k, first.max_new_tokens) == (0.8, 0.8, None, 512)
     assert (judging.attempt, judging.shown, judging.liked_of_shown) == (1, 14, 13)
+    futile = (await room.pipeline().planner.plan()).selection.futile
+    assert futile and "nearly all answers of the live model are liked (13 of 14)" in futile
     await room.run()
     again = room.trainer.jobs[-2]
     assert isinstance(again, TasteJob)

@@ -95,12 +95,14 @@ def test_answers_without_others_are_compared_by_their_votes() -> None:
         (
             Taste(answers=18, p_value=0.45, alpha=0.03),
             Decision.UNDECIDED,
-            "no difference was found yet between liked answers and the others, in 18 rated answers",
+            "no difference was found yet between liked answers and the others, in 18 rated answers (more votes help if "
+            "they all follow the same preference)",
         ),
         (
             Taste(answers=90, p_value=0.4, high=0.58),
             Decision.REJECTED,
-            "no difference was found between the answers that people liked and the others, in 90 rated answers",
+            "no difference was found between the answers that people liked and the others, in 90 rated answers (more "
+            "votes help if they all follow the same preference)",
         ),
         (
             Taste(answers=45, p_value=0.001, shown=60, liked_of_shown=58),

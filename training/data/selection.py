@@ -16,6 +16,7 @@ from training.data.influence import allowance, beyond_allowance, limit_thumbs_do
 from training.data.judging_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
 from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
+from training.evidence.taste_tests import likes_everything
 from training.job import TrainingError
 from training.settings import TrainingSettings
 from training.xtuner.recipes import Objective
@@ -96,12 +97,16 @@ class Selection:
             that it judges.
         counts: Counts of the exchanges that were selected or left out.
         judging: The number of answers that can judge, even if they are too few to be divided into blocks.
+        shown: The number of the live model's answers to the questions of the raters of `judged`.
+        liked_of_shown: How many of the answers in `shown` are liked.
     """
 
     train: tuple[Pair, ...]
     blocks: tuple[Block, ...]
     counts: Counts
     judging: int = 0
+    shown: int = 0
+    liked_of_shown: int = 0
 
     @property
     def judged(self) -> tuple[Pair, ...]:
@@ -109,8 +114,21 @@ class Selection:
         return tuple(pair for block in self.blocks for pair in block.judged)
 
     @property
-    def undecided(self) -> Reason | None:
-        """The reason why a run on this selection would end undecided in any case, or None if answers can judge it."""
+    def judging_raters(self) -> set[int]:
+        """The users who rated the answers that judge."""
+        return {rater for each in self.judged for rater in each.rated.raters}
+
+    @property
+    def futile(self) -> Reason | None:
+        """The reason why a run on this selection would end without a new model in any case, or None."""
+        if self.likes_everything:
+            return Reason(
+                "A run now would end without a new model, because nearly all answers of the live model are liked "
+                "({liked} of {shown}), which says nothing about what people prefer. Give 👎 to answers that you like "
+                "less.",
+                liked=self.liked_of_shown,
+                shown=self.shown,
+            )
         if self.blocks:
             return None
         return Reason(
@@ -119,6 +137,11 @@ class Selection:
             number=FEWEST,
             found=self.judging,
         )
+
+    @property
+    def likes_everything(self) -> bool:
+        """Whether the votes say nothing about what people prefer, because nearly all answers are liked."""
+        return likes_everything(self.liked_of_shown, self.shown)
 
     @property
     def liked(self) -> int:

@@ -33,6 +33,9 @@ CHINESE: Final = {
     "no difference was found yet between liked answers and the others, in {answers} rated answers": (
         "在 {answers} 条有评价的回答中，尚未发现好评回答与其他回答有什么不同"
     ),
+    "{finding} (more votes help if they all follow the same preference)": (
+        "{finding}（再给一些标准一致的评价会有帮助）"
+    ),
     "{answers} rated answers are too few to tell": ("{answers} 条有评价的回答还不足以判断"),
     "{few}; about {number} more are needed": ("{few}；大约还需要 {number} 条"),
     "its share of correct factual answers could be up to {bound} points below that of {model} (limit: {allowed})": (

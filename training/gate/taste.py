@@ -254,14 +254,20 @@ def judge(taste: Taste) -> tuple[Decision, Reason | None]:
     if taste.p_value <= taste.alpha:
         return Decision.ACCEPTED, None
     if taste.high < SLIGHT:
-        return Decision.REJECTED, Reason(
+        finding = Reason(
             "no difference was found between the answers that people liked and the others, in {answers} rated answers",
             answers=taste.answers,
         )
+        return Decision.REJECTED, _unclear(finding)
     if taste.further is None:
-        return Decision.UNDECIDED, Reason(
+        finding = Reason(
             "no difference was found yet between liked answers and the others, in {answers} rated answers",
             answers=taste.answers,
         )
+        return Decision.UNDECIDED, _unclear(finding)
     few = Reason("{answers} rated answers are too few to tell", answers=taste.answers)
     return Decision.UNDECIDED, Reason("{few}; about {number} more are needed", few=few, number=max(1, taste.further))
+
+
+def _unclear(finding: Reason) -> Reason:
+    return Reason("{finding} (more votes help if they all follow the same preference)", finding=finding)
