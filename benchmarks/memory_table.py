@@ -21,7 +21,7 @@ from inference.engines.lmdeploy.kv_budget import FEWEST_BLOCKS, USABLE, ModelMem
 from inference.internvl2.checkpoint import write_surroundings
 from inference.internvl2.model_sizes import read_sizes
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
-from training.memory import training_memory
+from training.memory_estimate import training_memory
 from training.xtuner.recipes import RECIPES, Recipe
 
 CHATS = 2

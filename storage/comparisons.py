@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from sqlite_utils import Database
 
 from storage.base import Queries, find, known
-from storage.blocks import BLOCKED
+from storage.blocklist import BLOCKED
 from storage.guests import UNLEARNED
 from storage.learning_records import EQUAL_TRUST, Trust
 

@@ -19,7 +19,7 @@ from sqlite_utils import Database
 
 from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
 from storage.base import number
-from storage.blocks import Blocks
+from storage.blocklist import Blocks
 from storage.broadcasts import Broadcasts
 from storage.canaries import Canaries
 from storage.comparisons import Comparisons

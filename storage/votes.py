@@ -15,7 +15,7 @@ from itertools import groupby, permutations
 from sqlite_utils import Database
 
 from storage.base import Queries, column, every, first, number
-from storage.blocks import BLOCKED
+from storage.blocklist import BLOCKED
 from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of

@@ -30,7 +30,7 @@ from training.data.sources import imported, resolved
 from training.gate.factual_set import check_decidable
 from training.job import TrainingError
 from training.job_specs import JobSpecs
-from training.memory import AVERAGES, trained_weights
+from training.memory_estimate import AVERAGES, trained_weights
 from training.run_folder import run_folders
 from training.settings import Source
 from training.xtuner.recipes import Recipe

@@ -19,7 +19,7 @@ class Pair:
     Attributes:
         rated: The exchange.
         lesson: The lesson made from the exchange.
-        rater: The rater that the exchange counts for (`training.data.influence`).
+        rater: The rater that the exchange counts for (`training.data.rater_limits`).
         rejected: The ID of the exchange that has the lesson's rejected answer; None if there is no such
             answer.
     """

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 
 from storage.learning_records import RatedExchange
 from storage.translatable_reason import Reason, join, listed
-from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.judging_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
 from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
+from training.data.rater_limits import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.evidence.taste_tests import likes_everything
 from training.job import TrainingError
 from training.settings import TrainingSettings
@@ -203,7 +203,7 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
     """Drop each rater's pairs beyond the allowance `most`, and set `rater` in the remaining pairs.
 
     Each rater keeps the pairs whose pictures and questions are least like those of the rater's newer pairs
-    and, among equals, the newest (`training.data.influence`). `owner` maps each pair's ID to the rater
+    and, among equals, the newest (`training.data.rater_limits`). `owner` maps each pair's ID to the rater
     that it counts for.
     """
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}

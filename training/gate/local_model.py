@@ -27,7 +27,7 @@ from inference.internvl2.tokenizer import text_decoder
 from inference.messages import Sampling
 from training.adapter import Adapter
 from training.data.llava import Lesson
-from training.memory import tiles_per_pass
+from training.memory_estimate import tiles_per_pass
 from training.xtuner.encoding import Encoder
 from training.xtuner.gpu_yield import GpuYield
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from inference.internvl2.model_sizes import Transformer
-from training.memory import bytes_per_trained_weight, whole_layer, work_bytes
+from training.memory_estimate import bytes_per_trained_weight, whole_layer, work_bytes
 from training.worker import world_size
 
 Checkpointing = Literal["auto"] | bool

@@ -26,7 +26,7 @@ from storage.translatable_reason import Reason
 from training.base_model_check import untrainable
 from training.data.row_parser import read_rows
 from training.job import Job, Outcome, Progress, TrainingError, ignore
-from training.memory import picture_tokens, training_memory
+from training.memory_estimate import picture_tokens, training_memory
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES, SCALARS
 from training.worker import Say, diverged, explained, rank, too_little_memory, use_device, work, world_size
 from training.xtuner.recipes import Recipe

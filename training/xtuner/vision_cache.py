@@ -28,7 +28,7 @@ from inference.internvl2.modeling_internvl2 import unprojected
 from inference.internvl2.tile_grid import Tiling
 from training.bounded_map import bounded_map
 from training.job import Job, Progress
-from training.memory import tiles_per_pass
+from training.memory_estimate import tiles_per_pass
 from training.run_folder import BASE, FEATURES
 from training.worker import Say, rank, world_size
 from training.xtuner.encoding import load_tiles

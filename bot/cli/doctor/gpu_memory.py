@@ -23,7 +23,7 @@ from inference.engines.lmdeploy.kv_budget import (
     prefill_tokens,
 )
 from inference.internvl2.model_sizes import ModelSizes, read_sizes
-from training.memory import picture_tokens, training_memory
+from training.memory_estimate import picture_tokens, training_memory
 from training.xtuner.recipes import SELF_TUNING, Recipe
 
 

@@ -40,8 +40,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from inference.engines.detokenizer import TextStream
-from inference.engines.lmdeploy.image_cache import TileCache
 from inference.engines.lmdeploy.prefill_limiter import PrefillLimiter
+from inference.engines.lmdeploy.tile_cache import TileCache
 from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.engines.lmdeploy.image_cache import TileCache, prepare
+from inference.engines.lmdeploy.tile_cache import TileCache, prepare
 from inference.images.opening import open_picture
 from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
@@ -95,7 +95,7 @@ async def test_an_evicted_picture_is_decoded_outside_the_event_loop(monkeypatch:
         decoded_by.append(threading.current_thread().name)
         return base64.b64decode(*arguments, **more)
 
-    monkeypatch.setattr("inference.engines.lmdeploy.image_cache.b64decode", decoding)
+    monkeypatch.setattr("inference.engines.lmdeploy.tile_cache.b64decode", decoding)
     cache = TileCache(TILING, dtype=torch.bfloat16, limit=0, threads=1)
     for _ in range(2):
         await cache.get(url(encoded((112, 112))))

@@ -17,7 +17,7 @@ from inference.internvl2.model_sizes import ModelSizes, count, read_sizes
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.small_checkpoints import write_small
 from training.job import Job
-from training.memory import tiles_per_pass, trained_weights, training_memory
+from training.memory_estimate import tiles_per_pass, trained_weights, training_memory
 from training.xtuner.finetune import shortage
 from training.xtuner.recipes import Recipe
 

@@ -1,6 +1,6 @@
 """An estimate of the GPU memory that training needs, from the sizes of the model and the hyperparameters.
 
-The formulas describe what `training.xtuner` keeps; tests/training/test_memory.py compares them with
+The formulas describe what `training.xtuner` keeps; tests/training/test_memory_estimate.py compares them with
 measurements. This module imports neither torch nor XTuner.
 """
 

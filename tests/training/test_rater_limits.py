@@ -11,7 +11,7 @@ import pytest
 
 from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, settings
-from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
+from training.data.rater_limits import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.selection import Selection, select_pairs
 from training.job import TrainingError
 
