@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from bot.cli.demo import GROUP, make_emulator
+from telegram_emulator.people_http import NO_LEARNING
 from tests.support.chatting import png
 from tests.support.children import notes
 from tests.support.community import Community
@@ -300,8 +301,14 @@ async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
             assert await page.page.locator(part).evaluate("it => it.scrollWidth <= it.clientWidth"), part
 
 
-async def test_only_the_admin_is_told_to_have_it_learn(opened: Opens) -> None:
+async def test_only_the_admin_is_told_to_have_it_learn(opened: Opens, demo: Demo) -> None:
     """After the sample votes, the hint tells the admin to use /retrain and other users to switch to the admin."""
+
+    async def learning() -> dict[str, Any]:
+        cast = demo.community.emulator.voters.state["done"] > 0
+        return {**NO_LEARNING, "votes": "ready" if cast else ""}
+
+    demo.community.emulator.show_learning(learning)
     async with opened("Jim") as page:
         hint, cast = page.page.locator("#hint"), page.page.locator("#cast")
         await cast.click()
