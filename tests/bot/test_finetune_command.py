@@ -108,7 +108,7 @@ async def test_a_model_is_trained_and_compared(tmp_path: Path, warm_python: str)
     assert re.match(r" +\+\d+ points \([+-]\d+ to \+\d+\)", finetuned[2]), output
     html = (out / SHEET).read_text(encoding="utf-8")
     assert re.findall("<h3>(.*?)</h3>", html) == ["given answer", "base", "finetuned"] * ASKED
-    assert "% (" in html and 'class="curve"' in html
+    assert "% (" in html and 'class="curves"' in html
     answers = json.loads((out / ANSWERS).read_text(encoding="utf-8"))
     assert sum(each["scores"]["finetuned"] for each in answers) == int(finetuned[1])
     assert not (tmp_path / "data").exists(), "the bot's data folder was used"

@@ -68,11 +68,13 @@ async def test_another_answer_keeps_the_mark_of_a_reason(stage: Stage) -> None:
     """After 🔄, the reason for a 👎 on the former answer is still marked."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
-        await ada.toast(await ada.taps(DOWN, answer))
-        await ada.toast(await ada.taps("Not true", answer))
+        former = stage.emulator.world.chats[ada.id].messages[answer["message_id"]]
+        await ada.taps(DOWN, answer)
+        await until(lambda: button(former, "Not true") is not None)
+        await ada.taps("Not true", answer)
+        await until(lambda: button(former, "Not true ✓") is not None)
         await ada.taps("🔄", answer)
         await bot.settled()
-        former = stage.emulator.world.chats[ada.id].messages[answer["message_id"]]
         await until(lambda: button(former, "🔄") is None)
         assert button(former, "👎 ✓") and button(former, "Not true ✓")
 
