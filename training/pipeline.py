@@ -244,8 +244,7 @@ class Pipeline:
 
     async def _counts(self, selection: Selection, live: str) -> dict[str, int]:
         """Return the fields of the taste test's job that are counts of earlier runs and of the live model's answers."""
-        raters = {rater for each in selection.judged for rater in each.rated.raters}
-        shown, liked = await self._ledger.votes.shown(live, raters)
+        shown, liked = await self._ledger.votes.shown(live, selection.judging_raters)
         return {"attempt": await self._ledger.runs.attempts() + 1, "shown": shown, "liked_of_shown": liked}
 
     def _picture_file(self, sha256: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from inference.messages import Sampling
 from training.data.llava import Lesson
 from training.evaluation_jobs import JudgingJob, RunningEngine
-from training.gate.served_model import ServedModel
+from training.gate.remote_model import RemoteModel
 from training.worker import use_device
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class AnsweringModels:
         engines = defaultdict[Path, list[RunningEngine]](list)
         for each in job.engines:
             engines[Path(each.directory)].append(each)
-        self._served = {directory: ServedModel(found) for directory, found in engines.items()}
+        self._remote = {directory: RemoteModel(found) for directory, found in engines.items()}
 
     @cached_property
     def slot(self) -> ModelSlot:
@@ -55,7 +55,7 @@ class AnsweringModels:
 
     def has_engine(self, directory: Path) -> bool:
         """Return whether an engine serves the model in `directory`."""
-        return directory in self._served
+        return directory in self._remote
 
     def answers(
         self, directory: Path, lessons: Sequence[Lesson], images: Path, most: int, on_answers: Callable[[int], None]
@@ -66,8 +66,8 @@ class AnsweringModels:
         `on_answers` is called with the number of further answers.
         """
         found: list[str | None] = [None] * len(lessons)
-        if directory in self._served:
-            found = self._served[directory].answers(lessons, images, greedy(most), on_answers)
+        if directory in self._remote:
+            found = self._remote[directory].answers(lessons, images, greedy(most), on_answers)
         missing = [lesson for lesson, each in zip(lessons, found, strict=True) if each is None]
         if not missing:
             return [each for each in found if each is not None]

@@ -18,7 +18,7 @@ from training.evaluation_jobs import EvaluationJob, RunningEngine
 from training.gate.answering_models import AnsweringModels, greedy
 from training.gate.factual_set import drawn_set
 from training.gate.local_model import LocalModel
-from training.gate.served_model import ServedModel
+from training.gate.remote_model import RemoteModel
 
 TOKENS = 24
 
@@ -63,7 +63,7 @@ def test_an_engine_gives_the_model_s_answers(
 ) -> None:
     """Through an engine, a model gives the same answers as without it."""
     done: list[int] = []
-    assert ServedModel([engine(served)]).answers(*asked, greedy(TOKENS), done.append) == expected
+    assert RemoteModel([engine(served)]).answers(*asked, greedy(TOKENS), done.append) == expected
     assert sum(done) == len(expected)
 
 
@@ -98,15 +98,15 @@ def test_a_question_waits_for_users(
     lessons, images = asked
     words, done = tmp_path / "first-words", list[bytes]()
     words.write_bytes(b"\1")
-    model = ServedModel([engine(served, at_once=1, first_words=str(words))])
-    monkeypatch.setattr("training.gate.served_model._MAX_PAUSE", 60)
+    model = RemoteModel([engine(served, at_once=1, first_words=str(words))])
+    monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 60)
     free = Timer(0.3, words.write_bytes, [b"\0"])
     free.start()
     model.answers(lessons[:2], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
     free.join()
     assert done == [b"\0", b"\0"]
     words.write_bytes(b"\1")
-    monkeypatch.setattr("training.gate.served_model._MAX_PAUSE", 0.1)
+    monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 0.1)
     model.answers(lessons[:1], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
     assert done[2] == b"\1", "a user who always waits does not stop the evaluation"
 
@@ -117,6 +117,6 @@ def test_a_broken_question_is_not_the_engine_s_fault(served: Served, asked: tupl
     (images / "broken.png").write_bytes(b"no picture")
     broken = replace(lessons[0].turns[0].pictures[0], sha256="broken.png")
     refused = replace(lessons[0], turns=(replace(lessons[0].turns[0], pictures=(broken,)), *lessons[0].turns[1:]))
-    model = ServedModel([engine(served, at_once=1)])
+    model = RemoteModel([engine(served, at_once=1)])
     found = model.answers([refused, *lessons[:2]], images, greedy(TOKENS), lambda _: None)
     assert [each is None for each in found] == [True, False, False]

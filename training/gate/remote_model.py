@@ -20,7 +20,7 @@ _MAX_PAUSE: Final = 1.0
 """The longest pause in seconds before a question, so that users who always wait do not stop the evaluation."""
 
 
-class ServedModel:
+class RemoteModel:
     """One model behind one or more engines, which are asked nothing while a user waits for a first token."""
 
     def __init__(self, engines: Sequence[RunningEngine]) -> None:
