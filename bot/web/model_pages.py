@@ -20,7 +20,7 @@ from bot.admin.refusals import CHANGED, AdminRefusal, refused
 from bot.i18n import Say, later
 from bot.web.charts import Chart, approval_chart, evidence_chart
 from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
-from bot.web.pages import ANYBODY, OPERATOR, Pages
+from bot.web.pages import ANYBODY, OPERATOR, Pages, start_events
 from bot.web.security import read_form
 from storage.counts import Approval
 from storage.errors import StorageError, UnknownRecord
@@ -91,8 +91,7 @@ class ModelPages:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Send a server-sent event once a model is added, changes its state or is deleted, then end the stream."""
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        await response.prepare(request)
+        response = await start_events(request)
         with suppress(ConnectionResetError, StorageError):
             shown = await self._states()
             while await self._states() == shown:

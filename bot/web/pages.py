@@ -149,3 +149,10 @@ def _reviewer(name: str, say: Say) -> str:
 
 def _when(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+async def start_events(request: web.Request) -> web.StreamResponse:
+    """Start a response of server-sent events, which proxies must not buffer, and return it."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+    await response.prepare(request)
+    return response

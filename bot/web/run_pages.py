@@ -27,7 +27,7 @@ from bot.admin.runs import Runs
 from bot.i18n import Say
 from bot.redaction import without_secrets
 from bot.web.charts import Chart, loss_chart
-from bot.web.pages import OPERATOR, Pages
+from bot.web.pages import OPERATOR, Pages, start_events
 from bot.web.review import card_page
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Run
@@ -106,8 +106,7 @@ class RunPages:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Send the progress of a run whenever it changes, and the event "over" once the run has ended."""
         run, say = await self._run(request), self.pages.say(request)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        await response.prepare(request)
+        response = await start_events(request)
         shown, sent = "", monotonic()
         with suppress(ConnectionResetError, StorageError):
             while True:
