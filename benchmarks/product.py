@@ -5,9 +5,10 @@
 The bot runs in a process of its own, with lmdeploy on full-size random weights in the official layout.
 The emulator in this process replaces Telegram. Each simulated user sends photos of several sizes, asks
 two follow-ups about each, and votes. A model with random weights seldom ends an answer, so votes alone
-would give little training data; therefore the admin also corrects answers. Then the admin sends
+would give little training data; therefore the users, all of them admins, also correct answers. Then one sends
 `/retrain` and, when the run has ended, `/promote`, which the bot may ask to confirm, or refuse if the model
-gives malformed answers. All users keep chatting until `--after` seconds after that.
+gives malformed answers. All users keep chatting until `--after` seconds after that. A run that has not ended
+after `--limit` seconds is given up, and what was measured until then is printed.
 
 The script prints JSON: the seconds that the run spent in each state, its verdict and effort, the seconds
 until the new model was live, and, in each state, the waits for the first word and for the whole answer and
@@ -44,12 +45,14 @@ REFUSED = "That didn't work"
 STOP_SECONDS = 15.0
 
 
-def environment(options: argparse.Namespace, url: str, token: str, model: Path, data: Path) -> dict[str, str]:
+def environment(
+    options: argparse.Namespace, url: str, token: str, *, admins: Sequence[int], model: Path, data: Path
+) -> dict[str, str]:
     """Return the environment variables of the bot process, including its settings."""
     settings = {
         "TELEGRAM__TOKEN": token,
         "TELEGRAM__API_BASE": url,
-        "TELEGRAM__ADMINS": json.dumps([ADMIN]),
+        "TELEGRAM__ADMINS": json.dumps(admins),
         "CHAT__MAX_NEW_TOKENS": "64",
         "STORAGE__DIR": str(data),
         "INFERENCE__ENGINE": options.engine,
@@ -64,8 +67,11 @@ def environment(options: argparse.Namespace, url: str, token: str, model: Path, 
     return {**os.environ, **{f"THUMBTUNE_{name}": value for name, value in settings.items()}}
 
 
-async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float]) -> Run:
-    """Wait until the newest run ends, and add the seconds spent in each of its states to `seconds`."""
+async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float], limit: float) -> Run:
+    """Wait until the newest run ends, at most `limit` seconds, and return it.
+
+    The seconds spent in each of its states are added to `seconds`.
+    """
     began = before = time.monotonic()
     while True:
         await asyncio.sleep(0.1)
@@ -78,7 +84,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
                 sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[0].state}\n")
             crowd.state = runs[0].state
             seconds[crowd.state] = seconds.get(crowd.state, 0.0) + now - before
-            if crowd.state in ENDED:
+            if crowd.state in ENDED or now - began > limit:
                 return runs[0]
         before = now
 
@@ -103,13 +109,13 @@ async def promote(emulator: Emulator, crowd: ProductCrowd, ledger: Ledger, model
     return {"promoted after": round(time.monotonic() - began, 1)}
 
 
-async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: float) -> dict[str, Any]:
+async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, *, limit: float, after: float) -> dict[str, Any]:
     """Send /retrain, wait until `after` seconds after the run's end, and return the run's measurements."""
     async with Ledger.open(data) as ledger:
         seconds: dict[str, float] = {}
         emulator.people.writes(ADMIN, "/retrain")
         began = time.monotonic()
-        ended = await follow_run(ledger, crowd, seconds)
+        ended = await follow_run(ledger, crowd, seconds, limit)
         figures = {
             "state": ended.state,
             "reason": ended.reason,
@@ -142,7 +148,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     log = (options.work / "bot.log").open("w", encoding="utf-8")
     began = time.monotonic()
     bot = await asyncio.create_subprocess_exec(
-        *line, env=environment(options, url, emulator.token, model, data), stdout=log, stderr=log
+        *line,
+        env=environment(options, url, emulator.token, admins=crowd.ids, model=model, data=data),
+        stdout=log,
+        stderr=log,
     )
     found: dict[str, Any] = {}
     megabytes: dict[str, int] = {}
@@ -155,9 +164,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
     tasks = [asyncio.create_task(watch_memory())] if options.engine == "lmdeploy" else []
     try:
-        chats = [
-            asyncio.create_task(crowd.chat(each, options.corrections if each == ADMIN else 0)) for each in crowd.ids
-        ]
+        chats = [asyncio.create_task(crowd.chat(each, options.corrections)) for each in crowd.ids]
         tasks += chats
         await until(lambda: bool(crowd.waits), ANSWER_SECONDS)
         found["first answer after"] = round(time.monotonic() - began, 1)
@@ -171,7 +178,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         await until(enough, ANSWER_SECONDS)
         crowd.state = "alone"
         await asyncio.sleep(options.alone)
-        found |= await retrain(emulator, crowd, data, options.after)
+        found |= await retrain(emulator, crowd, data, limit=options.limit, after=options.after)
     finally:
         for task in tasks:
             task.cancel()
@@ -196,9 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="food")
     parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="hyperparameters to change, as JSON")
     parser.add_argument("--people", type=int, default=8)
-    parser.add_argument("--corrections", type=int, default=16, help="answers that the admin corrects")
+    parser.add_argument("--corrections", type=int, default=16, help="answers that the users correct")
     parser.add_argument("--answers", type=int, default=100, help="answers before the admin retrains")
     parser.add_argument("--alone", type=float, default=15.0, help="seconds of chat before the run")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a run is given up")
     parser.add_argument("--after", type=float, default=15.0, help="seconds of chat after the run")
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)

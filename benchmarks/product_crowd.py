@@ -51,7 +51,7 @@ class ProductCrowd:
         self._photos = itertools.cycle([photo(size, self._rng) for size in SIZES])
         self.ids = [ADMIN, *(1000 + number for number in range(1, people))]
         for each in self.ids:
-            emulator.add_person(each, f"P{each}", admin=each == ADMIN)
+            emulator.add_person(each, f"P{each}", admin=True)
         self.state = "before"
         self.waits: list[Wait] = []
         self.corrected = 0
@@ -59,7 +59,7 @@ class ProductCrowd:
     async def chat(self, person: int, corrections: int = 0) -> None:
         """Send photos as the user `person` and ask about them, until cancelled.
 
-        The first `corrections` answers to follow-ups are corrected.
+        Answers to follow-ups are corrected until all users together have corrected `corrections`.
         """
         people = self._emulator.people
         while True:
