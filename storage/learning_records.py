@@ -51,11 +51,12 @@ class Correction:
 
 
 class ReviewDecision(StrEnum):
-    """An operator's decision on a lesson. KEEP lets the votes decide."""
+    """An operator's decision on a lesson. KEEP lets the votes decide, and UNDO takes back all earlier decisions."""
 
     KEEP = "keep"
     DROP = "drop"
     EDIT = "edit"
+    UNDO = "undo"
 
 
 @dataclass(frozen=True, slots=True)

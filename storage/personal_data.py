@@ -49,7 +49,8 @@ _OLD = (
     " WHERE later.session = exchanges.session AND later.id >= exchanges.id"
     " AND (later.created >= ?1 OR EXISTS (SELECT 1 FROM feedback WHERE exchange = later.id)"
     " OR EXISTS (SELECT 1 FROM demonstrations WHERE exchange = later.id)"
-    " OR EXISTS (SELECT 1 FROM reviews WHERE exchange = later.id AND decision = 'edit')))"
+    " OR EXISTS (SELECT 1 FROM reviews WHERE exchange = later.id AND decision = 'edit' AND id >"
+    " (SELECT coalesce(max(id), 0) FROM reviews WHERE exchange = later.id AND decision = 'undo'))))"
 )
 _UNUSED_PICTURES = (
     "SELECT sha256 FROM pictures WHERE created < ?1 AND sha256 NOT IN (SELECT sha256 FROM exchange_pictures)"
