@@ -108,6 +108,8 @@ class PersonalData(Queries):
             withdraw(
                 database, column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", [user])
             )
+            named = "UPDATE models SET changed_by = '' WHERE changed_by = (SELECT name FROM users WHERE id = ?)"
+            database.execute(named, [user])
             opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
             database.execute("DELETE FROM users WHERE id = ?", [user])  # the rest is deleted by cascade
             if opted_out:
