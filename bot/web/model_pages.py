@@ -124,7 +124,9 @@ class ModelPages:
             "live": live,
             "approve": self.trials.settings.now.training.approve,
             "trial": standing_text(trial, say) if trial else "",
-            "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say) if trial else None,
+            "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say)
+            if trial and trial.evidence.pairs
+            else None,
             "resting": say(Reason(RESTING, run=switch.away_for)) if switch.away_for is not None else "",
             "change": change,
             "busy": bool(change and not change.over),
