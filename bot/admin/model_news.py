@@ -49,7 +49,10 @@ class ModelNews:
     translator: Translator
 
     async def tell(self) -> None:
-        """Announce what is new, and update the messages; if Telegram cannot be reached, the next call tries again."""
+        """Announce the promotions that are done, and update the messages whose buttons no longer apply.
+
+        If Telegram cannot be reached, the next call tries to update the messages again.
+        """
         for promotion in await self.ledger.promotions.unannounced():
             model = await self.ledger.models.get(promotion.model)
             what = Reason(NOW[ModelState.LIVE], model=model.id)
