@@ -20,10 +20,10 @@ from bot.admin.blind_comparison import BlindComparison
 from bot.admin.canary_trial import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.judging_engines import JudgingEngines
+from bot.admin.model_news import ModelNews
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.notifications import Notifications
-from bot.admin.outdated_buttons import OutdatedButtons
 from bot.admin.periodic import repeat
 from bot.admin.runs import Runs
 from bot.admin.schedule import Schedule
@@ -251,7 +251,7 @@ class Application:
             "promotions": switch.serve,
             "deletions": erasure.settle,
             "canary": trials.look,
-            "model buttons": OutdatedButtons(bot, ledger).remove,
+            "model news": ModelNews(bot, ledger, notices, translator).tell,
             "notes": TeacherNotes(bot, ledger, conversation, translator).send,
             "watch": watch.look,
         }

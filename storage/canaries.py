@@ -13,7 +13,7 @@ from sqlite_utils import Database
 
 from storage.base import Queries, find, insert, known
 from storage.errors import IllegalTransition
-from storage.learning_records import EQUAL_TRUST, Trial, Trust
+from storage.learning_records import EQUAL_TRUST, Actor, Trial, Trust
 from storage.models import get_model, live_model, move_model
 from storage.states import ModelState, Verdict
 from storage.translatable_reason import Reason, stored, stored_parts
@@ -56,8 +56,10 @@ class TrialVote:
 class Canaries(Queries):
     """The trials of canaries, of which at most one is running at a time."""
 
-    async def start(self, model: str, share: float) -> Trial:
+    async def start(self, model: str, share: float, by: Actor | None = None) -> Trial:
         """Begin a trial of the candidate `model` alongside the live model on `share` (0 to 1) of the conversations.
+
+        `by` is the admin who approved the model, if it needed that.
 
         Raises:
             UnknownRecord: There is no such model.
@@ -70,7 +72,7 @@ class Canaries(Queries):
             live, candidate = live_model(database), get_model(database, model)
             if live is None:
                 raise IllegalTransition(f"There is no live model to compare {model} with.")
-            move_model(database, candidate, ModelState.CANARY, "")
+            move_model(database, candidate, ModelState.CANARY, "", by.name if by else "")
             started = insert(
                 database,
                 "INSERT INTO canaries(model, live, run, share, started, after)"
@@ -89,8 +91,8 @@ class Canaries(Queries):
         """Return the latest trial of a model, or None if it has had none."""
         return await self._find(_trial, f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
 
-    async def end(self, trial: int, verdict: Verdict, reason: str) -> Trial:
-        """End a trial without a promotion.
+    async def end(self, trial: int, verdict: Verdict, reason: str, by: Actor | None = None) -> Trial:
+        """End a trial without a promotion; `by` is the admin who decided that, if one did.
 
         The model becomes a candidate again if `verdict` is VOID; otherwise it is rejected for `reason`.
 
@@ -104,8 +106,8 @@ class Canaries(Queries):
             if present.ended is not None or verdict not in _AFTERWARDS:
                 raise IllegalTransition(f"The trial of {present.model} cannot end as {verdict}.")
             state = _AFTERWARDS[verdict]
-            rejected = state is ModelState.REJECTED
-            move_model(database, get_model(database, present.model), state, reason if rejected else "")
+            why = reason if state is ModelState.REJECTED else ""
+            move_model(database, get_model(database, present.model), state, why, by.name if by else "")
             _end(database, trial, verdict, reason, self._clock())
             return _get(database, trial)
 
@@ -128,8 +130,8 @@ def running_trial(database: Database) -> Trial | None:
     return find(_trial, database, f"{_SELECT} WHERE ended IS NULL")
 
 
-def end_by_promotion(database: Database, model: str, reason: str, now: float) -> None:
-    """End the running trial, if any, because `model` is about to become live.
+def end_by_promotion(database: Database, model: str, reason: str, now: float, by: str) -> None:
+    """End the running trial, if any, because `model` is about to become live, by the decision of the admin `by`.
 
     The trial ends as promoted if `model` is its canary, and otherwise as stopped. The caller sets the state
     of `model`.
@@ -140,7 +142,7 @@ def end_by_promotion(database: Database, model: str, reason: str, now: float) ->
     if trial.model == model:
         _end(database, trial.id, Verdict.PROMOTED, reason, now)
     else:
-        move_model(database, get_model(database, trial.model), ModelState.REJECTED, REPLACED)
+        move_model(database, get_model(database, trial.model), ModelState.REJECTED, REPLACED, by)
         _end(database, trial.id, Verdict.STOPPED, REPLACED, now)
 
 

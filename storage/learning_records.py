@@ -51,11 +51,12 @@ class Correction:
 
 
 class ReviewDecision(StrEnum):
-    """An operator's decision on a lesson. KEEP lets the votes decide."""
+    """An operator's decision on a lesson. KEEP lets the votes decide, and UNDO takes back all earlier decisions."""
 
     KEEP = "keep"
     DROP = "drop"
     EDIT = "edit"
+    UNDO = "undo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,19 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Actor:
+    """An admin who changes a model.
+
+    Attributes:
+        name: The name to show; empty if it is unknown.
+        user: The user ID, if the admin acts in a chat.
+    """
+
+    name: str
+    user: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A retraining run.
 
@@ -182,6 +196,8 @@ class Model:
         report: The evaluation as JSON.
         pruned: Whether the files were removed but can be merged again from the adapter if the model is
             promoted.
+        changed_by: The name of the admin who gave the model its present state, or deleted it; empty if no admin
+            did, or the name is unknown.
     """
 
     id: str
@@ -193,6 +209,7 @@ class Model:
     report: str = ""
     manifest_hash: str = ""
     pruned: bool = False
+    changed_by: str = ""
 
     @property
     def kept(self) -> bool:

@@ -2,29 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
-from storage.base import Queries
+from sqlite_utils import Database
+
+from storage.base import Queries, every
 from storage.learning_records import Model
+from storage.models import get_model
+from storage.states import ModelState
 
 _OUTDATED: Final = (
-    "SELECT chat, message FROM model_buttons JOIN models ON models.id = model"
+    "SELECT chat, message, model, model_buttons.state, text, caption"
+    " FROM model_buttons JOIN models ON models.id = model"
     " WHERE models.state <> model_buttons.state OR (directory = '' AND NOT pruned)"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMessage:
+    """A message with buttons about a model.
+
+    Attributes:
+        model: The model as it is now.
+        state: The state of the model in which the buttons are useful.
+        text: What the message says apart from what the buttons are for; empty if an earlier version recorded it.
+        caption: Whether the text is the caption of a picture.
+    """
+
+    chat: int
+    message: int
+    model: Model
+    state: ModelState
+    text: str
+    caption: bool
 
 
 class ModelButtons(Queries):
     """The messages with buttons about models in the ledger."""
 
-    async def add(self, chat: int, message: int, model: Model) -> None:
-        """Record a message whose buttons are useful as long as the model stays in its present state."""
+    async def add(self, chat: int, message: int, model: Model, text: str, *, caption: bool = False) -> None:
+        """Record a message whose buttons are useful as long as the model stays in its present state.
+
+        `text` is what remains true of the message's text, or of its picture's caption, after that.
+        """
         await self._execute(
-            "INSERT OR REPLACE INTO model_buttons VALUES (?, ?, ?, ?)", (chat, message, model.id, model.state)
+            "INSERT OR REPLACE INTO model_buttons(chat, message, model, state, text, caption)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (chat, message, model.id, model.state, text, caption),
         )
 
-    async def outdated(self) -> list[tuple[int, int]]:
-        """Return the chat and the ID of each message whose model is in another state by now or was deleted."""
-        return await self._list(lambda row: (row["chat"], row["message"]), _OUTDATED)
+    async def outdated(self) -> list[ModelMessage]:
+        """Return the messages whose models are in another state by now or were deleted."""
+
+        def work(database: Database) -> list[ModelMessage]:
+            return [
+                ModelMessage(
+                    row["chat"],
+                    row["message"],
+                    get_model(database, row["model"]),
+                    ModelState(row["state"]),
+                    row["text"],
+                    bool(row["caption"]),
+                )
+                for row in every(database, _OUTDATED)
+            ]
+
+        return await self._read(work)
 
     async def remove(self, chat: int, message: int) -> None:
         """Forget a message, because it has no buttons any more."""

@@ -9,7 +9,7 @@ from sqlite_utils import Database
 
 from storage.base import Queries, every, find, first, insert, known, number
 from storage.errors import IllegalTransition, StorageError
-from storage.learning_records import Model, TrainedOn, Version
+from storage.learning_records import Actor, Model, TrainedOn, Version
 from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import stored, stored_parts
 
@@ -132,7 +132,7 @@ class Models(Queries):
         """
         return await self._write(lambda database: _set_directory(database, model, directory))
 
-    async def drop_directory(self, model: str) -> Model:
+    async def drop_directory(self, model: str, by: Actor | None = None) -> Model:
         """Clear the directory of a model whose files were removed; the model's row is kept.
 
         Raises:
@@ -144,7 +144,7 @@ class Models(Queries):
             state = get_model(database, model).state
             if state in ANSWERING:
                 raise IllegalTransition(f"{model} is {state}: promote another model before removing it.")
-            return _set_directory(database, model, "")
+            return _set_directory(database, model, "", by=by.name if by else "")
 
         return await self._write(work)
 
@@ -190,8 +190,14 @@ def get_model(database: Database, model: str) -> Model:
     return known(found, f"There is no model {model}: see the list of models.")
 
 
-def _set_directory(database: Database, model: str, directory: str, *, pruned: bool = False) -> Model:
-    database.execute("UPDATE models SET directory = ?, pruned = ? WHERE id = ?", [directory, pruned, model])
+def _set_directory(
+    database: Database, model: str, directory: str, *, pruned: bool = False, by: str | None = None
+) -> Model:
+    """Set the directory of a model and, if `by` is not None, who did that."""
+    database.execute(
+        "UPDATE models SET directory = ?, pruned = ?, changed_by = coalesce(?, changed_by) WHERE id = ?",
+        [directory, pruned, by, model],
+    )
     return get_model(database, model)
 
 
@@ -206,8 +212,8 @@ def live_model(database: Database) -> Model | None:
     return find(_model, database, f"{_SELECT} WHERE state = 'live'")
 
 
-def move_model(database: Database, model: Model, state: ModelState, reason: str) -> None:
-    """Set the state of a model, and its reason if `reason` is not empty.
+def move_model(database: Database, model: Model, state: ModelState, reason: str, by: str = "") -> None:
+    """Set the state of a model, the name of the admin who does that, and the reason if `reason` is not empty.
 
     Raises:
         IllegalTransition: MODEL_TRANSITIONS does not allow the change.
@@ -215,7 +221,7 @@ def move_model(database: Database, model: Model, state: ModelState, reason: str)
     if state not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {state}.")
     reason = reason or model.reason
-    values = {"state": state, "reason": reason, "reason_parts": stored_parts(reason)}
+    values = {"state": state, "reason": reason, "reason_parts": stored_parts(reason), "changed_by": by}
     database.table("models").update(model.id, values)
 
 

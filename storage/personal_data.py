@@ -49,7 +49,8 @@ _OLD = (
     " WHERE later.session = exchanges.session AND later.id >= exchanges.id"
     " AND (later.created >= ?1 OR EXISTS (SELECT 1 FROM feedback WHERE exchange = later.id)"
     " OR EXISTS (SELECT 1 FROM demonstrations WHERE exchange = later.id)"
-    " OR EXISTS (SELECT 1 FROM reviews WHERE exchange = later.id AND decision = 'edit')))"
+    " OR EXISTS (SELECT 1 FROM reviews WHERE exchange = later.id AND decision = 'edit' AND id >"
+    " (SELECT coalesce(max(id), 0) FROM reviews WHERE exchange = later.id AND decision = 'undo'))))"
 )
 _UNUSED_PICTURES = (
     "SELECT sha256 FROM pictures WHERE created < ?1 AND sha256 NOT IN (SELECT sha256 FROM exchange_pictures)"
@@ -107,6 +108,8 @@ class PersonalData(Queries):
             withdraw(
                 database, column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", [user])
             )
+            named = "UPDATE models SET changed_by = '' WHERE changed_by = (SELECT name FROM users WHERE id = ?)"
+            database.execute(named, [user])
             opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
             database.execute("DELETE FROM users WHERE id = ?", [user])  # the rest is deleted by cascade
             if opted_out:

@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from storage.base import Queries, find, known
 from storage.canaries import end_by_promotion
 from storage.errors import IllegalTransition
-from storage.learning_records import Model, Promotion
+from storage.learning_records import Actor, Model, Promotion
 from storage.models import add_promotion, get_model, live_model, move_model
 from storage.states import MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
@@ -20,14 +20,14 @@ _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error, bac
 class Promotions(Queries):
     """Changes of the live model, either done or requested."""
 
-    async def make(self, model: str, by: int | None = None, *, back: bool = False, why: str = "") -> Promotion:
+    async def make(self, model: str, by: Actor | None = None, *, back: bool = False, why: str = "") -> Promotion:
         """Make a model live, retire the former live model and record the promotion as done.
 
         This ends the running trial, if there is one.
 
         Args:
             model: The model that becomes live.
-            by: The user ID of an admin, or None for the pipeline, the command line and the web page.
+            by: The admin, or None for the pipeline.
             back: Whether the promotion is a rollback.
             why: If `model` is the canary on trial, the reason why the trial ends. In a rollback, the fault for
                 which the former live model is rejected instead of retired.
@@ -39,15 +39,16 @@ class Promotions(Queries):
         now = self._clock()
 
         def work(database: Database) -> Promotion:
-            previous = _make_live(database, model, now, why=why, fault=why if back else "")
+            name, user = (by.name, by.user) if by else ("", None)
+            previous = _make_live(database, model, now, by=name, why=why, fault=why if back else "")
             return _promotion(
-                database, add_promotion(database, model, previous, by=by, created=now, done=now, back=back)
+                database, add_promotion(database, model, previous, by=user, created=now, done=now, back=back)
             )
 
         return await self._write(work)
 
-    async def request(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
-        """Ask the running bot to promote a model; `back` marks a rollback.
+    async def request(self, model: str, *, back: bool = False) -> Promotion:
+        """Ask the running bot to promote a model, and to announce it; `back` marks a rollback.
 
         Raises:
             UnknownRecord: There is no such model.
@@ -58,7 +59,8 @@ class Promotions(Queries):
             live = live_model(database)
             _refuse_promotion(get_model(database, model))
             previous = None if live is None else live.id
-            added = add_promotion(database, model, previous, by=by, created=self._clock(), done=None, back=back)
+            added = add_promotion(database, model, previous, created=self._clock(), done=None, back=back)
+            database.table("promotions").update(added, {"announced": False})
             return _promotion(database, added)
 
         return await self._write(work)
@@ -66,6 +68,14 @@ class Promotions(Queries):
     async def pending(self) -> list[Promotion]:
         """Return the requested promotions that have neither been carried out nor failed, oldest first."""
         return await self._list(_record, f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
+
+    async def unannounced(self) -> list[Promotion]:
+        """Return the requested promotions that have been carried out and not announced yet, oldest first."""
+        return await self._list(_record, f"{_SELECT_PROMOTION} WHERE done IS NOT NULL AND NOT announced ORDER BY id")
+
+    async def announced(self, promotion: int) -> None:
+        """Record that the admins were notified of a promotion."""
+        await self._execute("UPDATE promotions SET announced = 1 WHERE id = ?", [promotion])
 
     async def get(self, promotion: int) -> Promotion:
         """Return the promotion with the ID `promotion`.
@@ -116,20 +126,22 @@ def _refuse_promotion(model: Model) -> None:
         raise IllegalTransition(Reason("The files of {model} were deleted: choose another model.", model=model.id))
 
 
-def _make_live(database: Database, model: str, now: float, *, why: str = "", fault: str = "") -> str | None:
+def _make_live(
+    database: Database, model: str, now: float, *, by: str = "", why: str = "", fault: str = ""
+) -> str | None:
     """Make `model` live and return the ID of the former live model, or None if there was none.
 
-    The former live model is retired, or rejected if a `fault` is given. If `model` is the canary of the
-    running trial, `why` is the reason for the trial's end.
+    The former live model is retired, or rejected if a `fault` is given. `by` is the name of the admin who
+    decided. If `model` is the canary of the running trial, `why` is the reason for the trial's end.
     """
     candidate, live = get_model(database, model), live_model(database)
     _refuse_promotion(candidate)
     if not candidate.directory:
         raise IllegalTransition(f"{model} was pruned: merge it again before it is promoted.")
-    end_by_promotion(database, model, why, now)
+    end_by_promotion(database, model, why, now, by)
     if live is not None:
-        move_model(database, live, ModelState.REJECTED if fault else ModelState.RETIRED, fault)
-    move_model(database, candidate, ModelState.LIVE, "")
+        move_model(database, live, ModelState.REJECTED if fault else ModelState.RETIRED, fault, by)
+    move_model(database, candidate, ModelState.LIVE, "", by)
     return None if live is None else live.id
 
 

@@ -24,9 +24,11 @@ _NET = (
 """The thumbs up minus the thumbs down of an exchange."""
 
 _DECISION = (
-    "(SELECT decision FROM reviews WHERE exchange = exchanges.id"
-    " AND id <= coalesce((SELECT reviews FROM runs WHERE id = :run), 9e18) ORDER BY id DESC LIMIT 1)"
+    "nullif((SELECT decision FROM reviews WHERE exchange = exchanges.id"
+    " AND id <= coalesce((SELECT reviews FROM runs WHERE id = :run), 9e18) ORDER BY id DESC LIMIT 1), 'undo')"
 )
+"""The decision on an exchange, or NULL if there is none or it was undone."""
+
 _CORRECTION = (
     "(SELECT text FROM demonstrations WHERE exchange = exchanges.id AND confirmed_by IS NOT NULL"
     " ORDER BY id DESC LIMIT 1)"
@@ -38,7 +40,7 @@ _CONDITIONS = {
     "until": "created < :until",
     "text": "(question LIKE :text ESCAPE '\\' OR answer LIKE :text ESCAPE '\\')",
     "decision": f"coalesce({_DECISION}, '') = :decision",
-    "unreviewed": "NOT EXISTS (SELECT 1 FROM reviews WHERE exchange = exchanges.id)",
+    "unreviewed": f"{_DECISION} IS NULL",
     "thumb": f"sign({_NET}) = :thumb",
     "run": "id IN (SELECT exchange FROM run_selections WHERE run = :run AND"
     " CASE WHEN :judged THEN judged OR split = 'held_out' ELSE split <> 'held_out' END)",
@@ -49,7 +51,7 @@ _CONDITIONS = {
 _RATED = (
     "(EXISTS (SELECT 1 FROM feedback WHERE exchange = exchanges.id)"
     " OR EXISTS (SELECT 1 FROM demonstrations WHERE exchange = exchanges.id)"
-    " OR EXISTS (SELECT 1 FROM reviews WHERE exchange = exchanges.id))"
+    f" OR {_DECISION} IS NOT NULL)"
 )
 _LIKED = (
     f"CASE {_DECISION} WHEN 'drop' THEN 0 WHEN 'edit' THEN 1 ELSE"
@@ -84,7 +86,7 @@ class CardFilter:
         until: The time before which an exchange must have taken place, in UTC seconds since the epoch.
         text: Words in the question or the answer; case is ignored for ASCII letters.
         decision: The decision of the latest review.
-        unreviewed: Select only exchanges that nobody has reviewed.
+        unreviewed: Select only exchanges without a decision, or whose decision was undone.
         run: The ID of a run; selects the exchanges that it learned from.
         judged: With `run`, select the exchanges that judged the run instead.
         person: The ID of a person who asked, voted on or corrected the exchanges.
@@ -134,7 +136,7 @@ class Card:
         history: The last exchanges before the question, oldest first, as they were when it was answered.
         pictures: The pictures that the answer is about, without those that may not be shown.
         correction: The newest confirmed correction; empty if there is none.
-        review: The latest review or, on the page of a run, the one that the run took into account.
+        reviews: All reviews, oldest first; on the page of a run, those that the run took into account.
     """
 
     exchange: Exchange
@@ -144,12 +146,18 @@ class Card:
     pictures: tuple[StoredPicture, ...]
     votes: tuple[CardVote, ...]
     correction: str
-    review: Review | None
+    reviews: tuple[Review, ...]
+
+    @property
+    def decision(self) -> ReviewDecision | None:
+        """The decision that counts; None if there is none or it was undone."""
+        latest = self.reviews[-1].decision if self.reviews else None
+        return None if latest is ReviewDecision.UNDO else latest
 
     @property
     def edited(self) -> str:
         """The text of the operator's edit; empty if the latest review is not an edit."""
-        return self.review.text if self.review else ""
+        return self.reviews[-1].text if self.reviews else ""
 
     @property
     def taught(self) -> str:
@@ -220,11 +228,10 @@ def _card(database: Database, exchange: Exchange, run: int) -> Card:
         [exchange.id],
     )
     correction = first(database, f"SELECT {_CORRECTION} AS text FROM exchanges WHERE id = ?", [exchange.id])
-    review = find(
-        lambda row: Review(**{**dict(row), "decision": ReviewDecision(row["decision"])}),
+    reviews = every(
         database,
         "SELECT exchange, decision, reviewer, text, created, id FROM reviews WHERE exchange = :exchange"
-        " AND id <= coalesce((SELECT reviews FROM runs WHERE id = :run), 9e18) ORDER BY id DESC LIMIT 1",
+        " AND id <= coalesce((SELECT reviews FROM runs WHERE id = :run), 9e18) ORDER BY id",
         {"exchange": exchange.id, "run": run},
     )
     chat = find(lambda row: Chat(**row), database, "SELECT id, kind, title FROM chats WHERE id = ?", [exchange.chat])
@@ -237,5 +244,5 @@ def _card(database: Database, exchange: Exchange, run: int) -> Card:
         pictures=tuple(picture_of(row) for row in pictures),
         votes=tuple(CardVote(**row) for row in votes),
         correction=(correction and correction["text"]) or "",
-        review=review,
+        reviews=tuple(Review(**{**dict(row), "decision": ReviewDecision(row["decision"])}) for row in reviews),
     )

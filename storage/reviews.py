@@ -1,8 +1,9 @@
-"""Reviews: operators' decisions to keep, drop or edit a lesson (table `reviews`).
+"""Reviews: operators' decisions to keep, drop or edit a lesson, or to undo that (table `reviews`).
 
-A new review does not overwrite earlier ones; only the latest review of an exchange counts. Training
-leaves out a dropped exchange, both as a lesson and as an answer that judges, and learns the text of an
-edit instead of the answer. A run takes into account the reviews up to the newest one when it was planned.
+A new review does not overwrite earlier ones; only the latest review of an exchange counts. After an "undo"
+the exchange counts as if it had never been reviewed. Training leaves out a dropped exchange, both as a
+lesson and as an answer that judges, and learns the text of an edit instead of the answer. A run takes into
+account the reviews up to the newest one when it was planned.
 """
 
 from __future__ import annotations

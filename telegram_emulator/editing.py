@@ -28,6 +28,15 @@ async def edit_message_text(world: World, parameters: Parameters) -> Json | bool
     return _replace(world, parameters, chat, message, text=text, entities=entities, link_preview_options=preview)
 
 
+async def edit_message_caption(world: World, parameters: Parameters) -> Json | bool:
+    """Handle a call to `editMessageCaption`."""
+    caption, entities = checked_caption(parameters)
+    chat, message = _own_message(world, parameters)
+    if "text" in message:
+        raise api_error("there is no caption in the message to edit")
+    return _replace(world, parameters, chat, message, caption=caption, caption_entities=entities)
+
+
 async def edit_message_media(world: World, parameters: Parameters) -> Json | bool:
     """Handle a call to `editMessageMedia` with an uploaded photo."""
     item = parameters.object("media", "input media")

@@ -70,7 +70,7 @@ def _share(approval: Approval) -> str:
 
 
 def standing_text(found: Standing, say: Say) -> str:
-    """Return a short text that describes the standing of a trial."""
+    """Return a short text that describes the standing of a trial, without numbers as long as there are no votes."""
     evidence = found.evidence
     if evidence.harm >= HINT and evidence.harm > evidence.no_worse:
         finding = Reason("It looks worse, but that may still be chance.")
@@ -82,6 +82,8 @@ def standing_text(found: Standing, say: Say) -> str:
     about = say(
         "{model} is a canary: it answers in {share} % of the conversations.", model=found.trial.model, share=share
     )
+    if not found.votes:
+        return f"{about} {say(finding)}"
     evidences = say(
         "Evidence ({enough} needed to decide): {harm} for worse, {no_worse} for no worse.",
         enough=f"{ENOUGH:.0f}",

@@ -22,7 +22,7 @@ from bot.live_settings import LiveSettings
 from inference.serving.deployment_status import Status
 from inference.serving.engine_stats import Tally
 from inference.serving.supervisor import State
-from storage.learning_records import Model, Trial
+from storage.learning_records import Actor, Model, Trial
 from storage.ledger import Ledger
 from storage.states import ModelState, Verdict
 from storage.translatable_reason import Reason
@@ -83,40 +83,42 @@ class Trials:
         """Return the standing of the running trial, or None if no trial is running."""
         return await standing(self.ledger, self.settings.now.trust)
 
-    async def accept(self, candidate: Model, by: int | None = None) -> Model:
+    async def accept(self, candidate: Model, by: Actor | None = None) -> Model:
         """Begin the trial of a candidate, or promote it if trials are switched off or no canary can run.
+
+        `by` is the admin who approved it, if it needed that.
 
         Raises the same errors as `ModelSwitch.promote`.
         """
         share = self.settings.now.training.canary
         if share and self.switch.can_try:
-            return await self.switch.begin_trial(candidate.id, share)
+            return await self.switch.begin_trial(candidate.id, share, by)
         model = await self.switch.promote(candidate.id, by)
         if share:
             await self.notices.notify(NO_CANARY, model=model.id)
         return model
 
-    async def approve(self, model: str, by: int | None) -> Model:
-        """Accept a candidate that is waiting for an admin's approval; `by` is None on the web page.
+    async def approve(self, model: str, by: Actor) -> Model:
+        """Accept a candidate that is waiting for the approval of an admin, `by`.
 
         Raises `AdminRefusal` if `model` is not a candidate, and the same errors as `accept`.
         """
         candidate = await self.ledger.models.get(model)
         if candidate.state is not ModelState.CANDIDATE:
             raise AdminRefusal(Reason(NOT_CANDIDATE, model=model, now=_now(candidate)))
-        log.info("candidate approved", model=model, by=by)
+        log.info("candidate approved", model=model, by=by.user)
         return await self.accept(candidate, by)
 
-    async def stop(self, model: str, by: int | None) -> Model:
-        """End the trial of a canary and reject the canary; `by` is None on the web page.
+    async def stop(self, model: str, by: Actor) -> Model:
+        """End the trial of a canary and reject the canary, by the decision of an admin, `by`.
 
         Raises `AdminRefusal` if `model` is not the running canary.
         """
         trial = await self.ledger.canaries.running()
         if trial is None or trial.model != model:
             raise AdminRefusal(Reason(NOT_CANARY, model=model, now=_now(await self.ledger.models.get(model))))
-        log.info("trial stopped", model=model, by=by)
-        return await self.switch.end_trial(trial, Verdict.STOPPED, STOPPED)
+        log.info("trial stopped", model=model, by=by.user)
+        return await self.switch.end_trial(trial, Verdict.STOPPED, STOPPED, by)
 
     async def look(self) -> None:
         """Promote or roll back the canary if votes or a fault decide its trial; roll back a failing promoted model."""

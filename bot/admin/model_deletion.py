@@ -15,7 +15,7 @@ from typing import Final
 from bot.admin.refusals import AdminRefusal
 from bot.i18n import later
 from storage.errors import StorageError
-from storage.learning_records import BASE, Model
+from storage.learning_records import BASE, Actor, Model
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.states import ModelState
@@ -55,8 +55,8 @@ async def model_files(ledger: Ledger, name: str) -> list[Path]:
     return [each for each in (ModelStore(folder / "models").path(name), _adapter(folder, model)) if each.is_dir()]
 
 
-async def delete_model(ledger: Ledger, name: str) -> None:
-    """Delete a model's files and adapter.
+async def delete_model(ledger: Ledger, name: str, by: Actor | None = None) -> None:
+    """Delete a model's files and adapter at the request of an admin, `by`.
 
     Raises the same errors as `model_files`, and `StorageError` if the bot has switched to the model meanwhile
     or the files cannot be deleted.
@@ -66,7 +66,7 @@ async def delete_model(ledger: Ledger, name: str) -> None:
     store = ModelStore(folder / "models")
     aside = await asyncio.to_thread(store.set_aside, name)
     try:
-        model = await ledger.models.drop_directory(name)
+        model = await ledger.models.drop_directory(name, by)
     except StorageError:  # the bot has switched to it meanwhile
         if aside:
             store.restore(aside, name)

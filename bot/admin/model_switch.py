@@ -21,7 +21,7 @@ from bot.admin.refusals import AdminRefusal, RejectedModel
 from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
-from storage.learning_records import Model, Promotion, Trial
+from storage.learning_records import Actor, Model, Promotion, Trial
 from storage.ledger import Ledger
 from storage.model_store import verify
 from storage.states import ModelState, Verdict
@@ -67,7 +67,7 @@ class ModelSwitch:
     async def promote(
         self,
         model: str,
-        by: int | None,
+        by: Actor | None,
         on_progress: Callable[[Progress], None] = ignore,
         *,
         confirmed: bool = False,
@@ -81,7 +81,7 @@ class ModelSwitch:
 
         Args:
             model: The ID of the model.
-            by: The user ID of the admin, or None if no admin asked for the change in a chat.
+            by: The admin who asked for the change, or None if no admin did.
             on_progress: Receives progress while a pruned model is merged again.
             confirmed: Whether to promote the model even if it is rejected or undecided.
             back: Whether to record the change as a rollback.
@@ -108,7 +108,7 @@ class ModelSwitch:
 
     async def rollback(
         self,
-        by: int | None,
+        by: Actor | None,
         on_progress: Callable[[Progress], None] = ignore,
         *,
         confirmed: bool = False,
@@ -142,8 +142,8 @@ class ModelSwitch:
             if self.deployment.shows_canary:
                 await self.deployment.stop_canary()
 
-    async def begin_trial(self, model: str, share: float) -> Model:
-        """Let a candidate answer a share of the conversations, and record the trial.
+    async def begin_trial(self, model: str, share: float, by: Actor | None = None) -> Model:
+        """Let a candidate answer a share of the conversations, and record the trial, approved `by` an admin if needed.
 
         Raises the same errors as `promote`.
         """
@@ -153,21 +153,21 @@ class ModelSwitch:
             chosen = await self._complete(model, ignore)
             await self.deployment.start_canary(chosen.id, Path(chosen.directory), share)
             try:
-                await self.ledger.canaries.start(model, share)
+                await self.ledger.canaries.start(model, share, by)
             except StorageError:
                 await self.deployment.stop_canary()
                 raise
             return await self.ledger.models.get(model)
 
-    async def end_trial(self, trial: Trial, verdict: Verdict, reason: str) -> Model:
-        """End a trial, so that its conversations go to the live model.
+    async def end_trial(self, trial: Trial, verdict: Verdict, reason: str, by: Actor | None = None) -> Model:
+        """End a trial, if an admin decided that `by` them, so that its conversations go to the live model.
 
         Raises the same errors as `Canaries.end`; after an error, the canary stays in service.
         """
         async with self._changing:
             await self.deployment.stop_canary()
             try:
-                await self.ledger.canaries.end(trial.id, verdict, reason)
+                await self.ledger.canaries.end(trial.id, verdict, reason, by)
             finally:
                 await self._keep_trial()
             await self._prune()
@@ -185,13 +185,13 @@ class ModelSwitch:
             log.warning("the trial of a canary cannot continue", model=trial.model)
             await self.ledger.canaries.end(trial.id, Verdict.VOID, CANNOT_GO_ON)
 
-    async def delete(self, model: str) -> None:
-        """Delete a model's files once no model change is in progress.
+    async def delete(self, model: str, by: Actor) -> None:
+        """Delete a model's files at the request of an admin, `by`, once no model change is in progress.
 
         Raises the same errors as `bot.admin.model_deletion.delete_model`.
         """
         async with self._changing:
-            await delete_model(self.ledger, model)
+            await delete_model(self.ledger, model, by)
 
     async def prune(self) -> None:
         """Remove the files of merged models that need not be kept, once no model change is in progress."""

@@ -39,6 +39,7 @@ from storage.translatable_reason import Reason
 from training.gate.sheet_words import localised
 
 CAPTION_LIMIT: Final = 1024
+TEXT_LIMIT: Final = 4096
 ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
@@ -131,20 +132,20 @@ class Notifications:
         async def tell(admin: int, say: Say) -> None:
             if admin in self._messages_of(run):
                 await self._show(run, admin, say)
-            text = outcome(run, model, say)
+            ended = text = outcome(run, model, say)
             markup = None
             if model and model.state is ModelState.CANARY:
-                text = f"{text}\n{say(TRIED)}"
+                text = f"{ended}\n{say(TRIED)}"
                 markup = canary_buttons(model.id, say)
             elif model and model.state is ModelState.CANDIDATE and approve:
-                text = f"{text}\n{say(AWAITS)}"
+                text = f"{ended}\n{say(AWAITS)}"
                 markup = one_button(say("✔ Approve"), Approve(model=model.id))
             shown, page = _in_language(say.language, picture), _in_language(say.language, sheet)
             name = f"run-{run.id}-{shown.name}" if shown else ""
             sent = await self._send_picture(admin, FSInputFile(shown, name), text, markup) if shown else None
             sent = sent or await self._bot.send_message(admin, text, reply_markup=markup)
             if model and markup:
-                await self._remember_buttons(sent, model)
+                await self._remember_buttons(sent, model, ended)
             if page:
                 await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
@@ -180,30 +181,35 @@ class Notifications:
         In that case the caller sends the text as well: a duplicate is better than no message.
         """
         try:
-            return await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
+            return await self._bot.send_photo(admin, picture, caption=cut(text, CAPTION_LIMIT), reply_markup=markup)
         except Doubtful as error:
             log.warning("a picture may not have arrived", admin=admin, error=str(error))
             return None
 
-    async def _remember_buttons(self, message: Message, model: Model) -> None:
+    async def _remember_buttons(self, message: Message, model: Model, text: str) -> None:
+        caption = message.caption is not None
         with suppress(StorageError):  # a tap on an outdated button says what happened to the model
-            await self._ledger.model_buttons.add(message.chat.id, message.message_id, model)
+            await self._ledger.model_buttons.add(message.chat.id, message.message_id, model, text, caption=caption)
 
-    async def model_changed(self, model: Model, sentence: str, by: int | None = None) -> None:
+    def model_changed(self, model: Model, sentence: str, by: int | None = None) -> list[asyncio.Future[None]]:
         """Queue a translatable message about a change of a model for every admin but the one who made it, `by`.
 
         If the model is a canary now, the message has the buttons that promote or stop it.
+
+        Returns:
+            A future for each admin, done when the message has been delivered or dropped.
         """
 
         async def tell(admin: int, say: Say) -> None:
             if admin == by:
                 return
+            text = say(sentence)
             markup = canary_buttons(model.id, say) if model.state is ModelState.CANARY else None
-            sent = await self._bot.send_message(admin, say(sentence), reply_markup=markup)
+            sent = await self._bot.send_message(admin, text, reply_markup=markup)
             if markup:
-                await self._remember_buttons(sent, model)
+                await self._remember_buttons(sent, model, text)
 
-        self._queue_for_all(tell)
+        return self._queue_for_all(tell)
 
     async def alert(self, key: str, sentence: str, **values: object) -> bool:
         """Send the admins a translatable message about a problem, at most once an hour for each `key`.
@@ -220,7 +226,7 @@ class Notifications:
         """Queue a translatable message for every admin."""
 
         async def tell(admin: int, say: Say) -> None:
-            await self._bot.send_message(admin, _cut(say(sentence, **values), 4 * CAPTION_LIMIT))
+            await self._bot.send_message(admin, cut(say(sentence, **values), TEXT_LIMIT))
 
         self._queue_for_all(tell)
 
@@ -281,7 +287,7 @@ def _in_language(language: str, file: Path | None) -> Path | None:
     return translated if translated and translated.is_file() else file
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
     """Truncate a text to `limit` characters.
 
     Telegram counts UTF-16 code units instead, but the texts of notices stay far below Telegram's limit.

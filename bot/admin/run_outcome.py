@@ -26,7 +26,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         model=model.id,
         state=say(MODEL_STATES[model.state]),
     )
-    verdict = [_sentence(say(model.reason), say)] if model.reason else []
+    verdict = [sentence(say(model.reason), say)] if model.reason else []
     if model.state is ModelState.REJECTED:
         verdict.append(say("The bot keeps its model."))
     elif model.state is ModelState.UNDECIDED:
@@ -35,7 +35,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
     return "\n".join(told)
 
 
-def _sentence(reason: str, say: Say) -> str:
+def sentence(reason: str, say: Say) -> str:
     """Return a reason as a sentence; a name at its beginning, such as `run-1`, is not capitalised."""
     if reason.split(maxsplit=1)[0].isalpha():
         reason = reason[0].upper() + reason[1:]

@@ -98,7 +98,7 @@ async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: 
     """
     _require_bot(running)
     await _confirm_rejected(ledger, model, yes)
-    await _await_promotion(ledger, running, await ledger.promotions.request(model, None), console)
+    await _await_promotion(ledger, running, await ledger.promotions.request(model), console)
 
 
 async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, console: Console) -> None:
@@ -111,7 +111,7 @@ async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, conso
     _require_bot(running)
     model = await model_before(ledger)
     await _confirm_rejected(ledger, model, yes)
-    await _await_promotion(ledger, running, await ledger.promotions.request(model, None, back=True), console)
+    await _await_promotion(ledger, running, await ledger.promotions.request(model, back=True), console)
 
 
 async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:

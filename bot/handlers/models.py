@@ -112,20 +112,21 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
     reply, say, wanted = request.reply, request.say, callback_data.model
     await reply.show_partial(say("Warming up {model}…", model=wanted))
     try:
-        model = await request.services.trials.approve(wanted, request.user.id)
+        model = await request.services.trials.approve(wanted, request.actor)
     except REFUSALS as refusal:
         await _settled_before(wanted, refusal, request)
         await _remove_outdated(query, request, wanted, ModelState.CANDIDATE)
         return
     if model.state is ModelState.CANARY:
         tried = await request.services.trials.standing()
-        await reply.finish(standing_text(tried, say) if tried else model.id, canary_buttons(model.id, say))
+        text = standing_text(tried, say) if tried else model.id
+        await reply.finish(text, canary_buttons(model.id, say))
         if isinstance(sent := reply.messages[-1], int):
-            await request.services.ledger.model_buttons.add(reply.place.chat, sent, model)
-        await _announce(model, Reason("{model} was approved and is a canary now.", model=wanted), request)
+            await request.services.ledger.model_buttons.add(reply.place.chat, sent, model, text)
+        _announce(model, Reason("{model} was approved and is a canary now.", model=wanted), request)
     else:
         await reply.finish(say("{model} answers from now on.", model=wanted))
-        await _announce(model, Reason("{model} was approved and answers from now on.", model=wanted), request)
+        _announce(model, Reason("{model} was approved and answers from now on.", model=wanted), request)
     await remove_buttons(query, request, Approve(model=wanted))
 
 
@@ -134,21 +135,21 @@ async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: 
     await acknowledge(query)
     wanted = callback_data.model
     try:
-        model = await request.services.trials.stop(wanted, request.user.id)
+        model = await request.services.trials.stop(wanted, request.actor)
     except REFUSALS as refusal:
         await _settled_before(wanted, refusal, request)
         await _remove_outdated(query, request, wanted, ModelState.CANARY)
         return
     what = Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
     await request.reply.finish(request.say(what))
-    await _announce(model, what, request)
+    _announce(model, what, request)
     await remove_buttons(query, request, *_canary_data(wanted))
 
 
-async def _announce(model: Model, what: Reason, request: Request) -> None:
+def _announce(model: Model, what: Reason, request: Request) -> None:
     """Notify the other admins of what was done with a model."""
     news = Reason(IN_CHAT, name=request.user.full_name, what=what)
-    await request.services.notices.model_changed(model, news, request.user.id)
+    request.services.notices.model_changed(model, news, request.user.id)
 
 
 async def _remove_outdated(query: CallbackQuery, request: Request, model: str, state: ModelState) -> None:
@@ -216,7 +217,7 @@ async def _promote(wanted: str, request: Request, *, confirmed: bool = False) ->
     await reply.show_partial(say("Warming up {model}…", model=wanted))
     try:
         async with _merge_shown(request) as on_progress:
-            model = await request.services.switch.promote(wanted, request.user.id, on_progress, confirmed=confirmed)
+            model = await request.services.switch.promote(wanted, request.actor, on_progress, confirmed=confirmed)
     except UnknownRecord:
         await reply.finish(say("There's no model called {model}. /models lists them.", model=wanted))
     except REFUSALS as refusal:
@@ -226,16 +227,16 @@ async def _promote(wanted: str, request: Request, *, confirmed: bool = False) ->
 
 
 async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
-    delivery, reply, say, admin = request.delivery, request.reply, request.say, request.user.id
+    delivery, reply, say = request.delivery, request.reply, request.say
     if delivery.attempt > 1:
         for promotion in await request.services.ledger.promotions.latest(10):
-            if promotion.by == admin and promotion.done and promotion.created >= delivery.received:
+            if promotion.by == request.user.id and promotion.done and promotion.created >= delivery.received:
                 await _confirm(await request.services.ledger.models.get(promotion.model), request)
                 return
     await reply.show_partial(say("Warming up the previous model…"))
     try:
         async with _merge_shown(request) as on_progress:
-            model = await request.services.switch.rollback(admin, on_progress, confirmed=confirmed)
+            model = await request.services.switch.rollback(request.actor, on_progress, confirmed=confirmed)
     except REFUSALS as refusal:
         await _refuse(refusal, request, back=True)
     else:
@@ -245,7 +246,7 @@ async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
 async def _confirm(model: Model, request: Request) -> None:
     what = Reason("{model} answers from now on.", model=model.id)
     await request.reply.finish(request.say(what))
-    await _announce(model, what, request)
+    _announce(model, what, request)
 
 
 async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:

@@ -35,6 +35,7 @@ from bot.updates.staleness import StaleQuestions
 from storage.chat_records import Chat, Exchange, Person
 from storage.errors import UnknownRecord
 from storage.guests import GUESTS
+from storage.learning_records import Actor
 from storage.ledger import Ledger
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
@@ -101,6 +102,11 @@ class Request:
     def is_admin(self) -> bool:
         """Whether an admin sent the update."""
         return self.user.id in self.services.settings.telegram.admins
+
+    @property
+    def actor(self) -> Actor:
+        """The user as one who changes a model."""
+        return Actor(self.user.full_name, self.user.id)
 
     def question(self, *, text: str = "", replaces: Exchange | None = None) -> Question:
         """Return a `Question` asked by the user in the chat of the reply."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 from aiogram import Router
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import BufferedInputFile, CallbackQuery, Message
+from aiogram.types import BufferedInputFile, CallbackQuery, InaccessibleMessage, Message
 
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
@@ -28,6 +28,7 @@ from storage.review_cards import Card, CardFilter
 DECIDED: Final = {
     ReviewDecision.KEEP: later("Kept."),
     ReviewDecision.DROP: later("Dropped: no run learns from it."),
+    ReviewDecision.UNDO: later("Undone: it counts as if nobody had reviewed it."),
 }
 SHOWN: Final = 350
 """How many characters of each text are shown; a caption has room for 1024."""
@@ -59,7 +60,7 @@ async def show(message: Message, request: Request) -> None:
 
 
 async def decide(query: CallbackQuery, callback_data: Judge, request: Request) -> None:
-    """Record the decision whose button was tapped, mark it, and show the next answer."""
+    """Record the decision whose button was tapped, mark it, and show the next answer unless a decision was undone."""
     say, exchange = request.say, callback_data.exchange
     if callback_data.verdict is Verdict.NEXT:
         await acknowledge(query)
@@ -68,15 +69,25 @@ async def decide(query: CallbackQuery, callback_data: Judge, request: Request) -
         await request.services.ledger.reviews.add(Review(exchange, decision, request.user.full_name))
         await acknowledge(query, say(DECIDED[decision]))
         if query.message is not None:
-            try:
-                await request.bot.edit_message_reply_markup(
-                    chat_id=query.message.chat.id,
-                    message_id=query.message.message_id,
-                    reply_markup=review_buttons(exchange, say, chosen=decision),
-                )
-            except TelegramBadRequest as error:  # the message was deleted, or shows the decision already
-                log.info("reviewed message not redrawn", error=error.message)
+            await _mark(query.message, exchange, decision, request)
+        if decision is ReviewDecision.UNDO:
+            return
     await _show_next(exchange, request)
+
+
+async def _mark(
+    message: Message | InaccessibleMessage, exchange: int, decision: ReviewDecision, request: Request
+) -> None:
+    """Show the decision on an exchange in the buttons of the message that shows the exchange."""
+    chosen = "" if decision is ReviewDecision.UNDO else decision
+    try:
+        await request.bot.edit_message_reply_markup(
+            chat_id=message.chat.id,
+            message_id=message.message_id,
+            reply_markup=review_buttons(exchange, request.say, chosen=chosen),
+        )
+    except TelegramBadRequest as error:  # the message was deleted, or shows the decision already
+        log.info("reviewed message not redrawn", error=error.message)
 
 
 async def _edits(message: Message, request: Request) -> dict[str, Any] | bool:
@@ -100,6 +111,8 @@ async def edit(message: Message, exchange: int, request: Request) -> None:
         await request.reply.finish(request.say(str(error)))
     else:
         await request.reply.finish(request.say("Edited: runs learn this text instead. /review shows the next one."))
+        if message.reply_to_message is not None:
+            await _mark(message.reply_to_message, exchange, review.decision, request)
 
 
 async def _show_next(before: int | None, request: Request) -> None:

@@ -82,10 +82,11 @@ class Asks(CallbackData, prefix="asks"):
 
 
 class Verdict(StrEnum):
-    """What the button of a review does: keep the answer as a lesson, drop it, or show the next one."""
+    """What the button of a review does: keep the answer as a lesson, drop it, undo that, or show the next one."""
 
     KEEP = "keep"
     DROP = "drop"
+    UNDO = "undo"
     NEXT = "next"
 
 

@@ -111,13 +111,17 @@ def correction_buttons(
 
 
 def review_buttons(exchange: int, say: Say, *, chosen: str = "") -> InlineKeyboardMarkup:
-    """Return the buttons with which an admin keeps or drops an answer as a lesson, or goes on to the next one."""
+    """Return the buttons with which an admin keeps or drops an answer as a lesson, or goes on to the next one.
+
+    If there is a decision, `chosen`, its button is marked, and another button undoes it.
+    """
     words = {Verdict.KEEP: say("👍 Keep"), Verdict.DROP: say("✖ Drop"), Verdict.NEXT: say("Next ›")}
     row = [
         _button(text + (CHOSEN if verdict == chosen else ""), Judge(exchange=exchange, verdict=verdict))
         for verdict, text in words.items()
     ]
-    return InlineKeyboardMarkup(inline_keyboard=[row])
+    undo = [[_button(say("↶ Undo"), Judge(exchange=exchange, verdict=Verdict.UNDO))]] if chosen else []
+    return InlineKeyboardMarkup(inline_keyboard=[row, *undo])
 
 
 def canary_buttons(model: str, say: Say) -> InlineKeyboardMarkup:

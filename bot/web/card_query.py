@@ -17,7 +17,11 @@ DECISIONS: Final = {
     ReviewDecision.KEEP: later("kept"),
     ReviewDecision.DROP: later("dropped"),
     ReviewDecision.EDIT: later("edited"),
+    ReviewDecision.UNDO: later("undone"),
 }
+UNREVIEWED: Final = "none"
+"""The value of the filter of decisions that selects the exchanges without one."""
+
 THUMB_NAMES: Final = {"up": 1, "down": -1}
 TEXT_CHARACTERS: Final = 200
 LARGEST: Final = 2**63 - 1
@@ -26,6 +30,7 @@ LARGEST: Final = 2**63 - 1
 
 def card_filter(query: Mapping[str, str]) -> CardFilter:
     """Return the filter that a query describes, ignoring invalid values. Dates are days in UTC."""
+    decision = query.get("decision", "")
     return CardFilter(
         thumb=THUMB_NAMES.get(query.get("thumb", ""), 0),
         model=query.get("model", ""),
@@ -33,7 +38,8 @@ def card_filter(query: Mapping[str, str]) -> CardFilter:
         since=_valid(_day, query.get("since", ""), 0.0),
         until=_valid(lambda text: _day(text, after=1), query.get("until", ""), 0.0),
         text=query.get("text", "").strip()[:TEXT_CHARACTERS],
-        decision=_valid(ReviewDecision, query.get("decision", ""), ""),
+        decision=decision if decision in DECISIONS and decision != ReviewDecision.UNDO else "",
+        unreviewed=decision == UNREVIEWED,
     )
 
 

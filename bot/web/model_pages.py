@@ -24,7 +24,7 @@ from bot.web.pages import ANYBODY, OPERATOR, Pages, start_events
 from bot.web.security import read_form
 from storage.counts import Approval
 from storage.errors import StorageError, UnknownRecord
-from storage.learning_records import Model
+from storage.learning_records import Actor, Model
 from storage.ledger import Ledger
 from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
@@ -124,7 +124,9 @@ class ModelPages:
             "live": live,
             "approve": self.trials.settings.now.training.approve,
             "trial": standing_text(trial, say) if trial else "",
-            "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say) if trial else None,
+            "evidence": evidence_chart(trial.evidence, standing_text(trial, say), say)
+            if trial and trial.evidence.pairs
+            else None,
             "resting": say(Reason(RESTING, run=switch.away_for)) if switch.away_for is not None else "",
             "change": change,
             "busy": bool(change and not change.over),
@@ -145,12 +147,12 @@ class ModelPages:
         wanted = request.match_info["model"]
 
         async def work(_: OnProgress) -> Reason:
-            model = await self.trials.approve(wanted, None)
+            model = await self.trials.approve(wanted, _actor(request))
             if model.state is ModelState.LIVE:
                 what = Reason("{model} was approved and answers from now on.", model=wanted)
             else:
                 what = Reason("{model} was approved and is a canary now.", model=wanted)
-            return await self._announced(request, model, what)
+            return self._announced(request, model, what)
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
@@ -160,8 +162,8 @@ class ModelPages:
 
         async def work(on_progress: OnProgress) -> Reason:
             confirmed = await self._confirmed(form)
-            model = await self.trials.switch.promote(wanted, None, on_progress, confirmed=confirmed)
-            return await self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
+            model = await self.trials.switch.promote(wanted, _actor(request), on_progress, confirmed=confirmed)
+            return self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
@@ -172,8 +174,8 @@ class ModelPages:
         async def work(on_progress: OnProgress) -> Reason:
             await self._refuse_changed(form)
             confirmed = await self._confirmed(form)
-            model = await self.trials.switch.rollback(None, on_progress, confirmed=confirmed)
-            return await self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
+            model = await self.trials.switch.rollback(_actor(request), on_progress, confirmed=confirmed)
+            return self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up the previous model…"), work)
 
@@ -182,9 +184,9 @@ class ModelPages:
         wanted = request.match_info["model"]
 
         async def work(_: OnProgress) -> Reason:
-            model = await self.trials.stop(wanted, None)
+            model = await self.trials.stop(wanted, _actor(request))
             what = Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
-            return await self._announced(request, model, what)
+            return self._announced(request, model, what)
 
         return await self._carry_out(request, Reason("Stopping {model}…", model=wanted), work)
 
@@ -205,17 +207,17 @@ class ModelPages:
         wanted = request.match_info["model"]
 
         async def work(_: OnProgress) -> Reason:
-            await self.trials.switch.delete(wanted)
+            await self.trials.switch.delete(wanted, _actor(request))
             model = await self.ledger.models.get(wanted)
-            return await self._announced(request, model, Reason("{model} was deleted.", model=wanted))
+            return self._announced(request, model, Reason("{model} was deleted.", model=wanted))
 
         return await self._carry_out(request, Reason("Deleting {model}…", model=wanted), work)
 
-    async def _announced(self, request: web.Request, model: Model, what: Reason) -> Reason:
+    def _announced(self, request: web.Request, model: Model, what: Reason) -> Reason:
         """Notify the admins of what was done with a model, and return it."""
-        name = request[OPERATOR].name
-        news = Reason(ON_PAGE, what=what) if name == ANYBODY else Reason(ON_PAGE_BY, name=name, what=what)
-        await self.trials.notices.model_changed(model, news)
+        name = _actor(request).name
+        news = Reason(ON_PAGE_BY, name=name, what=what) if name else Reason(ON_PAGE, what=what)
+        self.trials.notices.model_changed(model, news)
         return what
 
     async def _carry_out(self, request: web.Request, about: Reason, work: Work) -> web.Response:
@@ -240,6 +242,11 @@ class ModelPages:
         live = await self.ledger.models.live()
         if live is None or live.id != form.get("live", ""):
             raise AdminRefusal(CHANGED)
+
+
+def _actor(request: web.Request) -> Actor:
+    name = request[OPERATOR].name
+    return Actor("" if name == ANYBODY else name)
 
 
 def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> list[str]:

@@ -17,7 +17,7 @@ from bot.admin.names import NAMES
 from bot.admin.progress import MODEL_STATES, RUN_STATES, SILENT, model_state, outcome, progress_details
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import REASONS, THUMBS
-from bot.web.card_query import DECISIONS
+from bot.web.card_query import DECISIONS, UNREVIEWED
 from bot.web.security import content_policy, set_cookie
 from training.number_format import clock, size
 
@@ -87,6 +87,7 @@ class Pages:
             "silent": SILENT,
             "reasons": REASONS,
             "decisions": DECISIONS,
+            "unreviewed": UNREVIEWED,
             "thumbs": THUMBS,
             "languages": self._translator.languages,
         }

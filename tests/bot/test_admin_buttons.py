@@ -14,7 +14,7 @@ from aiogram.types import CallbackQuery, User
 from bot.handlers import broadcast, models, review, runs
 from bot.handlers.access import BUTTONS
 from bot.handlers.commands import Command
-from storage.learning_records import Model, Run
+from storage.learning_records import Actor, Model, Run
 from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, shows
 from tests.support.person import button
@@ -131,7 +131,7 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
         await shows(root, "base answers from now on.")
         await root.taps("Back to", listed)
         await stage.handled(bot)
-        await bot.ledger.promotions.make("run-0", ADMIN)
+        await bot.ledger.promotions.make("run-0", Actor("Root", ADMIN))
         assert "A different model is live now" in await root.toast(await root.taps("Back to", listed))
         stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}

@@ -202,16 +202,19 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
         reply = await place.says(ADMIN, lambda found: said in words(found))
         assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
-        await place.loses_buttons(ADMIN, message)
+        now = "is a canary now" if share else "answers from now on"
+        told = await place.edited(ADMIN, message, f"\nrun-1 was approved and {now}. Decided by Ada.")
+        assert words(told).startswith("Run 1 is done.") and "waiting" not in words(told) and "reply_markup" not in told
         if share:
             assert button(reply, "✖ Stop")
             await admin.command("/promote run-1")
-            await place.loses_buttons(ADMIN, reply)
+            told = await place.edited(ADMIN, reply, "\nrun-1 answers from now on. Decided by Ada.")
+            assert words(told).startswith(said) and "reply_markup" not in told
 
 
 @pytest.mark.parametrize("pressed", ["✔ Approve", "✖ Stop"])
 async def test_outdated_buttons_disappear(place: WholeBot, pressed: str) -> None:
-    """Buttons about a model disappear once its state has changed, across restarts, and the other admins are notified.
+    """Buttons about a model disappear once its state has changed, across restarts, and the message says what happened.
 
     A tap on an outdated button in a message that the bot does not remember says what happened to the model.
     """
@@ -231,7 +234,9 @@ async def test_outdated_buttons_disappear(place: WholeBot, pressed: str) -> None
         await other.command("/promote run-1")
         news = await place.says(ADMIN, lambda found: words(found).startswith("Changed in the chat by Bob: "))
         assert words(news).endswith("run-1 answers from now on.")
-        await place.loses_buttons(other.id, remembered)
+        now = "was approved and answers" if pressed == "✔ Approve" else "answers"
+        told = await place.edited(other.id, remembered, f"\nrun-1 {now} from now on. Decided by Bob.")
+        assert "reply_markup" not in told and "It is waiting" not in words(told) and "It answers in" not in words(told)
         await admin.taps(pressed, forgotten)
         was = "waiting for approval" if pressed == "✔ Approve" else "a canary right now"
         await place.says(ADMIN, lambda found: f"run-1 isn't {was}: it is live now." in words(found))

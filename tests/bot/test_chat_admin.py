@@ -20,7 +20,7 @@ from bot.handlers.menu import ADMINS
 from bot.i18n import Translator
 from bot.updates.ordering import QUICK_COMMANDS
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord
-from storage.learning_records import Model, Rating, Run
+from storage.learning_records import Actor, Model, Rating, Run
 from storage.ledger import Ledger
 from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, png, shows, until
@@ -163,7 +163,7 @@ async def test_only_training_commands_wait_for_a_change_of_model(stage: Stage) -
 
     class Slow(Notebook):
         async def rollback(
-            self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+            self, by: Actor, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
         ) -> Model:
             model = await super().rollback(by, on_progress, confirmed=confirmed)
             await warm.wait()
@@ -200,7 +200,7 @@ async def test_a_request_that_was_carried_out_is_not_repeated(stage: Stage) -> N
         run = await ledger.runs.start("admin", ADMIN)
         for name in ("base", "run-1"):
             await ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
-        await ledger.promotions.make("run-1", ADMIN)
+        await ledger.promotions.make("run-1", Actor("Root", ADMIN))
     admin = Notebook()
     async with stage.person(ADMIN, "Root") as root, stage.bot(admin=admin) as bot:
         await until(lambda: stage.emulator.counts(ADMIN).sends == 2)

@@ -51,7 +51,7 @@ class Opened:
 async def decisions(desk: Desk) -> list[tuple[int, str]]:
     """Return the answers that have been decided on, with the name of who did."""
     found, _ = await desk.ledger.review_cards.page(CardFilter(), None, 9)
-    return [(each.exchange.id, each.review.reviewer) for each in found if each.review]
+    return [(each.exchange.id, each.reviews[-1].reviewer) for each in found if each.decision]
 
 
 def webview(url: str) -> aiohttp.ClientSession:

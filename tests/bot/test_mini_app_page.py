@@ -44,12 +44,14 @@ async def routed(page: Page, desk: Desk, *, scheme: str) -> list[str]:
 
 
 async def reviews(page: Page | Frame, *, scheme: str) -> None:
-    """Check that the review page fits and has Telegram's color scheme, and drop the newest answer on it."""
+    """Check that the review page fits and has Telegram's color scheme; drop the newest answer on it, and undo that."""
     await expect(page.locator(".lesson")).to_have_count(6)
     await expect(page.locator("html")).to_have_css("color-scheme", scheme)
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     await page.locator("#exchange-6").get_by_role("button", name="Drop").click()
     await expect(page.locator("#exchange-6")).to_contain_text(f"dropped by {ADMIN}")
+    await page.locator("#exchange-6").get_by_role("button", name="Undo").click()
+    await expect(page.locator("#exchange-6")).to_contain_text(f"undone by {ADMIN}")
 
 
 async def test_a_native_client_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from storage.chat_records import Chat, Person
 from storage.learning_records import Rating
 from storage.states import ModelState, Verdict
 from tests.bot.test_review import ADA, BEN, Desk, at_work
+from tests.support.ledgers import exchange
 from tests.support.person import button
 from tests.support.whole_bot import ADMIN, words
 from training.run_folder import ADAPTER
@@ -80,11 +81,21 @@ async def test_approval_over_time(opens: Opens) -> None:
 
 
 async def test_a_canary_is_stopped(opens: Opens) -> None:
-    """During a trial the page shows its standing and evidence; Stop ends it, which the page says once."""
+    """During a trial the page shows its standing and, once there are votes, the evidence; Stop ends the trial.
+
+    The page says once that the trial was stopped.
+    """
     async with opens(**TRIED) as desk:
         await trained(desk, ModelState.CANARY)
         page = await desk.get(MODELS)
-        assert "run-1 is a canary: it answers in 50 % of the conversations." in page and "0 pairs" in page
+        assert "run-1 is a canary: it answers in 50 % of the conversations. Too few votes to tell.</p>" in page
+        assert "Evidence" not in page
+        for number, model in enumerate(("run-1", "base"), start=50):
+            session = await desk.ledger.sessions.restart(ADA, ADA)
+            made = await desk.ledger.exchanges.record(exchange(session, number, chat=ADA, asker=ADA, model=model))
+            await desk.ledger.votes.cast(Rating(made.id, ADA, 1, 900 + number))
+        page = await desk.get(MODELS)
+        assert "Approval: 100 % of 1 votes" in page and "Evidence, pair by pair" in page and "1 pair<" in page
         assert labels(page, "run-1") == ["✔ Promote", "✖ Stop"] and labels(page, "base") == []
         refused = await desk.post("/models/run-1/delete", status=409)
         assert "run-1 is a canary: stop it first" in refused
@@ -182,7 +193,7 @@ async def test_without_canaries_an_approved_model_goes_live_at_once(opens: Opens
 
 
 async def test_the_admins_hear_of_changes_on_the_page(opens: Opens) -> None:
-    """What is done on the page is reported in the chat, and the buttons that are outdated by it disappear there."""
+    """What is done on the page is reported in the chat; messages with outdated buttons say it instead."""
     async with opens(training={"canary": 0.5, "approve": True}, web={"port": 0, "token": "a-password"}) as desk:
         desk.session.headers["Authorization"] = encode_basic_auth("Olga", "a-password")
         admin = await desk.bot.person(ADMIN, "Ada", "zh")
@@ -193,11 +204,14 @@ async def test_the_admins_hear_of_changes_on_the_page(opens: Opens) -> None:
         await desk.post("/models/run-1/approve")
         told = await desk.bot.says(ADMIN, lambda said: words(said).startswith("Olga 在模型页面上作了更改："))
         assert words(told).endswith("run-1 已获批准，正在试用。")
-        await desk.bot.loses_buttons(ADMIN, offer)
+        assert "试用中，由 Olga 决定</small>" in await desk.get(f"{MODELS}?language=zh")
+        approved = await desk.bot.edited(ADMIN, offer, "\nrun-1 已获批准，正在试用。由 Olga 决定。")
+        assert "reply_markup" not in approved and "等待" not in words(approved)
         assert button(told, "✖ 停止") is not None
         await desk.post("/models/run-1/stop")
         await desk.bot.says(ADMIN, lambda said: "run-1 的试用已停止" in words(said), after=told["message_id"])
-        await desk.bot.loses_buttons(ADMIN, told)
+        stopped = await desk.bot.edited(ADMIN, told, "\nrun-1 未能上线。管理员停止了试用。由 Olga 决定。")
+        assert words(stopped).startswith(words(told)) and "reply_markup" not in stopped
 
 
 async def test_a_model_is_deleted_after_confirmation(opens: Opens) -> None:

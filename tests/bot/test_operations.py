@@ -69,7 +69,7 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             await until(lambda: deployment.status().paused and not deployment.status().pids)
             with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*again"):
                 await changeover.promote("a", None)
-            asked = await ledger.promotions.request("a", None)
+            asked = await ledger.promotions.request("a")
             while not (refused := await ledger.promotions.get(asked.id)).error:
                 await asyncio.sleep(0.02)
             assert f"run {run.id} trains" in refused.error
@@ -93,7 +93,7 @@ async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked:
             await ledger.models.add(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
         await ledger.promotions.make("a")
         changeover = ModelSwitch(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False)
-        request = await ledger.promotions.request("b", None) if asked == "by another process" else None
+        request = await ledger.promotions.request("b") if asked == "by another process" else None
         with full_disk(ledger):
             for _ in range(2):
                 with pytest.raises(NotSaved):

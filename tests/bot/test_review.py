@@ -126,6 +126,7 @@ async def test_cards_and_filters(desk: Desk) -> None:
         "model=base": [6, 5, 4, 3, 2, 1],
         "model=run-9": [],
         "thumb=sideways&chat=x&since=yesterday&until=0000-00-00&decision=burn&before=z": [6, 5, 4, 3, 2, 1],
+        "decision=undo": [6, 5, 4, 3, 2, 1],
         f"chat={'9' * 30}&since=9999-12-31": [],
         "before=4": [3, 2, 1],
     }.items():
@@ -185,6 +186,24 @@ async def test_a_lesson_is_dropped_edited_and_kept(desk: Desk) -> None:
     await desk.post("/review/3", decision="keep", back="//evil.example.org/")
     taught = {each.exchange.id: each.exchange.answer for each in await desk.ledger.votes.rated_exchanges()}
     assert taught[3] == "It is green." and taught[5] == "It is <i>purple</i>!\nTruly."
+
+
+async def test_a_decision_is_undone(desk: Desk) -> None:
+    """After an undo the card, the filters and the count are as before the decision, and the card tells of both."""
+    await desk.post("/review/5", decision="edit", text="It is <i>purple</i>!")
+    page = await desk.get("/review")
+    assert "Train on these 5" in page and page.count('value="undo"') == 1
+    assert cards(await desk.get("/review?decision=none")) == [6, 4, 3, 2, 1]
+    back = "/review?decision=edit"
+    assert await desk.post("/review/5", decision="undo", back=back) == f"{back}#exchange-5"
+    page = await desk.get("/review")
+    assert "Train on these 4" in page and 'value="undo"' not in page and 'class="said better"' not in page
+    assert "undone by an operator, 20" in page and "1 earlier decision<" in page
+    assert "edited by an operator, 20" in page and "<p>It is &lt;i&gt;purple&lt;/i&gt;!</p>" in page
+    assert cards(await desk.get(back)) == []
+    assert cards(await desk.get("/review?decision=none")) == [6, 5, 4, 3, 2, 1]
+    assert 'value="none" selected' in await desk.get("/review?decision=none")
+    assert "已撤销" in await desk.get("/review?language=zh")
 
 
 async def test_bad_decisions_are_refused(desk: Desk) -> None:

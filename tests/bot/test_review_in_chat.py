@@ -63,7 +63,7 @@ async def test_answers_are_reviewed_one_by_one(stage: Stage) -> None:
         await root.toast(await root.taps("👍 Keep", card))
         await newest(root, "nothing left to review")
         cards, _ = await bot.ledger.review_cards.page(CardFilter(), None, 9)
-        decided = {each.exchange.id: each.review for each in cards if each.review}
+        decided = {each.exchange.id: each.reviews[-1] for each in cards if each.reviews}
         dropped = next(each for each in await root.bot_messages() if "Three!" in said(each))
         assert "✖ Drop ✓" in str(dropped["reply_markup"])
     assert {number: each.decision for number, each in decided.items()} == {
@@ -73,6 +73,37 @@ async def test_answers_are_reviewed_one_by_one(stage: Stage) -> None:
     }
     assert {each.reviewer for each in decided.values()} == {"Root"}
     assert decided[second].text == "Two, and funny!"
+
+
+async def test_a_decision_is_undone_by_its_button(stage: Stage) -> None:
+    """After a decision or an edit the card has a button that undoes it; the card then is as before."""
+    async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
+        first, second = await rated(bot, "One.", "Two!")
+        await root.sends("/review")
+        dropped = await newest(root, "Two!")
+        assert "Undo" not in str(dropped["reply_markup"])
+        await root.toast(await root.taps("✖ Drop", dropped))
+        edited = await newest(root, "One.")
+        await root.sends("One, and funny!", reply_to=edited["message_id"])
+        await newest(root, "Edited: runs learn this text instead.")
+        for card in (dropped, edited):
+            await root.toast(await root.taps("↶ Undo", await redrawn(root, card, "Undo")))
+            assert (await redrawn(root, card, "Next"))["reply_markup"] == card["reply_markup"]
+        cards, _ = await bot.ledger.review_cards.page(CardFilter(unreviewed=True), None, 9)
+        assert {each.exchange.id: [review.decision for review in each.reviews] for each in cards} == {
+            first: [ReviewDecision.EDIT, ReviewDecision.UNDO],
+            second: [ReviewDecision.DROP, ReviewDecision.UNDO],
+        }
+
+
+async def redrawn(root: Person, card: dict[str, Any], last: str) -> dict[str, Any]:
+    """Return the present version of the message `card` once its last button contains `last`."""
+    async with asyncio.timeout(20):
+        while True:
+            found = next(each for each in await root.bot_messages() if each["message_id"] == card["message_id"])
+            if last in found["reply_markup"]["inline_keyboard"][-1][-1]["text"]:
+                return found
+            await asyncio.sleep(0.02)
 
 
 async def test_only_admins_review_and_only_in_private(stage: Stage) -> None:

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from bot.admin import periodic
 from bot.admin.runs import INTERRUPTED, Runs
 from inference.messages import EngineUnavailable
-from storage.learning_records import Model, Run
+from storage.learning_records import Actor, Model, Run
 from storage.states import ModelState, RunState
 from tests.support.children import until
 from tests.support.ledgers import full_disk
@@ -215,7 +215,7 @@ async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(
     at = asyncio.Event()
 
     class Slow(NoEngine):
-        async def promote(self, model: str, by: int | None) -> Model:
+        async def promote(self, model: str, by: Actor | None, *_: Any) -> Model:
             at.set()
             await asyncio.Event().wait()
             raise AssertionError("stopped before")
@@ -237,7 +237,7 @@ async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Ro
     """A model that fails to start stays a candidate; admins get the reason, and a restart does not retry it."""
 
     class Broken(NoEngine):
-        async def promote(self, model: str, by: int | None) -> Model:
+        async def promote(self, model: str, by: Actor | None, *_: Any) -> Model:
             raise EngineUnavailable("these weights are no good")
 
     room.trainer.hangs = ""

@@ -209,7 +209,7 @@ async def administrating(walk: Walk, root: Person, ada: Person) -> None:
     await walk.whole.says(root.id, lambda message: not any(keys(message)), after=asked["message_id"])
     card = await walk.sends(root, "/review")
     await walk.sends(root, "A cup!", reply_to=card["message_id"])
-    for verdict in ("next", "drop", "keep"):
+    for verdict in ("next", "drop", "keep", "undo"):
         await walk.presses(root, f"review:{verdict}", card)
 
 

@@ -139,7 +139,7 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
         deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
         with pytest.raises(AdminRefusal, match="files of run-1 were deleted"):
             await ModelSwitch(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False).promote(
-                "run-1", 7
+                "run-1", None
             )
         (tmp_path / "aside").rename(store.path("run-1"))
         await settle_live_model(ledger, base, store.directory)

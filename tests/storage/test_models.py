@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
-from storage.learning_records import Model
+from storage.learning_records import Actor, Model
 from storage.ledger import Ledger
 from storage.states import MODEL_TRANSITIONS, ModelState
 
@@ -92,14 +92,14 @@ async def test_a_promotion_retires_the_live_model(ledger: Ledger) -> None:
     first = await ledger.promotions.make("base")
     assert (first.model, first.previous, first.by, first.done) == ("base", None, None, first.created)
     assert await ledger.models.previous() is None
-    assert (await ledger.promotions.make("run-1", by=7)).previous == "base"
+    assert (await ledger.promotions.make("run-1", Actor("Ada", 7))).previous == "base"
     assert await states(ledger) == {
         "base": ModelState.RETIRED, "run-1": ModelState.LIVE, "run-2": ModelState.CANDIDATE
     }  # fmt: skip
     previous = await ledger.models.previous()
     assert previous is not None
     assert previous.id == "base"
-    await ledger.promotions.make("base", by=7)
+    await ledger.promotions.make("base", Actor("Olga"))
     live = await ledger.models.live()
     assert live is not None
     assert live.id == "base"
@@ -112,7 +112,7 @@ async def test_a_rejected_model_can_be_promoted_all_the_same(ledger: Ledger) -> 
     """An admin can promote a rejected model, and the model keeps the reason for its rejection."""
     await ledger.models.add(model("run-1"))
     await ledger.models.move("run-1", ModelState.REJECTED, "worse")
-    await ledger.promotions.make("run-1", by=7)
+    await ledger.promotions.make("run-1", Actor("Ada", 7))
     kept = await ledger.models.get("run-1")
     assert (kept.state, kept.reason) == (ModelState.LIVE, "worse")
 
@@ -152,7 +152,7 @@ async def test_a_promotion_asked_for_in_a_shell(ledger: Ledger, tmp_path: Path) 
     assert (failed.done, failed.error) == (None, "green did not start")
     assert await ledger.promotions.pending() == []
     assert (await ledger.models.get("run-1")).state is ModelState.CANDIDATE
-    again = await ledger.promotions.request("run-1", by=7)
+    again = await ledger.promotions.request("run-1")
     finished = await ledger.promotions.finish(again.id)
     assert finished.done is not None
     assert await ledger.promotions.get(again.id) == finished

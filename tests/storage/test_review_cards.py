@@ -73,13 +73,14 @@ async def test_a_card_has_all_that_is_known(ledger: Ledger, asked: Asked) -> Non
     assert [each.question for each in card.history] == ["What?"]
     assert [each.sha256 for each in card.pictures] == ["aa"]
     assert [(each.name, each.value, each.reason) for each in card.votes] == [("Ben", 1, ""), ("Ada", -1, "tone")]
-    assert (card.correction, card.review, card.taught) == ("", None, "Answer to 2.")
+    assert (card.correction, card.reviews, card.taught) == ("", (), "Answer to 2.")
     await ledger.corrections.confirm(shown, BEN)
     (card,), _ = await ledger.review_cards.page(CardFilter(), None, 10)
     assert (card.correction, card.taught) == ("Corrected.", "Corrected.")
     await ledger.reviews.add(Review(number, ReviewDecision.EDIT, "Olga", "Edited."))
     (card,), _ = await ledger.review_cards.page(CardFilter(), None, 10)
-    assert card.review and (card.review.reviewer, card.review.created > 0, card.taught) == ("Olga", True, "Edited.")
+    (review,) = card.reviews
+    assert (review.reviewer, review.created > 0, card.taught) == ("Olga", True, "Edited.")
 
 
 async def test_a_long_conversation_is_cut(ledger: Ledger, asked: Asked) -> None:
@@ -141,6 +142,31 @@ async def test_the_number_to_train_on(ledger: Ledger, asked: Asked) -> None:
     assert await ledger.review_cards.kept(CardFilter()) == [liked, edited, corrected, cut]
 
 
+async def test_an_undone_decision_does_not_count(ledger: Ledger, asked: Asked) -> None:
+    """After an undo an exchange is selected and counted as if it had never been reviewed; its card has both reviews.
+
+    A run that took the decision into account still shows it.
+    """
+    liked, unrated = await asked({ADA: 1}), await asked({})
+    await ledger.reviews.add(Review(liked, ReviewDecision.DROP, "Olga"))
+    await ledger.reviews.add(Review(unrated, ReviewDecision.EDIT, "Olga", "Better."))
+    run = await ledger.runs.start("admin")
+    await ledger.runs.freeze_selection(run.id, [(unrated, "train")], reviews=await ledger.reviews.newest())
+    assert await shown(ledger, unreviewed=True) == []
+    assert await ledger.review_cards.totals(CardFilter(), 0) == (2, 1)
+    for number in (liked, unrated):
+        await ledger.reviews.add(Review(number, ReviewDecision.UNDO, "Ben"))
+    assert await shown(ledger) == await shown(ledger, unreviewed=True) == [liked]
+    assert await shown(ledger, decision="drop") == await shown(ledger, decision="edit") == []
+    assert await ledger.review_cards.totals(CardFilter(), 0) == (1, 1)
+    assert await ledger.review_cards.kept(CardFilter()) == [liked]
+    (card,), _ = await ledger.review_cards.page(CardFilter(), None, 10)
+    assert card.decision is None
+    assert [(each.decision, each.reviewer) for each in card.reviews] == [("drop", "Olga"), ("undo", "Ben")]
+    (card,), _ = await ledger.review_cards.page(CardFilter(run=run.id), None, 10)
+    assert (card.decision, card.taught) == (ReviewDecision.EDIT, "Better.")
+
+
 async def test_pages_follow_each_other(ledger: Ledger, asked: Asked) -> None:
     """The cursor continues after the last card, even if a new exchange has been rated in the meantime."""
     ids = [await asked({ADA: 1}) for _ in range(5)]
@@ -164,7 +190,7 @@ async def test_a_runs_cards_are_as_it_was_frozen(ledger: Ledger, asked: Asked) -
     assert await shown(ledger, run=run.id, judged=True) == [judged, both]
     cards, _ = await ledger.review_cards.page(CardFilter(run=run.id), None, 10)
     assert [card.taught for card in cards] == ["Answer to 3.", "Edited before."]
-    assert cards[0].review is None
+    assert cards[0].reviews == ()
     assert await shown(ledger, decision="drop") == [both]
     assert other in await shown(ledger)
 

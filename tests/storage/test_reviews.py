@@ -8,10 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database, Migrations
 
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Trust
 from storage.ledger import FILE_NAME, Ledger
+from storage.migrations import migrate, migrations
 from storage.states import RunState
 from tests.support.ledgers import exchange
 
@@ -96,6 +98,50 @@ async def test_a_run_keeps_to_the_reviews_it_was_planned_with(ledger: Ledger, li
     }
     assert await answers(ledger, 0) == {number: f"Answer to {place}." for place, number in enumerate(liked)}
     assert [*await answers(ledger)] == [liked[2]]
+
+
+async def test_an_undone_decision_changes_nothing_that_is_learned(ledger: Ledger, liked: list[int]) -> None:
+    """After an undo the votes decide as before, and an edited answer without votes expires again.
+
+    A run that was planned before the undo keeps to the decision. A decision after the undo counts.
+    """
+    before = await ledger.votes.rated_exchanges()
+    session = await ledger.sessions.restart(1, 1)
+    unrated = (await ledger.exchanges.record(exchange(session, 9, created=DAY))).id
+    await review(ledger, liked[0], ReviewDecision.DROP)
+    await review(ledger, liked[1], ReviewDecision.EDIT, "Better.")
+    planned = await review(ledger, unrated, ReviewDecision.EDIT, "Better.")
+    for number in (liked[0], liked[1], unrated):
+        await review(ledger, number, ReviewDecision.UNDO)
+    assert await ledger.votes.rated_exchanges() == before
+    assert await answers(ledger, planned) == {liked[1]: "Better.", liked[2]: "Answer to 2.", unrated: "Better."}
+    await review(ledger, liked[2], ReviewDecision.UNDO)
+    await review(ledger, liked[2], ReviewDecision.DROP)
+    assert [*await answers(ledger)] == liked[:2]
+    assert await ledger.personal_data.expire(2 * DAY) == 1
+
+
+def test_reviews_of_an_earlier_version_stay(tmp_path: Path) -> None:
+    """A ledger from before decisions could be undone keeps its reviews and their IDs, and never reuses an ID."""
+    earlier = Migrations("thumbtune")
+    for each in migrations._migrations[:28]:
+        earlier(name=each.name)(each.fn)
+    add = "INSERT INTO reviews(exchange, decision, text, reviewer, created) VALUES (?, ?, ?, 'Olga', 1.5)"
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        migrate(Database(database), earlier)
+        with pytest.raises(sqlite3.IntegrityError):
+            database.execute(add, (1, "undo", ""))
+        database.executemany(add, [(1, "drop", ""), (1, "edit", "Better."), (2, "keep", "")])
+        database.execute("DELETE FROM reviews WHERE exchange = 2")
+        database.commit()
+        before = database.execute("SELECT * FROM reviews").fetchall()
+        migrate(Database(database))
+        assert database.execute("SELECT * FROM reviews").fetchall() == before
+        assert database.execute(add, (1, "undo", "")).lastrowid == 4
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            database.execute("UPDATE reviews SET decision = 'keep'")
+        names = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE tbl_name = 'reviews'")}
+        assert names == {"reviews", "reviews_exchange", "reviews_author", "reviews_are_append_only"}
 
 
 async def test_a_review_is_checked_and_never_changed(ledger: Ledger, liked: list[int], tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ from inference.messages import Answer, Delta, Prompt, Usage
 from inference.serving.deployment_status import Counters, NodeStatus, Status
 from inference.serving.engine_stats import EngineStats
 from inference.serving.supervisor import State
-from storage.learning_records import Model, Run
+from storage.learning_records import Actor, Model, Run
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
 from storage.states import ModelState
@@ -184,25 +184,25 @@ class Notebook:
         return self._noted(self, "overview")
 
     async def promote(
-        self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+        self, model: str, by: Actor, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
         self._doubt(model, confirmed)
-        return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "promote", model, by)
+        return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "promote", model, by.user)
 
     async def rollback(
-        self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+        self, by: Actor, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
         self._doubt("base", confirmed)
-        return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by)
+        return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by.user)
 
     async def standing(self) -> Standing | None:
         return self.canary
 
-    async def approve(self, model: str, by: int) -> Model:
-        return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "approve", model, by)
+    async def approve(self, model: str, by: Actor) -> Model:
+        return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "approve", model, by.user)
 
-    async def stop(self, model: str, by: int) -> Model:
-        return self._noted(Model(model, f"/m/{model}", ModelState.REJECTED, None, 1.0), "stop_canary", model, by)
+    async def stop(self, model: str, by: Actor) -> Model:
+        return self._noted(Model(model, f"/m/{model}", ModelState.REJECTED, None, 1.0), "stop_canary", model, by.user)
 
     @property
     def engine(self) -> Status:

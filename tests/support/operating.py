@@ -16,7 +16,7 @@ from bot.live_settings import LiveSettings
 from inference.engines.commands import Kind
 from inference.serving.deployment_status import Counters, Status
 from inference.serving.supervisor import State
-from storage.learning_records import Model, Run
+from storage.learning_records import Actor, Model, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from tests.support.lessons import settings
@@ -78,7 +78,7 @@ class NoEngine:
 
     async def serve(self) -> None: ...
 
-    async def promote(self, model: str, by: int | None, *_: Any) -> Model:
+    async def promote(self, model: str, by: Actor | None, *_: Any) -> Model:
         await self._ledger.promotions.make(model, by)
         return await self._ledger.models.get(model)
 

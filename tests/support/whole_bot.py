@@ -147,6 +147,14 @@ class WholeBot:
                         return dict(message)
                 await asyncio.sleep(0.005)
 
+    async def edited(self, chat: int, message: Message, end: str) -> Message:
+        """Wait until the text of a message in `chat` ends with `end`, and return the message."""
+        messages = self.emulator.world.chats[chat].messages
+        async with asyncio.timeout(30):
+            while not words(messages[message["message_id"]]).endswith(end):
+                await asyncio.sleep(0.005)
+        return dict(messages[message["message_id"]])
+
     async def loses_buttons(self, chat: int, message: Message) -> None:
         """Wait until a message in `chat` has no buttons."""
         async with asyncio.timeout(30):

@@ -27,6 +27,7 @@ const keys = {
   y: () => press("keep"),
   d: () => press("drop"),
   e: () => edit(true),
+  u: () => press("undo"),
 };
 
 document.addEventListener("keydown", (event) => {
