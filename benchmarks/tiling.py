@@ -96,7 +96,7 @@ def decode_on_card(encoded: list[bytes]) -> list[torch.Tensor]:
 
     Raises:
         ImportError: torchvision is not installed.
-        AttributeError, RuntimeError: torchvision lacks its image library or nvJPEG, or the card cannot decode a picture.
+        AttributeError, RuntimeError: torchvision lacks its image library or nvJPEG, or a picture cannot be decoded.
     """
     from torchvision.io import ImageReadMode, decode_jpeg  # type: ignore[import-untyped, unused-ignore]
 
