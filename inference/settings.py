@@ -80,7 +80,7 @@ class LmdeploySettings(BaseModel):
     40 GB."""
 
     tile_threads: int | None = Field(default=None, ge=1)
-    """Threads that decode pictures and cut them into tiles. Unset: one for each core, at most 12."""
+    """Threads that decode pictures. Unset: one for each core, at most 12."""
 
     tile_cache_megabytes: int = Field(default=2048, ge=0)
     """Main memory for the tiles of recent pictures (16 MB for a picture of 13 tiles)."""

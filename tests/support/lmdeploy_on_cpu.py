@@ -2,8 +2,8 @@
 
     python -m tests.support.lmdeploy_on_cpu RECORD --model DIR --name ID --port PORT --settings JSON
 
-TurboMind's input for each request (token IDs, picture positions, digests of pixels, fingerprints) is
-written to RECORD as one JSON line. Decoding is greedy. Prefixes are not cached, but are counted as if
+TurboMind's input for each request (token IDs, picture positions, digests and patches of pixels, fingerprints)
+is written to RECORD as one JSON line. Decoding is greedy. Prefixes are not cached, but are counted as if
 they were.
 """
 
@@ -25,6 +25,7 @@ from typing import Any, Self
 import lmdeploy
 import torch
 from lmdeploy.messages import EngineOutput, RequestMetrics, ResponseType, ScheduleMetrics
+from torch.nn.functional import adaptive_avg_pool2d
 
 from inference.engines.lmdeploy import server
 from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
@@ -114,6 +115,11 @@ class TurboMindInstance:
             "positions": [[item["offset"], item["image_tokens"]] for item in items],
             "fingerprints": [item.setdefault("fingerprint", b"").hex() for item in items],
             "pixels": [sha256(item["pixel_values"].view(torch.uint8).numpy().tobytes()).hexdigest() for item in items],
+            "patches": [
+                mean
+                for item in items
+                for mean in adaptive_avg_pool2d(item["pixel_values"].float(), 8).flatten().tolist()
+            ],
             "shapes": [list(item["pixel_values"].shape) for item in items],
         }
         line["sampling"] = [gen_config.temperature, gen_config.top_k, gen_config.top_p, gen_config.repetition_penalty]

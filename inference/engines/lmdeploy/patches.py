@@ -3,7 +3,7 @@
 - `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py makes lmdeploy create
   it).
 - `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: accepts pictures only as data:
-  URLs, and has `TileCache` prepare each picture once, with its fingerprint, in many threads. The
+  URLs, and has `TileCache` prepare each picture once, with its fingerprint, in many threads and on the GPU. The
   original prepares every picture of the conversation on every turn in one thread
   (`ImageEncoder.preprocess`), and opens file: URLs and paths.
 - `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts
@@ -28,6 +28,7 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, ClassVar, Final
 
+import torch
 from lmdeploy.messages import ResponseType
 from lmdeploy.serve.core import VLAsyncEngine
 from lmdeploy.serve.openai.chat_completions import serving
@@ -60,7 +61,7 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     Args:
         prefill_tokens: The number of prompt tokens that TurboMind computes per iteration.
         tiles: The maximum number of tiles per picture, or None for the checkpoint's own limit.
-        threads: The number of threads that tile pictures.
+        threads: The number of threads that decode pictures.
         cache_bytes: The size of the tile cache in bytes.
 
     Returns:
@@ -138,7 +139,12 @@ class Engine(VLAsyncEngine):  # type: ignore[misc]
         )
         model = self.vl_encoder.model
         processor.cache = TileCache(
-            tiling_of(model, self.tiles), dtype=model.mm_feature_dtype, limit=self.cache_bytes, threads=self.threads
+            tiling_of(model, self.tiles),
+            dtype=model.mm_feature_dtype,
+            # Without a GPU only in tests.
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            limit=self.cache_bytes,
+            threads=self.threads,
         )
         publish_metrics(processor.cache, Instance.limiter)
         decode = text_decoder(self.tokenizer.model.model)

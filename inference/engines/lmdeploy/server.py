@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import_yapf()
     import torch
 
-    # Many threads tile pictures at once, and each is fastest if torch starts no further threads.
+    # Many threads decode pictures at once, and each is fastest if torch starts no further threads.
     torch.set_num_threads(1)
     try:
         config, blocks = engine_config(options)

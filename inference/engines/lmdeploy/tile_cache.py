@@ -1,38 +1,33 @@
-"""Cache of decoded and tiled pictures for lmdeploy, filled by many threads.
+"""Cache of pictures for lmdeploy that many threads decode and the GPU cuts into tiles.
 
 On every turn, lmdeploy 0.18.0 decodes, tiles and hashes all pictures of the conversation again, in one
-thread (vl/engine.py). This cache stores tiles under the SHA-256 digest of the encoded picture and evicts
-the least recently used tiles first. The digest also yields the fingerprint by which TurboMind's prefix
-cache identifies the picture. The tiles are bit-for-bit identical to those of
-inference/internvl2/tiles.py and lmdeploy's InternVLVisionModel.
+thread (vl/engine.py). This cache stores tiles in main memory under the SHA-256 digest of the encoded picture
+and evicts the least recently used tiles first. The digest also yields the fingerprint by which TurboMind's
+prefix cache identifies the picture.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from base64 import b64decode
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from cachetools import LRUCache
-from PIL import Image
 
+from inference.engines.lmdeploy.card_tiles import as_tensor, cut
 from inference.images.opening import open_picture
 from inference.internvl2.tile_grid import Tiling
-from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
-
-_T = TypeVar("_T")
 
 _URLS: Final = 4096
 """The number of data: URLs whose digest is remembered; an entry takes about 200 bytes."""
 
-_BANDS: Final = 4
-"""The number of bands of rows that are resized in parallel."""
+_card: Final = threading.Lock()
+"""Held while the GPU tiles a picture, so that the memory for one picture is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +57,22 @@ class TileCache:
     Args:
         tiling: The model's tiling.
         dtype: The data type of the pixel values.
+        device: The device that tiles pictures.
         limit: The maximum size of the cached tiles in bytes.
-        threads: The number of threads that decode and tile pictures.
+        threads: The number of threads that decode pictures.
 
     Attributes:
         hits: The number of requests for pictures that were cached or in preparation.
         misses: The number of requests for all other pictures.
     """
 
-    def __init__(self, tiling: Tiling, *, dtype: torch.dtype, limit: int, threads: int) -> None:
+    def __init__(self, tiling: Tiling, *, dtype: torch.dtype, device: torch.device, limit: int, threads: int) -> None:
         self.tiling = tiling
-        self._dtype = dtype
+        self._dtype, self._device = dtype, device
         self.hits = 0
         self.misses = 0
         self._tilers = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="digests")
-        # Few pictures at a time, each by several threads, so that the first ones are ready early.
-        self._slots = asyncio.Semaphore(max(threads // 3, 1))
         self._cached: LRUCache[tuple[bytes, int], Prepared] = LRUCache(limit, lambda prepared: prepared.pixels.nbytes)
         self._pending: dict[tuple[bytes, int], asyncio.Task[Prepared]] = {}
         self._urls: LRUCache[bytes, bytes] = LRUCache(_URLS)
@@ -120,12 +114,12 @@ class TileCache:
         return await asyncio.shield(task)
 
     async def _prepare(self, url: str, data: bytes, key: tuple[bytes, int]) -> Prepared:
-        async with self._slots:
-            if not data:
-                # The URL's digest was known, but the tiles were evicted.
-                _, data = await asyncio.get_running_loop().run_in_executor(self._readers, _read, url)
-            tiling = replace(self.tiling, max_tiles=key[1])
-            return await prepare(data, key[0], tiling, self._dtype, self._tilers)
+        loop = asyncio.get_running_loop()
+        if not data:
+            # The URL's digest was known, but the tiles were evicted.
+            _, data = await loop.run_in_executor(self._readers, _read, url)
+        tiling = replace(self.tiling, max_tiles=key[1])
+        return await loop.run_in_executor(self._tilers, prepare, data, key[0], tiling, self._dtype, self._device)
 
     def _on_prepared(self, key: tuple[bytes, int], done: asyncio.Task[Prepared]) -> None:
         del self._pending[key]
@@ -136,71 +130,19 @@ class TileCache:
             self._cached[key] = prepared
 
 
-async def prepare(
-    data: bytes, digest: bytes, tiling: Tiling, dtype: torch.dtype, threads: ThreadPoolExecutor
-) -> Prepared:
-    """Decode, tile and normalize a picture in several threads.
-
-    Pillow resizes in two passes, first each row, then each column. Bands of rows, and then the columns of
-    tiles, can therefore be resized separately with identical results.
+def prepare(data: bytes, digest: bytes, tiling: Tiling, dtype: torch.dtype, device: torch.device) -> Prepared:
+    """Decode a picture, and tile and normalize it on `device`.
 
     Raises:
         PictureError: The picture cannot be read.
     """
-    loop = asyncio.get_running_loop()
-
-    def run(work: Callable[..., _T], *inputs: Any) -> asyncio.Future[_T]:
-        return loop.run_in_executor(threads, work, *inputs)
-
-    picture = await run(open_picture, data)
-    columns, rows = tiling.grid(*picture.size)
-    side = tiling.side
-    cut = columns * rows
-    several = tiling.thumbnail and cut > 1
-    pixels = torch.empty((cut + several, 3, side, side), dtype=dtype)
-    thumbnail = run(_thumbnail, picture, pixels[-1]) if several else None
-    edges = [picture.height * band // _BANDS for band in range(_BANDS + 1)]
-    bands = await asyncio.gather(
-        *(run(_widened, picture, top, end, columns * side) for top, end in pairwise(edges) if end > top)
-    )
-    await asyncio.gather(*(run(_column, bands, column, pixels[column:cut:columns]) for column in range(columns)))
-    if thumbnail is not None:
-        await thumbnail
+    picture = open_picture(data)
+    decoded = as_tensor(picture)
+    with _card:
+        pixels = cut(decoded.to(device), tiling).to(dtype).cpu()
     # With another tile limit, the prefix cache must treat it as a different picture.
     fingerprint = sha256(digest + tiling.max_tiles.to_bytes(2, "big")).digest()
     return Prepared(pixels, picture.size, fingerprint)
-
-
-def _widened(picture: Image.Image, top: int, end: int, width: int) -> Image.Image:
-    """Return the picture's rows from `top` to `end`, resized to `width`, the width of the tile grid in pixels."""
-    return picture.crop((0, top, picture.width, end)).resize((width, end - top), Image.Resampling.BICUBIC)
-
-
-def _column(bands: Sequence[Image.Image], column: int, out: torch.Tensor) -> None:
-    """Write the tiles of one column of the grid into `out` [rows, 3, S, S]."""
-    side = out.shape[-1]
-    narrow = Image.new("RGB", (side, sum(band.height for band in bands)))
-    top = 0
-    for band in bands:
-        narrow.paste(band.crop((column * side, 0, (column + 1) * side, band.height)), (0, top))
-        top += band.height
-    tall = narrow.resize((side, len(out) * side), Image.Resampling.BICUBIC)
-    _normalize(tall, out)
-
-
-def _thumbnail(picture: Image.Image, out: torch.Tensor) -> None:
-    side = out.shape[-1]
-    _normalize(picture.resize((side, side), Image.Resampling.BICUBIC), out[None])
-
-
-def _normalize(tall: Image.Image, out: torch.Tensor) -> None:
-    """Write vertically stacked square tiles into `out` [T, 3, S, S], normalized as in `tiles.pixel_values`."""
-    side = out.shape[-1]
-    raw = torch.frombuffer(bytearray(tall.tobytes()), dtype=torch.uint8).view(-1, side, side, 3)
-    for tile, planes in zip(raw, out, strict=True):
-        for channel, plane in enumerate(planes):
-            values = tile[..., channel].float().div_(255)
-            plane.copy_(values.sub_(IMAGENET_MEAN[channel]).div_(IMAGENET_STD[channel]))
 
 
 def _read(url: str) -> tuple[bytes, bytes]:

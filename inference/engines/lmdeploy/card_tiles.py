@@ -1,0 +1,44 @@
+"""Tiling of decoded pictures with torch, on the GPU or, in tests, on the CPU.
+
+The tiles of photos differ from Pillow's (inference/internvl2/tiles.py) by one grey level at most. With sharp
+noise, the difference is larger if the height shrinks more than the width, because Pillow 13 then begins with
+the columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from inference.internvl2.tile_grid import Tiling
+from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
+
+
+def as_tensor(picture: Image.Image) -> torch.Tensor:
+    """Return an RGB picture as [height, width, 3] in uint8."""
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(picture.height, picture.width, 3)
+
+
+def cut(decoded: torch.Tensor, tiling: Tiling) -> torch.Tensor:
+    """Return the tiles of a picture [height, width, 3] in uint8 as float32 [T, 3, S, S], normalized.
+
+    Row by row, as from `tiles.tiles`; if there are several, the thumbnail comes last.
+    """
+    side = tiling.side
+    levels = decoded.permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format)
+    columns, rows = tiling.grid(levels.shape[3], levels.shape[2])
+    grid = _resized(levels, rows * side, columns * side).view(3, rows, side, columns, side)
+    found = grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
+    if tiling.thumbnail and len(found) > 1:
+        found = torch.cat([found, _resized(levels, side, side)])
+    mean, std = (torch.tensor(each, device=decoded.device).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return found.div_(255).sub_(mean).div_(std)
+
+
+def _resized(levels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize grey levels [1, 3, h, w] as Pillow does: each row, then each column, rounding after both."""
+    for size in ((levels.shape[2], width), (height, width)):
+        # With antialiasing, torch has Pillow's kernel: Keys' cubic with a = -0.5, widened to shrink.
+        levels = interpolate(levels, size, mode="bicubic", antialias=True).add_(0.5).floor_().clamp_(0, 255)
+    return levels
