@@ -16,7 +16,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import InlineKeyboardMarkup
 
 from bot.i18n import Say, Translator
-from bot.telegram.callback_data import REASONS, Reason
+from bot.telegram.callback_data import REASONS, DislikeReason
 from bot.telegram.client import ButtonEdit, Undelivered, Unreachable
 from bot.telegram.keyboards import guest_buttons, rating_buttons
 from storage.chat_records import Exchange
@@ -117,5 +117,5 @@ class RatingButtons:
             return rating_buttons(exchange.id, tally=tally, newest=newest, say=say)
         chosen = await self._ledger.votes.latest(exchange.id, viewer)
         given = await self._ledger.votes.latest_reason(exchange.id, viewer)
-        reason = Reason(given) if given in REASONS else None
+        reason = DislikeReason(given) if given in REASONS else None
         return rating_buttons(exchange.id, chosen, newest=newest, reason=reason, say=say)

@@ -54,7 +54,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ModelEntry:
     """A model on the page: its approval in words and as a chart, and which buttons it has now."""
 
     model: Model
@@ -115,7 +115,7 @@ class ModelPages:
             text = _approval(days.values(), say)
             chart = approval_chart(days, f"{model.id}: {text}", say) if days else None
             actions = allowed_actions(model, previous.id if previous else "", pending)
-            entries.append(Entry(model, text, chart, actions))
+            entries.append(ModelEntry(model, text, chart, actions))
         live = next((each.id for each in models if each.state is ModelState.LIVE), "")
         context: dict[str, Any] = {
             "entries": [each for each in entries if each.model.kept],

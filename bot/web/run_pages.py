@@ -22,8 +22,8 @@ from aiohttp import web
 from bot.admin.model_deletion import bytes_on_disk
 from bot.admin.progress import held_back, silence
 from bot.admin.refusals import REFUSALS, refused
+from bot.admin.run_manager import RunManager
 from bot.admin.run_outcome import numbers
-from bot.admin.runs import Runs
 from bot.i18n import Say
 from bot.redaction import without_secrets
 from bot.web.charts import Chart, loss_chart
@@ -62,7 +62,7 @@ class RunPages:
     """
 
     ledger: Ledger
-    runs: Runs
+    runs: RunManager
     last_progress: Callable[[], LastProgress | None]
     pages: Pages
     threshold: int

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from inference.messages import Prompt
 from inference.serving.engine_process import Worker
 from inference.serving.nodes import Node
-from inference.serving.prefix_warmup import Chat, RecentChats, Warmer
+from inference.serving.prefix_warmup import RecentChat, RecentChats, Warmer
 from inference.serving.routing import Router
 from inference.settings import InferenceSettings
 
@@ -140,7 +140,7 @@ class Moves:
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)
 
-    def _incoming(self, node: Node, canary: bool) -> Iterator[Chat]:
+    def _incoming(self, node: Node, canary: bool) -> Iterator[RecentChat]:
         """Yield the chats that `node` would answer if open; if `canary` is true, only the canary's chats."""
         for chat in self.recent.newest_first():
             if canary and not self._router.is_canarys(chat.prompt):

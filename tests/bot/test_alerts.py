@@ -14,7 +14,7 @@ import pytest
 
 from bot.admin.alerts import CRASHED, DISK_LOW
 from bot.admin.progress import SILENT
-from bot.admin.runs import NOT_TAKEN
+from bot.admin.run_manager import NOT_TAKEN
 from bot.handlers.apologies import GAVE_UP, SORRY
 from bot.i18n import Translator
 from storage.states import RunState

@@ -257,7 +257,7 @@ async def test_a_guest_apologises_for_what_it_gave_up(stage: Stage, monkeypatch:
     async def fails(exchange: Exchange) -> Exchange:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.01,))
+    monkeypatch.setattr("bot.updates.inbox_processor.PAUSES", (0.01,))
     async with stage.bot(chat=ON) as bot, strangers(stage) as (ada, _, group):
         monkeypatch.setattr(bot.ledger.exchanges, "record", fails)
         await ada.sends(photo=png(), caption=f"{BOT} What?", chat=group)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bot.admin.refusals import AdminRefusal, refused
-from bot.admin.runs import INTERRUPTED
+from bot.admin.run_manager import INTERRUPTED
 from bot.i18n import Translator
 from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import StorageError

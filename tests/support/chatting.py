@@ -45,7 +45,7 @@ from bot.settings import ChatSettings, LimitsSettings, StorageSettings, Telegram
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
 from bot.telegram.rate_limit_notices import WaitNotices
-from bot.updates.inbox import Inbox
+from bot.updates.inbox_processor import InboxProcessor
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
 from inference.engines.commands import Kind
@@ -65,7 +65,7 @@ from tests.support.person import UP, Message, Person, button
 from training.data.judging_blocks import Block
 from training.data.llava import lesson
 from training.data.rated_lessons import Pair
-from training.data.selection import Counts, Selection
+from training.data.selection import Selection, SelectionCounts
 from training.job import Progress, ignore
 from training.launcher import LastProgress
 from training.run_plan import RunPlan
@@ -170,7 +170,7 @@ class Notebook:
 
     def _selection(self) -> Selection:
         left_out = {"disliked": 4, "unfinished": 1, "too_long": 2, "duplicates": 3, "over_share": 12}
-        counts = Counts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
+        counts = SelectionCounts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
         corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
         liked = Pair(rated(1), lesson(rated(1)), rater=1)
         blocks = (Block(20, (liked,) * self.judged),) if self.judged else ()
@@ -311,7 +311,7 @@ class RunningBot:
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
         self.apologies = Apologies(self.bot, self.ledger, live_settings, self.translator, self.notices)
-        self.inbox = Inbox(
+        self.inbox = InboxProcessor(
             self.bot,
             self.dispatcher,
             self.ledger,

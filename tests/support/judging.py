@@ -13,7 +13,7 @@ from training.data.llava import Lesson, write_rows
 from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
-from training.gate.factual_set import Question, QuestionSet
+from training.gate.factual_set import FactualQuestion, QuestionSet
 from training.gate.forgetting import Examination, Examined, Forgetting
 from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
@@ -48,8 +48,8 @@ def forgetting(
     return Forgetting(facts, leading, measure(of_live, of_candidate))
 
 
-def _question(number: int, *, right: bool) -> Question:
-    return Question("cup.jpg", f"Question {number}?", lambda _: right, "a cup", str(number))
+def _question(number: int, *, right: bool) -> FactualQuestion:
+    return FactualQuestion("cup.jpg", f"Question {number}?", lambda _: right, "a cup", str(number))
 
 
 LIKED = "A cup."
@@ -152,5 +152,7 @@ class Bench:
 def numbered(folder: Path, looks: Sequence[int] = LOOKS, name: str = "q") -> QuestionSet:
     """Return questions about one picture that `Forgetful` answers correctly unless it has forgotten them."""
     asked = [f"{name}{number}" for number in range(looks[-1])]
-    made = (Question("cup.jpg", each, lambda answer: not answer.startswith("wrong"), "a cup", each) for each in asked)
+    made = (
+        FactualQuestion("cup.jpg", each, lambda answer: not answer.startswith("wrong"), "a cup", each) for each in asked
+    )
     return QuestionSet(folder, made, looks)

@@ -38,7 +38,7 @@ ADMIN = 7
 QUICKLY = {
     "bot.telegram.rate_limit.PRIVATE_SECONDS": 0.0001,
     "bot.admin.periodic.PAUSE_SECONDS": 0.02,
-    "bot.updates.inbox.PAUSES": (0.02,),
+    "bot.updates.inbox_processor.PAUSES": (0.02,),
     "training.run_progress._SECONDS": 0.02,
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.admin.runs import INTERRUPTED
+from bot.admin.run_manager import INTERRUPTED
 from storage.states import RunState
 from tests.support.community import Community, questions
 from tests.support.person import DOWN, UP, Person, button

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import structlog
 
-from bot.admin.runs import INTERRUPTED
+from bot.admin.run_manager import INTERRUPTED
 from bot.admin.schedule import STORE
 from storage.states import ModelState, RunState
 from telegram_emulator.file_store import StoredFile

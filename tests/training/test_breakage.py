@@ -13,7 +13,7 @@ from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from tools.tiny.answers import fact, reference
 from training.gate.breakage import broken, measure, reasons
-from training.gate.factual_set import ASKED, Question, fact_of
+from training.gate.factual_set import ASKED, FactualQuestion, fact_of
 from training.gate.respondent import Asked
 
 Answerer = Callable[[Kind, Language, Scene, Random], str]
@@ -45,7 +45,7 @@ def asked(answer: Answerer, number: int = NUMBER, seed: int = 1) -> Asked:
     for index in range(number):
         kind, language = tuple(product(ASKED, LANGUAGES))[index % 6]
         scene = random_scene(rng)
-        questions.append(Question("x", f"{kind} {index}", lambda _: True, fact_of(scene, kind), str(index)))
+        questions.append(FactualQuestion("x", f"{kind} {index}", lambda _: True, fact_of(scene, kind), str(index)))
         answers.append(answer(kind, language, scene, own))
     return Asked(tuple(questions), tuple(answers))
 

@@ -29,7 +29,7 @@ HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SelectionCounts:
     """Counts of the rated exchanges that were selected, and of those left out for each reason.
 
     Attributes:
@@ -103,7 +103,7 @@ class Selection:
 
     train: tuple[Pair, ...]
     blocks: tuple[Block, ...]
-    counts: Counts
+    counts: SelectionCounts
     judging: int = 0
     shown: int = 0
     liked_of_shown: int = 0
@@ -214,7 +214,7 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
 
 def choose_pairs(
     rated: Sequence[RatedExchange], phashes: Mapping[str, str], settings: TrainingSettings, max_length: int | None
-) -> tuple[list[Pair], Counts]:
+) -> tuple[list[Pair], SelectionCounts]:
     """Return the liked pairs to train on, ordered by ID, and the counts of selected and dropped exchanges.
 
     `max_length` is the maximum number of tokens that a pair may have; None for no limit.
@@ -226,7 +226,7 @@ def choose_pairs(
     different = without_duplicates([Pair(each, lesson(each)) for each in short], near)
     owner = owners({each.id: each.rated.liked_by for each in different})
     chosen = within_share(different, owner, near, allowance(Counter(owner.values()), settings.rater_share))
-    return chosen, Counts(
+    return chosen, SelectionCounts(
         rated=len(rated),
         disliked=len(rated) - len(good),
         unfinished=len(good) - len(whole),
@@ -313,7 +313,7 @@ def _split(
     ]
 
 
-def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
+def _check_enough(counts: SelectionCounts, settings: TrainingSettings) -> None:
     """Raise `TrainingError` if there are too few liked answers or too few users who liked them."""
     chosen, min_rated = counts.selected, settings.min_rated
     if chosen < min_rated:

@@ -20,7 +20,7 @@ from storage.atomic_files import write_text
 from storage.model_store import content_hash
 from training.evaluation_jobs import JudgingJob
 from training.gate.answering_models import AnsweringModels
-from training.gate.factual_set import Question, QuestionSet
+from training.gate.factual_set import FactualQuestion, QuestionSet
 from training.worker import StageProgress
 
 FILES: Final = 12
@@ -31,7 +31,7 @@ FILES: Final = 12
 class Asked:
     """Questions with a model's answers, and whether each answer is right."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[FactualQuestion, ...]
     answers: tuple[str, ...]
 
     def __add__(self, other: Asked) -> Asked:
@@ -124,7 +124,7 @@ class Respondent:
         asked = questions.first(number)
         return Asked(tuple(asked), tuple(self.kept.answers[each.identity] for each in asked))
 
-    def _missing(self, questions: QuestionSet, number: int) -> dict[str, Question]:
+    def _missing(self, questions: QuestionSet, number: int) -> dict[str, FactualQuestion]:
         return {each.identity: each for each in questions.first(number) if each.identity not in self.kept.answers}
 
 

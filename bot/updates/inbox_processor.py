@@ -1,4 +1,4 @@
-"""The inbox, which stores every update before handling it and retries until the update is done.
+"""The inbox processor, which stores every update before handling it and retries until the update is done.
 
 An update is acknowledged to Telegram only after it is in the ledger. If a crash interrupts the handling
 of an update, the update is handled again at the next start; one that fails every time becomes a dead
@@ -79,7 +79,7 @@ class Delivery:
 
 
 @dataclass(eq=False)
-class Inbox:
+class InboxProcessor:
     """The entry point for all updates.
 
     Call `replay` once, then `store` or `accept` for new updates, and finally `stop`.

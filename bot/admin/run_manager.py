@@ -1,7 +1,7 @@
 """Starting and cancelling runs, and acting on their outcomes.
 
-Chat commands call `Runs` directly. The schedule and the command line (another process) add rows to the
-ledger, which `Runs.serve` picks up. The training itself is carried out by the pipeline.
+Chat commands and web pages call `RunManager` directly. The schedule and the command line (another process) add
+rows to the ledger, which `RunManager.serve` picks up. The training itself is carried out by the pipeline.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 
 @dataclass(eq=False)
-class Runs:
+class RunManager:
     """Starts and cancels runs. Call `start()` once, then `serve()` periodically, and `stop()` at the end.
 
     `trainer_missing` returns the reason why no run can start in this environment, or None if runs can start.
