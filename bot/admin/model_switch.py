@@ -23,7 +23,7 @@ from inference.messages import InferenceError
 from storage.errors import StorageError
 from storage.learning_records import Model, Promotion, Trial
 from storage.ledger import Ledger
-from storage.model_store import verify
+from storage.model_manifest import verify
 from storage.states import ModelState, Verdict
 from storage.translatable_reason import Reason
 from training.gate.report import Report

@@ -27,7 +27,7 @@ from storage.errors import StorageError
 from storage.integrity import quick_faults
 from storage.learning_records import BASE, Model
 from storage.ledger import Ledger
-from storage.model_store import verify
+from storage.model_manifest import verify
 from storage.states import ModelState, Verdict
 from storage.translatable_reason import Reason
 

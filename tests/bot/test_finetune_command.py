@@ -21,7 +21,7 @@ from bot.cli.finetune import ANSWERS, MODEL, RUN, SHEET, Questions, finetune, wi
 from bot.config import ConfigError, Settings
 from inference.hub.listing import HubError
 from inference.internvl2.tiny import CHECKPOINT
-from storage.model_store import verify
+from storage.model_manifest import verify
 from tests.support.bot_process import write_config
 from tests.support.doctoring import settings_in
 from tests.support.hub_server import HubServer

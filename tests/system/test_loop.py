@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from storage.model_store import verify
+from storage.model_manifest import verify
 from storage.states import ModelState, RunState
 from tests.support.community import Community, Examined, playful, questions
 from tests.support.person import UP, button

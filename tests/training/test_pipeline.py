@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from storage.chat_records import Chat, Person
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn
-from storage.model_store import read_manifest, verify
+from storage.model_manifest import read_manifest, verify
 from storage.review_cards import CardFilter
 from storage.states import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo

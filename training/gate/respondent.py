@@ -17,7 +17,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from storage.atomic_files import write_text
-from storage.model_store import content_hash
+from storage.model_manifest import content_hash
 from training.evaluation_jobs import JudgingJob
 from training.gate.answering_models import AnsweringModels
 from training.gate.factual_set import FactualQuestion, QuestionSet
