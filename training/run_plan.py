@@ -132,7 +132,7 @@ class RunPlanner:
         name = BASE if live is None else live.id
         taught = frozenset[int]()
         if live is not None and live.run is not None:
-            frozen = await self.ledger.runs.selection(live.run)
+            frozen = await self.ledger.run_selections.of(live.run)
             taught = frozenset(exchange for exchange, split in frozen if split in (TRAIN, WORSE))
         selection = await asyncio.to_thread(
             select_pairs,

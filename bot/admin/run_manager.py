@@ -187,7 +187,7 @@ class RunManager:
             return  # its end could not be recorded; `serve` retries
         log.info("run ended", run=run.id, state=run.state, reason=run.reason, model=run.model)
         model = await self.ledger.models.get(run.model) if run.model else None
-        again = await self.ledger.runs.withdrawn(run.id)
+        again = await self.ledger.run_selections.withdrawn(run.id)
         approve = self.trials.settings.now.training.approve
         if model and model.state is ModelState.CANDIDATE:
             if again:

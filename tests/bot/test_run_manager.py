@@ -209,7 +209,7 @@ async def test_a_limited_run_restarts_with_its_limit(room: Room, work: RunManage
     await until(lambda: len(admins.told) == 2)
     for run, _ in admins.told:
         assert (run.trigger, run.limited) == ("web", True)
-    assert {each for each, _ in await room.ledger.runs.selection(2)} == set(range(1, 11))
+    assert {each for each, _ in await room.ledger.run_selections.of(2)} == set(range(1, 11))
 
 
 async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:

@@ -42,7 +42,7 @@ STEPS: tuple[Step, ...] = (
     lambda ledger: ledger.votes.cast(Rating(1, 1, 1, 1)),
     lambda ledger: ledger.inbox.finish(1),
     lambda ledger: ledger.runs.start("command"),
-    lambda ledger: ledger.runs.freeze_selection(1, [(1, "train")]),
+    lambda ledger: ledger.run_selections.freeze(1, [(1, "train")]),
     lambda ledger: ledger.runs.move(1, RunState.TRAINING),
     lambda ledger: ledger.personal_data.erase(1),
     lambda ledger: ledger.runs.move(1, RunState.CANCELLED),
