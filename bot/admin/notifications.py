@@ -29,8 +29,9 @@ from bot.admin.run_outcome import outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import Approve, CancelRun
-from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
+from bot.telegram.errors import DeliveryError, Doubtful
 from bot.telegram.keyboards import canary_buttons, one_button
+from bot.telegram.methods import PartialEdit
 from storage.errors import StorageError
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger

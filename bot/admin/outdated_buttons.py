@@ -8,7 +8,7 @@ import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 
-from bot.telegram.client import DeliveryError, Undelivered
+from bot.telegram.errors import DeliveryError, Undelivered
 from storage.ledger import Ledger
 
 log = structlog.get_logger()

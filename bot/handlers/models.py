@@ -24,7 +24,7 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
 from bot.telegram.callback_data import Approve, Overrule, Promote, RollBack, StopCanary
-from bot.telegram.client import DeliveryError
+from bot.telegram.errors import DeliveryError
 from bot.telegram.keyboards import canary_buttons, one_button, promote_buttons
 from storage.counts import Approval
 from storage.errors import UnknownRecord

@@ -17,8 +17,9 @@ from aiogram.types import InlineKeyboardMarkup
 
 from bot.i18n import Say, Translator
 from bot.telegram.callback_data import REASONS, DislikeReason
-from bot.telegram.client import ButtonEdit, Undelivered, Unreachable
+from bot.telegram.errors import Undelivered, Unreachable
 from bot.telegram.keyboards import guest_buttons, rating_buttons
+from bot.telegram.methods import ButtonEdit
 from storage.chat_records import Exchange
 from storage.errors import StorageError
 from storage.guests import GUESTS

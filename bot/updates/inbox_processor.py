@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from bot.config import Settings
 from bot.i18n import later
 from bot.redaction import error_text, error_trace
-from bot.telegram.client import DeliveryError, Undelivered, Unreachable
+from bot.telegram.errors import DeliveryError, Undelivered, Unreachable
 from bot.updates.addressing import is_ours
 from bot.updates.lanes import Lanes, QueuedUpdate
 from bot.updates.ordering import is_update, lane_of

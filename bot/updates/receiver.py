@@ -26,7 +26,9 @@ from aiogram.exceptions import (
 from bot.config import ConfigError
 from bot.redaction import error_text
 from bot.settings import TelegramSettings
-from bot.telegram.client import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
+from bot.telegram.client import CALL_SECONDS, TOKEN_CURE
+from bot.telegram.errors import DeliveryError
+from bot.telegram.methods import GetRawUpdates
 from bot.updates.inbox_processor import InboxProcessor
 from storage.errors import StorageError
 
