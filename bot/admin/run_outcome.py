@@ -6,7 +6,7 @@ from bot.admin.progress import MODEL_STATES, share_line, taught_by
 from bot.i18n import Say
 from storage.learning_records import Model, Run, TrainedOn
 from storage.states import ModelState, RunState
-from training.data.selection import beyond_share, cut_off
+from training.data.selection_counts import beyond_share, cut_off
 from training.data.sources import title
 from training.gate.report import Report
 from training.job import DISLIKED, RATED

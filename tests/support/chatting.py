@@ -65,7 +65,8 @@ from tests.support.person import UP, Message, Person, button
 from training.data.judging_blocks import Block
 from training.data.llava import lesson
 from training.data.rated_lessons import Pair
-from training.data.selection import Selection, SelectionCounts
+from training.data.selection import Selection
+from training.data.selection_counts import SelectionCounts
 from training.job import Progress, ignore
 from training.launcher import LastProgress
 from training.run_plan import RunPlan

@@ -18,7 +18,7 @@ from inference.messages import Picture, Role, Turn
 from storage.translatable_reason import Reason, join
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
-from training.data.selection import beyond_share, cut_off
+from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
 from training.gate.fonts import EMOJI, TEXT
 from training.gate.report import Decision, Effort, Loss, Report, Taste

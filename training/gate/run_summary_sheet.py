@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from training.data.llava import Lesson
-from training.data.selection import beyond_share, cut_off
+from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
 from training.gate.report import Effort, Loss, Report, Taste
 from training.gate.sheet import Row, Sheet
