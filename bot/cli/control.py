@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bot.admin.canary_standing import standing, standing_text
-from bot.admin.model_switch import model_before
+from bot.admin.model_checks import model_before
 from bot.admin.names import NAMES, named
 from bot.admin.progress import held_back, outcome, progress_details
 from bot.admin.refusals import NOTHING_NEW, REJECTED

@@ -13,8 +13,9 @@ from aiohttp import web
 
 from bot.admin.canary_standing import standing_text
 from bot.admin.canary_trial import Trials
+from bot.admin.model_checks import refuse_harmful
 from bot.admin.model_deletion import bytes_on_disk, model_files, refuse_in_use
-from bot.admin.model_switch import RESTING, refuse_harmful
+from bot.admin.model_switch import RESTING
 from bot.admin.progress import approval_text
 from bot.admin.refusals import CHANGED, AdminRefusal, refused
 from bot.i18n import Say, later
