@@ -27,8 +27,8 @@ from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
 from tests.support.pipelines import COLOURS, Room
 from tests.training.test_resume import save
+from training.data.imported_sources import ABOUT, SourceInfo
 from training.data.selection import HELD_OUT, TRAIN, WORSE
-from training.data.sources import ABOUT, SourceInfo
 from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
 from training.gate.run_summary_sheet import facts
