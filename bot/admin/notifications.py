@@ -37,7 +37,7 @@ from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from storage.translatable_reason import Reason
-from training.gate.sheet_words import localised
+from training.gate.comparison_sheet_translations import localised
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0

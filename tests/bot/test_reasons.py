@@ -26,9 +26,9 @@ from tests.support.pipelines import Room
 from tests.support.speech import foreign
 from training.base_model_check import trainer_missing, untrainable
 from training.data.selection import select_pairs
+from training.gate.comparison_sheet_translations import words
 from training.gate.judge_candidate import verdict
 from training.gate.report import Report, Taste
-from training.gate.sheet_words import words
 from training.job import Outcome, TrainingError
 from training.launcher import _crash_reason
 from training.run_plan import check_disk

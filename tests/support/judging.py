@@ -130,7 +130,7 @@ class Bench:
         monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
         monkeypatch.setattr("training.gate.forgetting.drawn_set", lambda _: numbered(folder))
         monkeypatch.setattr("training.gate.forgetting.leading_set", lambda _: numbered(folder, name="lead"))
-        monkeypatch.setattr("training.gate.run_summary_sheet.write", lambda *_: None)
+        monkeypatch.setattr("training.gate.run_comparison_sheet.write", lambda *_: None)
 
     def model(self, name: str, *forgotten: int) -> None:
         """Create the directory of a model that forgets the questions numbered `forgotten`."""

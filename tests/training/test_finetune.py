@@ -37,7 +37,7 @@ from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel, ModelSlot
 from training.gate.report import Report
-from training.gate.run_summary_sheet import SHOWN
+from training.gate.run_comparison_sheet import SHOWN
 from training.job import Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge

@@ -18,12 +18,12 @@ import pytest
 from tests.support.judging import Bench, Forgetful, forgetting
 from training.data.llava import Lesson
 from training.evidence.facts import LOOKS, decided
+from training.gate.comparison_sheet_png import WIDTH
+from training.gate.comparison_sheet_translations import LANGUAGES
 from training.gate.judge_candidate import verdict
 from training.gate.report import Decision, Report, Taste
 from training.gate.respondent import FILES, KeptAnswers
-from training.gate.run_summary_sheet import facts
-from training.gate.sheet_picture import WIDTH
-from training.gate.sheet_words import LANGUAGES
+from training.gate.run_comparison_sheet import facts
 from training.gate.text_layout import Lettering
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "data_folder_99303cf.tar.gz"
@@ -263,7 +263,7 @@ def test_a_sheet_that_cannot_be_drawn_does_not_fail_the_run(
     def fails(*_: object) -> None:
         raise OSError("no ink")
 
-    monkeypatch.setattr("training.gate.run_summary_sheet.write", fails)
+    monkeypatch.setattr("training.gate.run_comparison_sheet.write", fails)
     bench.model("candidate")
     assert bench.judge().accepted
     assert "no ink" in capsys.readouterr().err

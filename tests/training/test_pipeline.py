@@ -31,7 +31,7 @@ from training.data.imported_sources import ABOUT, SourceInfo
 from training.data.selection import HELD_OUT, TRAIN, WORSE
 from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
-from training.gate.run_summary_sheet import facts
+from training.gate.run_comparison_sheet import facts
 from training.job import Job, MergeJob, TrainingError
 from training.model_card import CARD
 from training.pipeline import CHANGED, WITHDRAWN

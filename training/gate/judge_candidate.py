@@ -20,7 +20,7 @@ from typing import Final
 from storage.translatable_reason import Reason, join
 from training.data.row_parser import read_lessons
 from training.evaluation_jobs import EvaluationJob
-from training.gate import run_summary_sheet
+from training.gate import run_comparison_sheet
 from training.gate.answering_models import AnsweringModels
 from training.gate.forgetting import Examinations, Forgetting
 from training.gate.report import Decision, Report, Taste
@@ -64,7 +64,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     judging = list(read_lessons(Path(job.data), images, system=job.system))
     from training.gate.prompt_parity import disagreement
 
-    shown = run_summary_sheet.choose_rows([each for each in judging if each.liked])
+    shown = run_comparison_sheet.choose_rows([each for each in judging if each.liked])
     models, steps = AnsweringModels(job), StageProgress(say, "evaluating", 2 * len(shown), job.tested)
     respondents = Respondents(job, models, steps)
     live, candidate = respondents.of(Path(job.live)), respondents.of(Path(job.candidate))
@@ -88,7 +88,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     report = replace(report, seconds=job.spent + time.monotonic() - begun, effort=job.effort)
     report.write(Path(job.work) / REPORT)
     try:
-        run_summary_sheet.write(job, report, shown, of_live, of_candidate)
+        run_comparison_sheet.write(job, report, shown, of_live, of_candidate)
     except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)

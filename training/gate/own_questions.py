@@ -20,8 +20,8 @@ from training.command_jobs import ScoringJob, ScoringMethod
 from training.data.row_parser import read_lessons
 from training.evidence.answer_scores import summarize
 from training.gate.asking import answers_of_each
+from training.gate.comparison_sheet import Row, Sheet
 from training.gate.factual_set import contains
-from training.gate.sheet import Row, Sheet
 from training.job import Outcome, TrainingError
 from training.worker import Say, work
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from training.command_jobs import CompareJob
 from training.data.row_parser import open_question
 from training.gate.asking import answers_of_each
-from training.gate.sheet import Row, Sheet
+from training.gate.comparison_sheet import Row, Sheet
 from training.job import Outcome
 from training.worker import Say, work
 
