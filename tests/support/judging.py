@@ -13,13 +13,13 @@ from training.data.llava import Lesson, write_rows
 from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
+from training.gate.evaluated_models import AnsweredQuestions
 from training.gate.factual_set import FactualQuestion, QuestionSet
 from training.gate.forgetting import Examination, Examined, Forgetting
 from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LogProbability
 from training.gate.report import Report
-from training.gate.respondent import Asked
 from training.job import Progress
 
 
@@ -40,7 +40,10 @@ def forgetting(
     """
     live = [_question(number, right=number >= gained) for number in range(questions)]
     candidate = [_question(number, right=number < questions - lost) for number in range(questions)]
-    of_live, of_candidate = Asked(tuple(live), ("fine",) * questions), Asked(tuple(candidate), (answer,) * questions)
+    of_live, of_candidate = (
+        AnsweredQuestions(tuple(live), ("fine",) * questions),
+        AnsweredQuestions(tuple(candidate), (answer,) * questions),
+    )
     facts, leading = (
         Examined(None, each.loss(questions, of_candidate, of_live), of_candidate, of_live)
         for each in (Examination(numbered(Path(), (questions,)), points) for points in (allowed, max(5.0, allowed)))
