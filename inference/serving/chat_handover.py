@@ -1,4 +1,4 @@
-"""Transfer of chats between replicas, after warming up the engines that receive them.
+"""Handover of chats between replicas, after warming up the engines that receive them.
 
 Before a replica opens, its chats are warmed up there. When it fails or closes, they are warmed up in the
 background on the engines that answer them next.
@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from inference.messages import Prompt
 from inference.serving.engine_process import Worker
@@ -19,13 +19,11 @@ from inference.serving.prefix_warmup import RecentChat, RecentChats, Warmer
 from inference.serving.routing import Router
 from inference.settings import InferenceSettings
 
-_T = TypeVar("_T")
-
 _PASSES: Final = 2
 """The number of warm-up passes before an engine opens. During the first one, some chats are answered elsewhere."""
 
 
-class Moves:
+class ChatHandover:
     """Controller that opens and closes replicas and warms up engines for the chats that move.
 
     `changed` is called after every change and must call `look`.
@@ -40,10 +38,8 @@ class Moves:
         self._changed = changed
         self.recent = RecentChats(settings)
         self.warmer = Warmer()
-        self._alone = asyncio.Lock()
         self._routes_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unfinished: set[asyncio.Task[Any]] = set()
         self._welcoming: set[Worker] = set()
 
     def start(self) -> None:
@@ -121,21 +117,6 @@ class Moves:
         finally:
             node.moving = False
             self._changed()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Hold a lock that allows only one swap or change of the canary at a time."""
-        async with self._alone:
-            if self._unfinished:
-                await asyncio.wait(self._unfinished)
-            yield
-
-    async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run `work` to completion even if the caller is cancelled."""
-        task = asyncio.create_task(work)
-        self._unfinished.add(task)
-        task.add_done_callback(self._unfinished.discard)
-        return await asyncio.shield(task)
 
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class FirstWords:
+class FirstTokenSignal:
     """Count of awaited first tokens; the byte in `file` is 1 while the count is above 0.
 
     If `file` exists, it is overwritten.
