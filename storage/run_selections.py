@@ -12,7 +12,7 @@ from storage.base import Queries, first, number
 from storage.errors import StorageError
 from storage.guests import UNLEARNED
 from storage.runs import ACTIVE, WITHDRAWN, get_run
-from storage.states import RunState
+from storage.state_machines import RunState
 
 AFFECTED = (
     "SELECT DISTINCT later.id FROM exchanges AS shown JOIN exchanges AS later ON later.session = shown.session"

@@ -13,7 +13,7 @@ from sqlite_utils import Database
 from storage.base import Queries, column, find, first, insert, known
 from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError
 from storage.learning_records import Run
-from storage.states import RUN_TRANSITIONS, RunState
+from storage.state_machines import RUN_TRANSITIONS, RunState
 from storage.translatable_reason import Reason, stored, stored_parts
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))}, reason_parts FROM runs"

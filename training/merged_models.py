@@ -21,7 +21,7 @@ from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.model_manifest import read_manifest
 from storage.model_store import ModelStore
-from storage.states import ANSWERING, ModelState
+from storage.state_machines import ANSWERING, ModelState
 from storage.translatable_reason import Reason
 from training.job import MergeJob, Outcome, Progress, Trainer, TrainingError, checked, ignore
 from training.job_specs import TrainingPaths

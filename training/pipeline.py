@@ -19,7 +19,7 @@ from storage.atomic_files import write_text
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.learning_records import BASE, Model, Run
 from storage.picture_files import PictureStore
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason
 from training.data.llava import write_rows
 from training.data.selection import Selection

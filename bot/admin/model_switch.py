@@ -26,7 +26,7 @@ from storage.errors import StorageError
 from storage.learning_records import Model, Promotion, Trial
 from storage.ledger import Ledger
 from storage.model_manifest import verify
-from storage.states import ModelState, Verdict
+from storage.state_machines import ModelState, Verdict
 from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError, ignore
 from training.merged_models import MergedModels

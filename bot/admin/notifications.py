@@ -35,7 +35,7 @@ from bot.telegram.methods import PartialEdit
 from storage.errors import StorageError
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from storage.translatable_reason import Reason
 from training.gate.comparison_sheet_translations import localised
 

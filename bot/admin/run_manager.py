@@ -22,7 +22,7 @@ from inference.messages import InferenceError
 from storage.errors import NotSaved, RunBusy, StorageError
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from storage.translatable_reason import Reason
 from training.job import TrainingError
 from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.admin.progress import MODEL_STATES, share_line, taught_by
 from bot.i18n import Say
 from storage.learning_records import Model, Run, TrainedOn
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from training.data.imported_sources import source_title
 from training.data.selection_counts import beyond_share, cut_off
 from training.gate.report import Report

@@ -28,7 +28,7 @@ from storage.integrity import quick_faults
 from storage.learning_records import BASE, Model
 from storage.ledger import Ledger
 from storage.model_manifest import verify
-from storage.states import ModelState, Verdict
+from storage.state_machines import ModelState, Verdict
 from storage.translatable_reason import Reason
 
 RETRY_SECONDS: Final = 30.0

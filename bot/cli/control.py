@@ -28,7 +28,7 @@ from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Promotion, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from training.run_plan import RunPlanner
 
 POLL_SECONDS: Final = 0.5

@@ -7,7 +7,7 @@ from typing import Any
 from bot.admin.refusals import REFUSALS
 from bot.admin.run_manager import RunManager
 from storage.learning_records import Run
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 
 _OUTCOMES = {
     ModelState.CANDIDATE: "kept",

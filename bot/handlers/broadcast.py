@@ -30,7 +30,7 @@ from bot.telegram.errors import DeliveryError, Doubtful, Undelivered, Unreachabl
 from bot.telegram.keyboards import one_button
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.states import RecipientState
+from storage.state_machines import RecipientState
 
 PROGRESS_SECONDS: Final = 3.0
 STOPPING_SECONDS: Final = 1.0

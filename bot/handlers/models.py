@@ -29,7 +29,7 @@ from bot.telegram.keyboards import canary_buttons, one_button, promote_buttons
 from storage.counts import Approval
 from storage.errors import UnknownRecord
 from storage.learning_records import Model
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from storage.translatable_reason import Reason
 from training.job import Progress
 

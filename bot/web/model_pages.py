@@ -27,7 +27,7 @@ from storage.counts import Approval
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
+from storage.state_machines import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
 _MODEL: Final = "/models/{model:[A-Za-z0-9][A-Za-z0-9._-]{0,99}}"

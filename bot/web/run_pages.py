@@ -33,7 +33,7 @@ from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from storage.review_cards import CardFilter
-from storage.states import RUN_TRANSITIONS
+from storage.state_machines import RUN_TRANSITIONS
 from training.gate.report import Report
 from training.job import Progress
 from training.launcher import LastProgress

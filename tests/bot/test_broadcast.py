@@ -14,7 +14,7 @@ from storage.chat_records import Chat
 from storage.chat_records import Person as Known
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.states import RecipientState
+from storage.state_machines import RecipientState
 from tests.support.chatting import (
     ADMIN,
     Notebook,

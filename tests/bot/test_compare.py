@@ -24,7 +24,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from storage.learning_records import Model
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.bot_process import write_config
 from tests.support.doctoring import settings_in
 from training.command_jobs import CompareJob

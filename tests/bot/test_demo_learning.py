@@ -10,7 +10,7 @@ import pytest_asyncio
 from bot.admin.run_manager import RunManager
 from bot.cli.demo_learning import learning
 from storage.learning_records import Rating
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.children import until
 from tests.support.operating import Admins, serving
 from tests.support.pipelines import Room

@@ -18,7 +18,7 @@ from storage.learning_records import BASE, Model
 from storage.ledger import FILE_NAME
 from storage.model_manifest import MANIFEST, write_manifest
 from storage.model_store import ModelStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 
 

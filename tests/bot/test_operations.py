@@ -18,7 +18,7 @@ from inference.settings import InferenceSettings
 from storage.errors import NotSaved
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.children import until
 from tests.support.deployments import QUICK, a_model, deployed, under_way
 from tests.support.ledgers import full_disk

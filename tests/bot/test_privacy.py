@@ -15,7 +15,7 @@ from bot.updates.ordering import lane_of
 from storage.learning_records import Run
 from storage.ledger import FILE_NAME, Ledger
 from storage.removals import RemovalKind
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.bot_process import command, write_config
 from tests.support.chatting import Stage, final_reply, png, until
 from tests.support.operating import Admins, News

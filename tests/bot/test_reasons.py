@@ -18,7 +18,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason, join
 from tests.support.judging import forgetting
 from tests.support.lessons import rated, settings

@@ -19,7 +19,7 @@ from bot.cli.terminal import CommandRefused
 from bot.config import Settings
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.whole_bot import ADMIN, whole_bot, words
 from training.run_plan import fingerprint
 

@@ -19,7 +19,7 @@ from storage.chat_records import Chat, Person
 from storage.learning_records import Rating
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import photo, seen
 from tests.support.whole_bot import ADMIN, WholeBot, whole_bot

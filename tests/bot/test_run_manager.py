@@ -20,7 +20,7 @@ from bot.admin import periodic
 from bot.admin.run_manager import INTERRUPTED, RunManager
 from inference.messages import EngineUnavailable
 from storage.learning_records import Model, Run
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.children import until
 from tests.support.ledgers import full_disk
 from tests.support.operating import Admins, NoEngine, serving

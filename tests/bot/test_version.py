@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.learning_records import Model, Rating
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.chatting import Stage, final_reply, png
 from tests.support.person import UP
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from storage.chat_records import Chat, Person
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.states import ModelState
+from storage.state_machines import ModelState
 
 
 async def test_buttons_are_outdated_once_the_state_has_changed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from storage.learning_records import Correction, Rating
 from storage.ledger import FILE_NAME, Ledger
 from storage.personal_data import PersonalDataSummary
 from storage.removals import Removal, RemovalKind
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange, picture
 
 ADA, BEN = 7_412_589_630, 7_412_589_631

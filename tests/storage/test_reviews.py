@@ -12,7 +12,7 @@ import pytest
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Trust
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange
 
 DAY = 86_400.0

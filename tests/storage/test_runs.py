@@ -11,7 +11,7 @@ import pytest
 
 from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import RUN_TRANSITIONS, RunState
+from storage.state_machines import RUN_TRANSITIONS, RunState
 from tests.support.ledgers import exchange
 
 WAYS: dict[RunState, list[RunState]] = {

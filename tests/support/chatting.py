@@ -57,7 +57,7 @@ from inference.serving.supervisor import State
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from storage.translatable_reason import Reason as StoredReason
 from telegram_emulator import Emulator
 from tests.support.lessons import rated

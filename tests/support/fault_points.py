@@ -23,7 +23,7 @@ from pathlib import Path
 from storage.errors import NotSaved
 from storage.learning_records import Rating
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange, picture
 
 KINDS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "kill": -1, "torn write": -2}

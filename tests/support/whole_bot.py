@@ -27,7 +27,7 @@ from bot.config import load_settings
 from inference.internvl2.tiny import CHECKPOINT
 from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.states import RUN_TRANSITIONS
+from storage.state_machines import RUN_TRANSITIONS
 from telegram_emulator import Emulator
 from tests.support.bot_process import write_config
 from tests.support.children import notes

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from bot.admin.run_manager import INTERRUPTED
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.community import Community, questions
 from tests.support.person import DOWN, UP, Person, button
 

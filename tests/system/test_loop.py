@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from storage.model_manifest import verify
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.community import Community, Examined, playful, questions
 from tests.support.person import UP, button
 from training.run_folder import CURVE

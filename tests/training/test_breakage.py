@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.answer_checks import MANNERS
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from tools.tiny.answers import fact, reference

@@ -24,7 +24,7 @@ from PIL import Image, ImageChops
 from inference.chat_format.template import IMG_CONTEXT
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.manner import MANNERS, manner
+from inference.internvl2.tiny.answer_checks import MANNERS, manner
 from inference.internvl2.tokenizer import load_tokenizer
 from tests.support.hostile import plant, planted, ran
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, photo, settings

@@ -18,7 +18,7 @@ from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.model_manifest import verify
 from storage.model_store import ModelStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.lessons import SYSTEM, settings
 from training.adapter import WHOLE
 from training.job import MergeJob, Progress, TrainingError, ignore

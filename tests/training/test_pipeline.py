@@ -22,7 +22,7 @@ from storage.chat_records import Chat, Person
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn
 from storage.model_manifest import read_manifest, verify
 from storage.review_cards import CardFilter
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
 from tests.support.pipelines import COLOURS, Room

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.answer_checks import MANNERS
 from inference.internvl2.tiny.shapes import Scene
 from tests.support.lessons import SYSTEM, photo
 from tools.tiny.answers import reference

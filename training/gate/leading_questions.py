@@ -17,8 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from inference.internvl2.tiny.answer_checks import correct
 from inference.internvl2.tiny.drawing import draw
-from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language, colour_name, number_name, plural, shape_name
 from training.evidence.facts import LOOKS
