@@ -121,7 +121,7 @@ class ModelSwitch:
         """Whether a canary can run beside the live model."""
         return self.deployment.can_try
 
-    async def show(self, model: str, directory: Path) -> None:
+    async def start_for_evaluation(self, model: str, directory: Path) -> None:
         """Start the engine of a model beside the live one, without conversations, unless a canary or a run prevents it.
 
         Raises:
@@ -131,10 +131,10 @@ class ModelSwitch:
             if self.can_try and self.away_for is None and not await self.ledger.canaries.running():
                 await self.deployment.start_canary(model, directory, share=0)
 
-    async def hide(self) -> None:
-        """Stop the engine that `show` started, unless its model has gone on trial or live since."""
+    async def stop_after_evaluation(self) -> None:
+        """Stop the engine that `start_for_evaluation` started, unless its model has gone on trial or live since."""
         async with self._changing:
-            if self.deployment.shows_canary:
+            if self.deployment.canary_is_idle:
                 await self.deployment.stop_canary()
 
     async def begin_trial(self, model: str, share: float) -> Model:

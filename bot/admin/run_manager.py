@@ -173,7 +173,7 @@ class RunManager:
                 try:
                     await self._ended(run.id)
                 finally:
-                    await self.trials.switch.hide()
+                    await self.trials.switch.stop_after_evaluation()
 
     async def _ended(self, number: int) -> None:
         """Handle the end of a run: put an accepted model on trial or into use, and notify the admins.

@@ -26,7 +26,7 @@ _PASSES: Final = 2
 class ChatHandover:
     """Controller that opens and closes replicas and warms up engines for the chats that move.
 
-    `changed` is called after every change and must call `look`.
+    `changed` is called after every change and must call `open_ready`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ChatHandover:
         """Return the number of recently active chats of each replica, by the replica's name."""
         return Counter(self._router.lane(chat.key) for chat in self.recent.newest_first())
 
-    def look(self) -> None:
+    def open_ready(self) -> None:
         """Open engines that have become ready, after a warm-up if other engines can answer meanwhile."""
         engines = [(node, each) for node in self._nodes for each in (node.slots.live, node.slots.canary)]
         for node, supervisor in engines:

@@ -179,7 +179,7 @@ class Deployment:
         self._router.canary = None
 
     @property
-    def shows_canary(self) -> bool:
+    def canary_is_idle(self) -> bool:
         """Whether there is a canary that answers no conversations."""
         return self._router.canary is not None and not self._router.canary.share
 
@@ -238,6 +238,6 @@ class Deployment:
 
     def _changed(self) -> None:
         """Update warm-up, routing and the queue after a change in any replica."""
-        self._handover.look()
+        self._handover.open_ready()
         self._router.changed()
         self._answering.admission.hold(self._router.away)
