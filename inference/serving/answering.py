@@ -127,11 +127,11 @@ class Answering:
             node, worker = found
             ticket.move(node.name)
             try:
-                with node.lease(worker), self._signal.awaited() as heard:
+                with node.lease(worker), self._signal.awaited() as first_token_arrived:
                     async with aclosing(worker.answer(prompt)) as deltas:
                         async for delta in deltas:
                             if delta.text:
-                                heard()
+                                first_token_arrived()
                             if delta.answer is not None:
                                 if ticket not in self._forgotten:
                                     self._handover.answered(prompt, worker)

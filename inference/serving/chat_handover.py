@@ -34,7 +34,6 @@ class ChatHandover:
     ) -> None:
         self._nodes = nodes
         self._router = router
-        self._settings = settings
         self._changed = changed
         self.recent = RecentChats(settings)
         self.warmer = Warmer()
