@@ -209,7 +209,8 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     Raises:
         TrainingError: There are too few pairs, or they come from too few users.
     """
-    chosen, others = _split(rated, only)
+    chosen = [each for each in rated if only is None or each.exchange.id in only]
+    others = [each for each in rated if only is not None and each.exchange.id not in only]
     liked, counts = choose_pairs(chosen, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
     check_enough(counts, settings)
@@ -224,17 +225,6 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     judging = {each.id for each in judging_answers(pairs, live)}
     train, blocks = forward_blocks(connected(pairs, near), lessons, judging, settings.held_out, only)
     return Selection(tuple(train), tuple(blocks), replace(counts, raters=_raters(train)), len(judging))
-
-
-def _split(
-    rated: Sequence[RatedExchange], only: Collection[int] | None
-) -> tuple[Sequence[RatedExchange], Sequence[RatedExchange]]:
-    """Return the exchanges that the run may learn from, and the others."""
-    if only is None:
-        return rated, ()
-    return [each for each in rated if each.exchange.id in only], [
-        each for each in rated if each.exchange.id not in only
-    ]
 
 
 def _raters(pairs: Iterable[Pair]) -> int:
