@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bot.chat.question import SUFFIXES
-from bot.cli.asking import ask, directories_of
+from bot.cli.ask_models import ask, directories_of
 from bot.cli.terminal import notes
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder

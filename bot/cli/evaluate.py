@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bot.cli.asking import ask, directories_of
+from bot.cli.ask_models import ask, directories_of
 from bot.config import Settings
 from training.command_jobs import ScoringJob, ScoringMethod
 from training.evidence.answer_scores import summarize

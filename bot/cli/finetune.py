@@ -20,7 +20,7 @@ from typing import Final
 from pydantic import ValidationError
 from rich.console import Console
 
-from bot.cli.asking import ask
+from bot.cli.ask_models import ask
 from bot.cli.evaluate import print_scores
 from bot.cli.fetch import REPO, download_checkpoint
 from bot.cli.terminal import notes, run_worker

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bot.cli.asking import directory_of
+from bot.cli.ask_models import directory_of
 from bot.cli.compare import compare, questions_of
 from bot.cli.main import main
 from bot.config import Settings

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bot.cli.asking import directory_of
+from bot.cli.ask_models import directory_of
 from bot.cli.finetune import ANSWERS, MODEL, RUN, SHEET, Questions, finetune, with_options
 from bot.config import ConfigError, Settings
 from inference.hub.listing import HubError
