@@ -40,8 +40,8 @@ from scipy import stats
 from benchmarks.person import SimulatedQuestion
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.answer_checks import correct, manner
 from inference.internvl2.tiny.drawing import draw
-from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.shapes import random_scene
 from inference.messages import Sampling
 from training.data.llava import Lesson, Rejected, row_name, write_rows

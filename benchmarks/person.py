@@ -8,8 +8,8 @@ from random import Random
 from typing import Final
 
 from inference.internvl2.families import INTERNVL2
+from inference.internvl2.tiny.answer_checks import manner
 from inference.internvl2.tiny.held_out_questions import held_out
-from inference.internvl2.tiny.manner import manner
 from inference.internvl2.tiny.shapes import COLOURS, Scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from inference.messages import Picture, Role, Turn

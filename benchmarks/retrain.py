@@ -30,8 +30,8 @@ from benchmarks.person import TASTES, SimulatedQuestion, Taste
 from inference.chat_format.template import prompt_hash
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.answer_checks import correct
 from inference.internvl2.tiny.drawing import draw
-from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Sampling, Turn
@@ -40,7 +40,7 @@ from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_files import PictureStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from training.data.llava import Lesson
 from training.gate.local_model import LocalModel
 from training.job import Trainer

@@ -31,7 +31,7 @@ from benchmarks.judge import rate
 from benchmarks.person import TASTES
 from benchmarks.retrain import PERSON, Bench
 from inference.internvl2.tiny import CHECKPOINT
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from training.evaluation_jobs import EvaluationJob, TasteJob
 from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test

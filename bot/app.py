@@ -25,7 +25,7 @@ from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.notifications import Notifications
 from bot.admin.periodic import repeat
-from bot.admin.runs import Runs
+from bot.admin.run_manager import RunManager
 from bot.admin.schedule import Schedule
 from bot.admin.startup_checks import StartupChecks, refuse_missing_ray, settle_live_model
 from bot.admin.teacher_notes import TeacherNotes
@@ -50,7 +50,7 @@ from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
 from bot.telegram.rate_limit_notices import WaitNotices
-from bot.updates.inbox import Inbox
+from bot.updates.inbox_processor import InboxProcessor
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
 from bot.web.comparison_pages import ComparisonPages
@@ -83,7 +83,7 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.address = ""
-        self.runs: Runs
+        self.runs: RunManager
         self._stack = AsyncExitStack()
         self._intake: asyncio.Task[None] | None = None
 
@@ -180,7 +180,9 @@ class Application:
         )
         history = History(ledger, stored, live_settings)
         conversation = Conversation(ledger, history, deployment, settings.chat)
-        runs = Runs(ledger, pipeline, trials, notices, (lambda: None) if settings.training.python else trainer_missing)
+        runs = RunManager(
+            ledger, pipeline, trials, notices, (lambda: None) if settings.training.python else trainer_missing
+        )
         self.runs = runs
         buttons = RatingButtons(bot, ledger)
         self._at_end("buttons", buttons.stop)
@@ -214,7 +216,7 @@ class Application:
             notices=notices,
         )
         apologies = Apologies(bot, ledger, live_settings, translator, notices)
-        inbox = Inbox(
+        inbox = InboxProcessor(
             bot,
             build_dispatcher(services),
             ledger,

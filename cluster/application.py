@@ -35,7 +35,7 @@ from inference.engines.commands import concurrency, on_nodes
 from inference.process.parent_watch import watch_parent
 from inference.serving.engine_launch import application_name
 from inference.settings import InferenceSettings
-from storage.model_store import content_hash
+from storage.model_manifest import content_hash
 
 _log: Final = logging.getLogger("thumbtune.ray")
 

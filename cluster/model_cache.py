@@ -1,6 +1,6 @@
 """Model distribution: the bot's machine publishes models, and each node copies, verifies and keeps them.
 
-A model is identified by the hash of all its files (`storage.model_store`). A node's copy is named by the
+A model is identified by the hash of all its files (`storage.model_manifest`). A node's copy is named by the
 hash, appears only once it is complete, and is shared by all engines on that node.
 """
 
@@ -15,7 +15,8 @@ import fsspec
 from filelock import FileLock
 
 from storage.errors import Damaged, StorageError
-from storage.model_store import ModelStore, verify
+from storage.model_manifest import verify
+from storage.model_store import ModelStore
 
 KEPT: Final = 3
 """The number of models that a node keeps; the least recently used ones are deleted."""

@@ -19,7 +19,8 @@ from storage.base import column
 from storage.connection import inspecting, translating_os_errors
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.model_store import ModelStore, verify
+from storage.model_manifest import verify
+from storage.model_store import ModelStore
 from storage.picture_files import PictureStore
 
 PICTURES = "pictures"

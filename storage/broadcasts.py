@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from sqlite_utils import Database
 
 from storage.base import Queries, first
-from storage.states import RecipientState
+from storage.state_machines import RecipientState
 
 _MOVE = 'UPDATE broadcasts SET state = ? WHERE "update" = ?'
 

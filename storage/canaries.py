@@ -15,7 +15,7 @@ from storage.base import Queries, find, insert, known
 from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Actor, Trial, Trust
 from storage.models import get_model, live_model, move_model
-from storage.states import ModelState, Verdict
+from storage.state_machines import ModelState, Verdict
 from storage.translatable_reason import Reason, stored, stored_parts
 
 REPLACED = Reason("another model was promoted during its trial")

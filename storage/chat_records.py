@@ -141,7 +141,7 @@ class StoredUpdate:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class StoredReply:
     """A message that the bot sends in response to an update.
 
     Attributes:

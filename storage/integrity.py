@@ -10,7 +10,7 @@ from storage.chat_records import PictureState
 from storage.connection import inspecting
 from storage.errors import StorageError
 from storage.migrations import refuse_newer
-from storage.model_store import verify
+from storage.model_manifest import verify
 from storage.picture_files import PictureStore
 
 _NAMED = 8

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from storage.chat_records import Exchange
-from storage.states import ModelState, RunState, Verdict
+from storage.state_machines import ModelState, RunState, Verdict
 
 BASE: Final = "base"
 """The ID of the model that training starts from."""

@@ -44,6 +44,7 @@ from storage.reader_pool import ReaderPool
 from storage.replies import Replies
 from storage.review_cards import ReviewCards
 from storage.reviews import Reviews
+from storage.run_selections import RunSelections
 from storage.runs import Runs
 from storage.sessions import Sessions
 from storage.setting_changes import SettingChanges
@@ -81,6 +82,7 @@ class Ledger:
         self.inbox = Inbox(writer, readers, clock)
         self.replies = Replies(writer, readers, clock)
         self.runs = Runs(writer, readers, clock)
+        self.run_selections = RunSelections(writer, readers, clock)
         self.models = Models(writer, readers, clock)
         self.model_buttons = ModelButtons(writer, readers, clock)
         self.promotions = Promotions(writer, readers, clock)

@@ -10,7 +10,7 @@ from sqlite_utils import Database
 from storage.base import Queries, every
 from storage.learning_records import Model
 from storage.models import get_model
-from storage.states import ModelState
+from storage.state_machines import ModelState
 
 _OUTDATED: Final = (
     "SELECT chat, message, model, model_buttons.state, text, caption"

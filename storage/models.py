@@ -10,7 +10,7 @@ from sqlite_utils import Database
 from storage.base import Queries, every, find, first, insert, known, number
 from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Actor, Model, TrainedOn, Version
-from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
+from storage.state_machines import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import stored, stored_parts
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))}, reason_parts FROM models"

@@ -12,7 +12,7 @@ from storage.chat_records import Chat, Person
 from storage.guests import GUESTS
 from storage.inbox import refuse_closed
 from storage.personal_data import withdraw
-from storage.runs import AFFECTED
+from storage.run_selections import AFFECTED
 
 
 def ensure_user(database: Database, user: int, now: float) -> None:

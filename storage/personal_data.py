@@ -16,7 +16,7 @@ from sqlite_utils import Database
 from storage.base import Queries, column, first, number
 from storage.inbox import ANONYMOUS_LANE
 from storage.removals import Removal, RemovalKind, add_removals, finish_removals
-from storage.runs import AFFECTED, cancel_learning
+from storage.run_selections import AFFECTED, cancel_learning
 
 _IDS = "(SELECT value FROM json_each(?))"
 _SENT = (

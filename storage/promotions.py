@@ -11,7 +11,7 @@ from storage.canaries import end_by_promotion
 from storage.errors import IllegalTransition
 from storage.learning_records import Actor, Model, Promotion
 from storage.models import add_promotion, get_model, live_model, move_model
-from storage.states import MODEL_TRANSITIONS, ModelState
+from storage.state_machines import MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
 _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error, back FROM promotions'

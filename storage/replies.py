@@ -10,7 +10,7 @@ import sqlite3
 from sqlite_utils import Database
 
 from storage.base import Queries, first
-from storage.chat_records import Reply
+from storage.chat_records import StoredReply
 from storage.errors import UnknownRecord
 
 _REPLIES = 'SELECT "update", slot, chat, message, final, question, inline, topic FROM replies'
@@ -20,7 +20,9 @@ _REPLY = f'{_REPLIES} WHERE "update" = ?'
 class Replies(Queries):
     """Replies to updates."""
 
-    async def begin(self, update: int, slot: int, chat: int, question: int = 0, topic: int | None = None) -> Reply:
+    async def begin(
+        self, update: int, slot: int, chat: int, question: int = 0, topic: int | None = None
+    ) -> StoredReply:
         """Record that a reply is about to be sent, or return the stored reply if it was recorded before.
 
         If the returned reply has a `message` or is `inline`, the reply was sent before and is to be edited. If it has
@@ -35,14 +37,14 @@ class Replies(Queries):
             topic: The number of the forum topic, or None if there is none.
         """
 
-        def work(database: Database) -> Reply:
+        def work(database: Database) -> StoredReply:
             row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
             if row is None:
                 database.execute(
                     'INSERT INTO replies("update", slot, chat, question, topic, created) VALUES (?, ?, ?, ?, ?, ?)',
                     (update, slot, chat, question, topic, self._clock()),
                 )
-                return Reply(update, slot, chat, None, question=question, topic=topic)
+                return StoredReply(update, slot, chat, None, question=question, topic=topic)
             if row["message"] is None and row["inline"] is None:
                 database.execute(
                     'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
@@ -67,7 +69,7 @@ class Replies(Queries):
         """
         await self._set(update, slot, "final", 1)
 
-    async def for_update(self, update: int) -> list[Reply]:
+    async def for_update(self, update: int) -> list[StoredReply]:
         """Return all replies begun for an update, ordered by slot."""
         return await self._list(_reply, f"{_REPLY} ORDER BY slot", [update])
 
@@ -80,7 +82,7 @@ class Replies(Queries):
         )
         return row is not None
 
-    async def for_question(self, chat: int, question: int) -> list[Reply]:
+    async def for_question(self, chat: int, question: int) -> list[StoredReply]:
         """Return the latest replies to a user's message, ordered by slot."""
         return await self._list(
             _reply,
@@ -95,5 +97,5 @@ class Replies(Queries):
             raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call `begin` first.")
 
 
-def _reply(row: sqlite3.Row) -> Reply:
-    return Reply(**{**dict(row), "final": bool(row["final"])})
+def _reply(row: sqlite3.Row) -> StoredReply:
+    return StoredReply(**{**dict(row), "final": bool(row["final"])})

@@ -1,45 +1,33 @@
-"""Retraining runs in the ledger: their states, checked transitions, progress and selected exchanges."""
+"""Retraining runs in the ledger: their states, checked transitions, progress and cancellation (table `runs`)."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 from sqlite_utils import Database
 
-from storage.base import Queries, column, find, first, insert, known, number
+from storage.base import Queries, column, find, first, insert, known
 from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError
-from storage.guests import UNLEARNED
 from storage.learning_records import Run
-from storage.states import RUN_TRANSITIONS, RunState
+from storage.state_machines import RUN_TRANSITIONS, RunState
 from storage.translatable_reason import Reason, stored, stored_parts
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))}, reason_parts FROM runs"
 _SETTABLE = frozenset({"step", "steps", "raters", "directory", "reason", "model"})
-_ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
-AFFECTED = (
-    "SELECT DISTINCT later.id FROM exchanges AS shown JOIN exchanges AS later ON later.session = shown.session"
-    " AND later.id >= shown.id"
-)
-"""Exchanges (`shown`) and those that follow them in a conversation, because a training example includes the
-conversation before its answer."""
-
-_TEACHING = (
-    f"SELECT count(*) FROM run_selections WHERE run = ? AND exchange NOT IN ({AFFECTED} WHERE shown.asker IN"
-    f" (SELECT id FROM users WHERE opted_out) OR shown.id IN ({UNLEARNED}))"
-)
-_IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
+ACTIVE = "state IN ({})".format(", ".join(f"'{state}'" for state, following in RUN_TRANSITIONS.items() if following))
+"""The condition for a row of `runs` that its run has not ended."""
 
 _REQUESTED = 1
-_WITHDRAWN = 2
+WITHDRAWN = 2
 """Values of `cancel_requested`: an admin asked, or a selected exchange was withdrawn; 0 means not requested."""
 
 
 class Runs(Queries):
-    """Queries for retraining runs and the exchanges selected for them."""
+    """Queries for retraining runs."""
 
     async def start(self, trigger: str, requested_by: int | None = None, *, only: Iterable[int] | None = None) -> Run:
         """Add a run in the state DUE and return it.
@@ -57,7 +45,7 @@ class Runs(Queries):
         now = self._clock()
 
         def work(database: Database) -> Run:
-            busy = first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
+            busy = first(database, f"{_SELECT} WHERE {ACTIVE}")
             if busy is not None:
                 raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait until it ends, or cancel it.")
             trial = first(database, "SELECT model FROM canaries WHERE ended IS NULL")
@@ -78,13 +66,13 @@ class Runs(Queries):
                 " WHERE id IN (SELECT value FROM json_each(?))",
                 (started, json.dumps(sorted(only or ()))),
             )
-            return _get(database, started)
+            return get_run(database, started)
 
         return await self._write(work)
 
     async def get(self, run: int) -> Run:
         """Return the run with the ID `run`. Raises `UnknownRecord` if there is none."""
-        return await self._read(lambda database: _get(database, run))
+        return await self._read(lambda database: get_run(database, run))
 
     async def limit(self, run: Run) -> frozenset[int] | None:
         """Return the exchanges that a run may learn from, without erased ones, or None if there is no limit."""
@@ -99,7 +87,7 @@ class Runs(Queries):
 
     async def active(self) -> Run | None:
         """Return the run that has not ended yet, or None if all runs have ended."""
-        return await self._find(_run, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
+        return await self._find(_run, f"{_SELECT} WHERE {ACTIVE}")
 
     async def due(self) -> Run | None:
         """Return the run that is waiting to be started, or None if there is none."""
@@ -111,7 +99,7 @@ class Runs(Queries):
         A run remains unsettled if the process died before completing the work that follows the run's end.
         """
         return await self._find(
-            _run, f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}", [_ACTIVE]
+            _run, f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {ACTIVE}"
         )
 
     async def is_settled(self, run: int) -> bool:
@@ -119,8 +107,8 @@ class Runs(Queries):
 
         Raises `UnknownRecord` if there is no such run.
         """
-        sql = f"SELECT settled AND NOT {_IS_ACTIVE} FROM runs WHERE id = ?"
-        return bool(known(await self._first(sql, [_ACTIVE, run]), _unknown(run))[0])
+        sql = f"SELECT settled AND NOT {ACTIVE} FROM runs WHERE id = ?"
+        return bool(known(await self._first(sql, [run]), _unknown(run))[0])
 
     async def settle(self, run: int) -> None:
         """Record that the work that follows the end of a run, such as notifying the admins, is complete."""
@@ -140,11 +128,12 @@ class Runs(Queries):
         """
 
         def work(database: Database) -> Run:
-            present = _get(database, run)
+            present = get_run(database, run)
             if state not in RUN_TRANSITIONS[present.state]:
                 raise IllegalTransition(f"Run {run} is {present.state} and cannot become {state}.")
-            _set(database, run, {"state": state, "seconds_left": None, **_settable(values)}, self._clock())
-            return _get(database, run)
+            changed = {"state": state, "seconds_left": None, "updated": self._clock(), **_settable(values)}
+            database.table("runs").update(run, changed)
+            return get_run(database, run)
 
         return await self._write(work)
 
@@ -154,8 +143,8 @@ class Runs(Queries):
         """Store the progress of a run, or do nothing if the run has ended."""
         await self._execute(
             "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
-            f" WHERE id = ? AND {_IS_ACTIVE}",
-            (step, steps, loss, seconds_left, self._clock(), run, _ACTIVE),
+            f" WHERE id = ? AND {ACTIVE}",
+            (step, steps, loss, seconds_left, self._clock(), run),
         )
 
     async def request_cancel(self, run: int) -> None:
@@ -165,7 +154,7 @@ class Runs(Queries):
         """
 
         def work(database: Database) -> None:
-            present = _get(database, run)
+            present = get_run(database, run)
             if not RUN_TRANSITIONS[present.state]:
                 raise IllegalTransition(
                     Reason(
@@ -185,8 +174,8 @@ class Runs(Queries):
 
         Raises `UnknownRecord` if there is no such run.
         """
-        sql = f"SELECT cancel_requested AND {_IS_ACTIVE} FROM runs WHERE id = ?"
-        return bool(known(await self._first(sql, [_ACTIVE, run]), _unknown(run))[0])
+        sql = f"SELECT cancel_requested AND {ACTIVE} FROM runs WHERE id = ?"
+        return bool(known(await self._first(sql, [run]), _unknown(run))[0])
 
     async def attempts(self) -> int:
         """Return how many runs created since the live model last changed have ended with a verdict."""
@@ -206,89 +195,10 @@ class Runs(Queries):
 
         return await self._read(work)
 
-    async def freeze_selection(
-        self,
-        run: int,
-        rows: Iterable[tuple[int, str]],
-        fingerprint: str = "",
-        *,
-        judged: Collection[int] = (),
-        reviews: int = 0,
-    ) -> None:
-        """Store a run's exchanges with their splits, and count the training and held-out exchanges.
 
-        Args:
-            run: The run's ID.
-            rows: The ID and split of each exchange. The split is "train", "held_out" or "worse"; the last is for
-                disliked and rejected answers, which are used in training too.
-            fingerprint: The hash of all inputs of the run (`training.run_plan`).
-            judged: The IDs of the exchanges that judge the run, whether or not they are used in training too.
-            reviews: The ID of the newest review that the selection takes into account.
-
-        Raises:
-            StorageError: The run already has a selection, or an exchange is repeated, does not exist or was
-                deleted.
-        """
-        judges = frozenset(judged)
-        frozen = [
-            (run, exchange, position, split, int(exchange in judges)) for position, (exchange, split) in enumerate(rows)
-        ]
-        held_out = sum(split == "held_out" for *_, split, _ in frozen)
-
-        def work(database: Database) -> None:
-            _get(database, run)
-            if first(database, "SELECT 1 FROM run_selections WHERE run = ?", [run]) is not None:
-                raise StorageError(f"Run {run} already has a selection: start a new run for a different one.")
-            try:
-                database.table("run_selections").insert_all(
-                    [("run", "exchange", "position", "split", "judged"), *frozen]
-                )
-            except sqlite3.IntegrityError as error:
-                raise StorageError(
-                    f"The selection for run {run} contains an exchange twice, or one that was deleted meanwhile:"
-                    f" select again ({error})."
-                ) from error
-            counts = {"samples": len(frozen) - held_out, "held_out": held_out}
-            _set(database, run, {**counts, "fingerprint": fingerprint, "reviews": reviews}, self._clock())
-
-        await self._write(work)
-
-    async def selection(self, run: int) -> list[tuple[int, str]]:
-        """Return the run's (exchange, split) pairs in selection order, without exchanges erased since."""
-        rows = await self._every("SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run])
-        return [(row["exchange"], row["split"]) for row in rows]
-
-    async def withdrawn(self, run: int) -> bool:
-        """Return whether any exchange selected for a run may no longer be used.
-
-        An exchange may no longer be used if it was erased, or if one of these users opted out: the one who asked
-        the question, anyone who asked an earlier question in the conversation, or the one who corrected the
-        answer. Opting in again does not change the result. Raises `UnknownRecord` if there is no such run.
-        """
-
-        def work(database: Database) -> bool:
-            present = _get(database, run)
-            asked = number(database, "SELECT cancel_requested FROM runs WHERE id = ?", [run])
-            return asked == _WITHDRAWN or number(database, _TEACHING, [run]) < present.samples + present.held_out
-
-        return await self._read(work)
-
-
-def cancel_learning(database: Database, exchanges: list[int]) -> None:
-    """Cancel every run that uses any of `exchanges` and is either in progress or done but not yet settled."""
-    database.execute(
-        f"UPDATE runs SET cancel_requested = ? WHERE ({_IS_ACTIVE} OR state = ? AND NOT settled) AND id IN"
-        " (SELECT run FROM run_selections WHERE exchange IN (SELECT value FROM json_each(?)))",
-        (_WITHDRAWN, _ACTIVE, RunState.DONE, json.dumps(exchanges)),
-    )
-
-
-def _get(database: Database, run: int) -> Run:
+def get_run(database: Database, run: int) -> Run:
+    """Return the run with the ID `run`. Raises `UnknownRecord` if there is none."""
     return known(find(_run, database, f"{_SELECT} WHERE id = ?", [run]), _unknown(run))
-
-
-def _set(database: Database, run: int, values: dict[str, Any], now: float) -> None:
-    database.table("runs").update(run, values | {"updated": now})
 
 
 def _settable(values: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ImportJob(WorkerJob):
     max_length: int = 8192
 
 
-class Score(StrEnum):
+class ScoringMethod(StrEnum):
     """The ways in which `thumbtune evaluate` and `finetune` compare an answer with the right one.
 
     `LOSS` is the loss of the right answer in nats per token, regardless of what the model itself answers.
@@ -97,7 +97,7 @@ class ScoringJob(AskingJob):
 
     Attributes:
         data: The file. The last answer of each row is the right one.
-        score: The `Score` by which an answer is compared with the right one.
+        score: The `ScoringMethod` by which an answer is compared with the right one.
         sheet: The HTML page to write as well, with the answers side by side; empty for none.
         curve: The image file of a loss curve for the page; empty for none.
     """

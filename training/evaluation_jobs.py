@@ -29,7 +29,7 @@ class RunningEngine(Record):
         at_once: The number of questions that the engine may be asked at once.
         token_timeout: The maximum time without a token, in seconds.
         first_words: The file that says whether a user waits for the first token of an answer
-            (`inference.serving.pressure`); empty for none.
+            (`inference.serving.first_token_signal`); empty for none.
     """
 
     directory: str

@@ -83,7 +83,7 @@ class Job(WorkerJob):
         split: The number by which the batch size is divided; each step then accumulates more batches.
         features_gigabytes: The maximum disk space for the vision cache, in gigabytes.
         courtesy: The file through which an engine on the same GPU asks for priority
-            (`inference.serving.pressure`); empty for none.
+            (`inference.serving.first_token_signal`); empty for none.
         recipe: The user's XTuner configuration, which sets the hyperparameters; empty for none. The fields
             from `objective` on are those of `training.xtuner.recipes.Recipe`.
     """

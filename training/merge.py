@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.families import read_family
-from storage.model_store import MANIFEST
+from storage.model_manifest import MANIFEST
 from storage.translatable_reason import Reason
 from training.adapter import Adapter
 from training.gate.prompt_parity import disagreement

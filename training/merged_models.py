@@ -19,8 +19,9 @@ from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_store import ModelStore, read_manifest
-from storage.states import ANSWERING, ModelState
+from storage.model_manifest import read_manifest
+from storage.model_store import ModelStore
+from storage.state_machines import ANSWERING, ModelState
 from storage.translatable_reason import Reason
 from training.job import MergeJob, Outcome, Progress, Trainer, TrainingError, checked, ignore
 from training.job_specs import TrainingPaths

@@ -19,7 +19,7 @@ from storage.atomic_files import write_text
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.learning_records import BASE, Model, Run
 from storage.picture_files import PictureStore
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason
 from training.data.llava import write_rows
 from training.data.selection import Selection
@@ -187,7 +187,7 @@ class Pipeline:
         if plan is not None and await asyncio.to_thread(self._has_pictures, plan.selection):
             with suppress(StorageError):
                 await self._store(run, plan)
-                if await self._ledger.runs.withdrawn(run.id):
+                if await self._ledger.run_selections.withdrawn(run.id):
                     raise TrainingError(WITHDRAWN)
                 return plan
         plan = await self.planner.plan(await self._ledger.runs.limit(run))
@@ -197,7 +197,7 @@ class Pipeline:
     async def _store(self, run: Run, plan: RunPlan) -> None:
         selection = plan.selection
         judged = {each.id for each in selection.judged}
-        await self._ledger.runs.freeze_selection(
+        await self._ledger.run_selections.freeze(
             run.id, selection.rows(), plan.fingerprint, judged=judged, reviews=plan.reviews
         )
 
@@ -206,7 +206,7 @@ class Pipeline:
         return all(self._pictures.path(name).is_file() for name in names)
 
     async def _publish(self, run: Run, job: Job, workspace: Path, progress: RunProgress) -> Model:
-        if await self._ledger.runs.withdrawn(run.id):
+        if await self._ledger.run_selections.withdrawn(run.id):
             raise TrainingError(WITHDRAWN)
         folder = Path(job.work)
         verdict = Report.read(folder / REPORT)

@@ -23,10 +23,10 @@ from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.translatable_reason import Reason
 from training.base_model_check import untrainable
+from training.data.imported_sources import imported
 from training.data.judging_blocks import Live
 from training.data.rated_lessons import with_rejected
 from training.data.selection import TRAIN, WORSE, Selection, select_pairs
-from training.data.sources import imported, resolved
 from training.gate.factual_set import check_decidable
 from training.job import TrainingError
 from training.job_specs import JobSpecs
@@ -88,7 +88,7 @@ class RunPlanner:
             raise TrainingError(wrong)
         check_disk(self.specs, self.models.directory)
         check_decidable(settings.regression, settings.max_loss_points)
-        sources = resolved([*settings.sources, *imported(paths.sources)])
+        sources = _resolved([*settings.sources, *imported(paths.sources)])
         reviews = await self.ledger.reviews.newest()
         rated, pairs = await self._rated(reviews)
         return RunPlan(
@@ -132,7 +132,7 @@ class RunPlanner:
         name = BASE if live is None else live.id
         taught = frozenset[int]()
         if live is not None and live.run is not None:
-            frozen = await self.ledger.runs.selection(live.run)
+            frozen = await self.ledger.run_selections.of(live.run)
             taught = frozenset(exchange for exchange, split in frozen if split in (TRAIN, WORSE))
         selection = await asyncio.to_thread(
             select_pairs,
@@ -221,6 +221,20 @@ def fingerprint(
     if only is not None and not only.issuperset(each.exchange.id for each in rated):
         parts["only"] = sorted(only)
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _resolved(sources: list[Source]) -> list[Source]:
+    """Return the sources with absolute paths.
+
+    Raises:
+        TrainingError: The file or the picture folder of a source does not exist.
+    """
+    for each in sources:
+        if not each.path.is_file():
+            raise TrainingError(f"training.sources: there is no file {each.path.absolute()}")
+        if not each.folder.is_dir():
+            raise TrainingError(f"training.sources: {each.path} has no picture folder {each.folder.absolute()}")
+    return [each.model_copy(update={"path": each.path.resolve(), "images": each.folder.resolve()}) for each in sources]
 
 
 def _version(file: Path) -> list[int]:

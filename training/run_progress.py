@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from storage.errors import StorageError
 from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.states import RunState
+from storage.state_machines import RunState
 from training.job import Progress
 
 OnChange = Callable[[Run], Awaitable[None]]

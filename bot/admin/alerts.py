@@ -2,7 +2,7 @@
 
 An alert is sent when a problem begins; a crashing engine is reported at most once an hour. Admins are
 also notified when the engine has recovered or the run is making progress again. Failed runs are reported
-by `Runs`.
+by `RunManager`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from inference.serving.engine_stats import Tally
 from inference.serving.supervisor import State
 from storage.learning_records import Actor, Model, Trial
 from storage.ledger import Ledger
-from storage.states import ModelState, Verdict
+from storage.state_machines import ModelState, Verdict
 from storage.translatable_reason import Reason
 from training.evidence.sequential import HORIZON_DAYS, HORIZON_VOTES, Canary
 

@@ -46,9 +46,9 @@ class JudgingEngines:
     async def start(self, model: str, directory: Path) -> None:
         """Start the engine that will serve a candidate if it is accepted; without it, the evaluation loads the model.
 
-        The caller must call `ModelSwitch.hide` after the evaluation.
+        The caller must call `ModelSwitch.stop_after_evaluation` after the evaluation.
         """
         try:
-            await self.switch.show(model, directory)
+            await self.switch.start_for_evaluation(model, directory)
         except InferenceError as error:
             log.warning("the candidate is evaluated without an engine", model=model, error=str(error))

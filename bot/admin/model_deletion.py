@@ -18,7 +18,7 @@ from storage.errors import StorageError
 from storage.learning_records import BASE, Actor, Model
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from storage.translatable_reason import Reason
 from training.run_folder import ADAPTER
 

@@ -18,10 +18,10 @@ from aiogram.exceptions import TelegramAPIError
 from bot.admin.notifications import CAPTION_LIMIT, TEXT_LIMIT, Notifications, cut
 from bot.admin.run_outcome import sentence
 from bot.i18n import Say, Translator, later
-from bot.telegram.client import DeliveryError, Undelivered
+from bot.telegram.errors import DeliveryError, Undelivered
 from storage.ledger import Ledger
 from storage.model_buttons import ModelMessage
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from storage.translatable_reason import Reason
 
 ON_COMMAND_LINE: Final = later("Changed on the command line: {what}")

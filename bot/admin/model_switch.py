@@ -12,37 +12,32 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
+from bot.admin.model_checks import is_intact, model_before, refuse_harmful
 from bot.admin.model_deletion import delete_model
 from bot.admin.refusals import AdminRefusal, RejectedModel
 from bot.i18n import later
 from inference.messages import InferenceError
+from inference.serving.deployment import Deployment
 from storage.errors import StorageError
 from storage.learning_records import Actor, Model, Promotion, Trial
 from storage.ledger import Ledger
-from storage.model_store import verify
-from storage.states import ModelState, Verdict
+from storage.model_manifest import verify
+from storage.state_machines import ModelState, Verdict
 from storage.translatable_reason import Reason
-from training.gate.report import Report
 from training.job import Progress, TrainingError, ignore
-
-if TYPE_CHECKING:  # the command line, which starts without the engine's client, needs `model_before`
-    from inference.serving.deployment import Deployment
-    from training.merged_models import MergedModels
+from training.merged_models import MergedModels
 
 RESTING: Final = later(
     "The engine is paused while run {run} trains (training.while_training). Try again when the run has ended, or "
     "/cancel it."
 )
-HARMFUL: Final = later("{model} failed the harm checks and will never answer anyone: {reason}.")
 GONE: Final = later("The files of {model} were deleted. /models lists the models you can switch to.")
 TRIED: Final = later("{model} is still a canary: stop it or promote it first (/models).")
 CANNOT_GO_ON: Final = Reason("its trial could not go on after a restart")
-NONE_BEFORE: Final = later("There's no earlier model to go back to. /models lists the models you can switch to.")
-
 
 log = structlog.get_logger()
 
@@ -126,7 +121,7 @@ class ModelSwitch:
         """Whether a canary can run beside the live model."""
         return self.deployment.can_try
 
-    async def show(self, model: str, directory: Path) -> None:
+    async def start_for_evaluation(self, model: str, directory: Path) -> None:
         """Start the engine of a model beside the live one, without conversations, unless a canary or a run prevents it.
 
         Raises:
@@ -136,10 +131,10 @@ class ModelSwitch:
             if self.can_try and self.away_for is None and not await self.ledger.canaries.running():
                 await self.deployment.start_canary(model, directory, share=0)
 
-    async def hide(self) -> None:
-        """Stop the engine that `show` started, unless its model has gone on trial or live since."""
+    async def stop_after_evaluation(self) -> None:
+        """Stop the engine that `start_for_evaluation` started, unless its model has gone on trial or live since."""
         async with self._changing:
-            if self.deployment.shows_canary:
+            if self.deployment.canary_is_idle:
                 await self.deployment.stop_canary()
 
     async def begin_trial(self, model: str, share: float, by: Actor | None = None) -> Model:
@@ -179,7 +174,7 @@ class ModelSwitch:
         if trial is None:
             return
         model = await self.ledger.models.get(trial.model)
-        if self.can_try and await asyncio.to_thread(_is_intact, model):
+        if self.can_try and await asyncio.to_thread(is_intact, model):
             await self._keep_trial()
         else:
             log.warning("the trial of a canary cannot continue", model=trial.model)
@@ -293,28 +288,3 @@ class ModelSwitch:
             await self.merged.prune(in_use)
         except (StorageError, OSError) as error:
             log.warning("merged models were not pruned; pruning is retried after the next change", error=str(error))
-
-
-def refuse_harmful(model: Model) -> None:
-    """Raise `AdminRefusal` for a model that does harm according to its evaluation."""
-    if model.report and Report.from_json(model.report).harmful:
-        raise AdminRefusal(Reason(HARMFUL, model=model.id, reason=model.reason))
-
-
-def _is_intact(model: Model) -> bool:
-    """Return whether the names and sizes of a model's files are the same as when it was published."""
-    try:
-        if model.manifest_hash:
-            verify(Path(model.directory), model.manifest_hash, contents=False)
-    except StorageError as error:
-        log.warning("the files of a model have changed", model=model.id, error=str(error))
-        return False
-    return Path(model.directory).is_dir()
-
-
-async def model_before(ledger: Ledger) -> str:
-    """Return the model that a rollback would make live. Raises `AdminRefusal` if there is none."""
-    previous = await ledger.models.previous()
-    if previous is None:
-        raise AdminRefusal(Reason(NONE_BEFORE))
-    return previous.id

@@ -29,14 +29,15 @@ from bot.admin.run_outcome import outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import Approve, CancelRun
-from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
+from bot.telegram.errors import DeliveryError, Doubtful
 from bot.telegram.keyboards import canary_buttons, one_button
+from bot.telegram.methods import PartialEdit
 from storage.errors import StorageError
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from storage.translatable_reason import Reason
-from training.gate.sheet_words import localised
+from training.gate.comparison_sheet_translations import localised
 
 CAPTION_LIMIT: Final = 1024
 TEXT_LIMIT: Final = 4096

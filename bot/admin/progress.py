@@ -12,7 +12,7 @@ from bot.admin.names import line, named
 from bot.i18n import Say, later
 from storage.counts import Approval
 from storage.learning_records import Model, Run, TrainedOn
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from training.evidence.proportions import wilson_interval
 from training.job import Progress
 from training.launcher import LastProgress

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bot.admin.progress import MODEL_STATES, share_line, taught_by
 from bot.i18n import Say
 from storage.learning_records import Model, Run, TrainedOn
-from storage.states import ModelState, RunState
-from training.data.selection import beyond_share, cut_off
-from training.data.sources import title
+from storage.state_machines import ModelState, RunState
+from training.data.imported_sources import source_title
+from training.data.selection_counts import beyond_share, cut_off
 from training.gate.report import Report
 from training.job import DISLIKED, RATED
 from training.number_format import clock, interval, percent, size
@@ -91,7 +91,7 @@ def _beside(taught: dict[str, int], say: Say) -> list[str]:
 
     The list is empty if there are no such sources.
     """
-    others = {title(path): count for path, count in taught.items() if path not in (RATED, DISLIKED)}
+    others = {source_title(path): count for path, count in taught.items() if path not in (RATED, DISLIKED)}
     if not others:
         return []
     listed = ", ".join(f"{name} ({count})" for name, count in others.items())

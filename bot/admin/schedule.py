@@ -1,6 +1,6 @@
 """Scheduled jobs, run by APScheduler with a persistent store.
 
-The retrain job adds a run with the state "due" to the ledger, as `thumbtune retrain` does; `Runs`
+The retrain job adds a run with the state "due" to the ledger, as `thumbtune retrain` does; `RunManager`
 carries the run out. Once a day, old updates and stray files are removed and, if a retention time is set,
 so are old answers without votes. A job that was due while the bot was down runs once when the bot starts
 again.

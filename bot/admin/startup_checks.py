@@ -27,8 +27,8 @@ from storage.errors import StorageError
 from storage.integrity import quick_faults
 from storage.learning_records import BASE, Model
 from storage.ledger import Ledger
-from storage.model_store import verify
-from storage.states import ModelState, Verdict
+from storage.model_manifest import verify
+from storage.state_machines import ModelState, Verdict
 from storage.translatable_reason import Reason
 
 RETRY_SECONDS: Final = 30.0

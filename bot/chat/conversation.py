@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from bot.chat.errors import DeletedMeanwhile, EmptyAnswer, Interrupted
 from bot.chat.history import History, halved
-from bot.chat.in_flight import Answering
+from bot.chat.in_flight import QuestionInFlight
 from bot.chat.question import Question
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
@@ -92,7 +92,7 @@ class Conversation:
             return ()
         return await self._history.subject(exchange)
 
-    async def ask(self, question: Question, show: Callable[[Delta], None], answering: Answering) -> Exchange:
+    async def ask(self, question: Question, show: Callable[[Delta], None], in_flight: QuestionInFlight) -> Exchange:
         """Answer a question, pass every delta of the answer to `show`, and return the recorded exchange.
 
         A failed answer is not recorded, so it does not appear in the history of the next question. The caller
@@ -101,7 +101,7 @@ class Conversation:
         Raises:
             NoPictureYet: There is no picture to talk about.
             EmptyAnswer: The model produced no text.
-            Interrupted: `answering` was interrupted, and no part of the answer is to be kept.
+            Interrupted: `in_flight` was interrupted, and no part of the answer is to be kept.
             DeletedMeanwhile: The user or the conversation was deleted.
             UnknownRecord: A picture was deleted.
             InferenceError: The engine failed.
@@ -109,11 +109,11 @@ class Conversation:
         if question.replaces and not question.pictures:
             question = replace(question, pictures=await self._history.pictures(question.replaces))
         session = await self._session(question)
-        async with self._turn(session, answering):
+        async with self._turn(session, in_flight):
             prompt = await self._history.prompt(session, question)
             if not question.models:
-                return await self._record(await self._fitting(session, question, prompt, show, answering))
-            return await self._compared(session, question, prompt, answering)
+                return await self._record(await self._fitting(session, question, prompt, show, in_flight))
+            return await self._compared(session, question, prompt, in_flight)
 
     async def answer_now(self, exchange: Exchange) -> str:
         """Answer an earlier question with the live model, without recording the answer.
@@ -131,10 +131,12 @@ class Conversation:
             replaces=exchange,
         )
         prompt = await self._history.prompt(exchange.session, question)
-        found = await self._fitting(exchange.session, question, prompt, lambda delta: None, Answering(question))
+        found = await self._fitting(exchange.session, question, prompt, lambda delta: None, QuestionInFlight(question))
         return found.answer
 
-    async def _compared(self, session: int, question: Question, prompt: Prompt, answering: Answering) -> Exchange:
+    async def _compared(
+        self, session: int, question: Question, prompt: Prompt, in_flight: QuestionInFlight
+    ) -> Exchange:
         """Let both of the question's models answer, record the first answer, and start a duel with the second.
 
         There is no duel if one of the models fails or if both answers are the same.
@@ -144,7 +146,7 @@ class Conversation:
             last = model == question.models[-1]
             with nullcontext() if last and not found else suppress(InferenceError, EmptyAnswer):
                 asked = replace(prompt, model=model)
-                found.append(await self._fitting(session, question, asked, lambda delta: None, answering))
+                found.append(await self._fitting(session, question, asked, lambda delta: None, in_flight))
         recorded = await self._record(found[0])
         if len(found) > 1 and found[1].answer.strip() != found[0].answer.strip():
             await self._ledger.duels.start(recorded, found[1])
@@ -157,7 +159,12 @@ class Conversation:
             raise DeletedMeanwhile from error
 
     async def _fitting(
-        self, session: int, question: Question, prompt: Prompt, show: Callable[[Delta], None], answering: Answering
+        self,
+        session: int,
+        question: Question,
+        prompt: Prompt,
+        show: Callable[[Delta], None],
+        in_flight: QuestionInFlight,
     ) -> Exchange:
         """Answer a prompt, and return the exchange without recording it.
 
@@ -165,7 +172,7 @@ class Conversation:
         """
         while True:
             try:
-                answer = await self._answer(prompt, show, answering)
+                answer = await self._answer(prompt, show, in_flight)
                 break
             except PromptTooLong:
                 prompt = halved(prompt)
@@ -187,15 +194,15 @@ class Conversation:
         return question.chat, self._settings.conversation_owner(question.chat, question.asker), question.topic
 
     @asynccontextmanager
-    async def _turn(self, session: int, answering: Answering) -> AsyncIterator[None]:
+    async def _turn(self, session: int, in_flight: QuestionInFlight) -> AsyncIterator[None]:
         """Wait for the session's earlier questions, whose answers belong in the prompt, then run the block.
 
         Raises:
-            Interrupted: `answering` was interrupted during the wait.
+            Interrupted: `in_flight` was interrupted during the wait.
         """
         turn = self._turns.setdefault(session, asyncio.Lock())
         acquired = False
-        async with answering.interruptible():
+        async with in_flight.interruptible():
             acquired = await turn.acquire()
         if not acquired:
             raise Interrupted
@@ -204,13 +211,13 @@ class Conversation:
         finally:
             turn.release()
 
-    async def _answer(self, prompt: Prompt, show: Callable[[Delta], None], answering: Answering) -> Answer:
-        if answering.interrupted:
+    async def _answer(self, prompt: Prompt, show: Callable[[Delta], None], in_flight: QuestionInFlight) -> Answer:
+        if in_flight.interrupted:
             raise Interrupted
         stream = self._engine.answer(prompt)
         text, model, began, first = "", "", time.monotonic(), 0.0
         try:
-            async with answering.interruptible():
+            async with in_flight.interruptible():
                 async for delta in stream:
                     show(delta)
                     if delta.answer is not None:
@@ -223,9 +230,9 @@ class Conversation:
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
-        if not answering.interrupted:
+        if not in_flight.interrupted:
             raise EmptyAnswer
-        if not (answering.stopped and text.strip()):
+        if not (in_flight.stopped and text.strip()):
             raise Interrupted
         # Engines count tokens only at the end, so the usage of a partial answer is unknown.
         return Answer(text, model, "abort", Usage(), first - began, time.monotonic() - began)

@@ -21,7 +21,7 @@ from bot.chat.question import Question
 REMEMBERED: Final = 4096
 
 
-class Answering:
+class QuestionInFlight:
     """A question in flight.
 
     Attributes:
@@ -81,15 +81,15 @@ class InFlight:
     """All questions in flight, and the stops and edits of questions that are not in flight yet."""
 
     def __init__(self) -> None:
-        self._answering: dict[int, Answering] = {}  # by update
+        self._questions: dict[int, QuestionInFlight] = {}  # by update
         self._stopped_by: LRUCache[int, int | None] = LRUCache(REMEMBERED)  # by update
         self._stops: LRUCache[tuple[int, int, int], tuple[float, int]] = LRUCache(REMEMBERED)
         self._edits: LRUCache[tuple[int, int], dict[str, Any]] = LRUCache(REMEMBERED)
 
     @contextmanager
-    def answering(self, question: Question) -> Iterator[Answering]:
+    def register(self, question: Question) -> Iterator[QuestionInFlight]:
         """Register a question as in flight while the block runs."""
-        entry = self._answering[question.update] = Answering(question)
+        entry = self._questions[question.update] = QuestionInFlight(question)
         stopped_by = self._stopped_by.pop(question.update, 0)
         last_stop = self._stops.get(_asker(question))
         if stopped_by in (None, question.asker) or (last_stop is not None and question.order < last_stop):
@@ -97,14 +97,14 @@ class InFlight:
         try:
             yield entry
         finally:
-            del self._answering[question.update]
+            del self._questions[question.update]
             entry.over.set()
 
-    def find(self, update: int) -> Answering | None:
+    def find(self, update: int) -> QuestionInFlight | None:
         """Return the question in flight that belongs to an update, or None if there is none."""
-        return self._answering.get(update)
+        return self._questions.get(update)
 
-    def stop_before(self, stop: Question) -> list[Answering]:
+    def stop_before(self, stop: Question) -> list[QuestionInFlight]:
         """Stop answering the questions that the user asked in the same chat before `stop`.
 
         Returns:
@@ -113,7 +113,7 @@ class InFlight:
         self._stops[_asker(stop)] = stop.order
         found = [
             each
-            for each in self._answering.values()
+            for each in self._questions.values()
             if _asker(each.question) == _asker(stop) and each.question.order < stop.order
         ]
         for each in found:
@@ -140,7 +140,7 @@ class InFlight:
         if not (isinstance(chat, int) and isinstance(number, int)):
             return
         self._edits[chat, number] = message
-        for each in self._answering.values():
+        for each in self._questions.values():
             if (each.question.chat, each.question.message) == (chat, number):
                 each.edit()
 

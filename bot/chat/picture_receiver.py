@@ -25,7 +25,7 @@ from bot.chat.question import PictureFile
 from bot.i18n import later
 from bot.live_settings import LiveSettings
 from bot.redaction import error_text
-from bot.telegram.client import Undelivered
+from bot.telegram.errors import Undelivered
 from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import CleanPicture, DecodeError, Refusal
 from inference.messages import Picture

@@ -75,17 +75,17 @@ class Responder:
         """Answer a question in `reply` and return the exchange; if that fails, apologise there and return None."""
         asked = question.received  # not a monotonic clock: the bot may have restarted since
         try:
-            with self.throttle.admitted(question), self.in_flight.answering(question) as answering:
+            with self.throttle.admitted(question), self.in_flight.register(question) as in_flight:
                 async with self._screen(question, reply, say, placeholder) as screen:
                     while True:
                         try:
                             question = await self._completed(question, say)
-                            exchange = await self.conversation.ask(question, screen.show, answering)
+                            exchange = await self.conversation.ask(question, screen.show, in_flight)
                             break
                         except Interrupted:
-                            if not answering.edited:
+                            if not in_flight.edited:
                                 raise
-                            answering.restart()
+                            in_flight.restart()
                             asked, screen.first_words = time.time(), None
                             screen.show(Delta(restarted=True))
         except UNANSWERED as error:

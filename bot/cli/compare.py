@@ -1,7 +1,7 @@
 """`thumbtune compare`: show several models' answers to the operator's own questions about pictures.
 
 The answers are shown side by side on an HTML page. A child process (`training.gate.side_by_side`)
-produces them, and `training.gate.sheet` creates the page. The bot need not be running.
+produces them, and `training.gate.comparison_sheet` creates the page. The bot need not be running.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bot.chat.question import SUFFIXES
-from bot.cli.asking import ask, directories_of
+from bot.cli.ask_models import ask, directories_of
 from bot.cli.terminal import notes
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder

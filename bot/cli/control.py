@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bot.admin.canary_standing import standing, standing_text
-from bot.admin.model_switch import model_before
+from bot.admin.model_checks import model_before
 from bot.admin.names import NAMES, named
 from bot.admin.progress import held_back, outcome, progress_details
 from bot.admin.refusals import NOTHING_NEW, REJECTED
@@ -28,7 +28,7 @@ from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Promotion, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from training.run_plan import RunPlanner
 
 POLL_SECONDS: Final = 0.5

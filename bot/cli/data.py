@@ -18,8 +18,8 @@ from storage.ledger import Ledger
 from storage.picture_files import PictureStore
 from training.command_jobs import ImportJob
 from training.data.export import DPO, KTO, LLAVA, export
+from training.data.imported_sources import ABOUT, SourceInfo
 from training.data.selection import choose_pairs
-from training.data.sources import ABOUT, SourceInfo
 from training.job import TrainingError
 
 

@@ -28,9 +28,9 @@ from bot.process import shorten_switch_interval, until_stopped
 from bot.shutdown import THREAD_SECONDS, end_process_within
 from bot.web.server import listening
 from inference.internvl2.checkpoint_check import problems
+from inference.internvl2.tiny.answer_checks import manner
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
-from inference.internvl2.tiny.manner import manner
 from inference.internvl2.tiny.samples import sample_pictures, sample_sticker
 from inference.internvl2.tiny.shapes import random_scene
 from inference.internvl2.tiny.words import Kind, Language

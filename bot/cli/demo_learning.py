@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bot.admin.refusals import REFUSALS
-from bot.admin.runs import Runs
+from bot.admin.run_manager import RunManager
 from storage.learning_records import Run
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 
 _OUTCOMES = {
     ModelState.CANDIDATE: "kept",
@@ -18,7 +18,7 @@ _OUTCOMES = {
 }
 
 
-async def learning(runs: Runs) -> dict[str, Any]:
+async def learning(runs: RunManager) -> dict[str, Any]:
     """Return the state of the newest run and of the votes that a further one would learn from.
 
     Returns:
@@ -37,7 +37,7 @@ async def learning(runs: Runs) -> dict[str, Any]:
     }
 
 
-async def _state(run: Run, runs: Runs) -> str:
+async def _state(run: Run, runs: RunManager) -> str:
     if RUN_TRANSITIONS[run.state]:
         return "running"
     if run.state is not RunState.DONE or run.model is None:
@@ -51,7 +51,7 @@ async def _state(run: Run, runs: Runs) -> str:
     return _OUTCOMES.get(model.state, "")
 
 
-async def _votes(runs: Runs) -> str:
+async def _votes(runs: RunManager) -> str:
     try:
         plan = await runs.plan()
     except REFUSALS:

@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bot.cli.asking import ask, directories_of
+from bot.cli.ask_models import ask, directories_of
 from bot.config import Settings
-from training.command_jobs import Score, ScoringJob
+from training.command_jobs import ScoringJob, ScoringMethod
 from training.evidence.answer_scores import summarize
 
 
@@ -24,7 +24,7 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
     models: Sequence[str],
     questions: Path,
     images: Path | None,
-    score: Score,
+    score: ScoringMethod,
     out: Path | None,
     console: Console,
 ) -> None:

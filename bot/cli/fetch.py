@@ -18,7 +18,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from bot.cli.terminal import notes
 from inference.hub.download import download
 from inference.hub.listing import ORIGIN, Hub, HubError, Listing, list_files
-from storage.model_store import MANIFEST, ModelStore, verify
+from storage.model_manifest import MANIFEST, verify
+from storage.model_store import ModelStore
 
 REPO = "OpenGVLab/InternVL2-2B"
 _INCOMPLETE = ".incomplete"

@@ -20,7 +20,7 @@ from typing import Final
 from pydantic import ValidationError
 from rich.console import Console
 
-from bot.cli.asking import ask
+from bot.cli.ask_models import ask
 from bot.cli.evaluate import print_scores
 from bot.cli.fetch import REPO, download_checkpoint
 from bot.cli.terminal import notes, run_worker
@@ -30,7 +30,7 @@ from inference.internvl2.checkpoint_check import problems
 from inference.settings import TINY
 from storage.model_store import ModelStore
 from training.base_model_check import trainer_missing, untrainable
-from training.command_jobs import Score, ScoringJob
+from training.command_jobs import ScoringJob, ScoringMethod
 from training.data.row_parser import RowError, parse_row, read_lessons, read_rows
 from training.job import Outcome, TrainingError, checked, outcome_file
 from training.job_specs import JobSpecs, TrainingPaths
@@ -60,7 +60,7 @@ class Questions:
 
     file: Path
     images: Path
-    score: Score
+    score: ScoringMethod
 
 
 def with_options(settings: Settings, recipe: str | None, model: str | None) -> Settings:

@@ -28,7 +28,7 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.personal_data import PersonalDataSummary
 from storage.picture_files import PictureStore
-from training.data.sources import ABOUT, SourceInfo, imported, remove, title
+from training.data.imported_sources import ABOUT, SourceInfo, imported, remove_source, source_title
 from training.evidence.proportions import wilson_interval
 from training.number_format import size
 
@@ -84,7 +84,7 @@ def sources(settings: Settings, console: Console) -> None:
     for each in imported(settings.storage.dir / "sources"):
         about = SourceInfo.read(each.path.with_name(ABOUT))
         table.add_row(
-            escape(title(str(each.path))),
+            escape(source_title(str(each.path))),
             str(about.rows),
             str(about.pictures),
             _repeat_text(each.repeat_times),
@@ -111,7 +111,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
         CommandRefused: There is no such source, a run may be using it, or the operator declines.
         TrainingError: The source is damaged or cannot be deleted.
     """
-    known = {title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
+    known = {source_title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
     if name not in known:
         others = f"the imported ones are {', '.join(known)}" if known else "none has been imported"
         raise CommandRefused(f"There is no imported source {name}: {others}. config.toml sets training.sources.")
@@ -123,7 +123,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
     if not yes:
         notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures")
     confirm(f"Permanently delete {name}?", yes=yes)
-    remove(known[name])
+    remove_source(known[name])
     console.print(f"{name} was deleted: later runs will not use it.")
 
 

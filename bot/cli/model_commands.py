@@ -11,7 +11,7 @@ import typer
 from bot.cli import inventory
 from bot.cli.session import ConfigOption, YesOption, load_in_force, with_ledger
 from bot.cli.terminal import results
-from training.command_jobs import Score
+from training.command_jobs import ScoringMethod
 from training.settings import Source
 
 app = typer.Typer()
@@ -51,9 +51,9 @@ def evaluate(  # noqa: PLR0917 - the options of a command
         Path | None, typer.Option(metavar="DIR", help="The pictures; default: the file's folder.")
     ] = None,
     score: Annotated[
-        Score,
+        ScoringMethod,
         typer.Option(help="How an answer is scored against the right one; loss: the model's loss on the right one."),
-    ] = Score.CONTAINS,
+    ] = ScoringMethod.CONTAINS,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all answers to a JSON file.")] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -79,9 +79,9 @@ def finetune(  # noqa: PLR0913, PLR0917 - the options of a command
         ),
     ] = None,
     score: Annotated[
-        Score,
+        ScoringMethod,
         typer.Option(help="How an answer is scored against the given one; loss: the model's loss on the given one."),
-    ] = Score.LOSS,
+    ] = ScoringMethod.LOSS,
     recipe: Annotated[
         str | None, typer.Option(help="food, jokes, tiny, or an XTuner configuration; default: training.recipe.")
     ] = None,

@@ -21,7 +21,7 @@ from bot.cli.terminal import CommandRefused, confirm, notes
 from bot.config import Settings
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_store import read_manifest, verify
+from storage.model_manifest import read_manifest, verify
 from training.gate.report import Report
 from training.job import Job
 from training.model_card import CARD, base_repository, model_card

@@ -34,7 +34,7 @@ from bot.handlers.stray_placeholders import delete_stray_placeholder
 def build_dispatcher(services: Services) -> Dispatcher:
     """Return the dispatcher for all updates.
 
-    Each update must be fed to it with a keyword argument `delivery` (`bot.updates.inbox.Delivery`).
+    Each update must be fed to it with a keyword argument `delivery` (`bot.updates.inbox_processor.Delivery`).
     """
     dispatcher = Dispatcher(disable_fsm=True)
     for middleware in (RequestContext(services), Access(), SenderRecords(), delete_stray_placeholder):

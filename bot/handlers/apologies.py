@@ -22,7 +22,7 @@ from bot.admin.notifications import Notifications
 from bot.handlers.callbacks import acknowledge
 from bot.i18n import Translator, later
 from bot.live_settings import LiveSettings
-from bot.telegram.client import DeliveryError, Doubtful
+from bot.telegram.errors import DeliveryError, Doubtful
 from bot.telegram.guest_reply import reply_type
 from bot.telegram.place import Place
 from bot.updates.addressing import spoken_to

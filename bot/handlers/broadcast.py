@@ -26,11 +26,11 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
 from bot.telegram.callback_data import CancelBroadcast
-from bot.telegram.client import DeliveryError, Doubtful, Undelivered, Unreachable
+from bot.telegram.errors import DeliveryError, Doubtful, Undelivered, Unreachable
 from bot.telegram.keyboards import one_button
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.states import RecipientState
+from storage.state_machines import RecipientState
 
 PROGRESS_SECONDS: Final = 3.0
 STOPPING_SECONDS: Final = 1.0

@@ -22,7 +22,7 @@ from bot.chat.responder import apology
 from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
 from bot.handlers.request import Request
 from bot.telegram.callback_data import Asks, Better, Teach
-from bot.telegram.client import DeliveryError
+from bot.telegram.errors import DeliveryError
 from bot.telegram.keyboards import correction_buttons
 from bot.updates.ordering import command_of
 from storage.chat_records import Exchange

@@ -14,7 +14,7 @@ from aiogram.types import CallbackQuery, MessageReactionUpdated, ReactionTypeEmo
 from bot.handlers.callbacks import acknowledge, guest_exchange, tapped_exchange
 from bot.handlers.corrections import decide
 from bot.handlers.request import Request
-from bot.telegram.callback_data import THUMBS, Because, Rate, Reason
+from bot.telegram.callback_data import THUMBS, Because, DislikeReason, Rate
 from bot.telegram.keyboards import rating_buttons
 from storage.chat_records import Exchange
 from storage.learning_records import Rating
@@ -79,7 +79,7 @@ async def reacted(message_reaction: MessageReactionUpdated, request: Request) ->
 
 
 async def show_vote(
-    exchange: Exchange, message: int | str, value: int, request: Request, reason: Reason | None = None
+    exchange: Exchange, message: int | str, value: int, request: Request, reason: DislikeReason | None = None
 ) -> None:
     """Mark the user's thumb under an answer; in a group, show the tally once the rate limit allows."""
     services, say = request.services, request.say

@@ -16,7 +16,7 @@ from aiogram.types import BotCommand, BotCommandScopeChat, BotCommandScopeDefaul
 
 from bot.i18n import SOURCE_LANGUAGE, Say, Translator, later
 from bot.settings import TelegramSettings
-from bot.telegram.client import DeliveryError, Unreachable
+from bot.telegram.errors import DeliveryError, Unreachable
 from storage.errors import StorageError
 from storage.ledger import Ledger
 

@@ -24,12 +24,12 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
 from bot.telegram.callback_data import Approve, Overrule, Promote, RollBack, StopCanary
-from bot.telegram.client import DeliveryError
+from bot.telegram.errors import DeliveryError
 from bot.telegram.keyboards import canary_buttons, one_button, promote_buttons
 from storage.counts import Approval
 from storage.errors import UnknownRecord
 from storage.learning_records import Model
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from storage.translatable_reason import Reason
 from training.job import Progress
 

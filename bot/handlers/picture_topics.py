@@ -11,7 +11,7 @@ from aiogram.exceptions import TelegramAPIError
 from bot.chat.question import Question
 from bot.handlers.request import Request
 from bot.i18n import later
-from bot.telegram.client import DeliveryError
+from bot.telegram.errors import DeliveryError
 
 LONGEST_NAME: Final = 128
 """The longest name of a topic (https://core.telegram.org/bots/api#createforumtopic)."""

@@ -16,7 +16,7 @@ from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
 from bot.admin.notifications import Notifications
-from bot.admin.runs import Runs
+from bot.admin.run_manager import RunManager
 from bot.chat.conversation import Conversation
 from bot.chat.in_flight import InFlight
 from bot.chat.picture_receiver import PictureReceiver
@@ -30,7 +30,7 @@ from bot.telegram.guest_reply import reply_type
 from bot.telegram.place import Place
 from bot.telegram.reply import Reply
 from bot.updates.addressing import spoken_to
-from bot.updates.inbox import Delivery
+from bot.updates.inbox_processor import Delivery
 from bot.updates.staleness import StaleQuestions
 from storage.chat_records import Chat, Exchange, Person
 from storage.errors import UnknownRecord
@@ -50,7 +50,7 @@ class Services:
     live_settings: LiveSettings
     ledger: Ledger
     translator: Translator
-    runs: Runs
+    runs: RunManager
     trials: Trials
     switch: ModelSwitch
     monitoring: Monitoring

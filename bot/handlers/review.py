@@ -18,7 +18,7 @@ from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import later
-from bot.telegram.callback_data import THUMBS, Judge, Verdict, reviewed_exchange
+from bot.telegram.callback_data import THUMBS, Judge, ReviewAction, reviewed_exchange
 from bot.telegram.keyboards import mini_app_button, review_buttons
 from bot.updates.ordering import command_of
 from storage.errors import StorageError
@@ -62,7 +62,7 @@ async def show(message: Message, request: Request) -> None:
 async def decide(query: CallbackQuery, callback_data: Judge, request: Request) -> None:
     """Record the decision whose button was tapped, mark it, and show the next answer unless a decision was undone."""
     say, exchange = request.say, callback_data.exchange
-    if callback_data.verdict is Verdict.NEXT:
+    if callback_data.verdict is ReviewAction.NEXT:
         await acknowledge(query)
     else:
         decision = ReviewDecision(callback_data.verdict)

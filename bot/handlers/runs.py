@@ -22,7 +22,7 @@ from bot.telegram.keyboards import one_button
 from storage.errors import CanaryRunning, RunBusy
 from storage.learning_records import Run
 from storage.translatable_reason import Reason, listed
-from training.data.sources import title
+from training.data.imported_sources import source_title
 
 
 def register(router: Router) -> None:
@@ -131,7 +131,7 @@ async def _dry_run(request: Request) -> str:
         epochs = f"{recipe.epochs:g}"
         lines.append(say("Method: {method}; each answer is used {epochs} times.", method=recipe.method, epochs=epochs))
     if plan.sources:
-        titles = ", ".join(title(str(each.path)) for each in plan.sources)
+        titles = ", ".join(source_title(str(each.path)) for each in plan.sources)
         lines.append(say("Other sources: {sources}.", sources=titles))
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ from bot.i18n import Say, later
 from inference.serving.deployment_status import NodeStatus
 from inference.serving.engine_stats import EngineStats
 from inference.serving.supervisor import State
-from storage.states import RUN_TRANSITIONS
+from storage.state_machines import RUN_TRANSITIONS
 
 DAYS: Final = 30
 MOST_DAYS: Final = 366

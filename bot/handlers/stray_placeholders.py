@@ -15,7 +15,7 @@ from aiogram.types import Message, TelegramObject, Update
 
 from bot.handlers.request import Handler, Request
 from bot.telegram.callback_data import Stop
-from bot.telegram.client import DeliveryError
+from bot.telegram.errors import DeliveryError
 from bot.telegram.reply import PENDING
 
 log = structlog.get_logger()

@@ -16,9 +16,10 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import InlineKeyboardMarkup
 
 from bot.i18n import Say, Translator
-from bot.telegram.callback_data import REASONS, Reason
-from bot.telegram.client import ButtonEdit, Undelivered, Unreachable
+from bot.telegram.callback_data import REASONS, DislikeReason
+from bot.telegram.errors import Undelivered, Unreachable
 from bot.telegram.keyboards import guest_buttons, rating_buttons
+from bot.telegram.methods import ButtonEdit
 from storage.chat_records import Exchange
 from storage.errors import StorageError
 from storage.guests import GUESTS
@@ -117,5 +118,5 @@ class RatingButtons:
             return rating_buttons(exchange.id, tally=tally, newest=newest, say=say)
         chosen = await self._ledger.votes.latest(exchange.id, viewer)
         given = await self._ledger.votes.latest_reason(exchange.id, viewer)
-        reason = Reason(given) if given in REASONS else None
+        reason = DislikeReason(given) if given in REASONS else None
         return rating_buttons(exchange.id, chosen, newest=newest, reason=reason, say=say)

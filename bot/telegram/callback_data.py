@@ -38,7 +38,7 @@ class Rate(CallbackData, prefix="rate"):
     value: Thumb
 
 
-class Reason(StrEnum):
+class DislikeReason(StrEnum):
     """The reason why a user dislikes an answer."""
 
     WRONG = "wrong"
@@ -48,10 +48,10 @@ class Reason(StrEnum):
 
 
 REASONS: Final = {
-    Reason.WRONG: later("Not true"),
-    Reason.BESIDE: later("Off topic"),
-    Reason.LENGTH: later("Wrong length"),
-    Reason.TONE: later("Wrong tone"),
+    DislikeReason.WRONG: later("Not true"),
+    DislikeReason.BESIDE: later("Off topic"),
+    DislikeReason.LENGTH: later("Wrong length"),
+    DislikeReason.TONE: later("Wrong tone"),
 }
 
 
@@ -59,7 +59,7 @@ class Because(CallbackData, prefix="because"):
     """Callback data `because:<exchange>:<reason>` of a button that gives the reason for a 👎."""
 
     exchange: Id
-    reason: Reason
+    reason: DislikeReason
 
 
 class Better(CallbackData, prefix="better"):
@@ -81,7 +81,7 @@ class Asks(CallbackData, prefix="asks"):
     correction: Id
 
 
-class Verdict(StrEnum):
+class ReviewAction(StrEnum):
     """What the button of a review does: keep the answer as a lesson, drop it, undo that, or show the next one."""
 
     KEEP = "keep"
@@ -94,7 +94,7 @@ class Judge(CallbackData, prefix="review"):
     """Callback data `review:<exchange>:<verdict>` of a button under an answer that an admin reviews."""
 
     exchange: Id
-    verdict: Verdict
+    verdict: ReviewAction
 
 
 class Again(CallbackData, prefix="again"):

@@ -1,14 +1,7 @@
 """The Telegram client: middleware that limits the rate of calls, repeats failed ones and translates errors.
 
 The middleware is part of the bot's session and therefore sees every call. docs/promises.md describes
-what is guaranteed for each kind of message. The errors are::
-
-    DeliveryError
-    ├── Unreachable   the bot was blocked or muted, or the chat or topic is gone
-    ├── Doubtful      the connection broke; the sent message may have arrived, so it is not repeated
-    └── Undelivered   Telegram was not reached or kept refusing for too long; a later attempt may succeed
-
-Any other refusal is a bug in the caller and is raised as aiogram's own exception.
+what is guaranteed for each kind of message.
 """
 
 from __future__ import annotations
@@ -33,24 +26,17 @@ from aiogram.exceptions import (
     TelegramRetryAfter,
     TelegramServerError,
 )
-from aiogram.methods import (
-    EditMessageReplyMarkup,
-    EditMessageText,
-    Response,
-    SendChatAction,
-    SendMessage,
-    TelegramMethod,
-)
+from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
-from aiogram.types import InlineKeyboardMarkup
 from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientConnectorError
 from cachetools import TTLCache
-from pydantic import Field
 
 from bot.config import ConfigError
 from bot.redaction import error_text
 from bot.settings import TelegramSettings
+from bot.telegram.errors import Doubtful, Undelivered, Unreachable
+from bot.telegram.methods import ButtonEdit, GetRawUpdates, Notice, PartialEdit, Placeholder, Typing, Whisper
 from bot.telegram.rate_limit import ChatLimiter, RateLimiter
 from bot.telegram.sliding_window import Priority
 
@@ -83,83 +69,6 @@ _GONE: Final = (
 )
 
 log = structlog.get_logger()
-
-
-class DeliveryError(Exception):
-    """A failed call to Telegram; the text of the error gives the reason."""
-
-
-class Unreachable(DeliveryError):
-    """The bot cannot write to the chat: the bot was blocked, kicked or muted, or the chat is gone."""
-
-
-class Doubtful(DeliveryError):
-    """The connection broke after the call was sent, so Telegram may or may not have carried it out."""
-
-
-class Undelivered(DeliveryError):
-    """Telegram could not be reached, or kept refusing the call, until the retries were exhausted."""
-
-
-class GetRawUpdates(TelegramMethod[list[dict[str, Any]]]):
-    """The getUpdates method with results as plain JSON.
-
-    An update that the installed aiogram cannot parse therefore does not hold up the others.
-    """
-
-    __returning__ = list[dict[str, Any]]
-    __api_method__ = "getUpdates"
-
-    offset: int | None = None
-    limit: int | None = None
-    timeout: int | None = None
-    allowed_updates: list[str] | None = None
-
-
-class PartialEdit(EditMessageText):
-    """An edit that shows an unfinished answer.
-
-    The edit never waits for the rate limit and is never repeated. If it is dropped, the result is False.
-    """
-
-
-class Placeholder(SendMessage):
-    """A message that will become an answer.
-
-    If the chat's rate limit leaves no capacity, the message is dropped and the result is False.
-    """
-
-
-class Whisper(SendMessage):
-    """A message in a group that only one person sees, which Telegram calls ephemeral.
-
-    A bot may send one at any time only if it administers the group
-    (https://core.telegram.org/bots/api#ephemeral-messages-and-commands). If Telegram refuses it, the result is
-    False, and further ones in the same chat are dropped for a while. A server that does not know such messages sends a
-    normal one.
-    """
-
-
-class Notice(SendMessage):
-    """A message telling group members that they have to wait; it takes precedence over answers."""
-
-
-class ButtonEdit(EditMessageReplyMarkup):
-    """An edit of frequently changing buttons.
-
-    `latest` is called when the edit is made, and returns the buttons to show. In groups, answers take
-    precedence over the edit.
-    """
-
-    latest: Callable[[], Awaitable[InlineKeyboardMarkup]] = Field(exclude=True)
-
-
-class Typing(SendChatAction):
-    """The "typing" status of a chat.
-
-    The call never waits and has a small rate limit of its own. If it is dropped, the result is False.
-    """
-
 
 _PRIORITIES: Final = {Notice: Priority.NOTICE, ButtonEdit: Priority.BUTTONS, PartialEdit: Priority.PARTIAL}
 
@@ -199,7 +108,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
         """Make one call to Telegram.
 
         Raises:
-            DeliveryError: The call failed. The module's docstring lists the subclasses.
+            DeliveryError: The call failed; see `bot.telegram.errors` for the subclasses.
             TelegramAPIError: Telegram refused the call for another reason.
         """
         self._answers.add(Response[method.__returning__])  # type: ignore[name-defined]  # a type known at run time

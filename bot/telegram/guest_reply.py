@@ -20,7 +20,7 @@ from aiogram.types import (
 )
 from telegramify_markdown import utf16_len
 
-from bot.telegram.client import Unreachable
+from bot.telegram.errors import Unreachable
 from bot.telegram.formatting import LIMIT, Page, plain_pages
 from bot.telegram.place import Place
 from bot.telegram.recorded_messages import NO_PREVIEW

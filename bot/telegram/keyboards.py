@@ -18,6 +18,7 @@ from bot.telegram.callback_data import (
     Because,
     Better,
     Delete,
+    DislikeReason,
     Judge,
     Learn,
     LearnAsGuest,
@@ -25,12 +26,11 @@ from bot.telegram.callback_data import (
     Prefer,
     Promote,
     Rate,
-    Reason,
+    ReviewAction,
     RollBack,
     Speak,
     StopCanary,
     Teach,
-    Verdict,
 )
 from storage.chat_records import Person
 
@@ -54,7 +54,7 @@ def rating_buttons(
     *,
     say: Say,
     tally: tuple[int, int] | None = None,
-    reason: Reason | None = None,
+    reason: DislikeReason | None = None,
     newest: bool = True,
     compare: bool = False,
 ) -> InlineKeyboardMarkup:
@@ -115,12 +115,12 @@ def review_buttons(exchange: int, say: Say, *, chosen: str = "") -> InlineKeyboa
 
     If there is a decision, `chosen`, its button is marked, and another button undoes it.
     """
-    words = {Verdict.KEEP: say("👍 Keep"), Verdict.DROP: say("✖ Drop"), Verdict.NEXT: say("Next ›")}
+    words = {ReviewAction.KEEP: say("👍 Keep"), ReviewAction.DROP: say("✖ Drop"), ReviewAction.NEXT: say("Next ›")}
     row = [
         _button(text + (CHOSEN if verdict == chosen else ""), Judge(exchange=exchange, verdict=verdict))
         for verdict, text in words.items()
     ]
-    undo = [[_button(say("↶ Undo"), Judge(exchange=exchange, verdict=Verdict.UNDO))]] if chosen else []
+    undo = [[_button(say("↶ Undo"), Judge(exchange=exchange, verdict=ReviewAction.UNDO))]] if chosen else []
     return InlineKeyboardMarkup(inline_keyboard=[row, *undo])
 
 

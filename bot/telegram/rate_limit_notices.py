@@ -18,7 +18,7 @@ from aiogram.utils.formatting import TextMention, as_line
 from cachetools import TTLCache
 
 from bot.i18n import Say
-from bot.telegram.client import DeliveryError
+from bot.telegram.errors import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.rate_limit import ChatLimiter, RateLimiter
 from bot.telegram.reply import Reply

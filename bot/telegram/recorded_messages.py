@@ -18,8 +18,9 @@ from aiogram.exceptions import TelegramBadRequest
 from aiogram.methods import SendMessage, TelegramMethod
 from aiogram.types import ForceReply, InlineKeyboardMarkup, LinkPreviewOptions, Message
 
-from bot.telegram.client import Doubtful, Placeholder, Undelivered
+from bot.telegram.errors import Doubtful, Undelivered
 from bot.telegram.formatting import Page
+from bot.telegram.methods import Placeholder
 from bot.telegram.place import Place
 from storage.errors import NotSaved
 from storage.ledger import Ledger

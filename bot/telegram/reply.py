@@ -22,8 +22,9 @@ from aiogram.types import (
     Message,
 )
 
-from bot.telegram.client import Doubtful, Notice, PartialEdit, Typing, Whisper
+from bot.telegram.errors import Doubtful
 from bot.telegram.formatting import Page, plain_pages
+from bot.telegram.methods import Notice, PartialEdit, Typing, Whisper
 from bot.telegram.recorded_messages import RecordedMessages, content, refuses_entities
 
 PENDING: Final = Page("…")

@@ -18,7 +18,7 @@ from typing import Final, Self
 from aiogram.types import InlineKeyboardMarkup
 
 from bot.i18n import Say
-from bot.telegram.client import Unreachable
+from bot.telegram.errors import Unreachable
 from bot.telegram.formatting import markdown_pages, plain_pages
 from bot.telegram.reply import Reply
 from inference.messages import Delta

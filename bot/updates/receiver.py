@@ -26,8 +26,10 @@ from aiogram.exceptions import (
 from bot.config import ConfigError
 from bot.redaction import error_text
 from bot.settings import TelegramSettings
-from bot.telegram.client import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
-from bot.updates.inbox import Inbox
+from bot.telegram.client import CALL_SECONDS, TOKEN_CURE
+from bot.telegram.errors import DeliveryError
+from bot.telegram.methods import GetRawUpdates
+from bot.updates.inbox_processor import InboxProcessor
 from storage.errors import StorageError
 
 _ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction")
@@ -53,7 +55,7 @@ class Receiver:
     With `guests`, Telegram also sends the questions of chats in which the bot is a guest.
     """
 
-    def __init__(self, bot: Bot, inbox: Inbox, settings: TelegramSettings, *, guests: bool = False) -> None:
+    def __init__(self, bot: Bot, inbox: InboxProcessor, settings: TelegramSettings, *, guests: bool = False) -> None:
         self._bot = bot
         self._inbox = inbox
         self._settings = settings

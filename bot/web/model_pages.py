@@ -13,8 +13,9 @@ from aiohttp import web
 
 from bot.admin.canary_standing import standing_text
 from bot.admin.canary_trial import Trials
+from bot.admin.model_checks import refuse_harmful
 from bot.admin.model_deletion import bytes_on_disk, model_files, refuse_in_use
-from bot.admin.model_switch import RESTING, refuse_harmful
+from bot.admin.model_switch import RESTING
 from bot.admin.progress import approval_text
 from bot.admin.refusals import CHANGED, AdminRefusal, refused
 from bot.i18n import Say, later
@@ -26,7 +27,7 @@ from storage.counts import Approval
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Actor, Model
 from storage.ledger import Ledger
-from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
+from storage.state_machines import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
 _MODEL: Final = "/models/{model:[A-Za-z0-9][A-Za-z0-9._-]{0,99}}"
@@ -54,7 +55,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ModelEntry:
     """A model on the page: its approval in words and as a chart, and which buttons it has now."""
 
     model: Model
@@ -115,7 +116,7 @@ class ModelPages:
             text = _approval(days.values(), say)
             chart = approval_chart(days, f"{model.id}: {text}", say) if days else None
             actions = allowed_actions(model, previous.id if previous else "", pending)
-            entries.append(Entry(model, text, chart, actions))
+            entries.append(ModelEntry(model, text, chart, actions))
         live = next((each.id for each in models if each.state is ModelState.LIVE), "")
         context: dict[str, Any] = {
             "entries": [each for each in entries if each.model.kept],

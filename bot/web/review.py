@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from bot.admin.refusals import REFUSALS, NothingNew, refused
-from bot.admin.runs import Runs
+from bot.admin.run_manager import RunManager
 from bot.web.card_query import card_filter, number
 from bot.web.pages import OPERATOR, Pages, local_path
 from bot.web.security import read_form
@@ -33,7 +33,7 @@ class ReviewPages:
 
     ledger: Ledger
     pictures: PictureStore
-    runs: Runs
+    runs: RunManager
     pages: Pages
     threshold: int
 

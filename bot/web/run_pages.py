@@ -22,8 +22,8 @@ from aiohttp import web
 from bot.admin.model_deletion import bytes_on_disk
 from bot.admin.progress import held_back, silence
 from bot.admin.refusals import REFUSALS, refused
+from bot.admin.run_manager import RunManager
 from bot.admin.run_outcome import numbers
-from bot.admin.runs import Runs
 from bot.i18n import Say
 from bot.redaction import without_secrets
 from bot.web.charts import Chart, loss_chart
@@ -33,7 +33,7 @@ from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from storage.review_cards import CardFilter
-from storage.states import RUN_TRANSITIONS
+from storage.state_machines import RUN_TRANSITIONS
 from training.gate.report import Report
 from training.job import Progress
 from training.launcher import LastProgress
@@ -62,7 +62,7 @@ class RunPages:
     """
 
     ledger: Ledger
-    runs: Runs
+    runs: RunManager
     last_progress: Callable[[], LastProgress | None]
     pages: Pages
     threshold: int

@@ -28,7 +28,7 @@ from bot.web.mini_app import MiniApp
 from bot.web.pages import Pages
 from bot.web.security import caller, content_policy, harden, header, is_secret, is_within, read_body
 from storage.errors import StorageError, UnknownRecord
-from training.gate.sheet_words import localised
+from training.gate.comparison_sheet_translations import localised
 from training.run_folder import CURVE, PICTURE, SHEET
 
 WEBHOOK_PATH = "/telegram"

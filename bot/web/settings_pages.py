@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SettingEntry:
     """A setting on the page.
 
     Attributes:
@@ -136,13 +136,13 @@ class SettingsPages:
             here=request.rel_url.with_path("/settings"),
         )
 
-    def _entry(self, key: str, text: str | None = None, wrong: str = "") -> Entry:
+    def _entry(self, key: str, text: str | None = None, wrong: str = "") -> SettingEntry:
         settings, value = self.settings, json_value(self.settings.now, key)
         started = json_value(settings.started, key)
         kind = ""
         if key in CHANGEABLE:
             kind = "choice" if isinstance(value, bool) else "text" if key in _LONG else "line"
-        return Entry(
+        return SettingEntry(
             key=key,
             value=shown(value),
             started=shown(started),

@@ -22,11 +22,11 @@ from prometheus_client import Histogram
 from inference.engines.commands import Kind, concurrency
 from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
 from inference.serving.admission_queue import Admission, Ticket
-from inference.serving.chat_moves import Moves
+from inference.serving.chat_handover import ChatHandover
 from inference.serving.engine_process import Worker
 from inference.serving.engine_stats import SECONDS_BUCKETS, Tally
+from inference.serving.first_token_signal import FirstTokenSignal
 from inference.serving.nodes import Node
-from inference.serving.pressure import FirstWords
 from inference.serving.routing import Router
 from inference.settings import InferenceSettings
 
@@ -52,7 +52,7 @@ class Answering:
         settings: InferenceSettings,
         nodes: Sequence[Node],
         router: Router,
-        moves: Moves,
+        handover: ChatHandover,
         *,
         first_words: Path,
     ) -> None:
@@ -72,8 +72,8 @@ class Answering:
         self._settings = settings
         self._nodes = nodes
         self._router = router
-        self._moves = moves
-        self._first_words = FirstWords(first_words)
+        self._handover = handover
+        self._signal = FirstTokenSignal(first_words)
         self._suspicions: set[asyncio.Task[None]] = set()
         self._forgotten: WeakSet[Ticket] = WeakSet()
 
@@ -127,14 +127,14 @@ class Answering:
             node, worker = found
             ticket.move(node.name)
             try:
-                with node.lease(worker), self._first_words.awaited() as heard:
+                with node.lease(worker), self._signal.awaited() as first_token_arrived:
                     async with aclosing(worker.answer(prompt)) as deltas:
                         async for delta in deltas:
                             if delta.text:
-                                heard()
+                                first_token_arrived()
                             if delta.answer is not None:
                                 if ticket not in self._forgotten:
-                                    self._moves.answered(prompt, worker)
+                                    self._handover.answered(prompt, worker)
                                 node.stats.note(delta.answer)
                                 self.first_token.labels(node.name).observe(delta.answer.first_token_seconds)
                                 tally = self.tallies[worker.model_id]
@@ -180,7 +180,7 @@ class Answering:
         their prompts are not kept for warm-up.
         """
         self._forgotten.update(self.admission.tickets(chat))
-        self._moves.recent.forget(chat)
+        self._handover.recent.forget(chat)
 
     def end(self) -> None:
         """Cancel the health checks in progress."""

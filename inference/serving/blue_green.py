@@ -1,14 +1,12 @@
 """The live model of one replica, a canary alongside it, and the swap to the next live model.
 
-Starting, swapping, resting and ending are mutually exclusive: each waits until the processes ended by
-the previous operation are gone.
+Starting, swapping, resting and ending are mutually exclusive (see `engine_transitions`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,19 +15,12 @@ import structlog
 
 from inference.messages import EngineUnavailable
 from inference.serving.engine_launch import Launch
-from inference.serving.engine_process import Worker
+from inference.serving.engine_transitions import EngineTransitions, Welcome
 from inference.serving.supervisor import State, Supervisor
 
 _log = structlog.get_logger(__name__)
 
 _SLOTS: Final = ("blue", "green")
-_TRIES: Final = 2
-"""The number of times that a new engine is started. One that crashed on a warm-up prompt is started again without that
-prompt."""
-
-
-Welcome = Callable[[Worker], Awaitable[None]]
-"""A function that opens a worker to chats, possibly after warming it up."""
 
 
 class BlueGreen:
@@ -59,22 +50,19 @@ class BlueGreen:
         self.canary: Supervisor | None = None
         self._canary_due = False
         self._started = False
-        self._ended = False
-        self._lock = asyncio.Lock()
-        self._next: Supervisor | None = None
-        self._starting: asyncio.Task[None] | None = None
-        self._retiring: dict[asyncio.Task[bool], Supervisor] = {}
+        self._transitions = EngineTransitions()
 
     @property
     def pids(self) -> tuple[int, ...]:
         """IDs of all child processes, including starting and draining ones."""
-        supervisors = (self.live, self.canary, self._next, *self._retiring.values())
+        supervisors = (self.live, self.canary, *self._transitions.engines)
         return tuple(sorted({each.pid for each in supervisors if each is not None and each.pid is not None}))
 
     @property
     def swapping_to(self) -> str | None:
         """ID of the model whose engine is starting and is not live yet, or None."""
-        return self._next.model_id if self._next is not None and self._next is not self.live else None
+        starting = self._transitions.starting
+        return starting.model_id if starting is not None and starting is not self.live else None
 
     def run(self) -> None:
         """Start the live model's engine in the background, and retry until it starts."""
@@ -88,8 +76,8 @@ class BlueGreen:
             EngineUnavailable: The engine did not start. No process is left running.
         """
         self._started = True
-        async with self._exclusive():
-            await self._start_engine(self.live)
+        async with self._transitions.exclusive():
+            await self._transitions.start(self.live)
 
     def serves(self, model_id: str, model_dir: Path) -> bool:
         """Return whether the model is live and either ready or resting."""
@@ -113,8 +101,8 @@ class BlueGreen:
         Raises:
             EngineUnavailable: The canary could not be started. The live model is unaffected.
         """
-        async with self._exclusive():
-            if self._ended or not self._started:
+        async with self._transitions.exclusive():
+            if self._transitions.ended or not self._started:
                 raise EngineUnavailable("The model cannot be tried: the engine is not running.")
             if canary := self._canary_of(model_id, model_dir):
                 if canary.worker is not None:
@@ -122,7 +110,7 @@ class BlueGreen:
                 return
             await self._end_canary(0)
             canary = self._supervisor(model_id, model_dir, 1 - self._slot)
-            await self._start_engine(canary, welcome)
+            await self._transitions.start(canary, welcome)
             self.canary = canary
             self._changed()
 
@@ -138,7 +126,7 @@ class BlueGreen:
 
         Unfinished answers are restarted on the live model.
         """
-        async with self._exclusive():
+        async with self._transitions.exclusive():
             await self._end_canary(self._settings.drain_timeout)
 
     async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
@@ -151,8 +139,8 @@ class BlueGreen:
             EngineUnavailable: The new engine did not start. The live model is unaffected or, if its engine had
                 to end first (`cold`), is started again.
         """
-        async with self._exclusive():
-            if self._ended or not self._started:
+        async with self._transitions.exclusive():
+            if self._transitions.ended or not self._started:
                 raise EngineUnavailable("The model cannot be swapped: the engine is not running.")
             if self.serves(model_id, model_dir):
                 return False
@@ -164,7 +152,7 @@ class BlueGreen:
                 return True
             await self._end_canary(0)
             green = self._supervisor(model_id, model_dir, 1 - self._slot)
-            await (self._replace(green, welcome) if self.cold else self._start_engine(green, welcome))
+            await (self._replace(green, welcome) if self.cold else self._transitions.start(green, welcome))
             await self._make_live(green)
             return True
 
@@ -172,7 +160,7 @@ class BlueGreen:
         canary, self.canary, self._canary_due = self.canary, None, False
         if canary is not None:
             self._changed()
-            await self._retire(canary, drain)
+            await self._transitions.retire(canary, drain)
 
     async def _replace(self, green: Supervisor, welcome: Welcome) -> None:
         """Stop the live engine, then start `green`; if `green` does not start, restart the old engine.
@@ -180,11 +168,11 @@ class BlueGreen:
         Raises EngineUnavailable if `green` does not start.
         """
         blue = self.live
-        await self._retire(blue, self._settings.drain_timeout)
+        await self._transitions.retire(blue, self._settings.drain_timeout)
         try:
-            await self._start_engine(green, welcome)
+            await self._transitions.start(green, welcome)
         except EngineUnavailable as error:
-            if self._ended:
+            if self._transitions.ended:
                 raise
             again = await self._restore(blue, welcome)
             raise EngineUnavailable(f"{error}\n{blue.model_id} {again}") from error
@@ -195,9 +183,9 @@ class BlueGreen:
         If the restart fails, further attempts follow in the background.
         """
         try:
-            await self._start_engine(blue, welcome)
+            await self._transitions.start(blue, welcome)
         except EngineUnavailable as error:
-            if not self._ended:
+            if not self._transitions.ended:
                 blue.run()
             return f"did not start again either, and further attempts follow: {error}"
         return "answers again."
@@ -211,44 +199,42 @@ class BlueGreen:
         self.live, self._slot = green, 1 - self._slot
         self._changed()
         _log.info("model swapped", old=blue.model_id, new=green.model_id, pid=green.pid)
-        await self._retire(blue, self._settings.drain_timeout)
+        await self._transitions.retire(blue, self._settings.drain_timeout)
 
     async def rest(self) -> None:
         """Stop the engines until `wake` is called.
 
         Answers in flight are interrupted, and their questions may wait for `wake`.
         """
-        async with self._exclusive():
+        async with self._transitions.exclusive():
             self.resting = True
             self._canary_due = self.canary is not None
             await self._retire_all()
 
     async def wake(self) -> None:
         """Start the engine in the background if it is not running."""
-        async with self._exclusive():
+        async with self._transitions.exclusive():
             self.resting = False
-            if self._started and not self._ended and self.live.state is State.STOPPED:
+            if self._started and not self._transitions.ended and self.live.state is State.STOPPED:
                 self.live.run()
             self._changed()
 
     def refuse(self) -> None:
         """Cancel a start in progress and prevent further starts; this is the first step of `end`."""
-        # Cancel only once: a second cancellation would interrupt the cleanup after the first.
-        if self._starting is not None and not self._ended:
-            self._starting.cancel()
-        self._ended = True
+        self._transitions.refuse()
 
     async def end(self) -> None:
         """End every process. It is safe to call `end` again and during any other operation."""
         self.refuse()
-        for retiring in self._retiring.values():
-            retiring.cut()
-        async with self._exclusive():
+        self._transitions.cut()
+        async with self._transitions.exclusive():
             self._canary_due = False
             await self._retire_all()
 
     async def _retire_all(self) -> None:
-        await asyncio.gather(*(self._retire(each, 0) for each in (self.live, self.canary) if each is not None))
+        await asyncio.gather(
+            *(self._transitions.retire(each, 0) for each in (self.live, self.canary) if each is not None)
+        )
 
     def _supervisor(self, model_id: str, model_dir: Path, slot: int) -> Supervisor:
         log = self._launch.log.with_stem(f"{self._launch.log.stem}-{_SLOTS[slot]}")
@@ -259,61 +245,15 @@ class BlueGreen:
     def _on_change(self) -> None:
         """React to a change in an engine; start a pending canary once the live model answers."""
         # It does not start at once, because two engines that start together would both claim the same free memory.
-        if self._canary_due and self.canary is not None and self.live.worker is not None and not self._ended:
+        if (
+            self._canary_due
+            and self.canary is not None
+            and self.live.worker is not None
+            and not self._transitions.ended
+        ):
             self._canary_due = False
             self.canary.run()
         self._changed()
-
-    @asynccontextmanager
-    async def _exclusive(self) -> AsyncIterator[None]:
-        """Hold the lock of all operations, once the processes that the previous operation ended are gone."""
-        async with self._lock:
-            if self._retiring:
-                await asyncio.wait(self._retiring)
-            yield
-
-    async def _start_engine(self, supervisor: Supervisor, welcome: Welcome | None = None) -> None:
-        """Start an engine and apply `welcome` to it, in a task that `refuse` can cancel.
-
-        No process is left running after an error.
-        """
-        if self._ended:
-            raise EngineUnavailable("The deployment was stopped before the engine was started.")
-        self._next = supervisor
-        self._starting = starting = asyncio.create_task(self._start_and_welcome(supervisor, welcome))
-        try:
-            await asyncio.wait((starting,))
-            if self._ended or starting.cancelled():
-                raise EngineUnavailable("The deployment was stopped while the engine was starting.")
-            starting.result()
-        except BaseException:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            await self._retire(supervisor, 0)
-            raise
-        finally:
-            self._starting = self._next = None
-
-    async def _start_and_welcome(self, supervisor: Supervisor, welcome: Welcome | None) -> None:
-        """Start an engine and call `welcome` with its worker, before the engine is made live."""
-        for _ in range(_TRIES):
-            worker = await supervisor.start()
-            if welcome is None:
-                return
-            if not worker.broken:
-                await welcome(worker)
-            if supervisor.worker is worker:
-                return
-            why = await worker.gone()  # the supervisor may not have noticed yet
-            await supervisor.retire(0)
-        raise EngineUnavailable(f"The engine of {supervisor.model_id} ended soon after its start: {why}.")
-
-    async def _retire(self, supervisor: Supervisor, drain: float) -> None:
-        """Retire a supervisor in a separate task, so that its process ends even if the caller is cancelled."""
-        retiring = asyncio.create_task(supervisor.retire(drain))
-        self._retiring[retiring] = supervisor
-        retiring.add_done_callback(self._retiring.pop)
-        await asyncio.shield(retiring)
 
     def _crashed(self) -> None:
         self.crashes += 1

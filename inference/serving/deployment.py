@@ -12,7 +12,7 @@ from prometheus_client import Histogram
 from inference.engines.commands import COMMANDS, Command, resolve
 from inference.messages import Delta, EngineUnavailable, InferenceError, Prompt
 from inference.serving.answering import Answering
-from inference.serving.chat_moves import Moves
+from inference.serving.chat_handover import ChatHandover
 from inference.serving.deployment_status import Status, status_of
 from inference.serving.engine_process import Worker
 from inference.serving.nodes import nodes_for
@@ -48,13 +48,13 @@ class Deployment:
             settings, self._kind, model_id, model_dir, command=command, logs=logs, changed=self._changed
         )
         self._router = Router(self._nodes, settings.wait_timeout)
-        self._moves = Moves(self._nodes, self._router, settings, self._changed)
-        self._rolling = Rolling(self._nodes, self._moves)
+        self._handover = ChatHandover(self._nodes, self._router, settings, self._changed)
+        self._rolling = Rolling(self._nodes, self._handover)
         self._pausing = asyncio.Lock()
         self.first_words = logs / "first-words"
-        """A file of one byte, 1 while an answer's first token is awaited; see `pressure`."""
+        """A file of one byte, 1 while an answer's first token is awaited; see `first_token_signal`."""
         self._answering = Answering(
-            self._kind, settings, self._nodes, self._router, self._moves, first_words=self.first_words
+            self._kind, settings, self._nodes, self._router, self._handover, first_words=self.first_words
         )
 
     @property
@@ -77,7 +77,7 @@ class Deployment:
                 engine's log, and the deployment is stopped.
         """
         self._router.open()
-        self._moves.start()
+        self._handover.start()
         if not wait:
             for node in self._nodes:
                 node.slots.run()
@@ -105,7 +105,7 @@ class Deployment:
         for node in self._nodes:
             node.slots.refuse()
         await self._answering.admission.empty(drain)
-        await self._moves.end()
+        await self._handover.end()
         await asyncio.gather(*(node.slots.end() for node in self._nodes))
         self._answering.end()
 
@@ -179,7 +179,7 @@ class Deployment:
         self._router.canary = None
 
     @property
-    def shows_canary(self) -> bool:
+    def canary_is_idle(self) -> bool:
         """Whether there is a canary that answers no conversations."""
         return self._router.canary is not None and not self._router.canary.share
 
@@ -217,7 +217,7 @@ class Deployment:
 
     def status(self) -> Status:
         """Return the current status."""
-        return status_of(self._kind, self._nodes, self._answering, self._moves, self._router.canary)
+        return status_of(self._kind, self._nodes, self._answering, self._handover, self._router.canary)
 
     @property
     def first_token(self) -> Histogram:
@@ -238,6 +238,6 @@ class Deployment:
 
     def _changed(self) -> None:
         """Update warm-up, routing and the queue after a change in any replica."""
-        self._moves.look()
+        self._handover.open_ready()
         self._router.changed()
         self._answering.admission.hold(self._router.away)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from inference.engines.commands import Kind
 from inference.serving.answering import Answering
-from inference.serving.chat_moves import Moves
+from inference.serving.chat_handover import ChatHandover
 from inference.serving.engine_stats import EngineStats, Tally, combined
 from inference.serving.nodes import Node
 from inference.serving.routing import CanaryRoute
@@ -112,14 +112,14 @@ class Status:
 
 
 def status_of(
-    kind: Kind, nodes: Sequence[Node], answering: Answering, moves: Moves, route: CanaryRoute | None
+    kind: Kind, nodes: Sequence[Node], answering: Answering, handover: ChatHandover, route: CanaryRoute | None
 ) -> Status:
     """Return the status of a deployment that consists of `nodes`."""
     # Single values are those of the first replica that is ready, or of the first one if none is.
     first = min(nodes, key=lambda node: node.slots.live.state is not State.READY)
     lives = [node.slots.live for node in nodes]
     canaries = [node.slots.canary for node in nodes if node.slots.canary is not None]
-    waiting, chats = answering.admission.waiting_by_lane(), moves.chats()
+    waiting, chats = answering.admission.waiting_by_lane(), handover.chats()
     return Status(
         engine=kind,
         model=Counter(node.slots.live.model_id for node in nodes).most_common(1)[0][0],
@@ -134,7 +134,7 @@ def status_of(
         swapping_to=next((node.slots.swapping_to for node in nodes if node.slots.swapping_to), None),
         last_error=_first_error([*lives, *canaries]),
         counters=Counters(
-            **answering.counted, warmed=moves.warmer.warmed, crashes=sum(node.slots.crashes for node in nodes)
+            **answering.counted, warmed=handover.warmer.warmed, crashes=sum(node.slots.crashes for node in nodes)
         ),
         nodes=tuple(_node_status(node, chats[node.name], waiting[node.name]) for node in nodes),
         stats=combined([node.stats for node in nodes]),

@@ -35,7 +35,7 @@ _AT_ONCE: Final = 4
 
 
 @dataclass(eq=False, slots=True)
-class Chat:
+class RecentChat:
     """A recently active chat.
 
     Attributes:
@@ -68,18 +68,18 @@ class RecentChats:
     def __init__(self, settings: InferenceSettings) -> None:
         self._most = settings.warm_chats
         self._age = settings.warm_age
-        self._chats: dict[str, Chat] = {}
+        self._chats: dict[str, RecentChat] = {}
         self._bytes = 0
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
         """Record that `worker` has computed the chat's newest prompt."""
         self._drop(prompt.chat)
-        chat = self._chats[prompt.chat] = Chat(prompt, monotonic(), WeakSet((worker,)))
+        chat = self._chats[prompt.chat] = RecentChat(prompt, monotonic(), WeakSet((worker,)))
         self._bytes += chat.size
         while len(self._chats) > self._most or self._bytes > _PICTURE_BYTES:
             self._drop(next(iter(self._chats)))
 
-    def newest_first(self) -> list[Chat]:
+    def newest_first(self) -> list[RecentChat]:
         """Return the recently active chats, most recently answered first."""
         oldest = monotonic() - self._age
         for key in [chat.key for chat in self._chats.values() if chat.when < oldest]:
@@ -92,7 +92,7 @@ class RecentChats:
         if chat is not None:
             chat.barred = True
 
-    def _drop(self, key: str) -> Chat | None:
+    def _drop(self, key: str) -> RecentChat | None:
         chat = self._chats.pop(key, None)
         if chat is not None:
             self._bytes -= chat.size
@@ -108,13 +108,13 @@ class Warmer:
     def __init__(self) -> None:
         self.warmed = 0
 
-    async def warm(self, plan: Iterable[tuple[Chat, Worker]]) -> bool:
+    async def warm(self, plan: Iterable[tuple[RecentChat, Worker]]) -> bool:
         """Compute each chat's prompt on its worker, in order, and return False if the time limit was exceeded.
 
         A worker that is already in use gets one prompt at a time, so that questions can be answered in between;
         other workers get several at once.
         """
-        waiting: dict[Worker, list[Chat]] = defaultdict(list)
+        waiting: dict[Worker, list[RecentChat]] = defaultdict(list)
         for chat, worker in plan:
             if worker not in chat.warm:
                 waiting[worker].append(chat)
@@ -131,7 +131,7 @@ class Warmer:
             return False
         return True
 
-    async def _compute_all(self, chats: Iterable[Chat], worker: Worker) -> None:
+    async def _compute_all(self, chats: Iterable[RecentChat], worker: Worker) -> None:
         for chat in chats:
             if worker.broken:
                 return

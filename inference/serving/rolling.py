@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from inference.messages import EngineUnavailable
-from inference.serving.chat_moves import Moves
+from inference.serving.chat_handover import ChatHandover
 from inference.serving.engine_launch import Launch
 from inference.serving.nodes import Node
 from inference.serving.supervisor import State
@@ -22,9 +23,11 @@ _log = structlog.get_logger(__name__)
 class Rolling:
     """Coordinator that swaps the model of `nodes`, one replica at a time."""
 
-    def __init__(self, nodes: Sequence[Node], moves: Moves) -> None:
+    def __init__(self, nodes: Sequence[Node], handover: ChatHandover) -> None:
         self._nodes = nodes
-        self._moves = moves
+        self._handover = handover
+        self._lock = asyncio.Lock()
+        self._unfinished: set[asyncio.Task[bool]] = set()
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
         """Switch every replica to the given model; return False if all of them already had it.
@@ -35,7 +38,7 @@ class Rolling:
             EngineUnavailable: A replica failed. The swap has been rolled back as far as possible, and the
                 message lists which replica has which model.
         """
-        async with self._moves.alone():
+        async with self._exclusive():
             if not await asyncio.to_thread(model_dir.is_dir):
                 raise EngineUnavailable(f"{model_id} cannot go live: there is no directory {model_dir}.")
             swapped: list[tuple[Node, Launch]] = []
@@ -57,32 +60,46 @@ class Rolling:
         Raises:
             EngineUnavailable: A replica failed. The canary has been ended on all replicas.
         """
-        async with self._moves.alone():
+        async with self._exclusive():
             try:
                 for node in self._nodes:
-                    await node.slots.start_canary(model_id, model_dir, partial(self._moves.welcome, node, canary=True))
+                    await node.slots.start_canary(
+                        model_id, model_dir, partial(self._handover.welcome, node, canary=True)
+                    )
             except BaseException:
                 await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
                 raise
 
     async def stop_canary(self) -> None:
         """End the canary on every replica, after warming up its chats on the live model's engines."""
-        async with self._moves.alone():
-            await self._moves.leave_canary()
+        async with self._exclusive():
+            await self._handover.leave_canary()
             await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
+
+    @asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[None]:
+        """Hold a lock that allows only one swap or change of the canary at a time."""
+        async with self._lock:
+            if self._unfinished:
+                await asyncio.wait(self._unfinished)
+            yield
 
     async def _swap(self, node: Node, model_id: str, model_dir: Path) -> bool:
         slots = node.slots
         if slots.serves(model_id, model_dir):
             return False
         if not slots.cold:
-            return await slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
-        return await self._moves.to_the_end(self._swap_closed(node, model_id, model_dir))
+            return await slots.swap(model_id, model_dir, partial(self._handover.welcome, node))
+        # It is completed even if the caller is cancelled, because the old engine ends before the new one starts.
+        task = asyncio.create_task(self._swap_closed(node, model_id, model_dir))
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return await asyncio.shield(task)
 
     async def _swap_closed(self, node: Node, model_id: str, model_dir: Path) -> bool:
         """Swap the model while the replica is closed; meanwhile, its chats go to other replicas or wait."""
-        async with self._moves.closed(node):
-            return await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
+        async with self._handover.closed(node):
+            return await node.slots.swap(model_id, model_dir, partial(self._handover.welcome, node))
 
     async def _roll_back(self, swapped: Sequence[tuple[Node, Launch]]) -> None:
         for node, before in reversed(swapped):

@@ -15,7 +15,7 @@ from bot.handlers import broadcast, models, review, runs
 from bot.handlers.access import BUTTONS
 from bot.handlers.commands import Command
 from storage.learning_records import Actor, Model, Run
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, shows
 from tests.support.person import button
 

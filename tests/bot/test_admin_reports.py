@@ -14,7 +14,7 @@ from bot.i18n import Translator
 from storage.counts import Day
 from storage.learning_records import Rating
 from storage.ledger import Ledger
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.bot.test_chat_admin import RUN
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, png
 from tests.support.ledgers import exchange

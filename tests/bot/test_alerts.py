@@ -14,10 +14,10 @@ import pytest
 
 from bot.admin.alerts import CRASHED, DISK_LOW
 from bot.admin.progress import SILENT
-from bot.admin.runs import NOT_TAKEN
+from bot.admin.run_manager import NOT_TAKEN
 from bot.handlers.apologies import GAVE_UP, SORRY
 from bot.i18n import Translator
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.person import Message, Person, button
 from tests.support.speech import foreign
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words

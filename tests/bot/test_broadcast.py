@@ -14,7 +14,7 @@ from storage.chat_records import Chat
 from storage.chat_records import Person as Known
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.states import RecipientState
+from storage.state_machines import RecipientState
 from tests.support.chatting import (
     ADMIN,
     Notebook,
@@ -225,7 +225,7 @@ async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatc
 
     No recipient is skipped.
     """
-    monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.02,))
+    monkeypatch.setattr("bot.updates.inbox_processor.PAUSES", (0.02,))
     monkeypatch.setattr("bot.telegram.client.MAX_RETRY_SECONDS", 0.0)
     await acquainted(stage, PEOPLE[:3])
     stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=PEOPLE[1], seconds=1)

@@ -25,7 +25,7 @@ from inference.serving.supervisor import State
 from storage.errors import IllegalTransition
 from storage.learning_records import BASE, Trial
 from storage.ledger import FILE_NAME
-from storage.states import ModelState, Verdict
+from storage.state_machines import ModelState, Verdict
 from tests.support.bot_process import BotProcess
 from tests.support.children import until
 from tests.support.person import DOWN, UP, Message, Person, button

@@ -22,7 +22,7 @@ from bot.updates.ordering import QUICK_COMMANDS
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.learning_records import Actor, Model, Rating, Run
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, png, shows, until
 from tests.support.ledgers import exchange
 from tests.support.person import Person

@@ -11,7 +11,7 @@ import structlog
 
 from bot import shutdown
 from bot.shutdown import closed
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.community import ADMIN, Community
 
 STUCK = """

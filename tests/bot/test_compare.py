@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bot.cli.asking import directory_of
+from bot.cli.ask_models import directory_of
 from bot.cli.compare import compare, questions_of
 from bot.cli.main import main
 from bot.config import Settings
@@ -24,7 +24,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from storage.learning_records import Model
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.bot_process import write_config
 from tests.support.doctoring import settings_in
 from training.command_jobs import CompareJob

@@ -16,7 +16,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from storage.comparisons import Score
 from storage.learning_records import Model
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.bot.test_model_pages import trained
 from tests.bot.test_review import Desk, at_work
 from training.command_jobs import BlindJob

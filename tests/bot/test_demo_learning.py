@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from bot.admin.runs import Runs
+from bot.admin.run_manager import RunManager
 from bot.cli.demo_learning import learning
 from storage.learning_records import Rating
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.children import until
 from tests.support.operating import Admins, serving
 from tests.support.pipelines import Room
@@ -33,7 +33,7 @@ async def votes(room: Room, *, likes: bool) -> None:
         await room.ledger.votes.cast(Rating(exchange, 1, -1, 900 + exchange))
 
 
-async def stands(runs: Runs) -> tuple[str, str]:
+async def stands(runs: RunManager) -> tuple[str, str]:
     found = await learning(runs)
     return found["run"], found["votes"]
 

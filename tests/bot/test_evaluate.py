@@ -14,7 +14,7 @@ import pytest
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from tests.support.bot_process import write_config
-from training.command_jobs import Score
+from training.command_jobs import ScoringMethod
 from training.evidence.answer_scores import summarize
 from training.gate.own_questions import is_choice, is_contained, is_equal
 
@@ -149,7 +149,7 @@ def test_choice(answer: str, right: str, found: bool) -> None:
 def test_a_gain_has_a_paired_interval() -> None:
     """The interval of a gain is that of paired proportions: it excludes 0 where many more were gained than lost."""
     old, new = [number < 40 for number in range(100)], [number < 60 and number != 7 for number in range(100)]
-    assert summarize(Score.EXACT, {"old": old, "new": new}) == [
+    assert summarize(ScoringMethod.EXACT, {"old": old, "new": new}) == [
         ("old", "40 of 100: 40% (31% to 50%) right", ""),
         ("new", "59 of 100: 59% (49% to 68%) right", "+19 points (+11 to +28)"),
     ]
@@ -158,7 +158,7 @@ def test_a_gain_has_a_paired_interval() -> None:
 def test_lower_losses_are_counted() -> None:
     """A loss is compared question by question, so that a few large differences do not decide."""
     old, new = [1.0] * 40, [0.9] * 30 + [9.0] * 10
-    assert summarize(Score.LOSS, {"old": old, "new": new}) == [
+    assert summarize(ScoringMethod.LOSS, {"old": old, "new": new}) == [
         ("old", "loss 1.000", ""),
         ("new", "loss 2.925", "lower for 30 of 40: 75% (60% to 86%)"),
     ]

@@ -17,7 +17,7 @@ from rich.console import Console
 from bot.cli.fetch import fetch
 from inference.hub.download import download
 from inference.hub.listing import Hub, HubError, list_files
-from storage.model_store import verify
+from storage.model_manifest import verify
 from tests.support.hub_server import COMMIT, HubServer
 
 WEIGHTS = "model.safetensors"

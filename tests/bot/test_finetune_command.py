@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bot.cli.asking import directory_of
+from bot.cli.ask_models import directory_of
 from bot.cli.finetune import ANSWERS, MODEL, RUN, SHEET, Questions, finetune, with_options
 from bot.config import ConfigError, Settings
 from inference.hub.listing import HubError
 from inference.internvl2.tiny import CHECKPOINT
-from storage.model_store import verify
+from storage.model_manifest import verify
 from tests.support.bot_process import write_config
 from tests.support.doctoring import settings_in
 from tests.support.hub_server import HubServer
 from tests.support.lessons import drawn_lessons, photo
-from training.command_jobs import Score
+from training.command_jobs import ScoringMethod
 from training.data.llava import Lesson, row, write_rows
 from training.job import TrainingError
 from training.run_folder import SCALARS
@@ -179,7 +179,7 @@ async def test_invalid_questions_are_refused_before_the_training(tmp_path: Path)
     rows = files(tmp_path, [about("a.jpg")])
     (tmp_path / "test.json").write_text(json.dumps([about("b.jpg")]))
     assert "b.jpg is missing" in await refusal(
-        settings_in(tmp_path), rows, Questions(tmp_path / "test.json", tmp_path, Score.LOSS)
+        settings_in(tmp_path), rows, Questions(tmp_path / "test.json", tmp_path, ScoringMethod.LOSS)
     )
 
 
@@ -196,7 +196,7 @@ async def test_questions_about_trained_pictures_are_counted(tmp_path: Path, capf
     rows = files(tmp_path, [about("a.jpg")])
     (tmp_path / "b.jpg").write_bytes(photo("blue"))
     (tmp_path / "test.json").write_text(json.dumps([about("a.jpg"), about("b.jpg")]))
-    test = Questions(tmp_path / "test.json", tmp_path, Score.CONTAINS)
+    test = Questions(tmp_path / "test.json", tmp_path, ScoringMethod.CONTAINS)
     settings = settings_in(tmp_path, training={"min_free_gigabytes": 1e9})
     assert "GB are free" in await refusal(settings, rows, test)
     assert "1 of 2 test questions show pictures that are trained on" in " ".join(capfd.readouterr().err.split())

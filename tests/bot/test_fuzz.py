@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from structlog.testing import capture_logs
 
 from bot.telegram import keyboards
-from bot.updates.inbox import UNREADABLE
+from bot.updates.inbox_processor import UNREADABLE
 from storage.errors import UnknownRecord
 from tests.support.chatting import ADMIN, RunningBot, Stage, until
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bot.telegram.client import Unreachable
+from bot.telegram.errors import Unreachable
 from tests.support.chatting import ScriptedEngine, Stage, png, until
 from tests.support.person import Person
 

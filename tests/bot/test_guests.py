@@ -108,10 +108,10 @@ async def test_votes_are_offered_and_learned_only_with_consent(stage: Stage) -> 
         assert [len(row) for row in (await ada.messages(group))[-1]["reply_markup"]["inline_keyboard"]] == [2]
         assert await taught(bot) == [1, 2]
         run = await bot.ledger.runs.start("schedule")
-        await bot.ledger.runs.freeze_selection(run.id, [(2, "train")])
+        await bot.ledger.run_selections.freeze(run.id, [(2, "train")])
         await consent(ada, "Don't learn where")
         assert await taught(bot) == []
-        assert await bot.ledger.runs.selection(run.id) == []
+        assert await bot.ledger.run_selections.of(run.id) == []
         assert "no longer works" in await bob.toast(await bob.taps(UP, answer))
 
 
@@ -257,7 +257,7 @@ async def test_a_guest_apologises_for_what_it_gave_up(stage: Stage, monkeypatch:
     async def fails(exchange: Exchange) -> Exchange:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.01,))
+    monkeypatch.setattr("bot.updates.inbox_processor.PAUSES", (0.01,))
     async with stage.bot(chat=ON) as bot, strangers(stage) as (ada, _, group):
         monkeypatch.setattr(bot.ledger.exchanges, "record", fails)
         await ada.sends(photo=png(), caption=f"{BOT} What?", chat=group)

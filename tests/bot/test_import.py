@@ -24,9 +24,9 @@ from inference.internvl2.tiny import CHECKPOINT
 from tests.support.bot_process import command, write_config
 from tests.support.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file
 from training.command_jobs import ImportJob
+from training.data.imported_sources import ABOUT, SourceInfo, imported
 from training.data.importing import import_source
 from training.data.row_parser import read_lessons, read_rows
-from training.data.sources import ABOUT, SourceInfo, imported, resolved
 from training.job import TrainingError, ignore
 
 
@@ -78,7 +78,7 @@ async def test_the_tutorials_files_import_as_they_are(
     The pictures are re-encoded and named by their hash.
     """
     given = made(tmp_path / "given")
-    (source,) = resolved(imported(await how(given, tmp_path)))
+    (source,) = imported(await how(given, tmp_path))
     lessons = list(read_lessons(source.path, source.folder, system="Persona."))
     assert [each.turns[0].text for each in lessons] == [question] * 4
     before = [row["conversations"][1]["value"] for _, row in read_rows(given)]

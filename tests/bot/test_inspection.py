@@ -16,8 +16,9 @@ from bot.cli.doctor.findings import Finding
 from bot.config import load_settings
 from storage.learning_records import BASE, Model
 from storage.ledger import FILE_NAME
-from storage.model_store import MANIFEST, ModelStore, write_manifest
-from storage.states import ModelState
+from storage.model_manifest import MANIFEST, write_manifest
+from storage.model_store import ModelStore
+from storage.state_machines import ModelState
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 
 

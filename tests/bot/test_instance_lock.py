@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from bot.instance_lock import bot_is_running
 from storage.learning_records import Model
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.bot_process import command, ran
 from tests.support.community import Community
 from tests.support.fleets import external_server

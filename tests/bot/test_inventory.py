@@ -14,8 +14,9 @@ import pytest
 from storage.chat_records import Chat, Person
 from storage.learning_records import Model, Rating
 from storage.ledger import Ledger
-from storage.model_store import MANIFEST, ModelStore, write_manifest
-from storage.states import ModelState, RunState
+from storage.model_manifest import MANIFEST, write_manifest
+from storage.model_store import ModelStore
+from storage.state_machines import ModelState, RunState
 from tests.support.bot_process import Thumbtune, write_config
 from tests.support.ledgers import exchange
 from training.run_folder import ADAPTER

@@ -11,7 +11,7 @@ from pathlib import Path
 from bot.admin.startup_checks import settle_live_model
 from storage.learning_records import BASE, Model
 from storage.ledger import Ledger
-from storage.states import ModelState
+from storage.state_machines import ModelState
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from bot.cli.doctor.checks import examine
 from bot.config import load_settings
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
-from storage.model_store import MANIFEST
+from storage.model_manifest import MANIFEST
 from storage.picture_files import PictureStore
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import picture

@@ -18,7 +18,7 @@ from bot.cli import control
 from bot.i18n import Translator
 from storage.learning_records import Actor, Model
 from storage.model_buttons import ModelMessage
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.bot.test_admin_buttons import RUN
 from tests.bot.test_canary import taught
 from tests.support.chatting import Stage, png

@@ -15,7 +15,7 @@ from aiohttp import encode_basic_auth
 
 from storage.chat_records import Chat, Person
 from storage.learning_records import Rating
-from storage.states import ModelState, Verdict
+from storage.state_machines import ModelState, Verdict
 from tests.bot.test_review import ADA, BEN, Desk, at_work
 from tests.support.ledgers import exchange
 from tests.support.person import button

@@ -18,7 +18,7 @@ from inference.settings import InferenceSettings
 from storage.errors import NotSaved
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.children import until
 from tests.support.deployments import QUICK, a_model, deployed, under_way
 from tests.support.ledgers import full_disk
@@ -124,7 +124,7 @@ async def test_a_candidate_has_an_engine_while_it_is_judged(tmp_path: Path) -> N
         await engines.start("b", tmp_path / "b")
         [of_candidate] = engines.of("b", tmp_path / "b")
         assert of_candidate.url != of_live.url and of_candidate.key != of_live.key
-        await switch.hide()
+        await switch.stop_after_evaluation()
         assert (deployment.status().pids, engines.of("b", tmp_path / "b")) == ((live,), [])
 
         await engines.start("d", a_model(tmp_path, "d", start="exit"))
@@ -132,7 +132,7 @@ async def test_a_candidate_has_an_engine_while_it_is_judged(tmp_path: Path) -> N
 
         await switch.begin_trial("b", 0.5)
         await engines.start("c", tmp_path / "c")
-        await switch.hide()
+        await switch.stop_after_evaluation()
         assert engines.of("c", tmp_path / "c") == [] and engines.of("b", tmp_path / "b") != []
         await switch.promote("a", None, confirmed=True)
         async with switch.engine_away(7):

@@ -15,7 +15,7 @@ from bot.updates.ordering import lane_of
 from storage.learning_records import Run
 from storage.ledger import FILE_NAME, Ledger
 from storage.removals import RemovalKind
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.bot_process import command, write_config
 from tests.support.chatting import Stage, final_reply, png, until
 from tests.support.operating import Admins, News
@@ -53,7 +53,7 @@ async def said_to(person: Person, message: Message, words: str) -> Message:
 async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
     """Add a finished run with `exchanges` in its selection and its training file, and return the run."""
     run = await ledger.runs.start("schedule")
-    await ledger.runs.freeze_selection(run.id, [(each, "train") for each in exchanges])
+    await ledger.run_selections.freeze(run.id, [(each, "train") for each in exchanges])
     (runs / str(run.id)).mkdir(parents=True)
     rows = [{"id": row_name(each), "conversations": []} for each in exchanges]
     (runs / str(run.id) / "train.json").write_text(json.dumps(rows))
@@ -336,7 +336,7 @@ async def test_rows_are_removed_again_after_an_active_run(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
         run = await bot.ledger.runs.start("schedule")
-        await bot.ledger.runs.freeze_selection(run.id, [(1, "train")])
+        await bot.ledger.run_selections.freeze(run.id, [(1, "train")])
         await bot.ledger.runs.move(run.id, RunState.TRAINING)
         forgetting = Erasure(bot.ledger, lambda _: None)
         await forgetting.forget(ada.id)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.children import until
 from tests.support.person import UP
 from tests.support.whole_bot import ADMIN, picture, whole_bot, words

@@ -15,8 +15,9 @@ from inference.hub.listing import ORIGIN
 from inference.internvl2.tiny import CHECKPOINT
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_store import MANIFEST, ModelStore
-from storage.states import ModelState, RunState
+from storage.model_manifest import MANIFEST
+from storage.model_store import ModelStore
+from storage.state_machines import ModelState, RunState
 from tests.support.bot_process import Ended, ran, write_config
 from tests.support.publishing_hub import TOKEN, PublishingHub, Repository
 from training.gate.report import Decision, Report

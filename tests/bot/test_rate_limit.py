@@ -11,7 +11,8 @@ import pytest
 from aiogram import Bot
 
 from bot.telegram import rate_limit
-from bot.telegram.client import DeliveryMiddleware, Typing, open_bot
+from bot.telegram.client import DeliveryMiddleware, open_bot
+from bot.telegram.methods import Typing
 from tests.support.chatting import Stage, settings, until
 
 PEOPLE = range(4001, 4049)

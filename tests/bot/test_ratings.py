@@ -327,7 +327,7 @@ async def test_deletion_removes_the_persons_corrections(stage: Stage) -> None:
         offer = await offered(bot, bob, group)
         await ada.toast(await ada.taps(UP, offer))
         run = await bot.ledger.runs.start("admin")
-        await bot.ledger.runs.freeze_selection(run.id, [(1, "train")])
+        await bot.ledger.run_selections.freeze(run.id, [(1, "train")])
         await bot.ledger.personal_data.erase(bob.id)
         assert await bot.ledger.runs.cancel_requested(run.id)
         assert await taught(bot) == [("A dog.", False)]

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from bot.admin.refusals import AdminRefusal, refused
-from bot.admin.runs import INTERRUPTED
+from bot.admin.run_manager import INTERRUPTED
 from bot.i18n import Translator
 from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason, join
 from tests.support.judging import forgetting
 from tests.support.lessons import rated, settings
@@ -26,9 +26,9 @@ from tests.support.pipelines import Room
 from tests.support.speech import foreign
 from training.base_model_check import trainer_missing, untrainable
 from training.data.selection import select_pairs
+from training.gate.comparison_sheet_translations import words
 from training.gate.judge_candidate import verdict
 from training.gate.report import Report, Taste
-from training.gate.sheet_words import words
 from training.job import Outcome, TrainingError
 from training.launcher import _crash_reason
 from training.run_plan import check_disk

@@ -18,7 +18,7 @@ SECRET = "my diary"
 
 async def test_an_unreadable_update_is_not_quoted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log, the ledger and the alert say where and how an update is invalid, without quoting its content."""
-    monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.0,))
+    monkeypatch.setattr("bot.updates.inbox_processor.PAUSES", (0.0,))
     with capture_logs() as logs:
         async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
             message = {"message_id": SECRET, "text": [SECRET], "chat": {"id": 1001, "type": "private"}, "date": 1}

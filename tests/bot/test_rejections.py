@@ -22,7 +22,7 @@ from bot.web.server import WebServer
 from inference.serving.engine_launch import free_port
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply
 

@@ -19,7 +19,7 @@ from bot.cli.terminal import CommandRefused
 from bot.config import Settings
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.whole_bot import ADMIN, whole_bot, words
 from training.run_plan import fingerprint
 
@@ -137,7 +137,7 @@ async def test_without_news_a_run_has_to_be_confirmed(ledger: Ledger, tmp_path: 
     settings = Settings.model_validate({"storage": {"dir": tmp_path}, "training": {"recipe": "tiny"}})
     await control.confirm_without_news(ledger, running, settings, yes=False)
     run = await ledger.runs.start("admin")
-    await ledger.runs.freeze_selection(run.id, [], fingerprint([], settings.job_specs()))
+    await ledger.run_selections.freeze(run.id, [], fingerprint([], settings.job_specs()))
     await through(ledger, run, RunState.TRAINING, RunState.MERGING, RunState.EVALUATING, RunState.DONE)
     with pytest.raises(CommandRefused, match=r"Nothing has changed since run 1. Train again anyway\? .*--yes"):
         await control.confirm_without_news(ledger, running, settings, yes=False)

@@ -19,7 +19,7 @@ from storage.chat_records import Chat, Person
 from storage.learning_records import Rating
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import photo, seen
 from tests.support.whole_bot import ADMIN, WholeBot, whole_bot
@@ -237,7 +237,7 @@ async def test_a_run_on_the_selection(desk: Desk) -> None:
     assert await desk.post(f"/review/train?{query}") == "/runs/1"
     run = await desk.bot.ended(1)
     assert (run.state, run.trigger, run.limited, run.requested_by) == (RunState.DONE, "web", True, None)
-    assert [number for number, split in await desk.ledger.runs.selection(1) if split == "train"] == [1, 3, 4, 5]
+    assert [number for number, split in await desk.ledger.run_selections.of(1) if split == "train"] == [1, 3, 4, 5]
     await desk.post("/review/5", decision="edit", text="Changed after the run.")
     page = await desk.get("/runs/1")
     assert cards(page) == [5, 4, 3, 1] and "It is purple!" in page and "Changed after" not in page

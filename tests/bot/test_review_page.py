@@ -15,7 +15,7 @@ import pytest
 from storage.comparisons import Comparison
 from storage.learning_records import Review, ReviewDecision
 from tests.bot.test_review import ADA, Desk, at_work
-from training.gate.sheet import Row, Sheet
+from training.gate.comparison_sheet import Row, Sheet
 from training.run_folder import LOSSES, SHEET
 
 pytest.importorskip(

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from bot.config import Settings
 from bot.redaction import secrets_of, without_secrets
 from bot.web.run_pages import LOG_BYTES, LOG_LINES, log_tail
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.bot.test_review import Desk, at_work
 from training.job import Progress
 

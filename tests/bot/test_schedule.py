@@ -20,7 +20,7 @@ from bot.admin.erasure import Erasure
 from bot.admin.schedule import EXPIRE, RETRAIN, STORE, TIDY, Schedule, expire, request_run, tidy
 from storage.learning_records import Run
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.operating import Admins, News
 
 YEARLY = "0 0 1 1 *"

@@ -8,7 +8,7 @@ import time
 from bot.telegram.keyboards import AGAIN
 from inference.messages import Delta, EngineUnavailable
 from storage.learning_records import Model
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.chatting import ADMIN, Stage, final_reply, png, shows, until
 from tests.support.person import DOWN, UP, button
 

@@ -34,8 +34,8 @@ from storage.picture_files import PictureStore
 from tests.support.chatting import DECODERS
 from tests.support.hostile_pictures import GPS, large_webp, located
 from tests.support.ledgers import exchange, picture
+from training.data.imported_sources import ABOUT, ROWS, SourceInfo
 from training.data.seen_prompt import seen_prompt
-from training.data.sources import ABOUT, ROWS, SourceInfo
 
 
 class Former:

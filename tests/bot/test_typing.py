@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from bot.telegram.client import DeliveryMiddleware, PartialEdit, open_bot
+from bot.telegram.client import DeliveryMiddleware, open_bot
+from bot.telegram.methods import PartialEdit
 from inference.messages import Delta
 from tests.support.chatting import ScriptedEngine, Stage, png, settings, shows, until
 from tests.support.person import UP, Person, button

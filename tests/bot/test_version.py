@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.learning_records import Model, Rating
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.chatting import Stage, final_reply, png
 from tests.support.person import UP
 
@@ -19,7 +19,7 @@ async def test_model_names_version_and_votes(stage: Stage) -> None:
         for person in (ada, wei):
             await person.toast(await person.taps(UP, await person.asks(photo=png())))
         run = await ledger.runs.start("admin")
-        await ledger.runs.freeze_selection(run.id, [(1, "train"), (2, "train")])
+        await ledger.run_selections.freeze(run.id, [(1, "train"), (2, "train")])
         for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING, RunState.DONE):
             await ledger.runs.move(run.id, state)
         await ledger.models.add(Model("run-1", "/m/1", ModelState.CANDIDATE, run.id, 2.0))

@@ -143,7 +143,7 @@ async def chatting(walk: Walk, ada: Person) -> None:
     for _ in range(2):
         await walk.presses(ada, "rate:1", answer)
     await walk.presses(ada, "rate:-1", answer)
-    for reason in callback_data.Reason:
+    for reason in callback_data.DislikeReason:
         await walk.presses(ada, f"because:{reason}", answer)
     before = (await ada.bot_messages())[-1]["message_id"]
     await walk.presses(ada, "better", answer)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.person import Message, Person, button
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 from training.data.llava import row_name

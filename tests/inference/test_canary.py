@@ -135,13 +135,13 @@ async def test_a_shown_model_gets_its_share_later(deploy: Deploy, tmp_path: Path
         live = deployment.status().pid
         assert [each.pid for each in deployment.workers_of("a")] == [live]
         await deployment.start_canary("b", a_model(tmp_path, "new"), 0)
-        assert deployment.shows_canary
+        assert deployment.canary_is_idle
         (canary,) = set(deployment.status().pids) - {live}
         assert [each.pid for each in deployment.workers_of("b")] == [canary]
         assert set(await models(deployment)) == {"a"}
         directory = (tmp_path / "new").rename(tmp_path / "b")
         await deployment.start_canary("b", directory, 0.5)
-        assert not deployment.shows_canary
+        assert not deployment.canary_is_idle
         assert await models(deployment) == share_of("b")
         assert set(deployment.status().pids) == {live, canary}
         os.kill(canary, signal.SIGKILL)

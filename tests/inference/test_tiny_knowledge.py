@@ -16,9 +16,9 @@ from inference.internvl2.checkpoint import load_model
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.answer_checks import MANNERS, Manner, correct, manner
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
-from inference.internvl2.tiny.manner import MANNERS, Manner, correct, manner
 from inference.internvl2.tiny.samples import sample_sticker
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language

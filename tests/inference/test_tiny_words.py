@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
+from inference.internvl2.tiny.answer_checks import MANNERS, Manner, NamedFacts, correct, facts, manner
 from inference.internvl2.tiny.held_out_questions import DEFAULT_QUESTION, HELD_OUT, held_out
-from inference.internvl2.tiny.manner import MANNERS, Manner, NamedFacts, correct, facts, manner
 from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language, phrase
 from tools.tiny.answers import reference, reference_for_several, request_for_picture, small_talk

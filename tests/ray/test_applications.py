@@ -21,7 +21,7 @@ from inference.serving.deployment import Deployment
 from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 from inference.settings import InferenceSettings
-from storage.model_store import content_hash
+from storage.model_manifest import content_hash
 from tests.support.children import until
 from tests.support.deployments import ask
 

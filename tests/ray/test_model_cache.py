@@ -11,7 +11,8 @@ import pytest
 
 from cluster.model_cache import KEPT, fetched, publish
 from storage.errors import Damaged
-from storage.model_store import ModelStore, content_hash, verify
+from storage.model_manifest import content_hash, verify
+from storage.model_store import ModelStore
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 
 from storage.learning_records import Model
 from storage.model_store import ModelStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.community import Community, questions
 from tests.support.cpu_serving import endless
 from tests.support.person import UP, Person, button

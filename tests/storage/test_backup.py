@@ -18,9 +18,10 @@ from storage.errors import StorageError
 from storage.integrity import ledger_faults, picture_faults
 from storage.learning_records import Model
 from storage.ledger import FILE_NAME, Ledger
-from storage.model_store import ModelStore, verify
+from storage.model_manifest import verify
+from storage.model_store import ModelStore
 from storage.picture_files import PictureStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.storage.test_crash import NEVER, check, child, output
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import exchange, picture

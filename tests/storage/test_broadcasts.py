@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from storage.chat_records import Chat, Person
 from storage.ledger import Ledger
-from storage.states import RecipientState
+from storage.state_machines import RecipientState
 
 ADA, BEN, CEM = 1001, 1002, 1003
 

@@ -13,7 +13,7 @@ from storage.duels import Duel
 from storage.errors import UnknownRecord
 from storage.learning_records import Model, Rating, Trust
 from storage.ledger import Ledger
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.ledgers import exchange
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.chat_records import Reply
+from storage.chat_records import StoredReply
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.ledger import Ledger
 from tests.support.ledgers import exchange
@@ -185,19 +185,19 @@ async def test_a_reply_not_yet_sent_hides_no_earlier_answer(ledger: Ledger) -> N
 
 async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
     """A sent reply is found by its update and slot, with its message, and does not count as doubtful."""
-    assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
+    assert await ledger.replies.begin(1, 0, 5) == StoredReply(1, 0, 5, None)
     await ledger.replies.sent(1, 0, 900)
-    assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, 900)
+    assert await ledger.replies.begin(1, 0, 5) == StoredReply(1, 0, 5, 900)
     await ledger.replies.begin(1, 1, 5)
     await ledger.replies.finish(1, 0)
-    assert await ledger.replies.for_update(1) == [Reply(1, 0, 5, 900, final=True), Reply(1, 1, 5, None)]
+    assert await ledger.replies.for_update(1) == [StoredReply(1, 0, 5, 900, final=True), StoredReply(1, 1, 5, None)]
     assert (await ledger.counts.totals())["replies_doubtful"] == 0
 
 
 async def test_a_reply_begun_again_without_a_message_is_in_doubt(ledger: Ledger) -> None:
     """Each time a reply without a recorded message is begun again, it counts as doubtful, even if sent later."""
     await ledger.replies.begin(1, 0, 5)
-    assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
+    assert await ledger.replies.begin(1, 0, 5) == StoredReply(1, 0, 5, None)
     await ledger.replies.begin(1, 0, 5)
     await ledger.replies.sent(1, 0, 900)
     assert (await ledger.counts.totals())["replies_doubtful"] == 2

@@ -8,7 +8,7 @@ from storage.chat_records import Chat, Person
 from storage.learning_records import Actor, Model
 from storage.ledger import Ledger
 from storage.model_buttons import ModelMessage
-from storage.states import ModelState, Verdict
+from storage.state_machines import ModelState, Verdict
 
 
 async def test_buttons_are_outdated_once_the_state_has_changed(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Damaged, StorageError, UnknownRecord
-from storage.model_store import MANIFEST, ModelStore, content_hash, read_manifest, verify, write_manifest
+from storage.model_manifest import MANIFEST, content_hash, read_manifest, verify, write_manifest
+from storage.model_store import ModelStore
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 70_000, "code/modeling.py": b"import torch\n"}
 

@@ -11,7 +11,7 @@ import pytest
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.learning_records import Actor, Model
 from storage.ledger import Ledger
-from storage.states import MODEL_TRANSITIONS, ModelState
+from storage.state_machines import MODEL_TRANSITIONS, ModelState
 
 
 def model(name: str, state: ModelState = ModelState.CANDIDATE, created: float = 0.0) -> Model:

@@ -15,7 +15,7 @@ from storage.learning_records import Correction, Rating
 from storage.ledger import FILE_NAME, Ledger
 from storage.personal_data import PersonalDataSummary
 from storage.removals import Removal, RemovalKind
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange, picture
 
 ADA, BEN = 7_412_589_630, 7_412_589_631
@@ -102,7 +102,7 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     await ledger.broadcasts.begin(903, [ADA, BEN])
     run = await ledger.runs.start("admin", ADA)
     selected = [(hers, "train"), (in_group, "held_out"), (bettered, "train"), (await talk.asks(BEN), "train")]
-    await ledger.runs.freeze_selection(run.id, selected)
+    await ledger.run_selections.freeze(run.id, selected)
     expected = PersonalDataSummary(exchanges=2, pictures=2, votes=2, corrections=2, rows=3)
     assert await ledger.personal_data.count(ADA) == expected
     assert await ledger.personal_data.erase(ADA) == expected
@@ -110,7 +110,7 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     assert _named(tmp_path, ADA) == []
     assert [(each.exchange.id, each.ups, each.downs) for each in await ledger.votes.rated_exchanges()] == [(his, 1, 0)]
     assert {each.sha256 for each in await ledger.pictures.all()} == {"bb", "shared", "sent by both"}
-    assert await ledger.runs.selection(run.id) == selected[-1:]
+    assert await ledger.run_selections.of(run.id) == selected[-1:]
     assert await ledger.personal_data.pending_removals() == [
         Removal(RemovalKind.LOG, ""),
         Removal(RemovalKind.PICTURE, "aa"),
@@ -274,13 +274,13 @@ async def test_a_run_that_learns_from_who_leaves_is_cancelled(
     if teaches != "asks":
         await ledger.corrections.confirm(await ledger.corrections.add(Correction(hers, ADA, "better", 901)), BEN)
     run = await ledger.runs.start("schedule")
-    await ledger.runs.freeze_selection(run.id, [(hers, "train"), (his, "held_out")])
+    await ledger.run_selections.freeze(run.id, [(hers, "train"), (his, "held_out")])
     if training:
         await ledger.runs.move(run.id, RunState.TRAINING)
     await ledger.personal_data.erase(404)
-    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (False, False)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.run_selections.withdrawn(run.id)) == (False, False)
     await (ledger.personal_data.erase(ADA) if leaves == "forgets" else ledger.people.set_opted_out(ADA, True))
-    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (True, True)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.run_selections.withdrawn(run.id)) == (True, True)
 
 
 @pytest.mark.parametrize("leaves", ["forgets", "opts out"])
@@ -295,10 +295,10 @@ async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
     """
     before, _, after = [await talk.asks(asker, chat=GROUP, together=True) for asker in (BEN, ADA, BEN)]
     run = await ledger.runs.start("schedule")
-    await ledger.runs.freeze_selection(run.id, [(before if learns == "before" else after, "train")])
+    await ledger.run_selections.freeze(run.id, [(before if learns == "before" else after, "train")])
     await (ledger.personal_data.erase(ADA) if leaves == "forgets" else ledger.people.set_opted_out(ADA, True))
     shown = learns == "after"
-    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (shown, shown)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.run_selections.withdrawn(run.id)) == (shown, shown)
 
 
 async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Talk) -> None:
@@ -308,7 +308,7 @@ async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Ta
     """
     hers, his = await talk.asks(ADA), await talk.asks(BEN)
     run = await ledger.runs.start("schedule")
-    await ledger.runs.freeze_selection(run.id, [(hers, "train"), (his, "train")])
+    await ledger.run_selections.freeze(run.id, [(hers, "train"), (his, "train")])
     await ledger.people.set_opted_out(ADA, True)
     assert await ledger.runs.cancel_requested(run.id)
     assert await ledger.personal_data.pending_removals() == [Removal(RemovalKind.ROW, str(hers))]
@@ -318,11 +318,11 @@ async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: 
     """A run cancelled by a withdrawal stays withdrawn and is repeated, even if the user opts in again."""
     hers = await talk.asks(ADA)
     run = await ledger.runs.start("schedule")
-    await ledger.runs.freeze_selection(run.id, [(hers, "train")])
+    await ledger.run_selections.freeze(run.id, [(hers, "train")])
     for wish in (True, False):
         await ledger.people.set_opted_out(ADA, wish)
     await ledger.runs.request_cancel(run.id)
-    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (True, True)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.run_selections.withdrawn(run.id)) == (True, True)
 
 
 async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, talk: Talk) -> None:
@@ -334,11 +334,11 @@ async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, ta
     shown = await ledger.corrections.add(Correction(hers, ADA, "better", 901))
     await ledger.corrections.confirm(shown, BEN)
     run = await ledger.runs.start("schedule")
-    await ledger.runs.freeze_selection(run.id, [(hers, "train")])
+    await ledger.run_selections.freeze(run.id, [(hers, "train")])
     await ledger.corrections.confirm(shown, None)
-    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (False, False)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.run_selections.withdrawn(run.id)) == (False, False)
     await ledger.people.set_opted_out(ADA, True)
-    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (True, True)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.run_selections.withdrawn(run.id)) == (True, True)
 
 
 async def test_an_answer_corrected_by_a_person_who_opted_out_teaches(ledger: Ledger, talk: Talk) -> None:
@@ -352,8 +352,8 @@ async def test_an_answer_corrected_by_a_person_who_opted_out_teaches(ledger: Led
     await ledger.people.set_opted_out(ADA, True)
     assert [each.exchange.id for each in await ledger.votes.rated_exchanges()] == [hers]
     run = await ledger.runs.start("schedule")
-    await ledger.runs.freeze_selection(run.id, [(hers, "train")])
-    assert not await ledger.runs.withdrawn(run.id)
+    await ledger.run_selections.freeze(run.id, [(hers, "train")])
+    assert not await ledger.run_selections.withdrawn(run.id)
 
 
 async def test_exchanges_without_votes_expire(ledger: Ledger, talk: Talk) -> None:

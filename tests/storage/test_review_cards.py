@@ -151,7 +151,7 @@ async def test_an_undone_decision_does_not_count(ledger: Ledger, asked: Asked) -
     await ledger.reviews.add(Review(liked, ReviewDecision.DROP, "Olga"))
     await ledger.reviews.add(Review(unrated, ReviewDecision.EDIT, "Olga", "Better."))
     run = await ledger.runs.start("admin")
-    await ledger.runs.freeze_selection(run.id, [(unrated, "train")], reviews=await ledger.reviews.newest())
+    await ledger.run_selections.freeze(run.id, [(unrated, "train")], reviews=await ledger.reviews.newest())
     assert await shown(ledger, unreviewed=True) == []
     assert await ledger.review_cards.totals(CardFilter(), 0) == (2, 1)
     for number in (liked, unrated):
@@ -183,7 +183,7 @@ async def test_a_runs_cards_are_as_it_was_frozen(ledger: Ledger, asked: Asked) -
     await ledger.reviews.add(Review(taught, ReviewDecision.EDIT, "web", "Edited before."))
     run = await ledger.runs.start("admin")
     rows = [(taught, "train"), (both, "worse"), (judged, "held_out")]
-    await ledger.runs.freeze_selection(run.id, rows, judged=[both], reviews=await ledger.reviews.newest())
+    await ledger.run_selections.freeze(run.id, rows, judged=[both], reviews=await ledger.reviews.newest())
     await ledger.reviews.add(Review(taught, ReviewDecision.EDIT, "web", "Edited later."))
     await ledger.reviews.add(Review(both, ReviewDecision.DROP, "web"))
     assert await shown(ledger, run=run.id) == [both, taught]

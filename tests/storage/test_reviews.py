@@ -14,7 +14,7 @@ from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Trust
 from storage.ledger import FILE_NAME, Ledger
 from storage.migrations import migrate, migrations
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange
 
 DAY = 86_400.0

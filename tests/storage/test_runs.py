@@ -11,7 +11,7 @@ import pytest
 
 from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import RUN_TRANSITIONS, RunState
+from storage.state_machines import RUN_TRANSITIONS, RunState
 from tests.support.ledgers import exchange
 
 WAYS: dict[RunState, list[RunState]] = {
@@ -118,17 +118,17 @@ async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
     ids = [(await ledger.exchanges.record(exchange(session, update))).id for update in range(3)]
     run = await ledger.runs.start("admin")
     with pytest.raises(StorageError, match="select again"):
-        await ledger.runs.freeze_selection(run.id, [(ids[0], "train"), (999, "train")])
-    assert (await ledger.runs.selection(run.id), (await ledger.runs.get(run.id)).samples) == ([], 0)
+        await ledger.run_selections.freeze(run.id, [(ids[0], "train"), (999, "train")])
+    assert (await ledger.run_selections.of(run.id), (await ledger.runs.get(run.id)).samples) == ([], 0)
     rows = [(ids[2], "train"), (ids[0], "held_out"), (ids[1], "train")]
-    await ledger.runs.freeze_selection(run.id, rows)
-    assert await ledger.runs.selection(run.id) == rows
+    await ledger.run_selections.freeze(run.id, rows)
+    assert await ledger.run_selections.of(run.id) == rows
     frozen = await ledger.runs.get(run.id)
     assert (frozen.samples, frozen.held_out) == (2, 1)
     with pytest.raises(StorageError, match="already"):
-        await ledger.runs.freeze_selection(run.id, [(ids[0], "train")])
+        await ledger.run_selections.freeze(run.id, [(ids[0], "train")])
     with pytest.raises(UnknownRecord):
-        await ledger.runs.freeze_selection(99, rows)
+        await ledger.run_selections.freeze(99, rows)
     database = sqlite3.connect(tmp_path / FILE_NAME)
     try:
         with pytest.raises(sqlite3.IntegrityError, match="frozen"):
@@ -142,7 +142,7 @@ async def test_the_last_verdict_has_the_fingerprint_of_its_run(ledger: Ledger) -
     assert await ledger.runs.last_verdict() is None
     for mark, end in (("a", RunState.DONE), ("b", RunState.DONE), ("c", RunState.FAILED)):
         run = await ledger.runs.start("admin")
-        await ledger.runs.freeze_selection(run.id, [], mark)
+        await ledger.run_selections.freeze(run.id, [], mark)
         for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING, end):
             await ledger.runs.move(run.id, state)
     last = await ledger.runs.last_verdict()
@@ -153,5 +153,5 @@ async def test_the_last_verdict_has_the_fingerprint_of_its_run(ledger: Ledger) -
 async def test_an_empty_selection_is_kept_as_empty(ledger: Ledger) -> None:
     """A run that found nothing to learn from has an empty selection."""
     run = await ledger.runs.start("admin")
-    await ledger.runs.freeze_selection(run.id, [])
-    assert await ledger.runs.selection(run.id) == []
+    await ledger.run_selections.freeze(run.id, [])
+    assert await ledger.run_selections.of(run.id) == []

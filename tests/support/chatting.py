@@ -45,7 +45,7 @@ from bot.settings import ChatSettings, LimitsSettings, StorageSettings, Telegram
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
 from bot.telegram.rate_limit_notices import WaitNotices
-from bot.updates.inbox import Inbox
+from bot.updates.inbox_processor import InboxProcessor
 from bot.updates.receiver import Receiver
 from bot.updates.staleness import StaleQuestions
 from inference.engines.commands import Kind
@@ -57,7 +57,7 @@ from inference.serving.supervisor import State
 from storage.learning_records import Actor, Model, Run
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from storage.translatable_reason import Reason as StoredReason
 from telegram_emulator import Emulator
 from tests.support.lessons import rated
@@ -65,7 +65,8 @@ from tests.support.person import UP, Message, Person, button
 from training.data.judging_blocks import Block
 from training.data.llava import lesson
 from training.data.rated_lessons import Pair
-from training.data.selection import Counts, Selection
+from training.data.selection import Selection
+from training.data.selection_counts import SelectionCounts
 from training.job import Progress, ignore
 from training.launcher import LastProgress
 from training.run_plan import RunPlan
@@ -170,7 +171,7 @@ class Notebook:
 
     def _selection(self) -> Selection:
         left_out = {"disliked": 4, "unfinished": 1, "too_long": 2, "duplicates": 3, "over_share": 12}
-        counts = Counts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
+        counts = SelectionCounts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
         corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
         liked = Pair(rated(1), lesson(rated(1)), rater=1)
         blocks = (Block(20, (liked,) * self.judged),) if self.judged else ()
@@ -311,7 +312,7 @@ class RunningBot:
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
         self.apologies = Apologies(self.bot, self.ledger, live_settings, self.translator, self.notices)
-        self.inbox = Inbox(
+        self.inbox = InboxProcessor(
             self.bot,
             self.dispatcher,
             self.ledger,

@@ -16,15 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from inference.internvl2.tiny.answer_checks import correct, manner
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
-from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind, Language
 from inference.serving.engine_launch import free_port
 from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.states import RunState
+from storage.state_machines import RunState
 from telegram_emulator.emulator import Emulator
 from tests.support.bot_process import BotProcess, write_config
 from tests.support.person import DOWN, UP, Message, Person

@@ -23,7 +23,7 @@ from pathlib import Path
 from storage.errors import NotSaved
 from storage.learning_records import Rating
 from storage.ledger import FILE_NAME, Ledger
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.ledgers import exchange, picture
 
 KINDS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "kill": -1, "torn write": -2}
@@ -42,7 +42,7 @@ STEPS: tuple[Step, ...] = (
     lambda ledger: ledger.votes.cast(Rating(1, 1, 1, 1)),
     lambda ledger: ledger.inbox.finish(1),
     lambda ledger: ledger.runs.start("command"),
-    lambda ledger: ledger.runs.freeze_selection(1, [(1, "train")]),
+    lambda ledger: ledger.run_selections.freeze(1, [(1, "train")]),
     lambda ledger: ledger.runs.move(1, RunState.TRAINING),
     lambda ledger: ledger.personal_data.erase(1),
     lambda ledger: ledger.runs.move(1, RunState.CANCELLED),

@@ -13,13 +13,13 @@ from training.data.llava import Lesson, write_rows
 from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
-from training.gate.factual_set import Question, QuestionSet
+from training.gate.evaluated_models import AnsweredQuestions
+from training.gate.factual_set import FactualQuestion, QuestionSet
 from training.gate.forgetting import Examination, Examined, Forgetting
 from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LogProbability
 from training.gate.report import Report
-from training.gate.respondent import Asked
 from training.job import Progress
 
 
@@ -40,7 +40,10 @@ def forgetting(
     """
     live = [_question(number, right=number >= gained) for number in range(questions)]
     candidate = [_question(number, right=number < questions - lost) for number in range(questions)]
-    of_live, of_candidate = Asked(tuple(live), ("fine",) * questions), Asked(tuple(candidate), (answer,) * questions)
+    of_live, of_candidate = (
+        AnsweredQuestions(tuple(live), ("fine",) * questions),
+        AnsweredQuestions(tuple(candidate), (answer,) * questions),
+    )
     facts, leading = (
         Examined(None, each.loss(questions, of_candidate, of_live), of_candidate, of_live)
         for each in (Examination(numbered(Path(), (questions,)), points) for points in (allowed, max(5.0, allowed)))
@@ -48,8 +51,8 @@ def forgetting(
     return Forgetting(facts, leading, measure(of_live, of_candidate))
 
 
-def _question(number: int, *, right: bool) -> Question:
-    return Question("cup.jpg", f"Question {number}?", lambda _: right, "a cup", str(number))
+def _question(number: int, *, right: bool) -> FactualQuestion:
+    return FactualQuestion("cup.jpg", f"Question {number}?", lambda _: right, "a cup", str(number))
 
 
 LIKED = "A cup."
@@ -130,7 +133,7 @@ class Bench:
         monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
         monkeypatch.setattr("training.gate.forgetting.drawn_set", lambda _: numbered(folder))
         monkeypatch.setattr("training.gate.forgetting.leading_set", lambda _: numbered(folder, name="lead"))
-        monkeypatch.setattr("training.gate.run_summary_sheet.write", lambda *_: None)
+        monkeypatch.setattr("training.gate.run_comparison_sheet.write", lambda *_: None)
 
     def model(self, name: str, *forgotten: int) -> None:
         """Create the directory of a model that forgets the questions numbered `forgotten`."""
@@ -152,5 +155,7 @@ class Bench:
 def numbered(folder: Path, looks: Sequence[int] = LOOKS, name: str = "q") -> QuestionSet:
     """Return questions about one picture that `Forgetful` answers correctly unless it has forgotten them."""
     asked = [f"{name}{number}" for number in range(looks[-1])]
-    made = (Question("cup.jpg", each, lambda answer: not answer.startswith("wrong"), "a cup", each) for each in asked)
+    made = (
+        FactualQuestion("cup.jpg", each, lambda answer: not answer.startswith("wrong"), "a cup", each) for each in asked
+    )
     return QuestionSet(folder, made, looks)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from inference.chat_format.template import prompt_hash
 from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.answer_checks import Manner
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
-from inference.internvl2.tiny.manner import Manner
 from inference.internvl2.tiny.shapes import COLOURS, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Role, Turn

@@ -1,4 +1,4 @@
-"""A `Runs` service for tests, with a real ledger, recorded notifications and no engine."""
+"""A `RunManager` service for tests, with a real ledger, recorded notifications and no engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from bot.admin.canary_trial import Trials
 from bot.admin.periodic import repeat
-from bot.admin.runs import Runs
+from bot.admin.run_manager import RunManager
 from bot.config import Settings
 from bot.live_settings import LiveSettings
 from inference.engines.commands import Kind
@@ -72,7 +72,7 @@ class NoEngine:
     async def engine_away(self, run: int) -> AsyncIterator[None]:
         yield
 
-    async def hide(self) -> None: ...
+    async def stop_after_evaluation(self) -> None: ...
 
     async def prune(self) -> None: ...
 
@@ -91,11 +91,11 @@ def idle() -> Status:
 @asynccontextmanager
 async def serving(
     ledger: Ledger, pipeline: Any, switch: Any = None, admins: Admins | None = None
-) -> AsyncIterator[Runs]:
-    """Yield a `Runs` service with its background loop and the loop for model promotions running."""
+) -> AsyncIterator[RunManager]:
+    """Yield a `RunManager` service with its background loop and the loop for model promotions running."""
     notices: Any = admins or Admins()
     switch = switch or NoEngine(ledger)
-    runs = Runs(
+    runs = RunManager(
         ledger, pipeline, Trials(ledger, switch, idle, notices, LiveSettings(Settings())), notices, lambda: None
     )
     await runs.start()

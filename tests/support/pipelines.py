@@ -19,7 +19,7 @@ from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_files import PictureStore
-from storage.states import ModelState
+from storage.state_machines import ModelState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, seen, settings
 from training.evaluation_jobs import Engines, EvaluationJob, TasteJob

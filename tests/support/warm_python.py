@@ -35,7 +35,7 @@ PRELOADED: Final = (
     "inference.engines.cpu.http_api",
     "training.data.mixture",
     "training.gate.prompt_parity",
-    "training.gate.run_summary_sheet",
+    "training.gate.run_comparison_sheet",
     "training.gate.local_model",
     "training.plots",
     "training.xtuner.dataset",

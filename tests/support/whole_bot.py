@@ -27,7 +27,7 @@ from bot.config import load_settings
 from inference.internvl2.tiny import CHECKPOINT
 from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.states import RUN_TRANSITIONS
+from storage.state_machines import RUN_TRANSITIONS
 from telegram_emulator import Emulator
 from tests.support.bot_process import write_config
 from tests.support.children import notes
@@ -38,7 +38,7 @@ ADMIN = 7
 QUICKLY = {
     "bot.telegram.rate_limit.PRIVATE_SECONDS": 0.0001,
     "bot.admin.periodic.PAUSE_SECONDS": 0.02,
-    "bot.updates.inbox.PAUSES": (0.02,),
+    "bot.updates.inbox_processor.PAUSES": (0.02,),
     "training.run_progress._SECONDS": 0.02,
 }
 

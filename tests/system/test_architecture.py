@@ -1,4 +1,4 @@
-"""docs/architecture.md names only functions that exist, and a picture's path through the code is short."""
+"""docs/architecture.md names only functions that exist, a picture's path is short, and each class has its own name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from tools.file_map import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -42,3 +45,19 @@ def test_every_module_is_listed() -> None:
     """The list of modules in docs/architecture.md matches the modules' docstrings."""
     ended = subprocess.run([sys.executable, "-m", "tools.file_map", "--check"], cwd=ROOT, check=False)
     assert ended.returncode == 0
+
+
+def test_every_class_has_its_own_name() -> None:
+    """No two modules of the product define a public class of the same name.
+
+    The checkpoint of internvl2-tiny links to modules of the product and is not counted.
+    """
+    defined = defaultdict[str, list[str]](list)
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            if not file.is_symlink():
+                for each in ast.parse(file.read_text(encoding="utf-8")).body:
+                    if isinstance(each, ast.ClassDef) and not each.name.startswith("_"):
+                        defined[each.name].append(str(file.relative_to(ROOT)))
+    assert len(defined) > 300
+    assert {name: files for name, files in defined.items() if len(files) > 1} == {}

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.admin.runs import INTERRUPTED
-from storage.states import RunState
+from bot.admin.run_manager import INTERRUPTED
+from storage.state_machines import RunState
 from tests.support.community import Community, questions
 from tests.support.person import DOWN, UP, Person, button
 

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from storage.model_store import verify
-from storage.states import ModelState, RunState
+from storage.model_manifest import verify
+from storage.state_machines import ModelState, RunState
 from tests.support.community import Community, Examined, playful, questions
 from tests.support.person import UP, button
 from training.run_folder import CURVE
@@ -86,7 +86,7 @@ async def test_the_run_can_be_audited(taught: Taught) -> None:
         run = await ledger.runs.get(taught.run)
         model = await ledger.models.get(str(run.model))
         rated = await ledger.votes.rated_exchanges()
-        selection = await ledger.runs.selection(run.id)
+        selection = await ledger.run_selections.of(run.id)
     assert run.samples <= taught.liked < run.samples + run.held_out
     assert {split for _, split in selection} == {"train", "held_out"}, "what only judges is disliked"
     directory = Path(run.directory)

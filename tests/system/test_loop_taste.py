@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.states import RunState
+from storage.state_machines import RunState
 from tests.support.community import Community, Taste, playful
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.soak]

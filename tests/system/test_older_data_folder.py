@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import structlog
 
-from bot.admin.runs import INTERRUPTED
+from bot.admin.run_manager import INTERRUPTED
 from bot.admin.schedule import STORE
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from telegram_emulator.file_store import StoredFile
 from tests.support.children import until
 from tests.support.person import UP, Person, button

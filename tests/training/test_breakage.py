@@ -8,13 +8,13 @@ from random import Random
 
 import pytest
 
-from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.answer_checks import MANNERS
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from tools.tiny.answers import fact, reference
 from training.gate.breakage import broken, measure, reasons
-from training.gate.factual_set import ASKED, Question, fact_of
-from training.gate.respondent import Asked
+from training.gate.evaluated_models import AnsweredQuestions
+from training.gate.factual_set import ASKED, FactualQuestion, fact_of
 
 Answerer = Callable[[Kind, Language, Scene, Random], str]
 
@@ -38,16 +38,16 @@ MANNERS_OF_ANSWERING: dict[str, Answerer] = {
 """Ways of answering right that people may like."""
 
 
-def asked(answer: Answerer, number: int = NUMBER, seed: int = 1) -> Asked:
+def asked(answer: Answerer, number: int = NUMBER, seed: int = 1) -> AnsweredQuestions:
     """Return `number` random questions with the answers that `answer` gives to them."""
     rng, own = Random(0), Random(seed)
     questions, answers = [], []
     for index in range(number):
         kind, language = tuple(product(ASKED, LANGUAGES))[index % 6]
         scene = random_scene(rng)
-        questions.append(Question("x", f"{kind} {index}", lambda _: True, fact_of(scene, kind), str(index)))
+        questions.append(FactualQuestion("x", f"{kind} {index}", lambda _: True, fact_of(scene, kind), str(index)))
         answers.append(answer(kind, language, scene, own))
-    return Asked(tuple(questions), tuple(answers))
+    return AnsweredQuestions(tuple(questions), tuple(answers))
 
 
 @pytest.mark.parametrize("number", [60, NUMBER])
@@ -89,7 +89,7 @@ def test_few_broken_answers_of_many_may_be_chance() -> None:
     """Three broken answers among 300 may be chance; a candidate with four is rejected."""
     plain = asked(MANNERS_OF_ANSWERING["plain"])
     for number, refused in ((3, False), (4, True)):
-        flawed = Asked(plain.questions, ("",) * number + plain.answers[number:])
+        flawed = AnsweredQuestions(plain.questions, ("",) * number + plain.answers[number:])
         assert bool(reasons(measure(plain, flawed))) is refused
 
 

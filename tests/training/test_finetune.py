@@ -24,7 +24,7 @@ from PIL import Image, ImageChops
 from inference.chat_format.template import IMG_CONTEXT
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.manner import MANNERS, manner
+from inference.internvl2.tiny.answer_checks import MANNERS, manner
 from inference.internvl2.tokenizer import load_tokenizer
 from tests.support.hostile import plant, planted, ran
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, photo, settings
@@ -37,7 +37,7 @@ from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel, ModelSlot
 from training.gate.report import Report
-from training.gate.run_summary_sheet import SHOWN
+from training.gate.run_comparison_sheet import SHOWN
 from training.job import Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge

@@ -18,12 +18,12 @@ import pytest
 from tests.support.judging import Bench, Forgetful, forgetting
 from training.data.llava import Lesson
 from training.evidence.facts import LOOKS, decided
+from training.gate.comparison_sheet_png import WIDTH
+from training.gate.comparison_sheet_translations import LANGUAGES
+from training.gate.evaluated_models import CACHED_MODELS, AnswerCache
 from training.gate.judge_candidate import verdict
 from training.gate.report import Decision, Report, Taste
-from training.gate.respondent import FILES, KeptAnswers
-from training.gate.run_summary_sheet import facts
-from training.gate.sheet_picture import WIDTH
-from training.gate.sheet_words import LANGUAGES
+from training.gate.run_comparison_sheet import facts
 from training.gate.text_layout import Lettering
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "data_folder_99303cf.tar.gz"
@@ -244,15 +244,15 @@ def test_answers_that_cannot_be_stored_are_still_used(bench: Bench) -> None:
 
 def test_only_the_last_models_answers_are_kept(tmp_path: Path) -> None:
     """Answers are kept only for the most recently used models; the least recently used are removed first."""
-    for number in range(FILES + 3):
-        kept = KeptAnswers(tmp_path, f"model {number}")
-        kept.add({"q": "a"})
-        kept.close()
+    for number in range(CACHED_MODELS + 3):
+        cache = AnswerCache(tmp_path, f"model {number}")
+        cache.add({"q": "a"})
+        cache.close()
         for each in tmp_path.iterdir():
             os.utime(each, (each.stat().st_mtime - 9, each.stat().st_mtime - 9))
-    assert len(list(tmp_path.iterdir())) == FILES
-    assert KeptAnswers(tmp_path, "model 2").answers == {}
-    assert KeptAnswers(tmp_path, "model 3").answers == {"q": "a"}
+    assert len(list(tmp_path.iterdir())) == CACHED_MODELS
+    assert AnswerCache(tmp_path, "model 2").answers == {}
+    assert AnswerCache(tmp_path, "model 3").answers == {"q": "a"}
 
 
 def test_a_sheet_that_cannot_be_drawn_does_not_fail_the_run(
@@ -263,7 +263,7 @@ def test_a_sheet_that_cannot_be_drawn_does_not_fail_the_run(
     def fails(*_: object) -> None:
         raise OSError("no ink")
 
-    monkeypatch.setattr("training.gate.run_summary_sheet.write", fails)
+    monkeypatch.setattr("training.gate.run_comparison_sheet.write", fails)
     bench.model("candidate")
     assert bench.judge().accepted
     assert "no ink" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from inference.internvl2.tiny import CHECKPOINT
-from inference.serving.pressure import FirstWords
+from inference.serving.first_token_signal import FirstTokenSignal
 from tests.support.lessons import SYSTEM, drawn_lessons
 from training.data.llava import write_rows
 from training.evaluation_jobs import EvaluationJob
@@ -43,10 +43,10 @@ def test_the_byte_is_set_while_a_user_waits(tmp_path: Path) -> None:
     A user's wait ends when the first token arrives or the answer is interrupted.
     """
     file = tmp_path / "logs" / "first-words"
-    words = FirstWords(file)
+    signal = FirstTokenSignal(file)
     assert file.read_bytes() == b"\0"
-    with words.awaited() as heard:
-        with words.awaited():
+    with signal.awaited() as heard:
+        with signal.awaited():
             assert file.read_bytes() == b"\1"
             heard()
             heard()
@@ -56,10 +56,10 @@ def test_the_byte_is_set_while_a_user_waits(tmp_path: Path) -> None:
 
 def test_the_training_pauses_while_the_byte_is_set(tmp_path: Path) -> None:
     """Training pauses while the shared byte is set and resumes when the byte is cleared."""
-    words = FirstWords(tmp_path / "first-words")
-    gpu_yield = GpuYield(words.file, max_pause=LONG)
+    signal = FirstTokenSignal(tmp_path / "first-words")
+    gpu_yield = GpuYield(signal.file, max_pause=LONG)
     gpu_yield.pause()
-    with words.awaited() as heard:
+    with signal.awaited() as heard:
         thread = pausing(gpu_yield)
         thread.join(0.2)
         assert thread.is_alive()
@@ -73,15 +73,15 @@ def test_a_pause_is_bounded(tmp_path: Path) -> None:
 
     Therefore, neither a hung engine nor a large number of users can stop training.
     """
-    words = FirstWords(tmp_path / "first-words")
-    gpu_yield = GpuYield(words.file, max_pause=0.05)
-    with words.awaited():
+    signal = FirstTokenSignal(tmp_path / "first-words")
+    gpu_yield = GpuYield(signal.file, max_pause=0.05)
+    with signal.awaited():
         thread = pausing(gpu_yield)
         thread.join(LONG)
         assert not thread.is_alive()
-        generous = GpuYield(words.file, max_pause=2 * LONG)
+        generous = GpuYield(signal.file, max_pause=2 * LONG)
         generous.pause()
-        assert words.file.read_bytes() == b"\1", "it continued after next to no work, though a user waits"
+        assert signal.file.read_bytes() == b"\1", "it continued after next to no work, though a user waits"
 
 
 class _Clock:
@@ -103,9 +103,9 @@ def test_a_small_model_pauses_no_longer_than_a_large_one(tmp_path: Path, monkeyp
     """Pauses at most double the training time, however little time each layer takes."""
     clock = _Clock()
     monkeypatch.setattr("training.xtuner.gpu_yield.time", clock)
-    words = FirstWords(tmp_path / "first-words")
-    gpu_yield, begun = GpuYield(words.file), clock.now
-    with words.awaited():
+    signal = FirstTokenSignal(tmp_path / "first-words")
+    gpu_yield, begun = GpuYield(signal.file), clock.now
+    with signal.awaited():
         for _ in range(1000):
             clock.now += 0.0001
             gpu_yield.pause()
@@ -114,7 +114,7 @@ def test_a_small_model_pauses_no_longer_than_a_large_one(tmp_path: Path, monkeyp
 
 def test_it_pauses_before_each_layer_in_both_directions(tmp_path: Path) -> None:
     """With two layers, `pause` is called four times per step: before each layer's forward and backward pass."""
-    gpu_yield = GpuYield(FirstWords(tmp_path / "first-words").file)
+    gpu_yield = GpuYield(FirstTokenSignal(tmp_path / "first-words").file)
     calls: list[None] = []
     gpu_yield.pause = lambda: calls.append(None)  # type: ignore[method-assign]
     layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
@@ -132,11 +132,11 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     """
     calls: list[None] = []
     monkeypatch.setattr(GpuYield, "pause", lambda _: calls.append(None))
-    words = FirstWords(tmp_path / "first-words")
+    signal = FirstTokenSignal(tmp_path / "first-words")
     (lesson,) = drawn_lessons(tmp_path / "pictures", 1)
     layers = json.loads((CHECKPOINT / "config.json").read_text())
     seeing, speaking = (layers[part]["num_hidden_layers"] for part in ("vision_config", "llm_config"))
-    for yield_file, expected in (("", 0), (str(words.file), seeing)):
+    for yield_file, expected in (("", 0), (str(signal.file), seeing)):
         tower = vision_cache.VisionTower(CHECKPOINT, GpuYield.open(yield_file))
         vision_cache.write_features(
             tmp_path,
@@ -172,7 +172,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     calls.clear()
     assert evaluate(job, ignore).ok
     assert not calls
-    assert evaluate(replace(job, courtesy=str(words.file)), ignore).ok
+    assert evaluate(replace(job, courtesy=str(signal.file)), ignore).ok
     # Each model at least prefills and begins an answer for the sheet; being the same, they answer the factual question
     # once.
     assert len(calls) >= 2 * (seeing + 2 * speaking) + seeing + 2 * speaking

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.answer_checks import MANNERS
 from inference.internvl2.tiny.shapes import Scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, find_colours, find_numbers, find_shapes
 from tools.tiny.answers import reference

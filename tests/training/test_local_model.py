@@ -16,7 +16,7 @@ from tests.support.small_checkpoints import write_small
 from training.adapter import WHOLE, Adapter
 from training.data.llava import Lesson
 from training.data.row_parser import check_pictures
-from training.gate.answering_models import greedy
+from training.gate.answer_backend import greedy
 from training.gate.local_model import LocalModel
 
 TOKENS = 12

@@ -16,7 +16,7 @@ from inference.internvl2.checkpoint import load_model
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-from storage.model_store import write_manifest
+from storage.model_manifest import write_manifest
 from tests.support.lessons import SYSTEM
 from training.adapter import WHOLE, Adapter
 from training.gate.prompt_parity import disagreement

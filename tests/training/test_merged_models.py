@@ -16,8 +16,9 @@ from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import IllegalTransition
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_store import ModelStore, verify
-from storage.states import ModelState
+from storage.model_manifest import verify
+from storage.model_store import ModelStore
+from storage.state_machines import ModelState
 from tests.support.lessons import SYSTEM, settings
 from training.adapter import WHOLE
 from training.job import MergeJob, Progress, TrainingError, ignore

@@ -20,18 +20,18 @@ import pytest_asyncio
 
 from storage.chat_records import Chat, Person
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn
-from storage.model_store import read_manifest, verify
+from storage.model_manifest import read_manifest, verify
 from storage.review_cards import CardFilter
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
 from tests.support.pipelines import COLOURS, Room
 from tests.training.test_resume import save
+from training.data.imported_sources import ABOUT, SourceInfo
 from training.data.selection import HELD_OUT, TRAIN, WORSE
-from training.data.sources import ABOUT, SourceInfo
 from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
-from training.gate.run_summary_sheet import facts
+from training.gate.run_comparison_sheet import facts
 from training.job import Job, MergeJob, TrainingError
 from training.model_card import CARD
 from training.pipeline import CHANGED, WITHDRAWN
@@ -75,7 +75,7 @@ async def test_the_selection_is_frozen_and_written(room: Room) -> None:
     """
     await fill_up(room)
     run, _ = await room.run()
-    frozen = await room.ledger.runs.selection(run.id)
+    frozen = await room.ledger.run_selections.of(run.id)
     assert sorted(side for _, side in frozen) == [HELD_OUT] + [TRAIN] * 13
     for name, numbers in (("train.json", range(1, 14)), ("judged.json", range(8, 15))):
         rows = json.loads((Path(run.directory) / name).read_text(encoding="utf-8"))
@@ -178,7 +178,7 @@ async def test_kto_learns_from_disliked_answers(room: Room) -> None:
     """
     await room.ledger.votes.cast(Rating(3, 1, -1, 777))
     run, _ = await room.run(room.pipeline(min_rated=9, objective="kto"))
-    frozen = await room.ledger.runs.selection(run.id)
+    frozen = await room.ledger.run_selections.of(run.id)
     assert (3, WORSE) in frozen
     assert (run.samples, run.held_out) == (10, 0)
     rows = json.loads((Path(run.directory) / "train.json").read_text(encoding="utf-8"))
@@ -188,7 +188,7 @@ async def test_kto_learns_from_disliked_answers(room: Room) -> None:
     assert isinstance(job, Job)
     assert job.objective == "kto"
     run, _ = await room.run(room.pipeline(min_rated=9))
-    assert len(await room.ledger.runs.selection(run.id)) == 9
+    assert len(await room.ledger.run_selections.of(run.id)) == 9
 
 
 async def test_dpo_learns_from_what_was_corrected(room: Room) -> None:
@@ -227,7 +227,7 @@ async def test_a_run_trains_on_its_plan(room: Room) -> None:
     plan = await pipeline.planner.plan()
     await room.like(500, "brown")
     run, _ = await room.run(pipeline, plan)
-    assert await room.ledger.runs.selection(run.id) == plan.selection.rows()
+    assert await room.ledger.run_selections.of(run.id) == plan.selection.rows()
 
 
 async def test_a_run_freezes_the_reviews(room: Room) -> None:
@@ -260,7 +260,7 @@ async def test_a_limited_run_is_planned_again_with_its_limit(room: Room) -> None
     """A run that was limited when it was requested keeps that limit, whenever it is planned."""
     run = await room.ledger.runs.start("web", only=[1, 2, 3])
     await room.pipeline(min_rated=3).run(run, room.note)
-    assert {each for each, split in await room.ledger.runs.selection(run.id) if split == "train"} == {1, 2, 3}
+    assert {each for each, split in await room.ledger.run_selections.of(run.id) if split == "train"} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("change", ["erased", "re-encoded"])
@@ -277,7 +277,7 @@ async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
         room.pictures.path(pair.lesson.pictures[0]).rename(room.folder / "renamed")
     run, _ = await room.run(pipeline, plan)
     assert run.state is RunState.DONE
-    assert len(await room.ledger.runs.selection(run.id)) == 11
+    assert len(await room.ledger.run_selections.of(run.id)) == 11
 
 
 async def test_an_opt_out_after_the_plan_fails_the_run(room: Room) -> None:
@@ -288,7 +288,7 @@ async def test_an_opt_out_after_the_plan_fails_the_run(room: Room) -> None:
     run, model = await room.run(pipeline, plan)
     assert (run.state, run.reason, model) == (RunState.FAILED, WITHDRAWN, None)
     assert room.trainer.jobs == []
-    assert await room.ledger.runs.withdrawn(run.id)
+    assert await room.ledger.run_selections.withdrawn(run.id)
 
 
 async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:

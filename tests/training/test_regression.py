@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.answer_checks import MANNERS
 from inference.internvl2.tiny.shapes import Scene
 from tests.support.lessons import SYSTEM, photo
 from tools.tiny.answers import reference
 from training.gate.factual_set import (
-    Question,
+    FactualQuestion,
     check_decidable,
     drawn_set,
     matches,
@@ -96,7 +96,7 @@ def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
         assert (tmp_path / "a" / each.image).read_bytes() == (tmp_path / "b" / each.image).read_bytes()
     assert len(list((tmp_path / "a").iterdir())) == 12, "no more are drawn than are asked for"
     scene = Scene("red", "star", 3)
-    question = Question("x", "Which colour?", first[0].right, "red", "")
+    question = FactualQuestion("x", "Which colour?", first[0].right, "red", "")
     for manner in MANNERS:
         said = [reference("colour", "en", manner, scene, Random(seed)) for seed in range(5)]
         assert len({question.right(answer) for answer in said}) == 1

@@ -15,7 +15,7 @@ from tests.support.cpu_serving import KEY, NAME, Served, started
 from tests.support.lessons import SYSTEM
 from training.data.llava import Lesson
 from training.evaluation_jobs import EvaluationJob, RunningEngine
-from training.gate.answering_models import AnsweringModels, greedy
+from training.gate.answer_backend import AnswerBackend, greedy
 from training.gate.factual_set import drawn_set
 from training.gate.local_model import LocalModel
 from training.gate.remote_model import RemoteModel
@@ -78,15 +78,15 @@ def test_questions_that_an_engine_leaves_open_are_answered_here(
     done: list[int] = []
     with started(CHECKPOINT) as served:
         served.until_ready()
-        models = AnsweringModels(job(tmp_path, engine(served, at_once=1)))
+        backend = AnswerBackend(job(tmp_path, engine(served, at_once=1)))
 
         def die(number: int) -> None:
             done.append(number)
             served.process.kill()
 
-        assert models.answers(CHECKPOINT, lessons, images, TOKENS, die) == expected
+        assert backend.answers(CHECKPOINT, lessons, images, TOKENS, die) == expected
         assert done[0] == 1 and sum(done) == len(lessons) and len(done) == 2, "one from the engine, the rest at once"
-        unreachable = AnsweringModels(job(tmp_path, engine(served)))
+        unreachable = AnswerBackend(job(tmp_path, engine(served)))
     assert unreachable.has_engine(CHECKPOINT)
     assert unreachable.answers(CHECKPOINT, lessons, images, TOKENS, done.append) == expected
 

@@ -20,9 +20,9 @@ from tests.support.llava_files import write_file
 from training.data.llava import row, row_name, write_rows
 from training.data.row_erasure import LOCK, remove_rows
 from training.data.row_parser import read_rows
-from training.gate.sheet import Row, Sheet
-from training.gate.sheet_picture import draw
-from training.gate.sheet_words import localised
+from training.gate.comparison_sheet import Row, Sheet
+from training.gate.comparison_sheet_png import draw
+from training.gate.comparison_sheet_translations import localised
 from training.run_folder import PICTURE, SHEET
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from inference.internvl2.tiny.manner import Manner
+from inference.internvl2.tiny.answer_checks import Manner
 from inference.internvl2.tiny.shapes import Scene
 from inference.internvl2.tiny.words import Kind, Language, colour_name, number_name, phrase, shape_name
 from tools.tiny import WORDINGS

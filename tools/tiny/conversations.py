@@ -13,7 +13,7 @@ from random import Random
 from typing import Final, Literal
 
 from inference.internvl2.families import INTERNVL2
-from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.answer_checks import MANNERS
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Language
 from inference.messages import Picture, Prompt, Role, Turn

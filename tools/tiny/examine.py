@@ -26,9 +26,9 @@ from inference.internvl2.families import INTERNVL2
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
+from inference.internvl2.tiny.answer_checks import correct, manner
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
-from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language
 from inference.internvl2.tokenizer import load_tokenizer

@@ -18,10 +18,10 @@ from typing import Any
 
 from storage.atomic_files import PART, write_text
 from training.command_jobs import ImportJob
+from training.data.imported_sources import ABOUT, PICTURES, ROWS, SourceInfo
 from training.data.llava import image_entry
 from training.data.mixture import valid_rows
 from training.data.row_parser import RowError
-from training.data.sources import ABOUT, PICTURES, ROWS, SourceInfo
 from training.data.validation import FOREIGN, Rules, Validator, ValidRow
 from training.job import Outcome, Progress, TrainingError
 from training.worker import Say, explained, work

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from storage.atomic_files import PART, write_text
 from training.data.llava import row_name
-from training.gate.sheet_words import LANGUAGES, localised
+from training.gate.comparison_sheet_translations import LANGUAGES, localised
 from training.run_folder import PICTURE, SHEET
 from training.xtuner.resume import remove_state
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from storage.learning_records import RatedExchange
-from storage.translatable_reason import Reason, join, listed
+from storage.translatable_reason import Reason
 from training.data.judging_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
 from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
 from training.data.rater_limits import allowance, beyond_allowance, limit_thumbs_down, owners
+from training.data.selection_counts import SelectionCounts, check_enough
 from training.evidence.taste_tests import likes_everything
-from training.job import TrainingError
 from training.settings import TrainingSettings
 from training.xtuner.recipes import Objective
 
@@ -26,65 +26,6 @@ WORSE = "worse"
 """The splits of a selection that a run learns from. Disliked and rejected answers are in `WORSE`."""
 HELD_OUT = "held_out"
 """The split of answers that only judge."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Counts of the rated exchanges that were selected, and of those left out for each reason.
-
-    Attributes:
-        rated: All rated exchanges.
-        disliked: Rated exchanges without enough thumbs up.
-        unfinished: Liked exchanges whose answer is empty or did not end by itself.
-        too_long: Liked, finished exchanges with more tokens than the trainer accepts.
-        duplicates: Exchanges that repeat another pair.
-        over_share: Exchanges left out because they exceed one rater's share (`training.rater_share`).
-        selected: The remaining exchanges.
-        raters: Users who liked the selected exchanges; in a `Selection`, users who liked the pairs to train
-            on.
-        cut: Unfinished exchanges whose answer reached `chat.max_new_tokens`.
-        newcomers: Users whose votes do not count yet because of `training.rater_age`.
-    """
-
-    rated: int = 0
-    disliked: int = 0
-    unfinished: int = 0
-    too_long: int = 0
-    duplicates: int = 0
-    over_share: int = 0
-    selected: int = 0
-    raters: int = 0
-    cut: int = 0
-    newcomers: int = 0
-
-    def __str__(self) -> str:
-        shown = {name: value for name, value in asdict(self).items() if name not in ("cut", "newcomers")}
-        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
-
-    @property
-    def limit(self) -> Reason | None:
-        """A warning that says what to do if many liked answers reached the length limit, otherwise None."""
-        return cut_off(self.cut, self.rated - self.disliked)
-
-    @property
-    def waiting(self) -> Reason | None:
-        """The reason why new users' votes do not count yet, or None if there are no new users."""
-        if not self.newcomers:
-            return None
-        return Reason(
-            "Votes from new people don't count until training.rater_age has passed; people waiting: {people}",
-            people=self.newcomers,
-        )
-
-    @property
-    def left_out(self) -> list[Reason]:
-        """The reasons why liked answers were not selected, each with the number of answers."""
-        return [
-            *([Reason("{number} cut off", number=self.unfinished)] if self.unfinished else []),
-            *([Reason("{number} too long", number=self.too_long)] if self.too_long else []),
-            *([Reason("{number} repeated", number=self.duplicates)] if self.duplicates else []),
-            *([beyond_share(self.over_share)] if self.over_share else []),
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +44,7 @@ class Selection:
 
     train: tuple[Pair, ...]
     blocks: tuple[Block, ...]
-    counts: Counts
+    counts: SelectionCounts
     judging: int = 0
     shown: int = 0
     liked_of_shown: int = 0
@@ -166,23 +107,6 @@ class Selection:
         return list((rejected | splits).items())
 
 
-def cut_off(cut: int, liked: int) -> Reason | None:
-    """Return a warning if more than a third of the liked answers reached the length limit, otherwise None."""
-    if 3 * cut <= liked:
-        return None
-    return Reason(
-        "{cut} of {liked} liked answers were cut off by the length limit and can't be learned: raise "
-        "chat.max_new_tokens",
-        cut=cut,
-        liked=liked,
-    )
-
-
-def beyond_share(number: int) -> Reason:
-    """Return a message saying how many lessons were left out because of `training.rater_share`."""
-    return Reason("{number} over the limit per person", number=number)
-
-
 def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
     """Return the corrected exchanges and those whose thumbs up minus thumbs down exceed `threshold`."""
     return [each for each in rated if each.corrected or each.ups - each.downs > threshold]
@@ -214,7 +138,7 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
 
 def choose_pairs(
     rated: Sequence[RatedExchange], phashes: Mapping[str, str], settings: TrainingSettings, max_length: int | None
-) -> tuple[list[Pair], Counts]:
+) -> tuple[list[Pair], SelectionCounts]:
     """Return the liked pairs to train on, ordered by ID, and the counts of selected and dropped exchanges.
 
     `max_length` is the maximum number of tokens that a pair may have; None for no limit.
@@ -226,7 +150,7 @@ def choose_pairs(
     different = without_duplicates([Pair(each, lesson(each)) for each in short], near)
     owner = owners({each.id: each.rated.liked_by for each in different})
     chosen = within_share(different, owner, near, allowance(Counter(owner.values()), settings.rater_share))
-    return chosen, Counts(
+    return chosen, SelectionCounts(
         rated=len(rated),
         disliked=len(rated) - len(good),
         unfinished=len(good) - len(whole),
@@ -285,10 +209,11 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     Raises:
         TrainingError: There are too few pairs, or they come from too few users.
     """
-    chosen, others = _split(rated, only)
+    chosen = [each for each in rated if only is None or each.exchange.id in only]
+    others = [each for each in rated if only is not None and each.exchange.id not in only]
     liked, counts = choose_pairs(chosen, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
-    _check_enough(counts, settings)
+    check_enough(counts, settings)
     near = NearDuplicates(phashes, settings.near_duplicate)
     # Computed from likes, because an account that casts most of the dislikes would otherwise set its own limit.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
@@ -300,43 +225,6 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     judging = {each.id for each in judging_answers(pairs, live)}
     train, blocks = forward_blocks(connected(pairs, near), lessons, judging, settings.held_out, only)
     return Selection(tuple(train), tuple(blocks), replace(counts, raters=_raters(train)), len(judging))
-
-
-def _split(
-    rated: Sequence[RatedExchange], only: Collection[int] | None
-) -> tuple[Sequence[RatedExchange], Sequence[RatedExchange]]:
-    """Return the exchanges that the run may learn from, and the others."""
-    if only is None:
-        return rated, ()
-    return [each for each in rated if each.exchange.id in only], [
-        each for each in rated if each.exchange.id not in only
-    ]
-
-
-def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
-    """Raise `TrainingError` if there are too few liked answers or too few users who liked them."""
-    chosen, min_rated = counts.selected, settings.min_rated
-    if chosen < min_rated:
-        numbers = {"chosen": chosen, "wanted": min_rated, "missing": min_rated - chosen}
-        if chosen == 1:
-            few = Reason(
-                "Not enough yet: {chosen} liked answer, {wanted} needed. Collect {missing} more 👍.", **numbers
-            )
-        else:
-            few = Reason(
-                "Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍.", **numbers
-            )
-        if counts.left_out:
-            few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
-        raise TrainingError(join([each for each in (counts.limit, few, counts.waiting) if each]))
-    if counts.raters < settings.min_raters:
-        alone = Reason(
-            "Too few people: the liked answers have 👍 from {raters}, {wanted} needed. Let others vote too, or set "
-            "training.min_raters = 1 for a bot of your own.",
-            raters=counts.raters,
-            wanted=settings.min_raters,
-        )
-        raise TrainingError(join([each for each in (alone, counts.waiting) if each]))
 
 
 def _raters(pairs: Iterable[Pair]) -> int:

@@ -18,9 +18,9 @@ from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
 from storage.atomic_files import PART, write_text
+from training.data.imported_sources import ABOUT, PICTURES, ROWS, SourceInfo, source_folders
 from training.data.llava import image_entry, image_files
 from training.data.row_parser import read_rows
-from training.data.sources import ABOUT, PICTURES, ROWS, SourceInfo, source_folders
 
 QUARANTINED: Final = "quarantined.jsonl"
 """The rows of an earlier version's import whose pictures cannot be re-encoded. They are never read."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
-from training.command_jobs import Score
+from training.command_jobs import ScoringMethod
 from training.evidence.facts import upper_bound
 from training.evidence.proportions import wilson_interval
 
@@ -43,7 +43,7 @@ def summarize_losses(losses: Mapping[str, Sequence[float]]) -> list[tuple[str, s
 
 def summarize(score: str, scores: Mapping[str, Sequence[float]]) -> list[tuple[str, str, str]]:
     """Return `summarize_losses` of the scores if they are losses, and `summarize_right` otherwise."""
-    if score == Score.LOSS:
+    if score == ScoringMethod.LOSS:
         return summarize_losses(scores)
     return summarize_right({name: [bool(right) for right in each] for name, each in scores.items()})
 

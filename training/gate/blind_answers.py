@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.command_jobs import BlindJob
 from training.data.row_parser import open_question
-from training.gate.asking import answers_of_each
+from training.gate.answers_by_model import answers_by_model
 from training.job import Outcome
 from training.worker import Say, work
 
@@ -25,7 +25,7 @@ def answer(job: BlindJob, say: Say) -> Outcome:
     """
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, question in job.asked]
-    columns = [answers for _, answers, _ in answers_of_each(job, lessons, say)]
+    columns = [answers for _, answers, _ in answers_by_model(job, lessons, say)]
     Path(job.out).write_text(json.dumps([*zip(*columns, strict=True)]), encoding="utf-8")
     return Outcome(ok=True)
 

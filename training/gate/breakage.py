@@ -26,8 +26,8 @@ from typing import Final
 from scipy.stats import binomtest
 
 from storage.translatable_reason import Reason
+from training.gate.evaluated_models import AnsweredQuestions
 from training.gate.report import Drift
-from training.gate.respondent import Asked
 
 CHANCE: Final = 0.01
 """The error rate of each test."""
@@ -58,7 +58,7 @@ def broken(answer: str) -> bool:
     return any(re.search(r"\w", found[0]) for found in _REPEATED.finditer(answer))
 
 
-def measure(live: Asked, candidate: Asked) -> Drift:
+def measure(live: AnsweredQuestions, candidate: AnsweredQuestions) -> Drift:
     """Compare the candidate's answers with the live model's answers to the same questions."""
     of_live, of_candidate = _lengths(live.answers), _lengths(candidate.answers)
     return Drift(

@@ -26,9 +26,9 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from inference.internvl2.tiny.answer_checks import correct
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
-from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind
 from storage.translatable_reason import Reason
@@ -45,7 +45,7 @@ ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class FactualQuestion:
     """A question about one picture.
 
     Attributes:
@@ -64,7 +64,7 @@ class Question:
     identity: str
 
     @classmethod
-    def about(cls, image: str, text: str, right: Callable[[str], bool], *, fact: str, folder: Path) -> Question:
+    def about(cls, image: str, text: str, right: Callable[[str], bool], *, fact: str, folder: Path) -> FactualQuestion:
         """Return a question about a picture in `folder`.
 
         Raises:
@@ -92,7 +92,7 @@ class _Entry(BaseModel):
 _ENTRIES: Final[TypeAdapter[list[_Entry]]] = TypeAdapter(Annotated[list[_Entry], Field(min_length=1)])
 
 
-def read_set(folder: Path) -> list[Question]:
+def read_set(folder: Path) -> list[FactualQuestion]:
     """Read the questions in `folder` and check that their pictures exist.
 
     Raises:
@@ -112,7 +112,9 @@ def read_set(folder: Path) -> list[Question]:
     for number, each in enumerate(entries, 1):
         right = partial(matches, expect=each.expect, forbid=each.forbid or ())
         try:
-            questions.append(Question.about(each.image, each.question, right, fact=str(each.expect), folder=folder))
+            questions.append(
+                FactualQuestion.about(each.image, each.question, right, fact=str(each.expect), folder=folder)
+            )
         except OSError as error:
             raise TrainingError(f"{file} entry {number}: there is no picture {folder / each.image}") from error
     return questions
@@ -126,13 +128,13 @@ class QuestionSet:
         looks: The numbers of questions after which answers are compared, in ascending order.
     """
 
-    def __init__(self, folder: Path, questions: Iterator[Question], looks: Sequence[int]) -> None:
+    def __init__(self, folder: Path, questions: Iterator[FactualQuestion], looks: Sequence[int]) -> None:
         self.folder = folder
         self.looks = looks
         self._further = questions
-        self._made: list[Question] = []
+        self._made: list[FactualQuestion] = []
 
-    def first(self, number: int) -> list[Question]:
+    def first(self, number: int) -> list[FactualQuestion]:
         """Return the first `number` questions."""
         self._made += islice(self._further, max(0, number - len(self._made)))
         return self._made[:number]
@@ -153,7 +155,7 @@ def drawn_set(folder: Path) -> QuestionSet:
     return QuestionSet(folder, draw_questions(folder), LOOKS)
 
 
-def draw_questions(folder: Path) -> Iterator[Question]:
+def draw_questions(folder: Path) -> Iterator[FactualQuestion]:
     """Draw pictures into `folder`, and yield English and Chinese questions on colours, shapes and numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random("the factual questions")
@@ -162,7 +164,7 @@ def draw_questions(folder: Path) -> Iterator[Question]:
         image = f"{number:03}.png"
         draw(scene, rng, (SIDE, SIDE)).save(folder / image, compress_level=1)
         text, right = held_out(language, kind, rng), partial(correct, kind, scene)
-        yield Question.about(image, text, right, fact=fact_of(scene, kind), folder=folder)
+        yield FactualQuestion.about(image, text, right, fact=fact_of(scene, kind), folder=folder)
 
 
 def fact_of(scene: Scene, kind: Kind) -> str:

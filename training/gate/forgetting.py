@@ -19,10 +19,10 @@ from storage.translatable_reason import Reason
 from training.evaluation_jobs import JudgingJob
 from training.evidence.facts import ERROR, decided, smallest_decidable_loss, upper_bound
 from training.gate import breakage
+from training.gate.evaluated_models import AnsweredQuestions, EvaluatedModel
 from training.gate.factual_set import QuestionSet, drawn_set, own_set
 from training.gate.leading_questions import LEAST_ALLOWED, leading_set
 from training.gate.report import Drift, Loss
-from training.gate.respondent import Asked, Respondent
 from training.number_format import points
 
 _SAMPLES: Final = 5
@@ -41,8 +41,8 @@ class Examined:
 
     against_base: Loss | None
     against_live: Loss
-    candidate: Asked
-    live: Asked
+    candidate: AnsweredQuestions
+    live: AnsweredQuestions
 
     def reasons(self, complaint: Reason) -> list[Reason]:
         """Return a reason against the candidate for each comparison that it did not pass.
@@ -78,9 +78,9 @@ class Examination:
         enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)
         return next(enough, looks[-1])
 
-    def examine(self, candidate: Respondent, live: Respondent, base: Respondent) -> Examined:
+    def examine(self, candidate: EvaluatedModel, live: EvaluatedModel, base: EvaluatedModel) -> Examined:
         """Compare the candidate with the base model and the live model, which may be the same model."""
-        losses: dict[Respondent, Loss] = {}
+        losses: dict[EvaluatedModel, Loss] = {}
         undecided = list(dict.fromkeys((base, live)))
         for look in self.questions.looks:
             for model in (candidate, *undecided):
@@ -99,7 +99,7 @@ class Examination:
             live.answer(self.questions, compared),
         )
 
-    def loss(self, look: int, candidate: Asked, reference: Asked) -> Loss:
+    def loss(self, look: int, candidate: AnsweredQuestions, reference: AnsweredQuestions) -> Loss:
         """Return the candidate's loss against a reference model on the first `look` questions."""
         pairs = list(zip(reference.right, candidate.right, strict=True))
         lost, gained = pairs.count((True, False)), pairs.count((False, True))
@@ -168,7 +168,7 @@ class Forgetting:
         }
 
 
-def _broken(asked: Asked) -> list[str]:
+def _broken(asked: AnsweredQuestions) -> list[str]:
     pairs = zip(asked.questions, asked.answers, strict=True)
     return [f"{question.text} → {answer}" for question, answer in pairs if breakage.broken(answer)]
 
@@ -192,18 +192,18 @@ class Examinations:
         """The number of opening questions of both examinations."""
         return self.facts.opening + self.leading.opening
 
-    def expect(self, models: Iterable[Respondent]) -> None:
+    def expect(self, models: Iterable[EvaluatedModel]) -> None:
         """Count the opening questions that the models have not answered yet as steps of the evaluation."""
         for model in models:
             for each in (self.facts, self.leading):
                 model.expect(each.questions, each.opening)
 
-    def open(self, model: Respondent) -> None:
+    def open(self, model: EvaluatedModel) -> None:
         """Have the model answer the opening questions of both examinations."""
         for each in (self.facts, self.leading):
             model.answer(each.questions, each.opening)
 
-    def examine(self, candidate: Respondent, live: Respondent, base: Respondent) -> Forgetting:
+    def examine(self, candidate: EvaluatedModel, live: EvaluatedModel, base: EvaluatedModel) -> Forgetting:
         """Examine the candidate, asking a model further questions if a comparison needs more of its answers."""
         facts = self.facts.examine(candidate, live, base)
         leading = self.leading.examine(candidate, live, base)

@@ -20,11 +20,11 @@ from typing import Final
 from storage.translatable_reason import Reason, join
 from training.data.row_parser import read_lessons
 from training.evaluation_jobs import EvaluationJob
-from training.gate import run_summary_sheet
-from training.gate.answering_models import AnsweringModels
+from training.gate import run_comparison_sheet
+from training.gate.answer_backend import AnswerBackend
+from training.gate.evaluated_models import EvaluatedModel, EvaluatedModels
 from training.gate.forgetting import Examinations, Forgetting
 from training.gate.report import Decision, Report, Taste
-from training.gate.respondent import Respondent, Respondents
 from training.gate.taste import judge
 from training.job import Outcome
 from training.run_folder import REPORT, TASTE
@@ -64,14 +64,14 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     judging = list(read_lessons(Path(job.data), images, system=job.system))
     from training.gate.prompt_parity import disagreement
 
-    shown = run_summary_sheet.choose_rows([each for each in judging if each.liked])
-    models, steps = AnsweringModels(job), StageProgress(say, "evaluating", 2 * len(shown), job.tested)
-    respondents = Respondents(job, models, steps)
-    live, candidate = respondents.of(Path(job.live)), respondents.of(Path(job.candidate))
-    base = respondents.of(Path(job.base)) if job.base else live
+    shown = run_comparison_sheet.choose_rows([each for each in judging if each.liked])
+    backend, steps = AnswerBackend(job), StageProgress(say, "evaluating", 2 * len(shown), job.tested)
+    models = EvaluatedModels(job, backend, steps)
+    live, candidate = models.of(Path(job.live)), models.of(Path(job.candidate))
+    base = models.of(Path(job.base)) if job.base else live
 
-    def replies(model: Respondent) -> list[str]:
-        return models.answers(model.directory, shown, images, SHOWN_TOKENS, steps.add)
+    def replies(model: EvaluatedModel) -> list[str]:
+        return backend.answers(model.directory, shown, images, SHOWN_TOKENS, steps.add)
 
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
         examinations = Examinations.of(job, Path(drawn))
@@ -82,13 +82,13 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         of_candidate = replies(candidate)
         examinations.open(candidate)
         forgetting = examinations.examine(candidate, live, base)
-    respondents.close()
+    models.close()
     differs = disagreement(live.directory, candidate.directory, job.system, [each.prompt for each in judging])
     report = verdict(Taste.read(Path(job.work) / TASTE), forgetting, differs)
     report = replace(report, seconds=job.spent + time.monotonic() - begun, effort=job.effort)
     report.write(Path(job.work) / REPORT)
     try:
-        run_summary_sheet.write(job, report, shown, of_live, of_candidate)
+        run_comparison_sheet.write(job, report, shown, of_live, of_candidate)
     except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 from training.data.row_parser import read_lessons
 from training.evaluation_jobs import TasteJob
-from training.gate.answering_models import AnsweringModels
+from training.gate.answer_backend import AnswerBackend
+from training.gate.evaluated_models import EvaluatedModels
 from training.gate.forgetting import Examinations
-from training.gate.respondent import Respondents
 from training.gate.taste import TasteTest
 from training.job import Outcome
 from training.run_folder import TASTE
@@ -31,25 +31,25 @@ def test(job: TasteJob, say: Say) -> Outcome:
         TrainingError: The data is unusable.
     """
     lessons = read_lessons(Path(job.data), Path(job.images), system=job.system)
-    models, steps = AnsweringModels(job), StageProgress(say, "evaluating", 0)
-    respondents = Respondents(job, models, steps)
-    live = respondents.of(Path(job.live))
-    base = respondents.of(Path(job.base)) if job.base else live
+    backend, steps = AnswerBackend(job), StageProgress(say, "evaluating", 0)
+    models = EvaluatedModels(job, backend, steps)
+    live = models.of(Path(job.live))
+    base = models.of(Path(job.base)) if job.base else live
     taste = TasteTest(job, lessons, steps)
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
         examinations = Examinations.of(job, Path(drawn))
         steps.more(examinations.opening)  # the candidate's answers, and those of engines, follow in the next job
         examinations.expect({live, base})
-        unserved = [each for each in (live, base) if not models.has_engine(each.directory)]
+        unserved = [each for each in (live, base) if not backend.has_engine(each.directory)]
         if taste.answers:
-            taste.open(models.slot.load(live.directory))
+            taste.open(backend.slot.load(live.directory))
         if live in unserved:
             examinations.open(live)
         if taste.answers:
-            taste.judge(base.directory, models.slot)
+            taste.judge(base.directory, backend.slot)
         if base in unserved:
             examinations.open(base)
-    respondents.close()
+    models.close()
     taste.result().write(Path(job.work) / TASTE)
     return Outcome(ok=True, steps=steps.done)
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from inference.internvl2.tiny.answer_checks import correct
 from inference.internvl2.tiny.drawing import draw
-from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language, colour_name, number_name, plural, shape_name
 from training.evidence.facts import LOOKS
-from training.gate.factual_set import ASKED, SIDE, Question, QuestionSet, fact_of
+from training.gate.factual_set import ASKED, SIDE, FactualQuestion, QuestionSet, fact_of
 
 LEAST_ALLOWED: Final = 5.0
 """The percentage points that a candidate may lose on these questions, unless it may lose more on the facts. The base
@@ -77,7 +77,7 @@ def leading_set(folder: Path) -> QuestionSet:
     return QuestionSet(folder, _draw(folder), LOOKS)
 
 
-def _draw(folder: Path) -> Iterator[Question]:
+def _draw(folder: Path) -> Iterator[FactualQuestion]:
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random("the leading questions")
     for number, (kind, language) in zip(count(), cycle(product(ASKED, LANGUAGES)), strict=False):
@@ -86,7 +86,7 @@ def _draw(folder: Path) -> Iterator[Question]:
         image = f"leading-{number:03}.png"
         draw(scene, rng, (SIDE, SIDE)).save(folder / image, compress_level=1)
         right = partial(holds_to, kind, scene)
-        yield Question.about(image, text, right, fact=fact_of(scene, kind), folder=folder)
+        yield FactualQuestion.about(image, text, right, fact=fact_of(scene, kind), folder=folder)
 
 
 def _falsified(scene: Scene, kind: Kind, rng: Random) -> Scene:

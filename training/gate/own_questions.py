@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from storage.atomic_files import write_text
-from training.command_jobs import Score, ScoringJob
+from training.command_jobs import ScoringJob, ScoringMethod
 from training.data.row_parser import read_lessons
 from training.evidence.answer_scores import summarize
-from training.gate.asking import answers_of_each
+from training.gate.answers_by_model import answers_by_model
+from training.gate.comparison_sheet import Row, Sheet
 from training.gate.factual_set import contains
-from training.gate.sheet import Row, Sheet
 from training.job import Outcome, TrainingError
 from training.worker import Say, work
 
@@ -50,9 +50,9 @@ def is_choice(answer: str, right: str) -> bool:
 
 
 SCORES: Final[dict[str, Callable[[str, str], bool]]] = {
-    Score.CONTAINS: is_contained,
-    Score.EXACT: is_equal,
-    Score.CHOICE: is_choice,
+    ScoringMethod.CONTAINS: is_contained,
+    ScoringMethod.EXACT: is_equal,
+    ScoringMethod.CHOICE: is_choice,
 }
 """The ways to compare an answer with the right one."""
 
@@ -67,7 +67,7 @@ def score(job: ScoringJob, say: Say) -> Outcome:
     if not lessons:
         raise TrainingError(f"{job.data} has no questions")
     answered, scores = dict[str, list[str]](), dict[str, Sequence[float]]()
-    for name, answers, losses in answers_of_each(job, lessons, say, losses=job.score == Score.LOSS):
+    for name, answers, losses in answers_by_model(job, lessons, say, losses=job.score == ScoringMethod.LOSS):
         answered[name] = answers
         scores[name] = losses or [
             SCORES[job.score](answer, each.turns[-1].text) for answer, each in zip(answers, lessons, strict=True)

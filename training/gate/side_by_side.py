@@ -11,8 +11,8 @@ from pathlib import Path
 
 from training.command_jobs import CompareJob
 from training.data.row_parser import open_question
-from training.gate.asking import answers_of_each
-from training.gate.sheet import Row, Sheet
+from training.gate.answers_by_model import answers_by_model
+from training.gate.comparison_sheet import Row, Sheet
 from training.job import Outcome
 from training.worker import Say, work
 
@@ -25,7 +25,7 @@ def compare(job: CompareJob, say: Say) -> Outcome:
     """
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, _, question in job.asked]
-    columns = [answers for _, answers, _ in answers_of_each(job, lessons, say)]
+    columns = [answers for _, answers, _ in answers_by_model(job, lessons, say)]
     rows = [
         Row(question, answers, (images / picture,), caption=caption)
         for (picture, caption, question), answers in zip(job.asked, zip(*columns, strict=True), strict=True)

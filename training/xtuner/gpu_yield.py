@@ -3,7 +3,7 @@
 Two processes on one GPU take turns lasting milliseconds, but a training step, a batch of pictures or an
 answer in the evaluation takes much longer: a question that arrives in the middle of one would have to
 wait for the rest of it. Before each layer, in the forward and the backward pass, the worker therefore
-reads the byte that `inference.serving.pressure` sets, and pauses while the byte is set. A pause is never
+reads the byte that `inference.serving.first_token_signal` sets, and pauses while the byte is set. A pause is never
 longer than the work since the last pause, so that training advances no matter how many users chat. The
 worker queues only a few layers at a time, because work that is already queued on the GPU cannot be held
 back.

@@ -33,7 +33,7 @@ _NOT_NEEDED: Final = "; not needed for these settings"
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class Gpu:
     """A GPU as reported by nvidia-smi. `total` and `free` are its memory in bytes."""
 
     index: int
@@ -44,7 +44,7 @@ class Card:
     free: float
 
 
-class NoCards(Exception):
+class NoGpu(Exception):
     """No GPU is visible. The message says what was found."""
 
 
@@ -55,47 +55,47 @@ def gpu_findings(settings: Settings) -> Iterator[Finding]:
     """
     serves = resolve(settings.inference) is Kind.LMDEPLOY
     wanted = serves or settings.training.device == "cuda" or bool(settings.training.gpus)
-    cards: list[Card] = []
+    gpus: list[Gpu] = []
     try:
-        cards = list_cards()
-    except NoCards as error:
+        gpus = list_gpus()
+    except NoGpu as error:
         yield Finding("GPU", not wanted, f"{error}{'' if wanted else _NOT_NEEDED}", _NO_DRIVER if wanted else "")
-    for card in cards:
-        yield _card(card, wanted)
-    if cards and (absent := set(settings.inference.gpus) - {card.index for card in cards}):
-        found = ", ".join(str(card.index) for card in cards)
+    for gpu in gpus:
+        yield _gpu_finding(gpu, wanted)
+    if gpus and (absent := set(settings.inference.gpus) - {gpu.index for gpu in gpus}):
+        found = ", ".join(str(gpu.index) for gpu in gpus)
         yield Finding("inference.gpus", False, f"{sorted(absent)} not found", f"choose from: {found}")
     if serves:
         yield from _turbomind(settings)
-    if wanted and cards:
-        yield from memory_findings(settings, {card.index: card.total for card in cards})
+    if wanted and gpus:
+        yield from memory_findings(settings, {gpu.index: gpu.total for gpu in gpus})
 
 
-def list_cards() -> list[Card]:
+def list_gpus() -> list[Gpu]:
     """Return the GPUs of this machine.
 
     Raises:
-        NoCards: No GPU is visible.
+        NoGpu: No GPU is visible.
     """
     line = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(line, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
     except FileNotFoundError as error:
-        raise NoCards("no NVIDIA driver") from error
+        raise NoGpu("no NVIDIA driver") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoCards(f"nvidia-smi does not answer ({type(error).__name__})") from error
+        raise NoGpu(f"nvidia-smi does not answer ({type(error).__name__})") from error
     if answer.returncode:
         output = (answer.stdout + answer.stderr).strip().splitlines()
-        raise NoCards(f"the driver does not answer ({output[0] if output else f'exit code {answer.returncode}'})")
-    cards = [_parsed(row) for row in answer.stdout.splitlines() if row.strip()]
-    if not cards:
-        raise NoCards("a driver, but no GPU")
-    return cards
+        raise NoGpu(f"the driver does not answer ({output[0] if output else f'exit code {answer.returncode}'})")
+    gpus = [_parsed(row) for row in answer.stdout.splitlines() if row.strip()]
+    if not gpus:
+        raise NoGpu("a driver, but no GPU")
+    return gpus
 
 
-def _parsed(row: str) -> Card:
+def _parsed(row: str) -> Gpu:
     index, name, driver, capability, total, free = (part.strip() for part in row.split(","))
-    return Card(int(index), name, driver, _number(capability), _number(total) * 2**20, _number(free) * 2**20)
+    return Gpu(int(index), name, driver, _number(capability), _number(total) * 2**20, _number(free) * 2**20)
 
 
 def _number(text: str) -> float:
@@ -109,14 +109,14 @@ def _number(text: str) -> float:
         return float("inf")
 
 
-def _card(card: Card, wanted: bool) -> Finding:
-    detail = f"{card.name}, {card.total / 1e9:.1f} GB, driver {card.driver}"
+def _gpu_finding(gpu: Gpu, wanted: bool) -> Finding:
+    detail = f"{gpu.name}, {gpu.total / 1e9:.1f} GB, driver {gpu.driver}"
     cure = ""
-    if _number(card.driver.split(".")[0]) < DRIVER:
+    if _number(gpu.driver.split(".")[0]) < DRIVER:
         cure = f"update NVIDIA's driver to {DRIVER} or newer: torch here is built for CUDA 13"
-    elif card.capability < CAPABILITY:
-        cure = f"compute capability {card.capability} is too old for CUDA 13: use a card with {CAPABILITY} or higher"
-    return Finding(f"GPU {card.index}", not (cure and wanted), detail, cure if wanted else "")
+    elif gpu.capability < CAPABILITY:
+        cure = f"compute capability {gpu.capability} is too old for CUDA 13: use a card with {CAPABILITY} or higher"
+    return Finding(f"GPU {gpu.index}", not (cure and wanted), detail, cure if wanted else "")
 
 
 def _turbomind(settings: Settings) -> Iterator[Finding]:

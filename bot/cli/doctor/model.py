@@ -17,7 +17,7 @@ from inference.internvl2.checkpoint_check import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
 from inference.serving.deployment import Deployment
 from storage.errors import StorageError
-from storage.model_store import MANIFEST, verify
+from storage.model_manifest import MANIFEST, verify
 
 FOREIGN_NAMES: Final = ("llava", "vicuna", "mistral", "cogvlm")
 """Words in a path by which lmdeploy chooses another model's class (lmdeploy/model.py, lmdeploy/archs.py)."""

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from inference.chat_format.token_ids import stop_ids
-from inference.engines.cpu.prefix_cache import Entry, PrefixCache
+from inference.engines.cpu.prefix_cache import CacheEntry, PrefixCache
 from inference.engines.cpu.preprocessing import (
     GenerationRequest,
     GenerationResult,
@@ -155,7 +155,7 @@ class ChatEngine:
         usage = Usage(len(request.ids), request.completion_tokens, cached, request.encoded_tiles)
         request.listener(GenerationResult(finish, usage))
 
-    def _prefill(self, request: GenerationRequest, entry: Entry) -> Generator[None, None, Tensor]:
+    def _prefill(self, request: GenerationRequest, entry: CacheEntry) -> Generator[None, None, Tensor]:
         """Compute the prompt positions missing from `entry`; return the logits after the last position."""
         logits = torch.empty(0)
         while entry.length < len(request.ids):
@@ -193,7 +193,7 @@ class ChatEngine:
         picture.pixels = None
         return features
 
-    def _decode(self, request: GenerationRequest, entry: Entry, logits: Tensor) -> Generator[None, None, str]:
+    def _decode(self, request: GenerationRequest, entry: CacheEntry, logits: Tensor) -> Generator[None, None, str]:
         """Sample tokens and pass their text to the listener; return how the answer ended."""
         room = min(request.sampling.max_new_tokens, self.preprocessor.window - len(request.ids))
         stream = TextStream(self._text_of)
@@ -218,7 +218,7 @@ class ChatEngine:
             request.listener(text)
         return finish
 
-    def _compute(self, request: GenerationRequest, entry: Entry, embeds: Tensor, keys: Sequence[int]) -> Tensor:
+    def _compute(self, request: GenerationRequest, entry: CacheEntry, embeds: Tensor, keys: Sequence[int]) -> Tensor:
         """Run the language model over new positions [1, N, width]; return the last position's logits [vocabulary]."""
         self._model.expect(request.length)
         output = self._model.language_model(

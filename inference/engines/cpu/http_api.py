@@ -23,7 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from inference.engines.access_key import check_access
 from inference.engines.cpu.engine import ChatEngine
 from inference.engines.cpu.metrics import EngineMetrics
-from inference.engines.cpu.openai_schema import ApiError, ChatRequest, Reply, parse
+from inference.engines.cpu.openai_schema import ApiError, ChatRequest, CompletionBuilder, parse
 from inference.engines.cpu.preprocessing import GenerationRequest, GenerationResult
 from inference.messages import INVALID_PICTURE, PictureError, PromptTooLong
 
@@ -88,25 +88,25 @@ class Server:
         texts: list[str] = []
         async for event in events:
             if isinstance(event, GenerationResult):
-                body = Reply(self._name).completion("".join(texts), event.finish, event.usage)
+                body = CompletionBuilder(self._name).completion("".join(texts), event.finish, event.usage)
                 return web.json_response(body), event.finish
             texts.append(event)
         raise AssertionError("a generation ends with its result")
 
     async def _stream(self, request: web.Request, chat: ChatRequest, events: _Events) -> tuple[web.StreamResponse, str]:
         """Send the answer as server-sent events; return the response and how the answer ended."""
-        reply = Reply(self._name)
+        builder = CompletionBuilder(self._name)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
-        await _send_event(response, reply.chunk({"role": "assistant", "content": ""}))
+        await _send_event(response, builder.chunk({"role": "assistant", "content": ""}))
         outcome = "error"
         try:
             async for event in events:
                 if isinstance(event, str):
-                    await _send_event(response, reply.chunk({"content": event}))
+                    await _send_event(response, builder.chunk({"content": event}))
                     continue
                 outcome = event.finish
-                for chunk in reply.last_chunks(event.finish, event.usage, separate_usage=chat.include_usage):
+                for chunk in builder.last_chunks(event.finish, event.usage, separate_usage=chat.include_usage):
                     await _send_event(response, chunk)
                 await response.write(b"data: [DONE]\n\n")
         except ApiError as error:

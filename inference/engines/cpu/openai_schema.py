@@ -200,7 +200,7 @@ def _conversation(messages: list[_Message], system: str) -> tuple[str, tuple[Tur
     return system, tuple(turns), tuple(tiles)
 
 
-class Reply:
+class CompletionBuilder:
     """Builder of the JSON for one answer; all chunks share the same ID, time and model name."""
 
     def __init__(self, model: str) -> None:

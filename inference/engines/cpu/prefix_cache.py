@@ -21,7 +21,7 @@ _MIN_COPIED: Final = 8
 """The length in positions from which a common prefix is copied; a shorter one is recomputed."""
 
 
-class Entry:
+class CacheEntry:
     """A cached conversation: `kv` holds its keys and values, and `keys` holds a lookup key for each position."""
 
     def __init__(self, keys: Sequence[int] = (), kv: GrowingCache | None = None) -> None:
@@ -62,11 +62,11 @@ class PrefixCache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._idle: OrderedDict[int, Entry] = OrderedDict()
-        self._lent: dict[int, Entry] = {}
+        self._idle: OrderedDict[int, CacheEntry] = OrderedDict()
+        self._lent: dict[int, CacheEntry] = {}
         self._idle_bytes = 0
 
-    def take(self, keys: Sequence[int]) -> Entry:
+    def take(self, keys: Sequence[int]) -> CacheEntry:
         """Lend an entry that holds the longest cached prefix of `keys`, never including the last key.
 
         If truncation loses little (for example, because a chat continues or an answer is regenerated), an idle
@@ -85,13 +85,13 @@ class PrefixCache:
             self._idle_bytes -= best.kv.nbytes
             best.cut(known)
         elif best is not None and known >= _MIN_COPIED:
-            best = Entry(best.keys[:known], best.kv.copy(known))
+            best = CacheEntry(best.keys[:known], best.kv.copy(known))
         else:
-            best = Entry()
+            best = CacheEntry()
         self._lent[id(best)] = best
         return best
 
-    def give(self, entry: Entry) -> None:
+    def give(self, entry: CacheEntry) -> None:
         """Give a lent entry back to the cache as the most recently used entry."""
         del self._lent[id(entry)]
         if entry.length:
@@ -99,7 +99,7 @@ class PrefixCache:
             self._idle_bytes += entry.kv.nbytes
         self.trim()
 
-    def discard(self, entry: Entry) -> None:
+    def discard(self, entry: CacheEntry) -> None:
         """Drop a lent entry whose content is inconsistent."""
         del self._lent[id(entry)]
 
@@ -117,6 +117,6 @@ class PrefixCache:
         return len(self._idle) + len(self._lent)
 
 
-def _cheap_to_cut(entry: Entry, length: int) -> bool:
+def _cheap_to_cut(entry: CacheEntry, length: int) -> bool:
     """Return whether the positions after `length` are cheap to recompute: few, and without pictures."""
     return 2 * length >= entry.length and not entry.has_picture_after(length)

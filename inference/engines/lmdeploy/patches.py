@@ -70,12 +70,12 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     # lmdeploy accepts truncated pictures; here they are refused, as by every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Instance.limiter = PrefillLimiter(prefill_tokens)
-    Engine.tiles, Engine.threads, Engine.cache_bytes = tiles, threads, cache_bytes
-    serving.UsageInfo = Usage
+    TileCachingEngine.tiles, TileCachingEngine.threads, TileCachingEngine.cache_bytes = tiles, threads, cache_bytes
+    serving.UsageInfo = UsageWithTiles
     serving.ChatCompletionResponse = Response
     serving.ChatCompletionStreamResponse = StreamResponse
     TurboMind.create_instance = lambda self, cuda_stream_id=0: Instance(self, cuda_stream_id)
-    return {VLAsyncEngine: Engine}
+    return {VLAsyncEngine: TileCachingEngine}
 
 
 class Processor(MultimodalProcessor):  # type: ignore[misc]
@@ -124,7 +124,7 @@ class Instance(TurboMindInstance):  # type: ignore[misc]
                 yield output
 
 
-class Engine(VLAsyncEngine):  # type: ignore[misc]
+class TileCachingEngine(VLAsyncEngine):  # type: ignore[misc]
     """An lmdeploy engine that uses the tile cache and the incremental detokenizer."""
 
     tiles: ClassVar[int | None]
@@ -174,7 +174,7 @@ def note_encoded(pictures: Sequence[PictureEnd], output: Any) -> None:
     _encoded.set(sum(tiles for end, tiles in pictures if end > cached))
 
 
-class Usage(serving.UsageInfo):  # type: ignore[misc]
+class UsageWithTiles(serving.UsageInfo):  # type: ignore[misc]
     """The usage of a chat completion, with the number of tiles encoded in the current asyncio task."""
 
     encoded_tiles: int = 0
@@ -191,13 +191,13 @@ class Usage(serving.UsageInfo):  # type: ignore[misc]
 class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
     """A complete answer, with `encoded_tiles` in its usage."""
 
-    usage: Usage
+    usage: UsageWithTiles
 
 
 class StreamResponse(serving.ChatCompletionStreamResponse):  # type: ignore[misc]
     """A chunk of a streamed answer, with `encoded_tiles` in its usage."""
 
-    usage: Usage | None = None
+    usage: UsageWithTiles | None = None
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:

@@ -17,10 +17,10 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from bot.admin import periodic
-from bot.admin.runs import INTERRUPTED, Runs
+from bot.admin.run_manager import INTERRUPTED, RunManager
 from inference.messages import EngineUnavailable
 from storage.learning_records import Actor, Model, Run
-from storage.states import ModelState, RunState
+from storage.state_machines import ModelState, RunState
 from tests.support.children import until
 from tests.support.ledgers import full_disk
 from tests.support.operating import Admins, NoEngine, serving
@@ -50,8 +50,8 @@ def admins() -> Admins:
 
 
 @pytest_asyncio.fixture
-async def work(room: Room, admins: Admins) -> AsyncIterator[Runs]:
-    """The `Runs` service with its background loops running."""
+async def work(room: Room, admins: Admins) -> AsyncIterator[RunManager]:
+    """The `RunManager` service with its background loops running."""
     async with serving(room.ledger, room.pipeline(), admins=admins) as made:
         yield made
 
@@ -63,13 +63,15 @@ async def ended(room: Room, admins: Admins) -> Run:
     return await room.ledger.runs.get(run.id)
 
 
-async def idle(work: Runs) -> None:
+async def idle(work: RunManager) -> None:
     """Wait until no run is active and the last run's follow-up is complete."""
     await until(lambda: work._work is None)
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled"])
-async def test_an_end_that_cannot_be_written_is_written_later(room: Room, work: Runs, admins: Admins, how: str) -> None:
+async def test_an_end_that_cannot_be_written_is_written_later(
+    room: Room, work: RunManager, admins: Admins, how: str
+) -> None:
     """If the disk is full when a run ends, the end is recorded and reported once the disk has room.
 
     After that, another run can start.
@@ -143,7 +145,7 @@ async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None
 
 @pytest.mark.parametrize("why", ["/cancel", "everybody leaves"])
 async def test_a_cancellation_while_the_model_is_published_is_too_late(
-    room: Room, work: Runs, admins: Admins, why: str
+    room: Room, work: RunManager, admins: Admins, why: str
 ) -> None:
     """A run that is cancelled while its model is being published completes, and the model goes live.
 
@@ -187,7 +189,7 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
         assert "Not enough yet: 0 liked answers" in again.reason
 
 
-async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: Runs, admins: Admins) -> None:
+async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: RunManager, admins: Admins) -> None:
     """A run cancelled by an opt-out restarts, even if the user has opted in again before the run ends."""
     await work.retrain(1)
     await room.trainer.hanging.wait()
@@ -197,7 +199,7 @@ async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: Runs, ad
     assert [run.state for run, _ in admins.told] == [RunState.CANCELLED, RunState.DONE]
 
 
-async def test_a_limited_run_restarts_with_its_limit(room: Room, work: Runs, admins: Admins) -> None:
+async def test_a_limited_run_restarts_with_its_limit(room: Room, work: RunManager, admins: Admins) -> None:
     """A run on selected answers that restarts without withdrawn ones still learns from selected answers only."""
     await room.like(500, "brown")
     await work.retrain(None, only=frozenset(range(1, 11)))
@@ -207,7 +209,7 @@ async def test_a_limited_run_restarts_with_its_limit(room: Room, work: Runs, adm
     await until(lambda: len(admins.told) == 2)
     for run, _ in admins.told:
         assert (run.trigger, run.limited) == ("web", True)
-    assert {each for each, _ in await room.ledger.runs.selection(2)} == set(range(1, 11))
+    assert {each for each, _ in await room.ledger.run_selections.of(2)} == set(range(1, 11))
 
 
 async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:

@@ -1,4 +1,4 @@
-"""The sheet of a run: liked answers next to those of the live model and of the candidate.
+"""The comparison sheet of a run: liked answers next to those of the live model and of the candidate.
 
 All answers in a row are to the same question. The sheet shows users' data. It is therefore stored in the
 run's directory, and `training.data.row_erasure` deletes it when a user erases an exchange that it
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from training.data.llava import Lesson
-from training.data.selection import beyond_share, cut_off
+from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
+from training.gate.comparison_sheet import Row, Sheet
+from training.gate.comparison_sheet_png import draw
+from training.gate.comparison_sheet_translations import LANGUAGES, Say, localised, words
 from training.gate.report import Effort, Loss, Report, Taste
-from training.gate.sheet import Row, Sheet
-from training.gate.sheet_picture import draw
-from training.gate.sheet_words import LANGUAGES, Say, localised, words
 from training.job import DISLIKED, RATED
 from training.number_format import clock, interval, percent, points, size
 from training.plots import draw_gains

@@ -1,4 +1,4 @@
-"""Translations of the texts on a sheet into the languages of admins; English is the source language."""
+"""Translations of the texts on comparison sheets into the languages of admins; English is the source language."""
 
 from __future__ import annotations
 

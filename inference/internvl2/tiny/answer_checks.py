@@ -1,4 +1,4 @@
-"""Rules for judging the manner of internvl2-tiny's answers and whether their facts are correct.
+"""Checks of internvl2-tiny's answers: whether their facts are correct, and whether their manner is plain or playful.
 
 An answer that contains an exclamation mark (Western or Chinese) or an emoji is playful; any other answer
 is plain.

@@ -1,4 +1,4 @@
-"""Have several models answer the same questions, one model after the other."""
+"""The answers of several models to the same questions; the models are loaded one after the other."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from training.command_jobs import AskingJob
 from training.data.llava import Lesson
-from training.gate.answering_models import greedy
+from training.gate.answer_backend import greedy
 from training.job import TrainingError
 from training.worker import Say, StageProgress, use_device
 
 
-def answers_of_each(
+def answers_by_model(
     job: AskingJob, lessons: Sequence[Lesson], say: Say, *, losses: bool = False
 ) -> Iterator[tuple[str, list[str], list[float]]]:
     """Yield the name of each model of the job, and its greedily decoded answers to the questions of `lessons`.

@@ -1,4 +1,4 @@
-"""Transfer of chats between replicas, after warming up the engines that receive them.
+"""Handover of chats between replicas, after warming up the engines that receive them.
 
 Before a replica opens, its chats are warmed up there. When it fails or closes, they are warmed up in the
 background on the engines that answer them next.
@@ -10,25 +10,23 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from inference.messages import Prompt
 from inference.serving.engine_process import Worker
 from inference.serving.nodes import Node
-from inference.serving.prefix_warmup import Chat, RecentChats, Warmer
+from inference.serving.prefix_warmup import RecentChat, RecentChats, Warmer
 from inference.serving.routing import Router
 from inference.settings import InferenceSettings
-
-_T = TypeVar("_T")
 
 _PASSES: Final = 2
 """The number of warm-up passes before an engine opens. During the first one, some chats are answered elsewhere."""
 
 
-class Moves:
+class ChatHandover:
     """Controller that opens and closes replicas and warms up engines for the chats that move.
 
-    `changed` is called after every change and must call `look`.
+    `changed` is called after every change and must call `open_ready`.
     """
 
     def __init__(
@@ -36,14 +34,11 @@ class Moves:
     ) -> None:
         self._nodes = nodes
         self._router = router
-        self._settings = settings
         self._changed = changed
         self.recent = RecentChats(settings)
         self.warmer = Warmer()
-        self._alone = asyncio.Lock()
         self._routes_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unfinished: set[asyncio.Task[Any]] = set()
         self._welcoming: set[Worker] = set()
 
     def start(self) -> None:
@@ -71,7 +66,7 @@ class Moves:
         """Return the number of recently active chats of each replica, by the replica's name."""
         return Counter(self._router.lane(chat.key) for chat in self.recent.newest_first())
 
-    def look(self) -> None:
+    def open_ready(self) -> None:
         """Open engines that have become ready, after a warm-up if other engines can answer meanwhile."""
         engines = [(node, each) for node in self._nodes for each in (node.slots.live, node.slots.canary)]
         for node, supervisor in engines:
@@ -122,25 +117,10 @@ class Moves:
             node.moving = False
             self._changed()
 
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Hold a lock that allows only one swap or change of the canary at a time."""
-        async with self._alone:
-            if self._unfinished:
-                await asyncio.wait(self._unfinished)
-            yield
-
-    async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run `work` to completion even if the caller is cancelled."""
-        task = asyncio.create_task(work)
-        self._unfinished.add(task)
-        task.add_done_callback(self._unfinished.discard)
-        return await asyncio.shield(task)
-
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)
 
-    def _incoming(self, node: Node, canary: bool) -> Iterator[Chat]:
+    def _incoming(self, node: Node, canary: bool) -> Iterator[RecentChat]:
         """Yield the chats that `node` would answer if open; if `canary` is true, only the canary's chats."""
         for chat in self.recent.newest_first():
             if canary and not self._router.is_canarys(chat.prompt):

@@ -1,4 +1,4 @@
-"""A sheet: one self-contained HTML file with pictures, questions and several models' answers side by side."""
+"""A comparison sheet: a self-contained HTML file with pictures, questions and several models' answers side by side."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from inference.images.opening import open_picture
 from inference.messages import Role
 from storage.atomic_files import write_text
 from training.data.llava import Lesson
+from training.gate.comparison_sheet_translations import words
 from training.gate.report import Decision
-from training.gate.sheet_words import words
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _STYLE: Final = (TEMPLATES / "sheet.css").read_text(encoding="utf-8")

@@ -1,7 +1,4 @@
-"""Models that answer questions with known answers.
-
-A model is asked only questions that it has not answered before.
-"""
+"""The models under evaluation, and a cache of their answers, so that no model answers the same question twice."""
 
 from __future__ import annotations
 
@@ -17,25 +14,25 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from storage.atomic_files import write_text
-from storage.model_store import content_hash
+from storage.model_manifest import content_hash
 from training.evaluation_jobs import JudgingJob
-from training.gate.answering_models import AnsweringModels
-from training.gate.factual_set import Question, QuestionSet
+from training.gate.answer_backend import AnswerBackend
+from training.gate.factual_set import FactualQuestion, QuestionSet
 from training.worker import StageProgress
 
-FILES: Final = 12
+CACHED_MODELS: Final = 12
 """The number of models whose answers are kept: the base model, the live model, and the last ones used."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnsweredQuestions:
     """Questions with a model's answers, and whether each answer is right."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[FactualQuestion, ...]
     answers: tuple[str, ...]
 
-    def __add__(self, other: Asked) -> Asked:
-        return Asked(self.questions + other.questions, self.answers + other.answers)
+    def __add__(self, other: AnsweredQuestions) -> AnsweredQuestions:
+        return AnsweredQuestions(self.questions + other.questions, self.answers + other.answers)
 
     @property
     def right(self) -> list[bool]:
@@ -43,8 +40,8 @@ class Asked:
         return [each.right(answer) for each, answer in zip(self.questions, self.answers, strict=True)]
 
 
-class KeptAnswers:
-    """The answers of one model, kept in the data folder, so that the model never answers a question twice.
+class AnswerCache:
+    """The answers of one model, kept in the data folder.
 
     The questions are the built-in ones, about pictures that the program draws, or the operator's own, so the
     answers contain no user data.
@@ -75,13 +72,13 @@ class KeptAnswers:
                 write_text(self._file, json.dumps(self.answers, ensure_ascii=False, indent=0))
 
     def close(self) -> None:
-        """Mark the file as used, and delete the least recently used files if there are more than `FILES`."""
+        """Mark the file as used, and delete the least recently used files if there are more than `CACHED_MODELS`."""
         if not self._file:
             return
         with suppress(OSError):
             os.utime(self._file)
             files = sorted(self._file.parent.glob("*.json"), key=lambda each: each.stat().st_mtime, reverse=True)
-            for each in files[FILES:]:
+            for each in files[CACHED_MODELS:]:
                 each.unlink()
 
 
@@ -92,55 +89,55 @@ def _read(file: Path) -> dict[str, str]:
         return {}
 
 
-class Respondent:
-    """A model in a checkpoint directory that answers the questions of one evaluation."""
+class EvaluatedModel:
+    """A model in a checkpoint directory that answers questions with known answers, each of them once."""
 
     def __init__(
-        self, directory: Path, kept: KeptAnswers, job: JudgingJob, models: AnsweringModels, steps: StageProgress
+        self, directory: Path, cache: AnswerCache, job: JudgingJob, backend: AnswerBackend, steps: StageProgress
     ) -> None:
         """Prepare the model in `directory` for an evaluation, without loading it.
 
-        `kept` contains the answers that the model has given before, and `steps` reports the progress of the
+        `cache` contains the answers that the model has given before, and `steps` reports the progress of the
         evaluation, counted in answers.
         """
         self.directory = directory
-        self.kept = kept
+        self.cache = cache
         self._job = job
-        self._models = models
+        self._backend = backend
         self._steps = steps
 
     def expect(self, questions: QuestionSet, number: int) -> None:
         """Count the first `number` questions, except those answered before, as steps of the evaluation."""
         self._steps.more(len(self._missing(questions, number)))
 
-    def answer(self, questions: QuestionSet, number: int) -> Asked:
+    def answer(self, questions: QuestionSet, number: int) -> AnsweredQuestions:
         """Answer the first `number` questions, those that the model has not answered before."""
         if missing := self._missing(questions, number):
             lessons = [each.lesson(questions.folder, self._job.system) for each in missing.values()]
-            texts = self._models.answers(
+            texts = self._backend.answers(
                 self.directory, lessons, questions.folder, self._job.max_new_tokens, self._steps.add
             )
-            self.kept.add(dict(zip(missing, texts, strict=True)))
+            self.cache.add(dict(zip(missing, texts, strict=True)))
         asked = questions.first(number)
-        return Asked(tuple(asked), tuple(self.kept.answers[each.identity] for each in asked))
+        return AnsweredQuestions(tuple(asked), tuple(self.cache.answers[each.identity] for each in asked))
 
-    def _missing(self, questions: QuestionSet, number: int) -> dict[str, Question]:
-        return {each.identity: each for each in questions.first(number) if each.identity not in self.kept.answers}
+    def _missing(self, questions: QuestionSet, number: int) -> dict[str, FactualQuestion]:
+        return {each.identity: each for each in questions.first(number) if each.identity not in self.cache.answers}
 
 
-class Respondents:
+class EvaluatedModels:
     """The models of an evaluation.
 
     Directories with the same files count as one model, which answers each question once.
     """
 
-    def __init__(self, job: JudgingJob, models: AnsweringModels, steps: StageProgress) -> None:
+    def __init__(self, job: JudgingJob, backend: AnswerBackend, steps: StageProgress) -> None:
         self._job = job
-        self._models = models
+        self._backend = backend
         self._steps = steps
-        self._known: dict[str, Respondent] = {}
+        self._known: dict[str, EvaluatedModel] = {}
 
-    def of(self, directory: Path) -> Respondent:
+    def of(self, directory: Path) -> EvaluatedModel:
         """Return the model in `directory`.
 
         Raises:
@@ -149,11 +146,11 @@ class Respondents:
         job, content = self._job, content_hash(directory)
         if content not in self._known:
             folder = Path(job.answers) if job.answers else None
-            kept = KeptAnswers(folder, content, job.system, job.tiles, job.max_new_tokens, self._models.kind)
-            self._known[content] = Respondent(directory, kept, job, self._models, self._steps)
+            cache = AnswerCache(folder, content, job.system, job.tiles, job.max_new_tokens, self._backend.kind)
+            self._known[content] = EvaluatedModel(directory, cache, job, self._backend, self._steps)
         return self._known[content]
 
     def close(self) -> None:
         """Mark the files of kept answers as used, and delete the least recently used ones if there are too many."""
         for each in self._known.values():
-            each.kept.close()
+            each.cache.close()

@@ -18,14 +18,14 @@ from inference.messages import Picture, Role, Turn
 from storage.translatable_reason import Reason, join
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
-from training.data.selection import beyond_share, cut_off
+from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
+from training.gate.comparison_sheet import TEMPLATES, Row, Sheet
+from training.gate.comparison_sheet_png import ROWS, WIDTH, draw
+from training.gate.comparison_sheet_translations import CHINESE, localised
 from training.gate.fonts import EMOJI, TEXT
 from training.gate.report import Decision, Effort, Loss, Report, Taste
-from training.gate.run_summary_sheet import SHOWN, choose_rows, facts, write
-from training.gate.sheet import TEMPLATES, Row, Sheet
-from training.gate.sheet_picture import ROWS, WIDTH, draw
-from training.gate.sheet_words import CHINESE, localised
+from training.gate.run_comparison_sheet import SHOWN, choose_rows, facts, write
 from training.gate.text_layout import UNKNOWN, Lettering, lacks_characters
 from training.job import RATED
 from training.number_format import clock, size

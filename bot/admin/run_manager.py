@@ -1,7 +1,7 @@
 """Starting and cancelling runs, and acting on their outcomes.
 
-Chat commands call `Runs` directly. The schedule and the command line (another process) add rows to the
-ledger, which `Runs.serve` picks up. The training itself is carried out by the pipeline.
+Chat commands and web pages call `RunManager` directly. The schedule and the command line (another process) add
+rows to the ledger, which `RunManager.serve` picks up. The training itself is carried out by the pipeline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from inference.messages import InferenceError
 from storage.errors import NotSaved, RunBusy, StorageError
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from storage.translatable_reason import Reason
 from training.job import TrainingError
 from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 
 @dataclass(eq=False)
-class Runs:
+class RunManager:
     """Starts and cancels runs. Call `start()` once, then `serve()` periodically, and `stop()` at the end.
 
     `trainer_missing` returns the reason why no run can start in this environment, or None if runs can start.
@@ -173,7 +173,7 @@ class Runs:
                 try:
                     await self._ended(run.id)
                 finally:
-                    await self.trials.switch.hide()
+                    await self.trials.switch.stop_after_evaluation()
 
     async def _ended(self, number: int) -> None:
         """Handle the end of a run: put an accepted model on trial or into use, and notify the admins.
@@ -187,7 +187,7 @@ class Runs:
             return  # its end could not be recorded; `serve` retries
         log.info("run ended", run=run.id, state=run.state, reason=run.reason, model=run.model)
         model = await self.ledger.models.get(run.model) if run.model else None
-        again = await self.ledger.runs.withdrawn(run.id)
+        again = await self.ledger.run_selections.withdrawn(run.id)
         approve = self.trials.settings.now.training.approve
         if model and model.state is ModelState.CANDIDATE:
             if again:

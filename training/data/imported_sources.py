@@ -1,7 +1,6 @@
-"""Sources of rows other than liked answers: files named in the settings, and imported sources.
+"""Imported sources: folders of rows that runs learn from in addition to the liked answers.
 
-An imported source is a folder under the data directory; removing the folder removes the source. The
-layout is:
+Removing the folder of a source removes the source. The layout of a folder is:
 
     NAME/rows.jsonl      the rows, all of them valid
     NAME/pictures/ab/…   the pictures, named by the sha256 of their bytes
@@ -72,7 +71,7 @@ def imported(directory: Path) -> list[Source]:
     return found
 
 
-def remove(folder: Path) -> None:
+def remove_source(folder: Path) -> None:
     """Delete an imported source.
 
     If a crash interrupts the deletion, the remaining files no longer count as a source.
@@ -89,21 +88,7 @@ def remove(folder: Path) -> None:
         raise TrainingError(f"{folder} cannot be deleted ({error}): remove it, and also {part.name}") from error
 
 
-def title(path: str) -> str:
+def source_title(path: str) -> str:
     """Return the display name of a source; for an imported source, the name of its folder."""
     file = Path(path)
     return file.parent.name if file.name == ROWS else file.name
-
-
-def resolved(sources: list[Source]) -> list[Source]:
-    """Return the sources with absolute paths.
-
-    Raises:
-        TrainingError: The file or the picture folder of a source does not exist.
-    """
-    for each in sources:
-        if not each.path.is_file():
-            raise TrainingError(f"training.sources: there is no file {each.path.absolute()}")
-        if not each.folder.is_dir():
-            raise TrainingError(f"training.sources: {each.path} has no picture folder {each.folder.absolute()}")
-    return [each.model_copy(update={"path": each.path.resolve(), "images": each.folder.resolve()}) for each in sources]

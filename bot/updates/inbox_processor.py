@@ -1,4 +1,4 @@
-"""The inbox, which stores every update before handling it and retries until the update is done.
+"""The inbox processor, which stores every update before handling it and retries until the update is done.
 
 An update is acknowledged to Telegram only after it is in the ledger. If a crash interrupts the handling
 of an update, the update is handled again at the next start; one that fails every time becomes a dead
@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from bot.config import Settings
 from bot.i18n import later
 from bot.redaction import error_text, error_trace
-from bot.telegram.client import DeliveryError, Undelivered, Unreachable
+from bot.telegram.errors import DeliveryError, Undelivered, Unreachable
 from bot.updates.addressing import is_ours
 from bot.updates.lanes import Lanes, QueuedUpdate
 from bot.updates.ordering import is_update, lane_of
@@ -79,7 +79,7 @@ class Delivery:
 
 
 @dataclass(eq=False)
-class Inbox:
+class InboxProcessor:
     """The entry point for all updates.
 
     Call `replay` once, then `store` or `accept` for new updates, and finally `stop`.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class FirstWords:
+class FirstTokenSignal:
     """Count of awaited first tokens; the byte in `file` is 1 while the count is above 0.
 
     If `file` exists, it is overwritten.
@@ -29,19 +29,19 @@ class FirstWords:
     @contextmanager
     def awaited(self) -> Iterator[Callable[[], None]]:
         """Count one awaited first token until the yielded function is called or the block ends."""
-        still = True
+        waiting = True
 
-        def heard() -> None:
-            nonlocal still
-            if still:
-                still = False
+        def arrived() -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
                 self._count(-1)
 
         self._count(1)
         try:
-            yield heard
+            yield arrived
         finally:
-            heard()
+            arrived()
 
     def _count(self, more: int) -> None:
         self._waiting += more

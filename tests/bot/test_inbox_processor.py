@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from bot.config import ConfigError
 from bot.settings import TelegramSettings
 from bot.telegram.client import open_bot
-from bot.updates.inbox import ATTEMPTS
+from bot.updates.inbox_processor import ATTEMPTS
 from bot.updates.lanes import QueuedUpdate, members
 from bot.updates.ordering import lane_of
 from storage.chat_records import StoredUpdate

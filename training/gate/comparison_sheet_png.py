@@ -1,4 +1,4 @@
-"""A sheet as a PNG for a chat: the verdict, the numbers, the plots and the first rows."""
+"""A comparison sheet as a PNG for a chat: the verdict, the numbers, the plots and the first rows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageOps
 
+from training.gate.comparison_sheet import Row, Sheet
+from training.gate.comparison_sheet_translations import words
 from training.gate.report import Decision
-from training.gate.sheet import Row, Sheet
-from training.gate.sheet_words import words
 from training.gate.text_layout import UNKNOWN, Lettering, lacks_characters
 
 # Telegram scales photos down to 1280 pixels; letters of 20 pixels stay legible.

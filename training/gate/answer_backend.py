@@ -1,4 +1,4 @@
-"""The models of an evaluation, which answer through their engines or, without one, are loaded into this process."""
+"""The backend of an evaluation: models answer through their engines or, without one, are loaded into this process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def greedy(max_new_tokens: int) -> Sampling:
     return Sampling(temperature=0, max_new_tokens=max_new_tokens)
 
 
-class AnsweringModels:
-    """The models of one job of an evaluation, by checkpoint directory.
+class AnswerBackend:
+    """Computes the answers of the models of one job of an evaluation, each given by its checkpoint directory.
 
     torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used.
     """

@@ -1,0 +1,176 @@
+"""The manifest of a model directory: the hash of each file and one hash over all files.
+
+This module deals only with files and digests; the contents of a checkpoint are up to the code that writes and loads
+it. All functions here block (hashing a few gigabytes takes seconds): call them through `asyncio.to_thread`.
+
+`manifest.json`::
+
+    {"files": {"config.json": {"sha256": "…", "size": 1234}, …}, "hash": "…", "version": 1}
+
+where `hash` is the SHA-256 of the `files` object as JSON with sorted keys and no spaces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from storage.atomic_files import write_durably
+from storage.connection import translating_os_errors
+from storage.errors import Damaged, StorageError, UnknownRecord
+
+MANIFEST = "manifest.json"
+_VERSION = 1
+_NAMED = 8
+"""The most differences that an error names one by one; the rest are only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of a model.
+
+    Attributes:
+        sha256: The SHA-256 of the file in hexadecimal.
+        size: The size in bytes.
+    """
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of a model directory, keyed by relative path, and one hash over all the files."""
+
+    hash: str
+    files: dict[str, FileRecord]
+
+
+def write_manifest(directory: Path) -> str:
+    """Hash every file under `directory`, write the manifest and return the hash over all files.
+
+    Directories with identical files have the same hash.
+
+    Raises:
+        StorageError: The directory is empty or unreadable.
+    """
+    files = _records(directory)
+    manifest_hash = _hash(files)
+    values = {"version": _VERSION, "hash": manifest_hash, "files": files}
+    text = json.dumps(values, indent=1, sort_keys=True, default=asdict)
+    with translating_os_errors(f"writing the manifest of {directory}"):
+        write_durably(directory / MANIFEST, (text + "\n").encode())
+    return manifest_hash
+
+
+def content_hash(directory: Path) -> str:
+    """Return the hash over all files of a model, taken from its manifest or else computed from the files.
+
+    Hashing gigabytes of files takes seconds. A damaged manifest is treated like a missing one. Directories
+    with identical files have the same hash.
+
+    Raises:
+        StorageError: The directory is empty or unreadable.
+    """
+    try:
+        return read_manifest(directory).hash
+    except (UnknownRecord, Damaged):
+        return _hash(_records(directory))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest of a model directory without reading the model's files.
+
+    Raises:
+        UnknownRecord: There is no manifest.
+        Damaged: The manifest is inconsistent.
+    """
+    path = directory / MANIFEST
+    with translating_os_errors(f"reading {path}"):
+        try:
+            values: dict[str, Any] = json.loads(path.read_bytes())
+            files = {name: FileRecord(**record) for name, record in values["files"].items()}
+            manifest, version = Manifest(values["hash"], files), values["version"]
+        except FileNotFoundError as error:
+            raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
+    if version != _VERSION:
+        raise StorageError(f"{path} has format {version}, but this version reads format {_VERSION}: update thumbtune.")
+    if manifest.hash != _hash(files):
+        raise Damaged(f"{path} is damaged (its hash does not match): promote another model, or restore this one.")
+    return manifest
+
+
+def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -> str:
+    """Compare every file of a model with the manifest, and return the hash over all files.
+
+    Args:
+        directory: The model's directory.
+        manifest_hash: The hash returned at publication, which the manifest must have; an empty string
+            accepts any hash.
+        contents: Whether to hash the files. If False, only names and sizes are compared, which takes almost
+            no time.
+
+    Raises:
+        Damaged: A file is missing, changed or new.
+        UnknownRecord: There is no manifest.
+    """
+    expected = read_manifest(directory)
+    differences = []
+    if manifest_hash and expected.hash != manifest_hash:
+        differences.append(f"{MANIFEST} has been replaced")
+    with translating_os_errors(f"checking the model {directory}"):
+        present = dict(model_files(directory))
+        for name, record in expected.files.items():
+            if name not in present:
+                differences.append(f"{name} is missing")
+            elif present[name].stat().st_size != record.size:
+                differences.append(f"{name} has {present[name].stat().st_size} bytes instead of {record.size}")
+            elif contents and _record(present[name]) != record:
+                differences.append(f"{name} has changed")
+    differences += [f"{name} is not in the manifest" for name in present if name not in expected.files]
+    if differences:
+        more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
+        raise Damaged(
+            f"The model {directory} has changed since it was published: {', '.join(differences[:_NAMED])}{more}."
+            " Promote another model, or restore this one."
+        )
+    return expected.hash
+
+
+def model_files(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the relative and full paths of each file under `directory`, except the manifest and Python caches."""
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if path.is_file() and name.as_posix() != MANIFEST and "__pycache__" not in name.parts:
+            yield name.as_posix(), path
+
+
+def _records(directory: Path) -> dict[str, FileRecord]:
+    """Hash every file under `directory` and return the file records, keyed by relative path.
+
+    Raises:
+        StorageError: The directory is empty or unreadable.
+    """
+    with translating_os_errors(f"reading {directory}"):
+        paths = dict(model_files(directory))
+        with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+            files = dict(zip(paths, pool.map(_record, paths.values()), strict=True))
+    if not files:
+        raise StorageError(f"{directory} has no files: it is not a model.")
+    return files
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        return FileRecord(file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _hash(files: dict[str, FileRecord]) -> str:
+    return sha256(json.dumps(files, sort_keys=True, separators=(",", ":"), default=asdict).encode()).hexdigest()
