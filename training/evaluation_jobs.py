@@ -1,7 +1,8 @@
 """The two jobs of an evaluation: the test of taste, and the verdict on the candidate.
 
-The first needs the weights of the base and the live model. The second only needs their answers and the candidate's,
-which come from engines if possible: the live model's, and the one that will serve the candidate if it is accepted.
+The first runs while the candidate is merged. It needs the weights of the base and the live model, and collects their
+answers. The second needs the candidate's answers. Answers come from engines if possible: the live model's, and the one
+that will serve the candidate if it is accepted.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class JudgingJob(WorkerJob):
 
 @dataclass(frozen=True, slots=True)
 class TasteJob(JudgingJob):
-    """A job that tests whether what a run learned follows the votes, and has models without an engine answer questions.
+    """A job that tests whether what a run learned follows the votes, and has the live and the base model answer.
 
     Attributes:
         adapter: The adapter of the candidate.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.cpu_serving import KEY, NAME, Served, started
 from tests.support.lessons import SYSTEM
-from training.data.llava import Lesson
-from training.evaluation_jobs import EvaluationJob, RunningEngine
+from training.data.llava import Lesson, write_rows
+from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
+from training.gate import factual_set, leading_questions
 from training.gate.answer_backend import AnswerBackend, greedy
 from training.gate.factual_set import drawn_set
+from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel
 from training.gate.remote_model import RemoteModel
+from training.job import ignore
 
 TOKENS = 24
 
@@ -30,11 +34,24 @@ def engine(served: Served, **changes: Any) -> RunningEngine:
     return replace(made, **changes)
 
 
+def fields(folder: Path, *engines: RunningEngine) -> dict[str, Any]:
+    """Return the fields of a job in which the stand-in is the live model."""
+    return {
+        "run": "1",
+        "data": "",
+        "images": "",
+        "work": str(folder),
+        "system": SYSTEM,
+        "live": str(CHECKPOINT),
+        "device": "cpu",
+        "threads": 1,
+        "engines": list(engines),
+    }
+
+
 def job(folder: Path, *engines: RunningEngine) -> EvaluationJob:
     """Return a job of an evaluation in which the stand-in model is both the live model and the candidate."""
-    fields: dict[str, Any] = {"run": "1", "data": "", "images": "", "work": str(folder), "system": SYSTEM}
-    same = str(CHECKPOINT)
-    return EvaluationJob(**fields, live=same, candidate=same, device="cpu", threads=1, engines=list(engines))
+    return EvaluationJob(**fields(folder, *engines), candidate=str(CHECKPOINT))
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +104,20 @@ def test_questions_that_an_engine_leaves_open_are_answered_here(
         assert backend.answers(CHECKPOINT, lessons, images, TOKENS, die) == expected
         assert done[0] == 1 and sum(done) == len(lessons) and len(done) == 2, "one from the engine, the rest at once"
         unreachable = AnswerBackend(job(tmp_path, engine(served)))
-    assert unreachable.has_engine(CHECKPOINT)
     assert unreachable.answers(CHECKPOINT, lessons, images, TOKENS, done.append) == expected
+
+
+def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
+    tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first job of an evaluation keeps the live model's answers, and needs no candidate for that."""
+    for module in (factual_set, leading_questions):
+        monkeypatch.setattr(module, "LOOKS", (4,))
+    write_rows([], tmp_path / "judged.json")
+    values = {**fields(tmp_path, engine(served)), "data": str(tmp_path / "judged.json")}
+    outcome = judge_taste(TasteJob(**values, answers=str(tmp_path / "answers"), adapter=""), ignore)
+    [kept] = (tmp_path / "answers").iterdir()
+    assert len(json.loads(kept.read_text())) == outcome.steps == 8, "four facts and four leading questions"
 
 
 def test_a_question_waits_for_users(

@@ -2,10 +2,10 @@
 
     python -m training.gate.judge_taste JOB.json
 
-The worker writes `evidence.json` into the job's directory. It does all the work of an evaluation that needs the
-weights of models: the scores of the taste test (`training.gate.taste`), and the answers of models that no
-engine serves to the first questions with known answers, which are kept for `training.gate.judge_candidate`. Only one
-model is loaded at a time.
+The worker writes `evidence.json` into the job's directory. It does all the work of an evaluation that does not need
+the merged model: the scores of the taste test (`training.gate.taste`), and the answers of the live model and
+the base model to the first questions with known answers, which are kept for `training.gate.judge_candidate`. At most
+one model is loaded at a time, for the scores, and for the answers if no engine serves it.
 """
 
 from __future__ import annotations
@@ -38,17 +38,14 @@ def test(job: TasteJob, say: Say) -> Outcome:
     taste = TasteTest(job, lessons, steps)
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
         examinations = Examinations.of(job, Path(drawn))
-        steps.more(examinations.opening)  # the candidate's answers, and those of engines, follow in the next job
+        steps.more(examinations.opening)  # the candidate's answers follow in the next job
         examinations.expect({live, base})
-        unserved = [each for each in (live, base) if not backend.has_engine(each.directory)]
         if taste.answers:
             taste.open(backend.slot.load(live.directory))
-        if live in unserved:
-            examinations.open(live)
+        examinations.open(live)
         if taste.answers:
             taste.judge(base.directory, backend.slot)
-        if base in unserved:
-            examinations.open(base)
+        examinations.open(base)
     models.close()
     taste.result().write(Path(job.work) / TASTE)
     return Outcome(ok=True, steps=steps.done)
