@@ -28,6 +28,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.peers.load import picture
+from benchmarks.peers.memory_sampler import memory_query
 from benchmarks.random_checkpoint import checkpoint, set_tiles
 from inference.internvl2.families import INTERNVL2
 from inference.messages import Answer, InferenceError, Picture, Prompt, Role, Sampling, Turn
@@ -120,8 +121,7 @@ def waits(seen: Sequence[SeenAnswer], start: float, end: float, *, follow_up: bo
 
 def gpu_megabytes() -> int:
     """Return the GPU memory in use by all processes, in MiB."""
-    query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
-    return int(subprocess.run(query, check=True, capture_output=True, text=True).stdout.split()[0])
+    return int(subprocess.run(memory_query(), check=True, capture_output=True, text=True).stdout.split()[0])
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:

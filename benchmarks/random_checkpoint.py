@@ -25,8 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.random_tokenizers import make_phi3_tokenizer, make_qwen_tokenizer, make_tokenizer
+from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.checkpoint import MODEL_CODE, share_weights, write_surroundings
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.families import read_family
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
@@ -166,6 +168,8 @@ def write_random(
     with torch.device("meta"):
         model = InternVLChatModel(config).to(dtype)
     write_surroundings(config, tokenizer, directory, dtype=dtype)
+    template = jinja_chat_template(read_family(directory), "")
+    (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     state = model.state_dict()
     if size.tied:
         del state["language_model.lm_head.weight"]
@@ -233,7 +237,7 @@ def official(base: Path, code: Path, folder: Path) -> Path:
     """Return a copy of the checkpoint `base` with the official model code in place of thumbtune's."""
     made = folder / "official"
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
+    made.mkdir(parents=True)
     for file in base.iterdir():
         if file.name not in MODEL_CODE:
             (made / file.name).symlink_to(file)

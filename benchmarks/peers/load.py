@@ -206,13 +206,16 @@ def visitors(url: str, model: str, due: Sequence[float], seed: int, tokens: int)
     return asyncio.run(all_of_them())
 
 
-def open_loop(url: str, model: str, rate: float, *, seconds: float, tokens: int, seed: int = 10**6) -> dict[str, Any]:
+def open_loop(url: str, model: str, rate: float, *, seconds: float, tokens: int) -> dict[str, Any]:
     """Let users arrive in a Poisson process with `rate` users per second for `seconds` seconds.
+
+    Each rate has its own pictures, so that no server has them in its cache from a lower rate.
 
     Returns:
         The number of users, how many of them left before their last answer, and the summaries of the first
         turns and of the follow-ups.
     """
+    seed = 10**6 + round(10**5 * rate)
     dice = np.random.default_rng(seed)
     processes = 8
     # The processes draw the pictures before this time.

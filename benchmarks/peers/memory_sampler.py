@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+
+
+def memory_query() -> list[str]:
+    """Return the command that prints the memory in use, in MiB, on the first GPU that this process may use."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    return ["nvidia-smi", f"--id={first}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
 
 
 class Memory:
     """A sampler that records, twenty times a second, the GPU memory used beyond the first sample."""
 
     def __init__(self) -> None:
-        line = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "50"]
+        line = [*memory_query(), "-lms", "50"]
         self._process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._first = int(self._process.stdout.readline())
