@@ -17,7 +17,7 @@ from inference.engines.lmdeploy.kv_budget import (
     share_of_free,
 )
 
-FULL = ModelMemory(weights=4_411_000_000, token=98_304, fixed=862_000_000, prefill_token=90_112)
+FULL = ModelMemory(weights=4_411_000_000, token=98_304, fixed=1_112_000_000, prefill_token=90_112)
 """InternVL2-2B in bfloat16."""
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -31,14 +31,14 @@ def blocks(total: float, engines: int, memory: ModelMemory = FULL) -> int:
 def test_memory_of_the_full_size(sparse_checkpoint: Callable[[str], Path]) -> None:
     """InternVL2-2B's KV cache takes 96 KiB per token; with 8 bits, half that plus the quantization scales.
 
-    The working memory at 8192 and 16384 tokens is the measured one (benchmarks/README.md).
+    The working memory at 8192 and 16384 tokens is the measured one (benchmarks/README.md), and 250 MB for tiling.
     """
     memory = ModelMemory.of(sparse_checkpoint("2b"), 16)
     assert memory.weights == pytest.approx(FULL.weights, rel=0.001)
     assert (memory.token, memory.prefill_token) == (FULL.token, FULL.prefill_token)
     assert memory.fixed == pytest.approx(FULL.fixed, rel=0.001)
-    assert memory.work(8192) == pytest.approx(1.6e9, rel=0.01)
-    assert memory.work(16384) == pytest.approx(1.6e9 + 8192 * 90_000, rel=0.01)
+    assert memory.work(8192) == pytest.approx(1.85e9, rel=0.01)
+    assert memory.work(16384) == pytest.approx(1.85e9 + 8192 * 90_000, rel=0.01)
     eight = ModelMemory.of(sparse_checkpoint("2b"), 8).token
     assert FULL.token / 2 < eight < 0.55 * FULL.token
 

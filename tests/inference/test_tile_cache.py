@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks.photos import photo
 from benchmarks.tiling import difference, grey_levels
+from inference.engines.lmdeploy import card_tiles
 from inference.engines.lmdeploy.tile_cache import TileCache, prepare
 from inference.images.opening import open_picture
 from inference.internvl2.tile_grid import Tiling
@@ -50,6 +51,14 @@ def test_tiles_are_within_one_grey_level_of_pillows(size: tuple[int, int], max_t
     assert found.pixels.shape == wanted.shape
     assert difference(grey_levels(found.pixels), grey_levels(wanted))["largest"] <= 1
     assert found.size == size
+
+
+def test_a_large_picture_is_tiled_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiles are the same, however many rows are resized at once."""
+    data = photo((700, 401), Random(1))
+    whole = prepare(data, b"digest", TILING, torch.float32, CPU)
+    monkeypatch.setattr(card_tiles, "_BAND_PIXELS", 700 * 50)
+    assert torch.equal(prepare(data, b"digest", TILING, torch.float32, CPU).pixels, whole.pixels)
 
 
 async def test_a_picture_is_prepared_once() -> None:

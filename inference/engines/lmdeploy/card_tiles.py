@@ -7,12 +7,17 @@ the columns.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
 from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
+
+_BAND_PIXELS: Final = 4_000_000
+"""The number of pixels whose rows are resized at once, which limits the memory for a large picture."""
 
 
 def as_tensor(picture: Image.Image) -> torch.Tensor:
@@ -26,19 +31,30 @@ def cut(decoded: torch.Tensor, tiling: Tiling) -> torch.Tensor:
     Row by row, as from `tiles.tiles`; if there are several, the thumbnail comes last.
     """
     side = tiling.side
-    levels = decoded.permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format)
-    columns, rows = tiling.grid(levels.shape[3], levels.shape[2])
-    grid = _resized(levels, rows * side, columns * side).view(3, rows, side, columns, side)
+    columns, rows = tiling.grid(decoded.shape[1], decoded.shape[0])
+    grid = _resized(decoded, rows * side, columns * side).view(3, rows, side, columns, side)
     found = grid.permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
     if tiling.thumbnail and len(found) > 1:
-        found = torch.cat([found, _resized(levels, side, side)])
+        found = torch.cat([found, _resized(decoded, side, side)])
     mean, std = (torch.tensor(each, device=decoded.device).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     return found.div_(255).sub_(mean).div_(std)
 
 
-def _resized(levels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize grey levels [1, 3, h, w] as Pillow does: each row, then each column, rounding after both."""
-    for size in ((levels.shape[2], width), (height, width)):
-        # With antialiasing, torch has Pillow's kernel: Keys' cubic with a = -0.5, widened to shrink.
-        levels = interpolate(levels, size, mode="bicubic", antialias=True).add_(0.5).floor_().clamp_(0, 255)
-    return levels
+def _resized(decoded: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Return a picture [h, w, 3] in uint8 as grey levels [1, 3, height, width], resized as Pillow does.
+
+    Pillow resizes each row, then each column, and rounds after both.
+    """
+    bands = torch.split(decoded, max(1, _BAND_PIXELS // decoded.shape[1]))
+    across = torch.cat([_rounded(_planes(each), each.shape[0], width) for each in bands], dim=2)
+    return _rounded(across, height, width)
+
+
+def _planes(decoded: torch.Tensor) -> torch.Tensor:
+    return decoded.permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def _rounded(levels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    # With antialiasing, torch has Pillow's kernel: Keys' cubic with a = -0.5, widened to shrink.
+    resized = interpolate(levels, (height, width), mode="bicubic", antialias=True)
+    return resized.add_(0.5).floor_().clamp_(0, 255)

@@ -25,6 +25,9 @@ _CONTEXT_BYTES: Final = 480_000_000
 """The part of an engine's memory that does not depend on the model: CUDA context, libraries and buffers. Including it,
 InternVL2-2B was measured to use 1.6 GB besides weights and KV blocks at 8192 prefill tokens."""
 
+_TILING_BYTES: Final = 250_000_000
+"""The memory for cutting a picture of 12 megapixels into tiles, computed from the sizes of `card_tiles`'s tensors."""
+
 _MAX_BLOCKS: Final = 16384
 """The maximum number of KV blocks, a million tokens, which keeps a tiny model from filling a large GPU."""
 
@@ -44,8 +47,8 @@ class ModelMemory:
     Attributes:
         weights: The memory for the weights.
         token: The memory for one token's keys and values.
-        fixed: The memory for the CUDA context, and for a picture with the maximum number of tiles in the vision
-            tower.
+        fixed: The memory for the CUDA context, for cutting a picture into tiles, and for the maximum number of
+            tiles in the vision tower.
         prefill_token: The memory for each prompt token that is computed in one iteration.
     """
 
@@ -69,7 +72,7 @@ class ModelMemory:
         return cls(
             weights=language // cards + vision,
             token=sizes.key_value_bytes(kv_bits) // cards,
-            fixed=_CONTEXT_BYTES + sizes.most_tiles * sizes.tower_bytes,
+            fixed=_CONTEXT_BYTES + _TILING_BYTES + sizes.most_tiles * sizes.tower_bytes,
             prefill_token=sizes.token_bytes,
         )
 
