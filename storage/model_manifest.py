@@ -13,19 +13,22 @@ where `hash` is the SHA-256 of the `files` object as JSON with sorted keys and n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-from storage.atomic_files import write_durably
+from storage.atomic_files import write_durably, write_text
 from storage.connection import translating_os_errors
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 MANIFEST = "manifest.json"
 _VERSION = 1
+_DIGEST = re.compile(rb"[0-9a-f]{64}")
 _NAMED = 8
 """The most differences that an error names one by one; the rest are only counted."""
 
@@ -68,11 +71,16 @@ def write_manifest(directory: Path) -> str:
     return manifest_hash
 
 
-def content_hash(directory: Path) -> str:
+def content_hash(directory: Path, known: Path | None = None) -> str:
     """Return the hash over all files of a model, taken from its manifest or else computed from the files.
 
     Hashing gigabytes of files takes seconds. A damaged manifest is treated like a missing one. Directories
     with identical files have the same hash.
+
+    Args:
+        directory: The model's directory.
+        known: A folder in which computed hashes are kept. A kept hash is returned while the names, sizes and
+            modification times of the model's files stay the same. A damaged one is treated like a missing one.
 
     Raises:
         StorageError: The directory is empty or unreadable.
@@ -80,7 +88,24 @@ def content_hash(directory: Path) -> str:
     try:
         return read_manifest(directory).hash
     except (UnknownRecord, Damaged):
-        return _hash(_records(directory))
+        kept = known / f"{_appearance(directory)}.hash" if known else None
+    if kept:
+        with suppress(OSError):
+            if _DIGEST.fullmatch(digest := kept.read_bytes()):
+                return digest.decode()
+    found = _hash(_records(directory))
+    if kept:
+        with suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, found)
+    return found
+
+
+def _appearance(directory: Path) -> str:
+    """Return a hash of the path of a directory and of its files' names, sizes and modification times."""
+    with translating_os_errors(f"reading {directory}"):
+        files = [(name, (stat := path.stat()).st_size, stat.st_mtime_ns) for name, path in model_files(directory)]
+    return sha256(json.dumps([str(directory.resolve()), files]).encode()).hexdigest()
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -64,6 +64,20 @@ def test_a_model_has_the_same_hash_before_and_after_its_publication(store: Model
         content_hash(store.workspace("run-3"))
 
 
+def test_a_computed_hash_is_kept_until_a_file_changes(store: ModelStore, tmp_path: Path) -> None:
+    """The files are read again if one has another size or modification time, or if hashes cannot be kept."""
+    built, known = fill(store.workspace("run-2")), tmp_path / "known"
+    found = content_hash(built, known)
+    [kept] = known.iterdir()
+    kept.write_text("f" * 64)
+    assert content_hash(built, known) == "f" * 64
+    kept.write_text("damaged")
+    assert content_hash(built, known) == kept.read_text() == found
+    (built / "config.json").write_bytes(b"{ }")
+    assert content_hash(built, known) == content_hash(built) != found
+    assert content_hash(built, kept) == content_hash(built), "the folder is a file"
+
+
 def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
     """A directory without files gets no manifest."""
     with pytest.raises(StorageError, match="no files"):

@@ -116,7 +116,7 @@ def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
     write_rows([], tmp_path / "judged.json")
     values = {**fields(tmp_path, engine(served)), "data": str(tmp_path / "judged.json")}
     outcome = judge_taste(TasteJob(**values, answers=str(tmp_path / "answers"), adapter=""), ignore)
-    [kept] = (tmp_path / "answers").iterdir()
+    [kept] = (tmp_path / "answers").glob("*.json")
     assert len(json.loads(kept.read_text())) == outcome.steps == 8, "four facts and four leading questions"
 
 

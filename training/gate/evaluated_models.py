@@ -143,9 +143,10 @@ class EvaluatedModels:
         Raises:
             StorageError: The directory is empty or unreadable.
         """
-        job, content = self._job, content_hash(directory)
+        job = self._job
+        folder = Path(job.answers) if job.answers else None
+        content = content_hash(directory, folder)
         if content not in self._known:
-            folder = Path(job.answers) if job.answers else None
             cache = AnswerCache(folder, content, job.system, job.tiles, job.max_new_tokens, self._backend.kind)
             self._known[content] = EvaluatedModel(directory, cache, job, self._backend, self._steps)
         return self._known[content]
