@@ -116,10 +116,11 @@ def run(
     ),
 ) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
+    settings = load_settings(config)  # first: a mistake in the file is reported at once
     import_aiogram()
     from bot.process import run_bot
 
-    asyncio.run(run_bot(load_settings(config), log_format))
+    asyncio.run(run_bot(settings, log_format))
     end_process()
 
 
