@@ -20,6 +20,11 @@ import pytest
 # Before torch is imported, here and in all children: `make test` has a process for each core, and torch's threads of
 # one process wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+gc.disable()  # until all test files are imported; see `pytest_collection`
+
+from bot.aiogram_import import import_aiogram
+
+import_aiogram()
 
 from bot.cli.main import main
 from inference.process.yapf_import import import_yapf
@@ -112,8 +117,7 @@ def thumbtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Import the test files without garbage collection, and keep what they import out of later collections."""
-    gc.disable()
+    """Begin garbage collection once the test files are imported, and keep what they import out of it."""
     try:
         return (yield)
     finally:
