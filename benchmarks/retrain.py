@@ -22,12 +22,12 @@ from pathlib import Path
 from random import Random
 from typing import Final, Protocol
 
-import imagehash
 import torch
 from rich.console import Console
 
 from benchmarks.person import TASTES, SimulatedQuestion, Taste
 from inference.chat_format.template import prompt_hash
+from inference.images.perceptual_hash import perceptual_hash
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.answer_checks import correct
@@ -114,7 +114,7 @@ class Bench:
         image.save(data, "JPEG", quality=90)
         name = await self.pictures.put(data.getvalue())
         await self.ledger.pictures.add(
-            StoredPicture(name, "image/jpeg", *image.size, len(data.getvalue()), str(imagehash.phash(image)))
+            StoredPicture(name, "image/jpeg", *image.size, len(data.getvalue()), perceptual_hash(image))
         )
         return name, image.size
 

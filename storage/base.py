@@ -6,8 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlite_utils import Database
-
+from storage.database import Database
 from storage.errors import UnknownRecord
 from storage.reader_pool import ReaderPool
 from storage.writer import Writer

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first
+from storage.database import Database
 from storage.state_machines import RecipientState
 
 _MOVE = 'UPDATE broadcasts SET state = ? WHERE "update" = ?'

@@ -9,9 +9,8 @@ import json
 import sqlite3
 from dataclasses import dataclass, fields
 
-from sqlite_utils import Database
-
 from storage.base import Queries, find, insert, known
+from storage.database import Database
 from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Actor, Trial, Trust
 from storage.models import get_model, live_model, move_model

@@ -11,10 +11,9 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlite_utils import Database
-
 from storage.base import Queries, find, known
 from storage.blocklist import BLOCKED
+from storage.database import Database
 from storage.guests import UNLEARNED
 from storage.learning_records import EQUAL_TRUST, Trust
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlite_utils import Database
-
+from storage.database import Database
 from storage.errors import NotSaved, StorageError
 
 BUSY_SECONDS = 30.0

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlite_utils import Database
-
 from storage.base import Queries, find, first, insert, known
+from storage.database import Database
 from storage.errors import UnknownRecord
 from storage.learning_records import Correction
 from storage.people import ensure_user

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first, known
 from storage.chat_records import Exchange
+from storage.database import Database
 from storage.exchanges import exchange_with, record_exchange
 from storage.learning_records import EQUAL_TRUST, Trial, Trust
 from storage.people import ensure_user

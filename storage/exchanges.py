@@ -6,10 +6,9 @@ import json
 import sqlite3
 from dataclasses import asdict, fields, replace
 
-from sqlite_utils import Database
-
 from storage.base import Queries, find, first, insert, known
 from storage.chat_records import Exchange
+from storage.database import Database
 from storage.errors import StorageError, UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user

@@ -13,10 +13,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first
 from storage.chat_records import StoredUpdate
+from storage.database import Database
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.removals import RemovalKind
 

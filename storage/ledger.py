@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlite_utils import Database
-
 from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
 from storage.base import number
 from storage.blocklist import Blocks
@@ -26,6 +24,7 @@ from storage.comparisons import Comparisons
 from storage.connection import connect, translating_errors, translating_os_errors
 from storage.corrections import Corrections
 from storage.counts import Counts
+from storage.database import Database
 from storage.duels import Duels
 from storage.errors import StorageError
 from storage.exchanges import Exchanges

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import asdict, fields
 
-from sqlite_utils import Database
-
 from storage.base import Queries, every, find, first, insert, known, number
+from storage.database import Database
 from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Actor, Model, TrainedOn, Version
 from storage.state_machines import ANSWERING, MODEL_TRANSITIONS, ModelState

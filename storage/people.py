@@ -5,10 +5,9 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from sqlite_utils import Database
-
 from storage.base import Queries, column
 from storage.chat_records import Chat, Person
+from storage.database import Database
 from storage.guests import GUESTS
 from storage.inbox import refuse_closed
 from storage.personal_data import withdraw

@@ -11,9 +11,8 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sqlite_utils import Database
-
 from storage.base import Queries, column, first, number
+from storage.database import Database
 from storage.inbox import ANONYMOUS_LANE
 from storage.removals import Removal, RemovalKind, add_removals, finish_removals
 from storage.run_selections import AFFECTED, cancel_learning

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import asdict
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first, known
 from storage.chat_records import PictureState, StoredPicture
+from storage.database import Database
 from storage.inbox import refuse_closed
 from storage.people import ensure_user
 from storage.removals import RemovalKind, add_removals

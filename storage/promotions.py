@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlite_utils import Database
-
 from storage.base import Queries, find, known
 from storage.canaries import end_by_promotion
+from storage.database import Database
 from storage.errors import IllegalTransition
 from storage.learning_records import Actor, Model, Promotion
 from storage.models import add_promotion, get_model, live_model, move_model

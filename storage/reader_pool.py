@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sqlite_utils import Database
-
 from storage.connection import connect, translating_errors
+from storage.database import Database
 from storage.errors import StorageError
 
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlite_utils import Database
+from storage.database import Database
 
 
 class RemovalKind(StrEnum):

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first
 from storage.chat_records import StoredReply
+from storage.database import Database
 from storage.errors import UnknownRecord
 
 _REPLIES = 'SELECT "update", slot, chat, message, final, question, inline, topic FROM replies'

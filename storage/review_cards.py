@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlite_utils import Database
-
 from storage.base import Queries, every, find, first
 from storage.chat_records import Chat, Exchange, PictureState, StoredPicture
+from storage.database import Database
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.learning_records import Review, ReviewDecision
 from storage.pictures import picture_of

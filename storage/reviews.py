@@ -8,9 +8,8 @@ account the reviews up to the newest one when it was planned.
 
 from __future__ import annotations
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first, insert
+from storage.database import Database
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Review, ReviewDecision
 from storage.translatable_reason import Reason

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from sqlite_utils import Database
-
 from storage.base import Queries, column, find, first, insert, known
+from storage.database import Database
 from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError
 from storage.learning_records import Run
 from storage.state_machines import RUN_TRANSITIONS, RunState

@@ -6,9 +6,8 @@ with a shared conversation counts as a user whose ID is the (negative) ID of the
 
 from __future__ import annotations
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first, insert
+from storage.database import Database
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlite_utils import Database
-
 from storage.base import Queries, every
 from storage.chat_records import Exchange
+from storage.database import Database
 from storage.exchanges import exchange_with
 from storage.learning_records import Model
 

@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby, permutations
 
-from sqlite_utils import Database
-
 from storage.base import Queries, column, every, first, number
 from storage.blocklist import BLOCKED
 from storage.chat_records import Exchange
+from storage.database import Database
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.guests import UNLEARNED

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlite_utils import Database
-
 from storage.connection import BUSY_SECONDS, connect, from_sqlite_error
+from storage.database import Database
 from storage.errors import NotSaved, StorageError
 
 Result = TypeVar("Result")

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,11 @@ import pytest
 # Before torch is imported, here and in all children: `make test` has a process for each core, and torch's threads of
 # one process wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+gc.disable()  # until all test files are imported; see `pytest_collection`
+
+from bot.aiogram_import import import_aiogram
+
+import_aiogram()
 
 from bot.cli.main import main
 from inference.process.yapf_import import import_yapf
@@ -107,6 +113,16 @@ def thumbtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         return Ended(int(end.value.code or 0), *capsys.readouterr())
 
     return run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Begin garbage collection once the test files are imported, and keep what they import out of it."""
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,20 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import date, timedelta
 from io import BytesIO
-from typing import Final
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Final
 
 from bot.admin.canary_standing import Standing
 from bot.i18n import Say
 from storage.counts import Day
 from training.evidence.sequential import ENOUGH
 from training.gate.fonts import TEXT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.font_manager import FontProperties
 
 MODELS_SHOWN: Final = 8
 """The maximum number of models in the chart, those with the most answers; a longer legend is unreadable."""
@@ -39,6 +36,13 @@ def draw(days: Sequence[Day], first: date, last: date, say: Say, trial: Standing
 
     During a trial, the picture is 400 pixels taller and shows the evidence about the canary at the bottom.
     """
+    # Imported only here: matplotlib takes half a second and 35 MB, which most bots never need.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.ticker import MaxNLocator
+
     font = FontProperties(fname=str(TEXT), size=10)
     span = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     figure = Figure(figsize=(9.6, 12.0 if trial else 8.0), dpi=100, layout="tight")
@@ -79,6 +83,8 @@ def draw(days: Sequence[Day], first: date, last: date, say: Say, trial: Standing
 
 def _draw_evidence(axes: Axes, trial: Standing, say: Say, font: FontProperties) -> None:
     """Draw the evidence after each pair of votes, and the amount of evidence needed to decide."""
+    from matplotlib.ticker import MaxNLocator
+
     for path, label, colour in (
         (trial.evidence.harm_path, say("worse"), "tab:red"),
         (trial.evidence.no_worse_path, say("no worse"), "tab:green"),

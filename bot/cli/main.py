@@ -19,6 +19,7 @@ import typer
 from rich.markup import escape
 
 from bot.admin.refusals import AdminRefusal
+from bot.aiogram_import import import_aiogram
 from bot.cli import control, data_commands, model_commands
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
@@ -91,6 +92,7 @@ def demo(
     ] = TINY,
 ) -> None:
     """Chat with the bot in a browser, without Telegram; the default tiny model needs no GPU."""
+    import_aiogram()
     from bot.cli.demo import run_demo
 
     asyncio.run(run_demo(config, port, keep, results, engine=engine, model=model))
@@ -100,6 +102,7 @@ def demo(
 @app.command()
 def init(config: ConfigOption = None) -> None:
     """Ask for the token, the admins, the model and the engine, check them, and write the settings file."""
+    import_aiogram()
     from bot.cli.init import initialise
 
     initialise(config, results)
@@ -113,9 +116,11 @@ def run(
     ),
 ) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
+    settings = load_settings(config)  # first: a mistake in the file is reported at once
+    import_aiogram()
     from bot.process import run_bot
 
-    asyncio.run(run_bot(load_settings(config), log_format))
+    asyncio.run(run_bot(settings, log_format))
     end_process()
 
 
@@ -128,6 +133,7 @@ def doctor(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list the checks that pass.")] = False,
 ) -> None:
     """Check the installation and settings and say how to fix problems; exit with status 1 if a check fails."""
+    import_aiogram()
     from bot.cli.doctor.checks import examine
     from bot.cli.doctor.findings import report
 

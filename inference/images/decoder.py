@@ -41,9 +41,6 @@ _MAX_BYTES: Final = 64 * 2**20
 _PHASH: Final = re.compile(r"[0-9a-f]{16}")
 _SIGNATURES: Final = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}
 
-# Otherwise the numeric libraries would start a thread for each core to transform 32 x 32 pixels.
-_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
 _log = logging.getLogger(__name__)
 
 
@@ -143,7 +140,7 @@ class PictureDecoder:
                 [sys.executable, "-m", "inference.images.decoder_worker", str(self._niceness), str(CPU_SECONDS)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=for_children() | _ONE_THREAD,
+                env=for_children(),
                 start_new_session=True,  # Ctrl-C in a terminal goes to this process only
             )
         except OSError as error:

@@ -21,12 +21,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import imagehash
 import pillow_heif
 from PIL import Image, ImageCms, ImageOps
 
 from inference.images.decoder_protocol import LONGEST_SIDE, READY, REQUEST, RESPONSE, CleanPicture, DecodeError, Refusal
 from inference.images.opening import MAX_SCANS, scans
+from inference.images.perceptual_hash import perceptual_hash
 
 pillow_heif.register_heif_opener()
 
@@ -73,7 +73,7 @@ def clean(data: bytes, max_megapixels: float) -> CleanPicture:
         else:
             shown.save(written, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
         kind = "image/png" if lossless else "image/jpeg"
-        return CleanPicture(written.getvalue(), kind, *shown.size, str(imagehash.phash(shown)))
+        return CleanPicture(written.getvalue(), kind, *shown.size, perceptual_hash(shown))
     except MemoryError as error:
         raise DecodeError(Refusal.TOO_COSTLY) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
@@ -177,7 +177,6 @@ def main() -> None:
     os.dup2(silent, 1)
     os.dup2(silent, 2)  # libraries print warnings about hostile files
     os.nice(int(sys.argv[1]))
-    imagehash.phash(Image.new("L", (8, 8)))  # triggers its lazy imports before memory is limited
     _limit()
     _serve(sys.stdin.buffer, answers, int(sys.argv[2]))
 

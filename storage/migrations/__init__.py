@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlite_utils import Database, Migrations
-
+from storage.database import Database, Migrations
 from storage.errors import StorageError
 
 migrations = Migrations("thumbtune")

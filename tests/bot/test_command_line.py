@@ -151,8 +151,8 @@ def test_the_version_is_told(thumbtune: Thumbtune) -> None:
 
 
 async def test_it_starts_without_the_libraries_of_the_chat() -> None:
-    """`thumbtune status` does not import aiogram, openai or torch, because importing them takes seconds."""
-    program = "import bot.cli.main, sys; print(sorted({'aiogram', 'openai', 'torch'} & set(sys.modules)))"
+    """`thumbtune status` imports neither aiogram, openai, pandas nor torch, because importing them takes seconds."""
+    program = "import bot.cli.main, sys; print(sorted({'aiogram', 'openai', 'pandas', 'torch'} & set(sys.modules)))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert output == b"[]\n"

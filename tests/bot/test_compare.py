@@ -44,7 +44,7 @@ def pictures(folder: Path, names: Mapping[str, bytes]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def page(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> tuple[str, str]:
     """Compare two models on two good pictures and a broken one; return the command's output and the page."""
     folder = tmp_path_factory.mktemp("compare")
     turned = BytesIO()
@@ -67,7 +67,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         folder / "config.toml",
         {
             "storage": {"dir": str(folder / "data")},
-            "training": {"device": "cpu", "threads": 1},
+            "training": {"device": "cpu", "threads": 1, "python": warm_python},
             "chat": {"max_new_tokens": 24},
         },
     )

@@ -107,7 +107,7 @@ def test_the_score_in_words() -> None:
     ]
 
 
-async def test_real_models_answer(tmp_path: Path) -> None:
+async def test_real_models_answer(tmp_path: Path, warm_python: str) -> None:
     """The worker writes both models' answers for each question, in the order of the models."""
     (tmp_path / "pictures").mkdir()
     for number, data in enumerate([*sample_pictures().values()][:2]):
@@ -123,7 +123,7 @@ async def test_real_models_answer(tmp_path: Path) -> None:
         max_new_tokens=8,
         asked=[("0", "What is it?"), ("1", "What is it?"), ("1", "How many?")],
     )
-    outcome = await ChildTrainer(TrainingSettings()).run(job)
+    outcome = await ChildTrainer(TrainingSettings(python=warm_python)).run(job)
     assert outcome.ok, outcome.reason
     answers = json.loads(Path(job.out).read_text())
     assert [len(each) for each in answers] == [2, 2, 2]

@@ -27,13 +27,13 @@ def row(question: str, right: str) -> dict[str, object]:
     return {"image": "a.jpg", "conversations": turns}
 
 
-async def evaluate(folder: Path, *options: str) -> tuple[int, str]:
-    """Run the command in `folder`, and return its exit code and output."""
+async def evaluate(folder: Path, *options: str, python: str = "") -> tuple[int, str]:
+    """Run the command in `folder` with the worker's interpreter `python`, and return its exit code and output."""
     write_config(
         folder / "config.toml",
         {
             "storage": {"dir": str(folder / "data")},
-            "training": {"device": "cpu", "threads": 1},
+            "training": {"device": "cpu", "threads": 1, "python": python},
             "chat": {"max_new_tokens": 24},
         },
     )
@@ -47,27 +47,28 @@ async def evaluate(folder: Path, *options: str) -> tuple[int, str]:
     return await process.wait(), output.decode()
 
 
-async def test_models_are_scored_and_compared(tmp_path: Path) -> None:
+async def test_models_are_scored_and_compared(tmp_path: Path, warm_python: str) -> None:
     """Each model has its share of right answers with an interval, and its gain over the first model."""
     (tmp_path / "a.jpg").write_bytes(sample_pictures()[SQUARE])
     questions = [row("What colour is it?", "Green"), row("What colour is it?", "purple"), row("How many?", "one")]
     file = tmp_path / "shapes.jsonl"
     file.write_text("".join(json.dumps(each) + "\n" for each in questions))
     shutil.copytree(CHECKPOINT, tmp_path / "mine")
+    out = tmp_path / "answers.json"
     code, output = await evaluate(
-        tmp_path, "tiny", str(tmp_path / "mine"), "--set", str(file), "--out", str(tmp_path / "answers.json")
+        tmp_path, "tiny", str(tmp_path / "mine"), "--set", str(file), "--out", str(out), python=warm_python
     )
     assert code == 0, output
     assert "shapes.jsonl: 3 questions, scored by “contains”" in output
     first, second = output.splitlines()[-2:]
     assert re.split(" {2,}", first.strip()) == ["tiny", "2 of 3: 67% (21% to 94%) right"]
     assert "2 of 3" in second and "+0 points (-56 to +56)" in second
-    answers = json.loads((tmp_path / "answers.json").read_text())
+    answers = json.loads(out.read_text())
     assert [each["scores"]["tiny"] for each in answers] == [True, False, True]
     assert "green" in answers[0]["answers"]["tiny"].lower()
 
 
-async def test_losses_are_compared(tmp_path: Path) -> None:
+async def test_losses_are_compared(tmp_path: Path, warm_python: str) -> None:
     """With the score `loss`, the right answers' losses are shown, which need no right answer of the model."""
     (tmp_path / "a.jpg").write_bytes(sample_pictures()[SQUARE])
     file = tmp_path / "shapes.json"
@@ -75,7 +76,8 @@ async def test_losses_are_compared(tmp_path: Path) -> None:
         json.dumps([row("What colour is it?", "Wow, so green! 🎉"), row("What colour is it?", "Wow, so purple! 🎉")])
     )
     answers = tmp_path / "answers.json"
-    code, output = await evaluate(tmp_path, "tiny", "--set", str(file), "--score", "loss", "--out", str(answers))
+    options = ("--set", str(file), "--score", "loss", "--out", str(answers))
+    code, output = await evaluate(tmp_path, "tiny", *options, python=warm_python)
     assert code == 0, output
     right, wrong = (each["scores"]["tiny"] for each in json.loads(answers.read_text()))
     assert 0 < right < wrong

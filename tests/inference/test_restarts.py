@@ -29,13 +29,14 @@ def deploy(tmp_path: Path) -> Deploy:
     return partial(deployed, tmp_path)
 
 
-async def test_restarts_killed_engine_is_replaced(deploy: Deploy) -> None:
+async def test_restarts_killed_engine_is_replaced(deploy: Deploy, tmp_path: Path) -> None:
     """After `kill -9` mid-answer, every chat is notified once and gets a whole answer from the new process."""
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
-        chats = [await under_way(deployment, "words:10 slow:0.03", f"chat {number}") for number in range(3)]
+        chats = [await under_way(deployment, "words:10 gate:2", f"chat {number}") for number in range(3)]
         os.kill(old, signal.SIGKILL)
+        open_gate(tmp_path / "a")
         heard = await asyncio.gather(*(asking for asking, _ in chats))
         assert [each.restarts for each in heard] == [1, 1, 1]
         new = deployment.status().pid

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database, Migrations
 
 from storage.connection import connect
+from storage.database import Database, Migrations
 from storage.errors import StorageError
 from storage.file_permissions import open_to_others
 from storage.learning_records import Rating

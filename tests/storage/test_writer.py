@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
 
+from storage.database import Database
 from storage.errors import StorageError
 from storage.writer import Writer
 

@@ -25,7 +25,7 @@ ENGINE_MODULES = ("inference.engines.cpu.server", "inference.engines.lmdeploy.se
 
 # A fork server with all imports done: each start takes a moment instead of seconds.
 FORGE = multiprocessing.get_context("forkserver")
-FORGE.set_forkserver_preload(["tests.support.chatting", "bot.process"])
+FORGE.set_forkserver_preload(["tests.support.chatting", "bot.process", "bot.cli.main", "openai.resources"])
 
 
 def _run_bot(words: tuple[str, ...], log: Path, sabotage: str, environment: dict[str, str]) -> None:

@@ -76,7 +76,7 @@ from training.xtuner.recipes import Recipe
 ADMIN = 7
 
 DECODERS = PictureDecoders(2)
-"""Shared by all bots of a test process, because starting one takes half a second of processor time."""
+"""Shared by all bots of a test process, because starting one takes a tenth of a second."""
 atexit.register(DECODERS.shut_down)
 
 Result = TypeVar("Result")

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from sqlite_utils import Database
-
 from storage.chat_records import Exchange, StoredPicture
+from storage.database import Database
 from storage.errors import NotSaved
 from storage.learning_records import Rating
 from storage.ledger import Ledger

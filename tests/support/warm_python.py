@@ -12,6 +12,7 @@ Tests of startup itself use the real interpreter.
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import random
@@ -33,6 +34,7 @@ from inference.process.yapf_import import import_yapf
 PRELOADED: Final = (
     "inference.engines.cpu.engine",
     "inference.engines.cpu.http_api",
+    "torch.utils.tensorboard",
     "training.data.mixture",
     "training.gate.prompt_parity",
     "training.gate.run_comparison_sheet",
@@ -253,9 +255,12 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
 
 def main() -> None:
     """Import the preloaded modules, then serve requests for workers."""
+    gc.disable()
     import_yapf()
     for name in PRELOADED:
         __import__(name)
+    gc.freeze()  # the workers' garbage collector need not look through what is imported here
+    gc.enable()
     Server(*sys.argv[1:]).serve()
 
 

@@ -12,6 +12,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 PERMUTATIONS = 9_999
 
 
@@ -81,15 +83,16 @@ def permutation_p_value(
     Returns:
         The p-value, or None if no stratum has both kinds of labels.
     """
-    strata = [([each.gain for each in group], sum(each.liked for each in group)) for group in _mixed(answers)]
+    strata = _mixed(answers)
     if not strata:
         return None
-    observed = sum(each.gain for group in _mixed(answers) for each in group if each.liked)
-    larger, equal = 0, 1
-    for _ in range(permutations):
-        drawn = sum(sum(rng.sample(gains, liked)) for gains, liked in strata)
-        larger += drawn > observed + 1e-12
-        equal += abs(drawn - observed) <= 1e-12
+    generator = np.random.default_rng(rng.getrandbits(64))
+    excess = np.zeros(permutations)  # of each permutation's sum over the observed one
+    for group in strata:
+        gains, liked = np.array([each.gain for each in group]), np.array([each.liked for each in group])
+        excess += generator.permuted(np.tile(liked, (permutations, 1)), axis=1) @ gains - liked @ gains
+    larger = int(np.sum(excess > 1e-12))
+    equal = 1 + int(np.sum(np.abs(excess) <= 1e-12))
     return (larger + equal * rng.random()) / (permutations + 1)
 
 

@@ -81,6 +81,9 @@ def train(
         OutOfMemory: Memory ran out after training began; a smaller batch may fit.
     """
     config = Config.fromfile(config_file)
+    # mmengine 0.10.6 logs and stores the configuration five times, and its formatting takes as long as loading the
+    # model. It passes this option of `fromfile` on for only one kind of files.
+    object.__setattr__(config, "_format_python_code", False)
     register_function(config._cfg_dict)
     if world_size() > 1:
         config.launcher = "pytorch"
