@@ -67,11 +67,11 @@ async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    """If nothing listens at `telegram.api_base`, the doctor says so and names the setting."""
+    """If nothing listens at `telegram.api_base`, the doctor names the connection and the setting, not the token."""
     url = f"http://127.0.0.1:{free_port()}"
     found = finding_of(examine(settings_in(tmp_path, telegram={"token": "1:x", "api_base": url})), "Telegram")
     assert not found.ok and found.detail.startswith(f"{url} does not answer")
-    assert "telegram.api_base" in found.cure
+    assert "telegram.api_base" in found.cure and "firewall" in found.cure and "telegram.token" not in found.cure
 
 
 def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:

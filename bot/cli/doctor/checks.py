@@ -236,16 +236,17 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         return
     from aiogram.exceptions import AiogramError, TelegramAPIError, TelegramNetworkError  # they take seconds to import
 
-    from bot.cli.telegram_account import read_account
+    from bot.cli.telegram_account import UNREACHABLE_CURE, read_account
 
     api_base = settings.telegram.api_base
     try:
         bot = asyncio.run(read_account(api_base, settings.telegram.token.get_secret_value()))
     except AiogramError as error:
         problem = error.message if isinstance(error, TelegramAPIError) else str(error)
+        cure = "check telegram.token and telegram.api_base"
         if isinstance(error, TelegramNetworkError):
-            problem = f"{api_base} does not answer ({problem})"
-        yield Finding("Telegram", False, problem, "check telegram.token and telegram.api_base")
+            problem, cure = f"{api_base} does not answer ({problem})", UNREACHABLE_CURE
+        yield Finding("Telegram", False, problem, cure)
         return
     yield Finding("Telegram", True, f"@{bot.username}")
     if settings.chat.guests and not bot.supports_guest_queries:
