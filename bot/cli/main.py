@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.markup import escape
 
@@ -25,7 +26,7 @@ from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.session import ConfigOption, YesOption, with_bot
 from bot.cli.terminal import CommandRefused, notes, results
 from bot.config import ConfigError, Settings, load_settings
-from bot.log_lines import LogFormat
+from bot.log_lines import LogFormat, configure_logging
 from bot.shutdown import end_process
 from inference.hub.listing import Hub
 from inference.messages import InferenceError
@@ -91,6 +92,7 @@ def demo(
     ] = TINY,
 ) -> None:
     """Chat with the bot in a browser, without Telegram; the default tiny model needs no GPU."""
+    notes.print("Starting the demo …")
     from bot.cli.demo import run_demo
 
     asyncio.run(run_demo(config, port, keep, results, engine=engine, model=model))
@@ -100,6 +102,7 @@ def demo(
 @app.command()
 def init(config: ConfigOption = None) -> None:
     """Ask for the token, the admins, the model and the engine, check them, and write the settings file."""
+    notes.print("Starting …")
     from bot.cli.init import initialise
 
     initialise(config, results)
@@ -113,9 +116,12 @@ def run(
     ),
 ) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
+    settings = load_settings(config)
+    configure_logging(form=log_format, token=settings.telegram.token.get_secret_value())
+    structlog.get_logger().info("starting")
     from bot.process import run_bot
 
-    asyncio.run(run_bot(load_settings(config), log_format))
+    asyncio.run(run_bot(settings, log_format))
     end_process()
 
 
@@ -128,6 +134,7 @@ def doctor(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list the checks that pass.")] = False,
 ) -> None:
     """Check the installation and settings and say how to fix problems; exit with status 1 if a check fails."""
+    notes.print("Checking the installation …")
     from bot.cli.doctor.checks import examine
     from bot.cli.doctor.findings import report
 
