@@ -9,9 +9,10 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 
-from storage.learning_records import RatedExchange
-from storage.translatable_reason import Reason, join, listed
+from storage.learning_records import Newcomers, RatedExchange
+from storage.translatable_reason import Reason, join, listed, sentences
 from training.data.judging_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
 from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
@@ -43,7 +44,7 @@ class Counts:
         raters: Users who liked the selected exchanges; in a `Selection`, users who liked the pairs to train
             on.
         cut: Unfinished exchanges whose answer reached `chat.max_new_tokens`.
-        newcomers: Users whose votes do not count yet because of `training.rater_age`.
+        newcomers: The users whose votes do not count yet because of `training.rater_age`, if any.
     """
 
     rated: int = 0
@@ -55,7 +56,7 @@ class Counts:
     selected: int = 0
     raters: int = 0
     cut: int = 0
-    newcomers: int = 0
+    newcomers: Newcomers | None = None
 
     def __str__(self) -> str:
         shown = {name: value for name, value in asdict(self).items() if name not in ("cut", "newcomers")}
@@ -68,12 +69,15 @@ class Counts:
 
     @property
     def waiting(self) -> Reason | None:
-        """The reason why new users' votes do not count yet, or None if there are no new users."""
+        """A sentence about new users' votes and when they count, or None if there are no new users."""
         if not self.newcomers:
             return None
         return Reason(
-            "Votes from new people don't count until training.rater_age has passed; people waiting: {people}",
-            people=self.newcomers,
+            "New people whose votes don't count yet: {people}. The first count from {time} UTC (training.rater_age = "
+            "{hours} hours; 0 counts them at once).",
+            people=self.newcomers.people,
+            time=f"{datetime.fromtimestamp(math.ceil(self.newcomers.first / 60) * 60, UTC):%Y-%m-%d %H:%M}",
+            hours=f"{self.newcomers.wait / 3600:g}",
         )
 
     @property
@@ -267,7 +271,8 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     live: Live = NO_MODEL,
     objective: Objective = "sft",
     max_length: int | None = None,
-    newcomers: int = 0,
+    newcomers: Newcomers | None = None,
+    rated_later: Sequence[RatedExchange] = (),
     only: Collection[int] | None = None,
 ) -> Selection:
     """Select the pairs that a run trains on, and the answers that judge its model.
@@ -279,7 +284,8 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
         live: The live model.
         objective: The training objective; with "kto", disliked answers are learned from too.
         max_length: The maximum number of tokens that a pair may have; None for no limit.
-        newcomers: The number of users whose votes do not count yet and are not in `rated`.
+        newcomers: The users whose votes do not count yet and are not in `rated`, if any.
+        rated_later: The rated exchanges with the votes of newcomers, if there are any.
         only: The IDs of the exchanges that the run may learn from; None for no limit. The others still judge.
 
     Raises:
@@ -288,7 +294,11 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     chosen, others = _split(rated, only)
     liked, counts = choose_pairs(chosen, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
-    _check_enough(counts, settings)
+    if counts.selected < settings.min_rated or counts.raters < settings.min_raters:
+        _, later = (
+            choose_pairs(_split(rated_later, only)[0], phashes, settings, max_length) if newcomers else ([], counts)
+        )
+        raise TrainingError(_too_little(counts, later, settings))
     near = NearDuplicates(phashes, settings.near_duplicate)
     # Computed from likes, because an account that casts most of the dislikes would otherwise set its own limit.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
@@ -313,30 +323,30 @@ def _split(
     ]
 
 
-def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
-    """Raise `TrainingError` if there are too few liked answers or too few users who liked them."""
+def _too_little(counts: Counts, later: Counts, settings: TrainingSettings) -> Reason:
+    """Return why there are too few liked answers, or too few users who liked them, and what to do.
+
+    `later` has the counts once the newcomers' votes count, so that only what will still be missing is asked for.
+    """
     chosen, min_rated = counts.selected, settings.min_rated
+    waiting = [counts.waiting] if counts.waiting else []
     if chosen < min_rated:
-        numbers = {"chosen": chosen, "wanted": min_rated, "missing": min_rated - chosen}
         if chosen == 1:
-            few = Reason(
-                "Not enough yet: {chosen} liked answer, {wanted} needed. Collect {missing} more 👍.", **numbers
-            )
+            few = Reason("Not enough yet: {chosen} liked answer, {wanted} needed.", chosen=chosen, wanted=min_rated)
         else:
-            few = Reason(
-                "Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍.", **numbers
-            )
-        if counts.left_out:
-            few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
-        raise TrainingError(join([each for each in (counts.limit, few, counts.waiting) if each]))
-    if counts.raters < settings.min_raters:
-        alone = Reason(
-            "Too few people: the liked answers have 👍 from {raters}, {wanted} needed. Let others vote too, or set "
-            "training.min_raters = 1 for a bot of your own.",
-            raters=counts.raters,
-            wanted=settings.min_raters,
-        )
-        raise TrainingError(join([each for each in (alone, counts.waiting) if each]))
+            few = Reason("Not enough yet: {chosen} liked answers, {wanted} needed.", chosen=chosen, wanted=min_rated)
+        missing = min_rated - later.selected
+        more = [Reason("Collect {missing} more 👍.", missing=missing)] if missing > 0 else []
+        left_out = [Reason("Left out: {reasons}.", reasons=listed(counts.left_out))] if counts.left_out else []
+        refusal = sentences([few, *more, *left_out, *waiting])
+        return join([counts.limit, refusal]) if counts.limit else refusal
+    alone = Reason(
+        "Too few people: the liked answers have 👍 from {raters}, {wanted} needed.",
+        raters=counts.raters,
+        wanted=settings.min_raters,
+    )
+    own = Reason("Let others vote too, or set training.min_raters = 1 for a bot of your own.")
+    return sentences([alone, *([own] if later.raters < settings.min_raters else []), *waiting])
 
 
 def _raters(pairs: Iterable[Pair]) -> int:
