@@ -60,7 +60,7 @@ class Votes(Queries):
 
         def work(database: Database) -> bool:
             if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [rating.exchange]) is None:
-                raise UnknownRecord(f"The ledger has no exchange {rating.exchange}: it may have been deleted.")
+                raise UnknownRecord(f"The database has no exchange {rating.exchange}: it may have been deleted.")
             ensure_user(database, rating.rater, now)
             cursor = database.execute(
                 'INSERT INTO feedback(exchange, rater, value, reason, "update", created) VALUES (?, ?, ?, ?, ?, ?)'

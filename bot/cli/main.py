@@ -1,7 +1,7 @@
 """The `thumbtune` command line.
 
 Results go to standard output, everything else to standard error. The exit code is 0 on success, 1 for a
-refusal or a failure, and 2 for an invalid command line. Commands reach a running bot through the ledger,
+refusal or a failure, and 2 for an invalid command line. Commands reach a running bot through the database,
 so they need no port and no password.
 """
 
