@@ -10,7 +10,7 @@ import structlog
 
 from bot.app import Application
 from bot.config import Settings
-from bot.log_lines import LogFormat, configure_logging
+from bot.log_lines import LogFormat
 from bot.redaction import error_text
 from bot.shutdown import PROCESS_SECONDS, THREAD_SECONDS, end_process_within
 
@@ -20,12 +20,11 @@ log = structlog.get_logger()
 
 
 async def run_bot(settings: Settings, log_format: LogFormat) -> None:
-    """Run the bot until SIGTERM, Ctrl-C, or an error that no retry can fix.
+    """Run the bot until SIGTERM, Ctrl-C, or an error that no retry can fix. Logging is configured already.
 
     With JSON lines, the process logs that error and exits with status 1, so that standard error has nothing
     but objects.
     """
-    configure_logging(form=log_format, token=settings.telegram.token.get_secret_value())
     shorten_switch_interval()
     try:
         async with Application(settings) as application:

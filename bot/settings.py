@@ -179,7 +179,7 @@ class StorageSettings(Section):
     """The [storage] section: the data folder and how long data is kept."""
 
     dir: LocalPath = Path("data")
-    """Folder of the ledger, the pictures, the models and the runs. The bot creates it for its own user only; give
+    """Folder of the database, the pictures, the models and the runs. The bot creates it for its own user only; give
     an engine of another user access to `models` yourself."""
 
     min_free_gigabytes: float = Field(default=1.0, ge=0)

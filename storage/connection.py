@@ -93,8 +93,8 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
             " nothing was recorded."
         )
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        return StorageError(f"The ledger refused a row that contradicts another one ({error}).")
-    return StorageError(f"The ledger at {path} could not complete the operation ({error}).")
+        return StorageError(f"The database refused a row that contradicts another one ({error}).")
+    return StorageError(f"The database at {path} could not complete the operation ({error}).")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Corrections(Queries):
             if row is not None:
                 return int(row["id"])
             if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [correction.exchange]) is None:
-                raise UnknownRecord(f"The ledger has no exchange {correction.exchange}: it may have been deleted.")
+                raise UnknownRecord(f"The database has no exchange {correction.exchange}: it may have been deleted.")
             ensure_user(database, correction.author, now)
             return insert(
                 database,
@@ -96,4 +96,4 @@ def _correction(row: sqlite3.Row) -> Correction:
 
 def _get(database: Database, correction: int) -> Correction:
     found = find(_correction, database, f"{_SELECT} WHERE id = ?", [correction])
-    return known(found, f"The ledger has no correction {correction}: it may have been deleted.")
+    return known(found, f"The database has no correction {correction}: it may have been deleted.")

@@ -151,7 +151,7 @@ def exchange_with(database: Database, exchange: int) -> Exchange:
         UnknownRecord: There is no such exchange.
     """
     found = find(exchange_of, database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange])
-    return known(found, f"The ledger has no exchange {exchange}: it may have been deleted.")
+    return known(found, f"The database has no exchange {exchange}: it may have been deleted.")
 
 
 def record_exchange(database: Database, made: Exchange) -> Exchange:
@@ -160,7 +160,7 @@ def record_exchange(database: Database, made: Exchange) -> Exchange:
     if recorded is not None:
         return recorded
     if first(database, "SELECT 1 FROM sessions WHERE id = ?", [made.session]) is None:
-        raise UnknownRecord(f"The ledger has no session {made.session}: it may have been deleted.")
+        raise UnknownRecord(f"The database has no session {made.session}: it may have been deleted.")
     refuse_closed(database, made.update)
     if made.replaces is not None:
         exchange_with(database, made.replaces)
@@ -175,7 +175,7 @@ def record_exchange(database: Database, made: Exchange) -> Exchange:
             )
     except sqlite3.IntegrityError as error:
         raise StorageError(
-            f"The exchange for update {made.update} names a picture that the ledger does not have:"
+            f"The exchange for update {made.update} names a picture that the database does not have:"
             f" add it first ({error})."
         ) from error
     return replace(made, id=added)

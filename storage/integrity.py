@@ -28,7 +28,7 @@ def refuse_lost_ledger(path: Path) -> None:
     if left is None or _has_models(path):
         return
     raise StorageError(
-        f"{path} is {'empty' if path.exists() else 'missing'}, but {left} exists: the ledger was lost. Restore the "
+        f"{path} is {'empty' if path.exists() else 'missing'}, but {left} exists: the database was lost. Restore the "
         "latest backup (thumbtune backup) in its place. To start without it, move the folders pictures and models away."
     )
 

@@ -116,6 +116,21 @@ class Trust:
     newcomer_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """New users who have cast votes that do not count yet.
+
+    Attributes:
+        people: How many users there are, at least 1.
+        first: When the votes of the first of them count, in seconds since the epoch.
+        wait: How long, in seconds, each new user's votes wait.
+    """
+
+    people: int
+    first: float
+    wait: float
+
+
 EQUAL_TRUST: Final = Trust()
 """No one is blocked, new or an admin."""
 

@@ -171,7 +171,7 @@ def _backup(database: Database, path: Path) -> None:
                 copy.execute("PRAGMA journal_mode=DELETE")
                 faults = database_faults(copy)
             if faults:
-                raise StorageError(f"The ledger is damaged ({'; '.join(faults)}): restore an earlier backup.")
+                raise StorageError(f"The database is damaged ({'; '.join(faults)}): restore an earlier backup.")
             sync_file(temporary)
             temporary.rename(path)
             sync_directory(path.parent)

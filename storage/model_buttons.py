@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlite_utils import Database
-
 from storage.base import Queries, every
+from storage.database import Database
 from storage.learning_records import Model
 from storage.models import get_model
 from storage.state_machines import ModelState

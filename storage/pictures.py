@@ -70,7 +70,7 @@ class Pictures(Queries):
             " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
             [sha256],
         )
-        return known(found, f"The ledger has no picture {sha256}: send it again.")
+        return known(found, f"The database has no picture {sha256}: send it again.")
 
     async def all(self) -> list[StoredPicture]:
         """Return all pictures, oldest first."""

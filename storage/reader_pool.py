@@ -42,7 +42,7 @@ class ReaderPool:
             StorageError: The ledger is closed, or the read fails.
         """
         if self._closed:
-            raise StorageError(f"The ledger at {self._path} is closed: open it again.")
+            raise StorageError(f"The database at {self._path} is closed: open it again.")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._work, work)
 
     async def close(self) -> None:

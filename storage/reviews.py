@@ -49,7 +49,7 @@ class Reviews(Queries):
 
         def work(database: Database) -> int:
             if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [review.exchange]) is None:
-                raise UnknownRecord(f"The ledger has no exchange {review.exchange}: it may have been deleted.")
+                raise UnknownRecord(f"The database has no exchange {review.exchange}: it may have been deleted.")
             author = first(database, _AUTHOR, [review.exchange]) if edit else None
             return insert(
                 database,

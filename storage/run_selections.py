@@ -6,9 +6,8 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable
 
-from sqlite_utils import Database
-
 from storage.base import Queries, first, number
+from storage.database import Database
 from storage.errors import StorageError
 from storage.guests import UNLEARNED
 from storage.runs import ACTIVE, WITHDRAWN, get_run

@@ -217,4 +217,4 @@ def _run(row: sqlite3.Row) -> Run:
 
 
 def _unknown(run: int) -> str:
-    return f"The ledger has no run {run}: see the list of runs."
+    return f"The database has no run {run}: see the list of runs."

@@ -54,6 +54,12 @@ def join(reasons: list[Reason]) -> Reason:
     return Reason("{reason}; {others}", reason=first, others=join(others)) if others else first
 
 
+def sentences(reasons: list[Reason]) -> Reason:
+    """Return one reason that consists of several sentences."""
+    first, *others = reasons
+    return Reason("{reason} {others}", reason=first, others=sentences(others)) if others else first
+
+
 def listed(reasons: list[Reason]) -> Reason:
     """Return one reason that lists several short reasons, separated by commas."""
     first, *others = reasons

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby, permutations
 
-from storage.base import Queries, column, every, first, number
+from storage.base import Queries, column, every, first
 from storage.blocklist import BLOCKED
 from storage.chat_records import Exchange
 from storage.database import Database
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.guests import UNLEARNED
-from storage.learning_records import EQUAL_TRUST, Preference, RatedExchange, Rating, ReviewDecision, Trust
+from storage.learning_records import EQUAL_TRUST, Newcomers, Preference, RatedExchange, Rating, ReviewDecision, Trust
 from storage.people import ensure_user
 from storage.reviews import LATEST_REVIEWS
 
@@ -59,7 +59,7 @@ class Votes(Queries):
 
         def work(database: Database) -> bool:
             if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [rating.exchange]) is None:
-                raise UnknownRecord(f"The ledger has no exchange {rating.exchange}: it may have been deleted.")
+                raise UnknownRecord(f"The database has no exchange {rating.exchange}: it may have been deleted.")
             ensure_user(database, rating.rater, now)
             cursor = database.execute(
                 'INSERT INTO feedback(exchange, rater, value, reason, "update", created) VALUES (?, ?, ?, ?, ?, ?)'
@@ -151,13 +151,18 @@ class Votes(Queries):
         assert row is not None
         return row["answers"], row["liked"]
 
-    async def newcomers(self, trust: Trust) -> int:
-        """Return how many new users have cast votes that do not count yet."""
+    async def newcomers(self, trust: Trust) -> Newcomers | None:
+        """Return the new users who have cast votes that do not count yet, or None if there are none."""
 
-        def work(database: Database) -> int:
+        def work(database: Database) -> Newcomers | None:
             new = _newcomers(database, trust, self._clock()) - _silent(database, trust)
-            voted = "SELECT count(DISTINCT rater) FROM ratings WHERE rater IN (SELECT value FROM json_each(?))"
-            return number(database, voted, [json.dumps(sorted(new))])
+            voted = (
+                "SELECT count(*) AS people, min(created) AS first FROM users"
+                " WHERE id IN (SELECT value FROM json_each(?)) AND id IN (SELECT rater FROM ratings)"
+            )
+            (row,) = every(database, voted, [json.dumps(sorted(new))])
+            wait = trust.newcomer_seconds
+            return Newcomers(row["people"], row["first"] + wait, wait) if row["people"] else None
 
         return await self._read(work)
 

@@ -80,7 +80,7 @@ class Writer:
         frequent writes.
         """
         if self._closed:
-            raise StorageError(f"The ledger at {self._path} is closed: open it again.")
+            raise StorageError(f"The database at {self._path} is closed: open it again.")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(together, argument, future))
         return await future

@@ -92,7 +92,7 @@ class RunPlanner:
         reviews = await self.ledger.reviews.newest()
         rated, pairs = await self._rated(reviews)
         return RunPlan(
-            await self._select(rated, pairs, only),
+            await self._select(rated, pairs, only, reviews),
             tuple(sources),
             settings.user_config or self.specs.recipe,
             self.specs,
@@ -125,7 +125,7 @@ class RunPlanner:
         return rated, await self.ledger.votes.preferences(self.trust, reviews) if paired else []
 
     async def _select(
-        self, rated: list[RatedExchange], preferences: list[Preference], only: frozenset[int] | None
+        self, rated: list[RatedExchange], preferences: list[Preference], only: frozenset[int] | None, reviews: int
     ) -> Selection:
         settings = self.specs.settings
         live = await self.ledger.models.live()
@@ -134,6 +134,8 @@ class RunPlanner:
         if live is not None and live.run is not None:
             frozen = await self.ledger.run_selections.of(live.run)
             taught = frozenset(exchange for exchange, split in frozen if split in (TRAIN, WORSE))
+        newcomers = await self.ledger.votes.newcomers(self.trust)
+        everybody = replace(self.trust, newcomer_seconds=0.0)
         selection = await asyncio.to_thread(
             select_pairs,
             rated,
@@ -142,7 +144,8 @@ class RunPlanner:
             live=Live(name, taught),
             objective=self.specs.recipe.objective,
             max_length=settings.max_tokens(self.specs.paths.base),
-            newcomers=await self.ledger.votes.newcomers(self.trust),
+            newcomers=newcomers,
+            rated_later=await self.ledger.votes.rated_exchanges(everybody, reviews) if newcomers else (),
             only=only,
         )
         shown, liked = await self.ledger.votes.shown(name, selection.judging_raters)

@@ -37,7 +37,7 @@ class ManyStrays(Exception):
     """So many picture files are unknown to the ledger that it may be the wrong one; nothing was removed."""
 
     def __init__(self, count: int, total: int) -> None:
-        super().__init__(f"{count} of {total} picture files are unknown to the ledger")
+        super().__init__(f"{count} of {total} picture files are unknown to the database")
         self.count = count
         self.total = total
 

@@ -42,8 +42,8 @@ HANDLED_KEPT = timedelta(days=30)
 DEATHS_KEPT = timedelta(days=30)
 
 STRAYS = later(
-    "{count} of {total} picture files aren't in the ledger, so I won't delete any of them. If the ledger was lost or "
-    'comes from an old backup, stop me and restore the latest backup (see "Deploy it" in the README). If you don\'t '
+    "{count} of {total} picture files aren't in the database, so I won't delete any of them. If the database was lost "
+    'or comes from an old backup, stop me and restore the latest backup (see "Deploy it" in the README). If you don\'t '
     'need those files, run "thumbtune sweep".'
 )
 

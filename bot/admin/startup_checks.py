@@ -45,7 +45,8 @@ STUCK: Final = later(
     "yet. I'll keep trying. {reason}"
 )
 LEDGER_DAMAGED: Final = later(
-    'The ledger is damaged. Stop me, restore the latest backup made by "thumbtune backup", and start me again. {faults}'
+    'The database is damaged. Stop me, restore the latest backup made by "thumbtune backup", and start me again. '
+    "{faults}"
 )
 
 FILES_GONE: Final = Reason("its files are missing")

@@ -109,4 +109,4 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
     )
     counts = replace(counts, newcomers=await ledger.votes.newcomers(settings.trust))
     if counts.waiting:
-        console.print(f"{counts.waiting}.")
+        console.print(counts.waiting)

@@ -37,7 +37,7 @@ def forget(
 
 @app.command()
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
-    """Delete picture files that the ledger does not list; the daily cleanup keeps them if there are many."""
+    """Delete picture files that the database does not list; the daily cleanup keeps them if there are many."""
     with_ledger(config, lambda ledger, _: inventory.sweep(ledger, yes, results))
 
 
@@ -47,7 +47,7 @@ def backup(
     config: ConfigOption = None,
     models: Annotated[bool, typer.Option("--models", help="Also copy the trained models.")] = False,
 ) -> None:
-    """Copy the ledger and the pictures, and verify the copies; the bot may be running.
+    """Copy the database and the pictures, and verify the copies; the bot may be running.
 
     The copy is laid out like `storage.dir`.
     """

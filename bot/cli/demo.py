@@ -8,6 +8,7 @@ folder to keep it in.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import tempfile
 from collections.abc import Sequence
@@ -82,6 +83,8 @@ async def run_demo(
         try:
             async with Application(demo_settings(load_settings(config), page, folder, engine, model)) as application:
                 emulator.show_learning(partial(learning, application.runs))
+                stopped = asyncio.create_task(until_stopped(application))
+                await asyncio.sleep(0)  # from here on, Ctrl-C stops the demo in order
                 console.print(
                     Panel(
                         welcome(page, application.address, folder, kept=keep is not None, model=model),
@@ -90,9 +93,10 @@ async def run_demo(
                     ),
                     soft_wrap=False,
                 )
-                await until_stopped(application)
+                await stopped
         finally:
             await emulator.stop()
+    console.print(f"Stopped; chats and models stay in {keep}." if keep else "Stopped; chats and models are deleted.")
     end_process_within(THREAD_SECONDS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
-from bot.cli.telegram_account import REFUSED, open_bot, read_account
+from bot.cli.telegram_account import REFUSED, UNREACHABLE_CURE, open_bot, read_account
 from bot.cli.terminal import notes
 from bot.config import DEFAULT_PATH, ConfigError, load_settings
 from bot.telegram.client import GUEST_MODE
@@ -58,13 +59,15 @@ def initialise(config: Path | None, console: Console) -> None:
         type=StrEnum("Engine", zip(_ENGINES, _ENGINES, strict=True)),
     )
     _write(path, tomlkit.dumps(document))
+    option = f" --config {shlex.quote(str(config))}" if config else ""
+    doctor, run = (escape(f"`thumbtune {name}{option}`") for name in ("doctor", "run"))
     console.print(f"{escape(str(path))} was written; only you can read it.")
     if account:
         console.print(_group_advice(account))
         console.print(_guest_advice(account), soft_wrap=True)
     else:
-        console.print("The token has not been checked: `thumbtune doctor` does so once Telegram can be reached.")
-    console.print("Next: `thumbtune doctor` checks the installation, and `thumbtune run` starts the bot.")
+        console.print(f"The token has not been checked: {doctor} does so once Telegram can be reached.")
+    console.print(f"Next: {doctor} checks the installation, and {run} starts the bot.")
 
 
 def _read(path: Path) -> tomlkit.TOMLDocument:
@@ -118,10 +121,7 @@ def _ask_for_token(api_base: str, default: str) -> tuple[str, User | None]:
             notes.print("Copy it again from @BotFather (/mybots, API Token).")
         except AiogramError as error:
             notes.print(f"{escape(api_base)} cannot be reached, so the token was not checked: {escape(str(error))}")
-            notes.print(
-                "Check this machine's connection and firewall. Where Telegram needs a proxy, set telegram.api_base to "
-                "a Bot API server of your own."
-            )
+            notes.print(f"What to do: {UNREACHABLE_CURE}.")
             if typer.confirm("Keep the token unchecked and go on?", default=True, err=True):
                 return token, None
         else:

@@ -168,10 +168,10 @@ async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> N
     with notes.status(f"copying into {out}"):
         made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
     named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
-    console.print(f"{out}: the ledger, {made.pictures} pictures{named}. Everything was verified.")
+    console.print(f"{out}: the database, {made.pictures} pictures{named}. Everything was verified.")
     if made.lost:
         raise StorageError(
-            f"{len(made.lost)} pictures that the ledger lists are missing, here and in the backup; the first is "
+            f"{len(made.lost)} pictures that the database lists are missing, here and in the backup; the first is "
             f"{made.lost[0]}: see `thumbtune doctor`."
         )
 
@@ -205,12 +205,12 @@ async def sweep(ledger: Ledger, yes: bool, console: Console) -> None:
     erasure = Erasure(ledger)
     strays, total = await erasure.strays()
     if not strays:
-        console.print("There is nothing to sweep: the ledger lists every picture file.")
+        console.print("There is nothing to sweep: the database lists every picture file.")
         return
     if not yes:
         notes.print(
-            f"{len(strays)} of {total} picture files are not in the ledger. If the ledger was lost, or comes from an "
-            "old backup, restore the latest backup instead."
+            f"{len(strays)} of {total} picture files are not in the database. If the database was lost, or comes from "
+            "an old backup, restore the latest backup instead."
         )
     confirm("Permanently delete those files?", yes=yes)
     console.print(f"Deleted: {await erasure.sweep(confirmed=True)} picture files.")

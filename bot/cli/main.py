@@ -1,7 +1,7 @@
 """The `thumbtune` command line.
 
 Results go to standard output, everything else to standard error. The exit code is 0 on success, 1 for a
-refusal or a failure, and 2 for an invalid command line. Commands reach a running bot through the ledger,
+refusal or a failure, and 2 for an invalid command line. Commands reach a running bot through the database,
 so they need no port and no password.
 """
 
@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.markup import escape
 
@@ -26,7 +27,7 @@ from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.session import ConfigOption, YesOption, with_bot
 from bot.cli.terminal import CommandRefused, notes, results
 from bot.config import ConfigError, Settings, load_settings
-from bot.log_lines import LogFormat
+from bot.log_lines import LogFormat, configure_logging
 from bot.shutdown import end_process
 from inference.hub.listing import Hub
 from inference.messages import InferenceError
@@ -92,6 +93,7 @@ def demo(
     ] = TINY,
 ) -> None:
     """Chat with the bot in a browser, without Telegram; the default tiny model needs no GPU."""
+    notes.print("Starting the demo …")
     import_aiogram()
     from bot.cli.demo import run_demo
 
@@ -102,6 +104,7 @@ def demo(
 @app.command()
 def init(config: ConfigOption = None) -> None:
     """Ask for the token, the admins, the model and the engine, check them, and write the settings file."""
+    notes.print("Starting …")
     import_aiogram()
     from bot.cli.init import initialise
 
@@ -117,6 +120,8 @@ def run(
 ) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
     settings = load_settings(config)  # first: a mistake in the file is reported at once
+    configure_logging(form=log_format, token=settings.telegram.token.get_secret_value())
+    structlog.get_logger().info("starting")
     import_aiogram()
     from bot.process import run_bot
 
@@ -133,6 +138,7 @@ def doctor(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list the checks that pass.")] = False,
 ) -> None:
     """Check the installation and settings and say how to fix problems; exit with status 1 if a check fails."""
+    notes.print("Checking the installation …")
     import_aiogram()
     from bot.cli.doctor.checks import examine
     from bot.cli.doctor.findings import report

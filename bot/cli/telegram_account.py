@@ -16,6 +16,13 @@ REFUSED: Final = (TelegramUnauthorizedError, TelegramNotFound)
 """The errors of `read_account` for a token that the server does not accept; after others, it may still be valid."""
 
 
+UNREACHABLE_CURE: Final = (
+    "check this machine's connection and firewall; where Telegram needs a proxy, set telegram.api_base to a Bot API "
+    "server of your own"
+)
+"""What to do if Telegram cannot be reached."""
+
+
 def open_bot(api_base: str, token: str) -> Bot:
     """Return a client of the Bot API at `api_base`; use it as an async context manager.
 

@@ -31,7 +31,7 @@ from storage.ledger import Ledger
 
 DISK_FULL: Final = later("My disk is full; ask again once my operator has made room.")
 GAVE_UP: Final = later(
-    "⚠ I gave up on update {update} after several attempts. It stays in the ledger. I won't report more of these "
+    "⚠ I gave up on update {update} after several attempts. It stays in the database. I won't report more of these "
     "for an hour. Reason: {reason}"
 )
 SORRY: Final = later(

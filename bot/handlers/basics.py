@@ -52,8 +52,8 @@ async def show_help(message: Message, request: Request) -> None:
             "I'll answer it again."
         ),
         say(
-            "👍 or 👎 under an answer tells me what you like; you can change your vote. When I'm retrained, I learn "
-            "from the answers people like."
+            "👍 or 👎 under an answer tells me what you like; you can change your vote. After 👎, ✍ lets you suggest a "
+            "better answer. When I'm retrained, I learn from the answers people like."
         ),
         say(
             "In groups I answer when you mention me (@{name}), reply to one of my messages or send a command. To "

@@ -6,7 +6,7 @@ other command of the bot is refused.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from aiogram import Bot, Router, filters
 from aiogram.types import Message
@@ -15,6 +15,9 @@ from bot.chat.question import picture_in
 from bot.handlers.menu import ADMINS, EVERYBODY
 from bot.handlers.request import Request
 from bot.updates.ordering import command_of
+
+_ERASURE: Final = frozenset({"delete", "delete_me", "deletemydata", "erase", "forget", "forget_me", "forgetme", "gdpr"})
+"""Commands that do not exist, in place of which people are told how to delete their data."""
 
 
 class Command(filters.Command):
@@ -62,7 +65,11 @@ async def unknown_command(message: Message, request: Request) -> None:
     """
     named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
     if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
-        await request.whisper(request.say("I don't know that command. /help shows what I can do."))
+        if command_of(message.text) in _ERASURE:
+            text = request.say("/delete_my_data deletes everything I store about you.")
+        else:
+            text = request.say("I don't know that command. /help shows what I can do.")
+        await request.whisper(text)
 
 
 async def _has_picture(message: Message, request: Request) -> bool:

@@ -120,7 +120,7 @@ async def _dry_run(request: Request) -> str:
             say("Of {rated} rated answers, these were left out: {reasons}.", rated=counts.rated, reasons=reasons)
         )
     if counts.waiting:
-        lines.append(f"{say(counts.waiting)}.")
+        lines.append(say(counts.waiting))
     if selection.futile:
         lines.append(f"⚠ {say(selection.futile)}")
     if counts.limit:

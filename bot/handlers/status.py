@@ -57,9 +57,8 @@ async def show(message: Message, command: CommandObject, request: Request) -> No
     try:
         overview = await services.monitoring.overview()
         lines = describe(overview, say)
-        if not any(RUN_TRANSITIONS[run.state] for run in overview.runs) and (
-            same := await services.runs.unchanged_since()
-        ):
+        running = any(RUN_TRANSITIONS[run.state] for run in overview.runs)
+        if overview.schedule and not running and (same := await services.runs.unchanged_since()):
             lines.append(say("Nothing new since run {run}, so no scheduled run will start.", run=same.id))
         text = "\n".join(lines)
     except REFUSALS as refusal:

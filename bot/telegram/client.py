@@ -29,7 +29,7 @@ from aiogram.exceptions import (
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
 from aiogram.utils.token import TokenValidationError
-from aiohttp import ClientConnectorError
+from aiohttp import ClientConnectorError, ClientTimeout, ConnectionTimeoutError
 from cachetools import TTLCache
 
 from bot.config import ConfigError
@@ -47,6 +47,7 @@ GUEST_MODE: Final = (
 """Where guest mode is turned on (https://core.telegram.org/bots/features#guest-bots)."""
 
 CALL_SECONDS: Final = 30.0
+CONNECT_SECONDS: Final = 5.0
 MAX_RETRY_SECONDS: Final = 60.0
 MAX_FLOOD_SECONDS: Final = 900.0
 REFUSED_SECONDS: Final = 3600.0
@@ -68,6 +69,9 @@ _GONE: Final = (
     *("chat_restricted", "chat_write_forbidden", "chat_send_plain_forbidden"),
 )
 
+_NOT_CONNECTED: Final = (ClientConnectorError, ConnectionTimeoutError)
+"""The causes of network errors after which it is certain that Telegram has not received the call."""
+
 log = structlog.get_logger()
 
 _PRIORITIES: Final = {Notice: Priority.NOTICE, ButtonEdit: Priority.BUTTONS, PartialEdit: Priority.PARTIAL}
@@ -79,7 +83,8 @@ def open_bot(settings: TelegramSettings, middleware: DeliveryMiddleware | None =
     Raises:
         ConfigError: The token is missing or malformed.
     """
-    session = AiohttpSession(api=TelegramAPIServer.from_base(settings.api_base), timeout=CALL_SECONDS)
+    timeout: Any = ClientTimeout(CALL_SECONDS, sock_connect=CONNECT_SECONDS)  # aiogram passes it on to aiohttp
+    session = AiohttpSession(api=TelegramAPIServer.from_base(settings.api_base), timeout=timeout)
     session.middleware(middleware or DeliveryMiddleware(settings))
     token = settings.token.get_secret_value()
     try:
@@ -97,6 +102,8 @@ class DeliveryMiddleware(BaseRequestMiddleware):
 
     def __init__(self, settings: TelegramSettings) -> None:
         self.limiter = RateLimiter(settings)
+        self._address = settings.api_base
+        self._reached = True
         self._public: TTLCache[int | str, None] = TTLCache(REMEMBERED, REFUSED_SECONDS)
         # Pydantic drops a generic model that is not referenced, and creating it again takes milliseconds.
         self._answers: set[type[Response[Any]]] = set()
@@ -181,7 +188,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
                 if chat is None:
                     await asyncio.sleep(error.retry_after)
             except (TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
-                if not repeatable and not isinstance(error.__cause__, ClientConnectorError):
+                if not repeatable and not isinstance(error.__cause__, _NOT_CONNECTED):
                     self.counts["doubtful"] += 1
                     raise Doubtful(f"{method.__api_method__}: {error_text(error)}") from error
                 retry_left -= backoff
@@ -197,7 +204,19 @@ class DeliveryMiddleware(BaseRequestMiddleware):
         if isinstance(method, ButtonEdit):
             method.reply_markup = await method.latest()
         self.counts["calls"] += 1
-        return await request(method)
+        try:
+            response = await request(method)
+        except TelegramNetworkError as error:
+            if self._reached and isinstance(error.__cause__, _NOT_CONNECTED):
+                self._reached = False
+                log.warning(
+                    "Telegram cannot be reached; the bot keeps trying", address=self._address, error=error_text(error)
+                )
+            raise
+        if not self._reached:
+            self._reached = True
+            log.info("Telegram can be reached again", address=self._address)
+        return response
 
     def _dropped(self) -> Response[Any]:
         self.counts["dropped"] += 1

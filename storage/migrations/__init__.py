@@ -56,6 +56,6 @@ def refuse_newer(database: Database, known: Migrations = migrations) -> None:
     strange = [each.name for each in known.applied(database) if each.name not in ours]
     if strange:
         raise StorageError(
-            f"This ledger was written by a newer version of thumbtune (it has the migration {strange[-1]}, unknown"
+            f"This database was written by a newer version of thumbtune (it has the migration {strange[-1]}, unknown"
             " here): start that version or a later one. Nothing has been changed."
         )

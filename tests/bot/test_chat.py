@@ -247,6 +247,8 @@ async def test_unknown_commands_and_files_are_refused(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         await ada.command("/dance")
         assert "/help" in (await ada.answer(rated=False, quiet=0.2))["text"]
+        await ada.command("/forget me")
+        assert "/delete_my_data" in (await ada.answer(rated=False, quiet=0.2))["text"]
         await ada.sends(document=b"%PDF-1.7", file_name="paper.pdf", media_type="application/pdf")
         assert "photo" in (await ada.answer(rated=False, quiet=0.2))["text"]
         assert not bot.engine.prompts

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ import pytest
 from bot.cli.demo import check_model, demo_settings, welcome
 from bot.config import ConfigError
 from inference.internvl2.tiny import CHECKPOINT
+from tests.support.bot_process import ROOT
 from tests.support.doctoring import settings_in
 
 
@@ -44,6 +50,29 @@ def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
     check_model(str(CHECKPOINT))
     with pytest.raises(ConfigError, match="thumbtune fetch"):
         check_model(str(tmp_path / "nowhere"))
+
+
+async def test_ctrl_c_says_what_it_has_deleted() -> None:
+    """When the demo has ended, its data is gone, and the last line says so."""
+    demo = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot.cli.main", "demo", "--port", "0"),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert demo.stdout is not None
+        said = (await demo.stdout.readuntil(b"Ctrl-C ends it")).decode()
+        log = re.search(r"\S+/bot\.log", said)
+        assert log is not None and Path(log[0]).exists()
+        demo.send_signal(signal.SIGINT)
+        rest = (await demo.stdout.read()).decode()
+        assert await demo.wait() == 0
+    finally:
+        if demo.returncode is None:
+            demo.kill()
+            await demo.wait()
+    assert rest.splitlines()[-1] == "Stopped; chats and models are deleted."
+    assert not Path(log[0]).parent.exists()
 
 
 def test_what_ctrl_c_does_is_said_before(tmp_path: Path) -> None:

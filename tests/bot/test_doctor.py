@@ -67,11 +67,11 @@ async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    """If nothing listens at `telegram.api_base`, the doctor says so and names the setting."""
+    """If nothing listens at `telegram.api_base`, the doctor names the connection and the setting, not the token."""
     url = f"http://127.0.0.1:{free_port()}"
     found = finding_of(examine(settings_in(tmp_path, telegram={"token": "1:x", "api_base": url})), "Telegram")
     assert not found.ok and found.detail.startswith(f"{url} does not answer")
-    assert "telegram.api_base" in found.cure
+    assert "telegram.api_base" in found.cure and "firewall" in found.cure and "telegram.token" not in found.cure
 
 
 def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
@@ -162,27 +162,27 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     """
     settings = settings_in(tmp_path)
     path = settings.storage.dir / FILE_NAME
-    assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
+    assert finding_of(examine(settings), "database").detail.startswith("none yet")
     assert not settings.storage.dir.exists()
     async with Ledger.open(settings.storage.dir) as ledger:
         await ledger.inbox.store([(1, "a", "{}")])
-        assert finding_of(await asyncio.to_thread(examine, settings), "ledger").ok
+        assert finding_of(await asyncio.to_thread(examine, settings), "database").ok
         await ledger.pictures.add(picture("ab" * 32))
         lost = finding_of(await asyncio.to_thread(examine, settings), "pictures")
         assert "is missing" in lost.detail and "backup" in lost.cure
     database = sqlite3.connect(path)
     with database:
         database.execute("INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (99, 0, 'none')")
-    database_faults = finding_of(examine(settings), "ledger")
+    database_faults = finding_of(examine(settings), "database")
     assert "exchange_pictures" in database_faults.detail and "thumbtune backup" in database_faults.cure
     with database:
         database.execute(
             "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('thumbtune', 'm999_later', '')"
         )
     database.close()
-    assert "newer version" in finding_of(examine(settings), "ledger").cure
+    assert "newer version" in finding_of(examine(settings), "database").cure
     path.write_bytes(b"no database at all, whatever its name says" * 100)
-    assert "backup" in finding_of(examine(settings), "ledger").cure
+    assert "backup" in finding_of(examine(settings), "database").cure
 
 
 @pytest.mark.parametrize("section", ["inference", "training"])

@@ -16,13 +16,15 @@ from tests.support.bot_process import ROOT, Ended
 from tests.support.chatting import until
 
 
-async def answered(folder: Path, api_base: str, *lines: str, emulator: Emulator | None = None) -> Ended:
+async def answered(
+    folder: Path, api_base: str, *lines: str, emulator: Emulator | None = None, options: tuple[str, ...] = ()
+) -> Ended:
     """Run `thumbtune init` in `folder` with `lines` as input; if given, user 7 writes to the emulator's bot meanwhile.
 
     The user writes once the bot's updates have been asked for.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bot.cli.main", "init"),
+        *(sys.executable, "-m", "bot.cli.main", "init", *options),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "THUMBTUNE_TELEGRAM__API_BASE": api_base, "COLUMNS": "500"},
         stdin=asyncio.subprocess.PIPE,
@@ -54,7 +56,8 @@ async def test_a_file_is_written_from_checked_answers(tmp_path: Path) -> None:
     assert "Ada (7) wrote to the bot" in ended.err
     assert "nowhere is not a complete checkpoint: there is no such directory" in ended.err
     assert "Guest mode is on in @BotFather." in ended.out
-    assert "In groups:" in ended.out and "thumbtune doctor" in ended.out
+    assert "In groups:" in ended.out and "Next: `thumbtune doctor` checks" in ended.out
+    assert ended.err.startswith("Starting …\n")
     file = tmp_path / "config.toml"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert tomllib.loads(file.read_text(encoding="utf-8")) == {
@@ -64,15 +67,20 @@ async def test_a_file_is_written_from_checked_answers(tmp_path: Path) -> None:
 
 
 async def test_a_token_can_be_kept_unchecked(tmp_path: Path) -> None:
-    """If Telegram cannot be reached, the token is not called wrong; it can be changed, or kept unchecked."""
+    """If Telegram cannot be reached, the token is not called wrong; it can be changed, or kept unchecked.
+
+    The commands named at the end have the option --config if `init` had it.
+    """
     url, token = f"http://127.0.0.1:{free_port()}", "4242:unchecked"
-    ended = await answered(tmp_path, url, "4243:other", "n", token, "y", "0", "tiny", "cpu")
+    options = ("--config", "my bot.toml")
+    ended = await answered(tmp_path, url, "4243:other", "n", token, "y", "0", "tiny", "cpu", options=options)
     assert ended.code == 0, ended.err
     assert "does not accept" not in ended.err
     assert ended.err.count(f"{url} cannot be reached, so the token was not checked") == 2
     assert "connection and firewall" in ended.err and "telegram.api_base" in ended.err
-    assert "The token has not been checked: `thumbtune doctor`" in ended.out
-    telegram = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))["telegram"]
+    assert "The token has not been checked: `thumbtune doctor --config 'my bot.toml'`" in ended.out
+    assert "`thumbtune run --config 'my bot.toml'` starts the bot" in ended.out
+    telegram = tomllib.loads((tmp_path / "my bot.toml").read_text(encoding="utf-8"))["telegram"]
     assert telegram == {"token": token, "admins": []}
 
 

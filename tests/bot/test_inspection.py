@@ -102,7 +102,7 @@ async def test_a_sound_start_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
                 await checked.wait()
             assert not [each for each in await root.messages() if "Problem" in words(each)]
         found = await findings(tmp_path)
-        assert found["ledger"].ok
+        assert found["database"].ok
         assert "live model" not in found
 
 
@@ -121,5 +121,5 @@ async def test_a_damaged_page_of_the_ledger_is_reported_at_the_start(
             file.write(b"\x00" * size)
         root = await whole.person(ADMIN, "Root", "en")
         async with whole.running():
-            told = await whole.says(root.id, lambda message: "The ledger is damaged" in words(message))
+            told = await whole.says(root.id, lambda message: "The database is damaged" in words(message))
             assert "thumbtune backup" in words(told)

@@ -95,7 +95,8 @@ async def test_the_error_that_ends_the_bot_is_an_object(tmp_path: Path) -> None:
     process.sabotage = BROKEN
     await process.start(healthy=False)
     assert await process.ended() == 1
-    (found,) = lines(process)
+    started, found = lines(process)
+    assert started["event"] == "starting"
     assert (found["level"], found["error"]) == ("critical", "no disk for bot<token>")
     assert "in broken" in found["exception"]
 

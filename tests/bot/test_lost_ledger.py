@@ -57,7 +57,7 @@ async def test_no_bot_starts_beside_an_empty_ledger(
         for file in whole.data.glob(f"{FILE_NAME}*"):
             file.unlink()
         await lose(whole.data)  # type: ignore[operator]
-        with pytest.raises(StorageError, match=r"the ledger was lost\. Restore the latest backup"):
+        with pytest.raises(StorageError, match=r"the database was lost\. Restore the latest backup"):
             async with whole.running():
                 raise AssertionError("it started")
         assert PictureStore(whole.data / "pictures").path(name).read_bytes() == b"a picture"
@@ -72,9 +72,9 @@ async def test_the_doctor_finds_trained_models_without_a_ledger(tmp_path: Path) 
     write_config(config, {"storage": {"dir": str(tmp_path / "data")}})
     (tmp_path / "data" / "models" / "run-1").mkdir(parents=True)
     (tmp_path / "data" / "models" / "run-1" / MANIFEST).touch()
-    (found,) = [each for each in await asyncio.to_thread(examine, load_settings(config)) if each.name == "ledger"]
+    (found,) = [each for each in await asyncio.to_thread(examine, load_settings(config)) if each.name == "database"]
     assert not found.ok
-    assert "the ledger was lost" in found.cure
+    assert "the database was lost" in found.cure
 
 
 async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
 
         code, said = await command(config, "sweep")
         assert (code, len(store.files())) == (1, 8)
-        assert "6 of 8 picture files are not in the ledger" in said
+        assert "6 of 8 picture files are not in the database" in said
         code, said = await command(config, "sweep", "--yes")
         assert (code, said.strip()) == (0, "Deleted: 6 picture files.")
         assert sorted(each.name for each in store.files()) == sorted(names[:2])

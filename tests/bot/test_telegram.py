@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from bot.telegram import streaming
-from tests.support.chatting import RunningBot, Stage, png, shows, until
+from bot.telegram.client import DeliveryMiddleware, open_bot
+from inference.serving.engine_launch import free_port
+from telegram_emulator import Emulator
+from tests.support.chatting import RunningBot, Stage, png, settings, shows, until
 from tests.support.ledgers import newest_update
 from tests.support.person import UP, button
 
@@ -20,6 +24,29 @@ async def why_dropped(bot: RunningBot) -> str:
     stored = await bot.ledger.inbox.get(newest_update(bot.ledger))
     assert (stored.state, stored.attempts, stored.payload) == ("done", 1, "")
     return stored.error
+
+
+async def test_that_telegram_cannot_be_reached_is_said_once() -> None:
+    """The first failed attempt to connect is a warning with the address, and so is the end of the outage.
+
+    The call goes on trying and succeeds.
+    """
+    emulator, port = Emulator(), free_port()
+    made = settings(f"http://127.0.0.1:{port}", emulator.token, {}).telegram
+    middleware = DeliveryMiddleware(made)
+    bot = open_bot(made, middleware)
+    try:
+        with capture_logs() as logs:
+            calls = [asyncio.create_task(bot.delete_webhook()) for _ in range(2)]
+            await until(lambda: middleware.counts["repeats"] > 1)
+            assert [(each["log_level"], each["address"]) for each in logs] == [("warning", made.api_base)]
+            assert "cannot be reached; the bot keeps trying" in logs[0]["event"]
+            await emulator.start(port=port)
+            assert await asyncio.gather(*calls) == [True, True]
+            assert [each["event"] for each in logs[1:]] == ["Telegram can be reached again"]
+    finally:
+        await bot.session.close()
+        await emulator.stop()
 
 
 async def test_a_user_who_blocks_the_bot_costs_one_call(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database, Migrations
 
+from storage.database import Database, Migrations
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Trust
 from storage.ledger import FILE_NAME, Ledger

@@ -155,13 +155,16 @@ async def test_votes_of_new_people_count_later(ledger: Ledger, rated: int) -> No
     (found,) = await ledger.votes.rated_exchanges(age)
     assert (found.ups, found.raters, found.corrected) == (1, (1,), False)
     assert await ledger.votes.preferences(age) == []
-    assert (await ledger.votes.newcomers(age), await ledger.votes.newcomers(Trust())) == (2, 0)
+    waiting = await ledger.votes.newcomers(age)
+    assert waiting is not None and (waiting.people, waiting.wait) == (2, 3600)
+    assert waiting.first == later + 3600
+    assert await ledger.votes.newcomers(Trust()) is None
     (found,) = await ledger.votes.rated_exchanges(Trust(admins=frozenset({3}), newcomer_seconds=3600))
     assert found.raters == (1, 3)
     ledger.votes._clock = lambda: later + 3700
     (found,) = await ledger.votes.rated_exchanges(age)
     assert found.corrected
-    assert await ledger.votes.newcomers(age) == 0
+    assert await ledger.votes.newcomers(age) is None
 
 
 async def test_the_approval_of_a_model_has_each_raters_latest_vote(ledger: Ledger, rated: int) -> None:

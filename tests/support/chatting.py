@@ -54,7 +54,7 @@ from inference.messages import Answer, Delta, Prompt, Usage
 from inference.serving.deployment_status import Counters, NodeStatus, Status
 from inference.serving.engine_stats import EngineStats
 from inference.serving.supervisor import State
-from storage.learning_records import Actor, Model, Run
+from storage.learning_records import Actor, Model, Newcomers, Run
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
 from storage.state_machines import ModelState
@@ -171,7 +171,7 @@ class Notebook:
 
     def _selection(self) -> Selection:
         left_out = {"disliked": 4, "unfinished": 1, "too_long": 2, "duplicates": 3, "over_share": 12}
-        counts = SelectionCounts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
+        counts = SelectionCounts(rated=72, selected=50, raters=6, newcomers=Newcomers(2, 0.0, 7200.0), **left_out)
         corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
         liked = Pair(rated(1), lesson(rated(1)), rater=1)
         blocks = (Block(20, (liked,) * self.judged),) if self.judged else ()

@@ -216,7 +216,7 @@ class InlineWriter(Writer):
     async def do_batched(self, together: Any, argument: Any) -> Any:
         """Do the work of `Writer.do_batched` on the event loop instead of in a thread."""
         if self._closed:
-            raise StorageError(f"The ledger at {self._path} is closed: open it again.")
+            raise StorageError(f"The database at {self._path} is closed: open it again.")
         if self._simulation.dead:
             raise asyncio.CancelledError
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from storage.chat_records import Chat, Person
-from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn
+from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn, Trust
 from storage.model_manifest import read_manifest, verify
 from storage.review_cards import CardFilter
 from storage.state_machines import ModelState, RunState
@@ -391,6 +391,13 @@ async def test_too_few_pairs_fail_the_run_and_the_plan(room: Room) -> None:
     assert run.state is RunState.FAILED
     assert run.reason.startswith("Not enough yet: 10 liked answers")
     await room.pipeline().planner.plan()
+
+
+async def test_a_plan_on_the_first_day_says_that_votes_wait(room: Room) -> None:
+    """If enough votes wait for `training.rater_age`, the plan fails with the time, and asks for no further votes."""
+    planner = replace(room.pipeline().planner, trust=Trust(newcomer_seconds=86400))
+    with pytest.raises(TrainingError, match=r"^Not enough yet: 0 liked answers, 10 needed\. New people .*: 1\. "):
+        await planner.plan()
 
 
 async def test_a_full_disk_fails_the_run_before_training(room: Room) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from storage.learning_records import RatedExchange
+from storage.learning_records import Newcomers, RatedExchange
 from tests.support.lessons import rated, settings
 from training.data.rater_limits import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.selection import Selection, select_pairs
@@ -126,18 +127,30 @@ def test_thumbs_down_where_no_one_else_likes_the_answer_are_not_limited() -> Non
 
 
 def test_too_few_people_are_an_error_with_the_next_step() -> None:
-    """If too few raters liked any of the answers, the error names the number needed and the setting to change.
-
-    The error also states how many users' votes do not count yet.
-    """
+    """If too few raters liked any of the answers, the error names the number needed and the setting to change."""
     rows = [voted(number, [1]) for number in range(8)]
     assert chosen(select(rows))
     with pytest.raises(
         TrainingError, match=r"^Too few people: .* from 1, 2 needed.*min_raters = 1 for a bot of your own\.$"
     ):
         select(rows, min_raters=2)
-    with pytest.raises(
-        TrainingError,
-        match=r"Votes from new people don't count until training.rater_age has passed; people waiting: 3$",
-    ):
-        select_pairs(rows, {}, settings(min_raters=2), newcomers=3)
+
+
+def test_what_waits_to_be_counted_need_not_be_collected() -> None:
+    """An error about too few votes says when new users' votes count, and asks only for what will still be missing."""
+    new = Newcomers(3, datetime(2026, 12, 1, 3, 0, 7, tzinfo=UTC).timestamp(), 86400)
+    first = (
+        r"New people whose votes don't count yet: 3\. The first count from 2026-12-01 03:01 UTC "
+        r"\(training\.rater_age = 24 hours; 0 counts them at once\)\.$"
+    )
+    rows = [voted(number, [1]) for number in range(8)]
+    all_rows = [voted(number, [1, 2]) for number in range(20)]
+
+    def refused(match: str, later: Sequence[RatedExchange], **wanted: int) -> None:
+        with pytest.raises(TrainingError, match=match + first):
+            select_pairs(rows, {}, settings(**wanted), newcomers=new, rated_later=later)
+
+    refused(r"^Not enough yet: 8 liked answers, 20 needed\. ", all_rows, min_rated=20)
+    refused(r"^Not enough yet: 8 liked answers, 24 needed\. Collect 4 more 👍\. ", all_rows, min_rated=24)
+    refused(r"^Too few people: the liked answers have 👍 from 1, 2 needed\. ", all_rows, min_raters=2)
+    refused(r"^Too few people: .* 2 needed\. Let others vote too, or .* of your own\. ", rows, min_raters=2)

@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from storage.learning_records import RatedExchange
+from storage.learning_records import Newcomers, RatedExchange
 from storage.translatable_reason import Reason
 from training.data.judging_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
 from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
 from training.data.rater_limits import allowance, beyond_allowance, limit_thumbs_down, owners
-from training.data.selection_counts import SelectionCounts, check_enough
+from training.data.selection_counts import SelectionCounts, enough, too_little
 from training.evidence.taste_tests import likes_everything
+from training.job import TrainingError
 from training.settings import TrainingSettings
 from training.xtuner.recipes import Objective
 
@@ -191,7 +192,8 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     live: Live = NO_MODEL,
     objective: Objective = "sft",
     max_length: int | None = None,
-    newcomers: int = 0,
+    newcomers: Newcomers | None = None,
+    rated_later: Sequence[RatedExchange] = (),
     only: Collection[int] | None = None,
 ) -> Selection:
     """Select the pairs that a run trains on, and the answers that judge its model.
@@ -203,7 +205,8 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
         live: The live model.
         objective: The training objective; with "kto", disliked answers are learned from too.
         max_length: The maximum number of tokens that a pair may have; None for no limit.
-        newcomers: The number of users whose votes do not count yet and are not in `rated`.
+        newcomers: The users whose votes do not count yet and are not in `rated`, if any.
+        rated_later: The rated exchanges with the votes of newcomers, if there are any.
         only: The IDs of the exchanges that the run may learn from; None for no limit. The others still judge.
 
     Raises:
@@ -213,7 +216,10 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     others = [each for each in rated if only is not None and each.exchange.id not in only]
     liked, counts = choose_pairs(chosen, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
-    check_enough(counts, settings)
+    if not enough(counts, settings):
+        allowed = [each for each in rated_later if only is None or each.exchange.id in only]
+        later = choose_pairs(allowed, phashes, settings, max_length)[1] if newcomers else counts
+        raise TrainingError(too_little(counts, later, settings))
     near = NearDuplicates(phashes, settings.near_duplicate)
     # Computed from likes, because an account that casts most of the dislikes would otherwise set its own limit.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)

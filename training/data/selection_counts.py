@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
-from storage.translatable_reason import Reason, join, listed
-from training.job import TrainingError
+from storage.learning_records import Newcomers
+from storage.translatable_reason import Reason, join, listed, sentences
 from training.settings import TrainingSettings
 
 
@@ -24,7 +26,7 @@ class SelectionCounts:
         raters: Users who liked the selected exchanges; in a `Selection`, users who liked the pairs to train
             on.
         cut: Unfinished exchanges whose answer reached `chat.max_new_tokens`.
-        newcomers: Users whose votes do not count yet because of `training.rater_age`.
+        newcomers: The users whose votes do not count yet because of `training.rater_age`, if any.
     """
 
     rated: int = 0
@@ -36,7 +38,7 @@ class SelectionCounts:
     selected: int = 0
     raters: int = 0
     cut: int = 0
-    newcomers: int = 0
+    newcomers: Newcomers | None = None
 
     def __str__(self) -> str:
         shown = {name: value for name, value in asdict(self).items() if name not in ("cut", "newcomers")}
@@ -49,12 +51,15 @@ class SelectionCounts:
 
     @property
     def waiting(self) -> Reason | None:
-        """The reason why new users' votes do not count yet, or None if there are no new users."""
+        """A sentence about new users' votes and when they count, or None if there are no new users."""
         if not self.newcomers:
             return None
         return Reason(
-            "Votes from new people don't count until training.rater_age has passed; people waiting: {people}",
-            people=self.newcomers,
+            "New people whose votes don't count yet: {people}. The first count from {time} UTC (training.rater_age = "
+            "{hours} hours; 0 counts them at once).",
+            people=self.newcomers.people,
+            time=f"{datetime.fromtimestamp(math.ceil(self.newcomers.first / 60) * 60, UTC):%Y-%m-%d %H:%M}",
+            hours=f"{self.newcomers.wait / 3600:g}",
         )
 
     @property
@@ -85,27 +90,32 @@ def beyond_share(number: int) -> Reason:
     return Reason("{number} over the limit per person", number=number)
 
 
-def check_enough(counts: SelectionCounts, settings: TrainingSettings) -> None:
-    """Raise `TrainingError` if there are too few liked answers or too few users who liked them."""
+def enough(counts: SelectionCounts, settings: TrainingSettings) -> bool:
+    """Return whether there are enough liked answers, and enough users who liked them."""
+    return counts.selected >= settings.min_rated and counts.raters >= settings.min_raters
+
+
+def too_little(counts: SelectionCounts, later: SelectionCounts, settings: TrainingSettings) -> Reason:
+    """Return why there are too few liked answers, or too few users who liked them, and what to do.
+
+    `later` has the counts once the newcomers' votes count, so that only what will still be missing is asked for.
+    """
     chosen, min_rated = counts.selected, settings.min_rated
+    waiting = [counts.waiting] if counts.waiting else []
     if chosen < min_rated:
-        numbers = {"chosen": chosen, "wanted": min_rated, "missing": min_rated - chosen}
         if chosen == 1:
-            few = Reason(
-                "Not enough yet: {chosen} liked answer, {wanted} needed. Collect {missing} more 👍.", **numbers
-            )
+            few = Reason("Not enough yet: {chosen} liked answer, {wanted} needed.", chosen=chosen, wanted=min_rated)
         else:
-            few = Reason(
-                "Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍.", **numbers
-            )
-        if counts.left_out:
-            few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
-        raise TrainingError(join([each for each in (counts.limit, few, counts.waiting) if each]))
-    if counts.raters < settings.min_raters:
-        alone = Reason(
-            "Too few people: the liked answers have 👍 from {raters}, {wanted} needed. Let others vote too, or set "
-            "training.min_raters = 1 for a bot of your own.",
-            raters=counts.raters,
-            wanted=settings.min_raters,
-        )
-        raise TrainingError(join([each for each in (alone, counts.waiting) if each]))
+            few = Reason("Not enough yet: {chosen} liked answers, {wanted} needed.", chosen=chosen, wanted=min_rated)
+        missing = min_rated - later.selected
+        more = [Reason("Collect {missing} more 👍.", missing=missing)] if missing > 0 else []
+        left_out = [Reason("Left out: {reasons}.", reasons=listed(counts.left_out))] if counts.left_out else []
+        refusal = sentences([few, *more, *left_out, *waiting])
+        return join([counts.limit, refusal]) if counts.limit else refusal
+    alone = Reason(
+        "Too few people: the liked answers have 👍 from {raters}, {wanted} needed.",
+        raters=counts.raters,
+        wanted=settings.min_raters,
+    )
+    own = Reason("Let others vote too, or set training.min_raters = 1 for a bot of your own.")
+    return sentences([alone, *([own] if later.raters < settings.min_raters else []), *waiting])

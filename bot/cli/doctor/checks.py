@@ -177,19 +177,19 @@ def _ledger(settings: Settings, directory: Path) -> Iterator[Finding]:
     try:
         refuse_lost_ledger(path)
     except StorageError as error:
-        yield Finding("ledger", False, str(path), str(error))
+        yield Finding("database", False, str(path), str(error))
         return
     if not path.exists():
-        yield Finding("ledger", True, "none yet: the bot creates it")
+        yield Finding("database", True, "none yet: the bot creates it")
         return
     restore = "stop the bot and put the latest backup (thumbtune backup) in its place"
     try:
         faults = ledger_faults(path)
         lost = picture_faults(path, PictureStore(directory / "pictures")) if not faults else []
     except StorageError as error:
-        yield Finding("ledger", False, str(path), str(error))
+        yield Finding("database", False, str(path), str(error))
         return
-    yield Finding("ledger", not faults, "; ".join(faults) or f"{path} is intact", restore if faults else "")
+    yield Finding("database", not faults, "; ".join(faults) or f"{path} is intact", restore if faults else "")
     if not faults and (fault := live_model_fault(path)):
         cure = "restore its folder from a backup (--models), or thumbtune promote another model"
         yield Finding("live model", False, fault, cure)
@@ -236,16 +236,17 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         return
     from aiogram.exceptions import AiogramError, TelegramAPIError, TelegramNetworkError  # they take seconds to import
 
-    from bot.cli.telegram_account import read_account
+    from bot.cli.telegram_account import UNREACHABLE_CURE, read_account
 
     api_base = settings.telegram.api_base
     try:
         bot = asyncio.run(read_account(api_base, settings.telegram.token.get_secret_value()))
     except AiogramError as error:
         problem = error.message if isinstance(error, TelegramAPIError) else str(error)
+        cure = "check telegram.token and telegram.api_base"
         if isinstance(error, TelegramNetworkError):
-            problem = f"{api_base} does not answer ({problem})"
-        yield Finding("Telegram", False, problem, "check telegram.token and telegram.api_base")
+            problem, cure = f"{api_base} does not answer ({problem})", UNREACHABLE_CURE
+        yield Finding("Telegram", False, problem, cure)
         return
     yield Finding("Telegram", True, f"@{bot.username}")
     if settings.chat.guests and not bot.supports_guest_queries:
