@@ -93,7 +93,7 @@ def progress_details(run: Run, say: Say) -> list[str]:
     # The workers report a loss from the first training step on.
     sentence = CHECKED if run.state is RunState.TRAINING and run.loss is None else DONE_OF[run.state]
     details = [say(sentence, done=min(run.step, run.steps), total=run.steps)]
-    if run.seconds_left is not None:
+    if run.seconds_left is not None and round(run.seconds_left) > 0:
         details.append(say("Time left in this stage: {time}", time=clock(run.seconds_left)))
     return details
 

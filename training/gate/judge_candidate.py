@@ -65,7 +65,8 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     from training.gate.prompt_parity import disagreement
 
     shown = run_summary_sheet.choose_rows([each for each in judging if each.liked])
-    models, steps = AnsweringModels(job), StageProgress(say, "evaluating", 2 * len(shown), job.tested)
+    models, steps = AnsweringModels(job), StageProgress(say, "evaluating", 0, job.tested)
+    steps.more(2 * len(shown))
     respondents = Respondents(job, models, steps)
     live, candidate = respondents.of(Path(job.live)), respondents.of(Path(job.candidate))
     base = respondents.of(Path(job.base)) if job.base else live
