@@ -33,11 +33,11 @@ from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from storage.review_cards import CardFilter
-from storage.states import RUN_TRANSITIONS
+from storage.states import RUN_TRANSITIONS, ModelState
 from training.gate.report import Report
 from training.job import Progress
 from training.launcher import LastProgress
-from training.run_folder import LOSSES, SCALARS, SHEET, kept_file
+from training.run_folder import BLOCKS, LOSSES, SCALARS, SHEET, kept_file
 from training.xtuner.scalars import losses
 
 _RUN: Final = "/runs/{run:[0-9]{1,18}}"
@@ -90,6 +90,11 @@ class RunPages:
             **await self._progress(run, say),
             "notice": notice,
             "model": model,
+            "waiting": self.runs.trials.settings.now.training.approve
+            and model is not None
+            and model.kept
+            and model.state is ModelState.CANDIDATE
+            and self.runs.trials.status().swapping_to != model.id,
             "findings": numbers(model.report, say) if model and model.report else [],
             "memory": report.effort.peak_memory if report else 0,
             "disk": await asyncio.to_thread(bytes_on_disk, folders),
@@ -150,6 +155,7 @@ class RunPages:
             "held": held_back(await self.ledger.models.all()),
             "active": bool(RUN_TRANSITIONS[run.state]),
             "over": not RUN_TRANSITIONS[run.state] and await self.ledger.runs.is_settled(run.id),
+            "blocks": bool(run.directory) and (Path(run.directory) / BLOCKS).is_dir(),
             "cancelling": await self.ledger.runs.cancel_requested(run.id),
             "silence": silence(last) if last and last.silent and last.run == str(run.id) else None,
             "loss": await asyncio.to_thread(_loss, run, say),
