@@ -34,9 +34,12 @@ ANSWERS: Final = later("{done} of {total} answers")
 DONE_OF: Final = {
     RunState.TRAINING: later("{done} of {total} training steps"),
     RunState.MERGING: later("{done} of {total} weights merged"),
-    RunState.EVALUATING: ANSWERS,
+    RunState.EVALUATING: later("{done} of at least {total} answers"),
 }
-"""What the steps of each stage are. The evaluation counts the answers that models give or score."""
+"""What the steps of each stage are.
+
+The evaluation counts the answers that models give or score. It asks further questions if the first ones decide nothing.
+"""
 
 MODEL_STATES: Final = {
     ModelState.CANDIDATE: later("candidate"),
