@@ -122,7 +122,7 @@ export function render(message, { me, waiting = "", reaction = "", group = false
     bubble.style.setProperty("--ratio", largest.width / largest.height);
   }
   (bubble.querySelector(":scope > .text") ?? bubble).append(meta);
-  const rateable = !mine && /👍/u.test(JSON.stringify(message.reply_markup ?? ""));
+  const rateable = !mine && message.reply_markup?.inline_keyboard?.flat().some((button) => button.text.includes("👍"));
   const act = (label, sign, doing) => h("button", { type: "button", "aria-label": label, title: label, onclick: doing }, sign);
   bubble.append(h("div", { class: "acts" },
     act(t("Reply"), "↩", () => on.reply(message)),
