@@ -115,6 +115,8 @@ def test_the_score_in_words() -> None:
         "That may still be chance.",
         "1 comparison is left.",
     ]
+    chinese = Translator.load().to("zh")
+    assert "57 %（25–84 %）" in chinese.joined(*score_text("a", "b", Score(3, 4, 0, 1), chinese))
 
 
 async def test_real_models_answer(tmp_path: Path) -> None:
