@@ -38,7 +38,7 @@ import torch
 
 from benchmarks.peers.load import picture
 from benchmarks.photos import SIZES, photo
-from inference.engines.lmdeploy.card_tiles import as_tensor, cut
+from inference.engines.lmdeploy.gpu_tiling import as_tensor, cut
 from inference.engines.lmdeploy.tile_cache import prepare
 from inference.images.opening import open_picture
 from inference.internvl2.tile_grid import Tiling

@@ -49,6 +49,10 @@ class Say:
         reason = sentence if isinstance(sentence, Reason) else Reason(sentence, **values)
         return reason.translated(self.catalogue.gettext)
 
+    def joined(self, *sentences: str) -> str:
+        """Return translated sentences one after the other; in Chinese, no space separates them."""
+        return ("" if self.language == "zh" else " ").join(filter(None, sentences))
+
     def count(self, one: str, many: str, number: int, /, **values: object) -> str:
         """Return the translated singular (`one`) or plural (`many`) for `number`, with `{number}` filled in."""
         return self.catalogue.ngettext(one, many, number).format(number=number, **values)

@@ -57,19 +57,25 @@ _LIKED = (
     f" {_CORRECTION} IS NOT NULL OR (finish = 'stop' AND trim(answer) <> '' AND {_NET} > :threshold) END"
 )
 _BEFORE = "session = :session AND id < :id AND coalesce(replaces, id) < :position"
+_SUBJECT = (
+    f"(SELECT max(id) FROM exchanges WHERE (id = :id OR {_BEFORE})"
+    " AND EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = exchanges.id))"
+)
+"""The newest exchange whose question has pictures, up to an exchange."""
+
+_PICTURES = (
+    "SELECT pictures.* FROM exchange_pictures JOIN pictures USING (sha256)"
+    f" WHERE state = :state AND exchange = {_SUBJECT} ORDER BY position"
+)
 _STOOD = (
     f"{SELECT_EXCHANGES} WHERE id IN (SELECT max(id) FROM exchanges WHERE {_BEFORE}"
+    f" AND coalesce(replaces, id) >= (SELECT coalesce(replaces, id) FROM exchanges WHERE id = {_SUBJECT})"
     " GROUP BY coalesce(replaces, id)) ORDER BY coalesce(replaces, id) DESC LIMIT :limit"
 )
-"""The exchanges before an exchange, as they were when its question was answered, newest first."""
+"""The earlier exchanges about the same pictures, as they were when an exchange's question was answered, newest first.
 
-_SUBJECT = (
-    "SELECT pictures.* FROM exchange_pictures JOIN pictures USING (sha256) WHERE state = :state AND exchange ="
-    " (SELECT max(id) FROM exchanges WHERE"
-    f" (id = :id OR {_BEFORE}) AND EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = exchanges.id))"
-    " ORDER BY position"
-)
-"""The pictures of the newest question with pictures, up to an exchange."""
+By default (`chat.history_pictures = 1`), these are the turns before it that the model saw.
+"""
 
 _HISTORY = 10
 """How many of the preceding exchanges a card shows."""
@@ -132,7 +138,8 @@ class Card:
 
     Attributes:
         asker: The name of the person who asked.
-        history: The last exchanges before the question, oldest first, as they were when it was answered.
+        history: The last exchanges about the same pictures before the question, oldest first, as they were when it
+            was answered.
         pictures: The pictures that the answer is about, without those that may not be shown.
         correction: The newest confirmed correction; empty if there is none.
         reviews: All reviews, oldest first; on the page of a run, those that the run took into account.
@@ -219,7 +226,7 @@ class ReviewCards(Queries):
 def _card(database: Database, exchange: Exchange, run: int) -> Card:
     here = {"session": exchange.session, "id": exchange.id, "position": exchange.position}
     stood = every(database, _STOOD, {**here, "limit": _HISTORY})
-    pictures = every(database, _SUBJECT, {**here, "state": PictureState.CLEAN})
+    pictures = every(database, _PICTURES, {**here, "state": PictureState.CLEAN})
     votes = every(
         database,
         "SELECT rater, coalesce(name, '') AS name, value, reason FROM ratings LEFT JOIN users ON users.id = rater"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 from storage.base import Queries, every
 from storage.chat_records import Exchange
@@ -10,23 +11,25 @@ from storage.database import Database
 from storage.exchanges import exchange_with
 from storage.learning_records import Model
 
+_EXAMPLES = 5
+
 _WAITING = """
-SELECT ratings.rater AS person, max(exchanges.id) AS exchange
+SELECT ratings.rater AS person, exchanges.id AS exchange
   FROM run_selections JOIN exchanges ON exchanges.id = run_selections.exchange
        JOIN ratings ON ratings.exchange = exchanges.id AND ratings.value > 0 AND ratings.rater = exchanges.asker
        JOIN users ON users.id = ratings.rater AND users.wants_notes AND NOT users.opted_out
  WHERE run_selections.run = ? AND run_selections.split = 'train' AND exchanges.chat = ratings.rater
    AND ratings.rater NOT IN (SELECT person FROM teacher_notes WHERE model = ?)
- GROUP BY ratings.rater ORDER BY ratings.rater
+ ORDER BY ratings.rater, exchanges.id DESC
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A user whose votes helped train a model, with the newest answer they liked in their private chat."""
+    """A user whose votes helped train a model, with the newest answers they liked in their private chat."""
 
     person: int
-    exchange: Exchange
+    exchanges: tuple[Exchange, ...]
 
 
 class Teachers(Queries):
@@ -37,7 +40,11 @@ class Teachers(Queries):
 
         def work(database: Database) -> list[Teacher]:
             rows = every(database, _WAITING, [model.run, model.id])
-            return [Teacher(row["person"], exchange_with(database, row["exchange"])) for row in rows]
+            liked = groupby(rows, key=lambda row: int(row["person"]))
+            return [
+                Teacher(person, tuple(exchange_with(database, row["exchange"]) for row in islice(answers, _EXAMPLES)))
+                for person, answers in liked
+            ]
 
         return await self._read(work)
 

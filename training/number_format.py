@@ -29,6 +29,7 @@ def points(bound: float) -> str:
     return f"{ceil(10 * bound - 1e-9) / 10:.1f}"
 
 
-def interval(centre: float, low: float, high: float) -> str:
-    """Return a fraction between 0 and 1 and its interval, as percentages."""
-    return f"{100 * centre:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"
+def interval(centre: float, low: float, high: float, language: str = "en") -> str:
+    """Return a fraction between 0 and 1 and its interval, as percentages, with the parentheses of a language."""
+    share, limits = f"{100 * centre:.0f} %", f"{100 * low:.0f}–{100 * high:.0f} %"
+    return f"{share}（{limits}）" if language == "zh" else f"{share} ({limits})"

@@ -30,7 +30,8 @@ AnyJob = TypeVar("AnyJob", bound=WorkerJob)
 class StageProgress:
     """Reports the progress of a stage with `steps` steps, and estimates the remaining time.
 
-    `before` is the number of further steps of the stage that another worker has done.
+    `before` is the number of further steps of the stage that another worker has done. If `steps` is 0, they are not
+    known yet: the first report follows the first step, after `more` has added them all.
 
     Attributes:
         done: The number of steps done, including those before.
@@ -42,7 +43,8 @@ class StageProgress:
         self._steps = before + steps
         self._before = self.done = before
         self._started = time.monotonic()
-        say(Progress(stage, before, self._steps))
+        if steps:
+            say(Progress(stage, before, self._steps))
 
     def more(self, steps: int) -> None:
         """Add steps to the stage's total."""

@@ -83,7 +83,7 @@ def standing_text(found: Standing, say: Say) -> str:
         "{model} is a canary: it answers in {share} % of the conversations.", model=found.trial.model, share=share
     )
     if not found.votes:
-        return f"{about} {say(finding)}"
+        return say.joined(about, say(finding))
     evidences = say(
         "Evidence ({enough} needed to decide): {harm} for worse, {no_worse} for no worse.",
         enough=f"{ENOUGH:.0f}",
@@ -91,4 +91,4 @@ def standing_text(found: Standing, say: Say) -> str:
         no_worse=f"{min(evidence.no_worse, 999):.1f}",
     )
     duels = [say("It won {won} of {duels} comparisons.", won=found.won, duels=found.duels)] if found.duels else []
-    return " ".join([about, say(with_votes(found, finding)), *duels, evidences])
+    return say.joined(about, say(with_votes(found, finding)), *duels, evidences)

@@ -18,7 +18,7 @@ NAMES: Final = {
     "sessions": later("conversations"),
     "exchanges": later("answers"),
     "pictures": later("pictures"),
-    "votes": later("votes cast, including those changed later"),
+    "votes": later("votes cast, counting each change and each reason given"),
     "ups": later("liked"),
     "downs": later("disliked"),
     "runs": later("runs"),

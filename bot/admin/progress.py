@@ -34,9 +34,12 @@ ANSWERS: Final = later("{done} of {total} answers")
 DONE_OF: Final = {
     RunState.TRAINING: later("{done} of {total} training steps"),
     RunState.MERGING: later("{done} of {total} weights merged"),
-    RunState.EVALUATING: ANSWERS,
+    RunState.EVALUATING: later("{done} of at least {total} answers"),
 }
-"""What the steps of each stage are. The evaluation counts the answers that models give or score."""
+"""What the steps of each stage are.
+
+The evaluation counts the answers that models give or score. It asks further questions if the first ones decide nothing.
+"""
 
 MODEL_STATES: Final = {
     ModelState.CANDIDATE: later("candidate"),
@@ -93,7 +96,7 @@ def progress_details(run: Run, say: Say) -> list[str]:
     # The workers report a loss from the first training step on.
     sentence = CHECKED if run.state is RunState.TRAINING and run.loss is None else DONE_OF[run.state]
     details = [say(sentence, done=min(run.step, run.steps), total=run.steps)]
-    if run.seconds_left is not None:
+    if run.seconds_left is not None and round(run.seconds_left) > 0:
         details.append(say("Time left in this stage: {time}", time=clock(run.seconds_left)))
     return details
 

@@ -57,7 +57,7 @@ def numbers(report: str, say: Say) -> list[str]:
                     "Judged on {answers} rated answers: the model agrees with the votes in {agreement} of the "
                     "comparisons.",
                     answers=it.taste.answers,
-                    agreement=interval(it.taste.agreement, it.taste.low, it.taste.high),
+                    agreement=interval(it.taste.agreement, it.taste.low, it.taste.high, say.language),
                 )
             ]
             if it.taste.answers

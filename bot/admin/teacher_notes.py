@@ -13,6 +13,7 @@ from bot.chat.conversation import Conversation
 from bot.chat.errors import EmptyAnswer, NoPictureYet
 from bot.i18n import Translator, later
 from inference.messages import InferenceError
+from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
 from storage.learning_records import Model
 from storage.ledger import Ledger
@@ -50,14 +51,21 @@ class TeacherNotes:
             await self._send(live, each)
         self._seen = live.id
 
+    async def _example(self, teacher: Teacher) -> tuple[Exchange, str]:
+        """Return the newest liked exchange whose answer has changed, or else the oldest one, and the new answer."""
+        for exchange in teacher.exchanges:
+            now = await self._conversation.answer_now(exchange)
+            if now != exchange.answer:
+                break
+        return exchange, now
+
     async def _send(self, live: Model, teacher: Teacher) -> None:
-        exchange = teacher.exchange
         person = await self._ledger.people.get(teacher.person)
         if person is None:
             return
         say = self._translator.for_person(person)
         try:
-            now = await self._conversation.answer_now(exchange)
+            exchange, now = await self._example(teacher)
             text = say(NOTE, question=exchange.question, before=exchange.answer, now=now)
             await self._bot.send_message(teacher.person, text)
         except (InferenceError, EmptyAnswer, NoPictureYet, UnknownRecord, TelegramAPIError) as error:

@@ -22,17 +22,19 @@ async def learning(runs: RunManager) -> dict[str, Any]:
     """Return the state of the newest run and of the votes that a further one would learn from.
 
     Returns:
-        The keys are `run` ("running", "waiting" for approval, "live", "kept" if the old model stays, "failed",
-        "cancelled", or empty), `ended` (the time of the last change of the run), `votes` ("ready", "alike" if
-        nearly all answers are liked, or empty if a run would have no result or nothing new to learn from) and
-        `back` (whether /rollback would find an earlier model).
+        The keys are `run` ("running", "waiting" for approval, "starting" while the new model's engine starts,
+        "live", "kept" if the old model stays, "failed", "cancelled", or empty), `ended` (the time of the last
+        change of the run or, if it is later, of the live model), `votes` ("ready", "alike" if nearly all answers are
+        liked, or empty if a run would have no result or nothing new to learn from) and `back` (whether /rollback
+        would find an earlier model).
     """
-    newest = await runs.ledger.runs.latest(1)
+    newest, switched = await runs.ledger.runs.latest(1), await runs.ledger.promotions.newest()
     state = await _state(newest[0], runs) if newest else ""
+    changes = [*(run.updated for run in newest), *([switched.done or 0.0] if switched else [])]
     return {
         "run": state,
-        "ended": newest[0].updated if newest else 0.0,
-        "votes": "" if state in ("running", "waiting") else await _votes(runs),
+        "ended": max(changes, default=0.0) if newest else 0.0,
+        "votes": "" if state in ("running", "waiting", "starting") else await _votes(runs),
         "back": await runs.ledger.models.previous() is not None,
     }
 
@@ -43,6 +45,8 @@ async def _state(run: Run, runs: RunManager) -> str:
     if run.state is not RunState.DONE or run.model is None:
         return str(run.state.value)
     model = await runs.ledger.models.get(run.model)
+    if runs.trials.status().swapping_to == model.id:
+        return "starting"
     if model.state is ModelState.CANDIDATE and model.kept:
         if runs.trials.settings.now.training.approve:
             return "waiting"

@@ -55,17 +55,16 @@ async def show_help(message: Message, request: Request) -> None:
             "👍 or 👎 under an answer tells me what you like; you can change your vote. After 👎, ✍ lets you suggest a "
             "better answer. When I'm retrained, I learn from the answers people like."
         ),
-        say(
-            "In groups I answer when you mention me (@{name}), reply to one of my messages or send a command. To "
-            "ask about someone else's picture, reply to it and mention me. Telegram's privacy mode hides all other "
-            "messages from me, unless I'm a group administrator; then I ignore them.",
-            name=username,
-        )
-        + " "
-        + (
+        say.joined(
+            say(
+                "In groups I answer when you mention me (@{name}), reply to one of my messages or send a command. To "
+                "ask about someone else's picture, reply to it and mention me. Telegram's privacy mode hides all other "
+                "messages from me, unless I'm a group administrator; then I ignore them.",
+                name=username,
+            ),
             say("Everyone has their own conversation.")
             if services.settings.chat.group_sessions == "person"
-            else say("All members share one conversation.")
+            else say("All members share one conversation."),
         ),
         command_list(EVERYBODY, say),
     ]

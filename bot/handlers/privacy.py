@@ -161,14 +161,15 @@ def _explanation(request: Request) -> str:
         "operator keeps this data. For a group, I store its name, but no messages that aren't addressed to me."
     )
     if retention_days:
-        text += "\n\n" + say.count(
+        kept = say.count(
             "After {number} day, I delete anything that nobody has rated.",
             "After {number} days, I delete anything that nobody has rated.",
             retention_days,
         )
     else:
-        text += "\n\n" + say("I keep it until you delete it.")
-    return text + " " + say("/delete_my_data deletes everything I store about you, at any time.")
+        kept = say("I keep it until you delete it.")
+    kept = say.joined(kept, say("/delete_my_data deletes everything I store about you, at any time."))
+    return f"{text}\n\n{kept}"
 
 
 def _elsewhere(say: Say) -> str:

@@ -116,7 +116,7 @@ def loss_chart(losses: Sequence[tuple[int, float]], summary: str, say: Say) -> C
     finite = [loss for _, loss in losses if math.isfinite(loss)]
     highest = max(finite, default=0.0) or 1.0
     return Chart(
-        title=say("Loss"),
+        title=say("Loss of the new model"),
         summary=summary,
         lines=(
             Line("", "main", _path([loss if math.isfinite(loss) else highest for _, loss in losses], (0.0, highest))),

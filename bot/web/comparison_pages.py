@@ -125,7 +125,7 @@ def score_text(first: str, second: str, score: Score, say: Say) -> list[str]:
                 model=best,
                 wins=wins,
                 decided=decided,
-                share=interval(wins / decided, low, high),
+                share=interval(wins / decided, low, high, say.language),
             )
         )
         if low <= 0.5:

@@ -115,7 +115,7 @@ class ModelPages:
             days = votes.get(model.id, {})
             text = _approval(days.values(), say)
             chart = approval_chart(days, f"{model.id}: {text}", say) if days else None
-            actions = allowed_actions(model, previous.id if previous else "", pending)
+            actions = allowed_actions(model, previous.id if previous else "", pending, tried=self._tried)
             entries.append(ModelEntry(model, text, chart, actions))
         live = next((each.id for each in models if each.state is ModelState.LIVE), "")
         context: dict[str, Any] = {
@@ -130,7 +130,7 @@ class ModelPages:
             else None,
             "resting": say(Reason(RESTING, run=switch.away_for)) if switch.away_for is not None else "",
             "change": change,
-            "busy": bool(change and not change.over),
+            "busy": bool(change and not change.over) or self.trials.status().swapping_to is not None,
             "confirm": bool(change and change.can_be_confirmed and change.live == live),
             "here": request.rel_url.with_path("/models"),
         }
@@ -138,10 +138,14 @@ class ModelPages:
 
     def _help(self, actions: Collection[str], previous: Model | None, say: Say) -> list[str]:
         """Return what the buttons for `actions` do, and what a canary is if one of them concerns a canary."""
-        tried = bool(self.trials.settings.now.training.canary) and self.trials.switch.can_try
-        texts = {**HELP, "approve": APPROVE_CANARY} if tried else HELP
+        texts = {**HELP, "approve": APPROVE_CANARY} if self._tried else HELP
         told = [say(text, model=previous.id if previous else "") for action, text in texts.items() if action in actions]
-        return [say(CANARY), *told] if "stop" in actions or ("approve" in actions and tried) else told
+        return [say(CANARY), *told] if "stop" in actions or ("approve" in actions and self._tried) else told
+
+    @property
+    def _tried(self) -> bool:
+        """Whether an approved model becomes a canary first."""
+        return bool(self.trials.settings.now.training.canary) and self.trials.switch.can_try
 
     async def approve(self, request: web.Request) -> web.Response:
         """Put a candidate into service, as a canary or as the live model."""
@@ -250,17 +254,21 @@ def _actor(request: web.Request) -> Actor:
     return Actor("" if name == ANYBODY else name)
 
 
-def allowed_actions(model: Model, previous: str, pending: Collection[str]) -> list[str]:
+def allowed_actions(model: Model, previous: str, pending: Collection[str], *, tried: bool) -> list[str]:
     """Return what can be done with a model now: the keys of `HELP`.
 
-    `previous` is the model that a rollback makes live, and `pending` contains those whose promotion is pending.
+    `previous` is the model that a rollback makes live, and `pending` contains those whose promotion is pending. Unless
+    approved models are `tried` as canaries first, approving one is the same as switching to it.
     """
     actions = []
     if model.state is ModelState.CANDIDATE and model.kept:
         actions.append("approve")
     if ModelState.LIVE in MODEL_TRANSITIONS[model.state] and model.kept and _passes(refuse_harmful, model):
         other = "promote" if model.state is ModelState.CANARY else "switch"
-        actions.append("back" if model.id == previous else other)
+        if model.id == previous:
+            actions.append("back")
+        elif tried or "approve" not in actions:
+            actions.append(other)
     if model.state is ModelState.CANARY:
         actions.append("stop")
     if model.kept and _passes(refuse_in_use, model, pending):

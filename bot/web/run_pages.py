@@ -33,11 +33,11 @@ from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from storage.review_cards import CardFilter
-from storage.state_machines import RUN_TRANSITIONS
+from storage.state_machines import RUN_TRANSITIONS, ModelState
 from training.gate.report import Report
 from training.job import Progress
 from training.launcher import LastProgress
-from training.run_folder import LOSSES, SCALARS, SHEET, kept_file
+from training.run_folder import BLOCKS, LOSSES, SCALARS, SHEET, kept_file
 from training.xtuner.scalars import losses
 
 _RUN: Final = "/runs/{run:[0-9]{1,18}}"
@@ -83,13 +83,13 @@ class RunPages:
     async def _page(self, request: web.Request, status: int = 200, notice: str = "") -> web.Response:
         run, say = await self._run(request), self.pages.say(request)
         judged, cards = request.query.get("judged") == "1", self.ledger.review_cards
-        model = await self.ledger.models.get(run.model) if run.model else None
+        progress = await self._progress(run, say)
+        model = progress["model"]
         folders = [Path(each) for each in (run.directory, model.directory if model else "") if each]
         report = Report.from_json(model.report) if model and model.report else None
         context = {
-            **await self._progress(run, say),
+            **progress,
             "notice": notice,
-            "model": model,
             "findings": numbers(model.report, say) if model and model.report else [],
             "memory": report.effort.peak_memory if report else 0,
             "disk": await asyncio.to_thread(bytes_on_disk, folders),
@@ -144,12 +144,18 @@ class RunPages:
 
     async def _progress(self, run: Run, say: Say) -> dict[str, Any]:
         """Return what the template of a run's progress needs."""
-        last = self.last_progress()
+        last, trials = self.last_progress(), self.runs.trials
+        models = await self.ledger.models.all()
+        model = next((each for each in models if each.id == run.model), None)
+        candidate = model is not None and model.kept and model.state is ModelState.CANDIDATE
         return {
             "run": run,
-            "held": held_back(await self.ledger.models.all()),
+            "held": held_back(models),
+            "model": model,
+            "waiting": candidate and trials.settings.now.training.approve and trials.status().swapping_to != run.model,
             "active": bool(RUN_TRANSITIONS[run.state]),
             "over": not RUN_TRANSITIONS[run.state] and await self.ledger.runs.is_settled(run.id),
+            "blocks": bool(run.directory) and (Path(run.directory) / BLOCKS).is_dir(),
             "cancelling": await self.ledger.runs.cancel_requested(run.id),
             "silence": silence(last) if last and last.silent and last.run == str(run.id) else None,
             "loss": await asyncio.to_thread(_loss, run, say),

@@ -3,9 +3,10 @@
 import * as api from "./api.js";
 import { Chat } from "./chat.js";
 import { $, h } from "./dom.js";
-import { bold, speak, t } from "./words.js";
+import { bold, joined, speak, t } from "./words.js";
 
 const FACES = ["#3b62d9", "#b84e26", "#217a51", "#8741bb", "#8f6413", "#227488", "#b63d75"];
+const FIRST_ANSWERS = 4;
 const ADMIN_COMMANDS = [
   ["/status", "Show the bot's status"],
   ["/models", "List its models"],
@@ -88,7 +89,8 @@ async function asAdmin(command) {
 }
 
 function drawVotes() {
-  $("votes").hidden = !votes;
+  $("votes").hidden = $("demo-title").hidden = !votes;
+  $("demo").hidden = !votes && !people.some((p) => p.admin);
   if (!votes) return;
   $("cast").disabled = $("toss").disabled = votes.running;
   $("cast").textContent = t(votes.running ? "Casting votes…" : votes.done ? "Cast more sample votes" : "Cast 60 sample votes");
@@ -109,26 +111,33 @@ async function look() {
     if (!votes?.running) learning = await api.learning().catch(() => learning);
     hint();
     await new Promise((done) => setTimeout(done, 1000));
-    outdated ||= ["running", "waiting"].includes(learning.run);
+    outdated ||= ["running", "waiting", "starting"].includes(learning.run);
   }
   looking = false;
 }
 
-/** Return the hint about the newest run, or null: its end is news until a picture is sent or sample votes are cast. */
-function aboutRun(mine) {
+/** Return the hint about the newest run, or null: its end is news until sample votes are cast or a picture is sent,
+ * and that the model has learned is news for its first answers. */
+function aboutRun(questions) {
+  const since = questions.filter((m) => m.date >= Math.floor(learning.ended));
   if (learning.run === "running") return [t("Keep chatting while it learns; the message above shows its progress.")];
   if (learning.run === "waiting")
     return bold("The new model is waiting for approval: press {button} under the run's result, or open the Models page.", { button: `✔ ${t("Approve")}` });
-  if (mine.some((m) => m.photo && m.date >= Math.floor(learning.ended)) || votes?.last > learning.ended) return null;
-  if (learning.run === "live") return [t("That run has ended; its message shows the result. Send a picture and see how it answers now.")];
+  if (learning.run === "starting") return [t("The new model is starting; the old one answers until it is ready.")];
+  if (votes?.last > learning.ended) return null;
+  if (learning.run === "live" && since.length < FIRST_ANSWERS)
+    return [t(votes?.done ? "It has learned: ask again, its answers should be playful now." : "It has learned: ask again and see how it answers now.")];
+  if (since.some((m) => m.photo)) return null;
   if (learning.run === "cancelled") return bold("That run was cancelled, and the bot keeps its old model. {command} starts another one.", { command: "/retrain" });
-  return learning.run ? [t("That run has ended. The bot keeps its old model; the run's message says why and what to do next.")] : null;
+  return learning.run && learning.run !== "live" ? [t("That run has ended. The bot keeps its old model; the run's message says why and what to do next.")] : null;
 }
 
 /** Show the hint: the next step, depending on what has been done. */
 function hint() {
-  const all = [...chat.messages.values()];
-  const mine = all.filter((m) => m.from.id === chat.person?.id);
+  const said = [...chat.messages.values()];
+  const own = (m) => m.from.id === chat.person?.id;
+  const all = said.slice(said.findLastIndex((m) => own(m) && m.text === "/delete_my_data") + 1); // the bot forgets the rest
+  const mine = all.filter(own);
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
   const buttons = all.flatMap((m) => m.reply_markup?.inline_keyboard?.flat() ?? []);
   const rateable = buttons.some((b) => b.text.includes("👍"));
@@ -141,7 +150,7 @@ function hint() {
 
   function next() {
     if (chat.person?.sample) return [t("You're viewing a sample person's chat. To write, choose yourself in the demo panel.")];
-    const news = alone && aboutRun(mine);
+    const news = alone && aboutRun(said.filter((m) => own(m) && !m.text?.startsWith("/")));
     if (news) return news;
     if (chat.group && !rateable) return [t("In groups the bot answers when you mention it or reply to it: send a picture with its name in the caption.")];
     if (chat.group) return [t("Everyone here can see and rate the answers. Reply to one to ask a follow-up question.")];
@@ -152,12 +161,12 @@ function hint() {
         : bold("Nearly all answers are liked, so a run would find no preference. Give {down} to those you like less.", { down: "👎" });
     if (voted && alone) return bold("It has votes to learn from: press {command} in the demo panel.", { command: "/retrain" });
     if (!asked.some((m) => m.photo || m.document))
-      return [note ? `${t("Send a picture: tap a sample below.")} ${t(note)}` : t("Send a picture: tap a sample below, or drop your own. A caption is your question.")];
+      return [note ? joined(t("Send a picture: tap a sample below."), t(note)) : t("Send a picture: tap a sample below, or drop your own. A caption is your question.")];
     if (!rateable) return [t("Watch the answer stream in.")];
     if (!rated) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
     if (!asked.some((m) => m.text)) return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
     if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
-    return bold("Rate a few more, or press {button} in the demo panel.", { button });
+    return votes ? bold("Rate a few more, or press {button} in the demo panel.", { button }) : [t("Rate a few more.")];
   }
 }
 

@@ -122,12 +122,13 @@ export function render(message, { me, waiting = "", reaction = "", group = false
     bubble.style.setProperty("--ratio", largest.width / largest.height);
   }
   (bubble.querySelector(":scope > .text") ?? bubble).append(meta);
+  const rateable = !mine && message.reply_markup?.inline_keyboard?.flat().some((button) => button.text.includes("👍"));
   const act = (label, sign, doing) => h("button", { type: "button", "aria-label": label, title: label, onclick: doing }, sign);
   bubble.append(h("div", { class: "acts" },
     act(t("Reply"), "↩", () => on.reply(message)),
     mine && (message.text || message.photo) ? act(t("Edit"), "✎", () => on.edit(message)) : null,
-    mine ? null : act(t("React with 👍"), "👍", () => on.react(message, "👍")),
-    mine ? null : act(t("React with 👎"), "👎", () => on.react(message, "👎"))));
+    rateable ? act(t("React with 👍"), "👍", () => on.react(message, "👍")) : null,
+    rateable ? act(t("React with 👎"), "👎", () => on.react(message, "👎")) : null));
   const badge = reaction ? h("span", { class: "reaction" }, reaction) : null;
   return h("article", { class: `message${mine ? " mine" : ""}`, "data-id": message.message_id }, bubble, badge, keys(message, waiting, on));
 }

@@ -25,3 +25,6 @@ export const t = (sentence, values = {}) => (catalogue[sentence] ?? sentence).re
 /** Return the same sentence as nodes, with the filled values in bold. */
 export const bold = (sentence, values) =>
   (catalogue[sentence] ?? sentence).split(/\{(\w+)\}/).map((part, turn) => (turn % 2 ? h("b", {}, values[part]) : part));
+
+/** Return translated sentences one after the other; in Chinese, no space separates them. */
+export const joined = (...sentences) => sentences.join(catalogue === chinese ? "" : " ");

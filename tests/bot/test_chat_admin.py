@@ -378,7 +378,7 @@ def test_the_terminal_shows_the_same() -> None:
     [
         ({"loss": None}, "5 of 20 rows checked"),
         ({"state": RunState.MERGING}, "5 of 20 weights merged"),
-        ({"state": RunState.EVALUATING, "step": 21}, "20 of 20 answers"),
+        ({"state": RunState.EVALUATING, "step": 21}, "20 of at least 20 answers"),
         ({"state": RunState.DONE}, "Run 3 is done\nAnswers to learn from: 40"),
         ({"trigger": "web"}, "Run 3: training\nStarted on the Review page.\n"),
     ],
@@ -387,6 +387,8 @@ def test_progress_says_what_it_counts_and_where_the_run_began(changes: dict[str,
     """The steps of a run are named, for each stage by what it works on; so is the page that a run was started on."""
     assert said in run_progress(replace(RUN, **changes), Translator.load().to("en"))
     assert progress_details(replace(RUN, state=RunState.DONE), Translator.load().to("en")) == []
+    last = progress_details(replace(RUN, step=20, seconds_left=0.2), Translator.load().to("en"))
+    assert last == ["20 of 20 training steps"], "no time is left to tell"
 
 
 def test_progress_speaks_the_admins_language() -> None:

@@ -45,6 +45,8 @@ def comparison(page: str) -> tuple[str, list[str]]:
 async def test_two_models_are_compared_blind(desk: Desk) -> None:
     """Both models answer six questions; each choice counts for the model that was shown there."""
     assert 'href="/compare"' in await desk.get("/models")
+    page = await desk.get("/compare")
+    assert "There is only one model." not in page and "<button>Compare</button>" in page
     page = await desk.get(PAGE)
     assert "Have both models answer" in page and "<option selected>run-1</option>" in page
     assert await desk.post(PAGE) == "/compare?first=run-1&second=base"
@@ -69,6 +71,14 @@ async def test_two_models_are_compared_blind(desk: Desk) -> None:
     refused = await desk.post(PAGE, status=409)
     assert "There are no recent questions about a picture" in refused
     assert "盲测对比" in await desk.get(f"{NEXT}&language=zh")
+
+
+async def test_one_model_cannot_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page says what it is for and, with a single model, that a second one is needed, without a form."""
+    async with at_work(tmp_path, monkeypatch) as desk:
+        page = await desk.get("/compare")
+        assert "Both models answer recent questions" in page and "There is only one model." in page
+        assert "<select" not in page
 
 
 async def test_what_cannot_be_compared(desk: Desk) -> None:
@@ -105,6 +115,8 @@ def test_the_score_in_words() -> None:
         "That may still be chance.",
         "1 comparison is left.",
     ]
+    chinese = Translator.load().to("zh")
+    assert "57 %（25–84 %）" in chinese.joined(*score_text("a", "b", Score(3, 4, 0, 1), chinese))
 
 
 async def test_real_models_answer(tmp_path: Path, warm_python: str) -> None:

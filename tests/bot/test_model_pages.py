@@ -188,8 +188,13 @@ async def test_without_canaries_an_approved_model_goes_live_at_once(opens: Opens
         await trained(desk, ModelState.CANDIDATE)
         page = await desk.get(MODELS)
         assert "✔ Approve: the model goes live at once and answers everyone." in page and "A canary is" not in page
-        await desk.post("/models/run-1/approve")
+        assert labels(page, "run-1") == ["✔ Approve", "Delete…"], "a switch would be the same"
+        run = await desk.get("/runs/1")
+        assert "run-1: candidate, waiting for approval." in run and 'action="/models/run-1/approve"' in run
+        await desk.post("/models/run-1/approve", page="/runs/1")
         assert await live(desk) == "run-1"
+        run = await desk.get("/runs/1")
+        assert "waiting for approval" not in run and "/approve" not in run
 
 
 async def test_the_admins_hear_of_changes_on_the_page(opens: Opens) -> None:

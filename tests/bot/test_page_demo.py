@@ -105,6 +105,7 @@ async def learning_page(bot: Bot) -> AsyncIterator[tuple[ChatPage, Emulator]]:
     ("run", "text"),
     [
         ("waiting", "press ✔ Approve under the run's result, or open the Models page"),
+        ("starting", "The new model is starting"),
         ("live", "see how it answers now"),
         ("kept", "The bot keeps its old model; the run's message says why and what to do next"),
         ("failed", "The bot keeps its old model; the run's message says why and what to do next"),
@@ -114,7 +115,8 @@ async def learning_page(bot: Bot) -> AsyncIterator[tuple[ChatPage, Emulator]]:
 async def test_the_next_step_follows_the_run(run: str, text: str) -> None:
     """The admin's hint says what to do after a run, as its end demands, in each tab; other users' hints do not.
 
-    The end of a run is news until a picture is sent or sample votes are cast, but a model waits until it is approved.
+    The end of a run is news until a picture is sent or sample votes are cast, but a model waits until it is approved,
+    and the first answers of a new model are what it is about.
     """
     bot = Bot()
     async with learning_page(bot) as (page, emulator):
@@ -134,7 +136,9 @@ async def test_the_next_step_follows_the_run(run: str, text: str) -> None:
         await expect(tab.locator("#hint")).to_contain_text(text)
         await tab.close()
         await page.page.locator(".sample").first.click()
-        await expect(hint).to_contain_text(text if run == "waiting" else "Watch the answer stream in")
+        await expect(hint).to_contain_text(
+            text if run in ("waiting", "starting", "live") else "Watch the answer stream in"
+        )
         bot.stands |= {"run": "", "ended": 0.0}  # the demo was started over
         await expect(page.page.locator("article.mine")).to_have_count(1)
         await page.page.reload()
@@ -147,7 +151,7 @@ async def test_the_hint_says_what_the_votes_are_good_for() -> None:
     async with learning_page(bot) as (page, emulator):
         hint = page.page.locator("#hint")
         state = {"running": False, "done": 60, "total": 60, "ups": 60, "downs": 0, "error": ""}
-        await expect(hint).to_contain_text("That run has ended")
+        await expect(hint).to_contain_text("It has learned: ask again")
         bot.stands["votes"] = "ready"
         emulator.world.events.publish("votes", None, last=time.time() + 1, **state)
         await expect(hint).to_contain_text("It has votes to learn from: press /retrain")
@@ -159,6 +163,58 @@ async def test_the_hint_says_what_the_votes_are_good_for() -> None:
         emulator.world.events.publish("votes", None, last=time.time() + 1, **state)
         await expect(hint).to_contain_text("Nearly all answers are liked")
         await expect(hint).to_contain_text("/rollback")
+
+
+async def test_the_first_answers_of_a_new_model() -> None:
+    """The hint sends the admin to the new model for four questions; after /delete_my_data all begins from the start."""
+    bot = Bot({**NO_LEARNING, "run": "live", "ended": time.time() - 60})
+    async with learning_page(bot) as (page, emulator):
+        hint = page.page.locator("#hint")
+        for number in range(4):
+            await expect(hint).to_contain_text("It has learned: ask again and see how it answers now.")
+            await page.says(f"And {number}?")
+        await expect(hint).to_contain_text("Send a picture")
+        await page.page.locator(".sample").first.click()
+        vote = {"text": "👍 ✓", "callback_data": "vote"}
+        await call(
+            page, emulator, "sendMessage", chat_id=ADMIN, text="Red.", reply_markup={"inline_keyboard": [[vote]]}
+        )
+        await expect(hint).to_contain_text("Rate a few more, or press Cast 60 sample votes in the demo panel.")
+        await page.says("/delete_my_data")
+        await expect(hint).to_contain_text("Send a picture")
+
+
+async def test_only_answers_can_be_reacted_to() -> None:
+    """Beside an answer with thumbs are a reply and two reactions, which cover no text; a prompt has only the reply."""
+    emulator, thumb = make_emulator(), {"text": "👍", "callback_data": "up"}
+    async with opened(emulator, width=1280) as page:
+        await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Delete it?")
+        await call(
+            page, emulator, "sendMessage", chat_id=ADMIN, text="Red.", reply_markup={"inline_keyboard": [[thumb]]}
+        )
+        prompt, answer = page.answers.first, page.answers.last
+        await expect(prompt.locator(".acts button")).to_have_count(1)
+        await expect(answer.locator(".acts button")).to_have_count(3)
+        await answer.hover()
+        text, acts = await answer.locator(".bubble").bounding_box(), await answer.locator(".acts").bounding_box()
+        assert text and acts and acts["x"] >= text["x"] + text["width"]
+
+
+async def test_without_sample_votes() -> None:
+    """A page without sample votes and admins offers neither."""
+    emulator = Emulator(token="1:a")
+    emulator.add_person(ADMIN, "Mia", "en")
+    async with opened(emulator, width=1280) as page:
+        await expect(page.page.locator("#me-badge")).to_have_text("you are Mia")
+        await expect(page.page.locator("#demo")).to_be_hidden()
+        await page.attach(next(iter(sample_pictures().values())))
+        await page.says("What is it?")
+        vote = {"text": "👍 ✓", "callback_data": "vote"}
+        await call(
+            page, emulator, "sendMessage", chat_id=ADMIN, text="Red.", reply_markup={"inline_keyboard": [[vote]]}
+        )
+        await page.says("And how many?")
+        await expect(page.page.locator("#hint")).to_have_text("Rate a few more.")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -284,6 +284,7 @@ async def test_a_person_is_blocked_and_unblocked(desk: Desk) -> None:
     """A person's page shows what they left behind, and blocks and unblocks them; admins cannot be blocked."""
     page = await desk.get(f"/people/{BEN}")
     assert cards(page) == [6] and "Ben" in page and "Unblock" not in page
+    assert "pictures that nobody else sent" in page and "asked by: <a" in page
     assert cards(await desk.get(f"/people/{ADA}")) == [6, 5, 4, 3, 2, 1]
     assert await desk.post(f"/people/{BEN}/block") == f"/people/{BEN}"
     assert "Unblock" in await desk.get(f"/people/{BEN}")
@@ -292,6 +293,7 @@ async def test_a_person_is_blocked_and_unblocked(desk: Desk) -> None:
     assert await desk.ledger.blocks.all() == frozenset()
     assert "telegram.admins" in await desk.post(f"/people/{ADMIN}/block", status=409)
     await desk.get("/people/404", status=404)
+    assert "提问者：<a" in await desk.get(f"/people/{BEN}?language=zh")
 
 
 async def test_a_person_is_erased_after_confirmation(desk: Desk) -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason=INSTALL_CHROMIUM)
 
 TOKEN = "a-password"
 REFUSED = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
-WORDS = {"en": ("Train on these 4", "Their conversations and votes"), "zh": ("用这 4 条训练", "此人留下的内容")}
+WORDS = {"en": ("Train on these 4", "Their conversations and votes"), "zh": ("用这 4 条训练", "此人的对话和评价")}
 
 
 @asynccontextmanager
@@ -79,8 +79,12 @@ async def test_a_phone_has_room_to_tap(tmp_path: Path, monkeypatch: pytest.Monke
         card = page.locator(".lesson").first
         for name in (".lesson footer a", ".filters a"):
             assert min(await heights(page, name)) > 32
-        boxes = [await each.bounding_box() for each in await card.locator("form > button, form summary").all()]
-        assert len({(box["y"], box["height"]) for box in boxes if box}) == 1 and len(boxes) == 3
+        for editing in (False, True):
+            await expect(card.locator("textarea")).to_be_visible(visible=editing)
+            boxes = [await each.bounding_box() for each in await card.locator("form > button, form summary").all()]
+            assert len({(box["y"], box["height"]) for box in boxes if box}) == 1 and len(boxes) == 3
+            await card.locator("form summary").click()
+        await expect(card.locator(".pictures img")).to_have_css("object-fit", "contain")
         date = await page.locator("[name=until]").bounding_box()
         assert date and date["x"] + date["width"] <= 390 - 16
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bot.admin.teacher_notes import TeacherNotes
+from bot.i18n import Translator
+from storage.chat_records import Chat, Exchange
+from storage.chat_records import Person as Stored
+from storage.learning_records import Model, Rating
+from storage.ledger import Ledger
+from storage.state_machines import ModelState
+from tests.support.ledgers import exchange
 from tests.support.person import UP, Person, button
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 
@@ -66,3 +75,37 @@ async def test_who_opts_out_hears_nothing(place: WholeBot) -> None:
         await admin.taps("Don't learn from me", switch)
         message = await place.says(ADMIN, lambda said: bool(button(said, "Learn from me")))
         assert not button(message, WANTED)
+
+
+class Told:
+    """A stub for the bot and the conversation: the new model answers differently from the second question on."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    async def answer_now(self, exchange: Exchange) -> str:
+        return exchange.answer if exchange.update > 2 else f"Now {exchange.update}."
+
+    async def send_message(self, _: int, text: str) -> None:
+        self.texts.append(text)
+
+
+async def test_the_note_shows_an_answer_that_has_changed(tmp_path: Path) -> None:
+    """Of the answers that a person liked, the note shows the newest one that the new model answers differently."""
+    told: Any = Told()
+    async with Ledger.open(tmp_path) as ledger:
+        await ledger.people.save(Stored(8, "Ada"), Chat(8))
+        await ledger.people.set_wants_notes(8, True)
+        liked = []
+        for number in range(1, 5):
+            session = await ledger.sessions.restart(8, 8)
+            made = await ledger.exchanges.record(exchange(session, number, chat=8, asker=8, answer=f"Before {number}."))
+            await ledger.votes.cast(Rating(made.id, 8, 1, 100 + number))
+            liked.append((made.id, "train"))
+        run = await ledger.runs.start("admin")
+        await ledger.run_selections.freeze(run.id, liked)
+        await ledger.models.add(Model("run-1", "run-1", ModelState.CANDIDATE, run.id, 1.0))
+        await ledger.promotions.make("run-1", None)
+        await TeacherNotes(told, ledger, told, Translator({})).send()
+    (text,) = told.texts
+    assert "Before 2." in text and "Now 2." in text

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.photos import photo
 from benchmarks.tiling import difference, grey_levels
-from inference.engines.lmdeploy import card_tiles
+from inference.engines.lmdeploy import gpu_tiling
 from inference.engines.lmdeploy.tile_cache import TileCache, prepare
 from inference.images.opening import open_picture
 from inference.internvl2.tile_grid import Tiling
@@ -57,7 +57,7 @@ def test_a_large_picture_is_tiled_in_bands(monkeypatch: pytest.MonkeyPatch) -> N
     """The tiles are the same, however many rows are resized at once."""
     data = photo((700, 401), Random(1))
     whole = prepare(data, b"digest", TILING, torch.float32, CPU)
-    monkeypatch.setattr(card_tiles, "_BAND_PIXELS", 700 * 50)
+    monkeypatch.setattr(gpu_tiling, "_BAND_PIXELS", 700 * 50)
     assert torch.equal(prepare(data, b"digest", TILING, torch.float32, CPU).pixels, whole.pixels)
 
 

@@ -84,7 +84,10 @@ async def test_a_card_has_all_that_is_known(ledger: Ledger, asked: Asked) -> Non
 
 
 async def test_a_long_conversation_is_cut(ledger: Ledger, asked: Asked) -> None:
-    """A card has the last questions of a long conversation, and its picture however long ago it was sent."""
+    """A card has the last questions about its picture, and the picture however long ago it was sent.
+
+    Questions about an earlier picture, which the model does not see, are left out.
+    """
     session = await ledger.sessions.restart(ADA, ADA)
     ids = [await asked({}, session=session, pictures=("aa",))]
     ids += [await asked({}, session=session) for _ in range(12)]
@@ -92,6 +95,12 @@ async def test_a_long_conversation_is_cut(ledger: Ledger, asked: Asked) -> None:
     (card,), _ = await ledger.review_cards.page(CardFilter(), None, 10)
     assert card.exchange.id == number and [each.id for each in card.history] == ids[-10:]
     assert [each.sha256 for each in card.pictures] == ["aa"]
+    shown = await asked({ADA: 1}, session=session, pictures=("bb",))
+    again = await asked({}, session=session, pictures=("bb",), replaces=shown)
+    followed = await asked({ADA: 1}, session=session)
+    (last, first), _ = await ledger.review_cards.page(CardFilter(), None, 2)
+    assert (first.exchange.id, first.history) == (shown, ())
+    assert last.exchange.id == followed and [each.id for each in last.history] == [again]
 
 
 async def test_a_quarantined_picture_is_not_shown(ledger: Ledger, asked: Asked) -> None:

@@ -65,7 +65,8 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     from training.gate.prompt_parity import disagreement
 
     shown = run_comparison_sheet.choose_rows([each for each in judging if each.liked])
-    backend, steps = AnswerBackend(job), StageProgress(say, "evaluating", 2 * len(shown), job.tested)
+    backend, steps = AnswerBackend(job), StageProgress(say, "evaluating", 0, job.tested)
+    steps.more(2 * len(shown))
     models = EvaluatedModels(job, backend, steps)
     live, candidate = models.of(Path(job.live)), models.of(Path(job.candidate))
     base = models.of(Path(job.base)) if job.base else live

@@ -18,6 +18,7 @@ from training.evaluation_jobs import TasteJob
 from training.gate.answer_backend import AnswerBackend
 from training.gate.evaluated_models import EvaluatedModels
 from training.gate.forgetting import Examinations
+from training.gate.run_comparison_sheet import choose_rows
 from training.gate.taste import TasteTest
 from training.job import Outcome
 from training.run_folder import TASTE
@@ -30,7 +31,7 @@ def test(job: TasteJob, say: Say) -> Outcome:
     Raises:
         TrainingError: The data is unusable.
     """
-    lessons = read_lessons(Path(job.data), Path(job.images), system=job.system)
+    lessons = list(read_lessons(Path(job.data), Path(job.images), system=job.system))
     backend, steps = AnswerBackend(job), StageProgress(say, "evaluating", 0)
     models = EvaluatedModels(job, backend, steps)
     live = models.of(Path(job.live))
@@ -38,7 +39,8 @@ def test(job: TasteJob, say: Say) -> Outcome:
     taste = TasteTest(job, lessons, steps)
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
         examinations = Examinations.of(job, Path(drawn))
-        steps.more(examinations.opening)  # the candidate's answers follow in the next job
+        # The candidate's answers and those for the sheet follow in the next job.
+        steps.more(examinations.opening + 2 * len(choose_rows([each for each in lessons if each.liked])))
         examinations.expect({live, base})
         if taste.answers:
             taste.open(backend.slot.load(live.directory))

@@ -142,7 +142,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         (say("left out"), say(beyond_share(effort.over_share)) if effort.over_share else ""),
         (say("cut off"), say(limit) if limit else ""),
         (say("judged by"), rated if taste.answers else say("no rated answers")),
-        (say("follows the votes"), interval(taste.agreement, taste.low, taste.high) if taste.answers else ""),
+        (say("follows the votes"), interval(taste.agreement, taste.low, taste.high, language) if taste.answers else ""),
         (
             say("probability of such agreement by chance"),
             say("{chance} % ({allowed} % allowed)", **by_chance) if taste.answers else "",

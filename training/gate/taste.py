@@ -95,7 +95,8 @@ class TasteTest:
         self._before: list[list[LogProbability]] = []
         self._gains: list[Gain] = []
         self._steps = steps
-        steps.more(2 * len(self.answers))
+        drawn = sum(COMPARISONS for each in self.answers if _sampling(each.rated))
+        steps.more(2 * len(self.answers) + drawn)
 
     def open(self, live: LocalModel) -> None:
         """Draw other answers from the live model, and have it score all answers."""
@@ -139,11 +140,14 @@ class TasteTest:
         alike.pop(None, None)
         for sampling, group in alike.items():
             assert sampling is not None
-            for _ in range(_ROUNDS):
+            for repeat in range(_ROUNDS):
                 wanted = [index for index in group for _ in range(COMPARISONS - len(found[index]))]
-                self._steps.more(len(wanted))
                 prompts = [answers[index].lesson for index in wanted]
-                drawn = live.generate(prompts, self._images, sampling, on_batch=self._steps.add)
+
+                def report(number: int, *, again: bool = repeat > 0) -> None:
+                    self._steps.add(0 if again else number)  # a repeated answer was counted when it was drawn first
+
+                drawn = live.generate(prompts, self._images, sampling, on_batch=report)
                 finished = [text if ended else "" for text, ended in drawn]
                 for index, text in zip(wanted, finished, strict=True):
                     if text:

@@ -16,7 +16,7 @@ function edit(open) {
   if (!details) return;
   details.open = open;
   if (!open) return card.focus();
-  const text = details.querySelector("textarea");
+  const text = card.querySelector("textarea");
   text.focus();
   text.setSelectionRange(text.value.length, text.value.length);
 }

@@ -26,7 +26,7 @@ _CONTEXT_BYTES: Final = 480_000_000
 InternVL2-2B was measured to use 1.6 GB besides weights and KV blocks at 8192 prefill tokens."""
 
 _TILING_BYTES: Final = 250_000_000
-"""The memory for cutting a picture of 12 megapixels into tiles, computed from the sizes of `card_tiles`'s tensors."""
+"""The memory for cutting a picture of 12 megapixels into tiles, computed from the sizes of `gpu_tiling`'s tensors."""
 
 _MAX_BLOCKS: Final = 16384
 """The maximum number of KV blocks, a million tokens, which keeps a tiny model from filling a large GPU."""

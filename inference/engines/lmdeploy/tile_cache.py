@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 from cachetools import LRUCache
 
-from inference.engines.lmdeploy.card_tiles import as_tensor, cut
+from inference.engines.lmdeploy.gpu_tiling import as_tensor, cut
 from inference.images.opening import open_picture
 from inference.internvl2.tile_grid import Tiling
 
