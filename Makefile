@@ -5,8 +5,8 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEEPSPEED ?=
-# Processes of `make test`: one more than there are cores, since many tests wait for a socket; each takes a gigabyte.
-TESTERS ?= $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 1 : 4)))
+# Processes of `make test`: more than there are cores here, because many tests wait for sockets; each takes a gigabyte.
+TESTERS ?= 4
 BIN := .venv/bin
 # The lists are complete and carry hashes; without build isolation nothing else comes in where a package is built.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
