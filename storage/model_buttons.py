@@ -25,7 +25,7 @@ class ModelMessage:
     Attributes:
         model: The model as it is now.
         state: The state of the model in which the buttons are useful.
-        text: What the message says apart from what the buttons are for; empty if an earlier version recorded it.
+        text: The text of the message without its explanation of the buttons; empty if an earlier version recorded it.
         caption: Whether the text is the caption of a picture.
     """
 
@@ -43,7 +43,7 @@ class ModelButtons(Queries):
     async def add(self, chat: int, message: int, model: Model, text: str, *, caption: bool = False) -> None:
         """Record a message whose buttons are useful as long as the model stays in its present state.
 
-        `text` is what remains true of the message's text, or of its picture's caption, after that.
+        `text` is the part of the message's text or caption that stays true after the state has changed.
         """
         await self._execute(
             "INSERT OR REPLACE INTO model_buttons(chat, message, model, state, text, caption)"

@@ -192,7 +192,7 @@ def get_model(database: Database, model: str) -> Model:
 def _set_directory(
     database: Database, model: str, directory: str, *, pruned: bool = False, by: str | None = None
 ) -> Model:
-    """Set the directory of a model and, if `by` is not None, who did that."""
+    """Set the directory of a model and, unless `by` is None, record who changed it."""
     database.execute(
         "UPDATE models SET directory = ?, pruned = ?, changed_by = coalesce(?, changed_by) WHERE id = ?",
         [directory, pruned, by, model],
@@ -212,7 +212,7 @@ def live_model(database: Database) -> Model | None:
 
 
 def move_model(database: Database, model: Model, state: ModelState, reason: str, by: str = "") -> None:
-    """Set the state of a model, the name of the admin who does that, and the reason if `reason` is not empty.
+    """Set the state of a model, the name of the admin who changed it, and the reason if `reason` is not empty.
 
     Raises:
         IllegalTransition: MODEL_TRANSITIONS does not allow the change.

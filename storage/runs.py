@@ -18,7 +18,7 @@ from storage.translatable_reason import Reason, stored, stored_parts
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))}, reason_parts FROM runs"
 _SETTABLE = frozenset({"step", "steps", "raters", "directory", "reason", "model"})
 ACTIVE = "state IN ({})".format(", ".join(f"'{state}'" for state, following in RUN_TRANSITIONS.items() if following))
-"""The condition for a row of `runs` that its run has not ended."""
+"""An SQL condition on `runs` that selects the runs that have not ended."""
 
 _REQUESTED = 1
 WITHDRAWN = 2

@@ -138,7 +138,9 @@ class ModelSwitch:
                 await self.deployment.stop_canary()
 
     async def begin_trial(self, model: str, share: float, by: Actor | None = None) -> Model:
-        """Let a candidate answer a share of the conversations, and record the trial, approved `by` an admin if needed.
+        """Let a candidate answer a share of the conversations, and record the trial.
+
+        `by` is the admin who approved it, or None.
 
         Raises the same errors as `promote`.
         """
@@ -155,7 +157,9 @@ class ModelSwitch:
             return await self.ledger.models.get(model)
 
     async def end_trial(self, trial: Trial, verdict: Verdict, reason: str, by: Actor | None = None) -> Model:
-        """End a trial, if an admin decided that `by` them, so that its conversations go to the live model.
+        """End a trial, so that its conversations go to the live model.
+
+        `by` is the admin who decided this, or None.
 
         Raises the same errors as `Canaries.end`; after an error, the canary stays in service.
         """

@@ -96,7 +96,9 @@ async def run_demo(
                 await stopped
         finally:
             await emulator.stop()
-    console.print(f"Stopped; chats and models stay in {keep}." if keep else "Stopped; chats and models are deleted.")
+    console.print(
+        f"Stopped; chats and models stay in {keep}." if keep else "Stopped; the chats and models have been deleted."
+    )
     end_process_within(THREAD_SECONDS)
 
 

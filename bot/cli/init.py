@@ -66,7 +66,7 @@ def initialise(config: Path | None, console: Console) -> None:
         console.print(_group_advice(account))
         console.print(_guest_advice(account), soft_wrap=True)
     else:
-        console.print(f"The token has not been checked: {doctor} does so once Telegram can be reached.")
+        console.print(f"The token has not been checked; {doctor} checks it once Telegram can be reached.")
     console.print(f"Next: {doctor} checks the installation, and {run} starts the bot.")
 
 

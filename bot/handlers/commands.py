@@ -17,7 +17,10 @@ from bot.handlers.request import Request
 from bot.updates.ordering import command_of
 
 _ERASURE: Final = frozenset({"delete", "delete_me", "deletemydata", "erase", "forget", "forget_me", "forgetme", "gdpr"})
-"""Commands that do not exist, in place of which people are told how to delete their data."""
+"""Commands that people may try in order to delete their data.
+
+They do not exist; the reply names the one that does.
+"""
 
 
 class Command(filters.Command):

@@ -112,10 +112,7 @@ async def correct(message: Message, exchange: Exchange, doubtful: bool, request:
 
 
 async def _ask_admins(number: int, text: str, exchange: Exchange, request: Request) -> None:
-    """Ask each admin, at most once, to confirm a correction.
-
-    The command `/retrain dry` shows how many corrections have been confirmed.
-    """
+    """Ask each admin, at most once, to confirm a correction."""
     services = request.services
     for admin in services.settings.telegram.admins:
         say = services.translator.for_person(await services.ledger.people.get(admin))

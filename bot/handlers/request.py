@@ -105,7 +105,7 @@ class Request:
 
     @property
     def actor(self) -> Actor:
-        """The user as one who changes a model."""
+        """The user as the `Actor` of a model change."""
         return Actor(self.user.full_name, self.user.id)
 
     def question(self, *, text: str = "", replaces: Exchange | None = None) -> Question:

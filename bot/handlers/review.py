@@ -28,7 +28,7 @@ from storage.review_cards import Card, CardFilter
 DECIDED: Final = {
     ReviewDecision.KEEP: later("Kept."),
     ReviewDecision.DROP: later("Dropped: no run learns from it."),
-    ReviewDecision.UNDO: later("Undone: it counts as if nobody had reviewed it."),
+    ReviewDecision.UNDO: later("Undone: this answer counts as not reviewed."),
 }
 SHOWN: Final = 350
 """How many characters of each text are shown; a caption has room for 1024."""

@@ -131,7 +131,7 @@ def node_line(node: NodeStatus, say: Say) -> str:
     text = say(
         "· {node}: {state}, {model}; answers in progress: {in_flight}, chats: {chats}",
         node=node.name,
-        state=say("out of service") if node.away else say(ENGINE_STATES[node.state]),
+        state=say("not taking questions now") if node.away else say(ENGINE_STATES[node.state]),
         model=node.model,
         in_flight=node.in_flight,
         chats=node.chats,

@@ -170,7 +170,7 @@ def privacy_buttons(person: Person, say: Say, *, guests: bool) -> InlineKeyboard
     ]
     if guests:
         allowed = person.teaches_as_guest
-        words = say("Don't learn where you're a guest") if allowed else say("Learn where you're a guest too")
+        words = say("Don't learn from guest mode") if allowed else say("Learn from guest mode too")
         rows.append([_button(words, LearnAsGuest(wanted=int(not allowed)))])
     return InlineKeyboardMarkup(inline_keyboard=rows)
 

@@ -20,7 +20,7 @@ DECISIONS: Final = {
     ReviewDecision.UNDO: later("undone"),
 }
 UNREVIEWED: Final = "none"
-"""The value of the filter of decisions that selects the exchanges without one."""
+"""The value of the decision filter that selects exchanges without a decision."""
 
 THUMB_NAMES: Final = {"up": 1, "down": -1}
 TEXT_CHARACTERS: Final = 200

@@ -52,7 +52,7 @@ class MiniApp:
         request[IN_TELEGRAM] = True
         form, say = await read_form(request), self._pages.say(request)
         expired = say(
-            "This page has expired, or your Telegram app does not keep its cookies. Close it and send /review again."
+            "This page has expired, or your Telegram app doesn't store cookies. Close it and send /review again."
         )
         data = self._checked(form.get("init_data", ""))
         if data is None or data.user is None:

@@ -31,7 +31,8 @@ def perceptual_hash(image: Image.Image) -> str:
     grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS).tobytes()
     rows = [_transformed(grey[start : start + _SIDE]) for start in range(0, len(grey), _SIDE)]
     columns = [_transformed(column) for column in zip(*rows, strict=True)]
-    # Rounded, because of a flat or symmetrical picture most frequencies are 0 and rounding errors would decide.
+    # Rounded, because most frequencies of a flat or symmetrical picture are 0, and rounding errors would decide the
+    # bits.
     found = [round(frequency, 6) for row in zip(*columns, strict=True) for frequency in row]
     ordered = sorted(found)
     median = (ordered[len(found) // 2 - 1] + ordered[len(found) // 2]) / 2

@@ -55,7 +55,7 @@ class NodeStatus:
 
     Attributes:
         endpoint: The URL of the engine, or empty if its process is not running.
-        away: Whether the replica is closed on purpose: being swapped, or paused.
+        away: Whether the replica is given no questions on purpose, because its engine is being swapped or is paused.
         in_flight: The number of answers in flight.
         chats: The number of recently active chats that are routed to the replica.
         waiting: The number of queued questions.

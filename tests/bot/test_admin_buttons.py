@@ -35,8 +35,8 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
             "Corrections: 9 (20 %).",
             "Of 72 rated answers, these were left out: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 "
             "over the limit per person.",
-            "New people whose votes don't count yet: 2. The first count from 1970-01-01 00:00 UTC (training.rater_age "
-            "= 2 hours; 0 counts them at once).",
+            "New people whose votes don't count yet: 2. The first of these votes count from 1970-01-01 00:00 UTC "
+            "(training.rater_age = 2 hours; 0 counts them at once).",
             "Method: qlora; each answer is used 6 times.",
             "Other sources: food.",
         ]

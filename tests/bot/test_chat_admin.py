@@ -100,7 +100,9 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         seen = "First word after 0.05 s (99 % of answers: within 1.50 s); 40 % of the prompt tokens cached\n"
         assert f"restarts: 0\n{seen}" in status
         assert f"http://a:1: ready, run-2; answers in progress: 1, chats: 4\n  {seen}" in status
-        assert "http://b:1: out of service, run-1; answers in progress: 0, chats: 0\n  gone for good\n" in status
+        assert (
+            "http://b:1: not taking questions now, run-1; answers in progress: 0, chats: 0\n  gone for good\n" in status
+        )
         assert "old story" not in status
         models = await words(root, "/models")
         assert "▶ run-2: live, 1970-01-01, 67 % 👍 (21–94 %, 3 votes)" in models

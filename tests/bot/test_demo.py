@@ -71,7 +71,7 @@ async def test_ctrl_c_says_what_it_has_deleted() -> None:
         if demo.returncode is None:
             demo.kill()
             await demo.wait()
-    assert rest.splitlines()[-1] == "Stopped; chats and models are deleted."
+    assert rest.splitlines()[-1] == "Stopped; the chats and models have been deleted."
     assert not Path(log[0]).parent.exists()
 
 

@@ -96,7 +96,7 @@ async def test_votes_are_offered_and_learned_only_with_consent(stage: Stage) -> 
         await bot.ledger.votes.cast(Rating(1, bob.id, 1, 10**6))
         assert await taught(bot) == []
         assert await bot.ledger.comparisons.new_questions("a", "b", 10) == []
-        await consent(ada, "where you're a guest too")
+        await consent(ada, "from guest mode too")
         assert await taught(bot) == [1]
         assert len(await bot.ledger.comparisons.new_questions("a", "b", 10)) == 1
         await ada.sends(photo=png(), caption=f"{BOT} Two?", chat=group)
@@ -125,7 +125,7 @@ async def test_a_forged_tap_rates_nothing(stage: Stage) -> None:
     """A tap on a guest's message cannot rate an exchange that the message does not show."""
     async with stage.bot(chat=ON) as bot, strangers(stage) as (ada, bob, group):
         await bob.asks(photo=png())
-        await consent(ada, "where you're a guest too")
+        await consent(ada, "from guest mode too")
         await ada.sends(photo=png(), caption=f"{BOT} One?", chat=group)
         answer = await ada.answer(rated=True, chat=group)
         forged = {**answer, "reply_markup": {"inline_keyboard": [[{"text": UP, "callback_data": "rate:1:1"}]]}}
@@ -159,7 +159,7 @@ async def received(person: Person, chat: int, words: str) -> bool:
 async def test_a_guests_asker_can_have_everything_deleted(stage: Stage) -> None:
     """The deletion lists and deletes what a person asked the guest, with the pictures, and the consent."""
     async with stage.bot(chat=ON) as bot, strangers(stage) as (ada, _, group):
-        await consent(ada, "where you're a guest too")
+        await consent(ada, "from guest mode too")
         await ada.sends(photo=png(), caption=f"{BOT} What?", chat=group)
         await ada.answer(rated=True, chat=group)
         asked = await final_reply(ada, "/delete_my_data")

@@ -78,7 +78,7 @@ async def test_a_token_can_be_kept_unchecked(tmp_path: Path) -> None:
     assert "does not accept" not in ended.err
     assert ended.err.count(f"{url} cannot be reached, so the token was not checked") == 2
     assert "connection and firewall" in ended.err and "telegram.api_base" in ended.err
-    assert "The token has not been checked: `thumbtune doctor --config 'my bot.toml'`" in ended.out
+    assert "The token has not been checked; `thumbtune doctor --config 'my bot.toml'`" in ended.out
     assert "`thumbtune run --config 'my bot.toml'` starts the bot" in ended.out
     telegram = tomllib.loads((tmp_path / "my bot.toml").read_text(encoding="utf-8"))["telegram"]
     assert telegram == {"token": token, "admins": []}

@@ -73,7 +73,7 @@ async def test_progress_is_live_until_the_end(desk: Desk) -> None:
         assert await stream.content.read() == b""
     assert (await desk.ledger.runs.get(1)).state is RunState.CANCELLED
     page = await desk.get("/runs/1")
-    assert "What it learned from (" in page and "What judged it (" in page
+    assert "What it learned from (" in page and "Answers that judged it (" in page
     assert "data-events" not in page and "http-equiv" not in page and "✖ Cancel" not in page
     assert "Run 1 has already ended." in await desk.post("/runs/1/cancel", status=409)
     async with desk.session.get("/runs/1/events") as stream:

@@ -89,7 +89,7 @@ async def test_the_next_plan_uses_the_new_minimum(desk: Desk) -> None:
     assert "Not enough yet: 4 liked answers, 5 needed." in await desk.post("/review/train", status=409)
     page = await desk.get("/settings")
     assert re.search(
-        r"Changed here by an operator, .* Overrides: 4 , .*line \d+ Undo", setting(page, "training.min_rated")
+        r"Changed here by an operator, .* Replaces: 4 , .*line \d+ Undo", setting(page, "training.min_rated")
     )
     await desk.post("/settings/training.min_rated/undo", page="/settings")
     assert "Changed here" not in setting(await desk.get("/settings"), "training.min_rated")

@@ -131,7 +131,8 @@ def test_too_few_people_are_an_error_with_the_next_step() -> None:
     rows = [voted(number, [1]) for number in range(8)]
     assert chosen(select(rows))
     with pytest.raises(
-        TrainingError, match=r"^Too few people: .* from 1, 2 needed.*min_raters = 1 for a bot of your own\.$"
+        TrainingError,
+        match=r"^Too few people: .* from 1 of the 2 people needed.*min_raters = 1 for a bot of your own\.$",
     ):
         select(rows, min_raters=2)
 
@@ -140,7 +141,7 @@ def test_what_waits_to_be_counted_need_not_be_collected() -> None:
     """An error about too few votes says when new users' votes count, and asks only for what will still be missing."""
     new = Newcomers(3, datetime(2026, 12, 1, 3, 0, 7, tzinfo=UTC).timestamp(), 86400)
     first = (
-        r"New people whose votes don't count yet: 3\. The first count from 2026-12-01 03:01 UTC "
+        r"New people whose votes don't count yet: 3\. The first of these votes count from 2026-12-01 03:01 UTC "
         r"\(training\.rater_age = 24 hours; 0 counts them at once\)\.$"
     )
     rows = [voted(number, [1]) for number in range(8)]
@@ -152,5 +153,5 @@ def test_what_waits_to_be_counted_need_not_be_collected() -> None:
 
     refused(r"^Not enough yet: 8 liked answers, 20 needed\. ", all_rows, min_rated=20)
     refused(r"^Not enough yet: 8 liked answers, 24 needed\. Collect 4 more 👍\. ", all_rows, min_rated=24)
-    refused(r"^Too few people: the liked answers have 👍 from 1, 2 needed\. ", all_rows, min_raters=2)
+    refused(r"^Too few people: liked answers have 👍 from 1 of the 2 people needed\. ", all_rows, min_raters=2)
     refused(r"^Too few people: .* 2 needed\. Let others vote too, or .* of your own\. ", rows, min_raters=2)

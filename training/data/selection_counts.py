@@ -55,8 +55,8 @@ class SelectionCounts:
         if not self.newcomers:
             return None
         return Reason(
-            "New people whose votes don't count yet: {people}. The first count from {time} UTC (training.rater_age = "
-            "{hours} hours; 0 counts them at once).",
+            "New people whose votes don't count yet: {people}. The first of these votes count from {time} UTC "
+            "(training.rater_age = {hours} hours; 0 counts them at once).",
             people=self.newcomers.people,
             time=f"{datetime.fromtimestamp(math.ceil(self.newcomers.first / 60) * 60, UTC):%Y-%m-%d %H:%M}",
             hours=f"{self.newcomers.wait / 3600:g}",
@@ -98,7 +98,8 @@ def enough(counts: SelectionCounts, settings: TrainingSettings) -> bool:
 def too_little(counts: SelectionCounts, later: SelectionCounts, settings: TrainingSettings) -> Reason:
     """Return why there are too few liked answers, or too few users who liked them, and what to do.
 
-    `later` has the counts once the newcomers' votes count, so that only what will still be missing is asked for.
+    `later` holds the counts as they will be once the newcomers' votes count; the message asks only for what will
+    still be missing then.
     """
     chosen, min_rated = counts.selected, settings.min_rated
     waiting = [counts.waiting] if counts.waiting else []
@@ -113,7 +114,7 @@ def too_little(counts: SelectionCounts, later: SelectionCounts, settings: Traini
         refusal = sentences([few, *more, *left_out, *waiting])
         return join([counts.limit, refusal]) if counts.limit else refusal
     alone = Reason(
-        "Too few people: the liked answers have 👍 from {raters}, {wanted} needed.",
+        "Too few people: liked answers have 👍 from {raters} of the {wanted} people needed.",
         raters=counts.raters,
         wanted=settings.min_raters,
     )

@@ -111,7 +111,7 @@ class EvaluatedModel:
         self._steps.more(len(self._missing(questions, number)))
 
     def answer(self, questions: QuestionSet, number: int) -> AnsweredQuestions:
-        """Answer the first `number` questions, those that the model has not answered before."""
+        """Answer those of the first `number` questions that the model has not answered yet."""
         if missing := self._missing(questions, number):
             lessons = [each.lesson(questions.folder, self._job.system) for each in missing.values()]
             texts = self._backend.answers(

@@ -28,7 +28,7 @@ def as_tensor(picture: Image.Image) -> torch.Tensor:
 def cut(decoded: torch.Tensor, tiling: Tiling) -> torch.Tensor:
     """Return the tiles of a picture [height, width, 3] in uint8 as float32 [T, 3, S, S], normalized.
 
-    Row by row, as from `tiles.tiles`; if there are several, the thumbnail comes last.
+    The tiles are in the order of rows, as in `tiles.tiles`; if there are several, a thumbnail follows.
     """
     side = tiling.side
     columns, rows = tiling.grid(decoded.shape[1], decoded.shape[0])

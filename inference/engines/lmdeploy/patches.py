@@ -141,7 +141,7 @@ class TileCachingEngine(VLAsyncEngine):  # type: ignore[misc]
         processor.cache = TileCache(
             tiling_of(model, self.tiles),
             dtype=model.mm_feature_dtype,
-            # Without a GPU only in tests.
+            # Only tests run without a GPU.
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             limit=self.cache_bytes,
             threads=self.threads,

@@ -1,4 +1,4 @@
-"""Cache of pictures for lmdeploy that many threads decode and the GPU cuts into tiles.
+"""Cache of the tiles of pictures, which many threads decode and the GPU cuts, for lmdeploy.
 
 On every turn, lmdeploy 0.18.0 decodes, tiles and hashes all pictures of the conversation again, in one
 thread (vl/engine.py). This cache stores tiles in main memory under the SHA-256 digest of the encoded picture
