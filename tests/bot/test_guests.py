@@ -109,7 +109,7 @@ async def test_votes_are_offered_and_learned_only_with_consent(stage: Stage) -> 
         assert await taught(bot) == [1, 2]
         run = await bot.ledger.runs.start("schedule")
         await bot.ledger.run_selections.freeze(run.id, [(2, "train")])
-        await consent(ada, "Don't learn where")
+        await consent(ada, "Don't learn from guest mode")
         assert await taught(bot) == []
         assert await bot.ledger.run_selections.of(run.id) == []
         assert "no longer works" in await bob.toast(await bob.taps(UP, answer))
