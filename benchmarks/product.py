@@ -8,7 +8,7 @@ two follow-ups about each, and votes. A model with random weights seldom ends an
 would give little training data; therefore the users, all of them admins, also correct answers. Then one sends
 `/retrain` and, when the run has ended, `/promote`, which the bot may ask to confirm, or refuse if the model
 gives malformed answers. All users keep chatting until `--after` seconds after that. A run that has not ended
-after `--limit` seconds is given up, and what was measured until then is printed.
+after `--limit` seconds is abandoned, and what was measured until then is printed.
 
 The script prints JSON: the seconds that the run spent in each state, its verdict and effort, the seconds
 until the new model was live, and, in each state, the waits for the first word and for the whole answer and
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--corrections", type=int, default=16, help="answers that the users correct")
     parser.add_argument("--answers", type=int, default=100, help="answers before the admin retrains")
     parser.add_argument("--alone", type=float, default=15.0, help="seconds of chat before the run")
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a run is given up")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a run is abandoned")
     parser.add_argument("--after", type=float, default=15.0, help="seconds of chat after the run")
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)

@@ -219,7 +219,7 @@ class InferenceSettings(BaseModel):
     after 2.5 s at the latest, so that everything is closed within the 10 s that `docker stop` allows."""
 
     answer_attempts: int = Field(default=4, ge=1)
-    """A question is given up after this many engines have crashed while answering it."""
+    """A question is abandoned after this many engines have crashed while answering it."""
 
     restart_limit: int = Field(default=5, ge=1)
     """After this many failures in a row, questions fail at once instead of waiting; restarts continue."""

@@ -193,7 +193,7 @@ def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
 
 
 def _judged(database: Database, trust: Trust, reviews: int | None, now: float) -> list[_Judged]:
-    """Return the usable exchanges of every conversation with votes, corrections or edits, by session and ID."""
+    """Return the usable exchanges of every conversation that has votes, corrections or edits, by session, then ID."""
     silent, new, blocked = _silent(database, trust), _newcomers(database, trust, now), _blocked(database, trust)
     people = {
         "unheard": json.dumps(sorted(silent | new)),

@@ -30,7 +30,7 @@ GAUGES: Final = {
     "runs_failed": "Training runs that failed",
     "models": "Models, including removed ones",
     "updates_pending": "Updates stored but not finished yet",
-    "updates_set_aside": "Updates given up after repeated failures (dead letters)",
+    "updates_set_aside": "Updates abandoned after repeated failures (dead letters)",
     "replies_doubtful": "Stored replies that may have been sent twice or not at all",
     "telegram_calls_per_second_allowed": "Calls to Telegram per second that the rate limiter currently allows",
     "canary_share": "Share of the conversations that the canary answers; 0 without a canary, as are the next four",

@@ -37,7 +37,7 @@ class Worker:
     Attributes:
         client: The HTTP client that talks to the engine.
         open: Whether the engine is open to chats; it may be warmed up before it opens.
-        broken: Whether the engine has ended or been given up, so that no chats may be sent to it.
+        broken: Whether the engine has ended or been abandoned, so that no chats may be sent to it.
         served: The number of finished answers.
         key: The key of this launch, which an engine that the bot starts demands.
         cache_tokens: The size of the engine's KV cache in tokens, or None if the engine does not report it.
@@ -244,7 +244,7 @@ class Worker:
             self._child.kill()
 
     async def gone(self) -> str:
-        """Wait until the engine has ended or been given up; return the reason, for the log and the operator."""
+        """Wait until the engine has ended or been abandoned; return the reason, for the log and the operator."""
         if self._child is None:
             await self._given_up.wait()
             return self._why

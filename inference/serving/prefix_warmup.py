@@ -40,7 +40,7 @@ class RecentChat:
 
     Attributes:
         prompt: The newest answered prompt.
-        when: The time of the answer, in seconds of the monotonic clock.
+        when: The time of the answer, in seconds on the monotonic clock.
         warm: The workers that have the prompt cached.
         barred: Whether the prompt must not be sent again, because it failed once and may crash engines, or
             because the chat was forgotten.

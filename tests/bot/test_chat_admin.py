@@ -341,7 +341,7 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
             "Judged on 45 rated answers: the model agrees with the votes in 75 % (65–85 %) of the comparisons.",
             "Largest share from one person: 40 %.",
             "Left out: 12 over the limit per person.",
-            "⚠ 31 of 90 liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens",
+            "⚠ 31 of 90 liked answers were cut off by the length limit and can't be used: raise chat.max_new_tokens",
             "Other sources: food (50), ex_cn.json (4).",
             "Factual questions answered correctly: 90.0 % before, 92.0 % now (150 questions).",
             "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",

@@ -78,8 +78,7 @@ def cut_off(cut: int, liked: int) -> Reason | None:
     if 3 * cut <= liked:
         return None
     return Reason(
-        "{cut} of {liked} liked answers were cut off by the length limit and can't be learned: raise "
-        "chat.max_new_tokens",
+        "{cut} of {liked} liked answers were cut off by the length limit and can't be used: raise chat.max_new_tokens",
         cut=cut,
         liked=liked,
     )

@@ -69,7 +69,7 @@ CHINESE: Final = {
     "left out": "未采用",
     "{number} over the limit per person": "超出每人上限的 {number} 条",
     "cut off": "被截断",
-    "{cut} of {liked} liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens": (
+    "{cut} of {liked} liked answers were cut off by the length limit and can't be used: raise chat.max_new_tokens": (
         "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens"
     ),
     "judged by": "检验依据",

@@ -62,7 +62,7 @@ class StepPlan:
     def for_job(cls, job: Job, rows: int, processes: int = 1) -> StepPlan:
         """Plan the steps of a job on `rows` samples.
 
-        Each step has the same samples, regardless of the number of processes.
+        A given step trains on the same samples, however many processes share the work.
         """
         pairs = job.batch * job.accumulation
         if pairs % processes:
