@@ -18,11 +18,18 @@ from tests.support.bot_process import ROOT
 from tests.support.person import Person
 
 
+RUN = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    " runpy.run_module('telegram_emulator', run_name='__main__', alter_sys=True)"
+)
+"""`python -m telegram_emulator`. A shell makes its background jobs ignore SIGINT, and the tests may be one."""
+
+
 @asynccontextmanager
 async def emulating(*words: str) -> AsyncIterator[Process]:
     """Yield the emulator's process, which is killed at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "telegram_emulator", *words), cwd=ROOT, stdout=PIPE, stderr=PIPE
+        *(sys.executable, "-c", RUN, *words), cwd=ROOT, stdout=PIPE, stderr=PIPE
     )
     try:
         yield process
