@@ -17,7 +17,6 @@ import aiohttp
 from tests.support.bot_process import ROOT
 from tests.support.person import Person
 
-
 RUN = (
     "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
     " runpy.run_module('telegram_emulator', run_name='__main__', alter_sys=True)"
