@@ -25,7 +25,7 @@ NAMES: Final = {
     "runs_failed": later("failed runs"),
     "models": later("models"),
     "updates_pending": later("messages in the queue"),
-    "updates_set_aside": later("messages abandoned after errors"),
+    "updates_set_aside": later("messages that could not be handled"),
     "replies_doubtful": later("replies that may not have arrived"),
 }
 
