@@ -71,7 +71,7 @@ class Canaries(Queries):
             live, candidate = live_model(database), get_model(database, model)
             if live is None:
                 raise IllegalTransition(f"There is no live model to compare {model} with.")
-            move_model(database, candidate, ModelState.CANARY, "", by.name if by else "")
+            move_model(database, candidate, ModelState.CANARY, "", by)
             started = insert(
                 database,
                 "INSERT INTO canaries(model, live, run, share, started, after)"
@@ -106,7 +106,7 @@ class Canaries(Queries):
                 raise IllegalTransition(f"The trial of {present.model} cannot end as {verdict}.")
             state = _AFTERWARDS[verdict]
             why = reason if state is ModelState.REJECTED else ""
-            move_model(database, get_model(database, present.model), state, why, by.name if by else "")
+            move_model(database, get_model(database, present.model), state, why, by)
             _end(database, trial, verdict, reason, self._clock())
             return _get(database, trial)
 
@@ -129,11 +129,11 @@ def running_trial(database: Database) -> Trial | None:
     return find(_trial, database, f"{_SELECT} WHERE ended IS NULL")
 
 
-def end_by_promotion(database: Database, model: str, reason: str, now: float, by: str) -> None:
-    """End the running trial, if any, because `model` is about to become live, by the decision of the admin `by`.
+def end_by_promotion(database: Database, model: str, reason: str, now: float, by: Actor | None) -> None:
+    """End the running trial, if any, because `model` is about to become live.
 
     The trial ends as promoted if `model` is its canary, and otherwise as stopped. The caller sets the state
-    of `model`.
+    of `model`. `by` is the admin who decided, if one did.
     """
     trial = running_trial(database)
     if trial is None:

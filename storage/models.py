@@ -211,8 +211,8 @@ def live_model(database: Database) -> Model | None:
     return find(_model, database, f"{_SELECT} WHERE state = 'live'")
 
 
-def move_model(database: Database, model: Model, state: ModelState, reason: str, by: str = "") -> None:
-    """Set the state of a model, the name of the admin who changed it, and the reason if `reason` is not empty.
+def move_model(database: Database, model: Model, state: ModelState, reason: str, by: Actor | None = None) -> None:
+    """Set the state of a model, record the admin who changed it, and set the reason if `reason` is not empty.
 
     Raises:
         IllegalTransition: MODEL_TRANSITIONS does not allow the change.
@@ -220,7 +220,12 @@ def move_model(database: Database, model: Model, state: ModelState, reason: str,
     if state not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {state}.")
     reason = reason or model.reason
-    values = {"state": state, "reason": reason, "reason_parts": stored_parts(reason), "changed_by": by}
+    values = {
+        "state": state,
+        "reason": reason,
+        "reason_parts": stored_parts(reason),
+        "changed_by": by.name if by else "",
+    }
     database.table("models").update(model.id, values)
 
 
@@ -242,9 +247,9 @@ def add_promotion(
     done: float | None,
     back: bool = False,
 ) -> int:
-    """Add a promotion and return its ID."""
+    """Add a promotion and return its ID. One that is only requested so far remains to be announced."""
     return insert(
         database,
-        'INSERT INTO promotions(model, previous, "by", created, done, back) VALUES (?, ?, ?, ?, ?, ?)',
-        (model, previous, by, created, done, back),
+        'INSERT INTO promotions(model, previous, "by", created, done, back, announced) VALUES (?, ?, ?, ?, ?, ?, ?)',
+        (model, previous, by, created, done, back, done is not None),
     )

@@ -38,8 +38,8 @@ class Promotions(Queries):
         now = self._clock()
 
         def work(database: Database) -> Promotion:
-            name, user = (by.name, by.user) if by else ("", None)
-            previous = _make_live(database, model, now, by=name, why=why, fault=why if back else "")
+            user = by.user if by else None
+            previous = _make_live(database, model, now, by=by, why=why, fault=why if back else "")
             return _promotion(
                 database, add_promotion(database, model, previous, by=user, created=now, done=now, back=back)
             )
@@ -59,7 +59,6 @@ class Promotions(Queries):
             _refuse_promotion(get_model(database, model))
             previous = None if live is None else live.id
             added = add_promotion(database, model, previous, created=self._clock(), done=None, back=back)
-            database.table("promotions").update(added, {"announced": False})
             return _promotion(database, added)
 
         return await self._write(work)
@@ -126,12 +125,12 @@ def _refuse_promotion(model: Model) -> None:
 
 
 def _make_live(
-    database: Database, model: str, now: float, *, by: str = "", why: str = "", fault: str = ""
+    database: Database, model: str, now: float, *, by: Actor | None = None, why: str = "", fault: str = ""
 ) -> str | None:
     """Make `model` live and return the ID of the former live model, or None if there was none.
 
-    The former live model is retired, or rejected if a `fault` is given. `by` is the name of the admin who
-    decided. If `model` is the canary of the running trial, `why` is the reason for the trial's end.
+    The former live model is retired, or rejected if a `fault` is given. `by` is the admin who
+    decided, if one did. If `model` is the canary of the running trial, `why` is the reason for the trial's end.
     """
     candidate, live = get_model(database, model), live_model(database)
     _refuse_promotion(candidate)

@@ -50,20 +50,22 @@ class Reason(str):
 
 def join(reasons: list[Reason]) -> Reason:
     """Return one reason that joins `reasons` with semicolons."""
-    first, *others = reasons
-    return Reason("{reason}; {others}", reason=first, others=join(others)) if others else first
+    return _chained(Reason("{reason}; {others}"), reasons)
 
 
 def sentences(reasons: list[Reason]) -> Reason:
     """Return one reason that consists of several sentences."""
-    first, *others = reasons
-    return Reason("{reason} {others}", reason=first, others=sentences(others)) if others else first
+    return _chained(Reason("{reason} {others}"), reasons)
 
 
 def listed(reasons: list[Reason]) -> Reason:
     """Return one reason that lists several short reasons, separated by commas."""
+    return _chained(Reason("{reason}, {others}"), reasons)
+
+
+def _chained(form: Reason, reasons: list[Reason]) -> Reason:
     first, *others = reasons
-    return Reason("{reason}, {others}", reason=first, others=listed(others)) if others else first
+    return Reason(form.template, reason=first, others=_chained(form, others)) if others else first
 
 
 def stored(text: str, parts: str) -> str:

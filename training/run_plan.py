@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from training.base_model_check import untrainable
 from training.data.imported_sources import imported
 from training.data.judging_blocks import Live
 from training.data.rated_lessons import with_rejected
-from training.data.selection import TRAIN, WORSE, Selection, select_pairs
+from training.data.selection import TRAIN, WORSE, Selection, TooLittle, select_pairs
 from training.gate.factual_set import check_decidable
 from training.job import TrainingError
 from training.job_specs import JobSpecs
@@ -135,8 +136,7 @@ class RunPlanner:
             frozen = await self.ledger.run_selections.of(live.run)
             taught = frozenset(exchange for exchange, split in frozen if split in (TRAIN, WORSE))
         newcomers = await self.ledger.votes.newcomers(self.trust)
-        everybody = replace(self.trust, newcomer_seconds=0.0)
-        selection = await asyncio.to_thread(
+        select = partial(
             select_pairs,
             rated,
             {each.sha256: each.phash for each in await self.ledger.pictures.all()},
@@ -145,9 +145,17 @@ class RunPlanner:
             objective=self.specs.recipe.objective,
             max_length=settings.max_tokens(self.specs.paths.base),
             newcomers=newcomers,
-            rated_later=await self.ledger.votes.rated_exchanges(everybody, reviews) if newcomers else (),
             only=only,
         )
+        try:
+            selection = await asyncio.to_thread(select)
+        except TooLittle:
+            if newcomers is None:
+                raise
+            # The selection fails again, but the error says what will be missing once the newcomers' votes count.
+            everybody = replace(self.trust, newcomer_seconds=0.0)
+            rated_later = await self.ledger.votes.rated_exchanges(everybody, reviews)
+            selection = await asyncio.to_thread(select, rated_later=rated_later)
         shown, liked = await self.ledger.votes.shown(name, selection.judging_raters)
         train = tuple(with_rejected(selection.train, preferences))
         return replace(selection, train=train, shown=shown, liked_of_shown=liked)

@@ -15,10 +15,12 @@ import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 
-from bot.admin.notifications import CAPTION_LIMIT, TEXT_LIMIT, Notifications, cut
+from bot.admin.notifications import CAPTION_LIMIT, Notifications, cut
 from bot.admin.run_outcome import sentence
 from bot.i18n import Say, Translator, later
 from bot.telegram.errors import DeliveryError, Undelivered
+from bot.telegram.formatting import LIMIT
+from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.model_buttons import ModelMessage
 from storage.state_machines import ModelState
@@ -72,7 +74,7 @@ class ModelNews:
         place: dict[str, Any] = {"chat_id": message.chat, "message_id": message.message}
         say = self.translator.for_person(await self.ledger.people.get(message.chat))
         what = what_happened(message, say)
-        limit = (CAPTION_LIMIT if message.caption else TEXT_LIMIT) - len(what) - 1
+        limit = (CAPTION_LIMIT if message.caption else LIMIT) - len(what) - 1
         text = f"{cut(message.text, limit)}\n{what}"
         if not message.text:  # recorded by an earlier version
             await self.bot.edit_message_reply_markup(**place)
@@ -82,13 +84,18 @@ class ModelNews:
             await self.bot.edit_message_text(text, **place)
 
 
+def approved(model: Model) -> Reason:
+    """Return the news that a model was approved, and is a canary or answers everyone now."""
+    return Reason(NOW[model.state] if model.state is ModelState.CANARY else APPROVED, model=model.id)
+
+
 def what_happened(message: ModelMessage, say: Say) -> str:
     """Return what happened to the model of a message since it was sent, and who decided that, if an admin did."""
     model = message.model
     if not model.kept:
         what = say(DELETED, model=model.id)
     elif message.state is ModelState.CANDIDATE and model.state is ModelState.LIVE:
-        what = say(APPROVED, model=model.id)
+        what = say(approved(model))
     elif model.state is ModelState.REJECTED:
         what = say(REJECTED, model=model.id, reason=sentence(say(model.reason), say))
     else:

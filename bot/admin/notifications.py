@@ -30,6 +30,7 @@ from bot.config import Settings
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import Approve, CancelRun
 from bot.telegram.errors import DeliveryError, Doubtful
+from bot.telegram.formatting import LIMIT
 from bot.telegram.keyboards import canary_buttons, one_button
 from bot.telegram.methods import PartialEdit
 from storage.errors import StorageError
@@ -40,7 +41,6 @@ from storage.translatable_reason import Reason
 from training.gate.comparison_sheet_translations import localised
 
 CAPTION_LIMIT: Final = 1024
-TEXT_LIMIT: Final = 4096
 ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
@@ -227,7 +227,7 @@ class Notifications:
         """Queue a translatable message for every admin."""
 
         async def tell(admin: int, say: Say) -> None:
-            await self._bot.send_message(admin, cut(say(sentence, **values), TEXT_LIMIT))
+            await self._bot.send_message(admin, cut(say(sentence, **values), LIMIT))
 
         self._queue_for_all(tell)
 

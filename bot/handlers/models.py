@@ -17,6 +17,7 @@ from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
 from bot.admin.canary_standing import standing_text
+from bot.admin.model_news import approved
 from bot.admin.progress import MODEL_STATES, approval_text, merging, model_state
 from bot.admin.refusals import CHANGED, REFUSALS, AdminRefusal, RejectedModel, refused
 from bot.handlers.callbacks import acknowledge, remove_buttons
@@ -123,10 +124,9 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
         await reply.finish(text, canary_buttons(model.id, say))
         if isinstance(sent := reply.messages[-1], int):
             await request.services.ledger.model_buttons.add(reply.place.chat, sent, model, text)
-        _announce(model, Reason("{model} was approved and is a canary now.", model=wanted), request)
     else:
         await reply.finish(say("{model} answers from now on.", model=wanted))
-        _announce(model, Reason("{model} was approved and answers from now on.", model=wanted), request)
+    _announce(model, approved(model), request)
     await remove_buttons(query, request, Approve(model=wanted))
 
 

@@ -15,6 +15,7 @@ from bot.admin.canary_standing import standing_text
 from bot.admin.canary_trial import Trials
 from bot.admin.model_checks import refuse_harmful
 from bot.admin.model_deletion import bytes_on_disk, model_files, refuse_in_use
+from bot.admin.model_news import approved
 from bot.admin.model_switch import RESTING
 from bot.admin.progress import approval_text
 from bot.admin.refusals import CHANGED, AdminRefusal, refused
@@ -153,11 +154,7 @@ class ModelPages:
 
         async def work(_: OnProgress) -> Reason:
             model = await self.trials.approve(wanted, _actor(request))
-            if model.state is ModelState.LIVE:
-                what = Reason("{model} was approved and answers from now on.", model=wanted)
-            else:
-                what = Reason("{model} was approved and is a canary now.", model=wanted)
-            return self._announced(request, model, what)
+            return self._announced(request, model, approved(model))
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 

@@ -184,6 +184,10 @@ def disliked_pairs(
     return within_share(different, owner, near, most)
 
 
+class TooLittle(TrainingError):
+    """There are too few liked answers for a run, or too few users who liked them."""
+
+
 def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the call
     rated: Sequence[RatedExchange],
     phashes: Mapping[str, str],
@@ -206,11 +210,11 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
         objective: The training objective; with "kto", disliked answers are learned from too.
         max_length: The maximum number of tokens that a pair may have; None for no limit.
         newcomers: The users whose votes do not count yet and are not in `rated`, if any.
-        rated_later: The rated exchanges with the votes of newcomers, if there are any.
+        rated_later: The rated exchanges with the votes of newcomers, for the text of a `TooLittle`.
         only: The IDs of the exchanges that the run may learn from; None for no limit. The others still judge.
 
     Raises:
-        TrainingError: There are too few pairs, or they come from too few users.
+        TooLittle: There are too few pairs, or they come from too few users.
     """
     chosen = [each for each in rated if only is None or each.exchange.id in only]
     others = [each for each in rated if only is not None and each.exchange.id not in only]
@@ -219,7 +223,7 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     if not enough(counts, settings):
         allowed = [each for each in rated_later if only is None or each.exchange.id in only]
         later = choose_pairs(allowed, phashes, settings, max_length)[1] if newcomers else counts
-        raise TrainingError(too_little(counts, later, settings))
+        raise TooLittle(too_little(counts, later, settings))
     near = NearDuplicates(phashes, settings.near_duplicate)
     # Computed from likes, because an account that casts most of the dislikes would otherwise set its own limit.
     most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
