@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import structlog
 
@@ -62,17 +62,22 @@ from bot.web.review import ReviewPages
 from bot.web.run_pages import RunPages
 from bot.web.server import WebServer
 from bot.web.settings_pages import SettingsPages
+from inference.engines.commands import COMMANDS, PRELOADED, resolve
 from inference.images.decoder import PictureDecoders
+from inference.process.warm_python import WarmPython
 from inference.serving.deployment import Deployment
+from inference.serving.supervisor import State
 from storage.integrity import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.picture_files import PictureStore
 from training.base_model_check import trainer_missing
-from training.launcher import ChildTrainer
+from training.launcher import ChildTrainer, warm_python
 from training.merged_models import MergedModels
 from training.pipeline import Pipeline
 from training.run_plan import RunPlanner
+
+_POLL_SECONDS: Final = 0.5
 
 log = structlog.get_logger()
 
@@ -129,9 +134,20 @@ class Application:
         notices = Notifications(bot, settings, ledger, translator)
         self._at_end("notices", notices.stop)
 
-        deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
+        kind = resolve(settings.inference)
+        warm = warm_python(settings.training, folder / "logs", PRELOADED.get(kind, ()))
+        self._at_end("preloaded libraries", warm.stop)
+        deployment = Deployment(
+            settings.inference,
+            live.id,
+            Path(live.directory),
+            logs=folder / "logs",
+            command=warm.forking(COMMANDS[kind]) if kind in PRELOADED else None,
+        )
         self._at_end("engine", deployment.stop, ENGINE_SECONDS)
         await deployment.start(wait=False)
+        if settings.training.keep_warm:
+            self._in_background("preloading", preload(deployment, warm))
         self._in_background("menu", announce_commands(bot, settings.telegram, translator, ledger))
 
         erasure = Erasure(ledger, lambda session: deployment.forget(chat_key(session)))
@@ -142,9 +158,9 @@ class Application:
         stored = StoredPictures(ledger, pictures, patient)
         self._in_background("re-encoding of stored pictures", stored.run())
 
-        trainer = ChildTrainer(settings.training)
+        trainer = ChildTrainer(settings.training, warm)
         specs = settings.job_specs(None if has_separate_gpus(settings) else deployment.first_words)
-        merged = MergedModels(ledger, models, ChildTrainer(settings.training), settings.training, specs.paths)
+        merged = MergedModels(ledger, models, ChildTrainer(settings.training, warm), settings.training, specs.paths)
         planner = RunPlanner(ledger, models, specs, settings.trust)
         switch = ModelSwitch(
             ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
@@ -231,7 +247,7 @@ class Application:
         changes = ModelChanges()
         self._at_end("changes of models", changes.stop)
         model_pages = ModelPages(ledger, trials, changes, pages)
-        comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training), live_settings)
+        comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training, warm), live_settings)
         comparison.tidy()
         compare_pages = ComparisonPages(ledger, comparison, changes, pages)
         run_pages = RunPages(
@@ -283,6 +299,13 @@ class Application:
         task = asyncio.create_task(work)
         self._at_end(step, lambda: _cancelled(task))
         return task
+
+
+async def preload(deployment: Deployment, warm: WarmPython) -> None:
+    """Start the interpreter once the engine answers, so that it does not slow down the engine's start."""
+    while deployment.status().state is not State.READY:  # noqa: ASYNC110 - the engine may be restarted meanwhile
+        await asyncio.sleep(_POLL_SECONDS)
+    await warm.start()
 
 
 async def _cancelled(*tasks: asyncio.Task[None]) -> None:

@@ -10,19 +10,37 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from inference.process.child import Child
+from inference.process.warm_python import WarmPython
 from storage.translatable_reason import Reason
 from training.job import Job, Outcome, Progress, WorkerJob, ignore, outcome_file
 from training.run_folder import SCALARS
 from training.settings import TrainingSettings
 from training.xtuner.resume import latest_checkpoint
 from training.xtuner.scalars import step_seconds
+
+PRELOADED: Final = (
+    "torch.utils.tensorboard",
+    "training.data.mixture",
+    "training.gate.local_model",
+    "training.gate.prompt_parity",
+    "training.gate.run_comparison_sheet",
+    "training.merge",
+    "training.plots",
+    "training.xtuner.dataset",
+    "training.xtuner.internvl_model",
+    "training.xtuner.runner",
+)
+"""What a warm interpreter imports for the workers."""
+
+_IDLE_SECONDS: Final = 60.0
+"""How long a warm interpreter waits for the next worker of a run, or for the next run."""
 
 _TAIL_LINES: Final = 4
 _LOG_BYTES: Final = 50_000_000
@@ -77,11 +95,23 @@ class _Reports:
         self.on_progress(progress)
 
 
-class ChildTrainer:
-    """A `Trainer` that runs each job in a child process."""
+def warm_python(settings: TrainingSettings, logs: Path, modules: Sequence[str] = ()) -> WarmPython:
+    """Return an interpreter that preloads the libraries of the workers and `modules`, and starts on first use."""
+    return WarmPython(
+        settings.python or sys.executable,
+        (*PRELOADED, *modules),
+        log=logs / "warm-python.log",
+        environment=_environment(settings, 1),
+        idle=0 if settings.keep_warm else _IDLE_SECONDS,
+    )
 
-    def __init__(self, settings: TrainingSettings) -> None:
+
+class ChildTrainer:
+    """A `Trainer` that runs each job in a child process, forked from the interpreter `warm` if one is given."""
+
+    def __init__(self, settings: TrainingSettings, warm: WarmPython | None = None) -> None:
         self._settings = settings
+        self._warm = warm
         self._running: list[_Reports] = []
 
     @property
@@ -134,6 +164,9 @@ class ChildTrainer:
             command += ["-m", module, str(job_file)]
         else:
             command += ["-m", module, str(job_file)]
+            if self._warm:
+                await self._warm.start()
+                command = self._warm.forked(command)
         reports = _Reports(getattr(job, "run", ""), on_progress)
         try:
             child = await Child.start(
@@ -141,7 +174,12 @@ class ChildTrainer:
                 log=log_file,
                 log_bytes=_LOG_BYTES,
                 log_files=1,
-                environment=self._environment(job_file.parent, processes),
+                environment={
+                    **_environment(self._settings, processes),
+                    # transformers copies a checkpoint's model code there before importing it, by default to the home
+                    # folder.
+                    "HF_MODULES_CACHE": str(job_file.parent / "modules"),
+                },
                 on_line=reports.read,
             )
         except OSError as error:
@@ -186,28 +224,30 @@ class ChildTrainer:
         ray = self._settings.ray
         return [f"--address={ray.address}", f"--num-cpus={ray.num_cpus}", f"--num-gpus={ray.num_gpus}"]
 
-    def _environment(self, work: Path, processes: int) -> dict[str, str]:
-        cores = len(os.sched_getaffinity(0)) // processes
-        if self._settings.engine == "ray":
-            cores = int(self._settings.ray.num_cpus)
-        threads = self._settings.threads or max(1, cores)
-        cards = ",".join(map(str, self._settings.gpus))
-        return {
-            **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
-            # transformers copies a checkpoint's model code there before importing it, by default to the home folder.
-            "HF_MODULES_CACHE": str(work / "modules"),
-            # torch reads these on import. A worker must leave cores to the engine.
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            # Idle OpenMP threads sleep instead of spinning, which takes cores from the engine: on two busy cores a
-            # training run took 35 s of processor time spinning and 22 s sleeping.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "TOKENIZERS_PARALLELISM": "false",
-            # Batches of different lengths fragment torch's default segments of GPU memory.
-            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-            # A missing file is an error, not a download.
-            "HF_HUB_OFFLINE": "1",
-        }
+
+def _environment(settings: TrainingSettings, processes: int) -> dict[str, str]:
+    """Return the variables that libraries read on import, for a worker of `processes` processes."""
+    cores = len(os.sched_getaffinity(0)) // processes
+    if settings.engine == "ray":
+        cores = int(settings.ray.num_cpus)
+    threads = settings.threads or max(1, cores)
+    cards = ",".join(map(str, settings.gpus))
+    return {
+        **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
+        # torch reads these on import. A worker must leave cores to the engine.
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        # Idle OpenMP threads sleep instead of spinning, which takes cores from the engine: on two busy cores a
+        # training run took 35 s of processor time spinning and 22 s sleeping.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Batches of different lengths fragment torch's default segments of GPU memory.
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        # torch asks the driver's library for GPUs, which does not initialise CUDA: see `inference.process.fork_server`.
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        # A missing file is an error, not a download.
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def _spent_before(job: Job) -> float:

@@ -129,6 +129,10 @@ class TrainingSettings(BaseModel):
     python: LocalText = ""
     """The Python interpreter of the workers; empty: the bot's."""
 
+    keep_warm: bool = False
+    """Whether the libraries of the workers stay in memory between runs (0.5 GB), so that a run starts at once. During a
+    run they do in any case."""
+
     while_training: Literal["share", "pause"] = "share"
     """share: chats continue during training; pause: they wait, which suits one small GPU."""
 

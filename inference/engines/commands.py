@@ -112,3 +112,9 @@ def _ray(model_id: str, model_dir: Path, port: int, settings: InferenceSettings)
 
 COMMANDS: Final[dict[Kind, Command]] = {Kind.CPU: _cpu, Kind.LMDEPLOY: _lmdeploy, Kind.RAY: _ray}
 """The functions that build the command lines of the engines that the bot starts."""
+
+PRELOADED: Final = {
+    Kind.CPU: ("inference.engines.cpu.engine", "inference.engines.cpu.http_api"),
+    Kind.LMDEPLOY: ("inference.engines.lmdeploy.patches", "lmdeploy.serve.openai.api_server"),
+}
+"""What a warm interpreter imports for an engine of this machine."""

@@ -31,7 +31,7 @@ class Deployment:
         model_id: The ID of the first live model, reported in its answers.
         model_dir: The model's checkpoint directory; for an external server, it is used only for the context window.
         logs: The directory for log files.
-        command: A replacement for the engine's own command line, for tests.
+        command: A replacement for the command line of the kind of engine that the settings select.
 
     Raises:
         EngineUnavailable: The configured kind of engine cannot be started.
