@@ -62,6 +62,7 @@ def environment(
         "TRAINING__RATER_AGE": "0",
         "TRAINING__RECIPE": options.recipe,
         "TRAINING__KNOBS": json.dumps(options.knobs),
+        "TRAINING__KEEP_WARM": json.dumps(options.keep_warm),
         "WEB__PORT": "0",
     }
     return {**os.environ, **{f"THUMBTUNE_{name}": value for name, value in settings.items()}}
@@ -202,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--engine", default="lmdeploy")
     parser.add_argument("--recipe", default="food")
     parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="hyperparameters to change, as JSON")
+    parser.add_argument("--keep-warm", action="store_true", help="set training.keep_warm")
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--corrections", type=int, default=16, help="answers that the users correct")
     parser.add_argument("--answers", type=int, default=100, help="answers before the admin retrains")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -27,6 +27,9 @@ from storage.connection import translating_os_errors
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
+"""The model's card, which is written after the evaluation."""
+
 _VERSION = 1
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 _NAMED = 8
@@ -57,12 +60,13 @@ class Manifest:
 def write_manifest(directory: Path) -> str:
     """Hash every file under `directory`, write the manifest and return the hash over all files.
 
-    Directories with identical files have the same hash.
+    Directories with identical files have the same hash. If there is a manifest already, only files that were
+    written since are hashed.
 
     Raises:
         StorageError: The directory is empty or unreadable.
     """
-    files = _records(directory)
+    files = _records(directory, _unchanged(directory))
     manifest_hash = _hash(files)
     values = {"version": _VERSION, "hash": manifest_hash, "files": files}
     text = json.dumps(values, indent=1, sort_keys=True, default=asdict)
@@ -72,10 +76,10 @@ def write_manifest(directory: Path) -> str:
 
 
 def content_hash(directory: Path, known: Path | None = None) -> str:
-    """Return the hash over all files of a model, taken from its manifest or else computed from the files.
+    """Return the hash over all files of a model but its card, taken from its manifest or else computed from the files.
 
-    Hashing gigabytes of files takes seconds. A damaged manifest is treated like a missing one. Directories
-    with identical files have the same hash.
+    It is the same before and after the model's evaluation and publication. Directories with identical files have
+    the same hash. Hashing gigabytes of files takes seconds. A damaged manifest is treated like a missing one.
 
     Args:
         directory: The model's directory.
@@ -86,14 +90,14 @@ def content_hash(directory: Path, known: Path | None = None) -> str:
         StorageError: The directory is empty or unreadable.
     """
     try:
-        return read_manifest(directory).hash
+        return _content_hash(read_manifest(directory).files)
     except (UnknownRecord, Damaged):
         kept = known / f"{_appearance(directory)}.hash" if known else None
     if kept:
         with suppress(OSError):
             if _DIGEST.fullmatch(digest := kept.read_bytes()):
                 return digest.decode()
-    found = _hash(_records(directory))
+    found = _content_hash(_records(directory))
     if kept:
         with suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -177,16 +181,31 @@ def model_files(directory: Path) -> Iterator[tuple[str, Path]]:
             yield name.as_posix(), path
 
 
-def _records(directory: Path) -> dict[str, FileRecord]:
-    """Hash every file under `directory` and return the file records, keyed by relative path.
+def _unchanged(directory: Path) -> dict[str, FileRecord]:
+    """Return the records of the manifest whose files have the same size and are older than the manifest."""
+    with suppress(UnknownRecord, Damaged, FileNotFoundError):
+        recorded, written = read_manifest(directory).files, (directory / MANIFEST).stat().st_mtime_ns
+        present = {name: path.stat() for name, path in model_files(directory) if name in recorded}
+        return {
+            name: recorded[name]
+            for name, stat in present.items()
+            if stat.st_size == recorded[name].size and stat.st_mtime_ns < written
+        }
+    return {}
+
+
+def _records(directory: Path, known: Mapping[str, FileRecord] | None = None) -> dict[str, FileRecord]:
+    """Hash every file under `directory` but the `known` ones, and return all records, keyed by relative path.
 
     Raises:
         StorageError: The directory is empty or unreadable.
     """
     with translating_os_errors(f"reading {directory}"):
         paths = dict(model_files(directory))
+        files = dict(known or {})
+        rest = {name: path for name, path in paths.items() if name not in files}
         with ThreadPoolExecutor() as pool:  # hashing releases the GIL
-            files = dict(zip(paths, pool.map(_record, paths.values()), strict=True))
+            files |= zip(rest, pool.map(_record, rest.values()), strict=True)
     if not files:
         raise StorageError(f"{directory} has no files: it is not a model.")
     return files
@@ -195,6 +214,10 @@ def _records(directory: Path) -> dict[str, FileRecord]:
 def _record(path: Path) -> FileRecord:
     with path.open("rb") as file:
         return FileRecord(file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _content_hash(files: dict[str, FileRecord]) -> str:
+    return _hash({name: record for name, record in files.items() if name != CARD})
 
 
 def _hash(files: dict[str, FileRecord]) -> str:

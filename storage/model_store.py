@@ -62,8 +62,24 @@ class ModelStore:
             building.mkdir()
         return building
 
+    def seal(self, built: Path) -> str:
+        """Write a workspace's manifest, flush its files to disk, and return the hash of the manifest.
+
+        Files that are added later must be sealed again, which takes only the time for the new ones.
+
+        Raises:
+            StorageError: The workspace is empty, or cannot be read or written.
+        """
+        manifest_hash = write_manifest(built)
+        with translating_os_errors(f"writing the model {built}"):
+            for _, file in model_files(built):
+                sync_file(file)
+            for folder in {built, *(each.parent for _, each in model_files(built))}:
+                sync_directory(folder)
+        return manifest_hash
+
     def publish(self, built: Path, name: str) -> tuple[Path, str]:
-        """Publish a workspace as a model: write the manifest, flush everything to disk and rename the directory.
+        """Publish a workspace as a model: seal it and rename the directory.
 
         Returns:
             The model's directory and manifest hash.
@@ -74,12 +90,8 @@ class ModelStore:
         path = self.path(name)
         if path.exists():
             raise StorageError(f"{path} already exists: choose another name for the new model.")
-        manifest_hash = write_manifest(built)
+        manifest_hash = self.seal(built)
         with translating_os_errors(f"publishing the model {path}"):
-            for _, file in model_files(built):
-                sync_file(file)
-            for folder in {built, *(each.parent for _, each in model_files(built))}:
-                sync_directory(folder)
             built.rename(path)
             sync_directory(self.directory)
         return path, manifest_hash

@@ -19,13 +19,12 @@ from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_manifest import read_manifest
+from storage.model_manifest import CARD, read_manifest
 from storage.model_store import ModelStore
 from storage.state_machines import ANSWERING, ModelState
 from storage.translatable_reason import Reason
 from training.job import MergeJob, Outcome, Progress, Trainer, TrainingError, checked, ignore
 from training.job_specs import TrainingPaths
-from training.model_card import CARD
 from training.run_folder import ADAPTER, MERGE_JOB, kept_file
 from training.settings import TrainingSettings
 

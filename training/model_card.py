@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from inference.hub.listing import ORIGIN
+from storage.model_manifest import CARD
 from training.gate.report import Decision, Loss, Report
 from training.job import RATED, Job
-
-CARD: Final = "README.md"
 
 _VERDICTS: Final = {
     Decision.ACCEPTED: "The model was accepted: its gains follow the votes, and it lost no more facts than allowed.",

@@ -18,6 +18,7 @@ from typing import Any, Final
 from storage.atomic_files import write_text
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.learning_records import BASE, Model, Run
+from storage.model_manifest import CARD
 from storage.picture_files import PictureStore
 from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason
@@ -27,7 +28,7 @@ from training.evaluation_jobs import Engines, NoEngines, TasteJob
 from training.gate.report import Decision, Report
 from training.job import Job, MergeJob, Outcome, Trainer, TrainingError, checked
 from training.job_specs import measure_effort, model_name
-from training.model_card import CARD, model_card
+from training.model_card import model_card
 from training.run_folder import FEATURES, JUDGED_ROWS, LOSSES, REPORT, TRAIN_ROWS, kept_file, run_folders
 from training.run_plan import RunPlan, RunPlanner
 from training.run_progress import OnChange, RunProgress
@@ -150,7 +151,7 @@ class Pipeline:
             counts = await self._counts(selection, live_name)
             testing = specs.taste(run, selection, live, engines, adapter=str(trained.adapter), **counts)
             merging = specs.merge(folder, workspace, trained, run=str(run.id))
-            merged, tested = await self._merge_and_test(merging, testing, progress)
+            merged, tested = await self._merge_and_test(merging, testing, workspace, progress)
             await self._live(selection)  # the live model may have changed meanwhile
             await self._engines.start(model_name(run), workspace)
             evaluation = specs.evaluate(
@@ -169,18 +170,24 @@ class Pipeline:
         return await _uninterrupted(self._publish(run, job, workspace, progress))
 
     async def _merge_and_test(
-        self, merging: MergeJob, testing: TasteJob, progress: RunProgress
+        self, merging: MergeJob, testing: TasteJob, workspace: Path, progress: RunProgress
     ) -> tuple[Outcome, Outcome]:
-        """Merge the model and test the taste at the same time, because the test does not need the merged model."""
+        """Merge the model and test the taste at the same time, because the test does not need the merged model.
+
+        The merged model is hashed and flushed to disk meanwhile.
+        """
         test = asyncio.create_task(self._trainer.run(testing, lambda each: progress.update(each) if merged else None))
+        tasks: list[asyncio.Task[Any]] = [test]
         merged: Outcome | None = None
         try:
             merged = checked(await self._trainer.run(merging, progress.update))
+            tasks.append(asyncio.create_task(asyncio.to_thread(self._models.seal, workspace)))
             await progress.move(RunState.EVALUATING, step=0, steps=0)
-            return merged, checked(await test)
+            await asyncio.gather(*tasks)
+            return merged, checked(test.result())
         finally:
             test.cancel()
-            await asyncio.wait((test,))
+            await asyncio.wait(tasks)
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
         """Store a run's selection and return its plan; plan again if data in `plan` was erased or re-encoded."""

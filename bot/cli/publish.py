@@ -21,10 +21,10 @@ from bot.cli.terminal import CommandRefused, confirm, notes
 from bot.config import Settings
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_manifest import read_manifest, verify
+from storage.model_manifest import CARD, read_manifest, verify
 from training.gate.report import Report
 from training.job import Job
-from training.model_card import CARD, base_repository, model_card
+from training.model_card import base_repository, model_card
 from training.number_format import size
 from training.run_folder import ADAPTER, FINETUNE_JOB, REPORT, kept_file
 

@@ -15,14 +15,14 @@ from inference.hub.listing import ORIGIN
 from inference.internvl2.tiny import CHECKPOINT
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_manifest import MANIFEST
+from storage.model_manifest import CARD, MANIFEST
 from storage.model_store import ModelStore
 from storage.state_machines import ModelState, RunState
 from tests.support.bot_process import Ended, ran, write_config
 from tests.support.publishing_hub import TOKEN, PublishingHub, Repository
 from training.gate.report import Decision, Report
 from training.job import Job
-from training.model_card import CARD, model_card
+from training.model_card import model_card
 from training.run_folder import ADAPTER, FINETUNE_JOB, REPORT
 
 REPO = "someone/our-model"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from storage.errors import Damaged, StorageError, UnknownRecord
-from storage.model_manifest import MANIFEST, content_hash, read_manifest, verify, write_manifest
+from storage.model_manifest import CARD, MANIFEST, content_hash, read_manifest, verify, write_manifest
 from storage.model_store import ModelStore
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 70_000, "code/modeling.py": b"import torch\n"}
@@ -49,19 +50,43 @@ def test_a_manifest_lists_every_file(tmp_path: Path) -> None:
 
 
 def test_a_model_has_the_same_hash_before_and_after_its_publication(store: ModelStore, published: Path) -> None:
-    """Publication does not change a model's content hash; adding or removing a file does.
+    """Publication and a new card do not change a model's content hash; adding or removing another file does.
 
     If the manifest is missing or damaged, the hash is computed from the files.
     """
     built = fill(store.workspace("run-2"))
     found = content_hash(built)
     assert found == content_hash(published) == read_manifest(published).hash
+    (built / CARD).write_text("The model was accepted.")
+    assert content_hash(built) == found
+    assert write_manifest(built) != found
+    assert content_hash(built) == found
     (published / MANIFEST).write_text("{")
     assert content_hash(published) == found
     (built / "config.json").unlink()
+    write_manifest(built)
     assert content_hash(built) != found
     with pytest.raises(StorageError, match="no files"):
         content_hash(store.workspace("run-3"))
+
+
+def test_sealing_again_hashes_only_what_was_written_since(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, hashed = fill(store.workspace("run-2")), list[str]()
+
+    def counted(file: FileIO, kind: str) -> object:
+        hashed.append(Path(file.name).name)
+        return file_digest(file, kind)
+
+    monkeypatch.setattr("storage.model_manifest.file_digest", counted)
+    sealed = store.seal(built)
+    assert sorted(hashed) == sorted(Path(name).name for name in FILES)
+    hashed.clear()
+    (built / CARD).write_text("The model was accepted.")
+    (built / "config.json").write_bytes(b"[]")
+    directory, published = store.publish(built, "run-2")
+    assert sorted(hashed) == [CARD, "config.json"]
+    assert published != sealed
+    assert verify(directory, published) == published
 
 
 def test_a_computed_hash_is_kept_until_a_file_changes(store: ModelStore, tmp_path: Path) -> None:

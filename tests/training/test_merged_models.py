@@ -16,7 +16,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import IllegalTransition
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.model_manifest import verify
+from storage.model_manifest import CARD, verify
 from storage.model_store import ModelStore
 from storage.state_machines import ModelState
 from tests.support.lessons import SYSTEM, settings
@@ -26,7 +26,6 @@ from training.job_specs import TrainingPaths
 from training.launcher import ChildTrainer
 from training.merge import merge
 from training.merged_models import MergedModels
-from training.model_card import CARD
 from training.run_folder import ADAPTER, MERGE_JOB
 
 WEIGHT = "mlp1.1.bias"

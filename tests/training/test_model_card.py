@@ -12,10 +12,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils._validators import validate_repo_id
 
 from inference.hub.listing import ORIGIN
+from storage.model_manifest import CARD
 from storage.translatable_reason import Reason
 from training.gate.report import Decision, Drift, Effort, Loss, Report, Taste
 from training.job import RATED, Job
-from training.model_card import CARD, model_card
+from training.model_card import model_card
 
 REPORT = Report(
     Decision.ACCEPTED,

@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from storage.chat_records import Chat, Person
 from storage.learning_records import Correction, Rating, Review, ReviewDecision, Run, TrainedOn, Trust
-from storage.model_manifest import read_manifest, verify
+from storage.model_manifest import CARD, read_manifest, verify
 from storage.review_cards import CardFilter
 from storage.state_machines import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
@@ -33,7 +33,6 @@ from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
 from training.gate.run_comparison_sheet import facts
 from training.job import Job, MergeJob, TrainingError
-from training.model_card import CARD
 from training.pipeline import CHANGED, WITHDRAWN
 from training.run_folder import FEATURES, LOSSES, STATE
 from training.xtuner.resume import latest_checkpoint, prepare_state
