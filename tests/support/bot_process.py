@@ -29,7 +29,7 @@ FORGE.set_forkserver_preload(["tests.support.chatting", "bot.process", "bot.cli.
 
 
 def _run_bot(words: tuple[str, ...], log: Path, sabotage: str, environment: dict[str, str]) -> None:
-    """Run `thumbtune` in this process, a child of the fork server, which the kernel kills with the tests."""
+    """Run `thumbtune` in this child of the fork server; the kernel kills it when the fork server ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # option 1 is PR_SET_PDEATHSIG
     with log.open("ab") as written:
         for stream in (1, 2):
@@ -71,7 +71,7 @@ class Ended:
 
 
 Thumbtune = Callable[..., Ended]
-"""The command line in this process, as the fixture `thumbtune` gives it: its words in, how it ended out."""
+"""The type of the fixture `thumbtune`, a function that runs a command in this process and returns its outcome."""
 
 
 async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
@@ -169,7 +169,7 @@ class BotProcess:
         return code
 
     async def ended(self) -> int | None:
-        """Wait up to 30 seconds until the process has ended, and return its exit code, or None if it has not."""
+        """Wait up to 30 seconds for the process to end; return its exit code, or None if it is still running."""
         await asyncio.to_thread(self.process.join, 30)
         return self.process.exitcode
 

@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
-    chosen, _ = parser.parse_known_args()  # run as a real engine's interpreter, it gets further arguments
+    chosen, _ = parser.parse_known_args()  # in place of a real engine's interpreter, it gets more arguments
     watch_parent()
     os.chdir(chosen.model)  # the directory may be renamed while the engine runs
     fake = Fake(Path(), chosen.name)

@@ -74,9 +74,9 @@ async def work(
             except NotSaved:
                 refused += 1
                 if contents(folder) != states[place]:
-                    wrong.append(f"step {place} was refused and something of it stands")
+                    wrong.append(f"step {place} was refused but changed the ledger")
                 if not ledger.trouble:
-                    wrong.append(f"step {place} was refused and the ledger names no trouble")
+                    wrong.append(f"step {place} was refused but the ledger reports no trouble")
                 await step(ledger)
             acknowledge()
             if number == NEVER:
@@ -116,7 +116,7 @@ def examine(folder: Path, states: list[str], acknowledged: int) -> list[str]:
         faults = [row[0] for row in database.execute("PRAGMA integrity_check") if row[0] != "ok"]
         faults += [f"foreign key: {tuple(row)}" for row in database.execute("PRAGMA foreign_key_check")]
     if contents(folder) not in states[acknowledged : acknowledged + 2]:
-        faults.append(f"it is neither as after {acknowledged} steps nor as after {acknowledged + 1}")
+        faults.append(f"the state is neither that after {acknowledged} steps nor that after {acknowledged + 1}")
     return faults
 
 

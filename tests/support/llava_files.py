@@ -142,7 +142,7 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "gpt first": ({"conversations": [{"from": "gpt", "value": "It."}]}, "must be from 'human'"),
     "strange image": ({"image": 7, "conversations": said("Why?", "It.")}, "image must be a file name"),
 }
-"""Each way for a row to be bad, in the folder of `spoil`: the row, and what is said about it."""
+"""Invalid rows, each with a pattern for its error message; they refer to the files that `spoil` writes."""
 
 
 def spoil(folder: Path) -> None:

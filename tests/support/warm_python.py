@@ -4,7 +4,7 @@ Importing these libraries takes each engine and each training run six to eight s
 Here, one process imports the libraries and then forks the workers. `WarmPython.start` writes a program
 that accepts `-m MODULE ARGUMENTS`; set it as `inference.python` or `training.python`. The program passes
 its standard streams, environment and working directory to the forking process, forwards signals to the
-worker, and ends as the worker does. When the program is killed, so is the worker.
+worker, and ends with the worker's exit status or signal. When the program is killed, so is the worker.
 
 Tests of startup itself use the real interpreter.
 """
@@ -44,7 +44,7 @@ PRELOADED: Final = (
     "training.xtuner.internvl_model",
     "training.xtuner.runner",
 )
-"""What the workers import; not the workers, which run as `__main__`."""
+"""The modules that the workers import, but not those of the workers themselves, which run as `__main__`."""
 PROGRAM: Final = """#!{python} -IS
 import array, json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -109,7 +109,7 @@ def _serves(address: Path) -> bool:
 def _start(lifeline: Path, words: list[str], environment: dict[str, str]) -> None:
     """Start the forking process, and return once it accepts connections.
 
-    Nothing waits for the forking process to end, since other processes may need it longer.
+    The forking process is not awaited, since other processes may need it longer.
     """
     stdin = os.open(lifeline, os.O_RDONLY)
     ready, stdout = os.pipe()
@@ -152,14 +152,14 @@ class Server:
             if sys.stdin in ready:
                 for worker in self._workers:
                     _kill(worker)
-                os._exit(0)  # freeing all that was imported takes seconds
+                os._exit(0)  # freeing the imported modules takes seconds
             if woken in ready:
                 woken.recv(1024)
                 self._reap()
             if self._listener in ready:
                 self._fork()
             for worker, connection in self._workers.items():
-                if connection in ready:  # nothing comes there but its end
+                if connection in ready:  # the program sends nothing more, so it was killed
                     self._selector.unregister(connection)
                     _kill(worker)
 
@@ -173,7 +173,7 @@ class Server:
             request = _received(connection, int.from_bytes(length, "big"))
         except OSError:
             request = b""
-        if not request:  # the program was killed, or only wanted to know whether this listens
+        if not request:  # the program was killed, or `_serves` only checked the address
             for stream in streams:
                 os.close(stream)
             connection.close()
@@ -186,7 +186,7 @@ class Server:
             for other in (self._listener, connection, *self._workers.values()):
                 other.close()
             words, environment, folder = json.loads(request)
-            # What torchrun starts is started by the same program.
+            # torchrun starts its processes with the same program.
             _work(streams, words, {**environment, "PYTHON_EXEC": self._program}, folder)
         for stream in streams:
             os.close(stream)
@@ -201,7 +201,7 @@ class Server:
             if not worker:
                 return
             with self._workers.pop(worker) as connection, suppress(KeyError, BrokenPipeError):
-                self._selector.unregister(connection)  # KeyError: the program was killed before
+                self._selector.unregister(connection)  # KeyError: the program was killed earlier
                 connection.sendall(status.to_bytes(4, "big"))
 
 
@@ -220,7 +220,7 @@ def _kill(worker: int) -> None:
     try:
         os.killpg(worker, signal.SIGKILL)
     except ProcessLookupError:
-        os.kill(worker, signal.SIGKILL)  # it does not lead its group yet
+        os.kill(worker, signal.SIGKILL)  # it is not a group leader yet
 
 
 def _work(streams: array.array[int], words: list[str], environment: dict[str, str], folder: str) -> None:
@@ -245,7 +245,7 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
         if not isinstance(code, int):  # the reason
             sys.stderr.write(f"{code}\n")
             code = 1
-    except BaseException:  # noqa: BLE001 the border of the process
+    except BaseException:  # noqa: BLE001 - the outermost frame of the process
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -259,7 +259,7 @@ def main() -> None:
     import_yapf()
     for name in PRELOADED:
         __import__(name)
-    gc.freeze()  # the workers' garbage collector need not look through what is imported here
+    gc.freeze()  # the workers' garbage collectors need not scan the imported modules
     gc.enable()
     Server(*sys.argv[1:]).serve()
 
