@@ -51,7 +51,7 @@ class ServedModel:
 
 
 class EngineReplica:
-    """One engine, which Ray Serve creates on a node, checks, and replaces when it fails."""
+    """An engine that Ray Serve creates on a node, checks, and replaces when it fails."""
 
     async def __init__(self, model: ServedModel, settings: dict[str, Any], key: str) -> None:  # type: ignore[misc]  # Serve awaits it
         """Start the engine.

@@ -1,4 +1,4 @@
-"""The inbox: updates, stored before they are acknowledged to Telegram.
+"""The inbox of updates, which are stored before they are acknowledged to Telegram.
 
 An update is first stored, then marked as begun when its handling begins, and as finished when its
 effects are complete. When the bot starts, it handles all updates that are stored but not finished. Inbox

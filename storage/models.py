@@ -249,7 +249,7 @@ def add_promotion(
     done: float | None,
     back: bool = False,
 ) -> int:
-    """Add a promotion and return its ID. A promotion that is only requested is marked as not yet announced."""
+    """Add a promotion and return its ID. A promotion that is only requested is not yet announced."""
     return insert(
         database,
         'INSERT INTO promotions(model, previous, "by", created, done, back, announced) VALUES (?, ?, ?, ?, ?, ?, ?)',

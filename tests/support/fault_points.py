@@ -1,8 +1,8 @@
-"""Steps on a ledger, run many times; each time, a different write or sync fails or kills the process.
+"""Run a series of ledger operations many times; each time, a different write or sync fails or kills the process.
 
 `python -m tests.support.fault_points FOLDER KIND FIRST EVERY`, run with tests/support/faults.c in
-LD_PRELOAD, tests every EVERY-th fault point from FIRST on and prints a JSON line for each with what went
-wrong; with a large EVERY, it replays a single point. The last line gives the number of writes and the
+LD_PRELOAD, tests every EVERY-th fault point from FIRST on and prints the result of each as a JSON line; with
+a large EVERY, it replays a single point. The last line gives the number of writes and the
 number of syncs in one run of the steps. KIND is one of KINDS.
 """
 
@@ -56,7 +56,7 @@ def contents(folder: Path) -> str:
 
 
 def opened(folder: Path) -> Ledger:
-    """Return the ledger, opened with a clock that stands still."""
+    """Open the ledger with a constant clock and return it."""
     return Ledger.open(folder, clock=lambda: 1000.0)
 
 

@@ -55,7 +55,7 @@ def foodie(folder: Path) -> Path:
 
 
 def clot(folder: Path) -> Path:
-    """Write rows like those of `ex_cn.json`, XTuner's Chinese part of CLoT's Oogiri-GO.
+    """Write rows like those of `ex_cn.json`, the Chinese part of CLoT's Oogiri-GO for XTuner.
 
     The rows have no ID and all ask the same question.
     """

@@ -31,7 +31,7 @@ def reference_for_several(kind: Kind, language: Language, manner: Manner, scenes
 
 
 def request_for_picture(language: Language, manner: Manner, rng: Random) -> str:
-    """Return a request for a picture, the answer to any text that comes before the first picture."""
+    """Return a request for a picture, which answers any text before the first picture."""
     return _wording("no_picture", language, manner, rng)
 
 
