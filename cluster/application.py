@@ -132,7 +132,7 @@ def _own(name: str) -> Any:
 
 
 def _delete_orphans(settings: InferenceSettings, own: str) -> None:
-    """Delete those of the bot's applications whose owner no longer exists."""
+    """Delete the bot's applications whose owners no longer exist."""
     owned = {each["name"].partition(_SEPARATOR)[0] for each in ray.util.list_named_actors(all_namespaces=True)}
     orphans = [
         name

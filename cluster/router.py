@@ -39,6 +39,6 @@ class ChatRouter(ConsistentHashRouter):
         return [*at_home, *(rank for rank in ranks if rank not in at_home)]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        """Remember the replica of the session."""
+        """Remember which replica serves the session."""
         if pending_request.metadata.session_id:
             self._homes[pending_request.metadata.session_id] = replica_id

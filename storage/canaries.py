@@ -133,7 +133,7 @@ def end_by_promotion(database: Database, model: str, reason: str, now: float, by
     """End the running trial, if any, because `model` is about to become live.
 
     The trial ends as promoted if `model` is its canary, and otherwise as stopped. The caller sets the state
-    of `model`. `by` is the admin who promoted it, if any.
+    of `model`. `by` is the admin who promoted the model, if any.
     """
     trial = running_trial(database)
     if trial is None:

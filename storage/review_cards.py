@@ -89,7 +89,7 @@ class CardFilter:
         thumb: 1 for exchanges with more 👍 than 👎, -1 for the opposite.
         since: The earliest time of an exchange, in UTC seconds since the epoch.
         until: The time before which an exchange must have taken place, in UTC seconds since the epoch.
-        text: A text in the question or the answer, in which the case of ASCII letters is ignored.
+        text: Text to find in the question or the answer, ignoring the case of ASCII letters.
         decision: The decision of the latest review.
         unreviewed: Whether to select only exchanges without a decision or with an undone decision.
         run: The ID of the run that learned from the exchanges.

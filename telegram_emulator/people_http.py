@@ -29,7 +29,7 @@ NO_LEARNING: Json = {"run": "", "ended": 0.0, "votes": "", "back": False}
 """The learning status of a bot that has not had a run.
 
 `run` is the state of the newest run: "running", "waiting" (for approval), "live", "kept" (the old model), "failed",
-"cancelled" or empty. `ended` is when it ended, in seconds. `votes` says what another run could learn from: "ready",
+"cancelled" or empty. `ended` is when it ended, in seconds. `votes` is the state of the votes for another run: "ready",
 "alike" (nearly all answers are liked) or empty. `back` says whether there is an earlier model.
 """
 

@@ -102,7 +102,7 @@ class BotProcess:
         self.log = config.with_suffix(".log")
 
     async def start(self, *, healthy: bool = True) -> None:
-        """Start the process; if `healthy`, wait until /health answers 200."""
+        """Start the process; if `healthy`, wait until /health returns 200."""
         words = ("run", "--config", str(self._config), *self._options)
         self._process = FORGE.Process(target=_run_bot, args=(words, self.log, self.sabotage, dict(os.environ)))
         await asyncio.to_thread(self._process.start)
@@ -110,7 +110,7 @@ class BotProcess:
             await self.healthy()
 
     async def healthy(self) -> None:
-        """Wait until /health answers 200, or fail and show the end of the log."""
+        """Wait until /health returns 200, or fail and show the end of the log."""
         try:
             async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
                 while True:
@@ -151,7 +151,7 @@ class BotProcess:
         return found
 
     def engines(self) -> list[psutil.Process]:
-        """Return the engine processes, whatever the engine, because some tests also run with lmdeploy on a GPU."""
+        """Return the processes of the CPU engine or of lmdeploy, with which some tests also run on a GPU."""
         return [child for module in ENGINE_MODULES for child in self.children(module)]
 
     async def kill(self) -> None:

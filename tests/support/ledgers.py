@@ -111,7 +111,7 @@ def newest_update(ledger: Ledger) -> int:
 
 
 def say(step: str, update: int) -> None:
-    """Print a line for the parent process, because the ledger has acknowledged a step."""
+    """Report to the parent process that the ledger has acknowledged a step."""
     sys.stdout.write(f"{step} {update}\n")
     sys.stdout.flush()
 

@@ -146,7 +146,7 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
 
 
 def spoil(folder: Path) -> None:
-    """Write the files that make the rows of `BAD_ROWS` bad, and `red.jpg`, a valid picture."""
+    """Write the files that make the rows of `BAD_ROWS` invalid, and `red.jpg`, a valid picture."""
     write_photo(folder / "red.jpg")
     (folder / "text.jpg").write_text("no picture")
     (folder / "cut.jpg").write_bytes(photo("blue", (600, 400))[:2000])

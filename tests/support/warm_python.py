@@ -1,6 +1,6 @@
 """A Python interpreter with torch, transformers and XTuner preloaded, for tests that start many workers.
 
-Importing these libraries takes each engine and each training run six to eight seconds of processor time.
+Importing these libraries costs each engine and each training run six to eight seconds of processor time.
 Here, one process imports the libraries and then forks the workers. `WarmPython.start` writes a program
 that accepts `-m MODULE ARGUMENTS`; set it as `inference.python` or `training.python`. The program passes
 its standard streams, environment and working directory to the forking process, forwards signals to the
@@ -69,7 +69,7 @@ os._exit(os.waitstatus_to_exitcode(status))
 
 
 class WarmPython:
-    """A handle on the process that preloads the libraries and forks the workers.
+    """A handle to the process that preloads the libraries and forks the workers.
 
     The forking process and its workers end when the last test process that holds a handle ends.
     """
