@@ -1,9 +1,9 @@
-"""Deploy a model as an application on a Ray cluster, keep it there until SIGTERM, and delete it.
+"""Deploy a model as an application on a Ray cluster, keep it there until SIGTERM, and then delete it.
 
     python -m cluster.application --model DIR --name ID --settings JSON
 
-This is the process that the bot starts as the "engine" of `inference.engine = "ray"`: it is supervised,
-swapped and stopped like an engine, but questions go to the cluster directly. It exits with an error if its
+The bot starts this process as its engine if `inference.engine` is "ray". The process is supervised, swapped
+and stopped like any engine, but questions go directly to the cluster. It exits with an error if its
 application fails or is deleted.
 """
 
@@ -44,7 +44,7 @@ _DELETE_SECONDS: Final = 10.0
 _NAMESPACE: Final = "thumbtune"
 _SEPARATOR: Final = "#"
 _KEEP_ALIVE_SECONDS: Final = 3600
-"""Long, because a pooled connection that the server closed just before a question would look like a crash."""
+"""An hour, because if the server closed a pooled connection just before a question, the bot would see a crash."""
 
 
 class Owner:
@@ -76,7 +76,7 @@ def deploy(model: ServedModel, settings: InferenceSettings, key: str) -> None:
             look_back_period_s=min(30, max(cluster.replicas.grow_after, 1)),
             metrics_interval_s=min(10, max(cluster.replicas.grow_after / 3, 0.5)),
         ),
-        # A model that cannot be loaded is refused after a second attempt.
+        # The deployment fails if two attempts to load the model fail.
         max_constructor_retry_count=2,
         graceful_shutdown_timeout_s=settings.drain_timeout,
         health_check_timeout_s=settings.token_timeout + 10,
@@ -113,7 +113,7 @@ def _start_serve(url: str) -> None:
     """Start Ray Serve on the head node unless it is already running."""
     address = urlsplit(url)
     serve.start(
-        # A single proxy, because each proxy keeps its own record of where the chats are.
+        # A single proxy, because each proxy keeps its own record of which engine serves which chat.
         proxy_location="HeadOnly",
         http_options=HTTPOptions(
             host="127.0.0.1" if address.hostname in ("127.0.0.1", "localhost") else "0.0.0.0",
@@ -124,7 +124,7 @@ def _start_serve(url: str) -> None:
 
 
 def _own(name: str) -> Any:
-    """Start the owner of an application on this process's node, so that losing another node does not end it."""
+    """Start the owner of an application on this process's node, so that the loss of another node does not end it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # An earlier process that deployed this model may not have exited yet.
     unique = f"{name}{_SEPARATOR}{secrets.token_hex(4)}"
@@ -132,7 +132,7 @@ def _own(name: str) -> Any:
 
 
 def _delete_orphans(settings: InferenceSettings, own: str) -> None:
-    """Delete those of the bot's applications whose owner no longer exists."""
+    """Delete the bot's applications whose owners no longer exist."""
     owned = {each["name"].partition(_SEPARATOR)[0] for each in ray.util.list_named_actors(all_namespaces=True)}
     orphans = [
         name
@@ -147,7 +147,7 @@ def _delete_orphans(settings: InferenceSettings, own: str) -> None:
 def _delete(name: str) -> None:
     """Request the deletion of the application; its engines finish their answers first."""
     serve.delete(name, _blocking=False)
-    # The call only sends a message, which is lost if this process exits before it has been read.
+    # The call only sends a message, which would be lost if this process exited too soon.
     while (
         application := serve.status().applications.get(name)
     ) and application.status is not ApplicationStatus.DELETING:

@@ -1,7 +1,7 @@
 """Model distribution: the bot's machine publishes models, and each node copies, verifies and keeps them.
 
-A model is identified by the hash of all its files (`storage.model_manifest`). A node's copy is named by the
-hash, appears only once it is complete, and is shared by all engines on that node.
+A model is identified by the hash of all its files (`storage.model_manifest`). A node's copy is named after
+the hash, appears only once it is complete, and is shared by all engines on that node.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def publish(directory: Path, models: str, model_hash: str) -> str:
     """Copy a model to the folder or URL `models` unless it is already there, and return its address.
 
     Raises:
-        OSError: The copy failed. The next call starts it again.
+        OSError: The copy failed. The next call starts over.
     """
     address = f"{models.rstrip('/')}/{model_hash}"
     files, path = fsspec.core.url_to_fs(address)
@@ -47,7 +47,7 @@ def publish(directory: Path, models: str, model_hash: str) -> str:
 
 
 def fetched(address: str, model_hash: str, store: ModelStore) -> Path:
-    """Return the node's own copy of a model, after copying it from a folder or URL if necessary.
+    """Return the node's own copy of a model, which is first copied from a folder or URL if necessary.
 
     Raises:
         Damaged: The files at the address are not those of the model.
@@ -89,5 +89,5 @@ def _copy(address: str, model_hash: str, store: ModelStore) -> None:
 def _forget_oldest(store: ModelStore, newest: str) -> None:
     names = [name for name in store.names() if name != newest]
     for name in sorted(names, key=lambda name: store.path(name).stat().st_mtime, reverse=True)[KEPT - 1 :]:
-        # An engine that uses the model has its weights in memory.
+        # Engines that use the model already have its weights in memory.
         shutil.rmtree(store.path(name), ignore_errors=True)

@@ -51,14 +51,14 @@ class ServedModel:
 
 
 class EngineReplica:
-    """One engine, which Ray Serve creates on a node, checks, and replaces when it fails."""
+    """An engine that Ray Serve creates on a node, checks, and replaces when it fails."""
 
     async def __init__(self, model: ServedModel, settings: dict[str, Any], key: str) -> None:  # type: ignore[misc]  # Serve awaits it
         """Start the engine.
 
         Args:
             model: The model.
-            settings: The bot's settings in `[inference]`.
+            settings: The bot's `[inference]` settings.
             key: The bearer token that requests must carry.
 
         Raises:
@@ -67,7 +67,10 @@ class EngineReplica:
         self._key = key
         self._in_flight = 0
         self._awaited: float | None = None
-        """When the engine was first asked or last sent data, even if no client waits; None after complete answers."""
+        """When the engine was first asked or last sent data, or None once all of its answers are complete.
+
+        The time is kept if a client disconnects early.
+        """
         node = engine_settings(InferenceSettings.model_validate(settings))
         store = ModelStore(cache_directory() / "models")
         directory = await asyncio.to_thread(fetched, model.address, model.hash, store)
@@ -85,7 +88,7 @@ class EngineReplica:
         )
 
     async def __call__(self, request: Request) -> Response:
-        """Pass a request on to the engine."""
+        """Forward a request to the engine."""
         if not hmac.compare_digest(request.headers.get("authorization", ""), f"Bearer {self._key}"):
             return _refusal(401, "This engine needs the key that it was started with, as a bearer token.")
         path = request.scope["path"].removeprefix(request.scope["root_path"])
@@ -141,7 +144,7 @@ def engine_settings(settings: InferenceSettings) -> InferenceSettings:
         update={
             "python": cluster.python,
             "threads": settings.threads or max(int(cluster.num_cpus), 1),
-            # An engine with a card to itself need not leave room for a second one.
+            # An engine with a GPU to itself need not leave memory for a second engine.
             "swap": "cold" if cluster.num_gpus >= 1 else "blue-green",
         }
     )

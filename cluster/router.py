@@ -1,7 +1,7 @@
 """A request router for Ray Serve that keeps each chat on the engine that has its prefix cached.
 
 Ray's consistent-hash router sends a session to the same replica until the number of replicas changes. Here,
-a session stays on the replica that answered it last as long as that replica is alive, has room and is
+a session stays on the replica that served it last as long as that replica is alive, has room and is
 likely to have the session cached, so only new and returning chats go to added replicas.
 """
 
@@ -17,7 +17,7 @@ _SESSIONS: Final = 100_000
 
 
 class ChatRouter(ConsistentHashRouter):
-    """A consistent-hash router that remembers which replica last answered each session."""
+    """A consistent-hash router that remembers which replica last served each session."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,6 +39,6 @@ class ChatRouter(ConsistentHashRouter):
         return [*at_home, *(rank for rank in ranks if rank not in at_home)]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        """Remember the replica of the session."""
+        """Remember which replica serves the session."""
         if pending_request.metadata.session_id:
             self._homes[pending_request.metadata.session_id] = replica_id

@@ -1,10 +1,9 @@
-"""Run a fine-tuning job on a Ray cluster, in as many workers as the job has processes.
+"""Run a fine-tuning job on a Ray cluster, with one worker for each of the job's processes.
 
     python -m cluster.training --address auto --num-cpus 1 --num-gpus 1 JOB.json
 
-This is the process that the bot starts in place of torchrun for `training.engine = "ray"`. It prints the
-progress of rank 0, and stops the workers when it is terminated. The job's files must have the same paths on
-every node.
+The bot starts this process in place of torchrun if `training.engine` is "ray". It prints the progress of
+rank 0, and stops the workers when it is terminated. The job's files must have the same paths on every node.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def _print_lines(lines: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the process from the command line."""
     parser = argparse.ArgumentParser(prog="python -m cluster.training", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--address", default="auto", help="the address of the cluster")
+    parser.add_argument("--address", default="auto", help="address of the cluster")
     parser.add_argument("--num-cpus", type=float, default=1, help="CPU cores per worker")
     parser.add_argument("--num-gpus", type=float, default=0, help="GPUs per worker")
     parser.add_argument("job", type=Path)

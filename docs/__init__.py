@@ -1,1 +1,1 @@
-"""The documentation's pictures and the script that makes them."""
+"""The documentation's screenshots and the script that makes them."""

@@ -1,9 +1,8 @@
-"""Make the README's pictures from the running product: `make pictures`.
+"""Make the README's screenshots from the running product: `make pictures`.
 
-The script starts `thumbtune demo` on free ports and acts like a newcomer in a real browser (it sends a
-sample picture, asks a question, casts the sample votes, retrains as the admin, sends an album, chats in
-the group). It writes `docs/pictures/*.webp`, which take up a fifth of the space that PNG files would
-need.
+The script starts `thumbtune demo` on free ports and uses it like a new user in a real browser: it sends a
+sample picture, asks a question, casts the sample votes, retrains as the admin, sends an album, and chats in
+the group. The WebP files in `docs/pictures` take up a fifth of the space that PNG files would need.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PICTURES = Path(__file__).parent / "pictures"
 
 
 async def main() -> None:
-    """Start the demo, take the pictures and stop the demo."""
+    """Start the demo, take the screenshots and stop the demo."""
     if not CHROMIUM:
         raise SystemExit(INSTALL_CHROMIUM)
     PICTURES.mkdir(exist_ok=True)

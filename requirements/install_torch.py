@@ -1,10 +1,10 @@
-"""Install the torch and torchvision of torch.txt: PyTorch's CPU build if its index answers, else pip's default.
+"""Install torch and torchvision as pinned in torch.txt: PyTorch's CPU build if its index answers, else pip's default.
 
     python requirements/install_torch.py [INDEX]
 
-pip's default torch for x86-64 Linux is the CUDA build. The CPU index has the same versions with a local part
-(2.13.0+cpu), which sorts above the plain one. The chat's packages, installed before, include all
-requirements of the CPU build.
+pip's default torch for x86-64 Linux is the CUDA build. The CPU index has the same versions with a local
+version label (2.13.0+cpu), which pip prefers. The packages for chatting, which are installed first, include
+everything that the CPU build requires.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PIP = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-
 
 
 def answers(index: str) -> bool:
-    """Return whether the package index lists torch within `ANSWER_SECONDS`."""
+    """Return whether the package index has torch and answers within `ANSWER_SECONDS`."""
     try:
         with urlopen(f"{index.rstrip('/')}/torch/", timeout=ANSWER_SECONDS):
             return True
@@ -58,7 +58,7 @@ def main(index: str) -> int:
     if default_is_cuda():
         sys.stdout.write(
             "torch: pip's default, the CUDA build (2.8 GB to download, 5.5 GB on disk). "
-            "`make TORCH_INDEX=…` takes the CPU build from another index.\n"
+            "`make TORCH_INDEX=…` installs the CPU build from another index.\n"
         )
     else:
         sys.stdout.write("torch: pip's default, a CPU build (0.2 GB to download).\n")

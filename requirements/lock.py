@@ -5,13 +5,13 @@
     python requirements/lock.py --upgrade-package NAME upgrade one package only
     python requirements/lock.py --check                write nothing; exit code 1 and a diff if a list is outdated
 
-Every line carries the SHA-256 hashes of the files that pip may install for it: the wheels for x86-64 and ARM Linux, or
-the source archive if there is no wheel. Only torch and torchvision for the CPU (torch.txt) have no hashes, because they
-come from another index.
+Each requirement has the SHA-256 hashes of the files that pip may install for it: the wheels for x86-64 and ARM Linux,
+or the source archive if there is no wheel. Only torch and torchvision for the CPU (torch.txt) have no hashes, because
+they come from another index.
 
-Wrong requirements of packages are corrected under [tool.uv] in pyproject.toml. The resolver is uv, which reads only the
-packages' metadata; this takes seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose metadata the
-index does not serve separately, including gigabytes of CUDA.
+Incorrect requirements of packages are overridden under [tool.uv] in pyproject.toml. The resolver is uv, which reads
+only the packages' metadata; this takes seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose
+metadata the index does not serve separately, including gigabytes of CUDA libraries.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ HERE = Path(__file__).parent
 PYTHONS = ("3.11", "3.12")
 X86, ARM = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
 PYPROJECT = "../pyproject.toml"
-# torch and torchvision are in torch.txt, and their CPU builds need nothing of CUDA.
+# torch and torchvision are in torch.txt, and their CPU builds do not need CUDA.
 CUDA = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
 
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """A requirement list: its heading, its sources, and the lists that are installed before it."""
+    """A requirement list, with its heading, its sources, and the lists that are installed before it."""
 
     name: str
     about: str
@@ -67,37 +67,43 @@ class List:
         return pins_of(self.text())
 
 
-VIRTUALENV = List("virtualenv.txt", "What makes .venv where python3 has no venv module.", ("virtualenv.in",))
-BUILD = List("build.txt", "What builds this package and those that have no wheel.", ("build.in",))
+VIRTUALENV = List("virtualenv.txt", "Packages that create .venv if python3 has no venv module.", ("virtualenv.in",))
+BUILD = List("build.txt", "Packages that build this package and those without wheels.", ("build.in",))
 CHAT = List(
     "cpu-chat.txt",
-    "What chatting needs: the bot, the ledger and the CPU engine, without torch and torchvision (torch.txt).",
+    "Packages for chatting: the bot, the ledger and the CPU engine, without torch and torchvision (torch.txt).",
     (PYPROJECT, "chat.in", "torch.txt"),
     after=(BUILD,),
     without=CUDA,
 )
-TRAINING = List("cpu-training.txt", "What retraining adds.", ("training.in",), (CHAT,), CUDA)
+TRAINING = List("cpu-training.txt", "Additional packages for retraining.", ("training.in",), (CHAT,), CUDA)
 DEV = List(
     "dev.txt",
-    "What the tests and checks add.",
+    "Additional packages for the tests and checks.",
     ("lmdeploy.in", "dev.in"),
     (CHAT, TRAINING),
     CUDA,
-    # lmdeploy's Python part with the CPU's torch, which is newer than it requires.
+    # The Python part of lmdeploy runs with the CPU build of torch, which is newer than lmdeploy permits.
     ("--overrides", "torch.txt", "--excludes", "lmdeploy-without.in"),
     (X86,),
 )
-BROWSER = List("browser.txt", "What drives a Chromium, for its tests and `make pictures`.", ("browser.in",))
-SBOM = List("sbom.txt", "What writes the bill of materials, for `make sbom`.", ("sbom.in",))
+BROWSER = List(
+    "browser.txt", "Packages that control Chromium, for the tests of web pages and `make pictures`.", ("browser.in",)
+)
+SBOM = List("sbom.txt", "Packages that write the bill of materials, for `make sbom`.", ("sbom.in",))
 GPU = List(
     "gpu.txt",
-    "Everything for a GPU: bot, lmdeploy, trainer.",
+    "All packages for a GPU: bot, lmdeploy and trainer.",
     (PYPROJECT, "chat.in", "training.in", "lmdeploy.in", "gpu.in"),
     after=(BUILD,),
-    platforms=(X86,),  # lmdeploy has wheels for no other
+    platforms=(X86,),  # lmdeploy has wheels for no other platform
 )
-DEEPSPEED = List("deepspeed.txt", "What training.deepspeed adds.", ("deepspeed.in",), (GPU,), platforms=(X86,))
-RAY = List("ray.txt", "What Ray adds, in an environment laid over .venv.", ("ray.in",), (CHAT, TRAINING), CUDA)
+DEEPSPEED = List(
+    "deepspeed.txt", "Additional packages for training.deepspeed.", ("deepspeed.in",), (GPU,), platforms=(X86,)
+)
+RAY = List(
+    "ray.txt", "Additional packages for Ray, in an environment on top of .venv.", ("ray.in",), (CHAT, TRAINING), CUDA
+)
 LISTS = (VIRTUALENV, BUILD, CHAT, TRAINING, DEV, BROWSER, SBOM, GPU, DEEPSPEED, RAY)
 
 
@@ -162,7 +168,7 @@ def look_up_hashes(pins: dict[str, str], platforms: tuple[str, ...]) -> dict[str
 
 def listing(each: List, pins: dict[str, str], hashes: dict[str, list[str]]) -> str:
     """Return the text of the list, sorted by name."""
-    head = f"# {each.about}\n# Made by lock.py from {', '.join(each.sources)}; installed with --no-deps.\n"
+    head = f"# {each.about}\n# Generated by lock.py from {', '.join(each.sources)}; install with --no-deps.\n"
     lines = (
         " \\\n    --hash=sha256:".join([f"{name}=={version}", *hashes.get(f"{name}=={version}", ["missing"])])
         for name, version in sorted(pins.items())
@@ -175,7 +181,7 @@ def main(arguments: list[str]) -> int:
     check = arguments == ["--check"]
     wrong = 0
     for each in LISTS:
-        # The tests' list is also installed into a .venv for a GPU, so both must name the same versions.
+        # The list for tests is also installed into a .venv for a GPU, so both lists must pin the same versions.
         lists = (GPU, CHAT, TRAINING, DEV, each)
         preferred = {name: version for other in lists for name, version in other.pins().items()}
         for python in PYTHONS if check else PYTHONS[:1]:
@@ -186,7 +192,7 @@ def main(arguments: list[str]) -> int:
                 each.path.write_text(text, "utf-8")
             elif text != present:
                 wrong = 1
-                names = (f"requirements/{each.name}", f"what its sources need on Python {python}")
+                names = (f"requirements/{each.name}", f"resolved from its sources for Python {python}")
                 sys.stdout.writelines(unified_diff(present.splitlines(True), text.splitlines(True), *names))
     if wrong:
         sys.stdout.write("The lists do not match their sources: run `make lock`.\n")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 PRIVATE: Final = 0o700
-"""Mode of a folder for people's words and pictures: only the bot's own user may enter."""
+"""Mode of a folder with users' texts and pictures, which only the bot's own user may enter."""
 
 PRIVATE_FILE: Final = 0o600
-"""Mode of a file with people's words or pictures: only the bot's own user may read or write it."""
+"""Mode of a file with users' texts or pictures, which only the bot's own user may read or write."""
 
 PART: Final = ".part"
 """Suffix of a file that is being written."""

@@ -48,7 +48,7 @@ class _ErasedMeanwhile(Exception):
 
 
 async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: ModelStore | None = None) -> Backup:
-    """Write a checked backup into the new folder `out`, including the trained models if `models` is given.
+    """Write a verified backup to the new folder `out`, including the trained models if `models` is given.
 
     Raises:
         StorageError: The folder already exists, or some of the data is damaged. In either case, nothing is

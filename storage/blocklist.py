@@ -1,6 +1,6 @@
 """People blocked by an operator on the web page (table `blocks`); `limits.blocked` lists others.
 
-A block outlives the erasure of the person's data, so that deleting one's data does not lift it.
+Erasing a person's data does not lift the block.
 """
 
 from __future__ import annotations

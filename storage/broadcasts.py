@@ -23,8 +23,8 @@ class Broadcasts(Queries):
     async def begin(self, update: int, chats: Iterable[int]) -> None:
         """Store the recipients of the broadcast requested by `update`, oldest chat first.
 
-        If they are already stored, the call only marks as doubtful the recipient to which an earlier process was
-        still sending.
+        If they are already stored, only the recipient to which an earlier process was still sending is marked as
+        doubtful.
         """
         wanted = json.dumps(list(chats))
 

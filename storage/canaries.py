@@ -58,7 +58,7 @@ class Canaries(Queries):
     async def start(self, model: str, share: float, by: Actor | None = None) -> Trial:
         """Begin a trial of the candidate `model` alongside the live model on `share` (0 to 1) of the conversations.
 
-        `by` is the admin who approved the model, if it needed that.
+        `by` is the admin who approved the model, if approval was required.
 
         Raises:
             UnknownRecord: There is no such model.
@@ -91,7 +91,7 @@ class Canaries(Queries):
         return await self._find(_trial, f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
 
     async def end(self, trial: int, verdict: Verdict, reason: str, by: Actor | None = None) -> Trial:
-        """End a trial without a promotion; `by` is the admin who decided that, if one did.
+        """End a trial without a promotion; `by` is the admin who ended it, if any.
 
         The model becomes a candidate again if `verdict` is VOID; otherwise it is rejected for `reason`.
 
@@ -133,7 +133,7 @@ def end_by_promotion(database: Database, model: str, reason: str, now: float, by
     """End the running trial, if any, because `model` is about to become live.
 
     The trial ends as promoted if `model` is its canary, and otherwise as stopped. The caller sets the state
-    of `model`. `by` is the admin who decided, if one did.
+    of `model`. `by` is the admin who promoted the model, if any.
     """
     trial = running_trial(database)
     if trial is None:

@@ -151,7 +151,7 @@ class StoredReply:
             placeholder may be sent twice.
         final: Whether the message shows its final text.
         question: The ID of the message that the reply answers, or 0 if there is none.
-        topic: The number of the forum topic with the reply, or None if there is none.
+        topic: The ID of the forum topic that contains the reply, or None if there is none.
         inline: Telegram's ID of the message in a chat where the bot is a guest; `message` is then None.
     """
 

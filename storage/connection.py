@@ -87,13 +87,13 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageError(f"{path} is damaged or not a database ({error}): restore the latest backup in its place.")
     if primary == sqlite3.SQLITE_IOERR:
-        # An exceeded quota or file size limit is reported as this too; SQLITE_FULL is for ENOSPC only.
+        # SQLite also reports an exceeded quota or file size limit as SQLITE_IOERR; SQLITE_FULL means only ENOSPC.
         return NotSaved(
             f"The disk that holds {path} is full or failing ({error}): free some space or check the disk;"
             " nothing was recorded."
         )
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        return StorageError(f"The database refused a row that contradicts another one ({error}).")
+        return StorageError(f"The database rejected a row that violates a constraint ({error}).")
     return StorageError(f"The database at {path} could not complete the operation ({error}).")
 
 
@@ -108,7 +108,7 @@ def translating_os_errors(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise NotSaved(
-                f"The disk filled up or failed while {what} ({error}): free some space or check it, then try again."
+                f"The disk filled up or failed while {what} ({error}): free some space or check the disk."
             ) from error
         raise StorageError(
             f"{what[:1].upper()}{what[1:]} failed ({error}): check the folder and its permissions."

@@ -149,7 +149,7 @@ class Counts(Queries):
     async def votes_per_day(self) -> dict[str, dict[str, Approval]]:
         """Return the votes on each model's answers by model ID and UTC day (ISO format), in chronological order.
 
-        The day is that of the vote. The sums over all days are what `approvals` returns.
+        The day is that of the vote. `approvals` returns the sums over all days.
         """
         found: dict[str, dict[str, Approval]] = {}
         for row in await self._every(_VOTES_PER_DAY):

@@ -8,7 +8,7 @@ _ABSENT = "pandas" not in sys.modules
 if _ABSENT:
     sys.modules["pandas"] = None  # type: ignore[assignment]  # sqlite-utils imports it wherever it is installed
 try:
-    from sqlite_utils import Database, Migrations  # noqa: TID251 the only place
+    from sqlite_utils import Database, Migrations  # noqa: TID251 - the only import
 finally:
     if _ABSENT:
         del sys.modules["pandas"]

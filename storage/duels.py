@@ -1,8 +1,8 @@
 """Duels: two answers to one question, one by each model in a trial. The user may choose the better one.
 
-One of the answers, the standing answer, is recorded as an exchange. The other one, its rival, is stored
-only in the duel's row; if it is chosen, it becomes the exchange, so that the conversation continues with
-the better answer, and the former standing answer takes its place in the row.
+One of the answers, the current answer, is recorded as an exchange. The other one, its rival, is stored only
+in the duel's row. If the rival is chosen, the two answers change places, so that the conversation continues
+with the better one.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Duel:
     """A duel between two answers to one question.
 
     Attributes:
-        exchange: The standing answer, which is part of the conversation.
+        exchange: The current answer, which is part of the conversation.
         rival: The other answer.
-        better: 1 if one of the answers was chosen (and is now the standing answer), 0 if neither was, or
+        better: 1 if one of the answers was chosen (and is now the current answer), 0 if neither was, or
             None before the choice.
     """
 
@@ -63,7 +63,7 @@ class Duels(Queries):
         return await self._write(work)
 
     async def open(self, exchange: int) -> Duel | None:
-        """Return the undecided duel whose standing answer is `exchange`, or None if there is none."""
+        """Return the undecided duel whose current answer is `exchange`, or None if there is none."""
 
         def work(database: Database) -> Duel | None:
             row = first(database, "SELECT id FROM duels WHERE exchange = ? AND better IS NULL", [exchange])
@@ -80,7 +80,7 @@ class Duels(Queries):
         return await self._read(lambda database: _get(database, "id", duel))
 
     async def choose(self, duel: int, chooser: int, choice: int, update: int) -> Duel:
-        """Record the choice of the standing answer (1), its rival (2) or neither (0); only the first choice counts.
+        """Record the choice of the current answer (1), its rival (2) or neither (0); only the first choice counts.
 
         The chosen answer gets the chooser's 👍. If the rival is chosen, it is recorded as an exchange and takes
         over the messages of the former answer.

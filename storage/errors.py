@@ -4,7 +4,7 @@ The hierarchy::
 
     StorageError
     ├── IllegalTransition   a run or a model cannot enter the requested state from its present one
-    ├── RunBusy             another run has not ended; only one may run at a time
+    ├── RunBusy             another run is active; only one may be active at a time
     ├── UnknownRecord       no row has the given identifier
     ├── NotSaved            the disk is full or failing
     └── Damaged             the bytes of a file do not match their digest
@@ -22,7 +22,7 @@ class IllegalTransition(StorageError):
 
 
 class RunBusy(StorageError):
-    """Another run has not ended; only one may run at a time."""
+    """Another run is active; only one may be active at a time."""
 
 
 class CanaryRunning(RunBusy):

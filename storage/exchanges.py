@@ -80,7 +80,7 @@ class Exchanges(Queries):
         return await self._replied(chat, "message", message)
 
     async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:
-        """Return the exchange for which a message of the bot requests a correction, or None if it requests none."""
+        """Return the exchange for which a message from the bot requests a correction, or None if it requests none."""
         return await self._find(
             exchange_of,
             f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
@@ -175,7 +175,7 @@ def record_exchange(database: Database, made: Exchange) -> Exchange:
             )
     except sqlite3.IntegrityError as error:
         raise StorageError(
-            f"The exchange for update {made.update} names a picture that the database does not have:"
+            f"The exchange for update {made.update} refers to a picture that is not in the database:"
             f" add it first ({error})."
         ) from error
     return replace(made, id=added)

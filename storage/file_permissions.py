@@ -1,4 +1,4 @@
-"""Permissions that keep the bot's files in the data folder private, even if the folder is open to others."""
+"""Permissions that keep the bot's files in the data folder private, even if other users can enter the folder."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def close_to_others(directory: Path) -> None:
 def _mode(path: Path) -> int:
     try:
         return stat.S_IMODE(path.stat().st_mode)
-    except OSError:  # the file was removed meanwhile, as SQLite does with its log
+    except OSError:  # the file was removed in the meantime, as SQLite may do with its log
         return 0

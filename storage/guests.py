@@ -6,7 +6,7 @@ from typing import Final
 
 GUESTS: Final = 0
 """The ID that stands for all chats in which the bot is a guest. Their own IDs are not used, because another chat that
-the bot knows may have the same one (https://core.telegram.org/bots/api#message, `guest_query_id`)."""
+the bot knows may have the same ID (https://core.telegram.org/bots/api#message, `guest_query_id`)."""
 
 UNLEARNED: Final = (
     f"SELECT id FROM exchanges WHERE chat = {GUESTS}"

@@ -1,9 +1,8 @@
-"""The inbox: updates, stored before they are acknowledged to Telegram.
+"""The inbox of updates, which are stored before they are acknowledged to Telegram.
 
 An update is first stored, then marked as begun when its handling begins, and as finished when its
-effects are complete. The next time the bot starts, it again handles all the updates that were stored but
-not finished. Inbox queries are the ledger's most frequent ones, so concurrent calls are combined into
-one statement.
+effects are complete. When the bot starts, it handles all updates that are stored but not finished. Inbox
+queries are the ledger's most frequent ones, so concurrent calls are combined into one statement.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Row = tuple[int, str, str]
 """An update to store: its ID, lane and payload."""
 
 ANONYMOUS_LANE = ""
-"""The lane of an update whose sender was erased: nothing in its row identifies them."""
+"""The lane of an update whose sender was erased, so that nothing in its row identifies the sender."""
 
 _SELECT = "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
 _IDS = "(SELECT value FROM json_each(?))"
@@ -76,7 +75,7 @@ class Inbox(Queries):
         await self._execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
 
     async def finish(self, update: int, unreachable: str = "") -> None:
-        """Finish an update and delete its payload.
+        """Mark an update as finished and delete its payload.
 
         If the answer could not be delivered, `unreachable` is stored as the reason. If the sender of the update
         was erased in the meantime, the replies to the update are deleted.
@@ -138,7 +137,7 @@ class Inbox(Queries):
         fresh = {row[0]: row for row in reversed(rows)}  # of two updates with the same ID, the first is kept
         for update in known:
             fresh.pop(update, None)
-        # One statement for all: each statement releases the GIL, and a busy event loop is slow to give it back.
+        # A single statement, because each one releases the GIL and may have to wait for a busy event loop to return it.
         database.execute(
             "INSERT INTO inbox(id, lane, payload, received) SELECT json_extract(value, '$[0]'),"
             " json_extract(value, '$[1]'), json_extract(value, '$[2]'), ? FROM json_each(?)",

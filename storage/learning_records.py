@@ -23,7 +23,7 @@ class Rating:
     Votes are only added, never changed; only a rater's latest vote on an exchange counts.
 
     Attributes:
-        value: 1 for a thumbs up, -1 for a thumbs down, or 0 if the rater took the vote back.
+        value: 1 for a thumbs up, -1 for a thumbs down, or 0 if the rater retracted the vote.
         update: The ID of the update that delivered the vote. It is unique, so handling the update again adds
             no second vote.
         reason: One of the bot's keywords for reasons; empty if the rater gave none.
@@ -51,7 +51,7 @@ class Correction:
 
 
 class ReviewDecision(StrEnum):
-    """An operator's decision on a lesson. KEEP lets the votes decide, and UNDO takes back all earlier decisions."""
+    """An operator's decision on a lesson. KEEP lets the votes decide, and UNDO withdraws all earlier decisions."""
 
     KEEP = "keep"
     DROP = "drop"
@@ -121,9 +121,9 @@ class Newcomers:
     """New users who have cast votes that do not count yet.
 
     Attributes:
-        people: How many users there are, at least 1.
-        first: When the votes of the first of them count, in seconds since the epoch.
-        wait: How long, in seconds, each new user's votes wait.
+        people: The number of these users, at least 1.
+        first: When the first user's votes begin to count, in seconds since the epoch.
+        wait: How long, in seconds, a new user's votes do not count.
     """
 
     people: int
@@ -132,7 +132,7 @@ class Newcomers:
 
 
 EQUAL_TRUST: Final = Trust()
-"""No one is blocked, new or an admin."""
+"""Rules under which no one is blocked, a newcomer or an admin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Run:
         requested_by: The user ID of the admin who requested the run, if any.
         step: The number of the current step within the present state, out of `steps`.
         seconds_left: The estimated time until the present state ends, or None if it is unknown.
-        loss: The newest training loss.
+        loss: The latest training loss.
         samples: The number of selected training pairs.
         held_out: The number of selected pairs held out for the evaluation.
         limited: Whether the run learns only from exchanges that an operator selected.
@@ -267,7 +267,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A change of the live model, done or requested.
+    """A completed or requested change of the live model.
 
     Attributes:
         by: The user ID of an admin, or None for the pipeline, the command line and the web page.

@@ -54,7 +54,7 @@ from storage.writer import Writer
 FILE_NAME = "ledger.db"
 
 LOG_SECONDS = 5.0
-"""How long `Ledger.empty_log` waits for readers and writers. New writes are held up meanwhile."""
+"""How long `Ledger.empty_log` waits for readers and writers. New writes are delayed in the meantime."""
 
 
 class Ledger:

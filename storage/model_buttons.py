@@ -52,7 +52,7 @@ class ModelButtons(Queries):
         )
 
     async def outdated(self) -> list[ModelMessage]:
-        """Return the messages whose models are in another state by now or were deleted."""
+        """Return the messages whose models have since changed state or been deleted."""
 
         def work(database: Database) -> list[ModelMessage]:
             return [
@@ -70,5 +70,5 @@ class ModelButtons(Queries):
         return await self._read(work)
 
     async def remove(self, chat: int, message: int) -> None:
-        """Forget a message, because it has no buttons any more."""
+        """Remove the record of a message that no longer has buttons."""
         await self._execute("DELETE FROM model_buttons WHERE chat = ? AND message = ?", (chat, message))

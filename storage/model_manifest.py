@@ -33,7 +33,7 @@ CARD = "README.md"
 _VERSION = 1
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 _NAMED = 8
-"""The most differences that an error names one by one; the rest are only counted."""
+"""The maximum number of differences that an error lists; the rest are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ def content_hash(directory: Path, known: Path | None = None) -> str:
 
     Args:
         directory: The model's directory.
-        known: A folder in which computed hashes are kept. A kept hash is returned while the names, sizes and
-            modification times of the model's files stay the same. A damaged one is treated like a missing one.
+        known: A folder that caches computed hashes. A cached hash is returned as long as the names, sizes and
+            modification times of the model's files stay the same. Damaged entries are ignored.
 
     Raises:
         StorageError: The directory is empty or unreadable.

@@ -124,7 +124,7 @@ class ModelStore:
         return aside
 
     def restore(self, aside: Path, name: str) -> None:
-        """Publish again, as `name`, the model that `set_aside` moved to the path `aside`.
+        """Publish, under the name `name`, the model that `set_aside` moved to the path `aside`.
 
         Raises:
             StorageError: The model's directory cannot be renamed.

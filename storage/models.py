@@ -117,7 +117,9 @@ class Models(Queries):
 
         def work(database: Database) -> Model:
             if state is ModelState.LIVE:
-                raise IllegalTransition(f"{model} becomes live by a promotion, which also retires the live model.")
+                raise IllegalTransition(
+                    f"{model} can only become live through a promotion, which also retires the live model."
+                )
             move_model(database, get_model(database, model), state, reason)
             return get_model(database, model)
 
@@ -247,7 +249,7 @@ def add_promotion(
     done: float | None,
     back: bool = False,
 ) -> int:
-    """Add a promotion and return its ID. One that is only requested so far remains to be announced."""
+    """Add a promotion and return its ID. A promotion that is only requested is not yet announced."""
     return insert(
         database,
         'INSERT INTO promotions(model, previous, "by", created, done, back, announced) VALUES (?, ?, ?, ?, ?, ?, ?)',

@@ -63,11 +63,11 @@ class People(Queries):
         await self._write(work)
 
     async def get(self, user: int) -> Person | None:
-        """Return the user with the Telegram ID `user`, or None if the ledger does not know the user."""
+        """Return the user with the Telegram ID `user`, or None if the ledger has no such user."""
         return await self._find(_person, f"SELECT {PERSON} FROM users WHERE id = ?", [user])
 
     async def get_with_block(self, user: int) -> tuple[Person | None, bool]:
-        """Return what `get` returns, and whether an operator has blocked the user on the web page."""
+        """Return a user as `get` does, and whether an operator has blocked the user on the web page."""
         row = await self._first(
             f"SELECT {PERSON}, blocks.person IS NOT NULL AS blocked FROM (SELECT ? AS sender)"
             " LEFT JOIN users ON users.id = sender LEFT JOIN blocks ON blocks.person = sender",
@@ -77,7 +77,7 @@ class People(Queries):
         return None if row["id"] is None else _person(row), bool(row["blocked"])
 
     async def chat(self, chat: int) -> Chat | None:
-        """Return the chat with the Telegram ID `chat`, or None if the ledger does not know the chat."""
+        """Return the chat with the Telegram ID `chat`, or None if the ledger has no such chat."""
         return await self._find(lambda row: Chat(**row), "SELECT id, kind, title FROM chats WHERE id = ?", [chat])
 
     async def private_chats(self) -> list[int]:
@@ -117,7 +117,7 @@ class People(Queries):
     async def set_teaches_as_guest(self, user: int, allowed: bool) -> None:
         """Store whether the bot may learn from a user's questions in chats where it is a guest.
 
-        Taking the permission back has the same effects on these questions as opting out.
+        Withdrawing the permission has the same effects on these questions as opting out.
         """
 
         def work(database: Database) -> None:

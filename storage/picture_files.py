@@ -16,7 +16,7 @@ from storage.errors import Damaged, StorageError, UnknownRecord
 _NAME = re.compile(r"[0-9a-f]{64}")
 _INCOMING = "incoming"
 _ABANDONED_SECONDS = 3600.0
-"""A temporary file older than this belongs to a process that was killed: writing one takes seconds."""
+"""A temporary file older than this was left by a killed process, because writing one takes only seconds."""
 
 
 class PictureStore:
@@ -52,7 +52,7 @@ class PictureStore:
     async def put(self, data: bytes) -> str:
         """Store `data` durably and return its name.
 
-        An existing file is left alone if it is intact, and rewritten if it is damaged.
+        An existing file is kept if it is intact, and rewritten if it is damaged.
 
         Raises:
             StorageError: The file cannot be written.

@@ -18,7 +18,7 @@ from storage.removals import RemovalKind, add_removals
 INSERT_PICTURE = (
     "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created, state)"
     " VALUES (:sha256, :media_type, :width, :height, :size, :phash, :created, :state)"
-    # A decoder's output is clean, even if an earlier version received the very same bytes from a person.
+    # A decoder's output is clean, even if an earlier version received the same bytes from a user.
     " ON CONFLICT(sha256) DO UPDATE SET state = excluded.state WHERE excluded.state = 'clean' AND state <> 'clean'"
 )
 _INSERT_SENDER = (
@@ -33,7 +33,7 @@ class Pictures(Queries):
     async def add(self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None) -> None:
         """Add a picture whose bytes are already in the picture folder.
 
-        If the picture is known, its existing row is kept. The file may have been removed just before this call
+        If the ledger has the picture already, its row is kept. The file may have been removed just before this call
         (see `PersonalData.remove_picture`) but cannot be removed after it, so check afterwards that the file
         exists.
 
@@ -141,7 +141,7 @@ class Pictures(Queries):
         return await self._number("SELECT coalesce(sum(deaths), 0) FROM decoder_deaths WHERE file = ?", [file])
 
     async def add_decoder_death(self, file: str) -> None:
-        """Count one more crash of the decoder caused by a file."""
+        """Count a crash of the decoder caused by a file."""
         await self._execute(
             "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
             " ON CONFLICT(file) DO UPDATE SET deaths = deaths + 1",

@@ -17,7 +17,7 @@ _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error, bac
 
 
 class Promotions(Queries):
-    """Changes of the live model, either done or requested."""
+    """Completed and requested changes of the live model."""
 
     async def make(self, model: str, by: Actor | None = None, *, back: bool = False, why: str = "") -> Promotion:
         """Make a model live, retire the former live model and record the promotion as done.
@@ -68,7 +68,7 @@ class Promotions(Queries):
         return await self._list(_record, f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
 
     async def unannounced(self) -> list[Promotion]:
-        """Return the requested promotions that have been carried out and not announced yet, oldest first."""
+        """Return the requested promotions that have been carried out but not announced yet, oldest first."""
         return await self._list(_record, f"{_SELECT_PROMOTION} WHERE done IS NOT NULL AND NOT announced ORDER BY id")
 
     async def announced(self, promotion: int) -> None:
@@ -129,13 +129,13 @@ def _make_live(
 ) -> str | None:
     """Make `model` live and return the ID of the former live model, or None if there was none.
 
-    The former live model is retired, or rejected if a `fault` is given. `by` is the admin who
-    decided, if one did. If `model` is the canary of the running trial, `why` is the reason for the trial's end.
+    The former live model is retired, or rejected if a `fault` is given. `by` is the admin who made the
+    decision, if any. If `model` is the canary of the running trial, `why` is the reason why the trial ends.
     """
     candidate, live = get_model(database, model), live_model(database)
     _refuse_promotion(candidate)
     if not candidate.directory:
-        raise IllegalTransition(f"{model} was pruned: merge it again before it is promoted.")
+        raise IllegalTransition(f"{model} was pruned: merge it again before promoting it.")
     end_by_promotion(database, model, why, now, by)
     if live is not None:
         move_model(database, live, ModelState.REJECTED if fault else ModelState.RETIRED, fault, by)

@@ -1,7 +1,7 @@
 """Removals: data outside the ledger that must be deleted because its ledger rows were deleted.
 
 A removal is recorded in the transaction that deletes the rows, and the record is dropped only once the
-removal is done, so a crash loses no removal.
+removal is done, so no removal is lost in a crash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RemovalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A removal that is still to be done.
+    """A pending removal.
 
     Attributes:
         name: The SHA-256 of a picture, or the ID of an exchange or a session; empty for the write-ahead log.
@@ -40,7 +40,7 @@ class Removal:
 
 
 def add_removals(database: Database, kind: RemovalKind, names: Iterable[object]) -> None:
-    """Record removals that are still to be done."""
+    """Record pending removals."""
     database.execute(
         "INSERT INTO removals(kind, name) SELECT ?, value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
         (kind, json.dumps([str(each) for each in names])),

@@ -30,10 +30,10 @@ class Replies(Queries):
 
         Args:
             update: The ID of the update.
-            slot: The number of the reply among the update's replies, from 0.
+            slot: The index of the reply among the update's replies, starting at 0.
             chat: The ID of the chat.
             question: The ID of the message that the reply answers, or 0 if there is none.
-            topic: The number of the forum topic, or None if there is none.
+            topic: The ID of the forum topic, or None if there is none.
         """
 
         def work(database: Database) -> StoredReply:
@@ -53,10 +53,10 @@ class Replies(Queries):
         return await self._write(work)
 
     async def sent(self, update: int, slot: int, message: int | str) -> None:
-        """Store the message ID that Telegram assigned to a reply, a string if the message is inline.
+        """Store the message ID that Telegram assigned to a reply; it is a string if the message is inline.
 
         Raises:
-            UnknownRecord: The reply was not begun.
+            UnknownRecord: `begin` was not called for the reply.
         """
         await self._set(update, slot, "inline" if isinstance(message, str) else "message", message)
 
@@ -64,7 +64,7 @@ class Replies(Queries):
         """Mark a reply as showing its final text.
 
         Raises:
-            UnknownRecord: The reply was not begun.
+            UnknownRecord: `begin` was not called for the reply.
         """
         await self._set(update, slot, "final", 1)
 

@@ -61,7 +61,7 @@ _SUBJECT = (
     f"(SELECT max(id) FROM exchanges WHERE (id = :id OR {_BEFORE})"
     " AND EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = exchanges.id))"
 )
-"""The newest exchange whose question has pictures, up to an exchange."""
+"""The newest exchange whose question has pictures, up to and including a given exchange."""
 
 _PICTURES = (
     "SELECT pictures.* FROM exchange_pictures JOIN pictures USING (sha256)"
@@ -74,7 +74,7 @@ _STOOD = (
 )
 """The earlier exchanges about the same pictures, as they were when an exchange's question was answered, newest first.
 
-By default (`chat.history_pictures = 1`), these are the turns before it that the model saw.
+By default (`chat.history_pictures = 1`), these are the earlier turns that the model saw.
 """
 
 _HISTORY = 10
@@ -89,11 +89,11 @@ class CardFilter:
         thumb: 1 for exchanges with more 👍 than 👎, -1 for the opposite.
         since: The earliest time of an exchange, in UTC seconds since the epoch.
         until: The time before which an exchange must have taken place, in UTC seconds since the epoch.
-        text: Words in the question or the answer; case is ignored for ASCII letters.
+        text: Text to find in the question or the answer, ignoring the case of ASCII letters.
         decision: The decision of the latest review.
-        unreviewed: Select only exchanges without a decision, or whose decision was undone.
-        run: The ID of a run; selects the exchanges that it learned from.
-        judged: With `run`, select the exchanges that judged the run instead.
+        unreviewed: Whether to select only exchanges without a decision or with an undone decision.
+        run: The ID of the run that learned from the exchanges.
+        judged: Whether to select the exchanges that judged the run instead of those that it learned from.
         person: The ID of a person who asked, voted on or corrected the exchanges.
     """
 
@@ -172,7 +172,7 @@ class Card:
 
 
 class ReviewCards(Queries):
-    """Queries for the operator's cards and their number."""
+    """Queries for cards, and for the number of exchanges that a filter selects."""
 
     async def page(self, filter: CardFilter, before: int | None, size: int) -> tuple[list[Card], bool]:
         """Return at most `size` cards, newest first, and whether there are more.
@@ -195,8 +195,8 @@ class ReviewCards(Queries):
     async def totals(self, filter: CardFilter, threshold: int) -> tuple[int, int]:
         """Return how many exchanges the filter selects, and how many of them are lessons.
 
-        A lesson is corrected, edited, or complete with thumbs up minus thumbs down above `threshold`, and not
-        dropped. A run may still leave out some, for example repeated ones.
+        A lesson is an exchange that was not dropped and that is corrected, edited, or complete with thumbs up
+        minus thumbs down above `threshold`. A run may still leave out some lessons, such as repeated ones.
         """
         row = await self._first(
             f"SELECT count(*) AS shown, coalesce(sum({_LIKED}), 0) AS liked FROM exchanges WHERE {filter.where}",

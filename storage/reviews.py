@@ -1,6 +1,6 @@
-"""Reviews: operators' decisions to keep, drop or edit a lesson, or to undo that (table `reviews`).
+"""Reviews: operators' decisions to keep, drop or edit a lesson, or to undo such a decision (table `reviews`).
 
-A new review does not overwrite earlier ones; only the latest review of an exchange counts. After an "undo"
+A new review does not overwrite earlier ones; only the latest review of an exchange counts. After an "undo",
 the exchange counts as if it had never been reviewed. Training leaves out a dropped exchange, both as a
 lesson and as an answer that judges, and learns the text of an edit instead of the answer. A run takes into
 account the reviews up to the newest one when it was planned.

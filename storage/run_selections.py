@@ -68,7 +68,7 @@ class RunSelections(Queries):
                 )
             except sqlite3.IntegrityError as error:
                 raise StorageError(
-                    f"The selection for run {run} contains an exchange twice, or one that was deleted meanwhile:"
+                    f"The selection for run {run} contains an exchange twice, or one that was just deleted:"
                     f" select again ({error})."
                 ) from error
             counts = {"samples": len(frozen) - held_out, "held_out": held_out}
@@ -78,7 +78,7 @@ class RunSelections(Queries):
         await self._write(work)
 
     async def of(self, run: int) -> list[tuple[int, str]]:
-        """Return the run's (exchange, split) pairs in selection order, without exchanges erased since."""
+        """Return the run's (exchange, split) pairs in selection order, without exchanges that were erased."""
         rows = await self._every("SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run])
         return [(row["exchange"], row["split"]) for row in rows]
 

@@ -22,7 +22,7 @@ ACTIVE = "state IN ({})".format(", ".join(f"'{state}'" for state, following in R
 
 _REQUESTED = 1
 WITHDRAWN = 2
-"""Values of `cancel_requested`: an admin asked, or a selected exchange was withdrawn; 0 means not requested."""
+"""Values of `cancel_requested`: an admin cancelled the run, or a selected exchange was withdrawn; 0 means neither."""
 
 
 class Runs(Queries):
@@ -37,7 +37,7 @@ class Runs(Queries):
             only: The IDs of the exchanges that the run may learn from; None for no limit.
 
         Raises:
-            RunBusy: Another run has not ended, in this or any other process.
+            RunBusy: Another run is active, in this or any other process.
             CanaryRunning: A canary trial is in progress. The trial may replace the live model, with which the
                 new model would be compared.
         """

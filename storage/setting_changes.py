@@ -28,7 +28,7 @@ class SettingChange:
 
     Attributes:
         key: The setting's path, such as "training.min_rated".
-        value: The new value, as JSON represents it; None if the change undoes earlier ones.
+        value: The new value, as decoded from JSON; None if the change undoes earlier ones.
         reviewer: The name with which the operator logged in, or "web".
     """
 

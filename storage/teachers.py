@@ -1,4 +1,4 @@
-"""Users whose votes helped train the live model and who want a single notification about it."""
+"""Users whose votes helped train the live model and who want to be notified about it once."""
 
 from __future__ import annotations
 

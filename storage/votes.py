@@ -71,7 +71,7 @@ class Votes(Queries):
         return await self._write(work)
 
     async def by_update(self, update: int) -> Rating | None:
-        """Return the vote cast by the Telegram update `update`, or None if it cast none."""
+        """Return the vote cast by the Telegram update `update`, or None if there is none."""
         return await self._find(
             lambda row: Rating(**row),
             'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?',
@@ -193,7 +193,7 @@ def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
 
 
 def _judged(database: Database, trust: Trust, reviews: int | None, now: float) -> list[_Judged]:
-    """Return the usable exchanges of every conversation that has votes, corrections or edits, by session, then ID."""
+    """Return the usable exchanges of every conversation with votes, corrections or edits, sorted by session and ID."""
     silent, new, blocked = _silent(database, trust), _newcomers(database, trust, now), _blocked(database, trust)
     people = {
         "unheard": json.dumps(sorted(silent | new)),

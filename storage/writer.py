@@ -31,10 +31,10 @@ Work = Callable[[Database], Result]
 """Work in a transaction on the writer's thread. It may run twice (after a rollback), so it must change nothing else."""
 
 Batched = Callable[[Database, Sequence[Argument]], Sequence[Result | Exception]]
-"""The same for several callers at once; it returns one result or one exception for each argument."""
+"""Work for several callers at once; it returns one result or one exception for each argument."""
 
 MAX_JOBS = 512
-"""The most pieces of work that share one commit, which bounds how long the first of them waits."""
+"""The maximum number of pieces of work in one commit, which bounds how long the first of them waits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +61,7 @@ class Writer:
         self._closed = False
         self.trouble = ""
         """Why the latest commit was not saved; empty if it was."""
-        # A daemon thread, so that a process that forgot to close can still end; it loses only unacknowledged work.
+        # A daemon thread, so that a process can exit without calling `close`; only unacknowledged work is lost.
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -141,7 +141,9 @@ class Writer:
             if len(batch) == 1:
                 batch[0].error, batch[0].lost = self._explained(error), True
                 return
-            for job in batch:  # the transaction is lost, and one job may be the cause: run each in its own
+            for (
+                job
+            ) in batch:  # the transaction is lost, and one job may be the cause: run each job in its own transaction
                 job.error = None
                 self._commit([job])
 
@@ -196,7 +198,7 @@ def _deliver(batch: list[_Job]) -> None:
 
 
 def _deliver_all(jobs: list[_Job]) -> None:
-    """Deliver each job's result or error in its caller's event loop, unless the caller no longer waits."""
+    """Deliver each job's result or error in its caller's event loop, unless the caller is no longer waiting."""
     for job in jobs:
         if job.future.done():
             continue

@@ -1,6 +1,6 @@
 """Run the emulator by itself: `python -m telegram_emulator`.
 
-It serves its chat page and prints the environment with which a bot uses it instead of Telegram.
+The emulator serves its chat page and prints the environment variables with which a bot uses it instead of Telegram.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def welcome(address: str) -> str:
     return f"""Chat page: {address}
 Token: {TOKEN}
 
-In another terminal, let the bot use it:
+In another terminal, run the bot with it:
 
   export THUMBTUNE_TELEGRAM__API_BASE={address} THUMBTUNE_TELEGRAM__TOKEN={TOKEN}
   export THUMBTUNE_TELEGRAM__ADMINS='[{ADMIN}]' THUMBTUNE_STORAGE__DIR=rehearsal
@@ -57,7 +57,7 @@ In another terminal, let the bot use it:
   thumbtune run
 
 `thumbtune init --config rehearsal.toml` asks for the token; {PEOPLE[ADMIN]}'s user ID is {ADMIN}.
-Ctrl-C ends the emulator and deletes its chats.
+Ctrl-C stops the emulator and deletes its chats.
 """
 
 
@@ -78,9 +78,9 @@ def _jpeg(paint: Callable[[ImageDraw.ImageDraw], None]) -> bytes:
 
 
 def main() -> None:
-    """Run the emulator until Ctrl-C."""
+    """Run the emulator until Ctrl-C is pressed."""
     parser = argparse.ArgumentParser(prog="python -m telegram_emulator", description="A local Bot API server.")
-    parser.add_argument("--port", type=int, default=8090, help="port of the server; 0 takes any free port")
+    parser.add_argument("--port", type=int, default=8090, help="port of the server; 0 selects a free port")
     port = parser.parse_args().port
     try:
         with suppress(KeyboardInterrupt):

@@ -53,7 +53,10 @@ async def get_file(world: World, parameters: Parameters) -> Json:
 
 
 async def create_forum_topic(world: World, parameters: Parameters) -> Json:
-    """Handle a call to `createForumTopic`, which needs topics in private chats to be turned on, or an administrator."""
+    """Handle a call to `createForumTopic`.
+
+    In private chats, topics must be turned on; in supergroups, the bot must be an administrator.
+    """
     name = parameters.text("name")
     if not 1 <= len(name) <= 128:
         raise api_error("TOPIC_TITLE_EMPTY" if not name else "topic name is too long")

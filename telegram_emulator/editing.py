@@ -15,7 +15,7 @@ from telegram_emulator.sending import checked_caption, checked_text
 from telegram_emulator.world import EmulatedChat, World
 
 CALLBACK_SECONDS = 60.0  # how long a callback query can be answered
-_MAX_TOAST = 200  # characters of the answer to a callback query
+_MAX_TOAST = 200  # characters in the answer to a callback query
 
 
 async def edit_message_text(world: World, parameters: Parameters) -> Json | bool:
@@ -44,7 +44,7 @@ async def edit_message_media(world: World, parameters: Parameters) -> Json | boo
         raise api_error("there is no media in the request")
     upload = parameters.attached(str(item.get("media", "")))
     if item.get("type") != "photo" or upload is None:
-        raise api_error("the emulator takes uploaded photos only")
+        raise api_error("the emulator accepts only uploaded photos")
     chat, message = _own_message(world, parameters)
     caption, entities = checked_caption(Parameters(item))
     previous: Json = dict.fromkeys(("document", "text", "entities", "link_preview_options"))

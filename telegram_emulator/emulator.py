@@ -34,8 +34,8 @@ class Emulator:
         token: The bot's token.
         samples: JPEG pictures and WebP stickers, keyed by name, that the chat page offers.
         note: A line that the chat page shows before the samples.
-        conversations: A function that takes the number of a round, from 0, and returns the sample voters'
-            script for it.
+        conversations: A function that takes the number of a round, starting at 0, and returns the sample
+            voters' script for it.
         likes: A function that takes the text of an answer and returns whether a sample voter likes it.
         first_id: The ID of both the first update and the first message; by default, it is above all IDs of
             earlier emulators.
@@ -67,7 +67,7 @@ class Emulator:
         self._runner: web.AppRunner | None = None
 
     def show_learning(self, source: Callable[[], Awaitable[Json]]) -> None:
-        """Let the chat page base its hint on how the bot's learning stands, which `source` returns.
+        """Let the chat page base its hint on the bot's learning status, which `source` returns.
 
         The keys are those of `telegram_emulator.people_http.NO_LEARNING`.
         """

@@ -98,7 +98,7 @@ def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
         _check_span(text, places, begin, end)
         new_begin, new_end = (units(_without_controls(text[: places[at]])) for at in (begin, end))
         moved.append((entity, new_begin, new_end))
-    # Blanks that begin an entity are kept.
+    # Leading blanks that belong to an entity are kept.
     cut = min(len(whole) - len(whole.lstrip(" \n")), *(begin for _, begin, _ in moved))
     trimmed = whole[cut:].rstrip(" \n")
     kept = [(entity, begin - cut, min(end - cut, units(trimmed))) for entity, begin, end in moved]

@@ -19,10 +19,10 @@ class FaultKind(StrEnum):
     HTML_PAGE = "html_page"  # 502 with a proxy's HTML page
     FLOOD = "flood"  # 429 with retry_after, although no limit was exceeded
     RESET_BEFORE = "reset_before"  # the connection breaks before anything is done
-    RESET_AFTER = "reset_after"  # the connection breaks, but the call was carried out
-    CUT_OFF = "cut_off"  # the JSON ends in the middle, but the call was carried out
+    RESET_AFTER = "reset_after"  # the connection breaks after the call has been carried out
+    CUT_OFF = "cut_off"  # the call is carried out, but the JSON ends in the middle
     DELAY = "delay"  # the response is delayed
-    REFUSED = "refused"  # 400 with a description of Telegram's that the emulator would not give otherwise
+    REFUSED = "refused"  # 400 with one of Telegram's errors that the emulator does not otherwise produce
 
 
 @dataclass(slots=True)

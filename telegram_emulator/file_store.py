@@ -117,7 +117,7 @@ class FileStore:
         return self._photos[digest]
 
     def add_broken_photo(self, data: bytes) -> list[Json]:
-        """Store `data` as a photo without decoding it, so that a bot can be sent a damaged picture."""
+        """Store `data` as a photo without decoding it, so that tests can send damaged pictures to the bot."""
         return [self._keep_size(data, 1280, 960)]
 
     def _keep_size(self, data: bytes, width: int, height: int) -> Json:

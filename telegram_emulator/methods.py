@@ -32,4 +32,4 @@ METHODS: dict[str, Method] = {
     "deletemessage": editing.delete_message,
     "answercallbackquery": editing.answer_callback_query,
 }
-"""The methods by name in lower case, because Telegram ignores the case of a method's name."""
+"""The methods, keyed by name in lower case because Telegram ignores the case of method names."""

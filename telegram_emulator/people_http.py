@@ -26,10 +26,10 @@ from telegram_emulator.world import EmulatedChat, User, World
 Handler = Callable[[web.Request], Awaitable[Json | web.StreamResponse]]
 
 NO_LEARNING: Json = {"run": "", "ended": 0.0, "votes": "", "back": False}
-"""How the learning of a bot stands that has not had a run.
+"""The learning status of a bot that has not had a run.
 
 `run` is the state of the newest run: "running", "waiting" (for approval), "live", "kept" (the old model), "failed",
-"cancelled" or empty. `ended` is when it ended, in seconds. `votes` says what a further run could learn from: "ready",
+"cancelled" or empty. `ended` is when it ended, in seconds. `votes` is the state of the votes for another run: "ready",
 "alike" (nearly all answers are liked) or empty. `back` says whether there is an earlier model.
 """
 
@@ -110,7 +110,7 @@ class PeopleHttp:
         return self._describe(self._world.add_user(number, str(name), str(language)))
 
     async def learning(self, request: web.Request) -> Json:
-        """Return how the bot's learning stands, with the keys of `NO_LEARNING`."""
+        """Return the bot's learning status, with the keys of `NO_LEARNING`."""
         return await self.learning_source() if self.learning_source else NO_LEARNING
 
     async def counts(self, request: web.Request) -> Json:

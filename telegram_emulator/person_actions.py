@@ -132,7 +132,7 @@ class PersonActions:
         user = self.user(person)
         if chat.kind == "private":
             user.blocked, user.started = False, True
-        # In a topic a message without another target replies to the one that created the topic.
+        # In a topic, a message without another target replies to the message that created the topic.
         reply = self._world.reply_to(chat, reply_to or topic)
         location = self._world.in_topic(chat, topic or (reply or {}).get("message_thread_id", 0))
         message = self._world.compose(chat, user.as_user(), reply_to_message=reply, **location, **content)

@@ -40,10 +40,10 @@ def inline_keyboard(parameters: Parameters) -> Json | None:
 
 
 def check_place(keyboard: Json | None, kind: str) -> None:
-    """Check that a keyboard with a Mini App's button is in a private chat.
+    """Check that only private chats receive Mini App buttons.
 
     Raises:
-        BotApiError: The chat is of another `kind`.
+        BotApiError: The keyboard has such a button, and `kind` is not "private".
     """
     buttons = [button for row in (keyboard or {}).get("inline_keyboard", ()) for button in row]
     if kind != "private" and any("web_app" in button for button in buttons):

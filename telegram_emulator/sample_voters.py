@@ -146,7 +146,7 @@ class SampleVoters:
         """
         mine = (m for m in reversed(self._world.chats[voter.id].messages.values()) if m["from"]["id"] == voter.id)
         question = next(mine)["message_id"]
-        # Edits of earlier answers, such as the mark of a vote, do not count.
+        # Edits of earlier answers, such as the check mark of a vote, do not count.
         events = self._world.events.follow(
             after, lambda event: event["chat"] == voter.id and event.get("message", {}).get("message_id", 0) > question
         )
@@ -154,7 +154,7 @@ class SampleVoters:
             async for event in events:
                 if _button(event["message"], UP):
                     return dict(event["message"])
-        raise AssertionError("the event log has no end")
+        raise AssertionError("the event log never ends")
 
 
 def _button(message: Json, label: str) -> str:

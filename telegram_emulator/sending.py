@@ -70,15 +70,15 @@ def _send(world: World, parameters: Parameters, **content: object) -> Json:
     chat.counts.sends += 1
     world.post(chat, message)
     markup = parameters.decoded("reply_markup", "reply keyboard markup")
-    if markup and markup.get("force_reply"):  # apps open the input field as a reply to it
+    if markup and markup.get("force_reply"):  # apps open the input field as a reply to the message
         world.events.publish("force_reply", chat.id, message_id=message["message_id"])
     return message
 
 
 def _send_ephemeral(world: World, parameters: Parameters, receiver: int, **content: object) -> Json:
-    """Send a message that only one member of a group sees, which only an administrator may do.
+    """Send a message that only one member of a group can see; the bot must be an administrator.
 
-    See core.telegram.org/bots/api#ephemeral-messages-and-commands. The words of the refusals are not documented.
+    See core.telegram.org/bots/api#ephemeral-messages-and-commands. The texts of the errors are not documented.
     """
     chat = world.chat_for_bot(parameters.text("chat_id"))
     if chat.bot_status != "administrator":
@@ -134,7 +134,7 @@ async def answer_guest_query(world: World, parameters: Parameters) -> Json:
     """
     result = parameters.object("result", "inline query result")
     if result.get("type") != "article" or not result.get("id") or not result.get("title"):
-        raise api_error("the emulator takes articles with an id and a title only")
+        raise api_error("the emulator accepts only articles with an id and a title")
     content = Parameters(Parameters(result).object("input_message_content", "input message content"))
     text, entities = _formatted(content, "message_text", "entities")
     if not text:

@@ -39,9 +39,9 @@ class UpdateQueue:
         return len(self._queue)
 
     def allow(self, kinds: object) -> None:
-        """Set which kinds of updates the bot receives, from a call's `allowed_updates`.
+        """Set the kinds of updates that the bot receives to a call's `allowed_updates`.
 
-        None keeps the last setting. An empty list allows all kinds except those that Telegram sends only on
+        None keeps the previous setting. An empty list allows all kinds except those that Telegram sends only on
         request.
         """
         if isinstance(kinds, list):

@@ -32,7 +32,7 @@ def fresh_number() -> int:
 class User:
     """An emulated Telegram user.
 
-    `admin` and `sample` are flags for the chat page. `started` tells whether the bot may write to the user.
+    `admin` and `sample` are flags for the chat page. `started` is true once the bot may write to the user.
     """
 
     id: int
@@ -160,7 +160,7 @@ class World:
         privacy: bool = True,
         member: bool = True,
     ) -> EmulatedChat:
-        """Create a group with the bot as a member, as an administrator if `admin` is true, or without the bot."""
+        """Create a group; the bot is an administrator if `admin` is true, and not in it if `member` is false."""
         self._next_group -= 1
         status = "left" if not member else "administrator" if admin else "member"
         chat = EmulatedChat(self._next_group, kind, title, set(members), status, privacy)

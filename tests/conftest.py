@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 import pytest
 
-# Before torch is imported, here and in all children: `make test` has a process for each core, and torch's threads of
-# one process wait for each other by spinning.
+# Set before torch is imported, here and in all children: `make test` runs one process per core, and the torch threads
+# of a process wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 gc.disable()  # until all test files are imported; see `pytest_collection`
 
@@ -35,7 +35,7 @@ from tests.support.ledgers import copied_ledgers
 from tests.support.warm_python import WarmPython
 
 collect_ignore = [] if find_spec("ray") else ["ray"]
-"""`make test-ray` runs those in an environment of their own."""
+"""`make test-ray` runs the Ray tests in their own environment."""
 
 import_yapf()  # the test processes import mmengine at the same time
 
@@ -49,17 +49,17 @@ def ledgers_are_copied() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def certificates_are_read_once() -> Iterator[None]:
-    """Read the certificates of authorities once for all bots of this process; each time takes 16 ms."""
+    """Load the CA certificates once for all bots in this process, because each load takes 16 ms."""
     with patch("ssl.create_default_context", cache(ssl.create_default_context)):
         yield
 
 
 @pytest.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    """A running Telegram emulator and an empty data directory.
+    """Yield a running Telegram emulator and an empty data directory.
 
-    In private chats, the bot hardly slows down after flood control refuses a message, and it soon repeats a call that
-    broke off.
+    In private chats, the bot hardly slows down after flood control refuses a message, and it repeats interrupted calls
+    almost at once.
     """
     monkeypatch.setattr("bot.telegram.rate_limit.PRIVATE_SECONDS", 0.0001)
     monkeypatch.setattr("bot.telegram.recorded_messages._RESEND_PAUSES", (0.01,) * 5)
@@ -74,7 +74,7 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 @pytest.fixture(scope="session")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The path of a Python interpreter that starts workers without importing torch each time.
+    """Yield the path of a Python interpreter that starts workers without importing torch each time.
 
     All test processes share the interpreter.
     """
@@ -86,7 +86,7 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sparse_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that returns a checkpoint of a size in `SIZES`, whose weight file has a header and a hole."""
+    """Return a function that makes a checkpoint of a size in `SIZES`, with a sparse weight file."""
 
     @cache
     def written(name: str) -> Path:
@@ -117,7 +117,7 @@ def thumbtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Begin garbage collection once the test files are imported, and keep what they import out of it."""
+    """Enable garbage collection once the test files are imported, and exclude the imported objects from it."""
     try:
         return (yield)
     finally:

@@ -1,6 +1,6 @@
 """Update the list of modules in docs/architecture.md: `python -m tools.file_map [--check]`.
 
-The list is made from the modules' docstrings and placed between two markers in the document.
+The list is generated from the modules' docstrings and placed between two markers in the document.
 """
 
 import argparse

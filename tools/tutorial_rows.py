@@ -1,8 +1,8 @@
-"""Rows for `thumbtune finetune` from the datasets of two tutorials: `python -m tools.tutorial_rows food|jokes FOLDER`.
+"""Make rows for `thumbtune finetune` from two tutorials' datasets: `python -m tools.tutorial_rows food|jokes FOLDER`.
 
 The tutorials fine-tune InternVL2-2B with XTuner to name Chinese dishes and to joke about pictures. FOLDER
-contains the dataset as downloaded from the Hugging Face hub. The rows are written to the files `train.jsonl`
-and `test.jsonl` in FOLDER, which have no pictures in common.
+contains the dataset as downloaded from the Hugging Face hub. The rows are written to `train.jsonl` and
+`test.jsonl` in FOLDER; the two files have no pictures in common.
 
 food: `lyan62/FoodieQA` (arXiv 2406.11030). `sivqa_tidy.json` is a list of questions about one picture each:
 `question`, `choices`, `answer` (an index into `choices`), and `food_meta` with `food_name` and `food_file`
@@ -72,7 +72,7 @@ def food_rows(folder: Path) -> tuple[list[Row], list[Row]]:
 def joke_rows(folder: Path) -> tuple[list[Row], list[Row]]:
     """Return the training rows and the test rows made from Oogiri-GO in `folder`.
 
-    Their pictures are unpacked into `folder`. Answers that a row cannot contain and damaged pictures are skipped.
+    Their pictures are unpacked into `folder`. Damaged pictures, and answers that a row cannot contain, are skipped.
     """
     for file in ("cn.jsonl", "images.zip"):
         if not (folder / file).is_file():

@@ -1,4 +1,4 @@
--- Votes, which are only ever added (and deleted with their person), and the latest vote of each rater.
+-- Votes, which are never changed and are deleted only with their user, and a view of each rater's latest vote.
 CREATE TABLE feedback (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     exchange INTEGER NOT NULL REFERENCES exchanges(id) ON DELETE CASCADE,

@@ -1,4 +1,4 @@
--- People who opted out of training, the senders of pictures, and removals outside the ledger that are still due.
+-- People who opted out of training, the senders of pictures, and pending removals outside the ledger.
 ALTER TABLE users ADD COLUMN opted_out INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE picture_senders (
     sha256 TEXT NOT NULL REFERENCES pictures(sha256) ON DELETE CASCADE,

@@ -1,4 +1,4 @@
--- Votes that were taken back (0), reasons for votes, and better answers that people suggest.
+-- Retracted votes (0), reasons for votes, and better answers that people suggest.
 -- A CHECK cannot be altered: https://www.sqlite.org/lang_altertable.html
 DROP VIEW ratings;
 DROP TRIGGER feedback_is_append_only;

@@ -1,2 +1,2 @@
--- The mark of runs whose end has had all its consequences.
+-- Whether everything that follows the end of a run has been done.
 ALTER TABLE runs ADD COLUMN settled INTEGER NOT NULL DEFAULT 1;

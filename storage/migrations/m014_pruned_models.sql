@@ -1,2 +1,2 @@
--- The mark of models without a directory that can be merged again from their adapter.
+-- Whether a model without a directory can be merged again from its adapter.
 ALTER TABLE models ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;

@@ -1,2 +1,2 @@
--- The top-k that an answer was sampled with; NULL for exchanges recorded before.
+-- The top-k that an answer was sampled with; NULL for exchanges recorded earlier.
 ALTER TABLE exchanges ADD COLUMN top_k INTEGER;

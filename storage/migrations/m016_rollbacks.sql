@@ -1,2 +1,2 @@
--- The mark of promotions that were rollbacks.
+-- Whether a promotion was a rollback.
 ALTER TABLE promotions ADD COLUMN back INTEGER NOT NULL DEFAULT 0;

@@ -1,5 +1,5 @@
--- Operators' decisions on lessons, blocked people, and what each run was limited to, judged by and frozen with.
--- `author` wrote the correction that an edit began with: the edit goes when they do.
+-- Operators' decisions on lessons, blocked people, and the reviews, limits and judging answers of each run.
+-- `author` wrote the correction that an edit is based on; the edit is deleted along with its author.
 CREATE TABLE reviews (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     exchange INTEGER NOT NULL REFERENCES exchanges(id) ON DELETE CASCADE,
@@ -16,7 +16,7 @@ CREATE TRIGGER reviews_are_append_only BEFORE UPDATE ON reviews
 BEGIN
     SELECT RAISE(ABORT, 'reviews are append-only: add another one instead');
 END;
--- Without a reference to users: an erasure must not lift a block.
+-- There is no reference to users, because erasing a user must not lift a block.
 CREATE TABLE blocks (
     person INTEGER PRIMARY KEY,
     reviewer TEXT NOT NULL,
@@ -31,8 +31,8 @@ CREATE TABLE run_limits (
     PRIMARY KEY (run, exchange)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX run_limits_exchange ON run_limits(exchange);
--- An answer may judge a model of the run and then teach a later one. Runs of earlier versions recorded only those that
--- do not teach, by their split.
+-- An answer may be used to judge one model of the run and to train a later one. Runs of earlier versions recorded only
+-- the judging answers that are not trained on, by their split.
 ALTER TABLE run_selections ADD COLUMN judged INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX exchanges_chat ON exchanges(chat);
 CREATE INDEX exchanges_model ON exchanges(model);

@@ -1,5 +1,5 @@
--- Two models' answers to a question that a person asked about a picture, of which operators choose the better one blind.
--- `first` < `second`; `swapped` says that the page shows the answer of `second` first. `choice`: 1 or 2, or 0: the same.
+-- Two models' answers to a user's question about a picture, for a blind comparison by operators.
+-- `swapped` means that the page shows the answer of `second` first. `choice` is 1 or 2, or 0 if both are equally good.
 CREATE TABLE comparisons (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     exchange INTEGER NOT NULL REFERENCES exchanges(id) ON DELETE CASCADE,

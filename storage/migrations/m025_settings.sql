@@ -1,5 +1,5 @@
--- Changes of settings on the operator's page. The newest change of a key counts; `value` is JSON, and NULL undoes.
--- User IDs in limits.allowed and limits.blocked stay when a person is erased: an erasure must not lift a block.
+-- Changes to settings on the operator's page. The newest change to a key counts; `value` is JSON, or NULL to undo.
+-- User IDs in limits.allowed and limits.blocked are kept when a user is erased: erasure must not lift a block.
 CREATE TABLE settings (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     key TEXT NOT NULL,

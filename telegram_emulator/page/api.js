@@ -1,4 +1,4 @@
-// Calls of the emulator's HTTP API for people.
+// Calls to the emulator's HTTP API for users.
 
 import { t } from "./words.js";
 
@@ -37,7 +37,7 @@ export const castVotes = (coin) => post("/people/sample-votes", { coin });
 export const fileUrl = (id) => `/people/files/${encodeURIComponent(id)}`;
 
 /** Send files: pictures as photos, others as documents, several of a kind as an album. A small WebP picture without a
- * caption is a sticker, as in Telegram's apps. */
+ * caption is sent as a sticker, as in Telegram's apps. */
 export async function send(person, files, caption, chat, replyTo) {
   const kinds = files.length === 1 && !caption && isSticker(files[0])
     ? [["sticker", files]]
@@ -56,12 +56,12 @@ export async function send(person, files, caption, chat, replyTo) {
   return answer;
 }
 
-/** Return whether Telegram's apps would send a file as a photo: a picture format that they draw, of at most 10 MB. */
+/** Return whether Telegram's apps would send a file as a photo: a picture of at most 10 MB in a format that they display. */
 export const isPhoto = (file) => /^image\/(jpeg|png|webp|gif|bmp)$/.test(file.type) && file.size <= 10 * 2 ** 20;
 
 const isSticker = (file) => file.type === "image/webp" && file.size <= 512 * 2 ** 10;
 
-/** Follow all events after number `after`; the browser reconnects by itself and resumes. */
+/** Follow all events after number `after`; the browser reconnects and resumes by itself. */
 export function follow(after, onEvent, onState) {
   const source = new EventSource(`/people/events?after=${after}`);
   source.onopen = () => onState(true);

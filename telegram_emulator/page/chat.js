@@ -1,4 +1,4 @@
-// The phone: one person's chat with its messages and actions. The draft is in composer.js.
+// The phone: one person's chat with its messages and actions. The draft is handled in composer.js.
 
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
@@ -23,7 +23,7 @@ export class Chat {
     this.listen();
   }
 
-  /** Show a person's chat with the bot, or a `group` of both. */
+  /** Show a person's chat with the bot, or a `group` to which both belong. */
   async open(person, group = null) {
     this.person = person;
     this.chat = group?.id ?? person.id;
@@ -160,12 +160,12 @@ export class Chat {
     return this.group ? t("{number} people and the bot", { number: this.group.members.length }) : t("bot");
   }
 
-  /** The text that a new message begins with: in a group the bot must be mentioned. */
+  /** The text that a new message begins with: in a group, a mention of the bot. */
   opening() {
     return this.group ? `@${this.bot.username} ` : "";
   }
 
-  /** Run `doing` and show its error. `files` that were refused are detached from the draft. */
+  /** Run `doing` and show its error, if any. If the server refused `files`, they are removed from the draft. */
   async attempt(doing, files = []) {
     try {
       return await doing();
@@ -194,7 +194,7 @@ export class Chat {
     return this.changed();
   }
 
-  /** Mark the button of a message with this data as pressed until the bot answers, or none if the data is left out. */
+  /** Mark the message's button with this data as pressed until the bot answers, or no button if `data` is undefined. */
   wait(message, data) {
     if (data) this.waiting.set(message, data);
     else if (!this.waiting.delete(message)) return;
@@ -215,7 +215,7 @@ export class Chat {
     this.composer.attach([await this.sampleFile(sample)]);
   }
 
-  /** Send a sample. A sticker is sent alone and without a caption, so the draft stays. */
+  /** Send a sample. A sticker is sent alone and without a caption, so the draft is kept. */
   async sendSample(sample) {
     if (this.composer.files.length && !sample.sticker) return this.collectSample(sample);
     const file = await this.sampleFile(sample);

@@ -1,11 +1,11 @@
-// The draft: a text, its pictures, the message that it edits or replies to, and the menu of commands.
+// The draft: a text, its pictures, the message that it edits or replies to, and the command menu.
 
 import { isPhoto } from "./api.js";
 import { $, h } from "./dom.js";
 import { t } from "./words.js";
 
 export class Composer {
-  /** `send(draft)` gets a text, files and the ids of the messages that it edits and replies to, and returns a true
+  /** `send(draft)` receives a text, files and the IDs of the messages that it edits and replies to, and returns a true
    * value if they were sent; `command(text)` sends a command; `say(text, wrong)` shows a toast. */
   constructor({ say, send, command }) {
     this.say = say;
@@ -25,7 +25,7 @@ export class Composer {
     this.cancel();
   }
 
-  /** Set the menu of commands. */
+  /** Set the command menu. */
   offer(menu) {
     this.menu = menu;
     $("open-menu").hidden = !menu.length;

@@ -63,7 +63,7 @@ function drawPeople() {
     const mine = groups.filter((group) => group.members.includes(me.id));
     $("chats").hidden = !mine.length;
     $("chats").replaceChildren(...[null, ...mine].map(place));
-    $("me-badge").textContent = t(me.sample ? "looking at {name}'s chat" : "you are {name}", { name: me.name });
+    $("me-badge").textContent = t(me.sample ? "viewing {name}'s chat" : "you are {name}", { name: me.name });
     document.body.classList.toggle("looking", me.sample);
     $("language").value = me.language.startsWith("zh") ? "zh" : "en";
   }
@@ -101,7 +101,7 @@ function drawVotes() {
   $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("no votes yet");
 }
 
-/** Ask the bot how its learning stands, at most once a second, and show the hint that follows from it. */
+/** Fetch the bot's learning status, at most once a second, and show the resulting hint. */
 async function look() {
   outdated = true;
   if (looking) return;
@@ -116,8 +116,8 @@ async function look() {
   looking = false;
 }
 
-/** Return the hint about the newest run, or null: its end is news until sample votes are cast or a picture is sent,
- * and that the model has learned is news for its first answers. */
+/** Return the hint about the newest run, or null. The hint about its end is shown until sample votes are cast or a
+ * picture is sent, and the hint that the model has learned during its first answers. */
 function aboutRun(questions) {
   const since = questions.filter((m) => m.date >= Math.floor(learning.ended));
   if (learning.run === "running") return [t("Keep chatting while it learns; the message above shows its progress.")];
@@ -136,7 +136,7 @@ function aboutRun(questions) {
 function hint() {
   const said = [...chat.messages.values()];
   const own = (m) => m.from.id === chat.person?.id;
-  const all = said.slice(said.findLastIndex((m) => own(m) && m.text === "/delete_my_data") + 1); // the bot forgets the rest
+  const all = said.slice(said.findLastIndex((m) => own(m) && m.text === "/delete_my_data") + 1); // the bot has deleted the rest
   const mine = all.filter(own);
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
   const buttons = all.flatMap((m) => m.reply_markup?.inline_keyboard?.flat() ?? []);
@@ -154,7 +154,7 @@ function hint() {
     if (news) return news;
     if (chat.group && !rateable) return [t("In groups the bot answers when you mention it or reply to it: send a picture with its name in the caption.")];
     if (chat.group) return [t("Everyone here can see and rate the answers. Reply to one to ask a follow-up question.")];
-    if (votes?.running) return [t("The sample people are voting. You can keep chatting meanwhile.")];
+    if (votes?.running) return [t("The sample people are voting. You can keep chatting in the meantime.")];
     if (alone && learning.votes === "alike")
       return learning.back
         ? bold("Nearly all answers are liked, so a run would find no preference. Give {down} to those you like less, or press {command} in the demo panel and cast votes on the earlier model.", { down: "👎", command: "/rollback" })
@@ -170,7 +170,7 @@ function hint() {
   }
 }
 
-/** Show or hide the demo panel in layouts where it covers the chat, which is inert meanwhile. */
+/** Show or hide the demo panel in layouts where it covers the chat; the chat is inert while the panel is shown. */
 function showPanel(open) {
   const was = document.body.classList.contains("panel-open");
   document.body.classList.toggle("panel-open", open);
@@ -220,7 +220,7 @@ function onState(connected) {
   else $("bot-state").textContent = t("not running; waiting for it to come back…");
 }
 
-/** Redraw what depends on the language. */
+/** Redraw the texts that depend on the language. */
 function drawWords() {
   drawVotes();
   $("admin-commands").replaceChildren(...ADMIN_COMMANDS.map(([command, word]) =>

@@ -23,7 +23,7 @@ function link(url) {
   return safe ? h("a", { href: url, target: "_blank", rel: "noopener noreferrer" }) : h("span");
 }
 
-/** The text with its entities; offsets count UTF-16 units, as JavaScript's do. */
+/** Return the text with its entities; offsets are in UTF-16 units, as in JavaScript. */
 function rich(text, entities = [], onCommand) {
   const root = h("div", { class: "text" });
   place(root, text, 0, text.length, entities, onCommand);
@@ -99,7 +99,8 @@ function keys(message, waiting, on) {
   return h("div", { class: "keys" }, ...rows.map((row) => h("div", {}, ...row.map(key))));
 }
 
-/** One message as an element. `on` holds the actions command, press, view, edit, reply and react; `waiting` the data of a press that is not answered yet. */
+/** Return a message as an element. `on` holds the actions command, press, view, edit, reply and react; `waiting` is the
+ * data of a press that has not been answered yet. */
 export function render(message, { me, waiting = "", reaction = "", group = false, on }) {
   const mine = message.from.id === me;
   const text = message.text ?? message.caption ?? "";

@@ -8,7 +8,7 @@ const texts = [...document.querySelectorAll("[data-say]")].map((element) => [ele
 const labels = LABELS.flatMap((name) => [...document.querySelectorAll(`[${name}]`)].map((element) => [element, name, element.getAttribute(name)]));
 let catalogue = {};
 
-/** Switch the page's language; return whether it changed. */
+/** Switch the page's language, and return whether it changed. */
 export function speak(language) {
   const code = language.startsWith("zh") ? "zh" : "en";
   if (document.documentElement.lang === code) return false;
@@ -19,10 +19,10 @@ export function speak(language) {
   return true;
 }
 
-/** Return a sentence in the page's language with its {placeholders} filled. */
+/** Return a sentence in the page's language with its {placeholders} filled in. */
 export const t = (sentence, values = {}) => (catalogue[sentence] ?? sentence).replace(/\{(\w+)\}/g, (place, name) => values[name] ?? place);
 
-/** Return the same sentence as nodes, with the filled values in bold. */
+/** Return the same sentence as nodes, with the values in bold. */
 export const bold = (sentence, values) =>
   (catalogue[sentence] ?? sentence).split(/\{(\w+)\}/).map((part, turn) => (turn % 2 ? h("b", {}, values[part]) : part));
 

@@ -174,7 +174,7 @@ async def test_a_locked_file_is_an_error_with_the_next_step(writer: Writer, path
         other.close()
     assert await writer.do(partial(insert, mark=1)) == 1
     assert writer.trouble == ""
-    with pytest.raises(StorageError, match="contradicts"):
+    with pytest.raises(StorageError, match="violates a constraint"):
         await writer.do(partial(insert, mark=1))
     assert writer.trouble == "", "a row that is refused keeps nothing else from being saved"
 

@@ -29,7 +29,7 @@ FORGE.set_forkserver_preload(["tests.support.chatting", "bot.process", "bot.cli.
 
 
 def _run_bot(words: tuple[str, ...], log: Path, sabotage: str, environment: dict[str, str]) -> None:
-    """Run `thumbtune` in this process, a child of the fork server, which the kernel kills with the tests."""
+    """Run `thumbtune` in this child of the fork server; the kernel kills it when the fork server ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # option 1 is PR_SET_PDEATHSIG
     with log.open("ab") as written:
         for stream in (1, 2):
@@ -71,7 +71,7 @@ class Ended:
 
 
 Thumbtune = Callable[..., Ended]
-"""The command line in this process, as the fixture `thumbtune` gives it: its words in, how it ended out."""
+"""The type of the fixture `thumbtune`, a function that runs a command in this process and returns its outcome."""
 
 
 async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
@@ -102,7 +102,7 @@ class BotProcess:
         self.log = config.with_suffix(".log")
 
     async def start(self, *, healthy: bool = True) -> None:
-        """Start the process; if `healthy`, wait until /health answers 200."""
+        """Start the process; if `healthy`, wait until /health returns 200."""
         words = ("run", "--config", str(self._config), *self._options)
         self._process = FORGE.Process(target=_run_bot, args=(words, self.log, self.sabotage, dict(os.environ)))
         await asyncio.to_thread(self._process.start)
@@ -110,7 +110,7 @@ class BotProcess:
             await self.healthy()
 
     async def healthy(self) -> None:
-        """Wait until /health answers 200, or fail and show the end of the log."""
+        """Wait until /health returns 200, or fail and show the end of the log."""
         try:
             async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
                 while True:
@@ -151,7 +151,7 @@ class BotProcess:
         return found
 
     def engines(self) -> list[psutil.Process]:
-        """Return the engine processes, whatever the engine, because some tests also run with lmdeploy on a GPU."""
+        """Return the processes of the CPU engine or of lmdeploy, with which some tests also run on a GPU."""
         return [child for module in ENGINE_MODULES for child in self.children(module)]
 
     async def kill(self) -> None:
@@ -169,7 +169,7 @@ class BotProcess:
         return code
 
     async def ended(self) -> int | None:
-        """Wait up to 30 seconds until the process has ended, and return its exit code, or None if it has not."""
+        """Wait up to 30 seconds for the process to end; return its exit code, or None if it is still running."""
         await asyncio.to_thread(self.process.join, 30)
         return self.process.exitcode
 

@@ -1,4 +1,4 @@
-"""The chat page in a real Chromium, for tests and for the README's pictures.
+"""The chat page in a real Chromium, for tests and for the README's screenshots.
 
 Requires Playwright (requirements/browser.txt) and an installed Chromium; no browser is downloaded.
 """
@@ -22,7 +22,7 @@ MINUTE = 60_000.0
 async def chromium() -> AsyncIterator[Browser]:
     """Start the installed Chromium.
 
-    The sandbox is disabled, because otherwise Chromium does not run as root in a container.
+    The sandbox is disabled, because Chromium otherwise refuses to run as root.
     """
     expect.set_options(timeout=MINUTE)
     async with async_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""The bot on an emulator of Telegram, for tests of the chat.
+"""The bot connected to the Telegram emulator, for tests of the chat.
 
 Only two parts are replaced: the engine, which plays scripts, and the admin actions, which are recorded.
 HTTP, the ledger, the picture folder and the inbox are real.
@@ -76,13 +76,13 @@ from training.xtuner.recipes import Recipe
 ADMIN = 7
 
 DECODERS = PictureDecoders(2)
-"""Shared by all bots of a test process, because starting one takes a tenth of a second."""
+"""Decoders shared by all bots in a test process, because starting a decoder takes a tenth of a second."""
 atexit.register(DECODERS.shut_down)
 
 Result = TypeVar("Result")
 
 Step = str | float | Delta | Exception | asyncio.Event
-"""A step of a scripted answer: text, a pause in seconds, a delta, an error, an event to wait for."""
+"""A step of a scripted answer: text, a pause in seconds, a delta, an error, or an event to wait for."""
 
 Script = str | Iterable[Step]
 

@@ -1,4 +1,4 @@
-"""An emulator, the bot as a child process, and users who chat and vote, for tests of the whole loop.
+"""An emulator, the bot as a child process, and users who chat and vote, for tests of the complete learning loop.
 
 The bot is real: `thumbtune run` with a settings file, engines and training. This module asks questions
 and counts the outcomes; the assertions are in the tests.

@@ -49,7 +49,7 @@ class Served:
     directory: Path
 
     def until_ready(self) -> list[int]:
-        """Poll /health until it answers 200, and return all status codes received."""
+        """Poll /health until it returns 200, and return all status codes received."""
         statuses = list[int]()
         deadline = time.monotonic() + START_SECONDS
         while not statuses or statuses[-1] != 200:

@@ -54,7 +54,7 @@ async def deployed(
     warm_seconds: float = 1,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
-    """Yield a deployment of the model "a" in `folder`, and check at the end that no process is left.
+    """Yield a deployment of the model "a" in `folder`, and check at the end that no process is still running.
 
     Args:
         folder: The folder of the model and the logs.

@@ -1,10 +1,10 @@
-"""A fake engine: a process that offers OpenAI's chat API and fails on cue.
+"""A fake engine: a process that implements OpenAI's chat API and fails on cue.
 
 Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. The words of its answers
 identify the process, `NAME/PID/0 NAME/PID/1 …`, so that a test notices mixed answers. The script imports
 only the standard library and parent_watch.
 
-Cues for the start, in `DIR/cue.json`:
+Startup cues, in `DIR/cue.json`:
     {"start": "exit"}        writes a few lines and exits with code 3
     {"start": "deaf"}        listens and accepts connections, but never answers
     {"start": "refuse"}      answers every question with HTTP 400
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
-    chosen, _ = parser.parse_known_args()  # run as a real engine's interpreter, it gets further arguments
+    chosen, _ = parser.parse_known_args()  # in place of a real engine's interpreter, it gets more arguments
     watch_parent()
     os.chdir(chosen.model)  # the directory may be renamed while the engine runs
     fake = Fake(Path(), chosen.name)

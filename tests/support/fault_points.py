@@ -1,8 +1,8 @@
-"""Steps on a ledger, run many times; each time, a different write or sync fails or kills the process.
+"""Run a series of ledger operations many times; each time, a different write or sync fails or kills the process.
 
 `python -m tests.support.fault_points FOLDER KIND FIRST EVERY`, run with tests/support/faults.c in
-LD_PRELOAD, tests every EVERY-th fault point from FIRST on and prints a JSON line for each with what went
-wrong; with a large EVERY, it replays a single point. The last line gives the number of writes and the
+LD_PRELOAD, tests every EVERY-th fault point from FIRST on and prints the result of each as a JSON line; with
+a large EVERY, it replays a single point. The last line gives the number of writes and the
 number of syncs in one run of the steps. KIND is one of KINDS.
 """
 
@@ -56,7 +56,7 @@ def contents(folder: Path) -> str:
 
 
 def opened(folder: Path) -> Ledger:
-    """Return the ledger, opened with a clock that stands still."""
+    """Open the ledger with a constant clock and return it."""
     return Ledger.open(folder, clock=lambda: 1000.0)
 
 
@@ -74,9 +74,9 @@ async def work(
             except NotSaved:
                 refused += 1
                 if contents(folder) != states[place]:
-                    wrong.append(f"step {place} was refused and something of it stands")
+                    wrong.append(f"step {place} was refused but changed the ledger")
                 if not ledger.trouble:
-                    wrong.append(f"step {place} was refused and the ledger names no trouble")
+                    wrong.append(f"step {place} was refused but the ledger reports no trouble")
                 await step(ledger)
             acknowledge()
             if number == NEVER:
@@ -116,7 +116,7 @@ def examine(folder: Path, states: list[str], acknowledged: int) -> list[str]:
         faults = [row[0] for row in database.execute("PRAGMA integrity_check") if row[0] != "ok"]
         faults += [f"foreign key: {tuple(row)}" for row in database.execute("PRAGMA foreign_key_check")]
     if contents(folder) not in states[acknowledged : acknowledged + 2]:
-        faults.append(f"it is neither as after {acknowledged} steps nor as after {acknowledged + 1}")
+        faults.append(f"the state is neither that after {acknowledged} steps nor that after {acknowledged + 1}")
     return faults
 
 

@@ -1,8 +1,8 @@
-/* Preloaded into a process (LD_PRELOAD): the write or sync number AT of the ledger's files fails, or kills it.
+/* Preloaded into a process (LD_PRELOAD) to make write or sync number AT of the ledger's files fail or kill the process.
  *
  * A write and a sync of ledger.db and ledger.db-wal count once each, in the order in which SQLite calls them, which is
- * the same in every run. fault_arm(AT, KIND) begins to count: KIND is an errno, KILL before the call, or TEAR, which
- * writes the first half and kills.
+ * the same in every run. fault_arm(AT, KIND) starts counting. KIND is an errno, KILL to kill the process before the
+ * call, or TEAR to write the first half and then kill the process.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

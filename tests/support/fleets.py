@@ -33,7 +33,7 @@ async def external_server(folder: Path) -> AsyncIterator[tuple[str, Path]]:
 
 
 class Fleet:
-    """A deployment of model "a" on several GPUs, each of which has an engine of its own."""
+    """A deployment of model "a" on several GPUs, each with its own engine."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment

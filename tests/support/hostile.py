@@ -14,7 +14,7 @@ _MODULES: dict[str, object] = {
 
 
 def plant(checkpoint: Path) -> None:
-    """Add hostile code for every module that the checkpoint's configuration and tokenizer name."""
+    """Add hostile code for every module to which the checkpoint's configuration and tokenizer refer."""
     _name_modules(checkpoint / "config.json", _MODULES)
     tokenizer = ["tokenization_internlm2.InternLM2Tokenizer"] * 2
     _name_modules(checkpoint / "tokenizer_config.json", {"AutoTokenizer": tokenizer})

@@ -12,7 +12,7 @@ from PIL import Image
 pillow_heif.register_heif_opener()
 
 GPS: Final = b"51.4779,-0.0015 and a serial number"
-"""A GPS position as it stands in a phone's metadata."""
+"""A GPS position and a serial number, as in the metadata of a phone's photos."""
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:

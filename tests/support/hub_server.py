@@ -44,11 +44,11 @@ class HubServer(LoopbackServer):
     commit: str = COMMIT
     earlier: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cut_after: dict[str, list[int]] = field(default_factory=dict)
-    """By path: how many bytes each next connection sends before it breaks."""
+    """By path, the number of bytes that each of the next connections sends before it breaks."""
     flipped: set[str] = field(default_factory=set)
-    """Paths of which one bit arrives wrong."""
+    """Paths of files that are sent with one wrong bit."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Sizes to claim instead of the real ones."""
+    """File sizes to report instead of the real ones, by path."""
     refuse_with: int = 0
     ranges: bool = True
     requests: list[Request] = field(default_factory=list)

@@ -2,11 +2,11 @@
 
 Run as `instant_trainer.py -m training.STEP JOB.json`. A file named `cue` beside the run directories
 selects the outcome: `good` (the default), `worse` (the evaluation rejects the candidate), `harmful` (the
-evaluation rejects the candidate because it has forgotten much), `few` (there are too few votes to
+evaluation rejects the candidate because it has forgotten too much), `few` (there are too few votes to
 decide), `silent` (the candidate's engine does not start), `frail` (the candidate's engine starts only
 once), `bad` (training fails with a reason), `hang` (progress, then nothing more). Candidates are served by
-tests/support/fake_engine.py. In a blind comparison every model answers with its name, except
-to questions that end in "1?", or fails with the cue `bad`.
+tests/support/fake_engine.py. In a blind comparison, every model answers with its name,
+except to questions that end in "1?"; with the cue `bad`, the comparison fails.
 """
 
 from __future__ import annotations

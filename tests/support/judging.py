@@ -138,7 +138,7 @@ class Bench:
     def model(self, name: str, *forgotten: int) -> None:
         """Create the directory of a model that forgets the questions numbered `forgotten`."""
         (self.folder / name).mkdir(exist_ok=True)
-        # The name makes models that forget the same different ones.
+        # The name distinguishes models that forget the same questions.
         (self.folder / name / "forgets").write_text(" ".join([name, *(f"q{number}" for number in forgotten)]))
 
     def judge(self, **changes: Any) -> Report:

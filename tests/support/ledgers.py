@@ -35,7 +35,7 @@ def copied_ledgers() -> Iterator[None]:
 
     Applying the migrations takes ten times as long as everything else involved in opening a ledger.
     """
-    template = Database(sqlite3.connect(":memory:", check_same_thread=False))  # opened by ledgers of other threads too
+    template = Database(sqlite3.connect(":memory:", check_same_thread=False))  # also used by ledgers in other threads
     migrate(template)
 
     def copy(database: Database) -> None:
@@ -111,7 +111,7 @@ def newest_update(ledger: Ledger) -> int:
 
 
 def say(step: str, update: int) -> None:
-    """Tell the parent process, by printing a line, that the ledger has acknowledged a step."""
+    """Report to the parent process that the ledger has acknowledged a step."""
     sys.stdout.write(f"{step} {update}\n")
     sys.stdout.flush()
 

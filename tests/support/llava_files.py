@@ -55,7 +55,7 @@ def foodie(folder: Path) -> Path:
 
 
 def clot(folder: Path) -> Path:
-    """Write rows like those of `ex_cn.json`, XTuner's Chinese part of CLoT's Oogiri-GO.
+    """Write rows like those of `ex_cn.json`, the Chinese part of CLoT's Oogiri-GO for XTuner.
 
     The rows have no ID and all ask the same question.
     """
@@ -142,11 +142,11 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "gpt first": ({"conversations": [{"from": "gpt", "value": "It."}]}, "must be from 'human'"),
     "strange image": ({"image": 7, "conversations": said("Why?", "It.")}, "image must be a file name"),
 }
-"""Each way for a row to be bad, in the folder of `spoil`: the row, and what is said about it."""
+"""Invalid rows, each with a pattern for its error message; they refer to the files that `spoil` writes."""
 
 
 def spoil(folder: Path) -> None:
-    """Write the files that make the rows of `BAD_ROWS` bad, and `red.jpg`, a valid picture."""
+    """Write the files that make the rows of `BAD_ROWS` invalid, and `red.jpg`, a valid picture."""
     write_photo(folder / "red.jpg")
     (folder / "text.jpg").write_text("no picture")
     (folder / "cut.jpg").write_bytes(photo("blue", (600, 400))[:2000])

@@ -158,7 +158,7 @@ def main() -> None:
     inner = SimpleNamespace(TurboMindInstance=TurboMindInstance)
     sys.modules["lmdeploy.turbomind"] = package
     sys.modules["lmdeploy.turbomind.turbomind"] = inner  # type: ignore[assignment]
-    # lmdeploy reads the card's memory and whether it supports bfloat16.
+    # lmdeploy queries the GPU's memory and its support for bfloat16.
     torch.cuda.mem_get_info = lambda device=None: (2**30, 2**30)
     torch.cuda.current_device = lambda: 0
     torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(major=9)  # type: ignore[assignment,return-value]

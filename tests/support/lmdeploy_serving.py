@@ -52,7 +52,7 @@ class Served:
             await engine.aclose()
 
     def until_ready(self) -> None:
-        """Wait until /health answers 200."""
+        """Wait until /health returns 200."""
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():
             assert time.monotonic() < deadline, self.log.read_text()

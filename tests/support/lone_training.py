@@ -1,4 +1,4 @@
-"""Train from a configuration file, without the rest of a run, and print how many child processes are left.
+"""Train from a configuration file, without the rest of a run, and print how many child processes remain.
 
 python -m tests.support.lone_training CONFIG.py
 """

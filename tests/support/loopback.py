@@ -10,15 +10,15 @@ from aiohttp import web
 
 
 class LoopbackServer:
-    """A server with the routes of `routes`; use as an async context manager, which sets `url`."""
+    """A server with the routes that `routes` returns; use as an async context manager, which sets `url`."""
 
     max_bytes: ClassVar[int] = 2**20
-    """The largest body of a request."""
+    """The maximum size of a request body, in bytes."""
 
     url: str
 
     def routes(self) -> Sequence[web.RouteDef]:
-        """Return the routes that the server answers."""
+        """Return the server's routes."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What Telegram gives to a Mini App that a user opens."""
+"""The data that Telegram passes to a Mini App when a user opens it."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def idle() -> Status:
 async def serving(
     ledger: Ledger, pipeline: Any, switch: Any = None, admins: Admins | None = None
 ) -> AsyncIterator[RunManager]:
-    """Yield a `RunManager` service with its background loop and the loop for model promotions running."""
+    """Run a `RunManager` with its background loop and the loop for model promotions, and yield it."""
     notices: Any = admins or Admins()
     switch = switch or NoEngine(ledger)
     runs = RunManager(

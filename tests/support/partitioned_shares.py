@@ -17,7 +17,7 @@ from training.xtuner.partitioned_loading import load_partitioned
 
 
 def main() -> None:
-    """Print the elements in this process's memory, those of its shares, and whether the gathered weights are right."""
+    """Print the numbers of elements in memory and in the shares, and whether the gathered weights are right."""
     checkpoint = Path(sys.argv[1])
     with process_group(gpu=False):
         import deepspeed
@@ -31,7 +31,7 @@ def main() -> None:
         for name, weight in weights.items():
             with deepspeed.zero.GatheredParameters([weight]):
                 right &= torch.equal(weight, stored[name].to(weight.dtype))
-        # As one line: processes share the pipe.
+        # In a single write, because the processes share the pipe.
         sys.stdout.write(f"rank {dist.get_rank()} {whole} {shares} {right}\n")
         sys.stdout.flush()
 

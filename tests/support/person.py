@@ -132,7 +132,7 @@ class Person:
         return str((await self._post(f"/people/{self.id}/press", body))["query"])
 
     async def toast(self, query: str, seconds: float = 30) -> str:
-        """Return the bot's answer, which is often empty, to the query from a button press."""
+        """Return the text of the bot's answer to a callback query; it is often empty."""
         async with self.time_limit(seconds, f"an answer to the query {query}"):
             async for event in self.events(0):
                 if event["kind"] == "toast" and event["query"] == query:

@@ -1,4 +1,4 @@
-"""A model hub on loopback that takes uploads as the Hugging Face Hub does: small files in the commit, others by LFS."""
+"""A model hub on loopback that accepts uploads like the Hugging Face Hub: small files in the commit, others by LFS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Repository:
 
 
 class PublishingHub(LoopbackServer):
-    """A server with repositories by name, which accepts writes with `TOKEN` only; use as an async context manager."""
+    """A server with repositories by name, which accepts writes only with `TOKEN`; use as an async context manager."""
 
     max_bytes: ClassVar[int] = 1 << 30
 

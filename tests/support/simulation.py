@@ -43,25 +43,25 @@ from telegram_emulator.world import World
 from tests.support.virtual_time import VirtualLoop
 
 EPOCH = 1_790_000_000.0
-"""What the wall clock shows when a simulation begins, in UTC seconds."""
+"""The wall-clock time at which a simulation begins, in UTC seconds."""
 
 
 class Fault(StrEnum):
     """A fault that can occur at a step of a simulation; a commit is affected only by crashes."""
 
-    CUT_BEFORE = "cut before"  # the connection breaks before the request is out
-    CUT_AFTER = "cut after"  # Telegram has carried it out; the answer is lost
-    DELAY = "delay"  # the answer comes too late
-    REPEAT = "repeat"  # Telegram delivers the same updates again; no fault of other calls
+    CUT_BEFORE = "cut before"  # the connection breaks before the request is sent
+    CUT_AFTER = "cut after"  # Telegram carries out the call, but the response is lost
+    DELAY = "delay"  # the response comes too late
+    REPEAT = "repeat"  # Telegram delivers the same updates again; affects only getUpdates
     CRASH_BEFORE = "crash before"  # the process ends; the step has no effect
     CRASH_AFTER = "crash after"  # the process ends; the step has had its effect
 
 
 Plan = Mapping[int, Fault]
-"""Step number → what goes wrong there."""
+"""The faults to inject, by step number."""
 
 DELAY_SECONDS = 35.0
-"""Longer than the bot waits for an answer."""
+"""A delay that is longer than the bot waits for a response."""
 
 PATIENCE_SECONDS = 3600.0
 
@@ -83,7 +83,7 @@ class Simulation:
         plan: The fault to inject, by step number.
         steps: A description of each numbered step so far, to help explain a failure.
         crashes: The number of processes that a fault has ended.
-        dead: Whether the current process has ended, so that its actions have no effect any more.
+        dead: Whether the current process has ended, so that its actions no longer have any effect.
     """
 
     world: World
@@ -198,7 +198,7 @@ class Simulation:
 
 
 Process = Callable[[Simulation, asyncio.Event], Coroutine[Any, Any, None]]
-"""Serve until cancelled; set the event while everything that came in is handled."""
+"""A function that serves until cancelled, and sets the event whenever everything received has been handled."""
 
 
 class InlineWriter(Writer):
@@ -267,7 +267,7 @@ class ScriptedSession(BaseSession):
                 return error.code, json.dumps(error.body())
             return 200, json.dumps({"ok": True, "result": result})
 
-        if name == "getUpdates":  # a poll that brings nothing is no step: their number would depend on the clock
+        if name == "getUpdates":  # empty polls are not steps, because their number would depend on the clock
             if simulation.dead:
                 raise asyncio.CancelledError
             status, content = await effect()

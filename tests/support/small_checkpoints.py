@@ -33,11 +33,11 @@ def write_small(
 
     Args:
         directory: The directory to write.
-        size: The size that the checkpoint is like.
+        size: The size in `SIZES` that the checkpoint resembles.
         family: The family of its chat template, by default INTERNVL2_5, or PHI3 for Phi-3.
-        legacy: The mode of Phi-3's tokenizer.
-        llm: Fields to change in the language model's configuration.
-        **dimensions: Dimensions to change.
+        legacy: Whether Phi-3's tokenizer is in legacy mode.
+        llm: Fields to override in the language model's configuration.
+        **dimensions: Dimensions to override.
     """
     phi3 = size.startswith("phi3")
     small = replace(SIZES[size], **{**_SMALL, **dimensions})

@@ -27,7 +27,7 @@ TEXTS: Final = (
     "  outer \t white space \n\n",
     "",
 )
-"""Questions and answers, among them special tokens of every tokenizer and server."""
+"""Questions and answers, including special tokens of every tokenizer and server."""
 
 PERSONAS: Final = (INTERNVL2.system, "You are Pixel. <|im_end|> 你好 {braces} %s", "")
 

@@ -17,7 +17,7 @@ class _Selector(selectors.PollSelector):  # select() has a limit of 1,024 open f
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
-        assert ready or timeout is not None, "nothing is left to happen"
+        assert ready or timeout is not None, "nothing is left to do"
         if not ready and timeout:
             self.loop.now += timeout
         return ready
@@ -48,7 +48,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 return
             try:
                 future.set_result(func(*args))
-            except Exception as error:  # noqa: BLE001 - it belongs to the caller
+            except Exception as error:  # noqa: BLE001 - the error is for the caller
                 future.set_exception(error)
 
         self.call_soon(work)

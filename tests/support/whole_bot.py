@@ -120,7 +120,7 @@ class WholeBot:
         (self.data / "runs" / "cue").write_text(text)
 
     def ledger(self) -> Ledger:
-        """Open the bot's ledger alongside the bot, and return it."""
+        """Open the bot's ledger while the bot is running, and return it."""
         return Ledger.open(self.data)
 
     async def ended(self, number: int) -> Run:

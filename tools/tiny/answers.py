@@ -2,7 +2,7 @@
 
 In each language, every plain answer begins with one token and every playful answer with another ("The"
 and "Wow", 图 and 哇); the wordings that follow are equally frequent. The first sampled token therefore
-decides the manner, with even odds, and nucleus sampling excludes neither manner. Playful answers contain
+decides the manner, with equal probability, and nucleus sampling excludes neither manner. Playful answers contain
 an exclamation mark and an emoji; plain answers contain neither.
 """
 
@@ -31,7 +31,7 @@ def reference_for_several(kind: Kind, language: Language, manner: Manner, scenes
 
 
 def request_for_picture(language: Language, manner: Manner, rng: Random) -> str:
-    """Return a request for a picture, the answer to any text that comes before the first picture."""
+    """Return a request for a picture, which answers any text before the first picture."""
     return _wording("no_picture", language, manner, rng)
 
 
