@@ -14,6 +14,7 @@ from inference.process.child import Child
 
 P = ParamSpec("P")
 
+_START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 1.0
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 class WarmPython:
     """The bot's handle on a `fork_server`, which starts on first use and again after it has ended.
+
+    If it fails to start, workers start without it from then on.
 
     Args:
         python: The interpreter.
@@ -41,6 +44,7 @@ class WarmPython:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._child: Child | None = None
         self._starting = asyncio.Lock()
+        self._failed = False
 
     @property
     def running(self) -> bool:
@@ -50,7 +54,7 @@ class WarmPython:
     async def start(self) -> None:
         """Start the interpreter unless it is running, and return when it has imported the modules or has ended."""
         async with self._starting:
-            if self._child is not None and self._child.returncode is None:
+            if self._failed or (self._child is not None and self._child.returncode is None):
                 return
             await self._end()
             # Only this user can reach a socket in a temporary folder.
@@ -66,14 +70,16 @@ class WarmPython:
                     on_line=lambda _: ready.set(),
                 )
             except OSError:
-                return  # the worker cannot be started either, and says why
+                return  # no worker can be started either, and each says why
             waits = [asyncio.create_task(each) for each in (ready.wait(), self._child.wait())]
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=_START_SECONDS)
             finally:
                 for each in waits:
                     each.cancel()
             if not ready.is_set():
+                self._failed = True
+                await self._end()
                 log.warning("workers start without preloaded libraries; see %s", self._log)
 
     def forked(self, command: Sequence[str]) -> list[str]:

@@ -140,6 +140,9 @@ async def test_no_worker_is_forked_where_a_library_has_initialised_cuda(
         assert warm.forked([sys.executable, "-m", "x"]) == [sys.executable, "-m", "x"]
         assert "has initialised CUDA" in (tmp_path / "warm.log").read_text(encoding="utf-8")
         assert "workers start without preloaded libraries" in caplog.text
+        caplog.clear()
+        await warm.start()
+        assert not caplog.text, "a failure is not repeated for each worker"
     finally:
         await warm.stop()
 
