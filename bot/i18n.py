@@ -85,7 +85,7 @@ class Translator:
         return self.to(known.language, client_language, known.client_language)
 
     def to(self, *tags: str | None) -> Say:
-        """Return the translator for the first known language tag, or into English if no tag is known.
+        """Return the translator for the first known language tag, or the English one if no tag is known.
 
         Only the language part of a tag counts: "zh-hans" is treated as "zh".
         """

@@ -1,4 +1,4 @@
-"""Delete a model's files and its adapter, but keep its row in the ledger.
+"""Deletion of a model's files and its adapter; its row in the ledger is kept.
 
 The base model, the live model, a canary and a model whose promotion is pending cannot be deleted. If a
 deletion is interrupted, it is completed when it is requested again or the bot next starts.
@@ -77,7 +77,7 @@ async def delete_model(ledger: Ledger, name: str, by: Actor | None = None) -> No
 
 
 def bytes_on_disk(paths: Iterable[Path]) -> int:
-    """Return the total size of the files in directories, in bytes. Blocks while it looks at every file."""
+    """Return the total size of the files in directories, in bytes. Blocks while the files are read from disk."""
     return sum(_size(each) for path in paths for each in path.rglob("*"))
 
 

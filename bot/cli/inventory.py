@@ -192,8 +192,8 @@ async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None
     confirm("Permanently delete all of it?", yes=yes)
     gone = await erasure.forget(user)
     console.print(
-        f"Deleted: {_counted(gone)}. A model already trained on it stays live until the next one, which "
-        "`thumbtune retrain` trains. Backups are not changed."
+        f"Deleted: {_counted(gone)}. A model already trained on it stays live until `thumbtune retrain` "
+        "replaces it. Backups are not changed."
     )
 
 

@@ -93,11 +93,11 @@ def merged_files(model: Model, run: Path, base: Path) -> Files:
     """
     if not model.directory:
         raise CommandRefused(
-            f"{model.id} is kept as its adapter only: publish that with --adapter, or promote the model first."
+            f"Only the adapter of {model.id} is kept: publish it with --adapter, or promote the model first."
         )
     if kept_file(str(run), CARD) is None:
         raise CommandRefused(
-            f"{model.id} has no model card, like all models of earlier versions: publish it with --adapter."
+            f"{model.id} has no model card, like every model from an earlier version: publish it with --adapter."
         )
     directory = Path(model.directory)
     verify(directory, model.manifest_hash)

@@ -36,7 +36,7 @@ from bot.telegram.callback_data import (
 from bot.updates.ordering import command_of
 
 SILENT_SECONDS: Final = 600.0
-"""A user who keeps writing gets only one refusal in this time."""
+"""A user who keeps writing gets only one refusal within this time."""
 
 REMEMBERED: Final = 4096
 
@@ -45,7 +45,7 @@ BUTTONS: Final = (
     *(Promote, Approve, StopCanary, RollBack, Overrule),
     Judge,
 )
-"""The buttons of admins."""
+"""The buttons that only admins may use."""
 
 _RIGHTS: Final = or_f(Learn.filter(), LearnAsGuest.filter(), Delete.filter())
 

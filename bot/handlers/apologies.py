@@ -70,7 +70,7 @@ class Apologies:
         try:
             payload = json.loads((await self.ledger.inbox.get(update)).payload)
         except (ValueError, StorageError) as error:  # deleted meanwhile, or unreadable; admins are notified anyway
-            log.warning("no apology", update=update, error=str(error))
+            log.warning("apology not sent", update=update, error=str(error))
             return
         tap = payload.get("callback_query")
         try:

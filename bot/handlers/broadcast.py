@@ -34,7 +34,7 @@ from storage.state_machines import RecipientState
 
 PROGRESS_SECONDS: Final = 3.0
 STOPPING_SECONDS: Final = 1.0
-"""How long the bot waits, when it stops, for the message in flight to arrive and be recorded."""
+"""How long a stopping bot waits for the message in flight to arrive and be recorded."""
 
 DISK_SECONDS: Final = 1.0
 """The pause between two attempts to write to a full disk."""
@@ -139,7 +139,7 @@ async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
         try:
             return await write()
         except NotSaved as error:
-            log.warning("broadcast waits for disk space", error=str(error))
+            log.warning("broadcast is waiting for disk space", error=str(error))
             await asyncio.sleep(DISK_SECONDS)
 
 

@@ -91,7 +91,7 @@ async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -
 
 
 async def guest_exchange(inline: str, number: int, request: Request) -> Exchange:
-    """Return the exchange with the ID `number`, whose answer is the tapped message of a guest.
+    """Return the exchange with the ID `number`, which is shown by the tapped guest-mode message.
 
     Raises:
         UnknownRecord: The message `inline` does not show this exchange.

@@ -178,7 +178,7 @@ async def decide(correction: Correction, request: Request, *, teach: bool) -> bo
     """Confirm a correction if `teach` is set, or reject it otherwise.
 
     Admins may decide on every correction. Others decide in the chat of the corrected answer, and cannot confirm
-    their own: a client may send the data of any button.
+    their own; both are checked because a client can send the data of any button.
 
     Returns:
         False if the user is not allowed to make the decision, otherwise True.

@@ -44,7 +44,7 @@ TOKEN_CURE: Final = "get one from @BotFather, and run thumbtune init or set THUM
 GUEST_MODE: Final = (
     "open the bot's settings in @BotFather's Mini App (https://t.me/BotFather?startapp) and enable Guest Mode"
 )
-"""Where guest mode is turned on (https://core.telegram.org/bots/features#guest-bots)."""
+"""How to turn on guest mode (https://core.telegram.org/bots/features#guest-bots)."""
 
 CALL_SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 5.0
@@ -231,7 +231,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
     def _chat_of(self, method: TelegramMethod[Any]) -> ChatLimiter | None:
         """Return the limiter of the chat to which `method` writes, or None if the call has no chat.
 
-        As a guest, the bot does not know in which chat its message is, so each message has the limits of a group.
+        As a guest, the bot does not know which chat its message is in, so each message has the limits of a group.
         """
         found = (getattr(method, name, None) for name in ("chat_id", "inline_message_id", "guest_query_id"))
         chat: int | str | None = next((each for each in found if each is not None), None)

@@ -1,4 +1,4 @@
-"""Bot API methods with results or delivery rules of their own, as subclasses of those of aiogram."""
+"""Bot API methods with results or delivery rules of their own, as subclasses of aiogram's."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class InboxProcessor:
                 return
             pause = PAUSES[min(tries, len(PAUSES) - 1)]
             tries += 1
-            log.warning("update is retried", update=update, error=error_text(error), pause=pause)
+            log.warning("update will be retried", update=update, error=error_text(error), pause=pause)
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[QueuedUpdate]) -> int:
@@ -252,7 +252,7 @@ class InboxProcessor:
             except UnknownRecord:  # deleted with its sender's data
                 return
             except NotSaved as error:
-                log.warning("finished update waits for disk space", update=update, error=str(error))
+                log.warning("finished update is waiting for disk space", update=update, error=str(error))
                 await asyncio.sleep(pause)
             else:
                 return
@@ -283,7 +283,7 @@ class InboxProcessor:
         log.error("dead letter", update=update, error=reason)
         try:
             await self.on_dead_letter(update, reason)
-        except Exception as failed:  # noqa: BLE001 - the lane goes on without the report
+        except Exception as failed:  # noqa: BLE001 - the lane continues without the report
             log.error("dead letter not reported", update=update, trace=error_trace(failed))
         return True
 

@@ -108,7 +108,7 @@ def content_policy(
 
     If the page is `interactive`, its first `<script>` element is allowed as well, and so are forms, frames and
     event streams of this server. If it is `framed`, this server's pages may frame it. `script` is the address of
-    a further script that the page loads.
+    another script that the page loads.
     """
     own_script, own = (_allowed(_SCRIPT, page), "'self'") if interactive else ("'none'", "'none'")
     script = f"{script} {own_script}" if script else own_script
@@ -122,7 +122,7 @@ def content_policy(
 
 
 def _allowed(element: re.Pattern[bytes], page: bytes) -> str:
-    """Return the source expression that allows the first such element of a page and no other."""
+    """Return the source expression that allows the first match of `element` in a page and no other."""
     found = element.search(page)
     return f"'sha256-{b64encode(sha256(found[1]).digest()).decode()}'" if found else "'none'"
 
@@ -163,7 +163,7 @@ def set_cookie(request: web.Request, response: web.StreamResponse, name: str, va
     else:
         https = request.secure or header(request, "X-Forwarded-Proto") == b"https"
         scope = "SameSite=Strict; Secure" if https else "SameSite=Strict"
-    # http.cookies knows Partitioned from Python 3.14 on.
+    # http.cookies supports Partitioned from Python 3.14 on.
     response.headers.add("Set-Cookie", f"{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; {scope}")
 
 
