@@ -1,4 +1,4 @@
-"""The settings from `config.toml` and the environment, and explanations of mistakes in them.
+"""The settings from `config.toml` and the environment, with error messages that explain mistakes.
 
 An environment variable overrides the file. Its name is `THUMBTUNE_` followed by the path of the setting
 joined with `__`, for example `THUMBTUNE_TELEGRAM__TOKEN`. Settings are declared by the packages that use
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         return INTERNVL2.system
 
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
-        """Return the specifications from which the jobs for runs are made.
+        """Return the specifications of the jobs that runs consist of.
 
         `yield_file` has the same meaning as in `TrainingPaths`.
         """

@@ -214,6 +214,6 @@ class WebSettings(Section):
             raise ValueError("web.public_url: expected https:// and a host, without a path")
         if self.public_url and not self.token.get_secret_value():
             raise ValueError(
-                "web.public_url needs web.token, because requests through a proxy seem to come from this machine"
+                "web.public_url needs web.token, because requests through a proxy appear to come from this machine"
             )
         return self

@@ -136,5 +136,5 @@ class Erasure:
 def _written(file: Path) -> float:
     try:
         return file.stat().st_mtime
-    except FileNotFoundError:  # removed meanwhile
+    except FileNotFoundError:  # removed in the meantime
         return time.time()

@@ -36,7 +36,7 @@ DONE_OF: Final = {
     RunState.MERGING: later("{done} of {total} weights merged"),
     RunState.EVALUATING: later("{done} of at least {total} answers"),
 }
-"""The description of each stage's steps.
+"""The sentence that counts the steps of each stage.
 
 The evaluation counts the answers that models give or score. It asks more questions if the first ones are not decisive.
 """

@@ -152,7 +152,7 @@ class Schedule:
         try:
             await self.erasure.sweep()
         except ManyStrays as many:
-            log.error("picture files are unknown to the ledger; none is deleted", count=many.count, total=many.total)
+            log.error("picture files are unknown to the ledger; none were deleted", count=many.count, total=many.total)
             await self.notices.alert("strays", STRAYS, count=many.count, total=many.total)
 
     async def expire(self) -> None:

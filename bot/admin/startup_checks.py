@@ -79,7 +79,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
     On the first start, the base model is added to the ledger. If `base` (the setting `inference.model`)
     later differs from the directory in the ledger, there are two cases. If the earlier directory still
     exists, the operator has chosen another base model, which goes live; if not, the base model has only
-    moved. A trained model whose directory is missing is looked for in `models`. If the files of the live
+    moved. A trained model whose directory is missing is searched for in `models`. If the files of the live
     model are missing (for example, after a restore without models) or differ in size from the published
     ones, the base model goes live. If the files of any other model are missing, the ledger records that they
     are gone.
@@ -139,7 +139,7 @@ class StartupChecks:
         if self.unfit:
             await self.notices.alert(*self.unfit)
         loop = asyncio.get_running_loop()
-        reader = ThreadPoolExecutor(1)  # unlike the loop's default executor, it is not waited for at shutdown
+        reader = ThreadPoolExecutor(1)  # shutdown does not wait for it, unlike for the loop's default executor
         try:
             if faults := await loop.run_in_executor(reader, _ledger_faults, self.ledger.path):
                 log.error("the ledger is damaged", faults=faults)

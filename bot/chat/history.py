@@ -34,7 +34,7 @@ def chat_key(session: int) -> str:
 
 
 class History:
-    """Builds prompts from the exchanges of conversations, each of which is a session in the ledger."""
+    """Builds prompts from conversations; each conversation is a session in the ledger."""
 
     def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: LiveSettings) -> None:
         self._ledger = ledger

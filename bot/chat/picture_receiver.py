@@ -1,4 +1,4 @@
-"""Receipt of pictures: each file is downloaded, re-encoded in a child process, and stored.
+"""Download, re-encoding in a child process, and storage of pictures.
 
 Files from users are never decoded in this process, and only the re-encoded picture is kept (see
 `inference.images.decoder_worker`). The bytes in memory and the number of decodings are limited, both

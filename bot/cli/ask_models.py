@@ -87,7 +87,7 @@ async def directory_of(settings: Settings, model: str) -> Path:
     if model not in known and not directory.is_dir():
         raise TrainingError(
             f"{model} is neither a kept model ({', '.join(known)}) nor a folder: "
-            "`thumbtune models` lists those that are kept"
+            "`thumbtune models` lists the kept models"
         )
     if wrong := problems(directory):
         raise TrainingError(f"{model}: {directory} is not a complete checkpoint: {'; '.join(wrong)}")

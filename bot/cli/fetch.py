@@ -67,7 +67,7 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
         directory.rmdir()
     await asyncio.to_thread(_delete_unlisted, listing, incomplete)
     await asyncio.to_thread(store.publish, incomplete, directory.name)
-    console.print(f"{directory} is complete{_origin_text(directory)}, every file checked.")
+    console.print(f"{directory} is complete{_origin_text(directory)}; every file was verified.")
 
 
 async def _download(listing: Listing, folder: Path) -> None:

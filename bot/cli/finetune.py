@@ -2,12 +2,12 @@
 
 The command fills a folder::
 
-    run/          the files of the training, as in a run of the bot (`training.run_folder`)
+    run/          the training files, as in a run of the bot (`training.run_folder`)
     model/        the new model, a complete checkpoint
     sheet.html    both models' answers to the test questions, if any, side by side
     answers.json  the same answers as JSON
 
-If the command is interrupted, repeating it continues from the last checkpoint of the training.
+If the command is interrupted, repeating it continues from the last training checkpoint.
 """
 
 from __future__ import annotations

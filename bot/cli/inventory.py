@@ -114,7 +114,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
     known = {source_title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
     if name not in known:
         others = f"the imported ones are {', '.join(known)}" if known else "none has been imported"
-        raise CommandRefused(f"There is no imported source {name}: {others}. config.toml sets training.sources.")
+        raise CommandRefused(f"There is no imported source {name}: {others}. Others are set in training.sources.")
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
             if run := await ledger.runs.active():

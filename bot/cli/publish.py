@@ -67,7 +67,7 @@ async def publish(ledger: Ledger, settings: Settings, request: Publication, yes:
     model = await ledger.models.get(request.model)
     if model.run is None:
         raise CommandRefused(
-            f"{model.id} was not trained here: choose a model that a run has made (`thumbtune models`)."
+            f"{model.id} was not trained here: choose a model that a run has trained (`thumbtune models`)."
         )
     run = await ledger.runs.get(model.run)
     if request.adapter:
@@ -143,7 +143,7 @@ def adapter_files(model: Model, run: Path) -> Files:
 def _refuse(strange: list[str], folder: Path) -> None:
     if strange:
         raise CommandRefused(
-            f"{folder} contains more than a model: {', '.join(strange[:5])}. Nothing was uploaded; move it elsewhere."
+            f"{folder} contains more than a model: {', '.join(strange[:5])}. Nothing was uploaded; move them elsewhere."
         )
 
 

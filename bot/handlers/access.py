@@ -51,7 +51,7 @@ _RIGHTS: Final = or_f(Learn.filter(), LearnAsGuest.filter(), Delete.filter())
 
 
 class Access(BaseMiddleware):
-    """Passes on updates from users who may use the bot, and refuses all the others."""
+    """Passes on updates from users who may use the bot, and refuses all others."""
 
     def __init__(self) -> None:
         self._refused: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)

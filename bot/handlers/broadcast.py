@@ -97,7 +97,7 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
 async def _send_to(chat: int, text: str, request: Request) -> None:
     """Send `text` to one chat and record the outcome.
 
-    If the bot is stopped meanwhile, wait briefly for the outcome to be recorded.
+    If the bot is stopped in the meantime, wait briefly for the outcome to be recorded.
 
     Raises:
         Undelivered: Telegram cannot be reached; the chat remains due for a later attempt.

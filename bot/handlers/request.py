@@ -204,7 +204,7 @@ class SenderRecords(BaseMiddleware):
         if outdated or (person, chat) not in self._seen:
             try:
                 await request.services.ledger.people.save(person, chat, update=request.delivery.update)
-            except UnknownRecord:  # the person's data was deleted meanwhile
+            except UnknownRecord:  # the person's data was deleted in the meantime
                 return
         self._seen[person, chat] = None
 

@@ -1,4 +1,4 @@
-"""The Telegram client: middleware that limits the rate of calls, repeats failed ones and translates errors.
+"""The Telegram client: middleware that limits the rate of calls, retries failed ones and translates errors.
 
 The middleware is part of the bot's session and therefore sees every call. docs/promises.md describes
 what is guaranteed for each kind of message.
@@ -95,7 +95,7 @@ def open_bot(settings: TelegramSettings, middleware: DeliveryMiddleware | None =
 
 
 class DeliveryMiddleware(BaseRequestMiddleware):
-    """Request middleware that keeps calls within the rate limits, and repeats failed calls if that is safe.
+    """Request middleware that keeps calls within the rate limits, and retries failed calls if that is safe.
 
     The attribute `counts` holds totals since the start.
     """
@@ -130,7 +130,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             self.counts["unreachable"] += 1
             raise Unreachable(error.message) from error
         except TelegramMigrateToChat as error:
-            log.info("group has a new id", chat=getattr(method, "chat_id", None), new=error.migrate_to_chat_id)
+            log.info("group has a new ID", chat=getattr(method, "chat_id", None), new=error.migrate_to_chat_id)
             return await self(make_request, bot, method.model_copy(update={"chat_id": error.migrate_to_chat_id}))
         except TelegramBadRequest as error:
             refusal = error.message.lower()

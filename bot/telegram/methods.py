@@ -64,7 +64,7 @@ class ButtonEdit(EditMessageReplyMarkup):
 
 
 class Typing(SendChatAction):
-    """The "typing" status of a chat.
+    """A call that shows the "typing" status in a chat.
 
-    The call never waits and has a small rate limit of its own. If it is dropped, the result is False.
+    It never waits and has a small rate limit of its own. If it is dropped, the result is False.
     """

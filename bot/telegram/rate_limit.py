@@ -43,7 +43,7 @@ SETTLING_SECONDS: Final = 1.0
 """Refusals this soon after a reduction are for earlier calls: Telegram counts the overall limit by the second."""
 
 RECOVERY_SECONDS: Final = 600.0
-"""How long the overall rate takes to recover from zero to the configured one."""
+"""How long the overall rate takes to recover from zero to the configured rate."""
 
 MIN_RATE: Final = 1.0
 """The overall rate never falls below this many calls per second."""
@@ -192,7 +192,7 @@ class _OverallLimiter:
             await self._bucket.acquire(self._max_rate / self.rate)
 
     def refused(self, chat: ChatLimiter) -> None:
-        """Count a refusal that the limit of `chat` does not explain.
+        """Count a refusal that was not caused by the limit of `chat`.
 
         Refusals in `REFUSALS` chats within `REFUSAL_SECONDS` halve the rate.
         """

@@ -100,7 +100,7 @@ class Reply(RecordedMessages):
     async def whisper(self, text: str, person: int) -> None:
         """Show a final text that concerns only `person`; in a group, hide it from other members if Telegram allows it.
 
-        If a message of the reply has been sent, or Telegram refuses, everybody sees the text.
+        If a message of the reply was already sent, or Telegram refuses, everybody sees the text.
         """
         if self.place.in_group and not self._messages:
             await self._record(0)

@@ -45,7 +45,7 @@ SETTLED: Final = 4096
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 UNREADABLE: Final = (ValidationError, OverflowError, UnicodeError, RecursionError)
-"""Errors caused by the update's own values, such as wrong types, more than 64 bits, or half a surrogate pair. They are
+"""Errors caused by the update's own values, such as wrong types, too large numbers, or half a surrogate pair. They are
 never retried."""
 
 log = structlog.get_logger()
@@ -54,7 +54,7 @@ OnDeadLetter = Callable[[int, str], Awaitable[None]]
 """Called with the ID of an update that became a dead letter, and with the reason."""
 
 OnDiskFull = Callable[[dict[str, Any]], Awaitable[bool]]
-"""Called with an update that could not be stored or waits for space. Returns whether it needs no more handling."""
+"""Called with an update that could not be stored or is waiting for space. Returns whether it is finished."""
 
 OnArrival = Callable[[dict[str, Any]], None]
 """Called with an update when it enters its lane, before it or any update behind it is handled."""

@@ -28,7 +28,7 @@ EVIDENCE: Final = (0.01, 100.0)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart.
+    """A line in a chart.
 
     Attributes:
         name: What the line shows; empty if the chart needs no legend.

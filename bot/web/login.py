@@ -61,7 +61,7 @@ class Login:
         self._failures: MutableMapping[str, int] = TTLCache(ADDRESSES, WAIT_SECONDS)
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes of the login form and of logging out."""
+        """Return the routes for logging in and out."""
         return [
             web.get("/login", self._form),
             web.post("/login", self._log_in),
@@ -177,7 +177,7 @@ class Login:
     def _csrf(self, session: str) -> str:
         """Return the token for the forms of a session, or of requests without a session.
 
-        Only the pages that such a request may see contain it, and other sites cannot read those.
+        Only pages that such a request may see contain it, and other sites cannot read those pages.
         """
         return hmac.digest(self._key, session.encode(), "sha256").hex()
 

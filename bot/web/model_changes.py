@@ -38,7 +38,7 @@ class Change:
     Attributes:
         about: What is being done.
         path: The path of the form that requested it.
-        live: The ID of the model that was live then.
+        live: The ID of the model that was live at the time.
         progress: The progress of a worker, if the change needs one.
         done: What was done; empty until the change has succeeded.
         refusal: Why nothing was done.

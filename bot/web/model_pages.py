@@ -88,7 +88,7 @@ class ModelPages:
         ]
 
     async def models(self, request: web.Request) -> web.Response:
-        """Show all models and, once, how the latest change ended."""
+        """Show all models and, once only, the outcome of the latest change."""
         return await self._page(request, self.changes.latest())
 
     async def events(self, request: web.Request) -> web.StreamResponse:

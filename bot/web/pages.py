@@ -126,7 +126,7 @@ class Pages:
 def local_path(path: str, otherwise: str = "/") -> str:
     """Return `path` if it is a path on this server, else `otherwise`; a link elsewhere must not be followed.
 
-    Browsers take a path that begins with two slashes or backslashes for the address of another server.
+    Browsers interpret a path that begins with two slashes or backslashes as an address on another server.
     """
     return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) else otherwise
 

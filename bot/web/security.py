@@ -5,7 +5,7 @@ aiohttp decodes them with surrogate escapes, so this module encodes them the sam
 them (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page
 may load anything from elsewhere or be framed by another site, except for the Mini App (`bot.web.mini_app`),
 which loads Telegram's script and is framed by Telegram's web client. Styles, and the script of a page with
-forms, are allowed by their hash.
+forms, are allowed by their hashes.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ async def read_body(request: web.Request) -> bytes:
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text="the body took too long") from error
     except web.RequestPayloadError as error:
-        raise web.HTTPBadRequest(text="a damaged body") from error
+        raise web.HTTPBadRequest(text="the body is damaged") from error
 
 
 async def read_form(request: web.Request) -> dict[str, str]:

@@ -35,7 +35,7 @@ WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 SHUTDOWN_SECONDS = 0.5
 HEADER_SECONDS = 60.0
-"""A connection is closed after this long without a complete request, idle or with incomplete headers."""
+"""A connection is closed after this long without a complete request, whether idle or with incomplete headers."""
 
 MOST_BYTES = 4 * 1024 * 1024
 RUN_FILES = {"loss.png": CURVE, "sheet.html": SHEET, "sheet.png": PICTURE}

@@ -1,4 +1,4 @@
-"""The GPU checks of `thumbtune doctor`: driver, cards and CUDA libraries; `gpu_memory` says what fits on the cards.
+"""The GPU checks of `thumbtune doctor`: driver, cards and CUDA libraries; `gpu_memory` checks what fits on them.
 
 torch and CUDA are not loaded into this process; the findings come from nvidia-smi and a child process.
 """
@@ -113,7 +113,7 @@ def _gpu_finding(gpu: Gpu, wanted: bool) -> Finding:
     detail = f"{gpu.name}, {gpu.total / 1e9:.1f} GB, driver {gpu.driver}"
     cure = ""
     if _number(gpu.driver.split(".")[0]) < DRIVER:
-        cure = f"update NVIDIA's driver to {DRIVER} or newer: torch here is built for CUDA 13"
+        cure = f"update NVIDIA's driver to {DRIVER} or newer: this torch is built for CUDA 13"
     elif gpu.capability < CAPABILITY:
         cure = f"compute capability {gpu.capability} is too old for CUDA 13: use a card with {CAPABILITY} or higher"
     return Finding(f"GPU {gpu.index}", not (cure and wanted), detail, cure if wanted else "")
