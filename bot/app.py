@@ -245,7 +245,7 @@ class Application:
         review = ReviewPages(ledger, pictures, runs, pages, settings.training.threshold)
         people = PeoplePages(ledger, erasure, pages, live_settings)
         changes = ModelChanges()
-        self._at_end("changes of models", changes.stop)
+        self._at_end("model changes", changes.stop)
         model_pages = ModelPages(ledger, trials, changes, pages)
         comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training, warm), live_settings)
         comparison.tidy()
@@ -263,7 +263,7 @@ class Application:
             notices, deployment.status, lambda: trainer.last_progress, ledger, settings.storage.min_free_gigabytes
         )
         await runs.start()
-        # Each duty has a loop of its own, because a change of model may take minutes.
+        # Each duty has a loop of its own, because a model change may take minutes.
         serving = {
             "runs": runs.serve,
             "promotions": switch.serve,

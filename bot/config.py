@@ -1,4 +1,4 @@
-"""Read the settings from `config.toml` and the environment, and explain mistakes in them.
+"""The settings from `config.toml` and the environment, with error messages that explain mistakes.
 
 An environment variable overrides the file. Its name is `THUMBTUNE_` followed by the path of the setting
 joined with `__`, for example `THUMBTUNE_TELEGRAM__TOKEN`. Settings are declared by the packages that use
@@ -35,7 +35,7 @@ ENV_DELIMITER = "__"
 DEFAULT_PATH = Path("config.toml")
 
 _REMOVED: Final = {
-    "telegram.drafts": "this setting was removed: answers grow by edits everywhere. Delete it.",
+    "telegram.drafts": "this setting was removed: answers are streamed by edits everywhere. Delete it.",
     "inference.warm_timeout": "this setting was removed: a warm-up takes 20 s at most. Delete it.",
     "inference.warm_at_once": "this setting was removed: an engine is warmed up with 4 prompts at a time. Delete it.",
     "inference.restart_delay_max": "this setting was removed: restarts are delayed by 60 s at most. Delete it.",
@@ -44,7 +44,7 @@ _REMOVED: Final = {
 }
 
 _LIST: Final = 'should be a list in brackets, for example [1, 2] or ["a", "b"]'
-_SECTION: Final = 'should be a section with keys of its own, in the environment as {"key": 1}'
+_SECTION: Final = 'should be a section with keys of its own, written in the environment as {"key": 1}'
 _WANTED: Final = {"tuple_type": _LIST, "list_type": _LIST, "model_type": _SECTION, "dict_type": _SECTION}
 
 
@@ -70,11 +70,11 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> Mapping[str, Origin]:
-        """Where each setting was set that `load_settings` found, by its dotted path."""
+        """The origin of each setting that `load_settings` found, by its dotted path."""
         return self._origins
 
     def replaced(self, **sections: BaseModel) -> Settings:
-        """Return settings with other sections, in which values that differ have no origin."""
+        """Return a copy with other sections, in which changed values have no origin."""
         after = self.model_copy(update=sections)
         same = (key for key in self._origins if attrgetter(key)(after) == attrgetter(key)(self))
         after._origins = {key: self._origins[key] for key in same}
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
 
     @property
     def answering(self) -> dict[str, Any]:
-        """How models answer in a worker process: fields of `training.command_jobs.AskingJob`."""
+        """The fields of `training.command_jobs.AskingJob` that determine how models answer in a worker process."""
         return {
             "system": self.persona,
             "device": self.training.device,
@@ -108,12 +108,12 @@ class Settings(BaseSettings):
         """
         if self.chat.system_prompt:
             return self.chat.system_prompt
-        with suppress(OSError, ValueError):  # the model's directory may be missing, or only an external server's
+        with suppress(OSError, ValueError):  # the directory may be missing, or exist only on an external server
             return read_family(self.inference.checkpoint()).system
         return INTERNVL2.system
 
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
-        """Return the specifications from which the jobs for runs are made.
+        """Return the specifications of the jobs that runs consist of.
 
         `yield_file` has the same meaning as in `TrainingPaths`.
         """

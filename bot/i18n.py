@@ -33,7 +33,7 @@ def later(sentence: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """A translator into one language, called as `say("Hello, {name}.", name=…)`."""
+    """A translator for one language, called as `say("Hello, {name}.", name=…)`."""
 
     language: str
     catalogue: NullTranslations
@@ -50,7 +50,7 @@ class Say:
         return reason.translated(self.catalogue.gettext)
 
     def joined(self, *sentences: str) -> str:
-        """Return translated sentences one after the other; in Chinese, no space separates them."""
+        """Join translated sentences with spaces, or without spaces in Chinese."""
         return ("" if self.language == "zh" else " ").join(filter(None, sentences))
 
     def count(self, one: str, many: str, number: int, /, **values: object) -> str:
@@ -59,7 +59,7 @@ class Say:
 
 
 class Translator:
-    """The translators into English and into every language that has a catalogue."""
+    """The translators for English and for every language that has a catalogue."""
 
     def __init__(self, catalogues: Mapping[str, NullTranslations]) -> None:
         self._translations = {language: Say(language, catalogue) for language, catalogue in catalogues.items()}
@@ -77,7 +77,7 @@ class Translator:
         return {code: (Locale.parse(code).get_display_name() or code).capitalize() for code in codes}
 
     def for_person(self, person: Person | None, client_language: str | None = None) -> Say:
-        """Return the translator into the language that a user chose or, by default, the language of their client.
+        """Return the translator for the language that a user chose or, by default, the language of their client.
 
         The client's language is `client_language` or, if unknown, the one last recorded for `person`.
         """
@@ -85,7 +85,7 @@ class Translator:
         return self.to(known.language, client_language, known.client_language)
 
     def to(self, *tags: str | None) -> Say:
-        """Return the translator for the first known language tag, or into English if no tag is known.
+        """Return the translator for the first known language tag, or the English one if no tag is known.
 
         Only the language part of a tag counts: "zh-hans" is treated as "zh".
         """

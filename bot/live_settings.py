@@ -52,7 +52,7 @@ _LIMITS: Final = {
 }
 
 EXAMPLE: Final = "12345678, -1001234567890"
-"""A user ID and a group ID as an operator writes them: every list in `CHANGEABLE` has IDs."""
+"""A user ID and a group ID as an operator would enter them; every list in `CHANGEABLE` contains IDs."""
 
 log = structlog.get_logger()
 
@@ -79,7 +79,7 @@ class LiveSettings:
         self._subscribers.append(rebuild)
 
     async def change(self, record: SettingChanges, key: str, value: Any, by: str) -> None:
-        """Change a setting, record it for the operator `by`, and apply it.
+        """Change a setting at the request of the operator `by`, and record the change.
 
         Nothing is recorded if the value is the one in force.
 

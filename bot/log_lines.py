@@ -27,13 +27,13 @@ class LogFormat(StrEnum):
 def configure_logging(path: Path | None = None, form: LogFormat = LogFormat.TEXT, *, token: str = "") -> None:
     """Log one line per event to standard error, or to the file at `path`.
 
-    Events and warnings of libraries are included. Exceptions are logged with their traceback, in JSON as the
+    Events and warnings from libraries are included. Exceptions are logged with their traceback, in JSON as the
     value of `exception`.
 
     Args:
         path: The file to append to.
         form: The format of the lines.
-        token: The bot's token, which libraries quote as part of addresses. It is left out of the lines.
+        token: The bot's token, which libraries quote as part of addresses. It is masked in the lines.
     """
     stream = path.open("a", encoding="utf-8") if path else sys.stderr
 
@@ -69,7 +69,7 @@ def configure_logging(path: Path | None = None, form: LogFormat = LogFormat.TEXT
 
 
 def _with_traceback(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace `exc_info` by the redacted traceback."""
+    """Replace `exc_info` with the redacted traceback."""
     found = event.pop("exc_info", None)
     if found is True:
         found = sys.exc_info()

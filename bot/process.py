@@ -20,10 +20,10 @@ log = structlog.get_logger()
 
 
 async def run_bot(settings: Settings, log_format: LogFormat) -> None:
-    """Run the bot until SIGTERM, Ctrl-C, or an error that no retry can fix. Logging is configured already.
+    """Run the bot until SIGTERM, Ctrl-C, or an error that no retry can fix. Logging must already be configured.
 
-    With JSON lines, the process logs that error and exits with status 1, so that standard error has nothing
-    but objects.
+    With JSON lines, the process logs that error and exits with status 1, so that standard error contains only
+    JSON objects.
     """
     shorten_switch_interval()
     try:

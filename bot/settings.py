@@ -44,7 +44,7 @@ class TelegramSettings(Section):
     """The [telegram] section: the bot's account and its rate limits."""
 
     token: SecretStr = SecretStr("")
-    """The bot's token from @BotFather. It is better set as THUMBTUNE_TELEGRAM__TOKEN."""
+    """The bot's token from @BotFather, preferably set as THUMBTUNE_TELEGRAM__TOKEN."""
 
     api_base: str = "https://api.telegram.org"
     """The Bot API server: Telegram's, your own telegram-bot-api, or an emulator."""
@@ -60,11 +60,11 @@ class TelegramSettings(Section):
     """How long one getUpdates call waits for updates."""
 
     edit_seconds: float = Field(default=1.0, ge=0)
-    """Seconds between two edits of a streaming answer; groups get three times as long."""
+    """Seconds between two edits of a streaming answer; in groups, three times as long."""
 
     calls_per_second: float = Field(default=30, gt=0)
     """The maximum number of messages and edits per second in all chats together. Telegram allows about 30. If it
-    refuses calls in many chats at once, the bot halves its rate and returns to this one within minutes. Typing actions
+    refuses calls in many chats at once, the bot halves its rate and restores it within minutes. Typing actions
     have a budget of their own, a third of this."""
 
     group_calls_per_minute: float = Field(default=20, gt=0)
@@ -90,10 +90,10 @@ class ChatSettings(Section):
     """The question for a picture without a caption. The default is translated into the user's language."""
 
     temperature: float = Field(default=0.8, ge=0, le=2)
-    """Sampling temperature. 0 always takes the most likely token."""
+    """Sampling temperature. 0 always selects the most likely token."""
 
     top_p: float = Field(default=0.8, gt=0, le=1)
-    """Nucleus sampling: the share of probability from which tokens are drawn."""
+    """Nucleus sampling: tokens are drawn from the most likely ones, up to this total probability."""
 
     max_new_tokens: int = Field(default=512, ge=1)
     """The maximum length of an answer, in tokens."""
@@ -116,10 +116,10 @@ class ChatSettings(Section):
     """The maximum number of pictures in an album. About four large ones fit into the context of InternVL2-2B."""
 
     max_picture_megapixels: float = Field(default=50, gt=0, le=89)
-    """The largest picture. Larger ones are refused by their header, before they are decoded."""
+    """The size of the largest accepted picture. Larger ones are refused before they are decoded."""
 
     album_seconds: float = Field(default=1.2, ge=0)
-    """How long to wait for the next picture of an album. They arrive one by one, without an end mark."""
+    """How long to wait for the next picture of an album. They arrive one by one, without an end marker."""
 
     picture_threads: bool = False
     """Whether each new picture in a private chat opens its own topic, if topics are turned on in @BotFather."""
@@ -129,7 +129,7 @@ class ChatSettings(Section):
     in a reply to one. The bot learns from these answers only with the asker's permission in /privacy."""
 
     answer_hours: float = Field(default=6, ge=0)
-    """Questions older than this after a downtime are not answered; the bot asks each person to ask again. 0: answer
+    """After downtime, questions older than this are not answered; the bot asks each person to ask again. 0: answer
     all. Telegram keeps updates for a day."""
 
     def conversation_owner(self, chat: int, person: int) -> int:
@@ -145,7 +145,7 @@ class LimitsSettings(Section):
 
     allowed: tuple[int, ...] = ()
     """User IDs and group IDs (negative): only these users, and everybody in these groups, may use the bot. Empty:
-    everybody. Admins always may, without limits."""
+    everybody. Admins are always allowed, without limits."""
 
     blocked: tuple[int, ...] = ()
     """User IDs and group IDs that may not use the bot. Their earlier votes and corrections are not used for
@@ -179,8 +179,8 @@ class StorageSettings(Section):
     """The [storage] section: the data folder and how long data is kept."""
 
     dir: LocalPath = Path("data")
-    """Folder of the database, the pictures, the models and the runs. The bot creates it for its own user only; give
-    an engine of another user access to `models` yourself."""
+    """Folder of the database, the pictures, the models and the runs. The bot creates it for its own user only; if the
+    engine runs as another user, give that user access to `models`."""
 
     min_free_gigabytes: float = Field(default=1.0, ge=0)
     """Alert the admins when less disk space than this is free."""
@@ -196,7 +196,7 @@ class WebSettings(Section):
     """Address to listen on."""
 
     port: int = Field(8080, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 selects a free one."""
 
     token: SecretStr = Field(SecretStr(""))
     """Password of the operator's pages and /metrics: for the login form, and for scripts as a bearer token or the
@@ -214,6 +214,6 @@ class WebSettings(Section):
             raise ValueError("web.public_url: expected https:// and a host, without a path")
         if self.public_url and not self.token.get_secret_value():
             raise ValueError(
-                "web.public_url needs web.token, because requests through a proxy seem to come from this machine"
+                "web.public_url needs web.token, because requests through a proxy appear to come from this machine"
             )
         return self

@@ -20,7 +20,7 @@ SLOW_SECONDS: Final = 1.0
 """A step that takes longer than this is logged while it continues."""
 
 ANSWER_SECONDS: Final = 3.0
-"""The time for answers in flight to finish; the next start repeats the other questions."""
+"""The time for answers in flight to finish; other questions are handled again at the next start."""
 
 STEP_SECONDS: Final = 1.5
 ENGINE_SECONDS: Final = 2.5

@@ -21,7 +21,7 @@ from storage.ledger import Ledger
 from training.launcher import LastProgress
 
 STEADY_LOOKS: Final = 30
-"""Consecutive checks without a problem after which a crashing engine counts as recovered."""
+"""The number of consecutive checks without a problem after which a crashing engine counts as recovered."""
 
 CRASHED: Final = later("The engine crashed and is restarting. {reason}")
 FAILING: Final = later("The engine won't start, so nobody gets answers. I'll keep trying. {reason}")
@@ -57,7 +57,7 @@ class AlertWatch:
     _told: bool = field(default=False, init=False)
     """Whether a crash of the engine has been reported, but not yet its recovery."""
     _steady: int = field(default=0, init=False)
-    """Consecutive checks without a problem."""
+    """The number of consecutive checks without a problem."""
     _low: bool = field(default=False, init=False)
     _silent: str = field(default="", init=False)
 

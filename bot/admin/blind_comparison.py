@@ -1,7 +1,7 @@
-"""Blind comparisons of two models: have both answer recent questions about pictures, in a child process.
+"""Blind comparisons of two models, which answer recent questions about pictures in a child process.
 
-The worker loads one model after the other beside the engine, as `thumbtune compare` does. It reads the
-pictures where they are stored; the questions and answers are in a folder that is removed afterwards.
+The worker loads the models one after the other while the engine keeps running, as `thumbtune compare`
+does. It reads the pictures in place; the questions and answers are in a folder that is removed afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from training.command_jobs import BlindJob
 from training.job import Progress, Trainer, checked
 
 QUESTIONS: Final = 12
-"""How many questions the models answer at a time."""
+"""The maximum number of questions that are asked at a time."""
 
 FOLDER: Final = "comparing"
 
@@ -37,7 +37,7 @@ NO_QUESTIONS: Final = later("There are no recent questions about a picture that 
 
 @dataclass(frozen=True, slots=True)
 class BlindComparison:
-    """Has models answer recent questions, and stores the answers for an operator's choice."""
+    """Has models answer recent questions, and stores the answers for an operator to compare."""
 
     ledger: Ledger
     pictures: PictureStore
@@ -78,7 +78,7 @@ class BlindComparison:
         return len(asked)
 
     def tidy(self) -> None:
-        """Remove what an interrupted comparison has left behind, except its log, which contains no user texts."""
+        """Remove the files of an interrupted comparison, except its log, which contains no user texts."""
         for each in (self.ledger.path.parent / FOLDER).glob("*.json"):
             each.unlink(missing_ok=True)
 

@@ -70,7 +70,7 @@ def _share(approval: Approval) -> str:
 
 
 def standing_text(found: Standing, say: Say) -> str:
-    """Return a short text that describes the standing of a trial, without numbers as long as there are no votes."""
+    """Describe the standing of a trial briefly, without numbers if there are no votes yet."""
     evidence = found.evidence
     if evidence.harm >= HINT and evidence.harm > evidence.no_worse:
         finding = Reason("It looks worse, but that may still be chance.")

@@ -36,8 +36,8 @@ CRASHES: Final = 5
 ANSWERS: Final = 20
 BROKEN: Final = 0.5
 BROKEN_BEFORE: Final = 0.1
-"""A model is broken if at least half of its answers are, but at most a tenth of the other model's. Each needs at least
-20 answers."""
+"""A model counts as broken if at least half of its answers are broken, but at most a tenth of the other model's. Each
+model needs at least 20 answers."""
 
 NO_CANARY: Final = later(
     '{model} went live at once: a canary needs two engines side by side, which inference.swap = "cold" and external '
@@ -86,7 +86,7 @@ class Trials:
     async def accept(self, candidate: Model, by: Actor | None = None) -> Model:
         """Begin the trial of a candidate, or promote it if trials are switched off or no canary can run.
 
-        `by` is the admin who approved it, if it needed that.
+        `by` is the admin who approved it, if approval was needed.
 
         Raises the same errors as `ModelSwitch.promote`.
         """
@@ -99,7 +99,7 @@ class Trials:
         return model
 
     async def approve(self, model: str, by: Actor) -> Model:
-        """Accept a candidate that is waiting for the approval of an admin, `by`.
+        """Accept a candidate that is waiting for approval; `by` is the admin who approves it.
 
         Raises `AdminRefusal` if `model` is not a candidate, and the same errors as `accept`.
         """
@@ -110,7 +110,7 @@ class Trials:
         return await self.accept(candidate, by)
 
     async def stop(self, model: str, by: Actor) -> Model:
-        """End the trial of a canary and reject the canary, by the decision of an admin, `by`.
+        """End a canary's trial and reject the canary; `by` is the admin who decided this.
 
         Raises `AdminRefusal` if `model` is not the running canary.
         """
@@ -132,7 +132,7 @@ class Trials:
             newest = (
                 trial.id,
                 await self.ledger.votes.newest(),
-            )  # a choice in a duel that counts also casts a vote
+            )  # a choice that counts in a duel also casts a vote
             if (over or newest != self._weighed) and (found := await self.standing()):
                 await self._decide(found, over)
                 self._weighed = newest

@@ -24,11 +24,11 @@ from storage.removals import Removal, RemovalKind
 from training.data.row_erasure import remove_rows
 
 ABANDONED_SECONDS: Final = 3600.0
-"""A file without a row that is older than this is a stray: a picture's row follows its file within moments."""
+"""A file older than this without a row is a stray, since a picture's row is written moments after its file."""
 
 FEW_STRAYS: Final = 5
 STRAY_SHARE: Final = 0.05
-"""Crashes and full disks leave only a few strays; a larger share means that the ledger is an old or a new one."""
+"""Crashes and full disks leave only a few strays; a larger share suggests that the ledger is outdated or new."""
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class ManyStrays(Exception):
 
 
 class Erasure:
-    """Deletes users' data from the ledger, and what depends on the deleted rows in picture files and run files.
+    """Deletes users' data from the ledger, and the picture files and rows of run files that depend on it.
 
     `forget_session` drops the newest prompt of a chat session, which might otherwise be sent to engines
     again. Outside the bot's process, `forget_session` is None, and the bot drops the prompt later.
@@ -71,7 +71,7 @@ class Erasure:
         is deleted later.
         """
         gone = await self._ledger.personal_data.erase(user, during=during)
-        log.info("a person was forgotten", exchanges=gone.exchanges, pictures=gone.pictures)
+        log.info("a user's data was deleted", exchanges=gone.exchanges, pictures=gone.pictures)
         await self.settle()
         return gone
 
@@ -136,5 +136,5 @@ class Erasure:
 def _written(file: Path) -> float:
     try:
         return file.stat().st_mtime
-    except FileNotFoundError:  # removed meanwhile
+    except FileNotFoundError:  # removed in the meantime
         return time.time()

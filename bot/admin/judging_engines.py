@@ -1,4 +1,4 @@
-"""The engines that evaluations ask: the live model's, and one for the candidate, which answers no conversations."""
+"""The engines used by evaluations: the live model's, and one for the candidate, which serves no conversations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class JudgingEngines:
-    """The engines of a deployment, for the evaluations of a pipeline."""
+    """Provides the engines of a deployment to the evaluations of a pipeline."""
 
     deployment: Deployment
     switch: ModelSwitch
@@ -44,7 +44,7 @@ class JudgingEngines:
         ]
 
     async def start(self, model: str, directory: Path) -> None:
-        """Start the engine that will serve a candidate if it is accepted; without it, the evaluation loads the model.
+        """Start the engine of a candidate; if that fails, the evaluation loads the model itself.
 
         The caller must call `ModelSwitch.stop_after_evaluation` after the evaluation.
         """

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 def refuse_harmful(model: Model) -> None:
-    """Raise `AdminRefusal` for a model that does harm according to its evaluation."""
+    """Raise `AdminRefusal` for a model that failed the harm checks of its evaluation."""
     if model.report and Report.from_json(model.report).harmful:
         raise AdminRefusal(Reason(HARMFUL, model=model.id, reason=model.reason))
 

@@ -1,4 +1,4 @@
-"""Delete a model's files and its adapter, but keep its row in the ledger.
+"""Deletion of a model's files and its adapter; its row in the ledger is kept.
 
 The base model, the live model, a canary and a model whose promotion is pending cannot be deleted. If a
 deletion is interrupted, it is completed when it is requested again or the bot next starts.
@@ -58,8 +58,8 @@ async def model_files(ledger: Ledger, name: str) -> list[Path]:
 async def delete_model(ledger: Ledger, name: str, by: Actor | None = None) -> None:
     """Delete a model's files and adapter at the request of an admin, `by`.
 
-    Raises the same errors as `model_files`, and `StorageError` if the bot has switched to the model meanwhile
-    or the files cannot be deleted.
+    Raises the same errors as `model_files`, and `StorageError` if the bot has since switched to the model or
+    the files cannot be deleted.
     """
     await model_files(ledger, name)
     folder = ledger.path.parent
@@ -67,7 +67,7 @@ async def delete_model(ledger: Ledger, name: str, by: Actor | None = None) -> No
     aside = await asyncio.to_thread(store.set_aside, name)
     try:
         model = await ledger.models.drop_directory(name, by)
-    except StorageError:  # the bot has switched to it meanwhile
+    except StorageError:  # the bot has switched to it in the meantime
         if aside:
             store.restore(aside, name)
         raise
@@ -77,14 +77,14 @@ async def delete_model(ledger: Ledger, name: str, by: Actor | None = None) -> No
 
 
 def bytes_on_disk(paths: Iterable[Path]) -> int:
-    """Return the total size of the files in directories, in bytes. Blocks while it looks at every file."""
+    """Return the total size of the files in directories, in bytes. Blocks while it examines every file."""
     return sum(_size(each) for path in paths for each in path.rglob("*"))
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size if path.is_file() else 0
-    except FileNotFoundError:  # deleted meanwhile
+    except FileNotFoundError:  # deleted in the meantime
         return 0
 
 

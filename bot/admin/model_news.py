@@ -1,8 +1,8 @@
-"""Tell admins what other processes, or other admins, have done with models.
+"""News for admins about what other processes or other admins have done with models.
 
 A promotion that the command line requested is announced once it is done, even if the bot has been restarted
-since. A message about a candidate or a canary loses its buttons, and says instead what happened, once the
-model's state has changed.
+since. Once the state of a candidate or a canary has changed, messages about it lose their buttons and say
+what happened instead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ModelNews:
-    """The announcements of promotions, and the messages whose buttons no longer apply."""
+    """Announces promotions, and updates the messages whose buttons no longer apply."""
 
     bot: Bot
     ledger: Ledger
@@ -85,12 +85,12 @@ class ModelNews:
 
 
 def approved(model: Model) -> Reason:
-    """Return the news that a model was approved, and is a canary or answers everyone now."""
+    """Return the news that a model was approved and is now a canary or live."""
     return Reason(NOW[model.state] if model.state is ModelState.CANARY else APPROVED, model=model.id)
 
 
 def what_happened(message: ModelMessage, say: Say) -> str:
-    """Return what happened to the model of a message since it was sent, and who decided that, if an admin did."""
+    """Return what has happened to a message's model since the message was sent, and which admin decided it, if any."""
     model = message.model
     if not model.kept:
         what = say(DELETED, model=model.id)

@@ -132,7 +132,7 @@ class ModelSwitch:
                 await self.deployment.start_canary(model, directory, share=0)
 
     async def stop_after_evaluation(self) -> None:
-        """Stop the engine that `start_for_evaluation` started, unless its model has gone on trial or live since."""
+        """Stop the engine that `start_for_evaluation` started, unless its model has since become a canary or live."""
         async with self._changing:
             if self.deployment.canary_is_idle:
                 await self.deployment.stop_canary()
@@ -198,7 +198,7 @@ class ModelSwitch:
             await self._prune()
 
     async def serve(self) -> None:
-        """Carry out, one after the other, the model changes that other processes have requested in the ledger."""
+        """Carry out the model changes that other processes have requested in the ledger, one after the other."""
         for asked in await self.ledger.promotions.pending():
             await self.carry_out(asked)
 

@@ -33,7 +33,7 @@ class Overview:
     """The state of the bot at one moment.
 
     Attributes:
-        approve: Whether a candidate waits for an admin's approval.
+        approve: Whether candidates need an admin's approval.
         changed: The value in force of each setting that was changed on the Settings page, by key.
         curve: The ID of the newest run with a loss curve; None if there is none.
         sheets: The IDs of the runs with a sheet.

@@ -1,4 +1,4 @@
-"""The names of what /status, the operator page and `thumbtune status` show, so that all three use the same words."""
+"""The labels of values in /status, the operator page and `thumbtune status`, so that all three use the same words."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ NAMES: Final = {
 
 
 def named(name: str, value: object, say: Say) -> str:
-    """Return a value after its name, such as "answers: 12"; `name` is a key of `NAMES`."""
+    """Return a value preceded by its name, such as "answers: 12"; `name` is a key of `NAMES`."""
     return say("{name}: {value}", name=say(NAMES[name]), value=value)
 
 
 def line(*parts: str) -> str:
-    """Return parts on one line that begins with a capital letter."""
+    """Join parts with semicolons into a line that begins with a capital letter."""
     text = "; ".join(parts)
     return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""Notify admins of a run's progress, of its end, and of problems.
+"""Notices to admins about the progress of a run, its end, and problems.
 
 For each run, an admin gets one progress message, which is edited as the run proceeds. Every admin has a
 separate queue, so that neither an unreachable admin nor slow delivery by Telegram holds up the other
@@ -45,7 +45,7 @@ ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
 NOTICE_SECONDS: Final = 0.7
-"""How long undelivered notices may delay the bot's stop, in seconds."""
+"""How long undelivered notices may delay the bot's shutdown, in seconds."""
 
 PROBLEM: Final = later("⚠ Problem: {text}")
 TRIED: Final = later(
@@ -193,7 +193,7 @@ class Notifications:
             await self._ledger.model_buttons.add(message.chat.id, message.message_id, model, text, caption=caption)
 
     def model_changed(self, model: Model, sentence: str, by: int | None = None) -> list[asyncio.Future[None]]:
-        """Queue a translatable message about a change of a model for every admin but the one who made it, `by`.
+        """Queue a translatable message about a model change for every admin but the one who made it, `by`.
 
         If the model is a canary now, the message has the buttons that promote or stop it.
 

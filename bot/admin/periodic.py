@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 def pause_after(failures: int) -> float:
-    """Return the seconds that a background loop pauses after `failures` consecutive failures."""
+    """Return how many seconds a background loop pauses after `failures` consecutive failures."""
     return min(PAUSE_SECONDS * 2.0 ** min(failures, 10), max(BACKOFF_SECONDS, PAUSE_SECONDS))
 
 

@@ -1,6 +1,6 @@
-"""Describe the progress of a run in messages to admins, in /status and on the operator page.
+"""Descriptions of a run's progress in messages to admins, in /status and on the operator page.
 
-The description covers the state, a progress bar, the loss and the time left.
+A description covers the state, a progress bar, the loss and the time left.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ DONE_OF: Final = {
     RunState.MERGING: later("{done} of {total} weights merged"),
     RunState.EVALUATING: later("{done} of at least {total} answers"),
 }
-"""What the steps of each stage are.
+"""The sentence that counts the steps of each stage.
 
-The evaluation counts the answers that models give or score. It asks further questions if the first ones decide nothing.
+The evaluation counts the answers that models give or score. It asks more questions if the first ones are not decisive.
 """
 
 MODEL_STATES: Final = {
@@ -90,7 +90,7 @@ def _heading(run: Run, say: Say) -> str:
 
 
 def progress_details(run: Run, say: Say) -> list[str]:
-    """Return what an active run has done of its present stage, and the time left, as far as they are known."""
+    """Return the progress of an active run in its current stage, and the time left, as far as they are known."""
     if not run.steps or run.state not in DONE_OF:
         return []
     # The workers report a loss from the first training step on.
@@ -107,7 +107,7 @@ def held_back(models: Iterable[Model]) -> dict[str, Model]:
 
 
 def outcome(run: Run, held: Mapping[str, Model]) -> tuple[str, str]:
-    """Return the state to show for a run, and the reason for it or, if there is none, the ID of its model.
+    """Return the state to show for a run, and the reason for it or, if there is none, the ID of the run's model.
 
     If the model is in `held` (see `held_back`), the model's state and reason replace the run's own.
     """
@@ -135,9 +135,9 @@ def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
 
 
 def model_state(model: Model, say: Say, *, approve: bool = False) -> str:
-    """Return the state of a model in words, including whether its files are still there.
+    """Describe the state of a model, including whether its files still exist.
 
-    With `approve`, the value of `training.approve`, a candidate is said to wait for approval.
+    With `approve`, the value of `training.approve`, a candidate is described as waiting for approval.
     """
     state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
     if approve and model.state is ModelState.CANDIDATE and model.kept:

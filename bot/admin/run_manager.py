@@ -58,7 +58,7 @@ class RunManager:
     """The final state and reason, by run ID, of runs whose end has not been recorded yet."""
 
     async def start(self) -> None:
-        """Handle the end of a run that an earlier process left unfinished."""
+        """Handle the end of a run that an earlier process left unsettled, if any."""
         await self._end_what_is_over()
         if run := await self.ledger.runs.unsettled():
             self._work = (run.id, asyncio.create_task(self._ended(run.id)))
@@ -76,7 +76,7 @@ class RunManager:
         """Start a run at an admin's request.
 
         Args:
-            by: The admin's user ID, or None for a request on the web page.
+            by: The admin's user ID, or None for a request from the web page.
             confirmed: Whether to start the run even if there is nothing new to learn from.
             only: The IDs of the exchanges that the run may learn from; None for no limit.
 
@@ -113,7 +113,7 @@ class RunManager:
         return await self.pipeline.planner.unchanged_since()
 
     async def cancel(self, by: int | None) -> Run | None:
-        """Cancel the active run and return it, or return None if no run is active; `by` is None on the web page."""
+        """Cancel the active run, if any, and return it; `by` is None for a request from the web page."""
         run = await self.ledger.runs.active()
         if run:
             log.info("cancelling", run=run.id, by=by)
@@ -126,7 +126,7 @@ class RunManager:
             number, task = self._work
             self._work = None
             if not task.cancelled() and (error := task.exception()):
-                log.error("handling the end of a run failed; the next start retries", run=number, exc_info=error)
+                log.error("handling the end of a run failed; retrying at the next start", run=number, exc_info=error)
         if self._work and await self.ledger.runs.cancel_requested(self._work[0]):
             self._work[1].cancel()
             await asyncio.wait((self._work[1],))  # a second cancellation would interrupt its cleanup
@@ -176,11 +176,11 @@ class RunManager:
                     await self.trials.switch.stop_after_evaluation()
 
     async def _ended(self, number: int) -> None:
-        """Handle the end of a run: put an accepted model on trial or into use, and notify the admins.
+        """Handle the end of a run: start the trial of an accepted model or promote it, and notify the admins.
 
-        If some of the answers that the run learned from have been withdrawn since, a new run starts without
+        If some of the answers that the run learned from have since been withdrawn, a new run starts without
         them. If the bot crashes or is stopped during these steps, it repeats them the next time it starts; a model
-        whose trial began before and could not go on stays a candidate.
+        whose earlier trial could not go on stays a candidate.
         """
         run = await asyncio.shield(self.ledger.runs.get(number))
         if RUN_TRANSITIONS[run.state]:
@@ -199,7 +199,7 @@ class RunManager:
         picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
         await self.notices.run_finished(run, model, picture, kept_file(run.directory, SHEET), approve=approve)
         if again:
-            log.info("run starts again without withdrawn answers", run=run.id)
+            log.info("starting a new run without withdrawn answers", run=run.id)
             with suppress(RunBusy):
                 only = await self.ledger.runs.limit(run)
                 await self.ledger.runs.start(run.trigger, run.requested_by, only=only)

@@ -89,7 +89,7 @@ class Schedule:
     def start(self) -> None:
         """Start the scheduler.
 
-        Every job is stored again, so that no job of an earlier version or another data folder remains.
+        Every job is stored again, so that no job from an earlier version or another data folder remains.
         """
         global _present
         _present = self
@@ -101,7 +101,7 @@ class Schedule:
         self._scheduler.resume()
 
     def reschedule(self, cron: str) -> None:
-        """Let runs start at other times; if `cron` is empty, only on request."""
+        """Change the schedule of runs; if `cron` is empty, runs start only on request."""
         self.cron = cron
         trigger = CronTrigger.from_crontab(cron, timezone=UTC) if cron else None
         self._store(RETRAIN, request_run, trigger, cron)
@@ -146,13 +146,13 @@ class Schedule:
             log.info("retraining is due, but another run is active")
 
     async def tidy(self) -> None:
-        """Delete stray picture files, and handled updates that are too old for Telegram to resend."""
+        """Delete stray picture files, old records of decoder crashes, and handled updates too old to be resent."""
         await self.ledger.inbox.prune((_now() - HANDLED_KEPT).timestamp())
         await self.ledger.pictures.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
         try:
             await self.erasure.sweep()
         except ManyStrays as many:
-            log.error("picture files are unknown to the ledger; none is deleted", count=many.count, total=many.total)
+            log.error("picture files are unknown to the ledger; none were deleted", count=many.count, total=many.total)
             await self.notices.alert("strays", STRAYS, count=many.count, total=many.total)
 
     async def expire(self) -> None:

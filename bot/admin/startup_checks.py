@@ -1,4 +1,4 @@
-"""Check at startup which model is live, whether its files and the ledger are intact, and whether Ray is installed.
+"""Checks at startup: which model is live, whether its files and the ledger are intact, and whether Ray is installed.
 
 File sizes are compared before the engine starts. File hashes and the ledger's pages are checked in the
 background, because reading gigabytes takes a long time. If the files of the live model have changed, the
@@ -59,9 +59,9 @@ Trouble = tuple[str, Reason]
 
 
 async def refuse_missing_ray(settings: Settings) -> None:
-    """Raise `ConfigError` if an engine of the settings is `ray` and its interpreter has no Ray.
+    """Raise `ConfigError` if an engine is set to `ray` but its interpreter does not have Ray.
 
-    Its process would fail at every start.
+    The engine's process would fail at every start.
     """
     inference, training = settings.inference, settings.training
     for section, engine, python in (
@@ -79,7 +79,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
     On the first start, the base model is added to the ledger. If `base` (the setting `inference.model`)
     later differs from the directory in the ledger, there are two cases. If the earlier directory still
     exists, the operator has chosen another base model, which goes live; if not, the base model has only
-    moved. A trained model whose directory is missing is looked for in `models`. If the files of the live
+    moved. A trained model whose directory is missing is searched for in `models`. If the files of the live
     model are missing (for example, after a restore without models) or differ in size from the published
     ones, the base model goes live. If the files of any other model are missing, the ledger records that they
     are gone.
@@ -91,7 +91,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         chosen_again = Path(known[BASE].directory).is_dir()
         await ledger.models.relocate(BASE, str(base))
         if chosen_again and known[BASE].state is not ModelState.LIVE:
-            log.warning("inference.model has changed: the new base answers; /promote brings an earlier model back")
+            log.warning("inference.model changed: the new base model answers; /promote brings an earlier model back")
             await ledger.promotions.make(BASE)
     gone = []
     for model in known.values():
@@ -108,7 +108,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         live = await ledger.models.get(BASE)
     trouble = await asyncio.to_thread(_unfit, live, contents=False)
     if trouble:
-        log.error("the files of the live model have changed: the base answers", model=live.id)
+        log.error("the files of the live model have changed: the base model answers", model=live.id)
         await ledger.promotions.make(BASE)
         live = await ledger.models.get(BASE)
     trial = await ledger.canaries.running()
@@ -139,7 +139,7 @@ class StartupChecks:
         if self.unfit:
             await self.notices.alert(*self.unfit)
         loop = asyncio.get_running_loop()
-        reader = ThreadPoolExecutor(1)  # unlike the loop's default executor, it is not waited for at shutdown
+        reader = ThreadPoolExecutor(1)  # shutdown does not wait for it, unlike for the loop's default executor
         try:
             if faults := await loop.run_in_executor(reader, _ledger_faults, self.ledger.path):
                 log.error("the ledger is damaged", faults=faults)

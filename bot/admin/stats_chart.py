@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.font_manager import FontProperties
 
 MODELS_SHOWN: Final = 8
-"""The maximum number of models in the chart, those with the most answers; a longer legend is unreadable."""
+"""The maximum number of models in the chart; a longer legend would be unreadable."""
 
 
 def most_asked(days: Sequence[Day]) -> list[str]:

@@ -8,7 +8,7 @@ from inference.serving.engine_stats import SECONDS_BUCKETS
 
 
 class AnswerTimes:
-    """How long people wait, from the arrival of a question in the bot until Telegram has accepted the text.
+    """The times that people wait, from the arrival of a question in the bot until Telegram has accepted the text.
 
     Downloads of pictures, the queue, the engine and Telegram's rate limits are included. The wait for an
     edited question begins with the edit. Questions that end with an apology are not counted, and a stopped

@@ -24,10 +24,10 @@ from storage.guests import GUESTS
 from storage.ledger import Ledger
 
 LATEST: Final = 64
-"""How many exchanges `latest` searches. In a shared conversation other people's exchanges may come in between."""
+"""The number of exchanges that `latest` searches; in a shared conversation, some may be other people's."""
 
 INVITED: Final = 5
-"""During a trial, one in this many answers suggests comparing two answers."""
+"""During a trial, one answer in this many offers a comparison of two answers."""
 
 
 class Conversation:
@@ -62,14 +62,14 @@ class Conversation:
         return await self._ledger.duels.open(exchange.id)
 
     async def invites_comparison(self, exchange: Exchange) -> bool:
-        """Return whether an answer's buttons suggest a duel.
+        """Return whether an answer's buttons offer a duel.
 
-        During a trial, they do so under one answer in every `INVITED`.
+        During a trial, they do so for one answer in every `INVITED`.
         """
         return exchange.id % INVITED == 0 and await self._ledger.canaries.running() is not None
 
     async def may_be_rated(self, exchange: Exchange) -> bool:
-        """Return whether an answer has rating buttons: as a guest, only if the bot may learn from the asker."""
+        """Return whether an answer can be rated; in guest mode, only if the bot may learn from the asker."""
         if exchange.chat != GUESTS:
             return True
         asker = await self._ledger.people.get(exchange.asker)

@@ -1,4 +1,4 @@
-"""Build prompts from the history of a conversation, which is stored in the ledger.
+"""Prompts built from the history of a conversation, which is stored in the ledger.
 
 The model sees the newest turns. The newest picture is always included, even if its turn has been dropped.
 If old turns have to be dropped, several are dropped at once, so that the beginning of the prompt stays the
@@ -25,7 +25,7 @@ from storage.ledger import Ledger
 SEED_BITS: Final = 31
 
 REGENERATED_TEMPERATURE: Final = 0.8
-"""Used for another answer if `chat.temperature` is 0, which would only repeat the former one."""
+"""The temperature of a regenerated answer if `chat.temperature` is 0, which would only repeat the former answer."""
 
 
 def chat_key(session: int) -> str:
@@ -34,7 +34,7 @@ def chat_key(session: int) -> str:
 
 
 class History:
-    """The exchanges of all conversations. Each conversation is a session in the ledger."""
+    """Builds prompts from conversations; each conversation is a session in the ledger."""
 
     def __init__(self, ledger: Ledger, pictures: StoredPictures, settings: LiveSettings) -> None:
         self._ledger = ledger

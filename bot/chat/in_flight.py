@@ -1,4 +1,4 @@
-"""The questions in flight, kept so that an answer can be stopped or its question edited.
+"""Registry of the questions in flight, so that an answer can be stopped or its question edited.
 
 Everything is kept in memory. If the process ends while a question is in flight, the bot handles the
 question again the next time it starts, along with any update that stops or edits it. A stop or an edit

@@ -1,7 +1,7 @@
-"""Receive pictures: download each file, re-encode it in a child process, and store the result.
+"""Download, re-encoding in a child process, and storage of pictures.
 
 Files from users are never decoded in this process, and only the re-encoded picture is kept (see
-`inference.images.decoder_worker`). The bytes in memory and the pictures being decoded are limited, both
+`inference.images.decoder_worker`). The bytes in memory and the number of decodings are limited, both
 in total and for each user, so that costly files delay the sender's own pictures before anyone else's.
 """
 
@@ -42,7 +42,7 @@ MAX_BYTES: Final = 20 * 10**6
 """The largest file that a bot can download (https://core.telegram.org/bots/api#getfile)."""
 
 BYTES_IN_FLIGHT: Final = 3 * MAX_BYTES
-"""Memory for files that are being downloaded or wait for a decoder. One user may take up at most `MAX_BYTES`."""
+"""Memory for files that are being downloaded or are waiting for a decoder. One user may use at most `MAX_BYTES`."""
 
 DECODERS: Final = 2
 
@@ -157,7 +157,7 @@ class PictureReceiver:
                 try:
                     await self.ledger.pictures.add_decoder_death(file.file_unique_id)
                 except NotSaved as error:
-                    log.warning("crash of a decoder not recorded", error=str(error))
+                    log.warning("decoder crash not recorded", error=str(error))
             raise Refused(Reason(_SENTENCES[refusal.reason], limit=f"{megapixels:g}")) from refusal
 
     async def _store(self, clean: CleanPicture, sender: int, update: int) -> Picture:

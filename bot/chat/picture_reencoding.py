@@ -51,7 +51,7 @@ class StoredPictures:
         self._finishing = asyncio.Lock()
 
     async def get(self, sha256: str) -> Picture:
-        """Return the picture whose present or former name is `sha256`.
+        """Return the picture whose current or former name is `sha256`.
 
         Raises:
             UnknownRecord: The picture cannot be re-encoded, is missing, or was deleted.
@@ -113,7 +113,7 @@ class StoredPictures:
         while True:
             try:
                 await self.finish()
-            except Exception as error:  # noqa: BLE001 - the bot answers meanwhile
+            except Exception as error:  # noqa: BLE001 - the bot keeps answering
                 log.error("re-encoding of stored pictures failed", trace=error_trace(error), retry_in=RETRY_SECONDS)
                 await asyncio.sleep(RETRY_SECONDS)
             else:

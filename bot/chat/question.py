@@ -13,7 +13,7 @@ from inference.messages import Picture
 from storage.chat_records import Exchange
 
 PictureFile = PhotoSize | Document | Sticker
-"""A picture as Telegram announces it, before it is downloaded."""
+"""A picture as Telegram describes it, before the file is downloaded."""
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 """File name endings of the formats that can be read."""

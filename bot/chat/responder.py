@@ -1,4 +1,4 @@
-"""Answer a question with a message that shows the answer as it grows.
+"""Answers to questions, each in a message that shows the text as it grows.
 
 The message begins with a placeholder, then shows the words as they arrive, and ends with the final text
 and buttons. New questions, edited questions and regenerated answers are all handled this way. If there
@@ -35,7 +35,7 @@ from storage.errors import UnknownRecord
 from storage.guests import GUESTS
 
 GROUP_EDITS: Final = 3
-"""How many times slower edits are in groups, with 20 messages per minute, than in private chats, with 60."""
+"""How many times slower edits are in groups (limit: 20 messages per minute) than in private chats (60)."""
 
 GROUP_HOLD_SECONDS: Final = 1.0
 """An answer in a group that is complete within this time is sent in a single call, without a placeholder."""
@@ -52,7 +52,7 @@ _APOLOGIES: Final[dict[type[Exception], str]] = {
     EngineCrashed: later("Something went wrong while I was answering; it wasn't your fault. Please ask again."),
     InferenceError: later("I couldn't process that. Ask in other words, or start over with /new."),
 }
-"""The apology for each error. The first class that matches counts."""
+"""The apology for each error. The first matching class applies."""
 
 UNANSWERED: Final[tuple[type[Exception], ...]] = (Refused, *_APOLOGIES)
 """The errors that end a question with an apology."""
@@ -101,7 +101,7 @@ class Responder:
 
     async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """Show the final text of an answer with its buttons, or both answers of an undecided duel."""
-        # Only another answer to a question can be half of a duel.
+        # Only a regenerated answer can be part of a duel.
         duel = await self.conversation.open_duel(exchange) if exchange.replaces else None
         buttons: InlineKeyboardMarkup | None
         if exchange.chat == GUESTS:

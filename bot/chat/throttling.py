@@ -1,4 +1,4 @@
-"""Limit how many questions are answered at once and how many are asked per minute.
+"""Limits on how many questions are answered at once and how many are asked per minute.
 
 A refusal says how long to wait. Questions are counted in memory, so the count starts at zero after a
 restart. Every question counts, whether it is a new message, an edit or a request to regenerate an

@@ -1,4 +1,4 @@
-"""Have models answer questions in a child process, for `thumbtune compare`, `evaluate` and `finetune`."""
+"""A child process in which models answer questions, for `thumbtune compare`, `evaluate` and `finetune`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ async def ask(
         kind: The kind of job.
         models: The name and the checkpoint directory of each model.
         out: The file to write.
-        prepare: A function that may write files into a temporary folder, and returns the further fields of
-            the job.
+        prepare: A function that may write files into a temporary folder, and returns the remaining fields
+            of the job.
 
     Raises:
         TrainingError: `out` cannot be written, or the job fails.
@@ -81,13 +81,13 @@ async def directory_of(settings: Settings, model: str) -> Path:
         known |= {each.id: Path(each.directory) for each in models if each.directory}
         if any(each.id == model and each.pruned for each in models):
             raise TrainingError(
-                f"{model} is kept as its adapter only: `thumbtune promote {model}` merges it again; compare it then"
+                f"only the adapter of {model} is kept: `thumbtune promote {model}` merges it again; then try again"
             )
     directory = known.get(model, Path(model)).absolute()
     if model not in known and not directory.is_dir():
         raise TrainingError(
             f"{model} is neither a kept model ({', '.join(known)}) nor a folder: "
-            "`thumbtune models` lists those that are kept"
+            "`thumbtune models` lists the kept models"
         )
     if wrong := problems(directory):
         raise TrainingError(f"{model}: {directory} is not a complete checkpoint: {'; '.join(wrong)}")

@@ -62,10 +62,10 @@ async def import_file(
         raise TrainingError(outcome.reason)
     made = data / "sources" / name
     about = SourceInfo.read(made / ABOUT)
-    often = "as many samples as liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
+    often = "with as many samples as liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
         f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later run uses them, "
-        f"{often}. `thumbtune sources delete {name}` removes them again."
+        f"{often}. `thumbtune sources delete {name}` removes them."
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands about stored data: people, pictures, backups, and training data from files and to files."""
+"""Commands for stored data: people, pictures, backups, and the import and export of training data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def people(config: ConfigOption = None) -> None:
 
 @app.command()
 def forget(
-    user: Annotated[int, typer.Argument(metavar="USER", help="The person's user ID, as the bot's /start shows it.")],
+    user: Annotated[int, typer.Argument(metavar="USER", help="The person's user ID, as shown by the bot's /start.")],
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
@@ -66,7 +66,7 @@ def import_(
     repeat_times: Annotated[
         float | None,
         typer.Option(
-            min=1e-6, help="How often each row is used, such as 0.5 or 2.5; default: as many rows as liked answers."
+            min=1e-6, help="How often to use each row, such as 0.5 or 2.5; default: as many rows as liked answers."
         ),
     ] = None,
 ) -> None:

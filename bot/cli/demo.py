@@ -47,7 +47,7 @@ PEOPLE = ((ADMIN, "Mia", "en"), (1002, "小伟", "zh"), (1003, "Tom", "en"))
 GROUP = "Friends"
 CONVERSATIONS = 30  # two votes each
 SHAPES_ONLY = "This demo's model only knows coloured shapes; for your own photos you need the full InternVL2."
-# The demo's emulator has no flood control, so the bot need not slow down for Telegram's.
+# The emulator has no flood control, so the bot need not keep to Telegram's limits.
 RATE_LIMITS = {
     "edit_seconds": 0.1,
     "calls_per_second": 1000.0,
@@ -62,7 +62,7 @@ async def run_demo(
 
     Args:
         config: The settings file.
-        port: Port of the chat page; 0 takes any free port.
+        port: Port of the chat page; 0 selects any free port.
         keep: The folder for the demo's data; by default a temporary one.
         console: Where the welcome message is printed.
         engine: The engine, as in the setting `inference.engine`.
@@ -78,13 +78,13 @@ async def run_demo(
         configure_logging(folder / "bot.log")
         shorten_switch_interval()
         emulator = make_emulator(model)
-        with listening(HOST, port, "`thumbtune demo --port 0` takes a free one."):
+        with listening(HOST, port, "`thumbtune demo --port 0` selects a free one."):
             page = await emulator.start(HOST, port)
         try:
             async with Application(demo_settings(load_settings(config), page, folder, engine, model)) as application:
                 emulator.show_learning(partial(learning, application.runs))
                 stopped = asyncio.create_task(until_stopped(application))
-                await asyncio.sleep(0)  # from here on, Ctrl-C stops the demo in order
+                await asyncio.sleep(0)  # from here on, Ctrl-C shuts the demo down properly
                 console.print(
                     Panel(
                         welcome(page, application.address, folder, kept=keep is not None, model=model),

@@ -1,4 +1,4 @@
-"""How the demo bot's learning stands, for the hint on the chat page."""
+"""The progress of the demo bot's learning, for the hint on the chat page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUTCOMES = {
 
 
 async def learning(runs: RunManager) -> dict[str, Any]:
-    """Return the state of the newest run and of the votes that a further one would learn from.
+    """Return the state of the newest run and of the votes that another run would learn from.
 
     Returns:
         The keys are `run` ("running", "waiting" for approval, "starting" while the new model's engine starts,

@@ -67,7 +67,7 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
         directory.rmdir()
     await asyncio.to_thread(_delete_unlisted, listing, incomplete)
     await asyncio.to_thread(store.publish, incomplete, directory.name)
-    console.print(f"{directory} is complete{_origin_text(directory)}, every file checked.")
+    console.print(f"{directory} is complete{_origin_text(directory)}; every file was verified.")
 
 
 async def _download(listing: Listing, folder: Path) -> None:
@@ -84,7 +84,7 @@ async def _download(listing: Listing, folder: Path) -> None:
 
 
 def _delete_unlisted(listing: Listing, folder: Path) -> None:
-    """Delete the files that were left in `folder` by an earlier download of another revision."""
+    """Delete the files that an earlier download of another revision left in `folder`."""
     listed = {ORIGIN, *(each.path for each in listing.files)}
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).as_posix() not in listed:
@@ -92,7 +92,7 @@ def _delete_unlisted(listing: Listing, folder: Path) -> None:
 
 
 def _read_origin(folder: Path) -> dict[str, str]:
-    """Return where a folder was downloaded from, or an empty dict if there is no record of it."""
+    """Return the recorded origin of a downloaded folder, or an empty dict if there is no record."""
     try:
         origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):

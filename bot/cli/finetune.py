@@ -2,12 +2,12 @@
 
 The command fills a folder::
 
-    run/          the files of the training, as in a run of the bot (`training.run_folder`)
+    run/          the training files, as in a run of the bot (`training.run_folder`)
     model/        the new model, a complete checkpoint
-    sheet.html    the answers of both models to the test questions, if there are any, side by side
-    answers.json  the same as data
+    sheet.html    both models' answers to the test questions, if any, side by side
+    answers.json  the same answers as JSON
 
-If the command is interrupted, repeating it continues from the last checkpoint of the training.
+If the command is interrupted, repeating it continues from the last training checkpoint.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Questions:
 
 
 def with_options(settings: Settings, recipe: str | None, model: str | None) -> Settings:
-    """Return the settings with another recipe and base model, if given, and supervised fine-tuning as objective.
+    """Return the settings for supervised fine-tuning, with another recipe and base model if given.
 
     Raises:
         ConfigError: The recipe is unknown, or does not fit the other settings.
@@ -139,7 +139,7 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
 def check_rows(data: Path, images: Path, system: str) -> set[Path]:
     """Check the rows of `data` as far as possible without a tokenizer, and return the files of their pictures.
 
-    The training worker checks all rows again, with their length in tokens, before it loads the model.
+    The training worker checks all rows again, including their length in tokens, before it loads the model.
 
     Raises:
         TrainingError: The file has no rows, or invalid ones. The message names the first ten of them.
@@ -170,7 +170,7 @@ def _check_folder(out: Path) -> None:
     """Check that `out` does not exist or contains only an interrupted training run."""
     if (out / MODEL).exists():
         raise TrainingError(
-            f"{out / MODEL} already exists: choose another folder with --out, or compare the model by "
+            f"{out / MODEL} already exists: choose another folder with --out, or compare the model with "
             f"`thumbtune evaluate BASE {out / MODEL} --set FILE`"
         )
     begun = (out / RUN / "finetune.json").is_file()
@@ -179,7 +179,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _check_test(test: Questions, system: str, trained: set[Path]) -> None:
-    """Check the test questions and their pictures, and note if the training shows the same pictures."""
+    """Check the test questions and their pictures, and print a note if some pictures are trained on."""
     lessons = list(read_lessons(test.file, test.images, system=system))
     if not lessons:
         raise TrainingError(f"{test.file} has no questions")
@@ -193,7 +193,7 @@ def _check_test(test: Questions, system: str, trained: set[Path]) -> None:
 
 
 def _check_base(base: Path) -> None:
-    """Raise TrainingError if the base model is incomplete or cannot be trained, or the trainer is missing."""
+    """Raise TrainingError if the base model is incomplete or cannot be trained, or if the trainer is missing."""
     if wrong := problems(base):
         raise TrainingError(f"{base} is not a complete checkpoint: {'; '.join(wrong)}")
     if reason := untrainable(base) or trainer_missing():

@@ -122,7 +122,7 @@ def _ask_for_token(api_base: str, default: str) -> tuple[str, User | None]:
         except AiogramError as error:
             notes.print(f"{escape(api_base)} cannot be reached, so the token was not checked: {escape(str(error))}")
             notes.print(f"What to do: {UNREACHABLE_CURE}.")
-            if typer.confirm("Keep the token unchecked and go on?", default=True, err=True):
+            if typer.confirm("Keep the token unchecked and continue?", default=True, err=True):
                 return token, None
         else:
             notes.print(f"The bot is @{account.username} ({escape(account.full_name)}).")
@@ -161,7 +161,7 @@ def _ask_for_admins(api_base: str, token: str, account: User | None, default: li
 
 
 def _ask_for_model(default: str, console: Console) -> str:
-    """Ask for a model until it is complete, and offer to download one into a folder that does not exist."""
+    """Ask for a model until a complete one is given, and offer to download one into a folder that does not exist."""
     while True:
         model = _ask(f"Folder of the model, or {TINY} for the small one that ships with thumbtune", default)
         directory = Path(model).expanduser()
@@ -193,17 +193,17 @@ async def _writer(api_base: str, token: str) -> User | None:
 
 
 def _group_advice(account: User) -> str:
-    """Say what the bot needs in groups."""
+    """Describe what the bot needs in groups."""
     privacy = (
-        "Telegram passes it all messages in a group; it answers those that mention it or reply to it."
+        "Telegram sends the bot all messages, and it answers those that mention it or reply to it."
         if account.can_read_all_group_messages
-        else "Telegram passes it only the messages that are meant for it, which is enough (BotFather: /setprivacy)."
+        else "Telegram sends the bot only the messages meant for it, which is enough (BotFather: /setprivacy)."
     )
     join = "" if account.can_join_groups else " It cannot join groups yet: allow it with /setjoingroups in @BotFather."
     return f"In groups: {privacy}{join} To count reactions as votes, make it an administrator of the group."
 
 
 def _guest_advice(account: User) -> str:
-    """Say what the bot needs to answer in chats where it is not a member."""
+    """Describe what the bot needs to answer in chats where it is not a member."""
     mode = "Guest mode is on in @BotFather." if account.supports_guest_queries else f"Guest mode: {GUEST_MODE}."
-    return f"To answer in chats where it is not a member, it needs guest mode and chat.guests = true. {mode}"
+    return f"To answer in chats where it is not a member, the bot needs guest mode and chat.guests = true. {mode}"

@@ -114,7 +114,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
     known = {source_title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
     if name not in known:
         others = f"the imported ones are {', '.join(known)}" if known else "none has been imported"
-        raise CommandRefused(f"There is no imported source {name}: {others}. config.toml sets training.sources.")
+        raise CommandRefused(f"There is no imported source {name}: {others}. Others are set in training.sources.")
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
             if run := await ledger.runs.active():
@@ -192,8 +192,8 @@ async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None
     confirm("Permanently delete all of it?", yes=yes)
     gone = await erasure.forget(user)
     console.print(
-        f"Deleted: {_counted(gone)}. A model already trained on it stays live until the next one, which "
-        "`thumbtune retrain` trains. Backups are not changed."
+        f"Deleted: {_counted(gone)}. A model already trained on it stays live until `thumbtune retrain` "
+        "replaces it. Backups are not changed."
     )
 
 

@@ -84,12 +84,12 @@ def options(
 @app.command()
 def demo(
     config: ConfigOption = None,
-    port: Annotated[int, typer.Option(help="Port of the chat page; 0 takes any free port.")] = 8090,
+    port: Annotated[int, typer.Option(help="Port of the chat page; 0 selects any free port.")] = 8090,
     keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this folder.")] = None,
     engine: Annotated[DemoEngine, typer.Option(help="lmdeploy needs a GPU and `make install-gpu`.")] = DemoEngine.CPU,
     model: Annotated[
         str,
-        typer.Option(metavar="DIR", help="A checkpoint folder, or tiny: the shipped model."),
+        typer.Option(metavar="DIR", help="A checkpoint folder, or tiny for the shipped model."),
     ] = TINY,
 ) -> None:
     """Chat with the bot in a browser, without Telegram; the default tiny model needs no GPU."""
@@ -119,7 +119,7 @@ def run(
     ),
 ) -> None:
     """Run the bot with Telegram, or with the Bot API server set in `telegram.api_base`."""
-    settings = load_settings(config)  # first: a mistake in the file is reported at once
+    settings = load_settings(config)  # first, so that a mistake in the file is reported at once
     configure_logging(form=log_format, token=settings.telegram.token.get_secret_value())
     structlog.get_logger().info("starting")
     import_aiogram()
@@ -164,7 +164,7 @@ def fetch(
 def retrain(
     config: ConfigOption = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show the progress and wait until the new model is live or has failed.")
+        bool, typer.Option("--wait", help="Show the progress; wait until the new model is live or the run has failed.")
     ] = False,
     yes: YesOption = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The commands about models: `compare`, `evaluate`, `finetune`, `publish` and `models`. The bot need not be running."""
+"""Commands for models: `compare`, `evaluate`, `finetune`, `publish` and `models`. The bot need not be running."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def compare(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Folder of pictures. Questions, one per line: about all in questions.txt, about NAME.jpg in NAME.txt.",
+            help="Pictures, with one question per line in questions.txt (about all) or NAME.txt (about NAME.jpg).",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
@@ -57,7 +57,10 @@ def evaluate(  # noqa: PLR0917 - the options of a command
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all answers to a JSON file.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Score models on your own questions with known answers, each against the first; the bot need not be running."""
+    """Score models on your own questions with known answers, and compare each with the first.
+
+    The bot need not be running.
+    """
     from bot.cli.evaluate import evaluate as evaluate_models
 
     asyncio.run(evaluate_models(load_in_force(config), models, questions, images, score, out, results))
@@ -75,7 +78,7 @@ def finetune(  # noqa: PLR0913, PLR0917 - the options of a command
     questions: Annotated[
         Path | None,
         typer.Option(
-            "--set", metavar="TEST", help="Questions in LLaVA's format that both models answer, with given answers."
+            "--set", metavar="TEST", help="Test questions with answers, in LLaVA's format; both models answer them."
         ),
     ] = None,
     score: Annotated[
@@ -114,7 +117,7 @@ def publish(  # noqa: PLR0917 - the options of a command
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Upload a trained model and its card to the Hugging Face hub (HF_TOKEN, HF_ENDPOINT); never anyone's pictures."""
+    """Upload a trained model and its card to the Hugging Face hub (HF_TOKEN, HF_ENDPOINT), without any pictures."""
     from bot.cli.publish import Publication
     from bot.cli.publish import publish as publish_model
 

@@ -22,7 +22,7 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmat
 
 
 def load_in_force(config: Path | None) -> Settings:
-    """Return the settings as a running bot has them: with the changes made on the operator's page."""
+    """Return the settings that a running bot uses, including the changes made on the operator's page."""
     settings = load_settings(config)
     return LiveSettings(settings, recorded_changes(settings.storage.dir / FILE_NAME)).now
 

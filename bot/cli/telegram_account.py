@@ -13,7 +13,7 @@ from aiogram.types import User
 _CALL_SECONDS: Final = 20
 
 REFUSED: Final = (TelegramUnauthorizedError, TelegramNotFound)
-"""The errors of `read_account` for a token that the server does not accept; after others, it may still be valid."""
+"""The errors of `read_account` for a token that the server refuses; after others, the token may still be valid."""
 
 
 UNREACHABLE_CURE: Final = (
@@ -27,7 +27,7 @@ def open_bot(api_base: str, token: str) -> Bot:
     """Return a client of the Bot API at `api_base`; use it as an async context manager.
 
     Raises:
-        TokenValidationError: The token does not have the form of one.
+        TokenValidationError: The token is malformed.
     """
     return Bot(token, session=AiohttpSession(api=TelegramAPIServer.from_base(api_base), timeout=_CALL_SECONDS))
 
@@ -36,7 +36,7 @@ async def read_account(api_base: str, token: str) -> User:
     """Return the account that the token belongs to.
 
     Raises:
-        AiogramError: The token does not have the form of one, or the server does not answer or does not accept it.
+        AiogramError: The token is malformed, or the server does not answer or does not accept it.
     """
     async with open_bot(api_base, token) as bot:
         return await bot.get_me()

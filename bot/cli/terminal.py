@@ -38,7 +38,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandRefused(
-            f"{question} Nothing was done: there is no terminal to confirm it. Use --yes to skip the question."
+            f"{question} Nothing was done: confirming needs a terminal. Use --yes to skip the question."
         )
     if not typer.confirm(question, err=True):
         raise CommandRefused("Nothing was done.")

@@ -36,7 +36,7 @@ from bot.telegram.callback_data import (
 from bot.updates.ordering import command_of
 
 SILENT_SECONDS: Final = 600.0
-"""A user who keeps writing gets only one refusal in this time."""
+"""A user who keeps writing gets only one refusal within this time."""
 
 REMEMBERED: Final = 4096
 
@@ -45,13 +45,13 @@ BUTTONS: Final = (
     *(Promote, Approve, StopCanary, RollBack, Overrule),
     Judge,
 )
-"""The buttons of admins."""
+"""The buttons that only admins may use."""
 
 _RIGHTS: Final = or_f(Learn.filter(), LearnAsGuest.filter(), Delete.filter())
 
 
 class Access(BaseMiddleware):
-    """Passes on updates from users who may use the bot, and refuses all the others."""
+    """Passes on updates from users who may use the bot, and refuses all others."""
 
     def __init__(self) -> None:
         self._refused: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)

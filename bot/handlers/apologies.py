@@ -69,8 +69,8 @@ class Apologies:
         """
         try:
             payload = json.loads((await self.ledger.inbox.get(update)).payload)
-        except (ValueError, StorageError) as error:  # deleted meanwhile, or unreadable; admins are notified anyway
-            log.warning("no apology", update=update, error=str(error))
+        except (ValueError, StorageError) as error:  # deleted since, or unreadable; admins are notified anyway
+            log.warning("apology not sent", update=update, error=str(error))
             return
         tap = payload.get("callback_query")
         try:

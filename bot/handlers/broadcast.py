@@ -34,7 +34,7 @@ from storage.state_machines import RecipientState
 
 PROGRESS_SECONDS: Final = 3.0
 STOPPING_SECONDS: Final = 1.0
-"""How long the bot waits, when it stops, for the message in flight to arrive and be recorded."""
+"""How long a stopping bot waits for the message in flight to arrive and be recorded."""
 
 DISK_SECONDS: Final = 1.0
 """The pause between two attempts to write to a full disk."""
@@ -97,7 +97,7 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
 async def _send_to(chat: int, text: str, request: Request) -> None:
     """Send `text` to one chat and record the outcome.
 
-    If the bot is stopped meanwhile, wait briefly for the outcome to be recorded.
+    If the bot is stopped in the meantime, wait briefly for the outcome to be recorded.
 
     Raises:
         Undelivered: Telegram cannot be reached; the chat remains due for a later attempt.
@@ -139,7 +139,7 @@ async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
         try:
             return await write()
         except NotSaved as error:
-            log.warning("broadcast waits for disk space", error=str(error))
+            log.warning("broadcast is waiting for disk space", error=str(error))
             await asyncio.sleep(DISK_SECONDS)
 
 

@@ -49,7 +49,7 @@ async def acknowledge(query: CallbackQuery, text: str = "") -> None:
 async def redraw(query: CallbackQuery, request: Request, text: str, markup: InlineKeyboardMarkup | None) -> None:
     """Show the outcome of a tap by replacing the text and the buttons of the tapped message.
 
-    Nothing happens if the message was deleted meanwhile.
+    Nothing happens if the message was deleted in the meantime.
     """
     if query.message is None:
         return
@@ -61,7 +61,7 @@ async def redraw(query: CallbackQuery, request: Request, text: str, markup: Inli
 
 
 async def remove_buttons(query: CallbackQuery, request: Request, *data: CallbackData) -> None:
-    """Remove the buttons with the given callback data from the tapped message, and leave its other buttons."""
+    """Remove the buttons with the given callback data from the tapped message, and keep its other buttons."""
     message = query.message
     if not isinstance(message, Message) or message.reply_markup is None:
         return
@@ -91,7 +91,7 @@ async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -
 
 
 async def guest_exchange(inline: str, number: int, request: Request) -> Exchange:
-    """Return the exchange with the ID `number`, whose answer is the tapped message of a guest.
+    """Return the exchange with the ID `number`, which the tapped guest-mode message shows.
 
     Raises:
         UnknownRecord: The message `inline` does not show this exchange.

@@ -142,7 +142,7 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
             chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
         )
     except TelegramBadRequest:
-        return  # the message was deleted meanwhile; the decision counts anyway
+        return  # the message was deleted in the meantime; the decision counts anyway
 
 
 async def answer(query: CallbackQuery, callback_data: Asks, request: Request) -> None:
@@ -178,7 +178,7 @@ async def decide(correction: Correction, request: Request, *, teach: bool) -> bo
     """Confirm a correction if `teach` is set, or reject it otherwise.
 
     Admins may decide on every correction. Others decide in the chat of the corrected answer, and cannot confirm
-    their own: a client may send the data of any button.
+    their own; both are checked because a client can send the data of any button.
 
     Returns:
         False if the user is not allowed to make the decision, otherwise True.
@@ -187,7 +187,7 @@ async def decide(correction: Correction, request: Request, *, teach: bool) -> bo
     if not request.is_admin:
         try:
             corrected = await ledger.exchanges.get(correction.exchange)
-        except UnknownRecord:  # deleted meanwhile
+        except UnknownRecord:  # deleted in the meantime
             return False
         if request.reply.place.chat != corrected.chat or (teach and request.user.id == correction.author):
             return False

@@ -91,7 +91,7 @@ async def show_vote(
     try:
         await request.bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)
     except TelegramBadRequest:
-        return  # the answer was deleted meanwhile; the vote counts anyway
+        return  # the answer was deleted in the meantime; the vote counts anyway
 
 
 def _thanks(value: int, request: Request) -> str:

@@ -1,7 +1,7 @@
 """The handler for questions in guest mode, that is, in chats where the bot is not a member.
 
-Each question has one picture and gets one answer. Telegram passes on a message that mentions the bot, and the
-message to which it replies (https://core.telegram.org/api/bots/guest-mode).
+Each question has one picture and gets one answer. Telegram delivers a message that mentions the bot, and the
+message that it replies to (https://core.telegram.org/api/bots/guest-mode).
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Tr
             await _remove_admin_menu(bot, ledger, chat, language)
         await ledger.menus.add(given)
     except StorageError as error:
-        log.warning("owners of the admin menu not recorded", error=str(error))
+        log.warning("users with the admin menu not recorded", error=str(error))
     for language in translator.languages:
         say = translator.to(language)
         code = None if language == SOURCE_LANGUAGE else language

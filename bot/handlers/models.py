@@ -39,7 +39,7 @@ SHOW_SECONDS: Final = 1.0
 IN_CHAT: Final = later("Changed in the chat by {name}: {what}")
 
 OFFERED: Final = 8
-"""How many of the newest models have a button; /promote takes any model."""
+"""How many of the newest models have a button; /promote accepts any model."""
 
 
 def register(router: Router) -> None:

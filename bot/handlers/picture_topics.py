@@ -29,7 +29,7 @@ async def may_open(request: Request) -> bool:
 
 
 async def in_own_topic(question: Question, request: Request) -> Question:
-    """Return the question, moved with its reply to a new topic that is named after it.
+    """Return the question, moved with its reply to a new topic that is named after the question.
 
     The question is not moved in a group, in a topic that the user has chosen, or if Telegram creates no topic. If the
     bot crashes before it has recorded the reply, an empty topic remains.

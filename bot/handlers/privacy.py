@@ -128,7 +128,7 @@ async def _is_valid(confirmation: int, request: Request) -> bool:
     """Return whether the update that asked for the erasure is the user's own, still stored, and recent."""
     try:
         update = await request.services.ledger.inbox.get(confirmation)
-    except UnknownRecord:  # the erasure that it led to has deleted it
+    except UnknownRecord:  # deleted by the erasure that it requested
         return False
     recent = request.delivery.received - update.received < ASKED_SECONDS
     return recent and update.lane.endswith(f":{request.user.id}")

@@ -121,7 +121,7 @@ async def _edited(asked: Question, request: Request) -> Question | None:
         received = await services.pictures.receive_all(asked.files, asked.sender, asked.update)
         pictures = received if received[0].sha256 != former.pictures[0] else ()
     if former.question == asked.text and not pictures:
-        # Telegram also reports edits that change nothing visible, such as a link's preview. Besides, a question
+        # Telegram also reports edits that change nothing visible, such as a new link preview. Besides, a question
         # that was edited while it was in flight has already been answered in its new wording.
         return None
     return replace(asked, files=(), pictures=pictures, replaces=former)

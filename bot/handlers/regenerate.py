@@ -110,7 +110,7 @@ async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request)
         shown = await services.ledger.replies.for_update(update)
         if await services.ledger.exchanges.for_update(update) or all(each.final for each in shown):
             raise TapRefused(say("That answer is already finished."))
-    answering = services.in_flight.find(update)  # the answer may have begun meanwhile
+    answering = services.in_flight.find(update)  # the answer may have begun in the meantime
     if answering is None:
         services.in_flight.stop_later(update, None if request.is_admin else request.user.id)
     elif request.user.id != answering.question.asker and not request.is_admin:

@@ -122,7 +122,7 @@ class Request:
         )
 
     async def whisper(self, text: str) -> None:
-        """Reply with a text that concerns only the user, in a group so that nobody else sees it, if possible."""
+        """Reply with a text that concerns only the user; in a group, hide it from other members if possible."""
         await self.reply.whisper(text, self.user.id)
 
     async def show_recorded(self) -> bool:
@@ -151,7 +151,7 @@ class RequestContext(BaseMiddleware):
         guest = event.guest_message
         user: User | None = guest.from_user if guest else data.get("event_from_user")
         if user is None:
-            return None  # a channel's post, an anonymous reaction or a damaged update has no one to answer
+            return None  # a channel's post, an anonymous reaction or a damaged update has no user to reply to
         if guest and (user.is_bot or not services.settings.chat.guests):
             return None
         message = event.message or event.edited_message or guest
@@ -204,7 +204,7 @@ class SenderRecords(BaseMiddleware):
         if outdated or (person, chat) not in self._seen:
             try:
                 await request.services.ledger.people.save(person, chat, update=request.delivery.update)
-            except UnknownRecord:  # the person's data was deleted meanwhile
+            except UnknownRecord:  # the person's data was deleted in the meantime
                 return
         self._seen[person, chat] = None
 

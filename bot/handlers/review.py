@@ -1,8 +1,8 @@
 """Handlers for /review and its buttons, with which admins keep, drop or edit the answers that a run learns from.
 
-With `web.public_url` a button opens the review page as a Mini App. Without it the answers come one by one,
-newest first, without those that were reviewed before, and an admin edits one by replying to it. They contain
-other people's pictures and words, so they are shown in private chats only.
+With `web.public_url`, a button opens the review page as a Mini App. Without it, the answers that have not been
+reviewed are shown one by one, newest first, and an admin edits one by replying to it. The answers are shown in
+private chats only, because they contain other people's pictures and words.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def register(router: Router) -> None:
 
 
 async def show(message: Message, request: Request) -> None:
-    """Show the button of the Mini App or, without a public address, the newest answer that was not reviewed."""
+    """Show the button of the Mini App or, without a public address, the newest unreviewed answer."""
     say, address = request.say, request.services.settings.web.public_url
     if message.chat.type != "private":
         await request.whisper(say("I only show that in a private chat with you."))
@@ -116,7 +116,7 @@ async def edit(message: Message, exchange: int, request: Request) -> None:
 
 
 async def _show_next(before: int | None, request: Request) -> None:
-    """Show the newest answer without a review that is older than the exchange `before`."""
+    """Show the newest unreviewed answer; if `before` is given, only exchanges older than `before` are considered."""
     services, say, reply = request.services, request.say, request.reply
     cards, _ = await services.ledger.review_cards.page(CardFilter(unreviewed=True), before, 1)
     if not cards:

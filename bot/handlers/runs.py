@@ -1,7 +1,7 @@
 """Handlers for /retrain and /cancel and their buttons, with which admins start and cancel runs.
 
 `bot.admin.notifications` shows the progress of a run. A request is carried out only once, even if a
-crash interrupts its handling: the ledger shows whether that has happened.
+crash interrupts its handling, because the ledger records what was done.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Updates of the rating buttons under answers, skipping intermediate states but never the last one.
+"""Updates of the rating buttons under answers, which may skip intermediate states but never the last one.
 
 Votes come in bursts, and Telegram allows few calls per group, so only the newest state is shown when a
 message's turn comes. If the process ends while updates are waiting, the next process shows them
@@ -35,11 +35,11 @@ log = structlog.get_logger()
 
 
 _View = tuple[Exchange, int, Say]
-"""The buttons under a message: the votes on an exchange as a viewer sees them, in a language."""
+"""The exchange whose votes the buttons show, the ID of the viewer, and the translator of the buttons."""
 
 
 class RatingButtons:
-    """A background updater of rating buttons, with one task for each message whose update is waiting.
+    """Updates rating buttons in the background, with one task for each message whose update is waiting.
 
     Call `stop()` at the end.
     """
@@ -65,7 +65,7 @@ class RatingButtons:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
     async def update_recent(self, translator: Translator) -> None:
-        """Update buttons outside private chats whose recent votes the last process may have counted but not shown."""
+        """Update buttons outside private chats whose recent votes the previous process may not have shown."""
         for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
             shown = await self._ledger.replies.for_update(exchange.update)
             asker = await self._ledger.people.get(exchange.asker)
@@ -100,7 +100,7 @@ class RatingButtons:
         try:
             await self._bot(ButtonEdit(**where, latest=latest))
         except Undelivered as error:
-            log.warning("buttons wait for Telegram", chat=chat, message=message, error=str(error))
+            log.warning("buttons not updated; retrying later", chat=chat, message=message, error=str(error))
             if taken is not None:
                 self._pending.setdefault((chat, message), taken)
             await asyncio.sleep(RETRY_SECONDS)

@@ -69,7 +69,7 @@ class Better(CallbackData, prefix="better"):
 
 
 class Teach(CallbackData, prefix="teach"):
-    """Callback data `teach:<correction>:<wanted>` of a button that accepts (1) or refuses (0) a correction."""
+    """Callback data `teach:<correction>:<wanted>` of a button that accepts (1) or rejects (0) a correction."""
 
     correction: Id
     wanted: Decision
@@ -82,7 +82,7 @@ class Asks(CallbackData, prefix="asks"):
 
 
 class ReviewAction(StrEnum):
-    """What the button of a review does: keep the answer as a lesson, drop it, undo that, or show the next one."""
+    """What a review button does: keep the answer as a lesson, drop it, undo that, or show the next one."""
 
     KEEP = "keep"
     DROP = "drop"
@@ -203,7 +203,7 @@ class Notes(CallbackData, prefix="notes"):
 
 
 class Delete(CallbackData, prefix="delete"):
-    """Callback data `delete:<update>:<sure>` of a button that confirms (1) or refuses (0) a deletion.
+    """Callback data `delete:<update>:<sure>` of a button that confirms (1) or cancels (0) a deletion.
 
     `update` is the update that asked for the deletion.
     """
@@ -213,7 +213,7 @@ class Delete(CallbackData, prefix="delete"):
 
 
 def reviewed_exchange(data: str) -> int | None:
-    """Return the exchange that the button of a review is about, or None if `data` is that of another button."""
+    """Return the exchange that a review button refers to, or None if `data` belongs to another button."""
     try:
         return Judge.unpack(data).exchange
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The Telegram client: middleware that limits the rate of calls, repeats failed ones and translates errors.
+"""The Telegram client: middleware that limits the rate of calls, retries failed ones and translates errors.
 
 The middleware is part of the bot's session and therefore sees every call. docs/promises.md describes
 what is guaranteed for each kind of message.
@@ -44,7 +44,7 @@ TOKEN_CURE: Final = "get one from @BotFather, and run thumbtune init or set THUM
 GUEST_MODE: Final = (
     "open the bot's settings in @BotFather's Mini App (https://t.me/BotFather?startapp) and enable Guest Mode"
 )
-"""Where guest mode is turned on (https://core.telegram.org/bots/features#guest-bots)."""
+"""How to turn on guest mode (https://core.telegram.org/bots/features#guest-bots)."""
 
 CALL_SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 5.0
@@ -95,7 +95,7 @@ def open_bot(settings: TelegramSettings, middleware: DeliveryMiddleware | None =
 
 
 class DeliveryMiddleware(BaseRequestMiddleware):
-    """Request middleware that keeps calls within the rate limits, and repeats failed calls if that is safe.
+    """Request middleware that keeps calls within the rate limits, and retries failed calls if that is safe.
 
     The attribute `counts` holds totals since the start.
     """
@@ -130,7 +130,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
             self.counts["unreachable"] += 1
             raise Unreachable(error.message) from error
         except TelegramMigrateToChat as error:
-            log.info("group has a new id", chat=getattr(method, "chat_id", None), new=error.migrate_to_chat_id)
+            log.info("group has a new ID", chat=getattr(method, "chat_id", None), new=error.migrate_to_chat_id)
             return await self(make_request, bot, method.model_copy(update={"chat_id": error.migrate_to_chat_id}))
         except TelegramBadRequest as error:
             refusal = error.message.lower()
@@ -231,7 +231,7 @@ class DeliveryMiddleware(BaseRequestMiddleware):
     def _chat_of(self, method: TelegramMethod[Any]) -> ChatLimiter | None:
         """Return the limiter of the chat to which `method` writes, or None if the call has no chat.
 
-        As a guest, the bot does not know in which chat its message is, so each message has the limits of a group.
+        As a guest, the bot does not know which chat its message is in, so each message has the limits of a group.
         """
         found = (getattr(method, name, None) for name in ("chat_id", "inline_message_id", "guest_query_id"))
         chat: int | str | None = next((each for each in found if each is not None), None)

@@ -51,14 +51,14 @@ def plain_pages(text: str, limit: int = LIMIT) -> tuple[Page, ...]:
 def markdown_pages(markdown: str, limit: int = LIMIT) -> tuple[Page, ...]:
     """Return `markdown` as formatted text, split into pages of at most `limit` UTF-16 code units.
 
-    If the text is blank, there are no pages. If the converter cannot read the text, or nothing of it would
-    be left (as with a lone HTML tag), the text stays unformatted.
+    If the text is blank, there are no pages. If the converter fails, or would leave nothing (as with a
+    lone HTML tag), the text stays unformatted.
     """
     markdown = _INVISIBLE.sub("", markdown)
     try:
         text, found = telegramify_markdown.convert(markdown, config=_rendering())
         entities = tuple(MessageEntity.model_validate(each.to_dict()) for each in found)
-    except Exception as error:  # noqa: BLE001 - any failure of the converter costs the markup, never the answer
+    except Exception as error:  # noqa: BLE001 - a failed conversion must not prevent the answer
         # The converter's message may quote the answer, so it is not logged.
         place = "".join(traceback.format_tb(error.__traceback__))
         log.warning("markdown not converted", error=type(error).__name__, place=place)

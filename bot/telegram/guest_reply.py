@@ -1,4 +1,4 @@
-"""Replies in chats where the bot is a guest: one message, which Telegram identifies by a string.
+"""Replies in chats where the bot is a guest: single messages, which Telegram identifies by strings.
 
 Telegram accepts a single answer to a guest query, and edits to that answer. The bot cannot find out whether Telegram
 received a call that failed, so it repeats the call, and gives up if Telegram then refuses it.

@@ -97,7 +97,7 @@ def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
 def correction_buttons(
     correction: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
 ) -> InlineKeyboardMarkup:
-    """Return the buttons that accept or refuse a correction, marking the decision `wanted`, if there is one.
+    """Return the buttons that accept or reject a correction, marking the decision `wanted`, if there is one.
 
     A `doubtful` correction, which may have been meant as a question, also gets a button that says so.
     """

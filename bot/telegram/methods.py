@@ -1,4 +1,4 @@
-"""Bot API methods with results or delivery rules of their own, as subclasses of those of aiogram."""
+"""Bot API methods with results or delivery rules of their own, as subclasses of aiogram's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ButtonEdit(EditMessageReplyMarkup):
 
 
 class Typing(SendChatAction):
-    """The "typing" status of a chat.
+    """A call that shows the "typing" status in a chat.
 
-    The call never waits and has a small rate limit of its own. If it is dropped, the result is False.
+    It never waits and has a small rate limit of its own. If it is dropped, the result is False.
     """

@@ -45,7 +45,7 @@ class Place:
         return self.chat < 0  # the ID of a private chat is its user's, and positive
 
     def quoted(self) -> ReplyParameters | None:
-        """Return what makes a message quote the question, or None if it must not."""
+        """Return the parameters that make a message quote the question, or None if it must not."""
         quoted = ReplyParameters(message_id=self.question, allow_sending_without_reply=True)
         elsewhere = self.topic is not None and not self.in_group  # the question may be outside the topic
         return quoted if self.quotes and not elsewhere else None

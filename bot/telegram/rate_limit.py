@@ -21,11 +21,11 @@ from bot.telegram.sliding_window import Call, Priority, SlidingWindow
 
 STRICT_SECONDS: Final = 300.0
 PRIVATE_SECONDS = 1.0
-"""The interval of messages and edits in a private chat after Telegram has refused more there."""
+"""The interval between messages and edits in a private chat after Telegram has refused a call there."""
 
 GROUP_SECONDS: Final = 60.0
 GROUP_MARGIN: Final = 1.0
-"""How many seconds a group's window is longer than Telegram's, because calls may overtake each other in transit."""
+"""How many seconds longer a group's window is than Telegram's, because calls may overtake each other in transit."""
 
 RESERVE: Final = 6
 """`calls_per_second / RESERVE` of the overall limit is kept free for messages that must arrive."""
@@ -43,7 +43,7 @@ SETTLING_SECONDS: Final = 1.0
 """Refusals this soon after a reduction are for earlier calls: Telegram counts the overall limit by the second."""
 
 RECOVERY_SECONDS: Final = 600.0
-"""How long the overall rate takes to recover from zero to the configured one."""
+"""How long the overall rate takes to recover from zero to the configured rate."""
 
 MIN_RATE: Final = 1.0
 """The overall rate never falls below this many calls per second."""
@@ -112,8 +112,8 @@ class ChatLimiter:
     """The rate limit of one chat.
 
     Telegram enforces the limit of a group strictly. In private chats it tolerates bursts, but does not
-    publish for how long. The limit of a private chat therefore applies only after a refusal, and until there
-    has been no other for `STRICT_SECONDS`.
+    publish for how long. The limit of a private chat therefore applies only after a refusal, until
+    `STRICT_SECONDS` have passed without another.
     """
 
     def __init__(self, calls: int, seconds: float, *, group: bool) -> None:
@@ -192,7 +192,7 @@ class _OverallLimiter:
             await self._bucket.acquire(self._max_rate / self.rate)
 
     def refused(self, chat: ChatLimiter) -> None:
-        """Count a refusal that the limit of `chat` does not explain.
+        """Count a refusal that was not caused by the limit of `chat`.
 
         Refusals in `REFUSALS` chats within `REFUSAL_SECONDS` halve the rate.
         """

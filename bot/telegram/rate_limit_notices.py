@@ -1,7 +1,7 @@
 """Notices to group members whose answers are delayed by Telegram's rate limit.
 
 Telegram allows about 20 messages per minute in a group, notices included. Therefore, one notice names
-everyone who is waiting, and nobody is named again for some minutes.
+everyone who is waiting, and nobody is named again for several minutes.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class RecordedMessages:
     """The messages that answer one update, in slots numbered from 0."""
 
     def __init__(self, bot: Bot, ledger: Ledger, update: int, place: Place) -> None:
-        """Create a reply of which nothing has been sent; use `open` if an earlier attempt may have sent something."""
+        """Create a reply without messages; use `open` if an earlier attempt may have sent some."""
         self.place = place
         self.finished = False
         self._bot = bot
@@ -113,11 +113,11 @@ class RecordedMessages:
             try:
                 await self._ledger.replies.sent(self._update, slot, message)
             except NotSaved:
-                await self._delete(slot)  # the next attempt would not know of the message
+                await self._delete(slot)  # the next attempt would not know about the message
                 raise
             self._shown[slot] = page, None if isinstance(markup, ForceReply) else markup
             return True
-        raise Undelivered(f"sendMessage broke off {len(_RESEND_PAUSES)} times")
+        raise Undelivered(f"sendMessage was interrupted {len(_RESEND_PAUSES)} times")
 
     async def _call_send(
         self, slot: int, page: Page, markup: InlineKeyboardMarkup | ForceReply | None, kind: type[SendMessage]

@@ -51,7 +51,7 @@ class Reply(RecordedMessages):
         for slot, page in enumerate(pages):
             buttons = markup if slot == len(pages) - 1 else None
             if slot not in self._messages:
-                # A sent message may arrive twice. In a private chat that must not be part of an answer.
+                # A new message may arrive twice. In a private chat, such a message must not contain part of an answer.
                 first = PENDING if slot and not self.place.in_group else page
                 if not await self._send(slot, first, buttons, optional=self.place.in_group):
                     return False
@@ -98,9 +98,9 @@ class Reply(RecordedMessages):
         await self._finish(last)
 
     async def whisper(self, text: str, person: int) -> None:
-        """Show a final text that concerns only `person`, in a group so that only they see it, if Telegram allows that.
+        """Show a final text that concerns only `person`; in a group, hide it from other members if Telegram allows it.
 
-        If a message of the reply has been sent, or Telegram refuses, everybody sees the text.
+        If a message of the reply was already sent, or Telegram refuses, everybody sees the text.
         """
         if self.place.in_group and not self._messages:
             await self._record(0)

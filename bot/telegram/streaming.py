@@ -78,7 +78,7 @@ class StreamedAnswer:
         self._closing.set()
         self._changed.set()
         if error is not None and not isinstance(error, Exception):
-            self._task.cancel()  # the process stops; the update is replayed at the next start
+            self._task.cancel()  # the process is stopping; the update is replayed at the next start
             with suppress(asyncio.CancelledError, Exception):
                 await self._task
             return

@@ -45,7 +45,7 @@ SETTLED: Final = 4096
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 UNREADABLE: Final = (ValidationError, OverflowError, UnicodeError, RecursionError)
-"""Errors caused by the update's own values, such as wrong types, more than 64 bits, or half a surrogate pair. They are
+"""Errors caused by the update's own values, such as wrong types, too large numbers, or half a surrogate pair. They are
 never retried."""
 
 log = structlog.get_logger()
@@ -54,7 +54,7 @@ OnDeadLetter = Callable[[int, str], Awaitable[None]]
 """Called with the ID of an update that became a dead letter, and with the reason."""
 
 OnDiskFull = Callable[[dict[str, Any]], Awaitable[bool]]
-"""Called with an update that could not be stored or waits for space. Returns whether it needs no more handling."""
+"""Called with an update that could not be stored or is waiting for space. Returns whether it is finished."""
 
 OnArrival = Callable[[dict[str, Any]], None]
 """Called with an update when it enters its lane, before it or any update behind it is handled."""
@@ -203,7 +203,7 @@ class InboxProcessor:
                 return
             pause = PAUSES[min(tries, len(PAUSES) - 1)]
             tries += 1
-            log.warning("update is retried", update=update, error=error_text(error), pause=pause)
+            log.warning("update will be retried", update=update, error=error_text(error), pause=pause)
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[QueuedUpdate]) -> int:
@@ -252,7 +252,7 @@ class InboxProcessor:
             except UnknownRecord:  # deleted with its sender's data
                 return
             except NotSaved as error:
-                log.warning("finished update waits for disk space", update=update, error=str(error))
+                log.warning("finished update is waiting for disk space", update=update, error=str(error))
                 await asyncio.sleep(pause)
             else:
                 return
@@ -283,7 +283,7 @@ class InboxProcessor:
         log.error("dead letter", update=update, error=reason)
         try:
             await self.on_dead_letter(update, reason)
-        except Exception as failed:  # noqa: BLE001 - the lane goes on without the report
+        except Exception as failed:  # noqa: BLE001 - the lane continues without the report
             log.error("dead letter not reported", update=update, trace=error_trace(failed))
         return True
 

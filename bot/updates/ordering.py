@@ -3,8 +3,8 @@
 A private chat is one lane; in a group, each member has a lane, and so has each person who asks the bot as
 a guest. An edited message is in the lane of the original. Button taps, reactions, /stop and other quick
 commands have separate lanes for each user, so that they need not wait for an answer in flight. /retrain,
-/promote and /rollback share a lane of their own, so that nothing else has to wait for a switch of
-models, which may take minutes. Each lane's name ends in a colon and the user's ID, so that the ledger can
+/promote and /rollback share a lane of their own, so that nothing else has to wait for a model
+switch, which may take minutes. Each lane's name ends in a colon and the user's ID, so that the ledger can
 find a user's updates (`*:{user}`).
 """
 
@@ -28,7 +28,7 @@ _TAPS: Final = {
     **dict.fromkeys(("again", "asks"), "answers"),
     **{each: QUICK_COMMANDS[each] for each in (*_MODEL_CHANGES, "cancel")},
 }
-"""Taps that may take long to handle, by the prefix of their callback data, with the names of their lanes."""
+"""Taps that may take a long time to handle, by the prefix of their callback data, with the names of their lanes."""
 
 
 _MAX_ID: Final = 2**63 - 1

@@ -52,7 +52,7 @@ log = structlog.get_logger()
 class Receiver:
     """Receiver of Telegram updates for the inbox: `run` polls until it is cancelled, or sets up a webhook.
 
-    With `guests`, Telegram also sends the questions of chats in which the bot is a guest.
+    With `guests`, Telegram also sends questions from chats in which the bot is a guest.
     """
 
     def __init__(self, bot: Bot, inbox: InboxProcessor, settings: TelegramSettings, *, guests: bool = False) -> None:
@@ -116,6 +116,6 @@ class Receiver:
     async def _pause(self, error: Exception, event: str) -> None:
         pause = getattr(error, "retry_after", None) or PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
-        hint = {"hint": "another process polls with this token"} if isinstance(error, TelegramConflictError) else {}
+        hint = {"hint": "another process polls with the same token"} if isinstance(error, TelegramConflictError) else {}
         log.warning(event, error=error_text(error), pause=pause, **hint)
         await asyncio.sleep(pause)

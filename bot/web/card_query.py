@@ -1,4 +1,4 @@
-"""Parsing of the filter of review cards from a page's query string."""
+"""Parsing of the review page's card filter from a query string."""
 
 from __future__ import annotations
 

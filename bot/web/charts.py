@@ -28,7 +28,7 @@ EVIDENCE: Final = (0.01, 100.0)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart.
+    """A line in a chart.
 
     Attributes:
         name: What the line shows; empty if the chart needs no legend.
@@ -70,7 +70,7 @@ class Chart:
 def approval_chart(days: Mapping[str, Approval], summary: str, say: Say) -> Chart:
     """Return a chart of a model's approval so far after each day with votes, with its 95 % interval.
 
-    `days` has the votes of each UTC day in ISO format, in the order of days; there must be at least one.
+    `days` maps each UTC day with votes, in ISO format, to its votes in chronological order, and must not be empty.
     """
     so_far = list(accumulate(days.values(), lambda a, b: Approval(a.ups + b.ups, a.downs + b.downs)))
     intervals = [wilson_interval(each.ups, each.votes) for each in so_far]
@@ -127,7 +127,7 @@ def loss_chart(losses: Sequence[tuple[int, float]], summary: str, say: Say) -> C
 
 
 def _path(values: Sequence[float], span: tuple[float, float], scale: Callable[[float], float] = float) -> str:
-    """Return a line through values at equal distances; `span` is at the bottom and at the top of the chart."""
+    """Return a line through values at equal distances; `span` holds the values at the bottom and the top."""
     kept = sorted({round(index * (len(values) - 1) / (POINTS - 1)) for index in range(POINTS)})
     bottom, top = map(scale, span)
     return _points(
@@ -145,7 +145,7 @@ def _level(height: float, name: str = "") -> Line:
 
 
 def _scaled(value: float, first: float, last: float) -> float:
-    """Return a value's coordinate, from 0 at `first` to 100 at `last`; the middle if both are equal."""
+    """Return a value's coordinate, from 0 at `first` to 100 at `last`, or the middle if both are equal."""
     return SIZE * (value - first) / (last - first) if last > first else SIZE / 2
 
 

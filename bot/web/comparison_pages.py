@@ -89,7 +89,7 @@ class ComparisonPages:
 
         if first == second:
             raise web.HTTPBadRequest(text=self.pages.say(request)("Choose two different models."))
-        log.info("an operator compares models", first=first, second=second, by=request[OPERATOR].name)
+        log.info("an operator requested a comparison", first=first, second=second, by=request[OPERATOR].name)
         about = Reason("{first} and {second} are answering questions…", first=first, second=second)
         change = Change(about, request.path, "")
         if other := await self.changes.begin(change, work):

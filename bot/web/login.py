@@ -1,8 +1,8 @@
-"""Who may see the operator's pages: the login form, its sessions, passwords in headers, and forged forms.
+"""Access to the operator's pages: the login form, sessions, passwords in headers, and protection from forged forms.
 
 With `web.token`, an operator logs in with the form, which sets a session cookie, and scripts send the token
-in the Authorization header. Without it, requests from this machine are the operator's. Admins can begin such a
-session in Telegram, too (`bot.web.mini_app`). Sessions are kept in memory, so a restart ends them. A form
+in the Authorization header. Without it, requests from this machine are the operator's. Admins can also begin such
+a session in Telegram (`bot.web.mini_app`). Sessions are kept in memory, so a restart ends them. A form
 carries a token that only the operator's own pages contain, because a browser may send the cookie, or a password
 that it remembers, with the forms of other sites.
 """
@@ -61,7 +61,7 @@ class Login:
         self._failures: MutableMapping[str, int] = TTLCache(ADDRESSES, WAIT_SECONDS)
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes of the login form and of logging out."""
+        """Return the routes for logging in and out."""
         return [
             web.get("/login", self._form),
             web.post("/login", self._log_in),
@@ -87,14 +87,14 @@ class Login:
         """Return the operator who sent a request.
 
         Raises:
-            web.HTTPException: A stranger sent it; a browser is sent to the login form.
+            web.HTTPException: The sender is not an operator; a browser is redirected to the login form.
         """
         if (known := self.session(request)) is not None:
             return known
         if self._token:
             return Operator(self._checked(request), self._csrf(""))
         if not is_loopback(request.remote or ""):
-            raise web.HTTPForbidden(text="set web.token to look from another machine")
+            raise web.HTTPForbidden(text="set web.token to open this page from another machine")
         if not is_own_name(request, self._settings.host):
             raise web.HTTPForbidden(text="open http://127.0.0.1 or http://localhost, or set web.token")
         return Operator(ANYBODY, self._csrf(""))
@@ -106,7 +106,7 @@ class Login:
     def begin(
         self, request: web.Request, name: str, wanted: str, *, in_telegram: bool = False, scheme: str = ""
     ) -> web.Response:
-        """Begin a session of an operator, and lead to the path `wanted`; the rest as in `Operator`."""
+        """Begin an operator's session and redirect to the path `wanted`; for the other arguments, see `Operator`."""
         session = secrets.token_urlsafe(32)
         self._sessions[session] = Operator(name, self._csrf(session), True, in_telegram, scheme)
         response = web.Response(status=303, headers={"Location": wanted})
@@ -132,7 +132,7 @@ class Login:
         """Return whether a password is right.
 
         Raises:
-            web.HTTPTooManyRequests: Too many wrong ones came from this address; this one was not checked.
+            web.HTTPTooManyRequests: Too many wrong passwords came from this address; this one was not checked.
         """
         address = caller(request, self._proxies)
         failures = self._failures.get(address, 0)
@@ -177,7 +177,7 @@ class Login:
     def _csrf(self, session: str) -> str:
         """Return the token for the forms of a session, or of requests without a session.
 
-        Only the pages that such a request may see contain it, and other sites cannot read those.
+        Only pages that such a request may see contain it, and other sites cannot read those pages.
         """
         return hmac.digest(self._key, session.encode(), "sha256").hex()
 

@@ -94,7 +94,7 @@ NODE_COUNTERS: Final = {
 }
 
 
-# The classic text format has no place for creation times, so that they would become gauges.
+# The classic text format has no place for creation times, so they would become gauges.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 

@@ -1,8 +1,8 @@
-"""The review page as a Telegram Mini App: an admin logs in with the data that Telegram signs.
+"""The review page as a Telegram Mini App, in which an admin logs in with data signed by Telegram.
 
 Telegram opens /app. Its script (https://core.telegram.org/bots/webapps#initializing-mini-apps) posts the signed
-data, which name the user, and a session of `bot.web.login` begins. The data can begin only one session, within
-an hour. The form has no CSRF token, because it already needs data that Telegram signs for an admin alone.
+data, which name the user, and a session of `bot.web.login` begins. The data can begin only one session, and expire
+after an hour. The form has no CSRF token, because it already needs data that Telegram signs for an admin alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _USED: Final = 1000
 
 
 class MiniApp:
-    """The page that Telegram opens, and the login of admins from it."""
+    """The page that Telegram opens, and from which admins log in."""
 
     def __init__(self, settings: TelegramSettings, login: Login, pages: Pages) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class MiniApp:
         return self._pages.render(request, "app.html", script=LOADER, loader=LOADER, refusal="")
 
     async def _log_in(self, request: web.Request) -> web.Response:
-        """Begin a session of the admin whose signed data were sent."""
+        """Begin a session for the admin whose signed data were sent."""
         request[IN_TELEGRAM] = True
         form, say = await read_form(request), self._pages.say(request)
         expired = say(

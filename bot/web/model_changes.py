@@ -1,4 +1,4 @@
-"""Changes and comparisons of models that an operator asks for on the web page, one at a time.
+"""Changes and comparisons of models that an operator requests on the web page, one at a time.
 
 Starting a model may take minutes. A change that takes longer than a moment continues in the background; a
 page can show its progress and its outcome.
@@ -20,7 +20,7 @@ from storage.translatable_reason import Reason
 from training.job import Progress
 
 PATIENCE: Final = 1.0
-"""How many seconds a request waits for the end of the change that it asks for."""
+"""How many seconds a request waits for the end of the change that it begins."""
 
 UNEXPECTED: Final = Reason("an unexpected error; the bot's log has the details")
 
@@ -37,8 +37,8 @@ class Change:
 
     Attributes:
         about: What is being done.
-        path: The path of the form that asked for it.
-        live: The ID of the model that was live then.
+        path: The path of the form that requested it.
+        live: The ID of the model that was live at the time.
         progress: The progress of a worker, if the change needs one.
         done: What was done; empty until the change has succeeded.
         refusal: Why nothing was done.
@@ -78,7 +78,7 @@ class Change:
         except REFUSALS as refusal:
             self.refusal = refusal
         except Exception as error:
-            log.exception("a change of models failed")
+            log.exception("a model change failed")
             self.refusal = RuntimeError(UNEXPECTED)
             self.refusal.__cause__ = error
 
@@ -93,7 +93,7 @@ class ModelChanges:
     async def begin(self, change: Change, work: Work) -> Change | None:
         """Begin a change and return None, or return the change that is already in progress.
 
-        If the change ends within a moment, it has ended on return.
+        The method waits a moment, so that a quick change has ended when it returns.
         """
         if self._latest and not self._latest.over:
             return self._latest
@@ -103,7 +103,7 @@ class ModelChanges:
         return None
 
     def latest(self) -> Change | None:
-        """Return the latest change, or None once its end has been returned."""
+        """Return the latest change, or None once its outcome has been returned."""
         change = self._latest
         if change and change.over:
             self._latest = None

@@ -1,4 +1,4 @@
-"""The page of models: approval over time, the canary's evidence, and the buttons that admins have in the chat."""
+"""The page of models: approval over time, the canary's evidence, and the same buttons as in the chat."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HELP: Final = {
     "back": later("↩ Back to {model}: this model, which was live before, answers everyone again."),
     "delete": later("Delete: the model's files and its adapter are removed for good, so it can't answer again."),
 }
-"""What the buttons do."""
+"""Explanations of the buttons."""
 
 APPROVE_CANARY: Final = later("✔ Approve: the model becomes a canary.")
 CANARY: Final = later(
@@ -57,7 +57,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model on the page: its approval in words and as a chart, and which buttons it has now."""
+    """A model on the page: its approval in words and as a chart, and its current buttons."""
 
     model: Model
     approval: str
@@ -88,7 +88,7 @@ class ModelPages:
         ]
 
     async def models(self, request: web.Request) -> web.Response:
-        """Show all models and, once, how the latest change ended."""
+        """Show all models and, once only, the outcome of the latest change."""
         return await self._page(request, self.changes.latest())
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -138,7 +138,7 @@ class ModelPages:
         return self.pages.render(request, "models.html", status=status, **context)
 
     def _help(self, actions: Collection[str], previous: Model | None, say: Say) -> list[str]:
-        """Return what the buttons for `actions` do, and what a canary is if one of them concerns a canary."""
+        """Return explanations of the buttons for `actions` and, if a button concerns canaries, of canaries."""
         texts = {**HELP, "approve": APPROVE_CANARY} if self._tried else HELP
         told = [say(text, model=previous.id if previous else "") for action, text in texts.items() if action in actions]
         return [say(CANARY), *told] if "stop" in actions or ("approve" in actions and self._tried) else told
@@ -159,7 +159,7 @@ class ModelPages:
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
     async def promote(self, request: web.Request) -> web.Response:
-        """Make a model live; a model that was rejected or is undecided needs a second press."""
+        """Make a model live; a rejected or undecided model needs a second press."""
         wanted, form = request.match_info["model"], await read_form(request)
 
         async def work(on_progress: OnProgress) -> Reason:
@@ -193,7 +193,7 @@ class ModelPages:
         return await self._carry_out(request, Reason("Stopping {model}…", model=wanted), work)
 
     async def ask(self, request: web.Request) -> web.Response:
-        """Say what a deletion would remove, and ask for confirmation."""
+        """Show what a deletion would remove, and ask for confirmation."""
         model, say = request.match_info["model"], self.pages.say(request)
         try:
             parts = await model_files(self.ledger, model)
@@ -216,7 +216,7 @@ class ModelPages:
         return await self._carry_out(request, Reason("Deleting {model}…", model=wanted), work)
 
     def _announced(self, request: web.Request, model: Model, what: Reason) -> Reason:
-        """Notify the admins of what was done with a model, and return it."""
+        """Notify the admins of what was done with a model, and return `what`."""
         name = _actor(request).name
         news = Reason(ON_PAGE_BY, name=name, what=what) if name else Reason(ON_PAGE, what=what)
         self.trials.notices.model_changed(model, news)
@@ -226,7 +226,7 @@ class ModelPages:
         """Begin a change, and redirect to the page unless the change is refused within a moment."""
         live = await self.ledger.models.live()
         change = Change(about, request.path, live.id if live else "")
-        log.info("an operator changes models", path=request.path, by=request[OPERATOR].name)
+        log.info("an operator requested a model change", path=request.path, by=request[OPERATOR].name)
         if other := await self.changes.begin(change, work):
             return await self._page(request, other, 409)
         if change.refusal:
@@ -252,7 +252,7 @@ def _actor(request: web.Request) -> Actor:
 
 
 def allowed_actions(model: Model, previous: str, pending: Collection[str], *, tried: bool) -> list[str]:
-    """Return what can be done with a model now: the keys of `HELP`.
+    """Return the actions that are possible for a model now, as keys of `HELP`.
 
     `previous` is the model that a rollback makes live, and `pending` contains those whose promotion is pending. Unless
     approved models are `tried` as canaries first, approving one is the same as switching to it.

@@ -46,7 +46,7 @@ class Operator:
         csrf: The token that the operator's forms send back.
         logged_in: Whether the operator has a session, and so can log out.
         in_telegram: Whether the session began in the Mini App.
-        scheme: Telegram's color scheme there, `light` or `dark`; otherwise empty.
+        scheme: Telegram's colour scheme there, `light` or `dark`; otherwise empty.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Pages:
         return self._translator.to(*chosen, *_preferred(request))
 
     def text(self, request: web.Request, template: str, **context: Any) -> str:
-        """Return a template's text; `context` as in `render`."""
+        """Return the rendered text of a template; `context` is as in `render`."""
         context = {"here": request.rel_url, "say": self.say(request), "operator": request.get(OPERATOR), **context}
         return str(aiohttp_jinja2.render_string(template, request, context))
 
@@ -107,7 +107,7 @@ class Pages:
     ) -> web.Response:
         """Return a page.
 
-        `context` has the template's variables. If `here` is not among them, links to the page itself lead to the
+        `context` contains the template's variables. If `here` is not among them, links to the page itself lead to the
         request's path and query. `script` is the address of a script that the page loads from elsewhere.
         """
         page = self.text(request, template, **context).encode()
@@ -126,7 +126,7 @@ class Pages:
 def local_path(path: str, otherwise: str = "/") -> str:
     """Return `path` if it is a path on this server, else `otherwise`; a link elsewhere must not be followed.
 
-    Browsers take a path that begins with two slashes or backslashes for the address of another server.
+    Browsers interpret a path that begins with two slashes or backslashes as an address on another server.
     """
     return path if re.fullmatch(r"/(?![/\\])[!-~]*", path) else otherwise
 
@@ -144,7 +144,7 @@ def _preferred(request: web.Request) -> list[str]:
 
 
 def _reviewer(name: str, say: Say) -> str:
-    """Return the name of an operator, or words for one who gave none."""
+    """Return the name of an operator, or a description of one who gave none."""
     return say("an operator") if name == ANYBODY else name
 
 

@@ -70,13 +70,13 @@ class PeoplePages:
         return _to(person)
 
     async def unblock(self, request: web.Request) -> web.Response:
-        """Lift the block of a person."""
+        """Unblock a person."""
         await self.ledger.blocks.remove(_number(request))
-        log.info("a block was lifted", by=request[OPERATOR].name)
+        log.info("a person was unblocked", by=request[OPERATOR].name)
         return _to(_number(request))
 
     async def ask(self, request: web.Request) -> web.Response:
-        """Say what an erasure would delete, and ask for confirmation."""
+        """Show what an erasure would delete, and ask for confirmation."""
         person = _number(request)
         found, left = await self.ledger.people.get(person), await self.erasure.stored_data(person)
         return self.pages.render(request, "erase.html", person=person, found=found, left=left, erased=False)
@@ -88,7 +88,7 @@ class PeoplePages:
             gone = await self.erasure.forget(person)
         except (StorageError, OSError) as error:
             raise web.HTTPServiceUnavailable(text=refused(error, self.pages.say(request))) from error
-        log.info("a person was erased on the web page", by=request[OPERATOR].name)
+        log.info("a person's data was erased on the web page", by=request[OPERATOR].name)
         return self.pages.render(request, "erase.html", person=person, found=None, left=gone, erased=True)
 
     @property

@@ -115,7 +115,7 @@ class ReviewPages:
         return await self._review(request, 409, notice=notice, again=again)
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
-        """Send a picture that an exchange shows, unless it is quarantined or has not been re-encoded yet."""
+        """Send a picture of an exchange, unless it is quarantined or has not been re-encoded yet."""
         try:
             found = await self.ledger.pictures.get(request.match_info["sha256"])
             if found.state is not PictureState.CLEAN:
@@ -128,7 +128,7 @@ class ReviewPages:
 
 
 async def card_page(ledger: Ledger, request: web.Request, chosen: CardFilter) -> dict[str, Any]:
-    """Return what a template needs to show a page of cards: the cards and the address of the next page."""
+    """Return the template variables of a page of cards: the cards and the address of the next page."""
     before = number(request.query.get("before", "")) or None
     cards, more = await ledger.review_cards.page(chosen, before, CARDS)
     older = request.rel_url.update_query(before=cards[-1].exchange.id) if more else None

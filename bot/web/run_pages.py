@@ -77,7 +77,7 @@ class RunPages:
         ]
 
     async def run(self, request: web.Request) -> web.Response:
-        """Show a run, with what it learned from or, with `?judged=1`, what judged it."""
+        """Show a run and the exchanges that it learned from or, with `?judged=1`, those that judged it."""
         return await self._page(request)
 
     async def _page(self, request: web.Request, status: int = 200, notice: str = "") -> web.Response:
@@ -133,7 +133,7 @@ class RunPages:
             await self.runs.cancel(None)
         except REFUSALS as refusal:
             return await self._page(request, 409, refused(refusal, say))
-        log.info("an operator cancels a run", run=run.id, by=request[OPERATOR].name)
+        log.info("an operator cancelled a run", run=run.id, by=request[OPERATOR].name)
         return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
 
     async def _run(self, request: web.Request) -> Run:
@@ -143,7 +143,7 @@ class RunPages:
             raise web.HTTPNotFound(text=str(error)) from error
 
     async def _progress(self, run: Run, say: Say) -> dict[str, Any]:
-        """Return what the template of a run's progress needs."""
+        """Return the template variables for the progress of a run."""
         last, trials = self.last_progress(), self.runs.trials
         models = await self.ledger.models.all()
         model = next((each for each in models if each.id == run.model), None)

@@ -5,7 +5,7 @@ aiohttp decodes them with surrogate escapes, so this module encodes them the sam
 them (https://docs.aiohttp.org/en/stable/web_reference.html#aiohttp.web.BaseRequest.raw_headers). No page
 may load anything from elsewhere or be framed by another site, except for the Mini App (`bot.web.mini_app`),
 which loads Telegram's script and is framed by Telegram's web client. Styles, and the script of a page with
-forms, are allowed by their hash.
+forms, are allowed by their hashes.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def content_policy(
 
     If the page is `interactive`, its first `<script>` element is allowed as well, and so are forms, frames and
     event streams of this server. If it is `framed`, this server's pages may frame it. `script` is the address of
-    a further script that the page loads.
+    another script that the page loads.
     """
     own_script, own = (_allowed(_SCRIPT, page), "'self'") if interactive else ("'none'", "'none'")
     script = f"{script} {own_script}" if script else own_script
@@ -122,7 +122,7 @@ def content_policy(
 
 
 def _allowed(element: re.Pattern[bytes], page: bytes) -> str:
-    """Return the source expression that allows the first such element of a page and no other."""
+    """Return the source expression that allows the first match of `element` in a page and no other."""
     found = element.search(page)
     return f"'sha256-{b64encode(sha256(found[1]).digest()).decode()}'" if found else "'none'"
 
@@ -139,7 +139,7 @@ async def read_body(request: web.Request) -> bytes:
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text="the body took too long") from error
     except web.RequestPayloadError as error:
-        raise web.HTTPBadRequest(text="a damaged body") from error
+        raise web.HTTPBadRequest(text="the body is damaged") from error
 
 
 async def read_form(request: web.Request) -> dict[str, str]:
@@ -163,7 +163,7 @@ def set_cookie(request: web.Request, response: web.StreamResponse, name: str, va
     else:
         https = request.secure or header(request, "X-Forwarded-Proto") == b"https"
         scope = "SameSite=Strict; Secure" if https else "SameSite=Strict"
-    # http.cookies knows Partitioned from Python 3.14 on.
+    # http.cookies supports Partitioned from Python 3.14 on.
     response.headers.add("Set-Cookie", f"{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; {scope}")
 
 

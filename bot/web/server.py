@@ -2,7 +2,7 @@
 
 The reports of a run are its loss curve and its sheet. The webhook stores an update before answering
 with status 200. The operator page gets its content from `Monitoring`; `bot.web.review` and
-`bot.web.people` have the pages about exchanges.
+`bot.web.people` contain the pages about exchanges.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 SHUTDOWN_SECONDS = 0.5
 HEADER_SECONDS = 60.0
-"""A connection is closed after this long without a complete request, idle or with incomplete headers."""
+"""A connection is closed after this long without a complete request, whether idle or with incomplete headers."""
 
 MOST_BYTES = 4 * 1024 * 1024
 RUN_FILES = {"loss.png": CURVE, "sheet.html": SHEET, "sheet.png": PICTURE}
@@ -50,7 +50,7 @@ def listening(host: str, port: int, cure: str) -> Iterator[None]:
         yield
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(f"Nothing can listen on {host}:{port} ({why}): {cure}") from error
+        raise ConfigError(f"Cannot listen on {host}:{port} ({why}): {cure}") from error
 
 
 @dataclass(eq=False)
@@ -98,7 +98,7 @@ class WebServer:
         )
         await self._runner.setup()
         wanted = self.settings.web
-        with listening(wanted.host, wanted.port, "set web.port to one that is free"):
+        with listening(wanted.host, wanted.port, "set web.port to a free port"):
             await web.TCPSite(self._runner, wanted.host, wanted.port).start()
         host, port = self._runner.addresses[0][:2]
         return f"http://{host}:{port}"
@@ -109,7 +109,7 @@ class WebServer:
             await self._runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
-        """Answer with status 200 or 503, and say what is wrong only if the caller may see the operator page."""
+        """Answer with status 200 or 503, with details only if the caller may see the operator page."""
         services = await self.monitoring.ping()
         well = all(state == "ok" for state in services.values())
         body: dict[str, Any] = {"status": "ok" if well else "failing"}
@@ -133,7 +133,7 @@ class WebServer:
         except UnknownRecord as error:
             raise web.HTTPNotFound(text=str(error)) from error
         if path is None:
-            raise web.HTTPNotFound(text="this run has none (yet)")
+            raise web.HTTPNotFound(text="this run has no such file (yet)")
         is_page = path.suffix == ".html"
         policy = content_policy(request, await asyncio.to_thread(path.read_bytes) if is_page else b"", framed=is_page)
         return web.FileResponse(path, headers={"Content-Security-Policy": policy})
@@ -141,7 +141,7 @@ class WebServer:
     async def _webhook(self, request: web.Request) -> web.Response:
         webhook = self.settings.telegram.webhook
         if webhook.networks and not is_within(caller(request, webhook.proxies), webhook.networks):
-            raise web.HTTPForbidden(text="not a network of telegram.webhook.networks")
+            raise web.HTTPForbidden(text="the caller is not in telegram.webhook.networks")
         if not is_secret(header(request, SECRET_HEADER), webhook.secret.get_secret_value()):
             raise web.HTTPForbidden(text="wrong secret token")
         try:

@@ -1,4 +1,4 @@
-"""The Settings page, which shows all settings and changes those that may change while the bot runs."""
+"""The Settings page, which shows all settings and lets the operator change some while the bot runs."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class SettingEntry:
     Attributes:
         value: The value in force, as JSON.
         started: The value that the environment or the file sets, as JSON.
-        origin: Where that value was set; None if `load_settings` did not find it there.
+        origin: Where that value was set; None if unknown.
         is_default: Whether that value is the default.
-        change: The change that is in force instead, if there is one.
+        change: The change that is in force instead, if any.
         text: The text in the form.
         example: What a list looks like in the form; empty for other settings.
         kind: The form's field: "line", "text" or "choice"; empty if the setting cannot change while the bot runs.

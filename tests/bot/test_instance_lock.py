@@ -45,7 +45,7 @@ async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community,
     config.write_text(community.config.read_text().replace(str(community.data), str(tmp_path / "data")))
     code, said = await command(config, "run")
     assert code == 1
-    assert f"Nothing can listen on 127.0.0.1:{taken}" in said
+    assert f"Cannot listen on 127.0.0.1:{taken}" in said
     assert "web.port" in said
     code, said = await command(config, "demo", "--port", str(taken))
     assert code == 1

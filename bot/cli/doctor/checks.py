@@ -118,7 +118,7 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
         yield from _ray("training", settings.training.python)
     if settings.training.python:
         return
-    yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
+    yield from _packages(TRAINER_PACKAGES, "make install (chatting works without it; /retrain does not)")
     if settings.training.deepspeed:
         yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
 
@@ -145,12 +145,12 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(existing).free / 1e9
     # A run needs room for the adapter, and for the merged model beside the live one.
     need = 2 * weight_bytes(settings.inference.checkpoint()) / 1e9 + settings.training.min_free_gigabytes
-    cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model, and a reserve)"
-    # The live model, the previous one and training.keep_models are kept. Existing ones need no more room.
+    cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model and a reserve)"
+    # The live model, the previous one and training.keep_models others are kept; existing ones need no more room.
     there = len(ModelStore(directory / "models").names()) if (directory / "models").is_dir() else 0
     to_come = max(0, settings.training.keep_models + 2 - there)
     growth = to_come * weight_bytes(settings.inference.checkpoint()) / 1e9
-    grows = f"; merged models grow by {growth:.1f} GB at most (training.keep_models)" if to_come else ""
+    grows = f"; merged models will need up to {growth:.1f} GB more (training.keep_models)" if to_come else ""
     yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}{grows}", cure)
     loose = open_to_others(directory)
     cure = f"start the bot, or chmod -R go= {' '.join(map(str, loose))}" if loose else ""
@@ -191,21 +191,21 @@ def _ledger(settings: Settings, directory: Path) -> Iterator[Finding]:
         return
     yield Finding("database", not faults, "; ".join(faults) or f"{path} is intact", restore if faults else "")
     if not faults and (fault := live_model_fault(path)):
-        cure = "restore its folder from a backup (--models), or thumbtune promote another model"
+        cure = "restore its folder from a backup (--models), or switch to another model with thumbtune promote"
         yield Finding("live model", False, fault, cure)
     if not faults:
         yield from _page_settings(settings)
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures of the latest backup into the folder")
+        yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures from the latest backup into the folder")
 
 
 def _page_settings(settings: Settings) -> Iterator[Finding]:
-    """Name the settings that the operator changed on the Settings page, and those that cannot be applied."""
+    """Report the settings that the operator changed on the Settings page, and those that cannot be applied."""
     live = LiveSettings(settings, recorded_changes(settings.storage.dir / FILE_NAME))
     for key in live.changes:
         value = json.dumps(json_value(live.now, key), ensure_ascii=False)
-        yield Finding("Settings page", True, f"{key} = {value}, instead of the value of the file or the environment")
+        yield Finding("Settings page", True, f"{key} = {value}, instead of the value from the file or environment")
     for key, reason in live.unfit.items():
         yield Finding("Settings page", True, f"{key} is not applied: {reason}", "undo it on the page")
 
@@ -229,7 +229,7 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         cure = (
             "run thumbtune init, or send /start to your bot for your user ID and set THUMBTUNE_TELEGRAM__ADMINS='[…]'"
         )
-        yield Finding("admins", True, "telegram.admins is empty: nobody can /retrain or receives alerts", cure)
+        yield Finding("admins", True, "telegram.admins is empty: nobody can use /retrain or receive alerts", cure)
     if not settings.telegram.token.get_secret_value():
         found = "not set" if DEFAULT_PATH.exists() or settings.origins else f"not set, and no {DEFAULT_PATH} here"
         yield Finding("Telegram token", False, found, f"{TOKEN_CURE} (not needed for make demo)")
@@ -251,7 +251,7 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
     yield Finding("Telegram", True, f"@{bot.username}")
     if settings.chat.guests and not bot.supports_guest_queries:
         cure = f"turn on guest mode: {GUEST_MODE}"
-        yield Finding("guest mode", False, "chat.guests is on, but Telegram passes on no guest queries", cure)
+        yield Finding("guest mode", False, "chat.guests is on, but Telegram delivers no guest queries", cure)
     if settings.chat.picture_threads and not bot.has_topics_enabled:
         cure = "turn on topics in private chats in the bot's settings in @BotFather"
         yield Finding("topics", False, "chat.picture_threads is on, but the bot has no topics in private chats", cure)

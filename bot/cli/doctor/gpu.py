@@ -1,4 +1,4 @@
-"""The GPU checks of `thumbtune doctor`: driver, cards and CUDA libraries; `gpu_memory` says what fits on the cards.
+"""The GPU checks of `thumbtune doctor`: driver, cards and CUDA libraries; `gpu_memory` checks what fits on them.
 
 torch and CUDA are not loaded into this process; the findings come from nvidia-smi and a child process.
 """
@@ -19,15 +19,15 @@ from inference.engines.commands import Kind, resolve
 from inference.engines.lmdeploy import SUPPORTED_VERSION
 
 DRIVER: Final = 580
-"""The oldest driver branch that CUDA 13 runs on, which the torch of requirements/gpu.txt is built for (NVIDIA, "CUDA
+"""The oldest driver branch that supports CUDA 13, for which the torch in requirements/gpu.txt is built (NVIDIA, "CUDA
 Toolkit Release Notes", table of minimum driver versions)."""
 CAPABILITY: Final = 7.5
-"""The oldest compute capability (Turing) that CUDA 13 compiles for."""
+"""The lowest compute capability (Turing) that CUDA 13 compiles for."""
 _QUERY: Final = ("index", "name", "driver_version", "compute_cap", "memory.total", "memory.free")
 _SMI_SECONDS: Final = 30
 _PROBE_SECONDS: Final = 180
 _NO_DRIVER: Final = (
-    f"install NVIDIA's driver, {DRIVER} or newer; in a container, start it with its GPUs (docker run --gpus all)"
+    f"install NVIDIA's driver, {DRIVER} or newer; give a container access to the GPUs (docker run --gpus all)"
 )
 _NOT_NEEDED: Final = "; not needed for these settings"
 
@@ -113,7 +113,7 @@ def _gpu_finding(gpu: Gpu, wanted: bool) -> Finding:
     detail = f"{gpu.name}, {gpu.total / 1e9:.1f} GB, driver {gpu.driver}"
     cure = ""
     if _number(gpu.driver.split(".")[0]) < DRIVER:
-        cure = f"update NVIDIA's driver to {DRIVER} or newer: torch here is built for CUDA 13"
+        cure = f"update NVIDIA's driver to {DRIVER} or newer: this torch is built for CUDA 13"
     elif gpu.capability < CAPABILITY:
         cure = f"compute capability {gpu.capability} is too old for CUDA 13: use a card with {CAPABILITY} or higher"
     return Finding(f"GPU {gpu.index}", not (cure and wanted), detail, cure if wanted else "")
@@ -137,7 +137,7 @@ def _turbomind(settings: Settings) -> Iterator[Finding]:
         return
     fits = found["lmdeploy"] == SUPPORTED_VERSION
     cure = "" if fits else f"make install-gpu (the engine accepts lmdeploy=={SUPPORTED_VERSION} only)"
-    yield Finding("lmdeploy", fits, f"{found['lmdeploy']} beside torch {found['torch']}", cure)
+    yield Finding("lmdeploy", fits, f"{found['lmdeploy']} with torch {found['torch']}", cure)
     wrong = found["error"]
     yield Finding("TurboMind", not wrong, wrong or "loads", _cure(wrong, found["cuda"]) if wrong else "")
 

@@ -1,4 +1,4 @@
-"""The memory checks of `thumbtune doctor`: whether chat, a swap and training fit on the GPUs, by calculation.
+"""The memory checks of `thumbtune doctor`, which calculate whether chat, a swap and training fit on the GPUs.
 
 The checks cover the GPUs in the settings or, if none are listed, the smallest GPU.
 """
@@ -92,7 +92,7 @@ def _chat(settings: Settings, index: int, total: int, engine: _Engine) -> Iterat
     )
     given = settings.inference.lmdeploy.blocks is not None
     if settings.inference.side_by_side == 1:
-        # A single engine takes the whole card unless the number of its blocks is given.
+        # A single engine takes the whole card unless the number of its blocks is set.
         each = engine.size if given else engine.model.engine(FEWEST_BLOCKS, engine.prefill)
         two = 2 * each <= USABLE * total
         found = 'one model at a time (inference.swap = "cold"); two engines ' + ("would fit" if two else "do not fit")

@@ -20,7 +20,7 @@ from storage.errors import StorageError
 from storage.model_manifest import MANIFEST, verify
 
 FOREIGN_NAMES: Final = ("llava", "vicuna", "mistral", "cogvlm")
-"""Words in a path by which lmdeploy chooses another model's class (lmdeploy/model.py, lmdeploy/archs.py)."""
+"""Words in a path that make lmdeploy choose another model's class (lmdeploy/model.py, lmdeploy/archs.py)."""
 _FETCH: Final = "thumbtune fetch DIR downloads a complete one; set inference.model to it"
 _SHOWN: Final = 4  # problems
 
