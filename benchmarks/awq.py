@@ -4,7 +4,7 @@
 
 The result is for measuring speed and memory, not quality. Each group of 128 weights is rounded to 16
 levels between its minimum and maximum. Real AWQ (arXiv 2306.00978) first scales the channels by observed
-activations. `lmdeploy lite auto_awq` does so, but needs a data set from a hub. The scaling does not
+activations. `lmdeploy lite auto_awq` does so, but needs a dataset from a hub. The scaling does not
 affect shapes, kernels or memory use.
 """
 

@@ -58,7 +58,7 @@ def _open_ended(turns: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> 
 
 
 Taste = Callable[[SimulatedQuestion, str, Random], tuple[str, int]]
-"""Maps a question and the model's answer to (the answer to record, the vote)."""
+"""A function that takes a question and the model's answer, and returns the answer to record and the vote."""
 
 
 def playful(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:

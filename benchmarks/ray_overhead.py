@@ -2,7 +2,7 @@
 
     .venv/ray/bin/python -m benchmarks.ray_overhead
 
-An engine that the bot starts itself and one on a Ray cluster of this machine answer the same follow-ups in turn.
+An engine that the bot starts itself and one on a Ray cluster on this machine answer the same follow-ups in turn.
 """
 
 from __future__ import annotations

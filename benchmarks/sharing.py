@@ -44,7 +44,7 @@ from training.settings import TrainingSettings
 
 ALONE: Final = "alone"
 PHASES: Final = {"looking": "features", "training": "training", "merging": "merge", "evaluating": "evaluation"}
-"""The phases by the names of the stages that workers report. Loading and checking fall between phases."""
+"""The phases, by the names of the stages that workers report. Loading and checking fall between phases."""
 
 TURNS: Final = {"first turns": False, "follow-ups": True}
 HELD_OUT: Final = 8

@@ -1,17 +1,17 @@
-"""Compare ways to decode a picture and cut it into tiles: on the processor, on the card, and on both.
+"""Compare ways to decode a picture and cut it into tiles: on the CPU, on the GPU, and on both.
 
     taskset -c 0-3 python -m benchmarks.tiling [--pictures N] [--threads 1,4] [--device cuda|cpu]
 
 - `pillow`: The CPU engine's way, Pillow in one thread, and a copy of the tiles to the device.
-- `hybrid`: lmdeploy's worker (`tile_cache.prepare`): Pillow decodes, the card resizes and normalizes, and the
-  tiles are copied to main memory and, as TurboMind does, to the card again.
-- `nvjpeg`: torchvision decodes on the card (nvJPEG), and the card resizes and normalizes.
+- `hybrid`: lmdeploy's worker (`tile_cache.prepare`): Pillow decodes, the GPU resizes and normalizes, and the
+  tiles are copied to main memory and, as TurboMind does, back to the GPU.
+- `nvjpeg`: torchvision decodes on the GPU (nvJPEG), and the GPU resizes and normalizes.
 
 The pictures are JPEGs of the sizes in photos.py, and those that peers/load.py sends. `taskset` limits the
-processor's cores. The script prints a JSON object for each picture size and way:
+CPU cores. The script prints a JSON object for each picture size and way:
 
 - `ms`: The median time for a picture, one at a time, until its tiles are on the device.
-- `threads`: For each number of threads, the pictures per second and the processor's milliseconds per picture.
+- `threads`: For each number of threads, the pictures per second and the milliseconds of CPU time per picture.
 - `batch`: The same for `nvjpeg` with all pictures decoded by one call.
 - `decode_ms`, `tile_ms`: The time that Pillow takes to decode a picture, and that the device takes to resize and
   normalize it.
@@ -114,7 +114,7 @@ class Comparison:
         return found | {"tiles": difference(grey_levels(cut(decoded, self._tiling)), self._wanted)}
 
     def nvjpeg(self) -> dict[str, Any]:
-        """Measure decoding and tiling on the card."""
+        """Measure decoding and tiling on the GPU."""
         found = self._measure("nvjpeg", lambda data: self._cut(decode_on_card([data])[0]))
         found["batch"] = self._rate(lambda: [self._cut(each) for each in decode_on_card(self._encoded)])
         (decoded,) = decode_on_card(self._encoded[:1])
@@ -170,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     threads = [int(each) for each in options.threads.split(",")]
     device = torch.device(options.device)
-    # As in the worker, where many threads decode pictures at once.
+    # One thread, as in the worker, where many threads decode pictures at once.
     torch.set_num_threads(1)
     ways = ["pillow", "hybrid"]
     if device.type == "cuda":
@@ -178,7 +178,7 @@ def main() -> None:
             decode_on_card([photo((64, 64), random.Random(0))])
             ways.append("nvjpeg")
         except (ImportError, AttributeError, RuntimeError) as error:
-            sys.stderr.write(f"nvjpeg is left out, because torchvision cannot decode on this card: {error}\n")
+            sys.stderr.write(f"nvjpeg is left out, because torchvision cannot decode on this GPU: {error}\n")
     dice = random.Random(0)
     cases = {f"photos {size[0]}x{size[1]}": [photo(size, dice) for _ in range(options.pictures)] for size in SIZES}
     sent = (picture(seed).partition(",")[2] for seed in range(options.pictures))

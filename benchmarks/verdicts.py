@@ -48,7 +48,7 @@ UNSEEN: Final = 40
 
 EVERY_LAYER: Final = {"targets": "", "learning_rate": 1e-3}
 KEPT: Final = Path(tempfile.gettempdir()) / "thumbtune-verdicts"
-"""The base's answers to factual questions, which all runs share."""
+"""The folder of the base model's answers to factual questions, which all runs share."""
 
 RESULTS: Final = Path(__file__).parent / "results" / "verdicts.jsonl"
 

@@ -177,7 +177,7 @@ class Outcome(Record):
         adapter: The adapter directory; None unless a fine-tuning job succeeded.
         scalars: The log of losses; None unless a fine-tuning job succeeded.
         curve: The loss curve; None unless a fine-tuning job succeeded.
-        steps: The number of optimizer steps or, for a test of taste, of the evaluation's steps done.
+        steps: The number of optimizer steps or, for a taste test, of the evaluation's completed steps.
         seconds: The duration of the job, in seconds.
         peak_memory: The peak memory use, in bytes.
         samples: The number of samples from each source that were trained on.

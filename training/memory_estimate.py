@@ -19,10 +19,10 @@ products, logits, and fragmentation. Measured with InternVL2-2B on an H200 (benc
 
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes per weight in NF4 with double quantisation (arXiv 2305.14314): four bits, an 8-bit scale for each block of 64
-weights, and a float32 scale for each 256 blocks."""
+weights, and a float32 scale for every 256 blocks."""
 
 _OTHER_MODELS: Final = 1.25
-"""The ratio of what transformers' layers keep to what our layers keep; the largest measured is 1.23, for Qwen3-0.6B."""
+"""The ratio of the activations that transformers' layers keep to ours; the largest measured is 1.23, for Qwen3-0.6B."""
 
 AVERAGES: Final = {"adamw": 8, "paged_adamw_8bit": 2, "dadapt_adam": 12, "prodigy": 16}
 """Bytes of an optimizer's state per weight: two averages in float32, or in 8 bits; D-Adaptation keeps one more tensor,
@@ -134,7 +134,7 @@ def trained_weights(sizes: ModelSizes, recipe: Recipe) -> int:
     number += _adapter(sizes.linear(sizes.vision_weights), recipe.vision_rank)
     if recipe.method == "full":
         return number + count(sizes.language_weights)
-    # Without targets, XTuner 0.2.0 adapts all linear layers but one of the name lm_head.
+    # Without targets, XTuner 0.2.0 adapts all linear layers except one named lm_head.
     targets = recipe.targets or ".*(?<!lm_head)"
     linear = [each for each in sizes.linear(sizes.language_weights) if re.fullmatch(targets, _module(each))]
     return number + _adapter(linear, recipe.rank)

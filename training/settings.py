@@ -62,7 +62,7 @@ class TrainingSettings(BaseModel):
     """When to retrain, as five cron fields; empty: only by command."""
 
     min_rated: int = Field(12, ge=2)
-    """The minimum number of selected pairs to train on. The evaluation decides whether they show a taste."""
+    """The minimum number of selected pairs to train on. The evaluation decides whether they show a preference."""
 
     min_raters: int = Field(2, ge=1)
     """The minimum number of people whose thumbs up a run learns from; 1 for a personal bot."""
@@ -171,7 +171,7 @@ class TrainingSettings(BaseModel):
         if not value.endswith(".py"):
             raise ValueError(f"must be auto, {', '.join(RECIPES)} or the path of an XTuner configuration (.py)")
         if not Path(value).is_file():
-            raise ValueError(f"{value} does not exist: give its whole path")
+            raise ValueError(f"{value} does not exist: give its full path")
         return value
 
     @model_validator(mode="after")

@@ -179,7 +179,7 @@ def crowd(
 
 
 def visitors(url: str, model: str, due: Sequence[float], seed: int, tokens: int) -> list[list[TimedAnswer]]:
-    """Let one user arrive at each of the times `due`, and return the answers to each.
+    """Let one user arrive at each of the times `due`, and return the answers to each user.
 
     Times are in seconds since the epoch. A user reads for `READING` seconds after an answer before asking the
     next question. Users whose chats take longer than `PATIENCE` seconds leave. This function runs in a worker

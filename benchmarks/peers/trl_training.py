@@ -1,4 +1,4 @@
-"""Train InternVL2 with TRL's `SFTTrainer` and PEFT, as a peer of thumbtune's worker.
+"""Train InternVL2 with TRL's `SFTTrainer` and PEFT, for comparison with thumbtune's worker.
 
     python -m benchmarks.peers.trl_training --model DIR --data ROWS.json --images DIR --log FILE
 

@@ -43,7 +43,7 @@ _CONFIG: Final = """\
   data_files: [{file}, {pictures}/*, {pictures}/*]
   metadata_filenames: [{file}]
 """
-"""A template for one data set in the dataset card. The datasets library derives the kind of data from the most frequent
+"""A template for one dataset in the dataset card. The datasets library derives the kind of data from the most frequent
 type of file, so the pictures are listed twice to outnumber the one file of rows."""
 
 
@@ -73,8 +73,8 @@ def export(
     Args:
         out: A folder that is empty or does not exist.
         chosen: The pairs for the LLaVA file.
-        rated: The answers for the KTO file. An answer is disliked if its thumbs down minus its thumbs up
-            exceed `threshold`.
+        rated: The answers for the KTO file. An answer is disliked if its thumbs down exceed its thumbs up
+            by more than `threshold`.
         preferences: The pairs of answers for the DPO file.
         threshold: The setting `training.threshold`.
         stored: A function that returns the file of the picture with a given sha256.
@@ -150,7 +150,7 @@ def _row(lesson: Lesson, file_of: Callable[[str], str], **answers: Any) -> dict[
 
 
 def _card(filled: Mapping[str, bool]) -> str:
-    """Return a dataset card for the files of rows that are not empty. The first of them is the default."""
+    """Return a dataset card for the row files that are not empty; the first of these is the default."""
     files = [file for file, rows in filled.items() if rows]
     configs = [
         _CONFIG.format(name=Path(file).stem, default=str(file == files[0]).lower(), file=file, pictures=PICTURES)
@@ -167,5 +167,5 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _message(role: str, turn: Turn) -> dict[str, Any]:
     images: list[dict[str, str]] = [{"type": "image"} for _ in turn.pictures]
     text = harmless(turn.text).strip()
-    # A list even for text alone: the datasets library needs one type per field.
+    # Always a list, because the datasets library needs one type per field.
     return {"role": role, "content": [*images, {"type": "text", "text": text}]}

@@ -124,7 +124,7 @@ def _plain(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowError(f"{where}: half of a character (a lone surrogate at {error.start}): correct the text") from error
+        raise RowError(f"{where}: a lone surrogate (half a character) at {error.start}: correct the text") from error
     return text.strip()
 
 

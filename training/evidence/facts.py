@@ -12,10 +12,10 @@ from statistics import NormalDist
 _NORMAL = NormalDist()
 
 ERROR = 0.05
-"""The rate at which a candidate that loses as much as the margin may be accepted."""
+"""The maximum probability of accepting a candidate that loses as much as the margin."""
 
 LOOKS = (150, 300, 600, 1_500)
-"""Numbers of drawn questions after which the answers are compared."""
+"""The numbers of questions about drawn shapes after which the answers are compared."""
 
 
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:

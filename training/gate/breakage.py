@@ -42,7 +42,7 @@ SENTENCE: Final = 24
 """The length of a short sentence in bytes, used in place of the live answers' mean length if that is shorter."""
 
 LEAST_VARIETY: Final = 0.5
-"""The smallest number of different answers per different fact."""
+"""The minimum number of distinct answers per distinct fact."""
 
 _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 

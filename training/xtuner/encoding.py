@@ -95,7 +95,9 @@ class Encoder:
                 continue
             start = self.prompt_ids(lesson, index)
             if input_ids[: len(start) + len(answer)] != start + answer:
-                raise RowError(f"{lesson.name}: the answer in turn {index + 1} is tokenized differently as history")
+                raise RowError(
+                    f"{lesson.name}: the answer in turn {index + 1} is tokenised differently when later turns follow"
+                )
             labels[len(start) : len(start) + len(answer)] = answer
         return Encoded(input_ids, labels)
 

@@ -31,7 +31,7 @@ _POLL_SECONDS: Final = 0.001
 
 
 class GpuYield:
-    """Pauses a model before each of its layers while a byte in a file is set."""
+    """A hook that pauses a model before each of its layers while a byte in a file is set."""
 
     def __init__(self, file: Path, max_pause: float = _MAX_PAUSE) -> None:
         with file.open("rb") as opened:

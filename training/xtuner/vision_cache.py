@@ -89,8 +89,8 @@ def cached_features(folder: Path, pictures: Sequence[str]) -> Tensor | None:
     files = [_file(folder, name) for name in pictures]
     if not all(file.exists() for file in files):
         return None
-    # A copy, even of one picture: a loader's process passes a tensor on by the file descriptor of its storage, which a
-    # mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
+    # Even one picture's features are copied: a loader's process passes a tensor on by its storage's file descriptor,
+    # which a mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
     return torch.cat([load_file(file)[_FEATURES] for file in files])
 
 
