@@ -177,7 +177,7 @@ async def group() -> AsyncIterator[Group]:
 
 
 async def burst() -> dict[str, Any]:
-    """Let three users send a picture and eight follow-ups, one second apart, and vote on every answer."""
+    """Have three users send a picture and eight follow-ups, one second apart, and vote on every answer."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()

@@ -68,7 +68,7 @@ def environment(
 
 
 async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float], limit: float) -> Run:
-    """Wait until the newest run ends, at most `limit` seconds, and return it.
+    """Wait for at most `limit` seconds until the newest run ends, and return it.
 
     The seconds spent in each of its states are added to `seconds`.
     """
@@ -78,7 +78,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
         now = time.monotonic()
         runs = await ledger.runs.latest()
         if not runs and now - began > START_SECONDS:
-            raise RuntimeError(f"no run has begun: {crowd.latest(ADMIN)}")
+            raise RuntimeError(f"no run has started: {crowd.latest(ADMIN)}")
         if runs:
             if crowd.state != runs[0].state:
                 sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[0].state}\n")

@@ -1,4 +1,4 @@
-"""Simulated users for benchmarks/product.py, who send photos, ask follow-ups and vote, and their waiting times."""
+"""Simulated users for benchmarks/product.py who send photos, ask follow-ups and vote; their waits are recorded."""
 
 from __future__ import annotations
 

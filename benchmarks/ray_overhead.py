@@ -33,7 +33,7 @@ PROMPT = Prompt(
 
 
 async def first_word(deployment: Deployment) -> float:
-    """Ask the question once more and return the seconds until its first word."""
+    """Ask the question again and return the seconds until its first word."""
     async for delta in deployment.answer(PROMPT):
         if delta.answer is not None:
             return delta.answer.first_token_seconds

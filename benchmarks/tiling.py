@@ -16,7 +16,7 @@ CPU cores. The script prints a JSON object for each picture size and way:
 - `decode_ms`, `tile_ms`: The time that Pillow takes to decode a picture, and that the device takes to resize and
   normalize it.
 - `back_ms`: The time to copy the tiles to main memory, pageable and pinned.
-- `tiles`: The largest difference of the tiles from those of `pillow` in grey levels (0 to 255), and the share of
+- `tiles`: The largest difference from the tiles of `pillow` in grey levels (0 to 255), and the share of
   values that differ; for `nvjpeg`, also `decoded`, the same for the decoded pictures.
 """
 
@@ -68,7 +68,7 @@ def grey_levels(tiles: torch.Tensor) -> torch.Tensor:
 
 
 def difference(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
-    """Return the largest difference of two tensors of grey levels, and the share of values that differ."""
+    """Return the largest difference between two tensors of grey levels, and the share of values that differ."""
     gap = (found.float().cpu() - wanted.float().cpu()).abs()
     return {"largest": int(gap.max()), "share": round(float((gap > 0).float().mean()), 6)}
 
@@ -127,7 +127,7 @@ class Comparison:
         return cut(decoded, self._tiling).to(torch.bfloat16)
 
     def _measure(self, name: str, way: Way) -> dict[str, Any]:
-        """Measure a way in which one thread prepares a picture."""
+        """Measure a way of preparing each picture in one thread."""
 
         def on_threads(threads: int) -> None:
             with ThreadPoolExecutor(threads) as pool:

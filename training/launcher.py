@@ -182,7 +182,7 @@ class ChildTrainer:
                 log.warning("the worker continues: %s", child.log_path)
 
     def _cluster(self) -> list[str]:
-        """Return the command-line options for a training on a Ray cluster."""
+        """Return the command-line options for training on a Ray cluster."""
         ray = self._settings.ray
         return [f"--address={ray.address}", f"--num-cpus={ray.num_cpus}", f"--num-gpus={ray.num_gpus}"]
 
@@ -196,7 +196,7 @@ class ChildTrainer:
             **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
             # transformers copies a checkpoint's model code here before importing it (by default, to the home folder).
             "HF_MODULES_CACHE": str(work / "modules"),
-            # torch reads these on import. A worker must leave cores to the engine.
+            # torch reads these on import. A worker must leave cores for the engine.
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             # Idle OpenMP threads sleep, because spinning takes cores from the engine: on two busy cores, a training run
@@ -211,7 +211,7 @@ class ChildTrainer:
 
 
 def _spent_before(job: Job) -> float:
-    """Return how many seconds the interrupted training that `job` resumes had taken, or 0 if there is none."""
+    """Return the seconds already spent on the interrupted training that `job` resumes, or 0 if there is none."""
     log = Path(job.work) / SCALARS
     return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
 

@@ -83,7 +83,7 @@ def training_memory(
         recipe: The hyperparameters.
         batch: The number of samples per batch.
         tokens: The number of tokens per sample; 0 for the number that `picture_tokens` returns.
-        recomputing: Whether all layers recompute their activations, or none does.
+        recomputing: Whether all layers recompute their activations, or none do.
         processes: The number of processes that train together, each on its own GPU.
         deepspeed: The stage of DeepSpeed's ZeRO, or 0 to train without DeepSpeed.
     """
@@ -157,8 +157,8 @@ def whole_layer(model: Transformer, model_type: str, *, rank: int = 0, dropout: 
 def bytes_per_trained_weight(optimizer: str, *, full: bool, processes: int = 1, deepspeed: int = 0) -> float:
     """Return the bytes for a trained weight, its gradient and the optimizer's state on one GPU.
 
-    Without DeepSpeed, all are in float32; fully trained weights have a bfloat16 copy for autocast; several
-    processes keep a copy of the gradients to reduce them. With DeepSpeed, weights and gradients are in
+    Without DeepSpeed, all are in float32. Fully trained weights also have a bfloat16 copy for autocast, and
+    several processes each keep a copy of the gradients for the reduction. With DeepSpeed, weights and gradients are in
     bfloat16, and the optimizer has float32 copies of its share of the weights and, in a step of stages 1 and
     2, of the gradients.
     """

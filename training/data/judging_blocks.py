@@ -110,7 +110,7 @@ def forward_blocks(
 
 
 def _parts(groups: Sequence[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
-    """Split the groups where the shares `edges` of the judging answers are reached; sort each part by ID."""
+    """Split the groups at the shares `edges` of the judging answers, and sort each part by ID."""
     number = sum(each.id in judging for group in groups for each in group)
     parts: list[list[Pair]] = [[] for _ in (*edges, 1.0)]
     done = 0

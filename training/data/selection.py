@@ -207,7 +207,7 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
         phashes: The perceptual hash of each picture in hex, by the picture's name.
         settings: The training settings.
         live: The live model.
-        objective: The training objective; with "kto", disliked answers are learned from too.
+        objective: The training objective; with "kto", the run learns from disliked answers too.
         max_length: The maximum number of tokens that a pair may have; None for no limit.
         newcomers: The users whose votes do not count yet and are not in `rated`, if any.
         rated_later: The rated exchanges including newcomers' votes, for the message of a `TooLittle` error.

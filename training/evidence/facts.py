@@ -83,7 +83,7 @@ def decided(looks: Sequence[int], look: int, lost: int, gained: int, margin: flo
 
     Returns:
         True if the loss is shown to be smaller than `margin`, False if it is shown to be larger or the last
-        look is inconclusive, and None if more questions may decide.
+        look is inconclusive, and None if more questions are needed.
     """
     alpha = ERROR / len(looks)
     if upper_bound(look, lost, gained, alpha) < margin:

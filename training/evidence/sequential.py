@@ -123,8 +123,8 @@ def paired_differences(votes: Iterable[Vote]) -> list[int]:
 def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] = ()) -> Evidence:
     """Compute the evidence from the votes on a canary and from its duels.
 
-    The evidence for harm speaks against the hypothesis that the canary is liked at least as often as the
-    live model. The evidence for non-inferiority speaks against the hypothesis that the canary is liked less
+    The evidence for harm counts against the hypothesis that the canary is liked at least as often as the
+    live model. The evidence for non-inferiority counts against the hypothesis that the canary is liked less
     often by at least `margin`. Both are valid for raters with different habits, because only differences
     between votes of the same rater count. Each duel counts as one pair.
 

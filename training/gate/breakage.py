@@ -2,7 +2,7 @@
 
 Each measure is compared between the candidate's and the live model's answers to the same questions by an
 exact paired test (the sign test over the questions on which the models differ; for yes-or-no measures,
-it is McNemar's test). Longer or less varied answers count only if they also exceed an absolute bound.
+it is McNemar's test). Longer or less varied answers count only if they also violate an absolute bound.
 The bounds leave room for every correct style of answering, since the answers that users like may be
 short, long, playful or uniform:
 

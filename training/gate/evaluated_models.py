@@ -90,7 +90,7 @@ def _read(file: Path) -> dict[str, str]:
 
 
 class EvaluatedModel:
-    """A model in a checkpoint directory, which answers each question with a known answer only once."""
+    """A model under evaluation, which answers each question only once."""
 
     def __init__(
         self, directory: Path, cache: AnswerCache, job: JudgingJob, backend: AnswerBackend, steps: StageProgress

@@ -72,7 +72,7 @@ class Examination:
 
     @property
     def opening(self) -> int:
-        """The number of questions to begin with: with fewer, even a candidate that loses none cannot pass."""
+        """The number of opening questions; with fewer, even a candidate that loses none could not pass."""
         looks = self.questions.looks
         alpha = ERROR / len(looks)
         enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)

@@ -17,7 +17,7 @@ from training.evaluation_jobs import RunningEngine
 
 _POLL_SECONDS: Final = 0.02
 _MAX_PAUSE: Final = 1.0
-"""The longest pause in seconds before a question, so that constantly waiting users do not stop the evaluation."""
+"""The longest pause in seconds before a question, so that a stream of waiting users does not stop the evaluation."""
 
 
 class RemoteModel:

@@ -1,4 +1,4 @@
-"""The report of an evaluation: the verdict, its numbers, and the effort of training the candidate."""
+"""The report of an evaluation: the verdict, its numbers, and the effort spent on training the candidate."""
 
 from __future__ import annotations
 

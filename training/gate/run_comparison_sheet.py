@@ -115,7 +115,7 @@ def _bounded(loss: Loss, say: Say) -> str:
 
 
 def _change(before: int, after: int, questions: int, say: Say) -> str:
-    """Return the text `before` → `after` of `questions`, or an empty string if `questions` is 0."""
+    """Format `before` → `after` of `questions`, or return an empty string if `questions` is 0."""
     if not questions:
         return ""
     return say("{before} → {after} of {questions}", before=before, after=after, questions=questions)

@@ -77,7 +77,9 @@ class Gain:
 
 
 class TasteTest:
-    """The taste test of one evaluation: unless `answers` is empty, call `open`, and then `judge`.
+    """The taste test of one evaluation.
+
+    Unless `answers` is empty, call `open` and then `judge`.
 
     Attributes:
         answers: The rated answers that judge the run.
@@ -109,7 +111,7 @@ class TasteTest:
     def judge(self, base: Path, slot: ModelSlot) -> None:
         """Judge the model of each block by the answers in the block, and the candidate by the held-out answers.
 
-        The models are the model in `base` with the adapters merged into it.
+        Each of these is the model in `base` with an adapter merged into it.
         """
         for block in sorted({each.rated.block for each in self.answers}):
             folder = Path(self._job.work) / BLOCKS / str(block) / ADAPTER if block else Path(self._job.adapter)

@@ -116,7 +116,7 @@ class Encoder:
         encoded = self.encode(lesson)
         if len(encoded.input_ids) > max_length:
             raise TooLong(
-                f"{where}: {len(encoded.input_ids)} tokens with its pictures, more than max_length {max_length}: "
+                f"{where}: {len(encoded.input_ids)} tokens including its pictures, more than max_length {max_length}: "
                 "raise it, or leave the row out"
             )
         if all(label == IGNORE_INDEX for label in encoded.labels):

@@ -85,8 +85,8 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.xtuner.distributed import process_group
     from training.xtuner.runner import KeptModel
 
-    # A preference model is not kept, because it contains the reference of its rows. With a user's configuration or
-    # with DeepSpeed, training builds its own model.
+    # A preference model is not kept, because it contains the reference values of its rows. With a user's configuration
+    # or with DeepSpeed, training builds its own model.
     kept = KeptModel() if job.blocks and job.objective == "sft" and not (job.recipe or job.deepspeed) else None
     rows = [*job.blocks, sum(1 for _ in read_rows(Path(job.data))) if job.data else 0]
     with process_group(gpu=gpu):

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 _QUEUED: Final = 2
-"""Layers queued on the GPU. With fewer, the GPU would idle between layers."""
+"""The number of layers queued on the GPU. With fewer, the GPU would idle between layers."""
 
 _MAX_PAUSE: Final = 1.0
 """The longest pause in seconds, so that an engine that hangs does not stop the training."""

@@ -84,7 +84,7 @@ class InternVL2(InternVL_V1_5):
         if not any(weight.requires_grad for weight in self.model.vision_model.parameters()):
             # The features of most pictures are cached; `VisionTower` is loaded for the first one that is not.
             self.model.vision_model = None
-        # Float32 weights compute in bfloat16. The adapted layers cast their inputs themselves.
+        # Products with float32 weights are computed in bfloat16. The adapted layers cast their inputs themselves.
         autocast = torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available())
         self._projector_context = autocast
         self._language_context = nullcontext() if self.use_llm_lora else autocast

@@ -28,7 +28,7 @@ _VISION = "vision_model."
 
 @contextmanager
 def partitioned_loading(*, vision: bool) -> Iterator[None]:
-    """Let XTuner's constructors load InternVL2 in partitions for the duration of the context.
+    """Make XTuner's constructors load InternVL2 in partitions for the duration of the context.
 
     Without `vision`, the vision tower is left out: its weights stay on the meta device.
     """

@@ -48,7 +48,7 @@ class Recipe(BaseModel):
     """Dropout before the adapter."""
 
     targets: str = ""
-    """The linear layers of the language model that get an adapter: a regular expression that matches their whole
+    """The linear layers of the language model that get an adapter: a regular expression that matches their full
     names, as in PEFT's `target_modules` (`output`, `.*\\.(wqkv|wo)`, `.*\\.2[0-3]\\..*\\.w[123]`). Empty: all."""
 
     vision_rank: int = Field(0, ge=0)
@@ -133,7 +133,7 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "warmup": 0.1,
         "max_length": 512,
         "projector": False,
-        # A run lasts a minute.
+        # A run takes only a minute.
         "save_steps": 0,
     },
 }

@@ -91,7 +91,7 @@ def train(
             config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
     else:
         config.launcher = "none"
-    # mmengine 0.10.6 keeps a log and a hub under this name, by default the time in seconds, while the process lives.
+    # Until the process ends, mmengine 0.10.6 keeps a log and a hub under this name (by default, the time in seconds).
     config.experiment_name = str(config_file)
     # By default, mmengine begins a new log in each process; a resumed run continues its own.
     config.visualizer.save_dir = config.work_dir

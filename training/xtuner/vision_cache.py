@@ -99,7 +99,10 @@ def _file(folder: Path, picture: str) -> Path:
 
 
 def request_features(job: Job, pictures: Sequence[str]) -> None:
-    """Clear the run's cache and list the pictures that `compute_features` will process. Only rank 0 calls this."""
+    """Clear the run's cache and list the pictures that `compute_features` will process.
+
+    Only rank 0 calls this function.
+    """
     folder = Path(job.work) / FEATURES
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -141,7 +144,7 @@ def write_features(
     threads: int,
     on_picture: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write to the folder the features of as many pictures as fit into `max_bytes`.
+    """Write the features of as many pictures as fit into `max_bytes`.
 
     Args:
         folder: The folder of the vision cache.
