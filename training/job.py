@@ -217,7 +217,7 @@ def ignore(progress: Progress) -> None:
 
 
 class Trainer(Protocol):
-    """A runner of jobs; the real one uses child processes, and tests use a fake."""
+    """A runner of worker jobs, such as `training.launcher.ChildTrainer`."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job and return its outcome.

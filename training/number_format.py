@@ -1,4 +1,4 @@
-"""Formatting of times, sizes and fractions for display."""
+"""Format times, sizes and fractions for display."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     kto.jsonl    every finished liked or disliked answer: `prompt`, `completion`, `label`
     dpo.jsonl    a preferred and a rejected answer to a prompt: `prompt`, `chosen`, `rejected`
     pictures/    the pictures of all rows
-    README.md    a dataset card, by which `datasets.load_dataset(OUT, "kto")` and `"dpo"` open the folder
+    README.md    a dataset card, with which `datasets.load_dataset(OUT, "kto")` and `"dpo"` open the folder
 
 `kto.jsonl` is in TRL's unpaired preference format and `dpo.jsonl` in its paired one, both conversational
 and with images (https://huggingface.co/docs/trl/dataset_formats): messages have typed parts, and

@@ -59,7 +59,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
 
         Args:
             model_path: The checkpoint directory.
-            lessons: The fields of the `LessonFile`; a configuration file has no objects.
+            lessons: The fields of the `LessonFile`; a configuration file cannot contain objects.
             tiles: The maximum number of tiles per picture; 0 for the model's own limit.
             features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
                 samples have the form that XTuner's own model takes: tiles, or zeros if there are no pictures.

@@ -1,4 +1,4 @@
-"""Loading of a model whose weights are partitioned over the training processes (ZeRO 3).
+"""Load a model whose weights are partitioned over the training processes (ZeRO 3).
 
 Rank 0 reads the weights one at a time and sends each to the others, which keep only their shares. No
 process ever holds the whole model, in main memory or on its GPU. transformers 4.57.6 can load in
