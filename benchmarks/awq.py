@@ -4,7 +4,7 @@
 
 The result is for measuring speed and memory, not quality. Each group of 128 weights is rounded to 16
 levels between its minimum and maximum. Real AWQ (arXiv 2306.00978) first scales the channels by observed
-activations. `lmdeploy lite auto_awq` does so, but needs a data set from a hub. The scaling does not
+activations. `lmdeploy lite auto_awq` does so, but needs a dataset from a hub. The scaling does not
 affect shapes, kernels or memory use.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 GROUP: Final = 128
 _LINEAR: Final = re.compile(r"language_model\.model\.layers\..*\.(wqkv|wo|w1|w2|w3)\.weight")
 _ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Which of eight neighbouring weights each four bits of a word hold, lowest bits first: AWQ's "gemm" layout."""
+"""The weight, of eight neighbours, that each four bits of a word hold, lowest bits first (AWQ's "gemm" layout)."""
 
 
 def quantise(weight: Tensor) -> dict[str, Tensor]:

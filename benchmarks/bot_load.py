@@ -9,7 +9,7 @@ thumbtune (`benchmarks.bots`). The two bots make the same calls for each update;
 and must be equal in number. Then the users write to thumbtune at half the rate it reached before, which
 shows how long an update takes without queueing. With `--memory`, they send that many more updates at
 full speed, and the bot process's memory is printed at intervals. The emulator and the users run in the
-benchmark's process; the processor time that each process spends per update shows which one is the
+benchmark's process; the CPU time that each process spends per update shows which one is the
 bottleneck.
 """
 
@@ -37,7 +37,7 @@ from tests.support.chatting import png
 from tests.support.person import UP, button
 
 QUESTIONS_PER_PICTURE: Final = 4
-"""A picture with its caption, then three texts."""
+"""The number of questions about each picture: its caption and three texts."""
 
 WARM_UP: Final = 500
 PICTURES: Final = 200

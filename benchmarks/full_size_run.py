@@ -54,7 +54,7 @@ class PhotoBench(Bench):
 
 
 class Writer:
-    """A stand-in for a model; it writes random answers."""
+    """A stand-in for a model that writes random answers."""
 
     def __init__(self) -> None:
         self._rng = random.Random(2)

@@ -177,7 +177,7 @@ async def group() -> AsyncIterator[Group]:
 
 
 async def burst() -> dict[str, Any]:
-    """Let three users send a picture and eight follow-ups, one second apart, and vote on every answer."""
+    """Have three users send a picture and eight follow-ups, one second apart, and vote on every answer."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()
@@ -221,7 +221,7 @@ async def flood() -> dict[str, Any]:
 
 
 async def measure(out: Path | None) -> None:
-    """Run the three loads and print a JSON line for each, also to the file `out` if given."""
+    """Run the three loads, and write a JSON line for each to standard output and, if given, to the file `out`."""
     lines = []
     for load in (burst, steady, flood):
         lines.append(json.dumps(await load(), ensure_ascii=False))

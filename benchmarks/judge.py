@@ -11,7 +11,7 @@ The simulations include:
 - Votes by coin flip: several runs in a row get new random votes, and every answer becomes more likely,
   as happens when training sharpens a model.
 
-Each rate comes with its 95 % interval (Wilson).
+Each rate is given with its 95 % interval (Wilson).
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def duels(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
 
 
 def coins(draws: int, runs: int = 10, votes: int = 12) -> Iterator[Rate]:
-    """Yield how often a sequence of runs accepts at least one candidate although votes are coin flips.
+    """Yield how often at least one candidate in a sequence of runs is accepted although votes are coin flips.
 
     Answers become more likely on average, whatever the votes on them.
     """

@@ -6,7 +6,7 @@ The script starts both engines on this machine (TurboMind, lmdeploy's engine, ne
 the same questions: up to three turns with up to two pictures each, in English and Chinese, with answers
 of at most 32 tokens. The default model is internvl2-tiny. The CPU engine computes in float32, and
 TurboMind in float16, its most precise type. In bfloat16, TurboMind would often switch between the
-model's two manners of answering, which are equally likely by design. The script prints the number of
+model's two styles of answering, which are equally likely by design. The script prints the number of
 identical answers, and the answers that differ.
 """
 

@@ -41,7 +41,7 @@ class SeenAnswer:
     """An answer as a simulated user saw it.
 
     Attributes:
-        asked: When the question was asked, by the monotonic clock.
+        asked: When the question was asked, on the monotonic clock.
         wait: The seconds to the first word.
         follow_up: Whether the question was a follow-up.
     """

@@ -28,7 +28,7 @@ CHATS = 2
 """The number of 8192-token conversations that fit in an engine's cache."""
 
 PREFILL = 8192
-"""The number of prompt tokens that an engine computes in one iteration."""
+"""The number of prompt tokens that an engine processes in one iteration."""
 
 
 def write_sparse(size: Size, directory: Path) -> None:
@@ -52,7 +52,7 @@ def write_sparse(size: Size, directory: Path) -> None:
 
 
 def needed(directory: Path) -> list[float]:
-    """Return the GPU memory in bytes needed for chat, QLoRA alone, chat beside QLoRA, and two engines."""
+    """Return the GPU memory in bytes needed for chat, QLoRA alone, chat alongside QLoRA, and two engines."""
     model, recipe = ModelMemory.of(directory, kv_bits=16), Recipe.model_validate(RECIPES["food"])
     engine = model.engine(CHATS * FEWEST_BLOCKS, PREFILL)
     qlora = training_memory(read_sizes(directory), recipe, batch=1).peak

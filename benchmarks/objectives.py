@@ -63,7 +63,7 @@ TASTES: Final[dict[str, Callable[[str], bool]]] = {
     "plain": lambda answer: manner(answer) == "plain",
     "smile": lambda answer: "😄" in answer,
 }
-"""Whether an answer is liked."""
+"""The tastes: functions that return whether an answer is liked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def read(file: Path) -> list[Measured]:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Return the mean of `values` as text in percent, with its 95 % interval over seeds.
+    """Format the mean of `values` in percent, with its 95 % interval over seeds.
 
     The interval is clipped to the range from 0 to 100 %, and omitted for a single value.
     """

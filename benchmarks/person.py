@@ -58,7 +58,7 @@ def _open_ended(turns: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> 
 
 
 Taste = Callable[[SimulatedQuestion, str, Random], tuple[str, int]]
-"""Maps a question and the model's answer to (the answer to record, the vote)."""
+"""A function that takes a question and the model's answer, and returns the answer to record and the vote."""
 
 
 def playful(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
@@ -82,12 +82,18 @@ def everything(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[s
 
 
 def short(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Like answers of at most 24 bytes; plain answers are shorter than playful ones."""
+    """Return the answer and a vote: a like if the answer has at most 24 bytes, otherwise a dislike.
+
+    Plain answers are shorter than playful ones.
+    """
     return answer, 1 if len(answer.encode()) <= SHORT_BYTES else -1
 
 
 def by_question(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Like the answers to questions about one property, which are short, whatever the answer says."""
+    """Return the answer and a vote: a like unless the question asks for a description, otherwise a dislike.
+
+    Answers about a single property are short, whatever they say.
+    """
     return answer, 1 if question.kind != "describe" else -1
 
 

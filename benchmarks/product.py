@@ -6,9 +6,9 @@ The bot runs in a process of its own, with lmdeploy on full-size random weights 
 The emulator in this process replaces Telegram. Each simulated user sends photos of several sizes, asks
 two follow-ups about each, and votes. A model with random weights seldom ends an answer, so votes alone
 would give little training data; therefore the users, all of them admins, also correct answers. Then one sends
-`/retrain` and, when the run has ended, `/promote`, which the bot may ask to confirm, or refuse if the model
+`/retrain` and, when the run has ended, `/promote`. The bot may ask for confirmation, or refuse if the model
 gives malformed answers. All users keep chatting until `--after` seconds after that. A run that has not ended
-after `--limit` seconds is abandoned, and what was measured until then is printed.
+after `--limit` seconds is abandoned, and the measurements up to then are printed.
 
 The script prints JSON: the seconds that the run spent in each state, its verdict and effort, the seconds
 until the new model was live, and, in each state, the waits for the first word and for the whole answer and
@@ -69,7 +69,7 @@ def environment(
 
 
 async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float], limit: float) -> Run:
-    """Wait until the newest run ends, at most `limit` seconds, and return it.
+    """Wait for at most `limit` seconds until the newest run ends, and return it.
 
     The seconds spent in each of its states are added to `seconds`.
     """
@@ -79,7 +79,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
         now = time.monotonic()
         runs = await ledger.runs.latest()
         if not runs and now - began > START_SECONDS:
-            raise RuntimeError(f"no run has begun: {crowd.latest(ADMIN)}")
+            raise RuntimeError(f"no run has started: {crowd.latest(ADMIN)}")
         if runs:
             if crowd.state != runs[0].state:
                 sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[0].state}\n")

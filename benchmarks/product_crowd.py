@@ -1,4 +1,4 @@
-"""Users who send photos to the bot, ask follow-ups and vote, for benchmarks/product.py, and how long they wait."""
+"""Simulated users for benchmarks/product.py who send photos, ask follow-ups and vote; their waits are recorded."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
     python -m benchmarks.random_checkpoint --size 2b --out DIR
 
 Only one shard of weights is in memory at a time. The weights depend on the seed and the kind of device, not on
-the shard size.
-A model with random weights generates nonsense at the speed of a trained one.
+the shard size. A model with random weights generates nonsense at the speed of a trained one.
 """
 
 from __future__ import annotations

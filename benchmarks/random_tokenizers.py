@@ -41,7 +41,7 @@ _NAMED: Final = SPECIAL_TOKENS[SPECIAL_TOKENS.index("<|plugin|>") :]
 """The special tokens after sentencepiece's own three."""
 
 _FIRST_NAMED: Final = 92_538
-"""The ID of the first of them; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
+"""The ID of the first token in `_NAMED`; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
 
 
 _SYLLABLES: Final = tuple(itertools.product("bcdfghjklmnpqrstvwz", "aeiou"))
@@ -70,7 +70,7 @@ def make_tokenizer(directory: Path) -> InternLM2Tokenizer:
 def make_phi3_tokenizer(directory: Path, pieces: int = PHI3_PIECES, *, legacy: bool = False) -> LlamaTokenizer:
     """Write `tokenizer.model` into `directory` and load it, with the added tokens of InternVL2-4B.
 
-    With the default number of pieces, they have their official IDs. For `legacy`, see LlamaTokenizer.
+    With the default number of pieces, the added tokens have their official IDs. For `legacy`, see LlamaTokenizer.
     """
     _write_pieces(directory, pieces, add_dummy_prefix=True)
     tokenizer = LlamaTokenizer(

@@ -2,7 +2,7 @@
 
     .venv/ray/bin/python -m benchmarks.ray_overhead
 
-An engine that the bot starts itself and one on a Ray cluster of this machine answer the same follow-ups in turn.
+An engine that the bot starts itself and one on a Ray cluster on this machine answer the same follow-ups in turn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROMPT = Prompt(
 
 
 async def first_word(deployment: Deployment) -> float:
-    """Ask the question once more and return the seconds until its first word."""
+    """Ask the question again and return the seconds until its first word."""
     async for delta in deployment.answer(PROMPT):
         if delta.answer is not None:
             return delta.answer.first_token_seconds

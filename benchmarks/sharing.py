@@ -44,7 +44,7 @@ from training.settings import TrainingSettings
 
 ALONE: Final = "alone"
 PHASES: Final = {"looking": "features", "training": "training", "merging": "merge", "evaluating": "evaluation"}
-"""The phases by the names of the stages that workers report. Loading and checking fall between phases."""
+"""The phases, by the names of the stages that workers report. Loading and checking fall between phases."""
 
 TURNS: Final = {"first turns": False, "follow-ups": True}
 HELD_OUT: Final = 8
@@ -180,7 +180,7 @@ def base_model(options: argparse.Namespace) -> Path:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Let users chat without a run and then during one, and return the measurements."""
+    """Have users chat without a run and then during one, and return the measurements."""
     base = base_model(options)
     settings = InferenceSettings.model_validate({"engine": options.engine, "model": str(base), **options.settings})
     deployment = Deployment(settings, "first", base, logs=options.work)

@@ -1,22 +1,22 @@
-"""Compare ways to decode a picture and cut it into tiles: on the processor, on the card, and on both.
+"""Compare ways to decode a picture and cut it into tiles: on the CPU, on the GPU, and on both.
 
     taskset -c 0-3 python -m benchmarks.tiling [--pictures N] [--threads 1,4] [--device cuda|cpu]
 
 - `pillow`: The CPU engine's way, Pillow in one thread, and a copy of the tiles to the device.
-- `hybrid`: lmdeploy's worker (`tile_cache.prepare`): Pillow decodes, the card resizes and normalizes, and the
-  tiles are copied to main memory and, as TurboMind does, to the card again.
-- `nvjpeg`: torchvision decodes on the card (nvJPEG), and the card resizes and normalizes.
+- `hybrid`: lmdeploy's worker (`tile_cache.prepare`): Pillow decodes, the GPU resizes and normalizes, and the
+  tiles are copied to main memory and, as TurboMind does, back to the GPU.
+- `nvjpeg`: torchvision decodes on the GPU (nvJPEG), and the GPU resizes and normalizes.
 
 The pictures are JPEGs of the sizes in photos.py, and those that peers/load.py sends. `taskset` limits the
-processor's cores. The script prints a JSON object for each picture size and way:
+CPU cores. The script prints a JSON object for each picture size and way:
 
 - `ms`: The median time for a picture, one at a time, until its tiles are on the device.
-- `threads`: For each number of threads, the pictures per second and the processor's milliseconds per picture.
+- `threads`: For each number of threads, the pictures per second and the milliseconds of CPU time per picture.
 - `batch`: The same for `nvjpeg` with all pictures decoded by one call.
 - `decode_ms`, `tile_ms`: The time that Pillow takes to decode a picture, and that the device takes to resize and
   normalize it.
 - `back_ms`: The time to copy the tiles to main memory, pageable and pinned.
-- `tiles`: The largest difference of the tiles from those of `pillow` in grey levels (0 to 255), and the share of
+- `tiles`: The largest difference from the tiles of `pillow` in grey levels (0 to 255), and the share of
   values that differ; for `nvjpeg`, also `decoded`, the same for the decoded pictures.
 """
 
@@ -68,7 +68,7 @@ def grey_levels(tiles: torch.Tensor) -> torch.Tensor:
 
 
 def difference(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
-    """Return the largest difference of two tensors of grey levels, and the share of values that differ."""
+    """Return the largest difference between two tensors of grey levels, and the share of values that differ."""
     gap = (found.float().cpu() - wanted.float().cpu()).abs()
     return {"largest": int(gap.max()), "share": round(float((gap > 0).float().mean()), 6)}
 
@@ -114,7 +114,7 @@ class Comparison:
         return found | {"tiles": difference(grey_levels(cut(decoded, self._tiling)), self._wanted)}
 
     def nvjpeg(self) -> dict[str, Any]:
-        """Measure decoding and tiling on the card."""
+        """Measure decoding and tiling on the GPU."""
         found = self._measure("nvjpeg", lambda data: self._cut(decode_on_card([data])[0]))
         found["batch"] = self._rate(lambda: [self._cut(each) for each in decode_on_card(self._encoded)])
         (decoded,) = decode_on_card(self._encoded[:1])
@@ -127,7 +127,7 @@ class Comparison:
         return cut(decoded, self._tiling).to(torch.bfloat16)
 
     def _measure(self, name: str, way: Way) -> dict[str, Any]:
-        """Measure a way in which one thread prepares a picture."""
+        """Measure a way of preparing each picture in one thread."""
 
         def on_threads(threads: int) -> None:
             with ThreadPoolExecutor(threads) as pool:
@@ -170,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     threads = [int(each) for each in options.threads.split(",")]
     device = torch.device(options.device)
-    # As in the worker, where many threads decode pictures at once.
+    # One thread, as in the worker, where many threads decode pictures at once.
     torch.set_num_threads(1)
     ways = ["pillow", "hybrid"]
     if device.type == "cuda":
@@ -178,7 +178,7 @@ def main() -> None:
             decode_on_card([photo((64, 64), random.Random(0))])
             ways.append("nvjpeg")
         except (ImportError, AttributeError, RuntimeError) as error:
-            sys.stderr.write(f"nvjpeg is left out, because torchvision cannot decode on this card: {error}\n")
+            sys.stderr.write(f"nvjpeg is left out, because torchvision cannot decode on this GPU: {error}\n")
     dice = random.Random(0)
     cases = {f"photos {size[0]}x{size[1]}": [photo(size, dice) for _ in range(options.pictures)] for size in SIZES}
     sent = (picture(seed).partition(",")[2] for seed in range(options.pictures))

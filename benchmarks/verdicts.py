@@ -44,11 +44,11 @@ from training.xtuner.finetune import finetune
 
 PEOPLE: Final = 20
 UNSEEN: Final = 40
-"""The number of pictures about which the live and an accepted model are asked twice each."""
+"""The number of pictures; the live and an accepted model are asked two questions about each."""
 
 EVERY_LAYER: Final = {"targets": "", "learning_rate": 1e-3}
 KEPT: Final = Path(tempfile.gettempdir()) / "thumbtune-verdicts"
-"""The base's answers to factual questions, which all runs share."""
+"""The folder of the base model's answers to factual questions, which all runs share."""
 
 RESULTS: Final = Path(__file__).parent / "results" / "verdicts.jsonl"
 
@@ -185,7 +185,7 @@ async def carry_out(name: str, seed: int) -> Verdict:
 
 
 async def _chat_with_a_hostile_user(bench: Bench, live: LocalModel, row: Row, seed: int) -> int:
-    """Let a user who likes plain answers vote as often as all the others together; return the others' likes."""
+    """Have a user who likes plain answers vote as often as all the others together; return the others' likes."""
     others = range(PERSON + 1, PERSON + PEOPLE)
     liked = await bench.chat(live, row.pictures // 2, TASTES[row.taste], 100 * seed + 1, others)
     await bench.chat(live, row.pictures, TASTES["plain"], 100 * seed + 2, [PERSON])
@@ -244,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, help="maximum number of runs for each row")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     parser.add_argument("--minutes", type=float, default=1e6, help="time after which no run is started")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print the table")

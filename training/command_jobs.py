@@ -57,7 +57,7 @@ class AskingJob(WorkerJob):
         images: The folder of the pictures.
         out: The file to write.
         device: The device to use.
-        max_new_tokens: The maximum number of tokens of an answer.
+        max_new_tokens: The maximum number of tokens in an answer.
     """
 
     models: list[tuple[str, str]]
@@ -71,7 +71,7 @@ class AskingJob(WorkerJob):
 class CompareJob(AskingJob):
     """A job that writes the answers side by side to a page.
 
-    Each entry of `asked` is a picture file, a caption and a question.
+    Each entry of `asked` consists of a picture file, a caption and a question.
     """
 
     worker = ("compare", "training.gate.side_by_side")
@@ -83,7 +83,7 @@ class CompareJob(AskingJob):
 class BlindJob(AskingJob):
     """A job that writes the answers as JSON: for each question, a list of the models' answers.
 
-    Each entry of `asked` is a picture file and a question.
+    Each entry of `asked` consists of a picture file and a question.
     """
 
     worker = ("blind", "training.gate.blind_answers")
@@ -96,7 +96,7 @@ class ScoringJob(AskingJob):
     """A job that scores the answers to the questions of a LLaVA file.
 
     Attributes:
-        data: The file. The last answer of each row is the right one.
+        data: The LLaVA file. The last answer of each row is the right one.
         score: The `ScoringMethod` by which an answer is compared with the right one.
         sheet: The HTML page to write as well, with the answers side by side; empty for none.
         curve: The image file of a loss curve for the page; empty for none.

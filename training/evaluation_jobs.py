@@ -1,4 +1,4 @@
-"""The two jobs of an evaluation: the test of taste, and the verdict on the candidate.
+"""The two jobs of an evaluation: the taste test, and the verdict on the candidate.
 
 The first runs while the candidate is merged. It needs the weights of the base and the live model, and collects their
 answers. The second needs the candidate's answers. Answers come from engines if possible: the live model's, and the one
@@ -29,7 +29,7 @@ class RunningEngine(Record):
         tiles: The maximum number of tiles per picture; None for the model's own limit.
         at_once: The number of questions that the engine may be asked at once.
         token_timeout: The maximum time without a token, in seconds.
-        first_words: The file that says whether a user waits for the first token of an answer
+        first_words: The file that shows whether a user is waiting for the first token of an answer
             (`inference.serving.first_token_signal`); empty for none.
     """
 
@@ -57,7 +57,7 @@ class Engines(Protocol):
 
 
 class NoEngines:
-    """A substitute for engines where none may be asked."""
+    """A substitute for `Engines` if no engine may be asked."""
 
     def of(self, model: str, directory: Path) -> list[RunningEngine]:
         """Return an empty list."""
@@ -129,14 +129,13 @@ class JudgingJob(WorkerJob):
 
 @dataclass(frozen=True, slots=True)
 class TasteJob(JudgingJob):
-    """A job that tests whether what a run learned follows the votes, and has the live and the base model answer.
+    """A job that tests whether what a run learned follows the votes, and collects the reference models' answers.
 
     Attributes:
         adapter: The adapter of the candidate.
         rated: The ratings and sampling settings of the answers in `data`.
         attempt: The position of this run among the runs since the live model last changed, starting at 1.
-        shown: The number of the live model's answers to questions from the users whose ratings are in
-            `rated`.
+        shown: The number of answers that the live model gave to the users whose ratings are in `rated`.
         liked_of_shown: The number of answers in `shown` that are liked.
     """
 
@@ -163,7 +162,7 @@ class EvaluationJob(JudgingJob):
         candidate_name: The name of the candidate in the report and the sheet.
         curve: The image file of the loss curve, for the sheet; empty for none.
         effort: The training data and resources that the run used, for the report and the sheet.
-        tested: The number of steps of the evaluation that the test of taste has done.
+        tested: The number of the evaluation's steps that the `TasteJob` has completed.
         spent: The number of seconds that the evaluation has already taken.
     """
 

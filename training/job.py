@@ -177,7 +177,7 @@ class Outcome(Record):
         adapter: The adapter directory; None unless a fine-tuning job succeeded.
         scalars: The log of losses; None unless a fine-tuning job succeeded.
         curve: The loss curve; None unless a fine-tuning job succeeded.
-        steps: The number of optimizer steps or, for a test of taste, of the evaluation's steps done.
+        steps: The number of optimizer steps or, for a taste test, of the evaluation's completed steps.
         seconds: The duration of the job, in seconds.
         peak_memory: The peak memory use, in bytes.
         samples: The number of samples from each source that were trained on.
@@ -217,7 +217,7 @@ def ignore(progress: Progress) -> None:
 
 
 class Trainer(Protocol):
-    """A runner of jobs; the real one uses child processes, and tests use a fake."""
+    """A runner of worker jobs, such as `training.launcher.ChildTrainer`."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job and return its outcome.

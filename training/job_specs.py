@@ -97,14 +97,14 @@ class JobSpecs:
             processes=settings.world_size,
             deepspeed=settings.deepspeed,
             features_gigabytes=settings.features_gigabytes,
-            # Another machine's engines have cards of their own.
+            # The engines of another machine have their own GPUs.
             courtesy="" if settings.engine == "ray" else str(self.paths.yield_file or ""),
             recipe=str(settings.user_config or ""),
             **self.recipe.model_dump(),
         )
 
     def merge(self, folder: Path, out: Path, trained: Outcome, run: str = "") -> MergeJob:
-        """Return the job, in `folder`, that merges the trained adapter and the base into `out`, an empty directory."""
+        """Return the job in `folder` that merges the trained adapter and the base into the empty directory `out`."""
         return MergeJob(**self._common(folder, run), adapter=str(trained.adapter), out=str(out))
 
     def taste(

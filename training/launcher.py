@@ -89,7 +89,7 @@ class _Reports:
         try:
             progress = Progress.from_json(line)
         except (ValueError, TypeError, AttributeError):
-            return  # a line of a library that bypasses sys.stdout; it is in the log
+            return  # a line from a library that bypasses sys.stdout; it is in the log
         self.last = monotonic()
         self.arrived.set()
         self.on_progress(progress)
@@ -116,7 +116,7 @@ class ChildTrainer:
 
     @property
     def last_progress(self) -> LastProgress | None:
-        """The last progress of the worker that has been silent for longest, or None if no worker is running."""
+        """The last progress of the worker that has been silent the longest, or None if no worker is running."""
         if not self._running:
             return None
         longest = min(self._running, key=lambda each: each.last)
@@ -131,7 +131,7 @@ class ChildTrainer:
         return [each.child.pid for each in self._running if each.child and each.child.pid]
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Run the worker of a job to its end; cancelling this call kills the worker.
+        """Run the worker of a job until it ends; cancelling this call kills the worker.
 
         A fine-tuning job that runs out of memory is restarted with smaller batches. The `seconds` of its outcome
         include all attempts and, if the job resumes interrupted training, the time already spent on it.
@@ -176,8 +176,8 @@ class ChildTrainer:
                 log_files=1,
                 environment={
                     **_environment(self._settings, processes),
-                    # transformers copies a checkpoint's model code there before importing it, by default to the home
-                    # folder.
+                    # transformers copies a checkpoint's model code here before importing it (by default, to the
+                    # home folder).
                     "HF_MODULES_CACHE": str(job_file.parent / "modules"),
                 },
                 on_line=reports.read,
@@ -220,7 +220,7 @@ class ChildTrainer:
                 log.warning("the worker continues: %s", child.log_path)
 
     def _cluster(self) -> list[str]:
-        """Return the command-line options for a training on a Ray cluster."""
+        """Return the command-line options for training on a Ray cluster."""
         ray = self._settings.ray
         return [f"--address={ray.address}", f"--num-cpus={ray.num_cpus}", f"--num-gpus={ray.num_gpus}"]
 
@@ -234,24 +234,24 @@ def _environment(settings: TrainingSettings, processes: int) -> dict[str, str]:
     cards = ",".join(map(str, settings.gpus))
     return {
         **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
-        # torch reads these on import. A worker must leave cores to the engine.
+        # torch reads these on import. A worker must leave cores for the engine.
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # Idle OpenMP threads sleep instead of spinning, which takes cores from the engine: on two busy cores a
-        # training run took 35 s of processor time spinning and 22 s sleeping.
+        # Idle OpenMP threads sleep, because spinning takes cores from the engine: on two busy cores, a training run
+        # took 35 s of processor time with spinning threads and 22 s with sleeping ones.
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         # Batches of different lengths fragment torch's default segments of GPU memory.
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         # torch asks the driver's library for GPUs, which does not initialise CUDA: see `inference.process.fork_server`.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        # A missing file is an error, not a download.
+        # A missing file must be an error, not a download.
         "HF_HUB_OFFLINE": "1",
     }
 
 
 def _spent_before(job: Job) -> float:
-    """Return how many seconds the interrupted training that `job` resumes had taken, or 0 if there is none."""
+    """Return the seconds already spent on the interrupted training that `job` resumes, or 0 if there is none."""
     log = Path(job.work) / SCALARS
     return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
 

@@ -19,10 +19,10 @@ products, logits, and fragmentation. Measured with InternVL2-2B on an H200 (benc
 
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes per weight in NF4 with double quantisation (arXiv 2305.14314): four bits, an 8-bit scale for each block of 64
-weights, and a float32 scale for each 256 blocks."""
+weights, and a float32 scale for every 256 blocks."""
 
 _OTHER_MODELS: Final = 1.25
-"""The ratio of what transformers' layers keep to what our layers keep; the largest measured is 1.23, for Qwen3-0.6B."""
+"""The ratio of the activations that transformers' layers keep to ours; the largest measured is 1.23, for Qwen3-0.6B."""
 
 AVERAGES: Final = {"adamw": 8, "paged_adamw_8bit": 2, "dadapt_adam": 12, "prodigy": 16}
 """Bytes of an optimizer's state per weight: two averages in float32, or in 8 bits; D-Adaptation keeps one more tensor,
@@ -83,7 +83,7 @@ def training_memory(
         recipe: The hyperparameters.
         batch: The number of samples per batch.
         tokens: The number of tokens per sample; 0 for the number that `picture_tokens` returns.
-        recomputing: Whether all layers recompute their activations, or none does.
+        recomputing: Whether all layers recompute their activations, or none do.
         processes: The number of processes that train together, each on its own GPU.
         deepspeed: The stage of DeepSpeed's ZeRO, or 0 to train without DeepSpeed.
     """
@@ -134,7 +134,7 @@ def trained_weights(sizes: ModelSizes, recipe: Recipe) -> int:
     number += _adapter(sizes.linear(sizes.vision_weights), recipe.vision_rank)
     if recipe.method == "full":
         return number + count(sizes.language_weights)
-    # Without targets, XTuner 0.2.0 adapts all linear layers but one of the name lm_head.
+    # Without targets, XTuner 0.2.0 adapts all linear layers except one named lm_head.
     targets = recipe.targets or ".*(?<!lm_head)"
     linear = [each for each in sizes.linear(sizes.language_weights) if re.fullmatch(targets, _module(each))]
     return number + _adapter(linear, recipe.rank)
@@ -157,8 +157,8 @@ def whole_layer(model: Transformer, model_type: str, *, rank: int = 0, dropout: 
 def bytes_per_trained_weight(optimizer: str, *, full: bool, processes: int = 1, deepspeed: int = 0) -> float:
     """Return the bytes for a trained weight, its gradient and the optimizer's state on one GPU.
 
-    Without DeepSpeed, all are in float32; fully trained weights have a bfloat16 copy for autocast; several
-    processes keep a copy of the gradients to reduce them. With DeepSpeed, weights and gradients are in
+    Without DeepSpeed, all are in float32. Fully trained weights also have a bfloat16 copy for autocast, and
+    several processes each keep a copy of the gradients for the reduction. With DeepSpeed, weights and gradients are in
     bfloat16, and the optimizer has float32 copies of its share of the weights and, in a step of stages 1 and
     2, of the gradients.
     """

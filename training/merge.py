@@ -82,7 +82,7 @@ def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> Non
 
 
 def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgress) -> None:
-    """Write `source` with the adapter applied, one tensor at a time, keeping the order, types and layout.
+    """Write `source` to `target` with the adapter applied, one tensor at a time, keeping order, types and layout.
 
     A safetensors file (github.com/huggingface/safetensors, "Format") consists of the header's length in
     eight bytes, a JSON header with the offsets of each tensor, and the tensors.

@@ -1,6 +1,6 @@
 """The model card of a trained model, a README.md as the Hugging Face hub reads it.
 
-A card has counts and figures only: no names of people or imported sources, no answers, no questions. See
+A card contains only counts and figures: no names of people or imported sources, no questions or answers. See
 https://huggingface.co/docs/hub/model-cards for the metadata.
 """
 

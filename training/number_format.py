@@ -1,4 +1,4 @@
-"""Formatting of times, sizes and fractions for display."""
+"""Format times, sizes and fractions for display."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def points(bound: float) -> str:
 
 
 def interval(centre: float, low: float, high: float, language: str = "en") -> str:
-    """Return a fraction between 0 and 1 and its interval, as percentages, with the parentheses of a language."""
+    """Return a fraction between 0 and 1 and its interval, as percentages, with the parentheses used in `language`."""
     share, limits = f"{100 * centre:.0f} %", f"{100 * low:.0f}–{100 * high:.0f} %"
     return f"{share}（{limits}）" if language == "zh" else f"{share} ({limits})"

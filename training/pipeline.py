@@ -172,7 +172,7 @@ class Pipeline:
     async def _merge_and_test(
         self, merging: MergeJob, testing: TasteJob, workspace: Path, progress: RunProgress
     ) -> tuple[Outcome, Outcome]:
-        """Merge the model and test the taste at the same time, because the test does not need the merged model.
+        """Merge the model and run the taste test at the same time, because the test does not need the merged model.
 
         The merged model is hashed and flushed to disk meanwhile.
         """
@@ -217,7 +217,7 @@ class Pipeline:
             raise TrainingError(WITHDRAWN)
         folder = Path(job.work)
         verdict = Report.read(folder / REPORT)
-        # The run keeps the card as well: a merge that restores the model adds it without writing it again.
+        # The run keeps a copy of the card, which a merge that restores the model adds again.
         write_text(folder / CARD, await asyncio.to_thread(model_card, model_name(run), job, verdict))
         shutil.copyfile(folder / CARD, workspace / CARD)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, model_name(run))
@@ -258,7 +258,7 @@ class Pipeline:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()
 
     async def _previous_losses(self, run: Run) -> str:
-        """Return the path of the loss log of the newest finished run before this one, or an empty string if none."""
+        """Return the path of the loss log of the newest finished run before this one, or an empty string."""
         for each in await self._ledger.runs.latest(_PREVIOUS_RUNS):
             if each.id < run.id and each.state is RunState.DONE and (losses := kept_file(each.directory, LOSSES)):
                 return str(losses)

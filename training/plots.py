@@ -14,7 +14,7 @@ from training.xtuner.scalars import losses
 
 
 def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> None:
-    """Draw the loss curve, with individual steps drawn faintly and their moving average boldly.
+    """Draw the loss curve, with a faint line for the individual steps and a bold one for their moving average.
 
     Args:
         scalars: The loss log.

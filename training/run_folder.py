@@ -69,7 +69,7 @@ REPORT: Final = "report.json"
 """The report of the evaluation."""
 
 SHEET: Final = "sheet.html"
-"""The report as a page, with answers before and after."""
+"""The report as a page, with both models' answers."""
 
 PICTURE: Final = "sheet.png"
 """The sheet as a picture."""

@@ -199,7 +199,7 @@ def fingerprint(
 ) -> str:
     """Return the hash of the data that a run learns from and of all settings that affect the model.
 
-    The hash covers vote counts and the texts of edits, but not user IDs. It also leaves out the live model,
+    The hash covers answers and vote counts, but not user IDs. It also leaves out the live model,
     because earlier runs made that model from the same data.
 
     Args:
@@ -210,7 +210,7 @@ def fingerprint(
         only: The IDs of the exchanges that the run may learn from; None for no limit.
 
     Raises:
-        TrainingError: A setting or a source is not valid.
+        TrainingError: A setting or a source is invalid.
     """
     settings = specs.settings
     rated = list(rated)

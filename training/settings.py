@@ -62,7 +62,7 @@ class TrainingSettings(BaseModel):
     """When to retrain, as five cron fields; empty: only by command."""
 
     min_rated: int = Field(12, ge=2)
-    """The minimum number of selected pairs to train on. The evaluation decides whether they show a taste."""
+    """The minimum number of selected pairs to train on. The evaluation decides whether they show a preference."""
 
     min_raters: int = Field(2, ge=1)
     """The minimum number of people whose thumbs up a run learns from; 1 for a personal bot."""
@@ -107,10 +107,10 @@ class TrainingSettings(BaseModel):
     """Where training processes run: on this machine, or on the nodes of a Ray cluster."""
 
     ray: RayTrainingSettings = RayTrainingSettings()
-    """Settings of `ray`."""
+    """Settings for `engine = "ray"`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What to train on; auto: a GPU if there is one."""
+    """The device to train on; auto: a GPU if there is one."""
 
     gpus: tuple[int, ...] = ()
     """The numbers of the GPUs to train on, with a process on each; empty: one process, which sees the bot's GPUs."""
@@ -152,7 +152,7 @@ class TrainingSettings(BaseModel):
 
     features_gigabytes: float = Field(20.0, ge=0)
     """The maximum disk space of the vision cache, which keeps the features of each picture during a run (2 MB per tile,
-    6.6 MB with InternViT-6B). Features that do not fit are computed in every epoch."""
+    6.6 MB with InternViT-6B). Features that do not fit are recomputed in every epoch."""
 
     regression: LocalPath | None = None
     """Folder with questions.json, the factual questions of the evaluation; none: drawn shapes."""
@@ -162,7 +162,7 @@ class TrainingSettings(BaseModel):
     live model. It must be shown to lose less: your own set needs at least 133 questions for 2 points, 52 for 5."""
 
     silence: float = Field(600.0, ge=0)
-    """Seconds without progress after which the admins are alerted and the log gets the worker's stacks; 0: never."""
+    """Seconds without progress after which the admins are alerted and the worker's stacks are logged; 0: never."""
 
     timeout: float = Field(24 * 3600.0, gt=0)
     """Seconds after which a worker is stopped."""
@@ -175,13 +175,13 @@ class TrainingSettings(BaseModel):
         if not value.endswith(".py"):
             raise ValueError(f"must be auto, {', '.join(RECIPES)} or the path of an XTuner configuration (.py)")
         if not Path(value).is_file():
-            raise ValueError(f"{value} does not exist: give its whole path")
+            raise ValueError(f"{value} does not exist: give its full path")
         return value
 
     @model_validator(mode="after")
     def _ray_places_the_processes(self) -> TrainingSettings:
         if self.engine == "ray" and self.gpus:
-            raise ValueError('engine = "ray" places the processes itself: leave gpus empty and set processes')
+            raise ValueError('engine = "ray" assigns the GPUs itself: leave gpus empty and set processes')
         return self
 
     @model_validator(mode="before")
@@ -200,7 +200,7 @@ class TrainingSettings(BaseModel):
             first = error.errors()[0]
             name = ".".join(str(each) for each in first["loc"])
             names = ", ".join(each for each in Recipe.model_fields if each != "objective")
-            raise ValueError(f"knobs.{name}: {first['msg']}; the names are {names}") from error
+            raise ValueError(f"knobs.{name}: {first['msg']}; the valid names are {names}") from error
         return self
 
     def resolved(self, recipe: str) -> Recipe:
@@ -218,13 +218,15 @@ class TrainingSettings(BaseModel):
                 )
             return Recipe()
         if "objective" in self.knobs:
-            raise ValueError("knobs.objective: set training.objective")
+            raise ValueError("knobs.objective: set training.objective instead")
         values = {**RECIPES[recipe], **self.knobs}
         if self.objective != "auto":
             values["objective"] = self.objective
         if values.get("optimizer") in SELF_TUNING:
             if "learning_rate" in self.knobs:
-                raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own; leave it out")
+                raise ValueError(
+                    f"knobs.learning_rate: {values['optimizer']} finds its own learning rate; leave it out"
+                )
             values["learning_rate"] = 1.0
         made = Recipe.model_validate(values)
         if made.batch * made.accumulation % self.world_size:

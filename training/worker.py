@@ -28,13 +28,13 @@ AnyJob = TypeVar("AnyJob", bound=WorkerJob)
 
 
 class StageProgress:
-    """Reports the progress of a stage with `steps` steps, and estimates the remaining time.
+    """A reporter of the progress of a stage with `steps` steps, which also estimates the remaining time.
 
-    `before` is the number of further steps of the stage that another worker has done. If `steps` is 0, they are not
-    known yet: the first report follows the first step, after `more` has added them all.
+    `before` is the number of further steps of the stage that another worker has completed. If `steps` is 0, the number
+    is not known yet, and `more` must add all steps before the first one is reported.
 
     Attributes:
-        done: The number of steps done, including those before.
+        done: The number of completed steps, including `before`.
     """
 
     def __init__(self, say: Say, stage: str, steps: int, before: int = 0) -> None:
@@ -76,7 +76,7 @@ def use_device(device: str, threads: int) -> str:
         TrainingError: `device` is "cuda", but there is no GPU.
     """
     if device == "cpu":
-        # Read when CUDA is initialised: hides the GPUs from all libraries.
+        # CUDA reads this when it is initialised, and hides the GPUs from all libraries.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
@@ -125,7 +125,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def attempt(kind: type[AnyJob], file: Path, do: Callable[[AnyJob, Say], Outcome], say: Say) -> Outcome:
-    """Run `do` on the job in a file, with standard output on standard error, and return the outcome.
+    """Run `do` on the job in a file, with standard output redirected to standard error, and return the outcome.
 
     A `TrainingError` becomes the outcome's reason.
     """
@@ -139,12 +139,12 @@ def attempt(kind: type[AnyJob], file: Path, do: Callable[[AnyJob, Say], Outcome]
 
 
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
-    """Run `do` on the job named on the command line and write its outcome: the main function of every worker.
+    """Run `do` on the job named on the command line and write its outcome.
 
-    The process ends when its parent does, and writes its stacks to standard error on a signal. An exception
-    raised by `do` becomes the outcome's reason; if it is unexpected, its traceback goes to standard error.
-    Standard output carries only progress; the output of libraries goes to standard error. If one of several
-    processes fails, it exits with status 1, and torchrun ends the others.
+    This is the main function of every worker. The process ends when its parent does, and writes its stacks to
+    standard error on a signal. An exception raised by `do` becomes the outcome's reason; if it is unexpected,
+    its traceback goes to standard error. Standard output carries only progress; the output of libraries goes to
+    standard error. If one of several processes fails, it exits with status 1, and torchrun ends the others.
     """
     watch_parent()
     stack_dump.enable()

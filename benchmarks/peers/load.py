@@ -130,7 +130,7 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: HttpCh
 def people(
     url: str, model: str, seeds: Sequence[int], *, turns: int, tokens: int, start: float, pause: float
 ) -> list[list[TimedAnswer]]:
-    """Let users ask simultaneously, `turns` times each, and return their answers by turn.
+    """Have users ask simultaneously, `turns` times each, and return their answers by turn.
 
     There is one user for each of `seeds`. The first turn begins at `start`, in seconds since the epoch. The
     others follow `pause` seconds apart, or when the previous answers are complete, if that is later. This
@@ -153,7 +153,7 @@ def people(
 def crowd(
     url: str, model: str, number: int, seed: int, tokens: int, *, pause: float, turns: int = 2
 ) -> list[dict[str, Any]]:
-    """Let `number` users ask simultaneously, each first about a new picture, then a follow-up.
+    """Have `number` users ask simultaneously, each first about a new picture, then a follow-up.
 
     Returns:
         One summary per turn.
@@ -179,7 +179,7 @@ def crowd(
 
 
 def visitors(url: str, model: str, due: Sequence[float], seed: int, tokens: int) -> list[list[TimedAnswer]]:
-    """Let one user arrive at each of the times `due`, and return the answers to each.
+    """Have one user arrive at each of the times `due`, and return the answers to each user.
 
     Times are in seconds since the epoch. A user reads for `READING` seconds after an answer before asking the
     next question. Users whose chats take longer than `PATIENCE` seconds leave. This function runs in a worker
@@ -207,7 +207,7 @@ def visitors(url: str, model: str, due: Sequence[float], seed: int, tokens: int)
 
 
 def open_loop(url: str, model: str, rate: float, *, seconds: float, tokens: int) -> dict[str, Any]:
-    """Let users arrive in a Poisson process with `rate` users per second for `seconds` seconds.
+    """Have users arrive in a Poisson process with `rate` users per second for `seconds` seconds.
 
     Each rate has its own pictures, so that no server has them in its cache from a lower rate.
 
@@ -234,7 +234,7 @@ def open_loop(url: str, model: str, rate: float, *, seconds: float, tokens: int)
 
 
 def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dict[str, Any]]:
-    """Let `number` users, one after another, ask a question about a new picture, then a follow-up question.
+    """Have `number` users, one after another, ask a question about a new picture, then a follow-up question.
 
     One more user goes first, only to warm up the server.
 

@@ -85,7 +85,7 @@ class ServerProcess:
         """Wait until the server is listening, and return the seconds since its start."""
         while True:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}: see its log")
+                raise RuntimeError(f"the server exited with status {self.process.returncode}: see its log")
             try:
                 request = urllib.request.Request(f"{self.url}/health", headers=headers())
                 with urllib.request.urlopen(request, timeout=5):

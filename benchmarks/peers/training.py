@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
-The model has random weights in the official layout (written by random_checkpoint.py). The data are 64
+The model has random weights in the official layout (written by random_checkpoint.py). The data consists of 64
 JPEG pictures of 1280×960 pixels (13 tiles) with one question and answer each, used three times, in
 batches of 4. Every case but `two` uses one GPU:
 
@@ -52,7 +52,7 @@ SYSTEM: Final = "You are an AI assistant whose name is InternLM (书生·浦语)
 
 REPEATS: Final = 3
 DISTINCT: Final = 64
-"""Pictures beyond these are copies, each read and tiled separately."""
+"""The number of different pictures. Any further ones are copies, each read and tiled separately."""
 
 BATCH: Final = 4
 CASES: Final[dict[str, dict[str, Any]]] = {

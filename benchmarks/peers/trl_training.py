@@ -1,4 +1,4 @@
-"""Train InternVL2 with TRL's `SFTTrainer` and PEFT, as a peer of thumbtune's worker.
+"""Train InternVL2 with TRL's `SFTTrainer` and PEFT, for comparison with thumbtune's worker.
 
     python -m benchmarks.peers.trl_training --model DIR --data ROWS.json --images DIR --log FILE
 
@@ -75,7 +75,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._began = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Note the time."""
+        """Record the time at which the step begins."""
         self._began = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:

@@ -4,7 +4,7 @@
     kto.jsonl    every finished liked or disliked answer: `prompt`, `completion`, `label`
     dpo.jsonl    a preferred and a rejected answer to a prompt: `prompt`, `chosen`, `rejected`
     pictures/    the pictures of all rows
-    README.md    a dataset card, by which `datasets.load_dataset(OUT, "kto")` and `"dpo"` open the folder
+    README.md    a dataset card, with which `datasets.load_dataset(OUT, "kto")` and `"dpo"` open the folder
 
 `kto.jsonl` is in TRL's unpaired preference format and `dpo.jsonl` in its paired one, both conversational
 and with images (https://huggingface.co/docs/trl/dataset_formats): messages have typed parts, and
@@ -43,7 +43,7 @@ _CONFIG: Final = """\
   data_files: [{file}, {pictures}/*, {pictures}/*]
   metadata_filenames: [{file}]
 """
-"""A template for one data set in the dataset card. The datasets library derives the kind of data from the most frequent
+"""A template for one dataset in the dataset card. The datasets library derives the kind of data from the most frequent
 type of file, so the pictures are listed twice to outnumber the one file of rows."""
 
 
@@ -73,8 +73,8 @@ def export(
     Args:
         out: A folder that is empty or does not exist.
         chosen: The pairs for the LLaVA file.
-        rated: The answers for the KTO file. An answer is disliked if its thumbs down minus its thumbs up
-            exceed `threshold`.
+        rated: The answers for the KTO file. An answer is disliked if its thumbs down exceed its thumbs up
+            by more than `threshold`.
         preferences: The pairs of answers for the DPO file.
         threshold: The setting `training.threshold`.
         stored: A function that returns the file of the picture with a given sha256.
@@ -84,7 +84,7 @@ def export(
         TrainingError: The folder is not empty or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TrainingError(f"{out} is not empty: name a folder that does not exist yet")
+        raise TrainingError(f"{out} is not empty: choose a folder that does not exist yet")
     labelled = label_answers(rated, threshold)
     pairs = [(lesson(each.chosen), each.rejected) for each in preferences]
     lessons = (*(pair.lesson for pair in chosen), *(each for each, _ in labelled), *(each for each, _ in pairs))
@@ -150,7 +150,7 @@ def _row(lesson: Lesson, file_of: Callable[[str], str], **answers: Any) -> dict[
 
 
 def _card(filled: Mapping[str, bool]) -> str:
-    """Return a dataset card for the files of rows that are not empty. The first of them is the default."""
+    """Return a dataset card for the row files that are not empty; the first of these is the default."""
     files = [file for file, rows in filled.items() if rows]
     configs = [
         _CONFIG.format(name=Path(file).stem, default=str(file == files[0]).lower(), file=file, pictures=PICTURES)
@@ -167,5 +167,5 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _message(role: str, turn: Turn) -> dict[str, Any]:
     images: list[dict[str, str]] = [{"type": "image"} for _ in turn.pictures]
     text = harmless(turn.text).strip()
-    # A list even for text alone: the datasets library needs one type per field.
+    # Always a list, because the datasets library needs one type per field.
     return {"role": role, "content": [*images, {"type": "text", "text": text}]}

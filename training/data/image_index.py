@@ -45,7 +45,7 @@ class ImageIndex:
         if file is not None and file.exists():
             with file.open(encoding="utf-8") as lines:
                 for line in lines:
-                    # A killed process may leave half a line.
+                    # A killed process may leave an incomplete line.
                     with suppress(ValueError, TypeError):
                         name, *values = json.loads(line)
                         self._known[name] = ImageInfo(*values)

@@ -4,7 +4,7 @@ Removing the folder of a source removes the source. The layout of a folder is:
 
     NAME/rows.jsonl      the rows, all of them valid
     NAME/pictures/ab/…   the pictures, named by the sha256 of their bytes
-    NAME/source.json     where the source came from, and how often its rows are taken
+    NAME/source.json     where the source came from, and how many times each row is used
 """
 
 from __future__ import annotations

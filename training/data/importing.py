@@ -31,7 +31,7 @@ def import_source(job: ImportJob, say: Say) -> Outcome:
     """Import the LLaVA file that the job names.
 
     Raises:
-        TrainingError: The source exists already, a row is invalid, or a file cannot be read or written.
+        TrainingError: The source already exists, a row is invalid, or a file cannot be read or written.
     """
     folder = Path(job.out) / job.name
     if folder.exists():

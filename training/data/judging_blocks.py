@@ -1,8 +1,8 @@
 """Divide the answers that judge a run into blocks, each judging a model trained on the blocks before it.
 
 Every answer thus judges a model that has not seen the answer's label, while the model that may go live
-still learns from all answers: the verdict is on the recipe and the taste that the votes express. Each
-block's result is valid given all votes in the blocks before it. Symmetric cross-validation offers no
+still learns from all answers. The verdict applies to the recipe and to the taste that the votes express.
+Each block's result is valid given all votes in the blocks before it. Symmetric cross-validation offers no
 such guarantee, because its models share labels (prequential analysis; Dawid 1984, J. R. Stat. Soc. A
 147:278).
 """
@@ -17,16 +17,16 @@ from training.data.rated_lessons import Pair
 from training.data.seen_prompt import rebuilt_prompt
 
 BLOCKS: Final = 4
-"""The largest number of blocks. The first one is only trained on."""
+"""The maximum number of blocks. The first one is used only for training."""
 
 BLOCK_ANSWERS: Final = 6
-"""The smallest number of answers in a block."""
+"""The minimum number of answers in a block."""
 
 FEWEST: Final = 2 * BLOCK_ANSWERS
-"""The smallest number of answers that can judge: one block is trained on, and the other one judges."""
+"""The minimum number of answers that can judge a run: one block for training, and one for judging."""
 
 ENOUGH_TO_HOLD_OUT: Final = 200
-"""With more judging answers, the newest are held out and judge the final model: blocks would only take time."""
+"""With more judging answers, the newest are held out to judge the final model; blocks would only take time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def forward_blocks(
 
 
 def _parts(groups: Sequence[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
-    """Split the groups where the shares `edges` of the judging answers are reached; sort each part by ID."""
+    """Split the groups at the shares `edges` of the judging answers, and sort each part by ID."""
     number = sum(each.id in judging for group in groups for each in group)
     parts: list[list[Pair]] = [[] for _ in (*edges, 1.0)]
     done = 0

@@ -46,7 +46,7 @@ class NearDuplicates:
 
         Args:
             phashes: The hash of each picture in hex, by the picture's name.
-            distance: The largest number of bits in which the hashes of near duplicates may differ.
+            distance: The maximum number of bits in which the hashes of near duplicates may differ.
         """
         self._hashes = {name: int(phash, 16) for name, phash in phashes.items() if phash}
         self._distance = distance

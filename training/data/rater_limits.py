@@ -1,10 +1,9 @@
 """Limit how much one rater's votes can add to a run or remove from it.
 
-Each lesson is attributed to, or counts for, one of the users who like it. Each answer that thumbs down
-keep out of the lessons is attributed to one of the users who dislike it. No more than `allowance` answers
-of either kind may count for one rater. An account that likes as much as all the others together therefore
-teaches little more than the median rater, and an account that dislikes everything removes no more lessons
-than it could teach. One limit is enough for both: a rater may remove as much as a rater may add.
+Each lesson counts for one of the users who like it. Each answer that thumbs down keep out of the lessons
+counts for one of the users who dislike it. No more than `allowance` answers of either kind may count for
+one rater. An account that likes as many answers as all others together therefore teaches little more than
+the median rater, and an account that dislikes everything removes no more lessons than it could add.
 """
 
 from __future__ import annotations

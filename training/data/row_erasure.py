@@ -22,7 +22,7 @@ from training.xtuner.resume import remove_state
 
 LOCK: Final = "withdrawal.lock"
 LOCK_SECONDS: Final = 30.0
-"""How long to wait for another process, in seconds; rewriting takes moments."""
+"""How long to wait for another process, in seconds; rewriting takes only moments."""
 
 _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 _PICTURE_NAME: Final = re.compile(r"\b[0-9a-f]{2}/([0-9a-f]{64})\b")
@@ -103,7 +103,7 @@ def _remove_sheets(runs: Path, names: set[str]) -> int:
         if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8")))
     ]
     for page in pages:
-        for language in reversed(LANGUAGES):  # the page that is searched goes last
+        for language in reversed(LANGUAGES):  # the page that is searched is deleted last
             for name in (PICTURE, SHEET):
                 page.with_name(localised(name, language)).unlink(missing_ok=True)
     return len(pages)
@@ -113,7 +113,8 @@ def _remove_incomplete(runs: Path, names: set[str]) -> int:
     parts = [
         part
         for part in sorted(runs.glob(f"*/*{PART}"))
-        if _mentions(part.read_text(encoding="utf-8", errors="replace"), names)  # it may end within a character
+        # The file may end in the middle of a character.
+        if _mentions(part.read_text(encoding="utf-8", errors="replace"), names)
     ]
     for part in parts:
         part.unlink()

@@ -48,7 +48,7 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
         raise RowError(f"{where}: a row must be a JSON object")
     files = image_files(row)
     if not isinstance(files, list) or not all(isinstance(each, str) and each for each in files):
-        raise RowError(f"{where}: image must be a file name or a list of them")
+        raise RowError(f"{where}: image must be a file name or a list of file names")
     conversation = row.get("conversations")
     if not isinstance(conversation, list) or not conversation:
         raise RowError(f"{where}: conversations is missing or empty")
@@ -76,7 +76,7 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
 
 def _parse_rejected(value: Any, where: str) -> Rejected:
     if not isinstance(value, dict) or not isinstance(text := value.get("value"), str) or not text.strip():
-        raise RowError(f"{where} must have an answer as value")
+        raise RowError(f"{where} must have an answer as its value")
     return Rejected(str(value.get("id", "")), _plain(text, where))
 
 
@@ -89,7 +89,7 @@ def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple
         speaker, value = (each.get("from"), each.get("value")) if isinstance(each, dict) else (None, None)
         wanted = "human" if len(turns) % 2 == 0 else "gpt"
         if speaker != wanted or not isinstance(value, str):
-            raise RowError(f"{where}: turn {number} must be from {wanted!r} and have a string as value")
+            raise RowError(f"{where}: turn {number} must be from {wanted!r} and have a string as its value")
         turn = f"{where}: turn {number}"
         if speaker == "gpt":
             if not value.strip():
@@ -124,7 +124,7 @@ def _plain(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowError(f"{where}: half of a character (a lone surrogate at {error.start}): correct the text") from error
+        raise RowError(f"{where}: a lone surrogate (half a character) at {error.start}: correct the text") from error
     return text.strip()
 
 

@@ -16,7 +16,7 @@ from storage.chat_records import Exchange
 from storage.learning_records import RatedExchange
 
 Names = Mapping[str, str]
-"""The former name of each picture, from which the hash of a prompt was computed, by the current name."""
+"""The former name of each picture, by its current name. Prompts were hashed with the former names."""
 
 _WINDOW: Final = 16
 """The number of newest exchanges that are tried first; `chat.history_turns` is 8 by default."""

@@ -26,7 +26,7 @@ TRAIN = "train"
 WORSE = "worse"
 """The splits of a selection that a run learns from. Disliked and rejected answers are in `WORSE`."""
 HELD_OUT = "held_out"
-"""The split of answers that only judge."""
+"""The split of answers that are used only to judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Selection:
 
     Attributes:
         train: The pairs to train on, in the order of the blocks. With KTO, disliked pairs are included.
-        blocks: The answers that judge, in blocks. Each block gives the number of training pairs of the model
+        blocks: The judging answers, in blocks. Each block gives the number of training pairs of the model
             that it judges.
         counts: Counts of the exchanges that were selected or left out.
         judging: The number of answers that can judge, even if they are too few to be divided into blocks.
-        shown: The number of the live model's answers to the questions of the raters of `judged`.
+        shown: The number of answers that the live model gave to the raters of `judged`.
         liked_of_shown: How many of the answers in `shown` are liked.
     """
 
@@ -52,17 +52,17 @@ class Selection:
 
     @property
     def judged(self) -> tuple[Pair, ...]:
-        """The answers that judge, in the order of their blocks."""
+        """The judging answers, in the order of their blocks."""
         return tuple(pair for block in self.blocks for pair in block.judged)
 
     @property
     def judging_raters(self) -> set[int]:
-        """The users who rated the answers that judge."""
+        """The users who rated the judging answers."""
         return {rater for each in self.judged for rater in each.rated.raters}
 
     @property
     def futile(self) -> Reason | None:
-        """The reason why a run on this selection would end without a new model in any case, or None."""
+        """The reason why a run on this selection could not lead to a new model, or None."""
         if self.likes_everything:
             return Reason(
                 "A run now would end without a new model, because nearly all answers of the live model are liked "
@@ -207,10 +207,10 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
         phashes: The perceptual hash of each picture in hex, by the picture's name.
         settings: The training settings.
         live: The live model.
-        objective: The training objective; with "kto", disliked answers are learned from too.
+        objective: The training objective; with "kto", the run learns from disliked answers too.
         max_length: The maximum number of tokens that a pair may have; None for no limit.
         newcomers: The users whose votes do not count yet and are not in `rated`, if any.
-        rated_later: The rated exchanges with the votes of newcomers, for the text of a `TooLittle`.
+        rated_later: The rated exchanges including newcomers' votes, for the message of a `TooLittle` error.
         only: The IDs of the exchanges that the run may learn from; None for no limit. The others still judge.
 
     Raises:

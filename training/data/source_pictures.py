@@ -29,9 +29,7 @@ _NICENESS: Final = 19
 
 
 def write_clean(home: Path, decoder: PictureDecoder, data: bytes) -> tuple[int, int, str]:
-    """Write a re-encoded copy of the picture `data` into the folder `home`; return width, height and SHA-256.
-
-    The returned values are those of the copy.
+    """Write a re-encoded copy of `data` into the folder `home`, and return the copy's width, height and SHA-256.
 
     Raises:
         PictureError: The picture cannot be re-encoded.

@@ -159,7 +159,7 @@ class RowValidator:
             try:
                 if not self._is_home(images):
                     _check_location(path, images)
-                # Users' pictures are few, and must leave no trace here when they are erased.
+                # Users' pictures are not indexed: they are few, and their erasure must leave no trace.
                 found.append(self.index.get(path, add=not self._is_home(images)))
             except FileNotFoundError as error:
                 raise RowError(f"{where}: the picture {path} is missing: restore it, or leave the row out") from error
@@ -194,7 +194,7 @@ class Validator:
         self._rules = rules
         self._processes = processes
         self._here = RowValidator(rules)
-        # Spawned at the first use, not forked: this process has threads, and has initialised CUDA on a GPU machine.
+        # Spawned rather than forked, because this process has threads and, on a GPU machine, has initialised CUDA.
         self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialise, (rules,))
 
     def __enter__(self) -> Self:
@@ -231,7 +231,7 @@ class Validator:
                 say(done, total)
         except BrokenProcessPool as error:
             raise TrainingError(
-                "a process that checks rows was killed, often because memory ran out: try again"
+                "a process that validates rows was killed, possibly because memory ran out: try again"
             ) from error
 
 

@@ -15,9 +15,9 @@ _TAIL: Final = 0.025
 
 
 def summarize_right(scores: Mapping[str, Sequence[bool]]) -> list[tuple[str, str, str]]:
-    """Return the name, the share of right answers, and the gain over the first model, for each model.
+    """Return the name, the share of correct answers, and the gain over the first model, for each model.
 
-    `scores` lists for each model whether each of its answers is right. The interval of a share is Wilson's.
+    `scores` lists for each model whether each of its answers is correct. The interval of a share is Wilson's.
     """
     first, *_ = scores.values()
     return [
@@ -49,13 +49,13 @@ def summarize(score: str, scores: Mapping[str, Sequence[float]]) -> list[tuple[s
 
 
 def _share(counted: Sequence[bool]) -> str:
-    """Return a text with the number and the share of true values, and the share's interval."""
+    """Format the number and the share of true values, with the share's interval."""
     low, high = wilson_interval(sum(counted), len(counted))
     return f"{sum(counted)} of {len(counted)}: {sum(counted) / len(counted):.0%} ({low:.0%} to {high:.0%})"
 
 
 def _gain(before: Sequence[bool], after: Sequence[bool]) -> str:
-    """Return a text with the gain in percentage points and Tango's interval for paired proportions."""
+    """Format the gain in percentage points, with Tango's interval for paired proportions."""
     number = len(before)
     lost = sum(old and not new for old, new in zip(before, after, strict=True))
     gained = sum(new and not old for old, new in zip(before, after, strict=True))

@@ -12,10 +12,10 @@ from statistics import NormalDist
 _NORMAL = NormalDist()
 
 ERROR = 0.05
-"""The rate at which a candidate that loses as much as the margin may be accepted."""
+"""The maximum probability of accepting a candidate that loses as much as the margin."""
 
 LOOKS = (150, 300, 600, 1_500)
-"""Numbers of drawn questions after which the answers are compared."""
+"""The numbers of questions about drawn shapes after which the answers are compared."""
 
 
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:
@@ -83,7 +83,7 @@ def decided(looks: Sequence[int], look: int, lost: int, gained: int, margin: flo
 
     Returns:
         True if the loss is shown to be smaller than `margin`, False if it is shown to be larger or the last
-        look is inconclusive, and None if more questions may decide.
+        look is inconclusive, and None if more questions are needed.
     """
     alpha = ERROR / len(looks)
     if upper_bound(look, lost, gained, alpha) < margin:

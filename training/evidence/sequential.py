@@ -19,7 +19,7 @@ ENOUGH = 20.0
 """The evidence that suffices for a verdict, which then errs in at most 5 % of all sequences."""
 
 MARGIN = 0.05
-"""The margin of non-inferiority: a canary is no worse if its share of likes is lower by less than 5 points.
+"""The margin of non-inferiority: a canary is no worse if its share of likes is less than 5 points lower.
 
 With a smaller margin, too few equal canaries are promoted before the horizon; with 8 points, one in five canaries that
 are worse by 5 points is promoted. Canaries that remain undecided end at the horizon. benchmarks/judge.py simulates
@@ -31,7 +31,7 @@ RATER_PAIRS = 50
 
 HORIZON_VOTES = 2_000
 HORIZON_DAYS = 14.0
-"""The limits, in votes and in days, at which an undecided trial ends. As no harm was found, the canary is promoted."""
+"""The limits, in votes and in days, at which an undecided trial ends. The canary is then promoted."""
 
 STAKES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
 """Shares of the wealth that are bet on each pair; the mean over them adapts to the size of the effect."""
@@ -121,10 +121,10 @@ def paired_differences(votes: Iterable[Vote]) -> list[int]:
 
 
 def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] = ()) -> Evidence:
-    """Weigh the evidence from the votes on a canary and from its duels.
+    """Compute the evidence from the votes on a canary and from its duels.
 
-    The evidence for harm speaks against the hypothesis that the canary is liked at least as often as the
-    live model. The evidence for non-inferiority speaks against the hypothesis that the canary is liked less
+    The evidence for harm counts against the hypothesis that the canary is liked at least as often as the
+    live model. The evidence for non-inferiority counts against the hypothesis that the canary is liked less
     often by at least `margin`. Both are valid for raters with different habits, because only differences
     between votes of the same rater count. Each duel counts as one pair.
 

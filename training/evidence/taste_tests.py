@@ -73,8 +73,8 @@ def permutation_p_value(
     """Return the p-value of the difference in gain between liked and disliked answers.
 
     The null hypothesis is that labels are exchangeable within strata. The statistic is the sum of the gains
-    of liked answers; for given numbers of labels, it puts permutations in the same order as the difference
-    of means does. The permutations are random, and the observed labelling counts as one of them (Phipson and
+    of liked answers; for given numbers of labels, it orders permutations in the same way as the difference
+    of means. The permutations are random, and the observed labelling counts as one of them (Phipson and
     Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39). The rank of the observed labelling among permutations
     with an equal sum is drawn at random, so that the p-value is uniform if votes express no taste, however
     few permutations there are; combining several p-values requires uniform ones. Strata with only one kind

@@ -1,4 +1,4 @@
-"""The backend of an evaluation: models answer through their engines or, without one, are loaded into this process."""
+"""The backend of an evaluation: models answer through their engines or, if they have none, in this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def greedy(max_new_tokens: int) -> Sampling:
 
 
 class AnswerBackend:
-    """Computes the answers of the models of one job of an evaluation, each given by its checkpoint directory.
+    """A source of models' answers for one job of an evaluation; each model is given as a checkpoint directory.
 
     torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used.
     """
@@ -58,7 +58,7 @@ class AnswerBackend:
     ) -> list[str]:
         """Return a model's most likely answers, of at most `most` tokens each, to the last question of each lesson.
 
-        Questions that its engine does not answer, for example because it has crashed, are answered in this process.
+        Questions that the model's engine does not answer, for example after a crash, are answered in this process.
         `on_answers` is called with the number of further answers.
         """
         found: list[str | None] = [None] * len(lessons)

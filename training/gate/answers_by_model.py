@@ -31,7 +31,7 @@ def answers_by_model(
     for name, directory in job.models:
         try:
             model = LocalModel(Path(directory), device=device, tiles=job.tiles)
-        except Exception as error:  # transformers and safetensors raise many types for a broken directory
+        except Exception as error:  # transformers and safetensors raise many types of exceptions
             raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
         answers = model.answers(lessons, images, greedy(job.max_new_tokens), on_batch=steps.add)
         given = model.log_probabilities(lessons, images) if losses else []

@@ -2,7 +2,7 @@
 
 Each measure is compared between the candidate's and the live model's answers to the same questions by an
 exact paired test (the sign test over the questions on which the models differ; for yes-or-no measures,
-it is McNemar's test). Longer or less varied answers count only if they also exceed an absolute bound.
+it is McNemar's test). Longer or less varied answers count only if they also violate an absolute bound.
 The bounds leave room for every correct style of answering, since the answers that users like may be
 short, long, playful or uniform:
 
@@ -42,7 +42,7 @@ SENTENCE: Final = 24
 """The length of a short sentence in bytes, used in place of the live answers' mean length if that is shorter."""
 
 LEAST_VARIETY: Final = 0.5
-"""The smallest number of different answers per different fact."""
+"""The minimum number of distinct answers per distinct fact."""
 
 _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 

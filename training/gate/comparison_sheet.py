@@ -36,7 +36,7 @@ class Row:
         question: The question.
         answers: The answer in each column.
         pictures: The files of the question's pictures.
-        before: The earlier turns, each with "asked" or "answered" and its text.
+        before: The earlier turns, as pairs of "asked" or "answered" and the text.
         id: The ID of the row in the data.
         caption: The text under the pictures.
     """

@@ -21,7 +21,7 @@ from training.gate.factual_set import FactualQuestion, QuestionSet
 from training.worker import StageProgress
 
 CACHED_MODELS: Final = 12
-"""The number of models whose answers are kept: the base model, the live model, and the last ones used."""
+"""The number of models whose answers are kept: those that were used most recently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class AnswerCache:
     """
 
     def __init__(self, folder: Path | None, *circumstances: object) -> None:
-        """Read the kept answers; a missing, damaged or malformed file counts as empty.
+        """Read the stored answers; a missing, damaged or malformed file counts as empty.
 
         Without a `folder`, answers are kept in memory. `circumstances` are all the values that an answer depends
         on; the file is named after a hash of them.
@@ -90,7 +90,7 @@ def _read(file: Path) -> dict[str, str]:
 
 
 class EvaluatedModel:
-    """A model in a checkpoint directory that answers questions with known answers, each of them once."""
+    """A model under evaluation, which answers each question only once."""
 
     def __init__(
         self, directory: Path, cache: AnswerCache, job: JudgingJob, backend: AnswerBackend, steps: StageProgress
@@ -152,6 +152,6 @@ class EvaluatedModels:
         return self._known[content]
 
     def close(self) -> None:
-        """Mark the files of kept answers as used, and delete the least recently used ones if there are too many."""
+        """Mark the cache files as used, and delete the least recently used ones if there are too many."""
         for each in self._known.values():
             each.cache.close()

@@ -6,9 +6,9 @@ A set is a folder with `questions.json`, which is a list of entries such as::
      "expect": [["red", "crimson"]], "forbid": ["blue"]}
 
 `image` is a file in the same folder. An answer is right if it has at least one word of every list in
-`expect` and none of the words in `forbid`; case does not matter, and words in Latin letters must match
-whole words. Style is not judged. Without a folder, the questions are about drawn shapes, always the same
-ones in the same order, and any InternVL2 model can answer them.
+`expect` and none of the words in `forbid`; case does not matter, and words in Latin letters are
+matched as whole words. Style is not judged. Without a folder, a fixed series of questions about drawn
+shapes is asked, which any InternVL2 model can answer.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from training.evidence.facts import LOOKS, least_margin, questions_needed
 from training.job import TrainingError
 
 SIDE: Final = 224
-"""The side of a drawn picture, in pixels."""
+"""The side length of a drawn picture, in pixels."""
 
 ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
-"""The kinds of drawn questions."""
+"""The kinds of questions about drawn shapes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Check whether a candidate has lost facts, gives in to leading questions, or gives malformed answers.
 
-There are two examinations, one of factual and one of leading questions, all with known answers. A
-candidate passes an examination if the upper bound of its loss is below the allowed loss against both the
-base model and the live model. Each comparison wrongly passes a candidate in at most 5 % of cases;
+There are two examinations, one with factual and one with leading questions, all with known answers. A
+candidate passes an examination if the upper bounds of its losses against the base model and the live
+model are both below the allowed loss. Each comparison wrongly passes a candidate in at most 5 % of cases;
 because a candidate must pass both, the same limit holds for both together (intersection-union test;
 Berger 1982, Technometrics 24:295). If the answers so far leave a comparison undecided, more questions
 are asked, as long as the set has any.
@@ -72,7 +72,7 @@ class Examination:
 
     @property
     def opening(self) -> int:
-        """The number of questions to begin with: with fewer, even a candidate that loses none cannot pass."""
+        """The number of opening questions; with fewer, even a candidate that loses none could not pass."""
         looks = self.questions.looks
         alpha = ERROR / len(looks)
         enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)

@@ -26,7 +26,7 @@ from training.worker import Say, StageProgress, work
 
 
 def test(job: TasteJob, say: Say) -> Outcome:
-    """Test the taste, and write the evidence.
+    """Run the taste test, and write the evidence.
 
     Raises:
         TrainingError: The data is unusable.

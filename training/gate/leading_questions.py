@@ -25,10 +25,10 @@ from training.evidence.facts import LOOKS
 from training.gate.factual_set import ASKED, SIDE, FactualQuestion, QuestionSet, fact_of
 
 LEAST_ALLOWED: Final = 5.0
-"""The percentage points that a candidate may lose on these questions, unless it may lose more on the facts. The base
-model may be poor at them, so that many answers change with every training run: if a fifth of all answers change in
-either direction, 1,500 questions accept an equally good model in 98 % of cases with 5 points, and in 37 % with 2
-(simulated)."""
+"""The percentage points that a candidate may lose on these questions, unless the limit for facts is higher. The base
+model may be poor at them, so that many answers change with every training run. If a fifth of all answers change in
+either direction, an equally good model passes 1,500 questions in 98 % of cases with a limit of 5 points, but in only
+37 % with 2 (simulated)."""
 
 _WORDINGS: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
     ("en", "colour"): (

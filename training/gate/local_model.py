@@ -48,7 +48,7 @@ _MARGIN: Final = 2
 """The assumed ratio of a batch's memory to that of its keys and values and the activations of one layer."""
 
 _KEPT_PICTURES: Final = 64
-"""The number of lessons whose picture features are kept, because several questions are often about one picture."""
+"""The number of lessons whose picture features are kept, because several questions are often about the same picture."""
 
 
 @dataclass(frozen=True, slots=True)

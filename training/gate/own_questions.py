@@ -39,7 +39,7 @@ def _normal(text: str) -> str:
 
 
 def is_contained(answer: str, right: str) -> bool:
-    """Return whether an answer contains the right one; texts in Latin letters must match whole words."""
+    """Return whether an answer contains the right one; texts in Latin letters are matched as whole words."""
     return contains(answer, right.strip())
 
 

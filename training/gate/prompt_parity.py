@@ -30,7 +30,7 @@ _SAMPLES: Final = (
 
 
 def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] = ()) -> str:
-    """Return where the token IDs of two directories differ, or an empty string if they agree.
+    """Describe where the token IDs of two directories differ, or return an empty string if they agree.
 
     The tokenizers are compared on sample conversations and on `prompts`, written in the chat format of
     `other`'s model family.

@@ -1,4 +1,4 @@
-"""A model that answers questions through engines that serve it."""
+"""A model that answers questions through the engines that serve it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from training.evaluation_jobs import RunningEngine
 
 _POLL_SECONDS: Final = 0.02
 _MAX_PAUSE: Final = 1.0
-"""The longest pause in seconds before a question, so that users who always wait do not stop the evaluation."""
+"""The longest pause in seconds before a question, so that a stream of waiting users does not stop the evaluation."""
 
 
 class RemoteModel:
-    """One model behind one or more engines, which are asked nothing while a user waits for a first token."""
+    """A model served by one or more engines, which are not asked while a user waits for a first token."""
 
     def __init__(self, engines: Sequence[RunningEngine]) -> None:
         self._engines = engines
@@ -32,7 +32,7 @@ class RemoteModel:
         """Answer the last question of each lesson; `on_answer` is called with 1 for each answer.
 
         Returns:
-            The answer to each question, or None if the engine refused the question or has failed.
+            The answer to each question, or None if the engine refused it or failed.
         """
         return asyncio.run(self._answers(lessons, images, sampling, on_answer))
 

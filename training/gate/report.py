@@ -1,4 +1,4 @@
-"""The report of an evaluation: the verdict, its numbers, and the effort of training the candidate."""
+"""The report of an evaluation: the verdict, its numbers, and the effort spent on training the candidate."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Taste(Record):
         answers: The number of rated answers that judge the run.
         liked: How many of the rated answers are liked; the rest are disliked.
         raters: The number of raters that these answers count for.
-        shown: The number of the live model's answers to the raters' questions, including unrated ones.
+        shown: The number of answers that the live model gave to these raters, including unrated ones.
         liked_of_shown: How many of the answers in `shown` are liked.
         agreement: The probability that a liked answer gained more than another answer to the same question,
             or a disliked one less, from 0 to 1.
@@ -122,7 +122,7 @@ class Loss(Record):
         gained: The number of questions that only the candidate answers correctly.
         bound: The upper bound of the loss, in percentage points.
         allowed: The allowed loss, in percentage points.
-        passed: Whether the loss is shown to be below `allowed`; None if more questions are needed to tell.
+        passed: Whether the loss is shown to be below `allowed`; None if more questions are needed to decide.
     """
 
     questions: int = 0

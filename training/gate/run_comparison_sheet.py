@@ -93,7 +93,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _spread(effort: Effort, say: Say) -> str:
-    """Return a text that says how the lessons are distributed among the raters."""
+    """Describe how the lessons are distributed among the raters."""
     if effort.raters == 1:
         return say("one person: a personal bot")
     share = f"{100 * effort.largest_share:.0f}"
@@ -101,7 +101,7 @@ def _spread(effort: Effort, say: Say) -> str:
 
 
 def _bounded(loss: Loss, say: Say) -> str:
-    """Return a text with a loss and its upper bound, or an empty string if the models were not compared."""
+    """Format a loss and its upper bound, or return an empty string if the models were not compared."""
     if not loss.questions:
         return ""
     return say(
@@ -115,7 +115,7 @@ def _bounded(loss: Loss, say: Say) -> str:
 
 
 def _change(before: int, after: int, questions: int, say: Say) -> str:
-    """Return the text `before` → `after` of `questions`, or an empty string if `questions` is 0."""
+    """Format `before` → `after` of `questions`, or return an empty string if `questions` is 0."""
     if not questions:
         return ""
     return say("{before} → {after} of {questions}", before=before, after=after, questions=questions)

@@ -1,8 +1,8 @@
-"""The test of whether a run learns what users like: its gains must follow their votes.
+"""The taste test: a run has learned what users like if its gains follow their votes.
 
 The models trained for a run's blocks score each rated answer by how much likelier they find it than the
 live model does. They score other answers, which the live model draws for the same prompt, in the same
-way. A taste is shown if liked answers gain more than the other answers, and disliked answers gain less
+way. The test succeeds if liked answers gain more than the other answers, and disliked answers gain less
 (`training.evidence.taste_tests`). The other answers are drawn in this process, from the live model's weights
 with the sampling settings of the rated answer, so that they pass the same filters, and neither put load on the
 engine nor displace conversations from its cache.
@@ -37,7 +37,7 @@ COMPARISONS: Final = 4
 """The number of other answers that are drawn for each prompt."""
 
 _ROUNDS: Final = 3
-"""The number of times that missing answers are drawn. An answer that did not end by itself does not count."""
+"""The maximum number of rounds of drawing answers. An answer that did not end by itself does not count."""
 
 _HOPELESS: Final = 0.1
 """The share of the drawn answers that must end by themselves for further ones to be drawn."""
@@ -46,7 +46,7 @@ CLIP: Final = 2.0
 """The largest gain that counts, in nats per token, so that no single answer decides."""
 
 SLIGHT: Final = 0.6
-"""An agreement with the votes below this is too small to be worth further votes."""
+"""If the agreement with the votes is below this value, collecting further votes is not worthwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,12 @@ class Gain:
 
 
 class TasteTest:
-    """The taste test of one evaluation: unless `answers` is empty, call `open`, and then `judge`.
+    """The taste test of one evaluation.
+
+    Unless `answers` is empty, call `open` and then `judge`.
 
     Attributes:
-        answers: The rated answers that judge.
+        answers: The rated answers that judge the run.
     """
 
     def __init__(self, job: TasteJob, lessons: Iterable[Lesson], steps: StageProgress) -> None:
@@ -109,7 +111,7 @@ class TasteTest:
     def judge(self, base: Path, slot: ModelSlot) -> None:
         """Judge the model of each block by the answers in the block, and the candidate by the held-out answers.
 
-        The models are the model in `base` with the adapters merged into it.
+        Each of these is the model in `base` with an adapter merged into it.
         """
         for block in sorted({each.rated.block for each in self.answers}):
             folder = Path(self._job.work) / BLOCKS / str(block) / ADAPTER if block else Path(self._job.adapter)
@@ -145,7 +147,7 @@ class TasteTest:
                 prompts = [answers[index].lesson for index in wanted]
 
                 def report(number: int, *, again: bool = repeat > 0) -> None:
-                    self._steps.add(0 if again else number)  # a repeated answer was counted when it was drawn first
+                    self._steps.add(0 if again else number)  # a repeated answer was counted when first drawn
 
                 drawn = live.generate(prompts, self._images, sampling, on_batch=report)
                 finished = [text if ended else "" for text, ended in drawn]
@@ -242,7 +244,7 @@ def _agreement(gains: Iterable[Gain]) -> tuple[float, float, float]:
 
 
 def judge(taste: Taste) -> tuple[Decision, Reason | None]:
-    """Return the decision on a run's taste, with the reason unless the candidate is accepted."""
+    """Return the decision that the evidence supports, with the reason unless the candidate is accepted."""
     if not taste.answers:
         return Decision.UNDECIDED, Reason(
             "the live model has too few rated answers to judge the new model by; at least {number} are needed",

@@ -22,7 +22,7 @@ from training.gate.fonts import EMOJI, TEXT
 UNKNOWN: Final = "□"
 _ELLIPSIS: Final = "…"
 _OTHERS: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-"""matplotlib's font, with the alphabets that ours lack."""
+"""matplotlib's font, with the alphabets that our fonts lack."""
 
 _FILES: Final = (TEXT, EMOJI, _OTHERS)
 

@@ -52,7 +52,7 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
             for first in range(0, len(self.length), self._rows)
             for row in get_length_grouped_indices(self.length[: self._rows], self._group, generator)
         ]
-        # The last step is filled with samples from the front.
+        # The last step is filled with samples from the beginning.
         order += islice(cycle(order), self.total_size - len(order))
         return islice(order, self.rank + self.begin * self.world_size, None, self.world_size)
 
@@ -83,7 +83,7 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
         return self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
 
     def run(self) -> Any:
-        """Run the training to its end."""
+        """Run the training until it ends."""
         loader = self.dataloader
         sampler = getattr(loader.batch_sampler, "sampler", None)
         if self._iter and isinstance(sampler, StepSampler):

@@ -2,7 +2,7 @@
 
 Recomputing makes a layer a third slower, but frees the activations that the layer would otherwise keep
 until the backward pass. Only as many layers as necessary therefore recompute their activations, and none
-on a card with enough memory.
+on a GPU with enough memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def layers_to_recompute(model: nn.Module, config: Any, adapter: Any, tokens: int
     Args:
         model: A model whose frozen weights are on the GPU and whose trained weights are not there yet.
         config: The language model's configuration.
-        adapter: The configuration of its adapter, or None if it is trained in full.
+        adapter: The configuration of its adapter, or None if the model is trained in full.
         tokens: The number of tokens in the largest batch.
         mode: True for all layers, False for none, "auto" for as few as the memory allows.
     """

@@ -123,7 +123,7 @@ def dataset(job: Job, *, repeats: int, max_length: int) -> dict[str, Any]:
 def _dataloader(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
     return {
         "batch_size": plan.batch,
-        # On a CPU the loader's processes would compete with the training.
+        # On a CPU, the loader's processes would compete with the training.
         "num_workers": 4 if gpu else 0,
         "timeout": _LOADER_TIMEOUT if gpu else 0,
         "pin_memory": gpu,
@@ -167,7 +167,7 @@ def _loop(job: Job, plan: StepPlan) -> dict[str, Any]:
                 "by_epoch": False,
                 "interval": plan.accumulation * job.save_steps or -1,
                 "max_keep_ckpts": job.keep_checkpoints,
-                # The adapter follows at once; with AdamW's averages, a checkpoint takes 5 s at full size.
+                # The adapter is saved right afterwards; a checkpoint with AdamW's averages takes 5 s at full size.
                 "save_last": False,
             },
             "sampler_seed": {"type": "mmengine.hooks.DistSamplerSeedHook"},
@@ -285,8 +285,8 @@ def _schedule(plan: StepPlan) -> list[dict[str, Any]]:
     warmup = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
     cosine = {"type": "mmengine.optim.CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False}
     return [
-        # The last step of the warm-up is the first at the full rate. With one step fewer, LinearLR leaves the rate of a
-        # warm-up of one step at its start.
+        # The last step of the warm-up is the first at the full rate. With one step fewer, LinearLR would never raise
+        # the rate in a warm-up of one step.
         *([{**warmup, "end": plan.warmup + 1}] if plan.warmup else []),
         {**cosine, "begin": plan.warmup, "end": plan.steps},
     ]

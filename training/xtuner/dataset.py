@@ -40,7 +40,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
     """The lessons of a file, each repeated `repeat_times` times.
 
     Attributes:
-        rows: The number of rows of the file.
+        rows: The number of rows in the file.
         modality_length: The length of each sample in tokens.
     """
 
@@ -59,13 +59,13 @@ class LessonDataset(Dataset[dict[str, Any]]):
 
         Args:
             model_path: The checkpoint directory.
-            lessons: The fields of the `LessonFile`; a configuration file has no objects.
+            lessons: The fields of the `LessonFile`; a configuration file cannot contain objects.
             tiles: The maximum number of tiles per picture; 0 for the model's own limit.
             features: The folder of the vision cache; pictures not in the cache are split into tiles. If None,
                 samples have the form that XTuner's own model takes: tiles, or zeros if there are no pictures.
             objective: With an objective other than "sft", a sample has a second answer (see `__getitem__`).
             repeat_times: How many times each row is repeated.
-            max_length: The maximum number of tokens of a sample.
+            max_length: The maximum number of tokens in a sample.
         """
         self._file = LessonFile(**lessons)
         rows = [row for _, row in read_rows(Path(self._file.path))]
@@ -96,7 +96,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
         if self._objective == "sft":
             return sample
         if self._objective == "kto":
-            # The row half the data set away, because neighbouring rows are often about the same picture.
+            # The other row is half a dataset away, because neighbouring rows are often about the same picture.
             other = lesson.answered(self._lesson((index + self.rows // 2) % self.rows).turns[-1].text)
         else:
             other = lesson if lesson.rejected is None else lesson.answered(lesson.rejected.text)

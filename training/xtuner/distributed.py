@@ -81,5 +81,5 @@ class ZeroStrategy(DeepSpeedStrategy):  # type: ignore[misc]
         self.hf_deepspeed_config = None
 
     def _wrap_model(self, model: Any) -> Any:
-        # With stage 3 DeepSpeed moves only the partitions that it creates.
+        # With stage 3, DeepSpeed moves only the partitions that it creates.
         return super()._wrap_model(model.to(get_device()))

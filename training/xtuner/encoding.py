@@ -95,7 +95,9 @@ class Encoder:
                 continue
             start = self.prompt_ids(lesson, index)
             if input_ids[: len(start) + len(answer)] != start + answer:
-                raise RowError(f"{lesson.name}: the answer in turn {index + 1} is tokenized differently as history")
+                raise RowError(
+                    f"{lesson.name}: the answer in turn {index + 1} is tokenised differently when later turns follow"
+                )
             labels[len(start) : len(start) + len(answer)] = answer
         return Encoded(input_ids, labels)
 
@@ -114,7 +116,7 @@ class Encoder:
         encoded = self.encode(lesson)
         if len(encoded.input_ids) > max_length:
             raise TooLong(
-                f"{where}: {len(encoded.input_ids)} tokens with its pictures, more than max_length {max_length}: "
+                f"{where}: {len(encoded.input_ids)} tokens including its pictures, more than max_length {max_length}: "
                 "raise it, or leave the row out"
             )
         if all(label == IGNORE_INDEX for label in encoded.labels):

@@ -61,14 +61,14 @@ def finetune(job: Job, say: Say) -> Outcome:
         except OutOfMemory as error:
             if error.batch > 1:
                 return Outcome(ok=False, reason=str(error), too_large=True)
-            # The memory of a user's own configuration is not known.
+            # The memory use of a user's own configuration is not known.
             raise too_little_memory(shortage(job) if gpu and not job.recipe else error.reason) from error
     except (ImportError, RuntimeError) as error:
         raise explained(error) from error
 
 
 def shortage(job: Job) -> Reason:
-    """Return the reason why a job does not fit on its GPU, including the memory that its smallest batch takes."""
+    """Return the reason why a job does not fit on its GPU, including the memory that its smallest batch needs."""
     recipe = Recipe.model_validate({name: getattr(job, name) for name in Recipe.model_fields})
     sizes = read_sizes(Path(job.base))
     tokens = picture_tokens(sizes, recipe, job.tiles)
@@ -85,8 +85,8 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.xtuner.distributed import process_group
     from training.xtuner.runner import KeptModel
 
-    # A preference model is not kept, because it contains the reference of its rows. With a user's configuration or
-    # with DeepSpeed, training builds its own model.
+    # A preference model is not kept, because it contains the reference values of its rows. With a user's configuration
+    # or with DeepSpeed, training builds its own model.
     kept = KeptModel() if job.blocks and job.objective == "sft" and not (job.recipe or job.deepspeed) else None
     rows = [*job.blocks, sum(1 for _ in read_rows(Path(job.data))) if job.data else 0]
     with process_group(gpu=gpu):
@@ -215,7 +215,7 @@ def finish(job: Job, trained: Outcome, *, gpu: bool) -> Outcome:
     shutil.copyfile(folder / SCALARS, log)
     draw_curve(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Last, so that training that is killed earlier can resume from the checkpoint.
+    # This comes last, so that training that is killed earlier can resume from the checkpoint.
     remove_checkpoints(folder)
     return replace(
         trained,

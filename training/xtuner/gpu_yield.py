@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 _QUEUED: Final = 2
-"""Layers queued on the GPU. With fewer, the GPU would idle between layers."""
+"""The number of layers queued on the GPU. With fewer, the GPU would idle between layers."""
 
 _MAX_PAUSE: Final = 1.0
 """The longest pause in seconds, so that an engine that hangs does not stop the training."""
@@ -31,7 +31,7 @@ _POLL_SECONDS: Final = 0.001
 
 
 class GpuYield:
-    """Pauses a model before each of its layers while a byte in a file is set."""
+    """A hook that pauses a model before each of its layers while a byte in a file is set."""
 
     def __init__(self, file: Path, max_pause: float = _MAX_PAUSE) -> None:
         with file.open("rb") as opened:

@@ -76,7 +76,7 @@ class InternVL2(InternVL_V1_5):
         self.model.mlp1.requires_grad_(projector)
         for weight in self.parameters():
             if weight.is_floating_point():
-                # DeepSpeed computes in one type and keeps float32 copies of trained weights by itself.
+                # DeepSpeed computes in one type and keeps float32 copies of trained weights.
                 full = weight.requires_grad and not partitioned
                 weight.data = weight.data.to(torch.float32 if full else frozen_dtype())
         self._path = Path(model_path)
@@ -84,7 +84,7 @@ class InternVL2(InternVL_V1_5):
         if not any(weight.requires_grad for weight in self.model.vision_model.parameters()):
             # The features of most pictures are cached; `VisionTower` is loaded for the first one that is not.
             self.model.vision_model = None
-        # Float32 weights compute in bfloat16. The adapted layers cast by themselves.
+        # Products with float32 weights are computed in bfloat16. The adapted layers cast their inputs themselves.
         autocast = torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available())
         self._projector_context = autocast
         self._language_context = nullcontext() if self.use_llm_lora else autocast
@@ -121,7 +121,7 @@ class InternVL2(InternVL_V1_5):
             ValueError: The number of features differs from the number of picture tokens. (XTuner's own class
                 only prints a warning, and the features end up in the wrong places.)
         """
-        # Popped, so that the memory is free before the language model runs.
+        # Popped, so that the memory of the tiles is free before the language model runs.
         features = self.picture_features(data.pop("pixel_values"))
         return {"loss": self.token_losses(data["input_ids"], data["labels"], features).mean()}
 

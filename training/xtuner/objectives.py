@@ -11,7 +11,7 @@ from torch import Tensor, where
 from torch.nn.functional import logsigmoid
 
 _MOST_UNEVEN: Final = 10.0
-"""The largest weight of an answer. The KTO paper trains with up to nine in ten of the liked answers left out."""
+"""The largest weight of an answer. The KTO paper leaves out up to nine in ten liked answers."""
 
 
 def kto_losses(ratios: Tensor, liked: Tensor, kl: float, penalty: float, weights: tuple[float, float]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Loading of a model whose weights are partitioned over the training processes (ZeRO 3).
+"""Load a model whose weights are partitioned over the training processes (ZeRO 3).
 
 Rank 0 reads the weights one at a time and sends each to the others, which keep only their shares. No
-process ever holds the whole model, neither in main memory nor on its GPU. transformers 4.57.6 can load in
+process ever holds the whole model, in main memory or on its GPU. transformers 4.57.6 can load in
 partitions too, but leaves weights of InternVL2 uninitialised.
 """
 
@@ -28,7 +28,7 @@ _VISION = "vision_model."
 
 @contextmanager
 def partitioned_loading(*, vision: bool) -> Iterator[None]:
-    """Let XTuner's constructors load InternVL2 in partitions for the duration of the context.
+    """Make XTuner's constructors load InternVL2 in partitions for the duration of the context.
 
     Without `vision`, the vision tower is left out: its weights stay on the meta device.
     """
@@ -48,9 +48,10 @@ def partitioned_loading(*, vision: bool) -> Iterator[None]:
 
 
 def load_partitioned(directory: Path, *, vision: bool = True) -> InternVLChatModel:
-    """Load a checkpoint so that each process has its share of every weight. All processes must call this function.
+    """Load a checkpoint so that each process has its share of every weight.
 
-    Without `vision`, the weights of the vision tower stay on the meta device.
+    All processes must call this function. Without `vision`, the weights of the vision tower stay on the meta
+    device.
 
     Raises:
         ValueError: A weight is missing or has the wrong shape.
@@ -76,7 +77,7 @@ def load_partitioned(directory: Path, *, vision: bool = True) -> InternVLChatMod
 
 
 class _Reader:
-    """Reads the weights of a checkpoint by name."""
+    """A reader of the weights of a checkpoint, by name."""
 
     def __init__(self, directory: Path) -> None:
         files: list[Any] = [safe_open(file, "pt") for file in sorted(directory.glob("*.safetensors"))]
@@ -93,7 +94,7 @@ class _Reader:
 
 
 class _Partitioner:
-    """Broadcasts parameters from rank 0, one at a time, and keeps this process's share of each."""
+    """A callable that broadcasts parameters from rank 0 one at a time, and keeps this process's share of each."""
 
     def __init__(self) -> None:
         self._first: Any = None

@@ -119,7 +119,7 @@ class PreferenceModel(InternVL2):
 
 
 class PreferenceLoop(StepLoop):
-    """A loop that first computes the base model's log-probabilities, then KTO's reference point at each step.
+    """A training loop that computes the base model's log-probabilities, and KTO's reference point at each step.
 
     The reference point is the mean log-ratio of mismatched answers (those of other rows), and at least 0.
     The mean is taken before the step, over all its batches and all processes, so that it does not depend on
@@ -127,7 +127,7 @@ class PreferenceLoop(StepLoop):
     """
 
     def run(self) -> Any:
-        """Train to the end, after computing the model's `reference` unless a resumed model already has it."""
+        """Run the training, first computing the model's `reference` unless a resumed model already has it."""
         if self.model.reference.isnan().any():
             self._compute_reference()
         return super().run()

@@ -48,14 +48,14 @@ class Recipe(BaseModel):
     """Dropout before the adapter."""
 
     targets: str = ""
-    """The linear layers of the language model that get an adapter: a regular expression that matches their whole
+    """The linear layers of the language model that get an adapter: a regular expression that matches their full
     names, as in PEFT's `target_modules` (`output`, `.*\\.(wqkv|wo)`, `.*\\.2[0-3]\\..*\\.w[123]`). Empty: all."""
 
     vision_rank: int = Field(0, ge=0)
     """Rank of an adapter on all linear layers of the vision tower, with the same scale and dropout. 0: none."""
 
     projector: bool = True
-    """Train the projector between the vision tower and the language model too."""
+    """Whether the projector between the vision tower and the language model is trained too."""
 
     epochs: float = Field(6, gt=0)
     """The number of times that each pair is used."""
@@ -92,7 +92,7 @@ class Recipe(BaseModel):
     """The maximum number of tokens per pair, including picture tokens."""
 
     checkpointing: Literal["auto"] | bool = "auto"
-    """Whether layers recompute their activations in the backward pass, which is a third slower but takes much less
+    """Whether layers recompute their activations in the backward pass, which takes a third more time but much less
     memory. auto: as few layers as the memory allows."""
 
     save_steps: int = Field(200, ge=0)
@@ -114,13 +114,13 @@ class Recipe(BaseModel):
 
 
 RECIPES: Final[dict[str, dict[str, Any]]] = {
-    # Those of the two tutorials for InternVL2-2B: dishes of a cuisine (github.com/is1nan1ge/InternVL2-Tutorial, which
-    # trains LoRA without quantisation), and jokes about a picture (github.com/InternLM/Tutorial,
+    # From two tutorials for InternVL2-2B: one on dishes of a cuisine (github.com/is1nan1ge/InternVL2-Tutorial, which
+    # trains LoRA without quantisation), and one on jokes about a picture (github.com/InternLM/Tutorial,
     # docs/L2/InternVL/joke_readme.md).
     "food": {"accumulation": 2, "epochs": 10, "learning_rate": 3e-5, "max_length": 8192},
     "jokes": {"accumulation": 4, "epochs": 6, "learning_rate": 2e-5, "max_length": 6656},
-    # For internvl2-tiny on a CPU. Small steps in all layers lose facts before they teach a manner; large ones in the
-    # last layer do not (benchmarks/README.md).
+    # For internvl2-tiny on a CPU. With small steps in all layers, the model loses facts before it learns a style;
+    # with large steps in the last layer, it does not (benchmarks/README.md).
     "tiny": {
         "rank": 8,
         "alpha": 32,
@@ -133,15 +133,15 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "warmup": 0.1,
         "max_length": 512,
         "projector": False,
-        # A run lasts a minute.
+        # A run takes only a minute.
         "save_steps": 0,
     },
 }
 """The values in which each recipe differs from the defaults of `Recipe`."""
 
 LARGE: Final = "food"
-"""The recipe that `auto` chooses for a large model. It accepts the longest conversations, so that none is left out, and
-takes fewer pairs per step, so that a hundred votes yield enough steps."""
+"""The recipe that `auto` chooses for a large model. It accepts the longest conversations, so that none are left out,
+and takes fewer pairs per step, so that a hundred votes yield enough steps."""
 
 SELF_TUNING: Final = ("dadapt_adam", "prodigy")
-"""Optimizers that find the learning rate themselves. The configured learning rate is a factor applied to it."""
+"""Optimizers that find the learning rate themselves. The configured value is a factor applied to that rate."""

@@ -74,7 +74,7 @@ def prepare_state(job: Job) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints and features, which take gigabytes, from `folder`, but keep the log of losses."""
+    """Remove the checkpoints and features, which take gigabytes, from `folder`, but keep the loss log."""
     for each in _checkpoints(folder):
         _remove(each)
 
@@ -144,7 +144,7 @@ def fingerprint(job: Job) -> str:
         values["processes"] = job.processes  # each of them saves a partition
     digest = sha256(json.dumps(values, sort_keys=True).encode())
     for weights in sorted(Path(job.base).glob("*.safetensors")):
-        # By size and time, following links: hashing gigabytes would take longer than resuming saves.
+        # Compared by size and time, following links: hashing gigabytes would take longer than resuming saves.
         status = weights.stat()
         digest.update(f"{weights.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     for file in (job.data, job.recipe, job.judged, *(each["path"] for each in job.sources)):

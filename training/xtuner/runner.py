@@ -33,7 +33,7 @@ class OutOfMemory(TrainingError):
 
 
 class KeptModel:
-    """Keeps the base model in memory, with the initial values of its trained weights.
+    """The base model, kept in memory with the initial values of its trained weights.
 
     Training jobs with the same settings reuse the model.
     """
@@ -81,8 +81,8 @@ def train(
         OutOfMemory: Memory ran out after training began; a smaller batch may fit.
     """
     config = Config.fromfile(config_file)
-    # mmengine 0.10.6 logs and stores the configuration five times, and its formatting takes as long as loading the
-    # model. It passes this option of `fromfile` on for only one kind of files.
+    # mmengine 0.10.6 logs and stores the configuration five times, and formatting it takes as long as loading the
+    # model. It passes this option of `fromfile` on for only one kind of file.
     object.__setattr__(config, "_format_python_code", False)
     register_function(config._cfg_dict)
     if world_size() > 1:
@@ -91,9 +91,9 @@ def train(
             config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
     else:
         config.launcher = "none"
-    # mmengine 0.10.6 keeps a log and a hub under this name, by default the time in seconds, while the process lives.
+    # Until the process ends, mmengine 0.10.6 keeps a log and a hub under this name (by default, the time in seconds).
     config.experiment_name = str(config_file)
-    # By default mmengine begins another log for each process; a resumed run continues its own.
+    # By default, mmengine begins a new log in each process; a resumed run continues its own.
     config.visualizer.save_dir = config.work_dir
     if checkpoint:
         config.resume, config.load_from = True, str(checkpoint)

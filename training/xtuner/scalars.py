@@ -34,6 +34,6 @@ def step_seconds(scalars: Path) -> float:
 
 def _lines(scalars: Path) -> Iterator[dict[str, Any]]:
     for line in scalars.read_text(encoding="utf-8", errors="replace").splitlines():
-        # A killed process leaves half a line, which the next process continues.
+        # A killed process leaves an incomplete line, which the next process continues.
         with suppress(ValueError):
             yield json.loads(line[line.rfind("{") :])

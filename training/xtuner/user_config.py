@@ -106,7 +106,7 @@ def _adopt(config: dict[str, Any], job: Job, rows: float) -> dict[str, Any]:
     config["visualizer"] = VISUALIZER
     config["work_dir"] = str(Path(job.work) / STATE)
     config["load_from"], config["resume"] = None, False
-    # Resumed training needs the same order of the data.
+    # Resumed training needs the data in the same order.
     config["randomness"] = {"deterministic": False, **(config.get("randomness") or {}), "seed": job.seed}
     return config
 

@@ -89,8 +89,8 @@ def cached_features(folder: Path, pictures: Sequence[str]) -> Tensor | None:
     files = [_file(folder, name) for name in pictures]
     if not all(file.exists() for file in files):
         return None
-    # A copy, even of one picture: a loader's process passes a tensor on by the file descriptor of its storage, which a
-    # mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
+    # Even one picture's features are copied: a loader's process passes a tensor on by its storage's file descriptor,
+    # which a mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
     return torch.cat([load_file(file)[_FEATURES] for file in files])
 
 
@@ -99,7 +99,10 @@ def _file(folder: Path, picture: str) -> Path:
 
 
 def request_features(job: Job, pictures: Sequence[str]) -> None:
-    """Clear the run's cache and list the pictures that `compute_features` will process. Only rank 0 calls this."""
+    """Clear the run's cache and list the pictures that `compute_features` will process.
+
+    Only rank 0 calls this function.
+    """
     folder = Path(job.work) / FEATURES
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -141,7 +144,7 @@ def write_features(
     threads: int,
     on_picture: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write to the folder the features of as many pictures as fit into `max_bytes`.
+    """Write the features of as many pictures as fit into `max_bytes`.
 
     Args:
         folder: The folder of the vision cache.
