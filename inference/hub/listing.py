@@ -95,12 +95,12 @@ async def list_files(source: Hub, repo: str, revision: str = "") -> Listing:
 
 
 def status_error(source: Hub, repo: str, status: int, revision: str = "") -> HubError:
-    """Return the HubError for an HTTP status that means failure."""
+    """Return the HubError for an HTTP error status."""
     where = f"{repo}@{revision}" if revision else repo
     if status in (401, 403):
         how = "export HF_TOKEN=…" if source is Hub.HUGGING_FACE else "use `--source hub` with a token"
         return HubError(
-            f"{source} refuses {where} without authorisation (HTTP {status}): check the name; if it requires a "
+            f"{source} refuses {where} without authorization (HTTP {status}): check the name; if it requires a "
             f"licence, accept it on the repository's page, then {how}."
         )
     if status == 404:
@@ -138,13 +138,13 @@ async def _hub(repo: str, revision: str) -> Listing:
             api.model_info, repo, revision=revision or None, files_metadata=True, timeout=_SECONDS
         )
     except HFValidationError as error:
-        raise HubError(f"{repo!r} is not a repository's name: use --repo OWNER/NAME.") from error
+        raise HubError(f"{repo!r} is not a repository name: use --repo OWNER/NAME.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         raise status_error(Hub.HUGGING_FACE, repo, status, revision) from error
-    except (requests.RequestException, OSError) as error:  # OSError is raised also if HF_HUB_OFFLINE is set
+    except (requests.RequestException, OSError) as error:  # OSError is also raised if HF_HUB_OFFLINE is set
         raise unreachable(Hub.HUGGING_FACE, error) from error
-    # Every file comes from this commit, even if the branch moves meanwhile.
+    # Every file comes from this commit, even if the branch moves in the meantime.
     commit = info.sha or revision or "main"
     files = []
     for each in info.siblings or ():
@@ -193,5 +193,5 @@ async def _modelscope(repo: str, revision: str) -> Listing:
 
 def _remote_file(source: Hub, path: str, size: int | None, digest: str | None, url: str) -> RemoteFile:
     if size is None or not digest:
-        raise HubError(f"{source} lists no hash of {path}, so the file cannot be checked: {_ELSEWHERE[source]}.")
+        raise HubError(f"{source} lists no hash for {path}, so the file cannot be checked: {_ELSEWHERE[source]}.")
     return RemoteFile(path, size, digest, url)

@@ -148,7 +148,7 @@ def _allow_cpu(seconds: int) -> None:
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO, seconds: int) -> None:
-    """Answer requests until their stream ends, allowing `seconds` of processor time for each."""
+    """Answer requests until the stream ends, allowing `seconds` of processor time for each."""
     answers.write(READY)
     answers.flush()
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:

@@ -107,6 +107,6 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise PictureError(
             f"The picture has more than {MAX_PIXELS // 10**6} million pixels: send a smaller one."
         ) from None
-    # Pillow's decoders report broken data with all of these; a broken PNG is a SyntaxError.
+    # Pillow's decoders report broken data with all of these; a broken PNG raises SyntaxError.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
         raise PictureError(f"The picture is damaged or cut off ({error}): send it again.") from error

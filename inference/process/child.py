@@ -64,7 +64,7 @@ class Child:
             log_files: The number of old log files to keep.
             cwd: The working directory.
             environment: Variables to add to this process's environment, after its secrets have been removed.
-            on_line: A function called with each line of standard output. It must not raise.
+            on_line: A function called with each line of standard output. It must not raise an exception.
 
         Raises:
             OSError: The program cannot be started.
@@ -179,7 +179,7 @@ class Child:
 
     async def _watch(self) -> int:
         code = await self._process.wait()
-        # Its descendants must not outlive it, nor keep the output pipes open.
+        # The child's descendants must neither outlive it nor keep the output pipes open.
         self._kill_group()
         _, late = await asyncio.wait(self._pumps, timeout=_PUMP_SECONDS)
         for pump in late:

@@ -1,6 +1,6 @@
 """The live model of one replica, a canary alongside it, and the swap to the next live model.
 
-Starting, swapping, resting and ending are mutually exclusive (see `engine_transitions`).
+Operations on the engines are mutually exclusive (see `engine_transitions`).
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class BlueGreen:
         return same and (live.worker is not None or self.resting)
 
     def _canary_of(self, model_id: str, model_dir: Path) -> Supervisor | None:
-        """Return the canary if it has the given model, else None.
+        """Return the canary if it has the given model, or None.
 
-        The directory may have been renamed since the canary's engine started; further starts use the new name.
+        The directory may have been renamed since the canary's engine started; later starts use the new name.
         """
         if self.canary is None or self.canary.model_id != model_id:
             return None
@@ -137,7 +137,7 @@ class BlueGreen:
 
         Raises:
             EngineUnavailable: The new engine did not start. The live model is unaffected or, if its engine had
-                to end first (`cold`), is started again.
+                to end first (`cold`), is restarted.
         """
         async with self._transitions.exclusive():
             if self._transitions.ended or not self._started:
@@ -187,11 +187,11 @@ class BlueGreen:
         except EngineUnavailable as error:
             if not self._transitions.ended:
                 blue.run()
-            return f"did not start again either, and further attempts follow: {error}"
+            return f"did not restart either, and further attempts follow: {error}"
         return "answers again."
 
     async def _make_live(self, green: Supervisor) -> None:
-        """Send chats to `green` and end the former live engine.
+        """Route chats to `green` and end the former live engine.
 
         The former engine gets up to `drain_timeout` seconds to finish its answers.
         """
@@ -244,7 +244,7 @@ class BlueGreen:
 
     def _on_change(self) -> None:
         """React to a change in an engine; start a pending canary once the live model answers."""
-        # It does not start at once, because two engines that start together would both claim the same free memory.
+        # It starts later, because two engines that start at the same time would both claim the same free memory.
         if (
             self._canary_due
             and self.canary is not None

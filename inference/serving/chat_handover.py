@@ -20,7 +20,7 @@ from inference.serving.routing import Router
 from inference.settings import InferenceSettings
 
 _PASSES: Final = 2
-"""The number of warm-up passes before an engine opens. During the first one, some chats are answered elsewhere."""
+"""The number of warm-up passes before an engine opens; the second covers chats answered during the first."""
 
 
 class ChatHandover:

@@ -52,7 +52,7 @@ class Deployment:
         self._rolling = Rolling(self._nodes, self._handover)
         self._pausing = asyncio.Lock()
         self.first_words = logs / "first-words"
-        """A file of one byte, 1 while an answer's first token is awaited; see `first_token_signal`."""
+        """A one-byte file, whose byte is 1 while an answer's first token is awaited; see `first_token_signal`."""
         self._answering = Answering(
             self._kind, settings, self._nodes, self._router, self._handover, first_words=self.first_words
         )
@@ -122,12 +122,12 @@ class Deployment:
         and its chats move to other replicas or wait. If the canary already runs the new model, it takes over; any
         other canary is ended.
 
-        The call returns when the old processes are gone. Cancelling the call does not stop a replica's swap once
-        the new engine has taken over, nor at any point during a cold swap. A second call waits for the first,
-        and a swap to the live model does nothing.
+        The call returns when the old processes are gone. Cancelling the call stops neither a cold swap of a
+        replica nor a swap whose new engine has taken over. A second call waits for the first, and a swap to the
+        live model does nothing.
 
         Raises:
-            EngineUnavailable: The new engine did not start. The live engine is unaffected or is started again.
+            EngineUnavailable: The new engine did not start. The live engine is unaffected or is restarted.
         """
         if not self._ours:
             raise EngineUnavailable(
@@ -160,10 +160,10 @@ class Deployment:
             raise
 
     def run_canary(self, model_id: str, model_dir: Path, share: float) -> None:
-        """Start a canary again in the background, for example after a restart of the bot.
+        """Restart a canary in the background, for example after a restart of the bot.
 
-        The canary answers the same conversations as before. Replicas on which it is already running are left
-        alone.
+        The canary answers the same conversations as before. Replicas on which it is already running are not
+        affected.
         """
         self._router.canary = CanaryRoute(model_id, share)
         for node in self._nodes:

@@ -2,7 +2,7 @@
 
 A follow-up question is answered quickly because the engine has the conversation, including pictures, in
 its prefix cache. Therefore, before a chat moves to another engine, its newest prompt is sent to that
-engine with a limit of one token. If the warm-up fails, the prefix merely stays uncached.
+engine with a limit of one token. If the warm-up fails, the prefix is simply not cached.
 """
 
 from __future__ import annotations

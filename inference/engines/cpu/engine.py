@@ -64,7 +64,7 @@ class ChatEngine:
     def __init__(self, model: Any, tokenizer: Any, *, cache_bytes: int) -> None:
         self.preprocessor = Preprocessor(model.config, tokenizer)
         self.cache_bytes = 0
-        """Size of the caches after the latest step in bytes, including unfinished answers."""
+        """Size of the caches in bytes after the latest step, including unfinished answers."""
         self._model = model
         self._text_of = text_decoder(tokenizer)
         patches_per_tile = (self.preprocessor.tiling.side // model.config.vision_config.patch_size) ** 2
@@ -262,6 +262,6 @@ def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator)
     kept, tokens = logits.topk(min(sampling.top_k or len(logits), len(logits)))
     probabilities = torch.softmax(kept / sampling.temperature, dim=-1)
     before = probabilities.cumsum(-1) - probabilities
-    # The most likely token always stays, also at top_p 0.
+    # The most likely token is always kept, even if top_p is 0.
     probabilities[1:][before[1:] > sampling.top_p] = 0
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])

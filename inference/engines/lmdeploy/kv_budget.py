@@ -16,7 +16,7 @@ BLOCK_TOKENS: Final = 64
 """The number of tokens in a KV block, which is TurboMind's default."""
 
 USABLE: Final = 0.92
-"""The fraction of the GPU's memory that engines may fill; the rest is left to the driver and to a desktop."""
+"""The fraction of the GPU's memory that engines may fill; the rest is for the driver and a desktop."""
 
 FEWEST_BLOCKS: Final = 8192 // BLOCK_TOKENS
 """The number of KV blocks that one long conversation needs."""
@@ -29,7 +29,7 @@ _TILING_BYTES: Final = 250_000_000
 """The memory for cutting a picture of 12 megapixels into tiles, computed from the sizes of `gpu_tiling`'s tensors."""
 
 _MAX_BLOCKS: Final = 16384
-"""The maximum number of KV blocks, a million tokens, which keeps a tiny model from filling a large GPU."""
+"""The maximum number of KV blocks (a million tokens), which keeps a tiny model from filling a large GPU."""
 
 _LARGE_CARD: Final = 40_000_000_000
 _PREFILL_LARGE: Final = 16384
@@ -77,7 +77,7 @@ class ModelMemory:
         )
 
     def work(self, prefill: int) -> int:
-        """Return the memory besides weights and KV blocks, with `prefill` prompt tokens per iteration."""
+        """Return the memory needed besides weights and KV blocks, with `prefill` prompt tokens per iteration."""
         return self.fixed + prefill * self.prefill_token
 
     def engine(self, blocks: int, prefill: int) -> int:
@@ -110,7 +110,7 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
 
 
 def blocks_within(memory: ModelMemory, room: float, *, prefill: int) -> int:
-    """Return the number of KV blocks with which an engine takes at most `room` bytes.
+    """Return the largest number of KV blocks with which an engine takes at most `room` bytes.
 
     The number is 0 or negative if no block fits.
     """
@@ -119,7 +119,7 @@ def blocks_within(memory: ModelMemory, room: float, *, prefill: int) -> int:
 
 
 def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
-    """Return the fraction of the memory left free by the weights that `blocks` KV blocks take up.
+    """Return the fraction that `blocks` KV blocks take up of the memory left free by the weights.
 
     The fraction is meant for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
     free once the weights are loaded.
@@ -131,7 +131,7 @@ def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
     room = free - memory.weights
     if not 0 < wanted < 0.97 * room:
         raise NoRoom(
-            f"{blocks} KV blocks take {wanted / 1e9:.1f} GB, but only {max(room, 0) / 1e9:.1f} GB are free besides the "
+            f"{blocks} KV blocks take {wanted / 1e9:.1f} GB, but only {max(room, 0) / 1e9:.1f} GB remain after the "
             "weights: lower inference.lmdeploy.blocks, or free memory on the GPU."
         )
     return wanted / room

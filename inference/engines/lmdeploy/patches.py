@@ -3,7 +3,7 @@
 - `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py makes lmdeploy create
   it).
 - `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: accepts pictures only as data:
-  URLs, and has `TileCache` prepare each picture once, with its fingerprint, in many threads and on the GPU. The
+  URLs, and has `TileCache` prepare and fingerprint each picture once, in many threads and on the GPU. The
   original prepares every picture of the conversation on every turn in one thread
   (`ImageEncoder.preprocess`), and opens file: URLs and paths.
 - `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts
@@ -48,7 +48,7 @@ from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError
 
 GROUP_SECONDS: Final = 0.03
-"""The minimum time between groups. Tokens that arrive sooner after a group are held for the next one."""
+"""The minimum time between groups. Tokens that arrive sooner are held for the next group."""
 
 _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
 
@@ -67,7 +67,7 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     Returns:
         A mapping from lmdeploy's engine class to the replacement that the server should create.
     """
-    # lmdeploy accepts truncated pictures; here they are refused, as by every other engine.
+    # lmdeploy accepts truncated pictures; here they are refused, as in every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Instance.limiter = PrefillLimiter(prefill_tokens)
     TileCachingEngine.tiles, TileCachingEngine.threads, TileCachingEngine.cache_bytes = tiles, threads, cache_bytes
@@ -187,7 +187,7 @@ class UsageWithTiles(serving.UsageInfo):  # type: ignore[misc]
         return usage
 
 
-# A response serializes the fields of the declared type only.
+# A response serializes only the fields of the declared type.
 class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
     """A complete answer, with `encoded_tiles` in its usage."""
 

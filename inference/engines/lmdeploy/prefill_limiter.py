@@ -18,7 +18,7 @@ _PICTURES: Final = 4096
 
 
 class PrefillLimiter:
-    """Limiter of the number of prompt tokens in prefill; it admits prompts in order.
+    """Limiter for the number of prompt tokens in prefill, which admits prompts in order.
 
     The limiter may be used in one event loop only.
 
@@ -54,7 +54,7 @@ class PrefillLimiter:
         """Wait until `cost` tokens fit, and reserve them until the block ends or the yielded function is called."""
         self.waiting += 1
         try:
-            # Locks are acquired in order, so only the first prompt watches for room, and no other overtakes it.
+            # The lock is acquired in order, so only the first prompt waits for room, and no other overtakes it.
             async with self._next:
                 while self._admitted and self._admitted + cost > self._tokens:
                     self._freed.clear()
