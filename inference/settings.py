@@ -76,7 +76,7 @@ class LmdeploySettings(BaseModel):
     """The number of GPUs that share one model. InternVL2-2B fits on one: list more GPUs in inference.gpus instead."""
 
     prefill_tokens: int | None = Field(default=None, ge=512)
-    """Prompt tokens computed in one iteration: more are faster and need more memory. Unset: 16384, or 8192 on a card
+    """Prompt tokens processed in one iteration: more are faster and need more memory. Unset: 16384, or 8192 on a card
     below 40 GB."""
 
     tile_threads: int | None = Field(default=None, ge=1)
@@ -184,7 +184,7 @@ class InferenceSettings(BaseModel):
     """For `cpu`: the number of compute threads. Unset: one for each core."""
 
     cache_megabytes: int | None = Field(default=None, ge=0)
-    """For `cpu`: the memory of the prefix cache in MiB. Unset: a quarter of the machine's memory, at most 4096."""
+    """For `cpu`: the memory for the caches in MiB. Unset: a quarter of the machine's memory, at most 4096."""
 
     concurrency: int | None = Field(default=None, ge=1)
     """The number of answers generated at a time on each engine; further questions queue. Unset: a default for the kind
@@ -208,7 +208,7 @@ class InferenceSettings(BaseModel):
     """How long an engine may take to finish its answers after a swap; the rest are restarted on another engine."""
 
     warm_chats: int = Field(default=64, ge=0)
-    """Before chats move to another engine, the prompts of this many active chats are computed there, for at most 20 s.
+    """Before chats move to another engine, the prompts of this many active chats are processed there, for at most 20 s.
     0: none."""
 
     warm_age: float = Field(default=900, ge=0)
@@ -222,7 +222,7 @@ class InferenceSettings(BaseModel):
     """A question is abandoned after this many engines have crashed while answering it."""
 
     restart_limit: int = Field(default=5, ge=1)
-    """After this many failures in a row, questions fail at once instead of waiting; restarts continue."""
+    """After this many failures in a row, questions fail immediately instead of waiting; restarts continue."""
 
     restart_delay: float = Field(default=1, ge=0)
     """The delay before the second restart, doubled for each further one up to a minute. The first restart is

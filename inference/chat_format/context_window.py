@@ -79,7 +79,7 @@ class Window:
         self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
-        """Return whether `prompt` is certain to fit, whatever its tokenization and the sizes of its pictures.
+        """Return whether `prompt` is certain to fit, regardless of its tokenization and the sizes of its pictures.
 
         The check is fast and reads no files.
         """
@@ -136,7 +136,7 @@ class Window:
     def _tokenizer(self) -> tuple[Callable[[str], int], int]:
         """A function that counts the tokens in a text, and the number of tokens in front of every prompt (`<s>`).
 
-        Each text starts with a special token and contains no other. The tokenizer's files are looked up in the
+        Each text starts with a special token and contains no others. The tokenizer's files are looked up in the
         same order as in `internvl2.tokenizer`.
         """
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers  # type: ignore[import-untyped]

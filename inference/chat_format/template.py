@@ -76,7 +76,7 @@ _LITERAL: Final = re.compile(
 # --- The template ---
 
 BREAK: Final = "\u2060"
-"""WORD JOINER, an invisible character that allows no line break. Inserted into a special-token literal, it splits the
+"""WORD JOINER, an invisible character that prevents line breaks. Inserted into a special-token literal, it turns the
 literal into plain text."""
 
 
@@ -256,7 +256,7 @@ def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
 
 
 def jinja_chat_template(family: ModelFamily, system: str = "") -> str:
-    """Return the Jinja chat template of a model family for a Hugging Face tokenizer, with `<s>` if there is one.
+    """Return the Jinja chat template of a model family for a Hugging Face tokenizer, with `<s>` if it has one.
 
     `system`, by default the official system text, is used if the messages include no system message. A
     message's content is a string or a list of parts; a picture part ("image" or "image_url") becomes an

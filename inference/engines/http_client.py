@@ -228,7 +228,7 @@ class _ChunkReader:
         """Read a chunk and return its text, which may be empty.
 
         Raises:
-            EngineCrashed: The chunk names a different model from earlier chunks.
+            EngineCrashed: The chunk names a different model than earlier chunks.
         """
         if self._model not in (None, chunk.model):
             raise EngineCrashed(f"The engine's model changed from {self._model!r} to {chunk.model!r} mid-answer.")

@@ -1,9 +1,9 @@
 """Resumable download of the files in a hub's listing into a folder, verifying every file's hash.
 
 The function `huggingface_hub.snapshot_download` is not enough: it checks sizes but no hashes, gives up
-when a connection breaks within a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file
+when a connection breaks in the middle of a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file
 under its final name is complete and verified; an incomplete file is called `NAME.part`, and the next run
-continues it.
+resumes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SPARE: Final = 1 << 28  # bytes that must stay free on the disk
 async def download(listing: Listing, folder: Path, progress: Progress, *, pause: float = 1.0) -> None:
     """Download every file of the listing into `folder`, except files that are already complete.
 
-    When a connection breaks, the download continues after `pause` seconds; the pause doubles with each
+    When a connection breaks, the download resumes after `pause` seconds; the pause doubles with each
     further failure. Received data is kept for the next run, except for a file with a wrong hash.
 
     Raises:
@@ -105,7 +105,7 @@ class _Download:
         if not await asyncio.to_thread(_is_whole, file, part):
             part.unlink()
             raise HubError(
-                f"{file.path} arrived damaged: its hash differs from the one that {self._listing.source} lists. The "
+                f"{file.path} is damaged: its hash differs from the one that {self._listing.source} lists. The "
                 "file was deleted; run the command again, and if that does not help, choose another --source."
             )
         part.rename(path)

@@ -105,7 +105,7 @@ def status_error(source: Hub, repo: str, status: int, revision: str = "") -> Hub
         )
     if status == 404:
         return HubError(f"{source} has no {where} (HTTP 404): check --repo (OWNER/NAME) and --revision.")
-    return HubError(f"{source} answered HTTP {status} for {where}: try again later, or {_ELSEWHERE[source]}.")
+    return HubError(f"{source} responded with HTTP {status} for {where}: try again later, or {_ELSEWHERE[source]}.")
 
 
 def unreachable(source: Hub, error: Exception) -> HubError:
@@ -174,7 +174,7 @@ async def _modelscope(repo: str, revision: str) -> Listing:
     except (aiohttp.ClientError, TimeoutError) as error:
         raise unreachable(Hub.MODELSCOPE, error) from error
     except ValueError as error:
-        raise HubError(f"modelscope did not answer with JSON ({error}): try again later.") from error
+        raise HubError(f"modelscope did not respond with JSON ({error}): try again later.") from error
     if answer.get("Code") != 200:
         raise HubError(f"modelscope refuses {repo}: {answer.get('Message')}. Check --repo and --revision.")
     # Each file names its commit; the commit of the list is often empty.

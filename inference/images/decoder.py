@@ -31,8 +31,8 @@ WALL_SECONDS: Final = 30.0
 busy."""
 
 _START_SECONDS: Final = 60.0
-"""The limit on the time in which a child imports its libraries. It usually takes half a second, but longer from a
-cold disk."""
+"""The limit on the time that a child takes to import its libraries, usually half a second, but longer from a cold
+disk."""
 
 _MAX_JSON: Final = 1000
 _MAX_BYTES: Final = 64 * 2**20
@@ -116,7 +116,7 @@ class PictureDecoder:
             raise DecodeError(answer)
 
     def close(self) -> None:
-        """End the child process; a `clean` call running in another thread raises `DecoderUnavailable`."""
+        """Stop the child process; a `clean` call running in another thread raises `DecoderUnavailable`."""
         self._closed = True
         process = self._process
         if process is not None:
@@ -226,7 +226,7 @@ class PictureDecoders:
         await asyncio.to_thread(self.shut_down)
 
     def shut_down(self) -> None:
-        """End the child processes. Calls to `clean` in progress raise `DecoderUnavailable`."""
+        """Stop the child processes. Calls to `clean` in progress raise `DecoderUnavailable`."""
         for each in self._decoders:
             each.close()
         self._threads.shutdown(cancel_futures=True)
@@ -238,7 +238,7 @@ class PictureDecoders:
         finally:
             self._free.put(decoder)
             if decoder.pid is None:
-                with contextlib.suppress(RuntimeError):  # the pool was closed meanwhile
+                with contextlib.suppress(RuntimeError):  # the pool has been closed
                     self._threads.submit(_warm, decoder)
 
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from inference.messages import PictureError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""The accepted formats, by Pillow's names. JPEG includes MPO, which some phones write into a .jpg."""
+"""The accepted formats, by their names in Pillow. JPEG includes MPO, which some phones write into a .jpg."""
 
 MAX_PIXELS: Final = 80_000_000
 """The limit on width times height, about 240 MB decoded. It is below Pillow's own warning limit."""

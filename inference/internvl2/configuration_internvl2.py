@@ -107,7 +107,7 @@ class InternVLChatConfig(_Fields):
     Args:
         vision_config: A dictionary or a configuration.
         llm_config: A dictionary or a configuration.
-        force_image_size: The side of a tile in pixels.
+        force_image_size: The side length of a tile in pixels.
         downsample_ratio: The scale factor of the pixel shuffle, by default 0.5.
         ps_version: The version of the pixel shuffle.
         min_dynamic_patch: The minimum number of tiles per picture.

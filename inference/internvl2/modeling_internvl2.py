@@ -107,7 +107,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(new_embeddings)
 
     def expect(self, length: int) -> None:
-        """Prepare for calls that each compute a part of a sequence of `length` positions, including the answer.
+        """Prepare for calls that each process a part of a sequence of `length` positions, including the answer.
 
         Phi-3 uses other rotary factors for sequences longer than the configuration's `short_length`, and by default
         chooses them based on the positions in each call. Cached keys and values can be reused only between sequences

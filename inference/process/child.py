@@ -145,8 +145,8 @@ class Child:
     async def stop(self, grace: float) -> int:
         """Send SIGTERM to the child, kill it after `grace` seconds if necessary, and return its exit status.
 
-        Cancelling the call kills the child at once. It is safe to call `stop` again, even after the child has
-        ended.
+        Cancelling the call kills the child immediately. It is safe to call `stop` more than once, even after the
+        child has ended.
         """
         self.terminate()
         try:
@@ -173,7 +173,7 @@ class Child:
             self._kill_group()
 
     def _kill_group(self) -> None:
-        # The child leads its group (start_new_session), so the group's id is its pid.
+        # The child leads its group (start_new_session), so the group's ID is the child's PID.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 

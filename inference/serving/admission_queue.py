@@ -144,7 +144,7 @@ class Ticket:
         self._updated = asyncio.Event()
 
     def leave(self) -> None:
-        """Leave the queue or release the slot. It is safe to call `leave` again."""
+        """Leave the queue or release the slot. It is safe to call `leave` more than once."""
         for tickets in (self._admission._inside, self._admission._queue):
             if self in tickets:
                 tickets.remove(self)
@@ -169,7 +169,7 @@ class Ticket:
 
         Yields:
             The number of tickets ahead and whether the queue is paused, initially and on each change; nothing if
-                a slot is free at once.
+                a slot is free immediately.
 
         Raises:
             EngineUnavailable: The queue is closed.

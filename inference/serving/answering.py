@@ -43,7 +43,7 @@ class Answering:
         admission: The queue of questions.
         counted: The values of the `Counters` fields, by field name.
         tallies: Counts of finished answers, by model.
-        first_token: A histogram of the engines' seconds to the first token, by replica.
+        first_token: A histogram of the engines' times to the first token in seconds, by replica.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Answering:
     async def _check_health(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
         """Check the worker's health; return the worker if it should be avoided, otherwise None.
 
-        The worker should be avoided if the check takes a long time and another worker could answer meanwhile.
+        The worker should be avoided if the check takes a long time and another worker could answer in the meantime.
         """
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)

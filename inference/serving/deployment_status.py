@@ -20,7 +20,7 @@ class Counters:
     """Counters since the deployment was created.
 
     Each question counts as answered, failed or cancelled. `answers_restarted` counts restarts of answers, and
-    `warmed` counts the prompts computed for warm-up. `crashes` includes `hangs`.
+    `warmed` counts the prompts processed for warm-up. `crashes` includes `hangs`.
     """
 
     answered: int = 0

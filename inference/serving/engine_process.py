@@ -170,7 +170,7 @@ class Worker:
                 yield delta
 
     async def compute(self, prompt: Prompt) -> None:
-        """Compute the prompt so that the engine caches its prefix; the answer is discarded and not counted."""
+        """Have the engine process the prompt and cache it; the answer is discarded and not counted."""
         fitted = await self._fitted(prompt)
         once = replace(fitted, sampling=replace(fitted.sampling, max_new_tokens=1))
         async with aclosing(self.client.answer(once)) as stream:
@@ -201,11 +201,11 @@ class Worker:
                 self._idle.set()
 
     async def suspect(self, error: EngineCrashed) -> None:
-        """Check the engine after an interrupted answer, and end it if it is at fault.
+        """Check the engine after an interrupted answer, and kill it if it is at fault.
 
-        A hung engine is ended at once, unless it has sent tokens to other chats in the meantime or belongs to an
+        A hung engine is killed immediately, unless it has sent tokens to other chats in the meantime or belongs to an
         application on a cluster, which replaces hung engines itself. After a lost connection or an HTTP 5xx
-        response, the engine must answer a question about a picture or is ended. If many answers are interrupted
+        response, the engine must answer a question about a picture or is killed. If many answers are interrupted
         at the same time, a single check covers all of them.
         """
         since = monotonic()
@@ -263,9 +263,9 @@ class Worker:
         return self.in_flight == 0
 
     async def stop(self) -> None:
-        """End the process and close its connections, interrupting answers in flight.
+        """Stop the process and close its connections, interrupting answers in flight.
 
-        It is safe to call `stop` again.
+        It is safe to call `stop` more than once.
         """
         self.broken = True
         self._given_up.set()
@@ -282,7 +282,7 @@ async def _either(
 ) -> list[asyncio.Task[object]]:
     """Wait until either coroutine ends or `patience` seconds pass.
 
-    Cancel whichever is still running, and return both tasks.
+    Cancel any that are still running, and return both tasks.
     """
     tasks = [asyncio.create_task(each) for each in (first, second)]
     try:

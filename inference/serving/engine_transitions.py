@@ -1,6 +1,6 @@
-"""Starting and ending the engines of one replica, one operation at a time.
+"""Starting and stopping the engines of one replica, one operation at a time.
 
-Each operation waits until the processes that the previous one ended are gone.
+Each operation waits until the processes stopped by the previous one have exited.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from inference.serving.supervisor import Supervisor
 
 _TRIES: Final = 2
 """The maximum number of times that a new engine is started. One that crashes on a warm-up prompt is restarted without
-it."""
+that prompt."""
 
 Welcome = Callable[[Worker], Awaitable[None]]
 """A function that opens a worker to chats, possibly after warming it up."""
 
 
 class EngineTransitions:
-    """Controller that starts and ends engines, and keeps track of those that are starting or draining.
+    """Controller that starts and stops engines, and keeps track of those that are starting or draining.
 
     Attributes:
         starting: The engine that is starting, or None.
@@ -44,7 +44,7 @@ class EngineTransitions:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Hold the lock shared by all operations, once the processes that the previous one ended are gone."""
+        """Hold the lock shared by all operations, once the processes stopped by the previous one have exited."""
         async with self._lock:
             if self._retiring:
                 await asyncio.wait(self._retiring)

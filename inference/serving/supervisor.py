@@ -118,10 +118,10 @@ class Supervisor:
     def cut(self) -> None:
         """Interrupt all answers in flight, so that `retire` does not have to wait for them."""
         if self._worker is not None:
-            self._worker.give_up("its answers were interrupted on purpose")
+            self._worker.give_up("it was killed to interrupt its answers")
 
     async def retire(self, drain: float) -> bool:
-        """Stop restarting the worker, drain it for up to `drain` seconds and end it.
+        """Stop restarting the worker, drain it for up to `drain` seconds and stop it.
 
         Returns:
             Whether all answers finished.
@@ -173,7 +173,7 @@ class Supervisor:
         self.crashes += 1
         self._crashed()
         self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
-        _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
+        _log.warning("engine ended", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
         self._set(State.RESTARTING)
         await worker.stop()
         self._worker = None

@@ -151,7 +151,7 @@ class Server:
         """Wait for a slot, first come, first served, and hold it until the block ends.
 
         Raises:
-            ApiError: Too many requests are waiting already.
+            ApiError: Too many requests are already waiting.
         """
         if self._waiting >= _MAX_WAITING:
             raise ApiError("The engine is overloaded: ask again in a moment.", status=429, code="overloaded")

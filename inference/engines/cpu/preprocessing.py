@@ -1,7 +1,7 @@
 """Preparation of generation requests: decoding and tiling pictures, tokenizing text, assigning cache keys.
 
-The preparation needs the checkpoint's configuration and tokenizer, but not its weights, and is safe to
-use from several threads.
+The preparation needs the checkpoint's configuration and tokenizer, but not its weights, and is
+thread-safe.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Preprocessor:
     def _check_length(self, tokens: int) -> None:
         if tokens >= self.window:
             raise PromptTooLong(
-                f"The prompt has {tokens} tokens or more and the model's context length is {self.window}: "
+                f"The prompt has {tokens} tokens or more, and the model's context length is {self.window}: "
                 "shorten it or send fewer pictures."
             )
 

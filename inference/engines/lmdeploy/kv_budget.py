@@ -49,7 +49,7 @@ class ModelMemory:
         token: The memory for one token's keys and values.
         fixed: The memory for the CUDA context, for cutting a picture into tiles, and for the maximum number of
             tiles in the vision tower.
-        prefill_token: The memory for each prompt token that is computed in one iteration.
+        prefill_token: The memory for each prompt token that is processed in one iteration.
     """
 
     weights: int
@@ -86,7 +86,7 @@ class ModelMemory:
 
 
 def prefill_tokens(total: int) -> int:
-    """Return the number of prompt tokens to compute per iteration on a GPU with `total` bytes of memory."""
+    """Return the number of prompt tokens to process per iteration on a GPU with `total` bytes of memory."""
     return _PREFILL_LARGE if total >= _LARGE_CARD else _PREFILL_SMALL
 
 
@@ -103,7 +103,7 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
     if blocks < FEWEST_BLOCKS:
         cure = 'set inference.swap = "cold" (one engine at a time), or ' if engines > 1 else ""
         raise NoRoom(
-            f"{engines} engine(s) with {memory.weights / 1e9:.1f} GB of weights do not fit a GPU with "
+            f"{engines} engine(s) with {memory.weights / 1e9:.1f} GB of weights do not fit on a GPU with "
             f"{total / 1e9:.0f} GB: {cure}set inference.lmdeploy.kv_bits = 8, or use a 4-bit (AWQ) checkpoint."
         )
     return blocks

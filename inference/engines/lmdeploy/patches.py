@@ -59,7 +59,7 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     """Install the replacements for lmdeploy's internals. Call this once, before `api_server.serve`.
 
     Args:
-        prefill_tokens: The number of prompt tokens that TurboMind computes per iteration.
+        prefill_tokens: The number of prompt tokens that TurboMind processes per iteration.
         tiles: The maximum number of tiles per picture, or None for the checkpoint's own limit.
         threads: The number of threads that decode pictures.
         cache_bytes: The size of the tile cache in bytes.
@@ -110,7 +110,7 @@ class Instance(TurboMindInstance):  # type: ignore[misc]
     async def async_stream_infer(
         self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
     ) -> AsyncIterator[Any]:
-        """Once the limiter admits the prompt, generate as TurboMind's own instance does, but group the outputs."""
+        """Wait for the limiter to admit the prompt, then generate as TurboMind does, but group the outputs."""
         config = inputs["gen_config"]
         ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
         pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
@@ -232,7 +232,7 @@ def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | N
 async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """Merge lmdeploy's EngineOutputs so that at most one is yielded per `GROUP_SECONDS`.
 
-    The first and the last output are passed on at once.
+    The first and the last output are passed on immediately.
     """
     held: Any = None
     due = 0.0
