@@ -115,7 +115,7 @@ class BlueGreen:
             self._changed()
 
     def run_canary(self, model_id: str, model_dir: Path) -> None:
-        """Once the live model answers, start a canary in the background, and retry until the canary has started."""
+        """Start a canary in the background once the live model answers, and retry until the canary has started."""
         if self._canary_of(model_id, model_dir) is None:
             self.canary = self._supervisor(model_id, model_dir, 1 - self._slot)
             self._canary_due = True

@@ -1,6 +1,6 @@
 """One engine from start to end, and the checks that distinguish a dead engine from a busy one.
 
-An engine starts once and ends once; `supervisor` starts its replacement.
+An engine is never restarted; `supervisor` starts its replacement.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def blocks_within(memory: ModelMemory, room: float, *, prefill: int) -> int:
 
 
 def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
-    """Return the fraction that `blocks` KV blocks take up of the memory left free by the weights.
+    """Return the size of `blocks` KV blocks as a fraction of the memory left free by the weights.
 
     The fraction is meant for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
     free once the weights are loaded.
