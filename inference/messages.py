@@ -6,7 +6,7 @@ This module uses only the standard library. The exception hierarchy::
     ├── PictureError        the data is not an acceptable picture; the sender can send another
     ├── PromptTooLong       the newest turn alone does not fit into the engine's context window
     ├── EngineRejected      the engine responded with HTTP 4xx; a retry would not help
-    ├── EngineCrashed       the engine died or broke the connection mid-answer; a retry may help
+    ├── EngineCrashed       the engine crashed or closed the connection mid-answer; a retry may help
     │   └── EngineHung      the engine keeps the connection open but sends no token
     └── EngineUnavailable   no engine can answer now (starting, stopped, or out of retries after crashes)
 """
@@ -41,7 +41,7 @@ class EngineRejected(InferenceError):
 
 
 class EngineCrashed(InferenceError):
-    """The engine did not finish its answer: the connection broke, the process died or no token came in time."""
+    """The engine did not finish its answer: the connection was lost, the process died or no token came in time."""
 
 
 class EngineHung(EngineCrashed):

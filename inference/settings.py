@@ -16,14 +16,14 @@ GONE: Final = {
     "swap_command": 'the bot swaps models itself; for engines on other machines, set inference.engine = "ray"',
     "swap_command_timeout": "it was removed together with inference.swap_command",
 }
-"""Settings of earlier versions, and what replaces them."""
+"""Settings of earlier versions, and what replaced them."""
 
 
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{error}: give the whole path") from error
+        raise ValueError(f"{error}: write the full path") from error
 
 
 LocalPath = Annotated[Path, AfterValidator(_expanded)]
@@ -34,10 +34,10 @@ LocalText = Annotated[str, AfterValidator(lambda text: str(_expanded(Path(text))
 
 
 def _address(url: str) -> str:
-    """Return the one spelling of a server's address.
+    """Return the normalized form of a server's address.
 
     Raises:
-        ValueError: It is not an address.
+        ValueError: `url` is not an HTTP address.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -51,19 +51,19 @@ class LmdeploySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     blocks: int | None = Field(default=None, ge=16)
-    """KV cache blocks of 64 tokens, 6.3 MB each for InternVL2-2B, 3.1 MB with kv_bits = 8. A picture of 13 tiles takes
-    52 blocks. Unset: as many as fit on the card, for two engines side by side if swap = "blue-green" (about 4700 blocks
-    on 80 GB, 650 on 24 GB; a 12 GB card needs swap = "cold")."""
+    """KV cache blocks of 64 tokens, 6.3 MB each for InternVL2-2B, or 3.1 MB with kv_bits = 8. A picture of 13 tiles
+    takes 52 blocks. Unset: as many as fit on the card, for two engines side by side if swap = "blue-green" (about 4700
+    blocks on 80 GB, 650 on 24 GB; a 12 GB card needs swap = "cold")."""
 
     session_length: int = Field(default=16384, ge=512)
-    """The longest conversation in tokens, including the answer; older turns are left out. Fewer blocks make it
-    shorter."""
+    """The context window in tokens, including the answer; older turns are left out. It is shorter if there are too few
+    blocks."""
 
     batch: int = Field(default=64, ge=1)
     """The number of answers generated at a time; further questions wait inside the engine."""
 
     kv_bits: Literal[4, 8, 16] = 16
-    """Bits per cached key or value. 8 halves a conversation's memory and the time to read it; 4 costs quality."""
+    """Bits per cached key or value. 8 halves a conversation's memory and the time to read it; 4 reduces quality."""
 
     dtype: Literal["auto", "bfloat16", "float16"] = "auto"
     """Data type of the computations. `auto`: the checkpoint's; cards before Ampere (T4, V100) need float16."""
@@ -73,11 +73,11 @@ class LmdeploySettings(BaseModel):
     config.json."""
 
     tensor_parallel: int = Field(default=1, ge=1)
-    """The number of GPUs that share one model. InternVL2-2B fits on one: prefer listing more GPUs in inference.gpus."""
+    """The number of GPUs that share one model. InternVL2-2B fits on one: list more GPUs in inference.gpus instead."""
 
     prefill_tokens: int | None = Field(default=None, ge=512)
-    """Prompt tokens computed in one iteration: more is faster and takes memory. Unset: 16384, or 8192 on a card below
-    40 GB."""
+    """Prompt tokens processed in one iteration: more are faster and need more memory. Unset: 16384, or 8192 on a card
+    below 40 GB."""
 
     tile_threads: int | None = Field(default=None, ge=1)
     """Threads that decode pictures. Unset: one for each core, at most 12."""
@@ -184,7 +184,7 @@ class InferenceSettings(BaseModel):
     """For `cpu`: the number of compute threads. Unset: one for each core."""
 
     cache_megabytes: int | None = Field(default=None, ge=0)
-    """For `cpu`: the memory of the prefix cache in MiB. Unset: a quarter of the machine's memory, at most 4096."""
+    """For `cpu`: the memory for the caches in MiB. Unset: a quarter of the machine's memory, at most 4096."""
 
     concurrency: int | None = Field(default=None, ge=1)
     """The number of answers generated at a time on each engine; further questions queue. Unset: a default for the kind
@@ -202,27 +202,27 @@ class InferenceSettings(BaseModel):
 
     swap: Literal["blue-green", "cold"] = "blue-green"
     """How a new model replaces the old one: `blue-green` starts it alongside the old one; `cold`, for a card too small
-    for two, stops the old one first, and questions wait meanwhile."""
+    for two, stops the old one first, and questions wait in the meantime."""
 
     drain_timeout: float = Field(default=120, ge=0)
-    """How long an engine may finish its answers after a swap; the rest are restarted on another engine."""
+    """How long an engine may take to finish its answers after a swap; the rest are restarted on another engine."""
 
     warm_chats: int = Field(default=64, ge=0)
-    """Before chats move to another engine, the prompts of this many active ones are computed there, for 20 s at most.
+    """Before chats move to another engine, the prompts of this many active chats are processed there, for at most 20 s.
     0: none."""
 
     warm_age: float = Field(default=900, ge=0)
-    """A chat is recently active for this long after its last answer."""
+    """A chat counts as active for this long after its last answer."""
 
     stop_timeout: float = Field(default=2, ge=0)
-    """An engine stopped by a swap or a pause is killed after this long. When the bot itself ends, engines are killed
-    after 2.5 s at the latest, so that everything is closed within the 10 s that `docker stop` allows."""
+    """An engine stopped by a swap or a pause is killed after this long. When the bot itself stops, engines are killed
+    after at most 2.5 s, so that everything is closed within the 10 s that `docker stop` allows."""
 
     answer_attempts: int = Field(default=4, ge=1)
     """A question is abandoned after this many engines have crashed while answering it."""
 
     restart_limit: int = Field(default=5, ge=1)
-    """After this many failures in a row, questions fail at once instead of waiting; restarts continue."""
+    """After this many failures in a row, questions fail immediately instead of waiting; restarts continue."""
 
     restart_delay: float = Field(default=1, ge=0)
     """The delay before the second restart, doubled for each further one up to a minute. The first restart is

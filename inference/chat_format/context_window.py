@@ -48,7 +48,7 @@ the next questions, which can then reuse the engine's prefix cache."""
 _WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen's tokenizers split a text before they merge bytes (transformers, convert_slow_tokenizer.Qwen2Converter)."""
+"""The pattern by which Qwen's tokenizers split a text (transformers, convert_slow_tokenizer.Qwen2Converter)."""
 
 _TEXTS: Final = 4096
 _PICTURES: Final = 4096
@@ -63,7 +63,7 @@ class Window:
         longest: The engine's own limit in tokens, which applies if it is lower than the model's.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: The directory has no InternVL2 configuration.
+        OSError, ValueError, KeyError, TypeError: The directory has no InternVL2 configuration or no tokenizer.
     """
 
     def __init__(self, directory: Path, *, tiles: int | None = None, longest: int | None = None) -> None:
@@ -79,7 +79,7 @@ class Window:
         self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
-        """Return whether `prompt` is certain to fit, whatever its tokenization and the sizes of its pictures.
+        """Return whether `prompt` is certain to fit, regardless of its tokenization and the sizes of its pictures.
 
         The check is fast and reads no files.
         """
@@ -136,7 +136,7 @@ class Window:
     def _tokenizer(self) -> tuple[Callable[[str], int], int]:
         """A function that counts the tokens in a text, and the number of tokens in front of every prompt (`<s>`).
 
-        The text starts with a special token and contains no other. The tokenizer's files are looked up in the
+        Each text starts with a special token and contains no others. The tokenizer's files are looked up in the
         same order as in `internvl2.tokenizer`.
         """
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers  # type: ignore[import-untyped]
@@ -184,7 +184,7 @@ def _llama_counter(directory: Path) -> tuple[Callable[[str], int], int]:
     config = json.loads((directory / "tokenizer_config.json").read_bytes())
     added = (config.get("added_tokens_decoder") or {}).values()
     stripping = tuple(token["content"] for token in added if token.get("rstrip"))
-    # No piece contains a line break, so one in front of a text keeps SentencePiece from adding the legacy mode's space.
+    # No piece contains a line break, so a leading line break keeps SentencePiece from adding the legacy mode's space.
     barrier = "\n" if config.get("legacy") is False else ""
     extra = len(processor.encode(barrier)) - 1
 

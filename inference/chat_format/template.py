@@ -63,8 +63,8 @@ PLACE: Final = "<image>"
 """The placeholder for a picture in texts that are not tokenized yet (LLaVA files, chat templates)."""
 
 # In addition to InternLM2's literals: those of Phi-3 and Qwen2 to Qwen3 (tokenizer_config.json of the checkpoints), the
-# picture placeholders of XTuner and the official code, the one of old lmdeploy versions, and the names of the special
-# ids in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded as id 92542, which is <|im_end|>).
+# picture placeholders of XTuner, the official code and old lmdeploy versions, and the names of the special IDs in
+# InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded as ID 92542, which is <|im_end|>).
 _LITERAL: Final = re.compile(
     "|".join(map(re.escape, (*SPECIAL_TOKENS, PLACE, "<video>", "<IMAGE_TOKEN>")))
     + r"|<\|(?:system|user|assistant|end|placeholder[1-6])\|>"
@@ -76,7 +76,7 @@ _LITERAL: Final = re.compile(
 # --- The template ---
 
 BREAK: Final = "\u2060"
-"""WORD JOINER, an invisible character that allows no line break. Inserted into a special-token literal, it splits the
+"""WORD JOINER, an invisible character that prevents line breaks. Inserted into a special-token literal, it turns the
 literal into plain text."""
 
 
@@ -178,7 +178,7 @@ def prompt_hash(prompt: Prompt) -> str:
     return sha256(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
-# --- Cutting the history ---
+# --- Truncating the history ---
 
 
 def upper_bound(prompt: Prompt, picture_tokens: int) -> int:
@@ -197,8 +197,7 @@ def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> P
     """Drop the oldest turns until `count(prompt) <= window_tokens`, always keeping the newest picture.
 
     The remaining history begins with a user's turn. If the turn with the newest picture is dropped, its
-    pictures move to the oldest remaining turn; if not all of them fit there, only the last ones that do are
-    moved.
+    pictures move to the oldest remaining turn; if not all of them fit, only the last ones that do are moved.
 
     Args:
         prompt: The whole prompt.
@@ -206,7 +205,7 @@ def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> P
         count: A function that returns the number of tokens of a prompt.
 
     Raises:
-        PromptTooLong: The newest turn does not fit even alone, with its own pictures or, if it has none, the
+        PromptTooLong: Even the newest turn alone does not fit, with its own pictures or, if it has none, the
             newest picture.
     """
     for candidate in _shorter(prompt):
@@ -257,10 +256,10 @@ def lmdeploy_template(family: ModelFamily) -> dict[str, object]:
 
 
 def jinja_chat_template(family: ModelFamily, system: str = "") -> str:
-    """Return the Jinja chat template of a model family for a Hugging Face tokenizer, with `<s>` if there is one.
+    """Return the Jinja chat template of a model family for a Hugging Face tokenizer, with `<s>` if it has one.
 
     `system`, by default the official system text, is used if the messages include no system message. A
-    message's content is a text or a list of parts; a picture part ("image" or "image_url") becomes an
+    message's content is a string or a list of parts; a picture part ("image" or "image_url") becomes an
     `<image>` placeholder at the front of its turn. The template inserts texts unchanged, so pass them
     through `harmless` first.
     """

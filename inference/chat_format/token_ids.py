@@ -1,6 +1,6 @@
 """Token IDs of a prompt, and the positions of its pictures among the IDs.
 
-The code works with the loaded tokenizer of any InternVL checkpoint and needs neither torch nor the
+This module works with the loaded tokenizer of any InternVL checkpoint and needs neither torch nor the
 model.
 """
 
@@ -34,7 +34,7 @@ def token_ids(
     """
     context = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
     # One <IMG_CONTEXT> for each picture is tokenized and repeated afterwards: special tokens do not affect their
-    # neighbours, and thousands of them in a text cost a tokenizer more than the rest.
+    # neighbours, and tokenizing thousands of them would take longer than tokenizing the rest.
     short = tokenizer(render(prompt, [1] * len(picture_tokens), family))["input_ids"]
     start = tokenizer.bos_token_id
     if start is None:

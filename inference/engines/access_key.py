@@ -39,7 +39,7 @@ def own_key() -> str:
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
         raise SystemExit(
-            f"{KEY_VARIABLE} is not set: export a long random string under that name, and have clients send it as "
+            f"{KEY_VARIABLE} is not set: set it to a long random string, and have clients send this string as "
             "their API key. The bot does both for the engines that it starts."
         )
     return key

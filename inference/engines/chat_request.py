@@ -17,7 +17,7 @@ from inference.chat_format.template import parts, system_text
 from inference.messages import Picture, Prompt, Turn
 
 SESSION_HEADER: Final = "x-session-id"
-"""The header that names the chat (Ray Serve's default, `RAY_SERVE_SESSION_ID_HEADER_KEY`)."""
+"""The header that identifies the chat (Ray Serve's default, `RAY_SERVE_SESSION_ID_HEADER_KEY`)."""
 
 _DATA_URL_BYTES: Final = 32 * 2**20
 
@@ -50,7 +50,7 @@ class ChatRequests:
             "extra_body": {"top_k": sampling.top_k},
             "max_tokens": sampling.max_new_tokens,
             "user": prompt.chat,
-            # Ray Serve routes by it, so that a chat stays with the engine that has it cached.
+            # Ray Serve routes by this header, so that a chat stays with the engine that has cached it.
             "extra_headers": {SESSION_HEADER: quote(prompt.chat)},
             "stream": True,
             "stream_options": {"include_usage": True},

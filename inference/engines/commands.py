@@ -17,10 +17,7 @@ from inference.settings import TINY, InferenceSettings
 
 
 class Kind(StrEnum):
-    """A kind of engine.
-
-    A child process (CPU engine or lmdeploy), a server that the operator runs, or an application on a Ray cluster.
-    """
+    """A kind of engine: a child process (CPU or lmdeploy), an external server, or an application on a Ray cluster."""
 
     CPU = "cpu"
     LMDEPLOY = "lmdeploy"
@@ -29,10 +26,10 @@ class Kind(StrEnum):
 
 
 _CHAT_BLOCKS: Final = 60
-"""KV blocks of a typical chat: one picture of 13 tiles and some text."""
+"""The number of KV blocks of a typical chat: one picture of 13 tiles and some text."""
 
 Command = Callable[[str, Path, int, InferenceSettings], list[str]]
-"""A function (model id, checkpoint directory, loopback port, settings) → command line of an engine on that port."""
+"""A function (model ID, checkpoint directory, loopback port, settings) that returns an engine's command line."""
 
 _DRIVER: Final = Path("/dev/nvidiactl")
 _CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
@@ -57,11 +54,10 @@ def on_nodes(settings: InferenceSettings) -> Kind:
 
 
 def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | None = None) -> int:
-    """Return the number of answers that may be in flight at once on one engine, or on all of a cluster.
+    """Return the number of answers that may be in flight at once on one engine, or on all engines of a cluster.
 
-    By default, lmdeploy is given no more questions at once than its batch and its KV cache can hold: a
-    question waiting in the bot's queue has a known position, but a question waiting inside the engine does
-    not.
+    By default, lmdeploy is given no more questions at once than its batch and its KV cache can hold, because
+    a question in the bot's queue has a known position, but a question waiting inside the engine does not.
 
     Args:
         kind: The kind of engine.

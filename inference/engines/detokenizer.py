@@ -7,7 +7,7 @@ from typing import Final
 
 _REPLACEMENT: Final = "\ufffd"
 _LONGEST_CHARACTER: Final = 4
-"""The length of the longest UTF-8 character in bytes, hence the most byte tokens that can form one character."""
+"""The maximum length of a UTF-8 character in bytes, and so the maximum number of byte tokens per character."""
 
 
 class TextStream:

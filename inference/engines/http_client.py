@@ -57,7 +57,7 @@ class HttpEngine:
 
     Args:
         base_url: The server's address, with or without `/v1`.
-        model: The model's ID in answers.
+        model: The model's ID, reported in answers.
         name: The model's name on the server. None means `model`; an empty name means the first model that
             the server lists.
         token_timeout: The maximum time without a token, in seconds.
@@ -93,7 +93,7 @@ class HttpEngine:
             # The timeout is measured in `answer`, from token to token; a limit for each read would let an engine
             # that sends empty chunks hang forever.
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            # Our own are reached without a proxy. Plain HTTP needs no certificates, whose loading blocks for 30 ms.
+            # Local engines need no proxy. Plain HTTP needs no certificates, and loading them blocks for 30 ms.
             http_client=openai.DefaultAsyncHttpxClient(
                 trust_env=not local, verify=not local or root.startswith("https")
             ),
@@ -145,7 +145,7 @@ class HttpEngine:
                 self._name = ""
                 raise EngineCrashed(f"The server at {self.base_url} now serves another model.") from error
             if self._local and isinstance(error, openai.NotFoundError | openai.AuthenticationError):
-                raise EngineCrashed(f"No engine of this launch serves {self._name} at {self.base_url}.") from error
+                raise EngineCrashed(f"The engine started for {self._name} is not at {self.base_url}.") from error
             raise _translated(error, timeout) from error
         finally:
             if stream is not None:
@@ -228,10 +228,10 @@ class _ChunkReader:
         """Read a chunk and return its text, which may be empty.
 
         Raises:
-            EngineCrashed: The chunk names a different model from earlier chunks.
+            EngineCrashed: The chunk names a different model than earlier chunks.
         """
         if self._model not in (None, chunk.model):
-            raise EngineCrashed(f"The engine changed its model from {self._model!r} to {chunk.model!r} mid-answer.")
+            raise EngineCrashed(f"The engine's model changed from {self._model!r} to {chunk.model!r} mid-answer.")
         self._model = chunk.model
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
@@ -247,8 +247,8 @@ class _ChunkReader:
         """Return the finish reason, "stop" or "length".
 
         Raises:
-            EngineCrashed: The answer ended in another way; "abort" counts too, because a client that aborts an
-                answer does not read its end.
+            EngineCrashed: The answer ended in another way, including "abort": a client that aborts an answer does
+                not read its end.
         """
         if self._finish in ("stop", "length"):
             return self._finish
@@ -274,7 +274,7 @@ def _translated(error: Exception, timeout: float) -> InferenceError:
         message = error.message.lower()
         if error.status_code == 413 or "context_length" in f"{error.code} {message}" or "context length" in message:
             return PromptTooLong("The question does not fit the model's window: shorten it or send fewer pictures.")
-        # lmdeploy's errors have no code, so our lmdeploy worker puts it before the text.
+        # lmdeploy's errors have no code, so the bot's lmdeploy worker puts it before the text.
         named, _, reason = error.message.partition(f"{INVALID_PICTURE}: ")
         if error.code == INVALID_PICTURE or reason:
             return PictureError(reason or named)
@@ -283,4 +283,4 @@ def _translated(error: Exception, timeout: float) -> InferenceError:
         return EngineRejected(f"The engine refused the question (HTTP {error.status_code}): {error.message}")
     if isinstance(error, openai.APIStatusError):
         return EngineCrashed(f"The engine failed (HTTP {error.status_code}): {error.message}")
-    return EngineCrashed(f"The connection to the engine broke: {error or type(error).__name__}")
+    return EngineCrashed(f"The connection to the engine was lost: {error or type(error).__name__}")

@@ -1,4 +1,4 @@
-"""The version of Ray that is installed for a Python interpreter, which may be another one than the bot's own."""
+"""The version of Ray that is installed for a Python interpreter, which may differ from the bot's own."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def ray_version(python: str) -> str:
 
 
 def ray_cure(section: str) -> str:
-    """Return how to install Ray for the engine of a section of the settings, `inference` or `training`."""
+    """Return instructions for installing Ray; `section` is the settings section, `inference` or `training`."""
     return f'run make install-ray, and set {section}.python to ".venv/ray/bin/python"'

@@ -18,7 +18,7 @@ SAMPLES: Final = {
     "lmdeploy:num_requests_running": "engine_running",
     "lmdeploy:gpu_cache_usage_perc": "cache_used_ratio",
 }
-"""The samples of the CPU engine, of our lmdeploy patches and of lmdeploy itself, with the names that the bot uses."""
+"""The samples of the CPU engine, of the lmdeploy patches and of lmdeploy itself, with the names that the bot uses."""
 
 
 def read_metrics(page: str) -> dict[str, float]:

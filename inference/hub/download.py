@@ -1,9 +1,9 @@
-"""Resumable download of the files in a hub's listing into a folder, with a check of every file's hash.
+"""Resumable download of the files in a hub's listing into a folder, verifying every file's hash.
 
 The function `huggingface_hub.snapshot_download` is not enough: it checks sizes but no hashes, gives up
-when a connection breaks within a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file
-under its own name is complete and checked; an incomplete file is called `NAME.part` and is continued by
-the next run.
+when a connection breaks in the middle of a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file
+under its final name is complete and verified; an incomplete file is called `NAME.part`, and the next run
+resumes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from yarl import URL
 from inference.hub.listing import HubError, Listing, RemoteFile, status_error, unreachable
 
 Progress = Callable[[str, int], None]
-"""A function (path of the current file, bytes of all files downloaded so far)."""
+"""A function (path of the current file, total number of bytes downloaded so far)."""
 
 _PART: Final = ".part"
 _CHUNK: Final = 1 << 20
@@ -35,7 +35,7 @@ _SPARE: Final = 1 << 28  # bytes that must stay free on the disk
 async def download(listing: Listing, folder: Path, progress: Progress, *, pause: float = 1.0) -> None:
     """Download every file of the listing into `folder`, except files that are already complete.
 
-    When a connection breaks, the download continues after `pause` seconds; the pause doubles with each
+    When a connection breaks, the download resumes after `pause` seconds; the pause doubles with each
     further failure. Received data is kept for the next run, except for a file with a wrong hash.
 
     Raises:
@@ -46,8 +46,8 @@ async def download(listing: Listing, folder: Path, progress: Progress, *, pause:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HubError(
-                f"The disk of {folder} is full: free up {listing.size / 1e9:.1f} GB in all and run the command again; "
-                "it continues where it stopped."
+                f"The disk of {folder} is full: free up {listing.size / 1e9:.1f} GB in total and rerun the command, "
+                "which continues where it stopped."
             ) from error
         raise HubError(f"{folder} cannot be written ({error}): choose a folder that this user may write to.") from error
 
@@ -70,7 +70,7 @@ class _Download:
                 missing.append(file)
             self._progress(file.path, self._complete)
         _check_space(missing, self._folder)
-        # There is no total timeout: large files take long, and only silence is an error.
+        # There is no total timeout: large files take a long time, and only silence is an error.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
         async with aiohttp.ClientSession(
             timeout=timeout,
@@ -105,7 +105,7 @@ class _Download:
         if not await asyncio.to_thread(_is_whole, file, part):
             part.unlink()
             raise HubError(
-                f"{file.path} arrived damaged: its hash differs from the one that {self._listing.source} lists. The "
+                f"{file.path} is damaged: its hash differs from the one that {self._listing.source} lists. The "
                 "file was deleted; run the command again, and if that does not help, choose another --source."
             )
         part.rename(path)
@@ -123,16 +123,14 @@ class _Download:
                 response.raise_for_status()
             if response.status not in (200, 206):
                 raise status_error(listing.source, listing.repo, response.status, f"{listing.revision}/{file.path}")
-            if response.status == 200:  # a server without ranges starts from the first byte
+            if response.status == 200:  # a server that does not support ranges starts from the first byte
                 size = 0
             with part.open("ab" if size else "wb") as writer:
                 async for chunk in response.content.iter_any():
                     writer.write(chunk)
                     size += len(chunk)
                     if size > file.size:
-                        raise HubError(
-                            f"{listing.source} sends more bytes of {file.path} than listed: try again later."
-                        )
+                        raise HubError(f"{listing.source} sent more bytes of {file.path} than listed: try again later.")
                     self._progress(file.path, self._complete + size)
 
 
@@ -158,7 +156,7 @@ def _check_space(missing: list[RemoteFile], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if missing and need + _SPARE > free:
         raise HubError(
-            f"{need / 1e9:.1f} GB remain to be downloaded but {folder} has {free / 1e9:.1f} GB free: "
+            f"{need / 1e9:.1f} GB remain to be downloaded, but {folder} has {free / 1e9:.1f} GB free: "
             "free some space, or choose a folder on another disk."
         )
 

@@ -95,17 +95,17 @@ async def list_files(source: Hub, repo: str, revision: str = "") -> Listing:
 
 
 def status_error(source: Hub, repo: str, status: int, revision: str = "") -> HubError:
-    """Return the HubError for an HTTP status that means failure."""
+    """Return the HubError for an HTTP error status."""
     where = f"{repo}@{revision}" if revision else repo
     if status in (401, 403):
         how = "export HF_TOKEN=…" if source is Hub.HUGGING_FACE else "use `--source hub` with a token"
         return HubError(
-            f"{source} refuses {where} without authorisation (HTTP {status}): check the name; if it requires a "
+            f"{source} refuses {where} without authorization (HTTP {status}): check the name; if it requires a "
             f"licence, accept it on the repository's page, then {how}."
         )
     if status == 404:
         return HubError(f"{source} has no {where} (HTTP 404): check --repo (OWNER/NAME) and --revision.")
-    return HubError(f"{source} answered HTTP {status} for {where}: try again later, or {_ELSEWHERE[source]}.")
+    return HubError(f"{source} responded with HTTP {status} for {where}: try again later, or {_ELSEWHERE[source]}.")
 
 
 def unreachable(source: Hub, error: Exception) -> HubError:
@@ -138,13 +138,13 @@ async def _hub(repo: str, revision: str) -> Listing:
             api.model_info, repo, revision=revision or None, files_metadata=True, timeout=_SECONDS
         )
     except HFValidationError as error:
-        raise HubError(f"{repo!r} is not a repository's name: use --repo OWNER/NAME.") from error
+        raise HubError(f"{repo!r} is not a repository name: use --repo OWNER/NAME.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         raise status_error(Hub.HUGGING_FACE, repo, status, revision) from error
-    except (requests.RequestException, OSError) as error:  # OSError is raised also if HF_HUB_OFFLINE is set
+    except (requests.RequestException, OSError) as error:  # OSError is also raised if HF_HUB_OFFLINE is set
         raise unreachable(Hub.HUGGING_FACE, error) from error
-    # Every file comes from this commit, even if the branch moves meanwhile.
+    # Every file comes from this commit, even if the branch moves in the meantime.
     commit = info.sha or revision or "main"
     files = []
     for each in info.siblings or ():
@@ -174,7 +174,7 @@ async def _modelscope(repo: str, revision: str) -> Listing:
     except (aiohttp.ClientError, TimeoutError) as error:
         raise unreachable(Hub.MODELSCOPE, error) from error
     except ValueError as error:
-        raise HubError(f"modelscope did not answer with JSON ({error}): try again later.") from error
+        raise HubError(f"modelscope did not respond with JSON ({error}): try again later.") from error
     if answer.get("Code") != 200:
         raise HubError(f"modelscope refuses {repo}: {answer.get('Message')}. Check --repo and --revision.")
     # Each file names its commit; the commit of the list is often empty.
@@ -193,5 +193,5 @@ async def _modelscope(repo: str, revision: str) -> Listing:
 
 def _remote_file(source: Hub, path: str, size: int | None, digest: str | None, url: str) -> RemoteFile:
     if size is None or not digest:
-        raise HubError(f"{source} lists no hash of {path}, so the file cannot be checked: {_ELSEWHERE[source]}.")
+        raise HubError(f"{source} lists no hash for {path}, so the file cannot be checked: {_ELSEWHERE[source]}.")
     return RemoteFile(path, size, digest, url)

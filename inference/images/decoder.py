@@ -31,7 +31,7 @@ WALL_SECONDS: Final = 30.0
 busy."""
 
 _START_SECONDS: Final = 60.0
-"""The limit on the time in which a child imports its libraries. It usually takes half a second, longer from a cold
+"""The limit on the time that a child takes to import its libraries, usually half a second, but longer from a cold
 disk."""
 
 _MAX_JSON: Final = 1000
@@ -84,7 +84,7 @@ class PictureDecoder:
             self._running()
 
     def clean(self, data: bytes, max_megapixels: float) -> CleanPicture:
-        """Decode a picture file of any supported format and return the picture re-encoded.
+        """Decode a picture file of any supported format and return it re-encoded.
 
         Args:
             data: The file as it was sent.
@@ -100,7 +100,7 @@ class PictureDecoder:
             try:
                 answer = self._exchange(data, max_megapixels)
             except BrokenPipeError:
-                # The child reads a whole file before it decodes it, so it had already ended before this picture.
+                # The child reads a whole file before decoding it, so the child had already ended before this picture.
                 self._end()
                 answer = self._exchange(data, max_megapixels)
             if isinstance(answer, CleanPicture):
@@ -109,14 +109,14 @@ class PictureDecoder:
                 code = self._end()
                 if self._closed:
                     raise DecoderUnavailable("the picture decoder is closed")
-                _log.warning("a picture of %s bytes ended its decoder with %s", len(data), code)
+                _log.warning("the decoder of a picture of %s bytes ended with status %s", len(data), code)
                 raise DecodeError(Refusal.TOO_COSTLY, killed=True)
             if answer is Refusal.TOO_COSTLY:
                 self._end()  # its memory may be fragmented
             raise DecodeError(answer)
 
     def close(self) -> None:
-        """End the child process; a `clean` call running in another thread raises `DecoderUnavailable`."""
+        """Stop the child process; a `clean` call running in another thread raises `DecoderUnavailable`."""
         self._closed = True
         process = self._process
         if process is not None:
@@ -150,7 +150,7 @@ class PictureDecoder:
             ready = process.stdout.read(len(READY))
         if ready != READY:
             code = self._end()
-            raise DecoderUnavailable(f"the picture decoder ended with {code} at its start: see the log for its error")
+            raise DecoderUnavailable(f"the picture decoder ended with status {code} at startup: see the log")
         return process
 
     def _exchange(self, data: bytes, max_megapixels: float) -> CleanPicture | Refusal | None:
@@ -226,7 +226,7 @@ class PictureDecoders:
         await asyncio.to_thread(self.shut_down)
 
     def shut_down(self) -> None:
-        """End the child processes. Calls to `clean` in progress raise `DecoderUnavailable`."""
+        """Stop the child processes. Calls to `clean` in progress raise `DecoderUnavailable`."""
         for each in self._decoders:
             each.close()
         self._threads.shutdown(cancel_futures=True)
@@ -238,7 +238,7 @@ class PictureDecoders:
         finally:
             self._free.put(decoder)
             if decoder.pid is None:
-                with contextlib.suppress(RuntimeError):  # the pool was closed meanwhile
+                with contextlib.suppress(RuntimeError):  # the pool has been closed
                     self._threads.submit(_warm, decoder)
 
 

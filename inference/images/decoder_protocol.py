@@ -35,7 +35,7 @@ class DecodeError(Exception):
 
     Attributes:
         reason: The reason for the refusal.
-        killed: Whether decoding the file ended the child process.
+        killed: Whether the child process ended while decoding the file.
     """
 
     def __init__(self, reason: Refusal, *, killed: bool = False) -> None:

@@ -88,7 +88,7 @@ def _opened(data: bytes, max_megapixels: float) -> Image.Image:
         raise DecodeError(Refusal.TOO_COSTLY) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DecodeError(Refusal.TOO_MANY_PIXELS) from error
-    except Exception as error:  # Pillow raises many types on a bad header
+    except Exception as error:  # Pillow raises many types of exceptions on a bad header
         raise DecodeError(Refusal.BROKEN if data.startswith(_SIGNATURES) else Refusal.NOT_A_PICTURE) from error
     if image.width * image.height > max_megapixels * 1e6:
         raise DecodeError(Refusal.TOO_MANY_PIXELS)
@@ -141,14 +141,14 @@ def _limit() -> None:
 
 
 def _allow_cpu(seconds: int) -> None:
-    """Allow `seconds` more seconds of processor time, after which the kernel ends the process (SIGXCPU)."""
+    """Allow `seconds` more seconds of processor time, after which the kernel kills the process (SIGXCPU)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO, seconds: int) -> None:
-    """Answer requests until their stream ends, allowing `seconds` of processor time for each."""
+    """Answer requests until the stream ends, allowing `seconds` of processor time for each."""
     answers.write(READY)
     answers.flush()
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from inference.messages import PictureError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""The accepted formats, by Pillow's names. JPEG includes MPO, which some phones write into a .jpg."""
+"""The accepted formats, by their names in Pillow. JPEG includes MPO, which some phones write into a .jpg."""
 
 MAX_PIXELS: Final = 80_000_000
 """The limit on width times height, about 240 MB decoded. It is below Pillow's own warning limit."""
@@ -107,6 +107,6 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise PictureError(
             f"The picture has more than {MAX_PIXELS // 10**6} million pixels: send a smaller one."
         ) from None
-    # Pillow's decoders report broken data with all of these; a broken PNG is a SyntaxError.
+    # Pillow's decoders report broken data with all of these; a broken PNG raises SyntaxError.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
         raise PictureError(f"The picture is damaged or cut off ({error}): send it again.") from error

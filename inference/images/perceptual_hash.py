@@ -1,8 +1,8 @@
 """pHash, a perceptual hash of pictures: similar pictures have hashes that differ in few bits.
 
 The method is described at https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html, and the hashes
-are those of ImageHash 4.3.2. This module needs Pillow only: with SciPy, which ImageHash imports, each decoder would
-take five times as long to start and more than twice the memory.
+are those of ImageHash 4.3.2. This module needs only Pillow: with SciPy, which ImageHash imports, each decoder would
+take five times as long to start and use more than twice the memory.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Final
 from PIL import Image
 
 _SIDE: Final = 32
-"""The side in pixels to which a picture is scaled."""
+"""The side length in pixels to which a picture is scaled."""
 
 _KEPT: Final = 8
-"""The number of frequencies kept in each direction, the lowest ones."""
+"""The number of frequencies kept in each direction, starting with the lowest."""
 
 _WAVES: Final = [
     [cos(pi * frequency * (2 * pixel + 1) / (2 * _SIDE)) for pixel in range(_SIDE)] for frequency in range(_KEPT)
 ]
-"""The discrete cosine transform (DCT-II), one row a frequency."""
+"""The discrete cosine transform (DCT-II), with one row per frequency."""
 
 
 def perceptual_hash(image: Image.Image) -> str:

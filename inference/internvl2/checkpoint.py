@@ -42,7 +42,7 @@ def load_model(
 ) -> InternVLChatModel:
     """Load a checkpoint's model in evaluation mode.
 
-    The model's picture token is taken from the checkpoint's tokenizer. No code from the directory is run.
+    The ID of the picture token is taken from the checkpoint's tokenizer. No code from the directory is run.
 
     Args:
         directory: The checkpoint.
@@ -76,7 +76,7 @@ def write_checkpoint(
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer.
+        tokenizer: The model's tokenizer.
         directory: The directory, created if missing.
         chat_template: A Jinja template that replaces the tokenizer's own template.
         max_shard_size: The size above which the weights are split into several files with an index.
@@ -147,7 +147,7 @@ def copy_code(directory: Path) -> None:
     if (directory / "tokenizer.model").is_file() and not whole:
         needed.append(TOKENIZER_CODE)
     for name in needed:
-        with suppress(shutil.SameFileError):  # internvl2-tiny's directory links to the code
+        with suppress(shutil.SameFileError):  # internvl2-tiny's directory contains links to the code
             shutil.copyfile(Path(__file__).parent / name, directory / name)
 
 
@@ -178,11 +178,11 @@ def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str
     fields["vision_config"]["architectures"] = ["InternVisionModel"]
     scaling = fields["llm_config"].get("rope_scaling") or {}
     if scaling.get("type") == "longrope":
-        # The official Phi-3 code knows only transformers' older name; transformers itself reads both.
+        # The official Phi-3 code accepts only transformers' older name; transformers itself accepts both.
         fields["llm_config"]["rope_scaling"] = {**scaling, "type": "su"}
     for part in (fields, fields["vision_config"], fields["llm_config"]):
         part.pop("dtype", None)
-        # All versions of transformers read this field; they read "dtype" only since 4.56.
+        # All versions of transformers read this field; only 4.56 and later read "dtype".
         part["torch_dtype"] = str(dtype).removeprefix("torch.")
     fields["auto_map"] = AUTO_MAP
     return fields

@@ -76,7 +76,7 @@ def _file_problems(directory: Path) -> Iterator[str]:
             yield str(unknown)
         named = language_model_of(config)
         if named not in LANGUAGE_MODELS:
-            yield f"its language model is {named}, and only {', '.join(LANGUAGE_MODELS)} are supported"
+            yield f"its language model is {named}, but only {', '.join(LANGUAGE_MODELS)} are supported"
 
 
 def _weight_problems(directory: Path) -> Iterator[str]:

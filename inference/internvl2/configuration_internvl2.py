@@ -1,6 +1,6 @@
 """The configuration of an InternVL checkpoint: vision tower, language model and their combination.
 
-The classes read the official `config.json` files (InternVL 1.5 to 3.5) by their field names and keep unused
+The classes use the field names of the official `config.json` files (InternVL 1.5 to 3.5) and keep unused
 fields. This file is copied into checkpoints as their configuration code, so it imports only
 transformers.
 """
@@ -53,7 +53,7 @@ class InternVisionConfig(_Fields):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.norm_type not in ("layer_norm", "rms_norm"):
-            raise ValueError(f'vision norm_type is "layer_norm" or "rms_norm", not {self.norm_type!r}')
+            raise ValueError(f'vision norm_type must be "layer_norm" or "rms_norm", not {self.norm_type!r}')
 
 
 class InternLM2Config(_Fields):
@@ -70,7 +70,7 @@ class InternLM2Config(_Fields):
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
-    num_key_value_heads: Any = None  # as many as there are heads
+    num_key_value_heads: Any = None  # by default, num_attention_heads
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
@@ -98,7 +98,7 @@ class InternLM2Config(_Fields):
 
 LANGUAGE_MODELS = ("InternLM2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Phi3ForCausalLM")
 """The supported language models, by the class name in a checkpoint's config.json. All but the first are transformers'
-own, and are looked up only when needed: older versions of transformers lack some."""
+own, and are looked up only when needed, because older versions of transformers lack some."""
 
 
 class InternVLChatConfig(_Fields):
@@ -107,7 +107,7 @@ class InternVLChatConfig(_Fields):
     Args:
         vision_config: A dictionary or a configuration.
         llm_config: A dictionary or a configuration.
-        force_image_size: The side of a tile in pixels.
+        force_image_size: The side length of a tile in pixels.
         downsample_ratio: The scale factor of the pixel shuffle, by default 0.5.
         ps_version: The version of the pixel shuffle.
         min_dynamic_patch: The minimum number of tiles per picture.
@@ -156,7 +156,7 @@ class InternVLChatConfig(_Fields):
             # The official code always unties the output layer; only that of InternVL3.5 follows the configuration.
             llm_config.tie_word_embeddings = False
         if self.ps_version not in ("v1", "v2"):
-            raise ValueError(f'ps_version is "v1" or "v2", not {self.ps_version!r}')
+            raise ValueError(f'ps_version must be "v1" or "v2", not {self.ps_version!r}')
 
     @property
     def short_length(self) -> int | None:
@@ -168,8 +168,8 @@ class InternVLChatConfig(_Fields):
 def _language_config(fields: dict[str, Any]) -> PretrainedConfig:
     """Return the configuration of a language model, given its fields in a checkpoint's config.json.
 
-    Attention is always PyTorch's scaled_dot_product_attention. The official files ask for "flash_attention_2",
-    which is another package.
+    Attention is always PyTorch's scaled_dot_product_attention. The official files request "flash_attention_2",
+    which needs another package.
 
     Raises:
         ValueError: The language model is not in `LANGUAGE_MODELS`, or transformers cannot compute its position

@@ -1,4 +1,4 @@
-"""Keys and values of earlier positions, in storage with room for further positions."""
+"""A key/value cache for transformers models that allocates storage for further positions in advance."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
 
 
 def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return the cosine and sine of rotary position embedding, each as float32 [B, N, head size].
+    """Return the cosine and sine of the rotary position embedding, each as float32 [B, N, head size].
 
     The argument `length` counts all positions, including cached ones. The scaling "linear" divides positions
     by the factor; "dynamic" (NTK-aware) raises the base once `length` exceeds the maximum,
@@ -153,7 +153,7 @@ def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tu
     columns = torch.arange(past + new, device=x.device)[None]
     mask = (columns <= rows)[None, None]
     if padded and attention_mask is not None:
-        # A padded position attends to itself, because the softmax of an empty row is undefined; nothing reads it.
+        # A padded position attends to itself, because the softmax of an empty row is undefined; its output is unused.
         mask = mask & attention_mask[:, None, None].bool() | (columns == rows)
     return mask, False
 

@@ -27,9 +27,9 @@ class StoredWeight:
     """A tensor in a weight file.
 
     Attributes:
-        name: Its name in the checkpoint.
-        shape: Its shape.
-        stored: Its size in the file in bytes.
+        name: The tensor's name in the checkpoint.
+        shape: The tensor's shape.
+        stored: The tensor's size in the file, in bytes.
     """
 
     name: str
@@ -96,7 +96,7 @@ class ModelSizes:
 
     @property
     def projector_weights(self) -> list[StoredWeight]:
-        """The weights of the projector between vision tower and language model."""
+        """The weights of the projector between the vision tower and the language model."""
         return self.part(_PROJECTOR)
 
     @property
@@ -141,8 +141,8 @@ def pass_bytes(model: Transformer, *, branches: int) -> int:
     """Return the memory, in bytes, for a token's 16-bit activations in one layer.
 
     `branches` is the number of tensors of the MLP's inner width: one, or three in a gated MLP (both branches
-    and their product). The other ten have the model's width: residual stream, norm, queries, keys and
-    values, attention and projections. For InternVL2-2B, 90 kB per token was measured with TurboMind
+    and their product). The other ten tensors have the model's width: residual stream, norm, queries, keys and
+    values, attention and projections. For InternVL2-2B, TurboMind was measured to use 90 kB per token
     (benchmarks/README.md); this function returns 90,112 bytes.
     """
     return 2 * (10 * model.width + branches * model.inner)
@@ -161,7 +161,7 @@ def read_sizes(directory: Path) -> ModelSizes:
     most = config.get("max_dynamic_patch") or 1
     weights = tuple(_stored(directory))
     if not any(each.name.startswith(_LANGUAGE) and each.name.endswith(_EMBEDDINGS) for each in weights):
-        raise ValueError(f"{directory} has no weights of a language model")
+        raise ValueError(f"{directory} contains no language model weights")
     return ModelSizes(
         weights=weights,
         vision=_dimensions(vision),
@@ -181,7 +181,7 @@ def _dimensions(config: dict[str, Any]) -> Transformer:
 
 
 def _stored(directory: Path) -> Iterator[StoredWeight]:
-    """Read the names, shapes and sizes of all tensors.
+    """Yield all tensors, with their names, shapes and sizes.
 
     The format is eight bytes with the header's length, a JSON header and the tensors
     (github.com/huggingface/safetensors, "Format").
@@ -204,5 +204,5 @@ def stored_bytes(weights: list[StoredWeight]) -> int:
 
 
 def count(weights: list[StoredWeight]) -> int:
-    """Return the total number of elements of `weights`."""
+    """Return the total number of elements in `weights`."""
     return sum(each.count for each in weights)

@@ -34,8 +34,8 @@ class InternLM2Attention(nn.Module):
         heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         if config.hidden_size % heads or heads % self.kv_heads:
             raise ValueError(
-                f"hidden_size {config.hidden_size}, num_attention_heads {heads} and num_key_value_heads "
-                f"{self.kv_heads} must divide one another"
+                f"num_key_value_heads {self.kv_heads} must divide num_attention_heads {heads}, which must divide "
+                f"hidden_size {config.hidden_size}"
             )
         self.layer = layer
         self.groups = heads // self.kv_heads

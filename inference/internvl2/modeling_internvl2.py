@@ -47,7 +47,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         "Phi3DecoderLayer",
     ]
     _skip_keys_device_placement = "past_key_values"
-    # Old checkpoints contain the rotary buffers, which this code computes instead.
+    # Old checkpoints contain rotary buffers, which this code computes instead.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq"]
 
     def __init__(self, config: InternVLChatConfig) -> None:
@@ -59,7 +59,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.num_image_token = int(grid**2 * config.downsample_ratio**2)
         self.img_context_token_id: int | None = None
         self.vision_model = InternVisionModel(vision)
-        # XTuner asks for flash_attention_2, which is another package.
+        # XTuner requests flash_attention_2, which needs another package.
         llm._attn_implementation = "sdpa"
         name = llm.architectures[0]
         language = InternLM2ForCausalLM if name == "InternLM2ForCausalLM" else getattr(transformers, name)
@@ -75,7 +75,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         )
         self.post_init()
         if llm.tie_word_embeddings:
-            # transformers quantises no module of this list; a quantised output layer could not share its weights.
+            # transformers does not quantize the modules in this list; a quantized output layer could not share weights.
             self._keep_in_fp32_modules = ["lm_head"]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -87,7 +87,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
             module.bias.data.zero_()
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Tie the output layer to the token embeddings if the language model's configuration asks for it."""
+        """Tie the output layer to the token embeddings if the language model's configuration requires it."""
         self.language_model.tie_weights(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -107,11 +107,11 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(new_embeddings)
 
     def expect(self, length: int) -> None:
-        """Prepare for calls that each compute a part of a sequence of `length` positions, including the answer.
+        """Prepare for calls that each process a part of a sequence of `length` positions, including the answer.
 
         Phi-3 uses other rotary factors for sequences longer than the configuration's `short_length`, and by default
-        chooses them by the positions of each call. Cached keys and values can be reused only between sequences that
-        use the same factors. For other models, which have one set of factors, this method does nothing.
+        chooses them based on the positions in each call. Cached keys and values can be reused only between sequences
+        that use the same factors. For other models, which have one set of factors, this method does nothing.
         """
         if self.config.short_length is not None:
             self.language_model.model.rotary_emb.long = length > self.config.short_length
@@ -136,7 +136,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         if features is None:
             return embeds
         if self.img_context_token_id is None:
-            raise ValueError("set img_context_token_id to the tokenizer's id of <IMG_CONTEXT> first")
+            raise ValueError("set img_context_token_id to the tokenizer's ID of <IMG_CONTEXT> first")
         positions = input_ids == self.img_context_token_id
         features = features.reshape(-1, embeds.shape[-1])
         if int(positions.sum()) != len(features):

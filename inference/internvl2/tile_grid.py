@@ -76,8 +76,8 @@ class Tiling:
 def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
     """Return all grids (columns, rows) of `min_tiles` to `max_tiles` tiles, ordered by number of tiles."""
     if not 1 <= min_tiles <= max_tiles:
-        raise ValueError(f"tiles: 1 ≤ min_tiles ≤ max_tiles must hold, not {min_tiles} and {max_tiles}")
-    # Grids of equal area stay in the set's order, which decides ties: the official code sorts a set built this way.
+        raise ValueError(f"min_tiles ({min_tiles}) and max_tiles ({max_tiles}) must satisfy 1 ≤ min_tiles ≤ max_tiles")
+    # Grids of equal area stay in the set's order, which breaks ties: the official code sorts a set built this way.
     found = {
         (columns, rows)
         for n in range(min_tiles, max_tiles + 1)

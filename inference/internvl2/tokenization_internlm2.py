@@ -59,7 +59,7 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         """Return a mapping of all tokens, including added tokens, to their IDs."""
-        # Built from the ids, because an added token may replace an unused piece.
+        # Built from the IDs, because an added token may replace an unused piece.
         tokens = self.convert_ids_to_tokens(list(range(self.vocab_size)))
         return {**{token: index for index, token in enumerate(tokens)}, **self.added_tokens_encoder}
 

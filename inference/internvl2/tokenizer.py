@@ -19,7 +19,7 @@ PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
 """The token that stands for one picture feature."""
 
 _QUIET: Final = {"fix_mistral_regex": False}
-"""An argument that keeps transformers 4.57 from warning of a wrong pattern in every checkpoint that it has written."""
+"""An argument that keeps transformers 4.57 from warning of a wrong pattern in every checkpoint that it wrote."""
 
 
 def load_tokenizer(directory: str | Path) -> Any:
@@ -69,7 +69,7 @@ def text_decoder(tokenizer: Any) -> Callable[[list[int]], str]:
     """
     processor = getattr(tokenizer, "sp_model", None)
     if processor is None:
-        # Clean-up would change spaces that were streamed already; the official code does not clean up either.
+        # Clean-up would change spaces that have already been streamed; the official code does not clean up either.
         return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     special = frozenset(tokenizer.all_special_ids)
     size = processor.get_piece_size()

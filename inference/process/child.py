@@ -64,7 +64,7 @@ class Child:
             log_files: The number of old log files to keep.
             cwd: The working directory.
             environment: Variables to add to this process's environment, after its secrets have been removed.
-            on_line: A function called with each line of standard output. It must not raise.
+            on_line: A function called with each line of standard output. It must not raise an exception.
 
         Raises:
             OSError: The program cannot be started.
@@ -145,8 +145,8 @@ class Child:
     async def stop(self, grace: float) -> int:
         """Send SIGTERM to the child, kill it after `grace` seconds if necessary, and return its exit status.
 
-        Cancelling the call kills the child at once. It is safe to call `stop` again, even after the child has
-        ended.
+        Cancelling the call kills the child immediately. It is safe to call `stop` more than once, even after the
+        child has ended.
         """
         self.terminate()
         try:
@@ -173,13 +173,13 @@ class Child:
             self._kill_group()
 
     def _kill_group(self) -> None:
-        # The child leads its group (start_new_session), so the group's id is its pid.
+        # The child leads its group (start_new_session), so the group's ID is the child's PID.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _watch(self) -> int:
         code = await self._process.wait()
-        # Its descendants must not outlive it, nor keep the output pipes open.
+        # The child's descendants must neither outlive it nor keep the output pipes open.
         self._kill_group()
         _, late = await asyncio.wait(self._pumps, timeout=_PUMP_SECONDS)
         for pump in late:

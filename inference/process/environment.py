@@ -11,7 +11,7 @@ import os
 from typing import Final
 
 ENV_PREFIX: Final = "THUMBTUNE_"
-"""Prefix of the variables that are settings, in upper or lower case."""
+"""Prefix of the environment variables that hold settings, in upper or lower case."""
 
 _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """The account tokens of huggingface_hub; only `thumbtune fetch` needs them."""

@@ -22,7 +22,7 @@ _WRITE_SECONDS: Final = 3.0
 
 
 def enable() -> None:
-    """Make this process and its forks write their stack traces when they receive `SIGNAL` or crash."""
+    """Make this process and its forked children write their stack traces when they receive `SIGNAL` or crash."""
     faulthandler.enable()
     faulthandler.register(SIGNAL)
 

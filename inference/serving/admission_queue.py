@@ -4,7 +4,7 @@ A ticket stands for one question. A chat holds at most one slot at a time, so it
 in order and never block other chats. A chat's lane is the replica to which the chat is routed; the lane
 may change while the chat waits, and a full lane delays only its own chats. When a lane's limit shrinks,
 tickets whose answers have not begun return to the front of the queue. All code runs on one event loop,
-and changes to the queue never await, so no other task can run in the middle of a change.
+and code that changes the queue never awaits, so no other task can run in the middle of a change.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Admission:
 
     @property
     def paused(self) -> bool:
-        """Whether no slots are being handed out at present."""
+        """Whether handing out slots is suspended."""
         return self._paused or self._held
 
     @property
@@ -66,12 +66,12 @@ class Admission:
         return [ticket for ticket in (*self._inside, *self._queue) if ticket.chat == chat]
 
     def pause(self) -> None:
-        """Hand out no more slots until `resume` is called; tickets that hold a slot keep it."""
+        """Stop handing out slots until `resume` is called; tickets that hold a slot keep it."""
         self._paused = True
         self._assign_slots()
 
     def resume(self) -> None:
-        """Hand out slots again after `pause`."""
+        """Resume handing out slots after `pause`."""
         self._paused = False
         self._assign_slots()
 
@@ -144,7 +144,7 @@ class Ticket:
         self._updated = asyncio.Event()
 
     def leave(self) -> None:
-        """Leave the queue or release the slot. It is safe to call `leave` again."""
+        """Leave the queue or release the slot. It is safe to call `leave` more than once."""
         for tickets in (self._admission._inside, self._admission._queue):
             if self in tickets:
                 tickets.remove(self)
@@ -169,7 +169,7 @@ class Ticket:
 
         Yields:
             The number of tickets ahead and whether the queue is paused, initially and on each change; nothing if
-                a slot is free at once.
+                a slot is free immediately.
 
         Raises:
             EngineUnavailable: The queue is closed.

@@ -33,7 +33,7 @@ from inference.settings import InferenceSettings
 _log = structlog.get_logger(__name__)
 
 _VERDICT_SECONDS: Final = 1.0
-"""The seconds for which an interrupted answer waits for the engine's health check if another replica could answer."""
+"""How long an interrupted answer waits for the engine's health check, in seconds, if another replica could answer."""
 
 
 class Answering:
@@ -43,7 +43,7 @@ class Answering:
         admission: The queue of questions.
         counted: The values of the `Counters` fields, by field name.
         tallies: Counts of finished answers, by model.
-        first_token: A histogram of the engines' seconds to the first token, by replica.
+        first_token: A histogram of the engines' times to the first token in seconds, by replica.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Answering:
             registry=None,
         )
         for node in nodes:
-            self.first_token.labels(node.name)  # a series exists from the start, so that rate() sees the first answer
+            self.first_token.labels(node.name)  # create the series now, so that rate() includes the first answer
         self._kind = kind
         self._settings = settings
         self._nodes = nodes
@@ -105,9 +105,9 @@ class Answering:
         except (GeneratorExit, asyncio.CancelledError):
             self.counted["cancelled"] += 1
             raise
-        assert last is not None and last.answer is not None, "an engine's stream ends with the answer or raises"
+        assert last is not None and last.answer is not None, "an engine's stream ends with the answer or an exception"
         self.counted["answered"] += 1
-        # The slot is already released: a reader that has the whole answer may stop here.
+        # The slot has already been released, because a reader that has the whole answer may stop here.
         yield last
 
     async def _answered(self, prompt: Prompt, ticket: Ticket) -> AsyncGenerator[Delta, None]:
@@ -123,7 +123,7 @@ class Answering:
                 if ticket.begin():
                     break
             found = self._router.engine_for(prompt, avoid=avoid)
-            assert found is not None, "nothing happens between until_open and here"
+            assert found is not None, "no other task runs between until_open and here"
             node, worker = found
             ticket.move(node.name)
             try:
@@ -144,14 +144,12 @@ class Answering:
             except EngineCrashed as error:
                 engine = {"node": node.name, "model": worker.model_id, "pid": worker.pid}
                 _log.warning("answer interrupted", **engine, attempt=attempt, why=str(error))
-                # A hung engine interrupts all its answers; only the first counts as a hang.
+                # A hung engine interrupts all its answers; only the first interruption counts as a hang.
                 hung = isinstance(error, EngineHung) and not worker.broken
                 avoid = await self._check_health(worker, error, prompt)
                 self.counted["hangs"] += hung and worker.broken
                 if attempt >= self._settings.answer_attempts:
-                    raise EngineCrashed(
-                        f"The engine failed {attempt} times on this question: ask it in another way."
-                    ) from error
+                    raise EngineCrashed(f"The engine failed {attempt} times on this question: rephrase it.") from error
             self.counted["answers_restarted"] += 1
             yield Delta(restarted=True)
 
@@ -163,7 +161,7 @@ class Answering:
     async def _check_health(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
         """Check the worker's health; return the worker if it should be avoided, otherwise None.
 
-        The worker should be avoided if the check takes a long time and another worker could answer meanwhile.
+        The worker should be avoided if the check takes a long time and another worker could answer in the meantime.
         """
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)

@@ -1,6 +1,6 @@
 """The live model of one replica, a canary alongside it, and the swap to the next live model.
 
-Starting, swapping, resting and ending are mutually exclusive (see `engine_transitions`).
+Operations on the engines are mutually exclusive (see `engine_transitions`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BlueGreen:
     Attributes:
         canary: The engine of the model on trial alongside the live one, or None.
         resting: Whether the engines are stopped, from a call to `rest` until a call to `wake`.
-        cold: Whether the old engine must end before the new one starts.
+        cold: Whether the old engine is stopped before the new one starts.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
@@ -86,9 +86,9 @@ class BlueGreen:
         return same and (live.worker is not None or self.resting)
 
     def _canary_of(self, model_id: str, model_dir: Path) -> Supervisor | None:
-        """Return the canary if it has the given model, else None.
+        """Return the canary if it has the given model, or None.
 
-        The directory may have been renamed since the canary's engine started; further starts use the new name.
+        The directory may have been renamed since the canary's engine started; later starts use the new name.
         """
         if self.canary is None or self.canary.model_id != model_id:
             return None
@@ -115,14 +115,14 @@ class BlueGreen:
             self._changed()
 
     def run_canary(self, model_id: str, model_dir: Path) -> None:
-        """Once the live model answers, start a canary in the background, and retry until the canary has started."""
+        """Start a canary in the background once the live model answers, and retry until the canary has started."""
         if self._canary_of(model_id, model_dir) is None:
             self.canary = self._supervisor(model_id, model_dir, 1 - self._slot)
             self._canary_due = True
             self._on_change()
 
     async def stop_canary(self) -> None:
-        """End the canary, giving its answers in progress up to `drain_timeout` seconds to finish.
+        """Stop the canary, giving its answers in progress up to `drain_timeout` seconds to finish.
 
         Unfinished answers are restarted on the live model.
         """
@@ -133,11 +133,11 @@ class BlueGreen:
         """Make a model live and return True, or return False if the model is already live.
 
         `welcome` is called to open the new engine to chats. A canary that already serves the model takes over;
-        any other canary is ended. The call returns when the old process has ended.
+        any other canary is stopped. The call returns when the old process has ended.
 
         Raises:
-            EngineUnavailable: The new engine did not start. The live model is unaffected or, if its engine had
-                to end first (`cold`), is started again.
+            EngineUnavailable: The new engine did not start. The live model is unaffected or, if its engine was
+                stopped first (`cold`), is restarted.
         """
         async with self._transitions.exclusive():
             if self._transitions.ended or not self._started:
@@ -187,11 +187,11 @@ class BlueGreen:
         except EngineUnavailable as error:
             if not self._transitions.ended:
                 blue.run()
-            return f"did not start again either, and further attempts follow: {error}"
+            return f"did not restart either, and further attempts follow: {error}"
         return "answers again."
 
     async def _make_live(self, green: Supervisor) -> None:
-        """Send chats to `green` and end the former live engine.
+        """Route chats to `green` and stop the former live engine.
 
         The former engine gets up to `drain_timeout` seconds to finish its answers.
         """
@@ -224,7 +224,7 @@ class BlueGreen:
         self._transitions.refuse()
 
     async def end(self) -> None:
-        """End every process. It is safe to call `end` again and during any other operation."""
+        """Stop every process. It is safe to call `end` more than once and during any other operation."""
         self.refuse()
         self._transitions.cut()
         async with self._transitions.exclusive():
@@ -244,7 +244,7 @@ class BlueGreen:
 
     def _on_change(self) -> None:
         """React to a change in an engine; start a pending canary once the live model answers."""
-        # It does not start at once, because two engines that start together would both claim the same free memory.
+        # The canary starts later, because two engines that start together would both claim the same free memory.
         if (
             self._canary_due
             and self.canary is not None

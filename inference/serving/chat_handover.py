@@ -1,7 +1,7 @@
 """Handover of chats between replicas, after warming up the engines that receive them.
 
 Before a replica opens, its chats are warmed up there. When it fails or closes, they are warmed up in the
-background on the engines that answer them next.
+background on the engines to which they move.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from inference.serving.routing import Router
 from inference.settings import InferenceSettings
 
 _PASSES: Final = 2
-"""The number of warm-up passes before an engine opens. During the first one, some chats are answered elsewhere."""
+"""The number of warm-up passes before an engine opens; the second covers chats with new answers since the first."""
 
 
 class ChatHandover:
@@ -53,7 +53,7 @@ class ChatHandover:
             await asyncio.wait(self._tasks)
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
-        """Record that `worker` computed the chat's newest prompt.
+        """Record that `worker` processed the chat's newest prompt.
 
         If the chat's next question will go to another engine, the chat is warmed up on that engine.
         """
@@ -67,7 +67,7 @@ class ChatHandover:
         return Counter(self._router.lane(chat.key) for chat in self.recent.newest_first())
 
     def open_ready(self) -> None:
-        """Open engines that have become ready, after a warm-up if other engines can answer meanwhile."""
+        """Open engines that have become ready, after a warm-up if other engines can answer in the meantime."""
         engines = [(node, each) for node in self._nodes for each in (node.slots.live, node.slots.canary)]
         for node, supervisor in engines:
             worker = supervisor.worker if supervisor is not None else None
@@ -75,7 +75,7 @@ class ChatHandover:
                 continue
             canary = supervisor is node.slots.canary
             if worker in self._welcoming:
-                # Answering takes precedence over warming up: if no other engine is left, this one opens at once.
+                # Answering takes precedence over warming up: if no other engine is left, this one opens immediately.
                 worker.open = not self._answering() and not node.away
             elif node.away or not self._answering() or not any(self._incoming(node, canary)):
                 worker.open = True
@@ -85,7 +85,7 @@ class ChatHandover:
         self._routes_changed.set()
 
     async def welcome(self, node: Node, worker: Worker, *, canary: bool = False) -> None:
-        """Open a worker of `node` to chats, after a warm-up if other engines can answer meanwhile.
+        """Open a worker of `node` to chats, after a warm-up if other engines can answer in the meantime.
 
         `canary` is True for the worker of the canary.
         """
@@ -97,7 +97,7 @@ class ChatHandover:
         self._changed()
 
     async def leave_canary(self) -> None:
-        """Warm up the canary's chats on the engines that will answer them once the canary has ended."""
+        """Warm up the canary's chats on the engines that take them over when the canary stops."""
         routes = [
             (chat, self._router.engine_for(chat.prompt), self._router.choice(chat.key))
             for chat in self.recent.newest_first()
@@ -121,7 +121,7 @@ class ChatHandover:
         return any(node.worker for node in self._nodes)
 
     def _incoming(self, node: Node, canary: bool) -> Iterator[RecentChat]:
-        """Yield the chats that `node` would answer if open; if `canary` is true, only the canary's chats."""
+        """Yield the chats that would go to `node` if it were open; if `canary` is true, only the canary's chats."""
         for chat in self.recent.newest_first():
             if canary and not self._router.is_canarys(chat.prompt):
                 continue

@@ -52,7 +52,7 @@ class Deployment:
         self._rolling = Rolling(self._nodes, self._handover)
         self._pausing = asyncio.Lock()
         self.first_words = logs / "first-words"
-        """A file of one byte, 1 while an answer's first token is awaited; see `first_token_signal`."""
+        """A one-byte file, whose byte is 1 while an answer's first token is awaited; see `first_token_signal`."""
         self._answering = Answering(
             self._kind, settings, self._nodes, self._router, self._handover, first_words=self.first_words
         )
@@ -69,7 +69,7 @@ class Deployment:
         """Start the engines.
 
         With `wait`, the call returns when each replica has either answered a question about a picture or failed;
-        failed replicas are retried while others answer. Without `wait`, chats queue at once and failed starts
+        failed replicas are retried while others answer. Without `wait`, chats queue immediately and failed starts
         are retried.
 
         Raises:
@@ -96,9 +96,10 @@ class Deployment:
                 node.slots.run()
 
     async def stop(self, drain: float = 0) -> None:
-        """Reject new and queued questions, give answers up to `drain` seconds to finish, and end every process.
+        """Reject new and queued questions, give answers up to `drain` seconds to finish, and stop every process.
 
-        Interrupted answers raise EngineUnavailable. It is safe to call `stop` again and during a start or swap.
+        Interrupted answers raise EngineUnavailable. It is safe to call `stop` more than once and during a start or
+        swap.
         """
         self._answering.admission.close(STOPPED)
         self._router.close()
@@ -120,14 +121,14 @@ class Deployment:
         warmed up before it takes over. The old engine gets up to `drain_timeout` seconds to finish its answers,
         then ends; unfinished answers restart on the new engine. With `swap = "cold"`, the old engine ends first,
         and its chats move to other replicas or wait. If the canary already runs the new model, it takes over; any
-        other canary is ended.
+        other canary is stopped.
 
-        The call returns when the old processes are gone. Cancelling the call does not stop a replica's swap once
-        the new engine has taken over, nor at any point during a cold swap. A second call waits for the first,
-        and a swap to the live model does nothing.
+        The call returns when the old processes are gone. Cancelling the call stops neither a cold swap of a
+        replica nor a swap whose new engine has taken over. A second call waits for the first, and a swap to the
+        live model does nothing.
 
         Raises:
-            EngineUnavailable: The new engine did not start. The live engine is unaffected or is started again.
+            EngineUnavailable: The new engine did not start. The live engine is unaffected or is restarted.
         """
         if not self._ours:
             raise EngineUnavailable(
@@ -160,17 +161,17 @@ class Deployment:
             raise
 
     def run_canary(self, model_id: str, model_dir: Path, share: float) -> None:
-        """Start a canary again in the background, for example after a restart of the bot.
+        """Restart a canary in the background, for example after a restart of the bot.
 
-        The canary answers the same conversations as before. Replicas on which it is already running are left
-        alone.
+        The canary answers the same conversations as before. Replicas on which it is already running are not
+        affected.
         """
         self._router.canary = CanaryRoute(model_id, share)
         for node in self._nodes:
             node.slots.run_canary(model_id, model_dir)
 
     async def stop_canary(self) -> None:
-        """End the canary, if any, and return its conversations to the live model.
+        """Stop the canary, if any, and return its conversations to the live model.
 
         Answers in progress get up to `drain_timeout` seconds to finish; unfinished ones restart on the live
         model.
@@ -197,7 +198,7 @@ class Deployment:
         self._answering.forget(chat)
 
     async def pause(self) -> None:
-        """Stop answering until `resume` is called, and end the engine processes to free their memory.
+        """Pause answering until `resume` is called, and stop the engine processes to free their memory.
 
         Answers in flight get up to `drain_timeout` seconds to finish; unfinished ones restart after `resume`.
         Queued chats receive `Delta(paused=True)`. Call `resume` in a `finally` block.
@@ -209,7 +210,7 @@ class Deployment:
                 await asyncio.gather(*(node.slots.rest() for node in self._nodes))
 
     async def resume(self) -> None:
-        """Start the engines if they are not running and admit chats again."""
+        """Start the engines if they are not running and resume admitting chats."""
         async with self._pausing:
             if self._ours:
                 await asyncio.gather(*(node.slots.wake() for node in self._nodes))
@@ -221,7 +222,7 @@ class Deployment:
 
     @property
     def first_token(self) -> Histogram:
-        """A histogram of the engines' seconds to the first token, by replica."""
+        """A histogram of the engines' times to the first token in seconds, by replica."""
         return self._answering.first_token
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ class Counters:
     """Counters since the deployment was created.
 
     Each question counts as answered, failed or cancelled. `answers_restarted` counts restarts of answers, and
-    `warmed` counts the prompts computed for warm-up. `crashes` includes `hangs`.
+    `warmed` counts the prompts processed for warm-up. `crashes` includes `hangs`.
     """
 
     answered: int = 0
@@ -55,7 +55,7 @@ class NodeStatus:
 
     Attributes:
         endpoint: The URL of the engine, or empty if its process is not running.
-        away: Whether the replica is given no questions on purpose, because its engine is being swapped or is paused.
+        away: Whether the replica receives no questions because its engine is being swapped or is paused.
         in_flight: The number of answers in flight.
         chats: The number of recently active chats that are routed to the replica.
         waiting: The number of queued questions.
@@ -79,7 +79,7 @@ class Status:
     """Status of a deployment.
 
     Attributes:
-        model: The model that most replicas have.
+        model: The live model of most replicas.
         state: Ready if any replica is ready.
         pid: The process ID of one engine, or None for an external server or if no engine runs.
         pids: The IDs of all child processes, including starting and draining ones.

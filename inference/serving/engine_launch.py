@@ -15,7 +15,7 @@ from inference.settings import InferenceSettings
 class Launch:
     """The parameters for starting the engine of one model.
 
-    `command` is None for an external server, whose URL is `endpoint`. With both, the command deploys an
+    `command` is None for an external server, whose URL is `endpoint`. If both are set, the command deploys an
     application on a cluster that is reached at `endpoint`. `environment` is added to the environment of
     the child process.
     """

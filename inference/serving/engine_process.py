@@ -1,6 +1,6 @@
 """One engine from start to end, and the checks that distinguish a dead engine from a busy one.
 
-An engine starts once and ends once; `supervisor` starts its replacement.
+An engine is never restarted; `supervisor` starts its replacement.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Worker:
         open: Whether the engine is open to chats; it may be warmed up before it opens.
         broken: Whether the engine has ended or been abandoned, so that no chats may be sent to it.
         served: The number of finished answers.
-        key: The key of this launch, which an engine that the bot starts demands.
+        key: The key of this launch, which an engine started by the bot requires.
         cache_tokens: The size of the engine's KV cache in tokens, or None if the engine does not report it.
     """
 
@@ -93,7 +93,7 @@ class Worker:
         try:
             if self.launch.command is not None:
                 self._child = await self._start_child(self.launch.command)
-            # Also wait for the process to end, so that a crash at the start does not cost the whole timeout.
+            # Also wait for the process to end, so that a crash at startup does not cost the whole timeout.
             ready, ended = await _either(self._ready(), self.gone())
             if self._child is not None and not ended.cancelled():
                 raise self._failed(f"ended with {self._child.how_it_ended()} before it was ready")
@@ -127,7 +127,7 @@ class Worker:
         """
         settings, ours = self.launch.settings, self._child is not None
         deadline = monotonic() + settings.start_timeout
-        # A host that vanishes during a request never closes the connection, so each request has its own timeout.
+        # A host that disappears during a request never closes the connection, so each request has its own timeout.
         longest = settings.start_timeout if ours else settings.token_timeout
         pause = _PAUSE
         while True:
@@ -139,7 +139,7 @@ class Worker:
                 if monotonic() + pause >= deadline:
                     raise self._failed(f"was not ready within {settings.start_timeout:g} s: {error}") from error
             except InferenceError as error:
-                raise self._failed(f"refused a simple picture: {error}") from error
+                raise self._failed(f"refused a question about a simple picture: {error}") from error
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, _PAUSE_MAX)
         self.cache_tokens = sizes.cache
@@ -170,7 +170,7 @@ class Worker:
                 yield delta
 
     async def compute(self, prompt: Prompt) -> None:
-        """Compute the prompt so that the engine caches its prefix; the answer is discarded and not counted."""
+        """Have the engine process the prompt and cache it; the answer is discarded and not counted."""
         fitted = await self._fitted(prompt)
         once = replace(fitted, sampling=replace(fitted.sampling, max_new_tokens=1))
         async with aclosing(self.client.answer(once)) as stream:
@@ -201,12 +201,12 @@ class Worker:
                 self._idle.set()
 
     async def suspect(self, error: EngineCrashed) -> None:
-        """Check the engine after an interrupted answer, and end it if it is at fault.
+        """Check the engine after an interrupted answer, and kill it if it is at fault.
 
-        A hung engine is ended at once, unless it has sent tokens to other chats in the meantime, or is one of an
-        application, which replaces those that hang. After a broken
-        connection or an HTTP 5xx response, the engine must answer a question about a picture or be ended. If
-        many answers are interrupted at the same time, a single check covers all of them.
+        A hung engine is killed immediately, unless it has sent tokens to other chats in the meantime or belongs to an
+        application on a cluster, which replaces hung engines itself. After a lost connection or an HTTP 5xx
+        response, the engine must answer a question about a picture or is killed. If many answers are interrupted
+        at the same time, a single check covers all of them.
         """
         since = monotonic()
         if isinstance(error, EngineHung):
@@ -235,7 +235,7 @@ class Worker:
         self._end_now()
 
     def _end_now(self) -> None:
-        """Kill the process. One that deployed an application is asked to end instead, so that it can delete it."""
+        """Kill the process or, if it deployed an application, terminate it so that it can delete the application."""
         if self._child is None:
             return
         if self.launch.deploys:
@@ -263,9 +263,9 @@ class Worker:
         return self.in_flight == 0
 
     async def stop(self) -> None:
-        """End the process and close its connections, interrupting answers in flight.
+        """Stop the process and close its connections, interrupting answers in flight.
 
-        It is safe to call `stop` again.
+        It is safe to call `stop` more than once.
         """
         self.broken = True
         self._given_up.set()
@@ -282,7 +282,7 @@ async def _either(
 ) -> list[asyncio.Task[object]]:
     """Wait until either coroutine ends or `patience` seconds pass.
 
-    Cancel whichever is still running, and return both tasks.
+    Cancel any that are still running, and return both tasks.
     """
     tasks = [asyncio.create_task(each) for each in (first, second)]
     try:

@@ -63,7 +63,7 @@ class Tally:
 
 
 class EngineStatsCollector:
-    """Collects one replica's statistics: totals for the fields of `EngineStats`, and recent times to first token."""
+    """Collector of one replica's statistics: totals for the fields of `EngineStats`, and recent first-token times."""
 
     def __init__(self) -> None:
         self.sums = Counter[str]()

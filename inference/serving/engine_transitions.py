@@ -1,6 +1,6 @@
-"""Starting and ending the engines of one replica, one operation at a time.
+"""Starting and stopping the engines of one replica, one operation at a time.
 
-Each operation waits until the processes that the previous one ended are gone.
+Each operation waits until the processes stopped by the previous one have exited.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from inference.serving.engine_process import Worker
 from inference.serving.supervisor import Supervisor
 
 _TRIES: Final = 2
-"""The number of times that a new engine is started. One that crashed on a warm-up prompt is started again without that
-prompt."""
+"""The maximum number of times that a new engine is started. One that crashes on a warm-up prompt is restarted without
+that prompt."""
 
 Welcome = Callable[[Worker], Awaitable[None]]
 """A function that opens a worker to chats, possibly after warming it up."""
 
 
 class EngineTransitions:
-    """Starts and ends engines, and keeps track of those that are starting or draining.
+    """Controller that starts and stops engines, and keeps track of those that are starting or draining.
 
     Attributes:
         starting: The engine that is starting, or None.
@@ -44,14 +44,14 @@ class EngineTransitions:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Hold the lock of all operations, once the processes that the previous operation ended are gone."""
+        """Hold the lock shared by all operations, once the processes stopped by the previous one have exited."""
         async with self._lock:
             if self._retiring:
                 await asyncio.wait(self._retiring)
             yield
 
     async def start(self, supervisor: Supervisor, welcome: Welcome | None = None) -> None:
-        """Start an engine and apply `welcome` to it, in a task that `refuse` can cancel.
+        """Start an engine and pass its worker to `welcome`, in a task that `refuse` can cancel.
 
         No process is left running after an error.
         """

@@ -28,7 +28,7 @@ class FirstTokenSignal:
 
     @contextmanager
     def awaited(self) -> Iterator[Callable[[], None]]:
-        """Count one awaited first token until the yielded function is called or the block ends."""
+        """Count a first token as awaited until the yielded function is called or the block ends."""
         waiting = True
 
         def arrived() -> None:

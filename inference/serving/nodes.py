@@ -51,7 +51,7 @@ class Node:
 
     @property
     def models(self) -> set[str]:
-        """IDs of the models that the replica answers with, or will answer with once their engines are ready."""
+        """IDs of the models that the replica serves, or will serve once their engines are ready."""
         return {each.model_id for each in (self.slots.live, self.slots.canary) if each is not None}
 
     @contextmanager

@@ -1,8 +1,8 @@
-"""Warm-up of engines with the newest prompts of the recently active chats that they will answer next.
+"""Warm-up of engines with the newest prompts of the recently active chats that move to them.
 
 A follow-up question is answered quickly because the engine has the conversation, including pictures, in
 its prefix cache. Therefore, before a chat moves to another engine, its newest prompt is sent to that
-engine with a limit of one token. If the warm-up fails, the prefix merely stays uncached.
+engine with a limit of one token. If the warm-up fails, the prefix is simply not cached.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RecentChat:
     """A recently active chat.
 
     Attributes:
-        prompt: The newest answered prompt.
+        prompt: The newest prompt that was answered.
         when: The time of the answer, in seconds on the monotonic clock.
         warm: The workers that have the prompt cached.
         barred: Whether the prompt must not be sent again, because it failed once and may crash engines, or
@@ -63,7 +63,7 @@ class RecentChat:
 
 
 class RecentChats:
-    """The chats answered within the last `warm_age` seconds, at most `warm_chats` of them."""
+    """The chats with an answer in the last `warm_age` seconds, at most `warm_chats` of them."""
 
     def __init__(self, settings: InferenceSettings) -> None:
         self._most = settings.warm_chats
@@ -72,7 +72,7 @@ class RecentChats:
         self._bytes = 0
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
-        """Record that `worker` has computed the chat's newest prompt."""
+        """Record that `worker` has processed the chat's newest prompt."""
         self._drop(prompt.chat)
         chat = self._chats[prompt.chat] = RecentChat(prompt, monotonic(), WeakSet((worker,)))
         self._bytes += chat.size
@@ -80,7 +80,7 @@ class RecentChats:
             self._drop(next(iter(self._chats)))
 
     def newest_first(self) -> list[RecentChat]:
-        """Return the recently active chats, most recently answered first."""
+        """Return the recently active chats, newest first."""
         oldest = monotonic() - self._age
         for key in [chat.key for chat in self._chats.values() if chat.when < oldest]:
             self._drop(key)
@@ -102,17 +102,17 @@ class RecentChats:
 class Warmer:
     """Component that warms up workers by sending them prompts with a limit of one token.
 
-    `warmed` is the number of prompts computed.
+    `warmed` is the number of prompts processed.
     """
 
     def __init__(self) -> None:
         self.warmed = 0
 
     async def warm(self, plan: Iterable[tuple[RecentChat, Worker]]) -> bool:
-        """Compute each chat's prompt on its worker, in order, and return False if the time limit was exceeded.
+        """Process each chat's prompt on its worker, in order, and return False if the time limit was exceeded.
 
         A worker that is already in use gets one prompt at a time, so that questions can be answered in between;
-        other workers get several at once.
+        other workers get several at a time.
         """
         waiting: dict[Worker, list[RecentChat]] = defaultdict(list)
         for chat, worker in plan:

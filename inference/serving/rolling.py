@@ -58,7 +58,7 @@ class Rolling:
         """Start a canary on every replica.
 
         Raises:
-            EngineUnavailable: A replica failed. The canary has been ended on all replicas.
+            EngineUnavailable: A replica failed. The canary has been stopped on all replicas.
         """
         async with self._exclusive():
             try:
@@ -71,7 +71,7 @@ class Rolling:
                 raise
 
     async def stop_canary(self) -> None:
-        """End the canary on every replica, after warming up its chats on the live model's engines."""
+        """Stop the canary on every replica, after warming up its chats on the live model's engines."""
         async with self._exclusive():
             await self._handover.leave_canary()
             await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
@@ -90,7 +90,7 @@ class Rolling:
             return False
         if not slots.cold:
             return await slots.swap(model_id, model_dir, partial(self._handover.welcome, node))
-        # It is completed even if the caller is cancelled, because the old engine ends before the new one starts.
+        # The swap is completed even if the caller is cancelled, because the old engine stops before the new one starts.
         task = asyncio.create_task(self._swap_closed(node, model_id, model_dir))
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
@@ -117,5 +117,5 @@ class Rolling:
         now = "; ".join(f"{model} at {', '.join(names)}" for model, names in models.items())
         return (
             f"{failed.name} could not be switched to {model_id}, so the change was undone: {error}\n"
-            f"The models are now {now}. Fix {failed.name}, and /promote {model_id} again."
+            f"The models are now {now}. Fix {failed.name}, then /promote {model_id} again."
         )

@@ -2,8 +2,8 @@
 
 Rendezvous hashing (Thaler and Ravishankar, 1996) gives each chat its own order of preference among the
 replicas, computed only from the chat's key and the replicas' names; the chat goes to the first open
-replica. When a replica fails, only its chats move, each to its own second choice, and they
-return afterwards. Nothing is stored, so the routes survive a restart of the bot.
+replica. When a replica fails, only its chats move, each to its own second choice, and they return
+afterwards. Nothing is stored, so the routes survive a restart of the bot.
 
 While a canary runs, it answers a share of the conversations. Here, a conversation is a chat about one
 picture (or one media group). A new picture changes the beginning of the prompt, so neither model has an
@@ -50,7 +50,7 @@ class CanaryRoute:
 
 
 class Router:
-    """Router of chats to `nodes`; if no replica is open, a chat waits for up to `wait_timeout` seconds.
+    """Router that sends chats to `nodes`; if no replica is open, a chat waits for up to `wait_timeout` seconds.
 
     `canary` is the route of the canary, or None if there is none.
     """
@@ -119,8 +119,8 @@ class Router:
         """Wait until `engine_for` finds an engine; yield at the start of each period in which `away` is true.
 
         Raises:
-            EngineUnavailable: All replicas are failing, none has the model that the prompt names, or
-                `wait_timeout` seconds have passed.
+            EngineUnavailable: The router is closed, all replicas are failing, none has the model that the prompt
+                names, or `wait_timeout` seconds have passed.
         """
         deadline: float | None = None
         reported = False

@@ -41,7 +41,7 @@ class Supervisor:
     Attributes:
         restarts: The number of workers started after the first.
         crashes: The number of times that an engine ended unexpectedly.
-        last_error: The reason why the last worker ended or did not start.
+        last_error: The reason that the last worker ended or did not start.
         cache_tokens: The size of the newest worker's KV cache, or None if no worker has reported a size.
     """
 
@@ -90,8 +90,8 @@ class Supervisor:
             return f"The engine is still {self.state}: ask again in a minute."
         seconds = max(round(self._next_try - monotonic()), 0)
         return (
-            f"The engine failed {self._failures} times in a row; the next attempt comes within {seconds} s. "
-            f"Last: {self.last_error.partition(chr(10))[0]}"
+            f"The engine failed {self._failures} times in a row; the next attempt follows within {seconds} s. "
+            f"Last error: {self.last_error.partition(chr(10))[0]}"
         )
 
     async def start(self) -> Worker:
@@ -118,10 +118,10 @@ class Supervisor:
     def cut(self) -> None:
         """Interrupt all answers in flight, so that `retire` does not have to wait for them."""
         if self._worker is not None:
-            self._worker.give_up("it was cut off")
+            self._worker.give_up("it was killed to interrupt its answers")
 
     async def retire(self, drain: float) -> bool:
-        """Stop restarting the worker, drain it for up to `drain` seconds and end it.
+        """Stop restarting the worker, drain it for up to `drain` seconds and stop it.
 
         Returns:
             Whether all answers finished.
@@ -173,7 +173,7 @@ class Supervisor:
         self.crashes += 1
         self._crashed()
         self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
-        _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
+        _log.warning("engine ended", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
         self._set(State.RESTARTING)
         await worker.stop()
         self._worker = None

@@ -234,7 +234,7 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         tmp_path / name for name in ("data", "model", "python", "facts", "mine.py", "python", "rows.json", "pictures")
     ]
     monkeypatch.setenv("THUMBTUNE_STORAGE__DIR", "~nobody-there/data")
-    with pytest.raises(ConfigError, match=r"storage\.dir.*whole path"):
+    with pytest.raises(ConfigError, match=r"storage\.dir.*full path"):
         load_settings(config)
 
 

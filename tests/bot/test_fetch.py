@@ -182,7 +182,7 @@ async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     """A file with a wrong hash is named and deleted; the next attempt requests only that file."""
     directory = tmp_path / "m"
     async with HubServer(FILES, flipped={path}) as hub:
-        with pytest.raises(HubError, match=f"{path} arrived damaged"):
+        with pytest.raises(HubError, match=f"{path} is damaged"):
             await _fetch(hub, directory, monkeypatch)
         assert not directory.exists()
         hub.flipped.clear()

@@ -87,7 +87,7 @@ async def test_cold_swap_failed_and_so_did_the_old_engine(deploy: Deploy, tmp_pa
     """If the old model also fails to start again after a failed swap, its start is retried until it succeeds."""
     async with deploy() as deployment:
         a_model(tmp_path, "a", start="exit_once")
-        with pytest.raises(EngineUnavailable, match="did not start again either"):
+        with pytest.raises(EngineUnavailable, match="did not restart either"):
             await deployment.swap("b", a_model(tmp_path, "b", start="exit"))
         assert (await ask(deployment, "hi")).answer.model == "a"
 

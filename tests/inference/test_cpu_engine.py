@@ -230,7 +230,7 @@ def test_an_answer_ends_with_the_window(endless: Any, tokenizer: Any) -> None:
         _, result = answer(engine, prompt)
         assert result.usage.prompt_tokens == window - 3
         assert (result.finish, result.usage.completion_tokens) == ("length", 3)
-        with pytest.raises(PromptTooLong, match=f"{window} tokens or more and the model's context length is {window}"):
+        with pytest.raises(PromptTooLong, match=f"{window} tokens or more, and the model's context length is {window}"):
             engine.preprocessor.prepare(ask(nearly + "111"))
 
 

@@ -301,7 +301,7 @@ def test_an_engine_without_a_key_does_not_start(warm_python: str) -> None:
     ended = subprocess.run(line, input="", capture_output=True, text=True, env=without, check=False)
     assert ended.returncode == 1
     assert ended.stdout == ""
-    assert f"{KEY_VARIABLE} is not set: export" in ended.stderr
+    assert f"{KEY_VARIABLE} is not set: set it" in ended.stderr
 
 
 async def test_openai_s_client_reads_its_answers(served: Served) -> None:

@@ -205,7 +205,7 @@ def test_a_decoder_killed_while_idle_is_replaced(decoder: PictureDecoder) -> Non
 def test_a_decoder_that_cannot_start_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that cannot start is reported as unavailable, and the picture does not count as refused."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with PictureDecoder() as decoder, pytest.raises(DecoderUnavailable, match="ended with 1"):
+    with PictureDecoder() as decoder, pytest.raises(DecoderUnavailable, match="ended with status 1"):
         decoder.clean(located(), LIMIT)
 
 

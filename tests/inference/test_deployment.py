@@ -94,7 +94,7 @@ async def test_deployment_readiness_requires_an_answer_about_a_picture(deploy: D
         ({"start": "exit"}, {}, "exit code 3.*these weights are no good"),
         ({"start": "deaf"}, {"start_timeout": 0.6}, "not ready within 0.6 s"),
         ({"late": 30}, {"start_timeout": 0.6}, "not ready within 0.6 s"),
-        ({"start": "refuse"}, {}, "refused a simple picture.*I refuse"),
+        ({"start": "refuse"}, {}, "refused a question about a simple picture.*I refuse"),
     ],
 )
 async def test_deployment_failed_start(deploy: Deploy, cue: dict[str, Any], more: dict[str, Any], said: str) -> None:

@@ -118,5 +118,5 @@ def test_share_of_the_free_memory() -> None:
         assert share_of_free(memory, 1000, free) * (free - memory.weights) == pytest.approx(wanted)
     with pytest.raises(NoRoom, match=r"inference\.lmdeploy\.blocks"):
         share_of_free(memory, 1000, 10_000_000_000)
-    with pytest.raises(NoRoom, match=r"0\.0 GB are free"):
+    with pytest.raises(NoRoom, match=r"0\.0 GB remain"):
         share_of_free(memory, 1000, 3_000_000_000)

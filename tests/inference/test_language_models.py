@@ -217,7 +217,7 @@ def test_an_unsupported_language_model_is_a_problem(tmp_path: Path) -> None:
     config["llm_config"]["architectures"] = ["LlamaForCausalLM"]
     file.write_text(json.dumps(config))
     (problem,) = problems(directory)
-    assert problem.startswith("its language model is LlamaForCausalLM, and only InternLM2ForCausalLM, ")
+    assert problem.startswith("its language model is LlamaForCausalLM, but only InternLM2ForCausalLM, ")
 
 
 def test_a_follow_up_uses_the_cache(checkpoint: Path) -> None:

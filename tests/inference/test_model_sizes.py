@@ -52,7 +52,7 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_sizes(tmp_path)
     shutil.copy(CHECKPOINT / "config.json", tmp_path)
-    with pytest.raises(ValueError, match="no weights"):
+    with pytest.raises(ValueError, match="no language model weights"):
         read_sizes(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((5).to_bytes(8, "little") + b"{nono")
     with pytest.raises(ValueError, match="Expecting"):

@@ -33,7 +33,7 @@ from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Prompt, Role, Sampling, Turn, Usage
 
 _PREFILL_CHUNK: Final = 512
-"""The number of prompt positions computed in one step."""
+"""The number of prompt positions processed in one step."""
 
 _PATCHES_PER_STEP: Final = 2048
 """The number of ViT patches computed in one step, as many as in two tiles of 448 pixels."""
@@ -64,7 +64,7 @@ class ChatEngine:
     def __init__(self, model: Any, tokenizer: Any, *, cache_bytes: int) -> None:
         self.preprocessor = Preprocessor(model.config, tokenizer)
         self.cache_bytes = 0
-        """Size of the caches after the latest step in bytes, including unfinished answers."""
+        """Size of the caches in bytes after the latest step, including unfinished answers."""
         self._model = model
         self._text_of = text_decoder(tokenizer)
         patches_per_tile = (self.preprocessor.tiling.side // model.config.vision_config.patch_size) ** 2
@@ -92,7 +92,7 @@ class ChatEngine:
         return engine
 
     def close(self) -> None:
-        """Abort all generations and end the thread."""
+        """Abort all generations and stop the thread."""
         self._inbox.put(None)
         self._thread.join()
 
@@ -138,7 +138,7 @@ class ChatEngine:
         self.cache_bytes = self._prefixes.nbytes + int(self._features.currsize)
 
     def _generate(self, request: GenerationRequest) -> _Steps:
-        """Compute the prompt, then the answer, yielding after each step."""
+        """Process the prompt, then generate the answer, yielding after each step."""
         entry = self._prefixes.take(request.keys)
         cached = entry.length
         try:
@@ -156,7 +156,7 @@ class ChatEngine:
         request.listener(GenerationResult(finish, usage))
 
     def _prefill(self, request: GenerationRequest, entry: CacheEntry) -> Generator[None, None, Tensor]:
-        """Compute the prompt positions missing from `entry`; return the logits after the last position."""
+        """Process the prompt positions missing from `entry`; return the logits after the last position."""
         logits = torch.empty(0)
         while entry.length < len(request.ids):
             start, stop = entry.length, min(entry.length + _PREFILL_CHUNK, len(request.ids))
@@ -243,7 +243,7 @@ def _advance(request: GenerationRequest, steps: _Steps) -> bool:
         next(steps)
     except StopIteration:
         return False
-    except Exception as error:  # noqa: BLE001 - the listener receives it and the other generations go on
+    except Exception as error:  # noqa: BLE001 - the listener receives it and the other generations continue
         request.listener(error)
         return False
     return True
@@ -262,6 +262,6 @@ def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator)
     kept, tokens = logits.topk(min(sampling.top_k or len(logits), len(logits)))
     probabilities = torch.softmax(kept / sampling.temperature, dim=-1)
     before = probabilities.cumsum(-1) - probabilities
-    # The most likely token always stays, also at top_p 0.
+    # The most likely token is always kept, even if top_p is 0.
     probabilities[1:][before[1:] > sampling.top_p] = 0
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])

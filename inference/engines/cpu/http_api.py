@@ -91,7 +91,7 @@ class Server:
                 body = CompletionBuilder(self._name).completion("".join(texts), event.finish, event.usage)
                 return web.json_response(body), event.finish
             texts.append(event)
-        raise AssertionError("a generation ends with its result")
+        raise AssertionError("the generation ended without a result")
 
     async def _stream(self, request: web.Request, chat: ChatRequest, events: _Events) -> tuple[web.StreamResponse, str]:
         """Send the answer as server-sent events; return the response and how the answer ended."""
@@ -110,7 +110,7 @@ class Server:
                     await _send_event(response, chunk)
                 await response.write(b"data: [DONE]\n\n")
         except ApiError as error:
-            # The status line has been sent; OpenAI's clients raise on an error in the stream.
+            # The status line has been sent; OpenAI's clients raise an exception for an error in the stream.
             await _send_event(response, error.body())
         return response, outcome
 
@@ -151,7 +151,7 @@ class Server:
         """Wait for a slot, first come, first served, and hold it until the block ends.
 
         Raises:
-            ApiError: Too many requests are waiting already.
+            ApiError: Too many requests are already waiting.
         """
         if self._waiting >= _MAX_WAITING:
             raise ApiError("The engine is overloaded: ask again in a moment.", status=429, code="overloaded")

@@ -60,7 +60,7 @@ def _as_parts(content: object) -> object:
 
 
 class _Strict(BaseModel):
-    """Base class for models that convert no types and reject unknown fields, as these might change the answer."""
+    """Base class for models that convert no types and reject unknown fields, which might change the answer."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 

@@ -18,7 +18,7 @@ from inference.internvl2.growing_cache import GrowingCache
 _MAX_ENTRIES: Final = 512
 """The maximum number of entries. Every lookup compares all of them, which takes a few microseconds per entry."""
 _MIN_COPIED: Final = 8
-"""The length in positions from which a common prefix is copied; a shorter one is recomputed."""
+"""The minimum length, in positions, of a common prefix that is copied; a shorter one is recomputed."""
 
 
 class CacheEntry:
@@ -70,7 +70,7 @@ class PrefixCache:
         """Lend an entry that holds the longest cached prefix of `keys`, never including the last key.
 
         If truncation loses little (for example, because a chat continues or an answer is regenerated), an idle
-        entry is itself truncated to the prefix and lent. Otherwise (for example, because two chats share the
+        entry is truncated to the prefix and lent. Otherwise (for example, because two chats share the
         system text but not the pictures), the prefix is copied into a new entry.
         """
         # At least one position has to be computed for the logits of the next token.

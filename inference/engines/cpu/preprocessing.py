@@ -1,7 +1,7 @@
 """Preparation of generation requests: decoding and tiling pictures, tokenizing text, assigning cache keys.
 
-The preparation needs the checkpoint's configuration and tokenizer, but not its weights, and is safe to
-use from several threads.
+The preparation needs the checkpoint's configuration and tokenizer, but not its weights, and is
+thread-safe.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Preprocessor:
         self._lock = threading.Lock()
         self._tile_counts: LRUCache[int, int] = LRUCache(_TILE_COUNTS)
         self.window: int = config.llm_config.max_position_embeddings
-        """The number of positions of the model, for prompt and answer together."""
+        """The model's context length in positions, for the prompt and the answer together."""
 
     def prepare(self, prompt: Prompt, *, tile_limits: Sequence[int | None] | None = None) -> GenerationRequest:
         """Decode and tile the pictures of a prompt, and tokenize its text.
@@ -159,13 +159,13 @@ class Preprocessor:
     def _check_length(self, tokens: int) -> None:
         if tokens >= self.window:
             raise PromptTooLong(
-                f"The prompt has {tokens} tokens or more and the model's context length is {self.window}: "
+                f"The prompt has {tokens} tokens or more, and the model's context length is {self.window}: "
                 "shorten it or send fewer pictures."
             )
 
     def _picture(self, picture: Picture, limit: int | None) -> PromptPicture:
         digest = sha256(f"{picture.sha256} {limit}".encode()).digest()
-        # Below 0, so that it never equals a token id.
+        # Negative, so that it never equals a token ID.
         key = -1 - int.from_bytes(digest[:8], "big") // 2
         with self._lock:
             count = self._tile_counts.get(key)

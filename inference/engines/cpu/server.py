@@ -56,7 +56,7 @@ async def _serve(options: argparse.Namespace, key: str) -> int:
             server.engine = ChatEngine.open(
                 options.model, dtype=getattr(torch, options.dtype), cache_bytes=options.cache_megabytes * 2**20
             )
-        except Exception:  # noqa: BLE001 - otherwise the thread would end and leave a server that loads forever
+        except Exception:  # noqa: BLE001 - otherwise the thread would end and leave the server loading forever
             _log.exception("%s cannot be served", options.model)
             loop.call_soon_threadsafe(end, 1)
         else:
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m inference.engines.cpu.server", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
-    parser.add_argument("--name", required=True, help="the model's name in requests and answers")
+    parser.add_argument("--name", required=True, help="the model's name in requests and responses")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: 8000)")
     parser.add_argument("--threads", type=_positive, help="number of compute threads (default: one per core)")
     parser.add_argument("--slots", type=_positive, default=4, help="number of concurrent answers (default: 4)")
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cache-megabytes",
         type=int,
         default=_default_cache_megabytes(),
-        help="memory for the prefix cache in MiB (default: a quarter of the machine's memory, at most 4096)",
+        help="memory for the caches in MiB (default: a quarter of the machine's memory, at most 4096)",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser

@@ -1,8 +1,8 @@
 """Tiling of decoded pictures with torch, on the GPU or, in tests, on the CPU.
 
-The tiles of photos differ from Pillow's (inference/internvl2/tiles.py) by one grey level at most. With sharp
-noise, the difference is larger if the height shrinks more than the width, because Pillow 13 then begins with
-the columns.
+The tiles of photos differ from Pillow's (inference/internvl2/tiles.py) by at most one grey level. For sharp
+noise, the difference is larger if the height shrinks more than the width, because Pillow 13 then resizes the
+columns first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
 
 _BAND_PIXELS: Final = 4_000_000
-"""The number of pixels whose rows are resized at once, which limits the memory for a large picture."""
+"""The maximum number of pixels in the rows resized at once, which limits the memory for a large picture."""
 
 
 def as_tensor(picture: Image.Image) -> torch.Tensor:
@@ -28,7 +28,7 @@ def as_tensor(picture: Image.Image) -> torch.Tensor:
 def cut(decoded: torch.Tensor, tiling: Tiling) -> torch.Tensor:
     """Return the tiles of a picture [height, width, 3] in uint8 as float32 [T, 3, S, S], normalized.
 
-    The tiles are in the order of rows, as in `tiles.tiles`; if there are several, a thumbnail follows.
+    The tiles are in row order, as in `tiles.tiles`; if there are several, a thumbnail follows.
     """
     side = tiling.side
     columns, rows = tiling.grid(decoded.shape[1], decoded.shape[0])
@@ -55,6 +55,6 @@ def _planes(decoded: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(levels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    # With antialiasing, torch has Pillow's kernel: Keys' cubic with a = -0.5, widened to shrink.
+    # With antialiasing, torch has Pillow's kernel: Keys' cubic with a = -0.5, widened for downscaling.
     resized = interpolate(levels, (height, width), mode="bicubic", antialias=True)
     return resized.add_(0.5).floor_().clamp_(0, 255)

@@ -16,7 +16,7 @@ BLOCK_TOKENS: Final = 64
 """The number of tokens in a KV block, which is TurboMind's default."""
 
 USABLE: Final = 0.92
-"""The fraction of the GPU's memory that engines may fill; the rest is left to the driver and to a desktop."""
+"""The fraction of the GPU's memory that engines may fill; the rest is for the driver and a desktop."""
 
 FEWEST_BLOCKS: Final = 8192 // BLOCK_TOKENS
 """The number of KV blocks that one long conversation needs."""
@@ -29,7 +29,7 @@ _TILING_BYTES: Final = 250_000_000
 """The memory for cutting a picture of 12 megapixels into tiles, computed from the sizes of `gpu_tiling`'s tensors."""
 
 _MAX_BLOCKS: Final = 16384
-"""The maximum number of KV blocks, a million tokens, which keeps a tiny model from filling a large GPU."""
+"""The maximum number of KV blocks (a million tokens), which keeps a tiny model from filling a large GPU."""
 
 _LARGE_CARD: Final = 40_000_000_000
 _PREFILL_LARGE: Final = 16384
@@ -49,7 +49,7 @@ class ModelMemory:
         token: The memory for one token's keys and values.
         fixed: The memory for the CUDA context, for cutting a picture into tiles, and for the maximum number of
             tiles in the vision tower.
-        prefill_token: The memory for each prompt token that is computed in one iteration.
+        prefill_token: The memory for each prompt token that is processed in one iteration.
     """
 
     weights: int
@@ -77,7 +77,7 @@ class ModelMemory:
         )
 
     def work(self, prefill: int) -> int:
-        """Return the memory besides weights and KV blocks, with `prefill` prompt tokens per iteration."""
+        """Return the memory needed besides weights and KV blocks, with `prefill` prompt tokens per iteration."""
         return self.fixed + prefill * self.prefill_token
 
     def engine(self, blocks: int, prefill: int) -> int:
@@ -86,7 +86,7 @@ class ModelMemory:
 
 
 def prefill_tokens(total: int) -> int:
-    """Return the number of prompt tokens to compute per iteration on a GPU with `total` bytes of memory."""
+    """Return the number of prompt tokens to process per iteration on a GPU with `total` bytes of memory."""
     return _PREFILL_LARGE if total >= _LARGE_CARD else _PREFILL_SMALL
 
 
@@ -103,14 +103,14 @@ def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: in
     if blocks < FEWEST_BLOCKS:
         cure = 'set inference.swap = "cold" (one engine at a time), or ' if engines > 1 else ""
         raise NoRoom(
-            f"{engines} engine(s) with {memory.weights / 1e9:.1f} GB of weights do not fit a GPU with "
+            f"{engines} engine(s) with {memory.weights / 1e9:.1f} GB of weights do not fit on a GPU with "
             f"{total / 1e9:.0f} GB: {cure}set inference.lmdeploy.kv_bits = 8, or use a 4-bit (AWQ) checkpoint."
         )
     return blocks
 
 
 def blocks_within(memory: ModelMemory, room: float, *, prefill: int) -> int:
-    """Return the number of KV blocks with which an engine takes at most `room` bytes.
+    """Return the largest number of KV blocks with which an engine takes at most `room` bytes.
 
     The number is 0 or negative if no block fits.
     """
@@ -119,7 +119,7 @@ def blocks_within(memory: ModelMemory, room: float, *, prefill: int) -> int:
 
 
 def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
-    """Return the fraction of the memory left free by the weights that `blocks` KV blocks take up.
+    """Return the size of `blocks` KV blocks as a fraction of the memory left free by the weights.
 
     The fraction is meant for `cache_max_entry_count`, which TurboMind 0.18.0 applies to the memory that is
     free once the weights are loaded.
@@ -131,7 +131,7 @@ def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
     room = free - memory.weights
     if not 0 < wanted < 0.97 * room:
         raise NoRoom(
-            f"{blocks} KV blocks take {wanted / 1e9:.1f} GB, but only {max(room, 0) / 1e9:.1f} GB are free besides the "
+            f"{blocks} KV blocks take {wanted / 1e9:.1f} GB, but only {max(room, 0) / 1e9:.1f} GB remain after the "
             "weights: lower inference.lmdeploy.blocks, or free memory on the GPU."
         )
     return wanted / room

@@ -3,7 +3,7 @@
 - `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py makes lmdeploy create
   it).
 - `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: accepts pictures only as data:
-  URLs, and has `TileCache` prepare each picture once, with its fingerprint, in many threads and on the GPU. The
+  URLs, and has `TileCache` prepare and fingerprint each picture once, in many threads and on the GPU. The
   original prepares every picture of the conversation on every turn in one thread
   (`ImageEncoder.preprocess`), and opens file: URLs and paths.
 - `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts
@@ -48,7 +48,7 @@ from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError
 
 GROUP_SECONDS: Final = 0.03
-"""The minimum time between groups. Tokens that arrive sooner after a group are held for the next one."""
+"""The minimum time between groups. Tokens that arrive sooner are held for the next group."""
 
 _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
 
@@ -59,7 +59,7 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     """Install the replacements for lmdeploy's internals. Call this once, before `api_server.serve`.
 
     Args:
-        prefill_tokens: The number of prompt tokens that TurboMind computes per iteration.
+        prefill_tokens: The number of prompt tokens that TurboMind processes per iteration.
         tiles: The maximum number of tiles per picture, or None for the checkpoint's own limit.
         threads: The number of threads that decode pictures.
         cache_bytes: The size of the tile cache in bytes.
@@ -67,7 +67,7 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     Returns:
         A mapping from lmdeploy's engine class to the replacement that the server should create.
     """
-    # lmdeploy accepts truncated pictures; here they are refused, as by every other engine.
+    # lmdeploy accepts truncated pictures; here they are refused, as in every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Instance.limiter = PrefillLimiter(prefill_tokens)
     TileCachingEngine.tiles, TileCachingEngine.threads, TileCachingEngine.cache_bytes = tiles, threads, cache_bytes
@@ -110,7 +110,7 @@ class Instance(TurboMindInstance):  # type: ignore[misc]
     async def async_stream_infer(
         self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
     ) -> AsyncIterator[Any]:
-        """Once the limiter admits the prompt, generate as TurboMind's own instance does, but group the outputs."""
+        """Wait for the limiter to admit the prompt, then generate as TurboMind does, but group the outputs."""
         config = inputs["gen_config"]
         ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
         pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
@@ -187,7 +187,7 @@ class UsageWithTiles(serving.UsageInfo):  # type: ignore[misc]
         return usage
 
 
-# A response serializes the fields of the declared type only.
+# A response serializes only the fields of the declared type.
 class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
     """A complete answer, with `encoded_tiles` in its usage."""
 
@@ -232,7 +232,7 @@ def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | N
 async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """Merge lmdeploy's EngineOutputs so that at most one is yielded per `GROUP_SECONDS`.
 
-    The first and the last output are passed on at once.
+    The first and the last output are passed on immediately.
     """
     held: Any = None
     due = 0.0

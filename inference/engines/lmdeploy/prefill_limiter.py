@@ -1,6 +1,6 @@
-"""Admission of prompts to an engine so that each prompt is computed in one iteration.
+"""Admission of prompts to an engine so that each prompt is processed in one iteration.
 
-TurboMind computes at most `max_prefill_token_num` prompt tokens in an iteration and splits a prompt that
+TurboMind processes at most `max_prefill_token_num` prompt tokens in an iteration and splits a prompt that
 crosses the limit. If the split is inside a picture, the whole picture goes through the vision tower
 twice. Prompts therefore wait until they fit into an iteration.
 """
@@ -18,12 +18,12 @@ _PICTURES: Final = 4096
 
 
 class PrefillLimiter:
-    """Limiter of the number of prompt tokens in prefill; it admits prompts in order.
+    """Limiter for the number of prompt tokens in prefill, which admits prompts in order.
 
     The limiter may be used in one event loop only.
 
     Args:
-        tokens: The number of prompt tokens that the engine computes in one iteration.
+        tokens: The number of prompt tokens that the engine processes in one iteration.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -36,7 +36,7 @@ class PrefillLimiter:
         self._seen: LRUCache[bytes, None] = LRUCache(_PICTURES)
 
     def cost(self, tokens: int, pictures: Iterable[tuple[bytes, int]]) -> int:
-        """Estimate how many of a prompt's tokens will be computed: all but those of recently seen pictures.
+        """Estimate how many of a prompt's tokens the engine must process: all but those of recently seen pictures.
 
         Args:
             tokens: The total number of tokens in the prompt.
@@ -54,7 +54,7 @@ class PrefillLimiter:
         """Wait until `cost` tokens fit, and reserve them until the block ends or the yielded function is called."""
         self.waiting += 1
         try:
-            # Locks are acquired in order, so only the first prompt watches for room, and no other overtakes it.
+            # The lock is acquired in order, so only the first prompt waits here, and no other overtakes it.
             async with self._next:
                 while self._admitted and self._admitted + cost > self._tokens:
                     self._freed.clear()

@@ -44,7 +44,7 @@ ROUTES: Final = frozenset(
 """The routes that are served. Other routes of lmdeploy can run code from a request (`/update_weights` unpickles it)."""
 
 _TEMPORARY_NAME: Final = "thumbtune"
-"""The model's name while lmdeploy creates the engine: lmdeploy refuses "base", the name of the base model."""
+"""The model's name while lmdeploy creates the engine, because lmdeploy refuses "base", the name of the base model."""
 
 _log = logging.getLogger("thumbtune.lmdeploy")
 
@@ -122,7 +122,7 @@ def patch_app(name: str, key: str, *, window: int, cache: int) -> None:
         return JSONResponse({"object": "list", "data": [{**model, **sizes}]})
 
     def run(app: Any, **more: Any) -> None:
-        # The first route that matches answers.
+        # The first matching route handles the request.
         app.router.routes.insert(0, Route("/v1/models", models))
         stock_run(guarded(app, key, ROUTES), **more)
 
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("UVICORN_LOG_LEVEL", "warning")
     if reason := unsupported(options.model):
         raise SystemExit(f"{reason}: {CURE}")
-    # Importing lmdeploy takes seconds, so the refusals come first.
+    # Importing lmdeploy takes seconds, so these checks come first.
     if (installed := version("lmdeploy")) != SUPPORTED_VERSION:
         raise SystemExit(
             f"lmdeploy {installed} is installed, but this engine requires {SUPPORTED_VERSION}: install "
@@ -199,7 +199,7 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
         server_port=options.port,
         allow_origins=[],
         disable_fastapi_docs=True,
-        # Sampling parameters come from the request only, not from the checkpoint's generation configuration.
+        # Sampling parameters come only from the request, not from the checkpoint's generation configuration.
         generation_config="lmdeploy",
         log_level="WARNING",
         trust_remote_code=False,
@@ -212,12 +212,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m inference.engines.lmdeploy.server", description=(__doc__ or "").split("\n")[0]
     )
     arguments.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
-    arguments.add_argument("--name", required=True, help="the model's name in requests and answers")
+    arguments.add_argument("--name", required=True, help="the model's name in requests and responses")
     arguments.add_argument("--port", type=int, default=23333)
     arguments.add_argument(
-        "--engines", type=int, default=1, help="number of engines that must fit the GPU (default: 1)"
+        "--engines", type=int, default=1, help="number of engines that must fit on the GPU (default: 1)"
     )
-    arguments.add_argument("--tiles", type=int, help="maximum tiles per picture (default: the checkpoint's limit)")
+    arguments.add_argument("--tiles", type=int, help="maximum number of tiles per picture (default: the checkpoint's)")
     arguments.add_argument(
         "--settings",
         type=LmdeploySettings.model_validate_json,

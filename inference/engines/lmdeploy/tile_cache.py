@@ -1,6 +1,6 @@
-"""Cache of the tiles of pictures, which many threads decode and the GPU cuts, for lmdeploy.
+"""Cache of picture tiles for lmdeploy; many threads decode the pictures, and the GPU cuts them into tiles.
 
-On every turn, lmdeploy 0.18.0 decodes, tiles and hashes all pictures of the conversation again, in one
+On every turn, lmdeploy 0.18.0 decodes, tiles and hashes all pictures of the conversation in one
 thread (vl/engine.py). This cache stores tiles in main memory under the SHA-256 digest of the encoded picture
 and evicts the least recently used tiles first. The digest also yields the fingerprint by which TurboMind's
 prefix cache identifies the picture.
@@ -140,7 +140,7 @@ def prepare(data: bytes, digest: bytes, tiling: Tiling, dtype: torch.dtype, devi
     decoded = as_tensor(picture)
     with _card:
         pixels = cut(decoded.to(device), tiling).to(dtype).cpu()
-    # With another tile limit, the prefix cache must treat it as a different picture.
+    # With another tile limit, a picture has other features, so its fingerprint must differ.
     fingerprint = sha256(digest + tiling.max_tiles.to_bytes(2, "big")).digest()
     return Prepared(pixels, picture.size, fingerprint)
 

@@ -1,4 +1,4 @@
-"""Renderer of pictures for the demo and evaluations: coloured shapes on textured backgrounds.
+"""Renderer of the pictures for the demo and evaluations: coloured shapes on textured backgrounds.
 
 The pictures are as large as photos, show shapes in rows, rings or grids, and are compressed as JPEG.
 Shapes are painted through masks with rounded corners, shading, shadows and rims; backgrounds look like

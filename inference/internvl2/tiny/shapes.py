@@ -20,7 +20,7 @@ COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)
 SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 COUNTS: Final = (1, 2, 3, 4, 5)
 
-# Ranges of (hue in degrees, saturation, value), with gaps between neighbours where people would disagree.
+# Ranges of (hue in degrees, saturation, value), with gaps between neighbours, where people would disagree.
 _REGIONS: Final[dict[Colour, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]]] = {
     "red": ((-10, 7), (0.75, 1.0), (0.7, 1.0)),
     "orange": ((23, 36), (0.8, 1.0), (0.9, 1.0)),
