@@ -65,7 +65,7 @@ async def import_file(
     often = "as many samples as liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
         f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later run uses them, "
-        f"{often}. `thumbtune sources delete {name}` removes them again."
+        f"{often}. `thumbtune sources delete {name}` removes them."
     )
 
 

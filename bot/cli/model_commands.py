@@ -26,7 +26,8 @@ def compare(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Folder of pictures. Questions, one per line: about all in questions.txt, about NAME.jpg in NAME.txt.",
+            help="Folder of pictures. Questions, one per line, are in questions.txt (about all pictures) or NAME.txt "
+            "(about NAME.jpg).",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),

@@ -118,7 +118,7 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
         yield from _ray("training", settings.training.python)
     if settings.training.python:
         return
-    yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
+    yield from _packages(TRAINER_PACKAGES, "make install (chatting works without it; /retrain does not)")
     if settings.training.deepspeed:
         yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
 
@@ -154,7 +154,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}{grows}", cure)
     loose = open_to_others(directory)
     cure = f"start the bot, or chmod -R go= {' '.join(map(str, loose))}" if loose else ""
-    found = f"others may read {', '.join(each.name for each in loose)}" if loose else "only this user can read the data"
+    found = f"others can read {', '.join(each.name for each in loose)}" if loose else "only this user can read the data"
     yield Finding("permissions", not loose, found, cure)
     yield from _ledger(settings, directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
@@ -205,7 +205,7 @@ def _page_settings(settings: Settings) -> Iterator[Finding]:
     live = LiveSettings(settings, recorded_changes(settings.storage.dir / FILE_NAME))
     for key in live.changes:
         value = json.dumps(json_value(live.now, key), ensure_ascii=False)
-        yield Finding("Settings page", True, f"{key} = {value}, instead of the value of the file or the environment")
+        yield Finding("Settings page", True, f"{key} = {value}, instead of the value in the file or the environment")
     for key, reason in live.unfit.items():
         yield Finding("Settings page", True, f"{key} is not applied: {reason}", "undo it on the page")
 
@@ -229,7 +229,7 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
         cure = (
             "run thumbtune init, or send /start to your bot for your user ID and set THUMBTUNE_TELEGRAM__ADMINS='[…]'"
         )
-        yield Finding("admins", True, "telegram.admins is empty: nobody can /retrain or receives alerts", cure)
+        yield Finding("admins", True, "telegram.admins is empty: nobody can use /retrain or receive alerts", cure)
     if not settings.telegram.token.get_secret_value():
         found = "not set" if DEFAULT_PATH.exists() or settings.origins else f"not set, and no {DEFAULT_PATH} here"
         yield Finding("Telegram token", False, found, f"{TOKEN_CURE} (not needed for make demo)")
@@ -251,7 +251,7 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
     yield Finding("Telegram", True, f"@{bot.username}")
     if settings.chat.guests and not bot.supports_guest_queries:
         cure = f"turn on guest mode: {GUEST_MODE}"
-        yield Finding("guest mode", False, "chat.guests is on, but Telegram passes on no guest queries", cure)
+        yield Finding("guest mode", False, "chat.guests is on, but Telegram does not pass on guest queries", cure)
     if settings.chat.picture_threads and not bot.has_topics_enabled:
         cure = "turn on topics in private chats in the bot's settings in @BotFather"
         yield Finding("topics", False, "chat.picture_threads is on, but the bot has no topics in private chats", cure)

@@ -137,7 +137,7 @@ def _turbomind(settings: Settings) -> Iterator[Finding]:
         return
     fits = found["lmdeploy"] == SUPPORTED_VERSION
     cure = "" if fits else f"make install-gpu (the engine accepts lmdeploy=={SUPPORTED_VERSION} only)"
-    yield Finding("lmdeploy", fits, f"{found['lmdeploy']} beside torch {found['torch']}", cure)
+    yield Finding("lmdeploy", fits, f"{found['lmdeploy']} with torch {found['torch']}", cure)
     wrong = found["error"]
     yield Finding("TurboMind", not wrong, wrong or "loads", _cure(wrong, found["cuda"]) if wrong else "")
 
