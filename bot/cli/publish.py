@@ -67,7 +67,7 @@ async def publish(ledger: Ledger, settings: Settings, request: Publication, yes:
     model = await ledger.models.get(request.model)
     if model.run is None:
         raise CommandRefused(
-            f"{model.id} was not trained here: choose a model that a run has made (`thumbtune models`)."
+            f"{model.id} was not trained here: choose a model that a run created (`thumbtune models`)."
         )
     run = await ledger.runs.get(model.run)
     if request.adapter:
@@ -93,7 +93,7 @@ def merged_files(model: Model, run: Path, base: Path) -> Files:
     """
     if not model.directory:
         raise CommandRefused(
-            f"{model.id} is kept as its adapter only: publish that with --adapter, or promote the model first."
+            f"Only the adapter of {model.id} is kept: publish it with --adapter, or promote the model first."
         )
     if kept_file(str(run), CARD) is None:
         raise CommandRefused(

@@ -94,7 +94,7 @@ class Login:
         if self._token:
             return Operator(self._checked(request), self._csrf(""))
         if not is_loopback(request.remote or ""):
-            raise web.HTTPForbidden(text="set web.token to look from another machine")
+            raise web.HTTPForbidden(text="set web.token to open this page from another machine")
         if not is_own_name(request, self._settings.host):
             raise web.HTTPForbidden(text="open http://127.0.0.1 or http://localhost, or set web.token")
         return Operator(ANYBODY, self._csrf(""))

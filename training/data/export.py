@@ -84,7 +84,7 @@ def export(
         TrainingError: The folder is not empty or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TrainingError(f"{out} is not empty: name a folder that does not exist yet")
+        raise TrainingError(f"{out} is not empty: choose a folder that does not exist yet")
     labelled = label_answers(rated, threshold)
     pairs = [(lesson(each.chosen), each.rejected) for each in preferences]
     lessons = (*(pair.lesson for pair in chosen), *(each for each, _ in labelled), *(each for each, _ in pairs))
