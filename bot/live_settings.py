@@ -168,7 +168,7 @@ def _sentence(error: Mapping[str, Any], name: str) -> Reason:
     if len(error["loc"]) > 1:
         return Reason(
             "Entry {number} of the list, {entry}, is not an ID. Write user IDs and group IDs (negative) as whole "
-            "numbers with commas between them, for example: {example}",
+            "numbers separated by commas, for example: {example}",
             number=error["loc"][1] + 1,
             entry=f"“{error['input']}”",
             example=EXAMPLE,

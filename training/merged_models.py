@@ -127,8 +127,8 @@ class MergedModels:
         if free < needed:
             raise TrainingError(
                 Reason(
-                    "Only {free} GB are free on the disk of {directory}, but merging {model} again needs {needed} GB: "
-                    "free up space",
+                    "Only {free} GB are free on the disk that holds {directory}, but merging {model} again needs "
+                    "{needed} GB: free up space",
                     free=f"{free / 1e9:.1f}",
                     directory=str(self._models.directory),
                     model=model.id,

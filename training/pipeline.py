@@ -38,7 +38,7 @@ WITHDRAWN: Final = Reason("answers that it learned from have been withdrawn")
 """The reason why a run failed, or why its model was rejected later."""
 
 CHANGED: Final = Reason(
-    "another model went live during the run, so the answers of the former one cannot judge the new model"
+    "another model went live during the run, so the former model's answers cannot be used to judge the new one"
 )
 
 STATES: Final = {

@@ -182,8 +182,8 @@ def check_disk(specs: JobSpecs, models: Path) -> None:
     if free < needed:
         raise TrainingError(
             Reason(
-                "Only {free} GB are free on the disk of {directory}, but a run needs {needed} GB: remove old "
-                "models, or lower training.min_free_gigabytes",
+                "Only {free} GB are free on the disk that holds {directory}, but a run needs {needed} GB: remove "
+                "old models, or lower training.min_free_gigabytes",
                 free=f"{free / 1e9:.1f}",
                 directory=str(models),
                 needed=f"{needed / 1e9:.1f}",

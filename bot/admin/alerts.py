@@ -26,7 +26,8 @@ STEADY_LOOKS: Final = 30
 CRASHED: Final = later("The engine crashed and is restarting. {reason}")
 FAILING: Final = later("The engine won't start, so nobody gets answers. I'll keep trying. {reason}")
 DISK_LOW: Final = later(
-    "Only {free} GB are free on the disk of {folder}. Free up space, or I'll soon be unable to save answers and votes."
+    "Only {free} GB are free on the disk that holds {folder}. Free up space, or I'll soon be unable to save answers "
+    "and votes."
 )
 UNSAVED: Final = later("I can't save anything right now. {reason}")
 BACK: Final = later("The engine is back and answering again.")

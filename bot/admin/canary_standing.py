@@ -85,7 +85,7 @@ def standing_text(found: Standing, say: Say) -> str:
     if not found.votes:
         return say.joined(about, say(finding))
     evidences = say(
-        "Evidence ({enough} needed to decide): {harm} for worse, {no_worse} for no worse.",
+        "Evidence ({enough} needed to decide): {harm} that it is worse, {no_worse} that it is no worse.",
         enough=f"{ENOUGH:.0f}",
         harm=f"{min(evidence.harm, 999):.1f}",
         no_worse=f"{min(evidence.no_worse, 999):.1f}",

@@ -210,7 +210,7 @@ def _broken(status: Status, model: str, other: str) -> Reason | None:
 def _grounds(found: Standing, over: bool) -> Reason | None:
     """Return the reason to promote the canary, or None if there is no reason yet."""
     if found.evidence.verdict is Canary.NO_WORSE:
-        return with_votes(found, Reason("Its answers are liked no less often."))
+        return with_votes(found, Reason("Its answers are liked at least as often."))
     if over or found.votes >= HORIZON_VOTES:
         points = f"{100 * found.evidence.detectable_harm:.0f}"
         return with_votes(

@@ -81,7 +81,7 @@ async def directory_of(settings: Settings, model: str) -> Path:
         known |= {each.id: Path(each.directory) for each in models if each.directory}
         if any(each.id == model and each.pruned for each in models):
             raise TrainingError(
-                f"only the adapter of {model} is kept: `thumbtune promote {model}` merges it again; then try again"
+                f"only the adapter of {model} is kept: merge it again with `thumbtune promote {model}`, then compare it"
             )
     directory = known.get(model, Path(model)).absolute()
     if model not in known and not directory.is_dir():

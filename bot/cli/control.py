@@ -190,8 +190,8 @@ async def _abandon(ledger: Ledger, run: Run) -> None:
     if run.state is not RunState.DUE:
         was = "done" if run.state is RunState.DONE else run.state
         raise CommandRefused(
-            f"The bot stopped while run {run.id} was {was}. It settles the run when it next starts; `thumbtune "
-            "status` shows the result."
+            f"The bot stopped while run {run.id} was {was}. The run is settled when the bot next starts; "
+            "`thumbtune status` shows the result."
         )
     with suppress(IllegalTransition):
         await ledger.runs.move(run.id, RunState.CANCELLED, reason=STOPPED)

@@ -170,12 +170,12 @@ def _check_folder(out: Path) -> None:
     """Check that `out` does not exist or contains only an interrupted training run."""
     if (out / MODEL).exists():
         raise TrainingError(
-            f"{out / MODEL} already exists: choose another folder with --out, or compare the model with "
+            f"{out / MODEL} already exists: choose another folder with --out, or evaluate the model with "
             f"`thumbtune evaluate BASE {out / MODEL} --set FILE`"
         )
     begun = (out / RUN / "finetune.json").is_file()
     if out.exists() and not begun and not (out.is_dir() and {each.name for each in out.iterdir()} <= {RUN}):
-        raise TrainingError(f"{out} contains something else: choose a folder that does not exist yet with --out")
+        raise TrainingError(f"{out} contains something else: use --out to choose a folder that does not exist yet")
 
 
 def _check_test(test: Questions, system: str, trained: set[Path]) -> None:

@@ -122,7 +122,7 @@ def _ask_for_token(api_base: str, default: str) -> tuple[str, User | None]:
         except AiogramError as error:
             notes.print(f"{escape(api_base)} cannot be reached, so the token was not checked: {escape(str(error))}")
             notes.print(f"What to do: {UNREACHABLE_CURE}.")
-            if typer.confirm("Keep the token unchecked and continue?", default=True, err=True):
+            if typer.confirm("Keep the unchecked token and continue?", default=True, err=True):
                 return token, None
         else:
             notes.print(f"The bot is @{account.username} ({escape(account.full_name)}).")

@@ -26,7 +26,8 @@ def compare(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Pictures, with one question per line in questions.txt (about all) or NAME.txt (about NAME.jpg).",
+            help="Folder of pictures. Questions, one per line, are in questions.txt (about all pictures) or NAME.txt "
+            "(about NAME.jpg).",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),

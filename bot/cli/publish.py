@@ -67,7 +67,7 @@ async def publish(ledger: Ledger, settings: Settings, request: Publication, yes:
     model = await ledger.models.get(request.model)
     if model.run is None:
         raise CommandRefused(
-            f"{model.id} was not trained here: choose a model that a run has trained (`thumbtune models`)."
+            f"{model.id} was not trained here: choose a model that a run created (`thumbtune models`)."
         )
     run = await ledger.runs.get(model.run)
     if request.adapter:

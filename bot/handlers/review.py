@@ -140,5 +140,5 @@ def _text(card: Card, request: Request) -> str:
     lines = [f"{card.asker}: {exchange.question[:SHOWN]}", f"{exchange.model}: {exchange.answer[:SHOWN]}"]
     if card.correction:
         lines.append(say("Correction: {text}", text=card.correction[:SHOWN]))
-    lines += [votes, say("If I should learn a different text instead, reply to this message with it.")]
+    lines += [votes, say("To have me learn a different text instead, reply to this message with it.")]
     return "\n\n".join(line for line in lines if line)

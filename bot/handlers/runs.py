@@ -102,7 +102,8 @@ async def _dry_run(request: Request) -> str:
     counts, pairs = selection.counts, len(selection.train)
     lines = [
         say(
-            "A run now would learn from {answers} from {people}; its model would be judged on {judged} rated answers.",
+            "A run started now would learn from {answers} from {people}; its model would be judged on {judged} rated "
+            "answers.",
             answers=say.count("{number} liked answer", "{number} liked answers", pairs),
             people=say.count("{number} person", "{number} people", counts.raters),
             judged=len(selection.judged),

@@ -105,8 +105,8 @@ def _schedule_lines(overview: Overview, say: Say) -> list[str]:
     else:
         lines = [
             say(
-                "No schedule: I only retrain on /retrain. To set one, use training.schedule in config.toml or on the "
-                "Settings page."
+                "No schedule: I retrain only when an admin sends /retrain. To set one, use training.schedule in "
+                "config.toml or on the Settings page."
             )
         ]
     return lines + [run_line(run, overview.held_back, say) for run in overview.runs[:1]]

@@ -38,7 +38,7 @@ GAUGES: Final = {
     "canary_live_votes": "Votes on the live model's answers in that time",
     "canary_evidence_worse": "Evidence that the canary is worse; it is rolled back at 20",
     "canary_evidence_no_worse": "Evidence that the canary is no worse; it is promoted at 20",
-    "disk_free_bytes": "Free bytes on the disk of the data folder",
+    "disk_free_bytes": "Free bytes on the disk that holds the data folder",
     "engine_ready": "1 while any engine answers, else 0",
     "engine_paused": "1 while training has the GPU to itself and questions wait, else 0",
     "engine_in_flight": "Answers being generated",

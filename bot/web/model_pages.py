@@ -47,7 +47,8 @@ HELP: Final = {
 
 APPROVE_CANARY: Final = later("✔ Approve: the model becomes a canary.")
 CANARY: Final = later(
-    "A canary is a new model that answers a share of the conversations first, until the votes on its answers decide."
+    "A canary is a new model that first answers in a share of the conversations, until the votes decide whether it "
+    "goes live."
 )
 
 LOOK_SECONDS = 1.0

@@ -46,8 +46,8 @@ async def download(listing: Listing, folder: Path, progress: Progress, *, pause:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HubError(
-                f"The disk of {folder} is full: free up {listing.size / 1e9:.1f} GB in total and rerun the command, "
-                "which continues where it stopped."
+                f"The disk that holds {folder} is full: free up {listing.size / 1e9:.1f} GB in all and run the command "
+                "again; it continues where it stopped."
             ) from error
         raise HubError(f"{folder} cannot be written ({error}): choose a folder that this user may write to.") from error
 

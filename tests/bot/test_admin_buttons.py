@@ -30,7 +30,8 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
-            "A run now would learn from 45 liked answers from 6 people; its model would be judged on 5 rated answers.",
+            "A run started now would learn from 45 liked answers from 6 people; its model would be judged on 5 rated "
+            "answers.",
             "Largest share from one person: 80 %.",
             "Corrections: 9 (20 %).",
             "Of 72 rated answers, these were left out: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 "
@@ -48,14 +49,16 @@ async def test_a_dry_run_says_that_nothing_could_judge(stage: Stage) -> None:
     """If no answers can judge a run, a dry run says that the run would end undecided, and what it takes."""
     async with stage.bot(admin=Notebook(judged=0)), stage.person(ADMIN, "Root") as root:
         text = (await final_reply(root, "/retrain dry"))["text"]
-        assert "⚠ A run now would end undecided" in text and "at least 12 rated answers of the live model" in text
+        assert (
+            "⚠ A run started now would end undecided" in text and "at least 12 rated answers of the live model" in text
+        )
 
 
 async def test_a_futile_run_is_foreseen(stage: Stage) -> None:
     """If nearly all answers are liked, /retrain says that the run can't have a result, and so does a dry run."""
     admin = Notebook(liked_of_shown=60)
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        warning = "⚠ A run now would end without a new model, because nearly all answers"
+        warning = "⚠ A run started now would end without a new model, because nearly all answers"
         for command in ("/retrain dry", "/retrain"):
             text = (await final_reply(root, command))["text"]
             assert warning in text and "liked (60 of 60)" in text and "Give 👎" in text

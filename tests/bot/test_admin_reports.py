@@ -77,7 +77,7 @@ async def test_the_schedule_is_told(stage: Stage) -> None:
     """/schedule shows the next run and the setting behind it (or that none is scheduled), and the latest run."""
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        assert "only retrain on /retrain" in (await final_reply(root, "/schedule"))["text"]
+        assert "retrain only when an admin sends /retrain" in (await final_reply(root, "/schedule"))["text"]
         admin.next_run = datetime(2027, 1, 2, 3, 0, tzinfo=UTC)
         admin.schedule = "0 3 * * *"
         admin.runs = [RUN, RUN]

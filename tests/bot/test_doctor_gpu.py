@@ -73,7 +73,7 @@ def test_no_gpu_is_no_fault_where_none_is_asked_for(tmp_path: Path) -> None:
     ("script", "words"),
     [
         ("echo 'NVIDIA-SMI has failed because it could not communicate with the driver.'; exit 9", "NVIDIA-SMI has"),
-        ("exit 0", "a driver, but no GPU"),
+        ("exit 0", "the driver finds no GPU"),
     ],
 )
 def test_a_driver_in_trouble(tmp_path: Path, bare_path: Path, script: str, words: str) -> None:

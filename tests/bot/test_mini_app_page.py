@@ -86,4 +86,4 @@ async def test_a_browser_outside_telegram_is_told_so(tmp_path: Path, monkeypatch
         page = await browser.new_page(locale="en-GB")
         await page.route("https://telegram.org/js/telegram-web-app.js", lambda route: route.abort())
         await page.goto(f"{desk.url}/app")
-        await expect(page.get_by_role("alert")).to_contain_text("with the button that answers /review")
+        await expect(page.get_by_role("alert")).to_contain_text("send /review and tap the button")

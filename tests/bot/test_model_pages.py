@@ -159,7 +159,7 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
         assert "candidate, waiting for approval" in await desk.get("/")
         assert labels(page, "run-1") == ["✔ Approve", "Switch to run-1", "Delete…"]
         canary, approve, *others = re.findall(r"<li>([^<]*)</li>", page)
-        assert canary.startswith("A canary is a new model that answers a share of the conversations first")
+        assert canary.startswith("A canary is a new model that first answers in a share of the conversations")
         assert approve == "✔ Approve: the model becomes a canary."
         assert [each.partition(":")[0] for each in others] == ["Switch", "Delete"]
         await desk.post("/models/run-1/approve")

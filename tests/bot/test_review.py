@@ -266,7 +266,7 @@ async def test_why_no_run_starts(desk: Desk) -> None:
 async def test_a_run_that_nothing_could_judge_is_named_beforehand(desk: Desk) -> None:
     """Beside the button the page says why a run would be refused, or end undecided for want of answers that judge."""
     assert "Not enough yet: 1 liked answer, 4 needed." in await desk.get("/review?text=red")
-    assert "that takes at least 12 rated answers of the live model" in await desk.get("/review")
+    assert "takes at least 12 rated answers of the live model" in await desk.get("/review")
     for number in range(10, 22):
         name = f"{number:064x}"
         await desk.ledger.pictures.add(picture(name, phash=f"{number:02x}" * 8), ADA)
@@ -327,7 +327,7 @@ async def test_the_pages_speak_chinese_once_chosen(desk: Desk) -> None:
     """A language chosen on one page holds on the others; the links to a language keep the filter."""
     page = await desk.get("/review?thumb=up")
     assert 'href="/review?thumb=up&amp;language=zh"' in page
-    assert "用这 4 条训练" in await desk.get("/review?thumb=up&language=zh")
+    assert "用这 4 条回答训练" in await desk.get("/review?thumb=up&language=zh")
     for path in ("/review", f"/people/{ADA}", f"/people/{ADA}/erase", "/"):
         assert '<html lang="zh">' in await desk.get(path)
     assert "还不够" in await desk.post("/review/train?thumb=down", status=409)

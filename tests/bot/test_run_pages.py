@@ -59,7 +59,7 @@ async def test_progress_is_live_until_the_end(desk: Desk) -> None:
     page = await desk.get("/runs/1")
     assert 'data-events="/runs/1/events"' in page and "3 of 3 training steps" in page and "✖ Cancel" in page
     assert '<noscript><meta http-equiv="refresh"' in page
-    assert "What it learns from (" in page and "What judges it (" in page
+    assert "What it learns from (" in page and "What it is judged on (" in page
     async with desk.session.get("/runs/1/events") as stream:
         assert (stream.status, stream.content_type) == (200, "text/event-stream")
         name, text = await event(stream)
@@ -73,7 +73,7 @@ async def test_progress_is_live_until_the_end(desk: Desk) -> None:
         assert await stream.content.read() == b""
     assert (await desk.ledger.runs.get(1)).state is RunState.CANCELLED
     page = await desk.get("/runs/1")
-    assert "What it learned from (" in page and "Answers that judged it (" in page
+    assert "What it learned from (" in page and "What it was judged on (" in page
     assert "data-events" not in page and "http-equiv" not in page and "✖ Cancel" not in page
     assert "Run 1 has already ended." in await desk.post("/runs/1/cancel", status=409)
     async with desk.session.get("/runs/1/events") as stream:

@@ -120,7 +120,7 @@ async def test_an_invalid_value_is_explained_beside_its_field(desk: Desk) -> Non
         page = await change(desk, key, value, status=400)
         example = "For example: 12345678, -1001234567890 " if key.startswith("limits.") else ""
         assert f"{value.strip()} Save {example}{sentence}" in setting(page, key), key
-        assert "In force:" in setting(page, key)
+        assert "Current value:" in setting(page, key)
         assert page.count('aria-invalid="true"') == 1
     assert "必须是五个 cron 字段" in await change(desk, "training.schedule?language=zh", "soon", status=400)
     assert await desk.ledger.setting_changes.latest(10) == []
@@ -153,9 +153,9 @@ async def test_changes_reach_people_and_outlive_a_restart(tmp_path: Path, monkey
             assert "-02-01 04:30" in words(await admin.answer(rated=False))
             await desk.ledger.setting_changes.add("web.port", 1, "Olga")
         async with running(bot, **schedule) as desk:
-            assert "A change of web.port is not applied." in await desk.get("/settings")
+            assert "The change to web.port was not applied." in await desk.get("/settings")
             await desk.post("/settings/web.port/undo", page="/settings")
-            assert "is not applied" not in await desk.get("/settings")
+            assert "was not applied" not in await desk.get("/settings")
             assert await asked_and_persona(desk, ada, 2) == ("Which <dish> is this?", "You are a cook.\nBe brief.")
             await admin.command("/status")
             shown = words(await admin.answer(rated=False))

@@ -232,7 +232,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "90 samples",
         "3 people; the largest share is 18 %",
         "12 over the limit per person",
-        "45 rated answers of 3 people",
+        "45 answers rated by 3 people",
         "75 % (65–85 %)",
         "0.123 % (3.04 % allowed)",
         "50.0 → 25.0 % of 150",
@@ -268,8 +268,8 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
 def test_a_personal_bot_is_named_on_the_sheet() -> None:
     """If all lessons come from one rater, the sheet says that the bot is a personal one."""
     report = Report(Decision.ACCEPTED, effort=Effort(pairs=12, raters=1, largest_share=1.0))
-    assert ("lessons by person", "one person: a personal bot") in facts(report)
-    assert not dict(facts(Report(Decision.ACCEPTED))).get("lessons by person"), (
+    assert ("answers by person", "one person: a personal bot") in facts(report)
+    assert not dict(facts(Report(Decision.ACCEPTED))).get("answers by person"), (
         "reports of earlier versions do not have it"
     )
 

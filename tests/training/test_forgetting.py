@@ -308,7 +308,7 @@ def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
         report = Report.from_json(member.read())
     assert (report.accepted, report.questions, report.correct) == (True, 150, 0.9)
     names = [name for name, _ in facts(report)]
-    assert "factual questions right" in names
+    assert "correct factual answers" in names
     assert not {
         "facts, against the live model",
         "leading questions, against the live model",

@@ -132,7 +132,7 @@ def test_too_few_people_are_an_error_with_the_next_step() -> None:
     assert chosen(select(rows))
     with pytest.raises(
         TrainingError,
-        match=r"^Too few people: .* from 1 of the 2 people needed.*min_raters = 1 for a bot of your own\.$",
+        match=r"^Too few people: .* from 1 of the 2 people needed.*min_raters = 1 for a personal bot\.$",
     ):
         select(rows, min_raters=2)
 
@@ -154,4 +154,4 @@ def test_what_waits_to_be_counted_need_not_be_collected() -> None:
     refused(r"^Not enough yet: 8 liked answers, 20 needed\. ", all_rows, min_rated=20)
     refused(r"^Not enough yet: 8 liked answers, 24 needed\. Collect 4 more 👍\. ", all_rows, min_rated=24)
     refused(r"^Too few people: liked answers have 👍 from 1 of the 2 people needed\. ", all_rows, min_raters=2)
-    refused(r"^Too few people: .* 2 people needed\. Let others vote too, or .* of your own\. ", rows, min_raters=2)
+    refused(r"^Too few people: .* 2 people needed\. Let others vote too, or .* personal bot\. ", rows, min_raters=2)

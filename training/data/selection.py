@@ -65,17 +65,17 @@ class Selection:
         """The reason why a run on this selection could not lead to a new model, or None."""
         if self.likes_everything:
             return Reason(
-                "A run now would end without a new model, because nearly all answers of the live model are liked "
-                "({liked} of {shown}), which says nothing about what people prefer. Give 👎 to answers that you like "
-                "less.",
+                "A run started now would end without a new model, because nearly all answers of the live model are "
+                "liked ({liked} of {shown}), which says nothing about what people prefer. Give 👎 to answers that you "
+                "like less.",
                 liked=self.liked_of_shown,
                 shown=self.shown,
             )
         if self.blocks:
             return None
         return Reason(
-            "A run now would end undecided, because nothing could judge its model: that takes at least {number} rated "
-            "answers of the live model that it hasn't learned from. So far: {found}.",
+            "A run started now would end undecided: judging the new model takes at least {number} rated answers of the "
+            "live model that it hasn't learned from. So far: {found}.",
             number=FEWEST,
             found=self.judging,
         )

@@ -117,5 +117,5 @@ def too_little(counts: SelectionCounts, later: SelectionCounts, settings: Traini
         raters=counts.raters,
         wanted=settings.min_raters,
     )
-    own = Reason("Let others vote too, or set training.min_raters = 1 for a bot of your own.")
+    own = Reason("Let others vote too, or set training.min_raters = 1 for a personal bot.")
     return sentences([alone, *([own] if later.raters < settings.min_raters else []), *waiting])

@@ -19,7 +19,7 @@ CHINESE: Final = {
     "accepted": "通过检验",
     "rejected": "未通过检验",
     "undecided": "尚无定论",
-    "it follows what people like, and has forgotten nothing": "它符合用户的喜好，也没有遗忘知识",
+    "it matches what people like and has forgotten nothing": "它符合用户的喜好，也没有遗忘知识",
     "the live model has too few rated answers to judge the new model by; at least {number} are needed": (
         "现用模型获得评价的回答太少，不足以检验新模型；至少需要 {number} 条"
     ),
@@ -28,15 +28,15 @@ CHINESE: Final = {
     ),
     "{finding}; give 👎 to answers that you like less": "{finding}；请给不太喜欢的回答点 👎",
     "no difference was found between the answers that people liked and the others, in {answers} rated answers": (
-        "在 {answers} 条有评价的回答中，没有发现好评回答与其他回答有什么不同"
+        "在 {answers} 条已评价的回答中，没有发现好评回答与其他回答有什么不同"
     ),
     "no difference was found yet between liked answers and the others, in {answers} rated answers": (
-        "在 {answers} 条有评价的回答中，尚未发现好评回答与其他回答有什么不同"
+        "在 {answers} 条已评价的回答中，尚未发现好评回答与其他回答有什么不同"
     ),
     "{finding} (more votes help if they all follow the same preference)": (
         "{finding}（再给一些标准一致的评价会有帮助）"
     ),
-    "{answers} rated answers are too few to tell": ("{answers} 条有评价的回答还不足以判断"),
+    "{answers} rated answers are too few to tell": ("{answers} 条已评价的回答还不足以判断"),
     "{few}; about {number} more are needed": ("{few}；大约还需要 {number} 条"),
     "its share of correct factual answers could be up to {bound} points below that of {model} (limit: {allowed})": (
         "与{model}相比，事实正确率最多可能下降 {bound} 个百分点（上限 {allowed} 个百分点）"
@@ -58,14 +58,14 @@ CHINESE: Final = {
     "and from": "以及",
     "{number} disliked answers": "{number} 条差评回答",
     "including corrections": "其中更正",
-    "skipped as too long": "因太长而未学习",
+    "skipped as too long": "因过长而跳过",
     "other sources": "其他来源",
     "{number} samples": "{number} 个样本",
     "votes": "评价",
     "{votes} from {people} people": "{people} 人的 {votes} 次",
-    "lessons by person": "回答的分布",
+    "answers by person": "回答按人分布",
     "one person: a personal bot": "一位用户：个人机器人",
-    "{people} people; the largest share is {share} %": "{people} 人，其中最大份额为 {share} %",
+    "{people} people; the largest share is {share} %": "{people} 人，单人最多占 {share} %",
     "left out": "未采用",
     "{number} over the limit per person": "超出每人上限的 {number} 条",
     "cut off": "被截断",
@@ -73,18 +73,18 @@ CHINESE: Final = {
         "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens"
     ),
     "judged by": "检验依据",
-    "no rated answers": "没有可用于检验的有评价的回答",
-    "{answers} rated answers of {people} people": "{people} 人评价过的 {answers} 条回答",
-    "follows the votes": "与评价一致",
+    "no rated answers": "没有可用于检验的已评价回答",
+    "{answers} answers rated by {people} people": "{people} 人评价过的 {answers} 条回答",
+    "agreement with the votes": "与评价一致",
     "probability of such agreement by chance": "偶然出现这种一致的概率",
     "{chance} % ({allowed} % allowed)": "{chance} %（允许 {allowed} %）",
-    "factual questions right": "事实题答对",
+    "correct factual answers": "事实题答对",
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
     "facts, against the live model": "事实题，与现用模型相比",
     "facts, against the base model": "事实题，与基础模型相比",
     "leading questions, against the live model": "诱导性问题，与现用模型相比",
     "leading questions, against the base model": "诱导性问题，与基础模型相比",
-    "empty or looping answers": "空或重复的回答",
+    "empty or looping answers": "为空或不断重复的回答",
     "different answers": "不同的回答",
     "length of answers": "回答长度",
     "{percent} % of the live model's": "现用模型的 {percent} %",
@@ -99,7 +99,7 @@ CHINESE: Final = {
     "adapter": "适配器",
     "the loss of each step, its moving average, and the previous run's": "每一步的损失、移动平均，以及上一次训练的损失",
     "the gain in likelihood of the rated answers, and of other answers to the same questions": (
-        "有评价的回答变得更可能的程度，以及同一问题的其他回答"
+        "已评价的回答和同一问题的其他回答的似然增幅"
     ),
     "{number} earlier question": "之前的 {number} 个问题",
     "{number} earlier questions": "之前的 {number} 个问题",

@@ -19,6 +19,12 @@ EARLIER: Final = (
     Reason("another model went live during the run, and its answers were to judge the new one"),
     Reason("the training diverged, {name} is not finite: lower training.knobs.learning_rate"),
     Reason("not enough memory: one pair at a time takes about {needed} GB of the card's, computed for a large picture"),
+    Reason(
+        "Only {free} GB are free on the disk of {directory}, but a run needs {needed} GB: remove old models, or lower "
+        "training.min_free_gigabytes"
+    ),
+    Reason("Its answers are liked no less often."),
+    Reason("another model went live during the run, so the answers of the former one cannot judge the new model"),
 )
 """Reasons that only earlier versions stored in reports, models and runs, listed so that they stay translatable."""
 

@@ -68,7 +68,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
             ),
             rows=tuple(rows),
             decision=report.decision,
-            verdict=say(report.reason or "it follows what people like, and has forgotten nothing"),
+            verdict=say(report.reason or "it matches what people like and has forgotten nothing"),
             facts=facts(report, language),
             plots=tuple(_plots(job, report.taste, say)),
             language=language,
@@ -127,7 +127,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     others = sum(count for source, count in effort.taught.items() if source not in (RATED, DISLIKED))
     disliked = effort.taught.get(DISLIKED, 0)
     limit = cut_off(effort.cut, effort.liked)
-    rated = say("{answers} rated answers of {people} people", answers=taste.answers, people=taste.raters)
+    rated = say("{answers} answers rated by {people} people", answers=taste.answers, people=taste.raters)
     by_chance = {"chance": f"{100 * taste.p_value:.3g}", "allowed": f"{100 * taste.alpha:.3g}"}
     longer = f"{100 * drift.times_longer:.0f}"
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
@@ -138,16 +138,19 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         (say("skipped as too long"), str(effort.too_long or "")),
         (say("other sources"), say("{number} samples", number=others) if others else ""),
         (say("votes"), say("{votes} from {people} people", votes=effort.votes, people=effort.raters)),
-        (say("lessons by person"), _spread(effort, say) if effort.largest_share else ""),
+        (say("answers by person"), _spread(effort, say) if effort.largest_share else ""),
         (say("left out"), say(beyond_share(effort.over_share)) if effort.over_share else ""),
         (say("cut off"), say(limit) if limit else ""),
         (say("judged by"), rated if taste.answers else say("no rated answers")),
-        (say("follows the votes"), interval(taste.agreement, taste.low, taste.high, language) if taste.answers else ""),
+        (
+            say("agreement with the votes"),
+            interval(taste.agreement, taste.low, taste.high, language) if taste.answers else "",
+        ),
         (
             say("probability of such agreement by chance"),
             say("{chance} % ({allowed} % allowed)", **by_chance) if taste.answers else "",
         ),
-        (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
+        (say("correct factual answers"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
         (say("facts, against the live model"), _bounded(report.facts, say)),
         (say("facts, against the base model"), _bounded(report.facts_base, say)),
         (say("leading questions, against the live model"), _bounded(report.leading, say)),

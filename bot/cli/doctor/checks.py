@@ -154,7 +154,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}{grows}", cure)
     loose = open_to_others(directory)
     cure = f"start the bot, or chmod -R go= {' '.join(map(str, loose))}" if loose else ""
-    found = f"others may read {', '.join(each.name for each in loose)}" if loose else "only this user can read the data"
+    found = f"others can read {', '.join(each.name for each in loose)}" if loose else "only this user can read the data"
     yield Finding("permissions", not loose, found, cure)
     yield from _ledger(settings, directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
@@ -205,7 +205,7 @@ def _page_settings(settings: Settings) -> Iterator[Finding]:
     live = LiveSettings(settings, recorded_changes(settings.storage.dir / FILE_NAME))
     for key in live.changes:
         value = json.dumps(json_value(live.now, key), ensure_ascii=False)
-        yield Finding("Settings page", True, f"{key} = {value}, instead of the value from the file or environment")
+        yield Finding("Settings page", True, f"{key} = {value}, instead of the value in the file or the environment")
     for key, reason in live.unfit.items():
         yield Finding("Settings page", True, f"{key} is not applied: {reason}", "undo it on the page")
 
@@ -251,7 +251,7 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
     yield Finding("Telegram", True, f"@{bot.username}")
     if settings.chat.guests and not bot.supports_guest_queries:
         cure = f"turn on guest mode: {GUEST_MODE}"
-        yield Finding("guest mode", False, "chat.guests is on, but Telegram delivers no guest queries", cure)
+        yield Finding("guest mode", False, "chat.guests is on, but Telegram does not pass on guest queries", cure)
     if settings.chat.picture_threads and not bot.has_topics_enabled:
         cure = "turn on topics in private chats in the bot's settings in @BotFather"
         yield Finding("topics", False, "chat.picture_threads is on, but the bot has no topics in private chats", cure)

@@ -89,7 +89,7 @@ def list_gpus() -> list[Gpu]:
         raise NoGpu(f"the driver does not answer ({output[0] if output else f'exit code {answer.returncode}'})")
     gpus = [_parsed(row) for row in answer.stdout.splitlines() if row.strip()]
     if not gpus:
-        raise NoGpu("a driver, but no GPU")
+        raise NoGpu("the driver finds no GPU")
     return gpus
 
 

@@ -126,7 +126,7 @@ def _training(settings: Settings, index: int, total: int, beside: _Engine | None
         cure += f", or inference.lmdeploy.blocks = {blocks}" if blocks >= FEWEST_BLOCKS else ""
         return Finding(name, room >= least, found, cure)
     if room >= least:
-        return Finding(name, True, f"{found}, so that a run continues with smaller batches")
+        return Finding(name, True, f"{found}, so a run will continue with smaller batches")
     return Finding(name, False, found, _smaller(sizes, recipe, whole))
 
 
