@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 from benchmarks.peers.load import picture
 from inference.engines.http_client import HttpEngine
 from inference.internvl2.families import INTERNVL2
-from inference.messages import Answer, Engine, InferenceError, Picture, Prompt, Role, Sampling, Turn
+from inference.messages import Answer, Delta, Engine, InferenceError, Picture, Prompt, Role, Sampling, Turn
 
 QUESTIONS: Final = 5
 """The number of questions about one picture."""
@@ -132,23 +133,59 @@ class EngineCrowd:
         raise AssertionError("a stream without an answer")
 
 
-def chat_for(
-    seconds: float, url: str, model: str, *, key: str, people: Sequence[int], tokens: int
-) -> tuple[list[SeenAnswer], list[str]]:
-    """Let users ask an engine without pauses, and return the answers and the errors.
+class QueuedEngine:
+    """An engine that answers at most `slots` questions at a time, as a deployment has it do."""
 
-    This function runs in a worker process. Linux's processes share the monotonic clock.
+    def __init__(self, engine: HttpEngine, slots: int) -> None:
+        self._engine = engine
+        self._slots = asyncio.Semaphore(slots)
+
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+        """Wait for a free slot and stream the answer."""
+        last: Delta | None = None
+        async with self._slots, aclosing(self._engine.answer(prompt)) as deltas:
+            async for delta in deltas:
+                if delta.answer is None:
+                    yield delta
+                else:
+                    last = delta
+        if last is not None:  # the slot is free again, even if the reader stops here
+            yield last
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdJob:
+    """Users who ask an engine without pauses, in a process of their own.
+
+    Attributes:
+        url: The engine's address.
+        model: The ID of its model.
+        key: The bearer token that it demands.
+        people: The users' numbers.
+        slots: How many questions are asked at a time.
+        tokens: The maximum length of an answer.
+        seconds: How long the users keep asking.
     """
 
-    async def chat() -> tuple[list[SeenAnswer], list[str]]:
-        engine = HttpEngine(url, model, api_key=key)
-        crowd = EngineCrowd(engine, people, tokens, pause=(0, 0))
-        await asyncio.sleep(seconds)
+    url: str
+    model: str
+    key: str
+    people: Sequence[int]
+    slots: int
+    tokens: int
+    seconds: float
+
+    def run(self) -> tuple[list[SeenAnswer], list[str]]:
+        """Return the answers and the errors. On Linux, processes share the monotonic clock."""
+        return asyncio.run(self._chat())
+
+    async def _chat(self) -> tuple[list[SeenAnswer], list[str]]:
+        engine = HttpEngine(self.url, self.model, api_key=self.key)
+        crowd = EngineCrowd(QueuedEngine(engine, self.slots), self.people, self.tokens, pause=(0, 0))
+        await asyncio.sleep(self.seconds)
         await crowd.stop()
         await engine.aclose()
         return crowd.seen, crowd.errors
-
-    return asyncio.run(chat())
 
 
 def waits(seen: Sequence[SeenAnswer], span: tuple[float, float], *, follow_up: bool) -> dict[str, Any]:

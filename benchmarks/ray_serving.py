@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -31,14 +32,14 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import ray
 
-from benchmarks.engine_crowd import EngineCrowd, SeenAnswer, chat_for, waits
+from benchmarks.engine_crowd import CrowdJob, EngineCrowd, SeenAnswer, waits
+from inference.engines.commands import Kind, concurrency
 from inference.images.sample_picture import sample_picture
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import InferenceError, Prompt, Role, Sampling, Turn
@@ -65,6 +66,7 @@ def served(options: argparse.Namespace, replicas: int = 1) -> InferenceSettings:
             "threads": options.threads,
             "drain_timeout": 30,
             "ray": {
+                "address": ray.get_runtime_context().gcs_address,
                 "url": f"http://127.0.0.1:{options.port}",
                 "python": options.engine_python,
                 "num_cpus": options.num_cpus,
@@ -117,29 +119,32 @@ async def throughput(options: argparse.Namespace, folder: Path, found: dict[str,
     for replicas in (1, options.replicas):
         # Each has its own ID, because the application of the one before may still be draining.
         model = f"engines-{replicas}"
-        deployment = Deployment(served(options, replicas), model, options.model, logs=folder)
+        settings = served(options, replicas)
+        deployment = Deployment(settings, model, options.model, logs=folder)
         try:
             began = time.monotonic()
             await deployment.start()
             started = round(time.monotonic() - began, 1)
-            found[model] = {"start": started, **await crowded(options, deployment, model)}
+            found[model] = {"start": started, **await crowded(options, deployment, settings)}
         finally:
             await stop(deployment)
     one, several = (found[f"engines-{replicas}"]["answers per second"] for replicas in (1, options.replicas))
     found["ratio"] = round(several / one, 2) if one else None
 
 
-async def crowded(options: argparse.Namespace, deployment: Deployment, model: str) -> dict[str, Any]:
+async def crowded(options: argparse.Namespace, deployment: Deployment, settings: InferenceSettings) -> dict[str, Any]:
     """Let users in several processes ask the deployment's engines, and return the measurements."""
-    (application,) = deployment.workers_of(model)
+    (application,) = deployment.workers_of(deployment.status().model)
     processes = min(options.processes, options.people)
-    chats = [
-        partial(
-            chat_for,
-            *(options.ramp + options.seconds, application.client.base_url, model),
+    jobs = [
+        CrowdJob(
+            url=application.client.base_url,
+            model=application.model_id,
             key=application.key,
             people=range(part, options.people, processes),
+            slots=math.ceil(concurrency(Kind.RAY, settings) / processes),
             tokens=options.tokens,
+            seconds=options.ramp + options.seconds,
         )
         for part in range(processes)
     ]
@@ -148,11 +153,11 @@ async def crowded(options: argparse.Namespace, deployment: Deployment, model: st
     pool = ProcessPoolExecutor(processes, context, ready.wait, (READY_SECONDS,))
     loop = asyncio.get_running_loop()
     try:
-        jobs = [loop.run_in_executor(pool, chat) for chat in chats]
+        crowds = [loop.run_in_executor(pool, job.run) for job in jobs]
         await asyncio.to_thread(ready.wait, READY_SECONDS)
         begin = time.monotonic() + options.ramp
         end = begin + options.seconds
-        parts = await asyncio.gather(*jobs)
+        parts = await asyncio.gather(*crowds)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     seen = [answer for answers, _ in parts for answer in answers]
@@ -254,7 +259,7 @@ def main() -> None:
     options = parser.parse_args()
     options.port = free_port()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a token to the home folder
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init("local", include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(measure(options, Path(folder)))
     sys.stdout.write(json.dumps({options.case: found}) + "\n")
