@@ -36,6 +36,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import ray
 
 from benchmarks.engine_crowd import CrowdJob, EngineCrowd, SeenAnswer, waits
@@ -157,6 +158,10 @@ async def crowded(options: argparse.Namespace, deployment: Deployment, settings:
         await asyncio.to_thread(ready.wait, READY_SECONDS)
         begin = time.monotonic() + options.ramp
         end = begin + options.seconds
+        await asyncio.sleep(options.ramp)
+        busy = proxy_seconds()
+        await asyncio.sleep(options.seconds)
+        busy = proxy_seconds() - busy
         parts = await asyncio.gather(*crowds)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -165,9 +170,20 @@ async def crowded(options: argparse.Namespace, deployment: Deployment, settings:
     return {
         "answers per second": round(len(inside) / options.seconds, 2),
         "tokens per second": round(sum(answer.tokens for answer in inside) / options.seconds, 1),
+        "cores that Serve's proxy used": round(busy / options.seconds, 2),
         **report(inside, EVER),
         "errors": [error for _, errors in parts for error in errors],
     }
+
+
+def proxy_seconds() -> float:
+    """Return the processor time that Serve's proxy, through which all answers pass, has used so far."""
+    seconds = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it may have ended
+            if "ProxyActor" in " ".join(process.cmdline()):
+                seconds += sum(process.cpu_times()[:2])
+    return seconds
 
 
 async def swap(options: argparse.Namespace, folder: Path, found: dict[str, Any]) -> None:
