@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import os
 import signal
@@ -22,85 +21,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from benchmarks.peers.load import picture
+from benchmarks.engine_crowd import EngineCrowd, SeenAnswer
 from benchmarks.peers.memory_sampler import memory_query
 from benchmarks.random_checkpoint import checkpoint, set_tiles
-from inference.internvl2.families import INTERNVL2
-from inference.messages import Answer, InferenceError, Picture, Prompt, Role, Sampling, Turn
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-
-
-@dataclass(frozen=True, slots=True)
-class SeenAnswer:
-    """An answer as a simulated user saw it.
-
-    Attributes:
-        asked: When the question was asked, on the monotonic clock.
-        wait: The seconds to the first word.
-        follow_up: Whether the question was a follow-up.
-    """
-
-    asked: float
-    wait: float
-    follow_up: bool
-    restarted: bool
-    model: str
-
-
-class EngineCrowd:
-    """Simulated users who chat until `stop` is called."""
-
-    def __init__(self, deployment: Deployment, people: int, tokens: int) -> None:
-        self.seen: list[SeenAnswer] = []
-        self.errors: list[str] = []
-        self._deployment = deployment
-        self._sampling = Sampling(max_new_tokens=tokens)
-        self._going = True
-        self._people = [asyncio.create_task(self._person(number)) for number in range(people)]
-
-    async def stop(self) -> None:
-        """End the chats once the users' current questions have been answered."""
-        self._going = False
-        await asyncio.gather(*self._people)
-
-    async def _person(self, number: int) -> None:
-        dice = Random(number)
-        chat = f"person-{number}"
-        turns: tuple[Turn, ...] = ()
-        await asyncio.sleep(dice.uniform(0, 4))
-        while self._going:
-            fresh = not turns or len(turns) > 8
-            if fresh:
-                turns, data = (), base64.b64decode(picture(dice.randrange(10**6)).partition(",")[2])
-                asked = Turn(Role.USER, "What can you see here?", (Picture.of(data),))
-            else:
-                asked = Turn(Role.USER, "And what else is there?")
-            prompt = Prompt(INTERNVL2.system, (*turns, asked), chat=chat, sampling=self._sampling)
-            try:
-                answer = await self._ask(prompt, follow_up=not fresh)
-            except InferenceError as error:
-                self.errors.append(str(error))
-            else:
-                turns = (*turns, asked, Turn(Role.ASSISTANT, answer.text or "…"))
-            await asyncio.sleep(dice.uniform(0.5, 2.5))
-
-    async def _ask(self, prompt: Prompt, *, follow_up: bool) -> Answer:
-        asked, first, restarted = time.monotonic(), 0.0, False
-        async for delta in self._deployment.answer(prompt):
-            restarted = restarted or delta.restarted
-            if delta.text and not first:
-                first = time.monotonic()
-            if delta.answer is not None:
-                wait = (first or time.monotonic()) - asked
-                self.seen.append(SeenAnswer(asked, wait, follow_up, restarted, delta.answer.model))
-                return delta.answer
-        raise AssertionError("a stream without an answer")
 
 
 def waits(seen: Sequence[SeenAnswer], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
@@ -142,7 +70,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     await deployment.start()
     found["start_seconds"] = round(time.monotonic() - began, 1)
-    crowd = EngineCrowd(deployment, options.people, options.tokens)
+    crowd = EngineCrowd(deployment, range(options.people), options.tokens)
     try:
         await asyncio.sleep(25)
         found["megabytes_before"] = gpu_megabytes()

@@ -30,7 +30,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lmdeploy_swap import EngineCrowd, SeenAnswer, gpu_megabytes
+from benchmarks.engine_crowd import EngineCrowd, SeenAnswer, waits
+from benchmarks.lmdeploy_swap import gpu_megabytes
 from benchmarks.peers.training import SYSTEM, lay_out
 from benchmarks.random_checkpoint import checkpoint, set_tiles
 from inference.internvl2.tiny import CHECKPOINT
@@ -77,21 +78,6 @@ class Phases:
         """End the current phase, if any."""
         if self._now:
             self.spans[self._now] = (self.spans[self._now][0], time.monotonic())
-
-
-def waits(seen: Sequence[SeenAnswer], span: tuple[float, float], *, follow_up: bool) -> dict[str, float]:
-    """Return the number, median and 95th percentile of the waits, in seconds.
-
-    Only questions asked within `span` count: follow-ups if `follow_up` is true, otherwise first turns.
-    """
-    values = sorted(each.wait for each in seen if span[0] <= each.asked < span[1] and each.follow_up is follow_up)
-    if not values:
-        return {"number": 0}
-    return {
-        "number": len(values),
-        "median": round(values[len(values) // 2], 4),
-        "p95": round(values[min(int(len(values) * 0.95), len(values) - 1)], 4),
-    }
 
 
 def summary(seen: Sequence[SeenAnswer], spans: dict[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
@@ -188,7 +174,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     work = await asyncio.to_thread(jobs, base, options, courtesy)
     phases = Phases()
     await deployment.start()
-    crowd = EngineCrowd(deployment, options.people, options.tokens)
+    crowd = EngineCrowd(deployment, range(options.people), options.tokens)
     found: dict[str, Any] = {"engine": options.engine, "people": options.people, "courtesy": options.courtesy}
     try:
         await asyncio.sleep(WARM_UP)

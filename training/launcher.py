@@ -27,11 +27,11 @@ from training.xtuner.scalars import step_seconds
 
 PRELOADED: Final = (
     "torch.utils.tensorboard",
+    "training.adapter",
     "training.data.mixture",
     "training.gate.local_model",
     "training.gate.prompt_parity",
     "training.gate.run_comparison_sheet",
-    "training.merge",
     "training.plots",
     "training.xtuner.dataset",
     "training.xtuner.internvl_model",

@@ -26,8 +26,9 @@ class JudgingEngines:
     settings: InferenceSettings
 
     def of(self, model: str, directory: Path) -> list[RunningEngine]:
-        """Return the running engines of a model, each with half of its capacity; the other half is left to users."""
+        """Return the running engines of a model; half of the capacity of those that serve users is left to them."""
         kind = resolve(self.settings)
+        share = 2 if model == self.deployment.status().model else 1
         return [
             RunningEngine(
                 directory=str(directory),
@@ -36,7 +37,7 @@ class JudgingEngines:
                 key=worker.key,
                 kind=kind,
                 tiles=self.settings.tiles,
-                at_once=max(1, concurrency(kind, self.settings, worker.cache_tokens) // 2),
+                at_once=max(1, concurrency(kind, self.settings, worker.cache_tokens) // share),
                 token_timeout=self.settings.token_timeout,
                 first_words=str(self.deployment.first_words),
             )
