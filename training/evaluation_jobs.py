@@ -1,7 +1,8 @@
-"""The two jobs of an evaluation: the taste test, and the verdict on the candidate.
+"""The jobs of an evaluation: the opening answers, the taste test, and the verdict on the candidate.
 
-The first runs while the candidate is merged. It needs the weights of the base and the live model, and collects their
-answers. The second needs the candidate's answers. Answers come from engines if possible: the live model's, and the one
+The first collects the live model's answers from its engine while the run trains. The second runs while the candidate is
+merged; it needs the weights of the base and the live model, and collects the answers that are still missing. The third
+needs the candidate's answers. Answers come from engines if possible: the live model's, and the one
 that will serve the candidate if it is accepted.
 """
 
@@ -92,7 +93,7 @@ class Rated(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgingJob(WorkerJob):
-    """The fields that the two jobs of an evaluation share.
+    """The fields that the jobs of an evaluation share.
 
     Attributes:
         base: The model that the candidate was trained from; empty if `live` is that model.
@@ -125,6 +126,13 @@ class JudgingJob(WorkerJob):
         """Return the job with the given values, as parsed from JSON."""
         engines = [RunningEngine(**each) for each in values.get("engines", [])]
         return super(JudgingJob, cls).from_values({**values, "engines": engines})
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningJob(JudgingJob):
+    """A job that collects answers of models with an engine while the run trains."""
+
+    worker = ("opening", "training.gate.opening_answers")
 
 
 @dataclass(frozen=True, slots=True)

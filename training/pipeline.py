@@ -144,7 +144,7 @@ class Pipeline:
             job = specs.finetune(run, selection, plan.sources, await self._previous_losses(run))
             if await asyncio.to_thread(adopt_checkpoints, job, run_folders(self._runs, but=run.id)):
                 log.info("run %s continues from the last checkpoint of an interrupted one", run.id)
-            trained = checked(await self._trainer.run(job, progress.update))
+            trained = await self._train(job, run, plan, progress)
             await progress.move(RunState.MERGING, step=0, steps=0)
             live_name, live = await self._live(selection)
             engines = self._engines.of(live_name, live)
@@ -168,6 +168,23 @@ class Pipeline:
             checked(await self._trainer.run(evaluation, progress.update))
             await asyncio.to_thread(remove_blocks, folder)
         return await _uninterrupted(self._publish(run, job, workspace, progress))
+
+    async def _train(self, job: Job, run: Run, plan: RunPlan, progress: RunProgress) -> Outcome:
+        """Train while the live model's engines, if any, answer the first questions of the evaluation."""
+        name, live = await self._live(plan.selection)
+        collecting = None
+        if engines := self._engines.of(name, live):
+            opening = plan.specs.opening(run, live, engines)
+            collecting = asyncio.create_task(self._trainer.run(opening))
+        try:
+            trained = checked(await self._trainer.run(job, progress.update))
+            if collecting and not (collected := await collecting).ok:
+                log.info("run %s: the answers are collected later: %s", run.id, collected.reason)
+            return trained
+        finally:
+            if collecting:
+                collecting.cancel()
+                await asyncio.wait((collecting,))
 
     async def _merge_and_test(
         self, merging: MergeJob, testing: TasteJob, workspace: Path, progress: RunProgress

@@ -103,7 +103,7 @@ def main() -> int:
         outcome = merge(MergeJob.read(file), cue)
     elif step == "blind_answers":
         outcome = answer_blind(BlindJob.read(file), cue)
-    elif step == "judge_taste":
+    elif step in ("opening_answers", "judge_taste"):
         outcome = Outcome(ok=True)
     else:
         outcome = evaluate(EvaluationJob.read(file), cue)

@@ -22,7 +22,7 @@ from storage.picture_files import PictureStore
 from storage.state_machines import ModelState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, seen, settings
-from training.evaluation_jobs import Engines, EvaluationJob, TasteJob
+from training.evaluation_jobs import Engines, EvaluationJob, OpeningJob, TasteJob
 from training.gate.report import Decision, Report
 from training.job import Job, MergeJob, Outcome, Progress, WorkerJob, ignore
 from training.job_specs import JobSpecs, TrainingPaths
@@ -44,14 +44,14 @@ class FakeTrainer:
 
     fails: str = ""
     report: Report = field(default_factory=lambda: Report(Decision.ACCEPTED))
-    jobs: list[Job | MergeJob | TasteJob | EvaluationJob] = field(default_factory=list)
+    jobs: list[Job | MergeJob | OpeningJob | TasteJob | EvaluationJob] = field(default_factory=list)
     taught: dict[str, int] = field(default_factory=dict)
     hangs: str = ""
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        assert isinstance(job, Job | MergeJob | TasteJob | EvaluationJob)
+        assert isinstance(job, Job | MergeJob | OpeningJob | TasteJob | EvaluationJob)
         self.jobs.append(job)
         match job:
             case Job():
@@ -61,6 +61,8 @@ class FakeTrainer:
             case MergeJob():
                 step = "merge"
                 (Path(job.out) / "model.safetensors").write_bytes(b"weights")
+            case OpeningJob():
+                step = "opening"
             case TasteJob():
                 step = "taste"
             case EvaluationJob():

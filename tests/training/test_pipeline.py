@@ -29,7 +29,7 @@ from tests.support.pipelines import COLOURS, Room
 from tests.training.test_resume import save
 from training.data.imported_sources import ABOUT, SourceInfo
 from training.data.selection import HELD_OUT, TRAIN, WORSE
-from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
+from training.evaluation_jobs import EvaluationJob, OpeningJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
 from training.gate.run_comparison_sheet import facts
 from training.job import Job, MergeJob, TrainingError
@@ -128,31 +128,54 @@ async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Roo
     assert again.attempt == 2, "each try makes the next one harder"
 
 
+class Serving:
+    """The engines of the live model and, once its model is merged, of the candidate; `started` lists those started."""
+
+    def __init__(self, room: Room) -> None:
+        self.started: list[tuple[str, int]] = []
+        self._room = room
+
+    def of(self, model: str, directory: Path) -> list[RunningEngine]:
+        if model == "run-1" and not self.started:
+            return []
+        return [RunningEngine(str(directory), model, f"http://{model}", "key", "cpu", None, 2, 60.0)]
+
+    async def start(self, model: str, directory: Path) -> None:
+        assert (directory / "model.safetensors").is_file()
+        self.started.append((model, len(self._room.trainer.jobs)))
+
+
 async def test_a_run_asks_the_engines(room: Room) -> None:
-    """The taste test may ask the live model's engines, and the evaluation those of the candidate too.
+    """The live model's engines answer while the run trains, and later with the candidate's engine.
 
     The candidate's engine is started once the model is merged and the taste test has freed its memory.
     """
-    started: list[tuple[str, int]] = []
-
-    class Serving:
-        def of(self, model: str, directory: Path) -> list[RunningEngine]:
-            if model == "run-1" and not started:
-                return []
-            return [RunningEngine(str(directory), model, f"http://{model}", "key", "cpu", None, 2, 60.0)]
-
-        async def start(self, model: str, directory: Path) -> None:
-            assert (directory / "model.safetensors").is_file()
-            started.append((model, len(room.trainer.jobs)))
-
-    await room.run(room.pipeline(engines=Serving()))
-    assert started == [("run-1", 3)]
-    _, merging, testing, judging = room.trainer.jobs
+    serving = Serving(room)
+    await room.run(room.pipeline(engines=serving))
+    assert serving.started == [("run-1", 4)]
+    opening = next(each for each in room.trainer.jobs[:2] if isinstance(each, OpeningJob))
+    merging, testing, judging = room.trainer.jobs[2:]
     assert isinstance(merging, MergeJob) and isinstance(testing, TasteJob) and isinstance(judging, EvaluationJob)
     assert [(each.name, each.directory) for each in testing.engines] == [("base", str(room.base))]
-    assert judging.engines == [*testing.engines, *Serving().of("run-1", Path(merging.out))]
+    assert opening.engines == testing.engines
+    assert judging.engines == [*testing.engines, *serving.of("run-1", Path(merging.out))]
+    assert OpeningJob.from_json(opening.to_json()) == opening
     assert EvaluationJob.from_json(judging.to_json()) == judging
     assert TasteJob.from_json(testing.to_json()) == testing
+
+
+async def test_a_run_goes_on_without_the_opening_answers(room: Room) -> None:
+    """If the live model's engine fails while the run trains, the answers are collected by a later job."""
+    room.trainer.fails = "opening"
+    _, model = await room.run(room.pipeline(engines=Serving(room)))
+    assert model is not None and model.state is ModelState.CANDIDATE
+
+
+async def test_a_training_that_fails_ends_the_opening_answers(room: Room) -> None:
+    room.trainer.hangs, room.trainer.fails = "opening", "train"
+    async with asyncio.timeout(30):
+        assert (await room.run(room.pipeline(engines=Serving(room))))[1] is None
+    assert not any(isinstance(each, MergeJob) for each in room.trainer.jobs)
 
 
 async def test_answers_of_another_model_cannot_judge_a_run(room: Room) -> None:

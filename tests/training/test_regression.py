@@ -95,6 +95,11 @@ def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
     for each in first:
         assert (tmp_path / "a" / each.image).read_bytes() == (tmp_path / "b" / each.image).read_bytes()
     assert len(list((tmp_path / "a").iterdir())) == 12, "no more are drawn than are asked for"
+    emptied = tmp_path / "a" / first[0].image
+    expected = emptied.read_bytes()
+    emptied.write_bytes(b"")  # as a power failure may leave it
+    assert drawn_set(tmp_path / "a").first(1)[0].identity == first[0].identity
+    assert emptied.read_bytes() == expected
     scene = Scene("red", "star", 3)
     question = FactualQuestion("x", "Which colour?", first[0].right, "red", "")
     for manner in MANNERS:

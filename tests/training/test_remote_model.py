@@ -15,14 +15,15 @@ from inference.internvl2.tiny import CHECKPOINT
 from tests.support.cpu_serving import KEY, NAME, Served, started
 from tests.support.lessons import SYSTEM
 from training.data.llava import Lesson, write_rows
-from training.evaluation_jobs import EvaluationJob, RunningEngine, TasteJob
+from training.evaluation_jobs import EvaluationJob, OpeningJob, RunningEngine, TasteJob
 from training.gate import factual_set, leading_questions
 from training.gate.answer_backend import AnswerBackend, greedy
-from training.gate.factual_set import drawn_set
+from training.gate.factual_set import DRAWN, drawn_set
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel
+from training.gate.opening_answers import answer as opening_answers
 from training.gate.remote_model import RemoteModel
-from training.job import ignore
+from training.job import Progress, TrainingError, ignore
 
 TOKENS = 24
 
@@ -110,14 +111,31 @@ def test_questions_that_an_engine_leaves_open_are_answered_here(
 def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
     tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first job of an evaluation keeps the live model's answers, and needs no candidate for that."""
+    """The live model's answers and the questions' pictures are kept, and the next job has nothing left to ask.
+
+    If the answers are not there yet, the taste test collects them.
+    """
     for module in (factual_set, leading_questions):
         monkeypatch.setattr(module, "LOOKS", (4,))
     write_rows([], tmp_path / "judged.json")
     values = {**fields(tmp_path, engine(served)), "data": str(tmp_path / "judged.json")}
-    outcome = judge_taste(TasteJob(**values, answers=str(tmp_path / "answers"), adapter=""), ignore)
-    [kept] = (tmp_path / "answers").glob("*.json")
-    assert len(json.loads(kept.read_text())) == outcome.steps == 8, "four facts and four leading questions"
+    for name, opening, left in (("with", True, 0), ("without", False, 8)):
+        answers, done = tmp_path / name, list[Progress]()
+        if opening:
+            assert opening_answers(OpeningJob(**values, answers=str(answers)), ignore).ok
+            drawn = {each: each.stat().st_mtime_ns for each in (answers / DRAWN).iterdir()}
+        judge_taste(TasteJob(**values, answers=str(answers), adapter=""), done.append)
+        [kept] = answers.glob("*.json")
+        assert len(json.loads(kept.read_text())) == 8, "four facts and four leading questions"
+        assert len(done) == left
+    assert drawn == {each: each.stat().st_mtime_ns for each in (tmp_path / "with" / DRAWN).iterdir()}, "drawn once"
+
+
+def test_no_model_is_loaded_while_a_run_trains(tmp_path: Path, served: Served) -> None:
+    """If the engine does not answer, the job fails, and loads no model beside the one in training."""
+    gone = engine(served, url="http://127.0.0.1:9")
+    with pytest.raises(TrainingError, match="were not answered by the engine"):
+        opening_answers(OpeningJob(**fields(tmp_path, gone), answers=str(tmp_path / "answers")), ignore)
 
 
 def test_a_question_waits_for_users(

@@ -12,6 +12,7 @@ from inference.messages import Sampling
 from training.data.llava import Lesson
 from training.evaluation_jobs import JudgingJob, RunningEngine
 from training.gate.remote_model import RemoteModel
+from training.job import TrainingError
 from training.worker import use_device
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ def greedy(max_new_tokens: int) -> Sampling:
 class AnswerBackend:
     """A source of models' answers for one job of an evaluation; each model is given as a checkpoint directory.
 
-    torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used.
+    torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used. Without
+    `loading`, only engines answer.
     """
 
-    def __init__(self, job: JudgingJob) -> None:
+    def __init__(self, job: JudgingJob, *, loading: bool = True) -> None:
         self._job = job
+        self._loading = loading
         engines = defaultdict[Path, list[RunningEngine]](list)
         for each in job.engines:
             engines[Path(each.directory)].append(each)
@@ -60,6 +63,9 @@ class AnswerBackend:
 
         Questions that the model's engine does not answer, for example after a crash, are answered in this process.
         `on_answers` is called with the number of further answers.
+
+        Raises:
+            TrainingError: A question is unanswered, and no model may be loaded.
         """
         found: list[str | None] = [None] * len(lessons)
         if directory in self._remote:
@@ -67,5 +73,7 @@ class AnswerBackend:
         missing = [lesson for lesson, each in zip(lessons, found, strict=True) if each is None]
         if not missing:
             return [each for each in found if each is not None]
+        if not self._loading:
+            raise TrainingError(f"{len(missing)} questions were not answered by the engine of {directory}")
         others = iter(self.slot.load(directory).answers(missing, images, greedy(most), on_batch=on_answers))
         return [next(others) if each is None else each for each in found]

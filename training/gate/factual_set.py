@@ -13,8 +13,10 @@ shapes is asked, which any InternVL2 model can answer.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -39,6 +41,9 @@ from training.job import TrainingError
 
 SIDE: Final = 224
 """The side length of a drawn picture, in pixels."""
+
+DRAWN: Final = "drawn-1"
+"""The folder of drawn pictures that are kept; if other pictures are drawn, it needs another name."""
 
 ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 """The kinds of questions about drawn shapes."""
@@ -156,15 +161,25 @@ def drawn_set(folder: Path) -> QuestionSet:
 
 
 def draw_questions(folder: Path) -> Iterator[FactualQuestion]:
-    """Draw pictures into `folder`, and yield English and Chinese questions on colours, shapes and numbers."""
+    """Yield English and Chinese questions on colours, shapes and numbers, drawing their pictures into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random("the factual questions")
     for number, (kind, language) in zip(count(), cycle(product(ASKED, LANGUAGES)), strict=False):
         scene = random_scene(rng)
         image = f"{number:03}.png"
-        draw(scene, rng, (SIDE, SIDE)).save(folder / image, compress_level=1)
+        draw_once(scene, folder / image)
         text, right = held_out(language, kind, rng), partial(correct, kind, scene)
         yield FactualQuestion.about(image, text, right, fact=fact_of(scene, kind), folder=folder)
+
+
+def draw_once(scene: Scene, file: Path) -> None:
+    """Draw a picture of the scene, which depends on the file's name too, unless the file exists and is not empty."""
+    with suppress(FileNotFoundError):
+        if file.stat().st_size:
+            return
+    part = file.with_suffix(f".{os.getpid()}")
+    draw(scene, Random(file.name), (SIDE, SIDE)).save(part, "PNG", compress_level=1)
+    part.replace(file)
 
 
 def fact_of(scene: Scene, kind: Kind) -> str:

@@ -10,9 +10,11 @@ are asked, as long as the set has any.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
 from storage.translatable_reason import Reason
@@ -20,7 +22,7 @@ from training.evaluation_jobs import JudgingJob
 from training.evidence.facts import ERROR, decided, smallest_decidable_loss, upper_bound
 from training.gate import breakage
 from training.gate.evaluated_models import AnsweredQuestions, EvaluatedModel
-from training.gate.factual_set import QuestionSet, drawn_set, own_set
+from training.gate.factual_set import DRAWN, QuestionSet, drawn_set, own_set
 from training.gate.leading_questions import LEAST_ALLOWED, leading_set
 from training.gate.report import Drift, Loss
 from training.number_format import points
@@ -181,11 +183,17 @@ class Examinations:
     leading: Examination
 
     @classmethod
-    def of(cls, job: JudgingJob, drawn: Path) -> Self:
-        """Return the examinations for a job; their pictures are drawn into the folder `drawn`."""
-        facts = own_set(Path(job.regression)) if job.regression else drawn_set(drawn)
-        allowed = job.max_loss_points
-        return cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
+    @contextmanager
+    def of(cls, job: JudgingJob) -> Iterator[Self]:
+        """Yield the examinations for a job. Their pictures are drawn once, if the models' answers are kept."""
+        with ExitStack() as stack:
+            if job.answers:
+                drawn = Path(job.answers) / DRAWN
+            else:
+                drawn = Path(stack.enter_context(TemporaryDirectory(prefix="questions-", dir=job.work)))
+            facts = own_set(Path(job.regression)) if job.regression else drawn_set(drawn)
+            allowed = job.max_loss_points
+            yield cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
 
     @property
     def opening(self) -> int:

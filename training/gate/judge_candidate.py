@@ -14,7 +14,6 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from storage.translatable_reason import Reason, join
@@ -74,8 +73,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     def replies(model: EvaluatedModel) -> list[str]:
         return backend.answers(model.directory, shown, images, SHOWN_TOKENS, steps.add)
 
-    with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
-        examinations = Examinations.of(job, Path(drawn))
+    with Examinations.of(job) as examinations:
         examinations.expect({base, live, candidate})
         for each in dict.fromkeys((base, live)):
             examinations.open(each)

@@ -11,7 +11,6 @@ one model is loaded at a time, for the scores, and for the answers if no engine 
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from training.data.row_parser import read_lessons
 from training.evaluation_jobs import TasteJob
@@ -37,8 +36,7 @@ def test(job: TasteJob, say: Say) -> Outcome:
     live = models.of(Path(job.live))
     base = models.of(Path(job.base)) if job.base else live
     taste = TasteTest(job, lessons, steps)
-    with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
-        examinations = Examinations.of(job, Path(drawn))
+    with Examinations.of(job) as examinations:
         # The candidate's answers and those for the sheet follow in the next job.
         steps.more(examinations.opening + 2 * len(choose_rows([each for each in lessons if each.liked])))
         examinations.expect({live, base})

@@ -18,11 +18,10 @@ from random import Random
 from typing import Final
 
 from inference.internvl2.tiny.answer_checks import correct
-from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language, colour_name, number_name, plural, shape_name
 from training.evidence.facts import LOOKS
-from training.gate.factual_set import ASKED, SIDE, FactualQuestion, QuestionSet, fact_of
+from training.gate.factual_set import ASKED, FactualQuestion, QuestionSet, draw_once, fact_of
 
 LEAST_ALLOWED: Final = 5.0
 """The percentage points that a candidate may lose on these questions, unless the limit for facts is higher. The base
@@ -84,7 +83,7 @@ def _draw(folder: Path) -> Iterator[FactualQuestion]:
         scene = random_scene(rng)
         text = rng.choice(_WORDINGS[language, kind]).format(**_named(_falsified(scene, kind, rng), language))
         image = f"leading-{number:03}.png"
-        draw(scene, rng, (SIDE, SIDE)).save(folder / image, compress_level=1)
+        draw_once(scene, folder / image)
         right = partial(holds_to, kind, scene)
         yield FactualQuestion.about(image, text, right, fact=fact_of(scene, kind), folder=folder)
 
