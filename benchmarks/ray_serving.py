@@ -65,6 +65,7 @@ def served(options: argparse.Namespace, replicas: int = 1) -> InferenceSettings:
         {
             "engine": "ray",
             "threads": options.threads,
+            "lmdeploy": {"blocks": options.blocks},
             "drain_timeout": 30,
             "ray": {
                 "address": ray.get_runtime_context().gcs_address,
@@ -91,7 +92,8 @@ async def overhead(options: argparse.Namespace, folder: Path, found: dict[str, A
     gpus = int(ray.cluster_resources().get("GPU", 0))
     # Ray uses the first card first.
     local = {"engine": "lmdeploy", "gpus": [gpus - 1]} if options.num_gpus else {"engine": "cpu"}
-    own = InferenceSettings.model_validate({**local, "threads": options.threads, "python": options.engine_python})
+    sizes = {"threads": options.threads, "lmdeploy": {"blocks": options.blocks}}
+    own = InferenceSettings.model_validate({**local, **sizes, "python": options.engine_python})
     deployments = {
         "own engine": Deployment(own, "base", options.model, logs=folder / "own"),
         "through Ray Serve": Deployment(served(options), "base", options.model, logs=folder / "ray"),
@@ -261,6 +263,7 @@ def main() -> None:
     parser.add_argument("--num-gpus", type=float, default=0, help="GPUs of an engine; 0 for CPU engines")
     parser.add_argument("--num-cpus", type=float, default=1, help="cores that Ray reserves for an engine")
     parser.add_argument("--threads", type=int, default=1, help="threads of a CPU engine")
+    parser.add_argument("--blocks", type=int, help="KV blocks of an engine, so that two fit one GPU (default: all)")
     parser.add_argument("--turns", type=int, default=100, help="overhead: follow-ups to each engine")
     parser.add_argument("--replicas", type=int, default=2, help="throughput: engines to compare with one")
     parser.add_argument(

@@ -151,9 +151,9 @@ class Pipeline:
             counts = await self._counts(selection, live_name)
             testing = specs.taste(run, selection, live, engines, adapter=str(trained.adapter), **counts)
             merging = specs.merge(folder, workspace, trained, run=str(run.id))
-            merged, tested = await self._merge_and_test(merging, testing, workspace, progress)
+            merged, tested = await self._merge_and_test(merging, testing, progress)
             await self._live(selection)  # the live model may have changed meanwhile
-            await self._engines.start(model_name(run), workspace)
+            await self._seal_and_start(model_name(run), workspace)
             evaluation = specs.evaluate(
                 run,
                 workspace,
@@ -187,24 +187,27 @@ class Pipeline:
                 await asyncio.wait((collecting,))
 
     async def _merge_and_test(
-        self, merging: MergeJob, testing: TasteJob, workspace: Path, progress: RunProgress
+        self, merging: MergeJob, testing: TasteJob, progress: RunProgress
     ) -> tuple[Outcome, Outcome]:
-        """Merge the model and run the taste test at the same time, because the test does not need the merged model.
-
-        The merged model is hashed and flushed to disk meanwhile.
-        """
+        """Merge the model and run the taste test at the same time, because the test does not need the merged model."""
         test = asyncio.create_task(self._trainer.run(testing, lambda each: progress.update(each) if merged else None))
-        tasks: list[asyncio.Task[Any]] = [test]
         merged: Outcome | None = None
         try:
             merged = checked(await self._trainer.run(merging, progress.update))
-            tasks.append(asyncio.create_task(asyncio.to_thread(self._models.seal, workspace)))
             await progress.move(RunState.EVALUATING, step=0, steps=0)
-            await asyncio.gather(*tasks)
-            return merged, checked(test.result())
+            return merged, checked(await test)
         finally:
             test.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait((test,))
+
+    async def _seal_and_start(self, model: str, workspace: Path) -> None:
+        """Hash the merged model and flush it to disk while its engine starts."""
+        sealing = asyncio.create_task(asyncio.to_thread(self._models.seal, workspace))
+        try:
+            await self._engines.start(model, workspace)
+        finally:
+            await asyncio.wait((sealing,))
+        await sealing
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
         """Store a run's selection and return its plan; plan again if data in `plan` was erased or re-encoded."""
