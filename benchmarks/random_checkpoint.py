@@ -204,7 +204,7 @@ def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) 
 
 
 def default_tokenizer(size: Size, directory: Path) -> Any:
-    """Return a tokenizer that suits a size: internvl2-tiny's, or one whose files are written into `directory`."""
+    """Return the tokenizer for a model of the given size: internvl2-tiny's, or one written to `directory`."""
     if size.internlm2:
         return load_tokenizer(CHECKPOINT)
     return make_phi3_tokenizer(directory) if size.language == "Phi3ForCausalLM" else make_qwen_tokenizer(directory)

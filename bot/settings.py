@@ -148,7 +148,7 @@ class LimitsSettings(Section):
     everybody. Admins are always allowed, without limits."""
 
     blocked: tuple[int, ...] = ()
-    """User IDs and group IDs that may not use the bot. Their earlier votes and corrections are not used for
+    """IDs of users and groups that are not allowed to use the bot. Their earlier votes and corrections are not used for
     training."""
 
     questions_per_minute: int = Field(default=0, ge=0)

@@ -56,7 +56,7 @@ NOT_CANARY: Final = later("{model} isn't a canary right now: {now}.")
 NOW: Final = {
     ModelState.CANDIDATE: later("it is waiting for approval"),
     ModelState.UNDECIDED: later("its evaluation was undecided"),
-    ModelState.CANARY: later("it was approved already and is a canary now"),
+    ModelState.CANARY: later("it has already been approved and is now a canary"),
     ModelState.LIVE: later("it is live now"),
     ModelState.RETIRED: later("another model has replaced it"),
     ModelState.REJECTED: later("it was rejected ({reason})"),

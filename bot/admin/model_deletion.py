@@ -22,7 +22,7 @@ from storage.state_machines import ModelState
 from storage.translatable_reason import Reason
 from training.run_folder import ADAPTER
 
-IS_BASE: Final = later("Training starts from {model}: set another inference.model to replace it.")
+IS_BASE: Final = later("Training starts from {model}. To start from another model, change inference.model.")
 IS_CANARY: Final = later("{model} is a canary: stop it first (/models).")
 IS_LIVE: Final = later("{model} is live: switch to another model first (/rollback).")
 IS_PENDING: Final = later(

@@ -1,6 +1,6 @@
-"""Background loops, each of which repeats one duty forever.
+"""Background loops, each of which runs one task repeatedly.
 
-One such duty is carrying out the requests that other processes leave in the ledger.
+One such task is carrying out the requests that other processes leave in the ledger.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class RatingButtons:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
     async def update_recent(self, translator: Translator) -> None:
-        """Update buttons outside private chats whose recent votes the previous process may not have shown."""
+        """Update buttons in groups that may not show the votes cast shortly before the bot was restarted."""
         for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
             shown = await self._ledger.replies.for_update(exchange.update)
             asker = await self._ledger.people.get(exchange.asker)

@@ -166,7 +166,7 @@ async def test_a_candidate_is_approved(opens: Opens) -> None:
         assert "run-1 was approved and is a canary now." in await desk.get(MODELS)
         assert (await desk.ledger.models.get("run-1")).state is ModelState.CANARY
         refused = await desk.post("/models/run-1/approve", status=409)
-        assert "isn&#39;t waiting for approval: it was approved already and is a canary now." in refused
+        assert "isn&#39;t waiting for approval: it has already been approved and is now a canary." in refused
 
 
 async def test_an_open_page_learns_of_changes(opens: Opens) -> None:

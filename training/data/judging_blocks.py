@@ -49,10 +49,10 @@ class Block:
 
 
 def judging_answers(pairs: Iterable[Pair], live: Live) -> list[Pair]:
-    """Return the pairs whose answers can judge a run.
+    """Return the pairs whose answers can be used to judge a run.
 
-    Such answers were given by the live model, were not among the lessons that it was trained on, and have a
-    prompt that can be reconstructed.
+    Such answers were given by the live model and were not in its training data, and their prompts can be
+    reconstructed.
     """
     return [
         each

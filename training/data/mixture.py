@@ -180,9 +180,9 @@ def valid_rows(rows: Iterable[ValidRow | RowError], problems: list[str]) -> list
 
 
 def summarize(problems: Sequence[str], file: Path) -> str:
-    """Return the problems as one text.
+    """Return the problems as a single string.
 
-    If there are many, all of them are written to `file`, and the text contains only the first few and the
+    If there are many, all of them are written to `file`, and the string contains only the first few and the
     name of `file`.
     """
     if len(problems) <= _SHOWN:

@@ -187,7 +187,7 @@ def _check_location(file: Path, folder: Path) -> None:
 
 
 class Validator:
-    """A context manager that validates files, the first rows in the current process and the rest in a pool."""
+    """A context manager that validates files: their first rows in the current process, the rest in a process pool."""
 
     def __init__(self, rules: Rules, processes: int) -> None:
         """Prepare a pool of `processes` processes; with one, all rows are validated in the current process."""
