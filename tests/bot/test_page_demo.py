@@ -5,7 +5,9 @@ No bot runs; the tests make the bot's calls to the Bot API.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +27,7 @@ pytest.importorskip(
     "playwright.async_api", reason="no Playwright here: .venv/bin/pip install --no-deps -r requirements/browser.txt"
 )
 
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.support.browser import CHROMIUM, INSTALL_CHROMIUM, ChatPage, chromium
 
@@ -215,6 +217,28 @@ async def test_captions_are_questions_too() -> None:
             keys = {"inline_keyboard": [[{"text": "👍 ✓", "callback_data": "vote"}]]}
             await call(page, emulator, "sendMessage", chat_id=TOM, text="Red.", reply_markup=keys)
             await expect(hint).to_contain_text(text)
+
+
+async def test_what_is_typed_while_a_message_is_sent_stays() -> None:
+    """A text typed before the server has taken the one before stays in the draft; what was sent is removed from it."""
+    async with opened(make_emulator(), width=1200) as page:
+        text, taken = page.page.locator("#text"), asyncio.Event()
+
+        async def late(route: Route) -> None:
+            await taken.wait()
+            await route.continue_()
+
+        await expect(page.page.locator("#me-badge")).to_be_visible()
+        await page.page.route("**/messages", late)
+        await page.says("One?")
+        await text.fill("Two?")
+        async with page.page.expect_response("**/messages"):
+            taken.set()
+        await expect(page.messages).to_have_text([re.compile("One")])
+        await expect(text).to_have_value("Two?")
+        await text.press("Enter")
+        await expect(text).to_have_value("")
+        await expect(page.messages).to_have_count(2)
 
 
 async def test_the_panel_says_who_sends_the_admins_commands() -> None:
