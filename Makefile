@@ -41,6 +41,9 @@ install: $(ALL)
 
 install-gpu: .venv/gpu.stamp $(if $(DEEPSPEED),.venv/deepspeed.stamp)
 
+install install-gpu:
+	@echo 'Everything is installed. Next: $(BIN)/thumbtune init'
+
 install-ray: .venv/ray.stamp
 
 test: $(ALL) .venv/dev.stamp

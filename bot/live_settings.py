@@ -33,6 +33,7 @@ CHANGEABLE: Final = (
     "training.schedule",
     "training.min_rated",
     "training.min_raters",
+    "training.rater_age",
     "training.canary",
     "training.approve",
 )

@@ -1,28 +1,26 @@
 """Run the emulator by itself: `python -m telegram_emulator`.
 
-The emulator serves its chat page and prints the environment variables with which a bot uses it instead of Telegram.
+The emulator serves its chat page and prints the commands that set up and run a bot with it instead of Telegram.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
+import shutil
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from io import BytesIO
+from pathlib import Path
 from typing import Final
 
-from PIL import Image, ImageDraw
-
 from telegram_emulator.emulator import Emulator
+from telegram_emulator.sample_pictures import sample_pictures
 
 TOKEN: Final = "1000000001:local-emulator"
 ADMIN: Final = 1001
 PEOPLE: Final = {ADMIN: "Mia", 1002: "Tom", 1003: "Ada"}
-_SIZE: Final = (640, 480)
-_BOX: Final = (200, 120, 440, 360)
-_TRIANGLE: Final = ((320, 120), (440, 360), (200, 360))
+NOTE: Final = "A bot with the model tiny only knows coloured shapes; your own photos need InternVL2."
 
 
 async def serve(port: int) -> None:
@@ -31,7 +29,7 @@ async def serve(port: int) -> None:
     Raises:
         OSError: The port is in use.
     """
-    emulator = Emulator(token=TOKEN, samples=sample_pictures())
+    emulator = Emulator(token=TOKEN, samples=sample_pictures(), note=NOTE)
     for person, name in PEOPLE.items():
         emulator.add_person(person, name, admin=person == ADMIN)
     emulator.add_group("Friends", list(PEOPLE))
@@ -45,36 +43,24 @@ async def serve(port: int) -> None:
 
 
 def welcome(address: str) -> str:
-    """Return the text that says where to chat and how to run a bot with the emulator."""
+    """Return the text that says where to chat, and how to set up and run a bot with the emulator."""
+    thumbtune = shlex.quote(shutil.which("thumbtune", path=str(Path(sys.executable).parent)) or "thumbtune")
     return f"""Chat page: {address}
 Token: {TOKEN}
+User ID of {PEOPLE[ADMIN]}, the admin: {ADMIN}
 
-In another terminal, run the bot with it:
+In another terminal, set up a bot and run it:
 
-  export THUMBTUNE_TELEGRAM__API_BASE={address} THUMBTUNE_TELEGRAM__TOKEN={TOKEN}
-  export THUMBTUNE_TELEGRAM__ADMINS='[{ADMIN}]' THUMBTUNE_STORAGE__DIR=rehearsal
-  thumbtune doctor
-  thumbtune run
+  export THUMBTUNE_TELEGRAM__API_BASE={address}
+  export THUMBTUNE_STORAGE__DIR=rehearsal THUMBTUNE_TRAINING__RATER_AGE=0
+  {thumbtune} init --config rehearsal.toml
+  {thumbtune} doctor --config rehearsal.toml
+  {thumbtune} run --config rehearsal.toml
 
-`thumbtune init --config rehearsal.toml` asks for the token; {PEOPLE[ADMIN]}'s user ID is {ADMIN}.
+`init` asks for the token and the user ID, and writes the exported settings to rehearsal.toml as well.
+{NOTE}
 Ctrl-C stops the emulator and deletes its chats.
 """
-
-
-def sample_pictures() -> dict[str, bytes]:
-    """Return JPEG pictures of coloured shapes, keyed by name."""
-    return {
-        "red-circle": _jpeg(lambda draw: draw.ellipse(_BOX, "red")),
-        "blue-square": _jpeg(lambda draw: draw.rectangle(_BOX, "blue")),
-        "green-triangle": _jpeg(lambda draw: draw.polygon(_TRIANGLE, "green")),
-    }
-
-
-def _jpeg(paint: Callable[[ImageDraw.ImageDraw], None]) -> bytes:
-    picture, data = Image.new("RGB", _SIZE, "white"), BytesIO()
-    paint(ImageDraw.Draw(picture))
-    picture.save(data, "JPEG", quality=90)
-    return data.getvalue()
 
 
 def main() -> None:

@@ -112,6 +112,7 @@ class World:
             "is_bot": True,
             "first_name": "thumbtune",
             "username": "thumbtune_bot",
+            "can_join_groups": True,
             "supports_guest_queries": True,
             "has_topics_enabled": True,
         }

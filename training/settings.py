@@ -70,8 +70,8 @@ class TrainingSettings(BaseModel):
     rater_share: float = Field(2.0, ge=0)
     """The maximum number of pairs per rater, as a multiple of the median rater's, but at least 3; 0: no limit."""
 
-    rater_age: float = Field(24.0, ge=0)
-    """Hours from a person's first message until their votes count."""
+    rater_age: float = Field(24.0, ge=0, le=8760)
+    """Hours from a person's first message until their votes count, at most a year."""
 
     threshold: int = Field(0, ge=0)
     """A pair is selected if its thumbs up minus its thumbs down exceed this number."""

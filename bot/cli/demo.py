@@ -46,7 +46,10 @@ ADMIN = 1001
 PEOPLE = ((ADMIN, "Mia", "en"), (1002, "小伟", "zh"), (1003, "Tom", "en"))
 GROUP = "Friends"
 CONVERSATIONS = 30  # two votes each
-SHAPES_ONLY = "This demo's model only knows coloured shapes; for your own photos you need the full InternVL2."
+SHAPES_ONLY = (
+    "This demo's model only knows coloured shapes; for your own photos you need the full InternVL2: see “On a GPU” in "
+    "the README."
+)
 # The emulator has no flood control, so the bot need not keep to Telegram's limits.
 RATE_LIMITS = {
     "edit_seconds": 0.1,

@@ -24,15 +24,19 @@ from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.telegram_account import REFUSED, UNREACHABLE_CURE, open_bot, read_account
 from bot.cli.terminal import notes
 from bot.config import DEFAULT_PATH, ConfigError, load_settings
+from bot.live_settings import json_value
 from bot.telegram.client import GUEST_MODE
-from inference.hub.listing import Hub
+from inference.hub.listing import Hub, HubError
 from inference.internvl2.checkpoint_check import problems
 from inference.settings import TINY, InferenceSettings
 from storage.atomic_files import PART
+from storage.errors import StorageError
 
 WAIT_SECONDS: Final = 120
 """How long to wait for a message that reveals the admin's user ID."""
 _POLL_SECONDS: Final = 5
+_FROM_ENVIRONMENT: Final = ("telegram.api_base", "storage.dir", "training.rater_age")
+"""Settings that are written too if the environment sets them, so that the bot also starts without the environment."""
 _ENGINES: Final = get_args(InferenceSettings.model_fields["engine"].annotation)
 
 
@@ -43,12 +47,16 @@ def initialise(config: Path | None, console: Console) -> None:
 
     Raises:
         ConfigError: The file cannot be read or written, or the answers do not make valid settings.
-        HubError: The model cannot be downloaded.
     """
     path = config or DEFAULT_PATH
     document = _read(path)
     telegram, inference = (document.setdefault(name, tomlkit.table()) for name in ("telegram", "inference"))
-    api_base = os.environ.get("THUMBTUNE_TELEGRAM__API_BASE") or telegram.get("api_base", "https://api.telegram.org")
+    environment = load_settings(Path(os.devnull))
+    kept = [key for key in _FROM_ENVIRONMENT if key in environment.origins]
+    for key in kept:
+        section, _, name = key.partition(".")
+        document.setdefault(section, tomlkit.table())[name] = json_value(environment, key)
+    api_base = str(telegram.get("api_base", environment.telegram.api_base))
     token, account = _ask_for_token(api_base, str(telegram.get("token", "")))
     telegram["token"] = token
     telegram["admins"] = _ask_for_admins(api_base, token, account, list(telegram.get("admins", [])))
@@ -62,6 +70,8 @@ def initialise(config: Path | None, console: Console) -> None:
     option = f" --config {shlex.quote(str(config))}" if config else ""
     doctor, run = (escape(f"`thumbtune {name}{option}`") for name in ("doctor", "run"))
     console.print(f"{escape(str(path))} was written; only you can read it.")
+    if kept:
+        console.print(f"It also has these settings from the environment: {', '.join(kept)}.")
     if account:
         console.print(_group_advice(account))
         console.print(_guest_advice(account), soft_wrap=True)
@@ -163,12 +173,20 @@ def _ask_for_admins(api_base: str, token: str, account: User | None, default: li
 def _ask_for_model(default: str, console: Console) -> str:
     """Ask for a model until a complete one is given, and offer to download one into a folder that does not exist."""
     while True:
-        model = _ask(f"Folder of the model, or {TINY} for the small one that ships with thumbtune", default)
+        model = _ask(
+            f"Folder of the model, or {TINY} for the stand-in that ships with thumbtune and only knows coloured shapes",
+            default,
+        )
         directory = Path(model).expanduser()
         if model == TINY:
             return model
         if not directory.exists() and typer.confirm(f"Download {REPO} into {directory}?", default=True, err=True):
-            asyncio.run(fetch_checkpoint(directory, Hub.HUGGING_FACE, REPO, "", console))
+            try:
+                asyncio.run(fetch_checkpoint(directory, Hub.HUGGING_FACE, REPO, "", console))
+            except (HubError, StorageError) as error:
+                notes.print(escape(str(error)), soft_wrap=True)
+                notes.print(f"To continue without {REPO}, answer {TINY}; you can run `thumbtune init` again later.")
+                continue
         if not (wrong := problems(directory)):
             return model
         notes.print(f"{escape(str(directory))} is not a complete checkpoint: {escape('; '.join(wrong))}.")

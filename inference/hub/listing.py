@@ -26,8 +26,8 @@ MODELSCOPE: Final = "https://www.modelscope.cn"
 _SECONDS: Final = 30.0
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _ELSEWHERE: Final = {
-    "hub": "set HF_ENDPOINT to a mirror that you can reach, or use `--source modelscope`",
-    "modelscope": "set MODELSCOPE_DOMAIN to a host that you can reach, or use `--source hub`",
+    "hub": "set HF_ENDPOINT to a mirror that you can reach, or run `thumbtune fetch DIR --source modelscope`",
+    "modelscope": "set MODELSCOPE_DOMAIN to a host that you can reach, or run `thumbtune fetch DIR --source hub`",
 }
 
 
@@ -110,7 +110,11 @@ def status_error(source: Hub, repo: str, status: int, revision: str = "") -> Hub
 
 def unreachable(source: Hub, error: Exception) -> HubError:
     """Return the HubError for a server that cannot be reached or whose connections break."""
-    why = str(error) or type(error).__name__
+    # The libraries' own errors repeat the address and their retries; the first error of the chain has the cause.
+    first = error
+    while isinstance(cause := first.__cause__ or first.__context__, Exception):
+        first = cause
+    why = str(first) or type(first).__name__
     return HubError(f"{source} cannot be reached ({why}): check the connection, {_ELSEWHERE[source]}.")
 
 

@@ -37,13 +37,23 @@ export class Composer {
   }
 
   async submit() {
-    if (await this.send(this.draft())) this.cancel();
+    const draft = this.draft();
+    if (await this.send(draft)) this.clear(draft.text);
   }
 
   /** Send files with the draft's text as a new message. */
   async sendWith(files) {
     const { text, replyTo, editing } = this.draft();
-    if (await this.send({ text: editing ? "" : text, files, replyTo })) this.cancel();
+    if (await this.send({ text: editing ? "" : text, files, replyTo })) this.clear(text);
+  }
+
+  /** Clear the draft whose text has been sent; what was typed in the meantime stays. */
+  clear(sent) {
+    const typed = $("text").value;
+    this.cancel();
+    if (!typed.trim() || typed.trim() === sent) return;
+    $("text").value = typed;
+    this.grow();
   }
 
   edit(message) {

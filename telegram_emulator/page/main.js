@@ -82,6 +82,7 @@ async function become(someone, group = null) {
 
 async function asAdmin(command) {
   const admin = chat.person?.admin ? chat.person : people.find((p) => p.admin);
+  if (admin.id !== chat.person?.id) say(t("You are {name} now, the admin.", admin));
   if (admin.id !== chat.chat) await become(admin);
   showPanel(false);
   await chat.write(command);
@@ -90,7 +91,9 @@ async function asAdmin(command) {
 
 function drawVotes() {
   $("votes").hidden = $("demo-title").hidden = !votes;
-  $("demo").hidden = !votes && !people.some((p) => p.admin);
+  const admin = people.find((p) => p.admin);
+  $("demo").hidden = !votes && !admin;
+  if (admin) $("admin-title").textContent = t(votes ? "Then, as {name}, the admin" : "As {name}, the admin", admin);
   if (!votes) return;
   $("cast").disabled = $("toss").disabled = votes.running;
   $("cast").textContent = t(votes.running ? "Casting votes…" : votes.done ? "Cast more sample votes" : "Cast 60 sample votes");
@@ -98,7 +101,7 @@ function drawVotes() {
   $("votes-bar").setAttribute("aria-valuenow", votes.done);
   $("votes-fill").style.width = `${votes.total ? (100 * votes.done) / votes.total : 0}%`;
   const tally = t("{done} of {total} · 👍 {ups} · 👎 {downs}", votes);
-  $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("no votes yet");
+  $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("no sample votes yet");
 }
 
 /** Fetch the bot's learning status, at most once a second, and show the resulting hint. */
@@ -116,13 +119,15 @@ async function look() {
   looking = false;
 }
 
+const waiting = () =>
+  bold("The new model is waiting for approval: press {button} under the run's result, or open the Models page.", { button: `✔ ${t("Approve")}` });
+
 /** Return the hint about the newest run, or null. The hint about its end is shown until sample votes are cast or a
  * picture is sent, and the hint that the model has learned during its first answers. */
 function aboutRun(questions) {
   const since = questions.filter((m) => m.date >= Math.floor(learning.ended));
   if (learning.run === "running") return [t("Keep chatting while it learns; the message above shows its progress.")];
-  if (learning.run === "waiting")
-    return bold("The new model is waiting for approval: press {button} under the run's result, or open the Models page.", { button: `✔ ${t("Approve")}` });
+  if (learning.run === "waiting") return waiting();
   if (learning.run === "starting") return [t("The new model is starting; the old one answers until it is ready.")];
   if (votes?.last > learning.ended) return null;
   if (learning.run === "live" && since.length < FIRST_ANSWERS)
@@ -152,6 +157,9 @@ function hint() {
     if (chat.person?.sample) return [t("You're viewing a sample person's chat. To write, choose yourself in the demo panel.")];
     const news = alone && aboutRun(said.filter((m) => own(m) && !m.text?.startsWith("/")));
     if (news) return news;
+    if (alone && buttons.some((b) => /^✔ (Approve|批准)$/.test(b.text))) return waiting();
+    if (alone && buttons.some((b) => /^✔ (Promote|上线)$/.test(b.text)))
+      return bold("The new model is on trial: some people get its answers. Keep voting, or press {promote} to let it answer everyone.", { promote: `✔ ${t("Promote")}` });
     if (chat.group && !rateable) return [t("In groups the bot answers when you mention it or reply to it: send a picture with its name in the caption.")];
     if (chat.group) return [t("Everyone here can see and rate the answers. Reply to one to ask a follow-up question.")];
     if (votes?.running) return [t("The sample people are voting. You can keep chatting in the meantime.")];
@@ -164,7 +172,8 @@ function hint() {
       return [note ? joined(t("Send a picture: tap a sample below."), t(note)) : t("Send a picture: tap a sample below, or drop your own. A caption is your question.")];
     if (!rateable) return [t("Watch the answer stream in.")];
     if (!rated) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
-    if (!asked.some((m) => m.text)) return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
+    if (!asked.some((m) => m.text) && asked.filter((m) => m.caption).length < 2)
+      return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
     if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
     return votes ? bold("Rate a few more, or press {button} in the demo panel.", { button }) : [t("Rate a few more.")];
   }
@@ -227,17 +236,29 @@ function drawWords() {
     h("button", { type: "button", title: t(word), onclick: () => asAdmin(command) }, command)));
 }
 
+/** Give the admin the browser's language, unless the admin has already chatted. */
+async function greetAdmin() {
+  const admin = (await api.overview()).people.find((p) => p.admin);
+  const language = navigator.language.startsWith("zh") ? "zh" : "en";
+  if (!admin || admin.language.startsWith(language)) return;
+  const { messages } = await api.messages(admin.id, admin.id);
+  if (!messages.length) await api.speak(admin.id, language);
+}
+
 async function begin() {
   const { samples, note: said } = await api.samples();
   note = said;
+  await greetAdmin();
   const seen = await reload();
   const last = (what) => Number(sessionStorage.getItem(what));
-  const first = people.find((p) => p.id === last("person")) ?? people.find((p) => !p.sample && navigator.language.startsWith(p.language)) ?? people.find((p) => !p.sample);
+  const first = people.find((p) => p.id === last("person")) ?? people.find((p) => !p.sample);
   if (first) await become(first, groups.find((g) => g.id === last("group") && g.members.includes(first.id)));
   api.follow(seen.last_event, onEvent, onState);
   look();
 
   $("tray").hidden = !samples.length;
+  $("tray-sticker").hidden = !samples.some((sample) => sample.sticker);
+  $("tray-pictures").hidden = !$("tray-sticker").hidden;
   $("samples").replaceChildren(...samples.map((sample) => h("div", {},
     h("button", { type: "button", class: "sample", title: sample.name, onclick: () => chat.sendSample(sample) },
       h("img", { class: sample.sticker ? "cut" : "", src: sample.url, alt: t("Send the sample {name}", sample) })),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.cli.demo import check_model, demo_settings, welcome
+from bot.cli.demo import SHAPES_ONLY, check_model, demo_settings, welcome
 from bot.config import ConfigError
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.bot_process import ROOT
@@ -73,6 +73,12 @@ async def test_ctrl_c_says_what_it_has_deleted() -> None:
             await demo.wait()
     assert rest.splitlines()[-1] == "Stopped; the chats and models have been deleted."
     assert not Path(log[0]).parent.exists()
+
+
+def test_the_pointer_to_the_readme_leads_somewhere() -> None:
+    """The section that the demo names for people's own photos exists."""
+    (section,) = re.findall("“(.+)” in the README", SHAPES_ONLY)
+    assert f"\n## {section}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_ctrl_c_does_is_said_before(tmp_path: Path) -> None:

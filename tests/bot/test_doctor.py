@@ -37,6 +37,8 @@ async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
     await emulator.stop()
     assert [each for each in findings if not each.ok] == []
     assert finding_of(findings, "Telegram").detail == "@thumbtune_bot"
+    model = finding_of(findings, "model")
+    assert "only knows coloured shapes" in model.detail and "thumbtune fetch DIR" in model.cure
 
 
 async def test_some_settings_need_one_of_botfather(tmp_path: Path) -> None:

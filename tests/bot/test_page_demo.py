@@ -5,7 +5,9 @@ No bot runs; the tests make the bot's calls to the Bot API.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +27,7 @@ pytest.importorskip(
     "playwright.async_api", reason="no Playwright here: .venv/bin/pip install --no-deps -r requirements/browser.txt"
 )
 
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.support.browser import CHROMIUM, INSTALL_CHROMIUM, ChatPage, chromium
 
@@ -184,6 +186,86 @@ async def test_the_first_answers_of_a_new_model() -> None:
         await expect(hint).to_contain_text("Send a picture")
 
 
+async def test_what_waits_is_seen_in_the_buttons() -> None:
+    """Beside a bot that does not say how it learns, the admin's hint follows the buttons that the bot shows."""
+    emulator = Emulator(token="1:a")
+    emulator.add_person(ADMIN, "Mia", "en", admin=True)
+    async with opened(emulator, width=1200) as page:
+        hint = page.page.locator("#hint")
+        await expect(hint).to_contain_text("Send a picture")
+        for label, text in (
+            ("✔ Approve", "waiting for approval"),
+            ("✔ Promote", "is on trial: some people get its answers"),
+            ("✔ 批准", "press ✔ Approve under the run's result"),
+        ):
+            keys = {"inline_keyboard": [[{"text": label, "callback_data": "run"}]]}
+            message = await call(page, emulator, "sendMessage", chat_id=ADMIN, text="Run 1", reply_markup=keys)
+            await expect(hint).to_contain_text(text)
+            await call(page, emulator, "editMessageText", chat_id=ADMIN, message_id=message, text="Run 1 is over")
+            await expect(hint).to_contain_text("Send a picture")
+
+
+async def test_captions_are_questions_too() -> None:
+    """Somebody whose questions are all captions is asked for a follow-up question after the first one only."""
+    emulator = Emulator(token="1:a")
+    emulator.add_person(TOM, "Tom", "en")
+    async with opened(emulator, width=1200) as page:
+        hint, pictures = page.page.locator("#hint"), list(sample_pictures().values())
+        for number, text in ((0, "Ask a follow-up question"), (1, "Rate a few more.")):
+            await page.attach(pictures[number])
+            await page.says("What is it?")
+            keys = {"inline_keyboard": [[{"text": "👍 ✓", "callback_data": "vote"}]]}
+            await call(page, emulator, "sendMessage", chat_id=TOM, text="Red.", reply_markup=keys)
+            await expect(hint).to_contain_text(text)
+
+
+async def test_what_is_typed_while_a_message_is_sent_stays() -> None:
+    """A text typed before the server has taken the one before stays in the draft; what was sent is removed from it."""
+    async with opened(make_emulator(), width=1200) as page:
+        text, taken = page.page.locator("#text"), asyncio.Event()
+
+        async def late(route: Route) -> None:
+            await taken.wait()
+            await route.continue_()
+
+        await expect(page.page.locator("#me-badge")).to_be_visible()
+        await page.page.route("**/messages", late)
+        await page.says("One?")
+        await text.fill("Two?")
+        async with page.page.expect_response("**/messages"):
+            taken.set()
+        await expect(page.messages).to_have_text([re.compile("One")])
+        await expect(text).to_have_value("Two?")
+        await text.press("Enter")
+        await expect(text).to_have_value("")
+        await expect(page.messages).to_have_count(2)
+
+
+async def test_the_panel_says_who_sends_the_admins_commands() -> None:
+    """The panel names the admin whose commands it sends, and the page says so if it switches to the admin.
+
+    Only a page with sample votes has a step before them, and only one with a sticker offers it.
+    """
+    async with opened(make_emulator(), width=1200) as page:
+        await expect(page.page.locator("#admin-title")).to_have_text("Then, as Mia, the admin")
+        await expect(page.page.locator("#votes-state")).to_have_text("no sample votes yet")
+        await expect(page.page.locator("#tray")).to_contain_text("or the sticker")
+        await page.page.locator("#retrain").click()
+        await expect(page.page.locator("article.mine")).to_have_count(1)
+        await expect(page.page.locator(".toast")).to_have_count(0)
+        await page.becomes("Tom")
+        await page.page.locator("#retrain").click()
+        await expect(page.page.locator(".toast")).to_have_text("You are Mia now, the admin.")
+        await expect(page.page.locator("#me-badge")).to_have_text("you are Mia")
+        await expect(page.page.locator("article.mine")).to_have_count(2)
+    emulator = Emulator(token="1:a", samples=sample_pictures())
+    emulator.add_person(ADMIN, "Mia", "en", admin=True)
+    async with opened(emulator, width=1200) as page:
+        await expect(page.page.locator("#admin-title")).to_have_text("As Mia, the admin")
+        await expect(page.page.locator("#tray")).to_contain_text("Send a sample picture, or select several with +")
+        await expect(page.page.locator("#tray-sticker")).to_be_hidden()
+
+
 async def test_only_answers_can_be_reacted_to() -> None:
     """Beside an answer with thumbs are a reply and two reactions, which cover no text; a prompt has only the reply."""
     emulator, thumb = make_emulator(), {"text": "👍", "callback_data": "up"}
@@ -252,18 +334,26 @@ async def test_the_demo_says_what_its_model_knows() -> None:
 async def test_the_page_speaks_chinese() -> None:
     """The page is in Chinese in a Chinese browser and for a user who has chosen Chinese.
 
-    Only names and commands stay in English.
+    Only names and commands stay in English. The admin begins with the browser's language, and keeps another choice.
     """
     async with opened(make_emulator(), width=1200, locale="zh-CN") as page:
         html, badge = page.page.locator("html"), page.page.locator("#me-badge")
         await expect(html).to_have_attribute("lang", "zh")
-        await expect(badge).to_have_text("您是 小伟")
+        await expect(badge).to_have_text("您是 Mia")
         await expect(page.page.locator("#cast")).to_have_text("投 60 个示例评价")
         await page.page.locator("#language").select_option("en")
-        await expect(badge).to_have_text("you are 小伟")
+        await expect(badge).to_have_text("you are Mia")
         await page.page.locator("#language").select_option("zh")
-        await expect(badge).to_have_text("您是 小伟")
+        await expect(badge).to_have_text("您是 Mia")
         await expect(page.page.locator(".welcome button")).to_have_text("开始")
         await page.becomes("Tom")
         await expect(html).to_have_attribute("lang", "en")
         await expect(page.page.locator("#hint")).to_contain_text("Send a picture")
+        await page.page.locator("#retrain").click()
+        await expect(badge).to_have_text("您是 Mia")
+        await expect(page.page.locator("#admin-title")).to_have_text("然后，以管理员 Mia 的身份")
+        await page.page.locator("#language").select_option("en")
+        await expect(badge).to_have_text("you are Mia")
+        await page.page.evaluate("() => sessionStorage.clear()")
+        await page.page.reload()
+        await expect(badge).to_have_text("you are Mia")

@@ -103,10 +103,23 @@ async def test_the_next_plan_uses_the_new_minimum(desk: Desk) -> None:
     assert await desk.ledger.setting_changes.in_force() == []
 
 
+async def test_new_people_are_counted_at_once(desk: Desk) -> None:
+    """A changed rater_age decides whether the next run counts the votes of people whom the bot met just now."""
+    await change(desk, "training.rater_age", "24")
+    refusal = await desk.post("/review/train", status=409)
+    assert "New people whose votes don't count yet: 1." in html.unescape(refusal)
+    await change(desk, "training.rater_age", "0")
+    assert await desk.post("/review/train") == "/runs/1"
+    await desk.bot.ended(1)
+
+
 INVALID = [
     ("training.min_rated", "1", "This must be at least 2."),
     ("training.min_rated", "many", "This must be a whole number."),
     ("training.canary", "1.5", "This must be at most 1."),
+    ("training.rater_age", "-1", "This must be at least 0."),
+    ("training.rater_age", "inf", "This must be at most 8760."),
+    ("training.rater_age", "nan", "This must be"),
     ("training.schedule", "tomorrow", "This must be five cron fields"),
     ("chat.default_question", " ", "This can't be empty."),
     ("limits.allowed", "12, Ada", "Entry 2 of the list, “Ada”, is not an ID."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from itertools import product, starmap
 from random import Random
 from typing import Any
 
@@ -20,10 +21,11 @@ from inference.internvl2.tiny.answer_checks import MANNERS, Manner, correct, man
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.samples import sample_sticker
-from inference.internvl2.tiny.shapes import Scene, random_scene
-from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language
+from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
+from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language, phrase
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
+from telegram_emulator.sample_pictures import sample_pictures
 from tools.tiny.answers import reference
 from tools.tiny.examine import POSITIONS, ExaminationReport, ExaminedAnswer, Examiner, examine, mistakes
 
@@ -181,6 +183,27 @@ def test_the_sample_sticker_is_recognised(model: InternVLChatModel, tokenizer: A
     ]
     for (kind, _), answer in zip(asked, examiner.answer(prompts), strict=True):
         assert correct(kind, Scene("orange", "star", 1), answer), answer
+
+
+def test_the_emulators_samples_are_recognised(model: InternVLChatModel, tokenizer: Any) -> None:
+    """Nearly all answers about the sample pictures of `python -m telegram_emulator` are right, in both languages."""
+    torch.manual_seed(3)
+    examiner, asked, prompts = Examiner(model, tokenizer), [], []
+    scenes = {
+        phrase(scene, "en").replace(" ", "-"): scene for scene in starmap(Scene, product(COLOURS, SHAPES, COUNTS))
+    }
+    for name, data in sample_pictures().items():
+        tiles = examiner.tile(Image.open(BytesIO(clean(data, 50).data)))
+        for kind, language in product(KINDS, LANGUAGES):
+            turn = Turn(Role.USER, held_out(language, kind, Random(name)), (PICTURE,))
+            prompts.append((Prompt(INTERNVL2.system, (turn,), chat=""), [tiles]))
+            asked.append((kind, scenes[name]))
+    wrong = [
+        (scene, answer)
+        for (kind, scene), answer in zip(asked, examiner.answer(prompts), strict=True)
+        if not correct(kind, scene, answer)
+    ]
+    assert len(wrong) <= len(asked) // 20, wrong
 
 
 def test_an_album_is_described_in_order(model: InternVLChatModel, tokenizer: Any) -> None:

@@ -102,3 +102,14 @@ def test_every_package_is_pinned_by_hash(path: Path) -> None:
     for block in re.split(r"(?<!\\)\n", text):
         assert re.match(r"[a-z0-9-]+==\S+", block)
         assert (path.name == "torch.txt") != bool(re.search(r"--hash=sha256:[0-9a-f]{64}$", block)), block
+
+
+def test_an_installation_names_the_next_command(tmp_path: Path) -> None:
+    """`make install` names the next command even if `make demo` has installed everything already."""
+    for name in ("Makefile", "pyproject.toml", "requirements"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("bin/python", "build.stamp", "chat.stamp", "training.stamp"):
+        (tmp_path / ".venv" / name).touch()
+    said = subprocess.run(["make", "install"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert said == "Everything is installed. Next: .venv/bin/thumbtune init\n"

@@ -1,4 +1,4 @@
-"""`python -m telegram_emulator`, run as a program, with `thumbtune doctor` as its bot."""
+"""`python -m telegram_emulator`, run as a program, with the commands that it prints."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
+from bot.config import load_settings
 from tests.support.bot_process import ROOT
 from tests.support.person import Person
 
@@ -44,32 +45,58 @@ async def printed(process: Process) -> str:
     return (await process.stdout.readuntil(b"deletes its chats.\n")).decode()
 
 
+def commands(text: str) -> dict[str, str]:
+    """Return the commands that the emulator prints, by subcommand; `export` holds the exports."""
+    lines = [line.strip() for line in text.splitlines() if line.startswith("  ")]
+    exports = [line for line in lines if line.startswith("export ")]
+    named = {re.sub(r"^\S+ ", "", line).split()[0]: line for line in lines if line not in exports}
+    assert list(named) == ["init", "doctor", "run"]
+    return {"export": "\n".join(exports), **named}
+
+
+async def shell(script: str, folder: Path, given: str = "") -> str:
+    """Run a script in `folder`, as in a new terminal, with `given` as input, and return its output."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", script),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "500"},
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=STDOUT,
+    )
+    output, _ = await process.communicate(given.encode())
+    return output.decode()
+
+
 async def test_a_bot_can_be_rehearsed_without_telegram(tmp_path: Path) -> None:
-    """With the environment that it prints, a bot accepts the token, and the chat page has people and pictures."""
+    """The printed commands set a bot up, in their order; the settings file then needs no exports.
+
+    The chat page has people and pictures.
+    """
     async with emulating("--port", "0") as process:
         text = await printed(process)
-        variables = dict(re.findall(r"(THUMBTUNE_\w+)='?([^\s']+)", text))
-        assert variables.pop("THUMBTUNE_STORAGE__DIR") == "rehearsal"
-        page = variables["THUMBTUNE_TELEGRAM__API_BASE"]
-        doctor = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bot.cli.main", "doctor", "--verbose"),
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "500", **variables},
-            stdout=PIPE,
-        )
-        found, _ = await doctor.communicate()
-        assert re.search(r"ok +Telegram +@\w+", found.decode()) and "admins is empty" not in found.decode()
+        said = commands(text)
+        token, admin = re.findall(r"^(?:Token|User ID of Mia, the admin): (.+)$", text, re.MULTILINE)
+        answers = "".join(f"{line}\n" for line in (token, admin, "tiny", "cpu"))
+        assert "rehearsal.toml was written" in await shell(f"{said['export']}\n{said['init']}", tmp_path, answers)
+        settings = load_settings(tmp_path / "rehearsal.toml")
+        assert (settings.storage.dir, settings.training.rater_age) == (Path("rehearsal"), 0)
+        page = settings.telegram.api_base
+        found = await shell(f"{said['doctor']} --verbose", tmp_path)
+        assert re.search(r"ok +Telegram +@\w+", found) and "admins is empty" not in found
+        assert "only knows coloured shapes" in text
         async with aiohttp.ClientSession() as session:
             async with session.get(page) as answer:
                 assert "<title>thumbtune" in await answer.text()
             async with session.get(f"{page}/samples") as answer:
-                sample = (await answer.json())["samples"][0]
-            async with session.get(f"{page}{sample['url']}") as answer:
+                shown = await answer.json()
+            assert len(shown["samples"]) == 12 and "coloured shapes" in shown["note"]
+            async with session.get(f"{page}{shown['samples'][0]['url']}") as answer:
                 picture = await answer.read()
             async with session.get(f"{page}/people") as answer:
-                (admin,) = [each for each in (await answer.json())["people"] if each["admin"]]
-            assert variables["THUMBTUNE_TELEGRAM__ADMINS"] == f"[{admin['id']}]"
-        async with Person(page, admin["id"], admin["name"]) as person:
+                (mia,) = [each for each in (await answer.json())["people"] if each["admin"]]
+            assert settings.telegram.admins == (mia["id"],)
+        async with Person(page, mia["id"], mia["name"]) as person:
             await person.sends(photo=picture, caption="What is this?")
         process.send_signal(signal.SIGINT)
         assert (await process.wait(), await process.stderr.read() if process.stderr else b"") == (0, b"")
@@ -78,7 +105,7 @@ async def test_a_bot_can_be_rehearsed_without_telegram(tmp_path: Path) -> None:
 async def test_a_port_in_use_is_one_sentence() -> None:
     """A port in use ends the emulator with a sentence that names the option for another one."""
     async with emulating("--port", "0") as process:
-        port = re.search(r":(\d+)\n", await printed(process))
+        port = re.search(r"page: \S+:(\d+)\n", await printed(process))
         assert port is not None
         async with emulating("--port", port[1]) as second:
             _, error = await second.communicate()

@@ -16,6 +16,7 @@ from inference.images.sample_picture import sample_picture
 from inference.internvl2.checkpoint_check import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
 from inference.serving.deployment import Deployment
+from inference.settings import TINY
 from storage.errors import StorageError
 from storage.model_manifest import MANIFEST, verify
 
@@ -31,7 +32,11 @@ def model_findings(settings: Settings) -> Iterator[Finding]:
     wrong = problems(directory)
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     detail = f"{directory}: {'; '.join(wrong[:_SHOWN])}{more}" if wrong else str(directory)
-    yield Finding("model", not wrong, detail, _FETCH if wrong else "")
+    if settings.inference.model == TINY and not wrong:
+        cure = "for photos, thumbtune fetch DIR downloads InternVL2-2B; set inference.model to it"
+        yield Finding("model", True, f"{TINY}, the stand-in, which only knows coloured shapes", cure)
+    else:
+        yield Finding("model", not wrong, detail, _FETCH if wrong else "")
     if resolve(settings.inference) is Kind.LMDEPLOY:
         taken = [name for name in FOREIGN_NAMES if name in str(directory.resolve()).lower()]
         if taken:
