@@ -148,7 +148,7 @@ class ChildTrainer:
             log.warning("run %s: %s; retrying with smaller batches", job.run, outcome.reason)
 
     async def _run_once(self, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
-        step, module = job.worker
+        step = job.worker[0]
         job_file = Path(job.work) / f"{step}.json"
         outcome = outcome_file(job_file)
         job_file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,17 +156,7 @@ class ChildTrainer:
         outcome.unlink(missing_ok=True)  # of an earlier attempt
         log_file = job_file.with_suffix(".log")
         processes = self._settings.world_size if step == "finetune" else 1
-        command = [self._settings.python or sys.executable]
-        if step == "finetune" and self._settings.engine == "ray":
-            command += ["-m", "cluster.training", *self._cluster(), str(job_file)]
-        elif processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            command += ["-m", module, str(job_file)]
-        else:
-            command += ["-m", module, str(job_file)]
-            if self._warm:
-                await self._warm.start()
-                command = self._warm.forked(command)
+        command = await self._command(job, job_file, processes)
         reports = _Reports(getattr(job, "run", ""), on_progress)
         try:
             child = await Child.start(
@@ -205,6 +195,21 @@ class ChildTrainer:
         except FileNotFoundError:
             reason = _crash_reason(step, child.how_it_ended(), child.tail(_TAIL_LINES), log_file)
             return Outcome(ok=False, reason=reason, log=str(log_file))
+
+    async def _command(self, job: WorkerJob, file: Path, processes: int) -> list[str]:
+        """Return the command line of a job's worker; the warm interpreter, if there is one, is started for it."""
+        step, module = job.worker
+        python = self._settings.python or sys.executable
+        if step == "finetune" and self._settings.engine == "ray":
+            return [python, "-m", "cluster.training", *self._cluster(), str(file)]
+        if processes > 1:
+            launcher = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+            return [python, "-m", *launcher, "-m", module, str(file)]
+        command = [python, "-m", module, str(file)]
+        if self._warm is None:
+            return command
+        await self._warm.start()
+        return self._warm.forked(command)
 
     async def _watch(self, child: Child, reported: asyncio.Event) -> None:
         """Write a worker's stacks to its log whenever it has reported no progress for `training.silence` seconds."""
