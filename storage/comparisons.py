@@ -1,7 +1,8 @@
 """Blind comparisons: two models' answers to one question, of which an operator chooses the better one.
 
-Only the first question of a conversation is used, and only if it is about a single picture. A comparison
-is deleted along with its exchange. A pair of models is stored in the order of their IDs.
+Only the first question about a picture in a conversation is used, and only if it is about that picture alone.
+The models answer it without the turns before it. A comparison is deleted along with its exchange. A pair of
+models is stored in the order of their IDs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ SELECT exchange, question, sha256 FROM (
       FROM exchanges JOIN exchange_pictures ON exchange_pictures.exchange = exchanges.id
       JOIN pictures ON pictures.sha256 = exchange_pictures.sha256 AND pictures.state = 'clean'
      WHERE NOT EXISTS (SELECT 1 FROM exchanges AS before
-                        WHERE before.session = exchanges.session AND before.id < exchanges.id)
+                        JOIN exchange_pictures AS shown ON shown.exchange = before.id
+                        WHERE before.session = exchanges.session AND before.id < exchanges.id
+                          AND shown.sha256 = pictures.sha256)
        AND (SELECT count(*) FROM exchange_pictures WHERE exchange = exchanges.id) = 1
        AND exchanges.asker NOT IN (SELECT id FROM users WHERE opted_out)
        AND exchanges.id NOT IN ({UNLEARNED})
