@@ -17,6 +17,7 @@ from storage.blocklist import BLOCKED
 from storage.database import Database
 from storage.guests import UNLEARNED
 from storage.learning_records import EQUAL_TRUST, Trust
+from storage.translatable_reason import Reason
 
 _SELECT = "SELECT id, exchange, first, second, first_answer, second_answer, swapped, choice FROM comparisons"
 _PAIR = "first = :first AND second = :second"
@@ -168,7 +169,7 @@ def _pair(first: str, second: str) -> dict[str, object]:
 
 def _get(database: Database, comparison: int) -> Comparison:
     found = find(_comparison, database, f"{_SELECT} WHERE id = ?", [comparison])
-    return known(found, f"There is no comparison {comparison}: it may have been deleted.")
+    return known(found, Reason("There is no comparison {number}: it may have been deleted.", number=comparison))
 
 
 def _comparison(row: sqlite3.Row) -> Comparison:
