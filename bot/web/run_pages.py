@@ -92,7 +92,7 @@ class RunPages:
         context = {
             **progress,
             "notice": notice,
-            "findings": [*numbers(model.report, say), *_rest(run, report, say)] if model and report else [],
+            "findings": [*numbers(model.report, say), *rest_of_time(run, report, say)] if model and report else [],
             "starter": starter.name if starter else "",
             "memory": report.effort.peak_memory if report else 0,
             "disk": await asyncio.to_thread(bytes_on_disk, folders),
@@ -166,7 +166,7 @@ class RunPages:
         }
 
 
-def _rest(run: Run, report: Report, say: Say) -> list[str]:
+def rest_of_time(run: Run, report: Report, say: Say) -> list[str]:
     """Return a list with one line, the time of a run beside its stages, or an empty list if there is none."""
     effort = report.effort
     rest = run.updated - run.created - effort.training_seconds - effort.merging_seconds - report.seconds
