@@ -146,7 +146,7 @@ def with_value(settings: Settings, key: str, value: Any) -> Settings:
         raise ConfigError(
             Reason(
                 "This must be five cron fields: minute, hour, day of month, month and day of week. For example, "
-                '"0 4 * * mon" means Mondays at 4.'
+                '"0 4 * * mon" means Mondays at 4 (UTC).'
             )
         ) from error
     return changed

@@ -1,7 +1,8 @@
 """Blind comparisons: two models' answers to one question, of which an operator chooses the better one.
 
-Only the first question of a conversation is used, and only if it is about a single picture. A comparison
-is deleted along with its exchange. A pair of models is stored in the order of their IDs.
+Only the first question about a picture in a conversation is used, and only if it is about that picture alone.
+The models answer it without the turns before it. A comparison is deleted along with its exchange. A pair of
+models is stored in the order of their IDs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from storage.blocklist import BLOCKED
 from storage.database import Database
 from storage.guests import UNLEARNED
 from storage.learning_records import EQUAL_TRUST, Trust
+from storage.translatable_reason import Reason
 
 _SELECT = "SELECT id, exchange, first, second, first_answer, second_answer, swapped, choice FROM comparisons"
 _PAIR = "first = :first AND second = :second"
@@ -25,7 +27,9 @@ SELECT exchange, question, sha256 FROM (
       FROM exchanges JOIN exchange_pictures ON exchange_pictures.exchange = exchanges.id
       JOIN pictures ON pictures.sha256 = exchange_pictures.sha256 AND pictures.state = 'clean'
      WHERE NOT EXISTS (SELECT 1 FROM exchanges AS before
-                        WHERE before.session = exchanges.session AND before.id < exchanges.id)
+                        JOIN exchange_pictures AS shown ON shown.exchange = before.id
+                        WHERE before.session = exchanges.session AND before.id < exchanges.id
+                          AND shown.sha256 = pictures.sha256)
        AND (SELECT count(*) FROM exchange_pictures WHERE exchange = exchanges.id) = 1
        AND exchanges.asker NOT IN (SELECT id FROM users WHERE opted_out)
        AND exchanges.id NOT IN ({UNLEARNED})
@@ -165,7 +169,7 @@ def _pair(first: str, second: str) -> dict[str, object]:
 
 def _get(database: Database, comparison: int) -> Comparison:
     found = find(_comparison, database, f"{_SELECT} WHERE id = ?", [comparison])
-    return known(found, f"There is no comparison {comparison}: it may have been deleted.")
+    return known(found, Reason("There is no comparison {number}: it may have been deleted.", number=comparison))
 
 
 def _comparison(row: sqlite3.Row) -> Comparison:

@@ -10,7 +10,7 @@ from storage.database import Database
 from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Actor, Model, TrainedOn, Version
 from storage.state_machines import ANSWERING, MODEL_TRANSITIONS, ModelState
-from storage.translatable_reason import stored, stored_parts
+from storage.translatable_reason import Reason, stored, stored_parts
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))}, reason_parts FROM models"
 _NUMBER = """
@@ -188,7 +188,7 @@ def get_model(database: Database, model: str) -> Model:
         UnknownRecord: There is no such model.
     """
     found = find(_model, database, f"{_SELECT} WHERE id = ?", [model])
-    return known(found, f"There is no model {model}: see the list of models.")
+    return known(found, Reason("There is no model {model}: see the list of models.", model=model))
 
 
 def _set_directory(

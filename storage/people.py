@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from typing import Final
 
 from storage.base import Queries, column
+from storage.blocklist import BLOCKED
 from storage.chat_records import Chat, Person
 from storage.database import Database
 from storage.guests import GUESTS
@@ -30,6 +32,22 @@ PERSON: Final = "id, users.name, client_language, language, opted_out, wants_not
 def _person(row: sqlite3.Row) -> Person:
     switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes", "teaches_as_guest")}
     return Person(row["id"], row["name"], row["client_language"], language=row["language"], **switches)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPerson:
+    """A user in a list.
+
+    Attributes:
+        answers: The number of answers that the user got.
+        rated: The number of answers that the user has rated.
+        blocked: Whether an operator has blocked the user on the web page.
+    """
+
+    person: Person
+    answers: int
+    rated: int
+    blocked: bool
 
 
 class People(Queries):
@@ -75,6 +93,16 @@ class People(Queries):
         )
         assert row is not None
         return None if row["id"] is None else _person(row), bool(row["blocked"])
+
+    async def newest(self, limit: int) -> list[ListedPerson]:
+        """Return at most `limit` users, newest first."""
+        return await self._list(
+            lambda row: ListedPerson(_person(row), row["answers"], row["rated"], bool(row["blocked"])),
+            f"SELECT {PERSON}, (SELECT count(*) FROM exchanges WHERE asker = users.id) AS answers,"
+            " (SELECT count(*) FROM ratings WHERE rater = users.id) AS rated,"
+            f" users.id IN ({BLOCKED}) AS blocked FROM users ORDER BY created DESC, id LIMIT ?",
+            [limit],
+        )
 
     async def chat(self, chat: int) -> Chat | None:
         """Return the chat with the Telegram ID `chat`, or None if the ledger has no such chat."""

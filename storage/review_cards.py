@@ -192,6 +192,10 @@ class ReviewCards(Queries):
 
         return await self._read(work)
 
+    async def get(self, exchange: Exchange) -> Card:
+        """Return the card of an exchange."""
+        return await self._read(lambda database: _card(database, exchange, 0))
+
     async def totals(self, filter: CardFilter, threshold: int) -> tuple[int, int]:
         """Return how many exchanges the filter selects, and how many of them are lessons.
 

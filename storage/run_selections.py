@@ -82,6 +82,14 @@ class RunSelections(Queries):
         rows = await self._every("SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run])
         return [(row["exchange"], row["split"]) for row in rows]
 
+    async def erased(self) -> dict[int, int]:
+        """Return, by run, how many of the exchanges selected for it were erased or withdrawn from training since."""
+        rows = await self._every(
+            "SELECT id, samples + held_out - (SELECT count(*) FROM run_selections WHERE run = runs.id) AS erased"
+            " FROM runs WHERE erased > 0"
+        )
+        return {row["id"]: row["erased"] for row in rows}
+
     async def withdrawn(self, run: int) -> bool:
         """Return whether any exchange selected for a run may no longer be used.
 

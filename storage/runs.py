@@ -216,5 +216,5 @@ def _run(row: sqlite3.Row) -> Run:
     return Run(**values)
 
 
-def _unknown(run: int) -> str:
-    return f"The database has no run {run}: see the list of runs."
+def _unknown(run: int) -> Reason:
+    return Reason("The database has no run {run}: see the list of runs.", run=run)

@@ -1,14 +1,16 @@
-"""The plots of a run: PNG files of 960 x 480 pixels."""
+"""The plots of a run: PNG files of 960 x 480 pixels, one in each language."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
+from training.gate.comparison_sheet_translations import LANGUAGES, Say, localised, words
+from training.gate.fonts import TEXT
 from training.gate.report import Taste
 from training.xtuner.scalars import losses
 
@@ -18,44 +20,52 @@ def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> No
 
     Args:
         scalars: The loss log.
-        picture: The file to write.
+        picture: The file to write; in other languages, its name contains the language.
         previous: The loss log of an earlier run; if the file exists, its moving average is drawn behind the
             curve.
     """
-    with _plot(picture, "step", "loss (nats per token)") as axes:
+    for axes, say in _plots(picture):
+        axes.set_xlabel(say("step"))
+        axes.set_ylabel(say("loss (nats per token)"))
         if previous and previous.exists():
             steps, values = _columns(previous)
-            axes.plot(steps, _smooth(values), "--", color="tab:gray", alpha=0.7, linewidth=2, label="previous run")
+            label = say("previous run")
+            axes.plot(steps, _smooth(values), "--", color="tab:gray", alpha=0.7, linewidth=2, label=label)
         steps, values = _columns(scalars)
-        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each step")
-        axes.plot(steps, _smooth(values), color="tab:blue", linewidth=2, label="moving average")
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label=say("each step"))
+        axes.plot(steps, _smooth(values), color="tab:blue", linewidth=2, label=say("moving average"))
         axes.set_ylim(bottom=0)
 
 
 def draw_gains(taste: Taste, picture: Path) -> None:
-    """Draw the gain of each rated answer next to the mean gain of other answers to the same question."""
-    with _plot(picture, "rated answer, oldest first", "gain (nats per token)") as axes:
-        for liked, label, marker, colour in ((True, "liked", "^", "tab:green"), (False, "disliked", "v", "tab:red")):
+    """Draw the gain of each rated answer next to the mean gain of other answers to the same question.
+
+    In other languages, the name of the file contains the language.
+    """
+    for axes, say in _plots(picture):
+        axes.set_xlabel(say("rated answer, oldest first"))
+        axes.set_ylabel(say("gain (nats per token)"))
+        styles = ((True, say("liked"), "^", "tab:green"), (False, say("disliked"), "v", "tab:red"))
+        for liked, label, marker, colour in styles:
             chosen = [index for index, like in enumerate(taste.likes) if like is liked]
             axes.scatter(chosen, [taste.gains[index] for index in chosen], marker=marker, color=colour, label=label)
-        axes.scatter(range(len(taste.contrasts)), taste.contrasts, s=12, color="tab:gray", label="others, mean")
+        others = say("others, mean")
+        axes.scatter(range(len(taste.contrasts)), taste.contrasts, s=12, color="tab:gray", label=others)
         axes.axhline(0, color="tab:gray", linewidth=1)
 
 
-@contextmanager
-def _plot(picture: Path, across: str, up: str) -> Iterator[Axes]:
-    """Yield the axes of a new plot, and write the plot to `picture` afterwards.
-
-    `across` and `up` are the labels of the horizontal and the vertical axis.
-    """
-    figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
-    axes = figure.add_subplot()
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.grid(alpha=0.3)
-    yield axes
-    axes.legend()
-    figure.savefig(picture)
+def _plots(picture: Path) -> Iterator[tuple[Axes, Say]]:
+    """Yield, for each language, the axes of a new plot and a translator, and write the plot afterwards."""
+    font = FontProperties(fname=TEXT)
+    for language in LANGUAGES:
+        figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
+        axes = figure.add_subplot()
+        axes.grid(alpha=0.3)
+        yield axes, words(language)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_fontproperties(font)
+        axes.legend(prop=font)
+        figure.savefig(picture.with_name(localised(picture.name, language)))
 
 
 def _columns(scalars: Path) -> tuple[list[int], list[float]]:

@@ -59,7 +59,7 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schedule: str = ""
-    """When to retrain, as five cron fields; empty: only by command."""
+    """When to retrain, as five cron fields in UTC; empty: only by command."""
 
     min_rated: int = Field(12, ge=2)
     """The minimum number of selected pairs to train on. The evaluation decides whether they show a preference."""

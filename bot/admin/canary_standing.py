@@ -11,7 +11,15 @@ from storage.counts import Approval
 from storage.learning_records import Trial, Trust
 from storage.ledger import Ledger
 from storage.translatable_reason import Reason
-from training.evidence.sequential import ENOUGH, MARGIN, Evidence, Vote, canary_evidence
+from training.evidence.sequential import (
+    ENOUGH,
+    HORIZON_DAYS,
+    HORIZON_VOTES,
+    MARGIN,
+    Evidence,
+    Vote,
+    canary_evidence,
+)
 
 HINT: Final = 3.0
 """The evidence at or above which the votes are reported as leaning to one side."""
@@ -82,8 +90,14 @@ def standing_text(found: Standing, say: Say) -> str:
     about = say(
         "{model} is a canary: it answers in {share} % of the conversations.", model=found.trial.model, share=share
     )
+    rule = say(
+        "Evidence comes from people who rate answers of both models. Without a decision after {days} days or {votes} "
+        "votes, it goes live.",
+        days=f"{HORIZON_DAYS:.0f}",
+        votes=HORIZON_VOTES,
+    )
     if not found.votes:
-        return say.joined(about, say(finding))
+        return say.joined(about, say(finding), rule)
     evidences = say(
         "Evidence ({enough} needed to decide): {harm} that it is worse, {no_worse} that it is no worse.",
         enough=f"{ENOUGH:.0f}",
@@ -91,4 +105,4 @@ def standing_text(found: Standing, say: Say) -> str:
         no_worse=f"{min(evidence.no_worse, 999):.1f}",
     )
     duels = [say("It won {won} of {duels} comparisons.", won=found.won, duels=found.duels)] if found.duels else []
-    return say.joined(about, say(with_votes(found, finding)), *duels, evidences)
+    return say.joined(about, say(with_votes(found, finding)), *duels, evidences, rule)

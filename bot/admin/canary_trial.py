@@ -79,6 +79,11 @@ class Trials:
     _weighed: tuple[int, int] | None = field(default=None, init=False)
     """The trial and the newest vote for which the evidence was last weighed."""
 
+    @property
+    def can_try(self) -> bool:
+        """Whether an accepted model becomes a canary first."""
+        return bool(self.settings.now.training.canary) and self.switch.can_try
+
     async def standing(self) -> Standing | None:
         """Return the standing of the running trial, or None if no trial is running."""
         return await standing(self.ledger, self.settings.now.trust)
@@ -91,7 +96,7 @@ class Trials:
         Raises the same errors as `ModelSwitch.promote`.
         """
         share = self.settings.now.training.canary
-        if share and self.switch.can_try:
+        if self.can_try:
             return await self.switch.begin_trial(candidate.id, share, by)
         model = await self.switch.promote(candidate.id, by)
         if share:

@@ -129,6 +129,7 @@ class ModelSwitch:
         """
         async with self._changing:
             if self.can_try and self.away_for is None and not await self.ledger.canaries.running():
+                log.info("starting an engine for the evaluation, without conversations", model=model)
                 await self.deployment.start_canary(model, directory, share=0)
 
     async def stop_after_evaluation(self) -> None:

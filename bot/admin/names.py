@@ -18,7 +18,7 @@ NAMES: Final = {
     "sessions": later("conversations"),
     "exchanges": later("answers"),
     "pictures": later("pictures"),
-    "votes": later("votes cast, counting each change and each reason given"),
+    "votes": later("votes cast, with changes and reasons"),
     "ups": later("liked"),
     "downs": later("disliked"),
     "runs": later("runs"),

@@ -52,7 +52,11 @@ TRIED: Final = later(
     "It answers in a share of the conversations, alongside the live model, until the votes decide. /models shows how "
     "it's doing."
 )
-AWAITS: Final = later("It is waiting for an admin's approval.")
+AWAITS: Final = later("It is waiting for an admin's approval. Approved, it goes live at once and answers everyone.")
+AWAITS_TRIAL: Final = later(
+    "It is waiting for an admin's approval. Approved, it becomes a canary: it first answers in a share of the "
+    "conversations, until the votes decide."
+)
 
 Tell = Callable[[int, Say], Awaitable[None]]
 """Sends a notice to one admin, in their language."""
@@ -122,12 +126,13 @@ class Notifications:
         picture: Path | None = None,
         sheet: Path | None = None,
         *,
-        approve: bool = False,
+        awaits: str = "",
     ) -> None:
         """Notify every admin of how a run ended, with its picture (PNG) and sheet (HTML), if any.
 
-        With `approve`, the notice about a candidate has a button for approving it. The notice about a canary
-        always has buttons. The method returns when the notice has been delivered to every admin or dropped.
+        With `awaits`, which says what an approval does, the notice about a candidate has a button for approving it.
+        The notice about a canary always has buttons. The method returns when the notice has been delivered to every
+        admin or dropped.
         """
 
         async def tell(admin: int, say: Say) -> None:
@@ -138,8 +143,8 @@ class Notifications:
             if model and model.state is ModelState.CANARY:
                 text = f"{ended}\n{say(TRIED)}"
                 markup = canary_buttons(model.id, say)
-            elif model and model.state is ModelState.CANDIDATE and approve:
-                text = f"{ended}\n{say(AWAITS)}"
+            elif model and model.state is ModelState.CANDIDATE and awaits:
+                text = f"{ended}\n{say(awaits)}"
                 markup = one_button(say("✔ Approve"), Approve(model=model.id))
             shown, page = _in_language(say.language, picture), _in_language(say.language, sheet)
             name = f"run-{run.id}-{shown.name}" if shown else ""

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from bot.admin.canary_trial import Trials
-from bot.admin.notifications import NOTICE_SECONDS, Notifications
+from bot.admin.notifications import AWAITS, AWAITS_TRIAL, NOTICE_SECONDS, Notifications
 from bot.admin.refusals import AdminRefusal, NothingNew
 from bot.i18n import later
 from inference.messages import InferenceError
@@ -196,8 +196,9 @@ class RunManager:
                 model = await self._accept(model)
         elif model:
             again = False  # already rejected, tried, or promoted by an admin
+        awaits = (AWAITS_TRIAL if self.trials.can_try else AWAITS) if approve else ""
         picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
-        await self.notices.run_finished(run, model, picture, kept_file(run.directory, SHEET), approve=approve)
+        await self.notices.run_finished(run, model, picture, kept_file(run.directory, SHEET), awaits=awaits)
         if again:
             log.info("starting a new run without withdrawn answers", run=run.id)
             with suppress(RunBusy):

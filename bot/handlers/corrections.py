@@ -16,23 +16,28 @@ from typing import Any, Final
 import structlog
 from aiogram import Router
 from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
-from aiogram.types import CallbackQuery, Message
+from aiogram.types import BufferedInputFile, CallbackQuery, Message
+from telegramify_markdown import utf16_len
 
 from bot.chat.responder import apology
 from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
-from bot.handlers.request import Request
+from bot.handlers.request import Request, Services
 from bot.telegram.callback_data import Asks, Better, Teach
 from bot.telegram.errors import DeliveryError
 from bot.telegram.keyboards import correction_buttons
 from bot.updates.ordering import command_of
 from storage.chat_records import Exchange
-from storage.errors import UnknownRecord
+from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Correction
+from storage.review_cards import Card
 
 DAY_SECONDS: Final = 86_400.0
 
 SHOWN: Final = 1000
 """How many characters of each text an admin is shown; a message has room for 4096."""
+
+CAPTION: Final = 1024
+"""The maximum length of a caption in UTF-16 code units: https://core.telegram.org/bots/api#sendphoto"""
 
 QUESTION_MARKS: Final = ("?", "？")
 
@@ -103,29 +108,53 @@ async def correct(message: Message, exchange: Exchange, doubtful: bool, request:
     if request.is_admin:
         words = say("Should I learn this as the better answer?")
     elif private:
-        words = say("Thanks! I'll show it to my admins, with your question and my answer, and learn it if they agree.")
+        words = say(
+            "Thanks! I'll show it to my admins, with your name, the picture, your question and my answer, and learn it "
+            "if they agree."
+        )
     else:
         words = say("Thanks! I'll learn this once another person here, or an admin, gives it a 👍.")
-    await reply.finish(words, correction_buttons(number, say, doubtful=doubtful))
+    can_confirm = request.is_admin or not private
+    await reply.finish(words, correction_buttons(number, say, can_confirm=can_confirm, doubtful=doubtful))
     if private and not request.is_admin and request.delivery.attempt == 1:
         await _ask_admins(number, text, exchange, request)
 
 
 async def _ask_admins(number: int, text: str, exchange: Exchange, request: Request) -> None:
-    """Ask each admin, at most once, to confirm a correction."""
+    """Ask each admin, at most once, to confirm a correction, under the picture that it is about."""
     services = request.services
+    card = await services.ledger.review_cards.get(exchange)
+    picture = await _picture(card, services)
     for admin in services.settings.telegram.admins:
         say = services.translator.for_person(await services.ledger.people.get(admin))
         words = say(
-            "Should I learn from this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
+            "Should I learn from this correction by {name}?\n\nQuestion: {question}\n\nMy answer: {answer}\n\n"
+            "Better: {better}",
+            name=request.user.full_name,
             question=exchange.question[:SHOWN],
             answer=exchange.answer[:SHOWN],
             better=text[:SHOWN],
         )
+        buttons = correction_buttons(number, say)
         try:
-            await request.bot.send_message(admin, words, reply_markup=correction_buttons(number, say))
+            if picture and utf16_len(words) <= CAPTION:
+                await request.bot.send_photo(admin, picture, caption=words, reply_markup=buttons)
+                continue
+            if picture:
+                await request.bot.send_photo(admin, picture)
+            await request.bot.send_message(admin, words, reply_markup=buttons)
         except (DeliveryError, TelegramAPIError) as error:
             log.warning("correction not shown to an admin", admin=admin, error=str(error))
+
+
+async def _picture(card: Card, services: Services) -> BufferedInputFile | None:
+    """Return the first picture of a card, or None if it has none or the picture cannot be read."""
+    try:
+        content = await services.pictures.store.get(card.pictures[0].sha256) if card.pictures else None
+    except StorageError as error:  # deleted in the meantime
+        log.warning("picture of a correction not shown", error=str(error))
+        return None
+    return BufferedInputFile(content, "picture.jpg") if content else None
 
 
 async def decided(query: CallbackQuery, callback_data: Teach, request: Request) -> None:
@@ -136,7 +165,8 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
         raise TapRefused(say("Someone else or an admin has to decide that."))
     await acknowledge(query, say("Thanks! I'll learn this.") if teach else say("OK, I won't learn this."))
     assert message is not None
-    markup = correction_buttons(correction.id, say, wanted=teach)
+    can_confirm = request.is_admin or message.chat.type != "private"
+    markup = correction_buttons(correction.id, say, wanted=teach, can_confirm=can_confirm)
     try:
         await request.bot.edit_message_reply_markup(
             chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup

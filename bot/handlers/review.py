@@ -27,7 +27,7 @@ from storage.review_cards import Card, CardFilter
 
 DECIDED: Final = {
     ReviewDecision.KEEP: later("Kept."),
-    ReviewDecision.DROP: later("Dropped: no run learns from it."),
+    ReviewDecision.DROP: later("Dropped: no run uses it for training or evaluation."),
     ReviewDecision.UNDO: later("Undone: this answer counts as not reviewed."),
 }
 SHOWN: Final = 350

@@ -95,16 +95,18 @@ def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
 
 
 def correction_buttons(
-    correction: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
+    correction: int, say: Say, *, wanted: bool | None = None, can_confirm: bool = True, doubtful: bool = False
 ) -> InlineKeyboardMarkup:
     """Return the buttons that accept or reject a correction, marking the decision `wanted`, if there is one.
 
+    Without `can_confirm`, for an author who may only withdraw the correction, the button that accepts it is left out.
     A `doubtful` correction, which may have been meant as a question, also gets a button that says so.
     """
-    words = {True: say("👍 Learn from it"), False: say("👎 Don't")}
+    words = {True: say("👍 Learn from it"), False: say("👎 Don't") if can_confirm else say("👎 Don't learn it")}
     row = [
         _button(text + (CHOSEN if value is wanted else ""), Teach(correction=correction, wanted=int(value)))
         for value, text in words.items()
+        if can_confirm or not value
     ]
     asks = [[_button(say("❓ That was a question"), Asks(correction=correction))]] if doubtful else []
     return InlineKeyboardMarkup(inline_keyboard=[row, *asks])
@@ -115,7 +117,7 @@ def review_buttons(exchange: int, say: Say, *, chosen: str = "") -> InlineKeyboa
 
     If there is a decision, `chosen`, its button is marked, and another button undoes it.
     """
-    words = {ReviewAction.KEEP: say("👍 Keep"), ReviewAction.DROP: say("✖ Drop"), ReviewAction.NEXT: say("Next ›")}
+    words = {ReviewAction.KEEP: say("✓ Keep"), ReviewAction.DROP: say("✖ Drop"), ReviewAction.NEXT: say("Next ›")}
     row = [
         _button(text + (CHOSEN if verdict == chosen else ""), Judge(exchange=exchange, verdict=verdict))
         for verdict, text in words.items()

@@ -12,10 +12,12 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from cachetools import TTLCache
 from yarl import URL
 
@@ -72,8 +74,7 @@ class Login:
         """Return a handler that serves only the operator, and accepts forms only from the operator's own pages."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            request[OPERATOR] = operator = self.operator(request)
-            request[IN_TELEGRAM] = operator.in_telegram
+            operator = self._admit(request)
             if request.method == "POST":
                 given = (await read_form(request)).get("csrf", "")
                 if not is_secret(given.encode(), operator.csrf):
@@ -82,6 +83,35 @@ class Login:
             return await handler(request)
 
         return guarded
+
+    def error_pages(self) -> Middleware:
+        """Return a middleware that shows errors to the operator as pages, if the browser asked for a page."""
+
+        @web.middleware
+        async def shown(request: web.Request, handler: Handler) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except web.HTTPError as error:
+                if "text/html" not in request.headers.get("Accept", ""):
+                    raise
+                if isinstance(error, web.HTTPNotFound) and OPERATOR not in request:  # no route has this path
+                    with suppress(web.HTTPException):
+                        self._admit(request)
+                if OPERATOR not in request:
+                    raise
+                return self._pages.error(request, error)
+
+        return shown
+
+    def _admit(self, request: web.Request) -> Operator:
+        """Return the operator who sent a request, and note the operator in the request.
+
+        Raises:
+            web.HTTPException: As for `operator`.
+        """
+        request[OPERATOR] = operator = self.operator(request)
+        request[IN_TELEGRAM] = operator.in_telegram
+        return operator
 
     def operator(self, request: web.Request) -> Operator:
         """Return the operator who sent a request.

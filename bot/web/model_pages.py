@@ -58,12 +58,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model on the page: its approval in words and as a chart, and its current buttons."""
+    """A model on the page: its approval in words and as a chart, and its current buttons.
+
+    `erased` is the number of answers used by the model's run that have been erased or withdrawn since.
+    """
 
     model: Model
     approval: str
     chart: Chart | None
     actions: Collection[str]
+    erased: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +116,15 @@ class ModelPages:
         previous = await self.ledger.models.previous()
         pending = {each.model for each in await self.ledger.promotions.pending()}
         trial = await self.trials.standing()
+        erased = await self.ledger.run_selections.erased()
+        starting = self.trials.status().swapping_to or ""
         entries = []
         for model in sorted(models, key=lambda each: (each.state not in ANSWERING, -each.created)):
             days = votes.get(model.id, {})
             text = _approval(days.values(), say)
             chart = approval_chart(days, f"{model.id}: {text}", say) if days else None
-            actions = allowed_actions(model, previous.id if previous else "", pending, tried=self._tried)
-            entries.append(ModelEntry(model, text, chart, actions))
+            actions = allowed_actions(model, previous.id if previous else "", pending, tried=self.trials.can_try)
+            entries.append(ModelEntry(model, text, chart, actions, erased.get(model.run or 0, 0)))
         live = next((each.id for each in models if each.state is ModelState.LIVE), "")
         context: dict[str, Any] = {
             "entries": [each for each in entries if each.model.kept],
@@ -132,7 +138,8 @@ class ModelPages:
             else None,
             "resting": say(Reason(RESTING, run=switch.away_for)) if switch.away_for is not None else "",
             "change": change,
-            "busy": bool(change and not change.over) or self.trials.status().swapping_to is not None,
+            "starting": starting,
+            "busy": bool((change and not change.over) or starting),
             "confirm": bool(change and change.can_be_confirmed and change.live == live),
             "here": request.rel_url.with_path("/models"),
         }
@@ -140,14 +147,9 @@ class ModelPages:
 
     def _help(self, actions: Collection[str], previous: Model | None, say: Say) -> list[str]:
         """Return explanations of the buttons for `actions` and, if a button concerns canaries, of canaries."""
-        texts = {**HELP, "approve": APPROVE_CANARY} if self._tried else HELP
+        texts = {**HELP, "approve": APPROVE_CANARY} if self.trials.can_try else HELP
         told = [say(text, model=previous.id if previous else "") for action, text in texts.items() if action in actions]
-        return [say(CANARY), *told] if "stop" in actions or ("approve" in actions and self._tried) else told
-
-    @property
-    def _tried(self) -> bool:
-        """Whether an approved model becomes a canary first."""
-        return bool(self.trials.settings.now.training.canary) and self.trials.switch.can_try
+        return [say(CANARY), *told] if "stop" in actions or ("approve" in actions and self.trials.can_try) else told
 
     async def approve(self, request: web.Request) -> web.Response:
         """Put a candidate into service, as a canary or as the live model."""

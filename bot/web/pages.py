@@ -11,6 +11,7 @@ from typing import Any, Final
 import aiohttp_jinja2
 import jinja2
 from aiohttp import web
+from yarl import URL
 
 from bot.admin.canary_standing import standing_text
 from bot.admin.names import NAMES
@@ -121,6 +122,14 @@ class Pages:
         if LANGUAGE in request.query:
             set_cookie(request, response, LANGUAGE, self.say(request).language, YEAR_SECONDS)
         return response
+
+    def error(self, request: web.Request, error: web.HTTPException) -> web.Response:
+        """Return a page that shows an error, with the navigation."""
+        text, say = error.text or "", self.say(request)
+        if text.startswith(f"{error.status}: "):  # aiohttp's own text
+            text = say("There is nothing at this address.") if error.status == 404 else error.reason
+        here = request.rel_url if request.method == "GET" else URL("/")
+        return self.render(request, "error.html", status=error.status, number=error.status, text=text, here=here)
 
 
 def local_path(path: str, otherwise: str = "/") -> str:

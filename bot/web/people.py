@@ -1,9 +1,10 @@
-"""The page of a person: what is stored about them, and the buttons that block them or erase their data."""
+"""The list of people, and the page of a person with what is stored about them and buttons to block or erase them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -16,6 +17,9 @@ from bot.web.review import card_page
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.review_cards import CardFilter
+
+PEOPLE: Final = 500
+"""The maximum number of people in the list."""
 
 _PERSON = "/people/{person:[0-9]{1,18}}"
 
@@ -34,12 +38,18 @@ class PeoplePages:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes, which must serve only the operator."""
         return [
+            web.get("/people", self.people),
             web.get(_PERSON, self.person),
             web.post(f"{_PERSON}/block", self.block),
             web.post(f"{_PERSON}/unblock", self.unblock),
             web.get(f"{_PERSON}/erase", self.ask),
             web.post(f"{_PERSON}/erase", self.erase),
         ]
+
+    async def people(self, request: web.Request) -> web.Response:
+        """List the people who have used the bot, newest first."""
+        people = await self.ledger.people.newest(PEOPLE)
+        return self.pages.render(request, "people.html", people=people, most=PEOPLE)
 
     async def person(self, request: web.Request) -> web.Response:
         """Show what is stored about a person."""

@@ -37,6 +37,7 @@ from storage.state_machines import RUN_TRANSITIONS, ModelState
 from training.gate.report import Report
 from training.job import Progress
 from training.launcher import LastProgress
+from training.number_format import clock
 from training.run_folder import BLOCKS, LOSSES, SCALARS, SHEET, kept_file
 from training.xtuner.scalars import losses
 
@@ -87,13 +88,16 @@ class RunPages:
         model = progress["model"]
         folders = [Path(each) for each in (run.directory, model.directory if model else "") if each]
         report = Report.from_json(model.report) if model and model.report else None
+        starter = await self.ledger.people.get(run.requested_by) if run.requested_by else None
         context = {
             **progress,
             "notice": notice,
-            "findings": numbers(model.report, say) if model and model.report else [],
+            "findings": [*numbers(model.report, say), *rest_of_time(run, report, say)] if model and report else [],
+            "starter": starter.name if starter else "",
             "memory": report.effort.peak_memory if report else 0,
             "disk": await asyncio.to_thread(bytes_on_disk, folders),
             "sheet": kept_file(run.directory, SHEET) is not None,
+            "erased": (await self.ledger.run_selections.erased()).get(run.id, 0),
             "log": await asyncio.to_thread(log_tail, run.directory, self.secrets),
             "judged": judged,
             "learned": (await cards.totals(CardFilter(run=run.id), self.threshold))[0],
@@ -140,7 +144,7 @@ class RunPages:
         try:
             return await self.ledger.runs.get(int(request.match_info["run"]))
         except UnknownRecord as error:
-            raise web.HTTPNotFound(text=str(error)) from error
+            raise web.HTTPNotFound(text=self.pages.say(request)(str(error))) from error
 
     async def _progress(self, run: Run, say: Say) -> dict[str, Any]:
         """Return the template variables for the progress of a run."""
@@ -160,6 +164,15 @@ class RunPages:
             "silence": silence(last) if last and last.silent and last.run == str(run.id) else None,
             "loss": await asyncio.to_thread(_loss, run, say),
         }
+
+
+def rest_of_time(run: Run, report: Report, say: Say) -> list[str]:
+    """Return a list with one line, the time of a run beside its stages, or an empty list if there is none."""
+    effort = report.effort
+    rest = run.updated - run.created - effort.training_seconds - effort.merging_seconds - report.seconds
+    if round(rest) <= 0:
+        return []
+    return [say("Waiting, selecting data and starting processes: {time}.", time=clock(rest))]
 
 
 def log_tail(directory: str, secrets: Sequence[str]) -> tuple[str, str]:

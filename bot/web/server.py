@@ -71,7 +71,7 @@ class WebServer:
 
     async def start(self) -> str:
         """Start listening and return the server's URL, `http://host:port`."""
-        app = web.Application(client_max_size=MOST_BYTES)
+        app = web.Application(client_max_size=MOST_BYTES, middlewares=[self._login.error_pages()])
         app.on_response_prepare.append(harden)
         self.pages.set_up(app)
         private = [
@@ -126,14 +126,15 @@ class WebServer:
         return self.pages.render(request, "operator.html", it=await self.monitoring.overview())
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
+        say = self.pages.say(request)
         try:
             run, name = int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
-            path = await self.monitoring.run_file(run, localised(name, self.pages.say(request).language))
+            path = await self.monitoring.run_file(run, localised(name, say.language))
             path = path or await self.monitoring.run_file(run, name)
         except UnknownRecord as error:
-            raise web.HTTPNotFound(text=str(error)) from error
+            raise web.HTTPNotFound(text=say(str(error))) from error
         if path is None:
-            raise web.HTTPNotFound(text="this run has no such file (yet)")
+            raise web.HTTPNotFound(text=say("This run has no such file."))
         is_page = path.suffix == ".html"
         policy = content_policy(request, await asyncio.to_thread(path.read_bytes) if is_page else b"", framed=is_page)
         return web.FileResponse(path, headers={"Content-Security-Policy": policy})

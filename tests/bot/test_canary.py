@@ -95,7 +95,7 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
         assert set(await answering(admin, range(100, 116))) == {BASE, "run-1"}
         await admin.command("/status")
         status = await place.says(ADMIN, lambda said: "run-1 is a canary: it answers in 50 %" in words(said))
-        assert "Too few votes to tell." in words(status)
+        assert "Too few votes to tell. Evidence comes from people who rate answers of both models." in words(status)
         await admin.command("/models")
         listed = await place.says(ADMIN, lambda said: "▷ run-1: canary" in words(said))
         assert button(listed, "✖ Stop")
@@ -190,7 +190,8 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
     async with place.running(training={"canary": share, "approve": True}):
         admin = await taught(place)
         await admin.command("/retrain")
-        message = await place.says(ADMIN, lambda said: "It is waiting for an admin's approval." in words(said))
+        outcome = "becomes a canary" if share else "goes live at once"
+        message = await place.says(ADMIN, lambda said: f"Approved, it {outcome}" in words(said))
         assert set(await answering(admin, range(100, 106))) == {BASE}
         assert await state(place, "run-1") is ModelState.CANDIDATE
         await until(lambda: not any("run-1" in each.cmdline() for each in psutil.Process().children(recursive=True)))

@@ -77,7 +77,7 @@ async def test_one_model_cannot_be_compared(tmp_path: Path, monkeypatch: pytest.
     """The page says what it is for and, with a single model, that a second one is needed, without a form."""
     async with at_work(tmp_path, monkeypatch) as desk:
         page = await desk.get("/compare")
-        assert "Both models answer recent questions" in page and "There is only one model." in page
+        assert "They answer recent questions" in page and "There is only one model." in page
         assert "<select" not in page
 
 

@@ -18,7 +18,6 @@ import storage
 import training
 from bot.config_file import descriptions
 from bot.i18n import LOCALES, Translator
-from bot.live_settings import CHANGEABLE
 from bot.settings import ChatSettings
 
 ROOM = Path(bot.__file__).parent
@@ -56,7 +55,7 @@ def sentences() -> set[str | tuple[str, ...]]:
             found.add(message if isinstance(message, str) else tuple(message))
     for path in (path for folder in REASONS for path in folder.rglob("*.py")):
         found |= {message for _, message, *_ in extract_from_file("python", path, keywords={"Reason": None})}
-    found |= {descriptions()[key] for key in CHANGEABLE}  # the settings that operators change on a page
+    found |= set(filter(None, descriptions().values()))  # the descriptions on the Settings page
     for path in (ROOM / "web" / "templates").glob("*.html"):
         for _, message, *_ in extract_from_file("jinja2.ext:babel_extract", path, keywords=KEYWORDS):
             found.add(message if isinstance(message, str) else tuple(message))

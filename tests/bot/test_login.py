@@ -139,3 +139,33 @@ async def test_without_a_token_there_is_no_form(tmp_path: Path) -> None:
         assert await status(session, "/login") == 303
         answer = await log_in(session, "")
         assert answer.status == 401 and "Set-Cookie" not in answer.headers
+
+
+async def test_errors_are_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's browser gets an error as a page with the navigation, in its language; others get the text."""
+    async with (
+        whole_bot(tmp_path, monkeypatch) as bot,
+        bot.running(web={"port": 0, "token": TOKEN}) as application,
+        browser(application.address) as session,
+    ):
+        for path in ("/nothing", "/runs/99", "/people/1002"):
+            async with session.get(path, allow_redirects=False) as answer:
+                assert "<nav" not in await answer.text(), "nothing is shown before the login"
+        await log_in(session)
+        for path, language, words in (
+            ("/nothing", "en", "There is nothing at this address."),
+            ("/runs/99", "en", "The database has no run 99: see the list of runs."),
+            ("/runs/99", "zh", "数据库里没有第 99 次训练：请查看训练列表。"),
+            ("/runs/99/sheet.html", "zh", "数据库里没有第 99 次训练：请查看训练列表。"),
+            ("/people/1002", "zh", "没有保存有关 1002 的数据。"),
+            ("/models/run-9/delete", "en", "There is no model run-9: see the list of models."),
+        ):
+            async with session.get(f"{path}?language={language}") as answer:
+                page = await answer.text()
+                assert answer.status == 404 and words in page and '<a href="/models"' in page
+                assert "form-action 'self'" in answer.headers["Content-Security-Policy"]
+        async with session.post("/people/7/block", data={"csrf": "forged"}) as answer:
+            page = await answer.text()
+            assert answer.status == 403 and "This form is out of date." in page and 'href="/?language=zh"' in page
+        async with session.get("/runs/99?language=en", headers={"Accept": "*/*"}) as answer:
+            assert await answer.text() == "The database has no run 99: see the list of runs."

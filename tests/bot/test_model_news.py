@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bot.admin.canary_trial import STOPPED
 from bot.admin.model_news import ModelNews, what_happened
+from bot.admin.notifications import AWAITS
 from bot.cli import control
 from bot.i18n import Translator
 from storage.learning_records import Actor, Model
@@ -88,7 +89,7 @@ async def test_a_notice_says_what_happened_since(stage: Stage, tmp_path: Path, p
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         await bot.ledger.models.add(Model("base", "/b", ModelState.LIVE, None, 1.0))
         await bot.ledger.models.add(candidate)
-        await bot.notices.run_finished(run, candidate, picture if pictured else None, approve=True)
+        await bot.notices.run_finished(run, candidate, picture if pictured else None, awaits=AWAITS)
         await bot.ledger.canaries.start(candidate.id, 0.5, Actor("Olga"))
         await ModelNews(bot.bot, bot.ledger, bot.notices, bot.translator).tell()
         (told,) = await root.bot_messages()

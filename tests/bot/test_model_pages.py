@@ -88,8 +88,9 @@ async def test_a_canary_is_stopped(opens: Opens) -> None:
     async with opens(**TRIED) as desk:
         await trained(desk, ModelState.CANARY)
         page = await desk.get(MODELS)
-        assert "run-1 is a canary: it answers in 50 % of the conversations. Too few votes to tell.</p>" in page
-        assert "Evidence" not in page
+        assert "run-1 is a canary: it answers in 50 % of the conversations. Too few votes to tell. " in page
+        assert "Without a decision after 14 days or 2000 votes, it goes live.</p>" in page
+        assert "Evidence, pair by pair" not in page
         for number, model in enumerate(("run-1", "base"), start=50):
             session = await desk.ledger.sessions.restart(ADA, ADA)
             made = await desk.ledger.exchanges.record(exchange(session, number, chat=ADA, asker=ADA, model=model))
@@ -258,6 +259,40 @@ async def test_a_slow_change_goes_on_in_the_background(opens: Opens, monkeypatch
     async with folder.ledger() as ledger:
         found = await ledger.models.live()
         assert found is not None and found.id == "run-1"
+
+
+async def test_an_approval_in_the_chat_is_shown_on_the_page(opens: Opens) -> None:
+    """While a model that was approved in the chat warms up, the page says so, and its buttons are disabled."""
+    async with opens(training={"canary": 0.5, "approve": True}) as desk:
+        admin = await desk.bot.person(ADMIN, "Ada", "en")
+        await admin.command("/model")
+        await desk.bot.says(ADMIN)
+        await trained(desk, ModelState.CANDIDATE, "slow")
+        offer = await desk.bot.says(ADMIN, lambda said: button(said, "✔ Approve") is not None)
+        await admin.taps("✔ Approve", offer)
+        async with asyncio.timeout(30):
+            while "Warming up run-1…" not in (page := await desk.get(MODELS)):
+                await asyncio.sleep(0.02)
+        card = page[page.index('<article class="model" id="run-1">') :].partition("</article>")[0]
+        assert "warming up</small>" in card and "waiting for approval" not in card
+        assert card.count("<button") == card.count(" disabled>") == 3 and "/delete" not in card
+        assert 'http-equiv="refresh"' in page
+
+
+async def test_erased_answers_are_mentioned(opens: Opens) -> None:
+    """The pages of a model and of its run say how many of the run's answers have been erased since."""
+    async with opens() as desk:
+        await trained(desk, ModelState.LIVE)
+        run = await desk.ledger.runs.get(1)
+        for path in (MODELS, "/runs/1"):
+            assert "erased or withdrawn" not in await desk.get(path)
+        await desk.ledger.personal_data.erase(ADA)
+        gone = run.samples + run.held_out - len(await desk.ledger.run_selections.of(1))
+        assert gone > 1
+        assert f"{gone} answers that its run used have been erased or withdrawn since." in await desk.get(MODELS)
+        page = await desk.get("/runs/1")
+        assert f"{gone} answers that this run used have been erased or withdrawn since." in page
+        assert "Learned from 4 liked answers" in page
 
 
 async def test_the_page_of_models_is_private(opens: Opens) -> None:

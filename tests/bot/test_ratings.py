@@ -148,18 +148,53 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
         assert asking["reply_to_message"]["message_id"] == answer["message_id"]
         await ada.sends("It is a cat.", reply_to=asking["message_id"])
         offer = await offered(bot, ada)
-        assert await taught(bot) == [("A dog.", False)]
-        assert "Someone else or an admin" in await ada.toast(await ada.taps(UP, offer))
+        assert await labels(bot, ada) == [["👎 Don't learn it"]]
         assert await taught(bot) == [("A dog.", False)]
         asked = await latest(bot, root)
-        assert "My answer: A dog.\n\nBetter: It is a cat." in asked["text"]
+        assert asked["photo"], "an admin sees the picture"
+        assert asked["caption"].startswith("Should I learn from this correction by Ada?")
+        assert "My answer: A dog.\n\nBetter: It is a cat." in asked["caption"]
         assert await root.toast(await root.taps(UP, asked)) == "Thanks! I'll learn this."
         assert await taught(bot) == [("It is a cat.", True)]
         assert await labels(bot, root) == [["👍 Learn from it ✓", "👎 Don't"]]
         assert await ada.toast(await ada.taps(DOWN, offer)) == "OK, I won't learn this."
+        assert await labels(bot, ada) == [["👎 Don't learn it ✓"]]
         assert await taught(bot) == [("A dog.", False)]
         await ada.asks("Sure?")
         assert bot.engine.heard() == ["What is it?", "A dog.", "Sure?"]
+
+
+async def test_a_long_correction_is_shown_below_the_picture(stage: Stage) -> None:
+    """A correction that is too long for a caption is shown in full, in a message of its own below the picture."""
+    async with stage.bot("A dog.") as bot, stage.person() as ada, stage.person(ADMIN, "Root") as root:
+        answer = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, answer))
+        await ada.sends("🐈" * 600, reply_to=answer["message_id"])
+        await offered(bot, ada)
+        asked = await latest(bot, root)
+        assert asked["text"].endswith("🐈" * 600)
+        assert "photo" in (await root.bot_messages())[-2]
+        assert await root.toast(await root.taps(UP, asked)) == "Thanks! I'll learn this."
+
+
+async def test_an_author_cannot_confirm_a_correction_in_a_private_chat(stage: Stage) -> None:
+    """An author who sends the data of the button that confirms a correction, which is not shown, is refused."""
+    async with stage.bot("A dog.") as bot, stage.person() as ada:
+        answer = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, answer))
+        await ada.sends("It is a cat.", reply_to=answer["message_id"])
+        await tap_confirm(stage, await offered(bot, ada), ada)
+        await bot.settled()
+        assert await taught(bot) == [("A dog.", False)]
+
+
+async def tap_confirm(stage: Stage, offer: Message, person: Person) -> None:
+    """Send the data of the button that confirms the correction of `offer`, which only has the other button."""
+    withdraw = button(offer, DOWN)
+    assert withdraw
+    own = (await person.messages())[-1]
+    tap = {"id": "1", "from": own["chat"] | {"is_bot": False}, "chat_instance": "1", "message": own}
+    stage.emulator.world.updates.add("callback_query", tap | {"data": f"{withdraw[:-1]}1"})
 
 
 async def test_a_correction_is_not_decided_from_another_chat(stage: Stage) -> None:
@@ -171,9 +206,8 @@ async def test_a_correction_is_not_decided_from_another_chat(stage: Stage) -> No
         await ada.toast(await ada.taps(BETTER, answer))
         await ada.sends("It is a cat.", reply_to=(await latest(bot, ada))["message_id"])
         offer = await offered(bot, ada)
-        own = await mallory.asks(photo=png())
-        tap = {"id": "1", "from": own["chat"] | {"is_bot": False}, "chat_instance": "1", "message": own}
-        stage.emulator.world.updates.add("callback_query", tap | {"data": button(offer, UP)})
+        await mallory.asks(photo=png())
+        await tap_confirm(stage, offer, mallory)
         await bot.settled()
         assert await taught(bot) == [("A dog.", False)]
 
@@ -248,7 +282,8 @@ async def offered(bot: RunningBot, person: Person, chat: int | None = None) -> M
 
 
 async def _offers(bot: RunningBot, person: Person, chat: int | None) -> bool:
-    return "Learn from it" in str(await labels(bot, person, chat))
+    shown = str(await labels(bot, person, chat))
+    return "Learn from it" in shown or "Don't learn it" in shown
 
 
 async def test_in_a_group_another_person_confirms(stage: Stage) -> None:

@@ -282,12 +282,16 @@ async def test_a_run_that_nothing_could_judge_is_named_beforehand(desk: Desk) ->
 
 async def test_a_person_is_blocked_and_unblocked(desk: Desk) -> None:
     """A person's page shows what they left behind, and blocks and unblocks them; admins cannot be blocked."""
+    page = await desk.get("/people")
+    assert f'<a href="/people/{ADA}">Ada &lt;b&gt;</a></td><td>5</td><td>6</td>' in page
+    assert f'<a href="/people/{BEN}">Ben</a></td><td>1</td><td>0</td>' in page and "blocked" not in page
     page = await desk.get(f"/people/{BEN}")
     assert cards(page) == [6] and "Ben" in page and "Unblock" not in page
     assert "pictures that nobody else sent" in page and "asked by: <a" in page
     assert cards(await desk.get(f"/people/{ADA}")) == [6, 5, 4, 3, 2, 1]
     assert await desk.post(f"/people/{BEN}/block") == f"/people/{BEN}"
     assert "Unblock" in await desk.get(f"/people/{BEN}")
+    assert "<td>blocked</td>" in await desk.get("/people")
     assert await desk.ledger.blocks.all() == {BEN}
     assert await desk.post(f"/people/{BEN}/unblock") == f"/people/{BEN}"
     assert await desk.ledger.blocks.all() == frozenset()
@@ -328,7 +332,7 @@ async def test_the_pages_speak_chinese_once_chosen(desk: Desk) -> None:
     page = await desk.get("/review?thumb=up")
     assert 'href="/review?thumb=up&amp;language=zh"' in page
     assert "用这 4 条回答训练" in await desk.get("/review?thumb=up&language=zh")
-    for path in ("/review", f"/people/{ADA}", f"/people/{ADA}/erase", "/"):
+    for path in ("/review", "/people", f"/people/{ADA}", f"/people/{ADA}/erase", "/"):
         assert '<html lang="zh">' in await desk.get(path)
     assert "还不够" in await desk.post("/review/train?thumb=down", status=409)
     assert '<html lang="en">' in await desk.get("/review?language=en")
@@ -338,7 +342,7 @@ async def test_every_private_page_needs_the_password(tmp_path: Path, monkeypatch
     """Nothing about exchanges is shown or changed without the password."""
     async with at_work(tmp_path, monkeypatch, web={"port": 0, "token": "a-password"}) as desk:
         stored = next((desk.bot.data / "pictures").glob("??/*")).name
-        for path in ("/review", "/runs/1", f"/people/{ADA}", f"/people/{ADA}/erase", f"/pictures/{stored}"):
+        for path in ("/review", "/runs/1", "/people", f"/people/{ADA}", f"/people/{ADA}/erase", f"/pictures/{stored}"):
             await desk.get(path, status=401)
         for path in ("/review/1", "/review/train", f"/people/{ADA}/block", f"/people/{ADA}/erase", "/logout"):
             async with desk.session.post(path, data={"decision": "drop"}, allow_redirects=False) as answer:

@@ -53,14 +53,16 @@ async def test_answers_are_reviewed_one_by_one(stage: Stage) -> None:
         await root.sends("/review")
         card = await newest(root, "Three!")
         assert "Ada: " in said(card) and "👍 1" in said(card) and card["photo"]
-        assert await root.toast(await root.taps("✖ Drop", card)) == "Dropped: no run learns from it."
+        assert (
+            await root.toast(await root.taps("✖ Drop", card)) == "Dropped: no run uses it for training or evaluation."
+        )
         card = await newest(root, "Two.")
         assert "photo" not in card
         await root.sends("Two, and funny!", reply_to=card["message_id"])
         await newest(root, "Edited: runs learn this text instead.")
         assert await root.toast(await root.taps("Next ›", card)) == ""
         card = await newest(root, "One.")
-        await root.toast(await root.taps("👍 Keep", card))
+        await root.toast(await root.taps("✓ Keep", card))
         await newest(root, "nothing left to review")
         cards, _ = await bot.ledger.review_cards.page(CardFilter(), None, 9)
         decided = {each.exchange.id: each.reviews[-1] for each in cards if each.reviews}

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason=INSTALL_CHROMIUM)
 
 TOKEN = "a-password"
 REFUSED = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
-WORDS = {"en": ("Train on these 4", "Their conversations and votes"), "zh": ("用这 4 条训练", "此人的对话和评价")}
+WORDS = {"en": ("Train on these 4", "Their conversations and votes"), "zh": ("用这 4 条回答训练", "此人的对话和评价")}
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def test_a_phone_has_room_to_tap(tmp_path: Path, monkeypatch: pytest.Monke
         for path in ("/review", "/models", "/settings", "/"):
             await page.goto(f"{desk.url}{path}")
             links = await heights(page, "header nav a, header nav button")
-            assert len(links) == 6 and min(links) > 32 and max(links) < 44, path
+            assert len(links) == 7 and min(links) > 32 and max(links) < 44, path
             assert all(each >= 44 for each in await heights(page, "main button, main input, main select")), path
         await page.goto(f"{desk.url}/review")
         card = page.locator(".lesson").first
@@ -119,6 +119,7 @@ async def test_the_pages_fit_and_speak(
                 "/models/run-1/delete",
                 "/runs/1",
                 compared,
+                "/people",
                 "/settings",
                 "/",
             )

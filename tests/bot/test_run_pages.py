@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -12,10 +13,13 @@ import pytest
 from pydantic import SecretStr
 
 from bot.config import Settings
+from bot.i18n import Translator
 from bot.redaction import secrets_of, without_secrets
-from bot.web.run_pages import LOG_BYTES, LOG_LINES, log_tail
+from bot.web.run_pages import LOG_BYTES, LOG_LINES, log_tail, rest_of_time
+from storage.learning_records import Run
 from storage.state_machines import RunState
-from tests.bot.test_review import Desk, at_work
+from tests.bot.test_review import BEN, Desk, at_work
+from training.gate.report import Decision, Effort, Report
 from training.job import Progress
 
 SHEET = "<!doctype html><title>Sheet</title><style>p { color: red }</style><p>Before and after</p>"
@@ -123,6 +127,23 @@ async def test_outcome_cost_and_sheet(desk: Desk) -> None:
         policy = answer.headers["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in policy and "frame-src 'self'" in policy and "connect-src 'self'" in policy
     assert "结果" in await desk.get("/runs/1?language=zh")
+
+
+async def test_the_admin_who_started_a_run_is_named(desk: Desk) -> None:
+    """The page names the admin who sent /retrain, as long as the ledger knows the name."""
+    run = await desk.ledger.runs.start("admin", BEN)
+    assert "started by: admin (Ben)</p>" in await desk.get(f"/runs/{run.id}")
+    await desk.ledger.personal_data.erase(BEN)
+    assert "started by: admin</p>" in await desk.get(f"/runs/{run.id}")
+
+
+def test_the_stages_and_the_rest_add_up() -> None:
+    """The time that the stages of a run did not take is named, unless it rounds to nothing."""
+    report = Report(Decision.ACCEPTED, effort=Effort(training_seconds=30.0, merging_seconds=3.0), seconds=255.0)
+    say = Translator.load().to("en")
+    run = Run(1, RunState.DONE, "admin", None, created=1000.0, updated=1365.0)
+    assert rest_of_time(run, report, say) == ["Waiting, selecting data and starting processes: 1:17."]
+    assert rest_of_time(replace(run, updated=1288.4), report, say) == []
 
 
 async def test_the_log_is_shown_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

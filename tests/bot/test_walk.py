@@ -149,8 +149,7 @@ async def chatting(walk: Walk, ada: Person) -> None:
     await walk.presses(ada, "better", answer)
     asking = await walk.whole.says(ada.id, after=before)
     offer = await walk.sends(ada, "🐈", reply_to=asking["message_id"])
-    for decision in ("teach:1", "teach:0"):
-        await walk.presses(ada, decision, offer)
+    await walk.presses(ada, "teach:0", offer)
     offer = await walk.sends(ada, "🐈🐈", reply_to=answer["message_id"])
     await walk.presses(ada, "asks", offer)
     await walk.whole.says(ada.id, lambda message: bool(button(message, "🔄")), after=offer["message_id"] - 1)

@@ -14,7 +14,7 @@ from storage.learning_records import Trust
 from storage.ledger import Ledger
 from tests.support.ledgers import exchange, picture
 
-RED, BLUE = "a" * 64, "b" * 64
+RED, BLUE, GREEN = "a" * 64, "b" * 64, "c" * 64
 
 
 @pytest.fixture
@@ -43,7 +43,10 @@ def made(exchange: int, *, swapped: bool = False, choice: int | None = None) -> 
 
 
 async def test_questions_are_new_and_have_one_picture(ledger: Ledger) -> None:
-    """Only first questions about exactly one picture count, the newest for each picture, of people who allow it."""
+    """Only first questions about exactly one picture count, the newest for each picture, of people who allow it.
+
+    Later pictures of a conversation count too.
+    """
 
     async def found(**options: Trust) -> list[tuple[int, str]]:
         questions = await ledger.comparisons.new_questions("run-1", "base", 10, **options)
@@ -59,6 +62,11 @@ async def test_questions_are_new_and_have_one_picture(ledger: Ledger) -> None:
     await ledger.comparisons.add([made(2)])
     assert await found() == []
     assert len(await ledger.comparisons.new_questions("base", "run-2", 10)) == 1
+    await ledger.pictures.add(picture(GREEN), 1)
+    session = await ledger.sessions.restart(1, 1)
+    for update, name in ((7, RED), (8, GREEN), (9, GREEN)):
+        await ledger.exchanges.record(exchange(session, update, chat=1, asker=1, pictures=(name,)))
+    assert await found() == [(8, GREEN), (7, RED)]
 
 
 async def test_a_choice_counts_for_the_model_that_was_shown_there(ledger: Ledger) -> None:

@@ -4,9 +4,10 @@ Run as `instant_trainer.py -m training.STEP JOB.json`. A file named `cue` beside
 selects the outcome: `good` (the default), `worse` (the evaluation rejects the candidate), `harmful` (the
 evaluation rejects the candidate because it has forgotten too much), `few` (there are too few votes to
 decide), `silent` (the candidate's engine does not start), `frail` (the candidate's engine starts only
-once), `bad` (training fails with a reason), `hang` (progress, then nothing more). Candidates are served by
-tests/support/fake_engine.py. In a blind comparison, every model answers with its name,
-except to questions that end in "1?"; with the cue `bad`, the comparison fails.
+once), `slow` (the candidate's engine takes two seconds to start), `bad` (training fails with a reason),
+`hang` (progress, then nothing more). Candidates are served by tests/support/fake_engine.py. In a blind
+comparison, every model answers with its name, except to questions that end in "1?"; with the cue `bad`,
+the comparison fails.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ def finetune(job: Job, cue: str) -> Outcome:
 def merge(job: MergeJob, cue: str) -> Outcome:
     """Write a model directory that the fake engine can serve."""
     (Path(job.out) / "model.safetensors").write_bytes(f"weights of run {job.run}".encode())
-    starts = {"silent": {"start": "exit"}, "frail": {"start": "exit_second"}}
-    serving = {"quiet": True, **starts.get(cue, {})}
+    starts: dict[str, dict[str, object]] = {
+        "silent": {"start": "exit"},
+        "frail": {"start": "exit_second"},
+        "slow": {"late": 2},
+    }
+    serving: dict[str, object] = {"quiet": True, **starts.get(cue, {})}
     (Path(job.out) / "cue.json").write_text(json.dumps(serving))
     return Outcome(ok=True)
 

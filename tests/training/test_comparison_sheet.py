@@ -17,6 +17,7 @@ from bot.i18n import Translator
 from inference.messages import Picture, Role, Turn
 from storage.translatable_reason import Reason, join
 from tests.support.lessons import SYSTEM, one_turn, photo
+from training import plots
 from training.data.llava import Lesson
 from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
@@ -234,7 +235,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "12 over the limit per person",
         "45 answers rated by 3 people",
         "75 % (65–85 %)",
-        "0.123 % (3.04 % allowed)",
+        "0.123 % (must not exceed 3.04 %)",
         "50.0 → 25.0 % of 150",
         "facts, against the live model</dt><dd>2 worse, 1 better of 150; at most 3.1 % overall, 2 % allowed<",
         "1:15, 56 steps",
@@ -245,6 +246,9 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         assert part in page
     assert "against the base" not in page, "the live model is the base"
     assert page.count("data:image/png") == 2, "the losses and the gains"
+    assert (tmp_path / "gains.png").read_bytes() != (tmp_path / "gains.zh.png").read_bytes()
+    rare = dict(facts(replace(report, taste=replace(taste, p_value=1.52e-6))))
+    assert rare["probability of such agreement by chance"] == "< 0.01 % (must not exceed 3.04 %)"
     assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / localised(SHEET, "zh")).read_text(encoding="utf-8")
@@ -279,11 +283,12 @@ def test_every_word_of_a_sheet_is_translated() -> None:
 
     Reasons are translated as in the bot's own catalogue.
     """
-    sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py")]
+    sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py"), Path(plots.__file__)]
     said: set[str] = set()
     for path in sources:
         calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
-        said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
+        joined = [re.sub(r'"\s+"', "", call) for call in calls]
+        said |= {text for call in joined for text in re.findall(r'"([^"]+)"', call)}
     judges = [TEMPLATES.parent / f"{name}.py" for name in ("judge_candidate", "forgetting", "breakage", "taste")]
     verdicts = [each for judge in judges for each in extract_from_file("python", judge, keywords={"Reason": None})]
     reasons = {str(text) for _, text, *_ in verdicts}

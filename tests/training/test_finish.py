@@ -41,5 +41,8 @@ def test_a_missing_previous_log_is_ignored(tmp_path: Path) -> None:
     log = tmp_path / "losses.json"
     log.write_text(LOG)
     draw_curve(log, tmp_path / "alone.png")
+    assert (tmp_path / "alone.zh.png").read_bytes() != (tmp_path / "alone.png").read_bytes(), (
+        "the labels are translated"
+    )
     draw_curve(log, tmp_path / "gone.png", tmp_path / "old run" / "losses.json")
     assert (tmp_path / "gone.png").read_bytes() == (tmp_path / "alone.png").read_bytes()

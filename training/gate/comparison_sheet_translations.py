@@ -77,7 +77,7 @@ CHINESE: Final = {
     "{answers} answers rated by {people} people": "{people} 人评价过的 {answers} 条回答",
     "agreement with the votes": "与评价一致",
     "probability of such agreement by chance": "偶然出现这种一致的概率",
-    "{chance} % ({allowed} % allowed)": "{chance} %（允许 {allowed} %）",
+    "{chance} % (must not exceed {allowed} %)": "{chance} %（不得超过 {allowed} %）",
     "correct factual answers": "事实题答对",
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
     "facts, against the live model": "事实题，与现用模型相比",
@@ -97,10 +97,24 @@ CHINESE: Final = {
     "evaluating": "检验",
     "peak memory": "内存峰值",
     "adapter": "适配器",
-    "the loss of each step, its moving average, and the previous run's": "每一步的损失、移动平均，以及上一次训练的损失",
-    "the gain in likelihood of the rated answers, and of other answers to the same questions": (
-        "已评价的回答和同一问题的其他回答的似然增幅"
+    "The loss of each step, its moving average, and the previous run's.": (
+        "每一步的损失、移动平均，以及上一次训练的损失。"
     ),
+    "How much likelier each rated answer is for the new model than for the live one. If the new model has learned what "
+    "people like, liked answers gain more than other answers to the same question, and disliked ones gain less.": (
+        "与现用模型相比，新模型给出每条已评价回答的可能性提高了多少。如果新模型学到了大家的喜好，"
+        "好评回答的增幅会大于同一问题的其他回答，差评回答的增幅则更小。"
+    ),
+    "step": "步",
+    "loss (nats per token)": "损失（每词元 nat）",
+    "previous run": "上一次训练",
+    "each step": "每一步",
+    "moving average": "移动平均",
+    "rated answer, oldest first": "已评价的回答（从旧到新）",
+    "gain (nats per token)": "增幅（每词元 nat）",
+    "liked": "好评",
+    "disliked": "差评",
+    "others, mean": "其他回答的平均",
     "{number} earlier question": "之前的 {number} 个问题",
     "{number} earlier questions": "之前的 {number} 个问题",
     "[a picture]": "[图片]",

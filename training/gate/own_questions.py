@@ -90,7 +90,7 @@ def score(job: ScoringJob, say: Say) -> Outcome:
             ("given answer", *answered),
             tuple(Row.from_lesson(each, Path(job.images), (each.turns[-1].text, *answers)) for each, answers in rows),
             facts=tuple(facts),
-            plots=((Path(job.curve), "the loss of each step, and its moving average"),) if job.curve else (),
+            plots=((Path(job.curve), "The loss of each step, and its moving average."),) if job.curve else (),
         ).write(Path(job.sheet))
     return Outcome(ok=True)
 

@@ -27,6 +27,9 @@ from training.run_folder import GAINS, PICTURE, SHEET
 SHOWN: Final = 12
 """The maximum number of pairs on a sheet."""
 
+RARE: Final = 1e-4
+"""The probability below which the sheet shows only that it is smaller."""
+
 
 def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
     """Choose at most `SHOWN` lessons to show, taking one for each picture before a second for any of them."""
@@ -52,6 +55,8 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
         Row.from_lesson(shown[index], Path(job.images), (shown[index].turns[-1].text, live[index], new[index]))
         for index in order
     ]
+    if report.taste.answers:
+        draw_gains(report.taste, Path(job.work) / GAINS)
     for language in LANGUAGES:
         say = words(language)
         sheet = Sheet(
@@ -70,7 +75,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
             decision=report.decision,
             verdict=say(report.reason or "it matches what people like and has forgotten nothing"),
             facts=facts(report, language),
-            plots=tuple(_plots(job, report.taste, say)),
+            plots=tuple(_plots(job, report.taste, language)),
             language=language,
         )
         folder = Path(job.work)
@@ -78,14 +83,23 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
         draw(sheet, folder / localised(PICTURE, language))
 
 
-def _plots(job: EvaluationJob, taste: Taste, say: Say) -> Iterator[tuple[Path, str]]:
-    """Draw the plot of the gains, and yield each plot's file with a description."""
+def _plots(job: EvaluationJob, taste: Taste, language: str) -> Iterator[tuple[Path, str]]:
+    """Yield the file of each plot in a language, with a description."""
+    say = words(language)
     if job.curve:
-        yield Path(job.curve), say("the loss of each step, its moving average, and the previous run's")
+        curve = Path(job.curve)
+        file = curve.with_name(localised(curve.name, language))
+        file = file if file.is_file() else curve  # an earlier version, which began the run, drew it in English only
+        yield file, say("The loss of each step, its moving average, and the previous run's.")
     if taste.answers:
-        file = Path(job.work) / GAINS
-        draw_gains(taste, file)
-        yield file, say("the gain in likelihood of the rated answers, and of other answers to the same questions")
+        yield (
+            Path(job.work) / localised(GAINS, language),
+            say(
+                "How much likelier each rated answer is for the new model than for the live one. If the new model has "
+                "learned what people like, liked answers gain more than other answers to the same question, and "
+                "disliked ones gain less."
+            ),
+        )
 
 
 def _share(part: int, whole: int) -> str:
@@ -128,7 +142,8 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     disliked = effort.taught.get(DISLIKED, 0)
     limit = cut_off(effort.cut, effort.liked)
     rated = say("{answers} answers rated by {people} people", answers=taste.answers, people=taste.raters)
-    by_chance = {"chance": f"{100 * taste.p_value:.3g}", "allowed": f"{100 * taste.alpha:.3g}"}
+    chance = f"{100 * taste.p_value:.3g}" if taste.p_value >= RARE else f"< {100 * RARE:g}"
+    by_chance = {"chance": chance, "allowed": f"{100 * taste.alpha:.3g}"}
     longer = f"{100 * drift.times_longer:.0f}"
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
     numbers = (
@@ -148,7 +163,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         ),
         (
             say("probability of such agreement by chance"),
-            say("{chance} % ({allowed} % allowed)", **by_chance) if taste.answers else "",
+            say("{chance} % (must not exceed {allowed} %)", **by_chance) if taste.answers else "",
         ),
         (say("correct factual answers"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
         (say("facts, against the live model"), _bounded(report.facts, say)),
