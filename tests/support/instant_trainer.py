@@ -97,9 +97,12 @@ def answer_blind(job: BlindJob, cue: str) -> Outcome:
 def main() -> int:
     """Run the step named on the command line."""
     watch_parent(grace=0.1)
-    if sys.argv[2] == "inference.process.fork_server":
-        return 1  # there is nothing to preload
-    step, file = sys.argv[2].rpartition(".")[2], Path(sys.argv[3])
+    module, file = sys.argv[sys.argv.index("-m") + 1], Path(sys.argv[-1])  # before it: what a fork client is given
+    step = module.rpartition(".")[2]
+    if step == "fork_server":  # there is nothing to preload
+        print("ready", flush=True)  # noqa: T201
+        sys.stdin.read()
+        return 0
     told = file.parent.parent / ("runs/cue" if step == "blind_answers" else "cue")
     cue = told.read_text() if told.exists() else "good"
     if step == "finetune":
