@@ -62,7 +62,7 @@ from bot.web.review import ReviewPages
 from bot.web.run_pages import RunPages
 from bot.web.server import WebServer
 from bot.web.settings_pages import SettingsPages
-from inference.engines.commands import COMMANDS, PRELOADED, resolve
+from inference.engines.commands import COMMANDS, PRELOADED, Kind, resolve
 from inference.images.decoder import PictureDecoders
 from inference.process.warm_python import WarmPython
 from inference.serving.deployment import Deployment
@@ -135,14 +135,15 @@ class Application:
         self._at_end("notices", notices.stop)
 
         kind = resolve(settings.inference)
-        warm = warm_python(settings.training, folder / "logs", PRELOADED.get(kind, ()))
+        forks_engine = kind is Kind.CPU or (kind is Kind.LMDEPLOY and settings.training.device != "cpu")
+        warm = warm_python(settings.training, folder / "logs", PRELOADED[kind] if forks_engine else ())
         self._at_end("preloaded libraries", warm.stop)
         deployment = Deployment(
             settings.inference,
             live.id,
             Path(live.directory),
             logs=folder / "logs",
-            command=warm.forking(COMMANDS[kind]) if kind in PRELOADED else None,
+            command=warm.forking(COMMANDS[kind]) if forks_engine else None,
         )
         self._at_end("engine", deployment.stop, ENGINE_SECONDS)
         await deployment.start(wait=False)

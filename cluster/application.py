@@ -35,7 +35,7 @@ from inference.engines.commands import concurrency, on_nodes
 from inference.process.parent_watch import watch_parent
 from inference.serving.engine_launch import application_name
 from inference.settings import InferenceSettings
-from storage.model_manifest import content_hash
+from storage.model_manifest import files_hash
 
 _log: Final = logging.getLogger("thumbtune.ray")
 
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key, settings = own_key(), options.settings
     watch_parent(_DELETE_SECONDS)
-    model_hash = content_hash(options.model)
+    model_hash = files_hash(options.model)
     address = str(options.model.resolve())
     if settings.ray.models:
         address = publish(options.model, settings.ray.models, model_hash)

@@ -236,9 +236,10 @@ def _environment(settings: TrainingSettings, processes: int) -> dict[str, str]:
     if settings.engine == "ray":
         cores = int(settings.ray.num_cpus)
     threads = settings.threads or max(1, cores)
-    cards = ",".join(map(str, settings.gpus))
+    # With "cpu", libraries must not see a GPU when they are imported.
+    cards = "" if settings.device == "cpu" else ",".join(map(str, settings.gpus))
     return {
-        **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
+        **({"CUDA_VISIBLE_DEVICES": cards} if cards or settings.device == "cpu" else {}),
         # torch reads these on import. A worker must leave cores for the engine.
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),

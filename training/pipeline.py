@@ -24,7 +24,7 @@ from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason
 from training.data.llava import write_rows
 from training.data.selection import Selection
-from training.evaluation_jobs import Engines, NoEngines, TasteJob
+from training.evaluation_jobs import Engines, NoEngines, OpeningJob, TasteJob
 from training.gate.report import Decision, Report
 from training.job import Job, MergeJob, Outcome, Trainer, TrainingError, checked
 from training.job_specs import measure_effort, model_name
@@ -172,19 +172,27 @@ class Pipeline:
     async def _train(self, job: Job, run: Run, plan: RunPlan, progress: RunProgress) -> Outcome:
         """Train while the live model's engines, if any, answer the first questions of the evaluation."""
         name, live = await self._live(plan.selection)
-        collecting = None
-        if engines := self._engines.of(name, live):
-            opening = plan.specs.opening(run, live, engines)
-            collecting = asyncio.create_task(self._trainer.run(opening))
+        engines = self._engines.of(name, live)
+        collecting = asyncio.create_task(self._collect(plan.specs.opening(run, live, engines)))
         try:
             trained = checked(await self._trainer.run(job, progress.update))
-            if collecting and not (collected := await collecting).ok:
-                log.info("run %s: the answers are collected later: %s", run.id, collected.reason)
+            await collecting
             return trained
         finally:
-            if collecting:
-                collecting.cancel()
-                await asyncio.wait((collecting,))
+            collecting.cancel()
+            await asyncio.wait((collecting,))
+
+    async def _collect(self, opening: OpeningJob) -> None:
+        """Carry out the job; if it fails, a later one collects the answers."""
+        if not opening.engines:
+            return
+        try:
+            outcome = await self._trainer.run(opening)
+        except Exception:
+            log.exception("run %s: collecting answers during the training failed", opening.run)
+        else:
+            if not outcome.ok:
+                log.info("run %s: the answers are collected later: %s", opening.run, outcome.reason)
 
     async def _merge_and_test(
         self, merging: MergeJob, testing: TasteJob, progress: RunProgress

@@ -131,9 +131,7 @@ class Child:
     async def dump_stacks(self) -> None:
         """Make the child and its descendants log their stack traces, if they support it (see stack_dump.py)."""
         if self.returncode is None:
-            for pid in stack_dump.processes(self.pid):
-                self._log.line(f"--- stacks of process {pid}:")
-                await stack_dump.request(pid)
+            await stack_dump.dump_all(self.pid, lambda pid: self._log.line(f"--- stacks of process {pid}:"))
 
     async def wait(self) -> int:
         """Wait until the child ends and return its exit status.

@@ -3,9 +3,9 @@
     python -IS fork_client.py ADDRESS -m MODULE ARGUMENTS
 
 The worker gets this program's standard streams, environment and working directory. Signals are forwarded to the
-worker, and the program ends as the worker does. If the program is killed, so is the worker. If the server has ended,
-the program becomes the worker itself. It imports little of the standard library, and nothing else, so that it starts
-in 20 ms.
+worker, and the program ends as the worker does. If the program is killed, so is the worker, and if the server ends,
+both do. If the server has ended before, the program becomes the worker itself. It imports little of the standard
+library, and nothing else, so that it starts in 20 ms.
 """
 
 import array
@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
@@ -32,17 +32,50 @@ def main() -> None:
             worker = 0
         if not worker:
             os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-        for number in FORWARDED:
-            signal.signal(number, lambda number, _: os.kill(worker, number))
+        forward_signals(worker)
         for stream in streams:
             os.close(stream)
-        ended = server.recv(4) or os._exit(1)
+        ended = server.recv(4)
+    if not ended:
+        os.killpg(worker, signal.SIGKILL)
+        os._exit(1)
     status = int.from_bytes(ended, "big")
     if os.WIFSIGNALED(status):
-        if os.WTERMSIG(status) in FORWARDED:
+        if os.WTERMSIG(status) in (*FORWARDED, signal.SIGUSR1):
             signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.waitstatus_to_exitcode(status))
+
+
+def forward_signals(worker: int) -> None:
+    """Forward signals to the worker; SIGUSR1 makes it and its descendants write their stacks first."""
+    dumping = False
+    deferred: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        if dumping:
+            deferred.append(number)
+        else:
+            os.kill(worker, number)
+
+    def dump(*_: object) -> None:
+        nonlocal dumping
+        dumping = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # until then, `stack_dump.request` waits
+        sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
+        import asyncio
+
+        from inference.process.stack_dump import dump_all
+
+        asyncio.run(dump_all(worker))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        dumping = False
+        for number in deferred:
+            os.kill(worker, number)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    signal.signal(signal.SIGUSR1, dump)
 
 
 if __name__ == "__main__":

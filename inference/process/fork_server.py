@@ -32,6 +32,9 @@ from typing import Any, Final, cast
 
 from inference.process.yapf_import import import_yapf
 
+READY: Final = "ready"
+"""The line on standard output that follows the imports."""
+
 _NOT_INITIALISED: Final = 3
 """CUDA_ERROR_NOT_INITIALIZED of the CUDA driver API."""
 
@@ -46,7 +49,6 @@ class ForkServer:
         self._idle = idle
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(address)
-        self._listener.listen(64)
         self._workers: dict[int, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
 
@@ -57,17 +59,17 @@ class ForkServer:
         woken.setblocking(False)
         signal.set_wakeup_fd(wake.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        self._listener.listen(64)
         for source in (self._listener, woken, sys.stdin):
             self._selector.register(source, selectors.EVENT_READ)
-        sys.stdout.write("ready\n")
+        sys.stdout.write(f"{READY}\n")
         sys.stdout.flush()
         while True:
             limit = None if self._workers else self._idle or None
             ready = [key.fileobj for key, _ in self._selector.select(limit)]
             if sys.stdin in ready or not ready:
-                for worker in self._workers:
-                    _kill(worker)
-                os._exit(0)  # freeing all that was imported takes seconds
+                self._end()
             if woken in ready:
                 woken.recv(1024)
                 self._reap()
@@ -78,25 +80,36 @@ class ForkServer:
                     self._selector.unregister(connection)
                     _kill(worker)
 
+    def _end(self) -> None:
+        """Kill the workers, and exit without freeing all that was imported, which takes seconds."""
+        for worker in self._workers:
+            _kill(worker)
+        os._exit(0)
+
     def _fork(self) -> None:
-        connection, _ = self._listener.accept()
+        """Fork a worker for the next client. One that gets no process ID becomes the worker itself."""
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # too many open files, or the client has gone
+            return
         streams = array.array("i")
         try:
             length, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * 4))
             if ancillary:
                 streams.frombytes(ancillary[0][2])
             request = _received(connection, int.from_bytes(length, "big"))
-        except OSError:
-            request = b""
-        if not request:  # the client was killed
+            worker = os.fork() if request else -1
+        except OSError:  # the client has gone, or there is no room for another process
+            worker = -1
+        if worker == -1:
             for stream in streams:
                 os.close(stream)
             connection.close()
             return
-        worker = os.fork()
         if worker == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._selector.close()
             for other in (self._listener, connection, *self._workers.values()):
                 other.close()
@@ -105,7 +118,7 @@ class ForkServer:
             os.close(stream)
         self._workers[worker] = connection
         self._selector.register(connection, selectors.EVENT_READ)  # readable at once if the client was killed
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # the client was killed
             connection.sendall(worker.to_bytes(4, "big"))
 
     def _reap(self) -> None:
@@ -113,7 +126,9 @@ class ForkServer:
             worker, status = os.waitpid(-1, os.WNOHANG)
             if not worker:
                 return
-            with self._workers.pop(worker) as connection, suppress(KeyError, BrokenPipeError):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(worker, signal.SIGKILL)  # what the worker started must not outlive it
+            with self._workers.pop(worker) as connection, suppress(KeyError, OSError):
                 self._selector.unregister(connection)  # KeyError: the client was killed before
                 connection.sendall(status.to_bytes(4, "big"))
 
@@ -137,7 +152,10 @@ def _kill(worker: int) -> None:
 
 
 def _work(streams: array.array[int], words: list[str], environment: dict[str, str], folder: str) -> None:
-    """Turn this process into a worker: run `words` (`-m MODULE ARGUMENTS`) in directory `folder`, then exit."""
+    """Turn this process into a worker: run `words` (`-m MODULE ARGUMENTS`) in directory `folder`, then exit.
+
+    The worker ends without Python's finalisation, so it must close its files itself.
+    """
     os.setsid()
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
@@ -211,5 +229,6 @@ def _cuda_is_initialised() -> bool:
 
 
 if __name__ == "__main__":
+    server = ForkServer(sys.argv[1], float(sys.argv[2]))  # first, so that a useless address is noticed at once
     preload(sys.argv[3:])
-    ForkServer(sys.argv[1], float(sys.argv[2])).serve()
+    server.serve()

@@ -11,6 +11,7 @@ import asyncio
 import faulthandler
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,13 @@ def processes(pid: int) -> list[int]:
     for parent in family:
         family += [each for each, status in known.items() if status.get("PPid", "").strip() == str(parent)]
     return [each for each in family if _holds(known.get(each, {}), "SigCgt")]
+
+
+async def dump_all(pid: int, announce: Callable[[int], None] = lambda _: None) -> None:
+    """Make process `pid` and its descendants write their stack traces; `announce` is called before each."""
+    for each in processes(pid):
+        announce(each)
+        await request(each)
 
 
 async def request(pid: int) -> None:

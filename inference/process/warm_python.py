@@ -11,6 +11,7 @@ from typing import Final, ParamSpec
 
 from inference.process import fork_client
 from inference.process.child import Child
+from inference.process.fork_server import READY
 
 P = ParamSpec("P")
 
@@ -43,44 +44,58 @@ class WarmPython:
         self._idle = idle
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._child: Child | None = None
+        self._ready = asyncio.Event()
         self._starting = asyncio.Lock()
         self._failed = False
 
     @property
     def running(self) -> bool:
-        """Whether the interpreter runs and forks workers."""
-        return self._child is not None and self._child.returncode is None and not self._starting.locked()
+        """Whether the interpreter has imported the modules and forks workers."""
+        return self._alive and self._ready.is_set()
+
+    @property
+    def _alive(self) -> bool:
+        return self._child is not None and self._child.returncode is None
 
     async def start(self) -> None:
         """Start the interpreter unless it is running, and return when it has imported the modules or has ended."""
         async with self._starting:
-            if self._failed or (self._child is not None and self._child.returncode is None):
+            if self._failed or self.running:
                 return
-            await self._end()
-            # Only this user can reach a socket in a temporary folder.
-            self._folder = tempfile.TemporaryDirectory(prefix="thumbtune-")
-            ready = asyncio.Event()
-            words = [self._python, "-m", "inference.process.fork_server", self._address, str(self._idle)]
-            modules = str(Path(self._folder.name) / "modules")
             try:
-                self._child = await Child.start(
-                    [*words, *self._modules],
-                    log=self._log,
-                    environment={**self._environment, "HF_MODULES_CACHE": modules},
-                    on_line=lambda _: ready.set(),
-                )
-            except OSError:
-                return  # no worker can be started either, and each says why
-            waits = [asyncio.create_task(each) for each in (ready.wait(), self._child.wait())]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=_START_SECONDS)
-            finally:
-                for each in waits:
-                    each.cancel()
-            if not ready.is_set():
+                if not self._alive:
+                    await self._start_child()
+                await self._wait()
+            except OSError as error:
+                log.warning("workers start without preloaded libraries: %s", error)
+                self._failed = True
+                return
+            if not self.running:
+                log.warning("workers start without preloaded libraries; see %s", self._log)
                 self._failed = True
                 await self._end()
-                log.warning("workers start without preloaded libraries; see %s", self._log)
+
+    async def _start_child(self) -> None:
+        await self._end()
+        # Only this user can reach a socket in a temporary folder.
+        self._folder = tempfile.TemporaryDirectory(prefix="thumbtune-")
+        self._ready = ready = asyncio.Event()
+        words = [self._python, "-m", "inference.process.fork_server", self._address, str(self._idle)]
+        self._child = await Child.start(
+            [*words, *self._modules],
+            log=self._log,
+            environment={**self._environment, "HF_MODULES_CACHE": f"{self._folder.name}/modules"},
+            on_line=lambda line: ready.set() if line == READY else None,
+        )
+
+    async def _wait(self) -> None:
+        assert self._child is not None
+        waits = [asyncio.create_task(each) for each in (self._ready.wait(), self._child.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=_START_SECONDS)
+        finally:
+            for each in waits:
+                each.cancel()
 
     def forked(self, command: Sequence[str]) -> list[str]:
         """Return the command that forks `command`, which is `[python, "-m", module, ...]`, if that is possible.

@@ -20,13 +20,19 @@ from inference.process.warm_python import WarmPython
 from tests.support.chatting import until
 
 WORKER = """
-import os, sys, time
+import os, subprocess, sys, time
 found = "preloaded" if "colorsys" in sys.modules else "cold"
 print(found, os.environ.get("WORD"), os.getcwd(), sys.argv[1:], os.getpid())
 print("error output", file=sys.stderr)
-if sys.argv[1] == "sleep":
+if sys.argv[1] == "dump":
+    from inference.process import stack_dump
+    stack_dump.enable()
+    print("enabled")
+if sys.argv[1] in ("parent", "orphan"):
+    print(subprocess.Popen(["sleep", "60"]).pid)
+if sys.argv[1] in ("sleep", "parent", "dump"):
     time.sleep(60)
-sys.exit(int(sys.argv[1]))
+sys.exit(0 if sys.argv[1] == "orphan" else int(sys.argv[1]))
 """
 REQUEST = json.dumps([["-m", "this"], dict(os.environ), str(Path.cwd())]).encode()
 
@@ -46,6 +52,14 @@ def interpreter(folder: Path, *modules: str, idle: float = 0) -> WarmPython:
     """Return an interpreter that imports the modules, for which it also looks in the folder."""
     found = {"PYTHONPATH": os.pathsep.join((str(folder), str(Path.cwd()))), "LD_LIBRARY_PATH": str(folder)}
     return WarmPython(sys.executable, modules or ("colorsys",), log=folder / "warm.log", environment=found, idle=idle)
+
+
+def gone(process: int) -> bool:
+    """Return whether a process has ended; one that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 async def started(warm: WarmPython, folder: Path, word: str) -> tuple[Child, list[str]]:
@@ -83,7 +97,72 @@ async def test_a_worker_ends_with_the_process_that_stands_for_it(warm: WarmPytho
     assert worker != child.pid
     child.kill()
     assert await child.wait() == -signal.SIGKILL
-    await until(lambda: not Path(f"/proc/{worker}/environ").exists())
+    await until(lambda: gone(worker))
+
+
+@pytest.mark.parametrize("word", ["parent", "orphan"])
+async def test_what_a_worker_started_ends_with_it(warm: WarmPython, tmp_path: Path, word: str) -> None:
+    """Whether the worker is stopped or ends by itself, its child processes are killed, and nobody waits for them."""
+    child, lines = await started(warm, tmp_path, word)
+    await until(lambda: len(lines) == 2)
+    async with asyncio.timeout(4):  # a pipe that a child process holds open would take five seconds
+        if word == "parent":
+            await child.stop(1)
+        else:
+            await child.wait()
+    await until(lambda: gone(int(lines[1])))
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+async def test_workers_end_with_the_interpreter(warm: WarmPython, tmp_path: Path, end: str) -> None:
+    child, lines = await started(warm, tmp_path, "parent")
+    await until(lambda: len(lines) == 2)
+    async with asyncio.timeout(4):
+        if end == "kill":
+            server = int(Path(f"/proc/{lines[0].split()[-1]}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(server, signal.SIGKILL)
+        else:
+            await warm.stop()
+        assert await child.wait() == 1 if end == "kill" else await child.wait() != 0
+    await until(lambda: gone(int(lines[0].split()[-1])) and gone(int(lines[1])))
+
+
+async def test_a_worker_writes_its_stack_before_it_is_stopped(warm: WarmPython, tmp_path: Path) -> None:
+    child, lines = await started(warm, tmp_path, "dump")
+    await until(lambda: len(lines) == 2)
+    await child.dump_stacks()
+    await child.stop(1)
+    log = (tmp_path / "worker.log").read_text(encoding="utf-8")
+    assert "most recent call first" in log
+    assert "worker_module.py" in log
+
+
+async def test_a_library_that_prints_does_not_pass_for_ready(tmp_path: Path) -> None:
+    (tmp_path / "printing.py").write_text("import time\nprint('hello', flush=True)\ntime.sleep(0.5)\n")
+    warm = interpreter(tmp_path, "printing")
+    try:
+        starting = asyncio.create_task(warm.start())
+        await until(lambda: (tmp_path / "warm.log").exists() and "hello" in (tmp_path / "warm.log").read_text())
+        assert not warm.running
+        starting.cancel()
+        await asyncio.wait((starting,))
+        assert not warm.running
+        await warm.start()  # waits for the one that is starting
+        assert warm.running
+        assert (tmp_path / "warm.log").read_text().count("--- process") == 1
+    finally:
+        await warm.stop()
+
+
+async def test_without_a_temporary_folder_workers_start_cold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    warm = interpreter(tmp_path)
+    await warm.start()
+    assert not warm.running
+    assert "workers start without preloaded libraries" in caplog.text
+    await warm.stop()
 
 
 async def test_a_worker_starts_cold_where_the_interpreter_has_ended(warm: WarmPython, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from inference.serving.deployment import Deployment
 from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 from inference.settings import InferenceSettings
-from storage.model_manifest import content_hash
+from storage.model_manifest import files_hash
 from tests.support.children import until
 from tests.support.deployments import ask
 
@@ -50,7 +50,7 @@ async def deployed(
 
 def engines() -> list[psutil.Process]:
     """Return the engine processes of these tests, which serve the shipped checkpoint."""
-    model = content_hash(CHECKPOINT)
+    model = files_hash(CHECKPOINT)
     found = []
     for process in psutil.process_iter():
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.model_cache import KEPT, fetched, publish
 from storage.errors import Damaged
-from storage.model_manifest import content_hash, verify
+from storage.model_manifest import files_hash, verify
 from storage.model_store import ModelStore
 
 
@@ -23,6 +23,7 @@ def node(tmp_path: Path) -> ModelStore:
 def a_model(folder: Path, weights: str) -> Path:
     (folder / "parts").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("The model's card.")
     (folder / "parts" / "model.safetensors").write_text(weights)
     return folder
 
@@ -31,7 +32,7 @@ def a_model(folder: Path, weights: str) -> Path:
 def test_a_model_reaches_a_node(tmp_path: Path, node: ModelStore, url: str) -> None:
     """A published model is copied once; later starts need neither the URL nor the bot's folder."""
     model = a_model(tmp_path / "model", "abc")
-    digest = content_hash(model)
+    digest = files_hash(model)
     address = publish(model, url.format(folder=tmp_path), digest)
     assert publish(model, url.format(folder=tmp_path), digest) == address
     path = fetched(address, digest, node)
@@ -43,7 +44,7 @@ def test_a_model_reaches_a_node(tmp_path: Path, node: ModelStore, url: str) -> N
 def test_other_files_are_refused(tmp_path: Path, node: ModelStore) -> None:
     """A copy whose contents do not match the hash is refused and not kept."""
     model = a_model(tmp_path / "model", "abc")
-    digest = content_hash(model)
+    digest = files_hash(model)
     (model / "config.json").write_text('{"other": 1}')
     with pytest.raises(Damaged, match="instead of"):
         fetched(str(model), digest, node)
@@ -54,7 +55,7 @@ def test_other_files_are_refused(tmp_path: Path, node: ModelStore) -> None:
 def test_a_damaged_copy_is_replaced(tmp_path: Path, node: ModelStore) -> None:
     """A node's copy that lacks a file is replaced."""
     model = a_model(tmp_path / "model", "abc")
-    digest = content_hash(model)
+    digest = files_hash(model)
     (fetched(str(model), digest, node) / "config.json").unlink()
     assert verify(fetched(str(model), digest, node), digest) == digest
 
@@ -62,7 +63,7 @@ def test_a_damaged_copy_is_replaced(tmp_path: Path, node: ModelStore) -> None:
 def test_engines_of_one_node_may_fetch_at_once(tmp_path: Path, node: ModelStore) -> None:
     """Several engines that start together share one copy."""
     model = a_model(tmp_path / "model", "abc")
-    digest = content_hash(model)
+    digest = files_hash(model)
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(partial(fetched, model_hash=digest, store=node), [str(model)] * 4))
     assert paths == {node.path(digest)}
@@ -74,7 +75,7 @@ def test_the_oldest_copies_are_deleted(tmp_path: Path, node: ModelStore) -> None
     digests = []
     for number in range(KEPT + 2):
         model = a_model(tmp_path / f"model-{number}", f"weights {number}")
-        digests.append(content_hash(model))
+        digests.append(files_hash(model))
         path = fetched(str(model), digests[-1], node)
         os.utime(path, (number, number))
     assert set(node.names()) == set(digests[-KEPT:])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from hashlib import file_digest, sha256
 from io import FileIO
 from pathlib import Path
@@ -78,6 +80,9 @@ def test_sealing_again_hashes_only_what_was_written_since(store: ModelStore, mon
         return file_digest(file, kind)
 
     monkeypatch.setattr("storage.model_manifest.file_digest", counted)
+    an_hour_ago = time.time() - 3600
+    for name in FILES:
+        os.utime(built / name, (an_hour_ago, an_hour_ago))
     sealed = store.seal(built)
     assert sorted(hashed) == sorted(Path(name).name for name in FILES)
     hashed.clear()
@@ -86,6 +91,24 @@ def test_sealing_again_hashes_only_what_was_written_since(store: ModelStore, mon
     directory, published = store.publish(built, "run-2")
     assert sorted(hashed) == [CARD, "config.json"]
     assert published != sealed
+    assert verify(directory, published) == published
+
+
+def test_a_file_written_while_others_are_hashed_is_hashed_again(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that changes, at the same size, between its hashing and the manifest does not keep the old hash."""
+    built = fill(store.workspace("run-2"))
+
+    def rewritten(file: FileIO, kind: str) -> object:
+        found = file_digest(file, kind)
+        (built / "config.json").write_bytes(b"[]")
+        return found
+
+    monkeypatch.setattr("storage.model_manifest.file_digest", rewritten)
+    store.seal(built)
+    monkeypatch.undo()
+    directory, published = store.publish(built, "run-2")
     assert verify(directory, published) == published
 
 

@@ -107,8 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()
     watch_parent()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    # Set in any case: a forked engine has the number of its parent.
+    cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(options.threads or cores)
     try:
         status = asyncio.run(_serve(options, key))
     except OSError as error:
