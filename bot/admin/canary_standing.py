@@ -64,7 +64,7 @@ def _approval(votes: list[TrialVote], *, canary: bool) -> Approval:
 def with_votes(found: Standing, finding: Reason) -> Reason:
     """Return a finding followed by the votes that it is based on."""
     return Reason(
-        "{finding} Approval: {canary} of {votes} votes, live model: {live} of {live_votes}.",
+        "{finding} Approval since the trial began: {canary} of {votes} votes, live model: {live} of {live_votes}.",
         finding=finding,
         canary=_share(found.canary),
         votes=found.canary.votes,

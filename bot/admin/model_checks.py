@@ -18,6 +18,10 @@ from training.gate.report import Report
 
 HARMFUL: Final = later("{model} failed the harm checks and will never answer anyone: {reason}.")
 NONE_BEFORE: Final = later("There's no earlier model to go back to. /models lists the models you can switch to.")
+ON_TRIAL: Final = later(
+    "There's no earlier model to go back to: {live} is live, and {model} is only on trial. ✖ Stop, under the message "
+    "about its trial or on the Models page, ends the trial."
+)
 
 log = structlog.get_logger()
 
@@ -43,5 +47,6 @@ async def model_before(ledger: Ledger) -> str:
     """Return the model that a rollback would make live. Raises `AdminRefusal` if there is none."""
     previous = await ledger.models.previous()
     if previous is None:
-        raise AdminRefusal(Reason(NONE_BEFORE))
+        trial = await ledger.canaries.running()
+        raise AdminRefusal(Reason(ON_TRIAL, live=trial.live, model=trial.model) if trial else Reason(NONE_BEFORE))
     return previous.id

@@ -18,9 +18,12 @@ from rich.table import Table
 
 from bot.admin import model_deletion
 from bot.admin.erasure import Erasure
+from bot.admin.progress import model_state
 from bot.chat.picture_reencoding import finish_pictures
 from bot.cli.terminal import CommandRefused, confirm, notes
 from bot.config import Settings
+from bot.i18n import Translator
+from bot.live_settings import LiveSettings
 from storage.backup import back_up
 from storage.counts import Approval
 from storage.errors import StorageError
@@ -35,18 +38,20 @@ from training.number_format import size
 NO_VOTES: Final = "–"
 
 
-async def models(ledger: Ledger, console: Console) -> None:
-    """Print every model with its creation date and its approval.
+async def models(ledger: Ledger, settings: Settings, console: Console) -> None:
+    """Print every model with its state, its creation date and its approval.
 
     Approval is the share of 👍 among the votes on a model's answers, with its 95 % interval.
     """
     approvals = await ledger.counts.approvals()
+    approve = LiveSettings(settings, await ledger.setting_changes.in_force()).now.training.approve
+    say = Translator.load().to("en")
     table = Table("model", "state", "created", "approval", "votes", "run", "folder", "note", box=None)
     for model in await ledger.models.all():
         approval = approvals.get(model.id, Approval())
         table.add_row(
             model.id,
-            f"{model.state}, adapter only" if model.pruned else model.state if model.directory else "removed",
+            model_state(model, say, approve=approve),
             f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}",
             _approval_text(approval) if approval.votes else NO_VOTES,
             str(approval.votes),

@@ -131,7 +131,7 @@ def models(context: typer.Context, config: ConfigOption = None) -> None:
     """List all models with their share of likes; `delete ID` deletes one."""
     context.obj = config
     if context.invoked_subcommand is None:
-        with_ledger(config, lambda ledger, _: inventory.models(ledger, results))
+        with_ledger(config, lambda ledger, settings: inventory.models(ledger, settings, results))
 
 
 @models_app.command("delete")

@@ -6,10 +6,12 @@ choose the better one.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
 from aiogram import Router
+from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
 from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
@@ -17,6 +19,7 @@ from bot.handlers.commands import Command
 from bot.handlers.feedback import show_vote
 from bot.handlers.request import Request
 from bot.telegram.callback_data import Again, Prefer, Stop
+from bot.telegram.keyboards import rating_buttons
 from storage.chat_records import Exchange
 
 
@@ -88,7 +91,23 @@ async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) 
     chosen = await ledger.duels.choose(duel.id, request.user.id, callback_data.choice, request.delivery.update)
     await acknowledge(query, say("Thanks! I'll continue from that answer.") if chosen.better else say("Thanks!"))
     vote = await ledger.votes.latest(chosen.exchange.id, request.user.id)
+    if callback_data.choice:
+        await _show_choice(message, chosen.exchange, callback_data.choice, request)
     await show_vote(chosen.exchange, message.message_id, vote or 0, request)
+
+
+async def _show_choice(message: Message, chosen: Exchange, choice: int, request: Request) -> None:
+    """Say below two answers which of them was chosen, in place of the question which is better."""
+    answers = (message.text or "").rpartition("\n\n")[0]
+    said = request.say("You chose {answer}.", answer=("1️⃣", "2️⃣")[choice - 1])
+    with suppress(TelegramBadRequest):  # the message was deleted in the meantime
+        await request.bot.edit_message_text(
+            f"{answers}\n\n{said}",
+            chat_id=message.chat.id,
+            message_id=message.message_id,
+            entities=message.entities,
+            reply_markup=rating_buttons(chosen.id, say=request.say),
+        )
 
 
 async def stop(message: Message, request: Request) -> None:

@@ -184,7 +184,8 @@ class SenderRecords(BaseMiddleware):
     """
 
     def __init__(self) -> None:
-        self._seen: LRUCache[tuple[Person, Chat], None] = LRUCache(REMEMBERED)
+        self._seen: LRUCache[tuple[int, int], tuple[Person, Chat]] = LRUCache(REMEMBERED)
+        """The last state of each user in each chat, by their IDs."""
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         """Record the sender and the chat, then call `handler`."""
@@ -201,12 +202,12 @@ class SenderRecords(BaseMiddleware):
         user = request.user
         person = Person(user.id, user.full_name, user.language_code)
         outdated = request.person is None or request.person.name != user.full_name
-        if outdated or (person, chat) not in self._seen:
+        if outdated or self._seen.get((user.id, chat.id)) != (person, chat):
             try:
                 await request.services.ledger.people.save(person, chat, update=request.delivery.update)
             except UnknownRecord:  # the person's data was deleted in the meantime
                 return
-        self._seen[person, chat] = None
+        self._seen[user.id, chat.id] = (person, chat)
 
 
 def _place(message: object, chat: TelegramChat | None, user: User) -> Place:

@@ -158,8 +158,6 @@ function hint() {
     const news = alone && aboutRun(said.filter((m) => own(m) && !m.text?.startsWith("/")));
     if (news) return news;
     if (alone && buttons.some((b) => /^✔ (Approve|批准)$/.test(b.text))) return waiting();
-    if (alone && buttons.some((b) => /^✔ (Promote|上线)$/.test(b.text)))
-      return bold("The new model is on trial: some people get its answers. Keep voting, or press {promote} to let it answer everyone.", { promote: `✔ ${t("Promote")}` });
     if (chat.group && !rateable) return [t("In groups the bot answers when you mention it or reply to it: send a picture with its name in the caption.")];
     if (chat.group) return [t("Everyone here can see and rate the answers. Reply to one to ask a follow-up question.")];
     if (votes?.running) return [t("The sample people are voting. You can keep chatting in the meantime.")];
@@ -175,7 +173,7 @@ function hint() {
     if (!asked.some((m) => m.text) && asked.filter((m) => m.caption).length < 2)
       return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
     if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
-    return votes ? bold("Rate a few more, or press {button} in the demo panel.", { button }) : [t("Rate a few more.")];
+    return votes ? bold("Rate a few more, or press {button} in the demo panel.", { button }) : []; // a bot that does not say how it learns
   }
 }
 

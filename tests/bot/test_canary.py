@@ -109,7 +109,7 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
         trial = await vote(place, admin, BASE, count(200))
         assert (trial.verdict, trial.live, trial.run) == (Verdict.ROLLED_BACK, BASE, 1)
         told = await place.says(ADMIN, lambda said: "The canary run-1 was rolled back; base answers" in words(said))
-        assert "liked less often. Approval: 0 % of " in words(told)
+        assert "liked less often. Approval since the trial began: 0 % of " in words(told)
         assert set(await answering(admin, range(300, 308))) == {BASE}
     async with place.ledger() as ledger:
         model = await ledger.models.get("run-1")
@@ -173,6 +173,8 @@ async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
     promoted = pressed == "✔ Promote"
     async with place.running(**TRIED):
         admin, message = await tried(place)
+        await admin.command("/rollback")
+        await place.says(ADMIN, lambda found: "run-1 is only on trial. ✖ Stop, under the message" in words(found))
         await admin.taps(pressed, message)
         said = "run-1 answers from now on." if promoted else "run-1 was stopped; the live model answers everyone again."
         await place.says(ADMIN, lambda found: words(found) == said)

@@ -96,7 +96,11 @@ async def test_a_canary_is_stopped(opens: Opens) -> None:
             made = await desk.ledger.exchanges.record(exchange(session, number, chat=ADA, asker=ADA, model=model))
             await desk.ledger.votes.cast(Rating(made.id, ADA, 1, 900 + number))
         page = await desk.get(MODELS)
-        assert "Approval: 100 % of 1 votes" in page and "Evidence, pair by pair" in page and "1 pair<" in page
+        assert (
+            "Approval since the trial began: 100 % of 1 votes" in page
+            and "Evidence, pair by pair" in page
+            and "1 pair<" in page
+        )
         assert labels(page, "run-1") == ["✔ Promote", "✖ Stop"] and labels(page, "base") == []
         refused = await desk.post("/models/run-1/delete", status=409)
         assert "run-1 is a canary: stop it first" in refused

@@ -97,6 +97,16 @@ async def test_it_speaks_chinese(stage: Stage) -> None:
         await said_to(ada, question, "已删除")
 
 
+async def test_the_last_language_is_recorded(stage: Stage) -> None:
+    """Messages that the bot sends by itself follow the language that a user's client had last, also a former one."""
+    async with stage.bot() as bot, stage.person() as ada:
+        for language in ("en", "zh-hans", "en"):
+            stage.emulator.world.users[ada.id].language = language
+            await final_reply(ada, "/privacy")
+            person = await bot.ledger.people.get(ada.id)
+            assert person is not None and person.client_language == language
+
+
 async def test_in_a_group_it_refers_to_the_private_chat(stage: Stage) -> None:
     """In a group, /privacy and /delete_my_data refer to the private chat and show nothing about the user."""
     async with stage.bot(), stage.person() as ada:

@@ -103,5 +103,5 @@ async def test_status_says_that_a_model_was_rejected(stage: Stage, tmp_path: Pat
             assert f"Run 1: rejected ({WHY})" in (await final_reply(root, command))["text"]
     async with stage.bot(admin=notebook), stage.person(ADMIN, "Root", "zh") as root:
         said = (await final_reply(root, "/status"))["text"]
-        assert "第 1 次训练：未通过检验，未上线 (" in said
+        assert "第 1 次训练：未采用 (" in said
         assert "token" not in said

@@ -96,8 +96,18 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
     assert str(refusal.value) == f"Run 1: failed. {WHY}"
     await ledger.models.add(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
     await control.status(ledger, running(), console)
-    await inventory.models(ledger, console)
+    await inventory.models(ledger, Settings(), console)
     assert terminal.getvalue().count(WHY) == 2
+
+
+@pytest.mark.parametrize("approve", [True, False])
+async def test_a_model_that_waits_is_listed_as_waiting(ledger: Ledger, approve: bool) -> None:
+    """`thumbtune models` says which model waits for approval, also if the Settings page has changed that setting."""
+    await ledger.models.add(Model("run-9", "/models/9", ModelState.CANDIDATE, None, 1.0))
+    await ledger.setting_changes.add("training.approve", approve, "Root")
+    printed = StringIO()
+    await inventory.models(ledger, Settings(), Console(file=printed, width=300))
+    assert ("candidate, waiting for approval" in printed.getvalue()) is approve
 
 
 async def test_the_counts_have_the_same_names_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

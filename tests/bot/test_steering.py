@@ -78,6 +78,8 @@ async def test_a_duel_is_decided_once(stage: Stage) -> None:
         assert chosen is not None
         await ada.toast(await ada.presses(chosen, duel))
         await bot.settled()
+        shown = stage.emulator.world.chats[ada.id].messages[duel["message_id"]]
+        assert shown["text"].split("\n\n") == ["1️⃣ A.", "2️⃣ B.", "You chose 2️⃣."]
         exchange = await bot.ledger.exchanges.for_message(ada.id, duel["message_id"])
         assert exchange is not None and exchange.answer == "B."
         assert await bot.ledger.votes.latest(exchange.id, ada.id) == 1

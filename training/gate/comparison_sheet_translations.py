@@ -19,7 +19,9 @@ CHINESE: Final = {
     "accepted": "通过检验",
     "rejected": "未通过检验",
     "undecided": "尚无定论",
-    "it matches what people like and has forgotten nothing": "它符合用户的喜好，也没有遗忘知识",
+    "it matches what people like and lost no more facts than allowed": (
+        "它符合用户的喜好，遗忘的知识也没有超出允许的范围"
+    ),
     "the live model has too few rated answers to judge the new model by; at least {number} are needed": (
         "现用模型获得评价的回答太少，不足以检验新模型；至少需要 {number} 条"
     ),

@@ -73,7 +73,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
             ),
             rows=tuple(rows),
             decision=report.decision,
-            verdict=say(report.reason or "it matches what people like and has forgotten nothing"),
+            verdict=say(report.reason or "it matches what people like and lost no more facts than allowed"),
             facts=facts(report, language),
             plots=tuple(_plots(job, report.taste, language)),
             language=language,
