@@ -15,6 +15,9 @@ import signal
 import socket
 import sys
 
+READY = "ready"
+"""The line that the server writes to standard output once it accepts requests."""
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 

@@ -30,10 +30,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from io import TextIOWrapper
 from typing import Any, Final, cast
 
+from inference.process.fork_client import READY
 from inference.process.yapf_import import import_yapf
-
-READY: Final = "ready"
-"""The line on standard output that follows the imports."""
 
 _NOT_INITIALISED: Final = 3
 """CUDA_ERROR_NOT_INITIALIZED of the CUDA driver API."""

@@ -11,7 +11,6 @@ from typing import Final, ParamSpec
 
 from inference.process import fork_client
 from inference.process.child import Child
-from inference.process.fork_server import READY
 
 P = ParamSpec("P")
 
@@ -85,7 +84,7 @@ class WarmPython:
             [*words, *self._modules],
             log=self._log,
             environment={**self._environment, "HF_MODULES_CACHE": f"{self._folder.name}/modules"},
-            on_line=lambda line: ready.set() if line == READY else None,
+            on_line=lambda line: ready.set() if line == fork_client.READY else None,
         )
 
     async def _wait(self) -> None:
