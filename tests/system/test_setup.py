@@ -111,5 +111,7 @@ def test_an_installation_names_the_next_command(tmp_path: Path) -> None:
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for name in ("bin/python", "build.stamp", "chat.stamp", "training.stamp"):
         (tmp_path / ".venv" / name).touch()
-    said = subprocess.run(["make", "install"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        ["make", "--no-print-directory", "install"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
     assert said == "Everything is installed. Next: .venv/bin/thumbtune init\n"
