@@ -25,10 +25,12 @@ async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
         await bot.settled()
         assert second["text"] == "Two."
         assert second["reply_to_message"]["message_id"] == question["message_id"]
-        assert [(button(each, UP), button(each, AGAIN)) for each in await ada.bot_messages()] == [
-            ("rate:1:1", None),
-            ("rate:2:1", "again:2"),
-        ]
+
+        async def updated() -> bool:
+            shown = [(button(each, UP), button(each, AGAIN)) for each in await ada.bot_messages()]
+            return shown == [("rate:1:1", None), ("rate:2:1", "again:2")]
+
+        await until(updated)  # buttons are updated in the background
         one, two = [await bot.ledger.exchanges.get(number) for number in (1, 2)]
         assert (one.replaces, two.replaces) == (None, 1)
         assert (one.question, one.pictures, one.prompt_hash) == (two.question, two.pictures, two.prompt_hash)
