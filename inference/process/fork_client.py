@@ -1,11 +1,11 @@
-"""Program that has `fork_server` start a worker, and that stands for the worker until it ends.
+"""Program that asks `fork_server` to fork a worker, and represents the worker until the worker ends.
 
     python -IS fork_client.py ADDRESS -m MODULE ARGUMENTS
 
 The worker gets this program's standard streams, environment and working directory. Signals are forwarded to the
 worker, and the program ends as the worker does. If the program is killed, so is the worker, and if the server ends,
-both do. If the server has ended before, the program becomes the worker itself. It imports little of the standard
-library, and nothing else, so that it starts in 20 ms.
+both do. If the server has already ended, the program becomes the worker itself. It imports only a few standard modules,
+so that it starts in 20 ms.
 """
 
 import array
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def forward_signals(worker: int) -> None:
-    """Forward signals to the worker; SIGUSR1 makes it and its descendants write their stacks first."""
+    """Forward signals to the worker. On SIGUSR1, it and its descendants first write their stacks."""
     dumping = False
     deferred: list[int] = []
 

@@ -183,7 +183,7 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
 
 
 def preload(modules: list[str]) -> None:
-    """Import the modules; one that cannot be imported is left to the worker that needs it, which says why."""
+    """Import the modules. If one cannot be imported, the worker that needs it reports the error."""
     gc.disable()
     import_yapf()
     with _capabilities_from_driver() if shutil.which("nvidia-smi") else nullcontext():

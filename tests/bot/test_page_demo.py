@@ -205,7 +205,7 @@ async def test_what_waits_is_seen_in_the_buttons() -> None:
 
 
 async def test_captions_are_questions_too() -> None:
-    """Somebody whose questions are all captions is asked for a follow-up question after the first one only."""
+    """If all of a user's questions are captions, the hint suggests a follow-up question only after the first one."""
     emulator = Emulator(token="1:a")
     emulator.add_person(TOM, "Tom", "en")
     async with opened(emulator, width=1200) as page:

@@ -104,7 +104,7 @@ async def test_the_next_plan_uses_the_new_minimum(desk: Desk) -> None:
 
 
 async def test_new_people_are_counted_at_once(desk: Desk) -> None:
-    """A changed rater_age decides whether the next run counts the votes of people whom the bot met just now."""
+    """A changed rater_age determines whether the next run counts the votes of new users."""
     await change(desk, "training.rater_age", "24")
     refusal = await desk.post("/review/train", status=409)
     assert "New people whose votes don't count yet: 1." in html.unescape(refusal)
