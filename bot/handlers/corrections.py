@@ -19,6 +19,7 @@ from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.types import BufferedInputFile, CallbackQuery, Message
 from telegramify_markdown import utf16_len
 
+from bot.admin.notifications import CAPTION_LIMIT
 from bot.chat.responder import apology
 from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
 from bot.handlers.request import Request, Services
@@ -36,8 +37,6 @@ DAY_SECONDS: Final = 86_400.0
 SHOWN: Final = 1000
 """How many characters of each text an admin is shown; a message has room for 4096."""
 
-CAPTION: Final = 1024
-"""The maximum length of a caption in UTF-16 code units: https://core.telegram.org/bots/api#sendphoto"""
 
 QUESTION_MARKS: Final = ("?", "？")
 
@@ -137,7 +136,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
         )
         buttons = correction_buttons(number, say)
         try:
-            if picture and utf16_len(words) <= CAPTION:
+            if picture and utf16_len(words) <= CAPTION_LIMIT:
                 await request.bot.send_photo(admin, picture, caption=words, reply_markup=buttons)
                 continue
             if picture:
