@@ -108,6 +108,11 @@ class InternVL2(InternVL_V1_5):
         """The language model, including its adapters."""
         return self.model.language_model.get_base_model() if self.use_llm_lora else self.model.language_model
 
+    def _prepare_llm_for_lora(self, *arguments: Any, **named: Any) -> None:
+        # A CPU takes seconds to draw the initial values of a large adapter.
+        with torch.device("cuda") if self.quantization_llm and torch.cuda.is_available() else nullcontext():
+            super()._prepare_llm_for_lora(*arguments, **named)
+
     def _parse_lora_config(self, lora_config: Any) -> Any:
         return use_fused_layers(super()._parse_lora_config(lora_config))
 
