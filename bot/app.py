@@ -303,7 +303,7 @@ class Application:
 
 
 async def preload(deployment: Deployment, warm: WarmPython) -> None:
-    """Start the interpreter once the engine answers, so that it does not slow down the engine's start."""
+    """Start the interpreter for workers once the engine is ready, so that it does not slow down the engine's start."""
     while deployment.status().state is not State.READY:  # noqa: ASYNC110 - the engine may be restarted meanwhile
         await asyncio.sleep(_POLL_SECONDS)
     await warm.start()

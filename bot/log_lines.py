@@ -1,4 +1,4 @@
-"""Log lines, for people or as JSON, from this package and from the libraries, without the bot's token."""
+"""Human-readable or JSON log lines from this package and from libraries, without the bot's token."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def error_text(error: BaseException) -> str:
 def error_trace(error: BaseException) -> str:
     """Return the traceback of an error, preceded by that of its cause, without the values of variables.
 
-    The tracebacks of a group's errors follow.
+    For an exception group, the tracebacks of its exceptions follow.
     """
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{error_trace(cause)}\nwhich led to\n" if cause else ""

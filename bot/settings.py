@@ -93,7 +93,7 @@ class ChatSettings(Section):
     """Sampling temperature. 0 always selects the most likely token."""
 
     top_p: float = Field(default=0.8, gt=0, le=1)
-    """Nucleus sampling: tokens are drawn from the most likely ones, up to this total probability."""
+    """Nucleus sampling: tokens are drawn from the most likely ones, up to this probability mass."""
 
     max_new_tokens: int = Field(default=512, ge=1)
     """The maximum length of an answer, in tokens."""

@@ -1,4 +1,4 @@
-"""Faults that tests inject to imitate failures of networks and of Telegram's front servers.
+"""Faults that tests inject to imitate failures of networks and of Telegram's front-end servers.
 
 The `emulator` module applies the faults. Faults in the delivery of updates are implemented in
 `update_queue`.

@@ -124,7 +124,8 @@ class UpdateQueue:
         """Return a coroutine that waits for the next update after this call.
 
         The event is created here, not in the coroutine, because `asyncio.wait_for` starts the coroutine only
-        later. It is a new event each time, because a simulation may change its event loop.
+        later. It is a new event each time, because an event is bound to one event loop, and a simulation may
+        use several.
         """
         self._arrival = event = asyncio.Event()
         return event.wait()

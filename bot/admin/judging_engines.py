@@ -26,7 +26,7 @@ class JudgingEngines:
     settings: InferenceSettings
 
     def of(self, model: str, directory: Path) -> list[RunningEngine]:
-        """Return the running engines of a model; half of the capacity of those that serve users is left to them."""
+        """Return the running engines of a model; engines of the live model keep half of their capacity for users."""
         kind = resolve(self.settings)
         share = 2 if model == self.deployment.status().model else 1
         return [
@@ -52,4 +52,6 @@ class JudgingEngines:
         try:
             await self.switch.start_for_evaluation(model, directory)
         except InferenceError as error:
-            log.warning("the candidate is evaluated without an engine", model=model, error=str(error))
+            log.warning(
+                "no engine for the candidate; the evaluation loads the model itself", model=model, error=str(error)
+            )

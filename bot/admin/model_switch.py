@@ -77,7 +77,7 @@ class ModelSwitch:
         Args:
             model: The ID of the model.
             by: The admin who asked for the change, or None if no admin did.
-            on_progress: Receives progress while a pruned model is merged again.
+            on_progress: Receives progress if the model has to be merged again because its files were removed.
             confirmed: Whether to promote the model even if it is rejected or undecided.
             back: Whether to record the change as a rollback.
             why: The reason for a change that no admin asked for; see `Promotions.make`.
@@ -88,7 +88,7 @@ class ModelSwitch:
                 memory.
             InferenceError: The engine cannot be switched to the model.
             StorageError: The model's files are damaged, or the change cannot be recorded.
-            TrainingError: A pruned model cannot be merged again.
+            TrainingError: The model has to be merged again, but cannot be.
         """
         chosen = await self.ledger.models.get(model)
         refuse_harmful(chosen)
@@ -251,13 +251,13 @@ class ModelSwitch:
             yield
 
     async def _complete(self, model: str, on_progress: Callable[[Progress], None]) -> Model:
-        """Return a model whose files have been checked, merging it again first if its files were pruned."""
+        """Return a model whose files have been checked, merging it again first if its files were removed."""
         chosen = await self.ledger.models.get(model)
         refuse_harmful(chosen)
         if not chosen.kept:
             raise AdminRefusal(Reason(GONE, model=model))
         if not chosen.directory:
-            log.info("merging a pruned model again", model=model)
+            log.info("merging a model again because its files were removed", model=model)
             chosen = await self.merged.restore(chosen, on_progress)
         if chosen.manifest_hash:
             await asyncio.to_thread(verify, Path(chosen.directory), chosen.manifest_hash)
@@ -292,4 +292,4 @@ class ModelSwitch:
         try:
             await self.merged.prune(in_use)
         except (StorageError, OSError) as error:
-            log.warning("merged models were not pruned; pruning is retried after the next change", error=str(error))
+            log.warning("files of merged models not removed; retrying after the next change", error=str(error))

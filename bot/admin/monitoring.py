@@ -36,7 +36,7 @@ class Overview:
         approve: Whether candidates need an admin's approval.
         changed: The value in force of each setting that was changed on the Settings page, by key.
         curve: The ID of the newest run with a loss curve; None if there is none.
-        sheets: The IDs of the runs with a sheet.
+        sheets: The IDs of the runs with a comparison sheet.
         last_progress: The last progress of the running worker; None if no worker is running.
     """
 

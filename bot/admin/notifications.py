@@ -128,7 +128,7 @@ class Notifications:
         *,
         awaits: str = "",
     ) -> None:
-        """Notify every admin of how a run ended, with its picture (PNG) and sheet (HTML), if any.
+        """Notify every admin of how a run ended, with its `picture` (PNG) and comparison `sheet` (HTML), if any.
 
         With `awaits`, which says what an approval does, the notice about a candidate has a button for approving it.
         The notice about a canary always has buttons. The method returns when the notice has been delivered to every

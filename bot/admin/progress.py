@@ -146,7 +146,7 @@ def model_state(model: Model, say: Say, *, approve: bool = False) -> str:
 
 
 def merging(progress: Progress, say: Say) -> str:
-    """Describe the progress of merging a pruned model again."""
+    """Describe the progress of merging a model again after its files were removed."""
     return say(MERGING, percent=100 * progress.step // max(1, progress.steps))
 
 

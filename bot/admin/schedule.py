@@ -137,7 +137,7 @@ class Schedule:
     async def request_run(self) -> None:
         """Add a due run to the ledger, unless another run is active or there is nothing new to learn from."""
         if same := await self.planner.unchanged_since():
-            log.info("retraining is due, but nothing is new", since=same.id)
+            log.info("retraining is due, but there is nothing new", since=same.id)
             return
         try:
             run = await self.ledger.runs.start("schedule", None)

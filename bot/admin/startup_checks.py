@@ -91,7 +91,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         chosen_again = Path(known[BASE].directory).is_dir()
         await ledger.models.relocate(BASE, str(base))
         if chosen_again and known[BASE].state is not ModelState.LIVE:
-            log.warning("inference.model changed: the new base model answers; /promote brings an earlier model back")
+            log.warning("inference.model changed: the new base model is live; /promote brings an earlier model back")
             await ledger.promotions.make(BASE)
     gone = []
     for model in known.values():
@@ -108,7 +108,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         live = await ledger.models.get(BASE)
     trouble = await asyncio.to_thread(_unfit, live, contents=False)
     if trouble:
-        log.error("the files of the live model have changed: the base model answers", model=live.id)
+        log.error("the files of the live model have changed: the base model replaces it", model=live.id)
         await ledger.promotions.make(BASE)
         live = await ledger.models.get(BASE)
     trial = await ledger.canaries.running()

@@ -52,7 +52,7 @@ class TeacherNotes:
         self._seen = live.id
 
     async def _example(self, teacher: Teacher) -> tuple[Exchange, str]:
-        """Return the newest liked exchange whose answer has changed, or else the oldest one, and the new answer."""
+        """Return the newest exchange whose answer has changed (if none has, the oldest), and the new answer."""
         for exchange in teacher.exchanges:
             now = await self._conversation.answer_now(exchange)
             if now != exchange.answer:

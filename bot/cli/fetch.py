@@ -48,7 +48,7 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise HubError(f"{directory} contains something else: choose a folder that does not exist yet.")
     store = ModelStore(directory.parent)
-    store.path(directory.name)  # refuses a name that cannot be published before anything is downloaded
+    store.path(directory.name)  # before the download, refuse a name that cannot be published
     incomplete = directory.with_name(directory.name + _INCOMPLETE)
     request = {"source": source.value, "repo": repo, "revision": revision}
     origin = _read_origin(incomplete)

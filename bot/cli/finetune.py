@@ -179,7 +179,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _check_test(test: Questions, system: str, trained: set[Path]) -> None:
-    """Check the test questions and their pictures, and print a note if some pictures are trained on."""
+    """Check the test questions and their pictures, and print a note if some are in the training data."""
     lessons = list(read_lessons(test.file, test.images, system=system))
     if not lessons:
         raise TrainingError(f"{test.file} has no questions")
@@ -187,8 +187,8 @@ def _check_test(test: Questions, system: str, trained: set[Path]) -> None:
     same = sum(any((test.images / name).resolve() in known for name in each.pictures) for each in lessons)
     if same:
         notes.print(
-            f"{same} of {len(lessons)} test questions show pictures that are trained on: gains on them say little "
-            "about other pictures"
+            f"{same} of {len(lessons)} test questions are about pictures in the training data: gains on them "
+            "say little about other pictures"
         )
 
 

@@ -168,7 +168,7 @@ def retrain(
     ] = False,
     yes: YesOption = False,
 ) -> None:
-    """Have the running bot retrain on the liked answers; ask for confirmation if nothing is new."""
+    """Have the running bot retrain on the liked answers; ask for confirmation if there is nothing new."""
 
     async def request(ledger: Ledger, settings: Settings, running: Callable[[], bool]) -> None:
         await control.confirm_without_news(ledger, running, settings, yes)

@@ -57,7 +57,7 @@ async def redraw(query: CallbackQuery, request: Request, text: str, markup: Inli
     try:
         await request.bot.edit_message_text(text, chat_id=chat, message_id=message, reply_markup=markup)
     except TelegramBadRequest as error:
-        log.info("tapped message not redrawn", chat=chat, message=message, error=error.message)
+        log.info("tapped message not updated", chat=chat, message=message, error=error.message)
 
 
 async def remove_buttons(query: CallbackQuery, request: Request, *data: CallbackData) -> None:

@@ -97,7 +97,7 @@ async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) 
 
 
 async def _show_choice(message: Message, chosen: Exchange, choice: int, request: Request) -> None:
-    """Say below two answers which of them was chosen, in place of the question which is better."""
+    """Replace the question below two answers with a statement of which one was chosen."""
     answers = (message.text or "").rpartition("\n\n")[0]
     said = request.say("You chose {answer}.", answer=("1️⃣", "2️⃣")[choice - 1])
     with suppress(TelegramBadRequest):  # the message was deleted in the meantime

@@ -87,7 +87,7 @@ async def _mark(
             reply_markup=review_buttons(exchange, request.say, chosen=chosen),
         )
     except TelegramBadRequest as error:  # the message was deleted, or shows the decision already
-        log.info("reviewed message not redrawn", error=error.message)
+        log.info("reviewed message not updated", error=error.message)
 
 
 async def _edits(message: Message, request: Request) -> dict[str, Any] | bool:

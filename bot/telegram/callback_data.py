@@ -82,7 +82,7 @@ class Asks(CallbackData, prefix="asks"):
 
 
 class ReviewAction(StrEnum):
-    """What a review button does: keep the answer as a lesson, drop it, undo that, or show the next one."""
+    """What a review button does: keep the answer as a training example, drop it, undo that, or show the next one."""
 
     KEEP = "keep"
     DROP = "drop"
@@ -126,7 +126,7 @@ class CancelRun(CallbackData, prefix="cancel"):
 
 
 class TrainAgain(CallbackData, prefix="train_again"):
-    """Callback data `train_again:<run>` of the button that starts a run even if nothing is new since `run`."""
+    """Callback data `train_again:<run>` of the button that starts a run even if there is nothing new since `run`."""
 
     run: Id
 

@@ -113,7 +113,7 @@ def correction_buttons(
 
 
 def review_buttons(exchange: int, say: Say, *, chosen: str = "") -> InlineKeyboardMarkup:
-    """Return the buttons with which an admin keeps or drops an answer as a lesson, or goes on to the next one.
+    """Return the buttons that keep or drop an answer as a training example, or go on to the next one.
 
     If there is a decision, `chosen`, its button is marked, and another button undoes it.
     """

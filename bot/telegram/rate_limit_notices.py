@@ -67,7 +67,7 @@ class WaitNotices:
 
     async def _notify(self, reply: Reply, limiter: ChatLimiter, person: int, here: dict[int, int], say: Say) -> None:
         await asyncio.sleep(DELAY_SECONDS)
-        while person in here and not limiter.has_capacity(Priority.NOTICE):  # noqa: ASYNC110 - the window has no event
+        while person in here and not limiter.has_capacity(Priority.NOTICE):  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(POLL_SECONDS)
         people = [each for each in here if (reply.place.chat, each) not in self._notified]
         if person not in people:

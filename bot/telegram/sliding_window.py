@@ -99,7 +99,7 @@ class SlidingWindow:
             self._timer = None
         while self._waiters:
             now = self._now()
-            first = min(self._waiters, key=lambda each: each.effective(now))  # the earliest of equals
+            first = min(self._waiters, key=lambda each: each.effective(now))  # ties go to the earliest
             ready = self._ready_at(first.effective(now), now)
             if ready > now:
                 aging = [each.since + AGED_SECONDS for each in self._waiters if each.effective(now) > Priority.ANSWER]

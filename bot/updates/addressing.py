@@ -65,5 +65,5 @@ async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
         if await spoken_to((message,), bot):
             return True
         return edited is not None and await ledger.replies.exists(message.chat.id, question=message.message_id)
-    except (ValueError, OverflowError):  # a shape unknown to this aiogram: the inbox decides
+    except (ValueError, OverflowError):  # a shape unknown to the installed aiogram: the inbox decides
         return True

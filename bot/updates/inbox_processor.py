@@ -45,8 +45,8 @@ SETTLED: Final = 4096
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 UNREADABLE: Final = (ValidationError, OverflowError, UnicodeError, RecursionError)
-"""Errors caused by the update's own values, such as wrong types, too large numbers, or half a surrogate pair. They are
-never retried."""
+"""Errors caused by the update's own values, such as wrong types, numbers that are too large, or half a surrogate pair.
+They are never retried."""
 
 log = structlog.get_logger()
 
@@ -272,13 +272,13 @@ class InboxProcessor:
         try:
             given_up = [await self.ledger.inbox.set_aside(each.stored.id, reason) for each in turn]
         except UnknownRecord:
-            log.info("update deleted while it was handled", update=update)
+            log.info("update deleted while it was being handled", update=update)
             return True
         except StorageError as failure:
             log.error("dead letter not recorded", update=update, error=str(failure))
             return False
         if not any(given_up):
-            log.info("update closed while it was handled", update=update)
+            log.info("update already finished", update=update)
             return True
         log.error("dead letter", update=update, error=reason)
         try:

@@ -1,8 +1,8 @@
 """Access to the operator's pages: the login form, sessions, passwords in headers, and protection from forged forms.
 
 With `web.token`, an operator logs in with the form, which sets a session cookie, and scripts send the token
-in the Authorization header. Without it, requests from this machine are the operator's. Admins can also begin such
-a session in Telegram (`bot.web.mini_app`). Sessions are kept in memory, so a restart ends them. A form
+in the Authorization header. Without it, requests from this machine are treated as the operator's. Admins can
+also begin a session in Telegram (`bot.web.mini_app`). Sessions are kept in memory, so a restart ends them. A form
 carries a token that only the operator's own pages contain, because a browser may send the cookie, or a password
 that it remembers, with the forms of other sites.
 """
@@ -104,7 +104,7 @@ class Login:
         return shown
 
     def _admit(self, request: web.Request) -> Operator:
-        """Return the operator who sent a request, and note the operator in the request.
+        """Return the operator who sent a request, and store the operator in the request.
 
         Raises:
             web.HTTPException: As for `operator`.

@@ -73,7 +73,7 @@ class MiniApp:
         """Return the data if Telegram signed them for this bot within the last hour, else None."""
         if len(init_data) > INIT_DATA_CHARACTERS:
             return None
-        with suppress(ValueError, TypeError):  # a hash that is not ASCII is a TypeError
+        with suppress(ValueError, TypeError):  # a hash that is not ASCII raises a TypeError
             data = safe_parse_webapp_init_data(self._settings.token.get_secret_value(), init_data)
             if abs(time.time() - data.auth_date.timestamp()) <= FRESH_SECONDS:
                 return data

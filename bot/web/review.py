@@ -1,4 +1,4 @@
-"""The review page, on which an operator keeps, drops and edits lessons and starts a run on a selection."""
+"""The review page, on which an operator keeps, drops and edits training examples and starts a run on a selection."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ReviewPages:
         return plan.selection.futile or ""
 
     async def decide(self, request: web.Request) -> web.Response:
-        """Record a decision on a lesson, and return to the card."""
+        """Record a decision on an exchange, and return to its card."""
         form, say = await read_form(request), self.pages.say(request)
         exchange, back = int(request.match_info["exchange"]), local_path(form.get("back", ""), "/review")
         reviewer = request[OPERATOR].name

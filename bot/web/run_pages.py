@@ -78,7 +78,7 @@ class RunPages:
         ]
 
     async def run(self, request: web.Request) -> web.Response:
-        """Show a run and the exchanges that it learned from or, with `?judged=1`, those that judged it."""
+        """Show a run and the exchanges that it learned from or, with `?judged=1`, those used to evaluate it."""
         return await self._page(request)
 
     async def _page(self, request: web.Request, status: int = 200, notice: str = "") -> web.Response:

@@ -1,6 +1,6 @@
 """The bot's web server: /health, /metrics, the operator page, run reports and Telegram's webhook.
 
-The reports of a run are its loss curve and its sheet. The webhook stores an update before answering
+The reports of a run are its loss curve and its comparison sheet. The webhook stores an update before answering
 with status 200. The operator page gets its content from `Monitoring`; `bot.web.review` and
 `bot.web.people` contain the pages about exchanges.
 """

@@ -173,7 +173,7 @@ function hint() {
     if (!asked.some((m) => m.text) && asked.filter((m) => m.caption).length < 2)
       return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
     if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
-    return votes ? bold("Rate a few more, or press {button} in the demo panel.", { button }) : []; // a bot that does not say how it learns
+    return votes ? bold("Rate a few more, or press {button} in the demo panel.", { button }) : []; // a bot that reports no learning status
   }
 }
 

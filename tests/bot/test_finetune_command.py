@@ -199,7 +199,7 @@ async def test_questions_about_trained_pictures_are_counted(tmp_path: Path, capf
     test = Questions(tmp_path / "test.json", tmp_path, ScoringMethod.CONTAINS)
     settings = settings_in(tmp_path, training={"min_free_gigabytes": 1e9})
     assert "GB are free" in await refusal(settings, rows, test)
-    assert "1 of 2 test questions show pictures that are trained on" in " ".join(capfd.readouterr().err.split())
+    assert "1 of 2 test questions are about pictures in the training data" in " ".join(capfd.readouterr().err.split())
 
 
 async def test_a_missing_base_model_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,9 @@ async def test_without_news_no_run_is_requested(tmp_path: Path) -> None:
         schedule.planner = cast(Any, News(Run(4, RunState.DONE, "admin", None, 1.0, 1.0)))
         with capture_logs() as events:
             await request_run()
-        assert [(each["event"], each["since"]) for each in events] == [("retraining is due, but nothing is new", 4)]
+        assert [(each["event"], each["since"]) for each in events] == [
+            ("retraining is due, but there is nothing new", 4)
+        ]
         assert await _runs(tmp_path) == 0
         schedule.planner = cast(Any, News())
         await request_run()

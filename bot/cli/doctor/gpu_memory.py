@@ -67,7 +67,7 @@ def memory_findings(settings: Settings, totals: dict[int, float]) -> Iterator[Fi
 
 
 def _engine(settings: Settings, total: int) -> _Engine:
-    """Return the engine for a GPU with `total` bytes of memory, as large as possible if two do not fit."""
+    """Return the engine for a GPU with `total` bytes of memory, sized for a single engine if two do not fit."""
     sizes = settings.inference.lmdeploy
     model = ModelMemory.of(settings.inference.checkpoint(), sizes.kv_bits, sizes.tensor_parallel)
     prefill = sizes.prefill_tokens or prefill_tokens(total)
@@ -147,7 +147,7 @@ def _smaller(sizes: ModelSizes, recipe: Recipe, room: int) -> str:
     qlora = recipe.model_copy(update={"method": "qlora"})
     if recipe.method != "qlora" and training_memory(sizes, qlora, batch=1).peak <= room:
         cures.append('set training.knobs.method = "qlora"')
-    # Stage 3 cannot partition 4-bit weights.
+    # ZeRO stage 3 cannot partition 4-bit weights.
     spread = recipe.model_copy(update={"method": "full" if recipe.method == "full" else "lora"})
     cards = (number for number in (2, 4, 8) if _spread(sizes, spread, number) <= room)
     if recipe.objective == "sft" and recipe.optimizer not in SELF_TUNING and (number := next(cards, 0)):
