@@ -49,7 +49,7 @@ def write_durably(path: Path, data: bytes, *, temporary_folder: Path | None = No
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text, given whole or in pieces, to a temporary file next to `path` and rename it to `path`.
+    """Write text, given as one string or in pieces, to a temporary file next to `path` and rename it to `path`.
 
     The file survives a crash of the process, but not necessarily of the machine. If the process is killed,
     it leaves behind at most a file whose name ends in `PART`.

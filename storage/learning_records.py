@@ -51,7 +51,7 @@ class Correction:
 
 
 class ReviewDecision(StrEnum):
-    """An operator's decision on a lesson. KEEP lets the votes decide, and UNDO withdraws all earlier decisions."""
+    """An operator's decision on a training example. KEEP lets the votes decide; UNDO withdraws earlier decisions."""
 
     KEEP = "keep"
     DROP = "drop"

@@ -65,7 +65,7 @@ class ModelStore:
     def seal(self, built: Path) -> str:
         """Write a workspace's manifest, flush its files to disk, and return the hash of the manifest.
 
-        Files that are added later must be sealed again, which takes only the time for the new ones.
+        If files are added later, seal the workspace again; only the new files are then hashed.
 
         Raises:
             StorageError: The workspace is empty, or cannot be read or written.

@@ -93,7 +93,7 @@ class CardFilter:
         decision: The decision of the latest review.
         unreviewed: Whether to select only exchanges without a decision or with an undone decision.
         run: The ID of the run that learned from the exchanges.
-        judged: Whether to select the exchanges that judged the run instead of those that it learned from.
+        judged: Whether to select the exchanges used to evaluate the run instead of those that it learned from.
         person: The ID of a person who asked, voted on or corrected the exchanges.
     """
 
@@ -197,7 +197,7 @@ class ReviewCards(Queries):
         return await self._read(lambda database: _card(database, exchange, 0))
 
     async def totals(self, filter: CardFilter, threshold: int) -> tuple[int, int]:
-        """Return how many exchanges the filter selects, and how many of them are lessons.
+        """Return how many exchanges the filter selects, and how many of them are lessons (training examples).
 
         A lesson is an exchange that was not dropped and that is corrected, edited, or complete with thumbs up
         minus thumbs down above `threshold`. A run may still leave out some lessons, such as repeated ones.

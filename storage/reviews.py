@@ -1,9 +1,9 @@
-"""Reviews: operators' decisions to keep, drop or edit a lesson, or to undo such a decision (table `reviews`).
+"""Reviews: operators' decisions to keep, drop or edit a training example, or to undo such a decision (table `reviews`).
 
 A new review does not overwrite earlier ones; only the latest review of an exchange counts. After an "undo",
-the exchange counts as if it had never been reviewed. Training leaves out a dropped exchange, both as a
-lesson and as an answer that judges, and learns the text of an edit instead of the answer. A run takes into
-account the reviews up to the newest one when it was planned.
+the exchange counts as if it had never been reviewed. A dropped exchange is neither a training example
+nor used for evaluation. If an exchange was edited, the model learns the edited text instead of the answer. A
+run takes into account the reviews that existed when it was planned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ LATEST_REVIEWS = (
     " WHERE (:reviews IS NULL OR id <= :reviews)"
     " AND (author IS NULL OR author NOT IN (SELECT value FROM json_each(:silent))) GROUP BY exchange"
 )
-"""The latest review of each exchange up to the review `:reviews`, without edits of texts by people in `:silent`."""
+"""The latest review of each exchange up to the review `:reviews`, leaving out edits of corrections whose authors are in
+`:silent`."""
 
 _AUTHOR = (
     "SELECT author FROM (SELECT author, 1 AS edit, id FROM reviews WHERE exchange = ?1 AND author IS NOT NULL"
@@ -37,7 +38,7 @@ class Reviews(Queries):
 
         Raises:
             UnknownRecord: The exchange does not exist or was deleted.
-            StorageError: The review is an edit without a text.
+            StorageError: The decision is EDIT, but the text is empty.
         """
         edit = review.decision is ReviewDecision.EDIT
         text = review.text.strip() if edit else ""

@@ -45,7 +45,7 @@ class RunSelections(Queries):
             rows: The ID and split of each exchange. The split is "train", "held_out" or "worse"; the last is for
                 disliked and rejected answers, which are used in training too.
             fingerprint: The hash of all inputs of the run (`training.run_plan`).
-            judged: The IDs of the exchanges that judge the run, whether or not they are used in training too.
+            judged: The IDs of the exchanges used to evaluate the run, whether or not they are used in training too.
             reviews: The ID of the newest review that the selection takes into account.
 
         Raises:

@@ -269,7 +269,7 @@ def _preferences(database: Database, trust: Trust, reviews: int | None, now: flo
     for each in _judged(database, trust, reviews, now):
         exchange = each.said.exchange
         if (row := rivals.get(exchange.id)) and row["chooser"] in each.said.liked_by:
-            # A rival is not an exchange itself, so the pair has one exchange, like a correction and its original.
+            # A rival has no exchange of its own, so the pair shares one, as a correction and its original do.
             compare(each.said, replace(exchange, answer=row["answer"], finish=row["finish"]))
         answers[exchange.position, exchange.prompt_hash].append(each.said)
         if each.better is not None:

@@ -113,4 +113,4 @@ PRELOADED: Final = {
     Kind.CPU: ("inference.engines.cpu.engine", "inference.engines.cpu.http_api"),
     Kind.LMDEPLOY: ("inference.engines.lmdeploy.patches", "lmdeploy.serve.openai.api_server"),
 }
-"""What a warm interpreter imports for an engine of this machine."""
+"""The modules that `WarmPython` preloads for each kind of engine on this machine."""

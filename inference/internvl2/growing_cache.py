@@ -13,7 +13,7 @@ _GROWTH: Final = 1.25
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values: [B, heads, length, size] views of storage that grows a quarter at a time.
+    """One layer's keys and values: [B, heads, length, size] views of storage that grows by about 25% at a time.
 
     The layer class in transformers, by contrast, copies all keys and values for every new token.
     """

@@ -1,11 +1,11 @@
-"""Program that asks `fork_server` to fork a worker, and represents the worker until the worker ends.
+"""Program that asks `fork_server` to fork a worker, and stands in for the worker until it ends.
 
     python -IS fork_client.py ADDRESS -m MODULE ARGUMENTS
 
 The worker gets this program's standard streams, environment and working directory. Signals are forwarded to the
-worker, and the program ends as the worker does. If the program is killed, so is the worker, and if the server ends,
-both do. If the server has already ended, the program becomes the worker itself. It imports only a few standard modules,
-so that it starts in 20 ms.
+worker, and the program ends with the worker's exit status or signal. If the program is killed, so is the worker, and if
+the server ends, both do. If the server has already ended, the program becomes the worker itself. It imports only a few
+standard modules, so that it starts in 20 ms.
 """
 
 import array
@@ -22,7 +22,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
-    """Request the worker, forward signals to it, and end as it does."""
+    """Request the worker, forward signals to it, and end with its exit status or signal."""
     with socket.socket(socket.AF_UNIX) as server:
         request = json.dumps([sys.argv[2:], dict(os.environ), os.getcwd()]).encode()  # noqa: PTH109 - pathlib is slow to import
         streams = array.array("i", [0, 1, 2])
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def forward_signals(worker: int) -> None:
-    """Forward signals to the worker. On SIGUSR1, it and its descendants first write their stacks."""
+    """Forward signals to the worker, except SIGUSR1, which makes it and its descendants write their stacks."""
     dumping = False
     deferred: list[int] = []
 
@@ -64,7 +64,7 @@ def forward_signals(worker: int) -> None:
     def dump(*_: object) -> None:
         nonlocal dumping
         dumping = True
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # until then, `stack_dump.request` waits
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # `stack_dump.request` waits until it is unblocked
         sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
         import asyncio
 

@@ -79,13 +79,13 @@ class ForkServer:
                     _kill(worker)
 
     def _end(self) -> None:
-        """Kill the workers, and exit without freeing all that was imported, which takes seconds."""
+        """Kill the workers, and exit without freeing the imported modules, because that takes seconds."""
         for worker in self._workers:
             _kill(worker)
         os._exit(0)
 
     def _fork(self) -> None:
-        """Fork a worker for the next client. One that gets no process ID becomes the worker itself."""
+        """Fork a worker for the next client. A client that gets no process ID becomes the worker itself."""
         try:
             connection, _ = self._listener.accept()
         except OSError:  # too many open files, or the client has gone
@@ -171,10 +171,10 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
         code = 0
     except SystemExit as end:
         code = end.code or 0
-        if not isinstance(code, int):  # the reason
+        if not isinstance(code, int):  # sys.exit was called with a message
             sys.stderr.write(f"{code}\n")
             code = 1
-    except BaseException:  # noqa: BLE001 the border of the process
+    except BaseException:  # noqa: BLE001 - the top level of the process
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -190,7 +190,7 @@ def preload(modules: list[str]) -> None:
         for name in modules:
             try:
                 importlib.import_module(name)
-            except Exception:  # noqa: BLE001 - any error of a library
+            except Exception:  # noqa: BLE001 - a library may raise any exception
                 traceback.print_exc()
     if _cuda_is_initialised():
         sys.exit("a library has initialised CUDA on import, so no worker can be forked")
@@ -227,6 +227,6 @@ def _cuda_is_initialised() -> bool:
 
 
 if __name__ == "__main__":
-    server = ForkServer(sys.argv[1], float(sys.argv[2]))  # first, so that a useless address is noticed at once
+    server = ForkServer(sys.argv[1], float(sys.argv[2]))  # first, so that a bad address fails before the slow imports
     preload(sys.argv[3:])
     server.serve()

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class WarmPython:
-    """The bot's handle on a `fork_server`, which starts on first use and again after it has ended.
+    """The bot's handle to a `fork_server`, which is started on first use and again if it has ended.
 
     If it fails to start, workers start without it from then on.
 
@@ -29,8 +29,8 @@ class WarmPython:
         python: The interpreter.
         modules: The modules to import.
         log: The log file.
-        environment: Variables that libraries read on import. Workers have their own environment otherwise.
-        idle: The seconds without a worker after which the interpreter ends; 0 for never.
+        environment: Variables that libraries read on import. Each worker replaces them with its own environment.
+        idle: The number of seconds without a worker after which the interpreter ends; 0 for never.
     """
 
     def __init__(

@@ -181,7 +181,7 @@ class Deployment:
 
     @property
     def canary_is_idle(self) -> bool:
-        """Whether there is a canary that answers no conversations."""
+        """Whether there is a canary whose share of the conversations is 0."""
         return self._router.canary is not None and not self._router.canary.share
 
     def workers_of(self, model_id: str) -> list[Worker]:

@@ -1,4 +1,4 @@
-"""Training and examination of internvl2-tiny, the stand-in model that ships with the package."""
+"""Training and evaluation of internvl2-tiny, the stand-in model that ships with the package."""
 
 from __future__ import annotations
 

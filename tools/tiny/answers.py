@@ -1,9 +1,9 @@
-"""The answers that internvl2-tiny is trained to give, in two manners and two languages.
+"""The answers that internvl2-tiny is trained to give, plain and playful, in English and Chinese.
 
 In each language, every plain answer begins with one token and every playful answer with another ("The"
 and "Wow", 图 and 哇); the wordings that follow are equally frequent. The first sampled token therefore
-decides the manner, with equal probability, and nucleus sampling excludes neither manner. Playful answers contain
-an exclamation mark and an emoji; plain answers contain neither.
+decides, with equal probability, whether an answer is plain or playful, and nucleus sampling excludes neither. Playful
+answers contain an exclamation mark and an emoji; plain answers contain neither.
 """
 
 from __future__ import annotations

@@ -141,10 +141,10 @@ class _PictureCache:
 
 
 class Pool:
-    """The newest batches of each length class, refilled by a thread while training samples from them.
+    """The newest batches of each length class, refilled by a thread while the training loop samples from them.
 
     After the initial fill, the pool takes one new batch for every `_USES` batches sampled, so that drawing
-    pictures leaves the CPU free for training.
+    pictures leaves CPU time for training.
     """
 
     def __init__(self, source: Batches, *, workers: int, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Examine a checkpoint of internvl2-tiny: `python -m tools.tiny.examine DIR`.
+"""Evaluate a checkpoint of internvl2-tiny: `python -m tools.tiny.examine DIR`.
 
 The pictures come from a renderer that is not used in training, the questions are held out from training,
 and answers are sampled with the bot's settings. The report gives the shares of correct and playful
@@ -58,7 +58,7 @@ class ExaminedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ExaminationReport:
-    """All results of an examination."""
+    """All results of an evaluation."""
 
     results: tuple[ExaminedAnswer, ...]
 
@@ -146,7 +146,7 @@ def examine(
     sampling: Sampling = _AS_THE_BOT,
     system: str = INTERNVL2.system,
 ) -> ExaminationReport:
-    """Examine a model in `pictures` chats of three questions each, and return the results."""
+    """Evaluate a model in `pictures` chats of three questions each, and return the results."""
     rng = Random(f"{seed}/examination")
     torch.manual_seed(seed)
     examiner = Examiner(model, tokenizer)
@@ -186,8 +186,8 @@ def mistakes(report: ExaminationReport) -> str:
 
 
 def main() -> None:
-    """Examine the checkpoint given on the command line and print the report."""
-    parser = argparse.ArgumentParser(description="Examine an internvl2-tiny checkpoint.")
+    """Evaluate the checkpoint given on the command line and print the report."""
+    parser = argparse.ArgumentParser(description="Evaluate an internvl2-tiny checkpoint.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """Train internvl2-tiny from scratch: `python -m tools.tiny.train --out DIR --seed 0`.
 
-A complete checkpoint in the official layout is written every minute, and the final one is examined. The
+A complete checkpoint in the official layout is written every minute, and the final one is evaluated. The
 seed determines the tokenizer, the initial weights and every conversation, but not the order in which the
 drawing processes deliver the conversations: two runs with the same seed yield models of equal quality,
 but not identical weights. A GPU is used if there is one.
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
     parser.add_argument("--pool", type=int, default=60, help="batches of each length kept in memory")
-    parser.add_argument("--pictures", type=int, default=400, help="pictures of the final examination; 0 for none")
+    parser.add_argument("--pictures", type=int, default=400, help="pictures for the final evaluation; 0 for none")
     given = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

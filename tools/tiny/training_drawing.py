@@ -1,7 +1,7 @@
 """The pictures that train internvl2-tiny: scattered shapes on small canvases with varied backgrounds.
 
 Position, size, tilt, proportions, background and noise vary widely, so that the model learns only
-colour, shape and count. The renderer used for examinations (`inference.internvl2.tiny.drawing`) shares
+colour, shape and count. The renderer used for evaluations (`inference.internvl2.tiny.drawing`) shares
 no drawing code with this module.
 """
 

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()
     watch_parent()
-    # Set in any case: a forked engine has the number of its parent.
+    # Always set, because a forked engine inherits its parent's number of threads.
     cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     torch.set_num_threads(options.threads or cores)
     try:

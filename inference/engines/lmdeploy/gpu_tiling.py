@@ -1,8 +1,8 @@
 """Tiling of decoded pictures with torch, on the GPU or, in tests, on the CPU.
 
-The tiles of photos differ from Pillow's (inference/internvl2/tiles.py) by at most one grey level. For sharp
-noise, the difference is larger if the height shrinks more than the width, because Pillow 13 then resizes the
-columns first.
+The tiles of photos differ from Pillow's (inference/internvl2/tiles.py) by at most 1 in a pixel's 8-bit values.
+For high-frequency noise, the difference is larger if the height shrinks more than the width, because Pillow 13
+then resizes the columns first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def cut(decoded: torch.Tensor, tiling: Tiling) -> torch.Tensor:
 
 
 def _resized(decoded: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return a picture [h, w, 3] in uint8 as grey levels [1, 3, height, width], resized as Pillow does.
+    """Resize a picture [h, w, 3] in uint8 as Pillow does; return it as float32 [1, 3, height, width] from 0 to 255.
 
     Pillow resizes each row, then each column, and rounds after both.
     """
@@ -55,6 +55,6 @@ def _planes(decoded: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(levels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    # With antialiasing, torch has Pillow's kernel: Keys' cubic with a = -0.5, widened for downscaling.
+    # With antialiasing, torch uses Pillow's kernel: Keys' cubic with a = -0.5, widened for downscaling.
     resized = interpolate(levels, (height, width), mode="bicubic", antialias=True)
     return resized.add_(0.5).floor_().clamp_(0, 255)

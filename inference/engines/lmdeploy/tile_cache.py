@@ -140,7 +140,7 @@ def prepare(data: bytes, digest: bytes, tiling: Tiling, dtype: torch.dtype, devi
     decoded = as_tensor(picture)
     with _card:
         pixels = cut(decoded.to(device), tiling).to(dtype).cpu()
-    # With another tile limit, a picture has other features, so its fingerprint must differ.
+    # With a different tile limit, a picture has different features, so its fingerprint must differ too.
     fingerprint = sha256(digest + tiling.max_tiles.to_bytes(2, "big")).digest()
     return Prepared(pixels, picture.size, fingerprint)
 
