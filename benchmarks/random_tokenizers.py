@@ -1,8 +1,8 @@
 """Tokenizers of the official kinds and sizes for random-weight checkpoints: those of InternLM2, Phi-3 and Qwen2.
 
 The first two are slow (pure Python), as in real checkpoints, so a realistic benchmark of a server includes their
-cost per token. The pieces are letters, bytes and invented syllables, so there is a text for every token
-ID that random weights produce.
+cost per token. The pieces are letters, bytes and invented syllables, so every token ID that random
+weights produce can be decoded.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ answered by the engine that had answered before.
 
 `swap`: users chat through thumbtune's `Deployment`, as the bot does, while another model is deployed, answers
 a picture, is warmed up and takes over, and the old one is drained. The new model has the same weights under
-another ID; the client refuses a stream that names two IDs. Both need engines at the same time, so two GPUs
-hold one engine of each.
+another ID; the client refuses a stream that names two IDs. Both models need engines at the same time, so with
+two GPUs each model has one engine.
 
 The script prints one JSON object. After `--limit` seconds it prints what it has measured, and ends.
 """
@@ -90,7 +90,7 @@ async def first_word(deployment: Deployment) -> float:
 async def overhead(options: argparse.Namespace, folder: Path, found: dict[str, Any]) -> None:
     """Ask both engines in turn and compare the medians."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    # Ray uses the first card first.
+    # Ray assigns the first GPU first.
     local = {"engine": "lmdeploy", "gpus": [gpus - 1]} if options.num_gpus else {"engine": "cpu"}
     sizes = {"threads": options.threads, "lmdeploy": {"blocks": options.blocks}}
     own = InferenceSettings.model_validate({**local, **sizes, "python": options.engine_python})

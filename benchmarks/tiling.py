@@ -1,14 +1,14 @@
-"""Compare ways to decode a picture and cut it into tiles: on the CPU, on the GPU, and on both.
+"""Compare methods of decoding a picture and cutting it into tiles: on the CPU, on the GPU, and on both.
 
     taskset -c 0-3 python -m benchmarks.tiling [--pictures N] [--threads 1,4] [--device cuda|cpu]
 
-- `pillow`: The CPU engine's way, Pillow in one thread, and a copy of the tiles to the device.
+- `pillow`: The CPU engine's method, Pillow in one thread, and a copy of the tiles to the device.
 - `hybrid`: lmdeploy's worker (`tile_cache.prepare`): Pillow decodes, the GPU resizes and normalizes, and the
   tiles are copied to main memory and, as TurboMind does, back to the GPU.
 - `nvjpeg`: torchvision decodes on the GPU (nvJPEG), and the GPU resizes and normalizes.
 
 The pictures are JPEGs of the sizes in photos.py, and those that peers/load.py sends. `taskset` limits the
-CPU cores. The script prints a JSON object for each picture size and way:
+CPU cores. The script prints a JSON object for each picture size and method:
 
 - `ms`: The median time for a picture, one at a time, until its tiles are on the device.
 - `threads`: For each number of threads, the pictures per second and the milliseconds of CPU time per picture.
@@ -74,7 +74,7 @@ def difference(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
 
 
 class Comparison:
-    """The measurements of all ways, for pictures of one size.
+    """The measurements of all methods, for pictures of one size.
 
     Args:
         name: The name of the pictures in the output.
@@ -127,7 +127,7 @@ class Comparison:
         return cut(decoded, self._tiling).to(torch.bfloat16)
 
     def _measure(self, name: str, way: Way) -> dict[str, Any]:
-        """Measure a way of preparing each picture in one thread."""
+        """Measure a method that prepares each picture in one thread."""
 
         def on_threads(threads: int) -> None:
             with ThreadPoolExecutor(threads) as pool:

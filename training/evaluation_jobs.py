@@ -1,9 +1,9 @@
-"""The jobs of an evaluation: the opening answers, the taste test, and the verdict on the candidate.
+"""The jobs of an evaluation: collecting the first answers, the taste test, and the verdict on the candidate.
 
-The first collects the live model's answers from its engine while the run trains. The second runs while the candidate is
-merged; it needs the weights of the base and the live model, and collects the answers that are still missing. The third
-needs the candidate's answers. Answers come from engines if possible: the live model's, and the one
-that will serve the candidate if it is accepted.
+The first collects the live model's answers to the first factual and leading questions from its engine while
+the run trains. The second runs while the candidate is merged; it needs the weights of the base and the live
+model, and collects the answers that are still missing. The third needs the candidate's answers. Answers come
+from engines if possible: the live model's, and the one that will serve the candidate if it is accepted.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _OTHER_MODELS: Final = 1.25
 """The ratio of the activations that transformers' layers keep to ours; the largest measured is 1.23, for Qwen3-0.6B."""
 
 AVERAGES: Final = {"adamw": 8, "paged_adamw_8bit": 2, "dadapt_adam": 12, "prodigy": 16}
-"""Bytes of an optimizer's state per weight: two averages in float32, or in 8 bits; D-Adaptation keeps one more tensor,
+"""Bytes of an optimizer's state per weight: two moments in float32, or in 8 bits; D-Adaptation keeps one more tensor,
 Prodigy two."""
 
 _BUCKET: Final = 500_000_000

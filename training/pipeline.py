@@ -183,7 +183,7 @@ class Pipeline:
             await asyncio.wait((collecting,))
 
     async def _collect(self, opening: OpeningJob) -> None:
-        """Carry out the job; if it fails, a later one collects the answers."""
+        """Carry out the job; if it fails, a later job collects the answers."""
         if not opening.engines:
             return
         try:

@@ -205,8 +205,8 @@ def fingerprint(
     Args:
         rated: The rated exchanges.
         specs: The job specifications, which include the settings.
-        pairs: The pairs of a better and a worse answer that the run learns from; they may change without a
-            vote.
+        pairs: The pairs of a better and a worse answer that the run learns from. Duels, corrections and edits
+            change them even if the votes on answers stay the same.
         only: The IDs of the exchanges that the run may learn from; None for no limit.
 
     Raises:

@@ -13,7 +13,7 @@ def memory_query() -> list[str]:
 
 
 class Memory:
-    """A sampler that records, twenty times a second, the GPU memory used beyond the first sample."""
+    """A sampler that records, twenty times a second, how much GPU memory use has risen since the first sample."""
 
     def __init__(self) -> None:
         line = [*memory_query(), "-lms", "50"]

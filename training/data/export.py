@@ -116,7 +116,7 @@ def export(
 
 
 def label_answers(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[Lesson, bool]]:
-    """Return the lesson of each finished answer that is liked (True) or disliked (False).
+    """Return each finished answer that is liked (True) or disliked (False), as a training example.
 
     Corrections count as liked.
     """

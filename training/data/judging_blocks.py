@@ -1,10 +1,10 @@
-"""Divide the answers that judge a run into blocks, each judging a model trained on the blocks before it.
+"""Divide the rated answers on which a run is evaluated into blocks, for prequential (test-then-train) evaluation.
 
-Every answer thus judges a model that has not seen the answer's label, while the model that may go live
-still learns from all answers. The verdict applies to the recipe and to the taste that the votes express.
-Each block's result is valid given all votes in the blocks before it. Symmetric cross-validation offers no
-such guarantee, because its models share labels (prequential analysis; Dawid 1984, J. R. Stat. Soc. A
-147:278).
+The answers of each block but the first judge a model trained on the blocks before it, which has not seen
+their labels, while the model that may go live still learns from all answers. The verdict applies to the
+recipe and to the taste that the votes express. Each block's result is valid given all votes in the blocks
+before it. Symmetric cross-validation offers no such guarantee, because its models share labels (prequential
+analysis; Dawid 1984, J. R. Stat. Soc. A 147:278).
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ A row::
                        {"from": "gpt", "value": "Red!", "loss": true}]}
 
 `conversations` and `image` are LLaVA's fields; `system`, `image_wh` (width, height) and `loss` are
-additions that other readers ignore. Only answers whose `loss` is true (the default) are learned, so a
-liked answer's history may contain answers without a like. A row with `"liked": false` ends with a
-disliked answer, and `"rejected": {"id": "exchange-7", "value": "…"}` is a worse answer to the same
-prompt; the setting `training.objective` determines whether these two fields are used.
+additions that other readers ignore. Only answers whose `loss` is true (the default) contribute to the
+loss, so a liked answer's history may contain answers without a like. A row with `"liked": false` ends
+with a disliked answer, and `"rejected": {"id": "exchange-7", "value": "…"}` is a worse answer to the
+same prompt; the setting `training.objective` determines whether these two fields are used.
 
 `training.data.row_parser` reads rows.
 """
@@ -42,7 +42,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A conversation that ends with an answer.
+    """An example for training or evaluation: a conversation that ends with an answer.
 
     The pictures have no bytes, and their `sha256` holds a name: the digest of a stored picture, or the file
     that a row names, relative to the picture folder.
@@ -51,7 +51,7 @@ class Lesson:
         name: The ID of the row.
         system: The system prompt.
         turns: The turns of the conversation, including the last answer.
-        learned: For each turn, whether its text is learned.
+        learned: For each turn, whether its text contributes to the loss.
         sizes: The width and height of each picture in pixels; empty until the sizes are known.
         liked: Whether training makes the last answer more likely; with KTO, disliked answers become less
             likely.
@@ -77,7 +77,7 @@ class Lesson:
         return next((tuple(each.sha256 for each in turn.pictures) for turn in self.turns[::-1] if turn.pictures), ())
 
     def answered(self, text: str) -> Lesson:
-        """Return the conversation with `text` as its last answer and as the only text that is learned."""
+        """Return the conversation with `text` as its last answer, the only text that contributes to the loss."""
         turns = (*self.turns[:-1], replace(self.turns[-1], text=text))
         return replace(self, turns=turns, learned=(*(False for _ in turns[1:]), True))
 
@@ -94,7 +94,7 @@ class Lesson:
 def lesson(rated: RatedExchange) -> Lesson:
     """Return an exchange as a lesson: its history as the model saw it, and its answer.
 
-    Only the answer is learned.
+    Only the answer contributes to the loss.
     """
     exchange = rated.exchange
     prompt = seen_prompt(rated)

@@ -1,11 +1,12 @@
 """Combine the rows of a run: the rated answers, if any, and rows drawn from other sources with the run's seed.
 
-Each row of a source with `repeat_times` is taken that many times, which need not be a whole number. The
-other sources share the replay: together they contribute `replay` samples for each liked answer, and all
-their rows are equally likely to be drawn. All rows of all sources are validated, whether they are drawn
-or not. A liked answer that is too long does not cause an error, but is left out and counted. An operator
-cannot correct it, and it may even become longer: when another user's earlier turns are erased, its exact
-prompt can no longer be found. The drawn rows are saved in the run's directory (`checked.jsonl`,
+Each row of a source with `repeat_times` is taken that many times, which need not be a whole number. The other
+sources share the replay: together they contribute `replay` samples for each liked answer, and all their rows
+are equally likely to be drawn. All rows of all sources are validated, whether they are drawn or not. A liked
+answer that is too long does not cause an error, because an operator cannot correct it, but is left out and
+counted. A conversation that used to fit may become too long when another user's earlier turns are erased: the
+prompt that the model saw can then no longer be found, and is replaced with a part of the conversation that
+may be longer (`training.data.seen_prompt`). The drawn rows are saved in the run's directory (`checked.jsonl`,
 `mixture.json`) so that the run can be inspected and repeated.
 """
 

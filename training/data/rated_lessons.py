@@ -1,4 +1,4 @@
-"""Pairs of a liked or disliked exchange and its lesson, and functions that find similar pairs."""
+"""Rated exchanges paired with the training examples made from them, and functions that find similar pairs."""
 
 from __future__ import annotations
 

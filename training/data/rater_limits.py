@@ -1,9 +1,10 @@
 """Limit how much one rater's votes can add to a run or remove from it.
 
-Each lesson counts for one of the users who like it. Each answer that thumbs down keep out of the lessons
-counts for one of the users who dislike it. No more than `allowance` answers of either kind may count for
-one rater. An account that likes as many answers as all others together therefore teaches little more than
-the median rater, and an account that dislikes everything removes no more lessons than it could add.
+Each answer to train on is attributed to one of the users who like it. Each answer that thumbs down exclude
+from training is attributed to one of the users who dislike it. No more than `allowance` answers of either
+kind may be attributed to one rater. An account that likes as many answers as all others together therefore
+contributes little more than the median rater, and an account that dislikes everything removes no more
+answers than it could add.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def beyond_allowance(owner: Mapping[int, int], most: float, features: Mapping[in
 def limit_thumbs_down(rated: Iterable[RatedExchange], threshold: int, factor: float) -> list[RatedExchange]:
     """Remove the thumbs down that exceed their rater's allowance, and return the exchanges.
 
-    Only thumbs down that keep an answer out of the lessons are limited: those on an answer whose thumbs up
+    Only thumbs down that exclude an answer from training are limited: those on an answer whose thumbs up
     exceed `threshold` on their own, but not once its thumbs down are subtracted. Each rater's thumbs down on
     the newest such answers count first. The allowance is the same as for thumbs up and is computed from the
     answers that would be liked if nobody disliked them. If it were computed from dislikes, a single hostile

@@ -56,7 +56,7 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
     if turns[-1].role is not Role.ASSISTANT:
         raise RowError(f"{where}: the conversation must end with an answer")
     if not any(learned):
-        raise RowError(f"{where}: there is no answer to learn (every loss is false)")
+        raise RowError(f"{where}: there is no answer to train on (every loss is false)")
     system = row.get("system", system)
     if not isinstance(system, str):
         raise RowError(f"{where}: system must be a string")
@@ -81,7 +81,7 @@ def _parse_rejected(value: Any, where: str) -> Rejected:
 
 
 def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple[list[Turn], list[bool]]:
-    """Return the turns with their pictures and, for each turn, whether it is learned."""
+    """Return the turns with their pictures and, for each turn, whether it contributes to the loss."""
     left = iter(files)
     turns: list[Turn] = []
     learned: list[bool] = []

@@ -18,7 +18,7 @@ class SelectionCounts:
     Attributes:
         rated: All rated exchanges.
         disliked: Rated exchanges without enough thumbs up.
-        unfinished: Liked exchanges whose answer is empty or did not end by itself.
+        unfinished: Liked exchanges whose answer is empty or incomplete.
         too_long: Liked, finished exchanges with more tokens than the trainer accepts.
         duplicates: Exchanges that repeat another pair.
         over_share: Exchanges left out because they exceed one rater's share (`training.rater_share`).
@@ -85,7 +85,7 @@ def cut_off(cut: int, liked: int) -> Reason | None:
 
 
 def beyond_share(number: int) -> Reason:
-    """Return a message saying how many lessons were left out because of `training.rater_share`."""
+    """Return a message saying how many liked answers were left out because of `training.rater_share`."""
     return Reason("{number} over the limit per person", number=number)
 
 

@@ -1,6 +1,8 @@
 """Bound a candidate's loss against a reference model on factual questions that both answered.
 
-The method is a non-inferiority test of paired proportions.
+A candidate loses a question that only the reference model answers correctly, and gains one that only the
+candidate answers correctly; its loss is the difference, as a share of all questions. The method is a
+non-inferiority test of paired proportions.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ LOOKS = (150, 300, 600, 1_500)
 
 
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:
-    """Return a one-sided upper confidence bound on the share of questions that a candidate loses.
+    """Return a one-sided upper confidence bound on the loss of a candidate.
 
     `lost` is the number of questions that only the reference model answered correctly, and `gained` the
     number that only the candidate answered correctly. The bound comes from Tango's score interval for a

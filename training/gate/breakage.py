@@ -11,7 +11,7 @@ short, long, playful or uniform:
 - An answer of three playful sentences is four times as long as one plain sentence. An answer that does not
   end has about 250 bytes after 64 tokens, nine times the length of a sentence.
 - A model that uses one wording for each kind of question, or a single word, still gives as many
-  different answers as there are facts. Style cannot explain half as many.
+  different answers as there are facts. Fewer than half as many cannot be a matter of style.
 
 `tests/training/test_breakage.py` answers 300 questions in each style and tests the answers against those
 in every other style.
@@ -85,7 +85,7 @@ def reasons(drift: Drift) -> list[Reason]:
     times = drift.length / max(drift.live_length, SENTENCE)
     if times > LONGEST and drift.length_chance < CHANCE:
         found.append(
-            Reason("its answers have {times} times the length of the live model's", times=f"{drift.times_longer:.1f}")
+            Reason("its answers are {times} times as long as the live model's", times=f"{drift.times_longer:.1f}")
         )
     if drift.distinct < LEAST_VARIETY * drift.facts and drift.distinct_chance < CHANCE:
         found.append(

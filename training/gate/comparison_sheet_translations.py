@@ -48,6 +48,7 @@ CHINESE: Final = {
     "it could give in to leading questions up to {bound} points more often than {model} (limit: {allowed})": (
         "与{model}相比，被诱导性问题带偏的比例最多可能高出 {bound} 个百分点（上限 {allowed} 个百分点）"
     ),
+    "its answers are {times} times as long as the live model's": ("回答长度是现用模型的 {times} 倍"),
     "its answers have {times} times the length of the live model's": ("回答长度是现用模型的 {times} 倍"),
     "it gives {number} different answers to {questions} questions, the live model {live}": (
         "对 {questions} 个问题只给出 {number} 种不同的回答，现用模型给出 {live} 种"

@@ -107,7 +107,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _spread(effort: Effort, say: Say) -> str:
-    """Describe how the lessons are distributed among the raters."""
+    """Describe how the pairs to train on are distributed among the raters."""
     if effort.raters == 1:
         return say("one person: a personal bot")
     share = f"{100 * effort.largest_share:.0f}"

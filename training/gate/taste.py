@@ -37,10 +37,10 @@ COMPARISONS: Final = 4
 """The number of other answers that are drawn for each prompt."""
 
 _ROUNDS: Final = 3
-"""The maximum number of rounds of drawing answers. An answer that did not end by itself does not count."""
+"""The maximum number of rounds of drawing answers. An answer that did not end on its own does not count."""
 
 _HOPELESS: Final = 0.1
-"""The share of the drawn answers that must end by themselves for further ones to be drawn."""
+"""The share of the drawn answers that must end on their own for further ones to be drawn."""
 
 CLIP: Final = 2.0
 """The largest gain that counts, in nats per token, so that no single answer decides."""

@@ -58,13 +58,13 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
 
 
 class StepLoop(TrainLoop):  # type: ignore[misc]
-    """A training loop that makes the loss of an optimizer step the mean over its learned tokens.
+    """A training loop that makes the loss of an optimizer step the mean over its target tokens.
 
-    A model returns the mean over the tokens of one batch. mmengine and DeepSpeed average the `batches` of a
-    step, and the processes average their gradients. The tokens of short answers would therefore weigh more,
-    depending on which answers share a batch. To prevent this bias, the loop reads the batches of a step
-    ahead, counts their tokens over all processes, and scales the loss of each batch by its share of the
-    tokens.
+    Target tokens are those with a label. A model returns the mean over the tokens of one batch. mmengine and
+    DeepSpeed average the `batches` of a step, and the processes average their gradients. The tokens of short
+    answers would therefore weigh more, depending on which answers share a batch. To prevent this bias, the
+    loop reads the batches of a step ahead, counts their tokens over all processes, and scales the loss of
+    each batch by its share of the tokens.
 
     With a `StepSampler`, resumed training starts at its first new sample; mmengine's own loop loads and
     discards all earlier samples.
@@ -122,7 +122,7 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
 
 
 def learned_tokens(labels: torch.Tensor) -> int:
-    """Count the learned tokens of a batch from its labels, [B, N].
+    """Count the target tokens of a batch from its labels, [B, N].
 
     The first position of each row is not counted, because it is never predicted.
     """

@@ -167,7 +167,7 @@ def _loop(job: Job, plan: StepPlan) -> dict[str, Any]:
                 "by_epoch": False,
                 "interval": plan.accumulation * job.save_steps or -1,
                 "max_keep_ckpts": job.keep_checkpoints,
-                # The adapter is saved right afterwards; a checkpoint with AdamW's averages takes 5 s at full size.
+                # The adapter is saved right afterwards; a checkpoint with AdamW's moments takes 5 s at full size.
                 "save_last": False,
             },
             "sampler_seed": {"type": "mmengine.hooks.DistSamplerSeedHook"},

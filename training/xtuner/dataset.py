@@ -1,4 +1,4 @@
-"""A dataset of validated lessons, in place of XTuner's InternVL_V1_5_Dataset.
+"""A dataset of validated training examples, in place of XTuner's InternVL_V1_5_Dataset.
 
 Unlike XTuner's class (0.2.0), which supports two language models, this dataset uses the project's own prompt
 formats, labels only the liked answers, accepts any number of pictures, and raises an error where XTuner

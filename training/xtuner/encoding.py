@@ -1,4 +1,4 @@
-"""Lessons as token IDs, labels and tiles, exactly as the engines compute them for the same conversation.
+"""Training examples as token IDs, labels and tiles, exactly as the engines compute them for the same conversation.
 
 The text comes from `inference.chat_format.template` and is tokenised as in an engine: first the whole
 prompt, then the answer. The trainer's dataset, the validation of rows and the evaluation use this
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 IGNORE_INDEX = -100
-"""The label of a token that is not learned: the default `ignore_index` of PyTorch's cross entropy."""
+"""The label of a token that does not contribute to the loss: the default `ignore_index` of PyTorch's cross entropy."""
 
 
 class TooLong(RowError):
@@ -78,9 +78,9 @@ class Encoder:
     def encode(self, lesson: Lesson) -> Encoded:
         """Encode the whole conversation.
 
-        The labels cover the answers marked in `learned`, including their end tokens. Up to the last answer, the
-        token IDs are those of `prompt_ids`, so that the answer is learned after the same token IDs that an
-        engine will see.
+        The labels cover the answers marked in `learned`, including their end tokens. Up to the last answer,
+        the token IDs are those of `prompt_ids`, so that the model is trained on the answer after the same
+        token IDs that an engine will give it.
         """
         last = len(lesson.turns) - 1
         input_ids = self.prompt_ids(lesson)
@@ -120,7 +120,7 @@ class Encoder:
                 "raise it, or leave the row out"
             )
         if all(label == IGNORE_INDEX for label in encoded.labels):
-            raise RowError(f"{where}: there is no token to learn")
+            raise RowError(f"{where}: there is no token to train on")
         placeholders = encoded.input_ids.count(self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
         features = sum(self.tiling.count_tokens(*size) for size in lesson.sizes)
         if placeholders != features:

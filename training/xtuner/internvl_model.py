@@ -117,7 +117,7 @@ class InternVL2(InternVL_V1_5):
         return use_fused_layers(super()._parse_lora_config(lora_config))
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """Return the mean loss over the learned tokens of a batch.
+        """Return the mean loss over the target tokens (those with a label) of a batch.
 
         In `data`, `input_ids` and `labels` are [B, N], padded on the right. For each sample, `pixel_values` has
         either tiles [T, 3, S, S] or the vision tower's features [T, tokens, width].
@@ -137,7 +137,7 @@ class InternVL2(InternVL_V1_5):
             return self._project(seen)
 
     def token_losses(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return the negative log-likelihood of each learned token, row by row, [learned] float32.
+        """Return the negative log-likelihood of each target token, row by row, [targets] float32.
 
         `input_ids` and `labels` are [B, N].
         """
