@@ -37,7 +37,7 @@ class Reviews(Queries):
 
         Raises:
             UnknownRecord: The exchange does not exist or was deleted.
-            StorageError: The review is an edit without a text.
+            StorageError: The review is an edit but has no text.
         """
         edit = review.decision is ReviewDecision.EDIT
         text = review.text.strip() if edit else ""

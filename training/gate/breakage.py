@@ -85,7 +85,7 @@ def reasons(drift: Drift) -> list[Reason]:
     times = drift.length / max(drift.live_length, SENTENCE)
     if times > LONGEST and drift.length_chance < CHANCE:
         found.append(
-            Reason("its answers have {times} times the length of the live model's", times=f"{drift.times_longer:.1f}")
+            Reason("its answers are {times} times as long as the live model's", times=f"{drift.times_longer:.1f}")
         )
     if drift.distinct < LEAST_VARIETY * drift.facts and drift.distinct_chance < CHANCE:
         found.append(

@@ -25,6 +25,7 @@ EARLIER: Final = (
     ),
     Reason("Its answers are liked no less often."),
     Reason("another model went live during the run, so the answers of the former one cannot judge the new model"),
+    Reason("its answers have {times} times the length of the live model's"),
 )
 """Reasons that only earlier versions stored in reports, models and runs, listed so that they stay translatable."""
 

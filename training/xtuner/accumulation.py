@@ -58,7 +58,7 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
 
 
 class StepLoop(TrainLoop):  # type: ignore[misc]
-    """A training loop that makes the loss of an optimizer step the mean over its learned tokens.
+    """A training loop that makes the loss of an optimizer step the mean over its target tokens.
 
     A model returns the mean over the tokens of one batch. mmengine and DeepSpeed average the `batches` of a
     step, and the processes average their gradients. The tokens of short answers would therefore weigh more,
@@ -122,7 +122,7 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
 
 
 def learned_tokens(labels: torch.Tensor) -> int:
-    """Count the learned tokens of a batch from its labels, [B, N].
+    """Count the target tokens of a batch from its labels, [B, N].
 
     The first position of each row is not counted, because it is never predicted.
     """

@@ -39,7 +39,7 @@ def collate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class PreferenceModel(InternVL2):
     """InternVL2 with the KTO or DPO loss over batches made by `collate_answers`.
 
-    The loss is the sum of the answers' losses divided by the number of learned tokens. `StepLoop` then makes
+    The loss is the sum of the answers' losses divided by the number of target tokens. `StepLoop` then makes
     the loss of a step the sum over its answers divided by its tokens, so that each answer in a step has the
     weight given in the papers.
 
@@ -78,7 +78,7 @@ class PreferenceModel(InternVL2):
         return weights
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """Return the sum of a batch's answer losses, divided by the number of its learned tokens."""
+        """Return the sum of a batch's answer losses, divided by the number of its target tokens."""
         features = self.picture_features(data.pop("pixel_values"))
         losses = self._kto(data, features) if self.objective == "kto" else self._dpo(data, features)
         return {"loss": losses.sum() / learned_tokens(data["labels"])}
@@ -112,7 +112,7 @@ class PreferenceModel(InternVL2):
         return self._log_probabilities(data[ids], data[labels], self.picture_features(data["pixel_values"]))
 
     def _log_probabilities(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return the log-probability of each row's learned tokens taken together, [B]."""
+        """Return the log-probability of each row's target tokens taken together, [B]."""
         losses = self.token_losses(input_ids, labels, features)
         row = (labels[:, 1:] != IGNORE_INDEX).nonzero()[:, 0]
         return -losses.new_zeros(len(labels)).index_add(0, row, losses)
