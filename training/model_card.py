@@ -150,7 +150,7 @@ def _figures(report: Report) -> list[tuple[str, str]]:
     rows = []
     if taste.answers:
         rows += [
-            ("rated answers that judged the model", f"{taste.answers}, {taste.liked} of them liked"),
+            ("rated answers used to judge the model", f"{taste.answers}, {taste.liked} of them liked"),
             (
                 "agreement of its gains with the votes (50 %: none)",
                 f"{_percent(taste.agreement)} (95 % interval {_percent(taste.low)} to {_percent(taste.high)})",
@@ -167,7 +167,7 @@ def _figures(report: Report) -> list[tuple[str, str]]:
             rows.append((kind, _loss(loss)))
     if drift.answers:
         rows.append(("empty or looping answers", f"{drift.broken} of {drift.answers}"))
-    return rows or [("rated answers that judged the model", "0")]
+    return rows or [("rated answers used to judge the model", "0")]
 
 
 def _loss(loss: Loss) -> str:

@@ -52,9 +52,11 @@ TRIED: Final = later(
     "It answers in a share of the conversations, alongside the live model, until the votes decide. /models shows how "
     "it's doing."
 )
-AWAITS: Final = later("It is waiting for an admin's approval. Approved, it goes live at once and answers everyone.")
+AWAITS: Final = later(
+    "It is waiting for an admin's approval. Once approved, it goes live at once and answers everyone."
+)
 AWAITS_TRIAL: Final = later(
-    "It is waiting for an admin's approval. Approved, it becomes a canary: it first answers in a share of the "
+    "It is waiting for an admin's approval. Once approved, it becomes a canary: it first answers in a share of the "
     "conversations, until the votes decide."
 )
 

@@ -61,8 +61,8 @@ async def retrain(
         found = await ledger.canaries.running()
         share = f"{100 * found.share:.0f} %" if found else "a share"
         end = (
-            f"{run.model} answers {share} of the conversations as a canary, until the votes decide; `thumbtune status` "
-            "shows how it is doing."
+            f"{run.model} answers in {share} of the conversations as a canary, until the votes decide; `thumbtune "
+            "status` shows how it is doing."
         )
     elif model and model.state is ModelState.CANDIDATE:
         if not approve:
@@ -190,7 +190,7 @@ async def _abandon(ledger: Ledger, run: Run) -> None:
     if run.state is not RunState.DUE:
         was = "done" if run.state is RunState.DONE else run.state
         raise CommandRefused(
-            f"The bot stopped while run {run.id} was {was}. The run is settled when the bot next starts; "
+            f"The bot stopped while run {run.id} was {was}. The bot finishes handling it at its next start; "
             "`thumbtune status` shows the result."
         )
     with suppress(IllegalTransition):

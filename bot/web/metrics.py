@@ -33,7 +33,7 @@ GAUGES: Final = {
     "updates_set_aside": "Updates abandoned after repeated failures (dead letters)",
     "replies_doubtful": "Stored replies that may have been sent twice or not at all",
     "telegram_calls_per_second_allowed": "Calls to Telegram per second that the rate limiter currently allows",
-    "canary_share": "Share of the conversations that the canary answers; 0 without a canary, as are the next four",
+    "canary_share": "Share of the conversations in which the canary answers; 0 without a canary, as are the next four",
     "canary_votes": "Votes on the canary's answers since its trial began",
     "canary_live_votes": "Votes on the live model's answers in that time",
     "canary_evidence_worse": "Evidence that the canary is worse; it is rolled back at 20",

@@ -193,7 +193,7 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         admin = await taught(place)
         await admin.command("/retrain")
         outcome = "becomes a canary" if share else "goes live at once"
-        message = await place.says(ADMIN, lambda said: f"Approved, it {outcome}" in words(said))
+        message = await place.says(ADMIN, lambda said: f"Once approved, it {outcome}" in words(said))
         assert set(await answering(admin, range(100, 106))) == {BASE}
         assert await state(place, "run-1") is ModelState.CANDIDATE
         await until(lambda: not any("run-1" in each.cmdline() for each in psutil.Process().children(recursive=True)))

@@ -397,4 +397,4 @@ def test_progress_speaks_the_admins_language() -> None:
     """A run's progress is shown in the admin's language, here Chinese."""
     text = run_progress(RUN, Translator.load().to("zh"))
     assert "第 3 次训练：训练中" in text
-    assert "25 % (训练步：5/20)\n本阶段剩余时间：2:05" in text
+    assert "25 % (训练步数：5/20)\n本阶段剩余时间：2:05" in text

@@ -339,7 +339,7 @@ async def test_the_page_speaks_chinese() -> None:
         html, badge = page.page.locator("html"), page.page.locator("#me-badge")
         await expect(html).to_have_attribute("lang", "zh")
         await expect(badge).to_have_text("您是 Mia")
-        await expect(page.page.locator("#cast")).to_have_text("投 60 个示例评价")
+        await expect(page.page.locator("#cast")).to_have_text("给出 60 个示例评价")
         await page.page.locator("#language").select_option("en")
         await expect(badge).to_have_text("you are Mia")
         await page.page.locator("#language").select_option("zh")

@@ -172,7 +172,7 @@ async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await ledger.canaries.start("run-1", 0.25)
-    assert "run-1 answers 25 % of the conversations as a canary" in await asking
+    assert "run-1 answers in 25 % of the conversations as a canary" in await asking
     printed = StringIO()
     await control.status(ledger, running(), Console(file=printed, width=300))
     assert "run-1 is a canary: it answers in 25 % of the conversations. Too few votes to tell." in printed.getvalue()

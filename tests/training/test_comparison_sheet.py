@@ -237,7 +237,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "75 % (65–85 %)",
         "0.123 % (must not exceed 3.04 %)",
         "50.0 → 25.0 % of 150",
-        "facts, against the live model</dt><dd>2 worse, 1 better of 150; at most 3.1 % overall, 2 % allowed<",
+        "facts, against the live model</dt><dd>2 worse, 1 better of 150; net loss at most 3.1 points (2 allowed)<",
         "1:15, 56 steps",
         "1.2 GB",
         "0.1 MB",
@@ -258,7 +258,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "54 条好评回答",
         "3 人评价过的 45 条回答",
         "50.0 → 25.0 %，共 150 题",
-        "150 题中变差 2 题、变好 1 题；总体最多 3.1 %，允许 2 %",
+        "150 题中变差 2 题、变好 1 题；总体最多变差 3.1 个百分点（允许 2 个）",
         "未通过",
         "有 3 条回答",
     ):

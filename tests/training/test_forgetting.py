@@ -323,10 +323,12 @@ def test_the_sheet_names_what_was_examined() -> None:
     """
     report = verdict(SHOWN, forgetting(200, lost=1, answer="quite fine"))
     shown = dict(facts(replace(report, facts_base=replace(report.facts, lost=0, bound=1.34))))
-    assert shown["facts, against the live model"] == ("1 worse, 0 better of 200; at most 2.3 % overall, 2 % allowed")
-    assert shown["facts, against the base model"].endswith("at most 1.4 % overall, 2 % allowed")
+    assert shown["facts, against the live model"] == (
+        "1 worse, 0 better of 200; net loss at most 2.3 points (2 allowed)"
+    )
+    assert shown["facts, against the base model"].endswith("net loss at most 1.4 points (2 allowed)")
     assert shown["leading questions, against the live model"] == (
-        "1 worse, 0 better of 200; at most 2.3 % overall, 5 % allowed"
+        "1 worse, 0 better of 200; net loss at most 2.3 points (5 allowed)"
     )
     assert "leading questions, against the base model" not in shown
     assert shown["empty or looping answers"] == "0 → 0 of 200"

@@ -1,4 +1,4 @@
-"""The loss of a step is the mean over its learned tokens, for any split into batches and processes."""
+"""The loss of a step is the mean over its target tokens, for any split into batches and processes."""
 
 from __future__ import annotations
 

@@ -49,7 +49,6 @@ CHINESE: Final = {
         "与{model}相比，被诱导性问题带偏的比例最多可能高出 {bound} 个百分点（上限 {allowed} 个百分点）"
     ),
     "its answers are {times} times as long as the live model's": ("回答长度是现用模型的 {times} 倍"),
-    "its answers have {times} times the length of the live model's": ("回答长度是现用模型的 {times} 倍"),
     "it gives {number} different answers to {questions} questions, the live model {live}": (
         "对 {questions} 个问题只给出 {number} 种不同的回答，现用模型给出 {live} 种"
     ),
@@ -91,8 +90,8 @@ CHINESE: Final = {
     "different answers": "不同的回答",
     "length of answers": "回答长度",
     "{percent} % of the live model's": "现用模型的 {percent} %",
-    "{lost} worse, {gained} better of {questions}; at most {bound} % overall, {allowed} % allowed": (
-        "{questions} 题中变差 {lost} 题、变好 {gained} 题；总体最多 {bound} %，允许 {allowed} %"
+    "{lost} worse, {gained} better of {questions}; net loss at most {bound} points ({allowed} allowed)": (
+        "{questions} 题中变差 {lost} 题、变好 {gained} 题；总体最多变差 {bound} 个百分点（允许 {allowed} 个）"
     ),
     "training": "训练",
     "{time}, {steps} steps": "{time}，{steps} 步",

@@ -119,7 +119,7 @@ def _bounded(loss: Loss, say: Say) -> str:
     if not loss.questions:
         return ""
     return say(
-        "{lost} worse, {gained} better of {questions}; at most {bound} % overall, {allowed} % allowed",
+        "{lost} worse, {gained} better of {questions}; net loss at most {bound} points ({allowed} allowed)",
         bound=points(loss.bound),
         allowed=f"{loss.allowed:g}",
         lost=loss.lost,

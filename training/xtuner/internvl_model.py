@@ -117,7 +117,7 @@ class InternVL2(InternVL_V1_5):
         return use_fused_layers(super()._parse_lora_config(lora_config))
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """Return the mean loss over the target tokens (those with a label) of a batch.
+        """Return the mean loss over the target tokens of a batch.
 
         In `data`, `input_ids` and `labels` are [B, N], padded on the right. For each sample, `pixel_values` has
         either tiles [T, 3, S, S] or the vision tower's features [T, tokens, width].

@@ -112,7 +112,7 @@ class PreferenceModel(InternVL2):
         return self._log_probabilities(data[ids], data[labels], self.picture_features(data["pixel_values"]))
 
     def _log_probabilities(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return the joint log-probability of each row's target tokens, [B]."""
+        """Return the log-probability of each row's target tokens taken together, [B]."""
         losses = self.token_losses(input_ids, labels, features)
         row = (labels[:, 1:] != IGNORE_INDEX).nonzero()[:, 0]
         return -losses.new_zeros(len(labels)).index_add(0, row, losses)
