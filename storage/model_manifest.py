@@ -176,13 +176,16 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
         differences.append(f"{MANIFEST} has been replaced")
     with translating_os_errors(f"checking the model {directory}"):
         present = dict(model_files(directory))
-        for name, record in expected.files.items():
-            if name not in present:
-                differences.append(f"{name} is missing")
-            elif present[name].stat().st_size != record.size:
-                differences.append(f"{name} has {present[name].stat().st_size} bytes instead of {record.size}")
-            elif contents and _record(present[name]) != record:
-                differences.append(f"{name} has changed")
+        sizes = {name: path.stat().st_size for name, path in present.items()}
+        whole = {name: present[name] for name, record in expected.files.items() if sizes.get(name) == record.size}
+        hashed = _hashed(whole) if contents else {}
+    for name, record in expected.files.items():
+        if name not in present:
+            differences.append(f"{name} is missing")
+        elif name not in whole:
+            differences.append(f"{name} has {sizes[name]} bytes instead of {record.size}")
+        elif hashed.get(name, record) != record:
+            differences.append(f"{name} has changed")
     differences += [f"{name} is not in the manifest" for name in present if name not in expected.files]
     if differences:
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
@@ -223,12 +226,16 @@ def _records(directory: Path, known: Mapping[str, FileRecord] | None = None) -> 
     with translating_os_errors(f"reading {directory}"):
         paths = dict(model_files(directory))
         files = dict(known or {})
-        rest = {name: path for name, path in paths.items() if name not in files}
-        with ThreadPoolExecutor() as pool:  # hashing releases the GIL
-            files |= zip(rest, pool.map(_record, rest.values()), strict=True)
+        files |= _hashed({name: path for name, path in paths.items() if name not in files})
     if not files:
         raise StorageError(f"{directory} has no files: it is not a model.")
     return files
+
+
+def _hashed(paths: Mapping[str, Path]) -> dict[str, FileRecord]:
+    """Hash several files at a time, and return their records under the keys of `paths`."""
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+        return dict(zip(paths, pool.map(_record, paths.values()), strict=True))
 
 
 def _record(path: Path) -> FileRecord:

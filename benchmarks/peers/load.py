@@ -124,7 +124,8 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: HttpCh
             text += piece
     chat.continue_after(text)
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return TimedAnswer(asked, first, time.time(), usage["prompt_tokens"], cached, usage["completion_tokens"])
+    ended = time.time()
+    return TimedAnswer(asked, first or ended, ended, usage["prompt_tokens"], cached, usage["completion_tokens"])
 
 
 def people(

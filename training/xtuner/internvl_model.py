@@ -29,6 +29,7 @@ from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.fused_lora import use_fused_layers
 from training.xtuner.gpu_yield import GpuYield
 from training.xtuner.partitioned_loading import partitioned_loading
+from training.xtuner.quantized_loading import quantized_in_place
 from training.xtuner.vision_cache import VisionTower, frozen_dtype
 
 
@@ -62,7 +63,7 @@ class InternVL2(InternVL_V1_5):
             **stock: Arguments for XTuner's class.
         """
         vision = stock.get("visual_encoder_lora") is not None
-        with partitioned_loading(vision=vision) if partitioned else nullcontext():
+        with partitioned_loading(vision=vision) if partitioned else quantized_in_place():
             super().__init__(model_path=model_path, **stock)
         adapted = any("lm_head.lora_" in name for name, _ in self.named_parameters())
         if adapted and self._language.config.tie_word_embeddings:
