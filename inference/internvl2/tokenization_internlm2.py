@@ -40,6 +40,7 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
         self.add_bos_token = add_bos_token
         self.add_eos_token = add_eos_token
         self.sp_model = sentencepiece.SentencePieceProcessor(model_file=vocab_file, **(sp_model_kwargs or {}))
+        self._pieces: list[str] = self.sp_model.id_to_piece(list(range(self.vocab_size)))
         super().__init__(
             bos_token=bos_token,
             eos_token=eos_token,
@@ -59,9 +60,13 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         """Return a mapping of all tokens, including added tokens, to their IDs."""
-        # Built from the IDs, because an added token may replace an unused piece.
-        tokens = self.convert_ids_to_tokens(list(range(self.vocab_size)))
-        return {**{token: index for index, token in enumerate(tokens)}, **self.added_tokens_encoder}
+        # Built from the IDs, because an added token may replace an unused piece. transformers calls this method several
+        # times as it loads the tokenizer, and asking for 92,000 pieces one at a time would take most of that time.
+        tokens = self._pieces.copy()
+        for index, token in self.added_tokens_decoder.items():
+            if index < len(tokens):
+                tokens[index] = token.content
+        return {token: index for index, token in enumerate(tokens)} | self.added_tokens_encoder
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return list(self.sp_model.encode(text, out_type=str))
