@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from inference.process import stack_dump
 from inference.process.parent_watch import watch_parent
@@ -55,6 +55,12 @@ class StageProgress:
         self.done += done
         left = (time.monotonic() - self._started) / (self.done - self._before) * (self._steps - self.done)
         self._say(Progress(self._stage, self.done, self._steps, seconds_left=round(left, 1)))
+
+
+_NO_ROOM: Final = Reason(
+    "not enough memory to load the models and answer the questions: stop other programs on the GPU, set "
+    "training.while_training to pause, or lower inference.lmdeploy.blocks"
+)
 
 
 def rank() -> int:
@@ -130,7 +136,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def attempt(kind: type[AnyJob], file: Path, do: Callable[[AnyJob, Say], Outcome], say: Say) -> Outcome:
     """Run `do` on the job in a file, with standard output redirected to standard error, and return the outcome.
 
-    A `TrainingError` becomes the outcome's reason.
+    A `TrainingError` becomes the outcome's reason. Out of memory, the reason says what frees some.
     """
     begun = time.monotonic()
     with redirect_stdout(sys.stderr):
@@ -138,6 +144,11 @@ def attempt(kind: type[AnyJob], file: Path, do: Callable[[AnyJob, Say], Outcome]
             outcome = do(kind.read(file), say)
         except TrainingError as error:
             outcome = Outcome(ok=False, reason=str(error))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.print_exc()
+            outcome = Outcome(ok=False, reason=_NO_ROOM)
     return replace(outcome, seconds=time.monotonic() - begun)
 
 

@@ -45,3 +45,16 @@ def test_a_half_written_yapf_cache_does_not_fail_a_worker(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", WORKER, str(job)], env=environment, stdin=subprocess.PIPE) as worker:
         assert worker.wait(timeout=120) == 0
     assert Outcome.read(outcome_file(job)).ok
+
+
+def test_a_worker_without_memory_says_what_to_do(tmp_path: Path) -> None:
+    """A worker whose allocator fails names settings that free memory, and its log keeps torch's message."""
+    job = tmp_path / "merge.json"
+    MergeJob("1", "", "", "", work="", system="").write(job)
+    code = WORKER.replace("import mmengine", "import torch").replace("return Outcome(ok=True)", "torch.empty(1 << 50)")
+    ended = subprocess.run([sys.executable, "-c", code, str(job)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert "can't allocate memory" in ended.stderr
+    outcome = Outcome.read(outcome_file(job))
+    assert not outcome.ok
+    assert "training.while_training" in outcome.reason
