@@ -1,4 +1,4 @@
-"""Measure the main memory that each process uses while it loads a model for ZeRO 3, without a GPU.
+r"""Measure the main memory that each process uses while it loads a model for ZeRO 3, without a GPU.
 
     MALLOC_MMAP_THRESHOLD_=65536 python -m torch.distributed.run --standalone --nproc-per-node=2 \
         -m benchmarks.partitioned_loading --work DIR [--size qwen2-1b] [--whole]
