@@ -26,9 +26,14 @@ from training.xtuner.resume import latest_checkpoint
 from training.xtuner.scalars import step_seconds
 
 PRELOADED: Final = (
+    "anyio._backends._asyncio",
+    "httpcore",
+    "openai.resources.chat",
     "torch.utils.tensorboard",
     "training.adapter",
     "training.data.mixture",
+    "training.gate.answer_backend",
+    "training.gate.forgetting",
     "training.gate.local_model",
     "training.gate.prompt_parity",
     "training.gate.run_comparison_sheet",
