@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from mimetypes import guess_type
 from pathlib import Path
@@ -47,7 +46,7 @@ class RemoteModel:
                 await _let_users_first(first_words)
                 prompt = replace(_with_bytes(lessons[number].prompt, images), sampling=sampling)
                 try:
-                    answers[number] = await _answer(client, prompt)
+                    answers[number] = (await client.whole_answer(prompt)).strip()
                 except (EngineCrashed, EngineUnavailable):
                     return
                 except InferenceError:
@@ -77,14 +76,6 @@ async def _let_users_first(first_words: str) -> None:
         if Path(first_words).read_bytes() != b"\1":
             return
         await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _answer(client: HttpEngine, prompt: Prompt) -> str:
-    async with aclosing(client.answer(prompt)) as deltas:
-        async for delta in deltas:
-            if delta.answer is not None:
-                return delta.answer.text.strip()
-    raise EngineCrashed("The engine's answer was incomplete.")
 
 
 def _with_bytes(prompt: Prompt, images: Path) -> Prompt:
