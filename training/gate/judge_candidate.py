@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -73,7 +74,10 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     def replies(model: EvaluatedModel) -> list[str]:
         return backend.answers(model.directory, shown, images, SHOWN_TOKENS, steps.add)
 
-    with Examinations.of(job) as examinations:
+    with Examinations.of(job) as examinations, ThreadPoolExecutor(1) as background:
+        prompts = [each.prompt for each in judging]
+        differing = background.submit(disagreement, live.directory, candidate.directory, job.system, prompts)
+        background.submit(run_comparison_sheet.load_pictures, shown, images)
         examinations.expect({base, live, candidate})
         for each in dict.fromkeys((base, live)):
             examinations.open(each)
@@ -82,8 +86,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         examinations.open(candidate)
         forgetting = examinations.examine(candidate, live, base)
     models.close()
-    differs = disagreement(live.directory, candidate.directory, job.system, [each.prompt for each in judging])
-    report = verdict(Taste.read(Path(job.work) / TASTE), forgetting, differs)
+    report = verdict(Taste.read(Path(job.work) / TASTE), forgetting, differing.result())
     report = replace(report, seconds=job.spent + time.monotonic() - begun, effort=job.effort)
     report.write(Path(job.work) / REPORT)
     try:
