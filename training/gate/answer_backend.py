@@ -56,6 +56,10 @@ class AnswerBackend:
         """What computes the answers: the kind of the engines or, if there are none, the device of this process."""
         return self._job.engines[0].kind if self._job.engines else self._device
 
+    def served(self, directory: Path) -> bool:
+        """Return whether an engine serves the model."""
+        return directory in self._remote
+
     def answers(
         self, directory: Path, lessons: Sequence[Lesson], images: Path, most: int, on_answers: Callable[[int], None]
     ) -> list[str]:
