@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
@@ -22,7 +22,7 @@ from training.gate.factual_set import DRAWN, drawn_set
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel
 from training.gate.opening_answers import answer as opening_answers
-from training.gate.remote_model import RemoteModel
+from training.gate.remote_model import Question, RemoteModels
 from training.job import Progress, TrainingError, ignore
 
 TOKENS = 24
@@ -55,6 +55,11 @@ def job(folder: Path, *engines: RunningEngine) -> EvaluationJob:
     return EvaluationJob(**fields(folder, *engines), candidate=str(CHECKPOINT))
 
 
+def questions(lessons: Iterable[Lesson], images: Path) -> list[Question]:
+    """Return questions to the stand-in."""
+    return [Question(CHECKPOINT, each, images, greedy(TOKENS)) for each in lessons]
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     """A running CPU engine with the stand-in model."""
@@ -81,7 +86,7 @@ def test_an_engine_gives_the_model_s_answers(
 ) -> None:
     """Through an engine, a model gives the same answers as without it."""
     done: list[int] = []
-    assert RemoteModel([engine(served)]).answers(*asked, greedy(TOKENS), done.append) == expected
+    assert RemoteModels([engine(served)]).answers(questions(*asked), done.append) == expected
     assert sum(done) == len(expected)
 
 
@@ -102,10 +107,10 @@ def test_questions_that_an_engine_leaves_open_are_answered_here(
             done.append(number)
             served.process.kill()
 
-        assert backend.answers(CHECKPOINT, lessons, images, TOKENS, die) == expected
+        assert backend.answers(questions(lessons, images), die) == expected
         assert done[0] == 1 and sum(done) == len(lessons) and len(done) == 2, "one from the engine, the rest at once"
         unreachable = AnswerBackend(job(tmp_path, engine(served)))
-    assert unreachable.answers(CHECKPOINT, lessons, images, TOKENS, done.append) == expected
+    assert unreachable.answers(questions(lessons, images), done.append) == expected
 
 
 def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
@@ -146,16 +151,16 @@ def test_a_question_waits_for_users(
     lessons, images = asked
     words, done = tmp_path / "first-words", list[bytes]()
     words.write_bytes(b"\1")
-    model = RemoteModel([engine(served, at_once=1, first_words=str(words))])
+    model = RemoteModels([engine(served, at_once=1, first_words=str(words))])
     monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 60)
     free = Timer(0.3, words.write_bytes, [b"\0"])
     free.start()
-    model.answers(lessons[:2], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
+    model.answers(questions(lessons[:2], images), lambda _: done.append(words.read_bytes()))
     free.join()
     assert done == [b"\0", b"\0"]
     words.write_bytes(b"\1")
     monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 0.1)
-    model.answers(lessons[:1], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
+    model.answers(questions(lessons[:1], images), lambda _: done.append(words.read_bytes()))
     assert done[2] == b"\1", "a user who always waits does not stop the evaluation"
 
 
@@ -165,6 +170,6 @@ def test_a_broken_question_is_not_the_engine_s_fault(served: Served, asked: tupl
     (images / "broken.png").write_bytes(b"no picture")
     broken = replace(lessons[0].turns[0].pictures[0], sha256="broken.png")
     refused = replace(lessons[0], turns=(replace(lessons[0].turns[0], pictures=(broken,)), *lessons[0].turns[1:]))
-    model = RemoteModel([engine(served, at_once=1)])
-    found = model.answers([refused, *lessons[:2]], images, greedy(TOKENS), lambda _: None)
+    model = RemoteModels([engine(served, at_once=1)])
+    found = model.answers(questions([refused, *lessons[:2]], images), lambda _: None)
     assert [each is None for each in found] == [True, False, False]

@@ -39,16 +39,16 @@ def test(job: TasteJob, say: Say) -> Outcome:
     with Examinations.of(job) as examinations:
         # The candidate's answers and those for the sheet follow in the next job.
         steps.more(examinations.opening + 2 * len(choose_rows([each for each in lessons if each.liked])))
-        unserved = {each for each in (live, base) if not backend.served(each.directory)}
-        examinations.expect(unserved)
+        of_live, of_base = (
+            examinations.openings(each) if not backend.served(each.directory) else [] for each in (live, base)
+        )
+        models.expect(of_live if live is base else [*of_live, *of_base])
         if taste.answers:
             taste.open(backend.slot.load(live.directory))
-        if live in unserved:
-            examinations.open(live)
+        models.answer(of_live)
         if taste.answers:
             taste.judge(base.directory, backend.slot)
-        if base in unserved:
-            examinations.open(base)
+        models.answer(of_base)
     models.close()
     taste.result().write(Path(job.work) / TASTE)
     return Outcome(ok=True, steps=steps.done)

@@ -26,9 +26,9 @@ def answer(job: OpeningJob, say: Say) -> Outcome:
     backend, steps = AnswerBackend(job, loading=False), StageProgress(say, "evaluating", 0)
     models = EvaluatedModels(job, backend, steps)
     with Examinations.of(job) as examinations:
-        for directory in dict.fromkeys(Path(each.directory) for each in job.engines):
-            examinations.expect({model := models.of(directory)})
-            examinations.open(model)
+        openings = examinations.openings(*(models.of(Path(each.directory)) for each in job.engines))
+        models.expect(openings)
+        models.answer(openings)
     models.close()
     return Outcome(ok=True, steps=steps.done)
 
