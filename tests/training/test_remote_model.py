@@ -90,6 +90,16 @@ def test_an_engine_gives_the_model_s_answers(
     assert sum(done) == len(expected)
 
 
+def test_each_engine_answers_for_its_own_model(
+    served: Served, asked: tuple[list[Lesson], Path], expected: list[str]
+) -> None:
+    """Models with an engine answer at the same time, and the questions to others remain."""
+    other, unserved = Path("/models/other"), Path("/models/unserved")
+    models = RemoteModels([engine(served), engine(served, directory=str(other))])
+    mixed = [replace(each, directory=model) for each in questions(*asked) for model in (unserved, other, CHECKPOINT)]
+    assert models.answers(mixed, lambda _: None) == [text for each in expected for text in (None, each, each)]
+
+
 def test_questions_that_an_engine_leaves_open_are_answered_here(
     tmp_path: Path, asked: tuple[list[Lesson], Path], expected: list[str]
 ) -> None:
