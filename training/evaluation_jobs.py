@@ -1,9 +1,10 @@
 """The jobs of an evaluation: collecting the first answers, the taste test, and the verdict on the candidate.
 
-The first collects the live model's answers to the first factual and leading questions from its engine while
-the run trains. The second runs while the candidate is merged; it needs the weights of the base and the live
-model, and collects the answers that are still missing. The third needs the candidate's answers. Answers come
-from engines if possible: the live model's, and the one that will serve the candidate if it is accepted.
+The first collects answers to the first factual and leading questions from the live model's engine while the run
+trains. The second runs while the candidate is merged; it needs the weights of the base and the live model, and
+collects the answers of models without an engine. The third needs the candidate's answers, which are collected
+beside the second if memory allows it. Answers come from engines if possible: the live model's, and the one that
+will serve the candidate if it is accepted.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ class Engines(Protocol):
         """Return the running engines of a model, whose checkpoint is in `directory`."""
         ...
 
+    def fit_beside_workers(self, directory: Path) -> bool:
+        """Return whether a candidate's engine fits into memory while a worker has loaded the model in `directory`."""
+        ...
+
     async def start(self, model: str, directory: Path) -> None:
         """Start engines for a candidate, if that is possible now."""
         ...
@@ -63,6 +68,10 @@ class NoEngines:
     def of(self, model: str, directory: Path) -> list[RunningEngine]:
         """Return an empty list."""
         return []
+
+    def fit_beside_workers(self, directory: Path) -> bool:
+        """Return False."""
+        return False
 
     async def start(self, model: str, directory: Path) -> None:
         """Do nothing."""
@@ -136,6 +145,13 @@ class OpeningJob(JudgingJob):
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateAnswersJob(OpeningJob):
+    """A job that collects answers of the candidate from its engine while other jobs of the evaluation run."""
+
+    worker = ("answers", "training.gate.opening_answers")
+
+
+@dataclass(frozen=True, slots=True)
 class TasteJob(JudgingJob):
     """A job that tests whether what a run learned follows the votes, and collects the reference models' answers.
 
@@ -170,7 +186,7 @@ class EvaluationJob(JudgingJob):
         candidate_name: The name of the candidate in the report and the sheet.
         curve: The image file of the loss curve, for the sheet; empty for none.
         effort: The training data and resources that the run used, for the report and the sheet.
-        tested: The number of the evaluation's steps that the `TasteJob` has completed.
+        tested: The number of the evaluation's steps that earlier jobs have completed.
         spent: The number of seconds that the evaluation has already taken.
     """
 

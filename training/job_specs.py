@@ -10,7 +10,7 @@ from typing import Any
 from storage.learning_records import Run, TrainedOn
 from training.data.llava import row_name
 from training.data.selection import Selection
-from training.evaluation_jobs import EvaluationJob, OpeningJob, Rated, RunningEngine, TasteJob
+from training.evaluation_jobs import CandidateAnswersJob, EvaluationJob, OpeningJob, Rated, RunningEngine, TasteJob
 from training.gate.report import Effort
 from training.job import RATED, Job, MergeJob, Outcome, TrainingError
 from training.run_folder import JUDGED_ROWS, TRAIN_ROWS
@@ -110,6 +110,10 @@ class JobSpecs:
     def opening(self, run: Run, live: Path, engines: Sequence[RunningEngine]) -> OpeningJob:
         """Return the job that collects answers from the live model's engines while the run trains."""
         return OpeningJob(**self._judging(run, live, engines))
+
+    def candidate_answers(self, run: Run, live: Path, engines: Sequence[RunningEngine]) -> CandidateAnswersJob:
+        """Return the job that collects answers from the candidate's engines before the evaluation."""
+        return CandidateAnswersJob(**self._judging(run, live, engines))
 
     def taste(
         self, run: Run, selection: Selection, live: Path, engines: Sequence[RunningEngine], **others: Any

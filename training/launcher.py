@@ -19,6 +19,7 @@ from typing import Final
 from inference.process.child import Child
 from inference.process.warm_python import WarmPython
 from storage.translatable_reason import Reason
+from training.evaluation_jobs import OpeningJob
 from training.job import Job, Outcome, Progress, WorkerJob, ignore, outcome_file
 from training.run_folder import SCALARS
 from training.settings import TrainingSettings
@@ -26,9 +27,14 @@ from training.xtuner.resume import latest_checkpoint
 from training.xtuner.scalars import step_seconds
 
 PRELOADED: Final = (
+    "anyio._backends._asyncio",
+    "httpcore",
+    "openai.resources.chat",
     "torch.utils.tensorboard",
     "training.adapter",
     "training.data.mixture",
+    "training.gate.answer_backend",
+    "training.gate.forgetting",
     "training.gate.local_model",
     "training.gate.prompt_parity",
     "training.gate.run_comparison_sheet",
@@ -197,7 +203,10 @@ class ChildTrainer:
             return Outcome(ok=False, reason=reason, log=str(log_file))
 
     async def _command(self, job: WorkerJob, file: Path, processes: int) -> list[str]:
-        """Return the command line of a job's worker; the warm interpreter, if there is one, is started for it."""
+        """Return the command line of a job's worker; the warm interpreter, if there is one, is started for it.
+
+        A job that only asks engines does not wait for the interpreter, which imports what the other jobs need.
+        """
         step, module = job.worker
         python = self._settings.python or sys.executable
         if step == "finetune" and self._settings.engine == "ray":
@@ -208,7 +217,8 @@ class ChildTrainer:
         command = [python, "-m", module, str(file)]
         if self._warm is None:
             return command
-        await self._warm.start()
+        if not isinstance(job, OpeningJob):
+            await self._warm.start()
         return self._warm.forked(command)
 
     async def _watch(self, child: Child, reported: asyncio.Event) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from storage.atomic_files import write_text
 from storage.errors import IllegalTransition, NotSaved, StorageError
@@ -22,11 +22,12 @@ from storage.model_manifest import CARD
 from storage.picture_files import PictureStore
 from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason
+from training.background import meanwhile, uninterrupted
 from training.data.llava import write_rows
 from training.data.selection import Selection
 from training.evaluation_jobs import Engines, NoEngines, OpeningJob, TasteJob
 from training.gate.report import Decision, Report
-from training.job import Job, MergeJob, Outcome, Trainer, TrainingError, checked
+from training.job import Job, MergeJob, Outcome, Progress, Trainer, TrainingError, checked, ignore
 from training.job_specs import measure_effort, model_name
 from training.model_card import model_card
 from training.run_folder import FEATURES, JUDGED_ROWS, LOSSES, REPORT, TRAIN_ROWS, kept_file, run_folders
@@ -144,16 +145,19 @@ class Pipeline:
             job = specs.finetune(run, selection, plan.sources, await self._previous_losses(run))
             if await asyncio.to_thread(adopt_checkpoints, job, run_folders(self._runs, but=run.id)):
                 log.info("run %s continues from the last checkpoint of an interrupted one", run.id)
-            trained = await self._train(job, run, plan, progress)
-            await progress.move(RunState.MERGING, step=0, steps=0)
             live_name, live = await self._live(selection)
-            engines = self._engines.of(live_name, live)
-            counts = await self._counts(selection, live_name)
-            testing = specs.taste(run, selection, live, engines, adapter=str(trained.adapter), **counts)
-            merging = specs.merge(folder, workspace, trained, run=str(run.id))
-            merged, tested = await self._merge_and_test(merging, testing, progress)
-            await self._live(selection)  # the live model may have changed meanwhile
-            await self._seal_and_start(model_name(run), workspace)
+            opening = specs.opening(run, live, self._engines.of(live_name, live))
+            async with meanwhile(self._collect(opening)) as collecting:
+                trained = checked(await self._trainer.run(job, progress.update))
+                await progress.move(RunState.MERGING, step=0, steps=0)
+                live_name, live = await self._live(selection)
+                engines = self._engines.of(live_name, live)
+                counts = await self._counts(selection, live_name)
+                testing = specs.taste(run, selection, live, engines, adapter=str(trained.adapter), **counts)
+                merging = specs.merge(folder, workspace, trained, run=str(run.id))
+                merged, steps = await self._merge_and_test(
+                    run, plan, merging, testing, collecting=collecting, progress=progress
+                )
             evaluation = specs.evaluate(
                 run,
                 workspace,
@@ -162,51 +166,72 @@ class Pipeline:
                 live_name=live_name,
                 curve=trained.curve or "",
                 effort=measure_effort(selection, await self._ledger.models.trained_on(run.id), trained, merged),
-                tested=tested.steps,
-                spent=tested.seconds,
+                tested=steps,
+                spent=progress.seconds,
             )
             checked(await self._trainer.run(evaluation, progress.update))
             await asyncio.to_thread(remove_blocks, folder)
-        return await _uninterrupted(self._publish(run, job, workspace, progress))
+        return await uninterrupted(self._publish(run, job, workspace, progress))
 
-    async def _train(self, job: Job, run: Run, plan: RunPlan, progress: RunProgress) -> Outcome:
-        """Train while the live model's engines, if any, answer the first questions of the evaluation."""
-        name, live = await self._live(plan.selection)
-        engines = self._engines.of(name, live)
-        collecting = asyncio.create_task(self._collect(plan.specs.opening(run, live, engines)))
-        try:
-            trained = checked(await self._trainer.run(job, progress.update))
-            await collecting
-            return trained
-        finally:
-            collecting.cancel()
-            await asyncio.wait((collecting,))
-
-    async def _collect(self, opening: OpeningJob) -> None:
-        """Carry out the job; if it fails, a later job collects the answers."""
+    async def _collect(self, opening: OpeningJob, on_progress: Callable[[Progress], None] = ignore) -> int:
+        """Carry out the job and return the number of its steps; if it fails, a later one collects the answers."""
         if not opening.engines:
-            return
+            return 0
         try:
-            outcome = await self._trainer.run(opening)
+            outcome = await self._trainer.run(opening, on_progress)
         except Exception:
-            log.exception("run %s: collecting answers during the training failed", opening.run)
-        else:
-            if not outcome.ok:
-                log.info("run %s: the answers are collected later: %s", opening.run, outcome.reason)
+            log.exception("run %s: collecting answers failed", opening.run)
+            return 0
+        if not outcome.ok:
+            log.info("run %s: the answers are collected later: %s", opening.run, outcome.reason)
+        return outcome.steps
 
     async def _merge_and_test(
-        self, merging: MergeJob, testing: TasteJob, progress: RunProgress
-    ) -> tuple[Outcome, Outcome]:
-        """Merge the model and run the taste test at the same time, because the test does not need the merged model."""
-        test = asyncio.create_task(self._trainer.run(testing, lambda each: progress.update(each) if merged else None))
+        self,
+        run: Run,
+        plan: RunPlan,
+        merging: MergeJob,
+        testing: TasteJob,
+        *,
+        collecting: asyncio.Task[int],
+        progress: RunProgress,
+    ) -> tuple[Outcome, int]:
+        """Merge the model, run the taste test, which does not need the merged model, and start the candidate's engine.
+
+        The engine is started after the test or, if there is room for it beside the test, once the model is merged. It
+        then answers the first questions meanwhile, and the test waits for the live model's answers, so that no more
+        than two jobs compute at once.
+
+        Returns:
+            The outcome of the merge, and the number of steps of the evaluation that have been completed.
+        """
+        name, workspace = model_name(run), Path(merging.out)
+        early = self._engines.fit_beside_workers(Path(testing.live))
         merged: Outcome | None = None
-        try:
+
+        def show(each: Progress) -> None:
+            if merged and not early:
+                progress.update(each)
+
+        async def taste() -> Outcome:
+            if early:
+                await asyncio.wait((collecting,))
+            return await self._trainer.run(testing, show)
+
+        async with meanwhile(taste()) as test:
             merged = checked(await self._trainer.run(merging, progress.update))
             await progress.move(RunState.EVALUATING, step=0, steps=0)
-            return merged, checked(await test)
-        finally:
-            test.cancel()
-            await asyncio.wait((test,))
+            if not early:
+                checked(await test)
+                await collecting
+            await self._live(plan.selection)  # the live model may have changed meanwhile
+            await self._seal_and_start(name, workspace)
+            steps = 0
+            if not (test.done() and collecting.done()):
+                answering = plan.specs.candidate_answers(run, Path(testing.live), self._engines.of(name, workspace))
+                steps = await self._collect(answering, progress.update)
+            await collecting
+            return merged, steps + checked(await test).steps
 
     async def _seal_and_start(self, model: str, workspace: Path) -> None:
         """Hash the merged model and flush it to disk while its engine starts."""
@@ -300,15 +325,3 @@ async def _end(progress: RunProgress, state: RunState, reason: str) -> None:
             await progress.move(state, reason=reason)
         except NotSaved as error:
             raise EndNotSaved(state, reason) from error
-
-
-async def _uninterrupted(work: Coroutine[Any, Any, Model]) -> Model:
-    """Wait until `work` ends even if this task is cancelled, so that a model is published fully or not at all."""
-    task, caller = asyncio.create_task(work), asyncio.current_task()
-    assert caller is not None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller.uncancel()
-    return task.result()

@@ -1,8 +1,8 @@
 """The files in a run's directory, `runs/N` in the data folder.
 
 Each step adds its job, its outcome and its log. For fine-tuning, these are `finetune.json`,
-`finetune.outcome.json` and `finetune.log`; the other steps use the names `merge`, `taste` and
-`evaluate`.
+`finetune.outcome.json` and `finetune.log`; the other steps use the names `opening`, `merge`, `taste`,
+`answers` and `evaluate`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final, Self
 
 from storage.errors import StorageError
@@ -34,6 +35,12 @@ class RunProgress:
         self._on_change = on_change
         self._newest: Progress | None = None
         self._task: asyncio.Task[None] | None = None
+        self._moved = monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The number of seconds since the run moved to its current state."""
+        return monotonic() - self._moved
 
     async def move(self, state: RunState, **changes: Any) -> Run:
         """Move the run to another state, report the change, and return the run.
@@ -41,6 +48,7 @@ class RunProgress:
         The errors raised are those of `Ledger.runs.move`.
         """
         run = await self._ledger.runs.move(self._run, state, **changes)
+        self._moved = monotonic()
         await self._report(run)
         return run
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from bot.admin.model_switch import ModelSwitch
-from inference.engines.commands import concurrency, resolve
+from inference.engines.commands import Kind, concurrency, resolve
 from inference.messages import InferenceError
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
@@ -43,6 +44,16 @@ class JudgingEngines:
             )
             for worker in self.deployment.workers_of(model)
         ]
+
+    def fit_beside_workers(self, directory: Path) -> bool:
+        """Return whether a candidate's engine fits into memory while a worker has loaded the model in `directory`.
+
+        On a GPU, a worker uses all free memory. On a CPU, three copies of the weights, which have twice the size of the
+        file, may take half of the machine's memory.
+        """
+        weights = sum(each.stat().st_size for each in directory.glob("*.safetensors"))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return resolve(self.settings) is Kind.CPU and 3 * 2 * weights <= memory / 2
 
     async def start(self, model: str, directory: Path) -> None:
         """Start the engine of a candidate; if that fails, the evaluation loads the model itself.

@@ -35,8 +35,8 @@ class ChatRequests:
         self._tiles = tiles
         self._data_urls: LRUCache[tuple[str, str], str] = LRUCache(_DATA_URL_BYTES, len)
 
-    def build(self, prompt: Prompt, model: str) -> dict[str, Any]:
-        """Return the keyword arguments for a streamed chat completion, always with a system message."""
+    def build(self, prompt: Prompt, model: str, *, stream: bool = True) -> dict[str, Any]:
+        """Return the keyword arguments for a chat completion, always with a system message."""
         sampling = prompt.sampling
         request: dict[str, Any] = {
             "model": model,
@@ -52,9 +52,10 @@ class ChatRequests:
             "user": prompt.chat,
             # Ray Serve routes by this header, so that a chat stays with the engine that has cached it.
             "extra_headers": {SESSION_HEADER: quote(prompt.chat)},
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            "stream": stream,
         }
+        if stream:
+            request["stream_options"] = {"include_usage": True}
         if sampling.seed is not None:
             request["seed"] = sampling.seed
         return request

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -80,3 +82,44 @@ class GrowingCache(Cache):
         for index, layer in enumerate(self.layers):
             copied.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
         return copied
+
+
+class JointCache(Cache):
+    """The caches of several conversations as one batch, for a model call with one new position in each of them.
+
+    The model reads keys and values that are padded on the left, and the new ones are added to the caches themselves.
+
+    Attributes:
+        lengths: The number of positions in each cache before the call, [B].
+        mask: The attention mask of the call, [B, longest length + 1], which is False for padding.
+    """
+
+    def __init__(self, caches: Sequence[GrowingCache]) -> None:
+        super().__init__(layer_class_to_replicate=GrowingLayer)
+        self._caches = caches
+        lengths = [int(each.get_seq_length()) for each in caches]
+        self._longest = max(lengths)
+        self.lengths = torch.tensor(lengths)
+        self.mask = torch.arange(self._longest + 1) >= self._longest - self.lengths[:, None]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs: dict[str, Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Add the new position of each row, [B, heads, 1, size], and return all positions, padded on the left."""
+        if len(self._caches) == 1:
+            return self._caches[0].update(key_states, value_states, layer_idx)
+        shape = (*key_states.shape[:2], self._longest + 1, key_states.shape[-1])
+        keys, values = key_states.new_zeros(shape), value_states.new_zeros(shape)
+        for row, each in enumerate(self._caches):
+            own = each.update(key_states[row : row + 1], value_states[row : row + 1], layer_idx)
+            for padded, part in zip((keys, values), own, strict=True):
+                padded[row, :, -part.shape[2] :] = part[0]
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of positions in the longest cache before the call."""
+        return self._longest
+
+    def get_mask_sizes(self, cache_position: Tensor, layer_idx: int) -> tuple[int, int]:
+        """Return the number of positions that the call reads, and their offset, for transformers' masks."""
+        return self._longest + 1, 0

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from inference.engines.cpu.engine import ChatEngine, sample_token
+from inference.engines.cpu.engine import ChatEngine
 from inference.engines.cpu.preprocessing import GenerationRequest, GenerationResult
+from inference.engines.cpu.token_sampling import sample_token
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
@@ -218,6 +219,31 @@ def test_a_failing_answer_fails_alone(model: Any, tokenizer: Any) -> None:
         with pytest.raises(IndexError):
             engine.answer(broken)
         assert answer(engine, good)[0] == text
+
+
+def test_an_error_in_a_batch_ends_its_answers(endless: Any, tokenizer: Any) -> None:
+    """If the next tokens of several answers cannot be computed, each gets the error, and the next one is served."""
+
+    def fail(_module: Any, _args: Any, inputs: dict[str, Any]) -> None:
+        if len(inputs.get("input_ids", ())) == 2:
+            raise RuntimeError("no memory")
+
+    with running(endless, tokenizer) as engine:
+        prompts = [ask("One?", picture(74)), ask("Two?")]
+        expected = answer(engine, prompts[0])[0]
+        hook = endless.language_model.register_forward_pre_hook(fail, with_kwargs=True)
+        try:
+            ended: SimpleQueue[str | GenerationResult | Exception] = SimpleQueue()
+            for prompt in prompts:
+                engine.submit(engine.preprocessor.prepare(prompt), ended.put)
+            events: list[GenerationResult | Exception] = []
+            while len(events) < 2:
+                if not isinstance(event := ended.get(timeout=60), str):
+                    events.append(event)
+            assert [str(each) for each in events] == ["no memory"] * 2
+            assert answer(engine, prompts[0])[0] == expected
+        finally:
+            hook.remove()
 
 
 def test_an_answer_ends_with_the_window(endless: Any, tokenizer: Any) -> None:

@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,12 +176,29 @@ async def test_no_seed_is_sent_by_default(fake: Running) -> None:
     ],
 )
 async def test_errors_are_translated(fake: Running, cue: str, error: type[InferenceError]) -> None:
-    """Each kind of failure raises the matching error from `inference.messages` and yields no final answer."""
+    """Each kind of failure raises the matching error from `inference.messages` and yields no final answer.
+
+    So it does if the answer is not streamed.
+    """
+    raised: list[InferenceError] = []
     async with client(fake.url) as engine:
-        with pytest.raises(InferenceError) as raised:
-            await complete(engine, prompt(f"words:5 {cue}"))
-    assert type(raised.value) is error
-    assert str(raised.value)
+        asking: list[Awaitable[object]] = [complete(engine, prompt(f"words:5 {cue}"))]
+        if not cue.startswith("error"):  # only a stream contains an error
+            asking.append(engine.whole_answer(prompt(f"words:5 {cue}")))
+        for each in asking:
+            with pytest.raises(InferenceError) as caught:
+                await each
+            raised.append(caught.value)
+    assert {type(each) for each in raised} == {error}
+    assert all(str(each) for each in raised)
+
+
+async def test_an_answer_as_a_whole(fake: Running) -> None:
+    """An answer that is not streamed has the same text, and may take longer than `token_timeout`, but not forever."""
+    async with client(fake.url, token_timeout=0.2) as engine:
+        assert await engine.whole_answer(prompt("words:3 slow:0.2")) == (await complete(engine, prompt("words:3")))[0]
+        with pytest.raises(EngineHung, match="2 s"):
+            await engine.whole_answer(prompt("hang:0"))
 
 
 @pytest.mark.parametrize("cue", ["hang:0", "hang:2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from inference.internvl2.checkpoint import load_model
 from inference.internvl2.checkpoint_check import problems
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.families import HERMES_2, INTERNVL2_5, LANGUAGE_MODELS, PHI3, read_family
-from inference.internvl2.growing_cache import GrowingCache
+from inference.internvl2.growing_cache import GrowingCache, JointCache
 from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Prompt, Role, Sampling, Turn
@@ -235,6 +236,31 @@ def test_a_follow_up_uses_the_cache(checkpoint: Path) -> None:
     assert further.usage.encoded_tiles == 0
 
 
+@torch.inference_mode()
+def test_conversations_of_different_lengths_in_one_batch(checkpoint: Path) -> None:
+    """The logits after a further token of several conversations equal those of each conversation alone."""
+    model = load_model(checkpoint)
+    ids = torch.arange(100, 100 + 20)[None]
+    lengths = (5, 19, 12)
+    caches = [GrowingCache() for _ in lengths]
+    for cache, length in zip(caches, lengths, strict=True):
+        model(input_ids=ids[:, :length], past_key_values=cache)
+    for step in range(2):
+        joint = JointCache(caches)
+        tokens = torch.tensor([[50], [60], [70]]) + step
+        output = model(
+            input_ids=tokens,
+            attention_mask=joint.mask,
+            position_ids=joint.lengths[:, None],
+            past_key_values=joint,
+        )
+        for row, length in enumerate(lengths):
+            before = ids[0, :length].tolist() + [int(tokens[row, 0]) - step + each for each in range(step + 1)]
+            alone = model(input_ids=torch.tensor([before])).logits[0, -1]
+            torch.testing.assert_close(output.logits[row, -1], alone, rtol=0, atol=1e-5)
+    assert [int(each.get_seq_length()) for each in caches] == [each + 2 for each in lengths]
+
+
 @pytest.mark.parametrize("length", [24, 40])
 @torch.inference_mode()
 def test_the_parts_of_a_sequence_are_rotated_alike(length: int, tmp_path: Path) -> None:
@@ -285,6 +311,29 @@ def test_an_answer_that_makes_a_chat_long(tmp_path: Path) -> None:
         for _ in range(30):
             expected.append(int(model(input_ids=torch.tensor([expected])).logits[0, -1].argmax()))
     assert [text for text, _ in answers[1:]] == [text_decoder(tokenizer)(expected[len(ids) :])] * 2
+
+
+def test_short_and_long_chats_at_once(tmp_path: Path) -> None:
+    """A short and a long chat that are answered at the same time get the answers that each gets alone."""
+    directory = write_small(tmp_path, "phi3-4b", llm=SHORT)
+    tokenizer, model = load_tokenizer(directory), load_model(directory)
+    with torch.no_grad():
+        for weight in model.language_model.parameters():
+            weight *= 6  # with smaller weights, answers hardly depend on positions
+    engine = ChatEngine(model, tokenizer, cache_bytes=0)
+    try:
+        prompts = [
+            Prompt("S", (Turn(Role.USER, "A dog?"),), chat="", sampling=Sampling(temperature=0, max_new_tokens=n))
+            for n in (12, 30)
+        ]
+        assert len(engine.preprocessor.prepare(prompts[0]).ids) + 12 <= SHORT["original_max_position_embeddings"]
+        alone = [engine.answer(engine.preprocessor.prepare(each))[0] for each in prompts]
+        with ThreadPoolExecutor() as pool:
+            together = list(pool.map(lambda each: engine.answer(engine.preprocessor.prepare(each))[0], prompts))
+    finally:
+        engine.close()
+    assert together == alone
+    assert not alone[1].startswith(alone[0])
 
 
 def test_another_scaling_of_positions_is_refused() -> None:

@@ -136,6 +136,9 @@ class Handler(BaseHTTPRequestHandler):
             if cue in cues:
                 self._json(int(cues[cue]), {"error": {"message": "on cue", "code": code}})
                 return
+        if not body.get("stream"):
+            self._answer_whole(cues)
+            return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -166,6 +169,20 @@ class Handler(BaseHTTPRequestHandler):
         self.fake.note("end", chat=body.get("user"))
         self._write(b"data: [DONE]\n\n")
         self._write(b"")
+
+    def _answer_whole(self, cues: dict[str, float]) -> None:
+        words = int(cues.get("words", 5))
+        for number in range(words):
+            time.sleep(cues.get("slow", 0))
+            self._misbehave(number, cues)
+        if "cut" in cues:
+            self.close_connection = True
+            return
+        text = "".join(f"{self.fake.name}/{os.getpid()}/{number} " for number in range(words))
+        finish = "abort" if "abort" in cues else "stop"
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        name = "another-model" if "liar" in cues else self.fake.name
+        self._json(200, {"id": "fake", "object": "chat.completion", "created": 0, "model": name, "choices": [choice]})
 
     def _misbehave(self, number: int, cues: dict[str, float]) -> None:
         while cues.get("gate") == number and not (self.fake.directory / "gate").exists():

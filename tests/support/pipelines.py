@@ -30,6 +30,9 @@ from training.pipeline import Pipeline
 from training.run_folder import LOSSES, REPORT
 from training.run_plan import RunPlan, RunPlanner
 
+STEPS = {"taste": 3, "answers": 4}
+"""The numbers of steps of jobs of the evaluation."""
+
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
 
 
@@ -62,7 +65,7 @@ class FakeTrainer:
                 step = "merge"
                 (Path(job.out) / "model.safetensors").write_bytes(b"weights")
             case OpeningJob():
-                step = "opening"
+                step = job.worker[0]
             case TasteJob():
                 step = "taste"
             case EvaluationJob():
@@ -72,7 +75,13 @@ class FakeTrainer:
             self.hanging.set()
             await self.over.wait()
         failed = step == self.fails
-        return Outcome(ok=not failed, reason="it rained" if failed else "", adapter="adapter", samples=self.taught)
+        return Outcome(
+            ok=not failed,
+            reason="it rained" if failed else "",
+            adapter="adapter",
+            steps=STEPS.get(step, 0),
+            samples=self.taught,
+        )
 
 
 class Room:

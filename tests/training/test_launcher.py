@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from inference.process.warm_python import WarmPython
 from tests.support.children import alive, until
 from tests.support.lessons import settings
 from tests.training.test_resume import interrupted
+from training.evaluation_jobs import OpeningJob
 from training.job import Job, MergeJob, Outcome, Progress
 from training.launcher import ChildTrainer
 from training.run_folder import SCALARS
@@ -232,6 +234,22 @@ async def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
     """If the Python interpreter is missing, the outcome names the setting to correct, and nothing is raised."""
     outcome = await ChildTrainer(settings(python="/nowhere/python")).run(job(tmp_path / "run", "good"))
     assert "training.python" in outcome.reason
+
+
+async def test_only_workers_that_need_its_libraries_wait_for_the_warm_interpreter(tmp_path: Path) -> None:
+    """A job that only asks engines starts at once; for another job, the interpreter is started first."""
+    found = {"PYTHONPATH": str(FAKE.parents[2])}
+    warm = WarmPython(sys.executable, ("colorsys",), log=tmp_path / "warm.log", environment=found, idle=0)
+    trainer = ChildTrainer(settings(python=sys.executable), warm)
+    try:
+        asking = OpeningJob(run="1", live="", data="", images="", work=str(tmp_path), system="")
+        assert (await trainer.run(asking)).ok
+        assert not warm.running
+        merging = MergeJob("1", "no base", "no adapter", str(tmp_path), work=str(tmp_path), system="")
+        assert not (await trainer.run(merging)).ok
+        assert warm.running
+    finally:
+        await warm.stop()
 
 
 async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> None:

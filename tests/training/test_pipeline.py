@@ -25,11 +25,11 @@ from storage.review_cards import CardFilter
 from storage.state_machines import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
-from tests.support.pipelines import COLOURS, Room
+from tests.support.pipelines import COLOURS, STEPS, Room
 from tests.training.test_resume import save
 from training.data.imported_sources import ABOUT, SourceInfo
 from training.data.selection import HELD_OUT, TRAIN, WORSE
-from training.evaluation_jobs import EvaluationJob, OpeningJob, RunningEngine, TasteJob
+from training.evaluation_jobs import CandidateAnswersJob, EvaluationJob, OpeningJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
 from training.gate.run_comparison_sheet import facts
 from training.job import Job, MergeJob, TrainingError
@@ -129,16 +129,24 @@ async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Roo
 
 
 class Serving:
-    """The engines of the live model and, once its model is merged, of the candidate; `started` lists those started."""
+    """The engines of the live model and, once its model is merged, of the candidate; `started` lists those started.
 
-    def __init__(self, room: Room) -> None:
+    `early` says whether the candidate's engine fits into memory beside workers.
+    """
+
+    def __init__(self, room: Room, *, early: bool = False) -> None:
         self.started: list[tuple[str, int]] = []
         self._room = room
+        self._early = early
 
     def of(self, model: str, directory: Path) -> list[RunningEngine]:
         if model == "run-1" and not self.started:
             return []
         return [RunningEngine(str(directory), model, f"http://{model}", "key", "cpu", None, 2, 60.0)]
+
+    def fit_beside_workers(self, directory: Path) -> bool:
+        assert directory == self._room.base
+        return self._early
 
     async def start(self, model: str, directory: Path) -> None:
         assert (directory / "model.safetensors").is_file()
@@ -162,6 +170,28 @@ async def test_a_run_asks_the_engines(room: Room) -> None:
     assert OpeningJob.from_json(opening.to_json()) == opening
     assert EvaluationJob.from_json(judging.to_json()) == judging
     assert TasteJob.from_json(testing.to_json()) == testing
+
+
+@pytest.mark.parametrize("hangs", ["opening", "taste"])
+async def test_the_candidate_answers_beside_other_jobs(room: Room, hangs: str) -> None:
+    """If there is room for its engine, the candidate answers while others are busy; the judge waits for all of them."""
+    room.trainer.hangs = hangs
+    serving = Serving(room, early=True)
+    run = await room.ledger.runs.start("command")
+    task = asyncio.create_task(room.pipeline(engines=serving).run(run, room.note))
+    async with asyncio.timeout(30):
+        while not any(isinstance(each, CandidateAnswersJob) for each in room.trainer.jobs):
+            await asyncio.sleep(0.01)
+        [answering] = [each for each in room.trainer.jobs if isinstance(each, CandidateAnswersJob)]
+        [merging] = [each for each in room.trainer.jobs if isinstance(each, MergeJob)]
+        assert answering.engines == serving.of("run-1", Path(merging.out))
+        await asyncio.sleep(0.2)
+        assert not any(isinstance(each, EvaluationJob) for each in room.trainer.jobs)
+        room.trainer.over.set()
+        assert await task is not None
+    judging = room.trainer.jobs[-1]
+    assert isinstance(judging, EvaluationJob)
+    assert judging.tested == sum(STEPS.values())
 
 
 async def test_a_run_goes_on_without_the_opening_answers(room: Room) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
@@ -22,7 +22,7 @@ from training.gate.factual_set import DRAWN, drawn_set
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel
 from training.gate.opening_answers import answer as opening_answers
-from training.gate.remote_model import RemoteModel
+from training.gate.remote_model import Question, RemoteModels
 from training.job import Progress, TrainingError, ignore
 
 TOKENS = 24
@@ -55,6 +55,11 @@ def job(folder: Path, *engines: RunningEngine) -> EvaluationJob:
     return EvaluationJob(**fields(folder, *engines), candidate=str(CHECKPOINT))
 
 
+def questions(lessons: Iterable[Lesson], images: Path) -> list[Question]:
+    """Return questions to the stand-in."""
+    return [Question(CHECKPOINT, each, images, greedy(TOKENS)) for each in lessons]
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     """A running CPU engine with the stand-in model."""
@@ -81,8 +86,18 @@ def test_an_engine_gives_the_model_s_answers(
 ) -> None:
     """Through an engine, a model gives the same answers as without it."""
     done: list[int] = []
-    assert RemoteModel([engine(served)]).answers(*asked, greedy(TOKENS), done.append) == expected
+    assert RemoteModels([engine(served)]).answers(questions(*asked), done.append) == expected
     assert sum(done) == len(expected)
+
+
+def test_each_engine_answers_for_its_own_model(
+    served: Served, asked: tuple[list[Lesson], Path], expected: list[str]
+) -> None:
+    """Models with an engine answer at the same time, and the questions to others remain."""
+    other, unserved = Path("/models/other"), Path("/models/unserved")
+    models = RemoteModels([engine(served), engine(served, directory=str(other))])
+    mixed = [replace(each, directory=model) for each in questions(*asked) for model in (unserved, other, CHECKPOINT)]
+    assert models.answers(mixed, lambda _: None) == [text for each in expected for text in (None, each, each)]
 
 
 def test_questions_that_an_engine_leaves_open_are_answered_here(
@@ -102,10 +117,10 @@ def test_questions_that_an_engine_leaves_open_are_answered_here(
             done.append(number)
             served.process.kill()
 
-        assert backend.answers(CHECKPOINT, lessons, images, TOKENS, die) == expected
+        assert backend.answers(questions(lessons, images), die) == expected
         assert done[0] == 1 and sum(done) == len(lessons) and len(done) == 2, "one from the engine, the rest at once"
         unreachable = AnswerBackend(job(tmp_path, engine(served)))
-    assert unreachable.answers(CHECKPOINT, lessons, images, TOKENS, done.append) == expected
+    assert unreachable.answers(questions(lessons, images), done.append) == expected
 
 
 def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
@@ -113,7 +128,7 @@ def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
 ) -> None:
     """The live model's answers and the questions' pictures are kept, and the next job has nothing left to ask.
 
-    If the answers are not there yet, the taste test collects them.
+    If no engine serves the model, the taste test collects them.
     """
     for module in (factual_set, leading_questions):
         monkeypatch.setattr(module, "LOOKS", (4,))
@@ -124,10 +139,11 @@ def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
         if opening:
             assert opening_answers(OpeningJob(**values, answers=str(answers)), ignore).ok
             drawn = {each: each.stat().st_mtime_ns for each in (answers / DRAWN).iterdir()}
-        judge_taste(TasteJob(**values, answers=str(answers), adapter=""), done.append)
+        engines = values["engines"] if opening else []
+        judge_taste(TasteJob(**{**values, "engines": engines}, answers=str(answers), adapter=""), done.append)
         [kept] = answers.glob("*.json")
         assert len(json.loads(kept.read_text())) == 8, "four facts and four leading questions"
-        assert len(done) == left
+        assert (done[-1].step if done else 0) == left
     assert drawn == {each: each.stat().st_mtime_ns for each in (tmp_path / "with" / DRAWN).iterdir()}, "drawn once"
 
 
@@ -145,16 +161,16 @@ def test_a_question_waits_for_users(
     lessons, images = asked
     words, done = tmp_path / "first-words", list[bytes]()
     words.write_bytes(b"\1")
-    model = RemoteModel([engine(served, at_once=1, first_words=str(words))])
+    model = RemoteModels([engine(served, at_once=1, first_words=str(words))])
     monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 60)
     free = Timer(0.3, words.write_bytes, [b"\0"])
     free.start()
-    model.answers(lessons[:2], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
+    model.answers(questions(lessons[:2], images), lambda _: done.append(words.read_bytes()))
     free.join()
     assert done == [b"\0", b"\0"]
     words.write_bytes(b"\1")
     monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 0.1)
-    model.answers(lessons[:1], images, greedy(TOKENS), lambda _: done.append(words.read_bytes()))
+    model.answers(questions(lessons[:1], images), lambda _: done.append(words.read_bytes()))
     assert done[2] == b"\1", "a user who always waits does not stop the evaluation"
 
 
@@ -164,6 +180,6 @@ def test_a_broken_question_is_not_the_engine_s_fault(served: Served, asked: tupl
     (images / "broken.png").write_bytes(b"no picture")
     broken = replace(lessons[0].turns[0].pictures[0], sha256="broken.png")
     refused = replace(lessons[0], turns=(replace(lessons[0].turns[0], pictures=(broken,)), *lessons[0].turns[1:]))
-    model = RemoteModel([engine(served, at_once=1)])
-    found = model.answers([refused, *lessons[:2]], images, greedy(TOKENS), lambda _: None)
+    model = RemoteModels([engine(served, at_once=1)])
+    found = model.answers(questions([refused, *lessons[:2]], images), lambda _: None)
     assert [each is None for each in found] == [True, False, False]

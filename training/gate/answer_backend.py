@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.messages import Sampling
-from training.data.llava import Lesson
-from training.evaluation_jobs import JudgingJob, RunningEngine
-from training.gate.remote_model import RemoteModel
+from training.evaluation_jobs import JudgingJob
+from training.gate.remote_model import Question, RemoteModels
 from training.job import TrainingError
 from training.worker import use_device
 
@@ -34,10 +33,7 @@ class AnswerBackend:
     def __init__(self, job: JudgingJob, *, loading: bool = True) -> None:
         self._job = job
         self._loading = loading
-        engines = defaultdict[Path, list[RunningEngine]](list)
-        for each in job.engines:
-            engines[Path(each.directory)].append(each)
-        self._remote = {directory: RemoteModel(found) for directory, found in engines.items()}
+        self._remote = RemoteModels(job.engines)
 
     @cached_property
     def slot(self) -> ModelSlot:
@@ -56,24 +52,33 @@ class AnswerBackend:
         """What computes the answers: the kind of the engines or, if there are none, the device of this process."""
         return self._job.engines[0].kind if self._job.engines else self._device
 
-    def answers(
-        self, directory: Path, lessons: Sequence[Lesson], images: Path, most: int, on_answers: Callable[[int], None]
-    ) -> list[str]:
-        """Return a model's most likely answers, of at most `most` tokens each, to the last question of each lesson.
+    def served(self, directory: Path) -> bool:
+        """Return whether an engine serves the model."""
+        return directory in self._remote.directories
 
-        Questions that the model's engine does not answer, for example after a crash, are answered in this process.
-        `on_answers` is called with the number of further answers.
+    def answers(self, questions: Sequence[Question], on_answers: Callable[[int], None]) -> list[str]:
+        """Return the answer to each question.
+
+        Questions that no engine answers, for example after a crash, are answered in this process, one model after the
+        other. `on_answers` is called with the number of further answers.
 
         Raises:
             TrainingError: A question is unanswered, and no model may be loaded.
         """
-        found: list[str | None] = [None] * len(lessons)
-        if directory in self._remote:
-            found = self._remote[directory].answers(lessons, images, greedy(most), on_answers)
-        missing = [lesson for lesson, each in zip(lessons, found, strict=True) if each is None]
-        if not missing:
-            return [each for each in found if each is not None]
-        if not self._loading:
-            raise TrainingError(f"{len(missing)} questions were not answered by the engine of {directory}")
-        others = iter(self.slot.load(directory).answers(missing, images, greedy(most), on_batch=on_answers))
-        return [next(others) if each is None else each for each in found]
+        found: list[str | None] = [None] * len(questions)
+        if self._job.engines:
+            found = self._remote.answers(questions, on_answers)
+        missing = defaultdict[Path, dict[tuple[Path, Sampling], list[int]]](lambda: defaultdict(list))
+        for number, (each, answer) in enumerate(zip(questions, found, strict=True)):
+            if answer is None:
+                missing[each.directory][each.images, each.sampling].append(number)
+        for directory, groups in missing.items():
+            if not self._loading:
+                left = sum(map(len, groups.values()))
+                raise TrainingError(f"{left} questions were not answered by the engine of {directory}")
+            for (images, sampling), numbers in groups.items():
+                lessons = [questions[number].lesson for number in numbers]
+                texts = self.slot.load(directory).answers(lessons, images, sampling, on_batch=on_answers)
+                for number, text in zip(numbers, texts, strict=True):
+                    found[number] = text
+        return [each for each in found if each is not None]

@@ -6,7 +6,7 @@ import io
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -60,7 +60,7 @@ class Row:
             id=lesson.name,
         )
 
-    @cached_property
+    @property
     def thumbnails(self) -> tuple[Image.Image, ...]:
         """The row's pictures as thumbnails.
 
@@ -68,10 +68,20 @@ class Row:
             PictureError: A picture cannot be decoded.
             OSError: A picture cannot be read.
         """
-        small = [open_picture(path.read_bytes()) for path in self.pictures]
-        for each in small:
-            each.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-        return tuple(small)
+        return tuple(thumbnail(each) for each in self.pictures)
+
+
+@lru_cache(maxsize=64)
+def thumbnail(file: Path) -> Image.Image:
+    """Return a picture as a thumbnail, which is kept, because it is drawn in each language.
+
+    Raises:
+        PictureError: The picture cannot be decoded.
+        OSError: The picture cannot be read.
+    """
+    small = open_picture(file.read_bytes())
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    return small
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class _Page:
             image.paste(picture, (left, upper))
         for across, down, text, letters, colour in self._texts:
             letters.write(draw, (across, down), text, colour)
-        image.save(path, optimize=True)
+        image.save(path)
 
     def _lines(self, text: str, letters: Lettering, colour: str, box: _Box, max_lines: int) -> float:
         """Add lines of text, and return the top edge of the next line."""

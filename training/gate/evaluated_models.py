@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +17,9 @@ from pydantic import TypeAdapter
 from storage.atomic_files import write_text
 from storage.model_manifest import content_hash
 from training.evaluation_jobs import JudgingJob
-from training.gate.answer_backend import AnswerBackend
+from training.gate.answer_backend import AnswerBackend, greedy
 from training.gate.factual_set import FactualQuestion, QuestionSet
+from training.gate.remote_model import Question
 from training.worker import StageProgress
 
 CACHED_MODELS: Final = 12
@@ -92,37 +94,33 @@ def _read(file: Path) -> dict[str, str]:
 class EvaluatedModel:
     """A model under evaluation, which answers each question only once."""
 
-    def __init__(
-        self, directory: Path, cache: AnswerCache, job: JudgingJob, backend: AnswerBackend, steps: StageProgress
-    ) -> None:
-        """Prepare the model in `directory` for an evaluation, without loading it.
-
-        `cache` contains the answers that the model has given before, and `steps` reports the progress of the
-        evaluation, counted in answers.
-        """
+    def __init__(self, directory: Path, cache: AnswerCache, job: JudgingJob) -> None:
+        """Prepare the model in `directory` for an evaluation; `cache` has the answers that it has given before."""
         self.directory = directory
         self.cache = cache
         self._job = job
-        self._backend = backend
-        self._steps = steps
 
-    def expect(self, questions: QuestionSet, number: int) -> None:
-        """Count the first `number` questions, except those answered before, as steps of the evaluation."""
-        self._steps.more(len(self._missing(questions, number)))
-
-    def answer(self, questions: QuestionSet, number: int) -> AnsweredQuestions:
-        """Answer those of the first `number` questions that the model has not answered yet."""
-        if missing := self._missing(questions, number):
-            lessons = [each.lesson(questions.folder, self._job.system) for each in missing.values()]
-            texts = self._backend.answers(
-                self.directory, lessons, questions.folder, self._job.max_new_tokens, self._steps.add
+    def missing(self, questions: QuestionSet, number: int) -> dict[str, Question]:
+        """Return those of the first `number` questions that the model has not answered, by their identity."""
+        return {
+            each.identity: Question(
+                self.directory,
+                each.lesson(questions.folder, self._job.system),
+                questions.folder,
+                greedy(self._job.max_new_tokens),
             )
-            self.cache.add(dict(zip(missing, texts, strict=True)))
+            for each in questions.first(number)
+            if each.identity not in self.cache.answers
+        }
+
+    def answered(self, questions: QuestionSet, number: int) -> AnsweredQuestions:
+        """Return the first `number` questions with the model's answers."""
         asked = questions.first(number)
         return AnsweredQuestions(tuple(asked), tuple(self.cache.answers[each.identity] for each in asked))
 
-    def _missing(self, questions: QuestionSet, number: int) -> dict[str, FactualQuestion]:
-        return {each.identity: each for each in questions.first(number) if each.identity not in self.cache.answers}
+
+Wanted = tuple[EvaluatedModel, QuestionSet, int]
+"""A model, a set of questions, and the number of its first questions that the model is to answer."""
 
 
 class EvaluatedModels:
@@ -148,8 +146,27 @@ class EvaluatedModels:
         content = content_hash(directory, folder)
         if content not in self._known:
             cache = AnswerCache(folder, content, job.system, job.tiles, job.max_new_tokens, self._backend.kind)
-            self._known[content] = EvaluatedModel(directory, cache, job, self._backend, self._steps)
+            self._known[content] = EvaluatedModel(directory, cache, job)
         return self._known[content]
+
+    def expect(self, wanted: Iterable[Wanted]) -> None:
+        """Count the wanted questions, except those answered before, as steps of the evaluation."""
+        self._steps.more(sum(len(model.missing(questions, number)) for model, questions, number in wanted))
+
+    def answer(self, wanted: Iterable[Wanted], further: Sequence[Question] = ()) -> list[str]:
+        """Have models answer the wanted questions that they have not answered yet, all at the same time.
+
+        Returns:
+            The answers to `further` questions, which are not kept.
+        """
+        missing = [(model, model.missing(questions, number)) for model, questions, number in wanted]
+        asked = [*further, *(question for _, each in missing for question in each.values())]
+        texts = iter(self._backend.answers(asked, self._steps.add) if asked else [])
+        answers = list(islice(texts, len(further)))
+        for model, each in missing:
+            if each:
+                model.cache.add(dict(zip(each, texts, strict=False)))
+        return answers
 
     def close(self) -> None:
         """Mark the cache files as used, and delete the least recently used ones if there are too many."""

@@ -10,7 +10,7 @@ are asked, as long as the set has any.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from storage.translatable_reason import Reason
 from training.evaluation_jobs import JudgingJob
 from training.evidence.facts import ERROR, decided, smallest_decidable_loss, upper_bound
 from training.gate import breakage
-from training.gate.evaluated_models import AnsweredQuestions, EvaluatedModel
+from training.gate.evaluated_models import AnsweredQuestions, EvaluatedModel, EvaluatedModels, Wanted
 from training.gate.factual_set import DRAWN, QuestionSet, drawn_set, own_set
 from training.gate.leading_questions import LEAST_ALLOWED, leading_set
 from training.gate.report import Drift, Loss
@@ -80,16 +80,22 @@ class Examination:
         enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)
         return next(enough, looks[-1])
 
-    def examine(self, candidate: EvaluatedModel, live: EvaluatedModel, base: EvaluatedModel) -> Examined:
-        """Compare the candidate with the base model and the live model, which may be the same model."""
+    def examine(self, models: EvaluatedModels, candidate: EvaluatedModel, *references: EvaluatedModel) -> Examined:
+        """Compare the candidate with the base model and the live model, which may be the same model.
+
+        `references` are the base model and the live model. A model is asked further questions if a comparison needs
+        more of its answers.
+        """
+        base, live = references
         losses: dict[EvaluatedModel, Loss] = {}
         undecided = list(dict.fromkeys((base, live)))
         for look in self.questions.looks:
-            for model in (candidate, *undecided):
-                model.expect(self.questions, look)
-            answered = candidate.answer(self.questions, look)
+            wanted = [(model, self.questions, look) for model in (candidate, *undecided)]
+            models.expect(wanted)
+            models.answer(wanted)
+            answered = candidate.answered(self.questions, look)
             for model in undecided:
-                losses[model] = self.loss(look, answered, model.answer(self.questions, look))
+                losses[model] = self.loss(look, answered, model.answered(self.questions, look))
             undecided = [each for each in undecided if losses[each].passed is None]
             if not undecided or any(each.passed is False for each in losses.values()):
                 break
@@ -97,8 +103,8 @@ class Examination:
         return Examined(
             None if base is live else losses[base],
             losses[live],
-            candidate.answer(self.questions, compared),
-            live.answer(self.questions, compared),
+            candidate.answered(self.questions, compared),
+            live.answered(self.questions, compared),
         )
 
     def loss(self, look: int, candidate: AnsweredQuestions, reference: AnsweredQuestions) -> Loss:
@@ -200,20 +206,19 @@ class Examinations:
         """The number of opening questions of both examinations."""
         return self.facts.opening + self.leading.opening
 
-    def expect(self, models: Iterable[EvaluatedModel]) -> None:
-        """Count the opening questions that the models have not answered yet as steps of the evaluation."""
-        for model in models:
-            for each in (self.facts, self.leading):
-                model.expect(each.questions, each.opening)
+    def openings(self, *models: EvaluatedModel) -> list[Wanted]:
+        """Return the opening questions of both examinations for each model."""
+        return [
+            (model, each.questions, each.opening)
+            for model in dict.fromkeys(models)
+            for each in (self.facts, self.leading)
+        ]
 
-    def open(self, model: EvaluatedModel) -> None:
-        """Have the model answer the opening questions of both examinations."""
-        for each in (self.facts, self.leading):
-            model.answer(each.questions, each.opening)
-
-    def examine(self, candidate: EvaluatedModel, live: EvaluatedModel, base: EvaluatedModel) -> Forgetting:
+    def examine(
+        self, models: EvaluatedModels, candidate: EvaluatedModel, live: EvaluatedModel, base: EvaluatedModel
+    ) -> Forgetting:
         """Examine the candidate, asking a model further questions if a comparison needs more of its answers."""
-        facts = self.facts.examine(candidate, live, base)
-        leading = self.leading.examine(candidate, live, base)
+        facts = self.facts.examine(models, candidate, base, live)
+        leading = self.leading.examine(models, candidate, base, live)
         drift = breakage.measure(facts.live + leading.live, facts.candidate + leading.candidate)
         return Forgetting(facts, leading, drift)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,9 +21,10 @@ from storage.translatable_reason import Reason, join
 from training.data.row_parser import read_lessons
 from training.evaluation_jobs import EvaluationJob
 from training.gate import run_comparison_sheet
-from training.gate.answer_backend import AnswerBackend
-from training.gate.evaluated_models import EvaluatedModel, EvaluatedModels
+from training.gate.answer_backend import AnswerBackend, greedy
+from training.gate.evaluated_models import EvaluatedModels
 from training.gate.forgetting import Examinations, Forgetting
+from training.gate.remote_model import Question
 from training.gate.report import Decision, Report, Taste
 from training.gate.taste import judge
 from training.job import Outcome
@@ -65,29 +67,26 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
 
     shown = run_comparison_sheet.choose_rows([each for each in judging if each.liked])
     backend, steps = AnswerBackend(job), StageProgress(say, "evaluating", 0, job.tested)
-    steps.more(2 * len(shown))
     models = EvaluatedModels(job, backend, steps)
     live, candidate = models.of(Path(job.live)), models.of(Path(job.candidate))
     base = models.of(Path(job.base)) if job.base else live
-
-    def replies(model: EvaluatedModel) -> list[str]:
-        return backend.answers(model.directory, shown, images, SHOWN_TOKENS, steps.add)
-
-    with Examinations.of(job) as examinations:
-        examinations.expect({base, live, candidate})
-        for each in dict.fromkeys((base, live)):
-            examinations.open(each)
-        of_live = replies(live)
-        of_candidate = replies(candidate)
-        examinations.open(candidate)
-        forgetting = examinations.examine(candidate, live, base)
+    replies = [
+        Question(each.directory, lesson, images, greedy(SHOWN_TOKENS)) for each in (live, candidate) for lesson in shown
+    ]
+    with Examinations.of(job) as examinations, ThreadPoolExecutor(1) as background:
+        prompts = [each.prompt for each in judging]
+        differing = background.submit(disagreement, live.directory, candidate.directory, job.system, prompts)
+        background.submit(run_comparison_sheet.load_pictures, shown, images)
+        steps.more(len(replies))
+        models.expect(openings := examinations.openings(base, live, candidate))
+        answers = models.answer(openings, replies)
+        forgetting = examinations.examine(models, candidate, live, base)
     models.close()
-    differs = disagreement(live.directory, candidate.directory, job.system, [each.prompt for each in judging])
-    report = verdict(Taste.read(Path(job.work) / TASTE), forgetting, differs)
+    report = verdict(Taste.read(Path(job.work) / TASTE), forgetting, differing.result())
     report = replace(report, seconds=job.spent + time.monotonic() - begun, effort=job.effort)
     report.write(Path(job.work) / REPORT)
     try:
-        run_comparison_sheet.write(job, report, shown, of_live, of_candidate)
+        run_comparison_sheet.write(job, report, shown, answers[: len(shown)], answers[len(shown) :])
     except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)

@@ -2,10 +2,10 @@
 
     python -m training.gate.judge_taste JOB.json
 
-The worker writes `evidence.json` into the job's directory. It does all the work of an evaluation that does not need
-the merged model: the scores of the taste test (`training.gate.taste`), and the answers of the live model and
-the base model to the first questions with known answers, which are kept for `training.gate.judge_candidate`. At most
-one model is loaded at a time, for the scores, and for the answers if no engine serves it.
+The worker writes `evidence.json` into the job's directory. It does all the work of an evaluation that needs the live
+model or the base model in memory, and not the merged one: the scores of the taste test (`training.gate.taste`), and the
+answers to the first questions with known answers, unless an engine serves the model (`training.gate.opening_answers`).
+They are kept for `training.gate.judge_candidate`. At most one model is loaded at a time.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ def test(job: TasteJob, say: Say) -> Outcome:
     with Examinations.of(job) as examinations:
         # The candidate's answers and those for the sheet follow in the next job.
         steps.more(examinations.opening + 2 * len(choose_rows([each for each in lessons if each.liked])))
-        examinations.expect({live, base})
+        of_live, of_base = (
+            examinations.openings(each) if not backend.served(each.directory) else [] for each in (live, base)
+        )
+        models.expect(of_live if live is base else [*of_live, *of_base])
         if taste.answers:
             taste.open(backend.slot.load(live.directory))
-        examinations.open(live)
+        models.answer(of_live)
         if taste.answers:
             taste.judge(base.directory, backend.slot)
-        examinations.open(base)
+        models.answer(of_base)
     models.close()
     taste.result().write(Path(job.work) / TASTE)
     return Outcome(ok=True, steps=steps.done)

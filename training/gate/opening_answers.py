@@ -1,4 +1,4 @@
-"""Worker: collect the reference models' answers to the first questions with known answers while the run trains.
+"""Worker: collect models' answers to the first questions with known answers while other workers of the run are busy.
 
     python -m training.gate.opening_answers JOB.json
 
@@ -26,11 +26,11 @@ def answer(job: OpeningJob, say: Say) -> Outcome:
     backend, steps = AnswerBackend(job, loading=False), StageProgress(say, "evaluating", 0)
     models = EvaluatedModels(job, backend, steps)
     with Examinations.of(job) as examinations:
-        for directory in dict.fromkeys(Path(each.directory) for each in job.engines):
-            examinations.expect({model := models.of(directory)})
-            examinations.open(model)
+        openings = examinations.openings(*(models.of(Path(each.directory)) for each in job.engines))
+        models.expect(openings)
+        models.answer(openings)
     models.close()
-    return Outcome(ok=True)
+    return Outcome(ok=True, steps=steps.done)
 
 
 if __name__ == "__main__":

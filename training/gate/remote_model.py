@@ -1,11 +1,11 @@
-"""A model that answers questions through the engines that serve it."""
+"""Models that answer questions through the engines that serve them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Final
@@ -20,34 +20,58 @@ _MAX_PAUSE: Final = 1.0
 """The longest pause in seconds before a question, so that a stream of waiting users does not stop the evaluation."""
 
 
-class RemoteModel:
-    """A model served by one or more engines, which are not asked while a user waits for a first token."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to a model.
+
+    Attributes:
+        directory: The model's checkpoint directory.
+        lesson: A conversation, whose last question is to be answered.
+        images: The folder of its pictures.
+        sampling: The sampling settings.
+    """
+
+    directory: Path
+    lesson: Lesson
+    images: Path
+    sampling: Sampling
+
+
+class RemoteModels:
+    """Models served by engines, which are not asked while a user waits for a first token.
+
+    Attributes:
+        directories: The models' checkpoint directories.
+    """
 
     def __init__(self, engines: Sequence[RunningEngine]) -> None:
         self._engines = engines
+        self.directories = {Path(each.directory) for each in engines}
 
-    def answers(
-        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_answer: Callable[[int], None]
-    ) -> list[str | None]:
-        """Answer the last question of each lesson; `on_answer` is called with 1 for each answer.
+    def answers(self, questions: Sequence[Question], on_answer: Callable[[int], None]) -> list[str | None]:
+        """Answer the questions, those to different models at the same time.
+
+        `on_answer` is called with 1 for each answer.
 
         Returns:
-            The answer to each question, or None if the engine refused it or failed.
+            The answer to each question, or None if no engine serves the model, or if the engine refused it or failed.
         """
-        return asyncio.run(self._answers(lessons, images, sampling, on_answer))
+        return asyncio.run(self._answers(questions, on_answer))
 
-    async def _answers(
-        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, on_answer: Callable[[int], None]
-    ) -> list[str | None]:
-        answers: list[str | None] = [None] * len(lessons)
-        waiting = iter(range(len(lessons)))
+    async def _answers(self, questions: Sequence[Question], on_answer: Callable[[int], None]) -> list[str | None]:
+        answers: list[str | None] = [None] * len(questions)
+        numbers = defaultdict[Path, list[int]](list)
+        for number, each in enumerate(questions):
+            numbers[each.directory].append(number)
+        waiting = {directory: iter(each) for directory, each in numbers.items()}
 
-        async def ask(client: HttpEngine, first_words: str) -> None:
-            for number in waiting:
-                await _let_users_first(first_words)
-                prompt = replace(_with_bytes(lessons[number].prompt, images), sampling=sampling)
+        async def ask(client: HttpEngine, engine: RunningEngine) -> None:
+            for number in waiting.get(Path(engine.directory), ()):
+                await _let_users_first(engine.first_words)
+                asked = questions[number]
+                prompt = replace(_with_bytes(asked.lesson.prompt, asked.images), sampling=asked.sampling)
                 try:
-                    answers[number] = await _answer(client, prompt)
+                    answers[number] = (await client.whole_answer(prompt)).strip()
                 except (EngineCrashed, EngineUnavailable):
                     return
                 except InferenceError:
@@ -61,7 +85,7 @@ class RemoteModel:
         try:
             await asyncio.gather(
                 *(
-                    ask(client, each.first_words)
+                    ask(client, each)
                     for client, each in zip(clients, self._engines, strict=True)
                     for _ in range(each.at_once)
                 )
@@ -77,14 +101,6 @@ async def _let_users_first(first_words: str) -> None:
         if Path(first_words).read_bytes() != b"\1":
             return
         await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _answer(client: HttpEngine, prompt: Prompt) -> str:
-    async with aclosing(client.answer(prompt)) as deltas:
-        async for delta in deltas:
-            if delta.answer is not None:
-                return delta.answer.text.strip()
-    raise EngineCrashed("The engine's answer was incomplete.")
 
 
 def _with_bytes(prompt: Prompt, images: Path) -> Prompt:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from inference.messages import PictureError
 from training.data.llava import Lesson
 from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
-from training.gate.comparison_sheet import Row, Sheet
+from training.gate.comparison_sheet import Row, Sheet, thumbnail
 from training.gate.comparison_sheet_png import draw
 from training.gate.comparison_sheet_translations import LANGUAGES, Say, localised, words
 from training.gate.report import Effort, Loss, Report, Taste
@@ -39,6 +41,13 @@ def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
         repeats.append(seen[each.subject])
         seen[each.subject] += 1
     return [liked[index] for index in sorted(range(len(liked)), key=lambda index: repeats[index])[:SHOWN]]
+
+
+def load_pictures(lessons: Sequence[Lesson], images: Path) -> None:
+    """Make the thumbnails of the pictures to show, so that `write` need not; it reports those that are damaged."""
+    with suppress(PictureError, OSError):
+        for name in dict.fromkeys(name for each in lessons for name in each.subject):
+            thumbnail(images / name)
 
 
 def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Sequence[str], new: Sequence[str]) -> None:

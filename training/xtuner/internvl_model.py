@@ -144,6 +144,11 @@ class InternVL2(InternVL_V1_5):
         """
         with self._language_context:
             embeds = self.model.embed(input_ids, features).to(frozen_dtype())
+            embeddings = self._language.get_input_embeddings()
+            if not features.requires_grad and not any(each.requires_grad for each in embeddings.parameters()):
+                # XTuner and PEFT require gradients of the embeddings, for reentrant checkpointing. Computing them takes
+                # a backward pass through all layers, even if only the output layer is trained.
+                embeds = embeds.detach()
             # Padding is at the end, where causal attention hides it from every token.
             hidden = self._language.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
             learned = labels[:, 1:] != IGNORE_INDEX

@@ -1,14 +1,17 @@
 """Generation of answers with a model in this process, several at a time, interleaved in one thread.
 
 Each answer is computed in short steps (a few tiles, a chunk of the prompt, or one token), and the
-answers take turns step by step, so that a long answer does not hold up a short one.
+answers take turns step by step, so that a long answer does not hold up a short one. The next tokens of all
+answers whose prompts have been processed are computed as one batch.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -26,9 +29,11 @@ from inference.engines.cpu.preprocessing import (
     Preprocessor,
     PromptPicture,
 )
+from inference.engines.cpu.token_sampling import sample_token
 from inference.engines.detokenizer import TextStream
 from inference.images.sample_picture import sample_picture
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.growing_cache import JointCache
 from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Prompt, Role, Sampling, Turn, Usage
 
@@ -40,15 +45,39 @@ _PATCHES_PER_STEP: Final = 2048
 
 _WARMUP_TOKENS: Final = 4
 
-_LOWEST_TEMPERATURE: Final = 1e-4
-"""The lowest temperature at which tokens are sampled. Below it, logits divided by the temperature could overflow, and
-sampling would almost always return the most likely token."""
+_Next = tuple[CacheEntry, int]
+"""The cache entry of an answer and its newest token, from which the logits of the next token are to be computed."""
 
-_Steps = Generator[None, None, None]
+_Steps = Generator[_Next | None, Tensor | None, None]
+"""The steps of an answer. If a step yields `_Next`, the logits [vocabulary] must be sent to the next one."""
 
 
 class _Aborted(Exception):
     """The request was aborted."""
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """A running generation; `next` is what its latest step yielded."""
+
+    request: GenerationRequest
+    steps: _Steps
+    next: _Next | None = None
+
+    def advance(self, logits: Tensor | Exception | None = None) -> bool:
+        """Compute one step and return whether more steps remain.
+
+        An exception, whether given instead of the logits or raised by the step, is passed only to the request's
+        listener.
+        """
+        try:
+            self.next = self.steps.throw(logits) if isinstance(logits, Exception) else self.steps.send(logits)
+        except StopIteration:
+            return False
+        except Exception as error:  # noqa: BLE001 - the listener receives it and the other generations continue
+            self.request.listener(error)
+            return False
+        return True
 
 
 class ChatEngine:
@@ -70,6 +99,7 @@ class ChatEngine:
         patches_per_tile = (self.preprocessor.tiling.side // model.config.vision_config.patch_size) ** 2
         self._tiles_per_step = max(1, _PATCHES_PER_STEP // patches_per_tile)
         self._stop_ids = stop_ids(model.generation_config, tokenizer)
+        self._short_length = model.config.short_length or sys.maxsize
         self._features: LRUCache[int, Tensor] = LRUCache(cache_bytes // 8, lambda features: features.nbytes)
         self._prefixes = PrefixCache(cache_bytes - cache_bytes // 8)
         self._inbox: SimpleQueue[GenerationRequest | None] = SimpleQueue()
@@ -118,20 +148,33 @@ class ChatEngine:
     @torch.inference_mode()
     def _run(self) -> None:
         """Compute one step of every running generation in turn, until the engine is closed."""
-        running: deque[tuple[GenerationRequest, _Steps]] = deque()
+        running: deque[_Running] = deque()
         while True:
             while not running or not self._inbox.empty():
                 request = self._inbox.get()
                 if request is None:
-                    for request, steps in running:
-                        request.abort()
-                        _advance(request, steps)
+                    for each in running:
+                        each.request.abort()
+                        each.advance()
                     return
-                running.appendleft((request, self._generate(request)))
-            request, steps = running.popleft()
-            if _advance(request, steps):
-                running.append((request, steps))
+                running.appendleft(_Running(request, self._generate(request)))
+            turn = self._next_turn(running)
+            logits = self._decode_tokens(turn) if turn[0].next else [None]
+            running.extend(each for each, row in zip(turn, logits, strict=True) if each.advance(row))
             self._trim()
+
+    def _next_turn(self, running: deque[_Running]) -> list[_Running]:
+        """Remove the next generation from `running`, with all others whose next tokens fit into the same batch."""
+        first = running.popleft()
+        if first.next is None:
+            return [first]
+        others = [each for each in running if each.next and self._is_long(each) == self._is_long(first)]
+        for each in others:
+            running.remove(each)
+        return [first, *others]
+
+    def _is_long(self, each: _Running) -> bool:
+        return each.request.length > self._short_length
 
     def _trim(self) -> None:
         self._prefixes.trim()
@@ -155,7 +198,7 @@ class ChatEngine:
         usage = Usage(len(request.ids), request.completion_tokens, cached, request.encoded_tiles)
         request.listener(GenerationResult(finish, usage))
 
-    def _prefill(self, request: GenerationRequest, entry: CacheEntry) -> Generator[None, None, Tensor]:
+    def _prefill(self, request: GenerationRequest, entry: CacheEntry) -> Generator[None, Any, Tensor]:
         """Process the prompt positions missing from `entry`; return the logits after the last position."""
         logits = torch.empty(0)
         while entry.length < len(request.ids):
@@ -174,7 +217,7 @@ class ChatEngine:
                 yield
         return logits
 
-    def _encode(self, request: GenerationRequest, picture: PromptPicture) -> Generator[None, None, Tensor]:
+    def _encode(self, request: GenerationRequest, picture: PromptPicture) -> Generator[None, Any, Tensor]:
         """Return the features of a picture, [positions, width], from the cache or from the vision tower."""
         known = self._features.get(picture.key) if picture.features is None else picture.features
         if known is not None:
@@ -193,7 +236,9 @@ class ChatEngine:
         picture.pixels = None
         return features
 
-    def _decode(self, request: GenerationRequest, entry: CacheEntry, logits: Tensor) -> Generator[None, None, str]:
+    def _decode(
+        self, request: GenerationRequest, entry: CacheEntry, logits: Tensor
+    ) -> Generator[_Next, Tensor | None, str]:
         """Sample tokens and pass their text to the listener; return how the answer ended."""
         room = min(request.sampling.max_new_tokens, self.preprocessor.window - len(request.ids))
         stream = TextStream(self._text_of)
@@ -210,10 +255,10 @@ class ChatEngine:
             if request.completion_tokens == room:
                 finish = "length"
                 break
-            yield
+            computed = yield entry, token
             _check_abort(request)
-            embeds = self._model.get_input_embeddings()(torch.tensor([[token]]))
-            logits = self._compute(request, entry, embeds, [token])
+            assert computed is not None
+            logits = computed
         if text := stream.flush():
             request.listener(text)
         return finish
@@ -228,40 +273,31 @@ class ChatEngine:
         logits: Tensor = output.logits[0, -1].float()
         return logits
 
+    def _decode_tokens(self, turn: Sequence[_Running]) -> Sequence[Tensor | Exception]:
+        """Run the language model over the newest token of each generation.
+
+        Returns:
+            For each generation, the logits [vocabulary] or the exception.
+        """
+        entries, tokens = zip(*(each.next for each in turn if each.next), strict=True)
+        cache = JointCache([each.kv for each in entries])
+        self._model.expect(max(each.request.length for each in turn))
+        try:
+            output = self._model.language_model(
+                input_ids=torch.tensor(tokens)[:, None],
+                attention_mask=cache.mask,
+                position_ids=cache.lengths[:, None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        except Exception as error:  # noqa: BLE001 - the generations raise it
+            return [error] * len(turn)
+        for entry, token in zip(entries, tokens, strict=True):
+            entry.keys.append(token)
+        return list(output.logits[:, -1].float())
+
 
 def _check_abort(request: GenerationRequest) -> None:
     if request.aborted.is_set():
         raise _Aborted
-
-
-def _advance(request: GenerationRequest, steps: _Steps) -> bool:
-    """Compute one step and return whether more steps remain.
-
-    An exception is passed only to the listener of `request`.
-    """
-    try:
-        next(steps)
-    except StopIteration:
-        return False
-    except Exception as error:  # noqa: BLE001 - the listener receives it and the other generations continue
-        request.listener(error)
-        return False
-    return True
-
-
-def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Sample a token ID from float32 logits [vocabulary] by the same rules as TurboMind.
-
-    At temperature 0, sampling is greedy. Otherwise, the `top_k` most likely tokens are kept and
-    renormalized; of these, the smallest set of most likely tokens whose probabilities add up to more than
-    `top_p` is kept (lmdeploy, src/turbomind/generation/sampling.cc: invokeTopKSortFilter, then
-    invokeTopPMinPFilter).
-    """
-    if sampling.temperature < _LOWEST_TEMPERATURE:
-        return int(logits.argmax())
-    kept, tokens = logits.topk(min(sampling.top_k or len(logits), len(logits)))
-    probabilities = torch.softmax(kept / sampling.temperature, dim=-1)
-    before = probabilities.cumsum(-1) - probabilities
-    # The most likely token is always kept, even if top_p is 0.
-    probabilities[1:][before[1:] > sampling.top_p] = 0
-    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])

@@ -1,0 +1,45 @@
+"""Compute the gradients of one row; print whether the layers took part, whether any is missing, and their number.
+
+python -m tests.support.one_backward_pass FOLDER TARGETS
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference.internvl2.tiny import CHECKPOINT
+from tests.support.lessons import drawn_job
+from training.run_folder import BASE
+from training.xtuner.distributed import process_group
+from training.xtuner.finetune import prepare_data
+from training.xtuner.internvl_model import InternVL2
+
+
+def main(folder: Path, targets: str) -> None:
+    """Train the layers named `targets`, in a model whose other weights are frozen."""
+    job = drawn_job(folder, 1, base=str(CHECKPOINT))
+    prepare_data(job)
+    with process_group(gpu=False):
+        model: Any = InternVL2(
+            model_path=str(Path(job.work) / BASE),
+            projector=False,
+            freeze_llm=True,
+            freeze_visual_encoder=True,
+            quantization_llm=False,
+            llm_lora={"type": "peft.LoraConfig", "r": 4, "target_modules": [targets], "task_type": "CAUSAL_LM"},
+        ).train()
+        hidden: list[torch.Tensor] = []
+        model._language.model.norm.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
+        ids = torch.tensor([[1, *([model.model.img_context_token_id] * 16), 70, 71, 72]])
+        features = model.picture_features([torch.randn(1, 16, model.model.mlp1[0].normalized_shape[0])])
+        model.token_losses(ids, torch.where(ids < 73, ids, -100), features).mean().backward()
+    gradients = [each.grad for each in model.parameters() if each.requires_grad]
+    print(hidden[0].requires_grad, any(each is None for each in gradients), len(gradients))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
