@@ -120,13 +120,7 @@ class Notifications:
         self._queue_for_all(tell, replaces=f"run {run.id}")
 
     async def run_finished(
-        self,
-        run: Run,
-        model: Model | None,
-        picture: Path | None = None,
-        sheet: Path | None = None,
-        *,
-        awaits: str = "",
+        self, run: Run, model: Model | None, picture: Path | None = None, sheet: Path | None = None, *, awaits: str = ""
     ) -> None:
         """Notify every admin of how a run ended, with its picture (PNG) and sheet (HTML), if any.
 

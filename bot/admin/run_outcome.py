@@ -21,10 +21,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         reason = say(run.reason) or say("unknown")
         return say("Run {run} failed; nothing has changed. Reason: {reason}", run=run.id, reason=reason)
     text = say(
-        "Run {run} is done. Model {model}: {state}.",
-        run=run.id,
-        model=model.id,
-        state=say(MODEL_STATES[model.state]),
+        "Run {run} is done. Model {model}: {state}.", run=run.id, model=model.id, state=say(MODEL_STATES[model.state])
     )
     verdict = [sentence(say(model.reason), say)] if model.reason else []
     if model.state is ModelState.REJECTED:

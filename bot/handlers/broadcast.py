@@ -65,12 +65,7 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
     ]
     text = (command.args or "").strip()
     if not text:
-        await reply.finish(
-            say(
-                "Usage: /broadcast TEXT. Recipients: {people}.",
-                people=len(chats),
-            )
-        )
+        await reply.finish(say("Usage: /broadcast TEXT. Recipients: {people}.", people=len(chats)))
         return
     await _written(lambda: ledger.broadcasts.begin(update, chats))
     button = one_button(say("✖ Cancel"), CancelBroadcast(update=update))

@@ -169,8 +169,7 @@ class Login:
         if failures >= FAILURES:
             say = self._pages.say(request)
             raise web.HTTPTooManyRequests(
-                text=say("Too many wrong passwords. Try again in a minute."),
-                headers={"Retry-After": str(WAIT_SECONDS)},
+                text=say("Too many wrong passwords. Try again in a minute."), headers={"Retry-After": str(WAIT_SECONDS)}
             )
         if is_secret(password, self._token):
             return True

@@ -80,11 +80,7 @@ class SettingsPages:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes, which must serve only the operator."""
-        return [
-            web.get("/settings", self.show),
-            web.post(_KEY, self.change),
-            web.post(f"{_KEY}/undo", self.undo),
-        ]
+        return [web.get("/settings", self.show), web.post(_KEY, self.change), web.post(f"{_KEY}/undo", self.undo)]
 
     async def show(self, request: web.Request) -> web.Response:
         """Show all settings and the latest changes."""
