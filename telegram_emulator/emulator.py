@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -130,14 +129,14 @@ class Emulator:
             if fault is not None and fault.kind is FaultKind.CUT_OFF:
                 return web.Response(text=json.dumps({"ok": True, "result": result})[:-2])
         except BotApiError as error:
-            return _json(error.body(), error.code)
-        return _json({"ok": True, "result": result})
+            return web.json_response(error.body(), status=error.code)
+        return web.json_response({"ok": True, "result": result})
 
     async def _fail(self, request: web.Request, fault: Fault) -> web.Response | None:
         """Apply a fault; return a response in place of the call's result, or None if the call is to proceed."""
         match fault.kind:
             case FaultKind.BAD_GATEWAY:
-                return _json({"ok": False, "error_code": 502, "description": "Bad Gateway"}, 502)
+                raise BotApiError(502, "Bad Gateway")
             case FaultKind.HTML_PAGE:
                 return web.Response(text=_PROXY_PAGE, content_type="text/html", status=502)
             case FaultKind.FLOOD:
@@ -155,13 +154,8 @@ class Emulator:
         """Return the file whose path `getFile` reported."""
         file = self.world.files.by_path(request.match_info["path"])
         if request.match_info["token"] != self.token or file is None:
-            return _json(BotApiError(404, "Not Found").body(), 404)
+            return web.json_response(BotApiError(404, "Not Found").body(), status=404)
         return web.Response(body=file.data, content_type="application/octet-stream")
-
-
-def _json(body: Any, status: int = 200) -> web.Response:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return web.Response(text=text, status=status, content_type="application/json")
 
 
 def _broken(request: web.Request) -> web.Response:
