@@ -116,13 +116,10 @@ class ReviewPages:
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         """Send a picture of an exchange, unless it is quarantined or has not been re-encoded yet."""
-        try:
-            found = await self.ledger.pictures.get(request.match_info["sha256"])
-            if found.state is not PictureState.CLEAN:
-                raise web.HTTPNotFound
-            data = await self.pictures.get(found.sha256)
-        except UnknownRecord as error:
-            raise web.HTTPNotFound from error
+        found = await self.ledger.pictures.get(request.match_info["sha256"])
+        if found.state is not PictureState.CLEAN:
+            raise web.HTTPNotFound
+        data = await self.pictures.get(found.sha256)
         headers = {"Cache-Control": "private, max-age=3600"}
         return web.Response(body=data, content_type=found.media_type, headers=headers)
 

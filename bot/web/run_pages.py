@@ -29,7 +29,7 @@ from bot.redaction import without_secrets
 from bot.web.charts import Chart, loss_chart
 from bot.web.pages import OPERATOR, Pages, start_events
 from bot.web.review import card_page
-from storage.errors import StorageError, UnknownRecord
+from storage.errors import StorageError
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from storage.review_cards import CardFilter
@@ -141,10 +141,7 @@ class RunPages:
         return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
 
     async def _run(self, request: web.Request) -> Run:
-        try:
-            return await self.ledger.runs.get(int(request.match_info["run"]))
-        except UnknownRecord as error:
-            raise web.HTTPNotFound(text=self.pages.say(request)(str(error))) from error
+        return await self.ledger.runs.get(int(request.match_info["run"]))
 
     async def _progress(self, run: Run, say: Say) -> dict[str, Any]:
         """Return the template variables for the progress of a run."""

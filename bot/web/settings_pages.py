@@ -12,13 +12,11 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel
 
-from bot.admin.refusals import refused
 from bot.config import ConfigError, Settings
 from bot.config_file import Origin, descriptions
 from bot.live_settings import CHANGEABLE, EXAMPLE, LiveSettings, json_value
 from bot.web.pages import OPERATOR, Pages
 from bot.web.security import read_form
-from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.setting_changes import SettingChange
 
@@ -93,23 +91,17 @@ class SettingsPages:
             raise web.HTTPNotFound
         text = (await read_form(request)).get("value", "").replace("\r\n", "\n").strip()
         try:
-            await self.settings.change(
-                self.ledger.setting_changes, key, _parsed(self.settings.now, key, text), request[OPERATOR].name
-            )
+            value = _parsed(self.settings.now, key, text)
+            await self.settings.change(self.ledger.setting_changes, key, value, request[OPERATOR].name)
         except ConfigError as error:
             return await self._page(request, key, text, say(error.args[0]), status=400)
-        except StorageError as error:
-            raise web.HTTPServiceUnavailable(text=refused(error, say)) from error
         log.info("a setting was changed", key=key, by=request[OPERATOR].name)
         return _to(key)
 
     async def undo(self, request: web.Request) -> web.Response:
         """Restore the value that the environment or the file sets."""
-        key, say = request.match_info["key"], self.pages.say(request)
-        try:
-            await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
-        except StorageError as error:
-            raise web.HTTPServiceUnavailable(text=refused(error, say)) from error
+        key = request.match_info["key"]
+        await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
         log.info("a change to a setting was undone", key=key, by=request[OPERATOR].name)
         return _to(key)
 
@@ -143,7 +135,7 @@ class SettingsPages:
             value=shown(value),
             started=shown(started),
             origin=settings.started.origins.get(key),
-            is_default=started == _default(key),
+            is_default=started == json_value(Settings.model_construct(), key),
             change=settings.changes.get(key),
             text=_text(value) if text is None else text,
             example=EXAMPLE if isinstance(value, list) else "",
@@ -165,15 +157,6 @@ def _sections(settings: BaseModel, name: str = "") -> Iterator[tuple[str, list[s
         yield name, keys
     for each in inner:
         yield from _sections(getattr(settings, each), f"{name}.{each}" if name else each)
-
-
-def _default(key: str) -> Any:
-    """Return the default of a setting as JSON represents it."""
-    *sections, name = key.split(".")
-    kind: Any = Settings
-    for each in sections:
-        kind = kind.model_fields[each].annotation
-    return kind().model_dump(mode="json", include={name})[name]
 
 
 def _text(value: Any) -> str:
