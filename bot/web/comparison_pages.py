@@ -91,10 +91,8 @@ class ComparisonPages:
         log.info("an operator requested a comparison", first=first, second=second, by=request[OPERATOR].name)
         about = Reason("{first} and {second} are answering questions…", first=first, second=second)
         change = Change(about, request.path, "")
-        if other := await self.changes.begin(change, work):
-            return await self._page(request, other, 409)
-        if change.refusal:
-            return await self._page(request, self.changes.latest(), 409)
+        if refused := await self.changes.begin(change, work):
+            return await self._page(request, refused, 409)
         return _to(first, second)
 
     async def choose(self, request: web.Request) -> web.Response:

@@ -224,10 +224,8 @@ class ModelPages:
         live = await self.ledger.models.live()
         change = Change(about, request.path, live.id if live else "")
         log.info("an operator requested a model change", path=request.path, by=request[OPERATOR].name)
-        if other := await self.changes.begin(change, work):
-            return await self._page(request, other, 409)
-        if change.refusal:
-            return await self._page(request, self.changes.latest(), 409)
+        if refused := await self.changes.begin(change, work):
+            return await self._page(request, refused, 409)
         return web.Response(status=303, headers={"Location": "/models"})
 
     async def _confirmed(self, form: dict[str, str]) -> bool:
