@@ -118,26 +118,25 @@ class Verdict:
     seconds: float
 
 
+WORKERS: Final[dict[type, Callable[..., Outcome]]] = {
+    Job: finetune,
+    MergeJob: merge,
+    TasteJob: test,
+    EvaluationJob: evaluate,
+}
+
+
 class InProcess:
     """A trainer that carries out jobs in this process."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job and return its outcome."""
         begun = time.monotonic()
-        with redirect_stdout(sys.stderr):
-            try:
-                match job:
-                    case Job():
-                        outcome = finetune(job, on_progress)
-                    case MergeJob():
-                        outcome = merge(job, on_progress)
-                    case TasteJob():
-                        outcome = test(job, on_progress)
-                    case EvaluationJob():
-                        outcome = evaluate(job, on_progress)
-            except TrainingError as error:
-                return Outcome(ok=False, reason=str(error), seconds=time.monotonic() - begun)
-        return outcome
+        try:
+            with redirect_stdout(sys.stderr):
+                return WORKERS[type(job)](job, on_progress)
+        except TrainingError as error:
+            return Outcome(ok=False, reason=str(error), seconds=time.monotonic() - begun)
 
 
 async def carry_out(name: str, seed: int) -> Verdict:
