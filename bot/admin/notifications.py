@@ -130,7 +130,7 @@ class Notifications:
         """
 
         async def tell(admin: int, say: Say) -> None:
-            if admin in self._messages_of(run):
+            if admin in self._messages.get(run.id, {}):
                 await self._show(run, admin, say)
             ended = text = outcome(run, model, say)
             markup = None
@@ -159,7 +159,7 @@ class Notifications:
 
     async def _show(self, run: Run, admin: int, say: Say) -> None:
         """Send an admin the progress message of a run, or edit the message sent earlier."""
-        messages = self._messages_of(run)
+        messages = self._messages.setdefault(run.id, {})
         text = run_progress(run, say)
         markup = one_button(say("✖ Cancel"), CancelRun(run=run.id)) if RUN_TRANSITIONS[run.state] else None
         shown = messages.get(admin)
@@ -236,10 +236,6 @@ class Notifications:
             return False
         self._alerts[key] = None
         return True
-
-    def _messages_of(self, run: Run) -> dict[int, _Shown]:
-        """Return the progress messages of a run, keyed by the admin's user ID."""
-        return self._messages.setdefault(run.id, {})
 
     def _queue_for_all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
         """Queue a notice for every admin, replacing a queued notice with the same `replaces`.

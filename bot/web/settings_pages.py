@@ -80,34 +80,13 @@ class SettingsPages:
         """Return the routes, which must serve only the operator."""
         return [web.get("/settings", self.show), web.post(_KEY, self.change), web.post(f"{_KEY}/undo", self.undo)]
 
-    async def show(self, request: web.Request) -> web.Response:
-        """Show all settings and the latest changes."""
-        return await self._page(request)
-
-    async def change(self, request: web.Request) -> web.Response:
-        """Change a setting, or show its field again with the error."""
-        key, say = request.match_info["key"], self.pages.say(request)
-        if key not in CHANGEABLE:
-            raise web.HTTPNotFound
-        text = (await read_form(request)).get("value", "").replace("\r\n", "\n").strip()
-        try:
-            value = _parsed(self.settings.now, key, text)
-            await self.settings.change(self.ledger.setting_changes, key, value, request[OPERATOR].name)
-        except ConfigError as error:
-            return await self._page(request, key, text, say(error.args[0]), status=400)
-        log.info("a setting was changed", key=key, by=request[OPERATOR].name)
-        return _to(key)
-
-    async def undo(self, request: web.Request) -> web.Response:
-        """Restore the value that the environment or the file sets."""
-        key = request.match_info["key"]
-        await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
-        log.info("a change to a setting was undone", key=key, by=request[OPERATOR].name)
-        return _to(key)
-
-    async def _page(
+    async def show(
         self, request: web.Request, key: str = "", text: str = "", wrong: str = "", status: int = 200
     ) -> web.Response:
+        """Show all settings and the latest changes.
+
+        If the field of `key` was filled in wrongly, show it with its `text` and with what is `wrong`.
+        """
         sections = [
             (section, [self._entry(each, text, wrong) if each == key else self._entry(each) for each in keys])
             for section, keys in _sections(self.settings.now)
@@ -123,6 +102,27 @@ class SettingsPages:
             changes=[(each, shown(each.value)) for each in await self.ledger.setting_changes.latest(CHANGES_SHOWN)],
             here=request.rel_url.with_path("/settings"),
         )
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Change a setting, or show its field again with the error."""
+        key, say = request.match_info["key"], self.pages.say(request)
+        if key not in CHANGEABLE:
+            raise web.HTTPNotFound
+        text = (await read_form(request)).get("value", "").replace("\r\n", "\n").strip()
+        try:
+            value = _parsed(self.settings.now, key, text)
+            await self.settings.change(self.ledger.setting_changes, key, value, request[OPERATOR].name)
+        except ConfigError as error:
+            return await self.show(request, key, text, say(error.args[0]), status=400)
+        log.info("a setting was changed", key=key, by=request[OPERATOR].name)
+        return _to(key)
+
+    async def undo(self, request: web.Request) -> web.Response:
+        """Restore the value that the environment or the file sets."""
+        key = request.match_info["key"]
+        await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
+        log.info("a change to a setting was undone", key=key, by=request[OPERATOR].name)
+        return _to(key)
 
     def _entry(self, key: str, text: str | None = None, wrong: str = "") -> SettingEntry:
         settings, value = self.settings, json_value(self.settings.now, key)
