@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -191,8 +191,6 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--top-p", type=float, default=0.8)
     parser.add_argument("--mistakes", action="store_true", help="also print every wrong answer")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -201,7 +199,6 @@ def main() -> None:
         load_tokenizer(given.directory),
         pictures=given.pictures,
         seed=given.seed,
-        sampling=replace(_AS_THE_BOT, temperature=given.temperature, top_p=given.top_p),
     )
     if given.mistakes:
         sys.stdout.write(mistakes(report) + "\n")
