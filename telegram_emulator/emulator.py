@@ -14,7 +14,7 @@ from telegram_emulator.api_errors import BotApiError, Json, api_error, too_many_
 from telegram_emulator.faults import Fault, FaultKind, Faults
 from telegram_emulator.flood_control import FloodControl
 from telegram_emulator.methods import METHODS
-from telegram_emulator.parameters import MAX_REQUEST_BYTES, read_parameters
+from telegram_emulator.parameters import MAX_REQUEST_BYTES, Parameters, read_form
 from telegram_emulator.people_http import PeopleHttp
 from telegram_emulator.person_actions import PersonActions
 from telegram_emulator.sample_voters import SampleConversation, SampleVoters
@@ -81,7 +81,7 @@ class Emulator:
 
         Port 0 selects a free port. Raises `OSError` if the port is in use.
         """
-        app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
         app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", self._download)
         app.add_routes(self._people_http.routes())
@@ -118,7 +118,8 @@ class Emulator:
                 raise BotApiError(401, "Unauthorized")
             if method not in METHODS:
                 raise api_error("method not found", 404)
-            parameters = await read_parameters(request)
+            texts, uploads = await read_form(request)
+            parameters = Parameters(texts, dict(uploads))
             self.calls[method] = self.calls.get(method, 0) + 1
             fault = self.faults.strike(method, parameters.integer("chat_id") or None) if self.faults.planned else None
             if fault is not None and (failure := await self._fail(request, fault)) is not None:

@@ -145,7 +145,7 @@ class PeopleHttp:
         fields: Mapping[str, Any]
         attachments: list[Attachment] = []
         if request.content_type == "multipart/form-data":
-            fields, uploads = await read_form(await request.multipart())
+            fields, uploads = await read_form(request)
             attachments = [Attachment(file.data, file.name, file.media_type, field) for field, file in uploads]
         else:
             fields = await _json_object(request)
