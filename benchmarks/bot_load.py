@@ -72,7 +72,7 @@ class Measured:
         return (
             f"{name:30} {self.rate:7.1f} updates/s   {sum(self.calls.values()) / number:.2f} calls per update   "
             f"median {median:6.3f} s, p99 {late:6.3f} s   processor: bot {1000 * self.bot_seconds / number:.2f} ms, "
-            f"emulator and people {1000 * self.emulator_seconds / number:.2f} ms per update\n"
+            f"emulator and people {1000 * self.emulator_seconds / number:.2f} ms per update"
         )
 
 
@@ -217,23 +217,18 @@ async def measure(people: int, updates: int, memory: int) -> None:
     """Run the measurements and print the table."""
     async with loaded("echo", people) as load:
         bare = await load.full(updates)
-        _say(bare.row("bare aiogram, full speed"))
+        print(bare.row("bare aiogram, full speed"), flush=True)
     async with loaded("thumbtune", people) as load:
         ours = await load.full(updates)
-        _say(ours.row("thumbtune, full speed"))
-        _say((await load.paced(updates // 5, ours.rate / 2)).row("thumbtune, half speed"))
-        _say(f"calls of the bare bot: {bare.calls}\ncalls of thumbtune:    {ours.calls}\n")
-        _say(f"ratio {ours.rate / bare.rate:.2f}\n")
+        print(ours.row("thumbtune, full speed"), flush=True)
+        print((await load.paced(updates // 5, ours.rate / 2)).row("thumbtune, half speed"), flush=True)
+        print(f"calls of the bare bot: {bare.calls}\ncalls of thumbtune:    {ours.calls}", flush=True)
+        print(f"ratio {ours.rate / bare.rate:.2f}", flush=True)
         for done in range(0, memory, MEMORY_STEP):
-            _say(f"memory after {done:7} more updates: {load.megabytes():6.1f} MiB\n")
+            print(f"memory after {done:7} more updates: {load.megabytes():6.1f} MiB", flush=True)
             await load.full(min(MEMORY_STEP, memory - done))
         if memory:
-            _say(f"memory after {memory:7} more updates: {load.megabytes():6.1f} MiB\n")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+            print(f"memory after {memory:7} more updates: {load.megabytes():6.1f} MiB", flush=True)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -91,12 +90,12 @@ def main() -> None:
             chats = [chat(client, seed, (width, height)) for seed in range(options.turns)]
             alone, together = speed(client, 1), speed(client, CHATS)
     first, follow_up = (statistics.median(seconds[turn] for seconds in chats) for turn in (0, 1))
-    sys.stdout.write(
+    print(
         f"{options.picture}, {chats[0][2]} tiles, medians of {len(chats)} chats\n"
         f"first turn's first token  {first:.3f} s\n"
         f"follow-up's first token   {follow_up:.3f} s\n"
         f"ratio                     {follow_up / first:.3f} (target: at most 0.25)\n"
-        f"tokens per second         {alone:.1f} alone, {together:.1f} in {CHATS} chats\n"
+        f"tokens per second         {alone:.1f} alone, {together:.1f} in {CHATS} chats"
     )
 
 

@@ -9,7 +9,6 @@ about each. The script prints medians and 95th percentiles.
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +49,7 @@ def main() -> None:
     """Run the benchmark and print the medians and 95th percentiles of the waits."""
     for kind, waits in asyncio.run(measure()).items():
         median, late = np.percentile(waits, [50, 95])
-        sys.stdout.write(f"{kind:14} median {median:.3f} s, 95 % within {late:.3f} s ({len(waits)} turns)\n")
+        print(f"{kind:14} median {median:.3f} s, 95 % within {late:.3f} s ({len(waits)} turns)")
 
 
 if __name__ == "__main__":

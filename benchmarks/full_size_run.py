@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,7 +116,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--knobs", type=json.loads, default={})
     found = asyncio.run(carry_out(parser.parse_args()))
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

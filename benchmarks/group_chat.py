@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -215,8 +214,7 @@ async def measure(out: Path | None) -> None:
     lines = []
     for load in (burst, steady, flood):
         lines.append(json.dumps(await load(), ensure_ascii=False))
-        sys.stdout.write(lines[-1] + "\n")
-        sys.stdout.flush()
+        print(lines[-1], flush=True)
     if out:
         out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

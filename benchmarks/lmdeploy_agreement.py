@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +91,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
     same, different = asyncio.run(compare(options.model, options.prompts))
-    sys.stdout.write("\n".join([f"{same} of {options.prompts} answers identical", *different]) + "\n")
+    print("\n".join([f"{same} of {options.prompts} answers identical", *different]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help='other keys of [inference]: {"swap": "cold"}')
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")
+    print(json.dumps(asyncio.run(run(options)), indent=2))
 
 
 if __name__ == "__main__":

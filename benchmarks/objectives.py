@@ -21,7 +21,6 @@ import argparse
 import io
 import json
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -243,7 +242,7 @@ def table(measured: Sequence[Measured]) -> str:
             f"{interval([each.facts for each in group]):22} {len(group):5} {mean(each.steps for each in group):5.0f}"
             f"  {'' if knobs == '{}' else knobs}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -272,7 +271,7 @@ def main() -> None:
         for votes, objective in product(options.votes, options.objectives):
             if (taste, objective, votes, seed, json.dumps(options.knobs, sort_keys=True)) not in done:
                 add(measure(taste, objective, votes, seed, options.knobs))
-    sys.stdout.write(table(read(options.out)))
+    print(table(read(options.out)))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
             raise RuntimeError(f"no run has started: {crowd.latest(ADMIN)}")
         if runs:
             if crowd.state != runs[0].state:
-                sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[0].state}\n")
+                print(f"{now - began:.0f} s after /retrain: {runs[0].state}", file=sys.stderr)
             crowd.state = runs[0].state
             seconds[crowd.state] = seconds.get(crowd.state, 0.0) + now - before
             if crowd.state in ENDED or now - began > limit:
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--after", type=float, default=15.0, help="seconds of chat after the run")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")
+    print(json.dumps(asyncio.run(run(options)), indent=2))
 
 
 if __name__ == "__main__":

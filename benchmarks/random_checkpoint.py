@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -289,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dtype=getattr(torch, options.dtype),
         shard=options.shard,
     )
-    sys.stdout.write(f"{options.out}: {count:,} random weights in {options.dtype}\n")
+    print(f"{options.out}: {count:,} random weights in {options.dtype}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -199,11 +198,11 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     found = asyncio.run(run(options))
     Console(stderr=True, width=160).print(table(found["phases"]))
-    text = json.dumps(found, indent=2) + "\n"
+    text = json.dumps(found, indent=2)
     if options.json:
-        options.json.write_text(text, encoding="utf-8")
+        options.json.write_text(text + "\n", encoding="utf-8")
     else:
-        sys.stdout.write(text)
+        print(text)
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ def main() -> None:
                 out.write(json.dumps(asdict(finished.result()), ensure_ascii=False) + "\n")
                 out.flush()
     for line in table(read(options.out)):
-        sys.stdout.write(line + "\n")
+        print(line)
 
 
 if __name__ == "__main__":

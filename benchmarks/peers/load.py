@@ -19,7 +19,6 @@ import io
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -289,7 +288,7 @@ def main() -> None:
     )
     if options.rate:
         results["open loop"] = open_loop(url, model, options.rate, seconds=options.seconds, tokens=options.tokens // 2)
-    sys.stdout.write(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

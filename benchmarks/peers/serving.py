@@ -157,8 +157,7 @@ def main() -> None:
     set_tiles(options.model, options.tiles)
     for kind in options.servers.split(","):
         result = measure(kind, options)
-        sys.stdout.write(json.dumps({kind: {"tiles": options.tiles, "kv_bits": options.kv_bits, **result}}) + "\n")
-        sys.stdout.flush()
+        print(json.dumps({kind: {"tiles": options.tiles, "kv_bits": options.kv_bits, **result}}), flush=True)
 
 
 def numbers(text: str) -> list[int]:

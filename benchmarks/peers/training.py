@@ -230,8 +230,7 @@ def main() -> None:
             found = ours(
                 case, base, data, images, given.work, **{"dropout": given.dropout, **CASES[case], **given.knobs}
             )
-        sys.stdout.write(json.dumps(found) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

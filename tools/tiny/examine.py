@@ -9,7 +9,6 @@ same picture, or a question about a new picture. Earlier answers in a chat are t
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -201,8 +200,8 @@ def main() -> None:
         seed=given.seed,
     )
     if given.mistakes:
-        sys.stdout.write(mistakes(report) + "\n")
-    sys.stdout.write(report.table() + "\n")
+        print(mistakes(report))
+    print(report.table())
 
 
 if __name__ == "__main__":
