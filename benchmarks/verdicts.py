@@ -209,9 +209,7 @@ def _work(name: str, seed: int) -> Verdict:
 
 
 def read(file: Path) -> list[Verdict]:
-    """Return the results of the finished runs in `file`; the list is empty if there is no file."""
-    if not file.exists():
-        return []
+    """Return the results of the finished runs in `file`."""
     return [Verdict(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -248,6 +246,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
+    options.out.touch()
     known = {(each.row, each.seed) for each in read(options.out)}
     wanted = [
         (name, seed)
