@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import structlog
 from aiogram import Bot
-from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import EditMessageText, TelegramMethod
 from aiogram.types import FSInputFile, InlineKeyboardMarkup, Message
 from cachetools import LRUCache, TTLCache
@@ -29,7 +28,7 @@ from bot.admin.run_outcome import outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import Approve, CancelRun
-from bot.telegram.errors import DeliveryError, Doubtful
+from bot.telegram.errors import CALL_ERRORS, Doubtful
 from bot.telegram.formatting import LIMIT
 from bot.telegram.keyboards import canary_buttons, one_button
 from bot.telegram.methods import PartialEdit
@@ -267,7 +266,7 @@ class Notifications:
                     continue
                 try:
                     await notice.tell(admin, self._translator.for_person(await self._ledger.people.get(admin)))
-                except (DeliveryError, TelegramAPIError, StorageError, OSError) as error:
+                except (*CALL_ERRORS, StorageError, OSError) as error:
                     log.warning("a notice was not delivered", admin=admin, error=str(error))
                 except Exception:
                     log.exception("a notice was not delivered", admin=admin)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import structlog
 from aiogram import Router
-from aiogram.exceptions import TelegramAPIError
 from aiogram.types import BufferedInputFile, CallbackQuery, Message
 from telegramify_markdown import utf16_len
 
@@ -24,7 +23,7 @@ from bot.chat.responder import apology
 from bot.handlers.callbacks import TapRefused, acknowledge, edit_buttons, tapped_exchange
 from bot.handlers.request import Request, Services
 from bot.telegram.callback_data import Asks, Better, Teach
-from bot.telegram.errors import DeliveryError
+from bot.telegram.errors import CALL_ERRORS
 from bot.telegram.keyboards import correction_buttons
 from bot.updates.ordering import command_of
 from storage.chat_records import Exchange
@@ -142,7 +141,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
             if picture:
                 await request.bot.send_photo(admin, picture)
             await request.bot.send_message(admin, words, reply_markup=buttons)
-        except (DeliveryError, TelegramAPIError) as error:
+        except CALL_ERRORS as error:
             log.warning("correction not shown to an admin", admin=admin, error=str(error))
 
 
