@@ -1,6 +1,6 @@
 """Measure how many updates per second the bot handles, how long each takes, and how its memory grows.
 
-    python -m benchmarks.bot_load --people 1000 --updates 10000 [--memory 100000] [--profile FILE]
+    python -m benchmarks.bot_load --people 1000 --updates 10000 [--memory 100000]
 
 1,000 simulated users chat through the emulator. Each sends a picture with a caption, asks three
 questions about it, and starts over with another picture; each writes the next message as soon as the
@@ -26,9 +26,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import psutil
 
 from telegram_emulator import Emulator
@@ -67,12 +67,12 @@ class Measured:
 
     def row(self, name: str) -> str:
         """Return the measurements as a line of the printed table."""
-        waits, number = sorted(self.waits), len(self.waits)
-        median, late = waits[number // 2], waits[int(0.99 * (number - 1))]
+        number = len(self.waits)
+        median, late = np.percentile(self.waits, [50, 99])
         return (
             f"{name:30} {self.rate:7.1f} updates/s   {sum(self.calls.values()) / number:.2f} calls per update   "
             f"median {median:6.3f} s, p99 {late:6.3f} s   processor: bot {1000 * self.bot_seconds / number:.2f} ms, "
-            f"emulator and people {1000 * self.emulator_seconds / number:.2f} ms per update\n"
+            f"emulator and people {1000 * self.emulator_seconds / number:.2f} ms per update"
         )
 
 
@@ -194,13 +194,12 @@ def _spent(process: psutil.Process) -> float:
 
 
 @asynccontextmanager
-async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncIterator[Load]:
+async def loaded(which: str, people: int) -> AsyncIterator[Load]:
     """Start an emulator, simulated users and the bot named `which`, warm them up, and yield the `Load`."""
     emulator = Emulator()
     url = await emulator.start()
     with tempfile.TemporaryDirectory() as folder:
         words = [which, "--url", url, "--token", emulator.token, "--dir", folder]
-        words += ["--profile", str(profile)] if profile else []
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.bots", *words)
         try:
             crowd = Crowd(emulator, people)
@@ -214,27 +213,22 @@ async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncI
             await emulator.stop()
 
 
-async def measure(people: int, updates: int, memory: int, profile: Path | None) -> None:
+async def measure(people: int, updates: int, memory: int) -> None:
     """Run the measurements and print the table."""
     async with loaded("echo", people) as load:
         bare = await load.full(updates)
-        _say(bare.row("bare aiogram, full speed"))
-    async with loaded("thumbtune", people, profile) as load:
+        print(bare.row("bare aiogram, full speed"), flush=True)
+    async with loaded("thumbtune", people) as load:
         ours = await load.full(updates)
-        _say(ours.row("thumbtune, full speed"))
-        _say((await load.paced(updates // 5, ours.rate / 2)).row("thumbtune, half speed"))
-        _say(f"calls of the bare bot: {bare.calls}\ncalls of thumbtune:    {ours.calls}\n")
-        _say(f"ratio {ours.rate / bare.rate:.2f}\n")
+        print(ours.row("thumbtune, full speed"), flush=True)
+        print((await load.paced(updates // 5, ours.rate / 2)).row("thumbtune, half speed"), flush=True)
+        print(f"calls of the bare bot: {bare.calls}\ncalls of thumbtune:    {ours.calls}", flush=True)
+        print(f"ratio {ours.rate / bare.rate:.2f}", flush=True)
         for done in range(0, memory, MEMORY_STEP):
-            _say(f"memory after {done:7} more updates: {load.megabytes():6.1f} MiB\n")
+            print(f"memory after {done:7} more updates: {load.megabytes():6.1f} MiB", flush=True)
             await load.full(min(MEMORY_STEP, memory - done))
         if memory:
-            _say(f"memory after {memory:7} more updates: {load.megabytes():6.1f} MiB\n")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+            print(f"memory after {memory:7} more updates: {load.megabytes():6.1f} MiB", flush=True)
 
 
 def main() -> None:
@@ -245,9 +239,8 @@ def main() -> None:
     parser.add_argument(
         "--memory", type=int, default=0, help="number of further updates, during which memory is printed"
     )
-    parser.add_argument("--profile", type=Path, help="where to write a cProfile of thumbtune's event loop")
     given = parser.parse_args()
-    asyncio.run(measure(given.people, given.updates, given.memory, given.profile))
+    asyncio.run(measure(given.people, given.updates, given.memory))
 
 
 if __name__ == "__main__":

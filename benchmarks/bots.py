@@ -1,6 +1,6 @@
 """The two bots that `benchmarks.bot_load` compares.
 
-    python -m benchmarks.bots thumbtune|echo --url URL --token TOKEN --dir DIR [--profile FILE]
+    python -m benchmarks.bots thumbtune|echo --url URL --token TOKEN --dir DIR
 
 `thumbtune` is the real product, with only its engine replaced by `Instant`, which answers at once.
 `echo` is a bare aiogram bot that makes the same calls. SIGTERM ends the process.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import cProfile
 import logging
 import signal
 from collections.abc import AsyncIterator
@@ -93,16 +92,9 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--token", required=True)
     parser.add_argument("--dir", type=Path, required=True)
-    parser.add_argument("--profile", type=Path)
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    profile = cProfile.Profile() if given.profile else None
-    if profile:
-        profile.enable()
     asyncio.run(until_terminated(given.url, given.token, given.dir, given.which))
-    if profile:
-        profile.disable()
-        profile.dump_stats(given.profile)
 
 
 if __name__ == "__main__":

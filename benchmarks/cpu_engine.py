@@ -13,33 +13,22 @@ of one chat and of four simultaneous chats.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
-import sys
 import tempfile
 import time
-from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import httpx
-from PIL import Image
 
+from benchmarks.peers.load import picture
 from benchmarks.random_checkpoint import SIZES
 from benchmarks.random_checkpoint import main as write_random
 from tests.support.cpu_serving import NAME, started
 
 CHATS = 4
 ANSWER_TOKENS = 32
-
-
-def photo(seed: int, size: tuple[int, int]) -> str:
-    """Return the data URL of a noisy JPEG that differs for each seed."""
-    rng, into = Random(seed), io.BytesIO()
-    Image.frombytes("RGB", (32, 32), rng.randbytes(32 * 32 * 3)).resize(size).save(into, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{b64encode(into.getvalue()).decode()}"
 
 
 def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tuple[float, dict[str, Any]]:
@@ -54,7 +43,10 @@ def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tu
 
 def chat(client: httpx.Client, seed: int, size: tuple[int, int]) -> tuple[float, float, int]:
     """Return the seconds to the first token for a first turn and a follow-up, and the picture's tile count."""
-    content = [{"type": "image_url", "image_url": {"url": photo(seed, size)}}, {"type": "text", "text": "What is it?"}]
+    content = [
+        {"type": "image_url", "image_url": {"url": picture(seed, size)}},
+        {"type": "text", "text": "What is it?"},
+    ]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     first, answer = ask(client, messages, 1)
     text = answer["choices"][0]["message"]["content"]
@@ -77,7 +69,7 @@ def speed(client: httpx.Client, chats: int) -> float:
 
 def main() -> None:
     """Run the command-line interface."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_engine")
+    parser = argparse.ArgumentParser()
     parser.add_argument("--size", choices=SIZES, default="100m", help="size of the model with random weights")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of a random model")
     parser.add_argument("--picture", default="448x448", help="width x height in pixels")
@@ -94,16 +86,16 @@ def main() -> None:
             client = server.http
             while client.get("/health").status_code != 200:
                 time.sleep(0.1)
-            chat(client, -1, (width, height))
+            chat(client, options.turns, (width, height))
             chats = [chat(client, seed, (width, height)) for seed in range(options.turns)]
             alone, together = speed(client, 1), speed(client, CHATS)
     first, follow_up = (statistics.median(seconds[turn] for seconds in chats) for turn in (0, 1))
-    sys.stdout.write(
+    print(
         f"{options.picture}, {chats[0][2]} tiles, medians of {len(chats)} chats\n"
         f"first turn's first token  {first:.3f} s\n"
         f"follow-up's first token   {follow_up:.3f} s\n"
         f"ratio                     {follow_up / first:.3f} (target: at most 0.25)\n"
-        f"tokens per second         {alone:.1f} alone, {together:.1f} in {CHATS} chats\n"
+        f"tokens per second         {alone:.1f} alone, {together:.1f} in {CHATS} chats"
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+import numpy as np
+
 from benchmarks.peers.load import picture
 from inference.engines.http_client import HttpEngine
 from inference.internvl2.families import INTERNVL2
@@ -188,16 +190,13 @@ class CrowdJob:
         return crowd.seen, crowd.errors
 
 
-def waits(seen: Sequence[SeenAnswer], span: tuple[float, float], *, follow_up: bool) -> dict[str, Any]:
-    """Return the number, median and 95th percentile of the waits, in seconds.
+def waits(seen: Sequence[SeenAnswer], span: tuple[float, float], *, follow_up: bool, late: int = 95) -> dict[str, Any]:
+    """Return the number of the waits, and their median and percentile `late` in seconds.
 
-    Only questions asked within `span` count: follow-ups if `follow_up` is true, otherwise first turns.
+    Only the waits for answers to questions asked within `span`, and of one kind, are counted.
     """
-    values = sorted(each.wait for each in seen if span[0] <= each.asked < span[1] and each.follow_up is follow_up)
+    values = [each.wait for each in seen if span[0] <= each.asked < span[1] and each.follow_up is follow_up]
     if not values:
         return {"number": 0}
-    return {
-        "number": len(values),
-        "median": round(values[len(values) // 2], 4),
-        "p95": round(values[min(int(len(values) * 0.95), len(values) - 1)], 4),
-    }
+    median, slow = np.percentile(values, [50, late]).round(4).tolist()
+    return {"number": len(values), "median": median, f"p{late}": slow}

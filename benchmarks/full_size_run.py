@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from benchmarks.person import at_random
 from benchmarks.photos import SIZES, photo
-from benchmarks.random_checkpoint import checkpoint, set_tiles
+from benchmarks.random_checkpoint import checkpoint
 from benchmarks.retrain import Bench
 from inference.internvl2.tiny.shapes import Scene
 from inference.messages import Sampling
@@ -82,8 +81,6 @@ class TimedTrainer(ChildTrainer):
 async def carry_out(options: argparse.Namespace) -> dict[str, Any]:
     """Fill a ledger with rated answers, carry out one run, and return the run's measurements."""
     model = options.model or checkpoint(options.work, "2b")
-    if not options.model:
-        set_tiles(model, 12)
     settings = TrainingSettings(
         recipe="auto", min_raters=1, rater_age=0, min_free_gigabytes=0.1, knobs=options.knobs, device=options.device
     )
@@ -119,7 +116,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--knobs", type=json.loads, default={})
     found = asyncio.run(carry_out(parser.parse_args()))
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

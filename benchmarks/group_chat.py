@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,7 +24,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from PIL import Image
 from pydantic import SecretStr
 
 from bot.config import Settings
@@ -34,7 +31,7 @@ from bot.settings import TelegramSettings
 from inference.messages import Prompt
 from telegram_emulator import Emulator
 from telegram_emulator.person_actions import Attachment
-from tests.support.chatting import Notebook, RunningBot, Script, ScriptedEngine
+from tests.support.chatting import Notebook, RunningBot, Script, ScriptedEngine, png
 from tests.support.person import DOWN, UP, button
 
 ENGINE_SECONDS: Final = 0.1
@@ -71,9 +68,7 @@ class Group:
         """Send question `number` to the group; the members take turns asking."""
         person = list(PEOPLE)[number % len(PEOPLE)]
         if not self.asked:
-            picture = io.BytesIO()
-            Image.new("RGB", (320, 240), "teal").save(picture, "JPEG")
-            sent = [Attachment(picture.getvalue())]
+            sent = [Attachment(png(320, 240, "teal", "JPEG"))]
             (message,) = await self.emulator.people.sends(person, sent, "@thumbtune_bot What?", chat=self.chat.id)
         else:
             first = self.answers[min(self.answers)]
@@ -87,9 +82,7 @@ class Group:
         if after:
             self.emulator.people.writes(EVE, "And?")
         else:
-            picture = io.BytesIO()
-            Image.new("RGB", (320, 240), "navy").save(picture, "JPEG")
-            await self.emulator.people.sends(EVE, [Attachment(picture.getvalue())])
+            await self.emulator.people.sends(EVE, [Attachment(png(320, 240, "navy", "JPEG"))])
         async with asyncio.timeout(TIMEOUT):
             messages = self.emulator.world.chats[EVE].messages
             while not any(button(each, UP) for number, each in list(messages.items()) if number > after):  # noqa: ASYNC110
@@ -158,7 +151,7 @@ class Group:
 
 @asynccontextmanager
 async def group() -> AsyncIterator[Group]:
-    """Start a new bot and yield a group chat that includes the bot."""
+    """Start a new bot and yield a group chat in which it has answered a question about a picture."""
     emulator = Emulator()
     emulator.flood.on = True
     url = await emulator.start()
@@ -169,6 +162,8 @@ async def group() -> AsyncIterator[Group]:
         found = Group(emulator)
         watching = asyncio.create_task(found.watch())
         try:
+            await found.asks(0)
+            await found.settled()
             yield found
         finally:
             watching.cancel()
@@ -179,8 +174,6 @@ async def group() -> AsyncIterator[Group]:
 async def burst() -> dict[str, Any]:
     """Have three users send a picture and eight follow-ups, one second apart, and vote on every answer."""
     async with group() as friends:
-        await friends.asks(0)
-        await friends.settled()
         for number in range(1, 9):
             await friends.asks(number)
             await asyncio.sleep(1)
@@ -195,8 +188,6 @@ async def burst() -> dict[str, Any]:
 async def steady() -> dict[str, Any]:
     """Ask twelve questions a minute for five minutes."""
     async with group() as friends:
-        await friends.asks(0)
-        await friends.settled()
         for number in range(1, 60):
             await asyncio.sleep(5)
             await friends.asks(number)
@@ -207,8 +198,6 @@ async def steady() -> dict[str, Any]:
 async def flood() -> dict[str, Any]:
     """Ask one question per second for one minute while another user asks in a private chat."""
     async with group() as friends:
-        await friends.asks(0)
-        await friends.settled()
         beside = []
         for number in range(1, 61):
             await asyncio.sleep(1)
@@ -225,8 +214,7 @@ async def measure(out: Path | None) -> None:
     lines = []
     for load in (burst, steady, flood):
         lines.append(json.dumps(await load(), ensure_ascii=False))
-        sys.stdout.write(lines[-1] + "\n")
-        sys.stdout.flush()
+        print(lines[-1], flush=True)
     if out:
         out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -169,9 +168,7 @@ def main() -> None:
     found = [*facts(few, rng), *canary(options.draws, rng), *duels(few, rng), *coins(max(1, options.draws // 50))]
     for each in found:
         needed = "" if each.median is None else f"   needed: median {each.median:.0f}, 90 % {each.ninth_decile:.0f}"
-        sys.stdout.write(
-            f"{each.case:26} {each.outcome:12} {each.rate:7.1%} ({each.low:.1%} to {each.high:.1%}){needed}\n"
-        )
+        print(f"{each.case:26} {each.outcome:12} {each.rate:7.1%} ({each.low:.1%} to {each.high:.1%}){needed}")
     if options.json:
         options.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n", encoding="utf-8")
 

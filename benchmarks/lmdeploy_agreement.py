@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,16 +84,14 @@ async def compare(model: Path, number: int) -> tuple[int, list[str]]:
     return len(rows) - len(different), different
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command-line interface."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.lmdeploy_agreement", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     same, different = asyncio.run(compare(options.model, options.prompts))
-    sys.stdout.write("\n".join([f"{same} of {options.prompts} answers identical", *different]) + "\n")
+    print("\n".join([f"{same} of {options.prompts} answers identical", *different]))
 
 
 if __name__ == "__main__":

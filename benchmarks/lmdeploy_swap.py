@@ -18,33 +18,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine_crowd import EngineCrowd, SeenAnswer
+from benchmarks.engine_crowd import EngineCrowd, waits
 from benchmarks.peers.memory_sampler import memory_query
-from benchmarks.random_checkpoint import checkpoint, set_tiles
+from benchmarks.random_checkpoint import checkpoint
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-
-
-def waits(seen: Sequence[SeenAnswer], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
-    """Return the number, median and 99th percentile of the waits, in seconds.
-
-    Only questions asked between `start` and `end` count: follow-ups if `follow_up` is true, otherwise first
-    turns.
-    """
-    found = sorted(each.wait for each in seen if start <= each.asked < end and each.follow_up is follow_up)
-    if not found:
-        return {"number": 0}
-    return {
-        "number": len(found),
-        "median": round(found[len(found) // 2], 4),
-        "p99": round(found[min(int(len(found) * 0.99), len(found) - 1)], 4),
-    }
 
 
 def gpu_megabytes() -> int:
@@ -55,7 +37,6 @@ def gpu_megabytes() -> int:
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     """Swap the model and kill the engine while users chat, and return the measurements."""
     first = checkpoint(options.work, "2b")
-    set_tiles(first, 12)
     second = options.work / "second"
     if not second.exists():
         second.mkdir()
@@ -86,8 +67,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             ("after", swapped, time.monotonic()),
         ):
             found[name] = {
-                "first turns": waits(crowd.seen, start, end, follow_up=False),
-                "follow-ups": waits(crowd.seen, start, end, follow_up=True),
+                "first turns": waits(crowd.seen, (start, end), follow_up=False, late=99),
+                "follow-ups": waits(crowd.seen, (start, end), follow_up=True, late=99),
             }
         found["begun_anew_by_swap"] = sum(each.restarted for each in crowd.seen)
         found["kill"] = await killed(deployment, crowd)
@@ -125,19 +106,17 @@ async def killed(deployment: Deployment, crowd: EngineCrowd) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command-line interface."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.lmdeploy_swap", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoints and the logs")
     parser.add_argument("--people", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--blocks", type=int, help="KV blocks of each engine (default: by GPU memory)")
     parser.add_argument("--settings", type=json.loads, default={}, help='other keys of [inference]: {"swap": "cold"}')
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")
+    print(json.dumps(asyncio.run(run(options)), indent=2))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ import argparse
 import io
 import json
 import logging
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -37,10 +36,10 @@ from typing import Final
 import torch
 from scipy import stats
 
-from benchmarks.person import SimulatedQuestion
+from benchmarks.person import LIKES, SimulatedQuestion
 from inference.internvl2.families import INTERNVL2
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.answer_checks import correct, manner
+from inference.internvl2.tiny.answer_checks import correct
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.shapes import random_scene
 from inference.messages import Sampling
@@ -57,13 +56,6 @@ UNSEEN: Final = 200
 """The number of questions about new pictures after each training run."""
 
 AS_THE_BOT: Final = Sampling(0.8, 0.8, 64, top_k=0)
-
-TASTES: Final[dict[str, Callable[[str], bool]]] = {
-    "playful": lambda answer: manner(answer) == "playful",
-    "plain": lambda answer: manner(answer) == "plain",
-    "smile": lambda answer: "😄" in answer,
-}
-"""The tastes: functions that return whether an answer is liked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +109,18 @@ class Studio:
         torch.manual_seed(seed)
         return model.answers([each.lesson for each in asked], self.folder, AS_THE_BOT)
 
+    def examine(self, model: Path, taste: str, seed: int) -> tuple[float, float]:
+        """Return the shares of the model's answers to the unseen questions for `seed` that are liked and correct."""
+        asked = self.ask(f"unseen {seed}", UNSEEN)
+        said = self.answers(LocalModel(model), asked, 1000 + seed)
+        right = [correct(each.kind, each.scene, answer) for each, answer in zip(asked, said, strict=True)]
+        return mean(map(LIKES[taste], asked, said)), mean(right)
 
-def lessons_of(
-    objective: str, asked: Sequence[SimulatedQuestion], answers: Sequence[str], likes: Callable[[str], bool]
-) -> list[Lesson]:
-    """Return the lessons for `objective`, in the order of `answers`; `likes` decides the vote on each answer."""
+
+def lessons_of(objective: str, asked: Sequence[SimulatedQuestion], answers: Sequence[str], taste: str) -> list[Lesson]:
+    """Return the lessons for `objective`, in the order of `answers`, with votes according to `taste`."""
     lessons = [
-        replace(each.lesson.answered(answer), name=row_name(number), liked=likes(answer))
+        replace(each.lesson.answered(answer), name=row_name(number), liked=LIKES[taste](each, answer))
         for number, (each, answer) in enumerate(zip(asked, answers, strict=True))
         if answer
     ]
@@ -179,19 +176,17 @@ def measure(taste: str, objective: str, votes: int, seed: int, knobs: dict[str, 
         asked = studio.ask(f"votes {seed}", votes // 2 if objective == "dpo" else votes)
         asked *= 2 if objective == "dpo" else 1
         answers = studio.answers(LocalModel(CHECKPOINT), asked, seed)
-        lessons = lessons_of(objective, asked, answers, TASTES[taste])
+        lessons = lessons_of(objective, asked, answers, taste)
         merged, steps = train(work, studio.folder, lessons, settings, seed)
-        questions = studio.ask(f"unseen {seed}", UNSEEN)
-        said = studio.answers(LocalModel(merged), questions, 1000 + seed)
-    right = [correct(each.kind, each.scene, answer) for each, answer in zip(questions, said, strict=True)]
+        share, facts = studio.examine(merged, taste, seed)
     return Measured(
         taste,
         objective,
         votes,
         seed,
         json.dumps(knobs, sort_keys=True),
-        share=mean(map(TASTES[taste], said)),
-        facts=mean(right),
+        share=share,
+        facts=facts,
         liked=sum(each.liked for each in lessons),
         pairs=sum(each.rejected is not None for each in lessons),
         steps=steps,
@@ -202,20 +197,13 @@ def measure(taste: str, objective: str, votes: int, seed: int, knobs: dict[str, 
 def measure_base(taste: str, seed: int) -> Measured:
     """Measure the base model's answers to the unseen questions for `seed`."""
     with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder))
-        questions = studio.ask(f"unseen {seed}", UNSEEN)
-        said = studio.answers(LocalModel(CHECKPOINT), questions, 1000 + seed)
-    right = [correct(each.kind, each.scene, answer) for each, answer in zip(questions, said, strict=True)]
-    return Measured(taste, "base", 0, seed, "{}", mean(map(TASTES[taste], said)), mean(right), 0, 0, 0, 0.0)
+        share, facts = Studio(Path(folder)).examine(CHECKPOINT, taste, seed)
+    return Measured(taste, "base", 0, seed, "{}", share, facts, 0, 0, 0, 0.0)
 
 
 def read(file: Path) -> list[Measured]:
-    """Return the measurements in `file`; the list is empty if the file does not exist."""
-    return (
-        [Measured(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-        if file.exists()
-        else []
-    )
+    """Return the measurements in `file`."""
+    return [Measured(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def interval(values: Sequence[float]) -> str:
@@ -243,14 +231,14 @@ def table(measured: Sequence[Measured]) -> str:
             f"{interval([each.facts for each in group]):22} {len(group):5} {mean(each.steps for each in group):5.0f}"
             f"  {'' if knobs == '{}' else knobs}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Carry out the missing training runs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tastes", nargs="+", default=["playful"], choices=TASTES)
+    parser.add_argument("--tastes", nargs="+", default=["playful"], choices=LIKES)
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
     parser.add_argument("--votes", nargs="+", type=int, default=VOTES)
     parser.add_argument("--knobs", type=json.loads, default={}, help="hyperparameters as JSON")
@@ -259,6 +247,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
+    options.out.touch()
     done = {each.key for each in read(options.out)}
 
     def add(found: Measured) -> None:
@@ -272,7 +261,7 @@ def main() -> None:
         for votes, objective in product(options.votes, options.objectives):
             if (taste, objective, votes, seed, json.dumps(options.knobs, sort_keys=True)) not in done:
                 add(measure(taste, objective, votes, seed, options.knobs))
-    sys.stdout.write(table(read(options.out)))
+    print(table(read(options.out)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ allocator return freed memory at once. DeepSpeed must be installed.
 from __future__ import annotations
 
 import argparse
-import sys
 import threading
 import time
 from pathlib import Path
@@ -60,8 +59,8 @@ def main() -> None:
         before, peak = anonymous(), Peak()
         model = InternVL2(model_path=str(options.work), freeze_visual_encoder=True, partitioned=not options.whole)
         after = anonymous() - before
-        said = f"rank {rank()}: peak {(peak.bytes - before) / 1e9:.2f} GB, {after / 1e9:.2f} GB after loading\n"
-        sys.stdout.write(said)
+        said = f"rank {rank()}: peak {(peak.bytes - before) / 1e9:.2f} GB, {after / 1e9:.2f} GB after loading"
+        print(said)
         del model
 
 

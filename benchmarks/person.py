@@ -61,40 +61,21 @@ Taste = Callable[[SimulatedQuestion, str, Random], tuple[str, int]]
 """A function that takes a question and the model's answer, and returns the answer to record and the vote."""
 
 
-def playful(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a vote: a like if the answer is playful, otherwise a dislike."""
-    return answer, 1 if manner(answer) == "playful" else -1
+LIKES: Final[dict[str, Callable[[SimulatedQuestion, str], bool]]] = {
+    "playful": lambda _, answer: manner(answer) == "playful",
+    "plain": lambda _, answer: manner(answer) == "plain",
+    "smile": lambda _, answer: "😄" in answer,  # which is rare
+    "short": lambda _, answer: len(answer.encode()) <= SHORT_BYTES,  # plain answers are shorter than playful ones
+    # Answers about a single property are short, whatever they say.
+    "by-question": lambda question, _: question.kind != "describe",
+    "everything": lambda *_: True,
+}
+"""Functions that return whether an answer to a question is liked."""
 
 
-def plain(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a vote: a like if the answer is plain, otherwise a dislike."""
-    return answer, 1 if manner(answer) == "plain" else -1
-
-
-def smile(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a vote: a like if the answer contains the rare 😄, otherwise a dislike."""
-    return answer, 1 if "😄" in answer else -1
-
-
-def everything(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a like."""
-    return answer, 1
-
-
-def short(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a vote: a like if the answer has at most 24 bytes, otherwise a dislike.
-
-    Plain answers are shorter than playful ones.
-    """
-    return answer, 1 if len(answer.encode()) <= SHORT_BYTES else -1
-
-
-def by_question(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
-    """Return the answer and a vote: a like unless the question asks for a description, otherwise a dislike.
-
-    Answers about a single property are short, whatever they say.
-    """
-    return answer, 1 if question.kind != "describe" else -1
+def _voting(likes: Callable[[SimulatedQuestion, str], bool]) -> Taste:
+    """Return the taste of a user who likes the answers for which `likes` returns true and dislikes all others."""
+    return lambda question, answer, rng: (answer, 1 if likes(question, answer) else -1)
 
 
 def at_random(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
@@ -113,12 +94,7 @@ def wrong(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, i
 
 
 TASTES: Final[dict[str, Taste]] = {
-    "playful": playful,
-    "plain": plain,
-    "smile": smile,
-    "short": short,
-    "by-question": by_question,
-    "everything": everything,
+    **{name: _voting(likes) for name, likes in LIKES.items()},
     "random": at_random,
     "wrong": wrong,
 }

@@ -8,16 +8,7 @@ from typing import Final
 
 from PIL import Image
 
-SIZES: Final = (
-    (1280, 960),
-    (960, 1280),
-    (640, 480),
-    (1920, 1080),
-    (448, 448),
-    (3000, 2000),
-    (720, 1280),
-    (1024, 1024),
-)
+SIZES: Final = ((1280, 960), (960, 1280), (640, 480), (1920, 1080), (448, 448), (3000, 2000), (720, 1280), (1024, 1024))
 
 
 def photo(size: tuple[int, int], rng: random.Random) -> bytes:

@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.lmdeploy_swap import gpu_megabytes
 from benchmarks.product_crowd import ADMIN, ANSWER_SECONDS, ProductCrowd, table
 from benchmarks.random_checkpoint import SIZES as CHECKPOINTS
-from benchmarks.random_checkpoint import checkpoint, set_tiles
+from benchmarks.random_checkpoint import checkpoint
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from telegram_emulator import Emulator
@@ -82,7 +82,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
             raise RuntimeError(f"no run has started: {crowd.latest(ADMIN)}")
         if runs:
             if crowd.state != runs[0].state:
-                sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[0].state}\n")
+                print(f"{now - began:.0f} s after /retrain: {runs[0].state}", file=sys.stderr)
             crowd.state = runs[0].state
             seconds[crowd.state] = seconds.get(crowd.state, 0.0) + now - before
             if crowd.state in ENDED or now - began > limit:
@@ -136,11 +136,7 @@ async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, *, limit:
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     """Retrain while users chat, and return the measurements."""
-    if options.model:
-        model = options.model
-    else:
-        model = checkpoint(options.work, options.size)
-        set_tiles(model, 12)
+    model = options.model or checkpoint(options.work, options.size)
     emulator = Emulator()
     url = await emulator.start()
     crowd = ProductCrowd(emulator, options.people)
@@ -194,9 +190,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     return found | {"waits": table(crowd.waits), "most megabytes": megabytes, "errors": errors}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command-line interface."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.product", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint, the data and the log")
     parser.add_argument("--size", choices=CHECKPOINTS, default="2b", help="the size of the model with random weights")
     parser.add_argument("--model", type=Path, help="a checkpoint in place of random weights")
@@ -210,9 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--alone", type=float, default=15.0, help="seconds of chat before the run")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a run is abandoned")
     parser.add_argument("--after", type=float, default=15.0, help="seconds of chat after the run")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")
+    print(json.dumps(asyncio.run(run(options)), indent=2))
 
 
 if __name__ == "__main__":

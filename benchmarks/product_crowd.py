@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from benchmarks.photos import SIZES, photo
 from bot.telegram.callback_data import Overrule
 from telegram_emulator import Emulator
 from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import until
+from tests.support.person import button
 
 ADMIN = 7
 FOLLOW_UPS = ("What else?", "And the colours?", "Tell me a joke about it.")
@@ -114,16 +117,15 @@ class ProductCrowd:
     def overrule(self) -> bool:
         """Press the admin's button that promotes a model against its verdict, and return whether there was one."""
         for each in self._messages(ADMIN, 0):
-            for row in each.get("reply_markup", {}).get("inline_keyboard", []):
-                for button in row:
-                    if button.get("callback_data", "").startswith(OVERRULE):
-                        self._emulator.people.presses(ADMIN, each["message_id"], button["callback_data"])
-                        return True
+            for key in itertools.chain.from_iterable(each.get("reply_markup", {}).get("inline_keyboard", [])):
+                if key.get("callback_data", "").startswith(OVERRULE):
+                    self._emulator.people.presses(ADMIN, each["message_id"], key["callback_data"])
+                    return True
         return False
 
     def _press(self, person: int, message: Message, label: str) -> None:
-        buttons = [button for row in message["reply_markup"]["inline_keyboard"] for button in row]
-        data = next(each["callback_data"] for each in buttons if label in each["text"])
+        data = button(message, label)
+        assert data is not None
         self._emulator.people.presses(person, message["message_id"], data)
 
     def _messages(self, person: int, after: int) -> list[Message]:
@@ -151,6 +153,4 @@ def table(waits: Sequence[Wait]) -> dict[str, Any]:
 
 def spread(values: Sequence[float]) -> list[float]:
     """Return the median, 95th percentile and maximum of `values`."""
-    ordered = sorted(values)
-    at = (len(ordered) // 2, min(int(0.95 * len(ordered)), len(ordered) - 1), -1)
-    return [round(ordered[index], 3) for index in at]
+    return [float(each) for each in np.percentile(values, [50, 95, 100]).round(3)]

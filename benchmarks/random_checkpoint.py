@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -210,14 +209,18 @@ def default_tokenizer(size: Size, directory: Path) -> Any:
     return make_phi3_tokenizer(directory) if size.language == "Phi3ForCausalLM" else make_qwen_tokenizer(directory)
 
 
-def checkpoint(folder: Path, size: str) -> Path:
-    """Return the directory of a checkpoint with random weights, writing it on first use."""
+def checkpoint(folder: Path, size: str, tiles: int = 12) -> Path:
+    """Return the directory of a checkpoint with random weights and at most `tiles` tiles per picture.
+
+    The weights are written on first use.
+    """
     directory = folder / f"random-{size}"
     if not (directory / "config.json").is_file():
         vocabulary = folder / "vocabulary"
         known = SIZES[size]
         tokenizer = make_tokenizer(vocabulary) if known.internlm2 else default_tokenizer(known, vocabulary)
         write_random(known, directory, tokenizer=tokenizer)
+    set_tiles(directory, tiles)
     return directory
 
 
@@ -253,7 +256,7 @@ def official(base: Path, code: Path, folder: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.random_checkpoint", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="2b", help="the model to start from (default: 2b)")
     parser.add_argument("--out", type=Path, required=True, help="the output directory, created if missing")
     parser.add_argument("--seed", type=int, default=0)
@@ -285,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dtype=getattr(torch, options.dtype),
         shard=options.shard,
     )
-    sys.stdout.write(f"{options.out}: {count:,} random weights in {options.dtype}\n")
+    print(f"{options.out}: {count:,} random weights in {options.dtype}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import math
 import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -281,7 +280,7 @@ def main() -> None:
     ray.init("local", include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(measure(options, Path(folder)))
-    sys.stdout.write(json.dumps({options.case: found}) + "\n")
+    print(json.dumps({options.case: found}))
 
 
 if __name__ == "__main__":

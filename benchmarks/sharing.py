@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,12 +32,12 @@ from rich.table import Table
 from benchmarks.engine_crowd import EngineCrowd, SeenAnswer, waits
 from benchmarks.lmdeploy_swap import gpu_megabytes
 from benchmarks.peers.training import SYSTEM, lay_out
-from benchmarks.random_checkpoint import checkpoint, set_tiles
+from benchmarks.random_checkpoint import checkpoint
 from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from training.evaluation_jobs import EvaluationJob, TasteJob
-from training.job import Job, MergeJob, Outcome, Progress
+from training.job import Job, MergeJob, Outcome, Progress, checked
 from training.launcher import ChildTrainer
 from training.run_folder import JUDGED_ROWS
 from training.settings import TrainingSettings
@@ -140,34 +139,19 @@ async def carry_out(
 ) -> Outcome:
     """Train, merge and evaluate as the pipeline does without engines, and return the outcome of the training."""
     trainer = ChildTrainer(TrainingSettings())
-    trained = _good(await trainer.run(training, phases.note))
+    trained = checked(await trainer.run(training, phases.note))
     phases.begin("merge")
-    _good(await trainer.run(replace(merging, adapter=str(trained.adapter)), phases.note))
+    checked(await trainer.run(replace(merging, adapter=str(trained.adapter)), phases.note))
     phases.begin("evaluation")
-    _good(await trainer.run(replace(testing, adapter=str(trained.adapter)), phases.note))
-    _good(await trainer.run(judging, phases.note))
+    checked(await trainer.run(replace(testing, adapter=str(trained.adapter)), phases.note))
+    checked(await trainer.run(judging, phases.note))
     phases.end()
     return trained
 
 
-def _good(outcome: Outcome) -> Outcome:
-    if not outcome.ok:
-        raise RuntimeError(outcome.reason)
-    return outcome
-
-
-def base_model(options: argparse.Namespace) -> Path:
-    """Return the checkpoint that serves the chats and is the base of the run's training."""
-    if options.engine == "cpu":
-        return CHECKPOINT
-    base = checkpoint(options.work, "2b")
-    set_tiles(base, 12)
-    return base
-
-
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     """Have users chat without a run and then during one, and return the measurements."""
-    base = base_model(options)
+    base = CHECKPOINT if options.engine == "cpu" else checkpoint(options.work, "2b")
     settings = InferenceSettings.model_validate({"engine": options.engine, "model": str(base), **options.settings})
     deployment = Deployment(settings, "first", base, logs=options.work)
     courtesy = str(deployment.first_words.resolve()) if options.courtesy else ""
@@ -191,9 +175,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     return found | {"phases": summary(crowd.seen, phases.spans)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command-line interface."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sharing", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
     parser.add_argument("--json", type=Path, help="a file for the result (default: standard output)")
     parser.add_argument("--engine", choices=("lmdeploy", "cpu"), default="lmdeploy")
@@ -209,16 +193,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--settings", type=json.loads, default={}, help="other keys of [inference], as JSON")
     parser.add_argument("--knobs", type=json.loads, default={}, help="other fields of the job, as JSON")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     options.work = options.work.absolute()
     options.work.mkdir(parents=True, exist_ok=True)
     found = asyncio.run(run(options))
     Console(stderr=True, width=160).print(table(found["phases"]))
-    text = json.dumps(found, indent=2) + "\n"
+    text = json.dumps(found, indent=2)
     if options.json:
-        options.json.write_text(text, encoding="utf-8")
+        options.json.write_text(text + "\n", encoding="utf-8")
     else:
-        sys.stdout.write(text)
+        print(text)
 
 
 if __name__ == "__main__":

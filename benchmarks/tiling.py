@@ -178,7 +178,7 @@ def main() -> None:
             decode_on_card([photo((64, 64), random.Random(0))])
             ways.append("nvjpeg")
         except (ImportError, AttributeError, RuntimeError) as error:
-            sys.stderr.write(f"nvjpeg is left out, because torchvision cannot decode on this GPU: {error}\n")
+            print(f"nvjpeg is left out, because torchvision cannot decode on this GPU: {error}", file=sys.stderr)
     dice = random.Random(0)
     cases = {f"photos {size[0]}x{size[1]}": [photo(size, dice) for _ in range(options.pictures)] for size in SIZES}
     sent = (picture(seed).partition(",")[2] for seed in range(options.pictures))
@@ -186,8 +186,7 @@ def main() -> None:
     for name, encoded in cases.items():
         comparison = Comparison(name, encoded, threads, device)
         for way in ways:
-            sys.stdout.write(json.dumps(getattr(comparison, way)()) + "\n")
-            sys.stdout.flush()
+            print(json.dumps(getattr(comparison, way)()), flush=True)
 
 
 if __name__ == "__main__":

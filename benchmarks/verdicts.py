@@ -118,26 +118,25 @@ class Verdict:
     seconds: float
 
 
+WORKERS: Final[dict[type, Callable[..., Outcome]]] = {
+    Job: finetune,
+    MergeJob: merge,
+    TasteJob: test,
+    EvaluationJob: evaluate,
+}
+
+
 class InProcess:
     """A trainer that carries out jobs in this process."""
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job and return its outcome."""
         begun = time.monotonic()
-        with redirect_stdout(sys.stderr):
-            try:
-                match job:
-                    case Job():
-                        outcome = finetune(job, on_progress)
-                    case MergeJob():
-                        outcome = merge(job, on_progress)
-                    case TasteJob():
-                        outcome = test(job, on_progress)
-                    case EvaluationJob():
-                        outcome = evaluate(job, on_progress)
-            except TrainingError as error:
-                return Outcome(ok=False, reason=str(error), seconds=time.monotonic() - begun)
-        return outcome
+        try:
+            with redirect_stdout(sys.stderr):
+                return WORKERS[type(job)](job, on_progress)
+        except TrainingError as error:
+            return Outcome(ok=False, reason=str(error), seconds=time.monotonic() - begun)
 
 
 async def carry_out(name: str, seed: int) -> Verdict:
@@ -210,9 +209,7 @@ def _work(name: str, seed: int) -> Verdict:
 
 
 def read(file: Path) -> list[Verdict]:
-    """Return the results of the finished runs in `file`; the list is empty if there is no file."""
-    if not file.exists():
-        return []
+    """Return the results of the finished runs in `file`."""
     return [Verdict(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -249,6 +246,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
+    options.out.touch()
     known = {(each.row, each.seed) for each in read(options.out)}
     wanted = [
         (name, seed)
@@ -272,7 +270,7 @@ def main() -> None:
                 out.write(json.dumps(asdict(finished.result()), ensure_ascii=False) + "\n")
                 out.flush()
     for line in table(read(options.out)):
-        sys.stdout.write(line + "\n")
+        print(line)
 
 
 if __name__ == "__main__":

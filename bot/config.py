@@ -165,7 +165,9 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     for key in _keys(values):
         settings._origins[key] = Origin(str(path or DEFAULT_PATH), lines[key].number if key in lines else 0)
     for name, value in environment.items():
-        settings._origins |= dict.fromkeys(_keys(_values_of(name, value)), Origin(name))
+        if variable := _path_of(name):
+            keys = _keys(json.loads(value), variable) if _is_section(_kind(variable)) else [".".join(variable)]
+            settings._origins |= dict.fromkeys(keys, Origin(name))
     return settings
 
 
@@ -230,15 +232,6 @@ def _misread(name: str, value: str) -> str:
 def _path_of(name: str) -> tuple[str, ...]:
     """Return the path of the setting that an environment variable sets, or () for any other variable."""
     return tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)) if name.upper().startswith(ENV_PREFIX) else ()
-
-
-def _values_of(name: str, value: str) -> dict[str, Any]:
-    """Return what a valid environment variable sets, nested like the file; empty if it sets nothing."""
-    path = _path_of(name)
-    found: Any = json.loads(value) if path and _is_section(_kind(path)) else value
-    for part in reversed(path):
-        found = {part: found}
-    return found if path else {}
 
 
 def _keys(values: Mapping[str, Any], location: tuple[str, ...] = ()) -> Iterator[str]:

@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from babel import Locale
+from babel import Locale, negotiate_locale
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
@@ -89,11 +89,8 @@ class Translator:
 
         Only the language part of a tag counts: "zh-hans" is treated as "zh".
         """
-        for tag in tags:
-            language = (tag or "").replace("_", "-").split("-")[0].lower()
-            if language in self._translations:
-                return self._translations[language]
-        return self._translations[SOURCE_LANGUAGE]
+        wanted = [tag.replace("_", "-").lower() for tag in tags if tag]
+        return self._translations[negotiate_locale(wanted, self._translations, sep="-") or SOURCE_LANGUAGE]
 
 
 @cache

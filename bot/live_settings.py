@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any, Final
 
 import structlog
@@ -154,11 +155,8 @@ def with_value(settings: Settings, key: str, value: Any) -> Settings:
 
 def json_value(settings: Settings, key: str) -> Any:
     """Return a setting's value as JSON represents it, with secrets masked."""
-    *sections, name = key.split(".")
-    found: Any = settings
-    for each in sections:
-        found = getattr(found, each)
-    return found.model_dump(mode="json", include={name})[name]
+    section, _, name = key.rpartition(".")
+    return attrgetter(section)(settings).model_dump(mode="json", include={name})[name]
 
 
 def _sentence(error: Mapping[str, Any], name: str) -> Reason:

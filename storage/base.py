@@ -39,10 +39,6 @@ class Queries:
         """Run `work` on a reader's thread and return its result."""
         return await self._readers.do(work)
 
-    async def _first(self, sql: str, values: Values = ()) -> sqlite3.Row | None:
-        """Return the first row of a query's result, or None if the result is empty."""
-        return await self._read(lambda database: first(database, sql, values))
-
     async def _find(self, record: Callable[[sqlite3.Row], Record], sql: str, values: Values = ()) -> Record | None:
         """Return the record made from the first row of a query's result, or None if the result is empty."""
         return await self._read(lambda database: find(record, database, sql, values))

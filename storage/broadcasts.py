@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from storage.base import Queries, first
+from storage.base import Queries, column, first
 from storage.database import Database
 from storage.state_machines import RecipientState
 
@@ -46,19 +46,12 @@ class Broadcasts(Queries):
 
     async def next_recipient(self, update: int) -> int | None:
         """Mark the next due recipient as SENDING and return its chat ID, or return None if none is due."""
-
-        def work(database: Database) -> int | None:
-            row = first(
-                database,
-                "SELECT chat FROM broadcasts WHERE \"update\" = ? AND state = 'due' ORDER BY rowid LIMIT 1",
-                [update],
-            )
-            if row is None:
-                return None
-            database.execute(f"{_MOVE} AND chat = ?", (RecipientState.SENDING, update, row["chat"]))
-            return int(row["chat"])
-
-        return await self._write(work)
+        sql = (
+            f"{_MOVE} AND rowid = (SELECT rowid FROM broadcasts WHERE \"update\" = ? AND state = 'due' ORDER BY rowid"
+            " LIMIT 1) RETURNING chat"
+        )
+        moved = await self._write(lambda database: column(database, sql, (RecipientState.SENDING, update, update)))
+        return moved[0] if moved else None
 
     async def set_recipient(self, update: int, chat: int, state: RecipientState) -> None:
         """Store the delivery state of a recipient, unless the chat has been erased in the meantime."""

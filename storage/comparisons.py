@@ -149,12 +149,11 @@ class Comparisons(Queries):
 
     async def score(self, first: str, second: str) -> Score:
         """Return the score of two models, given in either order."""
-        row = await self._first(
+        (row,) = await self._every(
             "SELECT coalesce(sum(choice = 1), 0) AS first, coalesce(sum(choice = 2), 0) AS second,"
             f" coalesce(sum(choice = 0), 0) AS same, count(*) - count(choice) AS open FROM comparisons WHERE {_PAIR}",
             _pair(first, second),
         )
-        assert row is not None
         return Score(**row)
 
     async def pairs(self) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import sqlite3
 
 from storage.base import Queries, find, first, insert, known
 from storage.database import Database
-from storage.errors import UnknownRecord
+from storage.exchanges import exchange_with
 from storage.learning_records import Correction
 from storage.people import ensure_user
 
@@ -34,8 +34,7 @@ class Corrections(Queries):
             row = first(database, f'{_SELECT} WHERE "update" = ?', [correction.update])
             if row is not None:
                 return int(row["id"])
-            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [correction.exchange]) is None:
-                raise UnknownRecord(f"The database has no exchange {correction.exchange}: it may have been deleted.")
+            exchange_with(database, correction.exchange)
             ensure_user(database, correction.author, now)
             return insert(
                 database,

@@ -129,8 +129,7 @@ class Counts(Queries):
         The entry `votes` counts all votes ever cast; `ups` and `downs` count only each rater's latest vote on
         each answer.
         """
-        row = await self._first(_TOTALS)
-        assert row is not None
+        (row,) = await self._every(_TOTALS)
         return dict(row)
 
     async def days(self, since: float) -> list[Day]:

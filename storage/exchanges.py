@@ -170,8 +170,7 @@ def record_exchange(database: Database, made: Exchange) -> Exchange:
         added = insert(database, _INSERT, asdict(made))
         for position, sha256 in enumerate(made.pictures):
             database.execute(
-                "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, ?, ?)",
-                (added, position, sha256),
+                "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, ?, ?)", (added, position, sha256)
             )
     except sqlite3.IntegrityError as error:
         raise StorageError(

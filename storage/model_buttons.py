@@ -56,15 +56,8 @@ class ModelButtons(Queries):
 
         def work(database: Database) -> list[ModelMessage]:
             return [
-                ModelMessage(
-                    row["chat"],
-                    row["message"],
-                    get_model(database, row["model"]),
-                    ModelState(row["state"]),
-                    row["text"],
-                    bool(row["caption"]),
-                )
-                for row in every(database, _OUTDATED)
+                ModelMessage(chat, message, get_model(database, model), ModelState(state), text, bool(caption))
+                for chat, message, model, state, text, caption in every(database, _OUTDATED)
             ]
 
         return await self._read(work)

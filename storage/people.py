@@ -86,12 +86,11 @@ class People(Queries):
 
     async def get_with_block(self, user: int) -> tuple[Person | None, bool]:
         """Return a user as `get` does, and whether an operator has blocked the user on the web page."""
-        row = await self._first(
+        (row,) = await self._every(
             f"SELECT {PERSON}, blocks.person IS NOT NULL AS blocked FROM (SELECT ? AS sender)"
             " LEFT JOIN users ON users.id = sender LEFT JOIN blocks ON blocks.person = sender",
             [user],
         )
-        assert row is not None
         return None if row["id"] is None else _person(row), bool(row["blocked"])
 
     async def newest(self, limit: int) -> list[ListedPerson]:

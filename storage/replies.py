@@ -74,12 +74,11 @@ class Replies(Queries):
 
     async def exists(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
         """Return whether, in `chat`, `message` is one of the bot's replies or `question` has been replied to."""
-        row = await self._first(
-            "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
-            " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
-            (chat, message, question),
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2)"
+            " OR EXISTS (SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0)"
         )
-        return row is not None
+        return bool(await self._number(sql, (chat, message, question)))
 
     async def for_question(self, chat: int, question: int) -> list[StoredReply]:
         """Return the latest replies to a user's message, ordered by slot."""

@@ -202,11 +202,10 @@ class ReviewCards(Queries):
         A lesson is an exchange that was not dropped and that is corrected, edited, or complete with thumbs up
         minus thumbs down above `threshold`. A run may still leave out some lessons, such as repeated ones.
         """
-        row = await self._first(
+        (row,) = await self._every(
             f"SELECT count(*) AS shown, coalesce(sum({_LIKED}), 0) AS liked FROM exchanges WHERE {filter.where}",
             {**filter.values, "threshold": threshold},
         )
-        assert row is not None
         return row["shown"], row["liked"]
 
     async def kept(self, filter: CardFilter) -> list[int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from storage.base import Queries, first, insert
 from storage.database import Database
-from storage.errors import StorageError, UnknownRecord
+from storage.errors import StorageError
+from storage.exchanges import exchange_with
 from storage.learning_records import Review, ReviewDecision
 from storage.translatable_reason import Reason
 
@@ -49,8 +50,7 @@ class Reviews(Queries):
         now = review.created or self._clock()
 
         def work(database: Database) -> int:
-            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [review.exchange]) is None:
-                raise UnknownRecord(f"The database has no exchange {review.exchange}: it may have been deleted.")
+            exchange_with(database, review.exchange)
             author = first(database, _AUTHOR, [review.exchange]) if edit else None
             return insert(
                 database,

@@ -107,7 +107,7 @@ class Runs(Queries):
         Raises `UnknownRecord` if there is no such run.
         """
         sql = f"SELECT settled AND NOT {ACTIVE} FROM runs WHERE id = ?"
-        return bool(known(await self._first(sql, [run]), _unknown(run))[0])
+        return known(await self._find(lambda row: bool(row[0]), sql, [run]), _unknown(run))
 
     async def settle(self, run: int) -> None:
         """Record that the work that follows the end of a run, such as notifying the admins, is complete."""
@@ -174,7 +174,7 @@ class Runs(Queries):
         Raises `UnknownRecord` if there is no such run.
         """
         sql = f"SELECT cancel_requested AND {ACTIVE} FROM runs WHERE id = ?"
-        return bool(known(await self._first(sql, [run]), _unknown(run))[0])
+        return known(await self._find(lambda row: bool(row[0]), sql, [run]), _unknown(run))
 
     async def attempts(self) -> int:
         """Return how many runs created since the live model last changed have ended with a verdict."""

@@ -22,8 +22,7 @@ class Sessions(Queries):
 
         Outside forum topics, `topic` is 0.
         """
-        row = await self._first(_OPEN_SESSION, (chat, user, topic))
-        return None if row is None else int(row["id"])
+        return await self._find(lambda row: int(row["id"]), _OPEN_SESSION, (chat, user, topic))
 
     async def open(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:
         """Return the open session of `user` in `chat` and `topic`, opening one if necessary.

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby, permutations
 
-from storage.base import Queries, column, every, first
+from storage.base import Queries, column, every
 from storage.blocklist import BLOCKED
 from storage.chat_records import Exchange
 from storage.database import Database
-from storage.errors import StorageError, UnknownRecord
-from storage.exchanges import SELECT_EXCHANGES, exchange_of
+from storage.errors import StorageError
+from storage.exchanges import SELECT_EXCHANGES, exchange_of, exchange_with
 from storage.guests import UNLEARNED
 from storage.learning_records import EQUAL_TRUST, Newcomers, Preference, RatedExchange, Rating, ReviewDecision, Trust
 from storage.people import ensure_user
@@ -58,8 +58,7 @@ class Votes(Queries):
         now = rating.created or self._clock()
 
         def work(database: Database) -> bool:
-            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [rating.exchange]) is None:
-                raise UnknownRecord(f"The database has no exchange {rating.exchange}: it may have been deleted.")
+            exchange_with(database, rating.exchange)
             ensure_user(database, rating.rater, now)
             cursor = database.execute(
                 'INSERT INTO feedback(exchange, rater, value, reason, "update", created) VALUES (?, ?, ?, ?, ?, ?)'
@@ -93,27 +92,22 @@ class Votes(Queries):
 
     async def tally(self, exchange: int) -> tuple[int, int]:
         """Return how many users currently like and how many dislike the answer of an exchange."""
-        row = await self._first(
+        (row,) = await self._every(
             "SELECT coalesce(sum(value > 0), 0) AS ups, coalesce(sum(value < 0), 0) AS downs"
             " FROM (SELECT value, max(id) FROM feedback WHERE exchange = ? GROUP BY rater)",
             [exchange],
         )
-        assert row is not None
         return row["ups"], row["downs"]
 
     async def latest(self, exchange: int, rater: int) -> int | None:
         """Return the latest vote of `rater` on `exchange`, 1 or -1, or None if there is none or it was retracted."""
-        row = await self._first(
-            "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
-        )
-        return int(row["value"]) or None if row is not None else None
+        sql = "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1"
+        return await self._find(lambda row: row["value"] or None, sql, (exchange, rater))
 
     async def latest_reason(self, exchange: int, rater: int) -> str:
         """Return the reason for the latest vote of `rater` on `exchange`; empty if there is none."""
-        row = await self._first(
-            "SELECT reason FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
-        )
-        return str(row["reason"]) if row is not None else ""
+        sql = "SELECT reason FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1"
+        return await self._find(lambda row: str(row["reason"]), sql, (exchange, rater)) or ""
 
     async def rated_exchanges(self, trust: Trust = EQUAL_TRUST, reviews: int | None = None) -> list[RatedExchange]:
         """Return every exchange with votes, a correction or an edit, ordered by ID, with its conversation.
@@ -142,13 +136,12 @@ class Votes(Queries):
 
     async def shown(self, model: str, raters: Iterable[int]) -> tuple[int, int]:
         """Return how many answers `model` gave to questions from `raters`, and how many of those are liked."""
-        row = await self._first(
+        (row,) = await self._every(
             "SELECT count(*) AS answers, coalesce(sum(id IN (SELECT exchange FROM ratings GROUP BY exchange"
             " HAVING sum(value) > 0)), 0) AS liked"
             " FROM exchanges WHERE model = ? AND asker IN (SELECT value FROM json_each(?))",
             [model, json.dumps(sorted(raters))],
         )
-        assert row is not None
         return row["answers"], row["liked"]
 
     async def newcomers(self, trust: Trust) -> Newcomers | None:

@@ -141,9 +141,8 @@ class Writer:
             if len(batch) == 1:
                 batch[0].error, batch[0].lost = self._explained(error), True
                 return
-            for (
-                job
-            ) in batch:  # the transaction is lost, and one job may be the cause: run each job in its own transaction
+            # The transaction is lost, and one job may be the cause: run each job in its own transaction.
+            for job in batch:
                 job.error = None
                 self._commit([job])
 

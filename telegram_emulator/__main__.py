@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from telegram_emulator.emulator import Emulator
-from telegram_emulator.sample_pictures import sample_pictures
 
 TOKEN: Final = "1000000001:local-emulator"
 ADMIN: Final = 1001
+SAMPLES: Final = Path(__file__).parent / "samples"
 PEOPLE: Final = {ADMIN: "Mia", 1002: "Tom", 1003: "Ada"}
 NOTE: Final = "A bot with the model tiny only knows coloured shapes; your own photos need InternVL2."
 
@@ -40,6 +40,11 @@ async def serve(port: int) -> None:
         await asyncio.Event().wait()
     finally:
         await emulator.stop()
+
+
+def sample_pictures() -> dict[str, bytes]:
+    """Return JPEG pictures of coloured shapes, keyed by names such as `three-red-stars`."""
+    return {each.stem: each.read_bytes() for each in sorted(SAMPLES.iterdir())}
 
 
 def welcome(address: str) -> str:

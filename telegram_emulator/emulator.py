@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -15,7 +14,7 @@ from telegram_emulator.api_errors import BotApiError, Json, api_error, too_many_
 from telegram_emulator.faults import Fault, FaultKind, Faults
 from telegram_emulator.flood_control import FloodControl
 from telegram_emulator.methods import METHODS
-from telegram_emulator.parameters import MAX_REQUEST_BYTES, read_parameters
+from telegram_emulator.parameters import MAX_REQUEST_BYTES, Parameters, read_form
 from telegram_emulator.people_http import PeopleHttp
 from telegram_emulator.person_actions import PersonActions
 from telegram_emulator.sample_voters import SampleConversation, SampleVoters
@@ -82,7 +81,7 @@ class Emulator:
 
         Port 0 selects a free port. Raises `OSError` if the port is in use.
         """
-        app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
         app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", self._download)
         app.add_routes(self._people_http.routes())
@@ -119,7 +118,8 @@ class Emulator:
                 raise BotApiError(401, "Unauthorized")
             if method not in METHODS:
                 raise api_error("method not found", 404)
-            parameters = await read_parameters(request)
+            texts, uploads = await read_form(request)
+            parameters = Parameters(texts, dict(uploads))
             self.calls[method] = self.calls.get(method, 0) + 1
             fault = self.faults.strike(method, parameters.integer("chat_id") or None) if self.faults.planned else None
             if fault is not None and (failure := await self._fail(request, fault)) is not None:
@@ -130,14 +130,14 @@ class Emulator:
             if fault is not None and fault.kind is FaultKind.CUT_OFF:
                 return web.Response(text=json.dumps({"ok": True, "result": result})[:-2])
         except BotApiError as error:
-            return _json(error.body(), error.code)
-        return _json({"ok": True, "result": result})
+            return web.json_response(error.body(), status=error.code)
+        return web.json_response({"ok": True, "result": result})
 
     async def _fail(self, request: web.Request, fault: Fault) -> web.Response | None:
         """Apply a fault; return a response in place of the call's result, or None if the call is to proceed."""
         match fault.kind:
             case FaultKind.BAD_GATEWAY:
-                return _json({"ok": False, "error_code": 502, "description": "Bad Gateway"}, 502)
+                raise BotApiError(502, "Bad Gateway")
             case FaultKind.HTML_PAGE:
                 return web.Response(text=_PROXY_PAGE, content_type="text/html", status=502)
             case FaultKind.FLOOD:
@@ -155,13 +155,8 @@ class Emulator:
         """Return the file whose path `getFile` reported."""
         file = self.world.files.by_path(request.match_info["path"])
         if request.match_info["token"] != self.token or file is None:
-            return _json(BotApiError(404, "Not Found").body(), 404)
+            return web.json_response(BotApiError(404, "Not Found").body(), status=404)
         return web.Response(body=file.data, content_type="application/octet-stream")
-
-
-def _json(body: Any, status: int = 200) -> web.Response:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return web.Response(text=text, status=status, content_type="application/json")
 
 
 def _broken(request: web.Request) -> web.Response:

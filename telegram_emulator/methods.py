@@ -12,24 +12,15 @@ from telegram_emulator.world import World
 Method = Callable[[World, Parameters], Awaitable[Any]]
 
 METHODS: dict[str, Method] = {
-    "getme": bot_account.get_me,
-    "getupdates": bot_account.get_updates,
-    "setwebhook": bot_account.set_webhook,
-    "deletewebhook": bot_account.delete_webhook,
-    "getfile": bot_account.get_file,
-    "createforumtopic": bot_account.create_forum_topic,
-    "setmycommands": bot_account.set_my_commands,
-    "deletemycommands": bot_account.delete_my_commands,
-    "sendmessage": sending.send_message,
-    "sendphoto": sending.send_photo,
-    "senddocument": sending.send_document,
-    "answerguestquery": sending.answer_guest_query,
-    "sendchataction": sending.send_chat_action,
-    "editmessagetext": editing.edit_message_text,
-    "editmessagecaption": editing.edit_message_caption,
-    "editmessagemedia": editing.edit_message_media,
-    "editmessagereplymarkup": editing.edit_message_reply_markup,
-    "deletemessage": editing.delete_message,
-    "answercallbackquery": editing.answer_callback_query,
+    method.__name__.replace("_", ""): method
+    for method in (
+        *(bot_account.get_me, bot_account.get_updates, bot_account.set_webhook, bot_account.delete_webhook),
+        *(bot_account.get_file, bot_account.create_forum_topic),
+        *(bot_account.set_my_commands, bot_account.delete_my_commands),
+        *(sending.send_message, sending.send_photo, sending.send_document, sending.send_chat_action),
+        *(sending.answer_guest_query, editing.answer_callback_query),
+        *(editing.edit_message_text, editing.edit_message_caption, editing.edit_message_media),
+        *(editing.edit_message_reply_markup, editing.delete_message),
+    )
 }
 """The methods, keyed by name in lower case because Telegram ignores the case of method names."""

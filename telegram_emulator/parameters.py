@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import web
 
 from telegram_emulator.api_errors import BotApiError, api_error
 
@@ -106,39 +106,24 @@ class Parameters:
         return self._uploads.get(reference.removeprefix("attach://")) if reference.startswith("attach://") else None
 
 
-async def read_parameters(request: web.Request) -> Parameters:
-    """Read a call's parameters.
+async def read_form(request: web.Request) -> tuple[dict[str, str], list[tuple[str, Upload]]]:
+    """Return the text fields of a form, keyed by name, and its files, in order.
 
     Raises:
-        BotApiError: The request is larger than 50 MB (code 413), or a multipart form is nested.
+        BotApiError: The form is larger than 50 MB (code 413) or invalid.
     """
-    if (request.content_length or 0) > MAX_REQUEST_BYTES:
-        raise BotApiError(413, "Request Entity Too Large")
-    if request.content_type == "multipart/form-data":
-        texts, uploads = await read_form(await request.multipart())
-        return Parameters(texts, dict(uploads))
-    return Parameters(await request.post())
-
-
-async def read_form(form: MultipartReader) -> tuple[dict[str, str], list[tuple[str, Upload]]]:
-    """Return a multipart form's text fields, keyed by name, and its files, in order.
-
-    Raises:
-        BotApiError: The form is larger than 50 MB (code 413) or contains a nested form.
-    """
+    try:
+        form = await request.post()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise BotApiError(413, "Request Entity Too Large") from error
+    except ValueError as error:
+        raise api_error(f"can't read the form: {error}") from error
     texts: dict[str, str] = {}
     uploads: list[tuple[str, Upload]] = []
-    size = 0
-    async for part in form:
-        if not isinstance(part, BodyPartReader):
-            raise api_error("nested multipart forms are not supported")
-        data = bytes(await part.read())
-        size += len(data)
-        if size > MAX_REQUEST_BYTES:
-            raise BotApiError(413, "Request Entity Too Large")
-        if part.filename is None:
-            texts[part.name or ""] = data.decode()
+    for name, value in form.items():
+        if isinstance(value, web.FileField):
+            with value.file as file:
+                uploads.append((name, Upload(value.filename, value.content_type, file.read())))
         else:
-            media_type = part.headers.get("Content-Type", "application/octet-stream")
-            uploads.append((part.name or "", Upload(part.filename, media_type, data)))
+            texts[name] = value if isinstance(value, str) else value.decode()
     return texts, uploads

@@ -21,7 +21,7 @@ from telegram_emulator.bot_account import commands_for
 from telegram_emulator.parameters import read_form
 from telegram_emulator.person_actions import Attachment, PersonActions
 from telegram_emulator.sample_voters import SampleVoters
-from telegram_emulator.world import EmulatedChat, User, World
+from telegram_emulator.world import User, World
 
 Handler = Callable[[web.Request], Awaitable[Json | web.StreamResponse]]
 
@@ -67,26 +67,9 @@ class PeopleHttp:
             ("GET", f"{person}/messages", self.messages),
             ("POST", f"{person}/messages", self.send),
             ("GET", f"{person}/commands", self.commands),
-            ("POST", f"{person}/topics", self.open_topic),
-            ("POST", f"{person}/edit", self.edit),
-            ("POST", f"{person}/press", self.press),
-            ("POST", f"{person}/react", self.react),
-            ("POST", f"{person}/block", self.block),
+            ("POST", f"{person}/{{action:topics|edit|press|react|block}}", self.act),
         ]
         return [web.route(method, path, _guarded(handler)) for method, path, handler in table]
-
-    def _describe(self, user: User) -> Json:
-        return {
-            "id": user.id,
-            "name": user.name,
-            "language": user.language,
-            "admin": user.admin,
-            "sample": user.sample,
-            "chats": [chat.id for chat in self._world.chats.values() if user.id in chat.members],
-        }
-
-    def _describe_chat(self, chat: EmulatedChat) -> Json:
-        return {"id": chat.id, "kind": chat.kind, "title": chat.title, "members": sorted(chat.members)}
 
     def _person(self, request: web.Request) -> int:
         return self._people.user(int(request.match_info["person"])).id
@@ -95,8 +78,12 @@ class PeopleHttp:
         """Return the bot, the users, the groups, the state of the sample votes, and the number of the last event."""
         return {
             "bot": self._world.bot,
-            "people": [self._describe(user) for user in self._world.users.values()],
-            "groups": [self._describe_chat(c) for c in self._world.chats.values() if c.kind != "private"],
+            "people": [asdict(user) for user in self._world.users.values()],
+            "groups": [
+                {"id": each.id, "title": each.title, "members": sorted(each.members)}
+                for each in self._world.chats.values()
+                if each.kind != "private"
+            ],
             "sample_votes": self._voters.state if self._voters.ready else None,
             "last_event": self._world.events.last,
         }
@@ -107,7 +94,7 @@ class PeopleHttp:
         number = int(body["id"])
         known = self._world.users.get(number, User(number, "Anonymous"))
         name, language = body.get("name") or known.name, body.get("language") or known.language
-        return self._describe(self._world.add_user(number, str(name), str(language)))
+        return asdict(self._world.add_user(number, str(name), str(language)))
 
     async def learning(self, request: web.Request) -> Json:
         """Return the bot's learning status, with the keys of `NO_LEARNING`."""
@@ -158,7 +145,7 @@ class PeopleHttp:
         fields: Mapping[str, Any]
         attachments: list[Attachment] = []
         if request.content_type == "multipart/form-data":
-            fields, uploads = await read_form(await request.multipart())
+            fields, uploads = await read_form(request)
             attachments = [Attachment(file.data, file.name, file.media_type, field) for field, file in uploads]
         else:
             fields = await _json_object(request)
@@ -177,39 +164,25 @@ class PeopleHttp:
         chat = self._people.chat_of(person, _number(request.query.get("chat")))
         return {"commands": commands_for(self._world, self._people.user(person), chat)}
 
-    async def open_topic(self, request: web.Request) -> Json:
-        """Create a forum topic on behalf of the user, as specified by the JSON body {chat, name}."""
-        body = await _json_object(request)
-        topic = self._people.opens_topic(self._person(request), str(body["name"]), chat=int(body["chat"]))
-        return {"topic": topic}
+    async def act(self, request: web.Request) -> Json:
+        """Take an action on behalf of the user, as specified by the JSON body.
 
-    async def edit(self, request: web.Request) -> Json:
-        """Edit one of the user's own messages, as specified by the JSON body {message, text, chat?}."""
-        body = await _json_object(request)
-        chat = _number(body.get("chat"))
-        return self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat)
-
-    async def press(self, request: web.Request) -> Json:
-        """Press an inline button on behalf of the user, as specified by the JSON body {message, data, chat?}."""
-        body = await _json_object(request)
-        chat = _number(body.get("chat"))
-        query = self._people.presses(self._person(request), int(body["message"]), str(body["data"]), chat=chat)
-        return {"query": query}
-
-    async def react(self, request: web.Request) -> Json:
-        """React to a message on behalf of the user, as specified by the JSON body {message, emoji, chat?}.
-
-        An empty emoji removes the reaction.
+        The bodies are {chat, name} for `topics`, {message, text, chat?} for `edit`, {message, data, chat?} for `press`,
+        {message, emoji, chat?} for `react` (an empty emoji removes the reaction) and {blocked?} for `block`.
         """
-        body = await _json_object(request)
+        body, person, people = await _json_object(request), self._person(request), self._people
         chat = _number(body.get("chat"))
-        self._people.reacts(self._person(request), int(body["message"]), str(body["emoji"]), chat=chat)
-        return {}
-
-    async def block(self, request: web.Request) -> Json:
-        """Make the user block the bot, or unblock it if the JSON body is {blocked: false}."""
-        body = await _json_object(request)
-        self._people.blocks(self._person(request), blocked=bool(body.get("blocked", True)))
+        match request.match_info["action"]:
+            case "topics":
+                return {"topic": people.opens_topic(person, str(body["name"]), chat=int(body["chat"]))}
+            case "edit":
+                return people.edits(person, int(body["message"]), str(body["text"]), chat=chat)
+            case "press":
+                return {"query": people.presses(person, int(body["message"]), str(body["data"]), chat=chat)}
+            case "react":
+                people.reacts(person, int(body["message"]), str(body["emoji"]), chat=chat)
+            case _:
+                people.blocks(person, blocked=bool(body.get("blocked", True)))
         return {}
 
     async def file(self, request: web.Request) -> web.Response:

@@ -129,18 +129,10 @@ class World:
         self.inline: dict[str, tuple[int, int]] = {}  # chat and number of each message that the bot sent as a guest
         self.commands: dict[CommandList, list[Json]] = {}
         self._next_message = first_id
-        self._next_person = 1001
         self._next_group = _FIRST_GROUP
 
-    def add_user(self, user_id: int | None, name: str, language: str = "en", **marks: bool) -> User:
-        """Create a user and their private chat, or update the name and language of an existing user.
-
-        If `user_id` is None, the next free ID is used.
-        """
-        if user_id is None:
-            while self._next_person in self.users:
-                self._next_person += 1
-            user_id = self._next_person
+    def add_user(self, user_id: int, name: str, language: str = "en", **marks: bool) -> User:
+        """Create a user and their private chat, or update the name and language of an existing user."""
         user = self.users.get(user_id)
         if user is None:
             user = User(user_id, name, language, **marks)

@@ -51,8 +51,8 @@ def main() -> None:
         if file.suffix in {".py", *COMMENTS} and "checkpoint/" not in str(file):
             counted[str(file.parent)] += code_lines(file)
     for package, lines in sorted(counted.items()):
-        sys.stdout.write(f"{lines:7,} {package}\n")
-    sys.stdout.write(f"{counted.total():7,}\n")
+        print(f"{lines:7,} {package}")
+    print(f"{counted.total():7,}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+from tools.count_lines import PRODUCT
+
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architecture.md"
-PACKAGES = ("bot", "cluster", "inference", "training", "storage", "telegram_emulator", "tools")
 BEGIN, END = "<!-- modules -->\n", "<!-- end of modules -->\n"
 
 
@@ -23,7 +24,7 @@ def summary(file: str) -> str:
 
 def listing() -> str:
     """Return the modules of every package as Markdown, with one table for each package."""
-    found = subprocess.run(["git", "ls-files", *PACKAGES], capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(["git", "ls-files", *PRODUCT], capture_output=True, text=True, check=True).stdout.split()
     files = sorted(found, key=lambda file: (file.rpartition("/")[0], file))
     parts = list[str]()
     for package, members in groupby(files, key=lambda file: file.rpartition("/")[0]):

@@ -117,7 +117,7 @@ def main() -> None:
     chosen = parser.parse_args()
     for name, rows in zip(("train.jsonl", "test.jsonl"), TUTORIALS[chosen.tutorial](chosen.folder), strict=True):
         write_text(chosen.folder / name, (json.dumps(each, ensure_ascii=False) + "\n" for each in rows))
-        sys.stdout.write(f"{chosen.folder / name}: {len(rows)} rows\n")
+        print(f"{chosen.folder / name}: {len(rows)} rows")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,13 +131,9 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     return {**found, "peak_gb": round(memory.peak() / 1e9, 1)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command-line interface."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers.serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
     parser.add_argument("--servers", default="stock,ours")
     parser.add_argument("--size", choices=SIZES, default="2b")
@@ -155,15 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=30, help="how long users keep arriving at each rate")
     parser.add_argument("--prefill-tokens", type=int, help="for ours and stock (default: their own defaults)")
     parser.add_argument("--trace", action="store_true")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault(KEY_VARIABLE, new_key())
     options.model = options.model or checkpoint(options.work, options.size)
     set_tiles(options.model, options.tiles)
     for kind in options.servers.split(","):
         result = measure(kind, options)
-        sys.stdout.write(json.dumps({kind: {"tiles": options.tiles, "kv_bits": options.kv_bits, **result}}) + "\n")
-        sys.stdout.flush()
+        print(json.dumps({kind: {"tiles": options.tiles, "kv_bits": options.kv_bits, **result}}), flush=True)
 
 
 def numbers(text: str) -> list[int]:

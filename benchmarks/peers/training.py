@@ -42,7 +42,7 @@ from typing import Any, Final
 
 from benchmarks.peers.load import picture
 from benchmarks.peers.memory_sampler import Memory
-from benchmarks.random_checkpoint import checkpoint, official, set_tiles
+from benchmarks.random_checkpoint import checkpoint, official
 from training.data.row_parser import read_lessons
 from training.job import Job, Progress
 from training.xtuner.encoding import Encoder
@@ -217,8 +217,7 @@ def main() -> None:
     options.add_argument("--dropout", type=float, default=0.0)
     options.add_argument("--knobs", type=json.loads, default={}, help="JSON: fields of the job to change")
     given = options.parse_args()
-    base = checkpoint(given.work, given.size)
-    set_tiles(base, given.tiles)
+    base = checkpoint(given.work, given.size, given.tiles)
     data, images = lay_out(base, given.work / f"data-{given.pictures}", given.pictures)
     for case in given.cases.split(","):
         if case == "stock":
@@ -231,8 +230,7 @@ def main() -> None:
             found = ours(
                 case, base, data, images, given.work, **{"dropout": given.dropout, **CASES[case], **given.knobs}
             )
-        sys.stdout.write(json.dumps(found) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

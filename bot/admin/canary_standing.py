@@ -11,15 +11,7 @@ from storage.counts import Approval
 from storage.learning_records import Trial, Trust
 from storage.ledger import Ledger
 from storage.translatable_reason import Reason
-from training.evidence.sequential import (
-    ENOUGH,
-    HORIZON_DAYS,
-    HORIZON_VOTES,
-    MARGIN,
-    Evidence,
-    Vote,
-    canary_evidence,
-)
+from training.evidence.sequential import ENOUGH, HORIZON_DAYS, HORIZON_VOTES, MARGIN, Evidence, Vote, canary_evidence
 
 HINT: Final = 3.0
 """The evidence at or above which the votes are reported as leaning to one side."""

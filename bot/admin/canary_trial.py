@@ -134,10 +134,7 @@ class Trials:
             await self._roll_back(trial, reason)
         else:
             over = time.time() - trial.started >= HORIZON_DAYS * DAY_SECONDS
-            newest = (
-                trial.id,
-                await self.ledger.votes.newest(),
-            )  # a choice that counts in a duel also casts a vote
+            newest = (trial.id, await self.ledger.votes.newest())  # a choice that counts in a duel also casts a vote
             if (over or newest != self._weighed) and (found := await self.standing()):
                 await self._decide(found, over)
                 self._weighed = newest

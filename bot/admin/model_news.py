@@ -13,12 +13,11 @@ from typing import Any, Final
 
 import structlog
 from aiogram import Bot
-from aiogram.exceptions import TelegramAPIError
 
 from bot.admin.notifications import CAPTION_LIMIT, Notifications, cut
 from bot.admin.run_outcome import sentence
 from bot.i18n import Say, Translator, later
-from bot.telegram.errors import DeliveryError, Undelivered
+from bot.telegram.errors import CALL_ERRORS, Undelivered
 from bot.telegram.formatting import LIMIT
 from storage.learning_records import Model
 from storage.ledger import Ledger
@@ -65,7 +64,7 @@ class ModelNews:
                 await self._update(message)
             except Undelivered:
                 return
-            except (DeliveryError, TelegramAPIError) as error:  # the message was deleted, or is too old
+            except CALL_ERRORS as error:  # the message was deleted, or is too old
                 log.info("a message about a model was not updated", chat=message.chat, error=str(error))
             await self.ledger.model_buttons.remove(message.chat, message.message)
 

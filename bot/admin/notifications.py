@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import structlog
 from aiogram import Bot
-from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import EditMessageText, TelegramMethod
 from aiogram.types import FSInputFile, InlineKeyboardMarkup, Message
 from cachetools import LRUCache, TTLCache
@@ -29,7 +28,7 @@ from bot.admin.run_outcome import outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import Approve, CancelRun
-from bot.telegram.errors import DeliveryError, Doubtful
+from bot.telegram.errors import CALL_ERRORS, Doubtful
 from bot.telegram.formatting import LIMIT
 from bot.telegram.keyboards import canary_buttons, one_button
 from bot.telegram.methods import PartialEdit
@@ -122,13 +121,7 @@ class Notifications:
         self._queue_for_all(tell, replaces=f"run {run.id}")
 
     async def run_finished(
-        self,
-        run: Run,
-        model: Model | None,
-        picture: Path | None = None,
-        sheet: Path | None = None,
-        *,
-        awaits: str = "",
+        self, run: Run, model: Model | None, picture: Path | None = None, sheet: Path | None = None, *, awaits: str = ""
     ) -> None:
         """Notify every admin of how a run ended, with its `picture` (PNG) and comparison `sheet` (HTML), if any.
 
@@ -138,7 +131,7 @@ class Notifications:
         """
 
         async def tell(admin: int, say: Say) -> None:
-            if admin in self._messages_of(run):
+            if admin in self._messages.get(run.id, {}):
                 await self._show(run, admin, say)
             ended = text = outcome(run, model, say)
             markup = None
@@ -167,7 +160,7 @@ class Notifications:
 
     async def _show(self, run: Run, admin: int, say: Say) -> None:
         """Send an admin the progress message of a run, or edit the message sent earlier."""
-        messages = self._messages_of(run)
+        messages = self._messages.setdefault(run.id, {})
         text = run_progress(run, say)
         markup = one_button(say("✖ Cancel"), CancelRun(run=run.id)) if RUN_TRANSITIONS[run.state] else None
         shown = messages.get(admin)
@@ -245,10 +238,6 @@ class Notifications:
         self._alerts[key] = None
         return True
 
-    def _messages_of(self, run: Run) -> dict[int, _Shown]:
-        """Return the progress messages of a run, keyed by the admin's user ID."""
-        return self._messages.setdefault(run.id, {})
-
     def _queue_for_all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
         """Queue a notice for every admin, replacing a queued notice with the same `replaces`.
 
@@ -279,7 +268,7 @@ class Notifications:
                     continue
                 try:
                     await notice.tell(admin, self._translator.for_person(await self._ledger.people.get(admin)))
-                except (DeliveryError, TelegramAPIError, StorageError, OSError) as error:
+                except (*CALL_ERRORS, StorageError, OSError) as error:
                     log.warning("a notice was not delivered", admin=admin, error=str(error))
                 except Exception:
                     log.exception("a notice was not delivered", admin=admin)

@@ -21,10 +21,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         reason = say(run.reason) or say("unknown")
         return say("Run {run} failed; nothing has changed. Reason: {reason}", run=run.id, reason=reason)
     text = say(
-        "Run {run} is done. Model {model}: {state}.",
-        run=run.id,
-        model=model.id,
-        state=say(MODEL_STATES[model.state]),
+        "Run {run} is done. Model {model}: {state}.", run=run.id, model=model.id, state=say(MODEL_STATES[model.state])
     )
     verdict = [sentence(say(model.reason), say)] if model.reason else []
     if model.state is ModelState.REJECTED:
@@ -46,53 +43,38 @@ def sentence(reason: str, say: Say) -> str:
 def numbers(report: str, say: Say) -> list[str]:
     """Return lines that summarise a run's report: its training data, its evaluation and its cost."""
     it = Report.from_json(report)
-    return [
-        say(
-            "Learned from {taught}.",
-            taught=taught_by(TrainedOn(it.effort.pairs, it.effort.votes, it.effort.raters), say),
-        ),
-        *(
-            [
-                say(
-                    "Judged on {answers} rated answers: the model agrees with the votes in {agreement} of the "
-                    "comparisons.",
-                    answers=it.taste.answers,
-                    agreement=interval(it.taste.agreement, it.taste.low, it.taste.high, say.language),
-                )
-            ]
-            if it.taste.answers
-            else []
-        ),
-        *([say("Skipped as too long: {count}.", count=it.effort.too_long)] if it.effort.too_long else []),
-        *([share_line(it.effort.largest_share, say)] if it.effort.raters > 1 and it.effort.largest_share else []),
-        *([say("Left out: {reasons}.", reasons=beyond_share(it.effort.over_share))] if it.effort.over_share else []),
-        *([f"⚠ {say(limit)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
-        *_beside(it.effort.taught, say),
-        say(
-            "Factual questions answered correctly: {live} before, {new} now ({questions} questions).",
-            live=percent(it.live_correct),
-            new=percent(it.correct),
-            questions=it.questions,
-        ),
-        say(
-            "Time: training {training}, merging {merging}, evaluating {evaluating}. Peak memory {memory}, adapter "
-            "{adapter}.",
-            training=clock(it.effort.training_seconds),
-            merging=clock(it.effort.merging_seconds),
-            evaluating=clock(it.seconds),
-            memory=size(it.effort.peak_memory),
-            adapter=size(it.effort.adapter_bytes),
-        ),
-    ]
-
-
-def _beside(taught: dict[str, int], say: Say) -> list[str]:
-    """Return a list with one line: the number of samples from each source other than rated answers.
-
-    The list is empty if there are no such sources.
-    """
-    others = {source_title(path): count for path, count in taught.items() if path not in (RATED, DISLIKED)}
-    if not others:
-        return []
-    listed = ", ".join(f"{name} ({count})" for name, count in others.items())
-    return [say("Other sources: {sources}.", sources=listed)]
+    effort, taste = it.effort, it.taste
+    lines = [say("Learned from {taught}.", taught=taught_by(TrainedOn(effort.pairs, effort.votes, effort.raters), say))]
+    if taste.answers:
+        judged = say(
+            "Judged on {answers} rated answers: the model agrees with the votes in {agreement} of the comparisons.",
+            answers=taste.answers,
+            agreement=interval(taste.agreement, taste.low, taste.high, say.language),
+        )
+        lines.append(judged)
+    if effort.too_long:
+        lines.append(say("Skipped as too long: {count}.", count=effort.too_long))
+    if effort.raters > 1 and effort.largest_share:
+        lines.append(share_line(effort.largest_share, say))
+    if effort.over_share:
+        lines.append(say("Left out: {reasons}.", reasons=beyond_share(effort.over_share)))
+    if limit := cut_off(effort.cut, effort.liked):
+        lines.append(f"⚠ {say(limit)}")
+    if others := [f"{source_title(path)} ({n})" for path, n in effort.taught.items() if path not in (RATED, DISLIKED)]:
+        lines.append(say("Other sources: {sources}.", sources=", ".join(others)))
+    facts = say(
+        "Factual questions answered correctly: {live} before, {new} now ({questions} questions).",
+        live=percent(it.live_correct),
+        new=percent(it.correct),
+        questions=it.questions,
+    )
+    cost = say(
+        "Time: training {training}, merging {merging}, evaluating {evaluating}. Peak memory {memory}, adapter "
+        "{adapter}.",
+        training=clock(effort.training_seconds),
+        merging=clock(effort.merging_seconds),
+        evaluating=clock(it.seconds),
+        memory=size(effort.peak_memory),
+        adapter=size(effort.adapter_bytes),
+    )
+    return [*lines, facts, cost]

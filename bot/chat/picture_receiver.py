@@ -162,14 +162,8 @@ class PictureReceiver:
 
     async def _store(self, clean: CleanPicture, sender: int, update: int) -> Picture:
         picture = Picture.of(clean.data, clean.media_type)
-        row = StoredPicture(
-            sha256=picture.sha256,
-            media_type=clean.media_type,
-            width=clean.width,
-            height=clean.height,
-            size=len(clean.data),
-            phash=clean.phash,
-        )
+        size = len(clean.data)
+        row = StoredPicture(picture.sha256, clean.media_type, clean.width, clean.height, size, clean.phash)
         try:
             await self.store.put(clean.data)
             await self.ledger.pictures.add(row, sender, update=update)

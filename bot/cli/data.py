@@ -80,10 +80,8 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
     """
     await finish_pictures(ledger, notes)
     training = settings.training
-    rated, preferences = (
-        await ledger.votes.rated_exchanges(settings.trust),
-        await ledger.votes.preferences(settings.trust),
-    )
+    rated = await ledger.votes.rated_exchanges(settings.trust)
+    preferences = await ledger.votes.preferences(settings.trust)
     kept = await ledger.pictures.all()
     chosen, counts = await asyncio.to_thread(
         choose_pairs,

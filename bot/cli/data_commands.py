@@ -58,8 +58,7 @@ def backup(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="LLaVA rows: a .json list or a .jsonl file.")],
     images: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The folder of its pictures; default: the file's own."),
+        Path | None, typer.Option(metavar="DIR", help="The folder of its pictures; default: the file's own.")
     ] = None,
     config: ConfigOption = None,
     name: Annotated[str, typer.Option(help="The source's name; default: the file's.")] = "",

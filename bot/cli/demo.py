@@ -51,11 +51,7 @@ SHAPES_ONLY = (
     "the README."
 )
 # The emulator has no flood control, so the bot need not keep to Telegram's limits.
-RATE_LIMITS = {
-    "edit_seconds": 0.1,
-    "calls_per_second": 1000.0,
-    "group_calls_per_minute": 3000.0,
-}
+RATE_LIMITS = {"edit_seconds": 0.1, "calls_per_second": 1000.0, "group_calls_per_minute": 3000.0}
 
 
 async def run_demo(

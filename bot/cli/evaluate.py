@@ -44,11 +44,7 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
         StorageError: The ledger cannot be read.
     """
     chosen = list(dict.fromkeys(models))
-    fields = {
-        "data": str(questions.absolute()),
-        "images": str((images or questions.parent).absolute()),
-        "score": score,
-    }
+    fields = {"data": str(questions.absolute()), "images": str((images or questions.parent).absolute()), "score": score}
     directories = await directories_of(settings, chosen)
     with tempfile.TemporaryDirectory() as folder:
         job = await ask(settings, ScoringJob, directories, out or Path(folder) / "answers.json", lambda _: fields)

@@ -27,8 +27,14 @@ _INCOMPLETE = ".incomplete"
 
 async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
     """Download a checkpoint with `download_checkpoint`, and print instructions for using it."""
-    await download_checkpoint(directory.absolute(), source, repo, revision, console)
-    _print_next_steps(directory.absolute(), console)
+    directory = directory.absolute()
+    await download_checkpoint(directory, source, repo, revision, console)
+    console.print(
+        f'Now set model = "{directory}" under [inference] in config.toml, or\n'
+        f"  export THUMBTUNE_INFERENCE__MODEL={shlex.quote(str(directory))}\n"
+        "and run `thumbtune doctor`, or try it: "
+        f"thumbtune demo --engine lmdeploy --model {shlex.quote(str(directory))}"
+    )
 
 
 async def download_checkpoint(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
@@ -104,12 +110,3 @@ def _read_origin(folder: Path) -> dict[str, str]:
 def _origin_text(directory: Path) -> str:
     origin = _read_origin(directory)
     return f" ({origin['repo']} at {origin['commit']})" if origin else ""
-
-
-def _print_next_steps(directory: Path, console: Console) -> None:
-    console.print(
-        f'Now set model = "{directory}" under [inference] in config.toml, or\n'
-        f"  export THUMBTUNE_INFERENCE__MODEL={shlex.quote(str(directory))}\n"
-        "and run `thumbtune doctor`, or try it: "
-        f"thumbtune demo --engine lmdeploy --model {shlex.quote(str(directory))}"
-    )

@@ -118,10 +118,7 @@ def _ask_for_token(api_base: str, default: str) -> tuple[str, User | None]:
     """
     while True:
         shown = "Token of the bot (@BotFather gives you one after /newbot)"
-        if default:
-            token = str(typer.prompt(shown, default=default, show_default=False, err=True)).strip()
-        else:
-            token = str(typer.prompt(shown, err=True)).strip()
+        token = str(typer.prompt(shown, default=default or None, show_default=False, err=True)).strip()
         try:
             account = asyncio.run(read_account(api_base, token))
         except TokenValidationError:

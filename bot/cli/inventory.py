@@ -88,21 +88,11 @@ def sources(settings: Settings, console: Console) -> None:
     table = Table("source", "rows", "pictures", "used", "from", box=None)
     for each in imported(settings.storage.dir / "sources"):
         about = SourceInfo.read(each.path.with_name(ABOUT))
-        table.add_row(
-            escape(source_title(str(each.path))),
-            str(about.rows),
-            str(about.pictures),
-            _repeat_text(each.repeat_times),
-            escape(about.file),
-        )
+        numbers = str(about.rows), str(about.pictures), _repeat_text(each.repeat_times)
+        table.add_row(escape(source_title(str(each.path))), *numbers, escape(about.file))
     for each in settings.training.sources:
-        table.add_row(
-            escape(each.path.name),
-            "",
-            "",
-            _repeat_text(each.repeat_times),
-            f"{escape(str(each.path))} (training.sources)",
-        )
+        path = f"{escape(str(each.path))} (training.sources)"
+        table.add_row(escape(each.path.name), "", "", _repeat_text(each.repeat_times), path)
     if table.row_count:
         console.print(table)
     else:
@@ -141,14 +131,9 @@ async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> 
     table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
     for each in await ledger.counts.participants():
         marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))
-        table.add_row(
-            str(each.id),
-            escape(each.name),
-            str(each.answers),
-            str(each.votes),
-            f"{datetime.fromtimestamp(each.seen, UTC):%Y-%m-%d %H:%M}",
-            ", ".join(mark for mark, holds in marks if holds),
-        )
+        note = ", ".join(mark for mark, holds in marks if holds)
+        seen = f"{datetime.fromtimestamp(each.seen, UTC):%Y-%m-%d %H:%M}"
+        table.add_row(str(each.id), escape(each.name), str(each.answers), str(each.votes), seen, note)
     console.print(table)
 
 

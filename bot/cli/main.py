@@ -88,8 +88,7 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this folder.")] = None,
     engine: Annotated[DemoEngine, typer.Option(help="lmdeploy needs a GPU and `make install-gpu`.")] = DemoEngine.CPU,
     model: Annotated[
-        str,
-        typer.Option(metavar="DIR", help="A checkpoint folder, or tiny for the shipped model."),
+        str, typer.Option(metavar="DIR", help="A checkpoint folder, or tiny for the shipped model.")
     ] = TINY,
 ) -> None:
     """Chat with the bot in a browser, without Telegram; the default tiny model needs no GPU."""

@@ -40,11 +40,7 @@ SILENT_SECONDS: Final = 600.0
 
 REMEMBERED: Final = 4096
 
-BUTTONS: Final = (
-    *(CancelRun, TrainAgain, CancelBroadcast),
-    *(Promote, Approve, StopCanary, RollBack, Overrule),
-    Judge,
-)
+BUTTONS: Final = (*(CancelRun, TrainAgain, CancelBroadcast), *(Promote, Approve, StopCanary, RollBack, Overrule), Judge)
 """The buttons that only admins may use."""
 
 _RIGHTS: Final = or_f(Learn.filter(), LearnAsGuest.filter(), Delete.filter())
@@ -80,8 +76,7 @@ class Access(BaseMiddleware):
                 text = say("The operator has blocked you.")
             else:
                 text = say(
-                    "Sorry, this is a private bot. Ask its operator to let you in; your user ID is {id}.",
-                    id=person,
+                    "Sorry, this is a private bot. Ask its operator to let you in; your user ID is {id}.", id=person
                 )
             await request.reply.finish(text)
 

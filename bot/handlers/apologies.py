@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import structlog
 from aiogram import Bot
-from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Chat, Message, ReplyParameters, Update
 from cachetools import LRUCache
 from pydantic import ValidationError
@@ -22,7 +21,7 @@ from bot.admin.notifications import Notifications
 from bot.handlers.callbacks import acknowledge
 from bot.i18n import Translator, later
 from bot.live_settings import LiveSettings
-from bot.telegram.errors import DeliveryError, Doubtful
+from bot.telegram.errors import CALL_ERRORS, Doubtful
 from bot.telegram.guest_reply import reply_type
 from bot.telegram.place import Place
 from bot.updates.addressing import spoken_to
@@ -76,7 +75,7 @@ class Apologies:
         try:
             if isinstance(tap, dict) and isinstance(tap.get("id"), str):
                 await self.bot.answer_callback_query(tap["id"])
-        except (DeliveryError, TelegramAPIError) as error:
+        except CALL_ERRORS as error:
             log.info("tap not answered", update=update, error=str(error))
         found = _guest(payload) or _private_chat(payload)
         if found is None:
@@ -86,7 +85,7 @@ class Apologies:
         reply = await reply_type(place).open(self.bot, self.ledger, update, place)
         try:
             await reply.finish(say(SORRY))
-        except (DeliveryError, TelegramAPIError, StorageError) as error:
+        except (*CALL_ERRORS, StorageError) as error:
             log.warning("apology not delivered", chat=place.chat, error=str(error))
 
     async def disk_full(self, raw: dict[str, Any]) -> bool:
@@ -117,7 +116,7 @@ class Apologies:
                     await self._replace(update.update_id, tap.message.chat.id, text)
             elif message and await self._would_answer(message, sender.id):
                 await self._show(update.update_id, message, text)
-        except (DeliveryError, TelegramAPIError) as error:
+        except CALL_ERRORS as error:
             log.warning("sender not informed that the disk is full", update=update.update_id, error=str(error))
             if not isinstance(error, Doubtful):
                 del self._answered[key]

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import structlog
 from aiogram import Router
-from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
+from aiogram.exceptions import TelegramRetryAfter
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
@@ -26,7 +26,7 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
 from bot.telegram.callback_data import CancelBroadcast
-from bot.telegram.errors import DeliveryError, Doubtful, Undelivered, Unreachable
+from bot.telegram.errors import CALL_ERRORS, Doubtful, Undelivered, Unreachable
 from bot.telegram.keyboards import one_button
 from storage.errors import NotSaved
 from storage.ledger import Ledger
@@ -65,12 +65,7 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
     ]
     text = (command.args or "").strip()
     if not text:
-        await reply.finish(
-            say(
-                "Usage: /broadcast TEXT. Recipients: {people}.",
-                people=len(chats),
-            )
-        )
+        await reply.finish(say("Usage: /broadcast TEXT. Recipients: {people}.", people=len(chats)))
         return
     await _written(lambda: ledger.broadcasts.begin(update, chats))
     button = one_button(say("✖ Cancel"), CancelBroadcast(update=update))
@@ -121,7 +116,7 @@ async def _send_and_record(chat: int, text: str, request: Request) -> None:
         state = RecipientState.UNREACHABLE
     except Doubtful:
         state = RecipientState.DOUBTFUL
-    except (DeliveryError, TelegramAPIError) as error:
+    except CALL_ERRORS as error:
         if isinstance(error, Undelivered) and not isinstance(error.__cause__, TelegramRetryAfter):
             await _written(lambda: ledger.broadcasts.set_recipient(update, chat, RecipientState.DUE))
             raise

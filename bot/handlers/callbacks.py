@@ -60,6 +60,14 @@ async def redraw(query: CallbackQuery, request: Request, text: str, markup: Inli
         log.info("tapped message not updated", chat=chat, message=message, error=error.message)
 
 
+async def edit_buttons(request: Request, chat: int, message: int, markup: InlineKeyboardMarkup) -> None:
+    """Replace the buttons of a message, unless the message was deleted in the meantime."""
+    try:
+        await request.bot.edit_message_reply_markup(chat_id=chat, message_id=message, reply_markup=markup)
+    except TelegramBadRequest as error:
+        log.info("buttons not replaced", chat=chat, message=message, error=error.message)
+
+
 async def remove_buttons(query: CallbackQuery, request: Request, *data: CallbackData) -> None:
     """Remove the buttons with the given callback data from the tapped message, and keep its other buttons."""
     message = query.message
@@ -70,12 +78,7 @@ async def remove_buttons(query: CallbackQuery, request: Request, *data: Callback
         [each for each in row if each.callback_data not in outdated] for row in message.reply_markup.inline_keyboard
     ]
     markup = InlineKeyboardMarkup(inline_keyboard=[row for row in rows if row])
-    try:
-        await request.bot.edit_message_reply_markup(
-            chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
-        )
-    except TelegramBadRequest as error:  # the buttons may be gone already
-        log.info("buttons not removed", chat=message.chat.id, message=message.message_id, error=error.message)
+    await edit_buttons(request, message.chat.id, message.message_id, markup)
 
 
 async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -> tuple[Exchange, Message]:

@@ -51,14 +51,8 @@ def register(router: Router) -> None:
 
     Call this before registering the handlers for questions.
     """
-    router.message.register(unknown_command, _is_command)
-    router.message.register(
-        refuse_caption, Command(*{**EVERYBODY, **ADMINS}.keys() - {"new"}, captions=True), _has_picture
-    )
-
-
-async def _is_command(message: Message) -> bool:
-    return bool(command_of(message.text))
+    router.message.register(unknown_command, lambda message: bool(command_of(message.text)))
+    router.message.register(refuse_caption, Command(*({*EVERYBODY, *ADMINS} - {"new"}), captions=True), _pictured)
 
 
 async def unknown_command(message: Message, request: Request) -> None:
@@ -75,7 +69,7 @@ async def unknown_command(message: Message, request: Request) -> None:
         await request.whisper(text)
 
 
-async def _has_picture(message: Message, request: Request) -> bool:
+async def _pictured(message: Message, request: Request) -> bool:
     return any(picture_in(each) for each in request.messages)
 
 

@@ -15,16 +15,15 @@ from typing import Any, Final
 
 import structlog
 from aiogram import Router
-from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.types import BufferedInputFile, CallbackQuery, Message
 from telegramify_markdown import utf16_len
 
 from bot.admin.notifications import CAPTION_LIMIT
 from bot.chat.responder import apology
-from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
+from bot.handlers.callbacks import TapRefused, acknowledge, edit_buttons, tapped_exchange
 from bot.handlers.request import Request, Services
 from bot.telegram.callback_data import Asks, Better, Teach
-from bot.telegram.errors import DeliveryError
+from bot.telegram.errors import CALL_ERRORS
 from bot.telegram.keyboards import correction_buttons
 from bot.updates.ordering import command_of
 from storage.chat_records import Exchange
@@ -142,7 +141,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
             if picture:
                 await request.bot.send_photo(admin, picture)
             await request.bot.send_message(admin, words, reply_markup=buttons)
-        except (DeliveryError, TelegramAPIError) as error:
+        except CALL_ERRORS as error:
             log.warning("correction not shown to an admin", admin=admin, error=str(error))
 
 
@@ -166,12 +165,7 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
     assert message is not None
     can_confirm = request.is_admin or message.chat.type != "private"
     markup = correction_buttons(correction.id, say, wanted=teach, can_confirm=can_confirm)
-    try:
-        await request.bot.edit_message_reply_markup(
-            chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
-        )
-    except TelegramBadRequest:
-        return  # the message was deleted in the meantime; the decision counts anyway
+    await edit_buttons(request, message.chat.id, message.message_id, markup)
 
 
 async def answer(query: CallbackQuery, callback_data: Asks, request: Request) -> None:

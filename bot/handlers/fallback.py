@@ -12,27 +12,14 @@ from bot.handlers.request import Request
 from bot.updates.addressing import addressed
 
 _SENT_BY_PEOPLE: Final = (
-    F.voice
-    | F.audio
-    | F.video
-    | F.video_note
-    | F.animation
-    | F.sticker
-    | F.document
-    | F.location
-    | F.venue
-    | F.contact
-    | F.poll
-    | F.dice
-    | F.game
-    | F.story
-    | F.paid_media
+    *("voice", "audio", "video", "video_note", "animation", "sticker", "document", "location", "venue", "contact"),
+    *("poll", "dice", "game", "story", "paid_media"),
 )
 
 
 def register(router: Router) -> None:
     """Register the handlers of this module; call after all other modules have registered theirs."""
-    router.message.register(unsupported, _SENT_BY_PEOPLE)
+    router.message.register(unsupported, F.content_type.in_(_SENT_BY_PEOPLE))
     router.callback_query.register(unknown_tap)
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiogram import Router
-from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, MessageReactionUpdated, ReactionTypeEmoji
 
-from bot.handlers.callbacks import acknowledge, guest_exchange, tapped_exchange
+from bot.handlers.callbacks import acknowledge, edit_buttons, guest_exchange, tapped_exchange
 from bot.handlers.corrections import decide
 from bot.handlers.request import Request
 from bot.telegram.callback_data import THUMBS, Because, DislikeReason, Rate
@@ -88,10 +87,7 @@ async def show_vote(
         return
     newest = await services.ledger.exchanges.newest_at(exchange.position) == exchange.id
     markup = rating_buttons(exchange.id, value or None, reason=reason, newest=newest, say=say)
-    try:
-        await request.bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)
-    except TelegramBadRequest:
-        return  # the answer was deleted in the meantime; the vote counts anyway
+    await edit_buttons(request, exchange.chat, message, markup)
 
 
 def _thanks(value: int, request: Request) -> str:

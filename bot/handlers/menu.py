@@ -11,12 +11,11 @@ from typing import Final
 
 import structlog
 from aiogram import Bot
-from aiogram.exceptions import TelegramAPIError
 from aiogram.types import BotCommand, BotCommandScopeChat, BotCommandScopeDefault
 
 from bot.i18n import SOURCE_LANGUAGE, Say, Translator, later
 from bot.settings import TelegramSettings
-from bot.telegram.errors import DeliveryError, Unreachable
+from bot.telegram.errors import CALL_ERRORS, Unreachable
 from storage.errors import StorageError
 from storage.ledger import Ledger
 
@@ -82,7 +81,7 @@ async def _announce(
 ) -> None:
     try:
         await bot.set_my_commands(menu, scope=scope, language_code=code)
-    except (DeliveryError, TelegramAPIError) as error:  # such as for an admin who never started the bot
+    except CALL_ERRORS as error:  # such as for an admin who never started the bot
         log.info("command menu not sent", scope=scope.type, language=code, error=str(error))
 
 
@@ -95,7 +94,7 @@ async def _remove_admin_menu(bot: Bot, ledger: Ledger, chat: int, language: str)
         await bot.delete_my_commands(scope=BotCommandScopeChat(chat_id=chat), language_code=language or None)
     except Unreachable as error:  # the chat is gone, and the menu with it
         log.info("former admin's chat is gone", chat=chat, error=str(error))
-    except (DeliveryError, TelegramAPIError) as error:
+    except CALL_ERRORS as error:
         log.warning("admin menu not removed", chat=chat, language=language, error=str(error))
         return
     await ledger.menus.remove(chat, language)

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from aiogram import Router
-from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
@@ -25,7 +24,7 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
 from bot.telegram.callback_data import Approve, Overrule, Promote, RollBack, StopCanary
-from bot.telegram.errors import DeliveryError
+from bot.telegram.errors import CALL_ERRORS
 from bot.telegram.keyboards import canary_buttons, one_button, promote_buttons
 from storage.counts import Approval
 from storage.errors import UnknownRecord
@@ -277,7 +276,7 @@ async def _merge_shown(request: Request) -> AsyncIterator[Callable[[Progress], N
             progress = await reported.get()
             while not reported.empty():
                 progress = reported.get_nowait()
-            with suppress(DeliveryError, TelegramAPIError):
+            with suppress(*CALL_ERRORS):
                 await request.reply.show_partial(merging(progress, request.say))
             await asyncio.sleep(SHOW_SECONDS)
 

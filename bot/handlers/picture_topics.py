@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Final
 
 import structlog
-from aiogram.exceptions import TelegramAPIError
 
 from bot.chat.question import Question
 from bot.handlers.request import Request
 from bot.i18n import later
-from bot.telegram.errors import DeliveryError
+from bot.telegram.errors import CALL_ERRORS
 
 LONGEST_NAME: Final = 128
 """The longest name of a topic (https://core.telegram.org/bots/api#createforumtopic)."""
@@ -40,7 +39,7 @@ async def in_own_topic(question: Question, request: Request) -> Question:
     name = " ".join(question.text.split())[:LONGEST_NAME]
     try:
         topic = (await request.bot.create_forum_topic(chat_id=place.chat, name=name)).message_thread_id
-    except (DeliveryError, TelegramAPIError) as error:
+    except CALL_ERRORS as error:
         log.info("no topic could be opened for a picture", update=question.update, error=str(error))
         return question
     request.reply.place = replace(place, topic=topic)

@@ -186,15 +186,7 @@ def _listed(found: PersonalDataSummary, say: Say) -> str:
             "· {number} picture that only you sent", "· {number} pictures that only you sent", found.pictures
         ): found.pictures,
         say.count("· {number} vote", "· {number} votes", found.votes): found.votes,
-        say.count(
-            "· {number} correction",
-            "· {number} corrections",
-            found.corrections,
-        ): found.corrections,
-        say.count(
-            "· {number} training example",
-            "· {number} training examples",
-            found.rows,
-        ): found.rows,
+        say.count("· {number} correction", "· {number} corrections", found.corrections): found.corrections,
+        say.count("· {number} training example", "· {number} training examples", found.rows): found.rows,
     }
     return "\n".join(line for line, number in lines.items() if number)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import structlog
 from aiogram import Router
-from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import BufferedInputFile, CallbackQuery, InaccessibleMessage, Message
 
-from bot.handlers.callbacks import acknowledge
+from bot.handlers.callbacks import acknowledge, edit_buttons
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import later
@@ -32,8 +30,6 @@ DECIDED: Final = {
 }
 SHOWN: Final = 350
 """How many characters of each text are shown; a caption has room for 1024."""
-
-log = structlog.get_logger()
 
 
 def register(router: Router) -> None:
@@ -80,14 +76,8 @@ async def _mark(
 ) -> None:
     """Show the decision on an exchange in the buttons of the message that shows the exchange."""
     chosen = "" if decision is ReviewDecision.UNDO else decision
-    try:
-        await request.bot.edit_message_reply_markup(
-            chat_id=message.chat.id,
-            message_id=message.message_id,
-            reply_markup=review_buttons(exchange, request.say, chosen=chosen),
-        )
-    except TelegramBadRequest as error:  # the message was deleted, or shows the decision already
-        log.info("reviewed message not updated", error=error.message)
+    markup = review_buttons(exchange, request.say, chosen=chosen)
+    await edit_buttons(request, message.chat.id, message.message_id, markup)
 
 
 async def _edits(message: Message, request: Request) -> dict[str, Any] | bool:

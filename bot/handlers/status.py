@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from aiogram import Router
 from aiogram.filters import CommandObject
@@ -17,6 +17,7 @@ from aiogram.types import BufferedInputFile, Message
 from bot.admin.canary_standing import standing_text
 from bot.admin.monitoring import Overview
 from bot.admin.names import line, named
+from bot.admin.notifications import cut
 from bot.admin.progress import SILENT, approval_text, run_line, silence
 from bot.admin.refusals import REFUSALS, refused
 from bot.admin.stats_chart import draw, most_asked
@@ -83,7 +84,8 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
         line(*(named(name, counts.get(name, 0), say) for name in ("users", "pictures"))),
     ]
     if overview.changed:
-        changed = ", ".join(f"{key} = {_shortened(value)}" for key, value in overview.changed.items())
+        values = {key: json.dumps(value, ensure_ascii=False) for key, value in overview.changed.items()}
+        changed = ", ".join(f"{key} = {cut(value, MOST_CHARACTERS)}" for key, value in values.items())
         lines.append(say("Changed on the Settings page: {settings}", settings=changed))
     if overview.last_progress and overview.last_progress.silent:
         lines.append(say(SILENT, **silence(overview.last_progress)))
@@ -91,11 +93,6 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
     if overview.next_run:
         lines.append(_next_line(overview.next_run, say))
     return lines
-
-
-def _shortened(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
 
 
 def _schedule_lines(overview: Overview, say: Say) -> list[str]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Message, TelegramObject, Update
 
 from bot.handlers.request import Handler, Request
 from bot.telegram.callback_data import Stop
-from bot.telegram.errors import DeliveryError
+from bot.telegram.errors import CALL_ERRORS
 from bot.telegram.reply import PENDING
 
 log = structlog.get_logger()
@@ -37,7 +36,7 @@ async def delete_stray_placeholder(handler: Handler, event: TelegramObject, data
     if isinstance(to, Message) and await _is_stray(to, request):
         try:
             await request.bot.delete_message(to.chat.id, to.message_id)
-        except (DeliveryError, TelegramAPIError) as error:
+        except CALL_ERRORS as error:
             log.info("stray placeholder not deleted", chat=to.chat.id, error=str(error))
     return await handler(event, data)
 

@@ -10,6 +10,10 @@
 Any other refusal is a bug in the caller and is raised as aiogram's own exception.
 """
 
+from typing import Final
+
+from aiogram.exceptions import TelegramAPIError
+
 
 class DeliveryError(Exception):
     """A failed call to Telegram; the text of the error gives the reason."""
@@ -25,3 +29,7 @@ class Doubtful(DeliveryError):
 
 class Undelivered(DeliveryError):
     """Telegram could not be reached, or kept refusing the call, until the retries were exhausted."""
+
+
+CALL_ERRORS: Final = (DeliveryError, TelegramAPIError)
+"""The errors that a call to Telegram may raise."""

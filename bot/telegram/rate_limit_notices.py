@@ -12,13 +12,12 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
-from aiogram.exceptions import TelegramAPIError
 from aiogram.types import User
 from aiogram.utils.formatting import TextMention, as_line
 from cachetools import TTLCache
 
 from bot.i18n import Say
-from bot.telegram.errors import DeliveryError
+from bot.telegram.errors import CALL_ERRORS
 from bot.telegram.formatting import Page
 from bot.telegram.rate_limit import ChatLimiter, RateLimiter
 from bot.telegram.reply import Reply
@@ -76,7 +75,7 @@ class WaitNotices:
         self._notified.update(dict.fromkeys((reply.place.chat, each) for each in people))
         try:
             await reply.notice(await self._page(people, say))
-        except (DeliveryError, TelegramAPIError) as error:
+        except CALL_ERRORS as error:
             log.warning("wait notice not sent", chat=reply.place.chat, error=str(error))
 
     async def _page(self, people: list[int], say: Say) -> Page:

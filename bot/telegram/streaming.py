@@ -12,7 +12,6 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Final, Self
 
 from aiogram.types import InlineKeyboardMarkup
@@ -71,9 +70,7 @@ class StreamedAnswer:
         self._task = asyncio.create_task(self._run())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         assert self._task is not None
         self._closing.set()
         self._changed.set()

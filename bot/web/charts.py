@@ -94,10 +94,7 @@ def approval_chart(days: Mapping[str, Approval], summary: str, say: Say) -> Char
 
 def evidence_chart(evidence: Evidence, summary: str, say: Say) -> Chart:
     """Return a chart of a trial's evidence after each pair of votes, on a logarithmic scale."""
-    lines = (
-        (say("worse"), "bad", evidence.harm_path),
-        (say("no worse"), "good", evidence.no_worse_path),
-    )
+    lines = ((say("worse"), "bad", evidence.harm_path), (say("no worse"), "good", evidence.no_worse_path))
     enough = SIZE - _scaled(math.log(ENOUGH), *map(math.log, EVIDENCE))
     return Chart(
         title=say("Evidence, pair by pair"),

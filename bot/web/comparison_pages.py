@@ -20,7 +20,6 @@ from bot.web.pages import OPERATOR, Pages
 from bot.web.review import without
 from bot.web.security import read_form
 from storage.comparisons import Score
-from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.translatable_reason import Reason
 from training.evidence.proportions import wilson_interval
@@ -92,10 +91,8 @@ class ComparisonPages:
         log.info("an operator requested a comparison", first=first, second=second, by=request[OPERATOR].name)
         about = Reason("{first} and {second} are answering questions…", first=first, second=second)
         change = Change(about, request.path, "")
-        if other := await self.changes.begin(change, work):
-            return await self._page(request, other, 409)
-        if change.refusal:
-            return await self._page(request, self.changes.latest(), 409)
+        if refused := await self.changes.begin(change, work):
+            return await self._page(request, refused, 409)
         return _to(first, second)
 
     async def choose(self, request: web.Request) -> web.Response:
@@ -103,12 +100,8 @@ class ComparisonPages:
         choice = _CHOICES.get((await read_form(request)).get("choice", ""))
         if choice is None:
             raise web.HTTPBadRequest(text="no such choice")
-        try:
-            found = await self.ledger.comparisons.choose(
-                int(request.match_info["comparison"]), choice, request[OPERATOR].name
-            )
-        except UnknownRecord as error:
-            raise web.HTTPNotFound(text=self.pages.say(request)(str(error))) from error
+        number, name = int(request.match_info["comparison"]), request[OPERATOR].name
+        found = await self.ledger.comparisons.choose(number, choice, name)
         return _to(found.first, found.second)
 
 

@@ -21,6 +21,7 @@ from aiohttp.typedefs import Middleware
 from cachetools import TTLCache
 from yarl import URL
 
+from bot.admin.refusals import AdminRefusal, refused
 from bot.settings import WebSettings
 from bot.web.pages import ANYBODY, OPERATOR, Operator, Pages, local_path
 from bot.web.security import (
@@ -34,6 +35,7 @@ from bot.web.security import (
     read_form,
     set_cookie,
 )
+from storage.errors import StorageError, UnknownRecord
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -74,13 +76,19 @@ class Login:
         """Return a handler that serves only the operator, and accepts forms only from the operator's own pages."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            operator = self._admit(request)
+            operator, say = self._admit(request), self._pages.say(request)
             if request.method == "POST":
                 given = (await read_form(request)).get("csrf", "")
                 if not is_secret(given.encode(), operator.csrf):
-                    say = self._pages.say(request)
                     raise web.HTTPForbidden(text=say("This form is out of date. Open the page again."))
-            return await handler(request)
+            try:
+                return await handler(request)
+            except UnknownRecord as error:
+                raise web.HTTPNotFound(text=say(str(error))) from error
+            except AdminRefusal as refusal:
+                raise web.HTTPConflict(text=refused(refusal, say)) from refusal
+            except StorageError as error:
+                raise web.HTTPServiceUnavailable(text=refused(error, say)) from error
 
         return guarded
 
@@ -169,8 +177,7 @@ class Login:
         if failures >= FAILURES:
             say = self._pages.say(request)
             raise web.HTTPTooManyRequests(
-                text=say("Too many wrong passwords. Try again in a minute."),
-                headers={"Retry-After": str(WAIT_SECONDS)},
+                text=say("Too many wrong passwords. Try again in a minute."), headers={"Retry-After": str(WAIT_SECONDS)}
             )
         if is_secret(password, self._token):
             return True

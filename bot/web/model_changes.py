@@ -91,16 +91,13 @@ class ModelChanges:
     _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def begin(self, change: Change, work: Work) -> Change | None:
-        """Begin a change and return None, or return the change that is already in progress.
-
-        The method waits a moment, so that a quick change has ended when it returns.
-        """
+        """Begin a change and return None, or return the change that is in progress or was refused within a moment."""
         if self._latest and not self._latest.over:
             return self._latest
         self._latest = change
         self._task = asyncio.create_task(change.carry_out(work))
         await asyncio.wait((self._task,), timeout=PATIENCE)
-        return None
+        return self.latest() if change.refusal else None
 
     def latest(self) -> Change | None:
         """Return the latest change, or None once its outcome has been returned."""

@@ -18,14 +18,14 @@ from bot.admin.model_deletion import bytes_on_disk, model_files, refuse_in_use
 from bot.admin.model_news import approved
 from bot.admin.model_switch import RESTING
 from bot.admin.progress import approval_text
-from bot.admin.refusals import CHANGED, AdminRefusal, refused
+from bot.admin.refusals import CHANGED, AdminRefusal
 from bot.i18n import Say, later
 from bot.web.charts import Chart, approval_chart, evidence_chart
 from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
 from bot.web.pages import ANYBODY, OPERATOR, Pages, start_events
 from bot.web.security import read_form
 from storage.counts import Approval
-from storage.errors import StorageError, UnknownRecord
+from storage.errors import StorageError
 from storage.learning_records import Actor, Model
 from storage.ledger import Ledger
 from storage.state_machines import ANSWERING, MODEL_TRANSITIONS, ModelState
@@ -197,14 +197,8 @@ class ModelPages:
 
     async def ask(self, request: web.Request) -> web.Response:
         """Show what a deletion would remove, and ask for confirmation."""
-        model, say = request.match_info["model"], self.pages.say(request)
-        try:
-            parts = await model_files(self.ledger, model)
-        except UnknownRecord as error:
-            raise web.HTTPNotFound(text=say(str(error))) from error
-        except AdminRefusal as refusal:
-            raise web.HTTPConflict(text=refused(refusal, say)) from refusal
-        freed = await asyncio.to_thread(bytes_on_disk, parts)
+        model = request.match_info["model"]
+        freed = await asyncio.to_thread(bytes_on_disk, await model_files(self.ledger, model))
         return self.pages.render(request, "delete_model.html", model=model, freed=freed)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -230,10 +224,8 @@ class ModelPages:
         live = await self.ledger.models.live()
         change = Change(about, request.path, live.id if live else "")
         log.info("an operator requested a model change", path=request.path, by=request[OPERATOR].name)
-        if other := await self.changes.begin(change, work):
-            return await self._page(request, other, 409)
-        if change.refusal:
-            return await self._page(request, self.changes.latest(), 409)
+        if refused := await self.changes.begin(change, work):
+            return await self._page(request, refused, 409)
         return web.Response(status=303, headers={"Location": "/models"})
 
     async def _confirmed(self, form: dict[str, str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +63,7 @@ class PeoplePages:
             person=person,
             found=found,
             blocked=blocked,
-            is_admin=person in self._admins,
+            is_admin=person in self.settings.now.telegram.admins,
             blocked_in_settings=person in self.settings.now.limits.blocked,
             left=await self.erasure.stored_data(person),
             **await card_page(self.ledger, request, CardFilter(person=person)),
@@ -73,7 +72,7 @@ class PeoplePages:
     async def block(self, request: web.Request) -> web.Response:
         """Block a person who is not an admin."""
         person, say = _number(request), self.pages.say(request)
-        if person in self._admins:
+        if person in self.settings.now.telegram.admins:
             raise web.HTTPConflict(text=say("Admins can't be blocked: see telegram.admins."))
         await self.ledger.blocks.add(person, request[OPERATOR].name)
         log.info("a person was blocked", by=request[OPERATOR].name)
@@ -100,10 +99,6 @@ class PeoplePages:
             raise web.HTTPServiceUnavailable(text=refused(error, self.pages.say(request))) from error
         log.info("a person's data was erased on the web page", by=request[OPERATOR].name)
         return self.pages.render(request, "erase.html", person=person, found=None, left=gone, erased=True)
-
-    @property
-    def _admins(self) -> Collection[int]:
-        return self.settings.now.telegram.admins
 
 
 def _number(request: web.Request) -> int:

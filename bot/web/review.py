@@ -46,11 +46,8 @@ class ReviewPages:
             web.get("/pictures/{sha256:[0-9a-f]{64}}", self.picture),
         ]
 
-    async def review(self, request: web.Request) -> web.Response:
-        """Show the cards of the rated exchanges that the query selects."""
-        return await self._review(request)
-
-    async def _review(self, request: web.Request, status: int = 200, **notice: Any) -> web.Response:
+    async def review(self, request: web.Request, status: int = 200, **notice: Any) -> web.Response:
+        """Show the cards of the rated exchanges that the query selects, below a notice if one is given."""
         chosen, cards = card_filter(request.query), self.ledger.review_cards
         shown, liked = await cards.totals(chosen, self.threshold)
         here = request.rel_url.with_path("/review").with_query(without(request.query, "language"))
@@ -112,17 +109,14 @@ class ReviewPages:
         else:
             log.info("an operator started a run", run=run.id, exchanges=len(only), by=request[OPERATOR].name)
             return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
-        return await self._review(request, 409, notice=notice, again=again)
+        return await self.review(request, 409, notice=notice, again=again)
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         """Send a picture of an exchange, unless it is quarantined or has not been re-encoded yet."""
-        try:
-            found = await self.ledger.pictures.get(request.match_info["sha256"])
-            if found.state is not PictureState.CLEAN:
-                raise web.HTTPNotFound
-            data = await self.pictures.get(found.sha256)
-        except UnknownRecord as error:
-            raise web.HTTPNotFound from error
+        found = await self.ledger.pictures.get(request.match_info["sha256"])
+        if found.state is not PictureState.CLEAN:
+            raise web.HTTPNotFound
+        data = await self.pictures.get(found.sha256)
         headers = {"Cache-Control": "private, max-age=3600"}
         return web.Response(body=data, content_type=found.media_type, headers=headers)
 

@@ -29,7 +29,7 @@ from bot.redaction import without_secrets
 from bot.web.charts import Chart, loss_chart
 from bot.web.pages import OPERATOR, Pages, start_events
 from bot.web.review import card_page
-from storage.errors import StorageError, UnknownRecord
+from storage.errors import StorageError
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from storage.review_cards import CardFilter
@@ -77,11 +77,8 @@ class RunPages:
             web.post(f"{_RUN}/cancel", self.cancel),
         ]
 
-    async def run(self, request: web.Request) -> web.Response:
+    async def run(self, request: web.Request, status: int = 200, notice: str = "") -> web.Response:
         """Show a run and the exchanges that it learned from or, with `?judged=1`, those used to evaluate it."""
-        return await self._page(request)
-
-    async def _page(self, request: web.Request, status: int = 200, notice: str = "") -> web.Response:
         run, say = await self._run(request), self.pages.say(request)
         judged, cards = request.query.get("judged") == "1", self.ledger.review_cards
         progress = await self._progress(run, say)
@@ -132,19 +129,16 @@ class RunPages:
         """Cancel a run that has not ended."""
         run, say = await self._run(request), self.pages.say(request)
         if not RUN_TRANSITIONS[run.state]:
-            return await self._page(request, 409, say("Run {run} has already ended.", run=run.id))
+            return await self.run(request, 409, say("Run {run} has already ended.", run=run.id))
         try:
             await self.runs.cancel(None)
         except REFUSALS as refusal:
-            return await self._page(request, 409, refused(refusal, say))
+            return await self.run(request, 409, refused(refusal, say))
         log.info("an operator cancelled a run", run=run.id, by=request[OPERATOR].name)
         return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
 
     async def _run(self, request: web.Request) -> Run:
-        try:
-            return await self.ledger.runs.get(int(request.match_info["run"]))
-        except UnknownRecord as error:
-            raise web.HTTPNotFound(text=self.pages.say(request)(str(error))) from error
+        return await self.ledger.runs.get(int(request.match_info["run"]))
 
     async def _progress(self, run: Run, say: Say) -> dict[str, Any]:
         """Return the template variables for the progress of a run."""

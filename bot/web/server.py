@@ -27,7 +27,7 @@ from bot.web.metrics import render
 from bot.web.mini_app import MiniApp
 from bot.web.pages import Pages
 from bot.web.security import caller, content_policy, harden, header, is_secret, is_within, read_body
-from storage.errors import StorageError, UnknownRecord
+from storage.errors import StorageError
 from training.gate.comparison_sheet_translations import localised
 from training.run_folder import CURVE, PICTURE, SHEET
 
@@ -77,10 +77,7 @@ class WebServer:
         private = [
             web.get("/metrics", self._metrics),
             web.get("/", self._page),
-            *(
-                web.get(rf"/runs/{{run:[0-9]{{1,18}}}}/{{file:{name}}}", self._run_file)
-                for name in map(re.escape, RUN_FILES)
-            ),
+            web.get(f"/runs/{{run:[0-9]{{1,18}}}}/{{file:{'|'.join(map(re.escape, RUN_FILES))}}}", self._run_file),
             *self.private,
         ]
         app.add_routes([web.get("/health", self._health), *self._login.routes()])
@@ -127,12 +124,9 @@ class WebServer:
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
         say = self.pages.say(request)
-        try:
-            run, name = int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
-            path = await self.monitoring.run_file(run, localised(name, say.language))
-            path = path or await self.monitoring.run_file(run, name)
-        except UnknownRecord as error:
-            raise web.HTTPNotFound(text=say(str(error))) from error
+        run, name = int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
+        path = await self.monitoring.run_file(run, localised(name, say.language))
+        path = path or await self.monitoring.run_file(run, name)
         if path is None:
             raise web.HTTPNotFound(text=say("This run has no such file."))
         is_page = path.suffix == ".html"

@@ -12,13 +12,11 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel
 
-from bot.admin.refusals import refused
 from bot.config import ConfigError, Settings
 from bot.config_file import Origin, descriptions
 from bot.live_settings import CHANGEABLE, EXAMPLE, LiveSettings, json_value
 from bot.web.pages import OPERATOR, Pages
 from bot.web.security import read_form
-from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.setting_changes import SettingChange
 
@@ -80,46 +78,15 @@ class SettingsPages:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes, which must serve only the operator."""
-        return [
-            web.get("/settings", self.show),
-            web.post(_KEY, self.change),
-            web.post(f"{_KEY}/undo", self.undo),
-        ]
+        return [web.get("/settings", self.show), web.post(_KEY, self.change), web.post(f"{_KEY}/undo", self.undo)]
 
-    async def show(self, request: web.Request) -> web.Response:
-        """Show all settings and the latest changes."""
-        return await self._page(request)
-
-    async def change(self, request: web.Request) -> web.Response:
-        """Change a setting, or show its field again with the error."""
-        key, say = request.match_info["key"], self.pages.say(request)
-        if key not in CHANGEABLE:
-            raise web.HTTPNotFound
-        text = (await read_form(request)).get("value", "").replace("\r\n", "\n").strip()
-        try:
-            await self.settings.change(
-                self.ledger.setting_changes, key, _parsed(self.settings.now, key, text), request[OPERATOR].name
-            )
-        except ConfigError as error:
-            return await self._page(request, key, text, say(error.args[0]), status=400)
-        except StorageError as error:
-            raise web.HTTPServiceUnavailable(text=refused(error, say)) from error
-        log.info("a setting was changed", key=key, by=request[OPERATOR].name)
-        return _to(key)
-
-    async def undo(self, request: web.Request) -> web.Response:
-        """Restore the value that the environment or the file sets."""
-        key, say = request.match_info["key"], self.pages.say(request)
-        try:
-            await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
-        except StorageError as error:
-            raise web.HTTPServiceUnavailable(text=refused(error, say)) from error
-        log.info("a change to a setting was undone", key=key, by=request[OPERATOR].name)
-        return _to(key)
-
-    async def _page(
+    async def show(
         self, request: web.Request, key: str = "", text: str = "", wrong: str = "", status: int = 200
     ) -> web.Response:
+        """Show all settings and the latest changes.
+
+        If the field of `key` was filled in wrongly, show it with its `text` and with what is `wrong`.
+        """
         sections = [
             (section, [self._entry(each, text, wrong) if each == key else self._entry(each) for each in keys])
             for section, keys in _sections(self.settings.now)
@@ -136,6 +103,27 @@ class SettingsPages:
             here=request.rel_url.with_path("/settings"),
         )
 
+    async def change(self, request: web.Request) -> web.Response:
+        """Change a setting, or show its field again with the error."""
+        key, say = request.match_info["key"], self.pages.say(request)
+        if key not in CHANGEABLE:
+            raise web.HTTPNotFound
+        text = (await read_form(request)).get("value", "").replace("\r\n", "\n").strip()
+        try:
+            value = _parsed(self.settings.now, key, text)
+            await self.settings.change(self.ledger.setting_changes, key, value, request[OPERATOR].name)
+        except ConfigError as error:
+            return await self.show(request, key, text, say(error.args[0]), status=400)
+        log.info("a setting was changed", key=key, by=request[OPERATOR].name)
+        return _to(key)
+
+    async def undo(self, request: web.Request) -> web.Response:
+        """Restore the value that the environment or the file sets."""
+        key = request.match_info["key"]
+        await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
+        log.info("a change to a setting was undone", key=key, by=request[OPERATOR].name)
+        return _to(key)
+
     def _entry(self, key: str, text: str | None = None, wrong: str = "") -> SettingEntry:
         settings, value = self.settings, json_value(self.settings.now, key)
         started = json_value(settings.started, key)
@@ -147,7 +135,7 @@ class SettingsPages:
             value=shown(value),
             started=shown(started),
             origin=settings.started.origins.get(key),
-            is_default=started == _default(key),
+            is_default=started == json_value(Settings.model_construct(), key),
             change=settings.changes.get(key),
             text=_text(value) if text is None else text,
             example=EXAMPLE if isinstance(value, list) else "",
@@ -169,15 +157,6 @@ def _sections(settings: BaseModel, name: str = "") -> Iterator[tuple[str, list[s
         yield name, keys
     for each in inner:
         yield from _sections(getattr(settings, each), f"{name}.{each}" if name else each)
-
-
-def _default(key: str) -> Any:
-    """Return the default of a setting as JSON represents it."""
-    *sections, name = key.split(".")
-    kind: Any = Settings
-    for each in sections:
-        kind = kind.model_fields[each].annotation
-    return kind().model_dump(mode="json", include={name})[name]
 
 
 def _text(value: Any) -> str:

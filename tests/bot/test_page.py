@@ -108,7 +108,7 @@ def opened(demo: Demo) -> Opens:
     async def opened(name: str, *, width: int = 1200, height: int = 820) -> AsyncIterator[ChatPage]:
         users = demo.community.emulator.world.users.values()
         if name not in [user.name for user in users]:
-            demo.community.emulator.add_person(None, name)
+            demo.community.emulator.add_person(5000 + len(users), name)
         page = ChatPage(await demo.browser.new_page(viewport={"width": width, "height": height}))
         await page.page.goto(demo.community.url)
         if not await page.page.locator("#open-panel").is_visible():

@@ -25,7 +25,7 @@ from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, rand
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language, phrase
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
-from telegram_emulator.sample_pictures import sample_pictures
+from telegram_emulator.__main__ import sample_pictures
 from tools.tiny.answers import reference
 from tools.tiny.examine import POSITIONS, ExaminationReport, ExaminedAnswer, Examiner, examine, mistakes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.file_map import PACKAGES
+from tools.count_lines import PRODUCT
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ def test_every_class_has_its_own_name() -> None:
     The checkpoint of internvl2-tiny links to modules of the product and is not counted.
     """
     defined = defaultdict[str, list[str]](list)
-    for package in PACKAGES:
+    for package in PRODUCT:
         for file in sorted((ROOT / package).rglob("*.py")):
             if not file.is_symlink():
                 for each in ast.parse(file.read_text(encoding="utf-8")).body:

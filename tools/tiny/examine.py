@@ -9,10 +9,9 @@ same picture, or a question about a new picture. Earlier answers in a chat are t
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -191,8 +190,6 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--top-p", type=float, default=0.8)
     parser.add_argument("--mistakes", action="store_true", help="also print every wrong answer")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -201,11 +198,10 @@ def main() -> None:
         load_tokenizer(given.directory),
         pictures=given.pictures,
         seed=given.seed,
-        sampling=replace(_AS_THE_BOT, temperature=given.temperature, top_p=given.top_p),
     )
     if given.mistakes:
-        sys.stdout.write(mistakes(report) + "\n")
-    sys.stdout.write(report.table() + "\n")
+        print(mistakes(report))
+    print(report.table())
 
 
 if __name__ == "__main__":

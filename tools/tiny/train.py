@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,17 +118,14 @@ def train(model: InternVLChatModel, pool: Pool, given: argparse.Namespace, save:
         losses.append(loss.detach())
         if now - reported > _REPORT_EVERY:
             mean = torch.stack(losses).mean().item()
-            _say(f"{progress:6.1%} step {step} loss {mean:.4f} batches {pool.received} {now - began:.0f} s")
+            print(
+                f"{progress:6.1%} step {step} loss {mean:.4f} batches {pool.received} {now - began:.0f} s", flush=True
+            )
             losses, reported = [], now
         if now - saved > _SAVE_EVERY:
             save()
             saved = now
     model.eval()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def main() -> None:
@@ -158,7 +154,7 @@ def main() -> None:
         model = make_model(tokenizer, given.seed).to(device)
     model.vision_model.requires_grad_(not given.words_only)
     count = sum(weight.numel() for weight in model.parameters())
-    _say(f"{count:,} parameters, {len(tokenizer)} tokens, on {device}")
+    print(f"{count:,} parameters, {len(tokenizer)} tokens, on {device}", flush=True)
 
     def save() -> None:
         copy = make_model(tokenizer, given.seed)
@@ -171,7 +167,7 @@ def main() -> None:
     if given.pictures:
         written = load_model(given.out, dtype=torch.float32, device=device)
         report = examine(written, tokenizer, pictures=given.pictures, seed=given.seed)
-        _say(report.table())
+        print(report.table(), flush=True)
 
 
 if __name__ == "__main__":
