@@ -250,22 +250,6 @@ class TrainedOn:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """A model that is or was live.
-
-    Attributes:
-        number: The model's position in the sequence of live models, counted from 1.
-        taught: Counts of the answers, thumbs up and users behind the model's training.
-        created: When the model was made.
-    """
-
-    model: str
-    number: int
-    taught: TrainedOn
-    created: float
-
-
-@dataclass(frozen=True, slots=True)
 class Promotion:
     """A completed or requested change of the live model.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 
 from storage.base import Queries, every, find, first, insert, known, number
 from storage.database import Database
 from storage.errors import IllegalTransition, StorageError
-from storage.learning_records import Actor, Model, TrainedOn, Version
+from storage.learning_records import Actor, Model, TrainedOn
 from storage.state_machines import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason, stored, stored_parts
 
@@ -31,6 +31,22 @@ SELECT (SELECT count(*) FROM run_selections WHERE run = :run AND split = 'train'
  WHERE value > 0
 """
 """With max(), SQLite takes the other columns from the row with the maximum: https://www.sqlite.org/quirks.html"""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A model that is or was live.
+
+    Attributes:
+        number: The model's position in the sequence of live models, counted from 1.
+        taught: Counts of the answers, thumbs up and users behind the model's training.
+        created: When the model was made.
+    """
+
+    model: str
+    number: int
+    taught: TrainedOn
+    created: float
 
 
 class Models(Queries):
