@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning_loop import Bench
 from benchmarks.person import at_random
 from benchmarks.photos import SIZES, photo
 from benchmarks.random_checkpoint import checkpoint
-from benchmarks.retrain import Bench
 from inference.internvl2.tiny.shapes import Scene
 from inference.messages import Sampling
 from storage.chat_records import StoredPicture

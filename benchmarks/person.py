@@ -1,4 +1,4 @@
-"""Simulated users for benchmarks.retrain and benchmarks.verdicts: their questions and their tastes."""
+"""Simulated users for benchmarks.learning_loop and benchmarks.verdicts: their questions and their tastes."""
 
 from __future__ import annotations
 

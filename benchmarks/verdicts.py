@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.judge import rate
+from benchmarks.learning_loop import PERSON, Bench
 from benchmarks.person import TASTES
-from benchmarks.retrain import PERSON, Bench
 from inference.internvl2.tiny import CHECKPOINT
 from storage.state_machines import ModelState
 from training.evaluation_jobs import EvaluationJob, TasteJob

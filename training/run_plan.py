@@ -25,7 +25,7 @@ from storage.model_store import ModelStore
 from storage.translatable_reason import Reason
 from training.base_model_check import untrainable
 from training.data.imported_sources import imported
-from training.data.judging_blocks import Live
+from training.data.prequential_blocks import Live
 from training.data.rated_lessons import with_rejected
 from training.data.selection import TRAIN, WORSE, Selection, TooLittle, select_pairs
 from training.gate.factual_set import check_decidable

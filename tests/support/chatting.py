@@ -62,8 +62,8 @@ from storage.translatable_reason import Reason as StoredReason
 from telegram_emulator import Emulator
 from tests.support.lessons import rated
 from tests.support.person import UP, Message, Person, button
-from training.data.judging_blocks import Block
 from training.data.llava import lesson
+from training.data.prequential_blocks import Block
 from training.data.rated_lessons import Pair
 from training.data.selection import Selection
 from training.data.selection_counts import SelectionCounts

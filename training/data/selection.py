@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from storage.learning_records import Newcomers, RatedExchange
 from storage.translatable_reason import Reason
-from training.data.judging_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.llava import lesson
+from training.data.prequential_blocks import FEWEST, NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.rated_lessons import NearDuplicates, Pair, connected, normalized_text, without_duplicates
 from training.data.rater_limits import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.selection_counts import SelectionCounts, enough, too_little

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from inference.messages import Sampling
 from storage.translatable_reason import Reason
-from training.data.judging_blocks import FEWEST
 from training.data.llava import Lesson
+from training.data.prequential_blocks import FEWEST
 from training.evaluation_jobs import Rated, TasteJob
 from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer
 from training.evidence.taste_tests import Labelled, Ranked, likes_everything, permutation_p_value, rank_p_value

@@ -11,7 +11,7 @@ import pytest
 from inference.messages import Picture, Role, Turn
 from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, seen, settings
-from training.data.judging_blocks import FEWEST, Live
+from training.data.prequential_blocks import FEWEST, Live
 from training.data.selection import HELD_OUT, TRAIN, WORSE, Selection, select_pairs
 from training.job import TrainingError
 from training.xtuner.recipes import Objective

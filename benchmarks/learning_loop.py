@@ -1,6 +1,6 @@
 """Run the learning loop without Telegram or an engine: ask, vote, retrain, ask again.
 
-    python -m benchmarks.retrain --taste playful --seeds 3
+    python -m benchmarks.learning_loop --taste playful --seeds 3
 
 A simulated user (person.py) sends pictures, asks one question and one follow-up about each, and votes.
 The votes go through the real ledger and the real pipeline (XTuner, merge, evaluation, each in its own
