@@ -89,9 +89,6 @@ def use_device(device: str, threads: int) -> str:
     if threads:
         torch.set_num_threads(threads)
     if torch.cuda.is_available():
-        # On Hopper and Blackwell, torch 2.11 prefers cuDNN's attention, which takes 0.1 s to prepare for each new
-        # shape, and nearly every batch has another shape.
-        torch.backends.cuda.enable_cudnn_sdp(False)
         return "cuda"
     if device == "cuda":
         raise TrainingError("training.device is cuda, but torch sees no GPU: run make install-gpu, or choose cpu")

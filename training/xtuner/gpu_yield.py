@@ -3,10 +3,10 @@
 Two processes on one GPU take turns lasting milliseconds, but a training step, a batch of pictures or an
 answer in the evaluation takes much longer: a question that arrives in the middle of one would have to
 wait for the rest of it. Before each layer, in the forward and the backward pass, the worker therefore
-reads the byte that `inference.serving.first_token_signal` sets, and pauses while the byte is set. All pauses
-together are never longer than half of the work before them, so that training advances no matter how many
-users chat; where few do, one pause lasts until the token has arrived. The worker queues only a few layers
-at a time, because work that is already queued on the GPU cannot be held back.
+reads the byte that `inference.serving.first_token_signal` sets, and pauses while the byte is set. A pause is never
+longer than the work since the last pause, so that training advances no matter how many users chat. The
+worker queues only a few layers at a time, because work that is already queued on the GPU cannot be held
+back.
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ _QUEUED: Final = 2
 _MAX_PAUSE: Final = 1.0
 """The longest pause in seconds, so that an engine that hangs does not stop the training."""
 
-_PAUSE_PER_WORK: Final = 0.5
-"""The longest total of the pauses in relation to the work. Larger values slow down training beside many users."""
-
 _POLL_SECONDS: Final = 0.001
 
 
@@ -41,7 +38,6 @@ class GpuYield:
             self._byte = mmap.mmap(opened.fileno(), 1, access=mmap.ACCESS_READ)
         self._max_pause = max_pause
         self._queued: deque[torch.cuda.Event] = deque()
-        self._left = 0.0  # seconds that may be paused
         self._resumed = time.monotonic()
 
     @classmethod
@@ -57,19 +53,17 @@ class GpuYield:
                 layer.register_full_backward_pre_hook(lambda *_: self.pause())
 
     def pause(self) -> None:
-        """Block while a user is waiting, for at most as long as the work since the last pause allows."""
+        """Block while a user is waiting, for at most as long as the work since the last pause took."""
         if torch.cuda.is_available():
             self._limit_queue()
         if not self._byte[0]:
             return
         began = time.monotonic()
-        self._left = min(self._max_pause, self._left + _PAUSE_PER_WORK * (began - self._resumed))
-        until = began + self._left
+        until = began + min(self._max_pause, began - self._resumed)
         while self._byte[0] and (left := until - time.monotonic()) > 0:
             # A layer of a small model takes less time than one poll.
             time.sleep(min(_POLL_SECONDS, left))
         self._resumed = time.monotonic()
-        self._left = max(0.0, until - self._resumed)
 
     def _limit_queue(self) -> None:
         event = torch.cuda.Event()
