@@ -51,7 +51,7 @@ class SettingChanges(Queries):
         )
 
     async def in_force(self) -> list[SettingChange]:
-        """Return the change in force for each key, oldest first."""
+        """Return the latest change of each key that is still in effect, oldest first."""
         return await self._list(_change, _IN_FORCE)
 
     async def latest(self, most: int) -> list[SettingChange]:

@@ -54,7 +54,7 @@ def rank(answer: Ranked, rng: random.Random) -> int:
 
 
 def rank_p_value(answers: Sequence[Ranked], rng: random.Random) -> float:
-    """Return the probability, if votes express no taste, of a sum of ranks at least as large as observed.
+    """Return the probability of a sum of ranks at least as large as observed, under the null hypothesis.
 
     The distribution of the sum of independent uniform ranks is computed exactly, by convolution; answers may
     have different numbers of siblings. Without answers, the result is 1.0.

@@ -73,7 +73,7 @@ class Row:
 
 @lru_cache(maxsize=64)
 def thumbnail(file: Path) -> Image.Image:
-    """Return a picture as a thumbnail, which is kept, because it is drawn in each language.
+    """Return a picture as a thumbnail; it is cached, because the sheet of each language shows it.
 
     Raises:
         PictureError: The picture cannot be decoded.
