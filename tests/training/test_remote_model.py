@@ -22,7 +22,7 @@ from training.gate.factual_set import DRAWN, drawn_set
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel
 from training.gate.opening_answers import answer as opening_answers
-from training.gate.remote_model import Question, RemoteModels
+from training.gate.remote_model import ModelQuestion, RemoteModels
 from training.job import Progress, TrainingError, ignore
 
 TOKENS = 24
@@ -55,9 +55,9 @@ def job(folder: Path, *engines: RunningEngine) -> EvaluationJob:
     return EvaluationJob(**fields(folder, *engines), candidate=str(CHECKPOINT))
 
 
-def questions(lessons: Iterable[Lesson], images: Path) -> list[Question]:
+def questions(lessons: Iterable[Lesson], images: Path) -> list[ModelQuestion]:
     """Return questions to the stand-in."""
-    return [Question(CHECKPOINT, each, images, greedy(TOKENS)) for each in lessons]
+    return [ModelQuestion(CHECKPOINT, each, images, greedy(TOKENS)) for each in lessons]
 
 
 @pytest.fixture(scope="module")

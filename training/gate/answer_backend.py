@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from inference.messages import Sampling
 from training.evaluation_jobs import JudgingJob
-from training.gate.remote_model import Question, RemoteModels
+from training.gate.remote_model import ModelQuestion, RemoteModels
 from training.job import TrainingError
 from training.worker import use_device
 
@@ -56,7 +56,7 @@ class AnswerBackend:
         """Return whether an engine serves the model."""
         return directory in self._remote.directories
 
-    def answers(self, questions: Sequence[Question], on_answers: Callable[[int], None]) -> list[str]:
+    def answers(self, questions: Sequence[ModelQuestion], on_answers: Callable[[int], None]) -> list[str]:
         """Return the answer to each question.
 
         Questions that no engine answers, for example after a crash, are answered in this process, one model after the

@@ -19,7 +19,7 @@ from storage.model_manifest import content_hash
 from training.evaluation_jobs import JudgingJob
 from training.gate.answer_backend import AnswerBackend, greedy
 from training.gate.factual_set import FactualQuestion, QuestionSet
-from training.gate.remote_model import Question
+from training.gate.remote_model import ModelQuestion
 from training.worker import StageProgress
 
 CACHED_MODELS: Final = 12
@@ -100,10 +100,10 @@ class EvaluatedModel:
         self.cache = cache
         self._job = job
 
-    def missing(self, questions: QuestionSet, number: int) -> dict[str, Question]:
+    def missing(self, questions: QuestionSet, number: int) -> dict[str, ModelQuestion]:
         """Return those of the first `number` questions that the model has not answered, by their identity."""
         return {
-            each.identity: Question(
+            each.identity: ModelQuestion(
                 self.directory,
                 each.lesson(questions.folder, self._job.system),
                 questions.folder,
@@ -153,7 +153,7 @@ class EvaluatedModels:
         """Count the wanted questions, except those answered before, as steps of the evaluation."""
         self._steps.more(sum(len(model.missing(questions, number)) for model, questions, number in wanted))
 
-    def answer(self, wanted: Iterable[Wanted], further: Sequence[Question] = ()) -> list[str]:
+    def answer(self, wanted: Iterable[Wanted], further: Sequence[ModelQuestion] = ()) -> list[str]:
         """Have models answer the wanted questions that they have not answered yet, all at the same time.
 
         Returns:

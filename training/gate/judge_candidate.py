@@ -24,7 +24,7 @@ from training.gate import run_comparison_sheet
 from training.gate.answer_backend import AnswerBackend, greedy
 from training.gate.evaluated_models import EvaluatedModels
 from training.gate.forgetting import Examinations, Forgetting
-from training.gate.remote_model import Question
+from training.gate.remote_model import ModelQuestion
 from training.gate.report import Decision, Report, Taste
 from training.gate.taste import judge
 from training.job import Outcome
@@ -71,7 +71,9 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     live, candidate = models.of(Path(job.live)), models.of(Path(job.candidate))
     base = models.of(Path(job.base)) if job.base else live
     replies = [
-        Question(each.directory, lesson, images, greedy(SHOWN_TOKENS)) for each in (live, candidate) for lesson in shown
+        ModelQuestion(each.directory, lesson, images, greedy(SHOWN_TOKENS))
+        for each in (live, candidate)
+        for lesson in shown
     ]
     with Examinations.of(job) as examinations, ThreadPoolExecutor(1) as background:
         prompts = [each.prompt for each in judging]

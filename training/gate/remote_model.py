@@ -21,7 +21,7 @@ _MAX_PAUSE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ModelQuestion:
     """A question to a model.
 
     Attributes:
@@ -48,7 +48,7 @@ class RemoteModels:
         self._engines = engines
         self.directories = {Path(each.directory) for each in engines}
 
-    def answers(self, questions: Sequence[Question], on_answer: Callable[[int], None]) -> list[str | None]:
+    def answers(self, questions: Sequence[ModelQuestion], on_answer: Callable[[int], None]) -> list[str | None]:
         """Answer the questions, those to different models at the same time.
 
         `on_answer` is called with 1 for each answer.
@@ -58,7 +58,7 @@ class RemoteModels:
         """
         return asyncio.run(self._answers(questions, on_answer))
 
-    async def _answers(self, questions: Sequence[Question], on_answer: Callable[[int], None]) -> list[str | None]:
+    async def _answers(self, questions: Sequence[ModelQuestion], on_answer: Callable[[int], None]) -> list[str | None]:
         answers: list[str | None] = [None] * len(questions)
         numbers = defaultdict[Path, list[int]](list)
         for number, each in enumerate(questions):
