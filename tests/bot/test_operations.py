@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,3 +140,17 @@ async def test_a_candidate_has_an_engine_while_it_is_judged(tmp_path: Path) -> N
             assert engines.of("a", tmp_path / "a") == []
             await engines.start("c", tmp_path / "c")
             assert deployment.status().pids == ()
+
+
+@pytest.mark.parametrize(("kind", "gigabytes", "fits"), [("cpu", 12, True), ("cpu", 8, False), ("lmdeploy", 12, False)])
+def test_a_candidate_s_engine_starts_beside_a_worker_only_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, gigabytes: int, fits: bool
+) -> None:
+    """Beside the taste test, an engine starts only on a CPU, if six times the file of weights is half of the memory."""
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(900_000_000)
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": gigabytes * 10**9}
+    monkeypatch.setattr("bot.admin.judging_engines.os.sysconf", pages.__getitem__)
+    unused: Any = None
+    engines = JudgingEngines(unused, unused, InferenceSettings(engine=kind))
+    assert engines.fit_beside_workers(tmp_path) == fits
