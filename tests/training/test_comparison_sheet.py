@@ -188,7 +188,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     """
     (tmp_path / "cup.jpg").write_bytes(photo())
     Image.new("RGB", (960, 480)).save(tmp_path / "curve.png")
-    lessons = [one_turn(f"{n}", f"ModelQuestion {n}?", f"Liked {n}.", "cup.jpg") for n in range(3)]
+    lessons = [one_turn(f"{n}", f"Question {n}?", f"Liked {n}.", "cup.jpg") for n in range(3)]
     before = Turn(Role.USER, "And before?", (Picture(b"", "cup.jpg"),))
     longer = Lesson("3", SYSTEM, (before, Turn(Role.ASSISTANT, "Old."), *lessons[2].turns), (False,) * 3 + (True,))
     job = EvaluationJob(
@@ -224,12 +224,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     told = replace(report, effort=replace(effort, largest_share=0.184, over_share=12))
     write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
     page = (tmp_path / SHEET).read_text(encoding="utf-8")
-    assert re.findall(r'"question">(.*?)<', page) == [
-        "ModelQuestion 2?",
-        "ModelQuestion 0?",
-        "ModelQuestion 1?",
-        "ModelQuestion 2?",
-    ]
+    assert re.findall(r'"question">(.*?)<', page) == ["Question 2?", "Question 0?", "Question 1?", "Question 2?"]
     names = ("Run 3: run-3 and run-2 compared", "run-2, live", "run-3, new")
     numbers = (
         "54 liked answers",
@@ -269,7 +264,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     ):
         assert part in page
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
-    said = re.sub(r"ModelQuestion \d\?|Liked \d\.|And before\?|Old\.|same|new|old|run-\d|[KMG]B", "", shown)
+    said = re.sub(r"Question \d\?|Liked \d\.|And before\?|Old\.|same|new|old|run-\d|[KMG]B", "", shown)
     assert not re.findall(r"[A-Za-z]{2,}", said)
     assert (tmp_path / localised(PICTURE, "zh")).read_bytes() != (tmp_path / PICTURE).read_bytes()
 

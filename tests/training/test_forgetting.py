@@ -73,8 +73,8 @@ def test_every_reason_is_named() -> None:
     """The reason for a rejection lists every failure, and the report has samples of lost answers."""
     report = verdict(UNSEEN, forgetting(8, lost=2, answer=""))
     assert report.reason.count("; ") == 3
-    assert report.broken[0] == "ModelQuestion 0? → "
-    assert [each["question"] for each in report.samples] == [f"ModelQuestion {number}?" for number in (6, 7, 0, 1, 2)]
+    assert report.broken[0] == "Question 0? → "
+    assert [each["question"] for each in report.samples] == [f"Question {number}?" for number in (6, 7, 0, 1, 2)]
 
 
 def test_a_set_that_cannot_decide_never_passes() -> None:

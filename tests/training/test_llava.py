@@ -61,7 +61,7 @@ def test_the_history_is_what_the_model_saw() -> None:
     first = rated(1, [NAME])
     others = tuple(rated(number) for number in range(2, 6))
     moved = Turn(Role.USER, others[-1].exchange.question, (Picture(b"", NAME),))
-    turns = (moved, Turn(Role.ASSISTANT, others[-1].exchange.answer), Turn(Role.USER, "ModelQuestion 6?"))
+    turns = (moved, Turn(Role.ASSISTANT, others[-1].exchange.answer), Turn(Role.USER, "Question 6?"))
     last = rated(6, history=(first, *others), prompt_hash=seen(rated(6).exchange, *turns))
     assert lesson(last).turns[:-1] == turns
     unknown = rated(6, history=(first, *others), prompt_hash="imported")
@@ -99,7 +99,7 @@ def test_the_history_of_a_long_conversation_is_found_quickly(monkeypatch: pytest
         turns += [
             turn for each in told[1:] for turn in (Turn(Role.USER, each.question), Turn(Role.ASSISTANT, each.answer))
         ]
-        turns.append(Turn(Role.USER, "ModelQuestion 600?"))
+        turns.append(Turn(Role.USER, "Question 600?"))
         words = seen(rated(600).exchange, *turns)
         last = rated(600, history=talk, prompt_hash=words, prompt_tokens=20 * len(turns))
         tried = 0

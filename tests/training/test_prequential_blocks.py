@@ -66,7 +66,7 @@ def test_a_limited_run_learns_only_what_was_selected() -> None:
     An answer that is not selected does not displace a selected one that repeats it.
     """
     rows = [answer(number, liked=number % 4 != 3) for number in range(24)]
-    rows.append(answer(24, "p0", question="ModelQuestion 0?", answer="Answer 0."))
+    rows.append(answer(24, "p0", question="Question 0?", answer="Answer 0."))
     only = {3, 8, 9, 24, 999}
     selection = select_pairs(rows, {}, settings(min_rated=3, near_duplicate=0), live=LIVE, only=only)
     assert [each.id for each in selection.train] == [8, 9, 24]

@@ -48,7 +48,7 @@ def test_disliked_answers_are_selected() -> None:
         rated(5, "e", ups=1, downs=1),
         rated(6, "f", ups=0, downs=1, finish="length"),
         replace(rated(7, "g", ups=0, downs=3), corrected=True),
-        rated(8, "d", ups=0, downs=4, question="ModelQuestion 4?", answer="Answer 4."),
+        rated(8, "d", ups=0, downs=4, question="Question 4?", answer="Answer 4."),
         rated(9, "h", ups=0, downs=1, prompt_tokens=20_000),
         rated(10, "i", ups=0, downs=1),
     ]
