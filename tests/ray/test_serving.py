@@ -121,7 +121,7 @@ async def test_a_cluster_grows_loses_a_node_changes_its_model_and_shrinks(
     base = endless(tmp_path / "base")
     sections: dict[str, Any] = {
         "chat": {"max_new_tokens": 30},
-        "inference": {"engine": "ray", "model": str(base), "drain_timeout": 30},
+        "inference": {"engine": "ray", "model": str(base), "concurrency": 4, "drain_timeout": 30},
         "inference.ray": {"address": cluster.address, "url": serve_url, "num_cpus": 0.3, "python": warm_python},
         "inference.ray.replicas": {"min": 1, "max": 3, "grow_after": 1, "shrink_after": 4},
     }
