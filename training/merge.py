@@ -99,7 +99,7 @@ def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgres
         source.open("rb") as reader,
         target.open("wb") as writer,
         safe_open(source, "pt") as weights,
-        ThreadPoolExecutor(_THREADS) as threads,
+        ThreadPoolExecutor(min(_THREADS, torch.get_num_threads())) as threads,
     ):
 
         def write(name: str) -> None:

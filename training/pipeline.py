@@ -231,7 +231,9 @@ class Pipeline:
                 answering = plan.specs.candidate_answers(run, Path(testing.live), self._engines.of(name, workspace))
                 steps = await self._collect(answering, progress.update)
             await collecting
-            return merged, steps + checked(await test).steps
+            steps += checked(await test).steps
+        await self._live(plan.selection)  # it may have changed during the answers
+        return merged, steps
 
     async def _seal_and_start(self, model: str, workspace: Path) -> None:
         """Hash the merged model and flush it to disk while its engine starts."""

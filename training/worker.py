@@ -58,8 +58,8 @@ class StageProgress:
 
 
 _NO_ROOM: Final = Reason(
-    "not enough memory to load the models and answer the questions: stop other programs on the GPU, set "
-    "training.while_training to pause, or lower inference.lmdeploy.blocks"
+    "not enough memory: stop other programs on the GPU, set training.while_training to pause, or lower "
+    "inference.lmdeploy.blocks"
 )
 
 

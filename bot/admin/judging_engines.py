@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from inference.messages import InferenceError
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from training.evaluation_jobs import RunningEngine
+
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""The memory limit in bytes of a container, or `max` (cgroups, version 2)."""
 
 log = structlog.get_logger()
 
@@ -49,10 +53,12 @@ class JudgingEngines:
         """Return whether a candidate's engine fits into memory while a worker has loaded the model in `directory`.
 
         On a GPU, a worker uses all free memory. On a CPU, three copies of the weights, which have twice the size of the
-        file, may take half of the machine's memory.
+        file, may take half of the free memory, or of a container's limit.
         """
         weights = sum(each.stat().st_size for each in directory.glob("*.safetensors"))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        with suppress(OSError, ValueError):  # "max" without a limit
+            memory = min(memory, int(_CONTAINER_LIMIT.read_bytes()))
         return resolve(self.settings) is Kind.CPU and 3 * 2 * weights <= memory / 2
 
     async def start(self, model: str, directory: Path) -> None:

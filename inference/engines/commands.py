@@ -32,7 +32,7 @@ Command = Callable[[str, Path, int, InferenceSettings], list[str]]
 """A function (model ID, checkpoint directory, loopback port, settings) that returns an engine's command line."""
 
 _DRIVER: Final = Path("/dev/nvidiactl")
-_CONCURRENCY: Final = {Kind.CPU: 8, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
+_CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
 
 
 def resolve(settings: InferenceSettings) -> Kind:

@@ -173,6 +173,8 @@ class HttpEngine:
                 completion: ChatCompletion = await self._client.chat.completions.create(**request)
         except _ERRORS as error:
             raise self._failure(error, timeout) from error
+        if not completion.choices:
+            raise EngineCrashed("The engine sent no answer.")
         self._check_model(completion.model)
         choice = completion.choices[0]
         if choice.finish_reason not in _COMPLETE:

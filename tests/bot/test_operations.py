@@ -142,15 +142,28 @@ async def test_a_candidate_has_an_engine_while_it_is_judged(tmp_path: Path) -> N
             assert deployment.status().pids == ()
 
 
-@pytest.mark.parametrize(("kind", "gigabytes", "fits"), [("cpu", 12, True), ("cpu", 8, False), ("lmdeploy", 12, False)])
+@pytest.mark.parametrize(
+    ("kind", "gigabytes", "limit", "fits"),
+    [
+        ("cpu", 12, "max", True),
+        ("cpu", 8, "max", False),
+        ("cpu", 12, "8000000000", False),
+        ("lmdeploy", 12, "max", False),
+    ],
+)
 def test_a_candidate_s_engine_starts_beside_a_worker_only_where_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, gigabytes: int, fits: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, gigabytes: int, limit: str, fits: bool
 ) -> None:
-    """Beside the taste test, an engine starts only on a CPU, if six times the file of weights is half of the memory."""
+    """Beside the taste test, an engine starts on a CPU if six times the weights are at most half of the free memory.
+
+    In a container, its limit counts too.
+    """
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(900_000_000)
-    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": gigabytes * 10**9}
+    pages = {"SC_PAGE_SIZE": 1, "SC_AVPHYS_PAGES": gigabytes * 10**9}
     monkeypatch.setattr("bot.admin.judging_engines.os.sysconf", pages.__getitem__)
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr("bot.admin.judging_engines._CONTAINER_LIMIT", tmp_path / "memory.max")
     unused: Any = None
     engines = JudgingEngines(unused, unused, InferenceSettings(engine=kind))
     assert engines.fit_beside_workers(tmp_path) == fits

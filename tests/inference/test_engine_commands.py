@@ -43,7 +43,7 @@ def test_cpu_command_line() -> None:
     line = commands.COMMANDS[Kind.CPU]
     assert line("m-1", Path("/models/m-1"), 4711, settings()) == [
         *(sys.executable, "-m", "inference.engines.cpu.server", "--model", "/models/m-1", "--name", "m-1"),
-        *("--port", "4711", "--slots", "10"),
+        *("--port", "4711", "--slots", "6"),
     ]
     chosen = settings(python="/other/python", threads=2, cache_megabytes=64)
     assert line("m-1", Path("/models/m-1"), 4711, chosen)[0] == "/other/python"

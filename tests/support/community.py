@@ -116,7 +116,7 @@ class Community:
         sections: dict[str, dict[str, Any]] = {
             "telegram": {"token": self.emulator.token, "api_base": url, "admins": [ADMIN], **PACE},
             "storage": {"dir": str(self.data)},
-            "inference": {"python": self._python, "threads": 1},
+            "inference": {"python": self._python, "threads": 1, "concurrency": 8},
             "training": {**TRAINING, "python": self._python},
             "web": {"port": port},
         }
