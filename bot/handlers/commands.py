@@ -51,8 +51,12 @@ def register(router: Router) -> None:
 
     Call this before registering the handlers for questions.
     """
-    router.message.register(unknown_command, lambda message: bool(command_of(message.text)))
+    router.message.register(unknown_command, _is_command)
     router.message.register(refuse_caption, Command(*({*EVERYBODY, *ADMINS} - {"new"}), captions=True), _pictured)
+
+
+async def _is_command(message: Message) -> bool:
+    return bool(command_of(message.text))
 
 
 async def unknown_command(message: Message, request: Request) -> None:

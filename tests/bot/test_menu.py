@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
+from aiogram import Router
 
+from bot.handlers.commands import register
 from bot.handlers.menu import ADMINS, EVERYBODY, announce_commands
 from tests.support.chatting import ADMIN, Stage
 
@@ -56,3 +58,12 @@ async def menu(stage: Stage, person: int) -> dict[str, Any]:
     """Return the command menu that the emulator shows to `person`."""
     async with aiohttp.ClientSession() as session, session.get(f"{stage.url}/people/{person}/commands") as answer:
         return {"id": person, **await answer.json()}
+
+
+def test_the_filter_of_unknown_commands_runs_in_the_event_loop() -> None:
+    """Filters are coroutines, because aiogram calls other functions in a thread, for every message that gets so far."""
+    router = Router()
+    register(router)
+    filters = [each for handler in router.message.handlers for each in handler.filters or ()]
+    assert filters
+    assert all(each.awaitable for each in filters)
