@@ -3,13 +3,13 @@
     python -m benchmarks.peers.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
 The model has random weights in the official layout (written by random_checkpoint.py). The data consists of 64
-JPEG pictures of 1280×960 pixels (13 tiles) with one question and answer each, used three times, in
-batches of 4. Every case but `two` uses one GPU:
+JPEG pictures of 1280×960 pixels (13 tiles) with one question and answer each (`--answers`), used three times,
+in batches of 4. Every case but `two` uses one GPU:
 
 - `stock` is benchmarks/peers/xtuner_stock.py, run by XTuner's train tool on the official model code in CODE
   (the .py files of OpenGVLab/InternVL2-2B).
-- `ours`, `kept`, `auto` and `single` run thumbtune's worker on the same rows, prompts, order and
-  hyperparameters. `ours` recomputes activations, `kept` keeps them, `auto` keeps what fits, and `single`
+- `ours`, `kept`, `auto` and `single` run thumbtune's worker on the same rows, prompts and hyperparameters, in
+  an order of their own. `ours` recomputes activations, `kept` keeps them, `auto` keeps what fits, and `single`
   has batch size 1.
 - `trl` and `trl-kept` run trl_training.py, which trains with TRL and PEFT on the same rows; `trl-kept` keeps
   the activations.
@@ -72,10 +72,10 @@ runpy.run_module("xtuner.tools.train", run_name="__main__")
 """
 
 
-def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
-    """Write pictures and rows about them, and return the LLaVA file and the picture folder.
+def lay_out(base: Path, folder: Path, pictures: int, answers: int = 1) -> tuple[Path, Path]:
+    """Write pictures and `answers` rows about each, and return the LLaVA file and the picture folder.
 
-    Each row includes its length in tokens, because both trainers sort rows by length.
+    Each row includes its length in tokens, because XTuner sorts rows by length.
     """
     images = folder / "pictures"
     images.mkdir(parents=True, exist_ok=True)
@@ -88,11 +88,13 @@ def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
             (images / name).write_bytes(base64.b64decode(picture(number).partition(",")[2]))
         else:
             shutil.copyfile(images / f"{number % DISTINCT:04d}.jpg", images / name)
-        said = [
-            {"from": "human", "value": "<image>\nWhat is this?"},
-            {"from": "gpt", "value": " ".join(rng.choices(words, k=30))},
-        ]
-        rows.append({"id": name, "image": [name], "image_wh": [[1280, 960]], "conversations": said})
+        for answer in range(answers):
+            said = [
+                {"from": "human", "value": f"<image>\nWhat is this{' in other words' * answer}?"},
+                {"from": "gpt", "value": " ".join(rng.choices(words, k=30))},
+            ]
+            asked = {"id": f"{name}-{answer}", "image": [name], "image_wh": [[1280, 960]], "conversations": said}
+            rows.append(asked)
     data = folder / "rows.json"
     data.write_text(json.dumps(rows), encoding="utf-8")
     encoder = Encoder(base)
@@ -212,13 +214,14 @@ def main() -> None:
     options.add_argument("--official", type=Path)
     options.add_argument("--cases", default="stock,ours,kept,single")
     options.add_argument("--pictures", type=int, default=64)
+    options.add_argument("--answers", type=int, default=1, help="questions and answers about each picture")
     options.add_argument("--size", default="2b")
     options.add_argument("--tiles", type=int, default=12)
     options.add_argument("--dropout", type=float, default=0.0)
     options.add_argument("--knobs", type=json.loads, default={}, help="JSON: fields of the job to change")
     given = options.parse_args()
     base = checkpoint(given.work, given.size, given.tiles)
-    data, images = lay_out(base, given.work / f"data-{given.pictures}", given.pictures)
+    data, images = lay_out(base, given.work / f"data-{given.pictures}-{given.answers}", given.pictures, given.answers)
     for case in given.cases.split(","):
         if case == "stock":
             found = stock(base, given.official, data, images, given.work, dropout=given.dropout)

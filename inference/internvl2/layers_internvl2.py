@@ -30,10 +30,11 @@ class RMSNorm(nn.Module):
 def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Return the cosine and sine of the rotary position embedding, each as float32 [B, N, head size].
 
-    The argument `length` counts all positions, including cached ones. The scaling "linear" divides positions
-    by the factor; "dynamic" (NTK-aware) raises the base once `length` exceeds the maximum,
-    `max_position_embeddings`: base · (factor · length / maximum − (factor − 1)) ^ (d / (d − 2)), where d is
-    the head size. The base depends only on the `length` of the current call; cached keys keep the rotation
+    The argument `length` counts all positions, including cached ones and, in a packed batch, those of all samples. The
+    scaling "linear" divides positions
+    by the factor; "dynamic" (NTK-aware) raises the base once the longest sequence exceeds the maximum,
+    `max_position_embeddings`: base · (factor · longest / maximum − (factor − 1)) ^ (d / (d − 2)), where d is
+    the head size. The base depends only on the positions of the current call; cached keys keep the rotation
     of the call that computed them, as in the official code. The embedding is described in arXiv 2104.09864.
     """
     size = config.hidden_size // config.num_attention_heads
@@ -43,8 +44,8 @@ def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tupl
     if scaling["type"] == "linear":
         positions = positions / scaling["factor"]
     elif scaling["type"] == "dynamic" and length > config.max_position_embeddings:
-        factor = scaling["factor"]
-        base *= (factor * length / config.max_position_embeddings - (factor - 1)) ** (size / (size - 2))
+        factor, longest = scaling["factor"], max(int(position_ids.max()) + 1, config.max_position_embeddings)
+        base *= (factor * longest / config.max_position_embeddings - (factor - 1)) ** (size / (size - 2))
     exponents = torch.arange(0, size, 2, device=position_ids.device).float() / size
     angles = positions[..., None] * (1.0 / base**exponents)
     angles = torch.cat([angles, angles], dim=-1)

@@ -6,7 +6,8 @@ copied into checkpoints as part of their model code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_internvl2 import InternLM2Config
 from .layers_internvl2 import RMSNorm, attend, rotate, rotation, visible
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of queries [B, heads, N, size] and of grouped keys and values [B, KV heads, M, size]."""
 
 
 class InternLM2Attention(nn.Module):
@@ -43,9 +47,7 @@ class InternLM2Attention(nn.Module):
         self.wqkv = nn.Linear(config.hidden_size, (heads + 2 * self.kv_heads) * self.size, bias=config.bias)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, cache: Cache | None) -> Tensor:
         """Attend from `x` [B, N, width] to the cached and new positions; append the new keys and values to `cache`."""
         parts = self.wqkv(x).unflatten(-1, (self.kv_heads, self.groups + 2, self.size))
         q = parts[..., : self.groups, :].flatten(2, 3).transpose(1, 2)
@@ -53,7 +55,7 @@ class InternLM2Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
-        return self.wo(attend(q, k, v, mask, causal).transpose(1, 2).flatten(2))
+        return self.wo(attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class InternLM2MLP(nn.Module):
@@ -86,11 +88,9 @@ class InternLM2DecoderLayer(nn.Module):
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, cache: Cache | None) -> Tensor:
         """Apply attention and the MLP to hidden states `x` [B, N, width]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, causal, cache)
+        x = x + self.attention(self.attention_norm(x), cos, sin, attention, cache)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -142,6 +142,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        attention: Attention | None = None,
         **_unused: Any,
     ) -> BaseModelOutputWithPast:
         """Compute the hidden states [B, N, width] after the final norm.
@@ -149,7 +150,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
         Exactly one of `input_ids` [B, N] and `inputs_embeds` [B, N, width] must be given. `attention_mask` is
         [B, M + N] over M cached and N new positions (1 for a position to attend to), or a complete 4-dimensional
         mask. By default, `position_ids` [B, N] continue after the cache. A `Cache` passed as `past_key_values`
-        is extended in place.
+        is extended in place. `attention`, if given, computes the attention instead, and `attention_mask` has no effect.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -161,16 +162,18 @@ class InternLM2Model(InternLM2PreTrainedModel):
         if position_ids is None:
             position_ids = torch.arange(past, past + new, device=x.device)[None]
         cos, sin = (part[:, None] for part in rotation(self.config, position_ids, past + new))
-        mask, causal = visible(attention_mask, past, new, x)
+        if attention is None:
+            mask, causal = visible(attention_mask, past, new, x)
+            attention = partial(attend, mask=mask, causal=causal)
         states: list[Tensor] = []
         layer: Any
         for layer in self.layers:
             if output_hidden_states:
                 states.append(x)
             if checkpointing and layer.gradient_checkpointing and x.requires_grad:
-                x = layer._gradient_checkpointing_func(layer.__call__, x, cos, sin, mask, causal, None)
+                x = layer._gradient_checkpointing_func(layer.__call__, x, cos, sin, attention, None)
             else:
-                x = layer(x, cos, sin, mask, causal, cache)
+                x = layer(x, cos, sin, attention, cache)
         x = self.norm(x)
         return BaseModelOutputWithPast(
             last_hidden_state=x, past_key_values=cache, hidden_states=(*states, x) if output_hidden_states else None

@@ -15,8 +15,10 @@ from inference.internvl2.tiny import CHECKPOINT
 from tests.support.lessons import drawn_job
 from training.run_folder import BASE
 from training.xtuner.distributed import process_group
+from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.finetune import prepare_data
 from training.xtuner.internvl_model import InternVL2
+from training.xtuner.packing import collate
 
 
 def main(folder: Path, targets: str) -> None:
@@ -34,9 +36,15 @@ def main(folder: Path, targets: str) -> None:
         ).train()
         hidden: list[torch.Tensor] = []
         model._language.model.norm.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
-        ids = torch.tensor([[1, *([model.model.img_context_token_id] * 16), 70, 71, 72]])
-        features = model.picture_features([torch.randn(1, 16, model.model.mlp1[0].normalized_shape[0])])
-        model.token_losses(ids, torch.where(ids < 73, ids, -100), features).mean().backward()
+        ids = [1, *([model.model.img_context_token_id] * 16), 70, 71, 72]
+        sample = {
+            "input_ids": ids,
+            "labels": [each if each < 73 else IGNORE_INDEX for each in ids],
+            "pixel_values": torch.randn(1, 16, model.model.mlp1[0].normalized_shape[0]),
+            "pictures": ("picture",),
+            "pictures_end": 17,
+        }
+        model(**collate([sample]))["loss"].backward()
     gradients = [each.grad for each in model.parameters() if each.requires_grad]
     print(hidden[0].requires_grad, any(each is None for each in gradients), len(gradients))  # noqa: T201
 

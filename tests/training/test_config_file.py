@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 from training.data.mixture import Mixture
 from training.job import RATED, Job
 from training.xtuner.config_file import StepPlan, config_text
+
+PAIRS = 8
+"""The number of samples in each step of `StepSampler`'s tests."""
 
 
 def mixture(rows: int) -> Mixture:
@@ -50,38 +54,41 @@ def test_the_loader_has_a_timeout(tmp_path: Path) -> None:
 
 
 class Rows:
-    """A dataset of `rows` rows of different lengths, repeated `passes` times."""
+    """A dataset of rows about the given pictures, repeated `passes` times."""
 
-    def __init__(self, rows: int, passes: int) -> None:
-        self.lengths = [100 + 37 * number % 1000 for number in range(rows)] * passes
+    def __init__(self, pictures: Sequence[str], passes: int) -> None:
+        self.pictures = [(each,) if each else () for each in pictures] * passes
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.pictures)
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Return a function that returns the order of a dataset's samples in one of several processes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # XTuner's imports, not ours
+        from training.xtuner import accumulation
+
+    def ordered(rows: Rows, passes: int, *, rank: int = 0, processes: int = 1, begin: int = 0) -> list[int]:
+        monkeypatch.setattr(accumulation, "get_rank", lambda: rank)
+        monkeypatch.setattr(accumulation, "get_world_size", lambda: processes)
+        sampler = accumulation.StepSampler(rows, passes, samples=PAIRS // processes, seed=1)
+        sampler.begin = begin
+        return list(sampler)
+
+    return ordered
 
 
 @pytest.mark.parametrize("rows", [3, 16, 50])
-def test_passes_are_complete_before_the_next(rows: int) -> None:
-    """Each pass over the data is complete before the next one begins.
+def test_passes_are_complete_before_the_next(rows: int, order: Callable[..., list[int]]) -> None:
+    """Each pass over the data is complete before the next one begins, in another order.
 
-    No pair therefore occurs twice in a step if there are enough pairs. Each pass has a different order; the
-    orders stay the same in a resumed run and with several processes.
+    No pair therefore occurs twice in a step if there are enough pairs.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # XTuner's imports, not ours
-        from training.xtuner.accumulation import StepSampler
-
-    passes, pairs = 4, 8
-
-    def order(**changes: int) -> list[int]:
-        sampler = StepSampler(
-            Rows(rows, passes), passes, per_device_batch_size=pairs, length_property="lengths", seed=1
-        )
-        for name, value in changes.items():
-            setattr(sampler, name, value)
-        return list(sampler)
-
-    whole = order()
-    assert len(whole) % pairs == 0
+    passes = 4
+    whole = order(Rows([""] * rows, passes), passes)
+    assert len(whole) % PAIRS == 0
     assert whole[rows * passes :] == whole[: len(whole) - rows * passes], (
         "an incomplete last step is filled from the beginning"
     )
@@ -89,10 +96,30 @@ def test_passes_are_complete_before_the_next(rows: int) -> None:
     for first in range(0, rows * passes, rows):
         assert sorted(whole[first : first + rows]) == list(range(first, first + rows))
         ways.add(tuple(number - first for number in whole[first : first + rows]))
-    assert len(ways) == (passes if rows > pairs else 1)
-    assert order(begin=3 * pairs) == whole[3 * pairs :]
-    shares = [order(rank=rank, world_size=2, begin=pairs // 2) for rank in (0, 1)]
-    assert [number for both in zip(*shares, strict=True) for number in both] == whole[pairs:]
+    assert len(ways) > 1
+
+
+def test_resumed_and_distributed_training_takes_the_same_steps(order: Callable[..., list[int]]) -> None:
+    """The order stays the same in a resumed run, and the processes share the samples of each step."""
+    rows = Rows(["a", "b", "a", "", "c", "c", "c"] * 9, 2)
+    whole = order(rows, 2)
+    assert order(rows, 2, begin=3 * PAIRS) == whole[3 * PAIRS :]
+    shares = [order(rows, 2, rank=rank, processes=2, begin=PAIRS // 2) for rank in (0, 1)]
+    own = PAIRS // 2
+    for step, first in enumerate(range(0, len(shares[0]), own), 1):
+        assert shares[0][first : first + own] + shares[1][first : first + own] == whole[step * PAIRS :][:PAIRS]
+
+
+def test_samples_about_the_same_picture_share_a_batch(order: Callable[..., list[int]]) -> None:
+    """Most samples about one picture are in the same batch, but no step is about a single picture only."""
+    rows = Rows([str(number % 10) for number in range(60)], 3)
+    whole = order(rows, 3)
+    assert set(whole) == set(range(180)), "no sample is left out"
+    batches = [whole[first : first + 4] for first in range(0, len(whole), 4)]
+    computed = sum(len({rows.pictures[each] for each in batch}) for batch in batches)
+    assert computed < 0.6 * len(whole)
+    steps = [whole[first : first + PAIRS] for first in range(0, len(whole), PAIRS)]
+    assert min(len({rows.pictures[each] for each in step}) for step in steps) > 1
 
 
 @pytest.mark.parametrize("rows", [3, 9, 40, 200])

@@ -45,7 +45,7 @@ async def test_what_was_trained_is_merged(
     assert untrainable(base) is None
     (tmp_path / "run").mkdir()
     job = drawn_job(
-        tmp_path / "run", 8, base=str(base), method=method, targets=targets, projector=not targets, learning_rate=1e-2
+        tmp_path / "run", 8, base=str(base), method=method, targets=targets, projector=not targets, learning_rate=3e-3
     )
     outcome = await ChildTrainer(settings(python=warm_python)).run(job)
     assert outcome.ok, outcome.reason

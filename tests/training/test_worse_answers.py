@@ -185,7 +185,15 @@ def test_samples_have_a_second_answer(tmp_path: Path) -> None:
         assert sample["other_ids"][:start] == sample["input_ids"][:start], "the prompt is the sample's own"
     assert [dpo[index]["paired"] for index in range(5)] == [False, False, True, False, False]
     assert dpo[0]["other_ids"] == dpo[0]["input_ids"]
-    batch = collate_answers([kto[0], kto[1]])["data"]
+    batch = collate_answers([kto[0], kto[1]], "kto")["data"]
     assert batch["liked"].tolist() == [True, False]
     assert batch["row"].tolist() == [0, 1]
-    assert batch["other_ids"].shape == batch["other_labels"].shape
+    assert len(batch["other"]["pixel_values"]) == len(batch["pixel_values"])
+    pairs = collate_answers([dpo[2], dpo[3]], "dpo")["data"]
+    assert len(pairs["pixel_values"]) == 2, "both answers of a pair share their prompt"
+    for name, answers in (("labels", "labels"), ("other_labels", "other_labels")):
+        learned = pairs[name] != IGNORE_INDEX
+        for place, each in enumerate((dpo[2], dpo[3])):
+            owned = pairs["sample_ids"] == place + (2 if name == "other_labels" else 0)
+            assert pairs[name][learned & owned].tolist() == answer(each, answers)
+        assert int(learned.sum()) == sum(len(answer(each, answers)) for each in (dpo[2], dpo[3]))

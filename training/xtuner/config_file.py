@@ -135,15 +135,12 @@ def _dataloader(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
         "sampler": {
             "type": "training.xtuner.accumulation.StepSampler",
             "passes": plan.repeats,
-            "length_property": "modality_length",
-            "per_device_batch_size": plan.batch * plan.accumulation,
+            "samples": plan.batch * plan.accumulation,
             "seed": job.seed,
         },
-        "collate_fn": {
-            "type": "xtuner.dataset.collate_fns.default_collate_fn"
-            if job.objective == "sft"
-            else "training.xtuner.preference_model.collate_answers"
-        },
+        "collate_fn": {"type": "training.xtuner.packing.collate"}
+        if job.objective == "sft"
+        else {"type": "training.xtuner.preference_model.collate_answers", "objective": job.objective},
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from training.data.llava import Lesson
+from training.data.llava import Lesson, image_files
 from training.data.row_parser import parse_row, read_rows
 from training.xtuner.encoding import Encoder
 from training.xtuner.recipes import Objective
@@ -41,7 +41,8 @@ class LessonDataset(Dataset[dict[str, Any]]):
 
     Attributes:
         rows: The number of rows in the file.
-        modality_length: The length of each sample in tokens.
+        modality_length: The length of each sample in tokens, for XTuner's own sampler.
+        pictures: The names of the pictures of each sample.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
         self.rows = len(rows)
         self._data: list[dict[str, Any]] = rows * repeat_times
         self.modality_length = [row["length"] for row in self._data]
+        self.pictures = [tuple(image_files(row)) for row in self._data]
         self._cache = None if features is None else Path(features)
         self._encoder = Encoder(Path(model_path), tiles=tiles)
         self._objective = objective
@@ -83,6 +85,8 @@ class LessonDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a sample: token IDs, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
 
+        It also has the names of its pictures, and the number of tokens up to the end of the last picture.
+
         For KTO and DPO, a sample also has its row number, whether the answer is liked, whether a rejected answer
         is known, and `other_ids` and `other_labels`, which encode the same prompt with another answer. For KTO,
         the other answer comes from another row. For DPO, it is the rejected answer, or the same answer again if
@@ -92,7 +96,13 @@ class LessonDataset(Dataset[dict[str, Any]]):
         """
         lesson = self._lesson(index)
         encoded = self._encoder.check(lesson, self._max_length, where=self._data[index]["origin"])
-        sample = {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._pixel_values(lesson)}
+        sample = {
+            "input_ids": encoded.input_ids,
+            "labels": encoded.labels,
+            "pixel_values": self._pixel_values(lesson),
+            "pictures": lesson.pictures,
+            "pictures_end": self._encoder.pictures_end(encoded),
+        }
         if self._objective == "sft":
             return sample
         if self._objective == "kto":

@@ -64,6 +64,7 @@ class Encoder:
 
     def __init__(self, directory: Path, *, tiles: int = 0) -> None:
         self.tokenizer: Any = load_tokenizer(directory)
+        self._picture_token = self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         self.family = family_of(config)
         self.tiling = Tiling.from_config(config, tiles)
@@ -121,11 +122,16 @@ class Encoder:
             )
         if all(label == IGNORE_INDEX for label in encoded.labels):
             raise RowError(f"{where}: there is no token to train on")
-        placeholders = encoded.input_ids.count(self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+        placeholders = encoded.input_ids.count(self._picture_token)
         features = sum(self.tiling.count_tokens(*size) for size in lesson.sizes)
         if placeholders != features:
             raise RowError(f"{where}: {placeholders} picture tokens in the text for {features} picture features")
         return encoded
+
+    def pictures_end(self, encoded: Encoded) -> int:
+        """Return the number of tokens up to the end of the last picture, or 0 if there are no pictures."""
+        ids = encoded.input_ids
+        return len(ids) - ids[::-1].index(self._picture_token) if self._picture_token in ids else 0
 
     def pixel_values(self, pictures: Sequence[str], images: Path) -> torch.Tensor | None:
         """Return the tiles of pictures in the folder `images` in order, [T, 3, side, side] float32.

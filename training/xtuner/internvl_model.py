@@ -4,8 +4,8 @@ Quantisation, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.
 code in `inference.internvl2`. XTuner computes in float16 with float32 between the layers, applies an
 attention mask, computes the logits of every position, and trains the projector in bfloat16, which rounds
 small updates away. In this module, frozen weights and activations are bfloat16 on a GPU (float32 on a
-CPU), trained weights are float32, attention is causal without a mask, and logits are computed only where
-there are labels.
+CPU), trained weights are float32, batches are packed (`training.xtuner.packing`), and logits are computed
+only where there are labels.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from training.xtuner.activation_checkpointing import Checkpointing, layers_to_re
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.fused_lora import use_fused_layers
 from training.xtuner.gpu_yield import GpuYield
+from training.xtuner.packing import GIVEN_ATTENTION, PackedAttention
 from training.xtuner.partitioned_loading import partitioned_loading
 from training.xtuner.quantized_loading import quantized_in_place
 from training.xtuner.vision_cache import VisionTower, frozen_dtype
@@ -89,6 +90,7 @@ class InternVL2(InternVL_V1_5):
         autocast = torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available())
         self._projector_context = autocast
         self._language_context = nullcontext() if self.use_llm_lora else autocast
+        self._language.config._attn_implementation = GIVEN_ATTENTION
         self._language.gradient_checkpointing_enable({"use_reentrant": False})
         self._checkpointing = checkpointing
         self.choose_checkpointing(tokens)
@@ -118,10 +120,10 @@ class InternVL2(InternVL_V1_5):
         return use_fused_layers(super()._parse_lora_config(lora_config))
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """Return the mean loss over the target tokens of a batch.
+        """Return the mean loss over the target tokens of a batch from `training.xtuner.packing.collate`.
 
-        In `data`, `input_ids` and `labels` are [B, N], padded on the right. For each sample, `pixel_values` has
-        either tiles [T, 3, S, S] or the vision tower's features [T, tokens, width].
+        In `pixel_values`, each group of samples that share their pictures has either tiles [T, 3, S, S] or the
+        vision tower's features [T, tokens, width].
 
         Raises:
             ValueError: The number of features differs from the number of picture tokens. (XTuner's own class
@@ -129,31 +131,36 @@ class InternVL2(InternVL_V1_5):
         """
         # Popped, so that the memory of the tiles is free before the language model runs.
         features = self.picture_features(data.pop("pixel_values"))
-        return {"loss": self.token_losses(data["input_ids"], data["labels"], features).mean()}
+        return {"loss": self.token_losses(data, features).mean()}
 
     def picture_features(self, pixel_values: Iterable[Tensor]) -> Tensor:
-        """Return the projected features of all samples' pictures in order, [T, tokens, width]."""
+        """Return the projected features of all pictures in order, [T, tokens, width]."""
         seen = torch.cat([self._vision_features(each) for each in pixel_values])
         with self._projector_context:
             return self._project(seen)
 
-    def token_losses(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return the negative log-likelihood of each target token, row by row, [targets] float32.
+    def token_losses(self, packed: dict[str, Any], features: Tensor) -> Tensor:
+        """Return the negative log-likelihood of each target token of a packed batch in order, [targets] float32.
 
-        `input_ids` and `labels` are [B, N].
+        `features` are those of its pictures, [T, tokens, width].
         """
         with self._language_context:
-            embeds = self.model.embed(input_ids, features).to(frozen_dtype())
+            embeds = self.model.embed(packed["input_ids"], features).to(frozen_dtype())
             embeddings = self._language.get_input_embeddings()
             if not features.requires_grad and not any(each.requires_grad for each in embeddings.parameters()):
                 # XTuner and PEFT require gradients of the embeddings, for reentrant checkpointing. Computing them takes
                 # a backward pass through all layers, even if only the output layer is trained.
                 embeds = embeds.detach()
-            # Padding is at the end, where causal attention hides it from every token.
-            hidden = self._language.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-            learned = labels[:, 1:] != IGNORE_INDEX
+            hidden = self._language.model(
+                inputs_embeds=embeds,
+                position_ids=packed["position_ids"],
+                attention=PackedAttention(packed["prefixes"], embeds.device),
+                use_cache=False,
+            ).last_hidden_state
+            labels = packed["labels"][:, 1:]
+            learned = labels != IGNORE_INDEX
             logits = self._language.get_output_embeddings()(hidden[:, :-1][learned])
-        return cross_entropy(logits.float(), labels[:, 1:][learned], reduction="none")
+        return cross_entropy(logits.float(), labels[learned], reduction="none")
 
     def _project(self, seen: Tensor) -> Tensor:
         """Apply the projector, recomputing its activations in the backward pass if any layer recomputes its own."""

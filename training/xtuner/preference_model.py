@@ -15,25 +15,31 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from xtuner.dataset.collate_fns import default_collate_fn
 
 from training.xtuner.accumulation import StepLoop, learned_tokens
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.internvl_model import InternVL2
 from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
+from training.xtuner.packing import pack
 
 
-def collate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Collate samples as XTuner does, including their second answers."""
-    batch: dict[str, Any] = default_collate_fn(samples)
-    others = default_collate_fn([{"input_ids": each["other_ids"], "labels": each["other_labels"]} for each in samples])
-    batch["data"] |= {
-        "other_ids": others["data"]["input_ids"],
-        "other_labels": others["data"]["labels"],
-        **{name: torch.tensor([each[name] for each in samples]) for name in ("row", "liked", "paired")},
-    }
-    return batch
+def collate_answers(samples: Sequence[dict[str, Any]], objective: Literal["kto", "dpo"]) -> dict[str, Any]:
+    """Pack samples with their second answers.
+
+    For DPO, both answers of each sample are in one packed batch: first all chosen answers, whose target tokens
+    are in `labels`, then all rejected ones, whose target tokens are in `other_labels`. For KTO, the second answers
+    are in a packed batch of their own, `other`.
+    """
+    others = [{**each, "input_ids": each["other_ids"], "labels": each["other_labels"]} for each in samples]
+    if objective == "dpo":
+        data = pack([*samples, *others])
+        chosen, labels = data["sample_ids"] < len(samples), data["labels"]
+        data["labels"] = labels.where(chosen, IGNORE_INDEX)
+        data["other_labels"] = labels.where(~chosen, IGNORE_INDEX)
+    else:
+        data = pack(samples) | {"other": pack(others)}
+    data |= {name: torch.tensor([each[name] for each in samples]) for name in ("row", "liked", "paired")}
+    return {"data": data, "data_samples": None}
 
 
 class PreferenceModel(InternVL2):
@@ -79,43 +85,47 @@ class PreferenceModel(InternVL2):
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
         """Return the sum of a batch's answer losses, divided by the number of its target tokens."""
-        features = self.picture_features(data.pop("pixel_values"))
-        losses = self._kto(data, features) if self.objective == "kto" else self._dpo(data, features)
+        losses = self._kto(data) if self.objective == "kto" else self._dpo(data)
         return {"loss": losses.sum() / learned_tokens(data["labels"])}
 
-    def _kto(self, data: dict[str, Any], features: Tensor) -> Tensor:
-        found = self._log_probabilities(data["input_ids"], data["labels"], features)
+    def _kto(self, data: dict[str, Any]) -> Tensor:
+        found = self._answer_log_probabilities(data, len(data["row"]))
         ratios = found - self.reference[data["row"], 0]
         return kto_losses(ratios, data["liked"], self.kl, self._penalty, self._weights)
 
-    def _dpo(self, data: dict[str, Any], features: Tensor) -> Tensor:
+    def _dpo(self, data: dict[str, Any]) -> Tensor:
         """Return the DPO loss of each answer, [B].
 
         Answers without a rejected counterpart are trained by log-likelihood, as in supervised fine-tuning.
         """
-        ids, labels = (
-            pad_sequence([*data[name], *data[other]], batch_first=True, padding_value=padding)
-            for name, other, padding in (("input_ids", "other_ids", 0), ("labels", "other_labels", IGNORE_INDEX))
-        )
-        chosen, rejected = self._log_probabilities(ids, labels, torch.cat([features, features])).chunk(2)
+        chosen, rejected = self._both_answers(data)
         known = self.reference[data["row"]]
         pairs = dpo_losses(chosen - known[:, 0], rejected - known[:, 1], self._penalty)
         return torch.where(data["paired"], pairs, -chosen)
 
     @torch.no_grad()
-    def log_probabilities(self, data: dict[str, Any], ids: str = "input_ids", labels: str = "labels") -> Tensor:
-        """Return the log-probability of each sample's answer, [B].
+    def log_probabilities(self, data: dict[str, Any]) -> Tensor:
+        """Return the log-probabilities of both answers of each sample, [B, 2]."""
+        if self.objective == "dpo":
+            return torch.stack(self._both_answers(data), dim=1)
+        return torch.stack([self._answer_log_probabilities(data, len(data["row"])), self.other_answers(data)], dim=1)
 
-        `ids` and `labels` are the keys of the answer's token IDs and labels in `data`, by default those of the
-        sample's own answer.
-        """
-        return self._log_probabilities(data[ids], data[labels], self.picture_features(data["pixel_values"]))
+    @torch.no_grad()
+    def other_answers(self, data: dict[str, Any]) -> Tensor:
+        """Return the log-probability of the second answer of each KTO sample, [B]."""
+        return self._answer_log_probabilities(data["other"], len(data["row"]))
 
-    def _log_probabilities(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        """Return the log-probability of each row's target tokens taken together, [B]."""
-        losses = self.token_losses(input_ids, labels, features)
-        row = (labels[:, 1:] != IGNORE_INDEX).nonzero()[:, 0]
-        return -losses.new_zeros(len(labels)).index_add(0, row, losses)
+    def _both_answers(self, data: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of the chosen and the rejected answers of a DPO batch, each [B]."""
+        labels = data["labels"].maximum(data["other_labels"])
+        chosen, rejected = self._answer_log_probabilities({**data, "labels": labels}, 2 * len(data["row"])).chunk(2)
+        return chosen, rejected
+
+    def _answer_log_probabilities(self, packed: dict[str, Any], answers: int) -> Tensor:
+        """Return the log-probability of each sample's target tokens taken together, [answers]."""
+        losses = self.token_losses(packed, self.picture_features(packed["pixel_values"]))
+        owners = packed["sample_ids"][:, 1:][packed["labels"][:, 1:] != IGNORE_INDEX]
+        return -losses.new_zeros(answers).index_add(0, owners, losses)
 
 
 class PreferenceLoop(StepLoop):
@@ -140,8 +150,7 @@ class PreferenceLoop(StepLoop):
             for start in range(0, len(rows), self.dataloader.batch_size):
                 samples = [dataset[row] for row in rows[start : start + self.dataloader.batch_size]]
                 data = self._on_device(self.dataloader.collate_fn(samples))
-                both = (model.log_probabilities(data), model.log_probabilities(data, "other_ids", "other_labels"))
-                found[data["row"]] = torch.stack(both, dim=1)
+                found[data["row"]] = model.log_probabilities(data)
         all_reduce(found)
         model.reference.copy_(found)
 
@@ -152,8 +161,7 @@ class PreferenceLoop(StepLoop):
             return
         with without_dropout(model):
             ratios = [
-                model.log_probabilities(data, "other_ids", "other_labels") - model.reference[data["row"], 1]
-                for data in map(self._on_device, batches)
+                model.other_answers(data) - model.reference[data["row"], 1] for data in map(self._on_device, batches)
             ]
         # Every process has the same number of samples.
         mean = torch.cat(ratios).mean()

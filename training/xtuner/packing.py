@@ -1,0 +1,139 @@
+"""Batches without padding, in which samples about the same pictures share their first tokens.
+
+Pictures take most of a sample's tokens, and in a causal model, tokens do not depend on later ones. Samples that
+have the same tokens up to their last picture therefore share all tokens that they have in common before their
+answers: they are computed once, with the same losses and gradients as for separate samples. (With dropout,
+shared tokens have one mask.)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from inference.internvl2.layers_internvl2 import attend
+from training.xtuner.encoding import IGNORE_INDEX
+
+
+class SharedPrefix(NamedTuple):
+    """The length of the tokens that samples share, and of the remaining tokens of each; a single sample has no rest."""
+
+    length: int
+    rests: tuple[int, ...] = ()
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the packed samples in the form that mmengine expects."""
+    return {"data": pack(samples), "data_samples": None}
+
+
+def pack(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Pack samples of a `LessonDataset` into one sequence of N tokens.
+
+    Returns:
+        `input_ids`, `labels`, `position_ids` and `sample_ids` (the position of each token's sample in
+        `samples`), all [1, N]; `prefixes`, the `SharedPrefix` of each group of samples; and `pixel_values`, each
+        group's tiles or features.
+    """
+    groups = defaultdict[Any, list[int]](list)
+    for number, each in enumerate(samples):
+        beginning = tuple(each["input_ids"][: each["pictures_end"]])
+        groups[each["pictures"], beginning, None if each["pictures"] else number].append(number)
+    ids: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
+    owners: list[int] = []
+    prefixes = []
+
+    def add(number: int, first: int, last: int | None = None) -> int:
+        sample = samples[number]
+        added = sample["input_ids"][first:last]
+        ids.extend(added)
+        # The first token of a part is predicted by none of the part's own tokens.
+        labels.extend([IGNORE_INDEX, *sample["labels"][first:last][1:]])
+        positions.extend(range(first, first + len(added)))
+        owners.extend([number] * len(added))
+        return len(added)
+
+    for members in groups.values():
+        if len(members) == 1:
+            prefixes.append(SharedPrefix(add(members[0], 0)))
+            continue
+        shared = shared_length([samples[each] for each in members])
+        add(members[0], 0, shared)
+        prefixes.append(SharedPrefix(shared, tuple(add(each, shared) for each in members)))
+    sequences = {"input_ids": ids, "labels": labels, "position_ids": positions, "sample_ids": owners}
+    return {
+        **{name: torch.tensor([each]) for name, each in sequences.items()},
+        "prefixes": prefixes,
+        "pixel_values": [samples[members[0]]["pixel_values"] for members in groups.values()],
+    }
+
+
+def shared_length(samples: Sequence[dict[str, Any]]) -> int:
+    """Return how many tokens at the beginning of several samples are the same and not needed to predict an answer."""
+    same = takewhile(lambda each: len(set(each)) == 1, zip(*(each["input_ids"] for each in samples), strict=False))
+    first_answers = (
+        next((place for place, label in enumerate(each["labels"]) if label != IGNORE_INDEX), len(each["labels"]))
+        for each in samples
+    )
+    return min(sum(1 for _ in same), min(first_answers) - 1)
+
+
+class PackedAttention:
+    """Causal attention within each sample of a packed batch."""
+
+    def __init__(self, prefixes: Sequence[SharedPrefix], device: torch.device) -> None:
+        self._prefixes = prefixes
+        self._lengths = [each.length + sum(each.rests) for each in prefixes]
+        self._masks = [_mask(each, device) if each.rests else None for each in prefixes]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the attention of queries [1, heads, N, size] to grouped keys and values [1, KV heads, N, size]."""
+        parts = []
+        groups = zip(*(torch.split(each, self._lengths, dim=2) for each in (q, k, v)), strict=True)
+        for (length, rests), mask, (own_q, own_k, own_v) in zip(self._prefixes, self._masks, groups, strict=True):
+            if mask is None:
+                parts.append(attend(own_q, own_k, own_v, None, causal=True))
+                continue
+            first, rest = torch.split(own_q, [length, sum(rests)], dim=2)
+            parts.append(attend(first, own_k[:, :, :length], own_v[:, :, :length], None, causal=True))
+            parts.append(_attend_masked(rest, own_k, own_v, mask))
+        return torch.cat(parts, dim=2)
+
+
+def _mask(prefix: SharedPrefix, device: torch.device) -> Tensor:
+    """Return where the remaining tokens of all samples may attend, [rest, prefix + rest] bool."""
+    samples = torch.repeat_interleave(torch.tensor(prefix.rests)).to(device)
+    own = (samples[:, None] == samples).tril()
+    return torch.cat([own.new_ones(len(own), prefix.length), own], dim=1)
+
+
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Compute attention as `attend` does with a mask [N, M], but without copying keys and values for their group.
+
+    Instead, the queries of a group follow one another.
+    """
+    groups = q.shape[1] // k.shape[1]
+    grouped = q.reshape(1, k.shape[1], groups * q.shape[2], q.shape[3])
+    return scaled_dot_product_attention(grouped, k, v, attn_mask=mask.repeat(groups, 1)).reshape(q.shape)
+
+
+def _given_attention(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, attention_mask: None, *, attention: PackedAttention, **_unused: Any
+) -> tuple[Tensor, None]:
+    """Call the `attention` that the model's `forward` was given."""
+    return attention(q, k, v).transpose(1, 2), None
+
+
+GIVEN_ATTENTION = "given"
+"""The name of the attention implementation for transformers' models that calls the `attention` given to `forward`."""
+
+AttentionInterface.register(GIVEN_ATTENTION, _given_attention)
