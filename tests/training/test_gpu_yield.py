@@ -69,7 +69,7 @@ def test_the_training_pauses_while_the_byte_is_set(tmp_path: Path) -> None:
 
 
 def test_a_pause_is_bounded(tmp_path: Path) -> None:
-    """A pause is never longer than the configured maximum or the time worked since the previous pause.
+    """A pause is never longer than the configured maximum or a quarter of the time since the previous pause.
 
     Therefore, neither a hung engine nor a large number of users can stop training.
     """
@@ -100,7 +100,7 @@ class _Clock:
 
 
 def test_a_small_model_pauses_no_longer_than_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses at most double the training time, however little time each layer takes."""
+    """Pauses lengthen the training by a quarter at most, however little time each layer takes."""
     clock = _Clock()
     monkeypatch.setattr("training.xtuner.gpu_yield.time", clock)
     signal = FirstTokenSignal(tmp_path / "first-words")
@@ -109,7 +109,7 @@ def test_a_small_model_pauses_no_longer_than_a_large_one(tmp_path: Path, monkeyp
         for _ in range(1000):
             clock.now += 0.0001
             gpu_yield.pause()
-    assert clock.now - begun == pytest.approx(2 * 1000 * 0.0001)
+    assert clock.now - begun == pytest.approx(1.25 * 1000 * 0.0001)
 
 
 def test_it_pauses_before_each_layer_in_both_directions(tmp_path: Path) -> None:

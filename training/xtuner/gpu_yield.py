@@ -4,7 +4,7 @@ Two processes on one GPU take turns lasting milliseconds, but a training step, a
 answer in the evaluation takes much longer: a question that arrives in the middle of one would have to
 wait for the rest of it. Before each layer, in the forward and the backward pass, the worker therefore
 reads the byte that `inference.serving.first_token_signal` sets, and pauses while the byte is set. A pause is never
-longer than the work since the last pause, so that training advances no matter how many users chat. The
+longer than a quarter of the work since the last pause, so that training advances no matter how many users chat. The
 worker queues only a few layers at a time, because work that is already queued on the GPU cannot be held
 back.
 """
@@ -23,6 +23,9 @@ from torch import nn
 
 _QUEUED: Final = 2
 """The number of layers queued on the GPU. With fewer, the GPU would idle between layers."""
+
+_PAUSE_SHARE: Final = 0.25
+"""The longest pause, as a share of the time since the last one."""
 
 _MAX_PAUSE: Final = 1.0
 """The longest pause in seconds, so that an engine that hangs does not stop the training."""
@@ -53,13 +56,13 @@ class GpuYield:
                 layer.register_full_backward_pre_hook(lambda *_: self.pause())
 
     def pause(self) -> None:
-        """Block while a user is waiting, for at most as long as the work since the last pause took."""
+        """Block while a user is waiting, for at most a quarter of the time since the last pause."""
         if torch.cuda.is_available():
             self._limit_queue()
         if not self._byte[0]:
             return
         began = time.monotonic()
-        until = began + min(self._max_pause, began - self._resumed)
+        until = began + min(self._max_pause, _PAUSE_SHARE * (began - self._resumed))
         while self._byte[0] and (left := until - time.monotonic()) > 0:
             # A layer of a small model takes less time than one poll.
             time.sleep(min(_POLL_SECONDS, left))

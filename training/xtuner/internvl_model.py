@@ -144,6 +144,8 @@ class InternVL2(InternVL_V1_5):
 
         `features` are those of its pictures, [T, tokens, width].
         """
+        config = self._language.config
+        groups = config.num_attention_heads // config.num_key_value_heads
         with self._language_context:
             embeds = self.model.embed(packed["input_ids"], features).to(frozen_dtype())
             embeddings = self._language.get_input_embeddings()
@@ -154,7 +156,7 @@ class InternVL2(InternVL_V1_5):
             hidden = self._language.model(
                 inputs_embeds=embeds,
                 position_ids=packed["position_ids"],
-                attention=PackedAttention(packed["prefixes"], embeds.device),
+                attention=PackedAttention(packed["prefixes"], groups, embeds),
                 use_cache=False,
             ).last_hidden_state
             labels = packed["labels"][:, 1:]

@@ -11,15 +11,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from inference.internvl2.layers_internvl2 import attend
 from training.xtuner.encoding import IGNORE_INDEX
+
+_MULTIPLE: Final = 128
+"""What sequences' lengths are rounded up to. cuDNN prepares for every new length, which takes 0.13 s on an H200."""
+
+_FOR_MASKS: Final = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+"""The implementations of attention with a mask. cuDNN would compile a kernel for every new shape, for 2 s."""
 
 
 class SharedPrefix(NamedTuple):
@@ -90,40 +97,45 @@ def shared_length(samples: Sequence[dict[str, Any]]) -> int:
 class PackedAttention:
     """Causal attention within each sample of a packed batch."""
 
-    def __init__(self, prefixes: Sequence[SharedPrefix], device: torch.device) -> None:
+    def __init__(self, prefixes: Sequence[SharedPrefix], groups: int, like: Tensor) -> None:
+        """Prepare the masks for a batch, in the type and on the device of the tensor `like`.
+
+        `groups` is the number of query heads for each key/value head.
+        """
         self._prefixes = prefixes
+        self._groups = groups
         self._lengths = [each.length + sum(each.rests) for each in prefixes]
-        self._masks = [_mask(each, device) if each.rests else None for each in prefixes]
+        self._masks = [_mask(each, like).repeat(groups, 1) if each.rests else None for each in prefixes]
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention of queries [1, heads, N, size] to grouped keys and values [1, KV heads, N, size]."""
         parts = []
-        groups = zip(*(torch.split(each, self._lengths, dim=2) for each in (q, k, v)), strict=True)
-        for (length, rests), mask, (own_q, own_k, own_v) in zip(self._prefixes, self._masks, groups, strict=True):
+        samples = zip(*(torch.split(each, self._lengths, dim=2) for each in (q, k, v)), strict=True)
+        for (length, rests), mask, (own_q, own_k, own_v) in zip(self._prefixes, self._masks, samples, strict=True):
             if mask is None:
-                parts.append(attend(own_q, own_k, own_v, None, causal=True))
+                parts.append(_attend_causally(own_q, own_k, own_v))
                 continue
             first, rest = torch.split(own_q, [length, sum(rests)], dim=2)
-            parts.append(attend(first, own_k[:, :, :length], own_v[:, :, :length], None, causal=True))
-            parts.append(_attend_masked(rest, own_k, own_v, mask))
+            parts.append(_attend_causally(first, own_k[:, :, :length], own_v[:, :, :length]))
+            # The queries of a group follow one another, so that keys and values need not be copied for each.
+            grouped = rest.reshape(1, k.shape[1], self._groups * sum(rests), k.shape[3])
+            with sdpa_kernel(_FOR_MASKS):
+                parts.append(scaled_dot_product_attention(grouped, own_k, own_v, attn_mask=mask).reshape(rest.shape))
         return torch.cat(parts, dim=2)
 
 
-def _mask(prefix: SharedPrefix, device: torch.device) -> Tensor:
-    """Return where the remaining tokens of all samples may attend, [rest, prefix + rest] bool."""
-    samples = torch.repeat_interleave(torch.tensor(prefix.rests)).to(device)
+def _mask(prefix: SharedPrefix, like: Tensor) -> Tensor:
+    """Return the mask of the remaining tokens of all samples, [rest, prefix + rest]: 0 allows attention, −inf not."""
+    samples = torch.repeat_interleave(torch.tensor(prefix.rests)).to(like.device)
     own = (samples[:, None] == samples).tril()
-    return torch.cat([own.new_ones(len(own), prefix.length), own], dim=1)
+    return torch.cat([own.new_ones(len(own), prefix.length), own], dim=1).to(like.dtype).log()
 
 
-def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Compute attention as `attend` does with a mask [N, M], but without copying keys and values for their group.
-
-    Instead, the queries of a group follow one another.
-    """
-    groups = q.shape[1] // k.shape[1]
-    grouped = q.reshape(1, k.shape[1], groups * q.shape[2], q.shape[3])
-    return scaled_dot_product_attention(grouped, k, v, attn_mask=mask.repeat(groups, 1)).reshape(q.shape)
+def _attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute causal attention, rounding the length up: no token attends to the padding at the end."""
+    length = q.shape[2]
+    q, k, v = (pad(each, (0, 0, 0, -length % _MULTIPLE)) for each in (q, k, v))
+    return attend(q, k, v, None, causal=True)[:, :, :length]
 
 
 def _given_attention(
