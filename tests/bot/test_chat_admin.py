@@ -346,7 +346,7 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
             "Factual questions answered correctly: 90.0 % before, 92.0 % now (150 questions).",
             "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",
         ]
-        assert "事实题答对率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]
+        assert "事实题正确率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]
 
 
 async def test_a_repeated_alert_is_sent_once(stage: Stage) -> None:
