@@ -23,7 +23,7 @@ WARM_UP = 2
 
 
 async def measure() -> dict[str, list[float]]:
-    """Return the waits for the first word, in seconds, by kind of turn."""
+    """Return the wait times for the first word, in seconds, by kind of turn."""
     waits: dict[str, list[float]] = {"first answer": [], "follow-up": []}
     with tempfile.TemporaryDirectory() as folder:
         async with Community(Path(folder)) as community:

@@ -11,7 +11,7 @@ gives malformed answers. All users keep chatting until `--after` seconds after t
 after `--limit` seconds is abandoned, and the measurements up to then are printed.
 
 The script prints JSON: the seconds that the run spent in each state, its verdict and effort, the seconds
-until the new model was live, and, in each state, the waits for the first word and for the whole answer and
+until the new model was live, and, in each state, the wait times for the first word and for the whole answer and
 the peak GPU memory.
 """
 

@@ -222,7 +222,7 @@ async def swap(options: argparse.Namespace, folder: Path, found: dict[str, Any])
 
 
 def report(seen: Sequence[SeenAnswer], span: tuple[float, float]) -> dict[str, Any]:
-    """Return the waits for the first word within `span`, and the share of follow-ups whose picture was cached."""
+    """Return the wait times for the first word within `span`, and the share of follow-ups whose picture was cached."""
     tiles = [answer.tiles for answer in seen if answer.follow_up and span[0] <= answer.asked < span[1]]
     return {
         "first turns": waits(seen, span, follow_up=False),

@@ -10,7 +10,7 @@ that the benchmark works. Each user sends a picture and asks about it, and switc
 and then. The users chat first without a run and then during one. The run computes the features of its
 pictures, trains, merges and evaluates.
 
-The script prints a table of the waits for the first word in each phase, with the ratio of each phase's
+The script prints a table of the wait times for the first word in each phase, with the ratio of each phase's
 95th percentile to the 95th percentile without a run, and writes the results as JSON.
 """
 

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
 
     @property
     def persona(self) -> str:
-        """The system prompt of chats and training.
+        """The system prompt used in chats and in training.
 
         If no prompt is configured, the official prompt of the model's family is used.
         """

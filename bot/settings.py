@@ -30,7 +30,7 @@ class WebhookSettings(Section):
     /telegram on web.port."""
 
     secret: SecretStr = SecretStr("")
-    """Telegram sends this with every call (1-256 letters, digits, _ and -); calls without it are refused."""
+    """The secret that Telegram sends with every call: 1-256 letters, digits, _ and -. Calls without it are refused."""
 
     networks: tuple[IPvAnyNetwork, ...] = ()
     """Accept calls only from these networks; Telegram's are 149.154.160.0/20 and 91.108.4.0/22. Empty: from
@@ -102,8 +102,8 @@ class ChatSettings(Section):
     """How many earlier questions of a conversation the model sees. The picture is always kept."""
 
     history_pictures: int = Field(default=1, ge=1)
-    """How many of the latest messages with pictures the model sees. Training uses conversations about one; a larger
-    number lets people compare pictures that they sent one after another, at the cost of time and memory."""
+    """How many of the latest messages with pictures the model sees. With more than one, people can compare pictures
+    that they sent one after another, at the cost of time and memory."""
 
     group_sessions: Literal["person", "shared"] = "person"
     """person: each member of a group has a separate conversation in each topic. shared: the group has one

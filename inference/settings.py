@@ -63,7 +63,7 @@ class LmdeploySettings(BaseModel):
     """The number of answers generated at a time; further questions wait inside the engine."""
 
     kv_bits: Literal[4, 8, 16] = 16
-    """Bits per cached key or value. 8 halves a conversation's memory and the time to read it; 4 reduces quality."""
+    """Bits per value in the key-value cache. 8 halves the cache's size and the time to read it; 4 reduces quality."""
 
     dtype: Literal["auto", "bfloat16", "float16"] = "auto"
     """Data type of the computations. `auto`: the checkpoint's; cards before Ampere (T4, V100) need float16."""

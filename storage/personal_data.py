@@ -127,8 +127,9 @@ class PersonalData(Queries):
     async def expire(self, before: float) -> int:
         """Delete unrated exchanges older than the time `before`, and return the number deleted.
 
-        Old dead letters, and old pictures that nothing else needs, are deleted too. Each conversation is kept up
-        to its last exchange that is newer than `before` or has a vote, a correction or an operator's edit.
+        Old dead letters, and old pictures that nothing else needs, are deleted too. In each conversation, everything
+        is kept up to and including the last exchange that is newer than `before` or has a vote, a correction or an
+        operator's edit.
         """
 
         def work(database: Database) -> int:

@@ -113,7 +113,7 @@ class JudgingJob(WorkerJob):
         answers: The folder in which models' answers to the regression questions are kept; empty to keep
             none.
         max_loss_points: The largest acceptable loss of correctness, in percentage points.
-        engines: The engines that answer for models. A model without an engine is loaded by the job.
+        engines: The engines that serve the models. A model without an engine is loaded by the job.
         courtesy: The file through which an engine on the same GPU asks for priority; empty for none.
     """
 

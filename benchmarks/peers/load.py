@@ -255,7 +255,7 @@ def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dic
 
 
 def summary(answers: Sequence[TimedAnswer]) -> dict[str, Any]:
-    """Return the statistics of all users' answers in one turn, with times in seconds."""
+    """Return statistics of `answers`, with times in seconds."""
     median, late = np.percentile([answer.first - answer.asked for answer in answers], [50, 99]).round(4).tolist()
     wall = max(answer.ended for answer in answers) - min(answer.asked for answer in answers)
     return {

@@ -83,8 +83,8 @@ def standing_text(found: Standing, say: Say) -> str:
         "{model} is a canary: it answers in {share} % of the conversations.", model=found.trial.model, share=share
     )
     rule = say(
-        "Evidence comes from people who rate answers of both models. Without a decision after {days} days or {votes} "
-        "votes, it goes live.",
+        "Evidence comes only from people who rate answers from both models. Without a decision after {days} days or "
+        "{votes} votes, the canary goes live.",
         days=f"{HORIZON_DAYS:.0f}",
         votes=HORIZON_VOTES,
     )

@@ -30,11 +30,11 @@ DECIDED_BY: Final = later("{what} Decided by {name}.")
 NOW: Final = {
     ModelState.CANDIDATE: later("{model} is a candidate again: its trial could not go on after a restart."),
     ModelState.CANARY: later("{model} was approved and is a canary now."),
-    ModelState.LIVE: later("{model} answers from now on."),
+    ModelState.LIVE: later("{model} now answers everyone."),
     ModelState.RETIRED: later("{model} went live; another model has replaced it since."),
 }
 REJECTED: Final = later("{model} was rejected. {reason}")
-APPROVED: Final = later("{model} was approved and answers from now on.")
+APPROVED: Final = later("{model} was approved and now answers everyone.")
 DELETED: Final = later("{model} was deleted.")
 
 log = structlog.get_logger()

@@ -28,7 +28,7 @@ async def ask(
     out: Path,
     prepare: Callable[[Path], dict[str, Any]],
 ) -> Job:
-    """Have models answer questions, and return the job, which has written its result to `out`.
+    """Have models answer questions, write the result to `out`, and return the finished job.
 
     Args:
         settings: The bot's settings.
@@ -69,10 +69,10 @@ async def directories_of(settings: Settings, models: Sequence[str]) -> list[tupl
 
 
 async def directory_of(settings: Settings, model: str) -> Path:
-    """Return the directory of `model`, given as the ID of a kept model or the path of any checkpoint.
+    """Return the directory of `model`, given as the ID of a stored model or the path of any checkpoint.
 
     Raises:
-        TrainingError: `model` is neither a kept model nor a directory, or its checkpoint is incomplete.
+        TrainingError: `model` is neither a stored model nor a directory, or its checkpoint is incomplete.
     """
     known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
     if (settings.storage.dir / FILE_NAME).is_file():
@@ -86,8 +86,8 @@ async def directory_of(settings: Settings, model: str) -> Path:
     directory = known.get(model, Path(model)).absolute()
     if model not in known and not directory.is_dir():
         raise TrainingError(
-            f"{model} is neither a kept model ({', '.join(known)}) nor a folder: "
-            "`thumbtune models` lists the kept models"
+            f"{model} is neither a stored model ({', '.join(known)}) nor a folder: "
+            "`thumbtune models` lists the stored models"
         )
     if wrong := problems(directory):
         raise TrainingError(f"{model}: {directory} is not a complete checkpoint: {'; '.join(wrong)}")

@@ -32,7 +32,7 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
 
     Args:
         settings: The bot's settings.
-        models: IDs of kept models, or checkpoint directories. All are compared with the first.
+        models: IDs of stored models, or checkpoint directories. All are compared with the first.
         questions: The file. The last answer of each row is the right one.
         images: The folder of the pictures; by default, the file's own folder.
         score: How an answer is compared with the right one.

@@ -21,7 +21,9 @@ app.add_typer(models_app, name="models")
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="IDs of kept models, or checkpoint folders.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="IDs of stored models, or checkpoint folders.")
+    ],
     images: Annotated[
         Path,
         typer.Option(
@@ -41,7 +43,9 @@ def compare(
 
 @app.command()
 def evaluate(  # noqa: PLR0917 - the options of a command
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="IDs of kept models, or checkpoint folders.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="IDs of stored models, or checkpoint folders.")
+    ],
     questions: Annotated[
         Path,
         typer.Option(

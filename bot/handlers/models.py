@@ -124,7 +124,7 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
         if isinstance(sent := reply.messages[-1], int):
             await request.services.ledger.model_buttons.add(reply.place.chat, sent, model, text)
     else:
-        await reply.finish(say("{model} answers from now on.", model=wanted))
+        await reply.finish(say("{model} now answers everyone.", model=wanted))
     _announce(model, approved(model), request)
     await remove_buttons(query, request, Approve(model=wanted))
 
@@ -243,7 +243,7 @@ async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
 
 
 async def _confirm(model: Model, request: Request) -> None:
-    what = Reason("{model} answers from now on.", model=model.id)
+    what = Reason("{model} now answers everyone.", model=model.id)
     await request.reply.finish(request.say(what))
     _announce(model, what, request)
 

@@ -168,7 +168,7 @@ class ModelPages:
         async def work(on_progress: OnProgress) -> Reason:
             confirmed = await self._confirmed(form)
             model = await self.trials.switch.promote(wanted, _actor(request), on_progress, confirmed=confirmed)
-            return self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
+            return self._announced(request, model, Reason("{model} now answers everyone.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up {model}…", model=wanted), work)
 
@@ -180,7 +180,7 @@ class ModelPages:
             await self._refuse_changed(form)
             confirmed = await self._confirmed(form)
             model = await self.trials.switch.rollback(_actor(request), on_progress, confirmed=confirmed)
-            return self._announced(request, model, Reason("{model} answers from now on.", model=model.id))
+            return self._announced(request, model, Reason("{model} now answers everyone.", model=model.id))
 
         return await self._carry_out(request, Reason("Warming up the previous model…"), work)
 

@@ -112,7 +112,7 @@ class ReviewPages:
         return await self.review(request, 409, notice=notice, again=again)
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
-        """Send a picture of an exchange, unless it is quarantined or has not been re-encoded yet."""
+        """Send the requested picture, unless it is quarantined or has not been re-encoded yet."""
         found = await self.ledger.pictures.get(request.match_info["sha256"])
         if found.state is not PictureState.CLEAN:
             raise web.HTTPNotFound

@@ -170,7 +170,7 @@ def rest_of_time(run: Run, report: Report, say: Say) -> list[str]:
 
 
 def log_tail(directory: str, secrets: Sequence[str]) -> tuple[str, str]:
-    """Return the name of the log that a run's workers wrote to last, and its last lines without secrets.
+    """Return the name of the log that a run's workers last wrote to, and its last lines with secrets removed.
 
     Progress reports are left out. Both are empty if there is no log. Blocks while it reads the file.
     """

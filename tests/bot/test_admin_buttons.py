@@ -134,7 +134,7 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
             "Switch to base",
         ]
         await root.taps("Switch to base", listed)
-        await shows(root, "base answers from now on.")
+        await shows(root, "base now answers everyone.")
         await root.taps("Back to", listed)
         await stage.handled(bot)
         await bot.ledger.promotions.make("run-0", Actor("Root", ADMIN))
@@ -164,9 +164,9 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
         assert await ada.toast(await ada.taps("Switch to", forwarded)) == "Only admins can do that."
         assert admin.asked == []
         await root.taps("Switch to run-1", asked)
-        await shows(root, "run-1 answers from now on.")
+        await shows(root, "run-1 now answers everyone.")
         await root.taps("Switch to base", back)
-        await shows(root, "base answers from now on.")
+        await shows(root, "base now answers everyone.")
         await bot.ledger.promotions.make("run-1")
         assert "A different model is live now" in await root.toast(await root.taps("Switch to run-1", asked))
     assert admin.asked == [("promote", "run-1", ADMIN), ("rollback", ADMIN)]

@@ -95,7 +95,7 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
         assert set(await answering(admin, range(100, 116))) == {BASE, "run-1"}
         await admin.command("/status")
         status = await place.says(ADMIN, lambda said: "run-1 is a canary: it answers in 50 %" in words(said))
-        assert "Too few votes to tell. Evidence comes from people who rate answers of both models." in words(status)
+        assert "Too few votes to tell. Evidence comes only from people who rate" in words(status)
         await admin.command("/models")
         listed = await place.says(ADMIN, lambda said: "▷ run-1: canary" in words(said))
         assert button(listed, "✖ Stop")
@@ -176,7 +176,8 @@ async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
         await admin.command("/rollback")
         await place.says(ADMIN, lambda found: "run-1 is only on trial. ✖ Stop, under the message" in words(found))
         await admin.taps(pressed, message)
-        said = "run-1 answers from now on." if promoted else "run-1 was stopped; the live model answers everyone again."
+        stopped = "run-1 was stopped; the live model answers everyone again."
+        said = "run-1 now answers everyone." if promoted else stopped
         await place.says(ADMIN, lambda found: words(found) == said)
         assert set(await answering(admin, range(100, 108))) == {"run-1" if promoted else BASE}
         assert await state(place, "run-1") is (ModelState.LIVE if promoted else ModelState.REJECTED)
@@ -202,16 +203,16 @@ async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> 
         assert "run-1: candidate, waiting for approval, " in words(listed)
         assert button(listed, "Switch to run-1") is None
         await admin.taps("✔ Approve", message)
-        said = "run-1 is a canary: it answers in 50 %" if share else "run-1 answers from now on."
+        said = "run-1 is a canary: it answers in 50 %" if share else "run-1 now answers everyone."
         reply = await place.says(ADMIN, lambda found: said in words(found))
         assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
-        now = "is a canary now" if share else "answers from now on"
+        now = "is a canary now" if share else "now answers everyone"
         told = await place.edited(ADMIN, message, f"\nrun-1 was approved and {now}. Decided by Ada.")
         assert words(told).startswith("Run 1 is done.") and "waiting" not in words(told) and "reply_markup" not in told
         if share:
             assert button(reply, "✖ Stop")
             await admin.command("/promote run-1")
-            told = await place.edited(ADMIN, reply, "\nrun-1 answers from now on. Decided by Ada.")
+            told = await place.edited(ADMIN, reply, "\nrun-1 now answers everyone. Decided by Ada.")
             assert words(told).startswith(said) and "reply_markup" not in told
 
 
@@ -236,9 +237,9 @@ async def test_outdated_buttons_disappear(place: WholeBot, pressed: str) -> None
     async with place.running(**sections):
         await other.command("/promote run-1")
         news = await place.says(ADMIN, lambda found: words(found).startswith("Changed in the chat by Bob: "))
-        assert words(news).endswith("run-1 answers from now on.")
-        now = "was approved and answers" if pressed == "✔ Approve" else "answers"
-        told = await place.edited(other.id, remembered, f"\nrun-1 {now} from now on. Decided by Bob.")
+        assert words(news).endswith("run-1 now answers everyone.")
+        now = "was approved and now" if pressed == "✔ Approve" else "now"
+        told = await place.edited(other.id, remembered, f"\nrun-1 {now} answers everyone. Decided by Bob.")
         assert "reply_markup" not in told and "It is waiting" not in words(told) and "It answers in" not in words(told)
         await admin.taps(pressed, forgotten)
         was = "waiting for approval" if pressed == "✔ Approve" else "a canary right now"
@@ -377,7 +378,7 @@ async def test_a_model_that_does_harm_answers_no_one(place: WholeBot) -> None:
         await admin.command("/promote run-2")
         asked = await place.says(ADMIN, lambda said: "run-2 didn't go live: 12 rated answers" in words(said))
         await admin.taps("Switch to run-2", asked)
-        await place.says(ADMIN, lambda said: words(said) == "run-2 answers from now on.")
+        await place.says(ADMIN, lambda said: words(said) == "run-2 now answers everyone.")
         assert await state(place, "run-2") is ModelState.LIVE
 
 

@@ -108,9 +108,9 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         assert "▶ run-2: live, 1970-01-01, 67 % 👍 (21–94 %, 3 votes)" in models
         assert "run-1: rejected, 1970-01-01 (worse on facts)" in models
         assert "run-0: removed" in models
-        assert await words(root, "/promote run-1") == "run-1 answers from now on."
+        assert await words(root, "/promote run-1") == "run-1 now answers everyone."
         assert "/models" in await words(root, "/Promote")
-        assert await words(root, "/rollback") == "base answers from now on."
+        assert await words(root, "/rollback") == "base now answers everyone."
     assert admin.asked == [
         ("retrain", ADMIN),
         ("cancel", ADMIN),
@@ -183,7 +183,7 @@ async def test_only_training_commands_wait_for_a_change_of_model(stage: Stage) -
         assert ("promote", "run-1", ADMIN) not in admin.asked
         warm.set()
         await stage.handled(bot)
-        assert "base answers from now on." in [each["text"] for each in await root.bot_messages()]
+        assert "base now answers everyone." in [each["text"] for each in await root.bot_messages()]
         assert admin.asked[-1] == ("promote", "run-1", ADMIN)
 
 
@@ -208,7 +208,7 @@ async def test_a_request_that_was_carried_out_is_not_repeated(stage: Stage) -> N
         await until(lambda: stage.emulator.counts(ADMIN).sends == 2)
         await stage.handled(bot)
         texts = [each["text"] for each in await root.bot_messages()]
-        assert texts == [f"Run {run.id} is starting. I'll post its progress here.", "run-1 answers from now on."]
+        assert texts == [f"Run {run.id} is starting. I'll post its progress here.", "run-1 now answers everyone."]
         assert admin.asked == []
 
 
@@ -346,7 +346,7 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
             "Factual questions answered correctly: 90.0 % before, 92.0 % now (150 questions).",
             "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",
         ]
-        assert "事实题答对率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]
+        assert "事实题正确率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]
 
 
 async def test_a_repeated_alert_is_sent_once(stage: Stage) -> None:

@@ -150,7 +150,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     empty = pictures(tmp_path / "empty", {"notes.md": b""})
     broken = pictures(tmp_path / "broken", {"a.png": b"nothing"})
     half = pictures(tmp_path / "half", {"config.json": b"{}"})
-    assert "run-9 is neither a kept model (base, tiny) nor a folder" in asked(settings, empty, "tiny", "run-9")
+    assert "run-9 is neither a stored model (base, tiny) nor a folder" in asked(settings, empty, "tiny", "run-9")
     assert "is not a complete checkpoint: generation_config.json is missing" in asked(settings, empty, str(half))
     assert f"{empty} has no usable pictures" in asked(settings, empty, "tiny")
     assert f"{broken} has no usable pictures" in asked(settings, broken, "tiny")

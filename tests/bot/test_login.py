@@ -155,9 +155,9 @@ async def test_errors_are_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for path, language, words in (
             ("/nothing", "en", "There is nothing at this address."),
             ("/runs/99", "en", "The database has no run 99: see the list of runs."),
-            ("/runs/99", "zh", "数据库里没有第 99 次训练：请查看训练列表。"),
-            ("/runs/99/sheet.html", "zh", "数据库里没有第 99 次训练：请查看训练列表。"),
-            ("/people/1002", "zh", "没有保存有关 1002 的数据。"),
+            ("/runs/99", "zh", "数据库里没有第 99 次训练，请查看训练列表。"),
+            ("/runs/99/sheet.html", "zh", "数据库里没有第 99 次训练，请查看训练列表。"),
+            ("/people/1002", "zh", "没有保存与 1002 有关的数据。"),
             ("/models/run-9/delete", "en", "There is no model run-9: see the list of models."),
         ):
             async with session.get(f"{path}?language={language}") as answer:

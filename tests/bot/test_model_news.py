@@ -26,7 +26,7 @@ from tests.support.chatting import Stage, png
 from tests.support.whole_bot import ADMIN, WholeBot, whole_bot, words
 
 CANDIDATE, CANARY = ModelState.CANDIDATE, ModelState.CANARY
-ANNOUNCED = "Changed on the command line: {model} answers from now on."
+ANNOUNCED = "Changed on the command line: {model} now answers everyone."
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ async def test_a_notice_says_what_happened_since(stage: Stage, tmp_path: Path, p
     ("was", "now", "by", "text"),
     [
         (CANDIDATE, {"state": CANARY}, "Olga", "run-1 was approved and is a canary now. Decided by Olga."),
-        (CANDIDATE, {"state": ModelState.LIVE}, "", "run-1 was approved and answers from now on."),
-        (CANARY, {"state": ModelState.LIVE}, "", "run-1 answers from now on."),
+        (CANDIDATE, {"state": ModelState.LIVE}, "", "run-1 was approved and now answers everyone."),
+        (CANARY, {"state": ModelState.LIVE}, "", "run-1 now answers everyone."),
         (CANARY, {"state": ModelState.RETIRED}, "", "run-1 went live; another model has replaced it since."),
         (
             CANARY,

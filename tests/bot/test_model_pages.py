@@ -89,7 +89,7 @@ async def test_a_canary_is_stopped(opens: Opens) -> None:
         await trained(desk, ModelState.CANARY)
         page = await desk.get(MODELS)
         assert "run-1 is a canary: it answers in 50 % of the conversations. Too few votes to tell. " in page
-        assert "Without a decision after 14 days or 2000 votes, it goes live.</p>" in page
+        assert "Without a decision after 14 days or 2000 votes, the canary goes live.</p>" in page
         assert "Evidence, pair by pair" not in page
         for number, model in enumerate(("run-1", "base"), start=50):
             session = await desk.ledger.sessions.restart(ADA, ADA)
@@ -120,7 +120,7 @@ async def test_promoted_and_rolled_back_once(opens: Opens) -> None:
         await desk.post("/models/run-1/promote")
         assert await live(desk) == "run-1"
         page = await desk.get(MODELS)
-        assert "run-1 answers from now on." in page
+        assert "run-1 now answers everyone." in page
         assert "↩ Back to base: this model, which was live before, answers everyone again." in page
         assert labels(page, "base") == ["↩ Back to base"] and labels(page, "run-1") == []
         await desk.post("/models/rollback", live="run-1")

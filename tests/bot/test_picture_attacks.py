@@ -49,7 +49,7 @@ async def test_two_attackers_do_not_delay_others(stage: Stage, data: bytes, name
             assert (await ada.answer(rated=True))["text"].startswith("Answer")
         await bot.settled()
         assert "too much time or memory" in (await eve.bot_messages())[-1]["text"]
-        assert "需要的时间或内存太多" in (await mallory.bot_messages())[-1]["text"]
+        assert "太耗时间或内存" in (await mallory.bot_messages())[-1]["text"]
         assert len(await bot.ledger.pictures.all()) == 1
 
 

@@ -44,7 +44,7 @@ async def test_runs_leave_the_set_number_of_merged_models(tmp_path: Path, monkey
             await admin.command("/promote run-2")
             asked = await place.says(ADMIN, lambda said: words(said).startswith("run-2 didn't go live"))
             await admin.taps("Switch to run-2", asked)
-            await place.says(ADMIN, lambda said: words(said) == "run-2 answers from now on.")
+            await place.says(ADMIN, lambda said: words(said) == "run-2 now answers everyone.")
             model = await ledger.models.get("run-2")
             assert (model.state, model.pruned, model.manifest_hash) == (ModelState.LIVE, False, evaluated)
         await until(lambda: sorted(each.name for each in folder.iterdir()) == ["run-2", "run-3", "run-4"])

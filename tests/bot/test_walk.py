@@ -245,7 +245,7 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
                 await walk.presses(root, "again", answer)
                 await walk.presses(root, f"prefer:{choice}", await walk.shown(root, answer, "1️⃣"))
             await walk.presses(root, "promote" if number == 4 else "stop_canary", tried)
-            settled = "{model} answers from now on." if number == 4 else STOPPED
+            settled = "{model} now answers everyone." if number == 4 else STOPPED
             await walk.hears(root, settled, model=f"run-{number}")
     for command in ("/status", "/schedule"):
         await walk.sends(root, command)

@@ -178,7 +178,7 @@ async def test_people_chat_through_a_swap(taught: Taught) -> None:
         for command, expected in (("/rollback", "base"), (f"/promote run-{taught.run}", f"run-{taught.run}")):
             await community.admin.sends(command)
             answer = await community.admin.answer(rated=False, seconds=90, quiet=3)
-            while "answers from now on" not in answer["text"]:
+            while "now answers everyone" not in answer["text"]:
                 answer = await community.admin.answer(rated=False, seconds=90, quiet=3)
             assert await community.live_model() == expected
         swapped.set()

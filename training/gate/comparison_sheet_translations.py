@@ -20,7 +20,7 @@ CHINESE: Final = {
     "rejected": "未通过检验",
     "undecided": "尚无定论",
     "it matches what people like and lost no more facts than allowed": (
-        "它符合用户的喜好，遗忘的知识也没有超出允许的范围"
+        "新模型符合用户的喜好，遗忘的知识也没有超出允许的范围"
     ),
     "the live model has too few rated answers to judge the new model by; at least {number} are needed": (
         "现用模型获得评价的回答太少，不足以检验新模型；至少需要 {number} 条"
@@ -36,12 +36,12 @@ CHINESE: Final = {
         "在 {answers} 条已评价的回答中，尚未发现好评回答与其他回答有什么不同"
     ),
     "{finding} (more votes help if they all follow the same preference)": (
-        "{finding}（再给一些标准一致的评价会有帮助）"
+        "{finding}（如果大家的评价标准一致，多评价一些会有帮助）"
     ),
     "{answers} rated answers are too few to tell": ("{answers} 条已评价的回答还不足以判断"),
     "{few}; about {number} more are needed": ("{few}；大约还需要 {number} 条"),
     "its share of correct factual answers could be up to {bound} points below that of {model} (limit: {allowed})": (
-        "与{model}相比，事实正确率最多可能下降 {bound} 个百分点（上限 {allowed} 个百分点）"
+        "与{model}相比，事实题正确率最多可能下降 {bound} 个百分点（上限 {allowed} 个百分点）"
     ),
     "the base model": "基础模型",
     "the live model": "现用模型",
@@ -72,15 +72,15 @@ CHINESE: Final = {
     "{number} over the limit per person": "超出每人上限的 {number} 条",
     "cut off": "被截断",
     "{cut} of {liked} liked answers were cut off by the length limit and can't be used: raise chat.max_new_tokens": (
-        "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens"
+        "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习，请调高 chat.max_new_tokens"
     ),
     "judged by": "检验依据",
     "no rated answers": "没有可用于检验的已评价回答",
     "{answers} answers rated by {people} people": "{people} 人评价过的 {answers} 条回答",
-    "agreement with the votes": "与评价一致",
+    "agreement with the votes": "与评价的一致率",
     "probability of such agreement by chance": "偶然出现这种一致的概率",
     "{chance} % (must not exceed {allowed} %)": "{chance} %（不得超过 {allowed} %）",
-    "correct factual answers": "事实题答对",
+    "correct factual answers": "事实题正确率",
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
     "facts, against the live model": "事实题，与现用模型相比",
     "facts, against the base model": "事实题，与基础模型相比",
@@ -100,11 +100,11 @@ CHINESE: Final = {
     "peak memory": "内存峰值",
     "adapter": "适配器",
     "The loss of each step, its moving average, and the previous run's.": (
-        "每一步的损失、移动平均，以及上一次训练的损失。"
+        "每一步的损失及其移动平均，以及上一次训练的损失。"
     ),
     "How much likelier each rated answer is for the new model than for the live one. If the new model has learned what "
     "people like, liked answers gain more than other answers to the same question, and disliked ones gain less.": (
-        "与现用模型相比，新模型给出每条已评价回答的可能性提高了多少。如果新模型学到了大家的喜好，"
+        "与现用模型相比，新模型给出每条已评价回答的概率提高了多少。如果新模型学到了大家的喜好，"
         "好评回答的增幅会大于同一问题的其他回答，差评回答的增幅则更小。"
     ),
     "step": "步",
@@ -122,7 +122,7 @@ CHINESE: Final = {
     "[a picture]": "[图片]",
     "(the picture alone)": "（只有图片）",
     "no answer": "没有回答",
-    "Each model gives its most likely answer; nothing is sampled.": "每个模型都给出最可能的回答，没有随机采样。",
+    "Each model gives its most likely answer; nothing is sampled.": "每个模型都给出概率最高的回答，不进行随机采样。",
     "{number} more are on the full page.": "另有 {number} 行，见完整页面。",
     "{box} stands for a character that only the full page can show.": "{box} 代表只有完整页面才能显示的字符。",
 }

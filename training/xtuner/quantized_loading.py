@@ -1,7 +1,7 @@
 """Quantise weights to 4 bits on the device that they are loaded to.
 
 transformers 4.57.6 reads each weight into the GPU's memory, copies it back into main memory, and copies it
-to the GPU again, where it is quantised. The two copies take half of the time of loading a model.
+to the GPU again, where it is quantised. The two copies account for half of the time it takes to load a model.
 """
 
 from __future__ import annotations
