@@ -32,6 +32,11 @@ from inference.messages import (
 
 _CONNECT_SECONDS: Final = 5.0
 _METRICS_SECONDS: Final = 1.0
+
+_IDLE_CONNECTIONS: Final = 8
+"""The maximum number of idle connections. httpcore 1.0.9 checks all of them for each of the others in every request: with
+64, a request took 6.9 ms of processor time, and 2.0 ms with 8."""
+
 _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 _WHOLE_ANSWER: Final = 10
@@ -99,7 +104,9 @@ class HttpEngine:
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
             # Local engines need no proxy. Plain HTTP needs no certificates, and loading them blocks for 30 ms.
             http_client=openai.DefaultAsyncHttpxClient(
-                trust_env=not local, verify=not local or root.startswith("https")
+                trust_env=not local,
+                verify=not local or root.startswith("https"),
+                limits=httpx.Limits(max_keepalive_connections=_IDLE_CONNECTIONS),
             ),
         )
 
