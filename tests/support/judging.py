@@ -90,18 +90,20 @@ class Forgetful:
         return [LogProbability(-1.0 if knows and each.turns[-1].text == LIKED else -2.0, 1) for each in lessons]
 
     def generate(
-        self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[int], None]
+        self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[list[str]], None]
     ) -> list[tuple[str, bool]]:
         """Return answers that differ from the liked one, and whether each ended by itself."""
-        on_batch(len(lessons))
+        on_batch(["A mug."] * len(lessons))
         return [("A mug.", True) for _ in lessons]
 
-    def answers(self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[int], None]) -> list[str]:
-        """Return "right" for every question except the forgotten ones."""
-        on_batch(len(lessons))
+    def answers(self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[list[str]], None]) -> list[str]:
+        """Return "right" for every question except the forgotten ones, in batches of 100."""
         questions = [each.turns[0].text for each in lessons]
         self.asked[self._name] = self.asked.get(self._name, 0) + sum(each != "What?" for each in questions)
-        return ["wrong" if each in self._wrong else "right" for each in questions]
+        texts = ["wrong" if each in self._wrong else "right" for each in questions]
+        for start in range(0, len(texts), 100):
+            on_batch(texts[start : start + 100])
+        return texts
 
 
 class Bench:

@@ -242,11 +242,20 @@ def test_answers_that_cannot_be_stored_are_still_used(bench: Bench) -> None:
     assert bench.judge().accepted
 
 
+def test_answers_survive_a_kill(tmp_path: Path) -> None:
+    """A process that is killed before it saves its answers loses only the most recent ones."""
+    cache = AnswerCache(tmp_path, "model")
+    for number in range(475):
+        cache.add(str(number), "red")
+    assert len(AnswerCache(tmp_path, "model").answers) == 450
+
+
 def test_only_the_last_models_answers_are_kept(tmp_path: Path) -> None:
     """Answers are kept only for the most recently used models; the least recently used are removed first."""
     for number in range(CACHED_MODELS + 3):
         cache = AnswerCache(tmp_path, f"model {number}")
-        cache.add({"q": "a"})
+        cache.add("q", "a")
+        cache.save()
         cache.close()
         for each in tmp_path.iterdir():
             os.utime(each, (each.stat().st_mtime - 9, each.stat().st_mtime - 9))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.messages import Sampling
 from training.evaluation_jobs import JudgingJob
-from training.gate.remote_model import ModelQuestion, RemoteModels
+from training.gate.remote_model import ModelQuestion, OnAnswer, RemoteModels
 from training.job import TrainingError
 from training.worker import use_device
 
@@ -56,18 +57,18 @@ class AnswerBackend:
         """Return whether an engine serves the model."""
         return directory in self._remote.directories
 
-    def answers(self, questions: Sequence[ModelQuestion], on_answers: Callable[[int], None]) -> list[str]:
+    def answers(self, questions: Sequence[ModelQuestion], on_answer: OnAnswer) -> list[str]:
         """Return the answer to each question.
 
         Questions that no engine answers, for example after a crash, are answered in this process, one model after the
-        other. `on_answers` is called with the number of further answers.
+        other.
 
         Raises:
             TrainingError: A question is unanswered, and no model may be loaded.
         """
         found: list[str | None] = [None] * len(questions)
         if self._job.engines:
-            found = self._remote.answers(questions, on_answers)
+            found = self._remote.answers(questions, on_answer)
         missing = defaultdict[Path, dict[tuple[Path, Sampling], list[int]]](lambda: defaultdict(list))
         for number, (each, answer) in enumerate(zip(questions, found, strict=True)):
             if answer is None:
@@ -77,8 +78,13 @@ class AnswerBackend:
                 left = sum(map(len, groups.values()))
                 raise TrainingError(f"{left} questions were not answered by the engine of {directory}")
             for (images, sampling), numbers in groups.items():
+                following = iter(numbers)
+
+                def keep(texts: Sequence[str], following: Iterator[int] = following) -> None:
+                    for number, text in zip(islice(following, len(texts)), texts, strict=True):
+                        found[number] = text
+                        on_answer(number, text)
+
                 lessons = [questions[number].lesson for number in numbers]
-                texts = self.slot.load(directory).answers(lessons, images, sampling, on_batch=on_answers)
-                for number, text in zip(numbers, texts, strict=True):
-                    found[number] = text
+                self.slot.load(directory).answers(lessons, images, sampling, on_batch=keep)
         return [each for each in found if each is not None]
