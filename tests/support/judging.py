@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
-from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
+from training.evaluation_jobs import Candidate, EvaluationJob, Rated, TasteJob
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
 from training.gate.evaluated_models import AnsweredQuestions
@@ -21,6 +21,7 @@ from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LogProbability
 from training.gate.report import Report
 from training.job import Progress
+from training.run_folder import CANDIDATE
 
 
 def forgetting(
@@ -149,7 +150,8 @@ class Bench:
         self.progress = []
         fields, say = {**self.fields, **changes}, self.progress.append
         tested = judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), say)
-        judging = EvaluationJob(**fields, candidate=str(self.folder / "candidate"), tested=tested.steps)
+        judging = EvaluationJob(**fields, candidate=str(self.folder / "candidate"))
+        Candidate(tested=tested.steps).write(self.folder / CANDIDATE)
         assert tested.ok and evaluate(judging, say).ok
         return Report.read(self.folder / "report.json")
 

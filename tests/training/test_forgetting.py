@@ -142,11 +142,11 @@ def test_no_job_loads_a_model_twice_if_nothing_is_in_doubt(bench: Bench) -> None
     """
     bench.model("candidate")
     assert bench.judge().accepted
-    assert Forgetful.loads == ["live", "base", "live", "candidate"]
+    assert Forgetful.loads == ["live", "base", "candidate", "live"]
     assert Forgetful.asked == {"base": 450, "live": 450, "candidate": 450}
     bench.model("candidate", 1400)
     assert bench.judge().accepted
-    assert Forgetful.loads == ["live", "base", "live", "candidate"]
+    assert Forgetful.loads == ["live", "base", "candidate", "live"]
     assert Forgetful.asked == {"live": 0, "candidate": 450}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -27,13 +27,17 @@ def greedy(max_new_tokens: int) -> Sampling:
 class AnswerBackend:
     """A source of models' answers for one job of an evaluation; each model is given as a checkpoint directory.
 
-    torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used. Without
-    `loading`, only engines answer.
+    torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used.
+
+    Args:
+        job: The job.
+        may_load: Returns whether models may be loaded to answer questions. It is called before that, and may wait for
+            memory.
     """
 
-    def __init__(self, job: JudgingJob, *, loading: bool = True) -> None:
+    def __init__(self, job: JudgingJob, *, may_load: Callable[[], bool] = lambda: True) -> None:
         self._job = job
-        self._loading = loading
+        self._may_load = may_load
         self._remote = RemoteModels(job.engines)
 
     @cached_property
@@ -74,7 +78,7 @@ class AnswerBackend:
             if answer is None:
                 missing[each.directory][each.images, each.sampling].append(number)
         for directory, groups in missing.items():
-            if not self._loading:
+            if not self._may_load():
                 left = sum(map(len, groups.values()))
                 raise TrainingError(f"{left} questions were not answered by the engine of {directory}")
             for (images, sampling), numbers in groups.items():

@@ -201,6 +201,12 @@ class Examinations:
             allowed = job.max_loss_points
             yield cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
 
+    def prepare(self, system: str) -> None:
+        """Draw the opening questions and decode their pictures, so that `openings` can be asked at once."""
+        for each in (self.facts, self.leading):
+            for question in each.questions.first(each.opening):
+                each.questions.lesson(question, system)
+
     @property
     def opening(self) -> int:
         """The number of opening questions of both examinations."""

@@ -21,9 +21,9 @@ from training.gate.comparison_sheet import Row, Sheet, thumbnail
 from training.gate.comparison_sheet_png import draw
 from training.gate.comparison_sheet_translations import LANGUAGES, Say, localised, words
 from training.gate.report import Effort, Loss, Report, Taste
+from training.gate.text_layout import lacks_characters
 from training.job import DISLIKED, RATED
 from training.number_format import clock, interval, percent, points, size
-from training.plots import draw_gains
 from training.run_folder import GAINS, PICTURE, SHEET
 
 SHOWN: Final = 12
@@ -43,8 +43,9 @@ def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
     return [liked[index] for index in sorted(range(len(liked)), key=lambda index: repeats[index])[:SHOWN]]
 
 
-def load_pictures(lessons: Sequence[Lesson], images: Path) -> None:
-    """Make the thumbnails of the pictures to show, so that `write` need not; it reports those that are damaged."""
+def prepare(lessons: Sequence[Lesson], images: Path) -> None:
+    """Load the fonts and make the thumbnails, so that `write` need not; it reports damaged pictures."""
+    lacks_characters(" ")  # reads the fonts' tables of characters
     with suppress(PictureError, OSError):
         for name in dict.fromkeys(name for each in lessons for name in each.subject):
             thumbnail(images / name)
@@ -53,7 +54,7 @@ def load_pictures(lessons: Sequence[Lesson], images: Path) -> None:
 def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Sequence[str], new: Sequence[str]) -> None:
     """Write the HTML page and the PNG picture of the sheet, in each language, into the run's directory.
 
-    Questions that the two models answer differently come first.
+    Questions that the two models answer differently come first. The plots must exist.
 
     Raises:
         PictureError: A picture cannot be decoded.
@@ -64,8 +65,6 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
         Row.from_lesson(shown[index], Path(job.images), (shown[index].turns[-1].text, live[index], new[index]))
         for index in order
     ]
-    if report.taste.answers:
-        draw_gains(report.taste, Path(job.work) / GAINS)
     for language in LANGUAGES:
         say = words(language)
         sheet = Sheet(
