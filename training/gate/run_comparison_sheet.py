@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -65,30 +67,34 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
         Row.from_lesson(shown[index], Path(job.images), (shown[index].turns[-1].text, live[index], new[index]))
         for index in order
     ]
-    for language in LANGUAGES:
-        say = words(language)
-        sheet = Sheet(
-            title=say(
-                "Run {run}: {candidate} and {live} compared",
-                run=job.run,
-                candidate=job.candidate_name,
-                live=job.live_name,
-            ),
-            columns=(
-                say("liked answer"),
-                say("{model}, live", model=job.live_name),
-                say("{model}, new", model=job.candidate_name),
-            ),
-            rows=tuple(rows),
-            decision=report.decision,
-            verdict=say(report.reason or "it matches what people like and lost no more facts than allowed"),
-            facts=facts(report, language),
-            plots=tuple(_plots(job, report.taste, language)),
-            language=language,
-        )
-        folder = Path(job.work)
-        sheet.write(folder / localised(SHEET, language))
-        draw(sheet, folder / localised(PICTURE, language))
+    with ThreadPoolExecutor() as pool:  # Pillow compresses pictures without the GIL
+        list(pool.map(partial(_write, job, report, rows), LANGUAGES))
+
+
+def _write(job: EvaluationJob, report: Report, rows: Sequence[Row], language: str) -> None:
+    say = words(language)
+    sheet = Sheet(
+        title=say(
+            "Run {run}: {candidate} and {live} compared",
+            run=job.run,
+            candidate=job.candidate_name,
+            live=job.live_name,
+        ),
+        columns=(
+            say("liked answer"),
+            say("{model}, live", model=job.live_name),
+            say("{model}, new", model=job.candidate_name),
+        ),
+        rows=tuple(rows),
+        decision=report.decision,
+        verdict=say(report.reason or "it matches what people like and lost no more facts than allowed"),
+        facts=facts(report, language),
+        plots=tuple(_plots(job, report.taste, language)),
+        language=language,
+    )
+    folder = Path(job.work)
+    sheet.write(folder / localised(SHEET, language))
+    draw(sheet, folder / localised(PICTURE, language))
 
 
 def _plots(job: EvaluationJob, taste: Taste, language: str) -> Iterator[tuple[Path, str]]:
