@@ -20,7 +20,7 @@ from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LogProbability
 from training.gate.report import Report
-from training.job import Progress
+from training.job import Outcome, Progress
 from training.run_folder import CANDIDATE
 
 
@@ -148,12 +148,20 @@ class Bench:
         """Evaluate the candidate and return the report; `changes` override fields of both jobs."""
         Forgetful.loads, Forgetful.asked = [], {}
         self.progress = []
-        fields, say = {**self.fields, **changes}, self.progress.append
-        tested = judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), say)
-        judging = EvaluationJob(**fields, candidate=str(self.folder / "candidate"))
+        tested = self.test(**changes)
         Candidate(tested=tested.steps).write(self.folder / CANDIDATE)
-        assert tested.ok and evaluate(judging, say).ok
+        assert tested.ok and self.decide(**changes).ok
         return Report.read(self.folder / "report.json")
+
+    def test(self, **changes: Any) -> Outcome:
+        """Run the taste test."""
+        fields = {**self.fields, **changes}
+        return judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), self.progress.append)
+
+    def decide(self, **changes: Any) -> Outcome:
+        """Run the job that waits for the candidate and the taste test, and decides."""
+        judging = EvaluationJob(**{**self.fields, **changes}, candidate=str(self.folder / "candidate"))
+        return evaluate(judging, self.progress.append)
 
 
 def numbered(folder: Path, looks: Sequence[int] = LOOKS, name: str = "q") -> QuestionSet:

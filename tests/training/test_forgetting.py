@@ -9,7 +9,9 @@ import json
 import os
 import random
 import tarfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 from tests.support.judging import Bench, Forgetful, forgetting
 from training.data.llava import Lesson
+from training.evaluation_jobs import Candidate
 from training.evidence.facts import LOOKS, decided
 from training.gate.comparison_sheet_png import WIDTH
 from training.gate.comparison_sheet_translations import LANGUAGES
@@ -25,6 +28,7 @@ from training.gate.judge_candidate import verdict
 from training.gate.report import Decision, Report, Taste
 from training.gate.run_comparison_sheet import facts
 from training.gate.text_layout import Lettering
+from training.run_folder import CANDIDATE, REPORT
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "data_folder_99303cf.tar.gz"
 SHOWN, UNSEEN = Taste(answers=40, p_value=0.001, alpha=0.03), Taste(answers=40, p_value=0.5, alpha=0.03, high=0.55)
@@ -148,6 +152,24 @@ def test_no_job_loads_a_model_twice_if_nothing_is_in_doubt(bench: Bench) -> None
     assert bench.judge().accepted
     assert Forgetful.loads == ["live", "base", "candidate", "live"]
     assert Forgetful.asked == {"live": 0, "candidate": 450}
+
+
+def test_no_model_is_loaded_beside_the_taste_test(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge waits for its candidate and, before it loads a model, for the taste test; meanwhile, it reports."""
+    monkeypatch.setattr("training.worker._REPORT_SECONDS", 0)
+    bench.model("candidate")
+    with ThreadPoolExecutor(1) as pool:
+        deciding = pool.submit(bench.decide)
+        while not bench.progress:
+            assert not deciding.done(), deciding.result()
+            time.sleep(0.01)
+        Candidate().write(bench.folder / CANDIDATE)
+        time.sleep(0.3)
+        stages = {each.stage for each in bench.progress}
+        assert bench.test().ok and deciding.result().ok
+    assert stages == {"waiting"}
+    assert Forgetful.loads == ["live", "base", "candidate", "live"]
+    assert Report.read(bench.folder / REPORT).accepted
 
 
 def test_the_two_jobs_count_their_steps_together(bench: Bench) -> None:

@@ -78,22 +78,21 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         wait_for(folder / TASTE, say)
         return True
 
-    with Examinations.of(job) as examinations, ThreadPoolExecutor(2) as background:
+    with Examinations.of(job) as examinations, ThreadPoolExecutor() as background:
+        replying = background.submit(RemoteModels(job.engines).answers, of_live, lambda *_: None)
+        background.submit(run_comparison_sheet.prepare, shown, images)
         background.submit(_draw_gains, folder)
         examinations.prepare(job.system)
-        run_comparison_sheet.prepare(shown, images)
-        old: dict[int, str] = {}
-        RemoteModels(job.engines).answers(of_live, old.__setitem__)
         wait_for(folder / CANDIDATE, say)
         begun, ready = time.monotonic(), Candidate.read(folder / CANDIDATE)
         prompts = [each.prompt for each in judging]
         differing = background.submit(disagreement, Path(job.live), Path(job.candidate), job.system, prompts)
         job = replace(job, engines=ready.engines)
         backend = AnswerBackend(job, may_load=tested)  # until then, the taste test needs the memory
-        steps = StageProgress(say, "evaluating", 0, ready.tested + len(old))
+        steps = StageProgress(say, "evaluating", 0, ready.tested)
         models = EvaluatedModels(job, backend, steps)
         candidate = models.of(Path(job.candidate))
-        steps.more(2 * len(shown) - len(old))
+        steps.more(2 * len(shown))
         models.expect(openings := examinations.openings(candidate))
         new = models.answer(openings, of_candidate)
         tested()
@@ -101,15 +100,19 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         live = models.of(Path(job.live))
         base = models.of(Path(job.base)) if job.base else live
         models.expect(openings := examinations.openings(base, live))
-        left = [number for number in range(len(shown)) if number not in old]
-        old |= zip(left, models.answer(openings, [of_live[number] for number in left]), strict=True)
+        replies = replying.result()
+        left = [number for number, text in enumerate(replies) if text is None]
+        if answered := len(replies) - len(left):
+            steps.add(answered)
+        others = iter(models.answer(openings, [of_live[number] for number in left]))
+        old = [next(others) if text is None else text for text in replies]
         forgetting = examinations.examine(models, candidate, live, base)
     models.close()
     report = verdict(Taste.read(folder / TASTE), forgetting, differing.result())
     report = replace(report, seconds=ready.spent + time.monotonic() - begun, effort=ready.effort)
     report.write(folder / REPORT)
     try:
-        run_comparison_sheet.write(job, report, shown, [old[number] for number in range(len(shown))], new)
+        run_comparison_sheet.write(job, report, shown, old, new)
     except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)
