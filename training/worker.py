@@ -64,11 +64,11 @@ _NO_ROOM: Final = Reason(
 
 
 _POLL_SECONDS: Final = 0.02
-_REPORT_SECONDS: Final = 1.0
+_REPORT_SECONDS: Final = 10.0
 
 
 def wait_for(file: Path, say: Say) -> None:
-    """Wait until another process has written a file atomically, and report meanwhile that this worker is alive.
+    """Wait until another process has written a file atomically, and report every ten seconds that this worker is alive.
 
     If the other process fails, the parent ends this worker.
     """

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -74,8 +74,9 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         for directory in (job.live, job.candidate)
     )
 
-    def tested() -> bool:
-        wait_for(folder / TASTE, say)
+    def may_load() -> bool:
+        wait_for(folder / TASTE, say)  # until then, the taste test needs the memory
+        wait((differing,))  # transformers 4.57's lazy imports fail if two threads import at once
         return True
 
     with Examinations.of(job) as examinations, ThreadPoolExecutor() as background:
@@ -86,17 +87,16 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         wait_for(folder / CANDIDATE, say)
         begun, ready = time.monotonic(), Candidate.read(folder / CANDIDATE)
         prompts = [each.prompt for each in judging]
-        differing = background.submit(disagreement, Path(job.live), Path(job.candidate), job.system, prompts)
         job = replace(job, engines=ready.engines)
-        backend = AnswerBackend(job, may_load=tested)  # until then, the taste test needs the memory
         steps = StageProgress(say, "evaluating", 0, ready.tested)
-        models = EvaluatedModels(job, backend, steps)
+        models = EvaluatedModels(job, AnswerBackend(job, may_load=may_load), steps)
         candidate = models.of(Path(job.candidate))
+        differing = background.submit(disagreement, Path(job.live), Path(job.candidate), job.system, prompts)
         steps.more(2 * len(shown))
         models.expect(openings := examinations.openings(candidate))
         new = models.answer(openings, of_candidate)
-        tested()
-        # The taste test may have added answers of these.
+        wait_for(folder / TASTE, say)
+        # The taste test may have added answers of these models.
         live = models.of(Path(job.live))
         base = models.of(Path(job.base)) if job.base else live
         models.expect(openings := examinations.openings(base, live))
