@@ -73,7 +73,7 @@ class RemoteModels:
                 engine.url, engine.name, token_timeout=engine.token_timeout, tiles=engine.tiles, api_key=engine.key
             )
             try:
-                for number in waiting.get(Path(engine.directory), ()):
+                for number in waiting[Path(engine.directory)]:
                     await _let_users_first(engine.first_words)
                     asked = questions[number]
                     prompt = replace(_with_bytes(asked.lesson.prompt, asked.images), sampling=asked.sampling)
@@ -87,7 +87,13 @@ class RemoteModels:
             finally:
                 await client.aclose()
 
-        await asyncio.gather(*(ask(each) for each in self._engines for _ in range(each.at_once)))
+        await asyncio.gather(
+            *(
+                ask(each)
+                for each in self._engines
+                for _ in range(min(each.at_once, len(numbers.get(Path(each.directory), ()))))
+            )
+        )
         return answers
 
 
