@@ -36,10 +36,10 @@ from benchmarks.random_checkpoint import checkpoint
 from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-from training.evaluation_jobs import EvaluationJob, TasteJob
+from training.evaluation_jobs import Candidate, EvaluationJob, TasteJob
 from training.job import Job, MergeJob, Outcome, Progress, checked
 from training.launcher import ChildTrainer
-from training.run_folder import JUDGED_ROWS
+from training.run_folder import CANDIDATE, JUDGED_ROWS
 from training.settings import TrainingSettings
 
 ALONE: Final = "alone"
@@ -144,6 +144,7 @@ async def carry_out(
     checked(await trainer.run(replace(merging, adapter=str(trained.adapter)), phases.note))
     phases.begin("evaluation")
     checked(await trainer.run(replace(testing, adapter=str(trained.adapter)), phases.note))
+    Candidate().write(Path(judging.work) / CANDIDATE)
     checked(await trainer.run(judging, phases.note))
     phases.end()
     return trained

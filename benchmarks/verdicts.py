@@ -39,6 +39,7 @@ from training.gate.local_model import LocalModel
 from training.gate.report import Report, Taste
 from training.job import Job, MergeJob, Outcome, Progress, TrainingError, WorkerJob, ignore
 from training.merge import merge
+from training.run_folder import CANDIDATE
 from training.settings import TrainingSettings
 from training.xtuner.finetune import finetune
 
@@ -131,6 +132,9 @@ class InProcess:
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Carry out one job and return its outcome."""
+        if isinstance(job, EvaluationJob):  # it would wait for the merge, which runs in this process too
+            while not (Path(job.work) / CANDIDATE).exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         begun = time.monotonic()
         try:
             with redirect_stdout(sys.stderr):

@@ -1,4 +1,4 @@
-"""Coroutines as tasks: one that runs beside other work, and one that a cancellation does not interrupt."""
+"""Coroutines as tasks: some that run beside other work, and one that a cancellation does not interrupt."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ Result = TypeVar("Result")
 
 
 @asynccontextmanager
-async def meanwhile(work: Coroutine[Any, Any, Result]) -> AsyncIterator[asyncio.Task[Result]]:
-    """Run `work` as a task during the block, and cancel it if it has not ended by the end of the block."""
-    task = asyncio.create_task(work)
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """Yield a group of tasks that run beside the block; the block ends when all of them have ended.
+
+    If the block or a task fails, the others are cancelled, and the first error is raised (`asyncio.TaskGroup` raises an
+    exception group).
+    """
     try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:

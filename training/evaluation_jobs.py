@@ -2,8 +2,8 @@
 
 The first collects answers to the first factual and leading questions from the live model's engine while the run
 trains. The second runs while the candidate is merged; it needs the weights of the base and the live model, and
-collects the answers of models without an engine. The third needs the candidate's answers, which are collected
-beside the second if memory allows it. Answers come from engines if possible: the live model's, and the one that
+collects the answers of models without an engine. The third is started with the second, prepares the questions and
+the sheet, and waits for the `Candidate`. Answers come from engines if possible: the live model's, and the one that
 will serve the candidate if it is accepted.
 """
 
@@ -44,6 +44,10 @@ class RunningEngine(Record):
     at_once: int
     token_timeout: float
     first_words: str = ""
+
+
+def _engines(values: dict[str, Any]) -> list[RunningEngine]:
+    return [RunningEngine(**each) for each in values.get("engines", [])]
 
 
 class Engines(Protocol):
@@ -133,8 +137,7 @@ class JudgingJob(WorkerJob):
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
         """Return the job with the given values, as parsed from JSON."""
-        engines = [RunningEngine(**each) for each in values.get("engines", [])]
-        return super(JudgingJob, cls).from_values({**values, "engines": engines})
+        return super(JudgingJob, cls).from_values({**values, "engines": _engines(values)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +145,6 @@ class OpeningJob(JudgingJob):
     """A job that collects answers of models with an engine while the run trains."""
 
     worker = ("opening", "training.gate.opening_answers")
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateAnswersJob(OpeningJob):
-    """A job that collects answers of the candidate from its engine while other jobs of the evaluation run."""
-
-    worker = ("answers", "training.gate.opening_answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +175,14 @@ class TasteJob(JudgingJob):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJob(JudgingJob):
-    """A job that judges `candidate` against `live`, both checkpoint directories, after the `TasteJob` of the run.
+    """A job that judges `candidate` against `live`, both checkpoint directories.
+
+    It waits for the files `CANDIDATE` and `TASTE` (`training.run_folder`), the second of which the `TasteJob` writes.
 
     Attributes:
         live_name: The name of the live model in the report and the sheet.
         candidate_name: The name of the candidate in the report and the sheet.
         curve: The image file of the loss curve, for the sheet; empty for none.
-        effort: The training data and resources that the run used, for the report and the sheet.
-        tested: The number of the evaluation's steps that earlier jobs have completed.
-        spent: The number of seconds that the evaluation has already taken.
     """
 
     worker = ("evaluate", "training.gate.judge_candidate")
@@ -196,6 +191,25 @@ class EvaluationJob(JudgingJob):
     live_name: str = "live"
     candidate_name: str = "candidate"
     curve: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Record):
+    """A candidate that is ready to answer questions, and the run so far.
+
+    Attributes:
+        engines: The engines that answer for models, which replace those of the `EvaluationJob`.
+        effort: The training data and resources that the run used, for the report and the sheet.
+        tested: The number of the evaluation's steps that earlier jobs have completed.
+        spent: The number of seconds that the evaluation has already taken.
+    """
+
+    engines: list[RunningEngine] = field(default_factory=list)
     effort: Effort = field(default_factory=Effort)
     tested: int = 0
     spent: float = 0.0
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Return the candidate with the given values, as parsed from JSON."""
+        return super(Candidate, cls).from_values({**values, "engines": _engines(values)})

@@ -10,7 +10,7 @@ from typing import Any
 from storage.learning_records import Run, TrainedOn
 from training.data.llava import row_name
 from training.data.selection import Selection
-from training.evaluation_jobs import CandidateAnswersJob, EvaluationJob, OpeningJob, Rated, RunningEngine, TasteJob
+from training.evaluation_jobs import EvaluationJob, OpeningJob, Rated, RunningEngine, TasteJob
 from training.gate.report import Effort
 from training.job import RATED, Job, MergeJob, Outcome, TrainingError
 from training.run_folder import JUDGED_ROWS, TRAIN_ROWS
@@ -111,10 +111,6 @@ class JobSpecs:
         """Return the job that collects answers from the live model's engines while the run trains."""
         return OpeningJob(**self._judging(run, live, engines))
 
-    def candidate_answers(self, run: Run, live: Path, engines: Sequence[RunningEngine]) -> CandidateAnswersJob:
-        """Return the job that collects answers from the candidate's engines before the evaluation."""
-        return CandidateAnswersJob(**self._judging(run, live, engines))
-
     def taste(
         self, run: Run, selection: Selection, live: Path, engines: Sequence[RunningEngine], **others: Any
     ) -> TasteJob:
@@ -129,7 +125,7 @@ class JobSpecs:
     ) -> EvaluationJob:
         """Return the job that judges the candidate model in the directory `candidate`.
 
-        `others` are the job's fields about the live model's name, the loss curve and the training effort.
+        `others` are the job's fields about the live model's name and the loss curve.
         """
         return EvaluationJob(
             **self._judging(run, live, engines), candidate=str(candidate), candidate_name=model_name(run), **others

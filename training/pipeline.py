@@ -17,18 +17,19 @@ from typing import Final
 
 from storage.atomic_files import write_text
 from storage.errors import IllegalTransition, NotSaved, StorageError
-from storage.learning_records import BASE, Model, Run
+from storage.learning_records import Model, Run
 from storage.model_manifest import CARD
 from storage.picture_files import PictureStore
 from storage.state_machines import ModelState, RunState
 from storage.translatable_reason import Reason
-from training.background import meanwhile, uninterrupted
+from training.background import task_group, uninterrupted
 from training.data.llava import write_rows
 from training.data.selection import Selection
-from training.evaluation_jobs import Engines, NoEngines, OpeningJob, TasteJob
+from training.evaluation import Evaluation
+from training.evaluation_jobs import Engines, NoEngines
 from training.gate.report import Decision, Report
-from training.job import Job, MergeJob, Outcome, Progress, Trainer, TrainingError, checked, ignore
-from training.job_specs import measure_effort, model_name
+from training.job import Job, Trainer, TrainingError, checked
+from training.job_specs import model_name
 from training.model_card import model_card
 from training.run_folder import FEATURES, JUDGED_ROWS, LOSSES, REPORT, TRAIN_ROWS, kept_file, run_folders
 from training.run_plan import RunPlan, RunPlanner
@@ -37,10 +38,6 @@ from training.xtuner.resume import adopt_checkpoints, remove_blocks
 
 WITHDRAWN: Final = Reason("answers that it learned from have been withdrawn")
 """The reason why a run failed, or why its model was rejected later."""
-
-CHANGED: Final = Reason(
-    "another model went live during the run, so the former model's answers cannot be used to judge the new one"
-)
 
 STATES: Final = {
     Decision.ACCEPTED: ModelState.CANDIDATE,
@@ -84,8 +81,7 @@ class Pipeline:
         re-encoded. Without `engines`, the workers load the models that they evaluate.
         """
         self.planner = planner
-        self._ledger, self._models, self._paths = planner.ledger, planner.models, planner.specs.paths
-        self._runs = self._paths.runs
+        self._ledger, self._models, self._runs = planner.ledger, planner.models, planner.specs.paths.runs
         self._pictures = pictures
         self._trainer = trainer
         self._ready = ready
@@ -141,108 +137,27 @@ class Pipeline:
         run = await progress.move(RunState.TRAINING, directory=str(folder), raters=selection.counts.raters)
         write_rows((each.lesson for each in selection.train), folder / TRAIN_ROWS, self._picture_file)
         write_rows((each.lesson for each in selection.judged), folder / JUDGED_ROWS, self._picture_file)
-        async with progress:
+        async with progress, task_group() as tasks:
             job = specs.finetune(run, selection, plan.sources, await self._previous_losses(run))
             if await asyncio.to_thread(adopt_checkpoints, job, run_folders(self._runs, but=run.id)):
                 log.info("run %s continues from the last checkpoint of an interrupted one", run.id)
-            live_name, live = await self._live(selection)
-            opening = specs.opening(run, live, self._engines.of(live_name, live))
-            async with meanwhile(self._collect(opening)) as collecting:
-                trained = checked(await self._trainer.run(job, progress.update))
-                await progress.move(RunState.MERGING, step=0, steps=0)
-                live_name, live = await self._live(selection)
-                engines = self._engines.of(live_name, live)
-                counts = await self._counts(selection, live_name)
-                testing = specs.taste(run, selection, live, engines, adapter=str(trained.adapter), **counts)
-                merging = specs.merge(folder, workspace, trained, run=str(run.id))
-                merged, steps = await self._merge_and_test(
-                    run, plan, merging, testing, collecting=collecting, progress=progress
-                )
-            evaluation = specs.evaluate(
+            evaluation = Evaluation(
                 run,
+                plan,
                 workspace,
-                live,
-                [*engines, *self._engines.of(model_name(run), workspace)],
-                live_name=live_name,
-                curve=trained.curve or "",
-                effort=measure_effort(selection, await self._ledger.models.trained_on(run.id), trained, merged),
-                tested=steps,
-                spent=progress.seconds,
+                progress,
+                tasks,
+                self._ledger,
+                self._models,
+                self._trainer,
+                self._engines,
             )
-            checked(await self._trainer.run(evaluation, progress.update))
-            await asyncio.to_thread(remove_blocks, folder)
+            await evaluation.begin()
+            trained = checked(await self._trainer.run(job, progress.update))
+            await progress.move(RunState.MERGING, step=0, steps=0)
+            await evaluation.finish(trained)
+        await asyncio.to_thread(remove_blocks, folder)
         return await uninterrupted(self._publish(run, job, workspace, progress))
-
-    async def _collect(self, opening: OpeningJob, on_progress: Callable[[Progress], None] = ignore) -> int:
-        """Carry out the job and return the number of its steps; if it fails, a later one collects the answers."""
-        if not opening.engines:
-            return 0
-        try:
-            outcome = await self._trainer.run(opening, on_progress)
-        except Exception:
-            log.exception("run %s: collecting answers failed", opening.run)
-            return 0
-        if not outcome.ok:
-            log.info("run %s: the answers are collected later: %s", opening.run, outcome.reason)
-        return outcome.steps
-
-    async def _merge_and_test(
-        self,
-        run: Run,
-        plan: RunPlan,
-        merging: MergeJob,
-        testing: TasteJob,
-        *,
-        collecting: asyncio.Task[int],
-        progress: RunProgress,
-    ) -> tuple[Outcome, int]:
-        """Merge the model, run the taste test, which does not need the merged model, and start the candidate's engine.
-
-        The engine is started after the test or, if there is room for it beside the test, once the model is merged. It
-        then answers the first questions meanwhile, and the test waits for the live model's answers, so that no more
-        than two jobs compute at once.
-
-        Returns:
-            The outcome of the merge, and the number of steps of the evaluation that have been completed.
-        """
-        name, workspace = model_name(run), Path(merging.out)
-        early = self._engines.fit_beside_workers(Path(testing.live))
-        merged: Outcome | None = None
-
-        def show(each: Progress) -> None:
-            if merged and not early:
-                progress.update(each)
-
-        async def taste() -> Outcome:
-            if early:
-                await asyncio.wait((collecting,))
-            return await self._trainer.run(testing, show)
-
-        async with meanwhile(taste()) as test:
-            merged = checked(await self._trainer.run(merging, progress.update))
-            await progress.move(RunState.EVALUATING, step=0, steps=0)
-            if not early:
-                checked(await test)
-                await collecting
-            await self._live(plan.selection)  # the live model may have changed meanwhile
-            await self._seal_and_start(name, workspace)
-            steps = 0
-            if not (test.done() and collecting.done()):
-                answering = plan.specs.candidate_answers(run, Path(testing.live), self._engines.of(name, workspace))
-                steps = await self._collect(answering, progress.update)
-            await collecting
-            steps += checked(await test).steps
-        await self._live(plan.selection)  # it may have changed during the answers
-        return merged, steps
-
-    async def _seal_and_start(self, model: str, workspace: Path) -> None:
-        """Hash the merged model and flush it to disk while its engine starts."""
-        sealing = asyncio.create_task(asyncio.to_thread(self._models.seal, workspace))
-        try:
-            await self._engines.start(model, workspace)
-        finally:
-            await asyncio.wait((sealing,))
-        await sealing
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
         """Store a run's selection and return its plan; plan again if data in `plan` was erased or re-encoded."""
@@ -289,25 +204,6 @@ class Pipeline:
         await self._ledger.models.add(model)
         await progress.move(RunState.DONE, model=model.id)
         return await self._ledger.models.get(model.id)
-
-    async def _live(self, selection: Selection) -> tuple[str, Path]:
-        """Return the name and the directory of the model that the candidate is compared with.
-
-        It is the live model or, if there is none, the base model.
-
-        Raises:
-            TrainingError: The live model has changed since the selection.
-        """
-        live = await self._ledger.models.live()
-        name = BASE if live is None else live.id
-        if any(each.rated.exchange.model != name for each in selection.judged):
-            raise TrainingError(CHANGED)
-        return name, self._paths.base if live is None else Path(live.directory)
-
-    async def _counts(self, selection: Selection, live: str) -> dict[str, int]:
-        """Return the fields of the taste test's job that are counts of earlier runs and of the live model's answers."""
-        shown, liked = await self._ledger.votes.shown(live, selection.judging_raters)
-        return {"attempt": await self._ledger.runs.attempts() + 1, "shown": shown, "liked_of_shown": liked}
 
     def _picture_file(self, sha256: str) -> str:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()

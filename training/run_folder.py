@@ -1,8 +1,8 @@
 """The files in a run's directory, `runs/N` in the data folder.
 
 Each step adds its job, its outcome and its log. For fine-tuning, these are `finetune.json`,
-`finetune.outcome.json` and `finetune.log`; the other steps use the names `opening`, `merge`, `taste`,
-`answers` and `evaluate`.
+`finetune.outcome.json` and `finetune.log`; the other steps use the names `opening`, `merge`, `taste` and
+`evaluate`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ MERGE_JOB: Final = "merge.json"
 
 TASTE: Final = "evidence.json"
 """The evidence of the taste test."""
+
+CANDIDATE: Final = "candidate.json"
+"""What the evaluation must know about the candidate, written once the candidate's engine has been started."""
 
 REPORT: Final = "report.json"
 """The report of the evaluation."""

@@ -53,8 +53,9 @@ class RunProgress:
         return run
 
     def update(self, progress: Progress) -> None:
-        """Store the newest progress of a worker. Call this method from the event loop."""
-        self._newest = progress
+        """Store the newest progress of a worker, if it has steps. Call this method from the event loop."""
+        if progress.steps:
+            self._newest = progress
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._record_periodically())
@@ -70,7 +71,7 @@ class RunProgress:
         while True:
             await asyncio.sleep(_SECONDS)
             progress, self._newest = self._newest, None
-            if progress is not None and progress.steps:
+            if progress is not None:
                 try:
                     await self._ledger.runs.progress(
                         self._run, progress.step, progress.steps, progress.loss, progress.seconds_left

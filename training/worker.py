@@ -63,6 +63,23 @@ _NO_ROOM: Final = Reason(
 )
 
 
+_POLL_SECONDS: Final = 0.02
+_REPORT_SECONDS: Final = 10.0
+
+
+def wait_for(file: Path, say: Say) -> None:
+    """Wait until another process has written a file atomically, and report every ten seconds that this worker is alive.
+
+    If the other process fails, the parent ends this worker.
+    """
+    reported = time.monotonic()
+    while not file.exists():
+        time.sleep(_POLL_SECONDS)
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
+            say(Progress("waiting"))
+
+
 def rank() -> int:
     """Return the rank of this process among the training processes, or 0 if it is the only one."""
     return int(os.environ.get("RANK", "0"))

@@ -97,7 +97,11 @@ class ModelChanges:
         self._latest = change
         self._task = asyncio.create_task(change.carry_out(work))
         await asyncio.wait((self._task,), timeout=PATIENCE)
-        return self.latest() if change.refusal else None
+        if change.refusal is None:
+            return None
+        if self._latest is change:
+            self._latest = None
+        return change
 
     def latest(self) -> Change | None:
         """Return the latest change, or None once its outcome has been returned."""

@@ -20,9 +20,11 @@ from pathlib import Path
 from inference.process.parent_watch import watch_parent
 from storage.translatable_reason import Reason
 from training.command_jobs import BlindJob
-from training.evaluation_jobs import EvaluationJob
+from training.evaluation_jobs import Candidate, EvaluationJob
 from training.gate.report import Decision, Report, Taste
-from training.job import RATED, Job, MergeJob, Outcome, Progress, outcome_file
+from training.job import RATED, Job, MergeJob, Outcome, Progress, ignore, outcome_file
+from training.run_folder import CANDIDATE
+from training.worker import wait_for
 
 WORSE = Reason(
     "no difference was found between the answers that people liked and the others, in {answers} rated answers",
@@ -63,7 +65,8 @@ def merge(job: MergeJob, cue: str) -> Outcome:
 
 
 def evaluate(job: EvaluationJob, cue: str) -> Outcome:
-    """Write the evaluation report with the verdict that `cue` selects."""
+    """Wait for the candidate, and write the evaluation report with the verdict that `cue` selects."""
+    wait_for(Path(job.work) / CANDIDATE, ignore)
     decision, reason = {
         "worse": (Decision.REJECTED, WORSE),
         "harmful": (Decision.REJECTED, FORGETFUL),
@@ -78,7 +81,7 @@ def evaluate(job: EvaluationJob, cue: str) -> Outcome:
         questions=150,
         live_correct=0.9,
         correct=0.9,
-        effort=job.effort,
+        effort=Candidate.read(Path(job.work) / CANDIDATE).effort,
     )
     report.write(Path(job.work) / "report.json")
     return Outcome(ok=True)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
-from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
+from training.evaluation_jobs import Candidate, EvaluationJob, Rated, TasteJob
 from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
 from training.gate.evaluated_models import AnsweredQuestions
@@ -20,7 +20,8 @@ from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LogProbability
 from training.gate.report import Report
-from training.job import Progress
+from training.job import Outcome, Progress
+from training.run_folder import CANDIDATE
 
 
 def forgetting(
@@ -90,18 +91,20 @@ class Forgetful:
         return [LogProbability(-1.0 if knows and each.turns[-1].text == LIKED else -2.0, 1) for each in lessons]
 
     def generate(
-        self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[int], None]
+        self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[list[str]], None]
     ) -> list[tuple[str, bool]]:
         """Return answers that differ from the liked one, and whether each ended by itself."""
-        on_batch(len(lessons))
+        on_batch(["A mug."] * len(lessons))
         return [("A mug.", True) for _ in lessons]
 
-    def answers(self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[int], None]) -> list[str]:
-        """Return "right" for every question except the forgotten ones."""
-        on_batch(len(lessons))
+    def answers(self, lessons: Sequence[Lesson], *_: object, on_batch: Callable[[list[str]], None]) -> list[str]:
+        """Return "right" for every question except the forgotten ones, in batches of 100."""
         questions = [each.turns[0].text for each in lessons]
         self.asked[self._name] = self.asked.get(self._name, 0) + sum(each != "What?" for each in questions)
-        return ["wrong" if each in self._wrong else "right" for each in questions]
+        texts = ["wrong" if each in self._wrong else "right" for each in questions]
+        for start in range(0, len(texts), 100):
+            on_batch(texts[start : start + 100])
+        return texts
 
 
 class Bench:
@@ -145,11 +148,20 @@ class Bench:
         """Evaluate the candidate and return the report; `changes` override fields of both jobs."""
         Forgetful.loads, Forgetful.asked = [], {}
         self.progress = []
-        fields, say = {**self.fields, **changes}, self.progress.append
-        tested = judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), say)
-        judging = EvaluationJob(**fields, candidate=str(self.folder / "candidate"), tested=tested.steps)
-        assert tested.ok and evaluate(judging, say).ok
+        tested = self.test(**changes)
+        Candidate(tested=tested.steps).write(self.folder / CANDIDATE)
+        assert tested.ok and self.decide(**changes).ok
         return Report.read(self.folder / "report.json")
+
+    def test(self, **changes: Any) -> Outcome:
+        """Run the taste test."""
+        fields = {**self.fields, **changes}
+        return judge_taste(TasteJob(**fields, adapter="adapter", rated=self.rated), self.progress.append)
+
+    def decide(self, **changes: Any) -> Outcome:
+        """Run the job that waits for the candidate and the taste test, and decides."""
+        judging = EvaluationJob(**{**self.fields, **changes}, candidate=str(self.folder / "candidate"))
+        return evaluate(judging, self.progress.append)
 
 
 def numbered(folder: Path, looks: Sequence[int] = LOOKS, name: str = "q") -> QuestionSet:

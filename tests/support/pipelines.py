@@ -22,16 +22,16 @@ from storage.picture_files import PictureStore
 from storage.state_machines import ModelState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, seen, settings
-from training.evaluation_jobs import Engines, EvaluationJob, OpeningJob, TasteJob
+from training.evaluation_jobs import Candidate, Engines, EvaluationJob, OpeningJob, TasteJob
 from training.gate.report import Decision, Report
 from training.job import Job, MergeJob, Outcome, Progress, WorkerJob, ignore
 from training.job_specs import JobSpecs, TrainingPaths
 from training.pipeline import Pipeline
-from training.run_folder import LOSSES, REPORT
+from training.run_folder import CANDIDATE, LOSSES, REPORT
 from training.run_plan import RunPlan, RunPlanner
 
-STEPS = {"taste": 3, "answers": 4}
-"""The numbers of steps of jobs of the evaluation."""
+TESTED = 3
+"""The number of steps of a taste test."""
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
 
@@ -43,6 +43,7 @@ class FakeTrainer:
     Attributes:
         fails: The name of the step that fails.
         hangs: The name of the step that waits until it is cancelled or `over` is set.
+        candidate: What the last evaluation was told about its candidate.
     """
 
     fails: str = ""
@@ -52,6 +53,7 @@ class FakeTrainer:
     hangs: str = ""
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    candidate: Candidate = field(default_factory=Candidate)
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         assert isinstance(job, Job | MergeJob | OpeningJob | TasteJob | EvaluationJob)
@@ -70,6 +72,10 @@ class FakeTrainer:
                 step = "taste"
             case EvaluationJob():
                 step = "evaluate"
+                told = Path(job.work) / CANDIDATE
+                while not told.exists():
+                    await asyncio.sleep(0.01)
+                self.candidate = Candidate.read(told)
                 self.report.write(Path(job.work) / REPORT)
         if step == self.hangs:
             self.hanging.set()
@@ -79,7 +85,7 @@ class FakeTrainer:
             ok=not failed,
             reason="it rained" if failed else "",
             adapter="adapter",
-            steps=STEPS.get(step, 0),
+            steps=TESTED if step == "taste" else 0,
             samples=self.taught,
         )
 

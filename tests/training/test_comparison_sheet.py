@@ -30,7 +30,8 @@ from training.gate.run_comparison_sheet import SHOWN, choose_rows, facts, write
 from training.gate.text_layout import UNKNOWN, Lettering, lacks_characters
 from training.job import RATED
 from training.number_format import clock, size
-from training.run_folder import PICTURE, SHEET
+from training.plots import draw_gains
+from training.run_folder import GAINS, PICTURE, SHEET
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://a/b.png>'
 COLUMNS = ("liked answer", "base, live", "run-3, new")
@@ -222,6 +223,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     taught = {RATED: 54, "food.json": 90}
     effort = Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6)
     told = replace(report, effort=replace(effort, largest_share=0.184, over_share=12))
+    draw_gains(taste, tmp_path / GAINS)
     write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
     page = (tmp_path / SHEET).read_text(encoding="utf-8")
     assert re.findall(r'"question">(.*?)<', page) == ["Question 2?", "Question 0?", "Question 1?", "Question 2?"]

@@ -32,7 +32,7 @@ from tools.tiny.examine import examine
 from training.adapter import Adapter
 from training.data.llava import write_rows
 from training.data.row_parser import check_pictures, read_rows
-from training.evaluation_jobs import EvaluationJob, Rated, TasteJob
+from training.evaluation_jobs import Candidate, EvaluationJob, Rated, TasteJob
 from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste
 from training.gate.local_model import LocalModel, ModelSlot
@@ -42,7 +42,7 @@ from training.job import Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge
 from training.plots import draw_curve
-from training.run_folder import ADAPTER, PICTURE, SHEET
+from training.run_folder import ADAPTER, CANDIDATE, PICTURE, SHEET
 from training.xtuner.config_file import StepPlan
 from training.xtuner.encoding import Encoder
 from training.xtuner.resume import adopt_checkpoints, block_jobs, has_adapter
@@ -99,6 +99,7 @@ def learn(folder: Path, python: str, *, right: bool, judge: str = "", **changes:
         "threads": 1,
     }
     rated = [Rated(each.name, True, 0, next(iter(job.blocks), 0), 1.0, 1.0, 32, 0) for each in judging_rows]
+    Candidate().write(Path(job.work) / CANDIDATE)
     for judging in (
         TasteJob(**common, adapter=str(outcome.adapter), rated=rated),
         EvaluationJob(**common, candidate=str(merged)),
@@ -359,6 +360,7 @@ def test_a_model_is_not_better_than_itself(good: Trained, tmp_path: Path) -> Non
     taste = replace(TasteJob.read(good.folder / "taste.json"), adapter=str(tmp_path / "nothing"), **changes)
     taste = replace(taste, rated=[replace(each, block=0) for each in taste.rated])
     assert judge_taste(taste, ignore).ok
+    Candidate().write(tmp_path / CANDIDATE)
     assert evaluate(replace(judging, candidate=judging.live, **changes), ignore).ok
     report = Report.read(tmp_path / "report.json")
     assert not report.accepted

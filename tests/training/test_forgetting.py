@@ -9,7 +9,9 @@ import json
 import os
 import random
 import tarfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 from tests.support.judging import Bench, Forgetful, forgetting
 from training.data.llava import Lesson
+from training.evaluation_jobs import Candidate
 from training.evidence.facts import LOOKS, decided
 from training.gate.comparison_sheet_png import WIDTH
 from training.gate.comparison_sheet_translations import LANGUAGES
@@ -25,6 +28,7 @@ from training.gate.judge_candidate import verdict
 from training.gate.report import Decision, Report, Taste
 from training.gate.run_comparison_sheet import facts
 from training.gate.text_layout import Lettering
+from training.run_folder import CANDIDATE, REPORT
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "data_folder_99303cf.tar.gz"
 SHOWN, UNSEEN = Taste(answers=40, p_value=0.001, alpha=0.03), Taste(answers=40, p_value=0.5, alpha=0.03, high=0.55)
@@ -142,12 +146,30 @@ def test_no_job_loads_a_model_twice_if_nothing_is_in_doubt(bench: Bench) -> None
     """
     bench.model("candidate")
     assert bench.judge().accepted
-    assert Forgetful.loads == ["live", "base", "live", "candidate"]
+    assert Forgetful.loads == ["live", "base", "candidate", "live"]
     assert Forgetful.asked == {"base": 450, "live": 450, "candidate": 450}
     bench.model("candidate", 1400)
     assert bench.judge().accepted
-    assert Forgetful.loads == ["live", "base", "live", "candidate"]
+    assert Forgetful.loads == ["live", "base", "candidate", "live"]
     assert Forgetful.asked == {"live": 0, "candidate": 450}
+
+
+def test_no_model_is_loaded_beside_the_taste_test(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge waits for its candidate and, before it loads a model, for the taste test; meanwhile, it reports."""
+    monkeypatch.setattr("training.worker._REPORT_SECONDS", 0)
+    bench.model("candidate")
+    with ThreadPoolExecutor(1) as pool:
+        deciding = pool.submit(bench.decide)
+        while not bench.progress:
+            assert not deciding.done(), deciding.result()
+            time.sleep(0.01)
+        Candidate().write(bench.folder / CANDIDATE)
+        time.sleep(0.3)
+        stages = {each.stage for each in bench.progress}
+        assert bench.test().ok and deciding.result().ok
+    assert stages == {"waiting"}
+    assert Forgetful.loads == ["live", "base", "candidate", "live"]
+    assert Report.read(bench.folder / REPORT).accepted
 
 
 def test_the_two_jobs_count_their_steps_together(bench: Bench) -> None:
@@ -242,11 +264,20 @@ def test_answers_that_cannot_be_stored_are_still_used(bench: Bench) -> None:
     assert bench.judge().accepted
 
 
+def test_answers_survive_a_kill(tmp_path: Path) -> None:
+    """A process that is killed before it saves its answers loses only the most recent ones."""
+    cache = AnswerCache(tmp_path, "model")
+    for number in range(475):
+        cache.add(str(number), "red")
+    assert len(AnswerCache(tmp_path, "model").answers) == 450
+
+
 def test_only_the_last_models_answers_are_kept(tmp_path: Path) -> None:
     """Answers are kept only for the most recently used models; the least recently used are removed first."""
     for number in range(CACHED_MODELS + 3):
         cache = AnswerCache(tmp_path, f"model {number}")
-        cache.add({"q": "a"})
+        cache.add("q", "a")
+        cache.save()
         cache.close()
         for each in tmp_path.iterdir():
             os.utime(each, (each.stat().st_mtime - 9, each.stat().st_mtime - 9))

@@ -15,12 +15,12 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.first_token_signal import FirstTokenSignal
 from tests.support.lessons import SYSTEM, drawn_lessons
 from training.data.llava import write_rows
-from training.evaluation_jobs import EvaluationJob
+from training.evaluation_jobs import Candidate, EvaluationJob
 from training.gate.factual_set import own_set
 from training.gate.judge_candidate import evaluate
 from training.gate.report import Taste
 from training.job import ignore
-from training.run_folder import TASTE
+from training.run_folder import CANDIDATE, TASTE
 from training.xtuner import vision_cache
 from training.xtuner.encoding import Encoder, load_tiles
 from training.xtuner.gpu_yield import GpuYield
@@ -155,6 +155,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     one = [{"image": "a.png", "question": "Which colour is it?", "expect": [["red"]]}]
     (questions / "questions.json").write_text(json.dumps(one))
     Taste().write(tmp_path / TASTE)
+    Candidate().write(tmp_path / CANDIDATE)
     # One question for each examination is enough here.
     monkeypatch.setattr("training.gate.forgetting.leading_set", lambda _: own_set(questions))
     job = EvaluationJob(

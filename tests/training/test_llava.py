@@ -11,6 +11,7 @@ import pytest
 from inference.chat_format.template import BREAK, prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.support.lessons import SYSTEM, one_turn, photo, rated, seen
+from training.data.image_index import ImageIndex
 from training.data.llava import Lesson, lesson, row, write_rows
 from training.data.row_parser import RowError, parse_row, read_lessons, read_rows
 
@@ -233,6 +234,27 @@ def test_a_bad_picture_is_an_error(tmp_path: Path, content: bytes | None, compla
         (tmp_path / "cup.jpg").write_bytes(content)
     with pytest.raises(RowError, match=rf"rows\.json row 2: the picture .*cup\.jpg.* {complaint}"):
         list(read_lessons(tmp_path / "rows.json", tmp_path, system=""))
+
+
+def test_a_picture_of_several_rows_is_decoded_once(tmp_path: Path) -> None:
+    """The rows of one picture need it to be decoded only once, and users' pictures leave no trace in the index."""
+    (tmp_path / "rows.json").write_text(json.dumps([good(), good()]))
+    (tmp_path / "cup.jpg").write_bytes(photo())
+    lessons = read_lessons(tmp_path / "rows.json", tmp_path, system="")
+    first = next(lessons)
+    (tmp_path / "cup.jpg").rename(tmp_path / "moved.jpg")
+    assert next(lessons).sizes == first.sizes
+    decoded: list[bytes] = []
+
+    def examine(data: bytes) -> tuple[int, int, str]:
+        decoded.append(data)
+        return 200, 150, "digest"
+
+    index = ImageIndex(tmp_path / "index.jsonl", examine)
+    assert index.get(tmp_path / "moved.jpg", add=False) == index.get(tmp_path / "moved.jpg", add=False)
+    assert len(decoded) == 1
+    index.write(index.take_new())
+    assert not (tmp_path / "index.jsonl").exists()
 
 
 @pytest.mark.parametrize(

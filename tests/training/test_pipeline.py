@@ -25,15 +25,16 @@ from storage.review_cards import CardFilter
 from storage.state_machines import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
-from tests.support.pipelines import COLOURS, STEPS, Room
+from tests.support.pipelines import COLOURS, TESTED, Room
 from tests.training.test_resume import save
 from training.data.imported_sources import ABOUT, SourceInfo
 from training.data.selection import HELD_OUT, TRAIN, WORSE
-from training.evaluation_jobs import CandidateAnswersJob, EvaluationJob, OpeningJob, RunningEngine, TasteJob
+from training.evaluation import CHANGED
+from training.evaluation_jobs import Candidate, EvaluationJob, OpeningJob, RunningEngine, TasteJob
 from training.gate.report import Decision, Report
 from training.gate.run_comparison_sheet import facts
 from training.job import Job, MergeJob, TrainingError
-from training.pipeline import CHANGED, WITHDRAWN
+from training.pipeline import WITHDRAWN
 from training.run_folder import FEATURES, LOSSES, STATE
 from training.xtuner.resume import latest_checkpoint, prepare_state
 
@@ -160,13 +161,16 @@ async def test_a_run_asks_the_engines(room: Room) -> None:
     """
     serving = Serving(room)
     await room.run(room.pipeline(engines=serving))
-    assert serving.started == [("run-1", 4)]
+    assert serving.started == [("run-1", 5)]
     opening = next(each for each in room.trainer.jobs[:2] if isinstance(each, OpeningJob))
     merging, testing, judging = room.trainer.jobs[2:]
     assert isinstance(merging, MergeJob) and isinstance(testing, TasteJob) and isinstance(judging, EvaluationJob)
     assert [(each.name, each.directory) for each in testing.engines] == [("base", str(room.base))]
     assert opening.engines == testing.engines
-    assert judging.engines == [*testing.engines, *serving.of("run-1", Path(merging.out))]
+    assert judging.engines == testing.engines
+    assert room.trainer.candidate.engines == [*testing.engines, *serving.of("run-1", Path(merging.out))]
+    assert room.trainer.candidate.tested == TESTED
+    assert Candidate.from_json(room.trainer.candidate.to_json()) == room.trainer.candidate
     assert OpeningJob.from_json(opening.to_json()) == opening
     assert EvaluationJob.from_json(judging.to_json()) == judging
     assert TasteJob.from_json(testing.to_json()) == testing
@@ -174,24 +178,30 @@ async def test_a_run_asks_the_engines(room: Room) -> None:
 
 @pytest.mark.parametrize("hangs", ["opening", "taste"])
 async def test_the_candidate_answers_beside_other_jobs(room: Room, hangs: str) -> None:
-    """If there is room for its engine, the candidate answers while others are busy; the judge waits for all of them."""
+    """If there is room for its engine, the candidate answers while other jobs are busy; the run waits for all."""
     room.trainer.hangs = hangs
     serving = Serving(room, early=True)
     run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline(engines=serving).run(run, room.note))
     async with asyncio.timeout(30):
-        while not any(isinstance(each, CandidateAnswersJob) for each in room.trainer.jobs):
+        while not room.trainer.candidate.engines:
             await asyncio.sleep(0.01)
-        [answering] = [each for each in room.trainer.jobs if isinstance(each, CandidateAnswersJob)]
         [merging] = [each for each in room.trainer.jobs if isinstance(each, MergeJob)]
-        assert answering.engines == serving.of("run-1", Path(merging.out))
+        assert room.trainer.candidate.engines[1:] == serving.of("run-1", Path(merging.out))
+        assert any(isinstance(each, TasteJob) for each in room.trainer.jobs) == (hangs == "taste")
         await asyncio.sleep(0.2)
-        assert not any(isinstance(each, EvaluationJob) for each in room.trainer.jobs)
+        assert not task.done()
         room.trainer.over.set()
         assert await task is not None
-    judging = room.trainer.jobs[-1]
-    assert isinstance(judging, EvaluationJob)
-    assert judging.tested == sum(STEPS.values())
+
+
+@pytest.mark.parametrize(("early", "fails"), [(False, "merge"), (True, "taste")])
+async def test_a_failure_ends_the_other_jobs(room: Room, early: bool, fails: str) -> None:
+    """If the merge or the taste test fails, the run fails at once, although the judge waits or answers."""
+    room.trainer.hangs, room.trainer.fails = "evaluate", fails
+    async with asyncio.timeout(30):
+        run, model = await room.run(room.pipeline(engines=Serving(room, early=early)))
+    assert (run.state, run.reason, model) == (RunState.FAILED, "it rained", None)
 
 
 async def test_a_run_goes_on_without_the_opening_answers(room: Room) -> None:
@@ -364,10 +374,9 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     ]
     assert training.replay == 0.5
     assert training.judged == str(Path(run.directory) / "judged.json")
-    judging = room.trainer.jobs[-1]
-    assert isinstance(judging, EvaluationJob)
-    assert judging.effort.taught == room.trainer.taught
-    assert (judging.effort.pairs, judging.effort.too_long) == (8, 2)
+    effort = room.trainer.candidate.effort
+    assert effort.taught == room.trainer.taught
+    assert (effort.pairs, effort.too_long) == (8, 2)
 
 
 @pytest.mark.parametrize(
@@ -684,10 +693,8 @@ async def test_the_report_agrees_with_the_model_command(room: Room) -> None:
         await room.ledger.votes.cast(Rating(each.exchange.id, 2, 1, 9000 + number))
     _, model = await room.run()
     assert model is not None
-    judging = room.trainer.jobs[-1]
-    assert isinstance(judging, EvaluationJob)
     taught = (await room.ledger.models.version(model.id)).taught
-    effort = judging.effort
+    effort = room.trainer.candidate.effort
     assert taught == TrainedOn(10, 20, 2) == TrainedOn(effort.pairs, effort.votes, effort.raters)
     assert ("votes", "20 from 2 people") in facts(Report(Decision.ACCEPTED, effort=effort))
     cut = facts(Report(Decision.ACCEPTED, effort=replace(effort, liked=10, cut=4)))

@@ -19,6 +19,7 @@ from training.gate.factual_set import (
     check_decidable,
     drawn_set,
     matches,
+    own_set,
     read_set,
 )
 from training.job import TrainingError
@@ -58,10 +59,13 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     """The questions in a folder become lessons without an answer, with the sizes of their pictures."""
     (tmp_path / "questions.json").write_text(json.dumps([entry(), entry(forbid=["blue"])]))
     (tmp_path / "cup.jpg").write_bytes(photo("red", (40, 30)))
-    first, second = read_set(tmp_path)
+    questions = own_set(tmp_path)
+    first, second = questions.first(2)
     assert first.right("Red or blue") and not second.right("Red or blue")
-    lesson = first.lesson(tmp_path, SYSTEM)
+    lesson = questions.lesson(first, SYSTEM)
     assert (lesson.sizes, lesson.system, lesson.turns[-1].text) == (((40, 30),), SYSTEM, "")
+    (tmp_path / "cup.jpg").unlink()
+    assert questions.lesson(first, SYSTEM) is lesson, "its picture is decoded only once"
 
 
 @pytest.mark.parametrize(

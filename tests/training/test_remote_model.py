@@ -55,6 +55,10 @@ def job(folder: Path, *engines: RunningEngine) -> EvaluationJob:
     return EvaluationJob(**fields(folder, *engines), candidate=str(CHECKPOINT))
 
 
+def disregard(number: int, text: str) -> None:
+    """Do nothing with an answer."""
+
+
 def questions(lessons: Iterable[Lesson], images: Path) -> list[ModelQuestion]:
     """Return questions to the stand-in."""
     return [ModelQuestion(CHECKPOINT, each, images, greedy(TOKENS)) for each in lessons]
@@ -72,7 +76,8 @@ def served() -> Iterator[Served]:
 def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Lesson], Path]:
     """Factual questions about drawn pictures, and the folder of the pictures."""
     folder = tmp_path_factory.mktemp("drawn")
-    return [each.lesson(folder, SYSTEM) for each in drawn_set(folder).first(6)], folder
+    drawn = drawn_set(folder)
+    return [drawn.lesson(each, SYSTEM) for each in drawn.first(6)], folder
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +90,9 @@ def test_an_engine_gives_the_model_s_answers(
     served: Served, asked: tuple[list[Lesson], Path], expected: list[str]
 ) -> None:
     """Through an engine, a model gives the same answers as without it."""
-    done: list[int] = []
-    assert RemoteModels([engine(served)]).answers(questions(*asked), done.append) == expected
-    assert sum(done) == len(expected)
+    done: dict[int, str] = {}
+    assert RemoteModels([engine(served)]).answers(questions(*asked), done.__setitem__) == expected
+    assert [done[number] for number in range(len(expected))] == expected
 
 
 def test_each_engine_answers_for_its_own_model(
@@ -97,7 +102,7 @@ def test_each_engine_answers_for_its_own_model(
     other, unserved = Path("/models/other"), Path("/models/unserved")
     models = RemoteModels([engine(served), engine(served, directory=str(other))])
     mixed = [replace(each, directory=model) for each in questions(*asked) for model in (unserved, other, CHECKPOINT)]
-    assert models.answers(mixed, lambda _: None) == [text for each in expected for text in (None, each, each)]
+    assert models.answers(mixed, disregard) == [text for each in expected for text in (None, each, each)]
 
 
 def test_questions_that_an_engine_leaves_open_are_answered_here(
@@ -109,18 +114,20 @@ def test_questions_that_an_engine_leaves_open_are_answered_here(
     """
     lessons, images = asked
     done: list[int] = []
+    given: dict[int, str] = {}
     with started(CHECKPOINT) as served:
         served.until_ready()
         backend = AnswerBackend(job(tmp_path, engine(served, at_once=1)))
 
-        def die(number: int) -> None:
+        def die(number: int, text: str) -> None:
             done.append(number)
+            given[number] = text
             served.process.kill()
 
         assert backend.answers(questions(lessons, images), die) == expected
-        assert done[0] == 1 and sum(done) == len(lessons) and len(done) == 2, "one from the engine, the rest at once"
+        assert sorted(done) == [*range(len(lessons))] and [given[number] for number in sorted(done)] == expected
         unreachable = AnswerBackend(job(tmp_path, engine(served)))
-    assert unreachable.answers(questions(lessons, images), done.append) == expected
+    assert unreachable.answers(questions(lessons, images), disregard) == expected
 
 
 def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
@@ -147,6 +154,25 @@ def test_the_live_model_s_engine_answers_before_the_candidate_is_merged(
     assert drawn == {each: each.stat().st_mtime_ns for each in (tmp_path / "with" / DRAWN).iterdir()}, "drawn once"
 
 
+def test_answers_are_kept_if_the_job_fails(tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a job fails, the answers that have arrived are kept, and the next job asks only for the others."""
+    for module in (factual_set, leading_questions):
+        monkeypatch.setattr(module, "LOOKS", (4,))
+    values, kept = fields(tmp_path, engine(served)), tmp_path / "answers"
+
+    def fail(progress: Progress) -> None:
+        if progress.step == 5:
+            raise OSError("no progress can be printed")
+
+    with pytest.raises(OSError, match="no progress"):
+        opening_answers(OpeningJob(**values, answers=str(kept)), fail)
+    [file] = kept.glob("*.json")
+    first = json.loads(file.read_text())
+    assert len(first) >= 4
+    assert opening_answers(OpeningJob(**values, answers=str(kept)), ignore).steps == 8 - len(first)
+    assert json.loads(file.read_text()).items() > first.items()
+
+
 def test_no_model_is_loaded_while_a_run_trains(tmp_path: Path, served: Served) -> None:
     """If the engine does not answer, the job fails, and loads no model beside the one in training."""
     gone = engine(served, url="http://127.0.0.1:9")
@@ -165,12 +191,12 @@ def test_a_question_waits_for_users(
     monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 60)
     free = Timer(0.3, words.write_bytes, [b"\0"])
     free.start()
-    model.answers(questions(lessons[:2], images), lambda _: done.append(words.read_bytes()))
+    model.answers(questions(lessons[:2], images), lambda *_: done.append(words.read_bytes()))
     free.join()
     assert done == [b"\0", b"\0"]
     words.write_bytes(b"\1")
     monkeypatch.setattr("training.gate.remote_model._MAX_PAUSE", 0.1)
-    model.answers(questions(lessons[:1], images), lambda _: done.append(words.read_bytes()))
+    model.answers(questions(lessons[:1], images), lambda *_: done.append(words.read_bytes()))
     assert done[2] == b"\1", "a user who always waits does not stop the evaluation"
 
 
@@ -181,5 +207,5 @@ def test_a_broken_question_is_not_the_engine_s_fault(served: Served, asked: tupl
     broken = replace(lessons[0].turns[0].pictures[0], sha256="broken.png")
     refused = replace(lessons[0], turns=(replace(lessons[0].turns[0], pictures=(broken,)), *lessons[0].turns[1:]))
     model = RemoteModels([engine(served, at_once=1)])
-    found = model.answers(questions([refused, *lessons[:2]], images), lambda _: None)
+    found = model.answers(questions([refused, *lessons[:2]], images), disregard)
     assert [each is None for each in found] == [True, False, False]

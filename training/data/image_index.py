@@ -53,7 +53,7 @@ class ImageIndex:
     def get(self, path: Path, *, add: bool = True) -> ImageInfo:
         """Return the entry of a picture file, decoding the file if its entry is missing or outdated.
 
-        If `add` is true, the new entry is added to the index.
+        If `add` is true, the new entry is added to the index; otherwise, it is only kept in memory.
 
         Raises:
             PictureError: The picture cannot be decoded.
@@ -65,8 +65,9 @@ class ImageIndex:
         if known is not None and (known.length, known.changed) == (status.st_size, status.st_mtime_ns):
             return known
         info = ImageInfo(*self._examine(path.read_bytes()), status.st_size, status.st_mtime_ns)
+        self._known[name] = info
         if add:
-            self._known[name] = self._new[name] = info
+            self._new[name] = info
         return info
 
     def take_new(self) -> dict[str, ImageInfo]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,8 +163,14 @@ def open_question(picture: str, question: str, system: str, images: Path) -> Les
     )
 
 
-def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
-    """Decode every picture of the lesson, and return the lesson with `sizes` set.
+def _size_of(picture: Path) -> tuple[int, int]:
+    return open_picture(picture.read_bytes()).size
+
+
+def check_pictures(
+    lesson: Lesson, images: Path, *, where: str, size_of: Callable[[Path], tuple[int, int]] = _size_of
+) -> Lesson:
+    """Decode every picture of the lesson with `size_of`, and return the lesson with `sizes` set.
 
     Raises:
         RowError: A picture is missing or broken.
@@ -172,7 +179,7 @@ def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
     for file in lesson.pictures:
         path = images / file
         try:
-            sizes.append(open_picture(path.read_bytes()).size)
+            sizes.append(size_of(path))
         except FileNotFoundError as error:
             raise RowError(f"{where}: the picture {path} is missing: restore it from a backup") from error
         except (OSError, PictureError) as error:
@@ -181,14 +188,15 @@ def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
 
 
 def read_lessons(file: Path, images: Path, *, system: str) -> Iterator[Lesson]:
-    """Yield the lessons of a LLaVA file after checking their pictures.
+    """Yield the lessons of a LLaVA file after checking their pictures, each of which is decoded once.
 
     Raises:
         RowError: A row is invalid; reading stops at the first invalid row.
     """
+    size_of = cache(_size_of)
     for number, each in read_rows(file):
         where = f"{file} row {number}"
-        yield check_pictures(parse_row(each, where=where, system=system), images, where=where)
+        yield check_pictures(parse_row(each, where=where, system=system), images, where=where, size_of=size_of)
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Any]]:

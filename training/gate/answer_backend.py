@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.messages import Sampling
 from training.evaluation_jobs import JudgingJob
-from training.gate.remote_model import ModelQuestion, RemoteModels
+from training.gate.remote_model import ModelQuestion, OnAnswer, RemoteModels
 from training.job import TrainingError
 from training.worker import use_device
 
@@ -26,13 +27,17 @@ def greedy(max_new_tokens: int) -> Sampling:
 class AnswerBackend:
     """A source of models' answers for one job of an evaluation; each model is given as a checkpoint directory.
 
-    torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used. Without
-    `loading`, only engines answer.
+    torch is imported, and a model loaded, only when a model without an engine answers or `slot` is used.
+
+    Args:
+        job: The job.
+        may_load: Returns whether models may be loaded to answer questions. It is called before that, and may wait for
+            memory.
     """
 
-    def __init__(self, job: JudgingJob, *, loading: bool = True) -> None:
+    def __init__(self, job: JudgingJob, *, may_load: Callable[[], bool] = lambda: True) -> None:
         self._job = job
-        self._loading = loading
+        self._may_load = may_load
         self._remote = RemoteModels(job.engines)
 
     @cached_property
@@ -56,29 +61,34 @@ class AnswerBackend:
         """Return whether an engine serves the model."""
         return directory in self._remote.directories
 
-    def answers(self, questions: Sequence[ModelQuestion], on_answers: Callable[[int], None]) -> list[str]:
+    def answers(self, questions: Sequence[ModelQuestion], on_answer: OnAnswer) -> list[str]:
         """Return the answer to each question.
 
         Questions that no engine answers, for example after a crash, are answered in this process, one model after the
-        other. `on_answers` is called with the number of further answers.
+        other.
 
         Raises:
             TrainingError: A question is unanswered, and no model may be loaded.
         """
         found: list[str | None] = [None] * len(questions)
         if self._job.engines:
-            found = self._remote.answers(questions, on_answers)
+            found = self._remote.answers(questions, on_answer)
         missing = defaultdict[Path, dict[tuple[Path, Sampling], list[int]]](lambda: defaultdict(list))
         for number, (each, answer) in enumerate(zip(questions, found, strict=True)):
             if answer is None:
                 missing[each.directory][each.images, each.sampling].append(number)
         for directory, groups in missing.items():
-            if not self._loading:
+            if not self._may_load():
                 left = sum(map(len, groups.values()))
                 raise TrainingError(f"{left} questions were not answered by the engine of {directory}")
             for (images, sampling), numbers in groups.items():
+                following = iter(numbers)
+
+                def keep(texts: Sequence[str], following: Iterator[int] = following) -> None:
+                    for number, text in zip(islice(following, len(texts)), texts, strict=True):
+                        found[number] = text
+                        on_answer(number, text)
+
                 lessons = [questions[number].lesson for number in numbers]
-                texts = self.slot.load(directory).answers(lessons, images, sampling, on_batch=on_answers)
-                for number, text in zip(numbers, texts, strict=True):
-                    found[number] = text
+                self.slot.load(directory).answers(lessons, images, sampling, on_batch=keep)
         return [each for each in found if each is not None]

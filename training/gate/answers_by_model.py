@@ -33,7 +33,9 @@ def answers_by_model(
             model = LocalModel(Path(directory), device=device, tiles=job.tiles)
         except Exception as error:  # transformers and safetensors raise many types of exceptions
             raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
-        answers = model.answers(lessons, images, greedy(job.max_new_tokens), on_batch=steps.add)
+        answers = model.answers(
+            lessons, images, greedy(job.max_new_tokens), on_batch=lambda texts: steps.add(len(texts))
+        )
         given = model.log_probabilities(lessons, images) if losses else []
         del model  # frees the memory before the next one is loaded
         yield name, answers, [-each.nats / each.tokens for each in given]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,9 @@ from training.worker import StageProgress
 
 CACHED_MODELS: Final = 12
 """The number of models whose answers are kept: those that were used most recently."""
+
+_PORTION: Final = 50
+"""The number of answers after which they are saved, so that a crash loses at most this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +62,23 @@ class AnswerCache:
         """
         name = sha256(json.dumps([str(each) for each in circumstances]).encode()).hexdigest()[:32]
         self._file = folder / f"{name}.json" if folder else None
+        self._unsaved = 0
         self.answers = _read(self._file) if self._file else {}
 
-    def add(self, answers: Mapping[str, str]) -> None:
-        """Add answers and write the file atomically.
+    def add(self, identity: str, answer: str) -> None:
+        """Add an answer; `save` is called after every `_PORTION` of them."""
+        self.answers[identity] = answer
+        self._unsaved += 1
+        if self._unsaved >= _PORTION:
+            self.save()
+
+    def save(self) -> None:
+        """Write the added answers to the file atomically.
 
         If the file cannot be written, for example because the disk is full, the answers are kept in memory.
         """
-        self.answers |= answers
-        if self._file:
+        if self._unsaved and self._file:
+            self._unsaved = 0
             with suppress(OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_text(self._file, json.dumps(self.answers, ensure_ascii=False, indent=0))
@@ -94,24 +104,15 @@ def _read(file: Path) -> dict[str, str]:
 class EvaluatedModel:
     """A model under evaluation, which answers each question only once."""
 
-    def __init__(self, directory: Path, cache: AnswerCache, job: JudgingJob) -> None:
+    def __init__(self, directory: Path, cache: AnswerCache) -> None:
         """Prepare the model in `directory` for an evaluation; `cache` has the answers that it has given before."""
         self.directory = directory
         self.cache = cache
-        self._job = job
 
-    def missing(self, questions: QuestionSet, number: int) -> dict[str, ModelQuestion]:
-        """Return those of the first `number` questions that the model has not answered, by their identity."""
-        return {
-            each.identity: ModelQuestion(
-                self.directory,
-                each.lesson(questions.folder, self._job.system),
-                questions.folder,
-                greedy(self._job.max_new_tokens),
-            )
-            for each in questions.first(number)
-            if each.identity not in self.cache.answers
-        }
+    def missing(self, questions: QuestionSet, number: int) -> list[FactualQuestion]:
+        """Return those of the first `number` questions that the model has not answered."""
+        asked = {each.identity: each for each in questions.first(number)}
+        return [each for identity, each in asked.items() if identity not in self.cache.answers]
 
     def answered(self, questions: QuestionSet, number: int) -> AnsweredQuestions:
         """Return the first `number` questions with the model's answers."""
@@ -146,7 +147,7 @@ class EvaluatedModels:
         content = content_hash(directory, folder)
         if content not in self._known:
             cache = AnswerCache(folder, content, job.system, job.tiles, job.max_new_tokens, self._backend.kind)
-            self._known[content] = EvaluatedModel(directory, cache, job)
+            self._known[content] = EvaluatedModel(directory, cache)
         return self._known[content]
 
     def expect(self, wanted: Iterable[Wanted]) -> None:
@@ -159,14 +160,25 @@ class EvaluatedModels:
         Returns:
             The answers to `further` questions, which are not kept.
         """
-        missing = [(model, model.missing(questions, number)) for model, questions, number in wanted]
-        asked = [*further, *(question for _, each in missing for question in each.values())]
-        texts = iter(self._backend.answers(asked, self._steps.add) if asked else [])
-        answers = list(islice(texts, len(further)))
-        for model, each in missing:
-            if each:
-                model.cache.add(dict(zip(each, texts, strict=False)))
-        return answers
+        job, asked = self._job, list(further)
+        caches: list[tuple[AnswerCache, str]] = []
+        for model, questions, number in wanted:
+            for each in model.missing(questions, number):
+                lesson = questions.lesson(each, job.system)
+                asked.append(ModelQuestion(model.directory, lesson, questions.folder, greedy(job.max_new_tokens)))
+                caches.append((model.cache, each.identity))
+
+        def keep(number: int, text: str) -> None:
+            if number >= len(further):
+                cache, identity = caches[number - len(further)]
+                cache.add(identity, text)
+            self._steps.add(1)
+
+        try:
+            return self._backend.answers(asked, keep)[: len(further)]
+        finally:
+            for model in self._known.values():
+                model.cache.save()
 
     def close(self) -> None:
         """Mark the cache files as used, and delete the least recently used ones if there are too many."""

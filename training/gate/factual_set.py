@@ -78,10 +78,6 @@ class FactualQuestion:
         content = (folder / image).read_bytes() + b"\0" + text.encode()
         return cls(image, text, right, fact, sha256(content).hexdigest()[:32])
 
-    def lesson(self, folder: Path, system: str) -> Lesson:
-        """Return the question as a conversation with an empty answer."""
-        return open_question(self.image, self.text, system, folder)
-
 
 class _Entry(BaseModel):
     """An entry of `questions.json`."""
@@ -138,11 +134,19 @@ class QuestionSet:
         self.looks = looks
         self._further = questions
         self._made: list[FactualQuestion] = []
+        self._lessons: dict[tuple[str, str], Lesson] = {}
 
     def first(self, number: int) -> list[FactualQuestion]:
         """Return the first `number` questions."""
         self._made += islice(self._further, max(0, number - len(self._made)))
         return self._made[:number]
+
+    def lesson(self, question: FactualQuestion, system: str) -> Lesson:
+        """Return a question of this set as a conversation with an empty answer; its picture is decoded only once."""
+        key = question.identity, system
+        if key not in self._lessons:
+            self._lessons[key] = open_question(question.image, question.text, system, self.folder)
+        return self._lessons[key]
 
 
 def own_set(folder: Path) -> QuestionSet:

@@ -109,13 +109,14 @@ class Examination:
 
     def loss(self, look: int, candidate: AnsweredQuestions, reference: AnsweredQuestions) -> Loss:
         """Return the candidate's loss against a reference model on the first `look` questions."""
-        pairs = list(zip(reference.right, candidate.right, strict=True))
+        before, after = reference.right, candidate.right
+        pairs = list(zip(before, after, strict=True))
         lost, gained = pairs.count((True, False)), pairs.count((False, True))
         looks = self.questions.looks
         return Loss(
             questions=look,
-            correct=sum(candidate.right) / look,
-            reference=sum(reference.right) / look,
+            correct=sum(after) / look,
+            reference=sum(before) / look,
             lost=lost,
             gained=gained,
             bound=100 * upper_bound(look, lost, gained, ERROR / len(looks)),
@@ -200,6 +201,12 @@ class Examinations:
             facts = own_set(Path(job.regression)) if job.regression else drawn_set(drawn)
             allowed = job.max_loss_points
             yield cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
+
+    def prepare(self, system: str) -> None:
+        """Draw the opening questions and decode their pictures, so that `openings` can be asked at once."""
+        for each in (self.facts, self.leading):
+            for question in each.questions.first(each.opening):
+                each.questions.lesson(question, system)
 
     @property
     def opening(self) -> int:

@@ -2,7 +2,8 @@
 
     python -m training.gate.judge_candidate JOB.json
 
-The worker reads `evidence.json`, and writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The
+The worker is started when the merge begins, prepares the questions and the sheet, and waits for `candidate.json` and
+`evidence.json` in the job's directory. It writes `report.json`, `sheet.html` and `sheet.png` into this directory. The
 candidate is accepted if the gains of its run are shown to follow the votes (`training.gate.judge_taste`), if it has
 demonstrably not lost facts or begun to give broken answers (`training.gate.forgetting`), and if its
 prompts have the same token IDs as the live model's. A model is loaded only if no engine serves it.
@@ -12,24 +13,25 @@ from __future__ import annotations
 
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from storage.translatable_reason import Reason, join
 from training.data.row_parser import read_lessons
-from training.evaluation_jobs import EvaluationJob
+from training.evaluation_jobs import Candidate, EvaluationJob
 from training.gate import run_comparison_sheet
 from training.gate.answer_backend import AnswerBackend, greedy
 from training.gate.evaluated_models import EvaluatedModels
 from training.gate.forgetting import Examinations, Forgetting
-from training.gate.remote_model import ModelQuestion
+from training.gate.remote_model import ModelQuestion, RemoteModels
 from training.gate.report import Decision, Report, Taste
 from training.gate.taste import judge
-from training.job import Outcome
-from training.run_folder import REPORT, TASTE
-from training.worker import Say, StageProgress, work
+from training.job import Outcome, ignore
+from training.plots import draw_gains
+from training.run_folder import CANDIDATE, GAINS, REPORT, TASTE
+from training.worker import Say, StageProgress, wait_for, work
 
 SHOWN_TOKENS: Final = 128
 """The maximum number of tokens in an answer on the sheet."""
@@ -57,41 +59,70 @@ def verdict(taste: Taste, forgetting: Forgetting, differs: str = "") -> Report:
 def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     """Judge the candidate, and write the report and the sheet.
 
+    Everything that does not depend on the candidate is prepared before waiting for it.
+
     Raises:
         TrainingError: The data is unusable.
     """
-    begun = time.monotonic()
-    images = Path(job.images)
-    judging = list(read_lessons(Path(job.data), images, system=job.system))
     from training.gate.prompt_parity import disagreement
 
+    folder, images = Path(job.work), Path(job.images)
+    judging = list(read_lessons(Path(job.data), images, system=job.system))
     shown = run_comparison_sheet.choose_rows([each for each in judging if each.liked])
-    backend, steps = AnswerBackend(job), StageProgress(say, "evaluating", 0, job.tested)
-    models = EvaluatedModels(job, backend, steps)
-    live, candidate = models.of(Path(job.live)), models.of(Path(job.candidate))
-    base = models.of(Path(job.base)) if job.base else live
-    replies = [
-        ModelQuestion(each.directory, lesson, images, greedy(SHOWN_TOKENS))
-        for each in (live, candidate)
-        for lesson in shown
-    ]
-    with Examinations.of(job) as examinations, ThreadPoolExecutor(1) as background:
+    of_live, of_candidate = (
+        [ModelQuestion(Path(directory), lesson, images, greedy(SHOWN_TOKENS)) for lesson in shown]
+        for directory in (job.live, job.candidate)
+    )
+
+    def may_load() -> bool:
+        wait_for(folder / TASTE, say)  # until then, the taste test needs the memory
+        wait((differing,))  # transformers 4.57's lazy imports fail if two threads import at once
+        return True
+
+    with Examinations.of(job) as examinations, ThreadPoolExecutor() as background:
+        replying = background.submit(RemoteModels(job.engines).answers, of_live, lambda *_: None)
+        background.submit(run_comparison_sheet.prepare, shown, images)
+        background.submit(_draw_gains, folder)
+        examinations.prepare(job.system)
+        wait_for(folder / CANDIDATE, say)
+        begun, ready = time.monotonic(), Candidate.read(folder / CANDIDATE)
         prompts = [each.prompt for each in judging]
-        differing = background.submit(disagreement, live.directory, candidate.directory, job.system, prompts)
-        background.submit(run_comparison_sheet.load_pictures, shown, images)
-        steps.more(len(replies))
-        models.expect(openings := examinations.openings(base, live, candidate))
-        answers = models.answer(openings, replies)
+        job = replace(job, engines=ready.engines)
+        steps = StageProgress(say, "evaluating", 0, ready.tested)
+        models = EvaluatedModels(job, AnswerBackend(job, may_load=may_load), steps)
+        candidate = models.of(Path(job.candidate))
+        differing = background.submit(disagreement, Path(job.live), Path(job.candidate), job.system, prompts)
+        steps.more(2 * len(shown))
+        models.expect(openings := examinations.openings(candidate))
+        new = models.answer(openings, of_candidate)
+        wait_for(folder / TASTE, say)
+        # The taste test may have added answers of these models.
+        live = models.of(Path(job.live))
+        base = models.of(Path(job.base)) if job.base else live
+        models.expect(openings := examinations.openings(base, live))
+        replies = replying.result()
+        left = [number for number, text in enumerate(replies) if text is None]
+        if answered := len(replies) - len(left):
+            steps.add(answered)
+        others = iter(models.answer(openings, [of_live[number] for number in left]))
+        old = [next(others) if text is None else text for text in replies]
         forgetting = examinations.examine(models, candidate, live, base)
     models.close()
-    report = verdict(Taste.read(Path(job.work) / TASTE), forgetting, differing.result())
-    report = replace(report, seconds=job.spent + time.monotonic() - begun, effort=job.effort)
-    report.write(Path(job.work) / REPORT)
+    report = verdict(Taste.read(folder / TASTE), forgetting, differing.result())
+    report = replace(report, seconds=ready.spent + time.monotonic() - begun, effort=ready.effort)
+    report.write(folder / REPORT)
     try:
-        run_comparison_sheet.write(job, report, shown, answers[: len(shown)], answers[len(shown) :])
+        run_comparison_sheet.write(job, report, shown, old, new)
     except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)
+
+
+def _draw_gains(folder: Path) -> None:
+    wait_for(folder / TASTE, ignore)
+    taste = Taste.read(folder / TASTE)
+    if taste.answers:
+        draw_gains(taste, folder / GAINS)
 
 
 if __name__ == "__main__":

@@ -194,12 +194,12 @@ class LocalModel:
         images: Path,
         sampling: Sampling,
         *,
-        on_batch: Callable[[int], None] = lambda done: None,
+        on_batch: Callable[[list[str]], None] = lambda texts: None,
     ) -> list[tuple[str, bool]]:
         """Answer the last question of each lesson, in batches as large as memory allows.
 
         Decoding is greedy if the temperature is 0; otherwise tokens are sampled with torch's global generator.
-        `on_batch` is called with the size of each finished batch.
+        `on_batch` is called with the answers of each finished batch.
 
         Returns:
             For each lesson, the answer and whether it ended with an end token.
@@ -225,9 +225,9 @@ class LocalModel:
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
             ended = torch.isin(produced, torch.tensor(self._ends, device=produced.device)).any(dim=1).tolist()
-            texts = [self._text_of(row) for row in produced.tolist()]
-            answers += [(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
-            on_batch(len(texts))
+            texts = [self._text_of(row).strip() for row in produced.tolist()]
+            answers += zip(texts, ended, strict=True)
+            on_batch(texts)
         return answers
 
     def _tokenized(self, lessons: Iterable[Lesson]) -> list[TokenizedPrompt]:

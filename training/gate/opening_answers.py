@@ -23,7 +23,7 @@ def answer(job: OpeningJob, say: Say) -> Outcome:
     Raises:
         TrainingError: The questions are invalid, or an engine does not answer.
     """
-    backend, steps = AnswerBackend(job, loading=False), StageProgress(say, "evaluating", 0)
+    backend, steps = AnswerBackend(job, may_load=lambda: False), StageProgress(say, "evaluating", 0)
     models = EvaluatedModels(job, backend, steps)
     with Examinations.of(job) as examinations:
         openings = examinations.openings(*(models.of(Path(each.directory)) for each in job.engines))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +23,9 @@ from training.gate.comparison_sheet import Row, Sheet, thumbnail
 from training.gate.comparison_sheet_png import draw
 from training.gate.comparison_sheet_translations import LANGUAGES, Say, localised, words
 from training.gate.report import Effort, Loss, Report, Taste
+from training.gate.text_layout import lacks_characters
 from training.job import DISLIKED, RATED
 from training.number_format import clock, interval, percent, points, size
-from training.plots import draw_gains
 from training.run_folder import GAINS, PICTURE, SHEET
 
 SHOWN: Final = 12
@@ -43,8 +45,9 @@ def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
     return [liked[index] for index in sorted(range(len(liked)), key=lambda index: repeats[index])[:SHOWN]]
 
 
-def load_pictures(lessons: Sequence[Lesson], images: Path) -> None:
-    """Make the thumbnails of the pictures to show, so that `write` need not; it reports those that are damaged."""
+def prepare(lessons: Sequence[Lesson], images: Path) -> None:
+    """Load the fonts and make the thumbnails, so that `write` need not; it reports damaged pictures."""
+    lacks_characters(" ")  # reads the fonts' tables of characters
     with suppress(PictureError, OSError):
         for name in dict.fromkeys(name for each in lessons for name in each.subject):
             thumbnail(images / name)
@@ -53,7 +56,7 @@ def load_pictures(lessons: Sequence[Lesson], images: Path) -> None:
 def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Sequence[str], new: Sequence[str]) -> None:
     """Write the HTML page and the PNG picture of the sheet, in each language, into the run's directory.
 
-    Questions that the two models answer differently come first.
+    Questions that the two models answer differently come first. The plots must exist.
 
     Raises:
         PictureError: A picture cannot be decoded.
@@ -64,32 +67,34 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
         Row.from_lesson(shown[index], Path(job.images), (shown[index].turns[-1].text, live[index], new[index]))
         for index in order
     ]
-    if report.taste.answers:
-        draw_gains(report.taste, Path(job.work) / GAINS)
-    for language in LANGUAGES:
-        say = words(language)
-        sheet = Sheet(
-            title=say(
-                "Run {run}: {candidate} and {live} compared",
-                run=job.run,
-                candidate=job.candidate_name,
-                live=job.live_name,
-            ),
-            columns=(
-                say("liked answer"),
-                say("{model}, live", model=job.live_name),
-                say("{model}, new", model=job.candidate_name),
-            ),
-            rows=tuple(rows),
-            decision=report.decision,
-            verdict=say(report.reason or "it matches what people like and lost no more facts than allowed"),
-            facts=facts(report, language),
-            plots=tuple(_plots(job, report.taste, language)),
-            language=language,
-        )
-        folder = Path(job.work)
-        sheet.write(folder / localised(SHEET, language))
-        draw(sheet, folder / localised(PICTURE, language))
+    with ThreadPoolExecutor() as pool:  # Pillow compresses pictures without the GIL
+        list(pool.map(partial(_write, job, report, rows), LANGUAGES))
+
+
+def _write(job: EvaluationJob, report: Report, rows: Sequence[Row], language: str) -> None:
+    say = words(language)
+    sheet = Sheet(
+        title=say(
+            "Run {run}: {candidate} and {live} compared",
+            run=job.run,
+            candidate=job.candidate_name,
+            live=job.live_name,
+        ),
+        columns=(
+            say("liked answer"),
+            say("{model}, live", model=job.live_name),
+            say("{model}, new", model=job.candidate_name),
+        ),
+        rows=tuple(rows),
+        decision=report.decision,
+        verdict=say(report.reason or "it matches what people like and lost no more facts than allowed"),
+        facts=facts(report, language),
+        plots=tuple(_plots(job, report.taste, language)),
+        language=language,
+    )
+    folder = Path(job.work)
+    sheet.write(folder / localised(SHEET, language))
+    draw(sheet, folder / localised(PICTURE, language))
 
 
 def _plots(job: EvaluationJob, taste: Taste, language: str) -> Iterator[tuple[Path, str]]:

@@ -146,8 +146,8 @@ class TasteTest:
                 wanted = [index for index in group for _ in range(COMPARISONS - len(found[index]))]
                 prompts = [answers[index].lesson for index in wanted]
 
-                def report(number: int, *, again: bool = repeat > 0) -> None:
-                    self._steps.add(0 if again else number)  # a repeated answer was counted when first drawn
+                def report(texts: Sequence[str], *, again: bool = repeat > 0) -> None:
+                    self._steps.add(0 if again else len(texts))  # a repeated answer was counted when first drawn
 
                 drawn = live.generate(prompts, self._images, sampling, on_batch=report)
                 finished = [text if ended else "" for text, ended in drawn]

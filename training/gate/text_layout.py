@@ -78,19 +78,20 @@ class Lettering:
 
 def lacks_characters(text: str) -> bool:
     """Return whether any character of the text is drawn as `UNKNOWN`."""
-    return any(not any(ord(character) in known for known in _covered()) for character in text)
+    return any(_font_of(character) < 0 for character in text)
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
     """Split text into pieces that each need one font, and yield the font's index with each piece."""
-    covered = _covered()
-
-    def font(character: str) -> int:
-        return next((number for number, known in enumerate(covered) if ord(character) in known), -1)
-
-    for number, piece in groupby(text, font):
+    for number, piece in groupby(text, _font_of):
         part = "".join(piece)
         yield (number, part) if number >= 0 else (0, UNKNOWN * len(part))
+
+
+@cache
+def _font_of(character: str) -> int:
+    """Return the index of the first font that has a character, or -1 if none has it."""
+    return next((number for number, known in enumerate(_covered()) if ord(character) in known), -1)
 
 
 @cache
