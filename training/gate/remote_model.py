@@ -66,34 +66,30 @@ class RemoteModels:
             numbers[each.directory].append(number)
         waiting = {directory: iter(each) for directory, each in numbers.items()}
 
-        async def ask(engine: RunningEngine) -> None:
-            # A client each, because the time that httpcore 1.0.9 takes for a request grows with the square of the
-            # number of idle connections in its pool: 5 ms for 64.
+        async def ask(client: HttpEngine, engine: RunningEngine) -> None:
+            for number in waiting[Path(engine.directory)]:
+                await _let_users_first(engine.first_words)
+                asked = questions[number]
+                prompt = replace(_with_bytes(asked.lesson.prompt, asked.images), sampling=asked.sampling)
+                try:
+                    answers[number] = text = (await client.whole_answer(prompt)).strip()
+                except (EngineCrashed, EngineUnavailable):
+                    return
+                except InferenceError:
+                    continue
+                on_answer(number, text)
+
+        async def ask_all(engine: RunningEngine) -> None:
             client = HttpEngine(
                 engine.url, engine.name, token_timeout=engine.token_timeout, tiles=engine.tiles, api_key=engine.key
             )
+            at_once = min(engine.at_once, len(numbers.get(Path(engine.directory), ())))
             try:
-                for number in waiting[Path(engine.directory)]:
-                    await _let_users_first(engine.first_words)
-                    asked = questions[number]
-                    prompt = replace(_with_bytes(asked.lesson.prompt, asked.images), sampling=asked.sampling)
-                    try:
-                        answers[number] = text = (await client.whole_answer(prompt)).strip()
-                    except (EngineCrashed, EngineUnavailable):
-                        return
-                    except InferenceError:
-                        continue
-                    on_answer(number, text)
+                await asyncio.gather(*(ask(client, engine) for _ in range(at_once)))
             finally:
                 await client.aclose()
 
-        await asyncio.gather(
-            *(
-                ask(each)
-                for each in self._engines
-                for _ in range(min(each.at_once, len(numbers.get(Path(each.directory), ()))))
-            )
-        )
+        await asyncio.gather(*(ask_all(each) for each in self._engines))
         return answers
 
 
