@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Final
 
 from storage.translatable_reason import Reason, join
 from training.data.row_parser import read_lessons
-from training.evaluation_jobs import Candidate, EvaluationJob
+from training.evaluation_jobs import Candidate, EvaluationJob, RunningEngine
 from training.gate import run_comparison_sheet
 from training.gate.answer_backend import AnswerBackend, greedy
 from training.gate.evaluated_models import EvaluatedModels
@@ -80,7 +81,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         return True
 
     with Examinations.of(job) as examinations, ThreadPoolExecutor() as background:
-        replying = background.submit(RemoteModels(job.engines).answers, of_live, lambda *_: None)
+        replying = background.submit(_replies, folder, job.engines, of_live)
         background.submit(run_comparison_sheet.prepare, shown, images)
         background.submit(_draw_gains, folder)
         examinations.prepare(job.system)
@@ -116,6 +117,12 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)
+
+
+def _replies(folder: Path, engines: Sequence[RunningEngine], asked: Sequence[ModelQuestion]) -> list[str | None]:
+    """Ask the live model's engines, once no other job asks them; the rest of their capacity is for users."""
+    wait_for(folder / TASTE, ignore)
+    return RemoteModels(engines).answers(asked, lambda *_: None)
 
 
 def _draw_gains(folder: Path) -> None:
