@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -168,7 +169,9 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **change
     line = [sys.executable, *torchrun, "-m", "training.xtuner.finetune", str(work / "finetune.json")]
     stages: dict[str, float] = {}
     with (folder / f"{case}.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True)
+        # As the product sets it (training/launcher.py).
+        environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         assert process.stdout is not None
         for said in process.stdout:
             stages.setdefault(Progress.from_json(said).stage, time.monotonic())

@@ -46,7 +46,7 @@ LOOK_SECONDS = 1.0
 HEARTBEAT_SECONDS: Final = 15.0
 """After this long without news, an event stream sends a comment, which reveals whether the browser is connected."""
 
-LOGS: Final = ("finetune.log", "merge.log", "taste.log", "answers.log", "evaluate.log")
+LOGS: Final = ("finetune.log", "merge.log", "taste.log", "evaluate.log")
 LOG_LINES: Final = 40
 LOG_BYTES: Final = 64 * 1024
 _TIME: Final = re.compile(r"^\S+ \S+ ")
