@@ -60,6 +60,14 @@ def test_pictures_in_later_turns_are_not_shared() -> None:
     assert packed["prefixes"] == [SharedPrefix(5), SharedPrefix(5)]
 
 
+def test_pictures_after_a_learned_answer_are_not_shared() -> None:
+    """Each sample keeps its own pictures if an answer before the last one is learned, as in imported conversations."""
+    twice = [sample([1, 9, 5, 6, 9, 7], 3, "aa", 5)] * 2
+    packed = pack(twice)
+    assert packed["prefixes"] == [SharedPrefix(6), SharedPrefix(6)]
+    assert packed["pixel_values"] == ["aa", "aa"]
+
+
 def short_positions(folder: Path) -> Path:
     """Write internvl2-tiny with fewer positions than a packed batch has tokens; longer sequences scale theirs."""
     shutil.copytree(CHECKPOINT, folder)

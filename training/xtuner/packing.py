@@ -51,8 +51,10 @@ def pack(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     groups = defaultdict[Any, list[int]](list)
     for number, each in enumerate(samples):
-        beginning = tuple(each["input_ids"][: each["pictures_end"]])
-        groups[each["pictures"], beginning, None if each["pictures"] else number].append(number)
+        end = each["pictures_end"]
+        # Answers that are learned before the last picture are not shared, so neither is the picture.
+        alone = not end or any(label != IGNORE_INDEX for label in each["labels"][: end + 1])
+        groups[each["pictures"], tuple(each["input_ids"][:end]), number if alone else None].append(number)
     ids: list[int] = []
     labels: list[int] = []
     positions: list[int] = []
