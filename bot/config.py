@@ -112,6 +112,12 @@ class Settings(BaseSettings):
             return read_family(self.inference.checkpoint()).system
         return INTERNVL2.system
 
+    @property
+    def has_separate_gpus(self) -> bool:
+        """Whether training and the engine use separate GPUs, so that neither has to yield to the other."""
+        training, engine = self.training.gpus, self.inference.gpus
+        return bool(training and engine) and set(training).isdisjoint(engine)
+
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
         """Return the specifications of the jobs that runs consist of.
 
