@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import Database
 from storage.errors import UnknownRecord
@@ -13,6 +14,8 @@ from storage.writer import Writer
 
 Result = TypeVar("Result")
 Record = TypeVar("Record")
+Part = TypeVar("Part", bound="Queries")
+Args = ParamSpec("Args")
 Values = Sequence[Any] | dict[str, Any]
 
 
@@ -26,10 +29,6 @@ class Queries:
         self._writer = writer
         self._readers = readers
         self._clock = clock
-
-    async def _write(self, work: Callable[[Database], Result]) -> Result:
-        """Run `work` on the writer's thread and return its result after the commit."""
-        return await self._writer.do(work)
 
     async def _execute(self, sql: str, values: Values = ()) -> int:
         """Run one statement on the writer's thread and, after the commit, return the number of changed rows."""
@@ -54,6 +53,37 @@ class Queries:
     async def _number(self, sql: str, values: Values = ()) -> int:
         """Return the single integer that a query yields."""
         return await self._read(lambda database: number(database, sql, values))
+
+
+def transaction(
+    work: Callable[Concatenate[Part, Database, Args], Result],
+) -> Callable[Concatenate[Part, Args], Coroutine[Any, Any, Result]]:
+    """Turn a method with the parameter `database` into a coroutine function, whose callers leave the parameter out.
+
+    The method runs in a transaction on the writer's thread, and the coroutine returns after the commit. The method
+    may run twice (see `storage.writer.Work`).
+    """
+
+    @wraps(work)
+    async def method(self: Part, /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        return await self._writer.do(lambda database: work(self, database, *args, **kwargs))
+
+    return method
+
+
+def query(
+    work: Callable[Concatenate[Part, Database, Args], Result],
+) -> Callable[Concatenate[Part, Args], Coroutine[Any, Any, Result]]:
+    """Turn a method with the parameter `database` into a coroutine function, as `transaction` does, for reads only.
+
+    All statements of the method see the same state of the ledger.
+    """
+
+    @wraps(work)
+    async def method(self: Part, /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        return await self._readers.do(lambda database: work(self, database, *args, **kwargs))
+
+    return method
 
 
 def first(database: Database, sql: str, values: Values = ()) -> sqlite3.Row | None:

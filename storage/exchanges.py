@@ -6,7 +6,7 @@ import json
 import sqlite3
 from dataclasses import asdict, fields, replace
 
-from storage.base import Queries, find, first, insert, known
+from storage.base import Queries, find, first, insert, known, transaction
 from storage.chat_records import Exchange
 from storage.database import Database
 from storage.errors import StorageError, UnknownRecord
@@ -47,7 +47,8 @@ def exchange_of(row: sqlite3.Row) -> Exchange:
 class Exchanges(Queries):
     """Queries for exchanges and conversation histories."""
 
-    async def record(self, exchange: Exchange) -> Exchange:
+    @transaction
+    def record(self, database: Database, exchange: Exchange) -> Exchange:
         """Record a question with its answer, and return the exchange with its ID and time.
 
         If the update already has an exchange, the existing exchange is returned.
@@ -56,8 +57,7 @@ class Exchanges(Queries):
             UnknownRecord: The session, the user who asked or the replaced exchange was deleted in the meantime.
             StorageError: A picture is unknown.
         """
-        made = replace(exchange, created=exchange.created or self._clock())
-        return await self._write(lambda database: record_exchange(database, made))
+        return record_exchange(database, replace(exchange, created=exchange.created or self._clock()))
 
     async def get(self, exchange: int) -> Exchange:
         """Return the exchange with the ID `exchange`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storage.base import Queries, every, find, first
+from storage.base import Queries, every, find, first, query
 from storage.chat_records import Chat, Exchange, PictureState, StoredPicture
 from storage.database import Database
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
@@ -174,23 +174,20 @@ class Card:
 class ReviewCards(Queries):
     """Queries for cards, and for the number of exchanges that a filter selects."""
 
-    async def page(self, filter: CardFilter, before: int | None, size: int) -> tuple[list[Card], bool]:
+    @query
+    def page(self, database: Database, filter: CardFilter, before: int | None, size: int) -> tuple[list[Card], bool]:
         """Return at most `size` cards, newest first, and whether there are more.
 
         `before` is the ID of the last card of the previous page, or None for the first page.
         """
-
-        def work(database: Database) -> tuple[list[Card], bool]:
-            rows = every(
-                database,
-                f"{SELECT_EXCHANGES} WHERE (:before IS NULL OR id < :before) AND {filter.where}"
-                " ORDER BY id DESC LIMIT :size",
-                {**filter.values, "before": before, "size": size + 1},
-            )
-            exchanges = [exchange_of(row) for row in rows[:size]]
-            return [_card(database, each, filter.run) for each in exchanges], len(rows) > size
-
-        return await self._read(work)
+        rows = every(
+            database,
+            f"{SELECT_EXCHANGES} WHERE (:before IS NULL OR id < :before) AND {filter.where}"
+            " ORDER BY id DESC LIMIT :size",
+            {**filter.values, "before": before, "size": size + 1},
+        )
+        exchanges = [exchange_of(row) for row in rows[:size]]
+        return [_card(database, each, filter.run) for each in exchanges], len(rows) > size
 
     async def get(self, exchange: Exchange) -> Card:
         """Return the card of an exchange."""
