@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -49,6 +49,10 @@ class Queries:
     async def _every(self, sql: str, values: Values = ()) -> list[sqlite3.Row]:
         """Return all rows of a query's result."""
         return await self._read(lambda database: every(database, sql, values))
+
+    async def _column(self, sql: str, values: Values = ()) -> list[Any]:
+        """Return the first column of a query's result."""
+        return await self._read(lambda database: column(database, sql, values))
 
     async def _number(self, sql: str, values: Values = ()) -> int:
         """Return the single integer that a query yields."""
@@ -120,9 +124,14 @@ def number(database: Database, sql: str, values: Values = ()) -> int:
     return value
 
 
-def insert(database: Database, sql: str, values: Values) -> int:
-    """Insert a row and return its ID."""
-    identifier = database.execute(sql, values).lastrowid
+def insert(database: Database, table: str, row: Mapping[str, Any]) -> int:
+    """Insert a row, given as the values of its columns, and return its new ID; the value of `id` is ignored.
+
+    `Table.insert` would read the schema several times, which costs a millisecond.
+    """
+    values = {f'"{name}"': value for name, value in row.items() if name != "id"}
+    sql = f"INSERT INTO {table}({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
+    identifier = database.execute(sql, list(values.values())).lastrowid
     assert identifier is not None
     return identifier
 

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from dataclasses import dataclass, fields
 
-from storage.base import Queries, find, insert, known, transaction
+from storage.base import Queries, find, insert, known, number, transaction
 from storage.database import Database
 from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Actor, Trial, Trust
@@ -71,13 +71,9 @@ class Canaries(Queries):
         if live is None:
             raise IllegalTransition(f"There is no live model to compare {model} with.")
         move_model(database, candidate, ModelState.CANARY, "", by)
-        started = insert(
-            database,
-            "INSERT INTO canaries(model, live, run, share, started, after)"
-            " VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) FROM exchanges))",
-            (model, live.id, candidate.run, share, self._clock()),
-        )
-        return _get(database, started)
+        after = number(database, "SELECT coalesce(max(id), 0) FROM exchanges")
+        row = {"model": model, "live": live.id, "run": candidate.run, "share": share, "started": self._clock()}
+        return _get(database, insert(database, "canaries", row | {"after": after}))
 
     async def running(self) -> Trial | None:
         """Return the running trial, or None if there is none."""

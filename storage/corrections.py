@@ -7,6 +7,7 @@ correction of an exchange counts. The bot decides who may confirm corrections.
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import asdict, replace
 
 from storage.base import Queries, find, first, insert, known, transaction
 from storage.database import Database
@@ -35,11 +36,7 @@ class Corrections(Queries):
             return int(row["id"])
         exchange_with(database, correction.exchange)
         ensure_user(database, correction.author, now)
-        return insert(
-            database,
-            'INSERT INTO demonstrations(exchange, author, text, "update", created) VALUES (?, ?, ?, ?, ?)',
-            (correction.exchange, correction.author, correction.text, correction.update, now),
-        )
+        return insert(database, "demonstrations", asdict(replace(correction, created=now, confirmed_by=None)))
 
     async def count_since(self, author: int, since: float, exchange: int) -> int:
         """Count the exchanges, other than `exchange`, that the user `author` has corrected since the time `since`."""

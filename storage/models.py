@@ -68,7 +68,7 @@ class Models(Queries):
             raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
         database.table("models").insert(row, pk="id")
         if model.state is ModelState.LIVE:
-            add_promotion(database, model.id, created=now, done=now)
+            insert(database, "promotions", {"model": model.id, "created": now, "done": now, "announced": True})
 
     async def get(self, model: str) -> Model:
         """Return the model with the name `model`.
@@ -236,21 +236,3 @@ def _model(row: sqlite3.Row) -> Model:
     values["pruned"] = bool(values["pruned"])
     values["reason"] = stored(values["reason"], values.pop("reason_parts"))
     return Model(**values)
-
-
-def add_promotion(
-    database: Database,
-    model: str,
-    previous: str | None = None,
-    *,
-    by: int | None = None,
-    created: float,
-    done: float | None,
-    back: bool = False,
-) -> int:
-    """Add a promotion and return its ID. A promotion that is only requested is not yet announced."""
-    return insert(
-        database,
-        'INSERT INTO promotions(model, previous, "by", created, done, back, announced) VALUES (?, ?, ?, ?, ?, ?, ?)',
-        (model, previous, by, created, done, back, done is not None),
-    )

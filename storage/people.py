@@ -28,6 +28,17 @@ def ensure_chat(database: Database, chat: int, now: float) -> None:
 
 PERSON: Final = "id, users.name, client_language, language, opted_out, wants_notes, teaches_as_guest"
 
+_LISTED: Final = f"""
+SELECT {PERSON}, id IN ({BLOCKED}) AS blocked,
+       (SELECT count(*) FROM exchanges WHERE asker = users.id) AS answers,
+       (SELECT count(*) FROM ratings WHERE rater = users.id) AS rated,
+       max(created,
+           (SELECT coalesce(max(created), 0) FROM exchanges WHERE asker = users.id),
+           (SELECT coalesce(max(created), 0) FROM feedback WHERE rater = users.id)) AS seen
+  FROM users WHERE id > 0
+"""
+"""Only positive IDs belong to people: a group with a shared conversation is a user with a negative ID."""
+
 
 def _person(row: sqlite3.Row) -> Person:
     switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes", "teaches_as_guest")}
@@ -41,12 +52,14 @@ class ListedPerson:
     Attributes:
         answers: The number of answers that the user got.
         rated: The number of answers that the user has rated.
+        seen: When the user was last seen.
         blocked: Whether an operator has blocked the user on the web page.
     """
 
     person: Person
     answers: int
     rated: int
+    seen: float
     blocked: bool
 
 
@@ -90,13 +103,11 @@ class People(Queries):
         )
         return None if row["id"] is None else _person(row), bool(row["blocked"])
 
-    async def newest(self, limit: int) -> list[ListedPerson]:
-        """Return at most `limit` users, newest first."""
+    async def newest(self, limit: int = -1) -> list[ListedPerson]:
+        """Return all users or, if `limit` is not negative, at most `limit` users, newest first."""
         return await self._list(
-            lambda row: ListedPerson(_person(row), row["answers"], row["rated"], bool(row["blocked"])),
-            f"SELECT {PERSON}, (SELECT count(*) FROM exchanges WHERE asker = users.id) AS answers,"
-            " (SELECT count(*) FROM ratings WHERE rater = users.id) AS rated,"
-            f" users.id IN ({BLOCKED}) AS blocked FROM users ORDER BY created DESC, id LIMIT ?",
+            lambda row: ListedPerson(_person(row), row["answers"], row["rated"], row["seen"], bool(row["blocked"])),
+            f"{_LISTED} ORDER BY created DESC, id LIMIT ?",
             [limit],
         )
 
@@ -106,8 +117,7 @@ class People(Queries):
 
     async def private_chats(self) -> list[int]:
         """Return the IDs of all private chats, oldest first."""
-        rows = await self._every("SELECT id FROM chats WHERE kind = 'private' ORDER BY created, id")
-        return [row["id"] for row in rows]
+        return await self._column("SELECT id FROM chats WHERE kind = 'private' ORDER BY created, id")
 
     @transaction
     def set_language(self, database: Database, user: int, language: str | None) -> None:

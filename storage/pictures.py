@@ -78,8 +78,7 @@ class Pictures(Queries):
 
     async def raw(self, limit: int) -> list[str]:
         """Return the names of at most `limit` raw pictures (those not yet re-encoded)."""
-        rows = await self._every("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
-        return [row["sha256"] for row in rows]
+        return await self._column("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
 
     async def count(self, state: PictureState) -> int:
         """Return the number of pictures in the given state."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 
-from storage.base import Queries, find, known, transaction
+from storage.base import Queries, find, insert, known, transaction
 from storage.canaries import end_by_promotion
 from storage.database import Database
 from storage.errors import IllegalTransition
 from storage.learning_records import Actor, Model, Promotion
-from storage.models import add_promotion, get_model, live_model, move_model
+from storage.models import get_model, live_model, move_model
 from storage.state_machines import MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
@@ -40,9 +40,9 @@ class Promotions(Queries):
             IllegalTransition: The model is already live, or its files are gone.
         """
         now = self._clock()
-        user = by.user if by else None
         previous = _make_live(database, model, now, by=by, why=why, fault=why if back else "")
-        return _promotion(database, add_promotion(database, model, previous, by=user, created=now, done=now, back=back))
+        row = {"model": model, "previous": previous, "by": by.user if by else None, "created": now, "back": back}
+        return _promotion(database, insert(database, "promotions", row | {"done": now, "announced": True}))
 
     @transaction
     def request(self, database: Database, model: str, *, back: bool = False) -> Promotion:
@@ -54,9 +54,8 @@ class Promotions(Queries):
         """
         live = live_model(database)
         _refuse_promotion(get_model(database, model))
-        previous = None if live is None else live.id
-        added = add_promotion(database, model, previous, created=self._clock(), done=None, back=back)
-        return _promotion(database, added)
+        row = {"model": model, "previous": live and live.id, "created": self._clock(), "back": back}
+        return _promotion(database, insert(database, "promotions", row | {"announced": False}))
 
     async def pending(self) -> list[Promotion]:
         """Return the requested promotions that have neither been carried out nor failed, oldest first."""

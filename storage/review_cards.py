@@ -208,11 +208,11 @@ class ReviewCards(Queries):
     async def kept(self, filter: CardFilter) -> list[int]:
         """Return the IDs of the exchanges that the filter selects and no operator has dropped."""
         sql = f"SELECT id FROM exchanges WHERE {filter.where} AND coalesce({_DECISION}, '') <> '{ReviewDecision.DROP}'"
-        return [row["id"] for row in await self._every(sql, filter.values)]
+        return await self._column(sql, filter.values)
 
     async def models(self) -> list[str]:
         """Return the IDs of the models that have answered."""
-        return [row["model"] for row in await self._every("SELECT DISTINCT model FROM exchanges ORDER BY model")]
+        return await self._column("SELECT DISTINCT model FROM exchanges ORDER BY model")
 
     async def groups(self) -> list[Chat]:
         """Return the groups in which the bot has answered, by title."""

@@ -8,6 +8,8 @@ run takes into account the reviews that existed when it was planned.
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 from storage.base import Queries, first, insert, transaction
 from storage.database import Database
 from storage.errors import StorageError
@@ -51,11 +53,8 @@ class Reviews(Queries):
         now = review.created or self._clock()
         exchange_with(database, review.exchange)
         author = first(database, _AUTHOR, [review.exchange]) if edit else None
-        return insert(
-            database,
-            "INSERT INTO reviews(exchange, decision, text, author, reviewer, created) VALUES (?, ?, ?, ?, ?, ?)",
-            (review.exchange, review.decision, text, author and author["author"], review.reviewer, now),
-        )
+        row = asdict(replace(review, text=text, created=now)) | {"author": author and author["author"]}
+        return insert(database, "reviews", row)
 
     async def newest(self) -> int:
         """Return the ID of the newest review, or 0 if there are no reviews."""

@@ -57,11 +57,8 @@ class Runs(Queries):
                     model=trial["model"],
                 )
             )
-        started = insert(
-            database,
-            "INSERT INTO runs(trigger, requested_by, created, updated, settled, limited) VALUES (?, ?, ?, ?, 0, ?)",
-            (trigger, requested_by, now, now, int(only is not None)),
-        )
+        row = {"trigger": trigger, "requested_by": requested_by, "created": now, "updated": now}
+        started = insert(database, "runs", row | {"settled": False, "limited": only is not None})
         database.execute(
             "INSERT INTO run_limits(run, exchange) SELECT ?, id FROM exchanges"
             " WHERE id IN (SELECT value FROM json_each(?))",
@@ -77,8 +74,7 @@ class Runs(Queries):
         """Return the exchanges that a run may learn from, without erased ones, or None if there is no limit."""
         if not run.limited:
             return None
-        rows = await self._every("SELECT exchange FROM run_limits WHERE run = ?", [run.id])
-        return frozenset(row["exchange"] for row in rows)
+        return frozenset(await self._column("SELECT exchange FROM run_limits WHERE run = ?", [run.id]))
 
     async def latest(self, limit: int = 20) -> list[Run]:
         """Return the latest `limit` runs, newest first."""

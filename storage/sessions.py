@@ -53,6 +53,4 @@ def _open_session(database: Database, chat: int, user: int, topic: int, now: flo
         return int(row["id"])
     ensure_user(database, user, now)
     ensure_chat(database, chat, now)
-    return insert(
-        database, "INSERT INTO sessions(chat, user, topic, created) VALUES (?, ?, ?, ?)", (chat, user, topic, now)
-    )
+    return insert(database, "sessions", {"chat": chat, "user": user, "topic": topic, "created": now})

@@ -127,13 +127,13 @@ async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> 
 
     `blocked` is the setting `limits.blocked`, which adds to the people blocked on the web page.
     """
-    blocked = {*blocked, *await ledger.blocks.all()}
     table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
-    for each in await ledger.counts.participants():
-        marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))
+    for each in sorted(await ledger.people.newest(), key=lambda each: (-each.seen, each.person.id)):
+        person = each.person
+        marks = (("blocked", each.blocked or person.id in blocked), ("opted out", person.opted_out))
         note = ", ".join(mark for mark, holds in marks if holds)
         seen = f"{datetime.fromtimestamp(each.seen, UTC):%Y-%m-%d %H:%M}"
-        table.add_row(str(each.id), escape(each.name), str(each.answers), str(each.votes), seen, note)
+        table.add_row(str(person.id), escape(person.name), str(each.answers), str(each.rated), seen, note)
     console.print(table)
 
 
@@ -173,7 +173,7 @@ async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None
     """
     erasure = Erasure(ledger)
     await erasure.settle()
-    found = await erasure.stored_data(user)
+    found = await ledger.personal_data.count(user)
     if not found and await ledger.people.get(user) is None:
         console.print(f"Nothing is stored about {user}.")
         return
